@@ -1,4 +1,4 @@
-/** Ends running responses of guests who have left if no one reads them. */
+/** Ends running responses of guests who have left, if no one is reading them. */
 import { RequestError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -9,13 +9,13 @@ import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 
 /**
  * Time after which an abandoned response ends, in milliseconds. A phone may be offline for some
- * minutes, and its page then requests the response again.
+ * minutes before its page requests the response again.
  */
 export const ABANDONED_MS = 300_000;
 
 /**
- * The same time while more than half of the running responses' limit is used, in milliseconds; a
- * reload or a network change takes less.
+ * The same time, in milliseconds, while more than half of the limit on running responses is used. A
+ * page reload or a network change takes less time than this.
  */
 export const CONTENDED_ABANDONED_MS = 30_000;
 
@@ -59,21 +59,22 @@ interface Caller {
 }
 
 /**
- * Ends running responses of guests who have left, because each may cost money.
+ * Ends the running responses of guests who have left, because each response may cost money.
  *
- * - **Abandoned:** a response is abandoned while this node has no session of the caller's network
- *   address, and no reader of the response. An IPv6 /64 is one address. If the address is unknown
- *   or a proxy's, the sessions of the guest count. A response that was taken over from another node
- *   has no known caller, so only its readers count.
+ * - **Abandoned:** a response is abandoned while this node has neither a session from the caller's
+ *   network address nor a reader of the response. An IPv6 /64 counts as one address. If the address
+ *   is unknown or belongs to a proxy, the guest's sessions count instead. If the response was taken
+ *   over from another node, its caller is unknown, so only its readers count.
  * - **Time:** an abandoned response ends after 5 minutes, or after 30 s once more than half of the
- *   running responses' limit is used. A new session or reader stops the timer, which restarts when
- *   all have left. A read that does not wait also restarts it.
+ *   limit on running responses is used. A new session or reader stops the timer, which restarts
+ *   when all have left. A read that does not wait also restarts the timer.
  * - **Other nodes** are queried for readers before a response ends; if there are any, the timer
  *   restarts. A node that does not respond within 2 s counts as one without readers. Sessions of
  *   the address on other nodes do not count.
  * - **End:** the code is `cancelled`.
  * - **Users:** responses of users never end by this rule.
- * - **Memory:** an entry per address with a session, and per running response of a guest.
+ * - **Memory:** there is one entry per address with a session, and one per running response of a
+ *   guest.
  */
 export class AbandonedAnswers {
   readonly #parts: AbandonedAnswersParts;
@@ -129,7 +130,8 @@ export class AbandonedAnswers {
   }
 
   /**
-   * Called when a stream gets its first reader on this node, loses its last one, or was read once.
+   * Called when a stream gets its first reader on this node, loses its last reader, or was read
+   * once.
    */
   read(id: string): void {
     const answer = this.#answers.get(id);
@@ -239,7 +241,10 @@ export class AbandonedAnswers {
   }
 }
 
-/** The key of an owner's address, or of a guest without one; `undefined` if neither is known. */
+/**
+ * The key of an owner's address, or of the guest if the address is unknown; `undefined` if neither
+ * is known.
+ */
 function clientKey({ networks: [address], isBehindProxy, guest }: Owner): string | undefined {
   if (address !== undefined && !isBehindProxy) return `at ${address.key}`;
   return guest === undefined ? undefined : `guest ${guest}`;

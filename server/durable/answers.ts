@@ -1,5 +1,5 @@
 /**
- * Responses that outlive their connection: generators of this node that write into durable streams.
+ * Responses that outlive their connection: generators on this node that write to durable streams.
  */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -23,24 +23,24 @@ import type { DurableStreams } from "./streams.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
 
 /**
- * Lease of the writer of a response that another node can resume, in milliseconds; shorter than for
- * other streams, because readers wait for the rest. It is renewed every second.
+ * Lease of a writer whose response another node can resume, in milliseconds. It is renewed every
+ * second, and is shorter than for other streams, because readers are waiting for the rest.
  */
 export const RESUME_LEASE_MS = 5_000;
 
 /**
- * Most takeovers of a response from crashed nodes. Otherwise a generator that crashes its node
- * would crash one node after the other.
+ * Maximum number of times that a response is taken over from a crashed node. Without this limit, a
+ * generator that crashes its node would crash one node after the other.
  */
 export const MAX_TAKEOVERS = 5;
 
-/** Pauses before the second and later takeovers, doubled each time, in milliseconds. */
+/** Pause before the second takeover, in milliseconds. It doubles for each later takeover. */
 const TAKEOVER_PAUSE = { firstMs: 1_000, mostMs: 30_000 };
 
 /** Most items and bytes that `written` holds in memory for `resume`. */
 export const MAX_WRITTEN = { items: 10_000, bytes: 1_048_576 };
 
-/** Items after which a generator that never waits yields to other work. */
+/** Number of items after which a generator that never waits yields to other work. */
 const ITEMS_PER_TURN = 64;
 
 /** Time limit for handing responses to other nodes when the server closes, in milliseconds. */
@@ -49,7 +49,7 @@ const CLOSE_MS = 2_000;
 /** Topic on which nodes announce responses that can be taken over. */
 const RELEASED = `${INTERNAL_PREFIX}answers`;
 
-/** Names that a caller may choose; 22 or more random characters have over 128 bits. */
+/** Names that a caller may choose. 22 or more random characters contain over 128 bits. */
 const NAME = /^[A-Za-z0-9_-]{16,64}$/;
 
 /** The request of a response, kept for a node that takes it over. */
@@ -81,7 +81,10 @@ export type ResumeAnswer = (
 export interface BeginAnswer extends KeptRequest {
   /** Name of the response, chosen by the caller. */
   readonly name: string;
-  /** True if the caller already has a part of the response, so that it is not started again. */
+  /**
+   * True if the caller already has a part of the response, so that the response is not started
+   * again.
+   */
   readonly begun?: true | undefined;
   /** The peer whose share of running responses is used. */
   readonly owner: Owner;
@@ -144,22 +147,23 @@ class Released extends RequestError {
 }
 
 /**
- * The responses of one node that are written into durable streams.
+ * The responses of one node that are written to durable streams.
  *
- * - **Once:** a name starts one generator per user and topic, on whichever node it is requested.
- *   For a week after a response has expired, its name starts none.
+ * - **Once:** a name starts one generator per user and topic, whichever node receives the request.
+ *   For a week after a response has expired, its name does not start another generator.
  * - **Pace:** a generator produces the next item when the broker has stored most of the previous
- *   ones. After 4 s without a confirmed renewal of the lease it pauses, because another node may
- *   take over.
- * - **End:** when the generator ends, with the code of a {@linkcode RequestError}, else `failed`;
- *   `cancelled` with the reader's reason; `writer-lost`. The generator's `return` is called in each
- *   case.
+ *   items. It pauses after 4 s without a confirmed lease renewal, because another node may take
+ *   over.
+ * - **End:** the response ends when the generator returns. If the generator throws a {@linkcode
+ *   RequestError}, the response ends with its code; any other error results in `failed`. Other
+ *   codes are `cancelled`, with the reader's reason, and `writer-lost`. The generator's `return` is
+ *   called in each case.
  * - **Abandoned:** the response of a guest who has left ends as `cancelled` if no one reads it; see
  *   {@linkcode AbandonedAnswers}.
- * - **Takeover:** a response whose node crashes or closes continues on exactly one node that has a
- *   handler for the rest; the lease of the stream's writer decides. At most 5 takeovers from
- *   crashed nodes, with growing pauses.
- * - **Bounds:** responses that run on this node, in total and per user.
+ * - **Takeover:** if a node crashes or closes, its responses continue on another node that has a
+ *   handler for the rest. The lease of the stream's writer ensures that only one node takes over. A
+ *   response is taken over from crashed nodes at most 5 times, with growing pauses.
+ * - **Bounds:** the responses running on this node are limited in total and per user.
  */
 export class Answers {
   /** Ends responses of guests that no one waits for. */
@@ -208,9 +212,9 @@ export class Answers {
    * Starts a response, unless the same user has already requested it by this name.
    *
    * @returns Id of the durable stream.
-   * @throws {RequestError} With the code `malformed` for an invalid name, `gone` for a response
-   * that has expired or was dropped, or of which the caller has a part and that is no longer kept,
-   * `too-many`, or `unavailable` if the broker is unreachable.
+   * @throws {RequestError} With the code `malformed` if the name is invalid, `gone` if the response
+   * has expired, was dropped, or is no longer kept although the caller has a part of it, `too-many`
+   * if a limit is reached, or `unavailable` if the broker is unreachable.
    */
   begin(request: BeginAnswer): Promise<string> {
     return this.#noted(this.#begin(request));
@@ -260,7 +264,7 @@ export class Answers {
   /**
    * Takes over a response whose writer is lost, if this node can continue it.
    *
-   * @returns True if the response has a writer, here or on another node, or has ended.
+   * @returns True if the response has a writer on any node, or has ended.
    * @throws {BrokerError} If the broker is unreachable.
    */
   rescue(id: string): Promise<boolean> {
@@ -291,8 +295,8 @@ export class Answers {
   /**
    * Releases responses to other nodes, and waits for those that no other node can resume.
    *
-   * @param options `hasOthers` if other nodes share the broker; the time limit for the rest, and a
-   * signal that ends the wait.
+   * @param options `hasOthers` is true if other nodes share the broker. The other options are the
+   * time limit for the remaining responses, and a signal that ends the wait.
    */
   async drain(
     { hasOthers, withinMs: timeoutMs, signal }: {
@@ -310,8 +314,8 @@ export class Answers {
   }
 
   /**
-   * Ends the responses of this node: those that another node can resume stay open, the others end
-   * with the error `writer-lost`. Idempotent.
+   * Ends the responses of this node. Responses that another node can resume stay open; the others
+   * end with the error `writer-lost`. Idempotent.
    */
   async close(): Promise<void> {
     this.#isLeaving = this.#isClosed = true;
@@ -349,7 +353,7 @@ export class Answers {
     await settlesWithin(runtime, all, CLOSE_MS);
     if (!answers.some(({ canResume }) => canResume)) return;
     try {
-      // A node that misses this finds the responses by its next search.
+      // If a node misses this message, its next search finds the responses.
       broker.publish({ topic: RELEASED, payload: "" });
     } catch (error) {
       // The application closed the broker first.
@@ -374,7 +378,7 @@ export class Answers {
     }
   }
 
-  /** Reads the first or the newest record of the log with the request of a response. */
+  /** Reads the first or the newest record of the log that contains a response's request. */
   async #readNote<T>(id: string, which: "first" | "newest"): Promise<T | undefined> {
     const { streams } = this.#parts;
     const log = requestLog(id);
@@ -439,7 +443,7 @@ export class Answers {
     return { written: written.map((record) => JSON.parse(record)), count };
   }
 
-  /** Writes the items of a generator, until it or the stream ends. Never rejects. */
+  /** Writes the items of a generator until the generator or the stream ends. Never rejects. */
   async #run(
     answer: Pick<Running, "writer" | "owner" | "place" | "canResume" | "onError">,
     make: (running: Running) => ReturnType<BeginAnswer["answer"]>,
@@ -504,8 +508,7 @@ export class Answers {
     const { report } = this.#parts;
     try {
       if (error instanceof Released && canResume) {
-        // In this order and in one turn, so that no other node mistakes this node for a crashed
-        // one.
+        // This order, within one turn, ensures that no other node takes this node for crashed.
         await Promise.all([this.#note(writer.id, { lost, isReleased: true }), writer.offer()]);
         return;
       }
@@ -516,7 +519,7 @@ export class Answers {
       await writer.abort(message, { code });
       await this.#forget(running);
     } catch (failure) {
-      // The stream belongs to another node, or will be without a writer.
+      // The stream belongs to another node, or will have no writer.
       if (!(failure instanceof RequestError)) report("The end of a response", failure);
     }
   }

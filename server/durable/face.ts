@@ -1,5 +1,6 @@
 /**
- * Durable streams over HTTP: the Durable Streams protocol, protected by the guard of all faces.
+ * Durable streams over HTTP: the Durable Streams protocol, protected by the same guard as all
+ * faces.
  */
 import {
   checkDurableStreams,
@@ -94,7 +95,7 @@ const RESPONSE_HEADERS = [
   "stream-up-to-date",
 ];
 
-/** Caching of pages that do not change until the stream is deleted. */
+/** `Cache-Control` of pages that do not change until the stream is deleted. */
 const CACHED = "max-age=60, stale-while-revalidate=300";
 
 /** Most records and bytes of a response. */
@@ -119,11 +120,11 @@ const RETRY_MS = 5_000;
 export interface DurableFaceParts extends HttpGuardParts {
   readonly logs: StreamLogs;
   readonly origins: OriginRules;
-  /** Most bytes of a message, if sessions of this server can read the records. */
+  /** Maximum size of a message in bytes, if sessions of this server can read the records. */
   readonly maxMessageBytes?: number | undefined;
 }
 
-/** Counters of rejected readers, by the level whose limit or share is reached. */
+/** Counters of rejected readers, by the level whose limit or share was reached. */
 const REFUSED_READERS = {
   server: "maxReaders",
   address: "maxReadersPerAddress",
@@ -142,7 +143,7 @@ type Asked = GuardedRequest<DurableStreamAction>;
  * - **Protocol:** Durable Streams, without subscriptions; see `docs/guide/durable-streams-http.md`.
  * - **Extensions:** `POST ?action=cancel`, and the header `Skein-Stream-Error` of an aborted
  *   stream.
- * - **Bounds:** each limit of the options. Rejected requests are counted.
+ * - **Bounds:** every limit in the options is enforced, and rejected requests are counted.
  */
 export class DurableFace {
   readonly #guard: HttpGuard<DurableStreamAction>;
@@ -580,7 +581,7 @@ export class DurableFace {
     return new Response(bodyOf(records, info.contentType), { headers });
   }
 
-  /** Adds pages while they fit, because brokers and sources of forks have smaller pages. */
+  /** Adds pages while they fit, because brokers and the sources of forks return smaller pages. */
   async #fill(id: string, page: StreamPage): Promise<StreamPage> {
     for (let bytes = recordBytes(page.records); !page.isUpToDate;) {
       const { info: { identity }, next: after, records } = page;
@@ -600,7 +601,8 @@ export class DurableFace {
     const { runtime } = this.#parts;
     using reader = this.#admit("long-poll");
     const { ended } = reader;
-    // The request's signal is not used: the runtime aborts it after each response, and warns.
+    // The request's signal is not used, because the runtime aborts it after each response, and
+    // warns.
     const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
     try {
       let last: StreamPage | undefined;
@@ -750,8 +752,8 @@ function pageHeaders(page: StreamPage): Record<string, string> {
 }
 
 /**
- * The URL of a stream, for its creator. Behind a TLS proxy it has the proxy's scheme; a creator
- * that falsely claims TLS misleads only itself.
+ * The URL of a stream, for its creator. Behind a TLS proxy, it has the proxy's scheme. A creator
+ * that falsely claims to use TLS misleads only itself.
  */
 function locationOf({ url, headers }: Request): string {
   const { protocol, host, pathname } = new URL(url);
@@ -760,7 +762,7 @@ function locationOf({ url, headers }: Request): string {
   return `${hasTls ? "https:" : protocol}//${host}${pathname}`;
 }
 
-/** Percent-encodes everything but printable ASCII, and percent signs. */
+/** Percent-encodes percent signs and everything that is not printable ASCII. */
 function headerText(text: string): string {
   let encoded = "";
   for (const character of text.toWellFormed()) {

@@ -1,4 +1,7 @@
-/** Kept responses of all nodes, and which are dropped for new ones. */
+/**
+ * Limits how many responses all nodes keep, and selects which are dropped to make room for new
+ * ones.
+ */
 import { LimitError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
@@ -8,20 +11,25 @@ import { FRESH_MS, type KeptLedger, Party } from "./kept_ledger.ts";
 import { KeptShares } from "./kept_shares.ts";
 import type { AnswerLimits } from "./options.ts";
 
-/** Most attempts to start a response while others use the freed space. */
+/** Maximum number of attempts to start a response while others use the freed space. */
 const MAX_ATTEMPTS = 8;
 
 /**
- * Most listed responses that may turn out to be deleted or running before a caller is rejected.
+ * Maximum number of listed responses that may turn out to be deleted or running before a caller is
+ * rejected.
  */
 const MAX_STALE = 32;
 
-/** Most responses that are remembered as read; others count as unread for {@linkcode FRESH_MS}. */
+/**
+ * Maximum number of responses that are remembered as read; others count as unread for {@linkcode
+ * FRESH_MS}.
+ */
 const MAX_READ = 10_000;
 
 /**
- * Time in which at most an owner's share of responses is dropped for its new ones, in milliseconds.
- * The broker remembers each name for a week, and would otherwise fill up with names.
+ * Period in which an owner's new responses can displace at most as many of its old ones as its
+ * share, in milliseconds. The broker remembers each name for a week, and would otherwise fill up
+ * with names.
  */
 const CHURN_MS = 3_600_000;
 
@@ -29,7 +37,8 @@ const CHURN_MS = 3_600_000;
 const MAX_CHURN = 10_000;
 
 /**
- * Counters of {@linkcode KeptAnswers}. `taken` covers all nodes, as of this node's newest response.
+ * Counters of {@linkcode KeptAnswers}. `taken` covers all nodes, as of the newest response on this
+ * node.
  */
 export interface KeptStats extends QuotaStats {
   /** Responses that this node dropped to make room. */
@@ -44,17 +53,20 @@ interface KeptAnswersOptions {
 }
 
 /**
- * Limits the kept responses of all nodes, and drops old ones for new ones.
+ * Limits how many responses all nodes keep, and drops old responses to make room for new ones.
  *
- * - **Half of the bound:** below, a response needs no extra call. Above, the node reads from time
- *   to time a list of the responses and their owners from the broker.
- * - **Share:** above half, an owner beyond its share loses its own oldest response for a new one.
- * - **Full:** the network with the most responses for its size loses its oldest response, also for
- *   another owner.
- * - **Order:** responses that ended within the last ten minutes and were not read to the end on
- *   this node are dropped last. Running responses are never dropped; if there are no others, the
+ * - **Half of the limit:** while less than half of the limit is used, a response needs no extra
+ *   call. Above that, the node occasionally reads a list of the responses and their owners from the
+ *   broker.
+ * - **Share:** while more than half is used, an owner that has reached its share loses its own
+ *   oldest response when it creates a new one.
+ * - **Full:** when the limit is reached, the network with the most responses for its size loses its
+ *   oldest response, even to another owner.
+ * - **Order:** if a response ended within the last ten minutes and was not read to its end on this
+ *   node, it is dropped last. Running responses are never dropped; if there are no others, the
  *   caller is rejected.
- * - **Names:** within an hour, at most an owner's share of responses is dropped for its new ones.
+ * - **Names:** within an hour, an owner's new responses can displace at most as many of its old
+ *   ones as its share.
  */
 export class KeptAnswers {
   readonly #runtime: Runtime;
@@ -90,10 +102,10 @@ export class KeptAnswers {
   /**
    * Makes room for a response if necessary, and creates it.
    *
-   * @param create Creates the response with these keys of its owner. MUST throw a {@linkcode
-   * LimitError} with the limit `answers.maxKept` if there is no room.
+   * @param create Creates the response with these keys of its owner. If there is no room, it MUST
+   * throw a {@linkcode LimitError} with the limit `answers.maxKept`.
    * @returns The result of `create`.
-   * @throws {LimitError} If no room can be made, with the level.
+   * @throws {LimitError} If no room can be made; the error includes the level.
    */
   async keep<T>(
     { id, owner }: { readonly id: string; readonly owner: Owner },
@@ -148,7 +160,7 @@ export class KeptAnswers {
     return await this.#drop((ledger) => ledger.first(this.#runtime.now()));
   }
 
-  /** Drops a response; false if there is none to drop. */
+  /** Drops a response. Returns false if there is none to drop. */
   async #drop(firstOf: (ledger: KeptLedger) => string | undefined): Promise<boolean> {
     const shares = this.#shares;
     for (let stale = 0; stale < MAX_STALE; stale++) {
@@ -186,7 +198,7 @@ export class KeptAnswers {
   }
 }
 
-/** Checks whether an error means that the limit of kept responses is reached. */
+/** Checks whether an error means that the limit of kept responses has been reached. */
 function isFull(error: unknown): boolean {
   return error instanceof LimitError && error.limit === "answers.maxKept";
 }

@@ -1,7 +1,7 @@
-/** Ledger of the logs of one kind: their owners, and which is dropped first. */
+/** Ledger of the logs of one kind: who owns each log, and which one is dropped first. */
 import { type KeyFacts, readKey } from "../../pubsub/logs/log_shares.ts";
 
-/** Time for which an unread response is dropped last, in milliseconds. */
+/** Time after its end during which an unread response is dropped last, in milliseconds. */
 export const FRESH_MS = 600_000;
 
 /** An owner of kept responses: a user, a guest, or a network. */
@@ -29,7 +29,7 @@ export class Party {
     return Math.ceil(this.count / this.factor);
   }
 
-  /** The finished response that is dropped first: the oldest, but fresh unread ones last. */
+  /** The finished response to drop first: the oldest one, with fresh unread responses last. */
   first(now: number): Entry | undefined {
     const [unread] = this.unread;
     const [read] = this.read;
@@ -44,12 +44,16 @@ interface Entry {
   readonly id: string;
   readonly parties: readonly Party[];
   /**
-   * Time of the end, in milliseconds since the Unix epoch; absent while the response is running.
+   * Time at which the response ended, in milliseconds since the Unix epoch; absent while it is
+   * running.
    */
   endedAt?: number;
 }
 
-/** The owners of all responses, from a list of the broker and this node's changes since. */
+/**
+ * The owners of all responses, from a list that the broker returned and the changes of this node
+ * since then.
+ */
 export class KeptLedger {
   readonly #entries = new Map<string, Entry>();
   readonly #parties = new Map<string, Party>();
@@ -66,7 +70,7 @@ export class KeptLedger {
     return this.#entries.has(id);
   }
 
-  /** Returns the parties of an owner that have a response, the narrowest first. */
+  /** Returns the parties of an owner that have a response, narrowest first. */
   partiesOf(owner: string): Party[] {
     return owner.split(" ").flatMap((key) => this.#parties.get(key) ?? []);
   }
@@ -114,7 +118,9 @@ export class KeptLedger {
     }
   }
 
-  /** Finds the response to drop: of the network with the most responses for its size. */
+  /**
+   * Finds the response to drop, which belongs to the network with the most responses for its size.
+   */
   first(now: number): string | undefined {
     for (let rank = this.#highest; rank > 0; rank--) {
       for (const party of this.#ranks.get(rank) ?? []) {

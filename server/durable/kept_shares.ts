@@ -1,4 +1,4 @@
-/** Shares of the logs of one kind, on all nodes: of responses, or of clients' streams. */
+/** Shares of the logs of one kind on all nodes: responses, or streams created by clients. */
 import type { LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
@@ -18,7 +18,8 @@ import { digest } from "./options.ts";
 const REFRESH_MS = 5_000;
 
 /**
- * Pause after a list, as a multiple of its duration, so that lists take a twentieth of the time.
+ * Pause after listing the logs, as a multiple of the time that it took, so that a twentieth of the
+ * time is spent on listing.
  */
 const REFRESH_FACTOR = 20;
 
@@ -51,9 +52,10 @@ export interface KeptSharesOptions
 /**
  * Knows the owners of the logs of one kind.
  *
- * - **Half of the bound:** below, a log needs no extra call. Above, the node reads from time to
- *   time a list of the logs and their owners from the broker, and tracks its own changes since.
- * - **Keys:** the broker stores digests with each log, and so no addresses or names.
+ * - **Half of the limit:** while less than half of the limit is used, a log needs no extra call.
+ *   Above that, the node occasionally reads a list of the logs and their owners from the broker,
+ *   and tracks its own changes in between.
+ * - **Keys:** the broker stores digests with each log instead of addresses or names.
  */
 export class KeptShares {
   readonly #options: KeptSharesOptions;
@@ -69,19 +71,19 @@ export class KeptShares {
     this.#options = options;
   }
 
-  /** Counters; `taken` covers all nodes, as of this node's newest log. */
+  /** Counters. `taken` covers all nodes, as of the newest log on this node. */
   get stats(): QuotaStats {
     const { max } = this.#options;
     return { taken: this.#taken, max, refused: { ...this.#refused } };
   }
 
-  /** True if the last list is outdated, or a newer one is being read. */
+  /** True if the last list is outdated or a newer list is being read. */
   get isOld(): boolean {
     const isDue = this.#options.runtime.monotonic() >= this.#listAgainAtMs;
     return isDue || this.#listing !== undefined;
   }
 
-  /** The ledger, and the next one while it is filled; empty while no share applies. */
+  /** The ledger, and the next one while it is being filled; empty while no share applies. */
   get ledgers(): KeptLedger[] {
     return [this.#ledger, this.#next].filter((ledger) => ledger !== undefined);
   }
@@ -122,7 +124,7 @@ export class KeptShares {
     throw limitError(this.#options, { level, most });
   }
 
-  /** The ledger; an outdated one is renewed in the background. */
+  /** The ledger. An outdated ledger is renewed in the background. */
   async known(): Promise<KeptLedger> {
     if (this.#ledger === undefined) return await this.list();
     if (this.isOld) this.list().catch(() => {}); // The next call retries.

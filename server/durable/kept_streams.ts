@@ -1,4 +1,4 @@
-/** The streams that clients create over HTTP, on all nodes, with a share per client. */
+/** The streams that clients create over HTTP, counted on all nodes, with a share per client. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { QuotaShares, QuotaStats } from "../../base/shares.ts";
@@ -17,10 +17,10 @@ export interface KeptStreamsOptions {
 /**
  * Limits the streams of clients.
  *
- * - **Share:** above half of the limit, an owner beyond its share cannot create another stream.
- *   Durable streams are never dropped to make room.
- * - **Owner:** the client that created the stream over HTTP. Streams of the server have no owner,
- *   and count only for the limit.
+ * - **Share:** while more than half of the limit is used, an owner that has reached its share
+ *   cannot create another stream. Durable streams are never dropped to make room.
+ * - **Owner:** the client that created the stream over HTTP owns it. Streams created by the server
+ *   have no owner, and count only towards the limit.
  */
 export class KeptStreams {
   readonly #streams: StreamLogs;
@@ -50,7 +50,7 @@ export class KeptStreams {
    *
    * @param create Creates the stream with these keys of its owner, if known.
    * @returns The result of `create`.
-   * @throws {LimitError} If a share is reached, with the level.
+   * @throws {LimitError} If a share has been reached; the error includes the level.
    */
   async create(
     { id, owner }: { readonly id: string; readonly owner: Owner },
@@ -80,7 +80,7 @@ export class KeptStreams {
   async #count(id: string, keys: string): Promise<KeptLedger[]> {
     const shares = this.#shares;
     await shares.prepare();
-    // A repeated creation uses no slot, even while the first one is pending.
+    // A repeated request to create a stream uses no slot, even while the first request is pending.
     if (shares.ledgers.some((ledger) => ledger.has(id))) return [];
     // Others may have deleted streams since the last list.
     if (shares.full(keys) !== undefined && shares.isOld) await shares.list();

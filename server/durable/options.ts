@@ -15,7 +15,7 @@ import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
 /**
  * An action on a durable stream.
  *
- * - `create`: `PUT`. A fork also needs `read` on its source.
+ * - `create`: `PUT`. To create a fork, you also need `read` on its source.
  * - `append`: `POST`, also to close the stream.
  * - `read`: `GET` and `HEAD`.
  * - `delete`: `DELETE`.
@@ -27,13 +27,13 @@ export type DurableStreamAction = "create" | "append" | "read" | "delete" | "can
 export interface DurableStreamsOptions {
   /**
    * Path of the streams, such as `/streams`, without a trailing slash. The id of a stream is the
-   * decoded rest of the path after the slash.
+   * URL path after this prefix and a slash, percent-decoded.
    */
   readonly path: string;
   /**
-   * Decides each action by the id of its stream. Without `authorize` all are denied. An object
-   * instead of `true` allows the action, and names the caller, who has a share of `maxStreams`; by
-   * default the caller is the user.
+   * Decides about each action on a stream, given by its id. Without `authorize`, all actions are
+   * denied. Return an object instead of `true` to allow the action and name the caller, who gets a
+   * share of `maxStreams`; by default, the caller is the user.
    */
   readonly authorize?:
     | ((
@@ -41,75 +41,81 @@ export interface DurableStreamsOptions {
     ) => boolean | { readonly caller: string } | Promise<boolean | { readonly caller: string }>)
     | undefined;
   /**
-   * Most streams of the broker, including deleted ones that forks need; responses don't count.
-   * Creating another one is rejected with 429.
+   * Maximum number of streams in the broker, including deleted streams that forks still need.
+   * Responses don't count. Requests to create another stream are rejected with 429.
    *
    * @default {10000}
    */
   readonly maxStreams?: number | undefined;
   /**
-   * Most streams that clients of one network address created over HTTP; an IPv6 /64 counts as one
-   * address. Creating another one is rejected with 429. The default applies only while there are
-   * more than half of `maxStreams`.
+   * Maximum number of streams that clients at one network address may create over HTTP; an IPv6 /64
+   * counts as one address. Requests to create another stream are rejected with 429. The default
+   * applies only while more than half of `maxStreams` is used.
    *
    * @default {1000}
    */
   readonly maxStreamsPerAddress?: number | undefined;
   /**
-   * Most streams that one user created over HTTP: the caller that `authorize` names, or else the
-   * user. The default applies only while there are more than half of `maxStreams`.
+   * Maximum number of streams that one user may create over HTTP. If `authorize` names a caller,
+   * the caller counts instead of the user. The default applies only while more than half of
+   * `maxStreams` is used.
    *
    * @default {256}
    */
   readonly maxStreamsPerUser?: number | undefined;
   /**
-   * Most bytes of the records of one stream; each record counts 64 bytes more than its content. An
-   * append beyond the limit is rejected with 413.
+   * Maximum total size of the records of one stream, in bytes. Each record counts as its content
+   * plus 64 bytes. An append beyond the limit is rejected with 413.
    *
    * @default {67108864}
    */
   readonly maxStreamBytes?: number | undefined;
   /**
-   * Most forks of one stream; a fork counts until it is deleted. Creating another one is rejected
-   * with 409.
+   * Maximum number of forks of one stream. A fork counts until it is deleted. Requests to create
+   * another fork are rejected with 409.
    *
    * @default {256}
    */
   readonly maxForks?: number | undefined;
   /**
-   * Most bytes of a request body. A lower limit of the broker has precedence. A larger body is
-   * rejected with 413.
+   * Maximum size of a request body, in bytes. If the broker has a lower limit, that limit applies.
+   * A larger body is rejected with 413.
    *
    * @default {1048576}
    */
   readonly maxAppendBytes?: number | undefined;
   /**
-   * Most readers on this node that wait for new records. Another one is rejected with 429.
+   * Maximum number of readers on this node that wait for new records. Further readers are rejected
+   * with 429.
    *
    * @default {10000}
    */
   readonly maxReaders?: number | undefined;
   /**
-   * Most waiting readers per network address; an IPv6 /64 counts as one address. Another one is
-   * rejected with 429. The default applies only while more than half of `maxReaders` wait.
+   * Maximum number of waiting readers per network address; an IPv6 /64 counts as one address.
+   * Further readers are rejected with 429. The default applies only while more than half of
+   * `maxReaders` is used.
    *
    * @default {1024}
    */
   readonly maxReadersPerAddress?: number | undefined;
   /**
-   * Most waiting readers per user or guest. The default applies only while more than half of
-   * `maxReaders` wait.
+   * Maximum number of waiting readers per user or guest. The default applies only while more than
+   * half of `maxReaders` is used.
    *
    * @default {128}
    */
   readonly maxReadersPerUser?: number | undefined;
   /**
-   * Most concurrent requests, in addition to waiting readers. Another one is rejected with 429.
+   * Maximum number of concurrent requests, not including waiting readers. Further requests are
+   * rejected with 429.
    *
    * @default {1024}
    */
   readonly maxRequests?: number | undefined;
-  /** Rate limit of requests per network address, counted by each node; none by default. */
+  /**
+   * Rate limit of requests per network address, counted by each node. There is no limit by default.
+   */
   readonly rate?: Rate | undefined;
   /**
    * Longest wait of a long-poll, in milliseconds.
@@ -118,15 +124,15 @@ export interface DurableStreamsOptions {
    */
   readonly longPollMs?: number | undefined;
   /**
-   * Retention of each stream: older records are dropped, and reading them returns 410. Each record
-   * counts 64 bytes more than its content. By default all records stay until the stream is deleted
-   * or expires.
+   * Retention of each stream. Records beyond it are dropped, and reading them returns 410. Each
+   * record counts as its content plus 64 bytes. By default, all records are kept until the stream
+   * is deleted or expires.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
   /**
-   * Caches that may store pages of a stream: `private` for the reader's own cache, `public` for
-   * shared caches. Shared caches respond without `authorize`, so use `public` only if everyone may
-   * read the streams.
+   * The caches that may store pages of a stream: `private` for the reader's own cache, `public` for
+   * shared caches. Shared caches respond without calling `authorize`, so use `public` only if
+   * everyone may read the streams.
    *
    * @default {"private"}
    */
@@ -173,8 +179,8 @@ export type DurableStreamsLimits = Readonly<typeof LIMITS>;
 /**
  * Checks that a broker can keep durable streams.
  *
- * @param what The option that needs durable streams, for the error.
- * @param broker The broker; by default of this process.
+ * @param what The option that needs durable streams, for the error message.
+ * @param broker The broker; by default, a broker of this process only.
  * @throws {TypeError} If the broker keeps no logs.
  */
 export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
@@ -187,7 +193,7 @@ export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
 /**
  * Fills in missing limits, and checks the given ones.
  *
- * @param broker The broker that stores the streams; by default of this process.
+ * @param broker The broker that stores the streams; by default, a broker of this process only.
  * @throws {TypeError} If `cache` is not one of its values, or the broker keeps no logs.
  * @throws {RangeError} If a number is not a positive integer.
  */
@@ -242,7 +248,7 @@ const ANSWERS = {
   maxRunningPerUser: 32,
 };
 
-/** Limits and times of responses that outlive their connections, all set. */
+/** Limits and times of responses that outlive their connections, with all defaults filled in. */
 export interface AnswerLimits
   extends Readonly<Pick<typeof ANSWERS, "keepMs" | "maxKept" | "maxRunning">> {
   /** Shares of kept responses. */
@@ -273,10 +279,11 @@ const GUEST = "guest";
 const DIGEST_BYTES = 16;
 
 /**
- * Creates the stream id of a response. The same name means another response for another user or
- * topic.
+ * Creates the stream id of a response. The same name identifies a different response for each user
+ * and topic.
  *
- * @param answer Topic of the request, verified user unless a guest, and the name from the caller.
+ * @param answer Topic of the request, the verified user (absent for a guest), and the name that the
+ * caller chose.
  */
 export async function answerId(
   runtime: Runtime,
@@ -291,10 +298,10 @@ export async function answerId(
 }
 
 /**
- * Checks whether a stream has a response of a user. Responses of guests belong to everyone who
- * knows the id.
+ * Checks whether a stream contains a response of a user. A guest's response belongs to everyone who
+ * knows its id.
  *
- * @param stream Id of the stream, and the verified user; `undefined` for a guest.
+ * @param stream Id of the stream, and the verified user, which is `undefined` for a guest.
  * @returns True for a response of the user, or of a guest.
  */
 export async function isOwnAnswer(

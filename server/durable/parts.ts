@@ -23,7 +23,7 @@ export interface DurablePartsOptions {
   readonly broker: Broker;
   /** The nodes of the broker, if the server has one. */
   readonly nodes: Nodes | undefined;
-  /** Limits of the streams; absent if there are only streams of responses. */
+  /** Limits of the streams; absent if only responses are stored as streams. */
   readonly bounds: DurableStreamsOptions | undefined;
   readonly maxMessageBytes: number;
   readonly answers: AnswerLimits;

@@ -1,4 +1,4 @@
-/** Records of durable streams as bodies of HTTP requests and responses. */
+/** Encodes and parses records of durable streams in the bodies of HTTP requests and responses. */
 import { badRequest } from "./request.ts";
 import { concat } from "../../base/bytes.ts";
 import { Problem } from "../http/problem.ts";
@@ -14,7 +14,9 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const lenientDecoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** Checks whether server-sent events contain records of a type as text instead of base64. */
+/**
+ * Checks whether server-sent events contain the records of a media type as text instead of base64.
+ */
 export function isText(contentType: string): boolean {
   return isJson(contentType) || mediaType(contentType).startsWith("text/");
 }
@@ -22,14 +24,15 @@ export function isText(contentType: string): boolean {
 /**
  * Reads the body of a request as records.
  *
- * - `application/json`: the elements of an array, or a single value. Each record is the text of its
- *   element, byte for byte.
+ * - `application/json`: each element of an array is a record, or a single value is one record. A
+ *   record is the text of its element, byte for byte.
  * - `text/*`: one record, a text if the bytes are UTF-8.
  * - Other types: one record of bytes.
  *
  * @param contentType The content type of the stream.
- * @param maxElementBytes Most bytes of an element, so that it fits into a session message.
- * @returns The records; none for an empty body, and for an empty array.
+ * @param maxElementBytes Maximum size of an element in bytes, so that it fits into a session
+ * message.
+ * @returns The records; none if the body or the array is empty.
  * @throws {Problem} With 400 for malformed JSON, and 413 for too many elements or a large element.
  */
 export function readRecords(
@@ -80,8 +83,8 @@ function readJson(body: Uint8Array): readonly string[] {
 }
 
 /**
- * Copies the parts of a text that is mostly white space. Otherwise a part keeps the whole text in
- * memory, which no limit of a stream counts.
+ * Copies the parts of a text that is mostly white space. Otherwise, each part would keep the whole
+ * text in memory, which no stream limit accounts for.
  */
 function detached(text: string, parts: string[]): string[] {
   const kept = parts.reduce((sum, { length }) => sum + length, 0);

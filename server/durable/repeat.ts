@@ -13,8 +13,8 @@ export interface RepeatOptions {
   /** Ends the delays between attempts. */
   readonly signal: AbortSignal;
   /**
-   * Time after the first failure at which a failure becomes final, in milliseconds; no limit by
-   * default.
+   * Time after the first failure at which a failure becomes final, in milliseconds. There is no
+   * limit by default.
    */
   readonly withinMs?: number | undefined;
   /** True if a failure is final for another reason. */

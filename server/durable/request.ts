@@ -10,7 +10,7 @@ import type { CreateStreamOptions } from "../../pubsub/logs/stream_logs.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { pathBelow } from "../../transport/url.ts";
 
-/** Most characters of a content type, a producer's name, and a writer's sequence. */
+/** Maximum length of a content type, a producer's name and a writer's sequence, in characters. */
 const MAX_TEXT_LENGTH = 256;
 
 /** Longest time to live, in seconds: 100 years. */
@@ -27,7 +27,7 @@ const WHOLE = /^(?:0|[1-9]\d{0,15})$/;
 
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
 
-/** Offsets that mean the start of any stream, as the source of a fork. */
+/** Offsets that mean the start of a stream if it is the source of a fork. */
 const BEGINNINGS: ReadonlySet<string> = new Set(["-1", "0000000000000000_0000000000000000"]);
 
 /** The part of a stream that a reader requests. */
@@ -48,12 +48,13 @@ export function badRequest(code: string, detail: string): Problem {
 }
 
 /**
- * Parses the id of a stream: one or more segments separated by slashes, each decoded and neither
- * empty, `.` nor `..`, without slashes, backslashes and control characters.
+ * Parses the id of a stream: one or more segments separated by slashes, each percent-decoded. A
+ * segment must not be empty, `.` or `..`, and must not contain slashes, backslashes or control
+ * characters.
  *
  * @param path The part of the URL after the path of the streams.
  * @returns The id, of at most 240 bytes.
- * @throws {Problem} With 400 for another id, and 404 for a reserved one.
+ * @throws {Problem} With 400 if the id is invalid, and 404 if it is reserved.
  */
 export function readId(path: string): string {
   const segments = path.slice(1).split("/").map(decodeSegment);
@@ -137,7 +138,7 @@ function single(query: URLSearchParams, name: string): string | undefined {
   throw badRequest("bad-query", `Cannot read: ${name} must be given once, received ${all.length}`);
 }
 
-/** Checks whether a request ends the stream; values other than `true` count as absent. */
+/** Checks whether a request closes the stream. A value other than `true` counts as absent. */
 export function closes(headers: Headers): boolean {
   return headers.get("stream-closed")?.toLowerCase() === "true";
 }
@@ -160,7 +161,7 @@ export function readContentType(headers: Headers): string | undefined {
  *
  * @param now The time, in milliseconds since the Unix epoch.
  * @param path Path of the streams, for the source of a fork.
- * @throws {Problem} With 400 if a header is malformed, or requires another one.
+ * @throws {Problem} With 400 if a header is malformed, or requires another header that is missing.
  */
 export function readCreation(
   headers: Headers,
@@ -224,7 +225,8 @@ function readFork(headers: Headers, path: string): ForkRequest | undefined {
  * Parses the headers of an idempotent producer.
  *
  * @returns The number of the append; `undefined` without a producer.
- * @throws {Problem} With 400 if a header is malformed, or only some of the three are present.
+ * @throws {Problem} With 400 if a header is malformed, or if only some of the three headers are
+ * present.
  */
 export function readProducer(headers: Headers): LogProducer | undefined {
   const id = headers.get("producer-id");

@@ -1,11 +1,14 @@
-/** Server-sent events of durable streams: data and control events, at the pace of the reader. */
+/** Server-sent events of durable streams: data and control events, sent at the reader's pace. */
 import { eventDataOf, isText } from "./records.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { EVENT_HEADERS, EventBodies, type EventPages, writeEvent } from "../http/event_bodies.ts";
 
-/** Time after which a response ends, so that caches and proxies can collapse readers. */
+/**
+ * Time after which a response ends, so that caches and proxies can collapse the requests of
+ * readers.
+ */
 export const SSE_MS = 60_000;
 
 const encoder = new TextEncoder();
@@ -16,7 +19,7 @@ const EPOCH_MS = 1_728_432_000_000;
 /** Duration of one cursor number. */
 const INTERVAL_MS = 20_000;
 
-/** Most numbers that are skipped for a reader that is ahead: an hour. */
+/** Largest step by which the number is increased for a reader that is ahead, equal to an hour. */
 const MAX_SKIPPED = 180;
 
 /**
@@ -44,7 +47,7 @@ export interface StreamEvents extends Omit<EventPages<StreamRead>, "write"> {
   readonly cursor: number | undefined;
 }
 
-/** Responses with the events of streams. All readers of one page share its bytes. */
+/** Responses that send the events of streams. All readers of a page share its bytes. */
 export class EventStreams {
   readonly #runtime: Runtime;
   readonly #bodies: EventBodies;
@@ -73,7 +76,7 @@ export class EventStreams {
     });
   }
 
-  /** Formats a page as a data event, if there are records, and a control event. */
+  /** Formats a page as a data event, if it has records, followed by a control event. */
   #eventsOf(page: StreamPage, cursor: number): Uint8Array {
     const known = this.#written.get(page);
     if (known?.cursor === cursor) return known.bytes;

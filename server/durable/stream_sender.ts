@@ -28,13 +28,13 @@ import {
 import { maxRecordBytes } from "./streams.ts";
 import { ABORTED } from "./writer.ts";
 
-/** Most records and bytes of a page, even if send queues are larger. */
+/** Maximum number of records and bytes of a page, even if send queues are larger. */
 const MAX_PAGE = { maxRecords: 128, maxBytes: 524_288 };
 
-/** Most bytes of the key `slice`, with two numbers of at most ten digits. */
+/** Maximum size of the key `slice` in bytes, with two numbers of at most ten digits. */
 const MAX_SLICE_KEY_BYTES = 40;
 
-/** Minimum bytes of a slice: enough for a few of the longest characters in JSON. */
+/** Minimum size of a slice in bytes: enough for a few of the longest characters in JSON. */
 const MIN_SLICE_BYTES = 64;
 
 /** Reason for removing a session from a stream. */
@@ -49,14 +49,14 @@ export interface SessionReading {
   readonly topic: string;
   /** Start position. */
   readonly options: JoinOptions;
-  /** Aborted once the session no longer reads the stream, or restarts. */
+  /** Aborted once the session stops reading the stream or restarts the reading. */
   readonly signal: AbortSignal;
   /** The position that the session has reached, once known. */
   standing: SubscribeAnswer | undefined;
   /** Replies to the subscription; later calls have no effect. */
   answer(answer: SubscribeAnswer): void;
   /**
-   * Removes the session from the topic; without a notice if the reply already tells the client.
+   * Removes the session from the topic. No notice is sent if the reply already tells the client.
    */
   leave(end?: End): void;
 }
@@ -65,15 +65,15 @@ export interface SessionReading {
  * Sends durable streams to sessions.
  *
  * - **Pace:** a page fills at most half of a session's send queue, and is sent when the queue is
- *   empty. A slow session holds one page in memory.
+ *   empty. A slow session keeps one page in memory.
  * - **Once:** a page is encoded once for all sessions that read it at the same time.
  * - **Slices:** a record of bytes or text that is larger than a message is sent in several
  *   messages.
- * - **End:** the session is removed from the topic after the last record: with the code `ended` for
- *   a complete stream, else `writer-lost`, the writer's own code, or `aborted`. Other codes are
- *   `not-found` before the first record, `gone` for a deleted or replaced stream or dropped
- *   records, `too-large` for a JSON record that exceeds a message, and the temporary codes
- *   `too-many` and `unavailable`.
+ * - **End:** the session is removed from the topic after the last record. If the stream is
+ *   complete, the code is `ended`; otherwise, it is `writer-lost`, the writer's own code, or
+ *   `aborted`. Other codes are `not-found` before the first record, `gone` if the stream was
+ *   deleted or replaced or the records were dropped, `too-large` for a JSON record that does not
+ *   fit into a message, and the temporary codes `too-many` and `unavailable`.
  */
 export class StreamSender {
   readonly #streams: StreamLogs;
@@ -81,14 +81,15 @@ export class StreamSender {
   readonly #encoded = new WeakMap<StreamPage, readonly EncodedMessage[]>();
 
   /**
-   * Creates a sender of this node's streams; `ownerOf` returns the owner of a session, for quotas.
+   * Creates a sender for the streams of this node. `ownerOf` returns the owner of a session, for
+   * quotas.
    */
   constructor(streams: StreamLogs, ownerOf: (session: Session) => Owner) {
     this.#streams = streams;
     this.#ownerOf = ownerOf;
   }
 
-  /** Sends the records of a stream to a session, until the end of either. Never rejects. */
+  /** Sends the records of a stream to a session until either of them ends. Never rejects. */
   async send(reading: SessionReading): Promise<void> {
     const { session, signal, options } = reading;
     try {
@@ -144,7 +145,10 @@ export class StreamSender {
     return undefined;
   }
 
-  /** Sends a page in parts that fit into the session's queue; true once all records are sent. */
+  /**
+   * Sends a page in parts that fit into the session's queue. Resolves to true once all records are
+   * sent.
+   */
   async #sendPage(reading: SessionReading, page: StreamPage): Promise<true | End | undefined> {
     const { session, signal, topic } = reading;
     const core = session[internals];
@@ -178,7 +182,10 @@ export class StreamSender {
     return true;
   }
 
-  /** Sends a record that is larger than a message in slices; true once all are sent. */
+  /**
+   * Sends a record that is larger than a message in slices. Resolves to true once all slices are
+   * sent.
+   */
   async #sendSlices(
     reading: SessionReading,
     { info, records, next }: StreamPage,
@@ -216,8 +223,8 @@ export class StreamSender {
 }
 
 /**
- * The sessions of a topic `stream:<id>`. Each reads the stream at its own pace. They share the
- * stream's announcements, and pages at the same position.
+ * The sessions of a topic `stream:<id>`. Each session reads the stream at its own pace. Sessions
+ * share the stream's announcements, and also the page if they are at the same position.
  */
 export class StreamFeed implements TopicSource {
   readonly #topic: string;
@@ -244,11 +251,11 @@ export class StreamFeed implements TopicSource {
     const isPlain = options.since === undefined && options.last === undefined;
     const standing = before?.standing;
     if (isPlain && standing !== undefined) return () => before?.standing ?? standing;
-    // A reading whose position is still unknown starts as first requested, and replies to the
+    // A reading whose position is still unknown starts as first requested, but replies to the
     // newest call.
     const begin = isPlain && before ? { ...before.options, ...withoutUndefined(options) } : options;
     this.#begin(session, begin);
-    // Last, because this calls the application, which may remove the session.
+    // This comes last, because it calls the application, which may remove the session.
     if (before !== undefined) endReading(before);
     return undefined;
   }
@@ -360,7 +367,7 @@ function oneLine(json: string): string {
 /**
  * Splits a record into slices, a text between characters.
  *
- * @param maxBytes Most bytes of a slice, for a text in JSON; at least 64.
+ * @param maxBytes Maximum size of a slice in bytes, as JSON if it is text; at least 64.
  * @returns The slices, in order.
  */
 export function* slicesOf(record: LogRecord, maxBytes: number): Generator<LogRecord> {
@@ -374,7 +381,7 @@ export function* slicesOf(record: LogRecord, maxBytes: number): Generator<LogRec
   }
 }
 
-/** Shortens a text to a number of bytes in JSON, without splitting a character before the end. */
+/** Shortens a text to a number of bytes in JSON, without splitting a character. */
 function fitting(text: string, maxBytes: number, isCut: boolean): string {
   let slice = text;
   while (utf8Length(JSON.stringify(slice)) > maxBytes) slice = slice.slice(0, slice.length >> 1);

@@ -1,4 +1,4 @@
-/** The durable streams of a server for its application: writing, reading, cancellation. */
+/** The durable streams of a server, for its application to write, read and cancel. */
 import { checkOptions, COUNT, POSITIVE, wrongKind } from "../../base/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 import { LimitError, RequestError } from "../../errors.ts";
@@ -24,26 +24,27 @@ import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./wr
 /** Limits of the pages in which a stream is read. */
 const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
 
-/** Time limit for notifying readers of open writers that the server closes, in milliseconds. */
+/** Time limit for notifying the readers of open writers when the server closes, in milliseconds. */
 const CLOSE_MS = 2_000;
 
 /** Properties of a new durable stream. */
 export interface CreateDurableStreamOptions {
   /**
-   * Media type of the records. With `application/json` a record is a value; with any other type, a
-   * text or bytes.
+   * Media type of the records. With `application/json`, a record is a JSON value; with any other
+   * type, it is a string or bytes.
    *
    * @default {"application/json"}
    */
   readonly contentType?: string | undefined;
   /**
-   * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions and
-   * requests that wait for new records count as reading. By default the stream stays.
+   * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions
+   * and requests that wait for new records count as reading. By default, the stream is never
+   * deleted.
    */
   readonly ttlMs?: number | undefined;
   /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
   readonly expiresAt?: number | undefined;
-  /** The stream that the new one continues. The source stays as it is. */
+  /** The stream that the new stream continues. The source is not changed. */
   readonly fork?: {
     /** Id of the source. */
     readonly source: string;
@@ -87,7 +88,7 @@ export interface DurableStreamItem<T = unknown> {
 /** Range of a durable stream to read. */
 export interface ReadDurableStreamOptions {
   /**
-   * Offset after which to read. `"-1"` means from the oldest kept record, and `"now"` from the end.
+   * Offset after which to read. `"-1"` reads from the oldest kept record, and `"now"` from the end.
    *
    * @default {"-1"}
    */
@@ -126,7 +127,7 @@ export interface DurableStreamsParts {
 }
 
 /**
- * The durable streams of a server: logs with an end, which outlive sessions, writers and servers.
+ * The durable streams of a server: logs that have an end and outlive sessions, writers and servers.
  * All servers of a broker share the streams.
  *
  * @example A response that a client reads to its end
@@ -173,9 +174,9 @@ export class DurableStreams {
    * @returns The writer of the stream.
    * @throws {RequestError} With the code `exists`, or for a fork `not-found`, `gone` or
    * `malformed`.
-   * @throws {LimitError} If there are too many streams or bytes, or the source of a fork has too
-   * many forks.
-   * @throws {TypeError} If an option is unknown or has another type, or a fork has no source.
+   * @throws {LimitError} If there are too many streams or bytes, or if the source has too many
+   * forks.
+   * @throws {TypeError} If an option is unknown or has the wrong type, or if a fork has no source.
    * @throws {RangeError} If the id is empty or too long.
    * @throws {BrokerError} If the broker is unreachable. The stream may have been created; without a
    * writer it ends after 15 s.
@@ -217,14 +218,15 @@ export class DurableStreams {
   }
 
   /**
-   * Takes over a stream without a writer: it was created over HTTP, its writer released it, or the
-   * writer's lease has expired. A server ends a stream with `writer-lost` 5 to 10 s after the
-   * release, and at most 5 s after the lease has expired.
+   * Takes over a stream that has no writer, because it was created over HTTP, its writer released
+   * it, or the writer's lease has expired. If no one takes over, a server ends the stream with
+   * `writer-lost`: 5 to 10 s after it was released, or at most 5 s after the lease has expired.
    *
    * @typeParam T Type of a record.
    * @param id The id.
    * @returns The writer; its `offset` shows how much was kept.
-   * @throws {RequestError} With the code `held` if there is a writer, `ended`, or `not-found`.
+   * @throws {RequestError} With the code `held` if the stream has a writer, `ended` if it has
+   * ended, or `not-found` if it does not exist.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
@@ -260,7 +262,7 @@ export class DurableStreams {
    * Reads the state of a stream. Does not renew the time to live.
    *
    * @param id The id.
-   * @returns The state; `undefined` without a stream.
+   * @returns The state; `undefined` if there is no such stream.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async info(id: string): Promise<DurableStreamInfo | undefined> {
@@ -285,7 +287,8 @@ export class DurableStreams {
    * @typeParam T Type of a record.
    * @param id The id.
    * @param options Start offset, and a signal.
-   * @returns The records. The loop throws like `follow`, but not for an incomplete end.
+   * @returns The records. The loop throws the same errors as `follow`, except at the end of an
+   * incomplete stream.
    */
   async *read<T = unknown>(
     id: string,
@@ -304,15 +307,15 @@ export class DurableStreams {
   }
 
   /**
-   * Reads a stream to its end, and waits for new records. The loop ends once the stream is
-   * complete.
+   * Reads a stream to its end, waiting for new records. The loop ends once the stream is complete.
    *
    * @typeParam T Type of a record.
    * @param id The id.
    * @param options Start offset, and a signal.
    * @returns The records. The loop throws a {@linkcode RequestError} with the code `aborted` or
-   * `writer-lost` at the end of an incomplete stream, `not-found` without a stream, `gone` if the
-   * stream was deleted or the records are no longer kept, and `malformed` for an invalid offset.
+   * `writer-lost` at the end of an incomplete stream, `not-found` if there is no such stream,
+   * `gone` if the stream was deleted or the records are no longer kept, and `malformed` if the
+   * offset is invalid.
    */
   async *follow<T = unknown>(
     id: string,
@@ -332,13 +335,13 @@ export class DurableStreams {
   }
 
   /**
-   * Asks the writer of a stream to stop: its `signal` aborts, on any node. The first reason
-   * stays.
+   * Asks the writer of a stream to stop: the writer's `signal` aborts, on whichever node it is. If
+   * this is called several times, the first reason is kept.
    *
    * @param id The id.
    * @param reason Reason for the writer, of at most 1,024 characters.
    * @returns True if the stream was open.
-   * @throws {RequestError} With the code `not-found` without a stream.
+   * @throws {RequestError} With the code `not-found` if there is no such stream.
    * @throws {RangeError} If the reason is too long.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -371,7 +374,8 @@ export class DurableStreams {
    * Lists the streams with a writer or readers on this node, for an inspector.
    *
    * @ignore
-   * @returns The streams; for a writer, its offset and the number of waiting records.
+   * @returns The streams. If a stream has a writer, its offset and the number of waiting records
+   * are included.
    */
   activity(): StreamActivity[] {
     const readers = new Map(this.#streams.followed());
@@ -468,7 +472,7 @@ function startPosition(
   if (after === "now") return info.tail;
   if (after === "-1") return oldestPosition(info);
   const position = parseOffset(info, after);
-  // Only a broker that lost records can end before an issued offset.
+  // A stream can end before an issued offset only if the broker lost records.
   return typeof position === "number" && position > info.tail ? "gone" : position;
 }
 

@@ -1,5 +1,6 @@
 /**
- * Reference model of durable streams: the broker's state, and the response to each HTTP request.
+ * Reference model of durable streams: the state of the broker, and the response to each HTTP
+ * request.
  */
 import { countedBytes } from "../../pubsub/broker.ts";
 
@@ -19,7 +20,7 @@ export interface ModelProducer {
 /** A new stream. */
 export interface ModelCreation {
   readonly id: string;
-  /** Source of a fork, and the number of its records; the end by default. */
+  /** Source of a fork, and the number of records to take from it; by default, all of them. */
   readonly source?: { readonly id: string; readonly place?: number | undefined } | undefined;
   readonly record?: unknown;
   readonly ends?: boolean;
@@ -54,7 +55,7 @@ export interface ModelStream {
   /** Bytes of its own records. */
   bytes: number;
   sequence: string | undefined;
-  /** The end: the append that ended the stream, or the writer's reason. */
+  /** How the stream ended: the append that ended it, or the writer's reason. */
   end: { readonly by?: ModelProducer | undefined; readonly error?: string } | undefined;
   cancelled: string | undefined;
   isHeld: boolean;
@@ -204,7 +205,7 @@ function refusal(outcome: string, headers: ModelAnswer["headers"] = {}): ModelAn
   return { outcome, headers };
 }
 
-/** The append that ended the stream may be repeated, and so may an end without records. */
+/** The append that ended the stream may be repeated, as may a close without records. */
 function judgeEnded(
   { by }: NonNullable<ModelStream["end"]>,
   { producer, record, ends = false }: ModelAppend,

@@ -1,4 +1,4 @@
-/** The writer of a durable stream: ordered appends, exactly once, under a lease. */
+/** The writer of a durable stream: ordered, exactly-once appends under a lease. */
 import { checkOptions } from "../../base/option_checks.ts";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { describe } from "../../base/error_text.ts";
@@ -26,17 +26,17 @@ export const LEASE_MS = 15_000;
 const RELEASED_MS = 5_000;
 
 /**
- * Time by which the lease of an offered stream is backdated, in milliseconds. Each node estimates
- * the NATS clock for itself, and the next writer's estimate may be behind.
+ * Time by which the lease of an offered stream is backdated, in milliseconds. Each node makes its
+ * own estimate of the NATS clock, and the next writer's estimate may be behind.
  */
 const LAPSED_MS = 1_000;
 
-/** Renewals per lease, so that a failed one can be repeated before the lease expires. */
+/** Renewals per lease, so that a failed renewal can be repeated before the lease expires. */
 export const RENEWALS_PER_LEASE = 5;
 
 /**
- * Share of the lease without a confirmed renewal after which another writer may have taken over;
- * the rest covers the time that a renewal takes to reach the broker.
+ * Fraction of the lease without a confirmed renewal after which another writer may have taken over.
+ * The rest covers the time that a renewal takes to reach the broker.
  */
 const UNCERTAIN_SHARE = 0.8;
 
@@ -47,7 +47,7 @@ const MAX_BATCH_RECORDS = 1_000;
 const MAX_WAITING_RECORDS = 10_000;
 const MAX_WAITING_BYTES = 8_388_608;
 
-/** Records and bytes that wait for the broker when `ready` starts to wait. */
+/** Number of records and bytes waiting for the broker at which `ready` starts to wait. */
 const PACE_RECORDS = 64;
 const PACE_BYTES = 1_048_576;
 
@@ -83,7 +83,7 @@ export interface WriterOptions {
   readonly leaseMs: number;
   /** Monotonic time at which the request for the lease was sent. */
   readonly leasedAt: number;
-  /** Most bytes of a record, so that it fits into a session message. */
+  /** Maximum size of a record in bytes, so that it fits into a session message. */
   readonly maxRecordBytes: number;
   /** Called once when the writer has ended. MUST NOT throw. */
   readonly onOver: (writer: DurableStreamWriter) => void;
@@ -93,9 +93,9 @@ export interface WriterOptions {
  * The writer of a durable stream. A stream has one writer at a time.
  *
  * - **Order:** records are stored in the order of the `append` calls. Calls during a pending append
- *   are batched. At most 10,000 records or 8 MiB wait.
- * - **Once:** an append without a response of the broker is retried for 15 s, and is stored only
- *   once.
+ *   are batched. At most 10,000 records or 8 MiB can wait.
+ * - **Once:** if the broker does not respond to an append, the append is retried for 15 s. It is
+ *   stored only once.
  * - **Lease:** the stream ends with the error `writer-lost` if the writer sends no sign of life for
  *   15 s. A writer that returns too late is rejected.
  * - **Pace:** `ready` resolves when the broker has stored most of the appended records.
@@ -106,9 +106,10 @@ export interface WriterOptions {
  * - **Handover:** `release` hands the stream to a writer on another server.
  * - **Disposal** without `close` aborts the stream, so that a partial stream never looks complete.
  *
- * Errors are {@linkcode RequestError} with these codes: `writer-lost`, `fenced` (another writer has
- * taken over), `ended` (by another program), `gone` (deleted), `full` (the limit of the stream). A
- * {@linkcode BrokerError} means that the broker is unreachable; the records may have been kept.
+ * Errors are {@linkcode RequestError}s with these codes: `writer-lost`, `fenced` (another writer
+ * has taken over), `ended` (another program ended the stream), `gone` (the stream was deleted),
+ * `full` (the stream has reached its limit). A {@linkcode BrokerError} means that the broker is
+ * unreachable; the records may have been stored.
  *
  * @typeParam T Type of a record.
  */
@@ -128,7 +129,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   readonly #over = new AbortController();
   readonly #announcements: BrokerSubscription;
   #info: LogInfo;
-  /** Number of the next append, by which the broker recognizes a repetition. */
+  /** Number of the next append, by which the broker recognizes a retry. */
   #epoch = 0;
   #number = 0;
   #waiting: WaitingRecord[] = [];
@@ -149,7 +150,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #isTold = false;
   #isLooking = false;
 
-  /** Starts to renew the lease; `DurableStreams` creates writers. */
+  /** Starts to renew the lease. Writers are created by `DurableStreams`. */
   constructor(options: WriterOptions) {
     const { runtime, streams, id, info, holder, leaseMs, maxRecordBytes, onOver } = options;
     this.#confirmedAt = options.leasedAt;
@@ -174,9 +175,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Aborts when a reader cancels the stream, on any node, with a {@linkcode RequestError} with the
-   * code `cancelled` and the reader's reason as message. Also aborts when the writer cannot
-   * continue, with the error of the failed append.
+   * Aborts when a reader on any node cancels the stream; the abort reason is a {@linkcode
+   * RequestError} with the code `cancelled` and the reader's reason as its message. It also aborts
+   * when the writer cannot continue, with the error of the failed append.
    */
   get signal(): AbortSignal {
     return this.#stop.signal;
@@ -193,9 +194,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Resolves once few records wait for the broker, at most 64 or 1 MiB: a loop that awaits it
-   * before each `append` runs at the pace of the broker, and never fills the queue. Rejects as
-   * `append` does.
+   * Resolves once at most 64 records or 1 MiB are waiting for the broker. A loop that awaits it
+   * before each `append` runs at the broker's pace, and never fills the queue. Rejects as `append`
+   * does.
    */
   get ready(): Promise<void> {
     const mostBytes = Math.min(PACE_BYTES, MAX_WAITING_BYTES - this.#maxRecordBytes);
@@ -225,9 +226,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   /**
    * Appends a record. You need not await one append before the next one.
    *
-   * @param data For the media type `application/json` any value that JSON can represent; otherwise
-   * a text, or bytes that MUST NOT be changed afterwards.
-   * @returns Resolves when the record is kept. An unhandled rejection is not reported, because
+   * @param data For the media type `application/json`, any value that JSON can represent;
+   * otherwise, a string, or bytes that MUST NOT be changed afterwards.
+   * @returns Resolves when the record is stored. An unhandled rejection is not reported, because
    * `close` rejects with the same error.
    * @throws {TypeError} If the data does not fit the media type.
    * @throws {RangeError} If the record is too large.
@@ -244,10 +245,11 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Ends the stream as complete, after all records. Idempotent; without effect after `abort`.
+   * Ends the stream as complete, after all records have been stored. Idempotent; it has no effect
+   * after `abort`.
    *
    * @returns Resolves when the end is kept.
-   * @throws {RequestError} If an append failed, or the stream has ended otherwise.
+   * @throws {RequestError} If an append failed, or the stream has ended in another way.
    * @throws {BrokerError} If the broker is unreachable for too long.
    */
   close(): Promise<void> {
@@ -256,12 +258,12 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Ends the stream with an error, after all records. Idempotent; no effect after `close`, and once
-   * the writer is lost.
+   * Ends the stream with an error, after all records have been stored. Idempotent; it has no effect
+   * after `close`, or once the writer is lost.
    *
    * @param reason Reason for the readers; cut to 1,024 characters.
-   * @param options `code` of the error for the readers, `aborted` by default: at most 64
-   * characters, and not `ended`, `handover`, `too-many` or `unavailable`.
+   * @param options `code` is the code of the error that readers receive, `aborted` by default. It
+   * has at most 64 characters, and must not be `ended`, `handover`, `too-many` or `unavailable`.
    * @returns Resolves when the end is kept.
    * @throws {TypeError} If the reason is empty, or the code is invalid.
    * @throws {BrokerError} If the broker is unreachable for too long.
@@ -286,9 +288,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Leaves the stream open for another writer, after all records: for 5 s `open` takes over
-   * immediately, on any server. Without another writer the stream then ends with `writer-lost`,
-   * within about 5 s. No effect after `close` or `abort`.
+   * Leaves the stream open for another writer, after all records have been stored. For 5 s, `open`
+   * takes over immediately, on any server. If no writer has taken over by then, the stream ends
+   * with `writer-lost` within about 5 more seconds. This has no effect after `close` or `abort`.
    *
    * @returns Resolves when the stream is free.
    * @throws {RequestError} If an append failed, or the stream already has another writer or has
@@ -301,8 +303,9 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Leaves the stream open as `release` does, but immediately overdue: searches of all servers find
-   * the stream, and leave it open while its request is kept for a server that can continue.
+   * Leaves the stream open as `release` does, but it is overdue immediately: the searches of all
+   * servers find the stream, and leave it open while its request is kept for a server that can
+   * continue.
    *
    * @ignore
    */
@@ -430,7 +433,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         this.#failed(error);
       }
     }
-    // In the same step that found nothing to send, so that the next append restarts the loop.
+    // This happens in the same step that found nothing to send, so that the next append restarts
+    // the loop.
     this.#sending = undefined;
     void this.#look();
   }
@@ -473,7 +477,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     this.#confirmed = undefined;
   }
 
-  /** Applies the result of an append; throws an error for a rejection. */
+  /** Applies the result of an append. Throws if the append was rejected. */
   #heed(result: StreamAppended): void {
     switch (result.kind) {
       case "appended":
@@ -554,8 +558,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     try {
       await this.#show({ records: [] });
     } catch (error) {
-      // While the broker is unreachable the lease may still be valid; the next renewal or append
-      // decides.
+      // While the broker is unreachable, the lease may still be valid; the next renewal or append
+      // shows whether it is.
       if (!(error instanceof BrokerError) && this.#end === undefined) this.#failed(error);
     }
   }
