@@ -76,11 +76,11 @@ export interface ApiParts extends HttpGuardParts {
 
 /** A parsed request to an operation. */
 interface Call<K extends OperationName> {
-  /** The parameter of the path; empty without one. */
+  /** The path parameter; empty if there is none. */
   readonly id: string;
   readonly query: QueryOf<K>;
   readonly body: BodyOf<K>;
-  /** Id that all repetitions of the request share; `undefined` without a key. */
+  /** Id that all retries of the request share; `undefined` without a key. */
   readonly repetition: string | undefined;
 }
 
@@ -102,9 +102,9 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
 /**
  * The HTTP API of one server.
  *
- * - **Rights:** each action needs `authorize`, which runs before the body is read.
- * - **Checked first:** a request is executed as a whole, or rejected: a batch with one invalid
- *   publication publishes nothing.
+ * - **Permissions:** `authorize` must allow each action. It runs before the body is read.
+ * - **Checked first:** a request is either executed as a whole or rejected. A batch with one
+ *   invalid publication publishes nothing.
  * - **Once:** a request with an `Idempotency-Key` is executed once, on all nodes.
  * - **Every node:** publications, messages and closes reach the sessions of all nodes.
  */
@@ -260,7 +260,8 @@ export class Api {
       await this.#checkMessage(publication, "publish");
       encoded("publish", () => topics.checkPublication(topic, data, { from }));
     }
-    // Calls in order, without waiting in between: the broker keeps the order of each topic.
+    // The calls are made in order without waiting in between, because the broker keeps the order of
+    // each topic.
     const published = publications.map(({ topic, data, from }, number) => {
       if (topics.historyOf(topic) === undefined) return void topics.publish(topic, data, { from });
       const key = repetition === undefined
@@ -291,7 +292,10 @@ export class Api {
     });
   }
 
-  /** Validates a message for clients by its topic, and by the contract if there is one. */
+  /**
+   * Validates the topic of a message to clients, and validates the message against the contract if
+   * there is one.
+   */
   async #checkMessage({ topic, data }: NewPublication, verb: string): Promise<void> {
     checkName(topic, verb);
     if (this.#router === undefined) return;
@@ -369,7 +373,7 @@ export class Api {
   }
 }
 
-/** Finds the operation for a path and a method, and decodes the path parameter. */
+/** Finds the operation for a path and a method, and percent-decodes the path parameter. */
 function routeOf(
   rest: string,
   method: string,

@@ -1,4 +1,7 @@
-/** The operations of the HTTP API: paths, schemas and permissions, for the server and for OpenAPI. */
+/**
+ * The operations of the HTTP API: their paths, schemas and permissions, for the server and the
+ * OpenAPI document.
+ */
 import { z } from "zod";
 import type { ApiAction } from "../server_options.ts";
 import { MAX_NAME_LENGTH, MAX_TOPIC_BYTES } from "../../session/wire/envelope.ts";
@@ -27,7 +30,7 @@ const Name = (what: string) =>
     (text) => !exceedsBytes(text, MAX_TOPIC_BYTES),
     `Too long: expected ${what} of at most ${MAX_TOPIC_BYTES} bytes in UTF-8`,
   ).refine(
-    // Some brokers cannot store others, and would reject them in the middle of a batch.
+    // Some brokers cannot store other values, and would reject them in the middle of a batch.
     (text) => text.isWellFormed() && !text.includes("\0"),
     `Invalid: expected ${what} that is well-formed and without zero characters`,
   );

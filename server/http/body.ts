@@ -19,15 +19,15 @@ export interface ReadBodyOptions {
 /**
  * Reads the body of a request.
  *
- * - A body whose `Content-Length` is too large is rejected before the first byte is read; a body
- *   without this header once too many bytes arrived.
- * - A body that ends too late, or never, is rejected after `timeoutMs`.
+ * - A body whose `Content-Length` is too large is rejected before the first byte is read. A body
+ *   without this header is rejected once too many bytes have arrived.
+ * - A body that is not complete after `timeoutMs` is rejected.
  * - In both cases the rest of the body is not read.
  *
- * @returns The body; empty without one.
+ * @returns The body; empty if the request has none.
  * @throws {UsedBodyError} If the body has already been read.
- * @throws {Problem} With 413, 408, or 400 if the client left before the end; the reason of
- * `signal`, or 503.
+ * @throws {Problem} With 413 if the body is too large, 408 if it is late, or 400 if the client left
+ * before the end. If `signal` aborted, its reason is thrown, or a problem with 503.
  */
 export async function readBody(
   request: Request,
@@ -69,7 +69,7 @@ export async function readBody(
     signal?.removeEventListener("abort", onAbort);
   }
   if (problem !== undefined) throw problem;
-  // A chunk may be part of a large buffer, which would stay in memory with the body.
+  // A chunk may be part of a large buffer, which would stay in memory as long as the body.
   const isWhole = chunks.length === 1 && chunks[0]!.buffer.byteLength === bytes;
   return isWhole ? chunks[0]! : concat(chunks);
 }
@@ -89,7 +89,10 @@ function tooSlow(timeoutMs: number): Problem {
   });
 }
 
-/** The problem of a body that the server's shutdown interrupted; the request was not executed. */
+/**
+ * The problem for a body that was interrupted because the server shut down; the request was not
+ * executed.
+ */
 export function closing(): Problem {
   return new Problem(503, {
     code: "unavailable",

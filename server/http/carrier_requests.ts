@@ -1,4 +1,4 @@
-/** Requests of the HTTP transport: event streams, polls, posts and closes. */
+/** Handles the requests of the HTTP transport: event streams, polls, posts and closes. */
 import { closing, readBody } from "./body.ts";
 import { methodNotAllowed, Problem, REFUSAL_CODES, refusedBy } from "./problem.ts";
 import { Refused } from "../refusal.ts";
@@ -22,32 +22,35 @@ import { Header, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
 import { COMMENT, type OpenedConnection, writeOpened } from "../../transport/http/events.ts";
 import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
 
-/** Silence after which an event stream sends a comment, in milliseconds. */
+/** Idle time after which a comment is sent on an event stream, in milliseconds. */
 const COMMENT_MS = 15_000;
 
-/** Longest wait of a poll, in milliseconds; proxies time out after 30 s or more. */
+/** Longest time that a poll waits, in milliseconds; proxies time out after 30 s or more. */
 const POLL_MS = 25_000;
 
 /**
- * Bytes of events per piece of an event stream. A client that reads a piece more slowly than a
- * connection waits for its client is lost; 1 KiB a second is fast enough.
+ * Bytes of events per piece of an event stream. If a client takes longer to read a piece than its
+ * connection waits for it, the connection is lost; 1 KiB a second is fast enough.
  */
 const PIECE_BYTES = 32_768;
 
-/** Most posts of one connection whose bodies are read concurrently: a post and its repetition. */
+/**
+ * Maximum number of posts of one connection whose bodies are read concurrently: a post and its
+ * retry.
+ */
 const MAX_POSTS_PER_CONNECTION = 2;
 
 /** Most posts whose bodies are read concurrently. */
 const MAX_POSTS = 4_096;
 
-/** Most such posts of one network address, once half of `MAX_POSTS` are pending. */
+/** Maximum number of such posts from one network address, once half of `MAX_POSTS` are pending. */
 const MAX_POSTS_PER_ADDRESS = 256;
 
 /** Time limit for the body of a post, in milliseconds. */
 const BODY_MS = 30_000;
 
 /**
- * Bytes of a body in addition to its largest frame; clients join smaller frames up to this size.
+ * Size of a body beyond its largest frame, in bytes. Clients join smaller frames up to this size.
  */
 const JOINED_BYTES = 65_536;
 
@@ -70,7 +73,7 @@ export interface CarrierRequestsOptions {
   readonly carriers: HttpCarriers;
   /** Largest frame of a client, in bytes. */
   readonly maxFrameBytes: number;
-  /** Origins whose pages may send requests, as for sessions on other transports. */
+  /** Origins whose pages may send requests; the same as for sessions on other transports. */
   readonly origins: OriginRules;
   /** Aborts when the server cancels incomplete bodies. */
   readonly cut: AbortSignal;
@@ -93,13 +96,13 @@ export interface CarrierRequestsOptions {
 }
 
 /**
- * Handles requests of the HTTP transport after a session was opened. Works with connections on any
- * node, only through {@linkcode HttpCarrier}.
+ * Handles requests of the HTTP transport after a session was opened. The connection may be on any
+ * node, and is used only through {@linkcode HttpCarrier}.
  */
 export class CarrierRequests {
   readonly #options: CarrierRequestsOptions;
   /**
-   * Posts of each connection whose bodies are being read, oldest first; bounded by their slots.
+   * The posts of each connection whose bodies are being read, oldest first; bounded by their slots.
    */
   readonly #posts = new Map<string, AbortController[]>();
   readonly #places: Quota;
@@ -121,8 +124,8 @@ export class CarrierRequests {
   }
 
   /**
-   * Responds to the request for a new connection: with an event stream, or for a poll only with the
-   * first events.
+   * Responds to the request for a new connection: with an event stream, or with only the first
+   * events if it is a poll.
    */
   opened(request: Request, opened: OpenedConnection): Response {
     const answer = this.#opened(request, opened);
@@ -169,7 +172,7 @@ export class CarrierRequests {
     const carrier = this.#carrierOf(request, info);
     const after = numberOf(request, Header.lastEvent);
     const reader = this.#reader();
-    // The request's signal is not usable: in Deno it also aborts after a complete response.
+    // The request's signal cannot be used: in Deno, it also aborts after a complete response.
     const first = { reader, isFirst: true, signal: new AbortController().signal };
     if (request.headers.has(Header.poll)) {
       const options = { ...first, waitMs: POLL_MS, maxBytes: JOINED_BYTES };
@@ -187,7 +190,7 @@ export class CarrierRequests {
     const carrier = this.#carrierOf(request, info);
     const number = numberOf(request, Header.number);
     const received = numberOf(request, Header.lastEvent);
-    // Without the secret a client uses neither memory nor a slot for a body.
+    // A client without the secret must not use memory or a slot for a body.
     await carrier.prove();
     const place = this.#placeOf(request, info);
     const frames = await this.#body(request, carrier).finally(() => place[Symbol.dispose]());
@@ -209,7 +212,8 @@ export class CarrierRequests {
     if (this.#options.cut.aborted) throw closing();
     const id = request.headers.get(Header.session)!;
     const posts = this.#posts.get(id) ?? [];
-    // A client has one post at a time: it has abandoned earlier posts, whose rest may never arrive.
+    // A client sends one post at a time, so it has abandoned any earlier post, the rest of which
+    // may never arrive.
     posts.at(-MAX_POSTS_PER_CONNECTION)?.abort(
       unavailable("Cannot receive frames: a later request with frames arrived"),
     );
@@ -230,7 +234,7 @@ export class CarrierRequests {
     }
   }
 
-  /** Takes a slot for a body; a client without one repeats the post. */
+  /** Takes a slot for a body. If there is no free slot, the client repeats the post. */
   #placeOf(request: Request, info: RequestInfo): Disposable {
     try {
       return this.#places.take(this.#options.ownerOf(request, info));
@@ -346,7 +350,7 @@ export class CarrierRequests {
     headers.set("x-content-type-options", "nosniff");
     headers.set("vary", "Origin");
     const origin = request.headers.get("origin");
-    // Cookies are allowed, as for every WebSocket of an allowed page.
+    // Cookies are allowed, as they are for every WebSocket of an allowed page.
     if (origin !== null && isOriginAllowed(request.headers, this.#options.origins)) {
       headers.set("access-control-allow-origin", origin);
       headers.set("access-control-allow-credentials", "true");
@@ -437,7 +441,7 @@ function numberOf({ headers }: Request, name: string): number {
   throw malformed(name, "an integer between 0 and 2^53 - 1", text);
 }
 
-/** Parses the client's close; without the header, a normal one. */
+/** Parses the client's close. Without the header, it is a normal close. */
 function closeOf({ headers }: Request): Required<ConnectionCloseInfo> {
   const text = headers.get(Header.close) ?? "0";
   const [, code = "", reason = ""] = /^(\d{1,4})(?: (.*))?$/.exec(text) ?? [];

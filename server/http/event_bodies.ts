@@ -1,4 +1,4 @@
-/** Response bodies with server-sent events, at the pace of their readers. */
+/** Response bodies with server-sent events, sent at the pace of their readers. */
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { writeData } from "../../transport/http/events.ts";
@@ -39,12 +39,12 @@ export interface EventPages<P> {
  * Bodies with server-sent events.
  *
  * - **Pace:** a page is read once the reader has consumed the previous one.
- * - **End:** after the last page, after `lifeMs`, or {@linkcode STALLED_MS} after an event that the
- *   reader does not consume.
+ * - **End:** a response ends after the last page, after `lifeMs`, or {@linkcode STALLED_MS} after
+ *   an event that the reader does not consume.
  */
 export class EventBodies {
   readonly #onError: (error: unknown) => void;
-  // All readers share two timers. Bounded by the readers.
+  // All readers share two timers. Memory is bounded by the number of readers.
   readonly #lives: Deadlines<() => void>;
   readonly #unread: Deadlines<() => void>;
   #stalled = 0;
@@ -99,7 +99,7 @@ export class EventBodies {
         if (isOver) return;
         const written = page === undefined ? undefined : write(page);
         if (written !== undefined) controller.enqueue(written.bytes);
-        // A page may arrive after the pages have ended, because the listener did not finish.
+        // A page may arrive after the pages have ended, because the listener had not finished.
         if (written === undefined || written.isLast || ended.signal.aborted) {
           finish();
           return controller.close();

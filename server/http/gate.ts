@@ -1,4 +1,4 @@
-/** Pending HTTP requests of a server, which finish before the server stops. */
+/** Tracks a server's pending HTTP requests, so that they finish before the server stops. */
 import type { RequestInfo } from "../../transport/address.ts";
 
 /** Seconds after which a client repeats a request that a stopping server rejected. */
@@ -14,7 +14,7 @@ interface FollowedInfo extends RequestInfo {
 }
 
 /**
- * Counts pending requests, and ends them in two steps: first no new requests are admitted, then
+ * Counts pending requests, and ends them in two steps: first, no new requests are admitted; then,
  * incomplete request bodies are cancelled.
  */
 export class RequestGate {
@@ -39,20 +39,20 @@ export class RequestGate {
     return (this.#idle ??= Promise.withResolvers()).promise;
   }
 
-  /** Admits no further request. Idempotent. */
+  /** Stops admitting requests. Idempotent. */
   stop(): void {
     this.#stopped.abort();
   }
 
-  /** Admits no further request, and cancels incomplete bodies. Idempotent. */
+  /** Stops admitting requests, and cancels incomplete bodies. Idempotent. */
   close(): void {
     this.stop();
     this.#cut.abort();
   }
 
   /**
-   * Counts a request until its response, or with a body until the response was sent, because a
-   * response may start before the whole body has arrived.
+   * Counts a request until its response. If the request has a body, counts it until the response
+   * was sent, because a response may start before the whole body has arrived.
    */
   follow(
     { method }: Request,
@@ -73,9 +73,9 @@ export class RequestGate {
   }
 
   /**
-   * Wraps a handler of the application: new requests receive 503 after {@linkcode stop}, and so
-   * does a request whose body was cancelled, which the handler cannot distinguish from a malformed
-   * one.
+   * Wraps a handler of the application. After {@linkcode stop}, new requests receive 503. A request
+   * whose body was cancelled also receives 503, because the handler cannot distinguish a cancelled
+   * body from a malformed one.
    */
   guard(
     handle: (request: Request, info: RequestInfo) => Response | Promise<Response>,

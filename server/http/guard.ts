@@ -1,4 +1,7 @@
-/** The guard of all HTTP faces of a server: rights, origins, headers, limits and errors. */
+/**
+ * The guard of all HTTP faces of a server. It checks permissions, origins and limits, sets headers,
+ * and converts errors.
+ */
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
 import { Problem, REFUSAL_CODES, refusedBy, tooMany } from "./problem.ts";
@@ -23,24 +26,26 @@ import {
   originTrust,
 } from "../../transport/origins.ts";
 
-/** Time for which a browser caches a preflight, in seconds; the maximum of most browsers. */
+/**
+ * Time for which a browser caches a preflight, in seconds. This is the maximum in most browsers.
+ */
 const PREFLIGHT_AGE_S = 7_200;
 
 /** Methods without side effects, which pages may use without an allowed origin. */
 const SAFE_METHODS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
 
 /**
- * Most concurrent changing requests of one address, whose bodies may be slow, once more than half
- * of all such requests are pending.
+ * Maximum number of concurrent requests with side effects from one address, once more than half of
+ * all such slots are used. Their bodies may be slow.
  */
 const MAX_CHANGING_PER_ADDRESS = 64;
 
-/** Share of pending requests that one address may have once half of the limit is used. */
+/** Share of the pending requests that one address may have once half of the limit is used. */
 const SHARE_OF_REQUESTS = 1 / 4;
 
 /**
- * Content types that browsers never execute, so that a page may show them. A comma would separate
- * another type, which browsers use.
+ * Content types that browsers never execute, so that a page may show them. Commas are not matched,
+ * because browsers would use the type after a comma.
  */
 const SHOWN_TYPE = /^(?:text\/plain|application\/(?:[\w.-]+\+)?json)\s*(?:;[^,]*)?$/i;
 
@@ -53,9 +58,9 @@ export interface AuthorizationContext<Action extends string = string> {
   /** The request, whose body MUST NOT be read. */
   readonly request: Request;
   /**
-   * The user that `authenticate` and `userOf` return for the request, with the token of
-   * `Authorization: Bearer` and cookies; `undefined` for a request without a user, and if
-   * `authenticate` rejects it.
+   * The user that `authenticate` and `userOf` return for the request, based on its cookies and the
+   * token in `Authorization: Bearer`; `undefined` if the request has no user or `authenticate`
+   * rejects it.
    */
   readonly user: string | undefined;
   /** The action. */
@@ -73,22 +78,22 @@ type Permission = boolean | { readonly caller: string };
 export interface HttpGuardOptions<Action extends string> extends OriginRules {
   /** Name of the server option, for errors. */
   readonly name: string;
-  /** Path of the face; requests for this path and below belong to it. */
+  /** Path of the face. Requests for this path and paths below it go to the face. */
   readonly path: string;
-  /** Decides each action; without it, all are denied. */
+  /** Decides about each action. Without it, all actions are denied. */
   readonly authorize?:
     | ((context: AuthorizationContext<Action>) => Permission | Promise<Permission>)
     | undefined;
   /**
-   * Without `authorize`, allows every action of programs on this machine, and of pages that are
-   * trusted with credentials. `*` in `origins` does not give pages this permission.
+   * If there is no `authorize`, allows every action by programs on this machine and by pages that
+   * are trusted with credentials. `*` in `origins` does not give pages this permission.
    *
    * @default {false}
    */
   readonly opensOnLoopback?: boolean | undefined;
   /**
-   * Detects paths of internal topics and streams, which are never accessible. By default there are
-   * none.
+   * Detects paths of internal topics and streams, which are never accessible. By default, no path
+   * is internal.
    */
   readonly isInternal?: ((path: string) => boolean) | undefined;
   /** Methods that pages of other origins may use. */
@@ -103,7 +108,7 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
    * @default {false}
    */
   readonly isPublic?: boolean | undefined;
-  /** Rate limit of requests per network address; none by default. */
+  /** Rate limit of requests per network address. There is no limit by default. */
   readonly rate?: Rate | undefined;
   /**
    * Most concurrent requests.
@@ -112,8 +117,8 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
    */
   readonly maxRequests?: number | undefined;
   /**
-   * Most additional concurrent requests without side effects: they have no body to hold, and may
-   * wait.
+   * Maximum number of additional concurrent requests without side effects. They have no body to
+   * keep in memory, and may wait.
    *
    * @default {0}
    */
@@ -138,8 +143,8 @@ export interface HttpGuardParts {
   /** Signals when requests are no longer admitted, and when bodies are cancelled. */
   readonly gate: Pick<RequestGate, "stopped" | "cut">;
   /**
-   * Returns the user of a request; `undefined` without one, or if the server knows no users.
-   * Rejects with a {@linkcode Refused}.
+   * Returns the user of a request; `undefined` if the request has no user or the server has no
+   * `authenticate`. Rejects with a {@linkcode Refused}.
    */
   readonly identify: (request: Request) => Promise<string | undefined>;
   /** The server's quotas, and the owners of their slots. */
@@ -155,15 +160,16 @@ export interface GuardedRequest<Action extends string> {
   readonly request: Request;
   /** The address of the peer. */
   readonly info: RequestInfo;
-  /** The owner of the request's slots: its address, and its user once authorized. */
+  /** The owner of the request's slots: its address, and its user once the request is authorized. */
   readonly owner: Owner;
   /**
-   * The owner of what the request creates: like `owner`, with the name from `authorize`, if any.
+   * The owner of whatever the request creates: the same as `owner`, but with the name from
+   * `authorize`, if there is one.
    */
   readonly maker: Owner;
   /**
-   * The caller, once authorized: the name from `authorize`, else the user, else the credentials of
-   * the request.
+   * The caller, once the request is authorized: the name from `authorize`, otherwise the user,
+   * otherwise the credentials of the request.
    */
   readonly caller: string;
   /**
@@ -184,19 +190,22 @@ export interface GuardedRequest<Action extends string> {
 /**
  * The guard of an HTTP face.
  *
- * - **Rights:** an action needs `authorize`, also on loopback unless `opensOnLoopback` is set. A
- *   denied request receives 403, or the status of `authenticate` if that rejected it.
+ * - **Permissions:** `authorize` must allow an action, even on loopback, unless `opensOnLoopback`
+ *   is set. A denied request receives 403, or the status from `authenticate` if `authenticate`
+ *   rejected it.
  * - **Pages:** a method with side effects is rejected with 403, before the body is read, if the
- *   rules do not allow the page's origin, or if there are cookies without an origin. Pages of
- *   exactly listed origins, and of this server, may use credentials. `*` allows no credentials.
- * - **Headers:** no response can execute on the server's origin: `nosniff`, a sandbox, and a
- *   download for anything but JSON and plain text. No foreign page can embed a response. Caches
- *   keep responses for one user, by `Cache-Control: private` and `Vary`.
+ *   rules do not allow the page's origin, or if there are cookies but no origin. Pages may use
+ *   credentials if their exact origin is listed or if they come from this server. `*` does not
+ *   allow credentials.
+ * - **Headers:** no response can execute on the server's origin, because of `nosniff`, a sandbox,
+ *   and a forced download for anything other than JSON and plain text. Pages of other origins
+ *   cannot embed a response. `Cache-Control: private` and `Vary` make caches keep a response for
+ *   only one user.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
  *   becomes a 500 without details.
- * - **Bounds:** concurrent requests, with a share per address for requests with side effects, and
- *   the rate per address; beyond them, 429.
- * - **End:** during shutdown, new requests and late bodies receive 503.
+ * - **Bounds:** there are limits on concurrent requests, with a share per address for requests with
+ *   side effects, and on the rate per address. Requests beyond them receive 429.
+ * - **Shutdown:** new requests and requests with late bodies receive 503.
  *
  * @example Usage
  * ```ts
@@ -275,8 +284,8 @@ export class HttpGuard<Action extends string> {
   /**
    * Finds the part of a URL after the face's path.
    *
-   * @returns The rest of the path, still encoded: empty, or with a leading slash; `undefined` for a
-   * URL outside of the face.
+   * @returns The rest of the path, still percent-encoded: empty, or with a leading slash;
+   * `undefined` for a URL outside the face.
    */
   pathOf(url: string): string | undefined {
     return pathBelow(url, this.#options.path);
@@ -370,7 +379,7 @@ export class HttpGuard<Action extends string> {
     );
   }
 
-  /** The trust in a page; `undefined` for a request without an origin. */
+  /** How far a page is trusted; `undefined` for a request without an origin. */
   #trustOf({ headers, url }: Request): "full" | "anonymous" | "none" | undefined {
     const origin = headers.get("origin");
     if (origin === null) return undefined;
@@ -420,7 +429,7 @@ export class HttpGuard<Action extends string> {
     });
   }
 
-  /** Allows programs on this machine, and pages that the rules trust with credentials. */
+  /** Allows programs on this machine and pages that the rules trust with credentials. */
   #checkLoopback(request: Request, info: RequestInfo, action: Action): Promise<undefined> {
     const { name, opensOnLoopback = false, hosts } = this.#options;
     const trust = this.#trustOf(request) ?? "full";
@@ -479,7 +488,8 @@ export class HttpGuard<Action extends string> {
   }
 
   /**
-   * The response to a denied action; the response of `authenticate` if that rejected the request.
+   * The response to a denied action, or the response of `authenticate` if `authenticate` rejected
+   * the request.
    */
   #denied(action: Action, refused: Refused | undefined): Problem {
     if (refused === undefined) {

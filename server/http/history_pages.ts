@@ -5,7 +5,7 @@ import type { RecoveryReason } from "../../session/wire/recovery.ts";
 
 /** Data and publisher of a publication, for JSON. */
 export interface PublicationMembers {
-  /** The data; absent without data, and for bytes. */
+  /** The data; absent if there is no data, or if the data is bytes. */
   readonly data?: unknown;
   /** The bytes of a binary publication. */
   readonly base64?: string | undefined;
@@ -29,7 +29,7 @@ export function membersOf(publication: Publication): PublicationMembers {
  *
  * @param page The page that was read after the position.
  * @param firstPrev The offset before the first publication of the page.
- * @returns The reason; `undefined` if none is missing.
+ * @returns The reason; `undefined` if no publications are missing.
  */
 export function missingSince(
   { epoch, after, tag }: {

@@ -1,4 +1,4 @@
-/** Requests that clients repeat with the same key, and that are executed once. */
+/** Executes requests once that clients repeat with the same key. */
 import { concat } from "../../base/bytes.ts";
 import { Problem } from "./problem.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
@@ -7,7 +7,7 @@ import { outside, type Runtime } from "../../base/runtime.ts";
 /** Longest time for which a pending request blocks others with its key, in milliseconds. */
 const UNDER_WAY_MS = 60_000;
 
-/** Form of a key: visible ASCII, so that logs and brokers can store it. */
+/** Format of a key: visible ASCII characters, so that logs and brokers can store it. */
 const KEY = /^[\x21-\x7e]{1,255}$/;
 
 const encoder = new TextEncoder();
@@ -35,13 +35,14 @@ export interface KeyedRequest {
 /**
  * Keys of requests, with the results of finished requests.
  *
- * - **Same key, same request:** the result of the first one, without executing it again.
+ * - **Same key, same request:** returns the result of the first request, without executing it
+ *   again.
  * - **Same key, another request:** 422.
- * - **Same key, at the same time:** 409; a later repetition receives the result.
+ * - **Same key, at the same time:** responds with 409; a later retry receives the result.
  * - **A failed request** is forgotten, and may be sent again.
  *
- * Keys are in the store, for all nodes. The store keeps a digest of key and request, and the
- * result.
+ * Keys are kept in the store for all nodes. The store contains a digest of the key and the request,
+ * and the result.
  */
 export class IdempotencyKeys {
   readonly #options: IdempotencyOptions;
@@ -52,10 +53,11 @@ export class IdempotencyKeys {
   }
 
   /**
-   * Executes a request, unless a request with the same key was executed.
+   * Executes a request, unless a request with the same key has already been executed.
    *
-   * @param run Executes the request. Receives an id that all repetitions share.
-   * @returns The result of this or the earlier execution; `isRepeated` is true for the earlier one.
+   * @param run Executes the request. It receives an id that all retries share.
+   * @returns The result of this execution or of an earlier one. `isRepeated` is true if it comes
+   * from an earlier execution.
    * @throws {Problem} With 400, 409 or 422.
    * @throws {BrokerError} If the store is unreachable.
    */

@@ -24,7 +24,7 @@ const RETRY_AFTER_S = 5;
 
 /** Parts of a {@linkcode Problem}, in addition to its status. */
 export interface ProblemOptions extends ErrorOptions {
-  /** Stable reason to branch on, such as `too-large`: lower case, with dashes. */
+  /** Stable reason that clients can branch on, such as `too-large`; lower case with dashes. */
   readonly code: string;
   /** The operation, the broken rule and the received value, in one sentence without a period. */
   readonly detail: string;
@@ -37,7 +37,7 @@ export interface ProblemOptions extends ErrorOptions {
 /**
  * An error that becomes the response to an HTTP request.
  *
- * The body has `type` (`urn:skein:problem:` and the code), `title`, `status`, `code` and `detail`,
+ * The body has `type` (`urn:skein:problem:` plus the code), `title`, `status`, `code`, `detail`,
  * and the members of the problem. `type`, `title` and `code` never change. A problem with status
  * 429 or 503 has the header `Retry-After`.
  *
@@ -104,7 +104,7 @@ export class Problem extends Error {
 }
 
 /**
- * Creates the problem of a rate limit or bound that was reached.
+ * Creates the problem for a rate limit or bound that was reached.
  *
  * @param retryAfterMs Time after which a client may retry, in milliseconds.
  * @returns The problem, of status 429.

@@ -1,4 +1,4 @@
-/** Topics as server-sent events, for `EventSource`: new publications and the history. */
+/** Topics as server-sent events for `EventSource`: new publications and the history. */
 import { EVENT_HEADERS, EventBodies, writeEvent } from "./event_bodies.ts";
 import type { GuardedRequest, HttpGuardParts } from "./guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
@@ -15,10 +15,10 @@ import { MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
 import type { RecoveryReason } from "../../session/wire/recovery.ts";
 import { COMMENT } from "../../transport/http/events.ts";
 
-/** Time after which a response ends, so that `authorize` decides about its reader again. */
+/** Time after which a response ends, so that `authorize` is called for its reader again. */
 const LIFE_MS = 600_000;
 
-/** Silence after which a comment is sent, so that proxies keep the response open. */
+/** Idle time after which a comment is sent, so that proxies keep the response open. */
 const SILENCE_MS = 20_000;
 
 /** Longest wait for the broker, in milliseconds. */
@@ -27,13 +27,16 @@ const ENGINE_MS = 5_000;
 /** Delay before a reader reconnects, in milliseconds. */
 const RETRY_MS = 250;
 
-/** Most publications and bytes of a page; each reader may hold one. */
+/** Maximum number of publications and bytes in a page. Each reader may keep one page in memory. */
 const PAGE = { maxMessages: 256, maxBytes: 65_536 };
 
-/** Most publications and bytes that are buffered for slow readers of a topic without a history. */
+/**
+ * Maximum number of publications and bytes that are buffered for slow readers of a topic without a
+ * history.
+ */
 const WAITING = { maxEvents: 1_024, maxBytes: 1_048_576 };
 
-/** Most bytes of the newest publications with which a reader starts. */
+/** Maximum size of the newest publications with which a reader starts, in bytes. */
 const MAX_BEGIN_BYTES = 1_048_576;
 
 /** Shares of `maxReaders`, once more than half are in use. */
@@ -54,7 +57,10 @@ interface Cursor {
   readonly offset: number;
   readonly epoch?: string | undefined;
   readonly tag?: string | undefined;
-  /** True if the reader starts at the oldest kept publication, so that none can be missing. */
+  /**
+   * True if the reader starts at the oldest kept publication, so that no publication can be
+   * missing.
+   */
   readonly isOldest?: boolean;
 }
 
@@ -98,14 +104,14 @@ export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
 /**
  * Responses with the publications of topics.
  *
- * - **Resumed:** events of a topic with a history have ids. A reader that reconnects with the last
- *   id receives all later publications, on any node, or an event `gap` with the reason.
+ * - **Resumed:** events of a topic with a history have ids. A reader that reconnects to any node
+ *   with the last id receives all later publications, or a `gap` event with the reason.
  * - **Bounds:** readers use a slot of `maxReaders`. A page is read once its reader has consumed the
  *   previous one. Publications without a history wait in a bounded buffer that all readers of the
- *   topic share; a slower reader receives an event `gap`.
+ *   topic share. A reader that is too slow for it receives a `gap` event.
  * - **Shared:** readers of one topic share its subscription, reads and bytes.
- * - **End:** when the server stops, after ten minutes, or if the broker fails; `EventSource`
- *   reconnects automatically.
+ * - **End:** a response ends when the server stops, after ten minutes, or if the broker fails.
+ *   `EventSource` reconnects automatically.
  */
 export class TopicEvents {
   readonly #options: TopicEventsOptions;
@@ -140,7 +146,7 @@ export class TopicEvents {
    * Creates a response.
    *
    * @returns The response, with events until it ends.
-   * @throws {Problem} If the id of the last event is not one of this server.
+   * @throws {Problem} If the id of the last event was not issued by this server.
    * @throws {LimitError} If there are too many readers.
    * @throws {BrokerError} If the broker does not respond.
    */
@@ -276,7 +282,7 @@ class KeptTopic implements Source {
   }
 }
 
-/** A topic without a history, with the newest events for slightly slower readers. */
+/** A topic without a history. It keeps the newest events for slightly slower readers. */
 class RecentTopic implements Source {
   readonly followed: Followed<EventPage>;
   readonly #events: Uint8Array[] = []; // Bounded by `WAITING`.

@@ -31,7 +31,10 @@ export class BrokerEcho implements AsyncDisposable {
     this.#subscription.ready.then(() => this.#isReady = true, () => {});
   }
 
-  /** The newest round trip, in milliseconds; the waiting time if a publication is late. */
+  /**
+   * The newest round-trip time, in milliseconds, or the time waited so far if a publication is
+   * late.
+   */
   get latencyMs(): number | undefined {
     const waitedMs = this.#sent === undefined ? 0 : this.#runtime.monotonic() - this.#sent.at;
     return waitedMs > (this.#latencyMs ?? Infinity) ? waitedMs : this.#latencyMs;

@@ -20,10 +20,13 @@ const NAME = "inspect";
 /** Longest wait for the response of another node, in milliseconds. */
 const ANSWER_MS = 1_500;
 
-/** Wait for a node whose last response was late, so that it does not delay the others. */
+/**
+ * Wait for a node whose last response was late, in milliseconds, so that it does not delay the
+ * others.
+ */
 const LATE_MS = 250;
 
-/** Most nodes that are queried; the others are only counted. */
+/** Maximum number of nodes that are queried; the others are only counted. */
 const MAX_NODES = 100;
 
 /** A node, as pages see it. */
@@ -52,7 +55,7 @@ export class Cluster implements AsyncDisposable {
    * Starts to respond to queries of other nodes.
    *
    * @param nodes The nodes; `undefined` for a server without a broker.
-   * @param onError Receives errors of responses to other nodes. MUST NOT throw.
+   * @param onError Receives errors that occur when responding to other nodes. MUST NOT throw.
    */
   constructor(view: NodeView, nodes: Nodes | undefined, onError: (error: unknown) => void) {
     this.#view = view;
@@ -69,7 +72,7 @@ export class Cluster implements AsyncDisposable {
     });
   }
 
-  /** Resolves once other nodes can query this one; never rejects. */
+  /** Resolves once other nodes can query this node. Never rejects. */
   get ready(): Promise<void> {
     return this.#calls?.ready ?? Promise.resolve();
   }
@@ -159,7 +162,8 @@ export function mergeLists(
     merged.set(name, before === undefined ? row : mergeRows(before, row));
   }
   const rows = [...merged.values()].sort(compareRows(question)).slice(0, MAX_ROWS);
-  // Nodes share names, and each reports its own, so the largest number is a lower bound.
+  // Several nodes may have the same names, and each node reports its own, so the largest number is
+  // a lower bound.
   const most = (pick: (list: ListAnswer) => number) => Math.max(merged.size, ...lists.map(pick));
   return { rows, matched: most(({ matched }) => matched), total: most(({ total }) => total) };
 }
@@ -201,7 +205,10 @@ function mergeRows(a: Row, b: Row): Row {
   return a;
 }
 
-/** Selects the longest list of members, because a node without the room may know none. */
+/**
+ * Selects the longest list of members, because a node without the room may have no members to
+ * report.
+ */
 export function mergeRooms(answers: readonly NodeAnswer<RoomAnswer>[]): RoomAnswer {
   let best: RoomAnswer = { users: 0, members: [] };
   for (const one of answers) {

@@ -5,7 +5,7 @@ import { payloadBytes, type Publication } from "../../pubsub/broker.ts";
 import { contentOf } from "../../pubsub/history/history_topics.ts";
 import type { Topics } from "../../pubsub/topics.ts";
 
-/** Most pages that are read; further publications are not counted. */
+/** Maximum number of pages that are read; further publications are not counted. */
 const MAX_PAGES = 8;
 
 const PAGE = { maxMessages: 256, maxBytes: 1_048_576 };
@@ -16,8 +16,8 @@ const SHOWN = 5;
 /**
  * Counts the publications of a topic that the broker keeps.
  *
- * @param options `showsPayloads` adds the data of the newest publications; `signal` ends the wait.
- * @returns The history; `undefined` for a topic without one.
+ * @param options `showsPayloads` adds the data of the newest publications. `signal` ends the wait.
+ * @returns The history; `undefined` if the topic has none.
  */
 export async function readHistory(
   { broker, ...topics }: Pick<Topics, "broker"> & { historyOf: Topics["historyOf"] },

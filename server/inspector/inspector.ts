@@ -43,7 +43,10 @@ const HISTORY_FRESH_MS = 5_000;
 /** Most cached histories. */
 const MAX_HISTORIES = 16;
 
-/** Headers of every response: only the page's own scripts and styles, no frames, no caching. */
+/**
+ * Headers of every response. They allow only the page's own scripts and styles, and forbid frames
+ * and caching.
+ */
 const HEADERS: Readonly<Record<string, string>> = {
   "cache-control": "no-store",
   "content-security-policy":
@@ -64,10 +67,11 @@ const HEADERS: Readonly<Record<string, string>> = {
  * separate port, such as one that is closed to the internet.
  *
  * - **Reads only:** no request changes the server.
- * - **Permission** for every request, by `authorize` or only for this machine. Data needs a header
- *   that no page of another origin can send. There is no session or WebSocket to hijack.
+ * - **Permission** is checked for every request: by `authorize`, or otherwise only programs on this
+ *   machine have it. Requests for data need a header that pages of other origins cannot send. There
+ *   is no session or WebSocket to hijack.
  * - **Off** while no page is open: nothing is measured or recorded. A page sends a request once a
- *   second. Its requests are not sessions, and count for no limit.
+ *   second. Its requests are not sessions, and don't count against any limit.
  * - **Secrets:** tokens, cookies and similar data are not shown.
  *
  * @example On a separate port
@@ -133,7 +137,7 @@ export class Inspector implements AsyncDisposable {
     this.#cluster = new Cluster(this.#view, server.nodes, onError);
   }
 
-  /** Resolves once the inspectors of other nodes can query this one; never rejects. */
+  /** Resolves once the inspectors of other nodes can query this one. Never rejects. */
   get ready(): Promise<void> {
     return this.#cluster.ready;
   }
@@ -147,7 +151,7 @@ export class Inspector implements AsyncDisposable {
    * Responds to a request for the page or its data. Never rejects.
    *
    * @param request The request.
-   * @param info Information about the request; without an address nothing is allowed by default.
+   * @param info Information about the request. By default, a request without an address is denied.
    * @returns The response.
    */
   readonly fetch = async (request: Request, info: RequestInfo = {}): Promise<Response> => {

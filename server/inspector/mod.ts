@@ -13,7 +13,7 @@
  * await response.body?.cancel();
  * ```
  *
- * This entry exports the class behind the option, to serve the page elsewhere.
+ * This entry exports the class behind the option, so that you can serve the page elsewhere.
  *
  * @module
  */

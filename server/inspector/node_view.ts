@@ -35,10 +35,10 @@ import { issues, openStreams, queuesOf } from "../../session/insight/health.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** Most issues of a row; errors come first. */
+/** Maximum number of issues in a row; errors come first. */
 const MAX_ISSUES = 3;
 
-/** Most characters of a user, topic or id in a row, because peers choose names. */
+/** Maximum length of a user, topic or id in a row, in characters; peers choose these names. */
 const MAX_NAME_LENGTH = 64;
 
 /** Most topics, rooms and members in the details. */
@@ -98,11 +98,11 @@ interface Survey {
 /**
  * The state of one node.
  *
- * - **Off** by default: nothing is measured, kept or subscribed without a query, and everything
- *   ends 10 s after the last one.
+ * - **Off** by default: without a query, nothing is measured, stored or subscribed to. Everything
+ *   ends 10 s after the last query.
  * - **Shared:** one measurement serves all pages for 0.4 s.
- * - **Bounds:** 100 rows of a list, which is searched and sorted here. Other work runs after every
- *   250 sessions.
+ * - **Bounds:** lists are searched and sorted here, and have up to 100 rows. After every 250
+ *   sessions, other work can run.
  */
 export class NodeView implements AsyncDisposable {
   readonly #server: InspectedServer;
@@ -351,7 +351,7 @@ export class NodeView implements AsyncDisposable {
     return rows;
   }
 
-  /** Compares the counters of topics with the values of about a second ago. */
+  /** Compares the counters of topics with their values about a second ago. */
   #takeRates(): ReadonlyMap<string, number> {
     const at = this.#runtime.monotonic();
     const before = this.#counts;

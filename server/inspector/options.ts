@@ -28,21 +28,21 @@ import type { RequestInfo } from "../../transport/address.ts";
  */
 export interface InspectorOptions {
   /**
-   * Path of the page; requests for this path and below go to the inspector.
+   * Path of the page. Requests for this path and paths below it go to the inspector.
    *
    * @default {"/inspector"}
    */
   readonly path?: string | undefined;
   /**
-   * Decides each request for the page and its data, about two a second while a page is open. `true`
-   * allows. A response is sent instead of the page, such as a 401 that makes the browser ask for a
-   * password. Anything else denies with 403. An error also denies, is printed, and the response is
-   * 503.
+   * Decides about each request for the page and its data; an open page sends about two requests a
+   * second. Return `true` to allow the request. If you return a `Response`, it is sent instead of
+   * the page, for example a 401 that makes the browser ask for a password. Any other value denies
+   * the request with 403. If you throw an error, it is printed, and the request is denied with 503.
    *
-   * Without `authorize` only programs on this machine may use the inspector: the peer's address is
-   * loopback, the requested host is `localhost`, `127.0.0.1` or `[::1]`, and there is no proxy
-   * header. A proxy on this machine without such a header looks like a program, so behind a proxy
-   * you need `authorize`.
+   * Without `authorize`, only programs on this machine may use the inspector: the peer's address
+   * must be loopback, the requested host must be `localhost`, `127.0.0.1` or `[::1]`, and there
+   * must be no proxy header. A proxy on this machine that sends no such header looks like a local
+   * program, so you need `authorize` behind a proxy.
    */
   readonly authorize?:
     | ((
@@ -51,9 +51,9 @@ export interface InspectorOptions {
     ) => boolean | Response | Promise<boolean | Response>)
     | undefined;
   /**
-   * Shows data of messages: in the traffic of a session, in histories, and of room members. `false`
-   * shows only topics and sizes. Each node decides for its own sessions, and the node that serves
-   * the page decides for histories.
+   * Shows message data in the traffic of a session and in histories, and the data of room members.
+   * With `false`, only topics and sizes are shown. Each node's setting applies to its own sessions;
+   * for histories, the setting of the node that serves the page applies.
    *
    * @default {true}
    */

@@ -1,4 +1,7 @@
-/** Queries of a page to the nodes, and the responses: plain objects for JSON. */
+/**
+ * Queries that a page sends to the nodes, and their responses: plain objects that can be sent as
+ * JSON.
+ */
 import type { TrafficAnswer } from "./traffic.ts";
 import type { QuotaStats } from "../../base/shares.ts";
 import type { HttpFaceStats, WebTransportStats } from "../metrics/measures.ts";
@@ -7,13 +10,13 @@ import type { BrokerStats } from "../../pubsub/broker.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 import type { SessionDebugState } from "../../session/insight/diagnostics.ts";
 
-/** Most rows of a list; a search finds the others. */
+/** Maximum number of rows in a list; a search finds the others. */
 export const MAX_ROWS = 100;
 
 /** Most characters of a search. */
 export const MAX_QUERY_LENGTH = 256;
 
-/** The lists, and the columns by which each can be sorted; the first one is the default. */
+/** The lists, and the columns by which each can be sorted; the first column is the default. */
 export const LISTS = {
   sessions: [
     "rank",
@@ -77,7 +80,7 @@ export interface SessionRow {
   readonly filled: number;
   readonly receive: QueueLevel;
   readonly send: QueueLevel | undefined;
-  /** 0 without issues; errors weigh 1,000. */
+  /** 0 if there are no issues; each error counts as 1,000. */
   readonly rank: number;
   readonly issues: readonly { readonly severity: string; readonly message: string }[];
 }
@@ -90,7 +93,7 @@ export interface TopicRow {
   readonly publications: number;
   /** Publications in the last second. */
   readonly perSecond: number;
-  /** Newest offset; `undefined` without a history. */
+  /** Newest offset; `undefined` if the topic has no history. */
   readonly offset: number | undefined;
   /** Nodes with subscribers. */
   readonly nodes: number;
@@ -108,7 +111,7 @@ export interface RoomRow {
 export interface StreamRow {
   readonly id: string;
   readonly readers: number;
-  /** Name of the node that writes; `undefined` without a writer. */
+  /** Name of the node whose writer is open; `undefined` if there is no writer. */
   readonly writer: string | undefined;
   readonly isAnswer: boolean;
   readonly offset: string | undefined;
@@ -138,14 +141,17 @@ export interface BrokerView {
   readonly error: string | undefined;
   readonly issues: readonly string[];
   readonly stats: BrokerStats;
-  /** Round trip of a publication from this node through the broker; `undefined` until known. */
+  /**
+   * Round-trip time of a publication from this node through the broker; `undefined` until it is
+   * known.
+   */
   readonly latencyMs: number | undefined;
   readonly keeps: readonly ("history" | "logs" | "store")[];
 }
 
 /** The measurements of one node. */
 export interface NodeOverview {
-  /** Time of the measurement on the node's monotonic clock, for rates. */
+  /** Time of the measurement on the node's monotonic clock, for computing rates. */
   readonly at: number;
   readonly stats: ManagerStats;
   readonly issues: {
@@ -218,7 +224,7 @@ export interface Answers {
 /**
  * Parses a query of another node.
  *
- * @returns The query; `undefined` if this version does not know it.
+ * @returns The query; `undefined` if this version does not support it.
  */
 export function readQuestion(value: unknown): Question | undefined {
   const { kind, id, after, name, list, words, sort, isAscending, onlyIssues } = Object(value);

@@ -1,4 +1,4 @@
-/** Bounds and redaction of texts and payloads that the inspector shows. */
+/** Limits and redacts the texts and payloads that the inspector shows. */
 import { isSecretName, redactText } from "../../session/insight/diagnostics.ts";
 
 /** Most characters of a peer's text, such as a header. */
@@ -7,11 +7,11 @@ const MAX_TEXT_LENGTH = 512;
 /** Most characters of a shown payload. */
 const MAX_PAYLOAD_LENGTH = 1_024;
 
-/** Most levels of shown data, because a peer may nest data deeper than the stack. */
+/** Maximum depth of shown data, because a peer may nest data deeper than the stack allows. */
 const MAX_DEPTH = 32;
 
 /**
- * Names of secrets in URLs and headers that are ordinary data in payloads: an error code, a
+ * Names that mean secrets in URLs and headers, but ordinary data in payloads: an error code, a
  * keyboard key, an author. Authorization is not among them.
  */
 const ORDINARY_NAME = /^(?:key|code|author(?!i[sz]).*)$/i;
@@ -23,7 +23,9 @@ export function clip(text: string, maxLength: number = MAX_TEXT_LENGTH): string 
   return text.length <= maxLength ? text : `${text.slice(0, maxLength - 1)}…`;
 }
 
-/** Copies a value through JSON, with limited texts, because a peer chooses headers. */
+/**
+ * Copies a value through JSON and limits the length of its texts, because peers choose the headers.
+ */
 export function clipped<T>(value: T): T {
   return JSON.parse(JSON.stringify(value), (_key, part: unknown) => {
     return typeof part === "string" ? clip(part) : part;
@@ -31,8 +33,8 @@ export function clipped<T>(value: T): T {
 }
 
 /**
- * Formats data as JSON without values of secret names at any depth, and without secrets in URLs.
- * Parts below 32 levels are omitted. Never throws for data from JSON.
+ * Formats data as JSON. Values with secret names are removed at any depth, and so are secrets in
+ * URLs. Parts below 32 levels are omitted. Never throws for data from JSON.
  *
  * @param data Any value from JSON.
  * @returns The text, cut after {@linkcode MAX_PAYLOAD_LENGTH}.
@@ -43,11 +45,12 @@ export function payloadText(data: unknown): string {
 
 /** Copies data without secrets. */
 function shownPart(part: unknown, depth: number): unknown {
-  // Cutting before the search bounds the work; a cut secret is redacted up to the cut.
+  // Cutting the text before the search limits the work. If a secret is cut, the remaining part is
+  // redacted.
   if (typeof part === "string") return redactText(clip(part, MAX_PAYLOAD_LENGTH));
   if (typeof part !== "object" || part === null) return part;
   if (depth === MAX_DEPTH) return "…";
-  // Each element takes at least one character, so further ones would be cut anyway.
+  // Each element takes at least one character, so further elements would be cut anyway.
   if (Array.isArray(part)) {
     return part.slice(0, MAX_PAYLOAD_LENGTH).map((one) => shownPart(one, depth + 1));
   }

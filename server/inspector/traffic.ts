@@ -10,18 +10,21 @@ import type { Frame } from "../../transport/connection.ts";
 /** Most sessions of this node that are recorded at the same time. */
 const MAX_FOLLOWED = 8;
 
-/** Most envelopes kept per session; at most 1 MB with their texts. */
+/** Maximum number of envelopes kept per session; they take up to 1 MB with their texts. */
 const MAX_KEPT = 500;
 
 /** Most envelopes per response. */
 const MAX_TOLD = 200;
 
-/** Most envelopes per session that are read in a second; further ones are only counted. */
+/**
+ * Maximum number of envelopes per session that are read in a second; further envelopes are only
+ * counted.
+ */
 const MAX_PER_SECOND = 1_000;
 
 /**
- * Most characters of envelopes that are read in a second, because a large envelope takes long to
- * read.
+ * Maximum number of characters of envelopes that are read in a second, because a large envelope
+ * takes long to read.
  */
 const MAX_LENGTH_PER_SECOND = 1_048_576;
 
@@ -50,24 +53,25 @@ export interface TrafficEntry {
 /** Traffic since a number. */
 export interface TrafficAnswer {
   /**
-   * `following`; `closed` once the session has closed; `unknown` if there is no such session;
-   * `busy` if too many sessions are followed; `none` on a connection without messages.
+   * `following` while the session is followed; `closed` once it has closed; `unknown` if there is
+   * no such session; `busy` if too many sessions are being followed; `none` if the connection has
+   * no messages.
    */
   readonly state: "following" | "closed" | "unknown" | "busy" | "none";
   readonly entries: readonly TrafficEntry[];
   /** Pass this number with the next query. */
   readonly next: number;
-  /** Number of envelopes since the last query that are not among the entries. */
+  /** Number of envelopes since the last query that are not included in the entries. */
   readonly missed: number;
 }
 
 /**
  * Records sessions.
  *
- * - **Off** by default: a session is tapped only while there are queries, and for 10 s after the
- *   last one.
- * - **Bounds:** 8 sessions; per session 500 envelopes, and 1,000 envelopes or 1 MiB a second; 1,024
- *   characters per envelope.
+ * - **Off** by default: a session is recorded only while there are queries, and for 10 s after the
+ *   last query.
+ * - **Bounds:** at most 8 sessions are recorded. For each session, 500 envelopes are kept, and
+ *   1,000 envelopes or 1 MiB are read per second. An envelope is cut to 1,024 characters.
  * - **Secrets** are never shown: tokens, tickets, client ids, and payload members with secret
  *   names.
  */
@@ -86,8 +90,8 @@ export class Traffic implements Disposable {
   /**
    * Reads the envelopes after a number; the first query starts the recording.
    *
-   * @param session The session; `undefined` if there is none.
-   * @param after The `next` of the last response; 0 at first.
+   * @param session The session; `undefined` if there is no such session.
+   * @param after The `next` of the last response, or 0 for the first query.
    */
   read(session: Session | undefined, id: string, after: number): TrafficAnswer {
     const known = this.#find(id);
@@ -161,7 +165,8 @@ class Recording implements FrameTap, Disposable {
 
   read(after: number): TrafficAnswer {
     this.askedAt = this.#runtime.monotonic();
-    // A page starts with the kept envelopes, even if an earlier recording gave it a larger number.
+    // A page starts with the kept envelopes, even if its number from an earlier recording is
+    // larger.
     const from = after > this.#last ? 0 : after;
     const newer = this.#entries.filter(({ n }) => n > from);
     const entries = newer.slice(0, MAX_TOLD);

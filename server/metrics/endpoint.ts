@@ -18,14 +18,14 @@ const HEALTH_PATH = "/healthz";
 /** Options for the metrics and the health of a server. */
 export interface MetricsOptions {
   /**
-   * Path for Prometheus. The health is at `/healthz`: 200 while the server accepts new sessions,
-   * 503 while it drains or is full.
+   * Path for Prometheus. The health check is at `/healthz`: it returns 200 while the server accepts
+   * new sessions, and 503 while it is draining or full.
    *
    * @default {"/metrics"}
    */
   readonly path?: string | undefined;
   /**
-   * Clients that may read; all other requests receive 403.
+   * Clients that may read the metrics; all other requests receive 403.
    *
    * - `loopback`: programs on this machine, recognized by the socket's address. A request with
    *   proxy headers (`Forwarded`, `X-Forwarded-For` and similar) is rejected, because proxies on
@@ -58,7 +58,7 @@ export interface MetricsSource {
   health(): ServerHealth | Promise<ServerHealth>;
 }
 
-/** Reads the metrics of one server, which may have `maxSessions` sessions. */
+/** Reads the metrics of one server, which may have up to `maxSessions` sessions. */
 export function metricsOf(
   server: MeasuredServer & {
     readonly manager: { readonly count: number; readonly isDraining: boolean };
@@ -85,8 +85,8 @@ export class MetricsEndpoint implements Face {
   /**
    * Creates the face for a source of metrics.
    *
-   * @throws {TypeError} If the path is not spelled as in a URL or is the path of the health check,
-   * or `allow` is not one of its values.
+   * @throws {TypeError} If the path is not spelled as in a URL, if it is the path of the health
+   * check, or if `allow` is not one of its values.
    */
   constructor(
     options: MetricsOptions,

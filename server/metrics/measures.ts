@@ -31,7 +31,7 @@ export interface HttpFaceStats {
   readonly answered: Readonly<Record<string, number>>;
   /** Readers that currently wait for new records, by mode; only for durable streams. */
   readonly readers?: Readonly<Record<string, number>> | undefined;
-  /** Requests that a limit rejected or ended since the start, by limit. */
+  /** Requests that were rejected or ended by a limit since the start, by limit. */
   readonly limited?: Readonly<Record<string, number>> | undefined;
 }
 
@@ -45,7 +45,7 @@ export interface CountedServer {
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
 }
 
-/** Counters before the first handshake, and of an engine that does not count. */
+/** Counters before the first handshake, and for an engine that does not count. */
 export const NO_HANDSHAKES: QuicHandshakeStats = {
   pending: 0,
   ignored: 0,
@@ -56,7 +56,7 @@ export const NO_HANDSHAKES: QuicHandshakeStats = {
 /** One number of a metric. */
 export interface Measurement {
   readonly value: number;
-  /** Attributes that distinguish this number within the metric, with OpenTelemetry names. */
+  /** Attributes that distinguish this number within the metric; their names are OpenTelemetry's. */
   readonly attributes?: Readonly<Record<string, string>> | undefined;
 }
 
@@ -69,8 +69,8 @@ export interface Measure {
   /** The counted noun in braces, or a unit such as `By`. */
   readonly unit: string;
   /**
-   * Kind of the metric. A `counter` only grows. A `sum` goes up and down, and the sums of several
-   * servers add up. A `gauge` of several servers does not add up.
+   * Kind of the metric. A `counter` only grows. A `sum` goes up and down, and you can add the sums
+   * of several servers. Gauges (`gauge`) of several servers cannot be added.
    */
   readonly kind: "counter" | "sum" | "gauge";
   /** The numbers. */

@@ -20,7 +20,7 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
 
 /**
  * Formats the counters of a server in the Prometheus text format, version 0.0.4. Each call reads
- * every session: use it per scrape, not per message.
+ * every session, so call it once per scrape, not per message.
  *
  * @example In an HTTP server of your own
  * ```ts
@@ -37,8 +37,8 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * ```
  *
  * @param server A server, or an object with a manager. `topics` adds the counters of topics and
- * their broker, `webTransportStats` of QUIC handshakes, `httpStats` of requests, and `quotaStats`
- * of limits.
+ * their broker, `webTransportStats` those of QUIC handshakes, `httpStats` those of HTTP requests,
+ * and `quotaStats` those of limits.
  * @returns The text.
  */
 export function prometheusText(
@@ -82,7 +82,10 @@ export function exposition({ name, description, unit, kind, values }: Measure): 
   }\n${lines.join("")}`;
 }
 
-/** Formats labels by the last word of an attribute's name, which is unique within a metric. */
+/**
+ * Formats labels, with the last part of the attribute name as the label; it is unique within a
+ * metric.
+ */
 function labelsOf(attributes: Readonly<Record<string, string>>): string {
   const labels = Object.entries(attributes).map(([key, value]) =>
     `${key.slice(key.lastIndexOf(".") + 1)}="${escapeLabel(value)}"`

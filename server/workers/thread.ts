@@ -1,4 +1,7 @@
-/** A thread that runs one worker: start, messages, supervision and end. */
+/**
+ * A thread that runs one worker. It starts the thread, exchanges messages with it, supervises it,
+ * and ends it.
+ */
 import { textOf } from "../../base/error_text.ts";
 import { getHeapStatistics } from "node:v8";
 import { Worker } from "node:worker_threads";
@@ -27,13 +30,13 @@ export type StartThread = (
 /** Options for {@linkcode WorkerThread}. */
 export interface WorkerThreadOptions {
   readonly runtime: Runtime;
-  /** Starts the thread; by default with the platform. */
+  /** Starts the thread; by default, as the platform does. */
   readonly startThread?: StartThread | undefined;
   readonly ports: EnginePorts;
   readonly init: WorkerInit;
   /** Heap limit of the thread, in MiB; `undefined` for the limit of this process. */
   readonly maxHeapMb: number | undefined;
-  /** Silence after which the thread is terminated, in milliseconds. */
+  /** Time without a response after which the thread is terminated, in milliseconds. */
   readonly silentMs: number;
   /** Responds to calls of the worker. */
   readonly answers: AnswersTo<MainQuestions>;
@@ -104,7 +107,7 @@ export class WorkerThread {
     }
   }
 
-  /** Terminates the thread; unsent data of the worker is lost. */
+  /** Terminates the thread. Unsent data of the worker is lost. */
   async terminate(error: Error): Promise<void> {
     this.#error ??= error;
     await this.#worker.terminate();
@@ -113,7 +116,7 @@ export class WorkerThread {
 }
 
 /**
- * Heap limit of this process in MiB. With the same limit a worker ends alone when it exceeds it.
+ * Heap limit of this process in MiB. With the same limit, only the worker ends if it exceeds it.
  */
 function processHeapMb(): number {
   return Math.floor(getHeapStatistics().heap_size_limit / 1_048_576);
@@ -121,8 +124,8 @@ function processHeapMb(): number {
 
 function startWorker(init: WorkerInit, maxHeapMb: number): Worker {
   const program = JSON.stringify(import.meta.resolve("./worker.ts"));
-  // A worker of this kind starts from a file or from data, but the toolkit may come from a
-  // registry.
+  // A worker of this kind can start only from a file or from data, but the toolkit may be loaded
+  // from a registry.
   const url = new URL(`data:text/javascript,import ${encodeURIComponent(program)}`);
   try {
     return new Worker(url, {

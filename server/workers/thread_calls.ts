@@ -22,7 +22,7 @@ export interface ListeningFacts {
   readonly address: Deno.NetAddr;
   /** The URL of WebSocket. */
   readonly url: string;
-  /** The URL of WebTransport; empty if this worker has none. */
+  /** The WebTransport URL; empty if this worker does not serve WebTransport. */
   readonly webTransportUrl: string;
   /** Reason for a failure of WebTransport. */
   readonly webTransportError?: string | undefined;
@@ -34,11 +34,11 @@ export interface ListeningFacts {
 export interface WorkerQuestions {
   /** Loads the module, and listens. */
   start(): ListeningFacts;
-  /** Shows that the worker handles messages, and whether its heap was ever full. */
+  /** Shows that the worker is handling messages, and whether its heap was ever full. */
   ping(): { readonly isExhausted: boolean };
   /** Starts to listen on UDP. */
   takeUdp(): void;
-  /** Reads the UDP socket; `undefined` without one. */
+  /** Reads the UDP socket; `undefined` if there is none. */
   udp(): UdpFacts | undefined;
   /** Reads the metrics. */
   measures(): readonly Measure[];
@@ -81,8 +81,8 @@ export type AnswersTo<T extends Questions<T>> = {
 };
 
 /**
- * One side of the calls between two threads. Pending calls are bounded by the callers, which make
- * only a few at a time.
+ * One side of the calls between two threads. The number of pending calls is bounded because callers
+ * make only a few at a time.
  */
 export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questions<Answered>> {
   readonly #post: (message: ThreadMessage) => void;
@@ -97,7 +97,10 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
     this.#answers = answers;
   }
 
-  /** Calls the other thread. Rejects with the error of the other thread, or once it has ended. */
+  /**
+   * Calls the other thread. Rejects with the error of the other thread, or when that thread has
+   * ended.
+   */
   async ask<K extends keyof Asked & string>(
     name: K,
     ...[data]: Parameters<Asked[K]>
@@ -119,7 +122,7 @@ export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questi
     else waiting?.reject(errorFromText(message.name, message.text));
   }
 
-  /** Rejects all pending and later calls: the other thread has ended. */
+  /** Rejects all pending and later calls, because the other thread has ended. */
   end(error: Error): void {
     this.#end ??= error;
     for (const { reject } of this.#waiting.values()) reject(error);

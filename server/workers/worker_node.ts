@@ -1,4 +1,4 @@
-/** One worker: its broker, its server, and its responses to the main thread. */
+/** One worker: its broker, its server, and its responses to calls of the main thread. */
 import { getHeapStatistics } from "node:v8";
 import type { MessagePort } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
@@ -69,14 +69,16 @@ export interface WorkerNode {
   /** Aborts when the worker drains or closes. */
   readonly signal: AbortSignal;
   /**
-   * Serves sessions on the port of all workers. Call it once. Accepts the options of `serve`,
-   * except those of `serveWorkers`. With `metrics`, each worker reports the metrics of all.
+   * Serves sessions on the port that all workers share. Call it once. It accepts the options of
+   * `serve`, except the options that belong to `serveWorkers`. With `metrics`, each worker reports
+   * the metrics of all workers.
    *
    * @typeParam V Type of the values from `authenticate`.
    * @typeParam C The contract.
    * @param options Options of the server.
    * @returns The server, listening.
-   * @throws {TypeError} If the worker already serves, or an option belongs to `serveWorkers`.
+   * @throws {TypeError} If the worker is already serving, or if an option belongs to
+   * `serveWorkers`.
    */
   serve<V = unknown, C extends Contract = Contract>(
     options?: Omit<
@@ -148,7 +150,7 @@ class WorkerProgram {
     const source = () => metricsOf(this.#server!, this.#maxSessions);
     return {
       start: () => this.#start(),
-      // A full heap aborts a handler somewhere inside, and raises the limit afterwards.
+      // A full heap aborts a handler at an arbitrary point, and raises the limit afterwards.
       ping: () => ({ isExhausted: getHeapStatistics().heap_size_limit > this.#heapLimit }),
       takeUdp: () => this.#udp.resolve(),
       udp: () => this.#udpFacts(),
@@ -239,7 +241,8 @@ class WorkerProgram {
   #listens(info: ListenInfo): void {
     this.#info = info;
     if (this.#server === undefined) return;
-    // The result is empty; an error means that the main thread, and so this one, is ending.
+    // The result is empty. An error means that the main thread is ending, and so this thread is
+    // ending, too.
     this.#calls.ask("listening", this.#facts()).catch(() => {});
   }
 

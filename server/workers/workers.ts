@@ -1,4 +1,4 @@
-/** All cores of one machine: workers on one port with one broker, and their supervisor. */
+/** Uses all cores of a machine: workers on one port with one broker, and their supervisor. */
 import { Backoff } from "../../base/backoff.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import {
@@ -37,10 +37,10 @@ const FIRST_DELAY_MS = 200;
 /** Longest delay before any replacement, in milliseconds. */
 const MAX_DELAY_MS = 30_000;
 
-/** Time after which a listening worker counts as healthy, and its delays start over. */
+/** Time after which a listening worker is considered healthy and its restart delays start over. */
 const SOUND_MS = 60_000;
 
-/** Default time without a response after which a worker counts as hanging, in milliseconds. */
+/** Default time without a response after which a worker is considered hung, in milliseconds. */
 const SILENT_MS = 10_000;
 
 /** Longest wait for a worker's metrics and health, in milliseconds. */
@@ -49,10 +49,10 @@ const FIGURES_MS = 2_000;
 /** Longest wait for a worker to close its sessions, in milliseconds. */
 const CLOSE_MS = 10_000;
 
-/** Most workers; more than any current machine has cores. */
+/** Maximum number of workers; no current machine has as many cores. */
 const MAX_WORKERS = 1_024;
 
-/** Options for {@linkcode serveWorkers}; the module sets the options of each server. */
+/** Options for {@linkcode serveWorkers}. The module sets the options of each server. */
 export interface WorkersOptions
   extends Pick<ServeOptions, "hostname" | "onListen" | "port" | "signal" | "tls" | "webTransport"> {
   /**
@@ -61,27 +61,27 @@ export interface WorkersOptions
    * @default {navigator.hardwareConcurrency, 1 on other systems than Linux}
    */
   readonly workers?: number | undefined;
-  /** Value for every worker, cloned: `data` of {@linkcode WorkerNode}. */
+  /** Value for every worker, which receives a clone as `data` of its {@linkcode WorkerNode}. */
   readonly data?: unknown;
   /**
    * Broker of the workers, such as a `RedisBroker` that other processes also use. It is not closed.
-   * By default a `MemoryBroker`, whose histories last as long as the process.
+   * By default, the workers share a `MemoryBroker`, whose histories last as long as the process.
    */
   readonly broker?: Broker | undefined;
   /**
-   * Heap limit of one worker, in MiB. A worker that exceeds it ends and is replaced. By default the
-   * limit of the process.
+   * Heap limit of one worker, in MiB. A worker that exceeds it ends and is replaced. By default,
+   * the limit of the process applies.
    */
   readonly maxHeapMb?: number | undefined;
   /**
-   * Time without a response after which a worker counts as hanging and is replaced, in
+   * Time without a response after which a worker is considered hung and is replaced, in
    * milliseconds.
    *
    * @default {10000}
    */
   readonly silentMs?: number | undefined;
   /**
-   * Called when a worker ends unexpectedly. A replacement starts after `restartMs`. By default the
+   * Called when a worker ends unexpectedly. A replacement starts after `restartMs`. By default, the
    * error is printed.
    */
   readonly onWorkerEnd?:
@@ -89,7 +89,7 @@ export interface WorkersOptions
       end: { readonly index: number; readonly error: Error; readonly restartMs: number },
     ) => void)
     | undefined;
-  /** Clocks, timers and randomness of the main thread; by default those of the platform. */
+  /** Clocks, timers and randomness of the main thread; by default, those of the platform. */
   readonly runtime?: Runtime | undefined;
 }
 
@@ -175,7 +175,7 @@ export class Workers implements AsyncDisposable {
     return this.#places.find(({ facts }) => facts !== undefined)?.facts?.url ?? "";
   }
 
-  /** The URL of WebTransport, which one worker serves; empty while there is none. */
+  /** The WebTransport URL, which one worker serves; empty while no worker does. */
   get webTransportUrl(): string {
     return this.#places.map(({ facts }) => facts?.webTransportUrl).find(Boolean) ?? "";
   }
@@ -184,7 +184,7 @@ export class Workers implements AsyncDisposable {
   get states(): readonly {
     /** Number of the worker, starting at 0. */
     readonly index: number;
-    /** State of the worker: `waiting` is the time before a replacement starts. */
+    /** State of the worker. It is `waiting` until a replacement starts. */
     readonly state: "starting" | "listening" | "waiting" | "closed";
     /** Number of starts so far: above 1, the worker was replaced. */
     readonly starts: number;
@@ -205,7 +205,7 @@ export class Workers implements AsyncDisposable {
    * @ignore
    * @param module Address of the module.
    * @param options See {@linkcode WorkersOptions}.
-   * @param startThread Starts a thread; by default with the platform.
+   * @param startThread Starts a thread; by default, as the platform does.
    * @returns The workers.
    */
   static async start(
@@ -230,7 +230,7 @@ export class Workers implements AsyncDisposable {
   }
 
   /**
-   * Reads the metrics of all workers in the text format of Prometheus; each number has the label
+   * Reads the metrics of all workers in the Prometheus text format. Each number has the label
    * `worker`. A worker that does not respond within two seconds is omitted.
    *
    * @returns The text.
@@ -242,10 +242,12 @@ export class Workers implements AsyncDisposable {
   /**
    * Reads the health of all workers together.
    *
-   * @returns The state, and the number of sessions on all workers.
+   * @returns The state, and the total number of sessions on all workers.
    */
   async health(): Promise<{
-    /** `ok` while a worker accepts new sessions, and `down` while none listens. */
+    /**
+     * `ok` while at least one worker accepts new sessions, and `down` while no worker is listening.
+     */
     readonly status: "ok" | "draining" | "full" | "down";
     /** Number of sessions on all workers. */
     readonly sessions: number;
@@ -401,7 +403,7 @@ export class Workers implements AsyncDisposable {
     }
   }
 
-  /** Makes another worker listen on UDP; without one, the next worker that starts. */
+  /** Makes another worker listen on UDP, or if there is none, the next worker that starts. */
   #handOverUdp(): void {
     if (this.#options.webTransport === false) return;
     if (this.#places.some(({ hasUdp }) => hasUdp)) return;
@@ -434,7 +436,7 @@ export class Workers implements AsyncDisposable {
     return mergeMeasures(all);
   }
 
-  /** Calls all listening workers; omits workers that do not respond. */
+  /** Calls all listening workers, and omits workers that do not respond. */
   async #ask<T>(ask: (place: Place) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
     const asked = this.#listening.map(async (place) => {
       const answer = await within(this.#runtime, ask(place), { timeoutMs: FIGURES_MS });
@@ -455,8 +457,8 @@ export class Workers implements AsyncDisposable {
     };
     if (onListen !== undefined) return onListen(this.address, info);
     const too = info.webTransportUrl === "" ? "" : `, WebTransport on ${info.webTransportUrl}`;
-    // Print on stderr, as the runtime does: stdout belongs to the program.
-    // deno-lint-ignore no-console
+    // Print on stderr, as the runtime does, because stdout belongs to the program. deno-lint-ignore
+    // no-console
     console.error(`${this.#limits.workers} workers listen on ${this.url}${too}`);
   }
 
@@ -481,16 +483,16 @@ function defaultWorkers(): number {
 }
 
 /**
- * Serves sessions with several workers on one port: one thread for each core. The default function
- * of a module starts the server of each worker; topics, histories, durable streams, presence, users
- * and limits are shared, as between nodes of a cluster.
+ * Serves sessions with several workers on one port, by default with one thread per core. The
+ * default function of a module starts the server of each worker. The workers share topics,
+ * histories, durable streams, presence, users and limits, as the nodes of a cluster do.
  *
- * - **A worker that fails** (an uncaught error, a hang, a full heap) is replaced, after a delay
- *   that grows up to half a minute. Its clients reconnect to other workers, and recover from
- *   histories.
- * - **WebTransport** is served by one worker, because UDP cannot be shared. If it ends, another one
- *   takes over.
- * - **The main thread** has the broker, and forwards publications between the workers.
+ * - **A worker that fails** (because of an uncaught error, a hang or a full heap) is replaced after
+ *   a delay that grows to up to half a minute. Its clients reconnect to other workers, and recover
+ *   missed messages from histories.
+ * - **WebTransport** is served by one worker, because UDP cannot be shared. If that worker ends,
+ *   another worker takes over.
+ * - **The main thread** runs the broker, and forwards publications between the workers.
  *
  * @example All cores
  * ```ts ignore
@@ -506,14 +508,14 @@ function defaultWorkers(): number {
  * if (import.meta.main) await serveWorkers(new URL(import.meta.url), { port: 8000 });
  * ```
  *
- * @param module Address of the module that each worker loads: `new URL("./app.ts",
- * import.meta.url)`.
+ * @param module URL of the module that each worker loads, such as
+ * `new URL("./app.ts", import.meta.url)`.
  * @param options See {@linkcode WorkersOptions}.
  * @returns The workers, once all of them listen.
- * @throws {TypeError} If the module does not load, has no default function, or its function does
- * not call `serve`; if an option cannot be cloned, or is unknown.
+ * @throws {TypeError} If the module does not load or has no default function, if its function does
+ * not call `serve`, or if an option is unknown or cannot be cloned.
  * @throws {RangeError} If a number is out of range.
- * @throws {UnsupportedError} If several workers are requested on another system than Linux.
+ * @throws {UnsupportedError} If several workers are requested on a system other than Linux.
  */
 export async function serveWorkers(module: URL, options: WorkersOptions = {}): Promise<Workers> {
   if (!(module instanceof URL)) {
