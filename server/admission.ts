@@ -1,6 +1,6 @@
 /**
- * Admission of sessions: path, origin, limits, authentication and acceptance, in this order, on
- * every transport.
+ * Admission of sessions on every transport: checks the path, the origin and the limits,
+ * authenticates the peer, and accepts the session, in this order.
  */
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
@@ -47,7 +47,7 @@ import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
 import { refusalStatus } from "../session/insight/watch.ts";
 import type { FollowedHandshake } from "../session/settings.ts";
 
-/** Headers that describe the client of a session, and hold no secret. */
+/** Headers that describe the client of a session and contain no secrets. */
 const DEFAULT_HEADERS: readonly string[] = [
   "host",
   "origin",
@@ -60,17 +60,20 @@ const DEFAULT_HEADERS: readonly string[] = [
 const MAX_AWAITED_HEADER_BYTES = 16_384;
 
 /**
- * Bytes accepted before the token, in addition to the token: the start of the stream and its
+ * Bytes accepted before the token, in addition to its own size: the start of the stream and its
  * frames.
  */
 const EARLY_MARGIN_BYTES = 4_096;
 
-/** Number of network addresses above which a user is likely a shared name; a power of two. */
+/**
+ * Number of network addresses at which a user name is probably shared by several people; a power of
+ * two.
+ */
 const MANY_ADDRESSES = 16;
 
 /**
- * Longest wait for connections of closed sessions, in milliseconds; each closes by itself within 2
- * s.
+ * Longest wait for the connections of closed sessions, in milliseconds. Each connection closes by
+ * itself within 2 s.
  */
 const FAREWELL_MS = 3_000;
 
@@ -83,7 +86,10 @@ type ServerIdentity = SessionIdentity<unknown, Session>;
 interface Awaited {
   /** Request headers, including cookies. */
   readonly headers: Headers;
-  /** `true` once a token was passed to `authenticate`, whose rejection is reported. */
+  /**
+   * `true` once a token was passed to `authenticate`, after which its rejection is already
+   * reported.
+   */
   isAsked: boolean;
   /** Resolves once the token was accepted. */
   readonly admitted: PromiseWithResolvers<void>;
@@ -112,7 +118,10 @@ export class Admission<V> implements Face {
   readonly #claims: SessionClaims;
   readonly #engine: WebSocketEngine;
   readonly #upgradeOptions: WebSocketUpgradeOptions;
-  /** Largest frame of a peer, in bytes: a message of `maxMessageBytes`, or several small ones. */
+  /**
+   * Largest frame that a peer may send, in bytes: one message of `maxMessageBytes`, or several
+   * small messages.
+   */
   readonly maxFrameBytes: number;
   readonly #messages: WebSocketUpgradeOptions["messages"];
   /** Checks whether sessions are served at the path of a URL. */
@@ -182,7 +191,9 @@ export class Admission<V> implements Face {
     return request.protocols !== undefined || isWebSocketUpgrade(request);
   }
 
-  /** Responds to an upgrade; synchronously unless the application must decide. */
+  /**
+   * Responds to an upgrade. The response is synchronous unless the application must decide first.
+   */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
     return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
   }
@@ -228,8 +239,8 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Identifies the user of an HTTP request without a session, by the header `Authorization` or
-   * cookies; `undefined` without `authenticate`.
+   * Identifies the user of an HTTP request without a session, by its `Authorization` header or its
+   * cookies. Returns `undefined` if there is no `authenticate`.
    *
    * @throws {Refused} If the application rejects the request, fails, or takes too long.
    */
@@ -251,15 +262,15 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Closes all sessions, and waits for WebTransport connections: the close code follows the last
-   * messages, and decides whether a client reconnects.
+   * Closes all sessions, and waits for their WebTransport connections: the close code is sent after
+   * the last messages, and clients need it to decide whether to reconnect.
    */
   async close(options: SessionCloseOptions = {}): Promise<void> {
     this.#pendingUpgrades[Symbol.dispose]();
     const info = { ...options, code: options.code ?? CloseCode.draining };
     await Promise.all([
       this.#manager.shutdown(options),
-      // The manager does not know sessions that are not established yet.
+      // Sessions that are not established yet are not registered with the manager.
       ...[...this.#pending].map((session) => session.close(info)),
     ]);
     const ends = [...this.#connections].map(({ closed }) => closed);
@@ -362,8 +373,8 @@ export class Admission<V> implements Face {
       if (user !== undefined) {
         this.#count({ user });
         this.#hintAtShared(user, address);
-        // Claim first: an attempt that waits for its claim must not use a slot of the user on this
-        // node.
+        // Claim first: while an attempt waits for its claim, it must not use one of the user's
+        // slots on this node.
         claim = await this.#claimFor(user, predecessor);
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user, predecessor);
@@ -407,7 +418,7 @@ export class Admission<V> implements Face {
           if (claim !== undefined) this.#claims.give(session, claim);
           return handshake?.opened(session);
         }
-        // The slot was released: the upgrade took too long, or the server closes.
+        // The slot was released because the upgrade took too long or the server is closing.
         connection.close(
           this.#manager.isDraining
             ? { closeCode: CloseCode.draining, reason: "The server closes" }
@@ -431,8 +442,9 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Warns about an upgrade that never opened, unless others did; then the peer has left. The
-   * runtime accepts a request that the application has rebuilt, but never responds to the upgrade.
+   * Warns about an upgrade that never opened. If other upgrades have opened, the peer has simply
+   * left, and there is no warning. If the application rebuilds a `Request`, the runtime accepts it
+   * but never responds to the upgrade.
    */
   #late({ transport, url }: SessionRequest<unknown>): void {
     if (transport !== "websocket" || this.#hasOpened) return;
@@ -495,7 +507,8 @@ export class Admission<V> implements Face {
     if (user === undefined || address === undefined || this.#options.userOf !== undefined) return;
     const sessions = this.#manager.sessionsOf(user);
     const { length } = sessions;
-    // Counting addresses takes time in proportion to the sessions, so not for each session.
+    // Counting addresses takes time proportional to the number of sessions, so count only when that
+    // number is a power of two.
     if (length < MANY_ADDRESSES || (length & length - 1) !== 0) return;
     const addresses = new Set(sessions.map((session) => session.address));
     if (addresses.size < MANY_ADDRESSES) return;
@@ -564,7 +577,7 @@ export class Admission<V> implements Face {
     if (!(error instanceof Refused)) throw error;
     const { address, signal, isSkein } = sessionRequest;
     const refused = isSkein ? error : error.forAnyPeer;
-    // The client disconnected during authentication: do not report this as a rejection.
+    // The client disconnected during authentication, which is not reported as a rejection.
     if (signal?.aborted !== true) {
       this.#report.tell(refused, { address, token: () => tokenOf(sessionRequest) });
     }
@@ -631,7 +644,7 @@ function tokenOf({ url, headers }: SessionRequest<unknown>): string | undefined 
 }
 
 /**
- * Copies the headers of a request, because the runtime cannot read them after an upgrade;
+ * Copies the headers of a request, because the runtime cannot read them after an upgrade. Returns
  * `undefined` if they are too large.
  */
 function awaitedOf({ headers }: SessionRequest<unknown>): Awaited | undefined {
@@ -657,8 +670,8 @@ function pathOf(url: string): string {
 }
 
 /**
- * A handshake that is observed by an instrumentation. Disposal without a result means that the peer
- * disappeared.
+ * A handshake that is observed by an instrumentation. If it is disposed of without a result, the
+ * peer disappeared.
  */
 class ServerHandshake implements Disposable {
   readonly #handshake: FollowedHandshake;

@@ -8,13 +8,14 @@ import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
 /** Argument of `authenticate`. */
 export interface AuthenticationContext {
   /**
-   * The request of the session, with its URL, headers and cookies, also if the token comes in a
-   * message. A renewal has only the headers that the session keeps (`keepHeaders`): cookies are
-   * missing unless listed there.
+   * The session's request, with its URL, headers and cookies, even if the token arrives later in a
+   * message. When a token is renewed, the request has only the headers that the session keeps (see
+   * `keepHeaders`), so cookies are missing unless they are listed there.
    */
   readonly request: Request;
   /**
-   * The bearer token, from the header, from `?token=`, or from a message; `undefined` without one.
+   * The bearer token from the `Authorization` header, the `token` query parameter or a message;
+   * `undefined` if there is none.
    */
   readonly token: string | undefined;
   /** The cookies of the request, by name. They are parsed on each access. */
@@ -37,16 +38,16 @@ export type Authenticate<V> =
 
 /** A rejected session, as passed to `onRefusal`. */
 export interface Refusal {
-  /** HTTP status; the close code is 4000 more. */
+  /** HTTP status. The close code is this status plus 4000. */
   readonly status: AuthenticationError["status"];
   /** Reason that the peer received. */
   readonly reason: string;
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
   /**
-   * Cause of the rejection, for the server only: the application's error, or the limit. An
-   * `AuthenticationError` or a limit is an expected rejection; other errors are faults of the
-   * application.
+   * Cause of the rejection, which is never sent to the peer: an error from the application, or the
+   * limit that was reached. An `AuthenticationError` or a limit is an expected rejection; any other
+   * error is a fault in the application.
    */
   readonly error?: unknown;
 }
@@ -54,64 +55,72 @@ export interface Refusal {
 /** Options for admitting sessions. */
 export interface AdmissionOptions<V> extends OriginRules {
   /**
-   * Path at which sessions are served: exact, or a `URLPattern` pathname such as `/rooms/:id`. By
-   * default every path.
+   * Path at which sessions are served: an exact path, or a `URLPattern` pathname such as
+   * `/rooms/:id`. By default, sessions are served at every path.
    */
   readonly path?: string | undefined;
   /**
-   * Identifies a peer. Called once per session: before the upgrade, or when the token arrives that
-   * the client announced. Without `authenticate` every peer is a guest. After 10 seconds the
-   * session is rejected with 503. The result decides:
+   * Identifies a peer. It is called once per session: before the upgrade, or when a token arrives
+   * that the client has announced. Without `authenticate`, every peer is a guest. If the call takes
+   * more than 10 seconds, the session is rejected with 503. The result decides what happens:
    *
    * - **A value** admits the peer, and becomes `session.value`.
    * - **`guest`** admits the peer as a guest, with its own identity and without a value.
    * - **`null` and `false`** reject with 401, and clients stop reconnecting.
-   * - **An {@linkcode AuthenticationError}** rejects with its status and text: 401 by default.
-   *   After 503 clients reconnect later.
-   * - **Any other error, and `undefined`,** are faults of the application: Skein clients receive
-   *   503 and reconnect, others receive 401 with `Retry-After`. The error's text is never sent.
-   *   `onRefusal` receives the error, and the first fault prints a line.
+   * - **An {@linkcode AuthenticationError}** rejects with the error's text and status, which is 401
+   *   by default. After a 503, clients reconnect later.
+   * - **Any other error, and `undefined`,** are faults in the application. Skein clients receive
+   *   503 and reconnect; other clients receive 401 with `Retry-After`. The error's text is never
+   *   sent to the client. `onRefusal` receives the error, and the first fault prints a line.
    */
   readonly authenticate?: Authenticate<V> | undefined;
   /**
-   * Returns the user of a value: for presence, limits and `server.to`. By default a string value is
-   * the user; a session with another value has no user, but its own identity like a guest. Not
-   * called for guests. A user that starts with `guest:` or has more than 255 bytes in UTF-8 is
-   * rejected with 403. An error, or a result other than a string, counts like an error of
-   * `authenticate`.
+   * Returns the user that a value from `authenticate` stands for. Presence, limits and `server.to`
+   * use it. By default, a string value is the user; a session with any other value has no user and
+   * gets its own identity, as a guest does. It is not called for guests.
+   *
+   * A user that starts with `guest:` or is longer than 255 bytes of UTF-8 is rejected with 403. An
+   * error, or a result that is not a string, is treated like an error from `authenticate`.
    */
   readonly userOf?: ((value: Exclude<V, typeof guest>) => string) | undefined;
   /**
    * Returns when a value's credentials expire, in milliseconds since the Unix epoch; `undefined`
-   * and `Infinity` mean never. The server requests a new token from a client that sent one, 30 s
-   * before the expiry or at half of the remaining time. `connect()` renews automatically if its
-   * `token` is a function. At the expiry a session without a renewal is closed with 4401, and so
-   * are plain pages and logins by cookie. Credentials that have already expired are rejected with
-   * 401. Not called for guests. Errors count like errors of `authenticate`.
+   * and `Infinity` mean never. If the credentials have already expired, the session is rejected
+   * with 401. It is not called for guests. An error is treated like an error from `authenticate`.
+   *
+   * The server requests a new token from clients that sent one: 30 s before the current token
+   * expires, or halfway through the remaining time if less than a minute remains. `connect()`
+   * renews automatically if its `token` is a function. A session that is not renewed is closed with
+   * 4401 when its credentials expire. This includes plain WebSocket connections and sessions that
+   * logged in with a cookie.
    */
   readonly expiresAt?: ((value: Exclude<V, typeof guest>) => number | undefined) | undefined;
   /**
-   * Lets a `skein.1` client that announces a token, as `connect()` does with its option `token`,
-   * connect and send the token first, within `session.handshakeTimeoutMs` (5 seconds), before other
-   * data is read. Without this option such a client is rejected with 401, permanently.
+   * Lets `skein.1` clients send their token in a message after connecting, as `connect()` does with
+   * its `token` option. The token must arrive within `session.handshakeTimeoutMs` (5 seconds); no
+   * other data is read before it. If this option is off, these clients are permanently rejected
+   * with 401.
    *
    * @default {false}
    */
   readonly allowTokenMessage?: boolean | undefined;
   /**
-   * Most bytes of a token message, including its envelope. A longer token is rejected with 401.
+   * Maximum size of a token message in bytes, including its envelope. A larger message is rejected
+   * with 401.
    *
    * @default {16384}
    */
   readonly maxTokenBytes?: number | undefined;
   /**
-   * Returns the network address of a peer; by default the socket's. Behind proxies use {@linkcode
-   * forwardedAddress}. Trust a header of your own only over TCP: a client that reaches this server
-   * over UDP writes its headers itself. `info.remoteAddr.transport` is `udp` for WebTransport,
-   * otherwise `tcp`. Peers without an address are not counted by address. A list of addresses is
-   * rejected, because most of it comes from the client.
+   * Returns the network address of a peer; by default, the address of its socket. Behind proxies,
+   * use {@linkcode forwardedAddress}. Peers without an address don't count against limits per
+   * address. A list of addresses is rejected, because most of its entries come from the client.
    *
-   * @example Behind one HTTP proxy that sets the header, with UDP past the proxy
+   * If you read a header yourself, trust it only over TCP: a client that connects over UDP bypasses
+   * the proxy and can send any header. `info.remoteAddr.transport` is `udp` for WebTransport,
+   * otherwise `tcp`.
+   *
+   * @example Behind one HTTP proxy that sets the header, while UDP bypasses the proxy
    * ```ts
    * import { connect, forwardedAddress, serve } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
@@ -131,36 +140,36 @@ export interface AdmissionOptions<V> extends OriginRules {
     | ((request: Request, info: RequestInfo) => string | undefined)
     | undefined;
   /**
-   * Request headers that a session keeps as `session.headers`, or `all`. Headers with secrets are
-   * kept only if named. `authenticate` receives all headers, and can return the values that a
-   * session should keep. Keeping all headers takes about 4 KiB per session.
+   * The request headers that a session keeps in `session.headers`, or `all`. Headers that contain
+   * secrets are kept only if you name them. `authenticate` receives all headers, and can return the
+   * values that a session should keep. Keeping all headers takes about 4 KiB of memory per session.
    *
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
   readonly keepHeaders?: "all" | readonly string[] | undefined;
   /**
-   * Also serves sessions over HTTP, for clients with `http` among their `transports` whose network
-   * blocks all others. Requests of this transport have the header `Skein-Transport`, and pass the
-   * same checks as upgrades.
+   * Also serves sessions over HTTP, for clients that list `http` in their `transports` and whose
+   * network blocks all other transports. The requests of this transport have the header
+   * `Skein-Transport`, and go through the same checks as upgrades.
    *
    * @default {true}
    */
   readonly http?: boolean | undefined;
   /**
-   * Handles HTTP requests other than WebSocket upgrades and requests of sessions over HTTP. By
-   * default the response has status 426.
+   * Handles HTTP requests other than WebSocket upgrades and the requests of sessions over HTTP. By
+   * default, such requests receive a response with status 426.
    */
   readonly fetch?:
     | ((request: Request, info: RequestInfo) => Response | Promise<Response>)
     | undefined;
   /**
    * Called for every rejected session, and for every token renewal that failed because of the
-   * application. Without a handler rejections are printed: one line per cause and hour.
+   * application. If there is no handler, the server prints at most one line per cause and hour.
    */
   readonly onRefusal?: ((refusal: Refusal) => void) | undefined;
   /**
-   * Credit: the data that a peer may send on streams ahead of the reader, on every transport with
-   * flow control.
+   * Flow-control credit: how much data a peer may send on streams before the application reads it,
+   * on every transport with flow control.
    */
   readonly flowControl?: FlowControlOptions | undefined;
 }

@@ -16,12 +16,15 @@ import type { Runtime, Timer } from "../base/runtime.ts";
 import type { Inside } from "../session/receiving.ts";
 
 /**
- * Time limit of `authenticate`, in milliseconds, as for other decisions of the application. A
- * client waits as long for a connection.
+ * Time limit of `authenticate`, in milliseconds; other decisions of the application have the same
+ * limit. Clients wait equally long for a connection.
  */
 export const AUTHENTICATE_TIMEOUT_MS = 10_000;
 
-/** Most bytes of a user in UTF-8; brokers use it in the names of topics, rows and buckets. */
+/**
+ * Maximum size of a user in bytes of UTF-8. Brokers use it in the names of topics, rows and
+ * buckets.
+ */
 export const MAX_USER_BYTES = 255;
 
 /** Identity of a peer. */
@@ -44,13 +47,13 @@ export const GUEST: Identity = {
   credentials: undefined,
 };
 
-/** Text for a peer without an identity; it gives no reason. */
+/** Text for a peer without an identity. It does not give a reason. */
 const UNAUTHENTICATED = "Unauthenticated";
 
 /** Text for a peer if `authenticate` fails. */
 export const LATER = "Authentication failed, try again later";
 
-/** Text for a client that announced a token message, if the server accepts none. */
+/** Text for a client that announced a token message although the server accepts none. */
 export const TAKES_NO_TOKEN =
   "The server accepts no token messages: it needs authenticate and allowTokenMessage";
 
@@ -149,8 +152,7 @@ export class Authenticator<V> {
   }
 
   /**
-   * Returns when the credentials expire, in milliseconds since the Unix epoch; `Infinity` for
-   * never.
+   * Returns when the credentials expire, in milliseconds since the Unix epoch; `Infinity` if never.
    */
   #endOf(value: Exclude<V, typeof guest>): Promise<number> {
     const { expiresAt } = this.#options;
@@ -190,13 +192,13 @@ function refusalOf(error: unknown, isAwaited: boolean): Refused {
 }
 
 /**
- * Time before the expiry at which the server requests a new token, in milliseconds: long enough for
- * a call to an identity provider and a retry. For tokens of less than a minute, half of the
- * lifetime.
+ * Time before the expiry at which the server requests a new token, in milliseconds. It is long
+ * enough for a call to an identity provider and a retry. If less than a minute of the lifetime
+ * remains, half of it is used instead.
  */
 export const RENEW_MARGIN_MS = 30_000;
 
-/** Shortest remaining lifetime in which the server requests a token again, in milliseconds. */
+/** Shortest remaining lifetime for which the server requests a token again, in milliseconds. */
 const MIN_ASK_AGAIN_MS = 1_000;
 
 /** A session whose credentials expire. */
@@ -234,7 +236,7 @@ export class Expiry {
       if (endsAt === Infinity) return;
       core.whenEnded(this.#onEnd);
     }
-    // A new token that expires no later than the previous one is not renewed again.
+    // If a new token expires no later than the previous one, the server does not request another.
     const isLater = endsAt > (known?.endsAt ?? -Infinity);
     const leftMs = Math.max(0, endsAt - this.#runtime.now());
     const marginMs = Math.min(RENEW_MARGIN_MS, leftMs / 2);
@@ -260,7 +262,8 @@ export class Expiry {
   #wait(core: Inside, watched: WatchedCredentials): void {
     const dueAt = watched.asksAt ?? watched.endsAt;
     if (dueAt === Infinity) return;
-    // Timers drop fractions; a timer that fires early would be set again and again.
+    // Timers drop fractions of a millisecond; a timer that fires early would be set again and
+    // again.
     const leftMs = Math.max(0, Math.ceil(dueAt - this.#runtime.now()));
     const waitMs = Math.min(MAX_TIMER_MS, leftMs);
     watched.timer = this.#runtime.setTimeout(() => this.#due(core, watched), waitMs);

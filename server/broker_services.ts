@@ -1,6 +1,6 @@
 /**
- * Services that a server gets from its broker: numbers of handled messages, counts of all nodes,
- * and console lines while the broker is unreachable.
+ * Services for which a server uses its broker: the numbers of handled messages, counts across all
+ * nodes, and console lines while the broker is unreachable.
  */
 import { BrokerError } from "../errors.ts";
 import type { Broker } from "../pubsub/broker.ts";
@@ -15,9 +15,9 @@ import type { SharedCounts } from "../manager/shared_counts.ts";
 import type { ManagerLimits } from "../manager/limits.ts";
 
 /**
- * Time for which handled messages of a client with `delivery: "at-least-once"` are remembered after
- * its last message, in milliseconds: longer than a client is usually disconnected, and short enough
- * to hold a row per client in memory.
+ * Time for which the messages of a client with `delivery: "at-least-once"` are remembered after its
+ * last message, in milliseconds. It is longer than a client is usually disconnected, and short
+ * enough to hold one row per client in memory.
  */
 export const DEDUPE_WINDOW_MS = 300_000;
 
@@ -33,7 +33,7 @@ export interface SequenceStoreOptions {
   readonly isShared: boolean;
 }
 
-/** Keeps message numbers in the broker's store, or on this node if the broker has no store. */
+/** Keeps the message numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
   const { runtime, broker, isShared } = options;
   const node = runtime.randomUUID();
@@ -108,8 +108,8 @@ export class UsedBodyError extends TypeError {
 }
 
 /**
- * /** Prints the error of an HTTP request. Errors of an unreachable broker, failed decisions of the
- * application, and used bodies are printed once an hour, without a stack.
+ * Prints the error of an HTTP request. Errors caused by an unreachable broker, a failed decision of
+ * the application or a used body are printed once an hour, without a stack.
  */
 export function reportRequest(console: ConsoleReport, what: string, error: unknown): void {
   if (error instanceof DecisionFault) return tellFault(console, error);
@@ -119,7 +119,10 @@ export function reportRequest(console: ConsoleReport, what: string, error: unkno
   console.tell("request", `${what} failed: ${about}`, { about });
 }
 
-/** Returns the counter of user sessions on all nodes, if there may be other nodes and a limit. */
+/**
+ * Returns the counter of user sessions on all nodes, if there is a limit and there may be other
+ * nodes.
+ */
 export function userClaims(
   nodes: Nodes | undefined,
   { maxSessionsPerUser: max = Infinity }: ManagerLimits,

@@ -1,5 +1,5 @@
 /**
- * Requests of clients: subscribe, publish, set presence data, renew a token. All are denied unless
+ * Client requests: subscribe, publish, set presence data, renew a token. All are denied unless
  * `authorize` allows them.
  */
 import type { Admission } from "./admission.ts";
@@ -46,12 +46,12 @@ import type { Owner } from "../base/owners.ts";
 import { report } from "../session/settings.ts";
 
 /**
- * Action of a client on a topic. `presence` sets the client's presence data in a room, and `cancel`
- * asks the writer of a durable stream to stop.
+ * The action of a client on a topic. `presence` sets the client's presence data in a room, and
+ * `cancel` asks the writer of a durable stream to stop.
  */
 type AuthorizedAction = "subscribe" | "publish" | "presence" | "cancel";
 
-/** A detailed permission of `authorize`; with `from`, a publication includes its user. */
+/** A detailed permission that `authorize` returns. With `from`, a publication includes its user. */
 interface Permission {
   readonly from?: boolean;
 }
@@ -72,18 +72,18 @@ const VERBS: Readonly<Record<AuthorizedAction, string>> = {
 };
 
 /**
- * Limit on renewals of one session: each calls `authenticate` once, and `authorize` for each
- * subscribed topic.
+ * Limit on token renewals of one session. Each renewal calls `authenticate` once, and `authorize`
+ * for each subscribed topic.
  */
 const RENEWALS: Required<Rate> = { perSecond: 1, burst: 16 };
 
 /**
- * Time over which calls of `authorize` after a renewal are spread, in milliseconds; a user may have
- * thousands of subscriptions that renew together.
+ * Time over which the `authorize` calls after a renewal are spread, in milliseconds. A user may
+ * have thousands of subscriptions that renew together.
  */
 const RENEWAL_SPREAD_MS = 1_000;
 
-/** Most calls of `authorize` after a user's renewals that are made immediately. */
+/** Maximum number of `authorize` calls that are made immediately after a user's renewals. */
 const MAX_RENEWAL_BURST = 16;
 
 /** Most steps of one renewal. */
@@ -95,7 +95,7 @@ export type RenewedHandler = (session: Session, before: unknown) => void | Promi
 /** Options of {@linkcode clientServices}. */
 export interface ClientServicesOptions {
   readonly runtime: Runtime;
-  /** Allows actions of clients; without `authorize` all are denied. */
+  /** Allows actions of clients. Without `authorize`, all actions are denied. */
   readonly authorize: Authorize | undefined;
   /** Called when a client has renewed its token, with the previous value. */
   readonly onRenewed: RenewedHandler | undefined;
@@ -111,7 +111,7 @@ export interface ClientServicesOptions {
   readonly sequences: SequenceStore;
   /** Prints hints about likely mistakes. */
   readonly console: ConsoleReport;
-  /** `true` if errors of sessions are not printed, because the application has a handler. */
+  /** `true` if session errors are not printed because the application has a handler. */
   readonly isSilent: boolean;
   /** `true` if there are topics with a history. */
   readonly hasHistory: boolean;
@@ -158,8 +158,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     topic: string,
     action: AuthorizedAction,
   ): Promise<Permission> {
-    // Only the server sends presence notices, to members of the room. Internal topics of the nodes
-    // are closed to clients.
+    // Only the server sends presence notices, and only to members of the room. Clients have no
+    // access to the nodes' internal topics.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
     if (topic.startsWith(STREAM_PREFIX)) {
       const id = topic.slice(STREAM_PREFIX.length);
@@ -199,7 +199,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   }
 
   /**
-   * Rejects topics that the contract does not know. Rooms have presence notices in addition to
+   * Rejects topics that are not part of the contract. Rooms have presence notices in addition to
    * messages.
    */
   function checkKnown(topic: string, action: AuthorizedAction): void {
@@ -259,8 +259,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async subscribe(session, topic, request) {
       await check(session, topic, "subscribe");
-      // The request arrived before the move, and waited. Each publication goes to only one of the
-      // sessions.
+      // The request arrived before the move and had to wait. Each publication goes to only one of
+      // the sessions.
       if (sessionsAfter(session).some((later) => parts().topics.has(later, topic))) {
         throw new RequestError("superseded", "The client's next session has the topic");
       }
@@ -341,11 +341,11 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       } catch (error) {
         // Encoding may lengthen data beyond the limit: `9e20` becomes 21 digits.
         if (error instanceof RangeError) throw new RequestError("too-large", error.message);
-        // JSON parses `1e999` as Infinity: the peer's error, not the handler's.
+        // JSON parses `1e999` as Infinity, which is the peer's error and not the handler's.
         if (error instanceof TypeError && !isEncodable(topic, data)) {
           throw new RequestError("malformed", error.message);
         }
-        // The server and its broker closed while `authorize` ran: not an error.
+        // The server and its broker closed while `authorize` was running, which is not an error.
         if (error instanceof UnsupportedError && session.isClosed) return {};
         if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
         throw error;
@@ -473,8 +473,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   }
 
   /**
-   * Calls `authorize` again for all topics that the client requested; the application's
-   * subscriptions stay. The calls for a user's sessions that renew together are spread evenly.
+   * Calls `authorize` again for all topics that the client requested; subscriptions made by the
+   * application stay. If several sessions of a user renew together, the calls are spread evenly.
    */
   async function takeOffDenied(session: Session, signal: AbortSignal): Promise<void> {
     const { topics, manager } = parts();
@@ -519,7 +519,7 @@ function tellDenied(console: ConsoleReport, what: string, wasAsked: boolean): vo
 }
 
 /**
- * Prints that topics are literal, if a topic looks like a pattern.
+ * If a topic looks like a pattern, prints that topics are literal.
  *
  * @param console Prints the line once.
  * @param topic The topic of a subscription.
@@ -535,7 +535,8 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
 }
 
 /**
- * Prints that a topic has no history, if a subscription starts with the newest messages.
+ * If a subscription asks for the newest messages of a topic without a history, prints that it has
+ * none.
  *
  * @param console Prints the line once.
  * @param options The start, and the topics of the server.

@@ -21,26 +21,26 @@ export interface FaceRequest {
 
 /**
  * A part of a server that handles some of its requests: metrics, durable streams, the API, the
- * inspector, MoQ, and sessions. The server asks its faces in a fixed order, and the first that
+ * inspector, MoQ, and sessions. The server asks its faces in a fixed order, and the first face that
  * wants a request receives it.
  */
 export interface Face {
   /**
-   * Checks whether a request is for this face. MUST be cheap, because it runs for every request,
-   * and MUST NOT throw.
+   * Checks whether a request is for this face. It MUST be cheap, because it runs for every request,
+   * and it MUST NOT throw.
    */
   wants(request: FaceRequest): boolean;
   /** Responds to an HTTP request for this face. */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response>;
-  /** Responds to a request for a WebTransport session; a face without `take` handles only HTTP. */
+  /** Responds to a request for a WebTransport session. A face without `take` handles only HTTP. */
   take?(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
   /** Counters of HTTP requests; `undefined` as long as there is nothing to count. */
   readonly stats?: HttpFaceStats | undefined;
   /** Counters of limits outside of the server's quotas. */
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
-  /** Finishes pending work while the sessions drain, within the time limit if there is one. */
+  /** Finishes pending work while the sessions drain, within the time limit, if there is one. */
   drain?(options: { readonly timeoutMs?: number | undefined }): Promise<unknown>;
-  /** Closes the face, and its sessions with the code and the reason. Idempotent. */
+  /** Closes the face, and closes its sessions with the code and the reason. Idempotent. */
   close?(options?: SessionCloseOptions): Promise<void>;
 }
 
@@ -48,7 +48,10 @@ export interface Face {
 export interface FaceHost {
   /** Address on which the host listens; `undefined` if it does not. */
   readonly address: Deno.NetAddr | undefined;
-  /** Hashes by which clients can trust the certificate; empty if it needs an authority. */
+  /**
+   * Hashes by which clients can trust the certificate; empty if a certificate authority must have
+   * signed it.
+   */
   readonly hashes: readonly Sha256Hash[];
   /** `true` for a development server without TLS, which may send the hashes in clear text. */
   readonly isDevelopment: boolean;

@@ -48,8 +48,8 @@ export interface FacesOptions extends Omit<ApiParts, "addressOf" | "gate" | "ide
 }
 
 /**
- * Mounts the faces of a server. The first that wants a request receives it. They close in the same
- * order, so that connections of sessions over HTTP close after their sessions.
+ * Mounts the faces of a server. The first face that wants a request receives it. The faces close in
+ * the same order, so that the connections of sessions over HTTP close after their sessions.
  *
  * @returns The faces, by server option.
  */
@@ -108,7 +108,7 @@ function inspectorFace(options: FacesOptions): Face | undefined {
 
 function httpSessions(options: FacesOptions): Face {
   const { runtime, console, admission, manager, nodes, quotas, origins, gate } = options;
-  // Not tracked by the gate: an event stream lasts as long as its session.
+  // The gate does not track these requests, because an event stream lasts as long as its session.
   return new LateFace({ runtime, console }, {
     name: "http",
     wants({ method, headers, url }) {
@@ -151,8 +151,8 @@ function guardParts({ runtime, gate, quotas, admission, console }: FacesOptions)
 }
 
 /**
- * Modules of the faces that load later. Loading them takes 40 ms, most of it for Zod, while a start
- * takes 85 ms. Everything else is imported statically.
+ * Modules of the faces that are loaded later. Loading them takes 40 ms, most of it for Zod;
+ * starting the server takes 85 ms. Everything else is imported statically.
  */
 const MODULES = {
   api: () => import("./http/api.ts"),
@@ -172,7 +172,9 @@ type Opened = Pick<Face, "fetch" | "stats"> & Partial<AsyncDisposable>;
 export interface LateFaceOptions<K extends ModuleName> {
   /** Name of the server option, and of the module. */
   readonly name: K;
-  /** Requests for the face: a path and everything below it, or a function that decides. */
+  /**
+   * The requests that the face handles: a path and everything below it, or a function that decides.
+   */
   readonly wants: string | ((request: FaceRequest) => boolean);
   /** Creates the face from its module. */
   readonly open: (module: ModuleOf<K>) => Opened | Promise<Opened>;
@@ -187,7 +189,7 @@ interface LateFaceParts {
   readonly gate?: RequestGate | undefined;
 }
 
-/** A face whose code loads with {@linkcode LateFace.load}, or with the first request. */
+/** A face whose code is loaded by {@linkcode LateFace.load} or by the first request. */
 export class LateFace<K extends ModuleName = ModuleName> implements Face {
   readonly wants: (request: FaceRequest) => boolean;
   readonly #parts: LateFaceParts;
@@ -211,7 +213,7 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
     return this.#opened?.stats;
   }
 
-  /** Loads the code once; prints an error if that fails. */
+  /** Loads the code once, and prints an error if that fails. */
   load(): Promise<Opened> {
     if (this.#loading !== undefined) return this.#loading;
     const loading = this.#loading = this.#open();
@@ -229,7 +231,8 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
   }
 
   /**
-   * Responds to a request; with 500 if the code fails to load, and with 503 if the face has closed.
+   * Responds to a request. The status is 500 if the code fails to load, and 503 if the face has
+   * closed.
    */
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
     if (this.#isClosed && this.#loading === undefined) return unavailable();

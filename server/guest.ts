@@ -3,7 +3,7 @@
 /**
  * Returned by `authenticate` to admit a peer as a guest. Each guest has its own identity:
  * `session.user` starts with `guest:`, stays the same when the client reconnects, and is never a
- * user of `userOf`.
+ * user that `userOf` returns.
  *
  * @example Guests and signed-in users
  * ```ts

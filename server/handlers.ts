@@ -38,7 +38,7 @@ type StreamHandler = (stream: IncomingStream, session: Session) => void | Promis
 
 /**
  * Accepts the streams of a session until it closes, without waiting for handlers. The number of
- * concurrent handlers is bounded by the streams that the peer may open.
+ * concurrent handlers is limited by the number of streams that the peer may open.
  *
  * @param handle Handler of each stream. An error resets the stream with code 4500 and is reported
  * to `onError`.
@@ -69,6 +69,6 @@ function end(stream: IncomingStream): void {
       direct.abort(reason);
     }
   } catch {
-    // The handler holds a lock, which is released when the session closes at the latest.
+    // The handler holds a lock, which is released when the session closes, if not earlier.
   }
 }

@@ -1,4 +1,4 @@
-/** Sessions over HTTP: requests for new sessions, and requests of open sessions. */
+/** Sessions over HTTP: handles requests for new sessions and requests of open sessions. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Refused, withinLimits } from "./refusal.ts";
 import type { Accepted, AcceptRequest, RequestPlace, SessionRequest } from "./session_request.ts";
@@ -14,7 +14,8 @@ import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 
 /**
- * Most bytes of an event per byte of its frame: JSON encodes a control character in six characters.
+ * Maximum number of bytes of an event per byte of its frame: JSON encodes a control character as
+ * six characters.
  */
 const MAX_EVENT_RATIO = 6;
 
@@ -24,8 +25,8 @@ const MAX_EVENT_RATIO = 6;
 const PIECE_BYTES = 131_072;
 
 /**
- * Longest wait until other nodes can reach this one, in milliseconds. While the broker is
- * unreachable, requests that arrive at the node of their connection are served.
+ * Longest wait until other nodes can reach this node, in milliseconds. While the broker is
+ * unreachable, only requests that arrive at the node of their connection are served.
  */
 const READY_MS = 1_000;
 

@@ -1,6 +1,6 @@
 /**
- * Authentication by JSON Web Token: signature, times, issuer and audience are checked before a
- * session opens. This is a separate module, so that no other module loads the package `npm:jose`.
+ * Authentication by JSON Web Token: the signature, times, issuer and audience are checked before a
+ * session opens. This is a separate module so that no other module loads the package `npm:jose`.
  *
  * @example Tokens of an identity provider
  * ```ts ignore
@@ -35,7 +35,7 @@ import type { OptionKinds } from "../base/options.ts";
 /** Longest wait for the key server, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;
 
-/** Shortest time between two fetches because of an unknown key, in milliseconds. */
+/** Minimum time between two fetches caused by unknown keys, in milliseconds. */
 const COOLDOWN_MS = 10_000;
 
 /** Longest time for which a withdrawn key is still accepted, in milliseconds. */
@@ -44,7 +44,9 @@ const MAX_AGE_MS = 600_000;
 /** Most keys that are tried for a token without a key id. */
 const MAX_TRIED_KEYS = 16;
 
-/** Minimum bytes of a secret by algorithm (RFC 7518, 3.2); shorter secrets can be guessed. */
+/**
+ * Minimum size of a secret in bytes, by algorithm (RFC 7518, 3.2). Shorter secrets can be guessed.
+ */
 const MIN_SECRET_BYTES: Readonly<Record<string, number>> = { HS256: 32, HS384: 48, HS512: 64 };
 
 const PUBLIC_KEY_ALGORITHM = /^(?:[RPE]S(?:256|384|512)|EdDSA|Ed25519)$/;
@@ -60,35 +62,39 @@ const MAX_TIME_MS = 8.64e15;
 /** Options for {@linkcode jwt}. */
 export interface JwtOptions {
   /**
-   * URL of the issuer's public keys (a JSON Web Key Set). The keys are fetched for the first token,
-   * kept for ten minutes, and fetched again for a token with an unknown key, at most every ten
-   * seconds. Exactly one of `jwks` and `secret` is required.
+   * URL of the issuer's public keys (a JSON Web Key Set). The keys are fetched for the first token
+   * and kept for ten minutes. If a token has an unknown key, they are fetched again, at most every
+   * ten seconds. Exactly one of `jwks` and `secret` is required.
    */
   readonly jwks?: string | URL | undefined;
   /**
-   * Secret shared with the issuer, as bytes or as a UTF-8 text: at least 32 bytes for HS256, 48 for
-   * HS384, 64 for HS512. Exactly one of `jwks` and `secret` is required.
+   * Secret shared with the issuer, as bytes or as a string that is encoded as UTF-8: at least 32
+   * bytes for HS256, 48 for HS384, and 64 for HS512. Exactly one of `jwks` and `secret` is
+   * required.
    */
   readonly secret?: string | Uint8Array | undefined;
   /**
-   * Allowed signature algorithms. Required with `secret`: HS256, HS384 or HS512. With `jwks` the
+   * Allowed signature algorithms. Required with `secret`: HS256, HS384 or HS512. With `jwks`, the
    * default is every public-key algorithm that fits the key.
    */
   readonly algorithms?: readonly string[] | undefined;
   /** Required issuer of tokens (`iss`). Not checked by default. */
   readonly issuer?: string | undefined;
-  /** Required audience of tokens (`aud`); of several, one is enough. Not checked by default. */
+  /**
+   * Required audience of tokens (`aud`). If there are several, a token needs only one of them. Not
+   * checked by default.
+   */
   readonly audience?: string | readonly string[] | undefined;
   /**
-   * Largest difference between the clocks of issuer and server, in milliseconds. A token that
-   * becomes valid within the next five seconds is always accepted.
+   * Largest accepted difference between the clocks of the issuer and the server, in milliseconds. A
+   * token that becomes valid within the next five seconds is always accepted.
    *
    * @default {0}
    */
   readonly clockToleranceMs?: number | undefined;
   /**
-   * Clock that decides when tokens are valid; by default the platform's. Fetched keys always age by
-   * the platform's clock.
+   * Clock that decides when tokens are valid; by default, the platform's clock. The age of fetched
+   * keys is always measured by the platform's clock.
    */
   readonly runtime?: Runtime | undefined;
 }
@@ -110,8 +116,8 @@ export interface JwtAuthentication {
    *
    * @param context The token, as passed to a server's `authenticate`.
    * @returns The claims, which become `session.value`.
-   * @throws {AuthenticationError} With 401 if there is no token or it is not accepted, and with 503
-   * if it is not valid yet or the keys cannot be fetched now, so that clients retry.
+   * @throws {AuthenticationError} With 401 if there is no token or the token is not accepted. With
+   * 503, so that clients retry, if the token is not valid yet or the keys cannot be fetched now.
    */
   readonly authenticate: (context: { readonly token: string | undefined }) => Promise<JwtClaims>;
   /** Returns the user: the claim `sub`. */
@@ -136,18 +142,20 @@ type Claims = Readonly<Record<string, unknown>>;
 type Verify = (token: string) => Promise<Claims>;
 
 /**
- * Creates server options that authenticate users by JSON Web Token: spread them into `serve()`.
+ * Creates server options that authenticate users by JSON Web Token. Spread them into the options of
+ * `serve()`.
  *
- * - **Checked:** the signature, `exp`, `nbf`, and also `iss` and `aud` if given in the options. A
- *   token must have a user (`sub`) and an expiry (`exp`); `alg: none` is never accepted.
- * - **Rotation:** a new key of the issuer is accepted immediately, an old one for ten minutes at
- *   most.
+ * - **Checks:** the signature, `exp` and `nbf` are checked, and also `iss` and `aud` if the options
+ *   require them. A token must have a user (`sub`) and an expiry (`exp`); `alg: none` is never
+ *   accepted.
+ * - **Rotation:** a new key of the issuer is accepted immediately. An old key is accepted for at
+ *   most ten minutes.
  * - **Outages:** if keys cannot be fetched, sessions are rejected with 503, and clients retry.
  *
  * @param options Keys of the issuer, and the claims to check.
  * @returns `authenticate`, `userOf` and `expiresAt`.
- * @throws {TypeError} If a key of the options is unknown, if not exactly one of `jwks` and `secret`
- * is given, if `jwks` is not an HTTP URL, or if `algorithms` do not fit the keys.
+ * @throws {TypeError} If an option is unknown, if not exactly one of `jwks` and `secret` is given,
+ * if `jwks` is not an HTTP URL, or if `algorithms` do not fit the keys.
  * @throws {RangeError} If `secret` is too short, or `clockToleranceMs` is negative or not a number.
  *
  * @example Tokens with a shared secret
@@ -277,7 +285,8 @@ function byKeySet(
         cause instanceof errors.JWKSMultipleMatchingKeys ||
         cause instanceof errors.JOSENotSupported;
       if (isOfToken) throw cause;
-      // The key may be newer than the key set, or the key set unreachable: not the token's fault.
+      // The key may be newer than the key set, or the key set may be unreachable, neither of which
+      // is the token's fault.
       throw new AuthenticationError("Tokens cannot be checked now, try again later", {
         status: 503,
         cause,
@@ -319,7 +328,7 @@ async function tryEach(
   throw keys;
 }
 
-/** Verifies a token. The peer receives only the kind of failure. */
+/** Verifies a token. The peer is told only the kind of failure. */
 async function verified(verify: Verify, token: string): Promise<Claims> {
   try {
     return await verify(token);

@@ -34,22 +34,26 @@ import type {
 /** Most free TCP ports to try until one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
 
-/** Immediate attempts at a taken UDP port, which may be free after garbage collection. */
+/**
+ * Number of immediate attempts at a UDP port that is in use, which may be free after garbage
+ * collection.
+ */
 const EAGER_ATTEMPTS = 10;
 
-/** Pause before the first delayed attempt, in milliseconds; doubled with each attempt. */
+/** Pause before the first delayed attempt, in milliseconds. It doubles with each attempt. */
 const RETRY_MS = 100;
 
-/** Longest pause between attempts, in milliseconds; an attempt is only one system call. */
+/** Longest pause between attempts, in milliseconds. An attempt is only one system call. */
 const MAX_RETRY_MS = 5_000;
 
 /**
- * Attempts that are preceded by garbage collection. A closed listener of this process holds its
- * port until it is collected; after these attempts another process must hold the port.
+ * Number of attempts that are preceded by garbage collection. A closed listener of this process
+ * holds its port until it is collected. If these attempts fail, another process must be holding the
+ * port.
  */
 const COLLECTING_ATTEMPTS = 15;
 
-/** Buffers allocated before an attempt, because the collector works in small steps. */
+/** Number of buffers allocated before an attempt, because the collector works in small steps. */
 const COLLECTING_ROUNDS = 10;
 
 /** Time between two buffers, in milliseconds. */
@@ -66,13 +70,13 @@ export interface ListenInfo {
   /** The URL of WebTransport; empty if it is off. */
   readonly webTransportUrl: string;
   /**
-   * Reason for a failure of WebTransport; `undefined` if WebTransport listens or was turned off.
-   * After a `Deno.errors.AddrInUse` the server retries the port until it stops.
+   * The reason why WebTransport failed; `undefined` if WebTransport is listening or was turned off.
+   * After a `Deno.errors.AddrInUse`, the server retries the port until it stops.
    */
   readonly webTransportError: Error | undefined;
 }
 
-/** Limits of connections on UDP, and on TCP if counted, and the clients' credit. */
+/** Limits on connections over UDP, and over TCP if they are counted, and the credit of clients. */
 export type ConnectionLimits =
   & Pick<WebTransportServeOptions, "flowControl" | "maxConnections" | "maxConnectionsPerAddress">
   & Pick<ListenWebTransportOptions, "quotas" | "unreadStreams">;
@@ -82,7 +86,7 @@ export interface ServerListenerOptions extends OriginRules {
   /** Prints errors that no handler of the application receives. */
   readonly console: ConsoleReport;
   readonly runtime: Runtime;
-  /** TCP port; 0 selects a port that is free on both. */
+  /** TCP port. 0 selects a port that is free on both TCP and UDP. */
   readonly port: number;
   /** Address on which to listen. */
   readonly hostname: string;
@@ -100,7 +104,7 @@ export interface ServerListenerOptions extends OriginRules {
   readonly connectionLimits: ConnectionLimits;
   /** Handler of raw QUIC, in addition to WebTransport. */
   readonly quic: RawQuicOptions | undefined;
-  /** Resolves when the server may listen on UDP; immediately by default. */
+  /** Resolves when the server may listen on UDP. By default, it listens immediately. */
   readonly udpFrom?: Promise<void> | undefined;
   /** Called when the server listens, instead of printing a line. */
   readonly onListen: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
@@ -200,7 +204,7 @@ export class ServerListener {
   }
 
   /**
-   * Sets the certificate for new WebTransport clients, also if the UDP port is still in use.
+   * Sets the certificate for new WebTransport clients, even if the UDP port is still in use.
    *
    * @throws {TypeError} If WebTransport is off, or the certificate is invalid.
    */
@@ -247,8 +251,8 @@ export class ServerListener {
   /**
    * Stops listening, and closes the remaining connections.
    *
-   * @param answersMs Time for sending responses, in milliseconds; the WebSocket host has its own
-   * time limit, and the longer one applies.
+   * @param answersMs Time allowed for sending responses, in milliseconds. The WebSocket host has
+   * its own time limit; the longer of the two applies.
    */
   async close(answersMs = 0): Promise<void> {
     this.#isStopped = true;
@@ -289,7 +293,7 @@ export class ServerListener {
       const http = Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);
       let closing: Promise<void> | undefined;
       const shutdown = () => closing ??= http.shutdown();
-      // The shutdown of the runtime's server cancels bodies, and lets handlers respond.
+      // When the runtime's server shuts down, it cancels bodies and lets handlers respond.
       return { addr: http.addr, shutdown, cutBodies: () => void shutdown() };
     });
   }
@@ -317,8 +321,8 @@ export class ServerListener {
   }
 
   /**
-   * Retries a UDP port in use: a predecessor drains, or a closed listener awaits garbage
-   * collection.
+   * Retries a UDP port that is in use, because a predecessor is draining or a closed listener is
+   * waiting for garbage collection.
    */
   async #retry(options: WebTransportServeOptions): Promise<void> {
     let delayMs = RETRY_MS;
@@ -348,7 +352,7 @@ export class ServerListener {
     }
   }
 
-  /** Waits; resolves to `true` as soon as the server stops. */
+  /** Waits, and resolves to `true` as soon as the server stops. */
   #stopsWithin(ms: number): Promise<boolean> {
     if (this.#isStopped) return Promise.resolve(true);
     const { runtime } = this.#options;
@@ -412,9 +416,10 @@ function isTaken(error: unknown): boolean {
 }
 
 /**
- * Makes the runtime collect garbage, by one more buffer in `pressure`. Only collection returns a
- * QUIC socket to the system, and an idle process allocates too little. The buffers must stay
- * referenced: the runtime would free unreferenced buffers without collecting older objects.
+ * Makes the runtime collect garbage by adding a buffer to `pressure`. Only garbage collection
+ * returns a QUIC socket to the system, and an idle process allocates too little to cause one. The
+ * buffers must stay referenced, because the runtime would free unreferenced buffers without
+ * collecting older objects.
  */
 function urgeCollection(pressure: ArrayBuffer[]): void {
   try {
@@ -425,8 +430,8 @@ function urgeCollection(pressure: ArrayBuffer[]): void {
 }
 
 function print(line: string): void {
-  // Print on stderr, as the runtime does: stdout belongs to the program.
-  // deno-lint-ignore no-console
+  // Print on stderr, as the runtime does, because stdout belongs to the program. deno-lint-ignore
+  // no-console
   console.error(line);
 }
 
@@ -445,7 +450,7 @@ export function quicOptionsOf(moq: MoqFace | undefined): RawQuicOptions | undefi
  * Describes a server for a face with its own sessions.
  *
  * @param listenerOf Returns the server's sockets, once it listens.
- * @param webSocketEngine Engine of WebSocket upgrades, instead of the runtime's own.
+ * @param webSocketEngine Engine for WebSocket upgrades that replaces the runtime's own.
  */
 export function faceHost(
   listenerOf: () => ServerListener | undefined,

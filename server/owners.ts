@@ -1,5 +1,6 @@
 /**
- * Identities of a session in a server's quotas: the owner of its slots, the creator of its topics.
+ * Identities of a session in a server's quotas: the owner of its slots and the creator of its
+ * topics.
  */
 import type { Owner, Owners } from "../base/owners.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
@@ -9,7 +10,8 @@ import type { Session } from "../session/session.ts";
  * Returns the owner of a session's slots.
  *
  * @param owners Knows which users are familiar at an address.
- * @returns The networks of its address, its user or the name of its guest, and the session.
+ * @returns The networks of the session's address, its user or the name of its guest, and the
+ * session itself.
  */
 export function ownerOf(owners: Owners, session: Session): Owner {
   const { address, id } = session;
@@ -22,10 +24,10 @@ export function ownerOf(owners: Owners, session: Session): Owner {
 }
 
 /**
- * Names the creator of histories of a session's topics, for quotas.
+ * Names the creator of the histories of a session's topics, for quotas.
  *
- * @returns The user. For guests, and users who are new at their address, the widest network that a
- * single client may have, so that many guests of one address count as one.
+ * @returns The user. For guests, and for users who are new at their address, this is the widest
+ * network that a single client may have, so that many guests at one address count as one.
  */
 export function makerOf({ user, guest, networks, isFamiliar, isBehindProxy }: Owner): string {
   const network = networks.at(-1)?.key;

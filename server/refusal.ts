@@ -6,7 +6,10 @@ import { attempt } from "../base/call_safely.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { type DecisionFault, tellFault } from "../base/decision.ts";
 
-/** Shortest token to hide in a text; a shorter one is not secret, and occurs in many words. */
+/**
+ * Minimum length of a token that is hidden in a text. A shorter token is not secret, and occurs in
+ * many words.
+ */
 const MIN_SECRET_LENGTH = 4;
 
 /** Shortest time between two lines about a failing `onRefusal`, in milliseconds. */
@@ -17,15 +20,18 @@ interface RefusedOptions extends ErrorOptions {
   /** The application's fault, if any; the peer should retry. */
   readonly fault?: DecisionFault | undefined;
   /**
-   * Sends the text in a close over WebTransport, because pages cannot read the status of a
+   * `true` to send the text in a close over WebTransport, because pages cannot read the status of a
    * rejection.
    */
   readonly isToldByClose?: boolean;
 }
 
-/** Thrown internally, and converted to a response at the edge; the peer receives the message. */
+/**
+ * Thrown internally, and converted to a response where requests arrive. The peer receives the
+ * message.
+ */
 export class Refused extends Error {
-  /** HTTP status; the close code is 4000 more. */
+  /** HTTP status. The close code is this status plus 4000. */
   readonly status: RefusalStatus;
   /** The application's fault, if it caused the rejection. */
   readonly fault: DecisionFault | undefined;
@@ -38,7 +44,10 @@ export class Refused extends Error {
     this.isToldByClose = options.isToldByClose ?? false;
   }
 
-  /** The rejection for a peer that may not know Skein, for which a fault has the status 401. */
+  /**
+   * The rejection for a peer that may not be a Skein client. For such a peer, a fault has the
+   * status 401.
+   */
   get forAnyPeer(): Refused {
     if (this.fault === undefined) return this;
     const { message, cause, fault } = this;

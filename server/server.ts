@@ -82,7 +82,7 @@ import { settingsWith } from "../session/session_settings.ts";
 import { UnsupportedError } from "../errors.ts";
 
 /**
- * A session server that listens itself, or is mounted in another server.
+ * A session server that listens on its own or is mounted in another server.
  *
  * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
@@ -96,7 +96,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly rooms: Rooms;
   /** All sessions of this node. */
   readonly manager: SessionManager;
-  /** The nodes of the broker; `undefined` without the option `broker`. */
+  /** The nodes of the broker; `undefined` if there is no `broker` option. */
   readonly nodes: Nodes | undefined;
 
   readonly #runtime: Runtime;
@@ -104,7 +104,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #gate = new RequestGate();
   readonly #quotas: Quotas;
   readonly #ownerOf = (session: Session): Owner => ownerOf(this.#quotas.owners, session);
-  /** True if the application limits addresses, and reads them from sockets. */
+  /** True if the application limits addresses and reads them from sockets. */
   readonly #countsSockets: boolean;
   readonly #admission: Admission<V>;
   /** The application's handler for all other requests. */
@@ -129,7 +129,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   #removeAbortListener: (() => void) | undefined;
 
   /**
-   * Creates a server that does not listen; pass requests to `fetch`.
+   * Creates a server that does not listen. Pass requests to its `fetch` method.
    *
    * @param options Options of the server.
    * @param parts Parts from other modules of this library; none by default.
@@ -235,7 +235,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       console: this.#console,
       accept: parts.accept,
     });
-    // After the options were checked, because a MoQ server can be mounted only once.
+    // This happens after the options were checked, because a MoQ server can be mounted only once.
     options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
@@ -301,7 +301,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
   }
 
-  /** Address on which the server listens; `undefined` if mounted in another server. */
+  /** Address on which the server listens; `undefined` if it is mounted in another server. */
   get address(): Deno.NetAddr | undefined {
     return this.#listener?.address;
   }
@@ -312,22 +312,25 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * The URL of WebTransport, with the protocol if the engine is `builtin`; empty if WebTransport is
-   * off.
+   * The WebTransport URL, which includes the protocol if the engine is `builtin`; empty if
+   * WebTransport is off.
    */
   get webTransportUrl(): string {
     return this.#listener?.webTransport?.url ?? "";
   }
 
-  /** Counters of WebTransport, also part of the metrics; `undefined` if WebTransport is off. */
+  /**
+   * Counters of WebTransport, which are also part of the metrics; `undefined` if WebTransport is
+   * off.
+   */
   get webTransportStats(): WebTransportStats | undefined {
     return this.#listener?.stats;
   }
 
   /**
-   * The durable streams of all servers of the broker: writing, reading, cancellation.
+   * The durable streams of all servers of the broker, for writing, reading and cancelling.
    *
-   * @throws {UnsupportedError} Without the option `durableStreams` and without a request that has
+   * @throws {UnsupportedError} If there is neither the option `durableStreams` nor a request with
    * `resume`.
    */
   get durableStreams(): DurableStreams {
@@ -346,7 +349,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return this.#durable?.streams;
   }
 
-  /** Counters of HTTP requests, by server option, such as `api`; also part of the metrics. */
+  /**
+   * Counters of HTTP requests, by server option, such as `api`. They are also part of the metrics.
+   */
   get httpStats(): Readonly<Record<string, HttpFaceStats>> {
     const all: Record<string, HttpFaceStats> = {};
     for (const [name, { stats }] of this.#faces) if (stats !== undefined) all[name] = stats;
@@ -354,8 +359,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Counters of limits that clients share, by name: used slots, the limit, and rejections by the
-   * level whose share was reached; also part of the metrics.
+   * Counters of the limits that clients share, by name: used slots, the limit, and rejections by
+   * the level whose share was reached. They are also part of the metrics.
    */
   get quotaStats(): Readonly<Record<string, QuotaStats>> {
     const ofFaces = Array.from(this.#faces.values(), ({ quotaStats }) => quotaStats);
@@ -363,20 +368,20 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Hashes by which clients can trust the WebTransport certificate without an authority, for
-   * `serverCertificateHashes`. Empty if browsers do not accept the certificate by hash, because it
-   * is valid for more than two weeks or has an RSA key.
+   * Hashes by which clients can trust the WebTransport certificate without a certificate authority;
+   * pass them as `serverCertificateHashes`. Empty if browsers do not accept the certificate by its
+   * hash, because it is valid for more than two weeks or has an RSA key.
    */
   get certificateHashes(): DevCertificate["hashes"] {
     return this.#listener?.webTransport?.hashes ?? [];
   }
 
   /**
-   * Responds to an HTTP request; a WebSocket upgrade becomes a session. Works in `Deno.serve`,
+   * Responds to an HTTP request. A WebSocket upgrade becomes a session. This works in `Deno.serve`,
    * Hono, oak and any other server that passes the original `Request`.
    *
    * @param request The request.
-   * @param info Information about the request; the limits use its address.
+   * @param info Information about the request. Its address is used for the limits.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> => {
@@ -439,7 +444,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Responds to an upgrade as `fetch` does; `undefined` if the upgrade may be for another face.
+   * Responds to an upgrade as `fetch` does. Returns `undefined` if the upgrade may be for another
+   * face.
    */
   #upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> | undefined {
     const isForSession = this.#faceFor(upgrade) === this.#admission;
@@ -447,7 +453,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Publishes to all subscribers of a topic, on every node. Does not wait for delivery.
+   * Publishes to all subscribers of a topic on every node. Does not wait for delivery.
    *
    * @param topic The topic.
    * @param data The data.
@@ -467,17 +473,18 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Subscribes a session to a topic. Idempotent; a closed session is ignored. The topic is literal:
-   * `chat:*` is one topic, not a pattern.
+   * Subscribes a session to a topic. Idempotent; if the session is closed, the call has no effect.
+   * The topic is literal: `chat:*` is one topic, not a pattern.
    *
    * @param session One of this server's sessions.
    * @param topic The topic.
-   * @param options Start of the subscription on a topic with a history; now by default.
-   * @returns Resolves to `true` once the broker has confirmed the subscription: from now on the
-   * session receives all publications, from every node. Resolves to `false` if the session leaves
-   * or closes before that. Rejects with a `BrokerError` if the broker does not confirm within 10
-   * seconds; the session stays subscribed, and its client is notified of the gap. The error also
-   * goes to `onError`, so a call without `await` is fine.
+   * @param options Where the subscription starts if the topic has a history. By default, it starts
+   * now.
+   * @returns Resolves to `true` once the broker has confirmed the subscription: from then on, the
+   * session receives all publications from every node. Resolves to `false` if the session leaves or
+   * closes before that. Rejects with a `BrokerError` if the broker does not confirm within 10
+   * seconds; the session stays subscribed, and its client is notified of the gap. The error is also
+   * passed to `onError`, so you need not await the call.
    */
   subscribe(
     session: Session<ValueOf<V>, C, "server">,
@@ -493,7 +500,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Ends a session's subscription, no matter whether the client or the application requested it. If
    * the topic is a room, the session leaves the room. Idempotent. The client's subscription ends
-   * with a `RequestError` with the code; a plain page receives no notice.
+   * with a `RequestError` that has the code; plain WebSocket clients receive no notice.
    *
    * @example Removing a member
    * ```ts
@@ -515,7 +522,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param topic The topic.
    * @param options Code and reason for the client; the default code is `removed`.
    * @returns `true` if the session was subscribed.
-   * @throws {TypeError} If the code is not a text of 1 to 64 characters.
+   * @throws {TypeError} If the code is not a string of 1 to 64 characters.
    */
   unsubscribe(
     session: Session<ValueOf<V>, C, "server">,
@@ -526,8 +533,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Addresses all sessions of a user, on every node. A guest or another session without a user is
-   * addressed by its `session.user`, only on its own node.
+   * Addresses all sessions of a user on every node. To address a guest or another session without a
+   * user, pass its `session.user`; this works only on the session's own node.
    *
    * @param user The user, as returned by `userOf`.
    * @returns A sender to these sessions.
@@ -555,11 +562,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Lists the sessions of a user, on every node that responds within two seconds.
-   * `manager.sessionsOf(user)` immediately lists the sessions on this node.
+   * Lists the sessions of a user on every node that responds within two seconds. For the sessions
+   * on this node alone, use `manager.sessionsOf(user)`, which returns immediately.
    *
    * @param user The user, as returned by `userOf`.
-   * @returns The sessions, this node's first; at most 1,000 per node.
+   * @returns The sessions, with those on this node first; at most 1,000 per node.
    */
   sessions(user: string): Promise<SessionInfo<ValueOf<V>, C>[]> {
     return this.#users.sessions(user);
@@ -576,7 +583,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   async disconnect(user: string, options: SessionCloseOptions = {}): Promise<{
     /** Number of closed sessions, on all nodes. */
     readonly closed: number;
-    /** `true` if every node responded; otherwise sessions may still be open. */
+    /** `true` if every node responded; otherwise, sessions may still be open. */
     readonly isComplete: boolean;
   }> {
     checkOptions("disconnect", options, CLOSE);
@@ -586,22 +593,23 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Drains the server, within the time limit of the options:
    *
-   * - **Sessions:** new sessions are rejected. Every peer receives a different time to reconnect,
-   *   and its session closes then, after handlers and queues have finished.
-   * - **Requests over HTTP** to faces and to `fetch` are served until all sessions have closed.
-   *   After that new requests receive 503 with `Retry-After`, and pending requests finish. A
-   *   request whose body is incomplete when the time is up also receives 503.
+   * - **Sessions:** new sessions are rejected. Each peer receives a different time at which to
+   *   reconnect. Its session closes at that time, after handlers and queues have finished.
+   * - **HTTP requests** to faces and to `fetch` are served until all sessions have closed. After
+   *   that, new requests receive 503 with `Retry-After`, and pending requests finish. A request
+   *   whose body is still incomplete when the time is up also receives 503.
    *
    * Then the server stops listening.
    *
    * @param options The time limit, and the message to peers.
-   * @returns Number of sessions that closed by themselves, and number that were closed.
+   * @returns The number of sessions that closed by themselves, and the number of sessions that the
+   * server closed.
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
     checkOptions("drain", options, DRAIN);
     const connections = this.manager.all().map(({ connection }) => connection);
     this.#listener?.stop();
-    // Raw sessions have no envelopes, so the transport sends the request to leave.
+    // Raw sessions have no envelopes, so the transport asks the peer to leave.
     for (const connection of connections) connection.drain?.();
     const hasOthers = (this.nodes?.size ?? 0) > 0;
     const { withinMs = DRAIN_MS, signal } = options;
@@ -614,7 +622,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       ...Array.from(this.#faces.values(), (face) => face.drain?.(time)),
       this.#durable?.answers.drain({ hasOthers, withinMs, signal }),
     ]);
-    // Closed sessions have ended here, but the close has yet to reach their peers.
+    // Closed sessions have ended on this side, but their closes have yet to reach the peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
     await settlesWithin(this.#runtime, told, FAREWELL_MS);
     this.#gate.stop();
@@ -641,9 +649,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Sets the certificate for new WebTransport clients; open sessions stay. WebSocket keeps its
-   * certificate until a restart, because the runtime's HTTP server cannot change certificates. The
-   * server renews a development certificate automatically.
+   * Sets the certificate for new WebTransport clients; open sessions are not affected. WebSocket
+   * keeps its certificate until a restart, because the runtime's HTTP server cannot change
+   * certificates. The server renews a development certificate automatically.
    *
    * @param certificate The certificate and its key, in PEM.
    * @throws {TypeError} If WebTransport is off, or the certificate is invalid.
@@ -656,7 +664,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Creates a listening server; called by {@linkcode serve}, and with parts by workers.
+   * Creates a listening server. {@linkcode serve} calls this, and so do workers, which pass parts.
    *
    * @ignore
    */
@@ -734,7 +742,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
   }
 
-  /** Waits for pending requests, until a close or the signal ends the wait. */
+  /** Waits for pending requests until a close or the signal ends the wait. */
   async #idleWithin(ms: number, signal: AbortSignal | undefined): Promise<void> {
     const ended = new AbortController();
     const end = () => ended.abort();
@@ -745,7 +753,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Closes the server.
    *
-   * @param answersMs Time for sending responses; at least `closeTimeoutMs`.
+   * @param answersMs Time allowed for sending responses; at least `closeTimeoutMs`.
    */
   async #close(options: SessionCloseOptions, answersMs = 0): Promise<void> {
     this.#removeAbortListener?.();
@@ -753,8 +761,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#gate.close();
     await this.#durable?.close();
     for (const face of this.#faces.values()) await face.close?.(options);
-    // Not before the sessions have closed: the runtime's server cuts WebSockets together with
-    // bodies.
+    // Do this only after the sessions have closed, because the runtime's server cuts off WebSockets
+    // together with bodies.
     this.#listener?.cutBodies();
     const isAnswered = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
     this.#heartbeat[Symbol.dispose]();
@@ -774,7 +782,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 }
 
-/** Checks whether responses of the server may outlive their connections. */
+/** Checks whether any responses of the server may outlive their connections. */
 function hasKeptAnswers(
   { contract, requests = {} }: { readonly contract?: Contract; readonly requests?: object },
 ): boolean {
@@ -785,18 +793,19 @@ function hasKeptAnswers(
 
 /** Parts of a server that do not come from the application. */
 export interface ServerParts {
-  /** Reads the metrics of all workers; by default the server reports only its own. */
+  /** Reads the metrics of all workers. By default, the server reports only its own metrics. */
   readonly source?: MetricsSource | undefined;
-  /** Accepts WebSocket upgrades; by default the runtime does. */
+  /** Accepts WebSocket upgrades. By default, the runtime does. */
   readonly accept?: WebSocketEngine | undefined;
 }
 
 /** Parts of a server that all workers of a process share. */
 export interface WorkerParts extends Pick<ServerParts, "source"> {
-  /** Resolves when the server may listen on UDP; immediately by default. */
+  /** Resolves when the server may listen on UDP. By default, it listens immediately. */
   readonly udpFrom?: Promise<void> | undefined;
   /**
-   * Handles a request instead of the server; `undefined` for a request that the server handles.
+   * Handles a request instead of the server. Returns `undefined` if the server should handle the
+   * request.
    */
   readonly answer?:
     | ((
@@ -806,7 +815,7 @@ export interface WorkerParts extends Pick<ServerParts, "source"> {
     | undefined;
 }
 
-/** Returns the limits of connections, equal to the limits of sockets. */
+/** Returns the limits on connections, which equal the limits on sockets. */
 function connectionLimits(
   { maxSessions = DEFAULT_MAX_SESSIONS, maxSessionsPerAddress }: ServerOptions["limits"] = {},
 ): ConnectionLimits {
@@ -821,12 +830,12 @@ function connectionLimits(
 const FAREWELL_MS = 500;
 
 /**
- * Creates a server that does not listen, to be mounted in an existing HTTP server.
+ * Creates a server that does not listen, so that you can mount it in an existing HTTP server.
  *
  * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
  * @param options Options of the server.
- * @returns The server; pass requests to `fetch`.
+ * @returns The server. Pass requests to its `fetch` method.
  * @throws {TypeError} If a key of the options is unknown, or an option is invalid.
  * @throws {RangeError} If a number is out of range.
  *
@@ -852,17 +861,18 @@ export function createServer<V = unknown, C extends Contract = Contract>(
 /**
  * Serves sessions.
  *
- * A handler that uses the returned server needs a body in braces: `onMessage: (message) => {
- * server.publish("news", message.data); }`. The type of a bare expression would depend on the
- * server's type, which TypeScript rejects.
+ * If a handler uses the returned server, write its body in braces:
+ * `onMessage: (message) => { server.publish("news", message.data); }`. The return type of a bare
+ * expression would depend on the server's type, which TypeScript rejects.
  *
  * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
- * @param options Where to listen, and the options of the server.
+ * @param options The address on which to listen, and the options of the server.
  * @returns The server, listening.
- * @throws {TypeError} If a key of the options is unknown, if `tls` is not a certificate and its key
- * in PEM, or if an option needs a feature that the engine of `webTransport` lacks.
- * @throws {UnsupportedError} On Node, if `webSocket` is left out, or Node is older than 26.
+ * @throws {TypeError} If an option is unknown, if `tls` is not a certificate and its key in PEM
+ * format, or if an option needs a feature that the `webTransport` engine lacks.
+ * @throws {UnsupportedError} On Node, if `webSocket` is not given, or if Node is older than version
+ * 26.
  *
  * @example Authenticated, with a direct message
  * ```ts

@@ -56,13 +56,15 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   extends
     AdmissionOptions<V>,
     Omit<SessionHandlers<ValueOf<V>, C, "server">, "onGoAway" | "onDropped"> {
-  /** Topics and their schemas; other messages are rejected. */
+  /** Topics and their schemas. Messages on other topics are rejected. */
   readonly contract?: C | undefined;
   /**
-   * Called for each stream that a client opens; several calls may run concurrently. An error resets
-   * the stream with code 4500 and goes to `onError`; the session continues. Without this handler,
-   * read streams from `session.incomingStreams()`. Over QUIC the streams of a closing session
-   * appear to end cleanly: send a length or an end marker with data that must be complete.
+   * Called for each stream that a client opens; several calls may run concurrently. If it throws,
+   * the stream is reset with code 4500 and the error is passed to `onError`; the session continues.
+   * If there is no such handler, read streams from `session.incomingStreams()`.
+   *
+   * Over QUIC, the streams of a closing session appear to end cleanly. If data must be complete,
+   * send its length or an end marker with it.
    *
    * @example An echo
    * ```ts
@@ -91,11 +93,13 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     ) => void | Promise<void>)
     | undefined;
   /**
-   * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
-   * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>`
-   * of a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop;
-   * both are allowed for the user's own responses. An object instead of `true` allows the action;
-   * its `from` overrides `includePublisher`, and adds the session's user to a publication. If
+   * Decides whether a client may subscribe, publish or set presence data. Without `authorize`, all
+   * actions are denied. `presence` sets the client's presence data in a room. On the topic
+   * `stream:<id>` of a durable stream, `subscribe` reads the stream and `cancel` asks the writer to
+   * stop; both are always allowed for the user's own responses.
+   *
+   * You can return an object instead of `true` to allow the action. Its `from` overrides
+   * `includePublisher`, and decides whether the session's user is added to a publication. If
    * `authorize` takes longer than `session.requestTimeoutMs`, the client receives `unavailable`.
    */
   readonly authorize?:
@@ -109,8 +113,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
       | Promise<boolean | { readonly from?: boolean | undefined }>)
     | undefined;
   /**
-   * Adds `from`, the user that `userOf` returned, to publications of clients. The result of
-   * `authorize` overrides this. Publications of a client without a user have no `from`.
+   * Adds `from`, the user that `userOf` returned, to clients' publications. The result of
+   * `authorize` overrides this. If a client has no user, its publications have no `from`.
    *
    * @example A chat with names that cannot be forged
    * ```ts
@@ -139,10 +143,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly includePublisher?: boolean | undefined;
   /**
-   * Called when a client has renewed its token: `session.value` is the new value, `before` the
-   * previous one. `authorize` is also called again for every topic to which the client subscribed,
-   * and denied subscriptions end; topics of `server.subscribe` stay. Errors go to `onError`, and
-   * the session continues.
+   * Called when a client has renewed its token. `session.value` is the new value, and `before` is
+   * the previous one. `authorize` is also called again for every topic to which the client
+   * subscribed, and subscriptions that it denies end. Subscriptions made with `server.subscribe`
+   * stay. If this handler throws, the error is passed to `onError`, and the session continues.
    *
    * @example A role that is revoked
    * ```ts
@@ -176,10 +180,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   /**
    * Limits of the server, in addition to the limits of each session.
    *
-   * A peer that does not respond to a close leaves its socket open in the runtime. So sockets are
-   * also limited, to twice the sessions, in total and per address. Further requests receive 429
-   * instead of an upgrade. WebTransport connections have the same limits, counted separately;
-   * beyond them the handshake fails.
+   * If a peer does not respond to a close, its socket stays open in the runtime. Sockets are
+   * therefore limited to twice the number of sessions, in total and per address. Further requests
+   * receive 429 instead of an upgrade. WebTransport connections have the same limits but are
+   * counted separately; beyond these limits, the handshake fails.
    */
   readonly limits?:
     | ManagerLimits & {
@@ -191,33 +195,33 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
       readonly maxTopicsPerSession?: number | undefined;
       /**
        * Limits for streams over WebTransport and QUIC that clients open and no handler or loop
-       * reads. By default such a stream is rejected 5 s after its arrival; they hold at most 80 MB
-       * per address, and at most 640 MB for all clients together.
+       * reads. By default, such a stream is rejected 5 s after it arrives. Unread streams hold at
+       * most 80 MB per address, and at most 640 MB for all clients together.
        */
       readonly unreadStreams?: UnreadStreamLimits | undefined;
     }
     | undefined;
   /**
-   * Rate limits for sending, publishing, subscribing and connecting. By default connections have a
-   * rate limit, and so do each session's publications (1,000 at first, then 200 a second) and
-   * subscriptions (256 at first, then 20 a second). Rate limits of users and addresses apply to all
-   * nodes together if the broker's `store` can count.
+   * Rate limits for sending, publishing, subscribing and connecting. By default, connections have a
+   * rate limit, and so do each session's publications (a burst of 1,000, then 200 a second) and
+   * subscriptions (a burst of 256, then 20 a second). Rate limits per user and per address apply
+   * across all nodes if the broker's `store` can count.
    */
   readonly rates?: RateLimitsOptions | undefined;
   /** Limits and times of each session. */
   readonly session?: SessionLimits | undefined;
   /**
    * Patterns of topics that are rooms, such as `room:{name}`. A client that subscribes to a room
-   * joins it. The object form has presence options for the rooms of each pattern.
+   * joins it. Use an object to set presence options for the rooms of each pattern.
    *
    * @default {[]}
    */
   readonly rooms?: readonly string[] | Readonly<Record<string, RoomOptions>> | undefined;
   /**
-   * Topics with a history, by pattern, each with the bounds of one topic: by default 1,000
-   * publications, five minutes and 1 MiB. A client that reconnects receives the missed
-   * publications, or the reason for a gap. A new subscriber can request the newest publications.
-   * Use the same bounds on every node.
+   * Topics with a history, by pattern. Each pattern has the bounds of one topic: by default, 1,000
+   * publications, five minutes and 1 MiB. A client that reconnects receives the publications that
+   * it missed, or the reason for a gap. A new subscriber can request the newest publications. Use
+   * the same bounds on every node.
    *
    * @example The last lines of a chat
    * ```ts
@@ -242,15 +246,15 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
   /**
-   * Grace period in which a user may leave and return without an event, in milliseconds.
+   * Grace period during which a user can leave and return without an event, in milliseconds.
    *
    * @default {5000}
    */
   readonly presenceGraceMs?: number | undefined;
   /**
-   * `true` if this node tracks the online users of all nodes, with about 200 bytes per user.
-   * Otherwise `presence.online()`, `isOnline()` and `lastSeenAt()` cover only this node. Rooms are
-   * always shared.
+   * `true` if this node tracks the online users of all nodes, which takes about 200 bytes of memory
+   * per user. Otherwise, `presence.online()`, `isOnline()` and `lastSeenAt()` cover only this node.
+   * Rooms are always shared.
    *
    * @default {true}
    */
@@ -259,31 +263,32 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   readonly instrumentation?: Instrumentation | undefined;
   /**
    * Serves `/metrics` in the Prometheus text format, and `/healthz` with the state of the server,
-   * for programs on this machine. An object sets the path and the allowed clients.
+   * to programs on this machine. Use an object to set the path and the allowed clients.
    *
    * @default {false}
    */
   readonly metrics?: boolean | MetricsOptions | undefined;
   /**
    * Serves a page that shows the sessions, topics, rooms, durable streams and brokers of all nodes,
-   * and the live messages of one session: at `/inspector`, for programs on this machine. An object
-   * sets the path and allows others. Requests for the path and below go to the inspector, also in a
-   * mounted server. It has no cost while no page is open.
+   * and the live messages of one session. It is served at `/inspector`, to programs on this
+   * machine. Use an object to set the path and allow other clients. Requests for this path and
+   * paths below it go to the inspector, even if the server is mounted in another one. The inspector
+   * has no cost while no page is open.
    *
    * @default {false}
    */
   readonly inspector?: boolean | InspectorOptions | undefined;
   /**
-   * Serves an HTTP API for backends in any language: publish, send to a user, disconnect, presence,
-   * history, health and statistics, in JSON. The OpenAPI document is at `openapi.json` below the
-   * path. Requests for the path and below go to the API, also in a mounted server. Not served by
-   * default.
+   * Serves a JSON API over HTTP for backends in any language: they can publish, send to a user,
+   * disconnect sessions, and read presence, histories, health and statistics. The OpenAPI document
+   * is at `openapi.json` below the path. Requests for this path and paths below it go to the API,
+   * even if the server is mounted in another one. Not served by default.
    */
   readonly api?: ApiOptions | undefined;
   /**
-   * Serves durable streams: logs with an end, kept by the broker, which outlive readers, writers
-   * and this server. Requests for the path and below follow the Durable Streams protocol. The
-   * broker must keep logs. Not served by default.
+   * Serves durable streams: logs that have an end, are stored by the broker, and outlive readers,
+   * writers and this server. Requests for this path and paths below it follow the Durable Streams
+   * protocol. The broker must be able to keep logs. Not served by default.
    *
    * @example A stream that is written and read with `fetch`
    * ```ts
@@ -310,79 +315,85 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly durableStreams?: DurableStreamsOptions | undefined;
   /**
-   * Limits of responses that outlive their callers' connections, for requests with `resume: true`
+   * Limits on responses that outlive their callers' connections, for requests with `resume: true`
    * in the contract.
    */
   readonly answers?: {
     /**
      * Time after the last item or read at which a response is deleted, in milliseconds. Its name
-     * cannot be used again for another week.
+     * cannot be reused for another week.
      *
      * @default {86400000}
      */
     readonly keepMs?: number | undefined;
     /**
-     * Most responses that the broker keeps, including running ones. They don't count as durable
-     * streams. Beyond the limit, the oldest finished response of the network address with the most
-     * responses is dropped; responses that finished within the last ten minutes and were not read
-     * to the end are dropped last. Readers of a dropped response receive the code `gone`, and its
-     * name cannot be used again for a week. If all responses are running, a new one is rejected
-     * with the code `too-many`.
+     * Maximum number of responses that the broker keeps, including running responses. They don't
+     * count as durable streams.
+     *
+     * Beyond the limit, the oldest finished response of the network address with the most responses
+     * is dropped. Responses that finished within the last ten minutes and were not read to the end
+     * are dropped last. Readers of a dropped response receive the code `gone`, and its name cannot
+     * be reused for a week. If all responses are running, a new one is rejected with the code
+     * `too-many`.
      *
      * @default {100000}
      */
     readonly maxKept?: number | undefined;
     /**
-     * Most kept responses per user or guest. Beyond the limit, the user's oldest finished response
-     * is dropped. The default applies only while more than half of `maxKept` are kept.
+     * Maximum number of kept responses per user or guest. Beyond the limit, the user's oldest
+     * finished response is dropped. The default applies only while more than half of `maxKept` is
+     * used.
      *
      * @default {100}
      */
     readonly maxKeptPerUser?: number | undefined;
     /**
-     * Most kept responses for the guests and new users of one network address; an IPv6 /64 counts
-     * as one address. Beyond the limit, their oldest finished response is dropped. Users who were
-     * seen there an hour ago have ten times as many together. The default applies only while more
-     * than half of `maxKept` are kept.
+     * Maximum number of kept responses for all guests and new users at one network address; an IPv6
+     * /64 counts as one address. Beyond the limit, their oldest finished response is dropped. Users
+     * who were already seen there an hour ago together get ten times this limit. The default
+     * applies only while more than half of `maxKept` is used.
      *
      * @default {1000}
      */
     readonly maxKeptPerAddress?: number | undefined;
     /**
-     * Most responses that run on this server at the same time. Another one is rejected with the
-     * code `too-many`.
+     * Maximum number of responses that run on this server at the same time. Further responses are
+     * rejected with the code `too-many`.
      *
      * @default {10000}
      */
     readonly maxRunning?: number | undefined;
     /**
-     * Most running responses per user or guest on this server. Another one is rejected with the
-     * code `too-many`. The default applies only while more than half of `maxRunning` are running.
+     * Maximum number of running responses per user or guest on this server. Further responses are
+     * rejected with the code `too-many`. The default applies only while more than half of
+     * `maxRunning` is used.
      *
      * @default {32}
      */
     readonly maxRunningPerUser?: number | undefined;
     /**
-     * Most running responses on this server for the guests and new users of one network address; an
-     * IPv6 /64 counts as one address. Another one is rejected with the code `too-many`. Users who
-     * were seen there an hour ago have ten times as many together. The default applies only while
-     * more than half of `maxRunning` are running.
+     * Maximum number of running responses on this server for all guests and new users at one
+     * network address; an IPv6 /64 counts as one address. Further responses are rejected with the
+     * code `too-many`. Users who were already seen there an hour ago together get ten times this
+     * limit. The default applies only while more than half of `maxRunning` is used.
      *
      * @default {128}
      */
     readonly maxRunningPerAddress?: number | undefined;
   } | undefined;
   /**
-   * Carries publications between servers; by default only within this process. The server does not
-   * close the broker.
+   * Carries publications between servers. By default, publications stay within this process. The
+   * server does not close the broker.
    */
   readonly broker?: Broker | undefined;
-  /** Name and heartbeat of this node among the nodes of the broker; ignored without a `broker`. */
+  /**
+   * Name and heartbeat of this node among the nodes of the broker; ignored if there is no `broker`.
+   */
   readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime"> | undefined;
   /**
-   * Serves Media over QUIC on the same ports. The MoQ server receives the clients that offer one of
-   * its protocols or request its path, and all clients over raw QUIC. It applies its own rules,
-   * limits and sessions, and is drained and closed with this server. Over UDP a client may have 128
+   * Serves Media over QUIC on the same ports. The MoQ server receives clients that offer one of its
+   * protocols or request its path, and all clients over raw QUIC. It has its own rules, limits and
+   * sessions, and is drained and closed together with this server. Over UDP, a client may have 128
    * bidirectional streams open, one per subscription, unless `maxStreams` of `webTransport` is
    * larger.
    *
@@ -415,8 +426,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly moq?: MoqFace | undefined;
   /**
-   * Clocks, timers and randomness of this node, for tests and simulations. By default the
-   * platform's. Brokers and MoQ servers have the same option.
+   * Clocks, timers and randomness of this node, which tests and simulations can replace. By
+   * default, those of the platform. Brokers and MoQ servers have the same option.
    */
   readonly runtime?: Runtime | undefined;
 }
@@ -425,7 +436,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
 export interface ServeOptions<V = unknown, C extends Contract = Contract>
   extends ServerOptions<V, C> {
   /**
-   * Port on which to listen; 0 selects a free port.
+   * Port on which to listen. 0 selects a free port.
    *
    * @default {8000}
    */
@@ -439,40 +450,41 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
   /** Certificate and key in PEM, for `wss:` and WebTransport. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /**
-   * Also serves sessions over WebTransport: on UDP, by default on the same port number.
+   * Also serves sessions over WebTransport, on UDP and by default on the same port number.
    *
-   * - `true` offers WebTransport if possible. Otherwise the server prints the reason, and serves
-   *   only WebSocket. Deno has QUIC with `--unstable-net`.
+   * - `true` offers WebTransport if possible. If not, the server prints the reason, and serves only
+   *   WebSocket. Deno supports QUIC only with `--unstable-net`.
    * - An object offers WebTransport, and `serve()` throws if that is impossible.
-   * - In both cases a UDP port in use, for example by a draining predecessor, is retried until the
-   *   server closes; `onListen` and `webTransportStats` show the state.
-   * - With `tls` WebTransport uses the same certificate. Without `tls` the server is in development
-   *   mode: a short-lived certificate, trusted by its hash, only on this machine.
+   * - In both cases, if the UDP port is in use, for example by a draining predecessor, the server
+   *   retries until it closes. `onListen` and `webTransportStats` show the state.
+   * - With `tls`, WebTransport uses the same certificate. Without `tls`, the server is in
+   *   development mode: it uses a short-lived certificate that clients trust by its hash, and only
+   *   on this machine.
    *
-   * On Node WebTransport is off by default, and `true` prints the reason.
+   * On Node, WebTransport is off by default, and `true` prints the reason.
    *
    * @default {true}
    */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
   /**
-   * Listens on TCP and upgrades, instead of the runtime's own server: `hardenedWebSocket()` from
-   * `@skein/skein/ws`, for a server on the internet without a proxy. A server on Node always needs
-   * it.
+   * Listens on TCP and upgrades connections instead of the runtime's own server. Use
+   * `hardenedWebSocket()` from `@skein/skein/ws` if the server is on the internet without a proxy.
+   * A server on Node always needs it.
    */
   readonly webSocket?: WebSocketHost | undefined;
   /**
-   * Lets other processes listen on the same TCP port: the kernel passes each new connection to one
-   * of them. Deno supports this on Linux with `--unstable-net`. UDP is not shared: the first
-   * process serves WebTransport. Turn WebTransport off in the others, or set a different `port` for
-   * each.
+   * Lets other processes listen on the same TCP port; the kernel passes each new connection to one
+   * of them. Deno supports this on Linux with `--unstable-net`. UDP is not shared, so only the
+   * first process serves WebTransport. Turn WebTransport off in the other processes, or set a
+   * different `port` for each.
    *
    * @default {false}
    */
   readonly reusePort?: boolean | undefined;
   /**
-   * Called once the server listens, with the state of WebTransport, and again when a UDP port in
-   * use has become free. By default the addresses are printed, with the reason if WebTransport is
-   * off.
+   * Called with the state of WebTransport once the server is listening, and again when a UDP port
+   * that was in use becomes free. By default, the addresses are printed, and the reason if
+   * WebTransport is off.
    */
   readonly onListen?: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
   /** Closes the server when it aborts. */
@@ -529,18 +541,20 @@ export interface ApiOptions {
   /** Path of the API, such as `/api`, without a trailing slash. */
   readonly path: string;
   /**
-   * Decides each action. The id is the topic, the user or the session; empty for other actions. A
-   * batch is a `publish-batch` before its body is read, and then a `publish` for each of its
-   * topics. `{ caller }` allows the action and names the backend: callers do not share values of
-   * `Idempotency-Key`. Without a name, callers are distinguished by user, or by `Authorization`.
-   * Anything else denies. An error also denies, is printed, and the response is 503, so that
-   * clients retry.
+   * Decides about each action. The id is the topic, the user or the session; it is empty for other
+   * actions. For a batch, `authorize` is called with `publish-batch` before the body is read, and
+   * then with `publish` for each topic.
    *
-   * Without `authorize` only programs on this machine may use the API: the peer's address is
-   * loopback, the requested host is one of this machine's names or of `hosts`, and there is no
-   * proxy header. Pages may then use the API if `origins` lists their origin, or if this server has
-   * served them; `*` is not enough. A proxy on this machine without such a header looks like a
-   * program, so behind a proxy you need `authorize`.
+   * Return `true` to allow the action, or `{ caller }` to allow it and name the backend; callers do
+   * not share values of `Idempotency-Key`. Unnamed callers are distinguished by user, or by the
+   * `Authorization` header. Any other value denies the action. If you throw an error, it is
+   * printed, and the action is denied with 503, so that clients retry.
+   *
+   * Without `authorize`, only programs on this machine may use the API: the peer's address must be
+   * loopback, the requested host must be one of this machine's names or one of `hosts`, and there
+   * must be no proxy header. Pages may then use the API if `origins` lists their origin, or if this
+   * server has served them; `*` is not enough. A proxy on this machine that sends no such header
+   * looks like a local program, so you need `authorize` behind a proxy.
    */
   readonly authorize?:
     | ((
@@ -572,14 +586,15 @@ export interface ApiOptions {
    */
   readonly maxPublications?: number | undefined;
   /**
-   * Most readers on this node that follow topics by server-sent events. Another one receives 429.
-   * Once more than half are connected, a network address has at most 256, and a user 32.
+   * Maximum number of readers on this node that follow topics by server-sent events. Further
+   * readers receive 429. Once more than half of the limit is used, each network address can have at
+   * most 256 readers, and each user 32.
    *
    * @default {10000}
    */
   readonly maxReaders?: number | undefined;
   /**
-   * Time for which the broker's store remembers the key of a request, in milliseconds.
+   * Time for which the broker's store remembers the idempotency key of a request, in milliseconds.
    *
    * @default {600000}
    */
@@ -587,7 +602,7 @@ export interface ApiOptions {
 }
 
 /**
- * Default rate limit per network address: more than a backend needs, but it slows down guessing.
+ * Default rate limit per network address. A backend needs less, but it slows down guessing.
  */
 const API_RATE: Required<Rate> = { perSecond: 1_000, burst: 2_000 };
 
@@ -711,9 +726,9 @@ export const SERVE: OptionKinds<ServeOptions> = {
 };
 
 /**
- * Rejects options with an unknown name or a value of another type, at any depth.
+ * Rejects options with an unknown name or a value of the wrong type, at any depth.
  *
- * @throws {TypeError} If a name is unknown, or a value has another type.
+ * @throws {TypeError} If a name is unknown, or if a value has the wrong type.
  */
 export function checkServerOptions(verb: "create server" | "serve", options: object): void {
   checkOptions(verb, options, verb === "serve" ? SERVE : SERVER);
@@ -723,8 +738,8 @@ export function checkServerOptions(verb: "create server" | "serve", options: obj
  * Checks the paths of the HTTP faces, which load later.
  *
  * @param faces Options of each face, by option name; `undefined` for a face that is off.
- * @throws {TypeError} If a path is not spelled as in a URL, two faces overlap, or `authorize` is
- * not a function.
+ * @throws {TypeError} If a path is not spelled as in a URL, if two faces overlap, or if `authorize`
+ * is not a function.
  */
 export function checkFaces(
   faces: Readonly<
@@ -763,7 +778,7 @@ export function checkFaces(
 /**
  * Checks the options of the API, and fills in the limits.
  *
- * @returns The options with all limits; without a rate if there is no limit.
+ * @returns The options with all limits filled in, but without a rate if there is no rate limit.
  * @throws {RangeError} If a limit is not a positive integer, or the rate is malformed.
  */
 export function checkApi(

@@ -1,5 +1,6 @@
 /**
- * A request for a session in one form for all transports, so that admission has one implementation.
+ * A request for a session, in the same form for all transports, so that admission has one
+ * implementation.
  */
 import type { Refused } from "./refusal.ts";
 import { LimitError } from "../errors.ts";
@@ -12,7 +13,7 @@ import type { Runtime } from "../base/runtime.ts";
 
 /**
  * A request for a session. Exactly one of `accept` and `refuse` responds to it; if `accept` throws,
- * `refuse` follows.
+ * `refuse` is called next.
  *
  * @typeParam Answer Type of the response for the transport's server.
  */
@@ -30,7 +31,7 @@ export interface SessionRequest<Answer> {
   readonly isSkein: boolean;
   /** `true` if the peer uses `skein.1` and announced a token message. */
   readonly announcesToken: boolean;
-  /** Aborted if the peer leaves before the response, on transports that detect this. */
+  /** Aborted if the peer leaves before the response is sent, on transports that detect this. */
   readonly signal?: AbortSignal | undefined;
   /** Rejection of a request that its transport cannot serve. */
   readonly refusal?: Refused | undefined;
@@ -50,7 +51,7 @@ export interface SessionRequest<Answer> {
 export interface AcceptRequest {
   /** Resolves once the token was accepted, if a token is required first. */
   readonly admitted: Promise<unknown> | undefined;
-  /** The session from which the client moves; both together count once. */
+  /** The session from which the client moves. Both sessions together count once. */
   readonly beside: Session | undefined;
 }
 
@@ -58,7 +59,7 @@ export interface AcceptRequest {
 export interface RequestPlace {
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
-  /** Rejection of the request if the application failed to find the address. */
+  /** The rejection of the request, if the application failed to find the address. */
   readonly refusal: Refused | undefined;
 }
 
@@ -80,15 +81,15 @@ export interface Accepted<Answer> {
  * Returns the headers of the response to a request for a session, on every transport.
  *
  * @param refused The rejection; `undefined` if the request is accepted.
- * @returns The headers; `undefined` for none.
+ * @returns The headers; `undefined` if there are none.
  */
 export function answerHeaders(refused?: Refused): Record<string, string> | undefined {
   return refused && refusalHeaders(refused);
 }
 
 /**
- * Returns the headers of a rejection: for 429, 503 and faults of the application, the time after
- * which to retry.
+ * Returns the headers of a rejection. For 429, 503 and faults of the application, these include the
+ * time after which to retry.
  */
 export function refusalHeaders({ status, cause, fault }: Refused): Record<string, string> {
   const { retryAfterMs = 5_000 } = cause instanceof LimitError ? cause : {};

@@ -1,6 +1,6 @@
 /**
- * Connections of the HTTP transport on all nodes of a broker. A client's requests may reach any
- * node, but its connection is on the node that accepted it.
+ * Makes connections of the HTTP transport reachable from all nodes of a broker. A client's requests
+ * may reach any node, but its connection is on the node that accepted it.
  */
 import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
 import { isNumber } from "../pubsub/nodes/messages.ts";
@@ -26,7 +26,7 @@ const NAME = "http";
 
 /**
  * Longest wait for the response of another node, in addition to the wait for an event, in
- * milliseconds; longer than the time after which a killed node counts as silent.
+ * milliseconds. It is longer than the time after which a killed node is considered silent.
  */
 const ANSWER_MS = 6_000;
 
@@ -39,16 +39,22 @@ const MAX_HEAD_BYTES = 8_192;
 /** Most characters of a secret and of the id of a reader. */
 const MAX_NAME_LENGTH = 128;
 
-/** Most connections of other nodes whose secrets this node remembers, about 2 MB. */
+/**
+ * Maximum number of connections of other nodes whose secrets this node remembers, which take about
+ * 2 MB.
+ */
 const MAX_PROVEN = 10_000;
 
 /**
- * Most concurrent calls about connections that this node does not know, so that invented ids leave
- * most calls between two nodes to existing connections.
+ * Maximum number of concurrent calls about connections that are unknown to this node, so that calls
+ * with invented ids cannot use up the call limit between two nodes.
  */
 const MAX_UNKNOWN = 1_024;
 
-/** Most such calls of one network address, once more than half of `MAX_UNKNOWN` are pending. */
+/**
+ * Maximum number of such calls for one network address, once more than half of `MAX_UNKNOWN` are
+ * pending.
+ */
 const MAX_UNKNOWN_PER_ADDRESS = 16;
 
 /** Options for {@linkcode SharedCarriers}. */
@@ -58,31 +64,34 @@ export interface SharedCarriersOptions {
   readonly own: HttpCarriers;
   /** The quotas of the server. */
   readonly quotas: Quotas;
-  /** Most bytes of the frames of a request, and of the events of a response. */
+  /** Maximum size of the frames of a request, and of the events of a response, in bytes. */
   readonly maxBytes: number;
-  /** Receives errors that no client causes. MUST NOT throw. */
+  /** Receives errors that are not caused by a client. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
 }
 
 /**
  * Finds connections on this and other nodes.
  *
- * - **Gone:** a connection of a node that has left is unknown immediately, also to pending calls.
- *   If the node crashed, the connection is unknown after two missed heartbeats.
- * - **Repeatable:** each call of a {@linkcode HttpCarrier} can be repeated, also through another
+ * - **Gone:** if a node leaves, its connections become unknown immediately, even to pending calls.
+ *   If it crashes, they become unknown after two missed heartbeats.
+ * - **Repeatable:** each call of an {@linkcode HttpCarrier} can be repeated, even through another
  *   node, because events and frames are numbered.
- * - **Checked:** the node of the connection checks the secret, before a client waits for events or
+ * - **Checked:** the node of the connection checks the secret before a client waits for events or
  *   sends a body. Malformed calls fail.
- * - **Shares:** first calls about a connection are limited, and each network address has a share.
+ * - **Shares:** the first calls about connections are limited, and each network address has a
+ *   share.
  */
 export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   readonly #nodes: Nodes;
   readonly #own: HttpCarriers;
   readonly #maxBytes: number;
   readonly #calls: NodeCalls;
-  /** Secrets of connections of other nodes, by id, oldest use first; bounded by `MAX_PROVEN`. */
+  /**
+   * Secrets of other nodes' connections by id, least recently used first; bounded by `MAX_PROVEN`.
+   */
   readonly #proven = new Map<string, string>();
-  /** Calls about connections of other nodes whose secrets this node does not know. */
+  /** Pending calls about connections of other nodes whose secrets are unknown to this node. */
   readonly #unknown: Quota;
 
   /** Starts to respond to calls of other nodes. */
@@ -108,12 +117,12 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
     });
   }
 
-  /** Resolves once other nodes can reach the connections of this one; never rejects. */
+  /** Resolves once other nodes can reach the connections of this node. Never rejects. */
   get ready(): Promise<void> {
     return this.#calls.ready;
   }
 
-  /** Number of calls about connections that this node does not know. */
+  /** Number of pending calls about connections that are unknown to this node. */
   get unknown(): number {
     return this.#unknown.taken;
   }
@@ -198,7 +207,7 @@ class RemoteCarrier implements HttpCarrier {
     this.#takePlace = takePlace;
   }
 
-  /** Asks the other node once, with a call without frames; later calls detect changes. */
+  /** Asks the other node once, in a call without frames. Later calls detect changes. */
   async prove(): Promise<void> {
     const { id, secret } = this.#keys;
     if (this.#proven.get(id) === secret) return;

@@ -15,7 +15,9 @@ const RENEW_MS = 40_000;
 /** Claims that are renewed together. */
 const BATCH = 100;
 
-/** Longest wait for the broker, in milliseconds; after that a node counts alone. */
+/**
+ * Longest wait for the broker, in milliseconds. After that, a node counts only its own sessions.
+ */
 const PATIENCE_MS = 2_000;
 
 /**
@@ -49,13 +51,14 @@ export interface UserClaimsOptions {
  * Claims of the sessions of this node.
  *
  * - **Broker unreachable:** a session is admitted without a claim, which is made later. The
- *   manager's own limit, for this node, always applies.
- * - **Release:** a slot is in use until the session has closed and the broker has confirmed. A
- *   claim waits for slots of the same user that this node releases. For slots that other nodes
- *   release, a claim is retried twice within a quarter of a second.
- * - **Nodes that died:** a node that needs a slot releases the claims of a dead node once that node
- *   is certainly gone; otherwise these claims expire after two minutes.
- * - **Cost:** one call when a session starts, when it closes, and every 40 s in between.
+ *   manager's own limit for this node always applies.
+ * - **Release:** a slot is in use until the session has closed and the broker has confirmed the
+ *   release. A claim waits while this node is releasing slots of the same user. In case another
+ *   node is releasing slots, a rejected claim is retried twice within a quarter of a second.
+ * - **Nodes that died:** a node that needs a slot releases the claims of a dead node once it is
+ *   certain that the node is gone. Otherwise, these claims expire after two minutes.
+ * - **Cost:** there is one call when a session starts, one when it closes, and one every 40 s in
+ *   between.
  */
 export class UserClaims {
   readonly #runtime: Runtime;
@@ -88,7 +91,7 @@ export class UserClaims {
    * Claims a slot for a session.
    *
    * @returns The claim, to dispose of when the session has closed or did not start.
-   * @throws {LimitError} If the user already has the maximum of sessions.
+   * @throws {LimitError} If the user already has the maximum number of sessions.
    */
   async claim(user: string): Promise<Disposable> {
     const held = { scope: `sessions:${user}`, member: `${this.#nodes.id}/${++this.#last}` };
@@ -121,7 +124,7 @@ export class UserClaims {
     for (const pauseMs of [0, ...ASK_AGAIN_MS]) {
       if (pauseMs > 0) await this.#pause(pauseMs);
       const { held: here, releasing } = this.#users.get(scope) ?? { held: 0 };
-      // Open sessions on this node use all slots: do not ask the broker.
+      // Open sessions on this node use all slots, so there is no need to ask the broker.
       if (here >= this.#max) continue;
       // A broker as slow as this counts as unreachable.
       if (releasing !== undefined && !await settlesWithin(this.#runtime, releasing, PATIENCE_MS)) {
@@ -198,7 +201,8 @@ export class UserClaims {
   }
 
   /**
-   * Releases one after the other: concurrent releases conflict in brokers with compare-and-set.
+   * Releases claims one after the other, because concurrent releases conflict in brokers with
+   * compare-and-set.
    */
   #release(held: HeldClaim): void {
     const { scope, member } = held;
@@ -234,7 +238,8 @@ export class UserClaims {
 }
 
 /**
- * Most sessions that share a claim; without a limit a client could hold any number in one slot.
+ * Maximum number of sessions that share a claim. Without a limit, a client could have any number of
+ * sessions in one slot.
  */
 const MAX_HOLDERS = 2;
 

@@ -1,5 +1,6 @@
 /**
- * Users with sessions on several nodes: sends messages to their sessions, lists and closes them.
+ * Handles users with sessions on several nodes: sends messages to their sessions, lists them, and
+ * closes them.
  */
 import { MAX_USER_BYTES } from "./authentication.ts";
 import { QueueFullError } from "../errors.ts";
@@ -25,7 +26,8 @@ const MAX_LISTED = 1_000;
 const ANSWER_MS = 2_000;
 
 /**
- * Longest wait for other nodes to close sessions, whose queues are flushed first, in milliseconds.
+ * Longest wait for other nodes to close sessions, in milliseconds. The sessions' queues are flushed
+ * first.
  */
 const CLOSED_MS = 10_000;
 
@@ -68,10 +70,10 @@ interface FollowedUser {
 /**
  * Reaches users on all nodes.
  *
- * Messages to a user are published on a topic of this user, to which every node with a session of
- * the user subscribes. Nodes need not know where users are, and other nodes receive nothing.
- * Listing and closing are rare, and query every node. Only its own node knows a session without a
- * user.
+ * Messages to a user are published on that user's topic, to which every node with a session of the
+ * user subscribes. Nodes need not know where users are, and nodes without a session of the user
+ * receive nothing. Listing and closing sessions are rare, so they query every node. A session
+ * without a user is known only to its own node.
  */
 export class Users<V = unknown, C extends Contract = Contract> {
   readonly #nodes: Nodes | undefined;
@@ -102,7 +104,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     if (nodes === undefined || user === undefined || session.isClosed) return;
     let followed = this.#followed.get(user);
     if (followed === undefined) {
-      // A closed broker carries no messages; the session still works on this node.
+      // A closed broker carries no messages, but the session still works on this node.
       if (nodes.broker.status.current.name === "closed") return;
       const subscription = nodes.broker.subscribe(
         topicOf(user),
@@ -121,7 +123,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
    * @returns Number of sessions on this node that received the message.
    */
   send(user: string, message: EncodedMessage): number {
-    // No session has a longer user, and the broker may reject such a topic.
+    // No session has a longer user, and the broker may reject a topic that long.
     if (exceedsBytes(user, MAX_USER_BYTES)) return 0;
     const nodes = this.#nodes;
     // A new node does not know yet whether there are others.
@@ -155,8 +157,8 @@ export class Users<V = unknown, C extends Contract = Contract> {
   /**
    * Closes a session, on its node.
    *
-   * @returns Number of closed sessions, 0 or 1, and whether all nodes responded. Other nodes are
-   * not queried for a session on this node.
+   * @returns The number of closed sessions, 0 or 1, and whether all nodes responded. If the session
+   * is on this node, other nodes are not queried.
    */
   async disconnectSession(
     id: string,
@@ -168,7 +170,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     return await this.#closeEverywhere(closed, "disconnect-session", { id, options });
   }
 
-  /** Asks the other nodes to close sessions too, and adds up the closed ones. */
+  /** Asks the other nodes to close sessions, too, and adds up the numbers of closed sessions. */
   async #closeEverywhere(
     closing: number | Promise<number>,
     kind: string,
@@ -214,7 +216,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
         core.sending.push(message, false);
         count++;
       } catch (error) {
-        // This session could not keep up, and was closed; continue with the others.
+        // This session could not keep up and was closed; continue with the other sessions.
         if (!(error instanceof QueueFullError)) throw error;
       }
     }
@@ -265,12 +267,12 @@ export class Users<V = unknown, C extends Contract = Contract> {
 /** Name of a node among others, and the timing of its heartbeat. */
 export type NodeOptions = Omit<NodesOptions, "broker" | "onError" | "runtime">;
 
-/** Patterns of topics that are rooms; the object form has options for each pattern. */
+/** Patterns of topics that are rooms; as an object, with options for each pattern. */
 export type RoomPatterns = readonly string[] | Readonly<Record<string, RoomOptions>>;
 
 /** The parts of a server's presence. */
 export interface PresenceParts {
-  /** Present only with the option `broker`, because other nodes may share that broker. */
+  /** Present only if the option `broker` is given, because other nodes may share that broker. */
   readonly nodes: Nodes | undefined;
   readonly presence: Presence;
   readonly rooms: Rooms;
@@ -287,7 +289,9 @@ export interface PresencePartsOptions {
   readonly rooms: RoomPatterns;
 }
 
-/** Creates nodes, presence and rooms. If an option is invalid, closes the parts created so far. */
+/**
+ * Creates nodes, presence and rooms. If an option is invalid, the parts created so far are closed.
+ */
 export function makePresence(options: PresencePartsOptions): PresenceParts {
   const { runtime, topics, isShared, node, rooms } = options;
   const patterns = Array.isArray(rooms) ? {} : rooms as Readonly<Record<string, RoomOptions>>;
@@ -323,7 +327,9 @@ function readInfo(value: unknown, node: string): Omit<SessionInfo, "session"> | 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Prefixes a message with its topic, by which the receiver's queue chooses messages to drop. */
+/**
+ * Prefixes a message with its topic, which the receiver's queue uses to choose messages to drop.
+ */
 function withTopic({ frame, topic }: EncodedMessage): string | Uint8Array {
   if (typeof frame === "string") return `${JSON.stringify(topic)}\n${frame}`;
   const name = encoder.encode(topic);
@@ -351,7 +357,9 @@ function unwrap(payload: string | Uint8Array): EncodedMessage | undefined {
   }
 }
 
-/** True if the client moved, maybe in several steps, to a session that receives its messages. */
+/**
+ * True if the client has moved, maybe in several steps, to a session that receives its messages.
+ */
 function hasMovedOn(session: Session): boolean {
   return sessionsAfter(session).some(({ isReady }) => isReady);
 }

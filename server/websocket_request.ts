@@ -32,9 +32,11 @@ export interface WebSocketUpgradeOptions {
   readonly manager: SessionManager;
   /** Sockets that were closed immediately, and wait for their end. */
   readonly pendingUpgrades: PendingUpgrades;
-  /** Silence after which a plain peer counts as dead, in milliseconds. */
+  /** Time without a sign of life after which a plain peer is considered dead, in milliseconds. */
   readonly idleTimeoutMs: number;
-  /** Credit: the data that peers may send on streams ahead of the reader. */
+  /**
+   * Flow-control credit: how much data peers may send on streams before the application reads it.
+   */
   readonly flowControl: FlowControlOptions | undefined;
   /** Limits of a Skein client's message stream over QMux. */
   readonly messages: Pick<
@@ -43,7 +45,7 @@ export interface WebSocketUpgradeOptions {
   >;
 }
 
-/** A request from an HTTP server, as an upgrade that an engine can accept. */
+/** Wraps a request from an HTTP server as an upgrade that an engine can accept. */
 export class FetchedUpgrade implements OfferedUpgrade {
   readonly method: string;
   readonly url: string;
@@ -105,7 +107,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
 
   accept({ admitted, beside }: AcceptRequest): Accepted<Response> {
     const { isSkein } = this;
-    // `skein.1` has its own heartbeat; the runtime pings a plain peer.
+    // `skein.1` has its own heartbeat; plain peers are pinged by the runtime.
     const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
     const lease = this.#lease(beside);
     const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, admitted);
@@ -113,7 +115,9 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     return { connection, opened, answer: response, held: [lease] };
   }
 
-  /** Rejects a Skein client by a close, because browsers hide the status of a rejected upgrade. */
+  /**
+   * Rejects a Skein client with a close, because browsers hide the status of a rejected upgrade.
+   */
   refuse(refused: Refused): Response {
     const { status, message: reason } = refused;
     return this.isSkein && this.#refuseByClose({ closeCode: 4000 + status, reason }) ||
@@ -167,8 +171,8 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
 }
 
 /**
- * Chooses one of the offered subprotocols, or none. If a client also accepts plain streams, an
- * unknown protocol on top of QMux is not chosen.
+ * Chooses one of the offered subprotocols, or none. If a client also accepts plain streams, no
+ * unknown protocol on top of QMux is chosen.
  */
 function chosenOf(offered: readonly string[]): string {
   if (offered.includes(SKEIN_PROTOCOL)) return SKEIN_PROTOCOL;

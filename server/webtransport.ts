@@ -1,6 +1,6 @@
 /**
- * WebTransport of a listening server: its UDP socket, its certificate with renewal, its requests,
- * and the well-known resource by which clients find it in development.
+ * WebTransport of a listening server: its UDP socket, its certificate and the renewal, its
+ * requests, and the well-known resource by which clients find it in development.
  */
 import {
   BUILTIN_ENGINE,
@@ -58,7 +58,8 @@ export interface WebTransportSocketOptions {
 /** The UDP socket of a server, which listens for WebTransport. */
 export class WebTransportSocket implements AsyncDisposable {
   /**
-   * `true` if the engine provides only the URL of a request, which must then include the protocol.
+   * `true` if the engine provides only the URL of a request, so that the URL must include the
+   * protocol.
    */
   readonly hidesRequests: boolean;
   readonly #listener: WebTransportSource;
@@ -72,8 +73,8 @@ export class WebTransportSocket implements AsyncDisposable {
   /**
    * Starts listening.
    *
-   * @throws {UnsupportedError} If the runtime has no QUIC, or lacks the permission and must not
-   * prompt.
+   * @throws {UnsupportedError} If the runtime has no QUIC, or if it lacks the permission and must
+   * not prompt for it.
    * @throws {Deno.errors.AddrInUse} If the port is in use.
    */
   constructor(
@@ -147,12 +148,15 @@ export class WebTransportSocket implements AsyncDisposable {
     return this.hidesRequests ? `${url}?protocol=${SKEIN_PROTOCOL}` : url;
   }
 
-  /** Hashes by which a client can trust the certificate; empty if it needs an authority. */
+  /**
+   * Hashes by which a client can trust the certificate; empty if a certificate authority must have
+   * signed it.
+   */
   get hashes(): readonly Sha256Hash[] {
     return this.#hashes;
   }
 
-  /** Sets the certificate for new clients; open sessions stay. */
+  /** Sets the certificate for new clients. Open sessions are not affected. */
   rotate(certificate: Certificate): void {
     this.#replace(certificate);
     // An application that provides a certificate also renews it.
@@ -277,9 +281,9 @@ export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): b
 }
 
 /**
- * Responds to programs on this machine, and to pages that may connect. All others receive the
- * response of a server that does not know the path. A foreign name that points to this machine (DNS
- * rebinding) does not count as this machine.
+ * Responds to programs on this machine and to pages that may connect. All other clients receive the
+ * response that a server without this path would send. A foreign name that points to this machine
+ * (DNS rebinding) does not count as this machine.
  *
  * @param socket The UDP socket.
  * @returns The response; `undefined` for other requests.

@@ -13,21 +13,21 @@ import type {
 export const BUILTIN_ENGINE = "builtin";
 
 /**
- * A listener for WebTransport, such as `WebTransportListener`. MUST continue when a handshake or
+ * A listener for WebTransport, such as `WebTransportListener`. It MUST continue when a handshake or
  * session fails.
  */
 export interface WebTransportSource extends AsyncIterable<WebTransportRequest> {
   /** Address on which the listener listens. */
   readonly address: Deno.NetAddr;
-  /** Counters of handshakes, for the metrics; `undefined` for an engine that does not count. */
+  /** Counters of handshakes, for the metrics; `undefined` if the engine does not count them. */
   readonly handshakes?: QuicHandshakeStats | undefined;
   /**
-   * Sets the certificate for new handshakes. Open sessions stay.
+   * Sets the certificate for new handshakes. Open sessions are not affected.
    *
    * @param certificate The certificate and its key.
    */
   rotate(certificate: Certificate): void;
-  /** Rejects new connections, and new requests with 503. Idempotent. */
+  /** Rejects new connections, and responds to new requests with 503. Idempotent. */
   stop(): void;
   /** Closes every connection, and stops listening; the iteration ends. Idempotent. */
   close(): Promise<void>;
@@ -49,32 +49,34 @@ export interface WebTransportServeOptions extends
   /** UDP port; by default the same number as the TCP port. */
   readonly port?: number | undefined;
   /**
-   * Address on which to listen; by default the WebSocket address. In development, without `tls`,
-   * the server listens only on this machine: `127.0.0.1` replaces an address that stands for all.
+   * Address on which to listen; by default, the WebSocket address. In development, without `tls`,
+   * the server listens only on this machine: `127.0.0.1` replaces an address such as `0.0.0.0` that
+   * stands for all interfaces.
    */
   readonly hostname?: string | undefined;
   /**
-   * Certificate; by default `tls`. Without `tls`, the development certificate that `deno task cert`
-   * shows.
+   * Certificate; by default, `tls`. Without `tls`, it is the development certificate that
+   * `deno task cert` shows.
    */
   readonly certificate?: Certificate | undefined;
   /**
-   * Folder of the development certificate; by default the user's cache folder, `null` for no
-   * folder.
+   * Folder of the development certificate; by default, the user's cache folder. Use `null` to store
+   * the certificate nowhere.
    */
   readonly cacheFolder?: string | URL | null | undefined;
   /**
-   * The engine that listens: by default HTTP/3 on the runtime's QUIC. `"builtin"` is the runtime's
-   * own WebTransport, `Deno.upgradeWebTransport`, which has defects that the WebTransport guide
-   * lists. The built-in engine does not provide request headers, so some options are checked when
-   * the server starts:
+   * The engine that listens: by default, HTTP/3 on the runtime's QUIC. `"builtin"` is the runtime's
+   * own WebTransport, `Deno.upgradeWebTransport`, which has defects that are listed in the
+   * WebTransport guide. The built-in engine does not provide request headers, so some options are
+   * checked when the server starts:
    *
    * - **Origins:** `origins` must contain `*`, because the origin of a page is unknown.
    * - **Tokens:** with `authenticate`, `allowTokenMessage` must be `true`. This engine does not
-   *   provide cookies and `Authorization`.
+   *   provide cookies or the `Authorization` header.
    * - **Protocol:** the client's URL must include the protocol, as `webTransportUrl` does:
    *   `?protocol=skein.1`. Other clients are rejected with 400.
-   * - **Not supported:** `flowControl` and `maxSessionsPerConnection` of `webTransport`, and `moq`.
+   * - **Not supported:** the options `flowControl` and `maxSessionsPerConnection` of
+   *   `webTransport`, and `moq`.
    *
    * @example The runtime's own engine
    * ```ts
@@ -103,10 +105,11 @@ export interface WebTransportServeOptions extends
 }
 
 /**
- * Checks the option `webTransport`, apart from the limits that the listener checks.
+ * Checks the option `webTransport`, except for the limits, which the listener checks.
  *
  * @returns The option as an object; `undefined` if WebTransport is off.
- * @throws {TypeError} If the option is neither a boolean nor an object, or the engine is unknown.
+ * @throws {TypeError} If the option is neither a boolean nor an object, or if the engine is
+ * unknown.
  * @throws {RangeError} If the port is not an integer between 0 and 65535.
  */
 export function webTransportOptions(
@@ -136,9 +139,9 @@ export interface BuiltinEngineOptions
   extends Pick<OriginRules, "origins">, Pick<AdmissionOptions<never>, "allowTokenMessage"> {
   /** The option `webTransport`. */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
-  /** The option `authenticate`; only its presence counts. */
+  /** The option `authenticate`; only its presence matters. */
   readonly authenticate?: unknown;
-  /** The option `moq`; only its presence counts. */
+  /** The option `moq`; only its presence matters. */
   readonly moq?: unknown;
 }
 
@@ -156,7 +159,8 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
       `Cannot serve: ${rule} with the engine "${BUILTIN_ENGINE}" of webTransport, received ${received}`,
     );
   };
-  // A request without an Origin does not count as a page, so every page would pass.
+  // A request without an `Origin` header does not count as coming from a page, so every page would
+  // pass.
   if (!origins.includes("*")) {
     refuse('origins must contain "*", because requests have no Origin,', JSON.stringify(origins));
   }
@@ -166,7 +170,7 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
       `${allowTokenMessage}`,
     );
   }
-  // Each group of a track is a stream, and the engine runs out of streams.
+  // Each group of a track is a stream, and the engine would run out of streams.
   if (moq !== undefined) refuse("moq must be left out", typeof moq);
   for (const name of ["flowControl", "maxSessionsPerConnection"] as const) {
     if (webTransport[name] === undefined) continue;

@@ -20,12 +20,12 @@ export interface PageOrigin {
   readonly port: number;
   readonly webTransportPort: number;
   /**
-   * `true` if loopback names are interchangeable: a page of `localhost` may have received a URL
+   * `true` if loopback names are interchangeable: a page on `localhost` may have received a URL
    * with `127.0.0.1`.
    */
   readonly isDevelopment: boolean;
   /**
-   * `true` if the engine provides no headers, and accepts a session before the application decides.
+   * `true` if the engine provides no headers and accepts a session before the application decides.
    */
   readonly hidesRequests: boolean;
 }
@@ -84,7 +84,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     const { address, refusal } = options.placeOf(() => this.request);
     this.address = address;
     this.refusal = refusal;
-    // The client may have offered protocols, and would get no response to them.
+    // The client may have offered protocols, to which it would get no response.
     if (options.pages.hidesRequests && !url.searchParams.has("protocol")) {
       this.refusal = new Refused(
         400,
