@@ -64,7 +64,7 @@ import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 /** The page with the tables. */
 export const LIMITS_PAGE: URL = new URL("../docs/guide/limits.md", import.meta.url);
 
-/** Maximum characters of a cell, so that a table fits a window of 1,280 pixels. */
+/** The maximum length of a cell in characters, so that a table fits a window of 1,280 pixels. */
 export const MAX_CELL_LENGTH = 120;
 
 /** Headings of the tables, in order. */
@@ -90,7 +90,7 @@ export interface Bound {
   readonly max: string;
   /** Shares of the limit; a level without a share is omitted. */
   readonly shares?: { readonly [Level in "address" | "user" | "session"]?: string };
-  /** The effect when the limit is reached, in Markdown. */
+  /** The effect of reaching the limit, in Markdown. */
   readonly full: string;
 }
 
@@ -100,16 +100,16 @@ const BYTES = { GiB: 2 ** 30, MiB: 2 ** 20, MB: 1_000_000, KiB: 2 ** 10 };
 /** Units of time, largest first. */
 const TIMES = { h: 3_600_000, min: 60_000, s: 1_000 };
 
-/** Table, name and effect of each quota that a server opens, by quota name. */
+/** The table, name and effect of each quota that a server opens, by quota name. */
 const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> = {
   maxSessions: {
     table: "sessions",
     name: "`limits.maxSessions`, `.maxSessionsPerUser`, `.maxSessionsPerAddress`",
-    full: "429 or 4429; handshakes count; guests count only by address",
+    full: "429 or 4429; handshakes count too; guests count only against their address",
   },
   sockets: {
     table: "sessions",
-    name: "WebSockets, including those that still close: twice the limits of sessions",
+    name: "WebSockets, including those that are still closing: twice the session limits",
     full: "429, before any upgrade; see `stats().sockets`",
   },
   "answers.maxRunning": {
@@ -160,12 +160,12 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   },
   unknownConnections: {
     table: "sessions",
-    name: "sessions over HTTP: concurrent requests for connections of other nodes",
+    name: "sessions over HTTP: concurrent requests for connections on other nodes",
     full: "429",
   },
   unreadStreams: {
     table: "sessions",
-    name: "unread streams (`limits.unreadStreams`); the share of a session is per connection",
+    name: "unread streams (`limits.unreadStreams`); the session share applies per connection",
     full: "the stream is [rejected](streams.md#streams-that-are-not-read)",
   },
   "quic.connections": {
@@ -176,7 +176,7 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   "quic.handshakes": {
     table: "sessions",
     name: "`webTransport.maxHandshakes`",
-    full: `the oldest is dropped; each [has ${
+    full: `the oldest is dropped; each [may take ${
       ms(HANDSHAKE_TIMEOUT_MS)
     }](../deploy/webtransport.md#handshakes)`,
   },
@@ -187,8 +187,8 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   },
   maxPending: {
     table: "sessions",
-    name: "`maxPending` of `hardenedWebSocket()`: connections without a request",
-    full: "the oldest such connection is dropped; beyond a share, the new one",
+    name: "`maxPending` of `hardenedWebSocket()`: connections that have sent no request",
+    full: "the oldest such connection is dropped; if a share is exceeded, the new one",
   },
   "moq.maxSessions": {
     table: "moq",
@@ -207,13 +207,13 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
   },
   "moq.waitingBroadcasts": {
     table: "moq",
-    name: "broadcasts that wait for a slot of a MoQ relay",
+    name: "broadcasts that wait for a slot on a MoQ relay",
     full: "the publisher must announce the broadcast again",
   },
   "moq.maxTracks": {
     table: "moq",
     name: "`maxTracks`, `maxTracksPerAddress` of a MoQ relay",
-    full: "a track without subscribers is dropped, else `internal`",
+    full: "a track without subscribers is dropped; if there is none, `internal`",
   },
 };
 
@@ -318,7 +318,7 @@ function sharedBounds(): Bound[] {
         "`durableStreams.maxStreams`, `.maxStreamsPerUser`, `.maxStreamsPerAddress`, on all nodes",
       max: count(maxStreams),
       shares: shareCells(streamShares(STREAMS)),
-      full: "429; streams that the server creates count for no address or user",
+      full: "429; streams that the server creates don't count against any address or user",
     },
     {
       table: "topics",
@@ -425,30 +425,31 @@ function serverBounds(): Bound[] {
       table: "rates",
       name: "buckets of users without a session; of addresses without a session",
       max: `${count(MAX_IDLE_ACCOUNTS)}; ${count(MAX_IDLE_ACCOUNTS)}`,
-      full: "the oldest is dropped; a bucket that has refilled is not kept",
+      full: "the oldest bucket is dropped; a bucket that has refilled is not kept",
     },
     {
       table: "sessions",
-      name: "time for `authenticate`",
+      name: "time that `authenticate` may take",
       max: ms(AUTHENTICATE_TIMEOUT_MS),
       full: "503 or 4503",
     },
     { table: "topics", name: "`presenceGraceMs`", max: ms(GRACE_MS), full: "the user has left" },
     {
       table: "topics",
-      name: "`maxDataBytes` of a pattern in `rooms`: presence data of a user in a room",
+      name: "`maxDataBytes` of a pattern in `rooms`: a user's presence data in a room",
       max: `${bytes(MAX_DATA_BYTES)}, at most ${bytes(MAX_PRESENCE_DATA_BYTES)}`,
       full: "`too-large`; `RangeError` for a server",
     },
     {
       table: "topics",
-      name: "rooms with presence data of a session; of a client",
+      name: "rooms in which a session may set presence data; in which a client may",
       max: `${count(MAX_ROOMS_WITH_DATA)}, ${count(MAX_ROOMS)}`,
       full: "`too-many`; `QueueFullError`",
     },
     {
       table: "topics",
-      name: "`history`: `size`, `ttlMs`, `bytes` of each topic, with 64 bytes for each publication",
+      name:
+        "`history`: `size`, `ttlMs`, `bytes` of each topic (including 64 bytes per publication)",
       max: `${count(DEFAULT_BOUNDS.size)}, ${ms(DEFAULT_BOUNDS.ttlMs)}, ${
         bytes(DEFAULT_BOUNDS.bytes)
       }`,
@@ -456,7 +457,7 @@ function serverBounds(): Bound[] {
     },
     {
       table: "topics",
-      name: "remembered numbers of at-least-once messages",
+      name: "time for which the numbers of at-least-once messages are remembered",
       max: ms(DEDUPE_WINDOW_MS),
       full: "a message that is retried later is handled again",
     },
@@ -468,9 +469,9 @@ function serverBounds(): Bound[] {
     },
     {
       table: "topics",
-      name: "nodes; users that a node reports to others, per room or online",
+      name: "nodes; users that a node reports to other nodes, per room or online",
       max: `${count(MAX_NODES)}; ${count(MAX_ENTRIES)}`,
-      full: "further ones are left out",
+      full: "further nodes or users are left out",
     },
     {
       table: "topics",
@@ -488,7 +489,7 @@ function brokerBounds(): Bound[] {
   return [
     {
       table: "topics",
-      name: "broker: `maxWaiting`, `maxWaitingBytes`, `giveUpMs`",
+      name: "`maxWaiting`, `maxWaitingBytes`, `giveUpMs` of a broker",
       max: `${count(maxWaiting)}, ${bytes(maxWaitingBytes)}, ${ms(giveUpMs)}`,
       full:
         "publications are dropped and counted while the broker is unreachable; `append` rejects",
@@ -497,7 +498,7 @@ function brokerBounds(): Bound[] {
       table: "topics",
       name: "concurrent replays of histories; newest publications in memory",
       max: `${count(MAX_REPLAYS)}; ${bytes(MAX_TAILS_BYTES)}`,
-      full: "others wait; older ones are read from the broker",
+      full: "further replays wait; older publications are read from the broker",
     },
   ];
 }
@@ -513,13 +514,13 @@ function sessionBounds(): Bound[] {
       table: "messages",
       name: "`session.sendQueue.maxMessages`, `.maxBytes`",
       max: queue(sendQueue),
-      full: "by [`policy`](#back-pressure); `close` by default",
+      full: "depends on [`policy`](#back-pressure), by default `close`",
     },
     {
       table: "messages",
       name: "`session.receiveQueue.maxMessages`, `.maxBytes`",
       max: queue(receiveQueue),
-      full: "close 4507; before the first reader, the oldest is dropped and counted",
+      full: "close 4507; until something reads messages, the oldest is dropped and counted",
     },
     {
       table: "messages",
@@ -589,7 +590,7 @@ function sessionBounds(): Bound[] {
     },
     {
       table: "sessions",
-      name: "a token in a message; a close reason",
+      name: "a token sent as a message; a close reason",
       max: `${bytes(MAX_TOKEN_BYTES)}; ${bytes(MAX_WEBSOCKET_REASON_BYTES)}`,
       full: "close 4401; truncated",
     },
@@ -621,7 +622,7 @@ function clientBounds(): Bound[] {
       table: "client",
       name: "silence while a reply is pending; wait for the pong",
       max: `${ms(SILENCES_MS[0])}, ${ms(WAIT_MS)}`,
-      full: "opens [another connection](client.md#a-server-that-falls-silent)",
+      full: "the client opens [another connection](client.md#a-server-that-falls-silent)",
     },
     {
       table: "client",
@@ -633,13 +634,14 @@ function clientBounds(): Bound[] {
       table: "client",
       name: "`outbox.maxMessages`, `.maxBytes`",
       max: `${count(OUTBOX.maxMessages)}, ${bytes(OUTBOX.maxBytes)}`,
-      full: "`QueueFullError`; with `at-least-once` unacknowledged messages count",
+      full: "`QueueFullError`; with `at-least-once`, unacknowledged messages count too",
     },
     {
       table: "client",
       name: "`backoff.firstDelayMs`, `.maxDelayMs`",
       max: `${ms(FIRST_DELAY_MS)}, ${ms(MAX_DELAY_MS)}`,
-      full: "doubles each time, with full jitter; after `maxAttempts` the client is `closed`",
+      full:
+        "the delay doubles each time, with full jitter; after `maxAttempts` the client is `closed`",
     },
     {
       table: "client",
