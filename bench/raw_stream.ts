@@ -15,8 +15,8 @@ import type { Target } from "./webtransport_target.ts";
 const encoder = new TextEncoder();
 
 /**
- * One client. Reading begins with {@linkcode RawStream.start}. Frames are on the first stream of the
- * client.
+ * One client. Reading starts with {@linkcode RawStream.start}. Frames are on the first stream of
+ * the client.
  */
 export class RawStream {
   /** Receives the body of each text frame; the bytes are valid during the call only. */

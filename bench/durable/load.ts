@@ -44,7 +44,7 @@ async function read(port: number, path: string, onRecord: () => void): Promise<D
       const part = buffer.subarray(0, length);
       for (let at = part.indexOf(mark); at >= 0; at = part.indexOf(mark, at + 1)) onRecord();
     }
-  })().catch(() => {}); // The run is over.
+  })().catch(() => {}); // The run has ended.
   return conn;
 }
 

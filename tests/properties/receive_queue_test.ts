@@ -24,7 +24,7 @@ const CALLS = [
   "an aborted request",
   "a stream",
   "a stream whose loop begins late",
-  "a stream that nobody reads",
+  "an unread stream",
   "a stream that is left between two items",
   "a stream that is left while the loop waits",
   "a stream that fails",

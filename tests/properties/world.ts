@@ -272,7 +272,7 @@ export class World {
    *
    * @param what The state, in words.
    * @param isThere True once the state is there.
-   * @param withinMs Longest wait, in milliseconds.
+   * @param withinMs Maximum wait, in milliseconds.
    * @throws {AssertionError} If the state is not there in time.
    */
   async until(
@@ -294,7 +294,7 @@ export class World {
    *
    * @param what The outcome, in words.
    * @param promise The promise.
-   * @param withinMs Longest wait, in milliseconds.
+   * @param withinMs Maximum wait, in milliseconds.
    * @returns The value of the promise.
    * @throws {AssertionError} If the promise does not settle in time.
    */

@@ -118,7 +118,7 @@ function linkOf(path: string): string {
 }
 
 /**
- * Makes the sources of the site.
+ * Creates the sources of the site.
  *
  * @param sources See {@linkcode Sources}.
  * @param options See {@linkcode StageOptions}.

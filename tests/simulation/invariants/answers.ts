@@ -11,7 +11,8 @@ interface Reader {
 /** Items arrive once, in order; a successful response is complete. */
 export const answersInOrder: Invariant = {
   name: "answers-in-order",
-  promise: "An answer has each item once, in order, then one end; without an error it is complete.",
+  promise:
+    "A response has each item once, in order, then one end; without an error it is complete.",
   source: "docs/protocol.md 25.2, 25.7, 24.7; docs/guide/answers.md",
   watch(report) {
     const answers = new Map<string, { items: number; isKept: boolean; readUpTo: number }>();

@@ -15,7 +15,7 @@ export const nothingUnhandled: Invariant = {
 /** The library's errors name the broken rule; others are bugs. */
 export const onlyKnownErrors: Invariant = {
   name: "only-known-errors",
-  promise: "The library reports errors that it made or that a handler threw, and no others.",
+  promise: "The library reports only errors that it created or that a handler threw.",
   source: "CONTRIBUTING.md, Style; errors.ts",
   watch: (report) => ({
     reported(fact) {

@@ -21,15 +21,14 @@ function examined(
 /** Brokers keep the contract while their engine fails. */
 export const brokersKeepContract: Invariant = examined("brokers", {
   name: "brokers-keep-contract",
-  promise: "A broker keeps its contract through each failure of the engine, and is then as before.",
+  promise: "A broker keeps its contract through each engine failure, and fully recovers.",
   source: "pubsub/broker.ts; docs/deploy/nats.md, Outages; redis.md, When Redis is unreachable",
 });
 
 /** Timers end with their sessions. */
 export const timersEnd: Invariant = examined("leaks", {
   name: "timers-end",
-  promise:
-    "No timer, entry or count outlives its session, and a client that comes back has no more.",
+  promise: "No timer, entry or count outlives its session, and a client that returns has no more.",
   source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
 });
 
@@ -37,15 +36,14 @@ export const timersEnd: Invariant = examined("leaks", {
 export const limitsHold: Invariant = examined("limits", {
   name: "limits-hold",
   promise:
-    "A limit lets in what fits, refuses one more by its code, and has room again afterwards.",
+    "A limit admits what fits, rejects one more with its code, and has space again afterwards.",
   source: "docs/guide/limits.md, Bounds; docs/protocol.md 15.2",
 });
 
 /** Waits end by their time or signal. */
 export const waitsEnd: Invariant = examined("waits", {
   name: "waits-end-by-time-and-signal",
-  promise:
-    "A wait ends at its time or when its signal is aborted, and the other end is told to stop.",
+  promise: "A wait ends at its timeout or when its signal aborts, and the other end is cancelled.",
   source:
     "docs/guide/limits.md, session.requestTimeoutMs; docs/guide/client.md; session/types.ts, WaitOptions",
 });
@@ -54,36 +52,35 @@ export const waitsEnd: Invariant = examined("waits", {
 export const silenceEnds: Invariant = examined("heartbeat", {
   name: "silence-ends-sessions",
   promise:
-    "A session ends by 4408 once the peer was silent for the timeout, neither earlier nor later.",
+    "A session ends with 4408 once the peer was silent for the timeout, neither earlier nor later.",
   source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
 });
 
 /** Users leave a room after the grace period. */
 export const graceIsKept: Invariant = examined("presence", {
   name: "grace-is-kept",
-  promise: "A user leaves a room once the grace is over, and not if the user is back before.",
+  promise: "A user leaves a room after the grace period, unless the user returns within it.",
   source: "docs/concepts/presence.md; docs/guide/limits.md, presenceGraceMs",
 });
 
 /** Full queues close the session or drop messages, by policy. */
 export const fullQueuesAct: Invariant = examined("queues", {
   name: "full-queues-act",
-  promise: "A full send queue acts by its policy, and no queue is deeper than its bound.",
+  promise: "A full send queue follows its policy, and no queue exceeds its limit.",
   source: "docs/guide/limits.md, Back-pressure",
 });
 
 /** The other nodes forget a node that died. */
 export const deadNodesForgotten: Invariant = examined("nodes", {
   name: "dead-nodes-forgotten",
-  promise:
-    "A dead node is gone after goneAfterMs, with its users, its members and its places, not earlier.",
+  promise: "A dead node is gone after goneAfterMs, not earlier, with its users, members and slots.",
   source: "docs/deploy/many-nodes.md, Nodes, Presence, maxSessionsPerUser",
 });
 
 /** Clients reconnect at the documented times. */
 export const pacedAttempts: Invariant = examined("pacing", {
   name: "paced-attempts",
-  promise: "A client waits before each attempt as documented, and comes back once the server runs.",
+  promise: "A client waits before each attempt as documented, and reconnects once the server runs.",
   source: "docs/protocol.md 7.10, 15.4; docs/reference/connect-options.md, backoff",
 });
 

@@ -73,7 +73,7 @@ export const nothingLeaks: Invariant = {
 /** Gauges of closed servers are zero again. */
 export const emptyFigures: Invariant = {
   name: "empty-figures",
-  promise: "Figures that go up and down are zero once a server is closed.",
+  promise: "Gauges are zero once a server is closed.",
   source: "docs/reference/metrics.md",
   watch: (report) => ({
     closed({ servers, nowMs }) {

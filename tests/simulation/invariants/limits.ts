@@ -73,7 +73,7 @@ export const sessionsPerUser: Invariant = {
 /** Messages above a rate are rejected, and no others. */
 export const rates: Invariant = {
   name: "rates",
-  promise: "A rate lets through its burst and its messages a second, and refuses no fewer.",
+  promise: "A rate allows exactly its burst and its messages per second.",
   source: "docs/protocol.md 13.1; docs/guide/limits.md, Rate limits",
   watch(report, terms) {
     const buckets = new Map<string, { tokens: number; atMs: number }>();
@@ -112,7 +112,7 @@ export const rates: Invariant = {
 /** Each queue stays within its limit at every step. */
 export const boundedQueues: Invariant = {
   name: "bounded-queues",
-  promise: "Each queue of a session, a client and a broker stays within its bound.",
+  promise: "Each queue of a session, a client and a broker stays within its limit.",
   source: "docs/guide/limits.md, Bounds",
   watch(report, { sendQueue, outbox }) {
     const told = new Set<string>();

@@ -127,7 +127,7 @@ export const handledOnce: Invariant = {
 /** Each request receives its own reply, once. */
 export const ownAnswers: Invariant = {
   name: "own-answers",
-  promise: "A request gets its own answer, once.",
+  promise: "A request receives its own reply, once.",
   source: "docs/protocol.md 6.1, 6.4",
   watch(report) {
     const answers = new Map<string, number>();
@@ -155,7 +155,7 @@ export const ownAnswers: Invariant = {
 /** A request without `retry` is handled at most once. */
 export const requestsOnce: Invariant = {
   name: "requests-once",
-  promise: "A request is handled once at most, unless the program allows a repetition.",
+  promise: "A request is handled at most once, unless the program allows a retry.",
   source: "docs/protocol.md 11.10; docs/guide/client.md, Sent is not received",
   watch(report) {
     const isHandled = new Map<string, boolean>();
@@ -178,7 +178,7 @@ export const requestsOnce: Invariant = {
  */
 export const onlyToTheUser: Invariant = {
   name: "only-to-the-user",
-  promise: "A message to a user reaches clients of that user alone, each once.",
+  promise: "A message to a user reaches only that user's clients, each once.",
   source: "docs/concepts/nodes.md; docs/guide/client.md, Handover; server/server.ts, Server.to",
   watch(report) {
     const sent = new Map<string, Fact<"sentToUser">>();

@@ -46,7 +46,7 @@ class Repetitions extends Failures {
 /** Each subscription yields a publication once per epoch, and offsets grow. */
 export const onceInOrder: Invariant = {
   name: "once-in-order",
-  promise: "A subscription yields each publication once in an epoch, and positions grow.",
+  promise: "A subscription yields each publication once per epoch, and positions grow.",
   source: "docs/protocol.md 10.3, 10.20, 10.22, 11.5; docs/guide/client.md, At least once; " +
     "docs/concepts/nodes.md; docs/guide/client.md, Handover",
   watch(report) {
@@ -171,7 +171,7 @@ interface Produced {
  */
 export const producerOrder: Invariant = {
   name: "producer-order",
-  promise: "A subscriber receives the publications of one producer in the order of its calls.",
+  promise: "A subscriber receives a producer's publications in the order of its calls.",
   source: "docs/protocol.md 9.5; docs/concepts/nodes.md; pubsub/broker.ts, Broker",
   watch(report) {
     const published = new Map<string, Produced>();
@@ -258,7 +258,7 @@ function isApart({ session }: Produced, other: Produced): boolean {
  */
 export const epochsStay: Invariant = {
   name: "epochs-stay",
-  promise: "The epoch of a topic changes only when the engine may have lost a part of its history.",
+  promise: "The epoch of a topic changes only when the engine may have lost part of its history.",
   source: "docs/protocol.md 10.1; pubsub/broker.ts, BrokerHistory",
   watch(report, terms) {
     const current = new Map<string, {

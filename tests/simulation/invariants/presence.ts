@@ -44,7 +44,7 @@ export const joinsAndLeaves: Invariant = {
 /** Finally each observer sees the present users: no ghost stays, and no user is missing. */
 export const presenceConverges: Invariant = {
   name: "presence-converges",
-  promise: "Once the cluster has settled, every observer of a room sees the users who are there.",
+  promise: "Once the cluster has settled, every observer of a room sees the present users.",
   source: "docs/concepts/presence.md; docs/deploy/many-nodes.md, Presence",
   watch(report, terms) {
     const seen = new Map<string, Set<string>>();
@@ -115,7 +115,7 @@ export const presenceConverges: Invariant = {
 /** Finally each member of a room has data that one of the user's clients set last. */
 export const presenceHasData: Invariant = {
   name: "presence-has-data",
-  promise: "A member has the data that a client of the user set last, and none that is over.",
+  promise: "A member has the data that one of the user's clients set last, and no old data.",
   source: "docs/protocol.md 12.7, 12.9; docs/guide/topics.md, Presence with data",
   watch(report, terms) {
     /** Data by client and room; a text that no data contains stands for unknown data. */

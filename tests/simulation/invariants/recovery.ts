@@ -63,7 +63,7 @@ class Publications {
  */
 export const trueReasons: Invariant = {
   name: "true-reasons",
-  promise: "A recovery fails only for a reason that is true: within its bounds, a history is used.",
+  promise: "A recovery fails only for a true reason: within its limits, a history is used.",
   source: "docs/protocol.md 10.14; docs/guide/limits.md, history",
   watch(report, terms) {
     const topics = new Map<string, Publications>();
@@ -174,7 +174,8 @@ interface Reader {
  */
 export const acknowledgedArrives: Invariant = {
   name: "acknowledged-arrives",
-  promise: "An acknowledged publication reaches each subscriber, or the subscriber gets a notice.",
+  promise:
+    "An acknowledged publication reaches each subscriber, or the subscriber receives a notice.",
   source: "docs/protocol.md 10.22, 10.24, 11.5; docs/concepts/nodes.md; docs/guide/client.md",
   watch(report, terms) {
     interface Made {

@@ -24,7 +24,7 @@ const NOTICE_MS = 5_000;
 /** Each session ends with a code of the documented table. */
 export const knownCloseCodes: Invariant = {
   name: "known-close-codes",
-  promise: "A session ends with a code of the documented table.",
+  promise: "A session ends with a documented code.",
   source: "docs/protocol.md 15.2; docs/reference/close-codes.md",
   watch: (report) => ({
     sessionClosed(fact) {
@@ -37,7 +37,7 @@ export const knownCloseCodes: Invariant = {
 /** A session that no fault affected stays open. */
 export const calmSessionsStay: Invariant = {
   name: "calm-sessions-stay",
-  promise: "A session ends only by a fault, by a program, or by a documented limit.",
+  promise: "A session ends only because of a fault, a program, or a documented limit.",
   source: "docs/protocol.md 7.6, 7.7, 15.2",
   watch(report) {
     let faultMs = -Infinity;
@@ -74,7 +74,7 @@ export const calmSessionsStay: Invariant = {
 /** A session ends once at each end, after it has started. */
 export const sessionsEndOnce: Invariant = {
   name: "sessions-end-once",
-  promise: "Each end of a session sees one beginning, and one end after it.",
+  promise: "Each end of a session sees one start, and one end after it.",
   source: "docs/guide/sessions.md; docs/reference/serve-options.md, onOpen, onClose",
   watch(report) {
     const states = new Map<string, "open" | "closed">();
@@ -140,7 +140,7 @@ export const endsAgree: Invariant = {
 export const sessionsAgree: Invariant = {
   name: "sessions-agree",
   promise:
-    "Once the cluster has settled, clients are connected, and nodes have their sessions alone.",
+    "Once the cluster has settled, clients are connected, and nodes have only their sessions.",
   source: "docs/protocol.md 7.6, 15.4; docs/guide/client.md",
   watch: (report) => ({
     end({ servers, clients, nowMs }) {
@@ -178,7 +178,7 @@ export const sessionsAgree: Invariant = {
 export const gonePeersNoticed: Invariant = {
   name: "gone-peers-noticed",
   promise:
-    "A session whose other end is gone ends within the timeout of the heartbeat after the last byte.",
+    "A session whose other end is gone ends within the heartbeat's timeout after the last byte.",
   source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
   watch(report, { heartbeat: { intervalMs, timeoutMs } }) {
     /** Time since which only one end has a session, by host and id. */

@@ -38,7 +38,7 @@ const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable", "supers
 export const statusesInOrder: Invariant = {
   name: "statuses-in-order",
   promise:
-    "A client reconnects after each loss, rests after a final refusal, and ends by a close alone.",
+    "A client reconnects after each loss, stays disconnected after a refusal, and ends only with a close.",
   source: "docs/guide/client.md; docs/protocol.md 15.4; client/client.ts, Client, Refused",
   watch(report) {
     const last = new Map<string, ClientStatus>();
@@ -88,7 +88,7 @@ export const statusesInOrder: Invariant = {
 export const subscriptionsInForceStay: Invariant = {
   name: "subscriptions-in-force-stay",
   promise:
-    "A subscription that was in force is asked for again after a loss and a refusal for now.",
+    "A subscription that was live is requested again after a loss and a temporary rejection.",
   source: "docs/guide/client.md, Subscriptions; docs/protocol.md 9.10",
   watch(report) {
     const last = new Map<string, SubscriptionName>();

@@ -24,7 +24,7 @@ const CLOSE_MS = 250;
 /** A stream has all items once, in order, then the end; an abort arrives with its code. */
 export const streamsInOrder: Invariant = {
   name: "streams-in-order",
-  promise: "A stream has each item whole and in order, then its end or the code of its abort.",
+  promise: "A stream has each item complete and in order, then its end or the code of its abort.",
   source: "docs/guide/streams.md; docs/guide/structured.md, A stream, Errors",
   watch(report, terms) {
     const flows = new Map<string, Flow>();
@@ -107,7 +107,8 @@ export const streamsInOrder: Invariant = {
 /** Datagrams arrive from the peer, at most once; on a reliable transport all arrive, in order. */
 export const trueDatagrams: Invariant = {
   name: "true-datagrams",
-  promise: "A datagram comes whole, at most once, to its session; reliable ones all, in order.",
+  promise:
+    "A datagram reaches its session complete, at most once; reliable ones all arrive, in order.",
   source: "docs/guide/structured.md, Datagrams; docs/guide/streams.md",
   watch(report) {
     const ways = new Map<string, { sent: Set<number>; got: Set<number>; newest: number }>();

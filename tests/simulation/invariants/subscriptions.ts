@@ -46,7 +46,7 @@ export const nothingAfterLeaving: Invariant = {
 /** A publication without an echo does not return to its publisher. */
 export const noEcho: Invariant = {
   name: "no-echo",
-  promise: "A client receives none of the publications from which it was left out.",
+  promise: "A client receives none of the publications that exclude it.",
   source: "docs/protocol.md 9.12",
   watch(report) {
     const leftOut = new Map<string, string>();
@@ -119,7 +119,7 @@ export const onlyAllowed: Invariant = {
 /** A client that may use its topics is subscribed to all of them at the end. */
 export const rightsComeBack: Invariant = {
   name: "rights-come-back",
-  promise: "A client that asks for a topic which its user may receive gets the subscription.",
+  promise: "A client that requests a topic that its user may receive is subscribed.",
   source: "docs/protocol.md 9.1, 9.7; docs/guide/topics.md",
   watch(report) {
     const wanted = new Map<string, Set<string>>();

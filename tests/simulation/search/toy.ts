@@ -10,7 +10,7 @@ const KINDS = ["kill", "cut", "freeze", "drain", "loss", "slow", "drift", "refus
 const MEET_MS = 2_000;
 
 /**
- * Makes the plan of a seed.
+ * Creates the plan of a seed.
  *
  * @param seed An integer.
  * @returns A plan of ten harmless actions.

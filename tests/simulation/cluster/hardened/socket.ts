@@ -132,7 +132,7 @@ export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
     this.#runtime.clearTimeout(this.#timer);
     this.above?.destroy();
     this.#end.close();
-    // As in node:net, `closed` is true from now on. The process is notified of the rest later.
+    // As in node:net, `closed` is true immediately. The process is notified of the rest later.
     done(error);
     const untaken = this.#untaken;
     this.#untaken = undefined;
