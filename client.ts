@@ -1,21 +1,21 @@
 /**
- * Skein for browsers, and for clients in Deno, Node 22 and later, Bun and React Native. No module
+ * The Skein client for browsers, Deno, Node 22 and later, Bun and React Native. None of the modules
  * that this file loads needs Deno.
  *
- * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 33 KiB at first, or 35.4 KiB if the page uses every
- * export, contracts included. Later loads are at most:
+ * Features that only some pages need are loaded on first use. All sizes here are minified and
+ * gzipped. If you bundle with code splitting, a page that connects loads at most 33 KiB at first,
+ * or 35.4 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 10.2 KiB at the first attempt of WebTransport, so a page has loaded at most 43.1 KiB before its
- *   first session over WebTransport,
+ * - 10.2 KiB for the first attempt to use WebTransport, so that a page has loaded at most 43.1 KiB
+ *   before its first session over WebTransport,
  * - 8.7 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
- * - 5.7 KiB for HTTP, after an attempt by all other transports failed,
+ * - 5.7 KiB for HTTP, after all other transports have failed,
  * - 19.1 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.4 KiB at the first use of a session beyond messages, such as its diagnostics,
  * - 4.1 KiB at the first streaming response, or before the first session with request handlers.
  *
- * Bundled as one file, the whole client is at most 81.6 KiB.
+ * If you bundle it as a single file, the whole client is at most 81.6 KiB.
  *
  * @example Usage
  * ```ts
@@ -49,7 +49,7 @@ import type { Session } from "./session/session.ts";
 import { pagePlatform } from "./client/page/page.ts";
 import type { TransportOptions } from "./transport/race/options.ts";
 
-// Import each module directly: these imports decide how much a page loads at first.
+// Import each module directly, because these imports determine how much a page loads at first.
 export type { BackoffOptions } from "./base/backoff.ts";
 export { Client } from "./client/client.ts";
 export type {
@@ -100,20 +100,21 @@ export type { CertificateHash } from "./transport/webtransport.ts";
 export type { ConnectOptions, DialOptions };
 
 /**
- * Connects to a server, and reconnects after each loss of the connection.
+ * Connects to a server, and reconnects whenever the connection is lost.
  *
- * The client uses WebTransport if the browser and the server support it, otherwise WebSocket, and
- * HTTP if neither opens. Each new connection chooses again. `status` names the transport in use,
- * and the reason if it is not the preferred one.
+ * The client uses WebTransport if the browser and the server support it, and WebSocket otherwise.
+ * If neither opens, it uses HTTP. The choice is made again for each new connection. `status` names
+ * the transport in use and, if that is not the preferred transport, the reason.
  *
  * @typeParam C The contract.
- * @param url A URL with `ws:`, `wss:`, `http:` or `https:`; in a page also a relative URL, such as
- * `"/chat"`; several URLs of one service; or a function that returns the URL of each connection.
- * See {@linkcode ServerUrl}.
- * @param options Options of the client, see {@linkcode ConnectOptions}.
+ * @param url A `ws:`, `wss:`, `http:` or `https:` URL (in a page, it may be relative, such as
+ * `"/chat"`); an array of URLs of the same service; or a function that returns the URL for each
+ * connection. See {@linkcode ServerUrl}.
+ * @param options The client's options; see {@linkcode ConnectOptions}.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {TypeError} If the URL is invalid, or `transports` is empty or has an unknown name.
+ * @throws {TypeError} If the URL is invalid, or if `transports` is empty or contains an unknown
+ * name.
  * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the
  * missing globals.
  *
@@ -128,7 +129,7 @@ export type { ConnectOptions, DialOptions };
  * for await (const status of client.status) {
  *   if (status.name !== "connected") continue;
  *   assertEquals(status.transport, "websocket");
- *   assertEquals(status.fallback, undefined); // It was the preferred one.
+ *   assertEquals(status.fallback, undefined); // This is the preferred transport.
  *   break;
  * }
  * ```
@@ -141,17 +142,19 @@ export function connect<C extends Contract = Contract>(
 }
 
 /**
- * Opens one session, which does not reconnect after a loss; for that see {@linkcode connect}.
+ * Opens a single session, which does not reconnect if the connection is lost. To reconnect, use
+ * {@linkcode connect}.
  *
  * @typeParam C The contract.
- * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
- * @param options Options of the session, see {@linkcode DialOptions}.
- * @returns The session, established.
+ * @param url A `ws:`, `wss:`, `http:` or `https:` URL.
+ * @param options The session's options; see {@linkcode DialOptions}.
+ * @returns The established session.
  * @throws {ConnectionError} If the connection cannot be opened.
- * @throws {SessionClosedError} If the server refuses the session; `info` has code and reason.
+ * @throws {SessionClosedError} If the server refuses the session; `info` contains the code and the
+ * reason.
  * @throws {TimeoutError} If opening takes longer than `connectTimeoutMs`.
- * @throws {TypeError} If there is a token but no `skein.1` among the protocols, or if `transports`
- * is empty.
+ * @throws {TypeError} If there is a token but the protocols do not include `skein.1`, or if
+ * `transports` is empty.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the
  * missing globals.
@@ -179,11 +182,11 @@ export async function dial<C extends Contract = Contract>(
 }
 
 /**
- * Generates an id, for example for a message or a request, also in a page without
- * `crypto.randomUUID`, such as one at `http://192.168.0.10:8000`.
+ * Generates an id, for example for a message or a request. It also works in pages without
+ * `crypto.randomUUID`, such as `http://192.168.0.10:8000`.
  *
- * @param runtime Source of randomness; by default the platform's.
- * @returns A random UUID, of version 4.
+ * @param runtime The source of randomness; the platform's by default.
+ * @returns A random version 4 UUID.
  *
  * @example Usage
  * ```ts

@@ -1,13 +1,13 @@
 /**
- * Every error class and close code of Skein. This file imports nothing, so that any module can
- * import these.
+ * All error classes and close codes of Skein. This file has no imports, so that any module can
+ * import it.
  *
  * @module
  */
 
 /**
- * Close codes that Skein itself uses, the same on every transport: 4000 plus the HTTP status of the
- * same meaning. `normal` is 0 (1000 on a WebSocket).
+ * The close codes that Skein itself uses. They are the same on every transport: 4000 plus the HTTP
+ * status with the same meaning. The exception is `normal`, which is 0 (1000 on a WebSocket).
  *
  * @example Usage
  * ```ts
@@ -20,9 +20,12 @@
 export const CloseCode = {
   /** A normal close; 1000 on a WebSocket. */
   normal: 0,
-  /** The user left the page, or a foreign server stops. Only received, never sent. */
+  /**
+   * The user left the page, or a foreign server is shutting down. Skein receives this code but
+   * never sends it.
+   */
   goingAway: 1001,
-  /** The connection broke without a close. Only reported locally, never sent. */
+  /** The connection broke without a close. Skein reports this code locally and never sends it. */
   abnormal: 1006,
   /** The peer sent invalid messages, or too many of them. */
   malformed: 4400,
@@ -32,28 +35,28 @@ export const CloseCode = {
   forbidden: 4403,
   /** The server has no sessions at this path. */
   notFound: 4404,
-  /** The peer showed no sign of life, or sent no token in time. */
+  /** The peer was silent for too long, or did not send a token in time. */
   timedOut: 4408,
-  /** A message was larger than this end accepts. */
+  /** A message was larger than the receiver accepts. */
   tooLarge: 4413,
-  /** Too many sessions for the server, user or address, or a rate limit was exceeded repeatedly. */
+  /** The server, user or address has too many sessions, or a rate limit was exceeded repeatedly. */
   tooMany: 4429,
-  /** `onOpen` of the application failed, or its handlers fail repeatedly; see `onHandlerError`. */
+  /** The application's `onOpen` failed, or its handlers fail repeatedly; see `onHandlerError`. */
   handlerFailed: 4500,
   /** The server is shutting down; reconnect later. */
   draining: 4503,
-  /** The peer does not read its messages fast enough, or this end's application does not. */
+  /** The peer or the local application does not read its messages fast enough. */
   queueFull: 4507,
 } as const;
 
 /** How and why a session ended. */
 export interface CloseInfo {
   /**
-   * Close code: 0, a {@linkcode CloseCode}, or the application's own from 3000 to 4999. Any other
-   * code of a foreign peer is passed on unchanged.
+   * The close code: 0, a {@linkcode CloseCode}, or one of the application's own codes from 3000 to
+   * 4999. Any other code from a foreign peer is passed on unchanged.
    */
   readonly code: number;
-  /** Reason in words; may be empty. */
+  /** The reason in words; may be empty. */
   readonly reason: string;
   /** The end that closed: this one, the peer, or the network between them. */
   readonly by: "local" | "remote" | "network";
@@ -75,7 +78,7 @@ export interface CloseInfo {
  * ```
  */
 export class SkeinError extends Error {
-  /** Stable code to branch on; the message is for humans. */
+  /** A stable code to branch on; the message is for humans. */
   readonly code:
     | "session-closed"
     | "queue-full"
@@ -94,20 +97,23 @@ export class SkeinError extends Error {
   /**
    * Creates an error.
    *
-   * @param code Stable reason.
+   * @param code A stable code for the reason.
    * @param message What failed, in sentence case, without a final period.
    * @param options Standard error options; pass the origin as `cause`.
    */
   constructor(code: SkeinError["code"], message: string, options?: ErrorOptions) {
-    // Runtimes print a `cause` property even if it is `undefined`.
+    // Set `cause` only if there is one: runtimes print the property even if it is `undefined`.
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
-    // Minifiers rename the classes; the errors keep their names.
+    // Minifiers rename classes, so set the error's name explicitly.
     this.name = code.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
     this.code = code;
   }
 }
 
-/** Thrown by an operation on a session that is closed, or closes before the operation completes. */
+/**
+ * Thrown by an operation on a session that is already closed, or that closes before the operation
+ * completes.
+ */
 export class SessionClosedError extends SkeinError {
   /** How the session ended, if known. */
   declare readonly info: CloseInfo | undefined;
@@ -155,9 +161,9 @@ export class TimeoutError extends SkeinError {
   }
 }
 
-/** Thrown by a stream that was reset or stopped before its end. */
+/** Thrown by a stream that was reset or stopped before it ended. */
 export class StreamError extends SkeinError {
-  /** The application's code; 0 if the transport carries no code. */
+  /** The application's code, or 0 if the transport does not carry codes. */
   declare readonly streamErrorCode: number;
   /** The end that caused it: this one, the peer, or the network between them. */
   declare readonly by: "local" | "remote" | "network";
@@ -179,7 +185,8 @@ export class StreamError extends SkeinError {
 }
 
 /**
- * Thrown when the peer breaks the protocol; the message names the expected and the received value.
+ * Thrown when the peer violates the protocol. The message names the expected and the received
+ * value.
  */
 export class ProtocolError extends SkeinError {
   /**
@@ -196,8 +203,8 @@ export class ProtocolError extends SkeinError {
 /** Thrown when a connection cannot be opened, or breaks. */
 export class ConnectionError extends SkeinError {
   /**
-   * HTTP status of the server's refusal; `undefined` without a refusal, and on platforms that hide
-   * the status.
+   * The HTTP status with which the server refused the connection. It is `undefined` if the server
+   * did not refuse it, or if the platform hides the status.
    */
   declare readonly status: number | undefined;
 
@@ -205,7 +212,8 @@ export class ConnectionError extends SkeinError {
    * Creates the error.
    *
    * @param message The operation that failed.
-   * @param options Standard error options, and the status of a refusal.
+   * @param options Standard error options, and the HTTP status if the server refused the
+   * connection.
    */
   constructor(message: string, options?: ErrorOptions & { status?: number | undefined }) {
     super("connection", message, options);
@@ -227,14 +235,14 @@ export class UnsupportedError extends SkeinError {
 }
 
 /**
- * Reports a typed message, received on a stream or in a datagram, that cannot be delivered. By
- * `reason`:
+ * Reports a typed message that was received on a stream or in a datagram and cannot be delivered.
+ * The `reason` is one of:
  *
  * - `unknown-type`: the message's type number is not in the registry.
- * - `too-large`: the message is larger than `maxMessageBytes`; no part was kept in memory.
+ * - `too-large`: the message is larger than `maxMessageBytes`; no part of it was kept in memory.
  * - `truncated`: the stream ended inside the message.
- * - `malformed`: the codec cannot read the message, or the framing is wrong.
- * - `invalid`: the schema rejects the message.
+ * - `malformed`: the codec cannot decode the message, or the framing is invalid.
+ * - `invalid`: the schema rejected the message.
  *
  * @example Usage
  * ```ts
@@ -270,30 +278,35 @@ export class StructuredError extends SkeinError {
   }
 }
 
-/** Thrown when a broker, such as Redis, is unreachable, or discarded data that Skein relies on. */
+/**
+ * Thrown when a broker such as Redis is unreachable, or has discarded data that Skein relies on.
+ */
 export class BrokerError extends SkeinError {
   /**
    * Creates the error.
    *
    * @param message The operation that failed.
-   * @param options Standard error options; the error of the client library is the `cause`.
+   * @param options Standard error options. The `cause` is the error from the client library.
    */
   constructor(message: string, options?: ErrorOptions) {
     super("broker", message, options);
   }
 }
 
-/** The level of a limit: the whole server, an address, a user (or guest), or a session. */
+/**
+ * The level at which a limit applies: the whole server, an address, a user (or guest), or a
+ * session.
+ */
 export type LimitLevel = "server" | "address" | "user" | "session";
 
 /**
- * Thrown when a limit is reached: on sessions per server, user or address, or on the rate of
- * connections.
+ * Thrown when a limit is reached. The limits are on the sessions per server, user or address, and
+ * on the connection rate.
  */
 export class LimitError extends SkeinError {
   /** The option that sets the limit. */
   declare readonly limit: string;
-  /** Time until there is room again, in milliseconds, if known. */
+  /** The time until there is room again, in milliseconds, if known. */
   declare readonly retryAfterMs: number | undefined;
   /** The level at which the limit was reached, if known. */
   declare readonly level: LimitLevel | undefined;
@@ -321,7 +334,7 @@ export class LimitError extends SkeinError {
 }
 
 /**
- * Refuses a session. Thrown by the application's `authenticate`. The message is sent to the client,
+ * Thrown by the application's `authenticate` to refuse a session. The message is sent to the client
  * as the close reason.
  *
  * @example Usage
@@ -333,7 +346,7 @@ export class LimitError extends SkeinError {
  * ```
  */
 export class AuthenticationError extends SkeinError {
-  /** HTTP status of the refusal; the close code is 4000 more. */
+  /** The HTTP status of the refusal. The close code is this status plus 4000. */
   declare readonly status: 400 | 401 | 403 | 404 | 408 | 429 | 503;
 
   /**
@@ -352,12 +365,12 @@ export class AuthenticationError extends SkeinError {
 }
 
 /**
- * The failed reply to a request. A handler throws it to report the failure to the peer. The text of
- * any other error is not sent.
+ * The error that a request is rejected with. A handler throws it to report a failure to the peer.
+ * The text of any other error is not sent.
  *
- * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the contract; `path`
- * says where), `unknown-topic`, `unauthenticated`, `forbidden`, `too-large`, `too-many`
- * (`retryAfterMs` says when to retry), `unavailable`, `unanswered`, `failed`.
+ * Skein's own failure codes are `malformed`, `invalid` (the data does not match the contract;
+ * `path` says where), `unknown-topic`, `unauthenticated`, `forbidden`, `too-large`, `too-many`
+ * (`retryAfterMs` says when to retry), `unavailable`, `unanswered` and `failed`.
  *
  * @example Usage
  * ```ts
@@ -371,13 +384,13 @@ export class AuthenticationError extends SkeinError {
 export class RequestError extends SkeinError {
   /** The part that is sent to the peer. */
   declare readonly failure: {
-    /** Stable code: one of Skein's own, or the application's. */
+    /** A stable code: one of Skein's own, or one of the application's. */
     readonly code: string;
-    /** The failure, for humans. */
+    /** A description of the failure, for humans. */
     readonly message: string;
     /** The path to the invalid value in the input, for example `["user", "name"]`. */
     readonly path?: readonly (string | number)[];
-    /** Time after which to retry, in milliseconds, if known. */
+    /** The time after which to retry, in milliseconds, if known. */
     readonly retryAfterMs?: number;
     /** The level whose rate limit rejected the message before it was handled. */
     readonly level?: LimitLevel;
@@ -386,8 +399,8 @@ export class RequestError extends SkeinError {
   /**
    * Creates the failure.
    *
-   * @param failureCode Stable code for the peer to branch on.
-   * @param message The failure, for humans.
+   * @param failureCode A stable code for the peer to branch on.
+   * @param message A description of the failure, for humans.
    * @param options The path in the input, the time after which to retry, the level of a rate limit,
    * and standard error options.
    */
@@ -398,7 +411,7 @@ export class RequestError extends SkeinError {
   ) {
     super("request", message, options);
     const { path, retryAfterMs, level } = options;
-    // Applications print and compare failures, so absent values have no key.
+    // Applications print and compare failures, so absent values don't get a key.
     const failure: { -readonly [K in keyof RequestFailure]: RequestFailure[K] } = {
       code: failureCode,
       message,
@@ -413,5 +426,5 @@ export class RequestError extends SkeinError {
 /** The part of a {@linkcode RequestError} that is sent to the peer. */
 export type RequestFailure = RequestError["failure"];
 
-/** HTTP status with which a server can refuse a session. */
+/** An HTTP status with which a server can refuse a session. */
 export type RefusalStatus = AuthenticationError["status"];

@@ -3,29 +3,30 @@
  * replies, streaming responses, topics, presence and rooms between a server and browsers or other
  * programs.
  *
- * This module composes the four modules of the toolkit, which also work alone:
+ * This module combines the four modules of the toolkit, which you can also use on their own:
  *
- * - `@skein/skein/transport` opens connections: WebTransport, WebSocket, HTTP, or a pair in memory.
+ * - `@skein/skein/transport` opens connections over WebTransport, WebSocket or HTTP, or between two
+ *   ends in memory.
  * - `@skein/skein/session` runs a {@linkcode Session} on a connection.
- * - `@skein/skein/manager` keeps all sessions of a process in a {@linkcode SessionManager}, with
- *   their limits.
+ * - `@skein/skein/manager` keeps all sessions of a process in a {@linkcode SessionManager}, which
+ *   enforces their limits.
  * - `@skein/skein/pubsub` connects sessions: {@linkcode Topics} deliver publications, and a
  *   {@linkcode Broker} such as {@linkcode MemoryBroker} carries them between servers.
  *   {@linkcode Presence} tracks which users are online. {@linkcode Rooms} are topics with presence.
  *
- * {@linkcode serve} composes one of each: a {@linkcode Server} accepts a connection, authenticates
- * the peer, and adds a session to its `manager`; the session subscribes to `topics` and joins
- * `rooms`. {@linkcode connect} composes the other end: a {@linkcode Client} dials a connection, runs
+ * {@linkcode serve} uses one of each. Its {@linkcode Server} accepts a connection, authenticates
+ * the peer, and adds a session to its `manager`. The session then subscribes to `topics` and joins
+ * `rooms`. {@linkcode connect} is the counterpart: its {@linkcode Client} dials a connection, runs
  * a session on it, and replaces the session when it is lost.
  *
  * | To | use |
  * | --- | --- |
- * | serve sessions | {@linkcode serve}, or {@linkcode createServer} in an HTTP server of your own |
+ * | serve sessions | {@linkcode serve}, or {@linkcode createServer} in your own HTTP server |
  * | connect, and stay connected | {@linkcode connect} |
  * | open one session | {@linkcode dial} |
- * | share types and checks between both ends | {@linkcode defineContract} |
+ * | share types and validation between server and client | {@linkcode defineContract} |
  * | keep messages that clients miss, and report gaps | `history` of {@linkcode ServeOptions}, `onRecovery` of {@linkcode ClientSubscribeOptions} |
- * | run many nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
+ * | run several nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
  * | test without sockets | `@skein/skein/testing` |
  * | test a whole cluster under simulated faults | `@skein/skein/simulation` |
  *

@@ -1,5 +1,5 @@
 /**
- * The server: sessions, topics, presence and rooms behind one `serve()`.
+ * The server: `serve()` provides sessions, topics, presence and rooms.
  *
  * @example Ten lines
  * ```ts
