@@ -1,4 +1,4 @@
-/** Checks of the options of a client and its calls, on platforms other than a page. */
+/** Checks the options of a client and of its calls, on platforms other than a page. */
 import {
   ABOVE_ZERO,
   LIMIT,

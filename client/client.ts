@@ -1,4 +1,7 @@
-/** A client that reconnects, restores its subscriptions in each session, and keeps an outbox. */
+/**
+ * A client that reconnects, restores its subscriptions in each session, and queues messages in an
+ * outbox.
+ */
 import { isForSize } from "../transport/close_info.ts";
 import { checkTopic, encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
@@ -56,12 +59,13 @@ import type {
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
-/** Length of a session that counts as a success, after which the delays start over. */
+/** The length of a session after which it counts as a success and the delays start over. */
 const STABLE_MS = 5_000;
 
 /**
- * Time limit for a sign of life from the server, in milliseconds, after the page or machine slept,
- * came back online or changed networks. After that the client reconnects immediately.
+ * How long the client waits for a sign of life from the server after the page or machine slept,
+ * came back online or changed networks, in milliseconds. If there is none, the client reconnects
+ * immediately.
  */
 export const WAKE_MS = 5_000;
 
@@ -70,47 +74,52 @@ type Recovery = typeof import("./recovery.ts");
 type Answers = typeof import("../session/answers/answers.ts");
 
 /**
- * Shortest pause before the attempt with a fresh token after a refused one, in milliseconds; the
- * longest is three times as long. After a wake-up, the token's library may still be renewing it.
+ * The shortest pause between a refused attempt and the attempt with a fresh token, in milliseconds.
+ * The longest pause is three times as long. After a wake-up, the library that provides the token
+ * may still be renewing it.
  */
 const FRESH_TOKEN_MS = 500;
 
 /**
- * A client that reconnects after each loss, with capped and jittered delays, and waits when the
- * server refuses it.
+ * A client that reconnects whenever the connection is lost, with capped and jittered delays. If the
+ * server refuses it, the client stays disconnected until it is told to retry.
  *
- * - **Subscriptions** are requested again in every new session. Subscriptions of a topic with a
+ * - **Subscriptions** are requested again in every new session. Subscriptions to a topic with a
  *   history resume from their position.
  * - **Presence:** the client's presence data in rooms is set again in every new session.
- * - **Outbox:** messages sent while the client is not connected are sent after the reconnect, in
- *   order, and no faster than the server reads them. A message above the server's size limit is
- *   dropped and reported to `onRefused` with the code `too-large`.
- * - **Console:** if a client cannot connect or is refused, it prints one line per URL, unless
- *   `status` was read or subscribed to, or there is an `onError` handler.
- * - **Refused:** after 4401 and 4403, and after 4400 in response to an attempt, the client stays
- *   disconnected with the status `refused`. Requests are rejected immediately; subscriptions, loops
- *   and the outbox wait. {@linkcode Client.retryNow} tries again. With `endOnRefusal` the client
- *   closes instead, and rejects loops and publications too.
- * - **Fresh token:** if `token` is a function, the client first makes one more attempt after a
- *   4401. A refused client also retries after the page or machine wakes up or comes back online.
- * - **Not found:** after 4404 the client waits the longest delay before it retries: a newer version
- *   of the server may serve the path.
+ * - **Outbox:** messages that you send while the client is not connected go out after it has
+ *   reconnected, in order, and no faster than the server reads them. A message above the server's
+ *   size limit is dropped and reported to `onRefused` with the code `too-large`.
+ * - **Console:** if the client cannot connect or is refused, it prints one line per URL. It prints
+ *   nothing if `status` was read or subscribed to, or if there is an `onError` handler.
+ * - **Refused:** after 4401 or 4403, or after 4400 in response to an attempt to connect, the client
+ *   stays disconnected with the status `refused`. Requests are rejected immediately; subscriptions,
+ *   loops and the outbox wait. {@linkcode Client.retryNow} tries again. With `endOnRefusal` the
+ *   client closes instead, and also rejects loops and publications.
+ * - **Fresh token:** if `token` is a function, the client makes one more attempt after a 4401
+ *   before it counts as refused. A refused client also retries after the page or machine wakes up
+ *   or comes back online.
+ * - **Not found:** after 4404 the client waits for the longest delay and then retries, because a
+ *   newer version of the server may serve the path.
  * - **Closed:** a normal close by the server closes the client, and loops end without an error.
- * - **Silence:** while the client waits for a response, it notices a dead server within 4 s, and
+ * - **Silence:** while the client waits for a response, it detects a dead server within 4 s, and
  *   continues in a new session.
  *
- * Messages on a connection that breaks may be lost. Use `delivery: "at-least-once"` for messages
- * that must arrive, and `retry` for such requests.
+ * Messages in flight when a connection breaks may be lost. For messages that must arrive, use
+ * `delivery: "at-least-once"`. For requests that must arrive, use `retry`.
  *
  * @typeParam C The contract.
  */
 export class Client<C extends Contract = Contract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
-  /** The client's status: `current`, and each change in a loop or with `subscribe`. */
+  /**
+   * The client's status. Read it from `current`, or follow each change in a loop or with
+   * `subscribe`.
+   */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
   /**
-   * Resolves with the close of the last session once the client is closed, or refused with
-   * `endOnRefusal`.
+   * Resolves once the client is closed, or is refused with `endOnRefusal`. The value says how the
+   * last session closed.
    */
   declare readonly closed: Promise<CloseInfo>;
 
@@ -131,16 +140,16 @@ export class Client<C extends Contract = Contract>
     if (this.status.isEnded) throw this.#ended("watch members");
     return this.#subscriptions.join(room);
   });
-  /** Sessions for the loop over the client; set by the first loop. */
+  /** The sessions for the loop over the client; set by the first loop. */
   #unread: UnreadSessions | undefined;
   #isRead = false;
   readonly #connectTimeoutMs: number;
   readonly #onAbort = () => void this.close();
-  /** Callbacks for events of a connection after the dial. */
+  /** Callbacks for events on a connection after the dial. */
   readonly #hooks = {
     onWorn: () => void this.#replace(),
     onLate: (late: Connection) => {
-      // A connection can follow another session only if its request named that session, so dial
+      // A connection can continue another session only if its request named that session, so dial
       // again.
       late.close();
       const transport = late.transport as TransportName;
@@ -151,34 +160,36 @@ export class Client<C extends Contract = Contract>
   #session: Session | undefined;
   #over = Promise.withResolvers<CloseInfo>();
   #isMoving = false;
-  /** Sessions that this client moved away from and that are still open, the newest first. */
+  /** The sessions that this client has moved away from and that are still open, newest first. */
   #left: readonly Left[] = [];
   /** Resolves once the sessions in `#left` are closed. */
   #finished: Promise<unknown> | undefined;
-  /** The previous session, if the server fell silent without an event of the page or network. */
+  /** The previous session, if its server fell silent and no page or network event explains that. */
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
   #liveness: Liveness | undefined;
   #part: Recovery | undefined;
-  /** Items of resumable responses for which loops wait. */
+  /** The number of loops that wait for an item of a resumable response. */
   #awaitedItems = 0;
-  /** Removes the callback of the option `life`. */
+  /** Removes the callback that was passed to the option `life`. */
   readonly #leaveLife: (() => void) | undefined;
-  /** URL of the last attempt, without secrets. */
+  /** The URL of the last attempt, without secrets. */
   #place = "";
-  /** The secret of the last ticket, with its dot, by which a server recognizes a guest. */
+  /**
+   * The secret in the last ticket, including its dot. A server recognizes a guest by this secret.
+   */
   #secret = "";
   #retryAt = 0;
-  /** Attempts in a row that the server refused with 4401. */
+  /** The number of consecutive attempts that the server refused with 4401. */
   #refusals = 0;
   #skipDelay: (() => void) | undefined;
 
   /**
    * Creates a client and starts to connect. Applications call `connect()` instead.
    *
-   * @param url URL of the server; see {@linkcode ServerUrl} for several URLs.
-   * @param platform Opens connections, and loads code on first use.
-   * @param options Options of the client.
+   * @param url The URL of the server. For several URLs, see {@linkcode ServerUrl}.
+   * @param platform Opens connections, and loads code when it is first needed.
+   * @param options The client's options.
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
   constructor(url: ServerUrl, platform: ClientPlatform, options: ClientOptions<C> = {}) {
@@ -218,19 +229,19 @@ export class Client<C extends Contract = Contract>
     this.closed = this.#run();
   }
 
-  /** The session, if there is one. */
+  /** The current session, if there is one. */
   get session(): Session<unknown, C, "client"> | undefined {
     return this.#session as Session<unknown, C, "client"> | undefined;
   }
 
-  /** True while there is an established session. */
+  /** True while a session is established. */
   get isConnected(): boolean {
     return this.#session?.isReady ?? false;
   }
 
   /**
-   * Number and bytes of the messages in the outbox, which wait for a connection or for an
-   * acknowledgment.
+   * The number of messages in the outbox and their size in bytes. These messages wait for a
+   * connection or for an acknowledgment.
    */
   get outbox(): { readonly messages: number; readonly bytes: number } {
     return this.#outbox.state;
@@ -262,14 +273,15 @@ export class Client<C extends Contract = Contract>
   send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
     const session = this.#session;
     const { first, isKept } = this.#outbox;
-    // Keeps the order: earlier messages in the outbox go first.
+    // To keep the order, send earlier messages in the outbox first.
     if (session?.isReady && !first && !isKept) return session.send(topic, data);
     this.#keep("send", topic, data);
   }
 
   /**
-   * Waits until the server has handled all messages and publications sent so far. With the default
-   * `delivery`, it waits only until a session has taken the messages from the outbox.
+   * Waits until the server has handled all messages and publications that were sent so far. With
+   * the default `delivery`, it waits only until all messages have moved from the outbox to a
+   * session.
    *
    * @param options Ends the wait by signal or time.
    * @throws {SessionClosedError} If the client is closed first.
@@ -282,17 +294,19 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Sends a request to the server. If the client is not connected, waits for a session first.
+   * Sends a request to the server. If the client is not connected, the request waits for a session
+   * first.
    *
    * @param topic The topic of the request.
    * @param data The data of the request.
-   * @param options Signal, timeout, and `retry` to repeat the request after a loss.
+   * @param options A signal, a timeout, and `retry` to repeat the request if the connection is
+   * lost.
    * @returns The reply.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
-   * @throws {SessionClosedError} If the session closed before the reply, so the outcome is
-   * unknown, or if the client is closed or refused. With `retry`, if two sessions in a row closed
-   * because of the size of a message.
+   * @throws {SessionClosedError} If the client is closed or refused, or if the session closed
+   * before the reply arrived. In the latter case the outcome is unknown. With `retry`, it is thrown
+   * if two sessions in a row closed because of a message's size.
    */
   async request<T extends ContractTopic<C, "requests">>(
     topic: T,
@@ -304,7 +318,7 @@ export class Client<C extends Contract = Contract>
     const { timeoutMs = this.#settings.requestTimeoutMs } = options;
     const deadline = this.#runtime.now() + timeoutMs;
     const left = () => ({
-      // Never longer than before, even if the clock was set back.
+      // Never exceed the previous value, even if the clock was set back.
       timeoutMs: Math.max(1, Math.min(timeoutMs, deadline - this.#runtime.now())),
       signal,
     });
@@ -314,22 +328,24 @@ export class Client<C extends Contract = Contract>
         return await session.request(topic, data, left());
       } catch (error) {
         if (!retry || !(error instanceof SessionClosedError)) throw error;
-        // The first time, another message may have been too large, but not twice in a row.
+        // The first time, another message may have been too large. Twice in a row, it must be this
+        // one.
         if (isForSize(error.info) && ++refused > 1) throw error;
       }
     }
   }
 
   /**
-   * Sends a request with a streaming response. If the client is not connected, waits for a session
-   * first. The response ends with the session in which it started; a handover lets it finish.
+   * Sends a request with a streaming response. If the client is not connected, the request waits
+   * for a session first. The response ends when the session in which it started ends. During a
+   * handover, the old session stays open so that the response can finish.
    *
    * @param topic The topic of the request.
    * @param data The data of the request.
-   * @param options The signal, times, and how many items the server may send ahead.
-   * @returns The response, for one loop. The loop throws a {@linkcode RequestError} if the response
-   * fails, a {@linkcode TimeoutError} if an item or the end is late, and a
-   * {@linkcode SessionClosedError} if the session closes first, or the client is closed.
+   * @param options A signal, time limits, and how many items the server may send ahead.
+   * @returns The response, which you can iterate once. The loop throws a {@linkcode RequestError}
+   * if the response fails, a {@linkcode TimeoutError} if an item or the end does not arrive in
+   * time, and a {@linkcode SessionClosedError} if the session or the client closes first.
    *
    * @example A count
    * ```ts
@@ -373,12 +389,13 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Subscribes to a topic, until the subscription or the client ends.
+   * Subscribes to a topic until the subscription or the client ends.
    *
-   * @typeParam T The topic: with a contract, one of those that the server sends.
-   * @param topic The topic. Several subscriptions to one topic each receive every message.
-   * @param options For a topic with a history: the start position and the handler of gaps.
-   * @returns The subscription; `await subscription.ready` waits for the server's reply.
+   * @typeParam T The topic. With a contract, it must be a topic that the server sends.
+   * @param topic The topic. If there are several subscriptions to one topic, each receives every
+   * message.
+   * @param options The start position and the handler for gaps, for a topic with a history.
+   * @returns The subscription. To wait for the server's reply, use `await subscription.ready`.
    * @throws {TypeError} If the topic is not valid.
    * @throws {SessionClosedError} If the client is closed.
    */
@@ -395,8 +412,8 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Reads a durable stream of the server, if the server's `authorize` allows this client to
-   * subscribe to `stream:<id>`. Iterating the result starts reading.
+   * Reads one of the server's durable streams. The server's `authorize` must allow this client to
+   * subscribe to `stream:<id>`. Reading starts when you iterate the result.
    *
    * @example An answer that survives a page reload
    * ```ts
@@ -425,10 +442,10 @@ export class Client<C extends Contract = Contract>
    * assertEquals(rest, ["three"]);
    * ```
    *
-   * @typeParam R Type of a record.
-   * @param id The id of the stream.
-   * @param options The start position, a check of the records, and a signal.
-   * @returns The stream, for one loop at a time.
+   * @typeParam R The type of a record.
+   * @param id The stream's id.
+   * @param options The start position, a function that checks records, and a signal.
+   * @returns The stream. Only one loop can read it at a time.
    */
   durableStream<R = unknown>(
     id: string,
@@ -449,20 +466,20 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Publishes to a topic through the server, if the server's `authorize` allows this client. If the
-   * publication exceeds a rate limit of the server, the client waits and publishes it again; later
-   * publications wait too, so the order is kept.
+   * Publishes to a topic through the server. The server's `authorize` must allow this. If the
+   * publication exceeds one of the server's rate limits, the client waits and publishes it again.
+   * Later publications wait too, so that the order is kept.
    *
-   * @typeParam T The topic: with a contract, one of those that go to clients.
+   * @typeParam T The topic. With a contract, it must be a topic that clients receive.
    * @param topic The topic.
-   * @param data The data. MUST NOT be changed until the promise resolves.
-   * @param options Signal, timeout, and `except: "self"` to leave out this client. A publication
-   * that is aborted or times out before a session has taken it, or while it waits for a rate limit,
-   * is not sent.
+   * @param data The data. You MUST NOT change it until the promise resolves.
+   * @param options A signal, a timeout, and `except: "self"` to leave out this client. If a
+   * publication is aborted or times out before a session accepts it, or while it waits for a rate
+   * limit, it is not sent.
    * @returns Resolves once the server has published the message.
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication;
-   * with `too-many`, if a rate limit has no room within 30 s.
-   * @throws {QueueFullError} If too many publications wait.
+   * @throws {RequestError} With the code `forbidden`, if the server does not allow the publication.
+   * With `too-many`, if a rate limit has no room within 30 s.
+   * @throws {QueueFullError} If too many publications are waiting.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
@@ -473,7 +490,7 @@ export class Client<C extends Contract = Contract>
     const { except, ...wait } = options;
     wait.signal?.throwIfAborted();
     const limited = (answer: Promise<void>) =>
-      // One time limit for the connection and the reply.
+      // The connection and the reply share one time limit.
       waitFor(this.#runtime, answer, { ...wait, what: `the publication on "${topic}"` });
     if (!this.#outbox.isKept) {
       const send = async () => (await this.whenConnected(wait)).publish(topic, data, options);
@@ -486,10 +503,10 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Sets the presence data of this client in a room, if the server's `authorize` allows that. The
-   * data takes effect immediately if the client is in the room, and at each later join, also after
-   * a reconnect. {@linkcode Client.members} includes the data of all members. If a user has several
-   * clients, the data set last counts.
+   * Sets this client's presence data in a room. The server's `authorize` must allow this. If the
+   * client is in the room, the data takes effect immediately. It also takes effect at each later
+   * join, including joins after a reconnect. {@linkcode Client.members} includes the data of all
+   * members. If a user has several clients, the data that was set last applies.
    *
    * @example Members of a room and their data
    * ```ts
@@ -511,19 +528,19 @@ export class Client<C extends Contract = Contract>
    * }
    * ```
    *
-   * @typeParam T The room: with a contract, one that its `presence` names.
-   * @param room The room; at most 32 have data.
-   * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
+   * @typeParam T The room. With a contract, it must be listed in the contract's `presence`.
+   * @param room The room. At most 32 rooms can have data.
+   * @param data Any value that JSON can represent, up to 512 bytes unless the server allows more.
    * `undefined` removes the data.
-   * @param options Ends the wait by signal or time; the client still sets the data in the next
-   * session.
+   * @param options A signal or time limit for the wait. If the wait ends early, the client still
+   * sets the data in the next session.
    * @returns Resolves once the server has accepted the data.
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the data; with
-   * `too-large`, if the data is too large; with `invalid`, if the data does not fit the contract.
-   * @throws {QueueFullError} If 32 other rooms have data.
-   * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
-   * @throws {SessionClosedError} If the client is closed or refused; a refused client sets the data
-   * in its next session.
+   * @throws {RequestError} With the code `forbidden`, if the server does not allow the data. With
+   * `too-large`, if the data is too large. With `invalid`, if the data does not match the contract.
+   * @throws {QueueFullError} If 32 other rooms already have data.
+   * @throws {TypeError} If JSON cannot represent the data, or if the room is not a valid topic.
+   * @throws {SessionClosedError} If the client is closed or refused. A refused client still sets
+   * the data in its next session.
    */
   presence<T extends ContractTopic<C, "presence">>(
     room: T,
@@ -537,8 +554,9 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * The members of a room, for a page: `current`, a store, and a loop. The first callback or loop
-   * joins the room, and the last one to end leaves it; see {@linkcode Members}.
+   * Returns the members of a room, for use in a page. You can read `current`, use the result as a
+   * store, or iterate it. The client joins the room when the first callback or loop starts, and
+   * leaves it when the last one ends. See {@linkcode Members}.
    *
    * @example A list in a page
    * ```ts
@@ -562,8 +580,8 @@ export class Client<C extends Contract = Contract>
    * ```
    *
    * @typeParam T The room.
-   * @param room The room: a topic that the server's `rooms` name.
-   * @returns The members. The call itself sends nothing to the server.
+   * @param room The room, which is a topic listed in the server's `rooms`.
+   * @returns The members. This call itself sends nothing to the server.
    * @throws {TypeError} If the room is not a valid topic.
    */
   members<T extends ContractTopic<C, "server"> | ContractTopic<C, "presence">>(
@@ -574,11 +592,12 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Starts the next attempt to connect now, if the client waits for one or is refused. When a page
-   * comes back online, wakes or becomes visible again, the client skips the wait on its own.
+   * Starts the next attempt to connect immediately, if the client is waiting for it or is refused.
+   * When a page comes back online, wakes up or becomes visible again, the client does this on its
+   * own if it is waiting.
    */
   retryNow(): void {
-    // Immediately, so that a call in the same turn waits for the attempt.
+    // Do this immediately, so that a call in the same turn waits for the attempt.
     if (this.status.current.name === "refused" && this.#skipDelay) {
       this.status.set({ name: "connecting" });
     }
@@ -587,7 +606,7 @@ export class Client<C extends Contract = Contract>
 
   /**
    * Starts an attempt after the page or machine woke up or came back online. A refused client
-   * retries only if the attempt has a fresh token.
+   * retries only if it can get a fresh token for the attempt.
    *
    * @ignore
    */
@@ -599,20 +618,22 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Moves to a new session without a gap, if the server supports that. The new session opens while
-   * the old one is still in use. The old session is closed once its requests and streams have
-   * ended, after 30 s at the latest.
+   * Moves to a new session without a gap, if the server supports handovers. The new session opens
+   * while the old one is still in use. The old session is closed once its requests and streams have
+   * ended, or after 30 s.
    *
-   * - **Topics with a history** resume from their position: no publication is lost or duplicated.
-   * - **Other topics** have no gap either on a server of one node: each publication arrives in one
-   *   of the sessions, in order. If the old session breaks during the move, its in-flight
-   *   publications are lost.
-   * - **Messages and publications** sent from now on go to the new session, and unacknowledged ones
-   *   too with `delivery: "at-least-once"`.
+   * - **Topics with a history** resume from their position, so no publication is lost or
+   *   duplicated.
+   * - **Other topics** have no gap either if the server is a single node: each publication arrives
+   *   in one of the two sessions, in order. If the old session breaks during the move, its
+   *   in-flight publications are lost.
+   * - **Messages and publications** that you send from now on go to the new session. With
+   *   `delivery: "at-least-once"`, unacknowledged ones are sent there again.
    * - **Requests and streams** finish in the session in which they started. New ones start in the
    *   new session.
    *
-   * A client moves on its own in a browser that is known to stop a connection after some megabytes.
+   * Some browsers are known to stop a connection after a few megabytes. In those, the client moves
+   * on its own.
    *
    * @example Usage
    * ```ts
@@ -626,9 +647,11 @@ export class Client<C extends Contract = Contract>
    * assertNotEquals(client.session?.id, id);
    * ```
    *
-   * @param options The transport of the new session; by default chosen as for every session.
-   * @returns True if the client moved; if false, the old session continues, without topics that the
-   * server's application subscribed, if the new session opened and broke (protocol 23.5).
+   * @param options The transport of the new session. By default it is chosen as for any other
+   * session.
+   * @returns True if the client moved. If false, the old session continues. If the new session had
+   * opened and then broke, the old session continues without the topics to which the server's
+   * application had subscribed it (protocol 23.5).
    */
   async handOver(
     options: { readonly transport?: TransportName | undefined } = {},
@@ -657,22 +680,22 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Yields the messages of one session after the other, until the client ends. Messages of
-   * subscriptions go to the subscriptions instead.
+   * Yields the messages of one session after another until the client ends. Messages on subscribed
+   * topics go to the subscriptions instead.
    *
-   * - **First:** the first loop starts with the current session. From then on every message is kept
-   *   for the loop, also between two loops.
-   * - **Bound:** a loop that falls behind, by the receive queue of a session or by more than 8
-   *   sessions with messages, throws a {@linkcode QueueFullError} instead of skipping messages
+   * - **Start:** the first loop starts with the current session. From then on every message is kept
+   *   until a loop reads it, even while no loop is running.
+   * - **Bound:** a loop can fall behind by a session's receive queue, or by 8 sessions with unread
+   *   messages. Beyond that, it throws a {@linkcode QueueFullError} instead of skipping messages
    *   silently. The next loop continues after the gap.
-   * - **End:** a normal close by either end ends the loop. Any other close is thrown, after the
-   *   messages that arrived before it.
+   * - **End:** if either end closes normally, the loop ends. After any other close, the loop yields
+   *   the messages that arrived before it, then throws.
    *
    * @returns The messages, checked against the contract.
-   * @throws {TypeError} If there is an `onMessage` handler, or another loop runs.
-   * @throws {QueueFullError} If the loop fell behind, and messages are missing.
+   * @throws {TypeError} If there is an `onMessage` handler, or if another loop is already running.
+   * @throws {QueueFullError} If the loop fell behind and messages are missing.
    * @throws {SessionClosedError} If the client has made its last attempt, or was refused with
-   * `endOnRefusal`; `info` has code and reason.
+   * `endOnRefusal`; `info` contains the code and the reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
     checkLoop("client", this.#isRead, this.#settings.handlers.onMessage !== undefined);
@@ -687,7 +710,7 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Loads the queue of unread sessions, which starts with the sessions open at the call. */
+  /** Loads the queue of unread sessions, which starts with the sessions that are open now. */
   async #openUnread(): Promise<UnreadSessions> {
     const met = new Set<Session>();
     const unobserve = this.status.observe(() => void (this.#session && met.add(this.#session)));
@@ -720,7 +743,7 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Adds a message to the outbox; with `publication`, a publication. */
+  /** Adds a message to the outbox. If `publication` is set, the message is a publication. */
   #keep(
     verb: string,
     topic: string,
@@ -760,7 +783,7 @@ export class Client<C extends Contract = Contract>
             cause: causeOf(info),
           });
           void this.#lookAfter();
-          // After the first, short delay, the result is still fresh at the next attempt.
+          // After the first delay, which is short, the result is still fresh at the next attempt.
           if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
           if (delayMs > 0) await this.#wait(delayMs);
         }
@@ -775,16 +798,19 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Reports a failure that no reader of the status sees. */
+  /** Reports a failure if no one reads the status. */
   #report(info: CloseInfo, verdict: Verdict): void {
     const isNormal = info.code === CloseCode.normal || this.#stop.signal.aborted;
     if (isNormal || this.status.isObserved) return;
     const failure = { info, verdict, place: this.#place };
-    // If that code cannot be loaded, the browser's console shows that the network is down.
+    // If this code cannot be loaded, the browser's console already shows that the network is down.
     this.#recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
   }
 
-  /** Waits while refused, until a call or a wake-up starts an attempt, or the client closes. */
+  /**
+   * Waits while the client is refused, until a call or a wake-up starts an attempt or the client
+   * closes.
+   */
   async #rest(info: CloseInfo): Promise<void> {
     const resumed = this.#wait(Infinity);
     this.status.set({ name: "refused", cause: info });
@@ -821,7 +847,7 @@ export class Client<C extends Contract = Contract>
     return answer;
   }
 
-  /** Notes that a loop waits for an item of a resumable response, or stopped waiting. */
+  /** Records that a loop started or stopped waiting for an item of a resumable response. */
   #awaits(isAwaited: boolean): void {
     this.#awaitedItems += isAwaited ? 1 : -1;
     if (isAwaited) this.#session?.[internals].receiving.liveness?.began();
@@ -837,8 +863,8 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Loads and starts the watches over page, machine and server for the current session. The next
-   * call retries a failed load.
+   * Loads and starts the code that watches the page, the machine and the server for the current
+   * session. If loading fails, the next call retries it.
    */
   async #lookAfter(): Promise<void> {
     const part = this.#part ??= await this.#recovery().catch(() => undefined);
@@ -877,8 +903,8 @@ export class Client<C extends Contract = Contract>
         try {
           const known = left ? left.dialBeside(dial) : this.#dialAgain(dial);
           const opening = known(url, { ...options, silent });
-          // Topics with a history need this code for their first request. Loads after the code of
-          // the transport, while the connection opens.
+          // Topics with a history need this code for their first request. It loads while the
+          // connection opens, after the transport's code.
           if (!this.#subscriptions.isEmpty) this.#recovery().catch(() => {});
           return dialed = await opening as Connection;
         } catch (error) {
@@ -887,19 +913,19 @@ export class Client<C extends Contract = Contract>
       });
     } catch (error) {
       this.#hear(error, dialed, Infinity);
-      // Without a dial, the error comes from an application's function, perhaps from another
-      // session.
+      // If there was no dial, the error comes from one of the application's functions, perhaps from
+      // another session.
       const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
       const reason = textOf(error);
       if (error instanceof NoCommonProtocol) {
         return { info: { code: CloseCode.malformed, reason, by: "local", error }, wasReady: false };
       }
-      // A TypeError of the dialer means invalid arguments, which no later attempt can fix.
+      // A TypeError from the dialer means invalid arguments, which no later attempt can fix.
       const by = dialed instanceof TypeError ? "local" : "network";
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };
       return { info, wasReady: false };
     }
-    // A close between the hello and this turn found no session.
+    // If `close` was called between the hello and this turn, it found no session to close.
     if (this.#stop.signal.aborted) return { info: await session.close(), wasReady: true };
     const since = this.#runtime.now();
     this.#over = Promise.withResolvers();
@@ -918,7 +944,10 @@ export class Client<C extends Contract = Contract>
     return { info, wasReady: true };
   }
 
-  /** Records a silent session for the next attempt, unless page or network explain the silence. */
+  /**
+   * Records a silent session for the next attempt, unless the page or the network explains the
+   * silence.
+   */
   #hear(error: unknown, on: unknown, lastHeard: number): void {
     const { transport } = Object(on) as Partial<Connection>;
     const isExplained = isOffline() || (this.#life?.disturbedAt ?? 0) >= lastHeard;
@@ -926,7 +955,10 @@ export class Client<C extends Contract = Contract>
     this.#silent = { url: this.#place, transport, error };
   }
 
-  /** Adds the secret of the last ticket. Names no session, since the last one has closed. */
+  /**
+   * Adds the secret of the last ticket. It does not name a session, because the last one has
+   * closed.
+   */
   #dialAgain(dial: Dialer): Dialer {
     const secret = this.#secret;
     return secret ? (url, options) => dial(withTicket(url, secret), options) : dial;
@@ -946,8 +978,8 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Moves from a session that the browser is about to stop, or closes the session if the move
-   * fails. The session continues if the code for the move cannot be loaded.
+   * Moves away from a session that the browser is about to stop. If the move fails, the session is
+   * closed. If the code for the move cannot be loaded, the session continues.
    */
   async #replace(): Promise<void> {
     const session = this.#session;
@@ -988,11 +1020,11 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Decides what follows the end of a session, or of an attempt. */
+  /** Decides what to do after a session or an attempt has ended. */
   #judge(info: CloseInfo, wasReady: boolean): Verdict {
     const { code, by, error } = info;
     if (this.#stop.signal.aborted) return "closed";
-    // Invalid arguments of a dial, such as an invalid URL, fail at every attempt.
+    // Invalid arguments to a dial, such as an invalid URL, fail at every attempt.
     if (by === "local" && !wasReady && error instanceof TypeError) return "closed";
     if (by === "network") return "usual";
     switch (code) {
@@ -1005,7 +1037,7 @@ export class Client<C extends Contract = Contract>
       case CloseCode.forbidden:
         return "refused";
       case CloseCode.malformed:
-        // During a session this is a defect or a version mismatch, which a deployment may fix.
+        // During a session, the cause is a bug or a version mismatch, which a deployment may fix.
         return wasReady ? "longest" : "refused";
       case CloseCode.notFound:
         return by === "local" ? "refused" : "longest";
@@ -1014,7 +1046,7 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** True if each attempt may use another token. */
+  /** True if each attempt may use a different token. */
   get #renewsToken(): boolean {
     return typeof this.#options.token === "function";
   }
@@ -1029,12 +1061,12 @@ export class Client<C extends Contract = Contract>
   }
 
   #delay(verdict: Verdict): number | undefined {
-    // An attempt of an offline page is expected to fail, and does not count.
+    // While the page is offline, an attempt is expected to fail and does not count.
     const drawnMs = isOffline() ? this.#backoff.maxDelayMs : this.#backoff.next();
     const retryAt = this.#retryAt;
     this.#retryAt = 0;
     if (drawnMs === undefined) return undefined;
-    // The server chose the time, to spread reconnects. Later delays are the client's own.
+    // The server chose this delay to spread reconnects. The client chooses later delays itself.
     if (retryAt !== 0) return boundRetryAfter(retryAt - this.#runtime.now());
     if (verdict === "longest") return this.#backoff.maxDelayMs;
     if (verdict !== "fresh-token") return drawnMs;
@@ -1071,7 +1103,7 @@ export class Client<C extends Contract = Contract>
   }
 }
 
-/** Adds the kind of failure that a page can show its user. */
+/** Adds the kind of failure, which a page can show to its user. */
 function causeOf(info: CloseInfo): Extract<ClientStatus, { name: "reconnecting" }>["cause"] {
   const isUnavailable = info.code === CloseCode.draining && info.by === "remote";
   return isUnavailable ? { ...info, kind: "unavailable" } : info;
@@ -1082,7 +1114,7 @@ function isOffline(): boolean {
   return (globalThis as { navigator?: { onLine?: boolean } }).navigator?.onLine === false;
 }
 
-/** Random 128 bits, since anyone who knows the name of a guest's answer can read it. */
+/** A random 128-bit id, because anyone who knows the id of a guest's response can read it. */
 function randomName(runtime: Runtime): string {
   return runtime.getRandomValues(new Uint32Array(4)).reduce(
     (name, part) => name + part.toString(16).padStart(8, "0"),

@@ -1,4 +1,4 @@
-/** Options and status of a client. */
+/** The options and the status of a client. */
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -20,32 +20,39 @@ import type {
 
 export type { Fresh, ServerUrl };
 
-/** Status of a client. */
+/** The status of a client. */
 export type ClientStatus =
   | { readonly name: "connecting" }
   | {
     readonly name: "connected";
     readonly session: string;
     readonly transport: string;
-    /** Reason why the session is not on the preferred transport; absent on the preferred one. */
+    /** The reason why the session is not on the preferred transport; absent if it is. */
     readonly fallback?: TransportFallback & { readonly message: string } | undefined;
   }
   | {
     readonly name: "reconnecting";
-    /** Attempts since the last stable session. With several URLs, rounds through all URLs. */
+    /**
+     * The number of attempts since the last stable session. With several URLs, the number of rounds
+     * through all URLs.
+     */
     readonly attempt: number;
-    /** Delay before the next attempt, in milliseconds. */
+    /** The delay before the next attempt, in milliseconds. */
     readonly delayMs: number;
-    /** Time of the next attempt, in milliseconds since the Unix epoch. */
+    /** The time of the next attempt, in milliseconds since the Unix epoch. */
     readonly retryAt: number;
     /**
-     * Close of the last session, or failure of the last attempt. The kind is `unavailable` if the
-     * server responded that it cannot serve now, with 4503 or the HTTP status 503.
+     * How the last session closed, or why the last attempt failed. The kind is `unavailable` if the
+     * server responded with the close code 4503 or the HTTP status 503, which means that it cannot
+     * serve now.
      */
     readonly cause: CloseInfo & { readonly kind?: "unavailable" | undefined };
   }
   | {
-    /** The server refused the client, which does not retry on its own; see `retryNow()`. */
+    /**
+     * The server refused the client. The client does not retry on its own; call `retryNow()` to
+     * retry.
+     */
     readonly name: "refused";
     readonly cause: CloseInfo;
   }
@@ -54,29 +61,32 @@ export type ClientStatus =
 export type Dialer = (
   url: string | URL,
   options: {
-    /** Clocks and timers of the client. */
+    /** The client's clocks and timers. */
     readonly runtime: Runtime;
-    /** Subprotocols to offer, the best first. */
+    /** The subprotocols to offer, in order of preference. */
     readonly protocols: readonly string[];
-    /** Aborts the attempt, also after the time limit. */
+    /** Aborts the attempt; it also aborts when the time limit has passed. */
     readonly signal: AbortSignal;
-    /** Time limit of the whole attempt, in milliseconds; may be `Infinity`. */
+    /** The time limit for the whole attempt, in milliseconds; may be `Infinity`. */
     readonly timeoutMs: number;
     /** Request headers. */
     readonly headers?: HeadersInit | undefined;
     /** Called before the dialer resolves, if the connection is not on the preferred transport. */
     readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
     /**
-     * The previous session, if the server fell silent, which counts as a failure of the transport.
+     * The previous session, if its server fell silent. That counts as a failure of the transport.
      */
     readonly silent?: SilentTransport | undefined;
     /**
-     * Called with a connection on the preferred transport that opened after another one was chosen.
+     * Called with a connection on the preferred transport that opened after another transport had
+     * been chosen.
      */
     readonly onLate?: ((connection: Connection) => void) | undefined;
-    /** The one transport to try; all transports by default. */
+    /** The only transport to try; all transports by default. */
     readonly only?: TransportName | undefined;
-    /** Called when the browser is about to stop the connection, which has to be replaced. */
+    /**
+     * Called when the browser is about to stop the connection, so that the client can replace it.
+     */
     readonly onWorn?: (() => void) | undefined;
   },
 ) => Promise<Connection>;
@@ -86,20 +96,20 @@ export interface ClientPlatform {
   /** Opens connections. */
   readonly dial: Dialer;
   /**
-   * Loads the session features other than messages, on first use.
+   * Loads all session features except messages, on first use.
    *
    * @ignore
    */
   readonly insight: () => Promise<unknown>;
   /**
-   * Loads streaming responses, and request handlers, on first use.
+   * Loads streaming responses and request handlers, on first use.
    *
    * @ignore
    */
   readonly answers: () => Promise<unknown>;
   /**
-   * Loads the module `recovery.ts`, which notices a lost server and carries subscriptions and
-   * messages to the next session.
+   * Loads the module `recovery.ts`, which detects a lost server and carries subscriptions and
+   * messages over to the next session.
    *
    * @ignore
    */
@@ -109,7 +119,7 @@ export interface ClientPlatform {
 }
 
 /**
- * Options of a client.
+ * The options of a client.
  *
  * @typeParam C The contract.
  */
@@ -117,13 +127,17 @@ export interface ClientOptions<C extends Contract = Contract>
   extends
     Omit<SessionLimits, "heartbeat">,
     Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onError" | "onOpen"> {
-  /** Topics with schemas, the same as the server's. Without a contract, every topic is accepted. */
+  /**
+   * The topics and their schemas, the same as on the server. Without a contract, every topic is
+   * accepted.
+   */
   readonly contract?: C | undefined;
   /**
-   * Token of at most 8,192 bytes, sent in band before all messages; no token by default. A function
-   * is called for each connection, when the server asks for a new token before the old one expires,
-   * and once more after the server refused its last token. `undefined` and `null` mean no token, as
-   * a page's storage returns before a login.
+   * A token of at most 8,192 bytes, which is sent in band before all messages. By default there is
+   * no token. A function is called for each connection, again when the server asks for a new token
+   * before the old one expires, and once more after the server has refused the last token.
+   * `undefined` and `null` mean that there is no token, so you can pass what a page's storage
+   * returns before a login.
    */
   readonly token?:
     | string
@@ -131,56 +145,60 @@ export interface ClientOptions<C extends Contract = Contract>
     | undefined
     | (() => string | null | undefined | Promise<string | null | undefined>);
   /**
-   * Closes the client when the server refuses it, for programs in which no one can log in again:
-   * loops, subscriptions and publications are rejected. By default a refused client keeps them, and
-   * waits for {@linkcode Client.retryNow} or `close`.
+   * Closes the client when the server refuses it. Loops, subscriptions and publications are then
+   * rejected. Use this in programs where no one can log in again. By default a refused client keeps
+   * its loops, subscriptions and publications, and waits for {@linkcode Client.retryNow} or
+   * `close`.
    *
    * @default {false}
    */
   readonly endOnRefusal?: boolean | undefined;
-  /** Request headers; Deno only: in a browser, a client with headers closes with a `TypeError`. */
+  /**
+   * Request headers. They work only in Deno: in a browser, a client with headers closes with a
+   * `TypeError`.
+   */
   readonly headers?: HeadersInit | undefined;
   /**
-   * Time limit of one attempt to connect, in milliseconds, from the functions for URL and token to
-   * the server's `hello`. `Infinity` sets no limit. The wait for `hello` is also bounded by
-   * `handshakeTimeoutMs`.
+   * The time limit for one attempt to connect, in milliseconds. The attempt includes the functions
+   * for the URL and the token, and ends with the server's `hello`. `Infinity` means no limit. The
+   * wait for `hello` is also limited by `handshakeTimeoutMs`.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number | undefined;
   /**
-   * Notifies the client that the app woke up or came back online, on a platform without a page's
-   * events, such as React Native. `subscribe` receives a function to call at these times, and
-   * returns a function that the client calls when it closes.
+   * Notifies the client that the app woke up or came back online. Use this on platforms that do not
+   * have a page's events, such as React Native. `subscribe` receives a function, which it must call
+   * at these times, and returns a function that the client calls when it closes.
    */
   readonly life?: {
     subscribe(wake: () => void): () => void;
   } | undefined;
   /**
-   * Delays between attempts, in milliseconds, and the number of attempts.
+   * The delays between attempts, in milliseconds, and the maximum number of attempts.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 30000, maxAttempts: Infinity }}
    */
   readonly backoff?: BackoffOptions | undefined;
   /**
-   * Delivery guarantee of messages and publications. With `at-least-once`, messages are numbered,
-   * stay in the outbox until the server has handled them, and are sent again after a loss. The
-   * server handles each message once, unless its process ends in the middle. See
-   * {@linkcode Client.flushed}.
+   * The delivery guarantee for messages and publications. With `at-least-once`, messages are
+   * numbered, stay in the outbox until the server has handled them, and are sent again if the
+   * connection is lost. The server handles each message once, unless its process ends while it
+   * handles the message. See {@linkcode Client.flushed}.
    *
    * @default {"at-most-once"}
    */
   readonly delivery?: "at-most-once" | "at-least-once" | undefined;
-  /** Bounds of the outbox. */
+  /** The limits of the outbox. */
   readonly outbox?: {
     /**
-     * Maximum number of messages that wait for a connection or for an acknowledgment.
+     * The maximum number of messages that wait for a connection or for an acknowledgment.
      *
      * @default {100}
      */
     readonly maxMessages?: number | undefined;
     /**
-     * Maximum number of bytes of waiting messages.
+     * The maximum total size of these messages, in bytes.
      *
      * @default {262144}
      */
@@ -189,30 +207,34 @@ export interface ClientOptions<C extends Contract = Contract>
   /**
    * Lets a client on a fallback transport retry the preferred one in the background, and move there
    * as {@linkcode Client.handOver} does. If the preferred transport opens after the fallback was
-   * chosen, the client moves immediately. It retries at most 35 s after a change of the network,
-   * and every 10 minutes. A transport that the platform or the server does not support is not
-   * retried.
+   * chosen, the client moves immediately. Otherwise it retries within 35 s after a network change,
+   * and every 10 minutes. If the platform or the server does not support the preferred transport,
+   * it is not retried.
    *
    * @default {false}
    */
   readonly upgrade?: boolean | undefined;
   /**
    * Delays the first attempt to connect until this promise settles, for example until a page has
-   * mounted. By default the client connects immediately. Subscriptions, messages and requests wait
-   * meanwhile, as during any other time without a connection.
+   * mounted. By default the client connects immediately. In the meantime, subscriptions, messages
+   * and requests wait as they do whenever there is no connection.
    */
   readonly connectAfter?: Promise<unknown> | undefined;
   /**
-   * Clocks, timers and randomness of this client.
+   * The client's clocks, timers and source of randomness.
    *
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Watches handshakes, sessions and messages for traces and metrics. */
+  /** Observes handshakes, sessions and messages for traces and metrics. */
   readonly instrumentation?: Instrumentation | undefined;
   /**
-   * Receives the errors of handlers, the first error of a subscription that waits until the server
-   * can answer, and each failure to connect that no reader of `status` sees, which has no session.
+   * Receives errors that have no other recipient:
+   *
+   * - errors thrown by handlers,
+   * - the first error of a subscription that waits until the server can answer,
+   * - each failure to connect, if no one reads `status`; these errors have no session.
+   *
    * Without this handler, errors are printed.
    */
   readonly onError?:
@@ -225,28 +247,29 @@ export interface ClientOptions<C extends Contract = Contract>
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Options for subscribing. `since` and `last` apply only to topics with a history. */
+/** The options for subscribing. `since` and `last` apply only to topics with a history. */
 export interface ClientSubscribeOptions extends HistoryOptions {
   /**
-   * Receives each message that does not fit the contract, for example because the server uses
-   * another version of the contract. The loop skips the message. If this function throws, the loop
-   * throws that error. Without this function, `onError` of the client receives the error.
+   * Receives each message that does not match the contract, for example because the server uses a
+   * different version of the contract. The loop skips the message. If this function throws, the
+   * loop throws that error. Without this function, the client's `onError` receives the error.
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
-   * Called after each loss; the argument says if all missed messages follow. The loop over the
-   * subscription calls and awaits this function between the messages before the loss and the
-   * messages after the loss, and throws any error of the function. Absent by default;
-   * {@linkcode Subscription.recovery} holds the same information.
+   * Called each time the connection was lost; the argument says whether all missed messages will
+   * follow. The loop over the subscription calls and awaits this function between the messages
+   * before the loss and the messages after it. If the function throws, the loop throws that error.
+   * Without this function, read {@linkcode Subscription.recovery}, which holds the same
+   * information.
    */
   readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
 }
 
-/** Options for a request of a client. */
+/** The options for a client's request. */
 export interface ClientRequestOptions extends WaitOptions {
   /**
-   * Sends the request again if the connection is lost before the reply. The server may receive the
-   * request twice, so the request MUST be safe to repeat.
+   * Sends the request again if the connection is lost before the reply arrives. The server may
+   * receive the request twice, so it MUST be safe to repeat.
    *
    * @default {false}
    */

@@ -1,4 +1,4 @@
-/** `connect()` and `dial()` for the dialer of any platform. */
+/** Implements `connect()` and `dial()` for any platform's dialer. */
 import { Client } from "./client.ts";
 import type {
   ClientOptions,
@@ -20,7 +20,7 @@ import { checkSettings, type SessionSettingsOptions } from "../session/check_set
 import type { TransportName, TransportOptions } from "../transport/race/options.ts";
 
 /**
- * Options for `connect()`.
+ * The options for `connect()`.
  *
  * @typeParam C The contract.
  */
@@ -28,7 +28,7 @@ export interface ConnectOptions<C extends Contract = Contract>
   extends ClientOptions<C>, TransportOptions {}
 
 /**
- * Options for `dial()`.
+ * The options for `dial()`.
  *
  * @typeParam C The contract.
  */
@@ -37,35 +37,36 @@ export interface DialOptions<C extends Contract = Contract>
     TransportOptions,
     Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "heartbeat"> {
   /**
-   * Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. `null` is no
-   * token.
+   * A token of at most 8,192 bytes, which is sent in band before all messages. It requires
+   * `skein.1`. `null` means that there is no token.
    */
   readonly token?: string | null | undefined;
   /**
-   * Subprotocols to offer. An empty list opens a plain session with a server other than Skein; over
-   * WebTransport, such a session has only streams and datagrams.
+   * The subprotocols to offer. An empty list opens a plain session with a server other than Skein.
+   * Over WebTransport, such a session has only streams and datagrams.
    *
    * @default {["skein.1"]}
    */
   readonly protocols?: readonly string[] | undefined;
-  /** Request headers; Deno only. */
+  /** Request headers. They work only in Deno. */
   readonly headers?: HeadersInit | undefined;
   /**
-   * Time limit for connecting, in milliseconds, up to the server's `hello`. `Infinity` sets no
-   * limit. The wait for `hello` is also bounded by `handshakeTimeoutMs`.
+   * The time limit for connecting, in milliseconds. Connecting ends with the server's `hello`.
+   * `Infinity` means no limit. The wait for `hello` is also limited by `handshakeTimeoutMs`.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number | undefined;
-  /** Watches the handshake, the session and messages for traces and metrics. */
+  /** Observes the handshake, the session and messages for traces and metrics. */
   readonly instrumentation?: Instrumentation | undefined;
-  /** Aborts connecting; without effect once connected. */
+  /** Aborts the attempt to connect. It has no effect once the session is connected. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * The options of each call, by the verb of its errors. The tables of checks have an entry for each:
- * `CLIENT_KINDS` of `call_checks.ts`, and `NAMES` of `page/option_names.ts`.
+ * The options of each call, keyed by the verb in its error messages. The tables of checks,
+ * `CLIENT_KINDS` in `call_checks.ts` and `NAMES` in `page/option_names.ts`, have an entry for each
+ * call.
  */
 export interface ClientCalls extends SessionCalls {
   readonly connect: ClientOptions & ConnectOptions;
@@ -77,19 +78,19 @@ export interface ClientCalls extends SessionCalls {
   readonly subscribe: ClientSubscribeOptions;
 }
 
-/** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL}, directly or over QMux. */
+/** The subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL}, directly or over QMux. */
 const SPEAKS_SKEIN = /^(qmux-\d\d\.)?skein\.1$/;
 
 /** Creates the platform of one client or session, with its transports. */
 export type MakePlatform = (options: TransportOptions) => ClientPlatform;
 
-/** Creates a client for a platform. Throws immediately if no attempt could use the URL. */
+/** Creates a client for a platform. Throws immediately if no attempt could ever use the URL. */
 export function connectBy<C extends Contract>(
   makePlatform: MakePlatform,
   url: ServerUrl,
   options: ConnectOptions<C>,
 ): Client<C> {
-  // Checked first, because an outdated runtime cannot parse the URL.
+  // Check this first, because an outdated runtime cannot parse the URL.
   const platform = makePlatform(options);
   return new Client(checkUrl(url), platform, options);
 }

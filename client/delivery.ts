@@ -1,4 +1,4 @@
-/** At-least-once delivery: a message is sent until the server acknowledges it. */
+/** Implements at-least-once delivery: a message is sent until the server acknowledges it. */
 import { isForSize } from "../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
@@ -11,21 +11,24 @@ import type { WaitOptions } from "../session/types.ts";
 import type { Session } from "../session/session.ts";
 
 /**
- * Maximum number of unacknowledged messages, well below the number that may wait for a server's
- * handler.
+ * The maximum number of unacknowledged messages. It is well below the number of messages that may
+ * wait for a server's handler.
  */
 const MAX_ON_THE_WAY = 1024;
 
-/** Maximum number of unacknowledged bytes, for the same reason; one message is always allowed. */
+/**
+ * The maximum number of unacknowledged bytes. It is low for the same reason. One message is always
+ * allowed.
+ */
 const MAX_BYTES_ON_THE_WAY = 524_288;
 
 /**
- * Maximum number of unanswered publications. Each publication is a request, and by default a server
- * lets 64 requests wait, including the client's other requests.
+ * The maximum number of unanswered publications. Each publication is a request. By default a server
+ * lets 64 of a client's requests wait, and the client's other requests count too.
  */
 const MAX_PUBLICATIONS_ON_THE_WAY = 32;
 
-/** Keys that are added to a message when a session accepts it. */
+/** The keys that are added to a message when a session accepts it. */
 interface Keys {
   readonly seq?: number;
   readonly client?: string;
@@ -34,36 +37,36 @@ interface Keys {
 }
 
 /**
- * Delivers an outbox through one session after another. Each session sends all remaining messages
- * again, numbered. The delivery removes messages that the server acknowledges, and the server drops
- * messages that it has already handled.
+ * Delivers an outbox through one session after another. Messages are numbered, and each session
+ * sends all remaining messages again. This class removes a message once the server acknowledges it.
+ * The server drops messages that it has already handled.
  */
 export class Delivery {
   readonly #outbox: Outbox;
-  /** Number of messages, from the start of the outbox, that are sent but not acknowledged. */
+  /** The number of messages at the start of the outbox that have been sent but not acknowledged. */
   #handed = 0;
   #bytes = 0;
   #acknowledged = 0;
   /**
-   * True after a close because of a message's size, until the outbox is empty: messages are then
-   * sent one at a time, to find that message.
+   * True after a session closed because of a message's size, until the outbox is empty. During that
+   * time messages are sent one at a time, to find the message that is too large.
    */
   #isSearching = false;
-  /** The only in-flight message at the last such close. */
+  /** The message that was in flight at the last such close, if it was the only one. */
   #suspect: OutboxEntry | undefined;
-  /** Publications without a reply in this session. */
+  /** The publications that have no reply in this session yet. */
   #publishing = new Set<OutboxEntry>();
 
   constructor(outbox: Outbox) {
     this.#outbox = outbox;
   }
 
-  /** Number of messages that were sent and not acknowledged. */
+  /** The number of messages that have been sent but not acknowledged. */
   get unacknowledged(): number {
     return this.#handed;
   }
 
-  /** Sends waiting and future messages; resolves when the session has ended. */
+  /** Sends waiting and future messages. Resolves when the session has ended. */
   async handTo(session: Session): Promise<void> {
     const outbox = this.#outbox;
     if (!outbox.isFor(session)) return;
@@ -97,7 +100,7 @@ export class Delivery {
     return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
   }
 
-  /** Sends one message; false if it is larger than the server accepts. */
+  /** Sends one message. Returns false if it is larger than the server accepts. */
   #hand(core: Inside, entry: OutboxEntry, keys: Keys): boolean {
     const { publication, topic } = entry;
     const answer = publication?.answer;
@@ -110,7 +113,8 @@ export class Delivery {
       return false;
     }
     if (answer === undefined) {
-      // No overflow policy may drop this message, since a later acknowledgment would cover it too.
+      // No overflow policy may drop this message, because a later acknowledgment would cover it
+      // too.
       core.sending.push(message, true);
       return true;
     }
@@ -120,7 +124,7 @@ export class Delivery {
       onAnswer: () => answer.resolve(),
     }).catch((error) => {
       if (!(error instanceof SessionClosedError)) answer.reject(error);
-      // If it is not acknowledged yet, the publication is sent again with the next session.
+      // If it is not acknowledged yet, the publication is sent again in the next session.
       else if (entry.seq <= this.#acknowledged) answer.resolve();
     }).finally(() => {
       publishing.delete(entry);
@@ -130,9 +134,9 @@ export class Delivery {
   }
 
   /**
-   * Handles a close because of a message's size, by a peer or proxy with a lower limit than the one
-   * in `hello`. If the same message is the only one in flight at two such closes in a row, it is
-   * dropped and reported, since it would end every later session too.
+   * Handles a close because of a message's size, which happens if a peer or proxy has a lower limit
+   * than `hello` announced. If the same message is the only one in flight at two such closes in a
+   * row, it is dropped and reported, because it would end every later session too.
    */
   #refusedForSize(core: Inside): void {
     const first = this.#handed === 1 ? this.#outbox.first : undefined;
@@ -149,11 +153,11 @@ export class Delivery {
   }
 
   /**
-   * Removes messages up to an acknowledged number. The server replied to publications among them
-   * before.
+   * Removes messages up to an acknowledged number. If there are publications among them, the server
+   * has already replied to those.
    */
   #acked(n: number): void {
-    // An earlier session may acknowledge messages after a later one did.
+    // An earlier session may acknowledge messages after a later session already did.
     this.#acknowledged = Math.max(this.#acknowledged, n);
     for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
       this.#handed--;
@@ -192,7 +196,7 @@ function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): Encod
   return framed(extend(frame, keys, publication !== undefined), topic);
 }
 
-/** Adds keys to a message, and turns it into a publication if required. */
+/** Adds keys to a message, and turns the message into a publication if required. */
 function extend(frame: Frame, keys: Keys, isPublished: boolean): Frame {
   if (typeof frame !== "string") {
     const { head, data } = decodeBinary(frame)!;

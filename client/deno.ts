@@ -26,21 +26,22 @@ import {
 export type { ConnectOptions, DialOptions };
 
 /**
- * Connects to a server, and reconnects after each loss.
+ * Connects to a server, and reconnects whenever the connection is lost.
  *
- * The client uses WebTransport if the server supports it and Deno runs with `--unstable-net`,
- * otherwise WebSocket, and HTTP if neither opens. Each new connection may use another transport.
- * The client's `status` names the transport, and the reason for a fallback.
+ * The client uses WebTransport if the server supports it and Deno runs with `--unstable-net`, and
+ * WebSocket otherwise. If neither opens, it uses HTTP. Each new connection may use a different
+ * transport. The client's `status` names the transport and, after a fallback, the reason.
  *
  * @typeParam C The contract.
- * @param url A URL with `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as
- * `"/chat"`; several URLs of one service; or a function that returns a URL for each connection. See
- * {@linkcode ServerUrl}.
- * @param options Options of the client.
+ * @param url A `ws:`, `wss:`, `http:` or `https:` URL (in a page, it may be relative, such as
+ * `"/chat"`); an array of URLs of the same service; or a function that returns the URL for each
+ * connection. See {@linkcode ServerUrl}.
+ * @param options The client's options.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {TypeError} If the URL is not valid, or `transports` is empty or names an unknown
- * transport. If Deno runs without `--allow-net` for the server, the client closes with that cause.
+ * @throws {TypeError} If the URL is not valid, or if `transports` is empty or names an unknown
+ * transport. It is not thrown if Deno runs without `--allow-net` for the server: the client then
+ * closes with a `TypeError` as the cause.
  *
  * @example Usage
  * ```ts
@@ -64,17 +65,19 @@ export function connect<C extends Contract = Contract>(
 }
 
 /**
- * Opens one session, without a reconnect after a loss; {@linkcode connect} reconnects.
+ * Opens a single session, which does not reconnect if the connection is lost. To reconnect, use
+ * {@linkcode connect}.
  *
  * @typeParam C The contract.
- * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
- * @param options Options of the session and the attempt to connect.
- * @returns The session, established.
+ * @param url A `ws:`, `wss:`, `http:` or `https:` URL.
+ * @param options The options of the session and of the attempt to connect.
+ * @returns The established session.
  * @throws {ConnectionError} If the connection cannot be opened.
- * @throws {SessionClosedError} If the server refused the session; `info` has code and reason.
+ * @throws {SessionClosedError} If the server refused the session; `info` contains the code and the
+ * reason.
  * @throws {TimeoutError} If connecting takes longer than `connectTimeoutMs`.
- * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is
- * empty, or Deno runs without `--allow-net` for the server.
+ * @throws {TypeError} If there is a token but the protocols do not include `skein.1`, if
+ * `transports` is empty, or if Deno runs without `--allow-net` for the server.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  *
  * @example Over WebSocket only
@@ -96,7 +99,7 @@ export async function dial<C extends Contract = Contract>(
 
 function platformOf(call: "connect" | "dial"): MakePlatform {
   return (options) => {
-    checkCall(call, options); // First, because the check of the transports trusts the types.
+    checkCall(call, options); // This comes first, because the check of the transports trusts the types.
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: denoWebTransport() }, checked);
     const loadHttp = () => import("../transport/race/http_fallback.ts");
@@ -105,8 +108,8 @@ function platformOf(call: "connect" | "dial"): MakePlatform {
 }
 
 /**
- * Ends the attempts if the process lacks permission to reach the server: no later attempt could
- * succeed.
+ * Ends the attempts if the process does not have permission to reach the server, because no later
+ * attempt could succeed.
  */
 function withPermission(dial: Dialer): Dialer {
   return async (url, options) => {
@@ -136,8 +139,8 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
 }
 
 /**
- * WebTransport on Deno's QUIC, or the reason why this process has none. HTTP/3 loads at the first
- * attempt, so that programs which only serve WebSocket don't load it.
+ * Returns WebTransport on Deno's QUIC, or the reason why this process does not have it. HTTP/3
+ * loads at the first attempt, so that programs that only serve WebSocket don't load it.
  */
 export function denoWebTransport(): TransportPlatform["webTransport"] {
   if (!isQuicAvailable()) {
@@ -145,7 +148,7 @@ export function denoWebTransport(): TransportPlatform["webTransport"] {
       ? "Cannot open WebTransport: Deno supports QUIC only with --unstable-net"
       : `Cannot open WebTransport: ${QUIC_MISSING}`;
   }
-  // Without the permission, a dial would make Deno prompt.
+  // Without the permission, a dial would cause Deno to prompt.
   return permittedHost() === undefined
     ? "Cannot open WebTransport: it needs permission to bind a UDP port, --allow-net=[::]:0"
     : openWebTransport;

@@ -1,4 +1,7 @@
-/** A durable stream as a client reads it; loads with the first loop over one. */
+/**
+ * Reads durable streams in a client. This module loads when a loop over a durable stream first
+ * starts.
+ */
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { textOf } from "../base/error_text.ts";
 import { STREAM_ENDED, STREAM_EPOCH, STREAM_PREFIX } from "../session/wire/recovery.ts";
@@ -6,7 +9,7 @@ import type { ClientSubscribeOptions } from "./client_options.ts";
 import type { Subscription } from "./subscription.ts";
 
 /**
- * Options for reading a durable stream.
+ * The options for reading a durable stream.
  *
  * @typeParam T Type of a record.
  */
