@@ -38,7 +38,7 @@ export interface BackoffOptions {
    */
   readonly maxDelayMs?: number | undefined;
   /**
-   * Consecutive attempts before giving up.
+   * Number of consecutive attempts before giving up.
    *
    * @default {Infinity}
    */
@@ -46,8 +46,8 @@ export interface BackoffOptions {
 }
 
 /**
- * Exponential backoff with full jitter: each delay is drawn between zero and the full delay, so
- * that many clients of a lost server reconnect spread out as widely as possible.
+ * Exponential backoff with full jitter: each delay is a random time between zero and the full
+ * delay. If many clients lose their server, their reconnects are spread out as widely as possible.
  *
  * @example Usage
  * ```ts
@@ -68,7 +68,7 @@ export class Backoff {
   /**
    * Creates a backoff.
    *
-   * @param runtime Runtime that draws the numbers.
+   * @param runtime The runtime that generates the random numbers.
    * @param options See {@linkcode BackoffOptions}.
    * @throws {RangeError} If a delay is not positive.
    */
@@ -87,7 +87,7 @@ export class Backoff {
     this.#options = { firstDelayMs, maxDelayMs, maxAttempts };
   }
 
-  /** Attempts since the last success. */
+  /** Number of attempts since the last success. */
   get attempt(): number {
     return this.#attempt;
   }
@@ -98,7 +98,7 @@ export class Backoff {
   }
 
   /**
-   * Draws the next delay.
+   * Chooses the next delay.
    *
    * @returns The delay in milliseconds, or `undefined` after `maxAttempts`.
    */

@@ -3,10 +3,11 @@
 /**
  * Calls a function that may throw or reject.
  *
- * @param call The function.
+ * @param call The function to call.
  * @param failed Receives the thrown error, or the rejection of the returned promise. MUST NOT
  * throw.
- * @returns The pending promise, which never rejects; `undefined` if the call is complete.
+ * @returns A promise for the end of the call, which never rejects; `undefined` if the call is
+ * already complete.
  */
 export function attempt(
   call: () => unknown,

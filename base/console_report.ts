@@ -8,8 +8,8 @@ const SILENT_MS = 3_600_000;
 const FAILED_MS = 60_000;
 
 /**
- * Maximum number of lines of one kind in that window: peers choose some of the causes, such as an
- * origin.
+ * Maximum number of lines of one kind in that window. Without it, peers could print any number of
+ * lines, because they choose some of the causes, such as an origin.
  */
 const MAX_LINES = 16;
 
@@ -40,14 +40,14 @@ interface Kind {
 /**
  * Prints warnings, so that failures are visible even without a handler.
  *
- * - **Once per cause:** repetitions are counted, and the next line of the same kind an hour later
- *   reports their number.
- * - **Bounded:** 16 lines of one kind per hour, each of at most 400 characters, and 16 handler
- *   errors per minute. Kinds do not suppress each other.
+ * - **Once per cause:** repetitions are only counted. When a line of the same kind is printed an
+ *   hour or more later, it reports their number.
+ * - **Bounded:** at most 16 lines of one kind are printed per hour, each with at most 400
+ *   characters, and at most 16 handler errors per minute. Kinds do not suppress each other.
  * - **One line:** a peer's text cannot start a new line, move a terminal's cursor, or reverse the
  *   text direction.
  *
- * The caller removes secrets, and first checks that no handler is set.
+ * The caller must remove secrets, and check first that no handler is set.
  */
 export class ConsoleReport {
   // Bounded by the number of kinds, which are constants in the callers.
@@ -57,7 +57,7 @@ export class ConsoleReport {
   /**
    * Creates a report.
    *
-   * @param runtime Clocks of this node.
+   * @param runtime The clocks of this node.
    */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
@@ -66,7 +66,7 @@ export class ConsoleReport {
   /**
    * Prints a line, unless its cause was printed within the last hour.
    *
-   * @param kind The kind of failure: a constant, never text of a peer.
+   * @param kind The kind of failure: a constant, never text from a peer.
    * @param line The failure and its remedy.
    * @param options See {@linkcode TellOptions}.
    */
@@ -80,8 +80,9 @@ export class ConsoleReport {
   }
 
   /**
-   * Prints a handler's error with its stack: at most 16 per minute, since a failing handler may be
-   * called for every message. The next error after that reports the number of omitted errors.
+   * Prints a handler's error with its stack. Prints at most 16 errors per minute, because a failing
+   * handler may be called for every message. The next error after that reports how many errors were
+   * omitted.
    *
    * @param what The handler.
    * @param error The error, as thrown.
@@ -93,8 +94,7 @@ export class ConsoleReport {
   }
 
   /**
-   * Counts a line. Returns the note about omitted lines, or `undefined` if the line must be
-   * omitted.
+   * Counts a line. Returns a note about omitted lines, or `undefined` if this line must be omitted.
    */
   #admit(kind: string, about: string | undefined, silentMs: number): string | undefined {
     const now = this.#runtime.now();

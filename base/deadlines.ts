@@ -2,8 +2,8 @@
 import type { Runtime, Timer } from "./runtime.ts";
 
 /**
- * Items that all have the same timeout. They are due in the order in which they were added, so one
- * timer serves all.
+ * Items that all have the same timeout. They become due in the order in which they were added, so
+ * one timer is enough for all of them.
  *
  * @typeParam T Type of the items, compared by identity.
  *
@@ -36,8 +36,8 @@ export class Deadlines<T> {
   /**
    * Creates deadlines.
    *
-   * @param runtime Runtime with the clock and the timers.
-   * @param timeoutMs Timeout of each item, in milliseconds.
+   * @param runtime The runtime with the clock and the timers.
+   * @param timeoutMs The timeout of each item, in milliseconds.
    * @param onLate Receives each item that timed out and was removed.
    */
   constructor(runtime: Runtime, timeoutMs: number, onLate: (item: T) => void) {
@@ -49,7 +49,7 @@ export class Deadlines<T> {
   /**
    * Starts waiting for an item.
    *
-   * @param item Item to wait for; adding a known item restarts its timeout.
+   * @param item The item to wait for; adding a known item restarts its timeout.
    */
   add(item: T): void {
     this.#waiting.delete(item);
@@ -59,10 +59,10 @@ export class Deadlines<T> {
   }
 
   /**
-   * Stops waiting for an item. Until `clear` is called, the timer keeps running, because new items
-   * follow soon.
+   * Stops waiting for an item. The timer keeps running until `clear` is called, because new items
+   * usually follow soon.
    *
-   * @param item Item to remove; ignored if unknown.
+   * @param item The item to remove; ignored if unknown.
    * @returns `true` if the item was being waited for.
    */
   delete(item: T): boolean {
@@ -72,7 +72,7 @@ export class Deadlines<T> {
   }
 
   /**
-   * Removes all items and stops the timer. From now on, removing the last item also stops the
+   * Removes all items and stops the timer. After this call, removing the last item also stops the
    * timer.
    *
    * @returns The removed items.

@@ -1,7 +1,7 @@
 /**
- * Decisions of the application: functions such as `authenticate` and `authorize`, whose results the
- * server needs to continue. An unexpected error is a fault: nothing is decided, and the peer may
- * retry.
+ * Decisions of the application: the server needs the results of functions such as `authenticate`
+ * and `authorize` to continue. If such a function throws an unexpected error, that is a fault:
+ * nothing is decided, and the peer may retry.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import type { ConsoleReport } from "./console_report.ts";
 
 type ErrorClass = abstract new (...args: never[]) => Error;
 
-/** Thrown instead of the error because of which the application failed to decide. */
+/** Replaces the error that kept the application from making a decision. */
 export class DecisionFault extends Error {
   /** Name of the function, such as `authenticate`. */
   declare readonly decision: string;
@@ -19,7 +19,7 @@ export class DecisionFault extends Error {
    * Creates a fault.
    *
    * @param decision Name of the function.
-   * @param message The function and what went wrong.
+   * @param message The name of the function, and what went wrong.
    * @param options The error of the application, as `cause`.
    */
   constructor(decision: string, message: string, options: ErrorOptions) {
@@ -72,8 +72,7 @@ export class DecisionFault extends Error {
  * Asks the application for a decision.
  *
  * @typeParam T The decision.
- * @param decision Name of the function, for messages.
- * @param ask Calls the function.
+ * @param decision Name of the function, for messages. @param ask Calls the function.
  * @param answers Error classes with which the function may decide; such errors are thrown
  * unchanged.
  * @returns The decision.
@@ -111,8 +110,9 @@ export interface FaultOptions {
 }
 
 /**
- * Prints that the application failed to decide, and how it can reject instead. Prints each text
- * once per hour; if a handler receives the faults, only the first fault of each function.
+ * Prints that the application failed to decide, and how it can reject instead. Each text is printed
+ * once per hour. If a handler receives the faults, only the first fault of each function is
+ * printed.
  *
  * @param console Prints the line.
  * @param fault The fault.

@@ -2,7 +2,7 @@
 import { describe } from "./error_text.ts";
 
 /**
- * Encodes data as JSON, alone or inside an object that holds it under the key `data`.
+ * Encodes data as JSON, alone or inside an object that contains it under the key `data`.
  *
  * JSON would silently encode `NaN` as `null`, and a `Map`, a promise or an error as `{}`. Data may
  * therefore consist of strings, booleans, finite numbers, `null`, arrays, plain objects, and
@@ -10,9 +10,10 @@ import { describe } from "./error_text.ts";
  *
  * @param data The data.
  * @param verb The operation, for the error.
- * @param holder The object that holds the data; by default the data is encoded alone.
+ * @param holder The object that contains the data; by default, the data is encoded alone.
  * @returns JSON text without raw line feeds.
- * @throws {TypeError} If JSON cannot hold the data; the message includes the path of the value.
+ * @throws {TypeError} If JSON cannot represent the data; the message includes the path of the
+ * value.
  *
  * @example Usage
  * ```ts
@@ -27,7 +28,8 @@ export function encodeJson(data: unknown, verb: string, holder: unknown = data):
   let lost: Lost | undefined;
   let options: ErrorOptions | undefined;
   try {
-    // One call for the whole holder: separate pieces would have to be joined and scanned again.
+    // A single call encodes the whole holder; separate pieces would have to be joined and scanned
+    // again.
     const text = JSON.stringify(holder) as string | undefined;
     lost = findLost(data);
     // A `toJSON` may return nothing. Inside a string the quotes would be escaped.
@@ -55,7 +57,10 @@ interface Lost {
   readonly path: string;
 }
 
-/** Finds a lost value in data without cycles. A key with the value `undefined` counts as absent. */
+/**
+ * Finds a value that JSON would drop or change, in data without cycles. A key with the value
+ * `undefined` counts as absent.
+ */
 function findLost(value: unknown): Lost | undefined {
   switch (typeof value) {
     case "string":

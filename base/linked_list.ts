@@ -1,6 +1,6 @@
 /** A list linked through its items. */
 
-/** Links of an item, which is in at most one {@linkcode LinkedList} at a time. */
+/** The links of an item. An item is in at most one {@linkcode LinkedList} at a time. */
 export interface Linked<T> {
   /** Previous item. */
   previous: T | undefined;

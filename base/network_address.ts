@@ -1,6 +1,6 @@
 /** Keys for counting network addresses, and the networks that one customer may control. */
 
-/** A network that one customer may control, and how many address shares it has. */
+/** A network that one customer may control, with its number of address shares. */
 export interface Network {
   /** The key of the network. */
   readonly key: string;
@@ -9,8 +9,8 @@ export interface Network {
 }
 
 /**
- * Maximum key length of a text that is not an address; a key uses memory as long as its session is
- * open.
+ * Maximum length of the key for a text that is not an address. A key uses memory for as long as its
+ * session is open.
  */
 const MAX_KEY_LENGTH = 64;
 
@@ -83,8 +83,8 @@ const PRIVATE =
   /^(?:127\.|10\.|192\.168\.|172\.(?:1[6-9]|2\d|3[01])\.|169\.254\.|0:0:0:0::\/64$|f[cd][0-9a-f]{2}:|fe[89ab][0-9a-f]:)/;
 
 /**
- * Returns true for a loopback or private address: on the internet it belongs to a proxy, and
- * represents many clients.
+ * Returns true for a loopback or private address. On a server on the internet, such an address
+ * belongs to a proxy and represents many clients.
  *
  * @param key A key of {@linkcode addressKey}.
  * @returns True for a loopback, private or link-local address.

@@ -14,7 +14,7 @@ import type { Rate } from "./token_bucket.ts";
 import { MAX_TIMER_MS } from "./wait.ts";
 
 /**
- * Rejects options with an unknown name, with a hint, or with a value of another type.
+ * Rejects an option that has an unknown name, with a hint, or a value of another type.
  *
  * @param verb The user's call, such as `create broker`.
  * @param options The options as given.
@@ -26,9 +26,9 @@ export function checkOptions(verb: string, options: unknown, kinds: object): voi
 }
 
 /**
- * Rejects options with an unknown name or a value of another type. Without this check a misspelled
- * name would be ignored, and the default would apply silently. A name with the value `undefined`
- * counts as absent.
+ * Rejects an option that has an unknown name or a value of another type. Without this check, a
+ * misspelled name would be ignored, and the default would silently apply. An option with the value
+ * `undefined` counts as absent.
  *
  * @param options The options as given.
  * @param kinds Kinds of all options.
@@ -110,8 +110,8 @@ export function recordOf(kinds: object): NestedCheck {
 }
 
 /**
- * Creates the check of a library object, or of an application's own implementation. Rejects a
- * promise whose `await` was forgotten.
+ * Creates the check of a library object, or of an application's own implementation. The check also
+ * rejects a promise whose `await` was forgotten.
  *
  * @param what Name of the type.
  * @param methods Some methods of the type.
@@ -155,7 +155,9 @@ function ruleOf({ min, max, isInteger = false, isAbove = false }: NumberRange): 
   return kind + (isAbove ? `above ${min}` : kind === "" ? `${min} or more` : `of ${min} or more`);
 }
 
-/** Creates the check of an integer; `Infinity` as the largest value means no limit. */
+/**
+ * Creates the check of an integer. If the largest value is `Infinity`, the option may be unlimited.
+ */
 export function integer(min: number, max: number = Number.MAX_SAFE_INTEGER): NumberCheck {
   return numberIn({ min, max, isInteger: true });
 }

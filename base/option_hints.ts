@@ -28,7 +28,7 @@ const SOCKET_IO: Readonly<Record<string, string>> = {
  *
  * @param name The unknown name.
  * @param kinds An object with all known names.
- * @returns The end of an error text; empty without a suggestion.
+ * @returns The end of an error text; empty if there is no suggestion.
  */
 export function hintFor(name: string, kinds: object): string {
   const known = Object.keys(kinds);

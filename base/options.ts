@@ -26,10 +26,10 @@ export interface NumberRange {
   readonly isAbove?: boolean | undefined;
 }
 
-/** Check of a number, with its range for the test of all options. */
+/** The check of a number. The test of all options reads its range. */
 export type NumberCheck = CheckOption & { readonly range: NumberRange };
 
-/** Check of an object with options, with their kinds for that test. */
+/** The check of an object with options. The same test reads the kinds of these options. */
 export type NestedCheck = CheckOption & {
   readonly kinds: object;
   /** True for an object whose keys the user chooses, each with an object of these options. */
@@ -77,11 +77,11 @@ export function optionsFor<T extends object>(kinds: OptionKinds<T>, options: T):
 }
 
 /**
- * Copies an object without keys whose value is `undefined`: for defaults before a spread, and for
- * objects whose keys are printed, compared or passed to another library.
+ * Copies an object without the keys whose value is `undefined`. Use it when defaults come before a
+ * spread, and for objects whose keys are printed, compared or passed to another library.
  *
  * @param given Options, or a result.
- * @returns The keys with a value.
+ * @returns An object with the keys that have a value.
  */
 export function withoutUndefined<T extends object>(given: T): T {
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as T;
@@ -91,7 +91,7 @@ export function withoutUndefined<T extends object>(given: T): T {
  * Fills in missing options.
  *
  * @param defaults Every option, by name.
- * @param given Checked options of the application; other keys are ignored.
+ * @param given The application's options, already checked; other keys are ignored.
  * @returns The complete options.
  */
 export function withDefaults<T extends object>(
@@ -110,10 +110,11 @@ export function withDefaults<T extends object>(
  * Fills in missing limits, and checks the given ones.
  *
  * @param defaults Every limit, by name.
- * @param given Options of the application; other keys are ignored.
- * @param options The created object, the option that holds the limits, and the largest value.
+ * @param given The application's options; other keys are ignored.
+ * @param options The name of the created object, the option that contains the limits, and the
+ * largest value.
  * @returns The complete limits.
- * @throws {RangeError} If a limit is not a positive integer, or larger than `max`.
+ * @throws {RangeError} If a limit is not a positive integer, or is larger than `max`.
  */
 export function checkLimits<K extends string>(
   defaults: Readonly<Record<K, number>>,

@@ -6,8 +6,8 @@ import { addressKey, isPrivateAddress, type Network, networksOf } from "./networ
 import type { Runtime } from "./runtime.ts";
 
 /**
- * Number of address shares that an address's familiar users may use together: an office or a
- * carrier has many users behind one address.
+ * Number of address shares that the familiar users of an address may use together. Many users may
+ * share one address, for example behind an office or carrier network.
  */
 export const FAMILIAR_FACTOR = 10;
 
@@ -17,7 +17,9 @@ const FAMILIAR_AFTER_MS = 3_600_000;
 /** Time after which a user last seen at an address is forgotten there, in milliseconds. */
 const FORGET_AFTER_MS = 86_400_000;
 
-/** Maximum number of remembered pairs of address and user. Others count as unfamiliar. */
+/**
+ * Maximum number of remembered pairs of an address and a user. Any other user counts as unfamiliar.
+ */
 const MAX_REMEMBERED = 20_000;
 
 /** Facts about the owner of a slot. */
@@ -34,11 +36,11 @@ export interface OwnerFacts {
 
 /** The owner of slots: the network, the user or guest, and the session of a peer. */
 export interface Owner extends Omit<OwnerFacts, "address"> {
-  /** The networks of the peer, the narrowest first; empty if unknown. */
+  /** The networks of the peer, the narrowest first; empty if the address is unknown. */
   readonly networks: readonly Network[];
   /**
-   * True if the address belongs to a proxy, and so represents many clients: the default share of an
-   * address then doesn't apply.
+   * True if the address belongs to a proxy and therefore represents many clients. The default share
+   * of an address does not apply to it.
    */
   readonly isBehindProxy: boolean;
   /** True for a user who was first seen at this address more than an hour ago. */
@@ -48,7 +50,7 @@ export interface Owner extends Omit<OwnerFacts, "address"> {
 }
 
 /**
- * The owner of resources that the application itself uses, which are only subject to the server's
+ * The owner of resources that the application itself uses. These are only subject to the server's
  * limit.
  */
 export const NOBODY: Owner = { networks: [], isBehindProxy: false, isFamiliar: false };
@@ -58,17 +60,17 @@ export interface OwnersOptions {
   /** Returns true if the key of an address belongs to a proxy; by default, none does. */
   readonly isProxy?: ((key: string) => boolean) | undefined;
   /**
-   * Called with the key of a proxy's address each time its share would apply: the quota is
-   * contended, and the owner takes a slot. MUST NOT throw.
+   * Called with the key of a proxy's address each time its share would apply, because the quota is
+   * contended and the owner takes a slot. MUST NOT throw.
    */
   readonly onProxy?: ((key: string) => void) | undefined;
 }
 
 /**
- * Returns the rule for {@linkcode OwnersOptions.isProxy}: if the application sets no
+ * Returns the rule for {@linkcode OwnersOptions.isProxy}. If the application does not set
  * `clientAddress`, a client at a private address counts as a proxy.
  *
- * @param clientAddress The option of the application; `undefined` if not set.
+ * @param clientAddress The application's option; `undefined` if it is not set.
  * @returns The rule; `undefined` if the application determines client addresses itself.
  */
 export function proxyRule(clientAddress: unknown): OwnersOptions["isProxy"] {
@@ -80,15 +82,18 @@ export class Owners {
   readonly #runtime: Runtime;
   readonly #isProxy: (key: string) => boolean;
   readonly #onProxy: ((key: string) => void) | undefined;
-  /** The newest owner without a user: one connection requests the same owner several times. */
+  /**
+   * The newest owner without a user. It is kept because one connection requests the same owner
+   * several times.
+   */
   #last: { readonly key: string; readonly owner: Owner } | undefined;
   /** Pairs of address and user; at most `MAX_REMEMBERED`. */
   readonly #seen = new Map<string, { readonly firstMs: number; lastMs: number }>();
 
   /**
-   * Starts without users.
+   * Creates a registry without users.
    *
-   * @param runtime Runtime with the clock.
+   * @param runtime The runtime with the clock.
    * @param options See {@linkcode OwnersOptions}.
    */
   constructor(runtime: Runtime, { isProxy = () => false, onProxy }: OwnersOptions = {}) {
@@ -98,7 +103,7 @@ export class Owners {
   }
 
   /**
-   * Creates an owner, and records its user as seen now.
+   * Creates an owner, and records that its user was seen now.
    *
    * @param facts Facts about the peer.
    * @returns The owner.
@@ -148,11 +153,11 @@ export class Owners {
 }
 
 /**
- * Creates the owner of a socket, for listeners that only know the peer's address: a private address
- * counts as a proxy, whatever its headers say.
+ * Creates the owner of a socket, for listeners that only know the peer's address. A private address
+ * counts as a proxy, whatever the headers say.
  *
  * @param address The address of the peer.
- * @param session The connection, for a quota with a share of each.
+ * @param session The connection, for a quota that has a share for each connection.
  * @returns The owner.
  */
 export function socketOwner(address: string, session?: string): Owner {

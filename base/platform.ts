@@ -1,4 +1,4 @@
-/** The few runtime functions that a server needs and that have different names in Deno and Node. */
+/** The few runtime functions that a server needs, and that differ between Deno and Node. */
 import { UnsupportedError } from "../errors.ts";
 import { builtin } from "./builtins.ts";
 
@@ -9,7 +9,7 @@ export const isDeno: boolean = "Deno" in globalThis;
 type RuntimeErrorName = "AddrInUse" | "AddrNotAvailable" | "BadResource";
 
 /**
- * Throws for a call that needs functions missing in Node.
+ * Throws on Node if a call needs functions that only Deno has.
  *
  * @param verb The user's call, such as `serve workers`.
  * @param need The requirement of the call, and the alternative.
@@ -33,7 +33,7 @@ export function isPermitted(permission: Deno.PermissionDescriptor): boolean {
 /**
  * Reads the size of the machine's memory.
  *
- * @returns The size in bytes; `undefined` without permission to read it.
+ * @returns The size in bytes; `undefined` if the process lacks the permission to read it.
  */
 export function machineMemoryBytes(): number | undefined {
   if (!isDeno) return builtin("node:os").totalmem();
@@ -59,7 +59,7 @@ export function runtimeError(
 }
 
 /**
- * Recognizes a runtime error, also from {@linkcode runtimeError}.
+ * Recognizes a runtime error, including one from {@linkcode runtimeError}.
  *
  * @param error The error.
  * @param name Name of the class in `Deno.errors`.

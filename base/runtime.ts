@@ -4,9 +4,9 @@
 export type Timer = ReturnType<typeof setTimeout>;
 
 /**
- * Clocks, timers and randomness of one node, a server or a client. The default uses the platform's.
- * A test or a simulation passes its own, and so controls when time passes and which numbers are
- * drawn.
+ * The clocks, timers and randomness of one node, which is a server or a client. The default uses
+ * those of the platform. A test or a simulation passes its own runtime, to control when time passes
+ * and which random numbers are generated.
  *
  * @example A stopped clock
  * ```ts
@@ -37,15 +37,15 @@ export interface Runtime {
    */
   clearTimeout(timer: ReturnType<typeof setTimeout> | undefined): void;
   /**
-   * Calls back once all callbacks that are ready in this turn of the event loop have run. The call
-   * cannot be cancelled, and doesn't keep the process alive.
+   * Calls back once all callbacks that are ready in this event loop turn have run. The call cannot
+   * be cancelled, and does not keep the process alive.
    *
    * @param callback Called once. MUST NOT throw.
    */
   schedule(callback: () => void): void;
-  /** Draws a number from 0 up to, but not including, 1. Not suitable for secrets. */
+  /** Returns a random number in [0, 1). Not suitable for secrets. */
   random(): number;
-  /** Draws a random UUID, version 4. */
+  /** Returns a random UUID, version 4. */
   randomUUID(): string;
   /**
    * Fills an array with random numbers that are suitable for secrets.
@@ -56,7 +56,7 @@ export interface Runtime {
   getRandomValues<T extends Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(array: T): T;
   /**
    * Waits for work outside this runtime's time, such as loading a module. A simulation implements
-   * it: no virtual time passes until the promise settles.
+   * this method so that no virtual time passes until the promise settles.
    *
    * @param promise The work.
    * @returns The outcome of the promise.
@@ -93,7 +93,7 @@ class PlatformRuntime implements Runtime {
   }
 
   clearTimeout(timer: ReturnType<typeof setTimeout> | undefined): void {
-    // Deno loads Node's timers on the first call, which costs 10 ms of a server's start.
+    // Deno loads Node's timers on the first call, which would delay a server's start by 10 ms.
     if (timer !== undefined) clearTimeout(timer);
   }
 

@@ -1,15 +1,17 @@
 /**
- * Server-wide limits, with a share for each network address, user and session: a limit alone would
- * protect the process, but give its capacity to whoever comes first.
+ * Server-wide limits, with a share for each network address, user and session. A limit alone would
+ * protect the process, but would give its whole capacity to the first clients that ask.
  */
 import type { Runtime } from "./runtime.ts";
 import { FAMILIAR_FACTOR, NOBODY, type Owner, Owners, type OwnersOptions } from "./owners.ts";
 import { LimitError, type LimitLevel } from "../errors.ts";
 
-/** Fraction of a limit above which shares are enforced: below it, there is enough for everyone. */
+/**
+ * The fraction of a limit above which shares are enforced. Below it, there is enough for everyone.
+ */
 const CONTENDED_PART = 0.5;
 
-/** True if shares are enforced, because one more would exceed half of the limit. */
+/** Returns true if shares are enforced, because one more slot would exceed half of the limit. */
 export function isContended(taken: number, max: number): boolean {
   return taken >= max * CONTENDED_PART;
 }
@@ -27,35 +29,40 @@ export interface NetworkShare {
 }
 
 /**
- * Computes how much of a limit a network may use: a wide network, or any address if the limit is
- * small, could otherwise use all of it.
+ * Computes how much of a limit a network may use. Otherwise, a wide network could use all of it,
+ * and if the limit is small, even a single address could.
  *
  * @param facts See {@linkcode NetworkShare}.
- * @returns The network's shares: at most half of the limit, unless the application set more.
+ * @returns The maximum for the network: at most half of the limit, unless the application set more.
  */
 export function mostOfNetwork({ share, factor, max, isStrict }: NetworkShare): number {
   const half = Math.floor(max * CONTENDED_PART);
   return Math.min(share * factor, Math.max(isStrict ? share : 1, half));
 }
 
-/** Fraction of a share from which an owner is reported to other nodes: most owners use less. */
+/**
+ * The fraction of a share above which an owner is reported to other nodes. Most owners use less.
+ */
 const REPORTED_PART = 1 / 16;
 
 /** Maximum number of owners in one report, which is sent with each heartbeat of a node. */
 const MAX_REPORTED = 256;
 
-/** Maximum length of a key in a report, as JSON, which bounds a report to 100 KB. */
+/** Maximum length of a key in a report, as JSON. It limits the size of a report to 100 KB. */
 const MAX_KEY_CHARS = 300;
 
 /** Largest count in a report, so that sums across all nodes are exact. */
 const MAX_REPORTED_COUNT = 1_000_000_000;
 
-/** Maximum number of nodes whose reports count. Reports of others are ignored. */
+/** Maximum number of nodes whose reports count. Reports from further nodes are ignored. */
 const MAX_NODES = 1_000;
 
-/** Shares of a {@linkcode Quota}; a level without a share is only subject to the limit. */
+/** The shares of a {@linkcode Quota}. A level without a share is only subject to the limit. */
 export interface Shares {
-  /** Maximum for one network address; an IPv6 /64 is one address, and wider networks have more. */
+  /**
+   * Maximum for one network address. An IPv6 /64 counts as one address, and wider networks get
+   * more.
+   */
   readonly address?: number | undefined;
   /** Maximum for one user or guest. */
   readonly user?: number | undefined;
@@ -67,8 +74,8 @@ export interface Shares {
 export type QuotaShares = Pick<QuotaOptions, "shares" | "strict">;
 
 /**
- * Fills in default shares. A share that the application set always applies, a default only under
- * contention.
+ * Fills in default shares. A share that the application set always applies; a default share applies
+ * only under contention.
  *
  * @param set The shares that the application set.
  * @param defaults The other shares.
@@ -130,9 +137,9 @@ export interface TakeOptions {
   /** True if another node has already granted the slot, so that no share applies. */
   readonly ignoresShares?: boolean | undefined;
   /**
-   * Another slot of the same client during a handover: both count once at each level where they
-   * have the same owner. A slot that already counts together with another is ignored, because
-   * otherwise a client could have any number of slots for one.
+   * Another slot of the same client during a handover. The two slots count once at each level where
+   * they have the same owner. If the other slot already counts together with a third, this option
+   * is ignored, because otherwise a client could have any number of slots for the price of one.
    */
   readonly beside?: Place | undefined;
   /**
@@ -183,11 +190,11 @@ export class Place implements Disposable {
   }
 
   /**
-   * Counts the slot for another owner, for example after a guest has logged in as a user. The slot
-   * is unchanged if this throws.
+   * Counts the slot for another owner, for example after a guest has logged in as a user. If this
+   * method throws, the slot is unchanged.
    *
    * @param owner The new owner.
-   * @param options Conditions; shares of levels at which the owner stays the same don't apply.
+   * @param options Conditions; at levels where the owner stays the same, shares do not apply.
    * @throws {LimitError} If a share of the new owner is reached.
    */
   change(owner: Owner, options: TakeOptions = {}): void {
@@ -208,18 +215,20 @@ export class Place implements Disposable {
 /**
  * A limit for all owners, with a share for each.
  *
- * - **Contention:** shares apply once more than half of the limit is in use. Before that, no one is
- *   rejected because of a share; after that, an owner at or above its share gets no more.
- * - **Address:** guests, and users first seen at an address within the hour, use the share of that
- *   address. Familiar users together have ten times that share, and each has the share of a user.
- * - **IPv6:** a /64 is one address. A /56 has 4 shares and a /48 has 16, because one customer often
- *   controls the whole network.
+ * - **Contention:** shares apply once more than half of the limit is in use. Until then, no one is
+ *   rejected because of a share. After that, an owner at or above its share gets no more slots.
+ * - **Address:** guests and users first seen at an address within the last hour draw on the same
+ *   per-address share. Familiar users together get ten times that share, and each is also limited
+ *   to the per-user share.
+ * - **IPv6:** a /64 counts as one address. A /56 gets 4 shares and a /48 gets 16, because one
+ *   customer often controls the whole network.
  * - **Half:** no address or network may use more than half of the limit, unless the application set
  *   a larger share.
- * - **Proxies:** the address of a proxy has no share, unless the application set one.
- * - **Nodes:** a share includes usage that other nodes report; limit and contention are local to
- *   this node.
- * - **Memory:** one entry for each owner with a slot, and for each owner that a node reports.
+ * - **Proxies:** no share applies to the address of a proxy, unless the application set one.
+ * - **Nodes:** shares also count the usage that other nodes report. The limit and contention are
+ *   local to this node.
+ * - **Memory:** there is one entry for each owner with a slot, and one for each owner that another
+ *   node reports.
  *
  * @example Usage
  * ```ts
@@ -246,7 +255,7 @@ export class Quota {
   #taken = 0;
 
   /**
-   * Starts with all slots free.
+   * Creates a quota with all slots free.
    *
    * @param options See {@linkcode QuotaOptions}.
    */
@@ -258,7 +267,7 @@ export class Quota {
     return { taken: this.#taken, max: this.#options.max, refused: { ...this.#refused } };
   }
 
-  /** Number of owners with a slot, each counted at each of its levels. */
+  /** Number of owners that have a slot. An owner counts once for each of its levels. */
   get owners(): number {
     return this.#counts.size;
   }
@@ -281,10 +290,10 @@ export class Quota {
   /**
    * Takes a slot.
    *
-   * @param owner The owner of the slot; by default none, so that no share applies.
+   * @param owner The owner of the slot; by default, there is none, and no share applies.
    * @param options Conditions; see {@linkcode TakeOptions}.
    * @returns The slot.
-   * @throws {LimitError} If the limit or a share is reached; includes the level.
+   * @throws {LimitError} If the limit or a share is reached; the error includes the level.
    */
   take(owner: Owner = NOBODY, options: TakeOptions = {}): Place {
     const found = this.#attempt(owner, options);
@@ -293,7 +302,7 @@ export class Quota {
   }
 
   /**
-   * Takes a slot if one is free, without the cost of an error.
+   * Takes a slot if one is free; unlike `take`, without the cost of creating an error.
    *
    * @param owner The owner of the slot.
    * @param options Conditions; see {@linkcode TakeOptions}.
@@ -351,7 +360,9 @@ export class Quota {
     return this.#taken >= most ? { level: "server", most } : undefined;
   }
 
-  /** Finds an exhausted share of a level at which the known slots don't already count. */
+  /**
+   * Finds a level whose share is exhausted. Skips levels at which the given slots already count.
+   */
   #fullShare(
     counts: readonly Tally[],
     { ignoresShares = false, factor = 1 }: TakeOptions,
@@ -433,7 +444,7 @@ export class Quota {
     return limitError({ ...this.#options, verb }, full);
   }
 
-  /** Number of slots of an owner, including reports of other nodes. */
+  /** Number of slots of an owner, including those that other nodes report. */
   #takenBy({ level, key, taken }: Tally): number {
     return this.#isReported(level) ? taken + (this.#elsewhere.get(key) ?? 0) : taken;
   }
@@ -473,8 +484,8 @@ export interface Full {
 }
 
 /**
- * Creates the error of a reached limit or share. The peer may receive the message, so it names no
- * user and no address.
+ * Creates the error for a limit or share that is reached. The peer may receive the message, so it
+ * does not contain any user or address.
  *
  * @param options The texts of the quota, and the levels whose share always applies.
  * @param full The level that was reached.
@@ -506,7 +517,10 @@ export function quotaIn(quotas: Quotas | undefined, options: QuotaOptions): Quot
   return quotas?.open(options) ?? new Quota(options);
 }
 
-/** Returns a slot with which another one may count: two can count as one, never three. */
+/**
+ * Returns the given slot if another slot may count together with it. Two slots can count as one,
+ * but never three.
+ */
 function partnerOf(beside: Place | undefined): Place | undefined {
   const isFree = beside?.isHeld === true && beside.partner === undefined;
   return isFree ? beside : undefined;
@@ -520,8 +534,8 @@ interface Heard {
 }
 
 /**
- * All quotas of a server: one registry for counters, familiar users, and the slots that owners have
- * on other nodes.
+ * All quotas of a server. This registry also keeps the counters, the familiar users, and the slots
+ * that owners use on other nodes.
  *
  * @example An address that uses its share on another node
  * ```ts
@@ -548,9 +562,9 @@ export class Quotas {
   readonly #heard = new Map<string, readonly Heard[]>();
 
   /**
-   * Starts without quotas.
+   * Creates a registry without quotas.
    *
-   * @param runtime Runtime with the clock.
+   * @param runtime The runtime with the clock.
    * @param options See {@linkcode OwnersOptions}.
    */
   constructor(runtime: Runtime, options: OwnersOptions = {}) {
@@ -567,8 +581,8 @@ export class Quotas {
    * Opens a quota for the lifetime of the server.
    *
    * @param options See {@linkcode QuotaOptions}.
-   * @returns The quota, or the existing one with the same name, for example if a listener tries
-   * another port.
+   * @returns The quota. If there already is one with the same name, for example because a listener
+   * tries another port, returns that one.
    */
   open(options: QuotaOptions): Quota {
     const { name = options.limit } = options;
@@ -580,9 +594,9 @@ export class Quotas {
   }
 
   /**
-   * Adds a limit that is counted elsewhere to the counters.
+   * Adds the counters of a limit that is counted elsewhere.
    *
-   * @param name The name for counters, which no quota has.
+   * @param name The name for the counters, which no quota may have.
    * @param counted The counters.
    */
   add(name: string, counted: { readonly stats: QuotaStats }): void {
@@ -592,8 +606,8 @@ export class Quotas {
   /**
    * Lists the owners that use much of their share on this node, for other nodes.
    *
-   * @returns At most 256 owners, the ones that use most of their share; `undefined` if there are
-   * none.
+   * @returns At most 256 owners, namely those that use most of their share; `undefined` if there
+   * are none.
    */
   report(): QuotaReport | undefined {
     const holders = Array.from(
@@ -610,7 +624,8 @@ export class Quotas {
    * that this node doesn't have are ignored.
    *
    * @param node Id of the node.
-   * @param report The result of {@linkcode Quotas.report} there; anything else counts as no report.
+   * @param report The result of {@linkcode Quotas.report} on that node; anything else counts as no
+   * report.
    */
   hear(node: string, report: unknown): void {
     this.forget(node);
@@ -624,7 +639,7 @@ export class Quotas {
   }
 
   /**
-   * Stops counting the slots of another node that is gone.
+   * Stops counting the slots of a node that is gone.
    *
    * @param node Id of the node.
    */

@@ -1,11 +1,12 @@
 /**
- * Standard Schema, version 1: the small interface of zod, valibot, arktype and others, so that
- * Skein depends on no schema library. Contains the types, and the function that calls a schema.
+ * Standard Schema, version 1: the small interface that zod, valibot, arktype and others share.
+ * Because Skein uses this interface, it does not depend on any schema library. This module contains
+ * the types, and the function that calls a schema.
  */
 
 /**
- * Result of a schema: the value with defaults and transforms applied, or the issues, each with a
- * text for humans and a path in the value. Skein reports the first issue.
+ * The result of a schema: either the value with defaults and transforms applied, or the issues.
+ * Each issue has a message for people and a path in the value. Skein reports the first issue.
  */
 export type StandardResult<Output> =
   | { readonly value: Output; readonly issues?: undefined }
@@ -17,8 +18,8 @@ export type StandardResult<Output> =
   };
 
 /**
- * Any schema that follows Standard Schema v1: zod 3.24+, valibot 1+, arktype 2+, or your own in a
- * few lines.
+ * Any schema that follows Standard Schema v1: from zod 3.24+, valibot 1+ or arktype 2+, or your own
+ * in a few lines.
  *
  * @example A handwritten schema
  * ```ts
@@ -36,8 +37,9 @@ export type StandardResult<Output> =
  * assertEquals(validate(seat, 4), { ok: true, value: 4 });
  * ```
  *
- * @typeParam Input The type that the schema accepts: the type to send.
- * @typeParam Output The type that the schema returns: the type that is received.
+ * @typeParam Input The type that the schema accepts. This is the type of the data that is sent.
+ * @typeParam Output The type that the schema returns. This is the type of the data that is
+ * received.
  */
 export interface StandardSchema<Input = unknown, Output = Input> {
   /** The interface itself. */
@@ -106,10 +108,10 @@ export type Validation<T> = Valid<T> | Invalid;
 /**
  * Checks a value against a schema.
  *
- * - **Sync stays sync:** returns a promise only if the schema returned one.
+ * - **Sync stays sync:** the function returns a promise only if the schema returned one.
  * - **One issue:** only the first issue is reported, with a path of strings and numbers.
- * - **Errors pass through:** an error that the schema throws, or its rejection, reaches the caller
- *   unchanged. It is the application's fault, while "invalid" would blame the peer that sent the
+ * - **Errors pass through:** if the schema throws or rejects, the error reaches the caller
+ *   unchanged. It is the application's fault, whereas "invalid" would blame the peer that sent the
  *   value.
  *
  * @example Usage
@@ -137,8 +139,8 @@ export function validate<T>(
   value: unknown,
 ): Validation<T> | Promise<Validation<T>> {
   const result = schema["~standard"].validate(value);
-  // Detected by shape, not by `instanceof`: a promise may come from another realm. The returned
-  // promise belongs to this realm, so callers may use `instanceof`.
+  // A promise is detected by its shape, not by `instanceof`, because it may come from another
+  // realm. The returned promise belongs to this realm, so callers may use `instanceof`.
   return "then" in result ? Promise.resolve(result).then(outcome) : outcome(result);
 }
 

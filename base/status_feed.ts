@@ -3,15 +3,15 @@ import { attempt } from "./call_safely.ts";
 import { Signal } from "./signal.ts";
 
 /**
- * Maximum number of callback errors that one feed prints: a callback that fails once may fail on
- * each change.
+ * Maximum number of callback errors that one feed prints. A callback that fails once may fail on
+ * every change.
  */
 const MAX_PRINTED = 16;
 
 /**
- * The current value and its changes, for a loop, or for a callback in the form that UI libraries
- * use. A slow loop may miss intermediate values, but never the latest, because the feed keeps only
- * the latest value.
+ * The current value and its changes. Read them in a loop, or with a callback in the form that UI
+ * libraries expect. A slow loop may miss intermediate values, but never the latest, because the
+ * feed keeps only the latest value.
  *
  * @example Usage
  * ```ts
@@ -84,7 +84,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   /**
    * Changes the value for the last time.
    *
-   * @param value The last value.
+   * @param value The final value.
    */
   end(value: T): void {
     this.set(value);
@@ -93,11 +93,11 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Calls a callback immediately with the current value, and on each change up to the last one.
+   * Calls a callback immediately with the current value, and then on every change.
    *
-   * - **Stores:** this is the contract of a Svelte store. React's `useSyncExternalStore` accepts
-   *   this method together with {@linkcode StatusFeed.current}.
-   * - **Errors:** an error that the callback throws is printed, up to 16 per feed, and the
+   * - **Stores:** this method follows the contract of a Svelte store. React's
+   *   `useSyncExternalStore` accepts it together with {@linkcode StatusFeed.current}.
+   * - **Errors:** if the callback throws, the error is printed (up to 16 errors per feed), and the
    *   subscription continues.
    *
    * @param callback Receives each value.
@@ -137,7 +137,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Yields the current value, then each change, up to the last one.
+   * Yields the current value, and then each change, until the feed ends.
    *
    * @returns The values.
    */

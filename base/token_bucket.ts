@@ -2,7 +2,9 @@
 
 /** A rate, and its burst. */
 export interface Rate {
-  /** Refill per second, which may be a fraction. `Infinity` means no limit. */
+  /**
+   * The number of tokens refilled per second, which may be a fraction. `Infinity` means no limit.
+   */
   readonly perSecond: number;
   /**
    * Maximum burst after a pause.
@@ -20,11 +22,17 @@ const ROUNDING_MS = 0.001;
  * epoch.
  */
 export interface Bucket {
-  /** Milliseconds until there are enough tokens; 0 if there are enough now. Takes no tokens. */
+  /**
+   * Returns the time until there are enough tokens, in milliseconds; 0 if there are enough now.
+   * Does not take any tokens.
+   */
   waitMs(amount: number, now: number): number;
   /** Takes tokens. */
   take(amount: number, now: number): void;
-  /** True if the bucket is full, and can be forgotten: a new bucket would be the same. */
+  /**
+   * Returns true if the bucket is full. It can then be discarded, because a new bucket would be the
+   * same.
+   */
   isFull(now: number): boolean;
 }
 
@@ -33,7 +41,7 @@ export interface Bucket {
  *
  * @param rate The rate.
  * @param name Name of the option, for the error.
- * @returns The rate with its burst; `undefined` for no limit.
+ * @returns The rate with its burst; `undefined` if there is no limit.
  * @throws {RangeError} If `perSecond` is not above 0, or `burst` is below 1.
  */
 export function checkRate(rate: Rate | undefined, name: string): Required<Rate> | undefined {
@@ -55,11 +63,12 @@ export function checkRate(rate: Rate | undefined, name: string): Required<Rate> 
 /**
  * A token bucket that starts full. Calls take tokens, and time refills them.
  *
- * - **Larger than the bucket:** an amount above `burst` passes when the bucket is full, and the
- *   debt delays later ones. So the rate holds, and no amount is rejected forever.
- * - **Cost:** two numbers, and no timer: tokens are computed on each call.
- * - **Clock:** setting the clock back costs the time since the last call; setting the clock forward
- *   fills the bucket.
+ * - **Larger than the bucket:** an amount above `burst` is accepted when the bucket is full, and
+ *   the debt delays later amounts. This keeps the rate, and no amount is rejected forever.
+ * - **Cost:** the bucket stores two numbers and needs no timer, because tokens are computed on each
+ *   call.
+ * - **Clock:** if the clock is set back, the tokens for the time since the last call are lost. If
+ *   the clock is set forward, the bucket is filled.
  *
  * @example Usage
  * ```ts

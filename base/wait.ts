@@ -2,7 +2,7 @@
 import { TimeoutError } from "../errors.ts";
 import type { Runtime, Timer } from "./runtime.ts";
 
-/** Longest duration of a timer, in milliseconds: timers hold 31 bits. */
+/** Longest duration of a timer, in milliseconds. Timers store it in 31 bits. */
 export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
 /**
@@ -37,8 +37,8 @@ export function abortError(message: string): Error {
 }
 
 /**
- * Combines abort signals, also on platforms without `AbortSignal.any`. There, the combined signal
- * stays in memory until one of the signals aborts.
+ * Combines abort signals. This also works on platforms without `AbortSignal.any`, but there, the
+ * combined signal stays in memory until one of the signals aborts.
  *
  * @param signals The signals.
  * @returns A signal that aborts with the first of them, with the same reason.
@@ -71,8 +71,8 @@ interface WithinOptions<T> {
 }
 
 /**
- * Waits for a promise, and always removes its timer and listener. Ending the wait does not cancel
- * the work behind the promise.
+ * Waits for a promise, and always removes its timer and listener. If the wait ends early, the work
+ * behind the promise is not cancelled.
  *
  * @typeParam T Type of the result.
  * @param runtime Runtime with the timers.
@@ -127,7 +127,8 @@ export interface WaitForOptions {
 }
 
 /**
- * Waits for a promise, with a timeout. Ending the wait does not cancel the work behind the promise.
+ * Waits for a promise, with a timeout. If the wait ends early, the work behind the promise is not
+ * cancelled.
  *
  * @typeParam T The type of the promised value.
  * @param runtime Runtime with the timers.
@@ -152,7 +153,7 @@ export function waitFor<T>(
  * @param promise The promise to wait for.
  * @param timeoutMs The limit, in milliseconds.
  * @returns True if the promise was fulfilled in time; false after the limit.
- * @throws The promise's rejection, in time.
+ * @throws The reason of the promise, if it is rejected in time.
  */
 export function settlesWithin(
   runtime: Runtime,
@@ -166,11 +167,11 @@ export function settlesWithin(
 }
 
 /**
- * Waits for a time or a signal, and leaves no timer or listener behind.
+ * Waits until a time has passed or a signal is aborted, and leaves no timer or listener behind.
  *
  * @param runtime Runtime with the timers.
  * @param ms The time, in milliseconds.
- * @param signals Signals that each end the pause.
+ * @param signals The signals, each of which ends the pause.
  */
 export function pause(
   runtime: Runtime,
