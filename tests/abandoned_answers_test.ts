@@ -1,6 +1,6 @@
 /**
- * Resumable responses of guests who leave: the server aborts their model calls, but not those of
- * users.
+ * Tests resumable responses when a client leaves: the server aborts the model calls of guests, but
+ * not of users.
  */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -17,7 +17,7 @@ const MINUTES = 60_000;
 
 type Served = TestServer<string | typeof guest, Shared>;
 
-/** A server in fake time, with a model that has produced its first word. */
+/** A server on fake time, with a model that has produced its first word. */
 class Site implements AsyncDisposable {
   readonly time = new FakeTime();
   readonly model = new Model();
@@ -33,12 +33,12 @@ class Site implements AsyncDisposable {
     return testServer(this.model.options({ broker: this.#broker, ...options }));
   }
 
-  /** Connects a guest, or a user if there is a token. */
+  /** Connects as a guest, or as a user if a token is given. */
   connect(token?: string, { server = this.server, address = ADDRESS } = {}): Client<Shared> {
     return server.connect({ contract, address, ...(token !== undefined && { token }) });
   }
 
-  /** Requests a response, and disconnects in the middle of it. */
+  /** Requests a response and disconnects halfway through it. */
   async askAndLeave(token?: string): Promise<string> {
     await using client = this.connect(token);
     const answer = client.requestStream("chat:lobby", "hi");
@@ -46,7 +46,7 @@ class Site implements AsyncDisposable {
     return answer.id;
   }
 
-  /** Waits, and returns which of the model's calls were aborted. */
+  /** Waits, then returns for each model call whether it was aborted. */
   async aborted(afterMs: number): Promise<boolean[]> {
     await passTime(this.time, afterMs);
     return this.model.signals.map(({ aborted }) => aborted);
@@ -59,7 +59,7 @@ class Site implements AsyncDisposable {
   }
 }
 
-/** Reads a finished response; returns its words and the error. */
+/** Reads a finished response to its end; returns its words and its error. */
 async function readEnd(client: Client<Shared>, id: string) {
   const words: string[] = [];
   const { failure } = await assertRejects(async () => {
@@ -154,7 +154,7 @@ Deno.test("serve() frees the slots of an address that used its whole share and l
   for (let round = 0; round < 3; round++) {
     {
       await using guest = site.connect();
-      for (let i = 0; i < 4; i++) { // Half of the limit: the share of one address.
+      for (let i = 0; i < 4; i++) { // The share of one address is half of the limit.
         const answer = guest.requestStream("chat:lobby", "hi");
         for await (const _word of answer) break;
       }

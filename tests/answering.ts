@@ -1,4 +1,4 @@
-/** A model for the tests of resumable responses, with its contract. */
+/** A model and a contract for tests of resumable responses. */
 import { z } from "zod";
 import { guest, type ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
@@ -69,7 +69,7 @@ export class Model {
   }
 }
 
-/** The words of a response, from one index to another. */
+/** Returns the words of a response from one index up to another. */
 export function words(to: number, from = 0): string[] {
   return Array.from({ length: to - from }, (_, i) => `word ${from + i}`);
 }

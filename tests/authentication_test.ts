@@ -15,7 +15,7 @@ import { soon, until } from "./waiting.ts";
 
 const SECRET = "s3cret-t0ken";
 
-/** Accepts two tokens of ann, and one of bob. */
+/** Accepts two tokens for ann and one for bob. */
 function users({ token }: AuthenticationContext): { name: string; token: string } {
   if (token === undefined) throw new AuthenticationError("No token");
   const name = { [SECRET]: "ann", "ann-2": "ann", "bob-1": "bob" }[token];
@@ -25,7 +25,10 @@ function users({ token }: AuthenticationContext): { name: string; token: string 
 
 const named = { authenticate: users, userOf: ({ name }: { name: string }) => name };
 
-/** How a server refuses: any client by a status, Skein's client by a close. */
+/**
+ * Returns how a server rejects clients: plain clients with an HTTP status, Skein's client with a
+ * close.
+ */
 async function refusals(server: { readonly url: string; address: Deno.NetAddr | undefined }) {
   using raw = await RawSocket.open(portOf(server as never));
   const error = await assertRejects(() => dial(server.url), SessionClosedError);
@@ -99,7 +102,7 @@ Deno.test("Server prints an error of authenticate once, without the token", asyn
     statuses.push(raw.status);
   }
   assertEquals(statuses, [401, 401, 401, 401]);
-  // Repetitions are only counted, so that they cannot fill a disk.
+  // The server only counts repeated lines, so that they cannot fill a disk.
   assertEquals(printed.lines.slice(2), [
     "Skein: authenticate threw Error: No row for <token> [2J: clients will try again; " +
     "throw AuthenticationError to reject",
@@ -207,7 +210,7 @@ Deno.test("Server refuses with 503 when authenticate takes too long, and aborts 
   assertEquals(signals.map(({ aborted }) => aborted), [true, true]);
 });
 
-/** Subprotocols of a client that sends its token in band. */
+/** The subprotocols offered by a client that sends its token in band. */
 const ANNOUNCED = "skein.1, skein.auth";
 
 Deno.test("Server reads a token in band before any other message", async () => {

@@ -9,7 +9,7 @@ import { frameOf, listen, portOf, RawSocket, UPGRADE_HEADERS } from "./servers.t
 import { endOf, Peer } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 
-/** Asserts that the server still serves, and holds no state of disconnected peers. */
+/** Asserts that the server still serves requests and keeps no state for disconnected peers. */
 async function assertWell(server: Server): Promise<void> {
   const before = server.manager.count;
   const session = await dial(server.url);
@@ -44,7 +44,7 @@ Deno.test("Server rejects bad upgrades with a status, and continues to serve", a
 Deno.test("Server.fetch() rejects a host that would change the path of the URL", async () => {
   await using server = testServer({ durableStreams: { path: "/streams", authorize: () => true } });
   for (const host of ["evil.test/streams/a?", "evil.test/streams/a#", "a\\b", "a b", "u@a"]) {
-    // HTTP servers build this URL from such a head.
+    // HTTP servers build this URL from a request head like the attacker's.
     const request = new Request("http://evil.test/streams/a", { headers: { host } });
     assertEquals((await server.fetch(request)).status, 400, host);
   }
@@ -65,7 +65,7 @@ Deno.test("Server frees the slot of a socket that never opens, and closes one th
   const pairs: MemoryPair[] = [];
   const opens: (() => void)[] = [];
   const server = new Server({ session: { handshakeTimeoutMs: 20 } }, {
-    // Like the runtime for a peer that vanished while `authenticate` ran.
+    // Behaves like the runtime when the peer vanished while `authenticate` was running.
     accept: () => {
       const pair = memoryPair();
       pairs.push(pair);
@@ -239,7 +239,7 @@ Deno.test("Server rejects a publication that JSON cannot encode, and reports no 
   });
   const peer = new Peer(await server.open());
   await peer.reach(1);
-  // The parser reads the number as Infinity.
+  // The JSON parser reads this number as Infinity.
   peer.say('{"publish":"news","data":[1e999],"id":1}');
   peer.say('{"publish":"news","data":1e999}');
   await turns();
@@ -302,7 +302,8 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
       [],
     ]);
     await until(() => server.presence.members("room:a").length === 0);
-    // Reads up to the close: the runtime's own close waits until the close frame is written.
+    // Reads until the close, because the runtime's own close waits until the close frame is
+    // written.
     await raw.closed();
     raw[Symbol.dispose]();
     // The runtime then closes its end.

@@ -1,7 +1,6 @@
 /**
- * Attacks on the bounds in the table of `docs/guide/limits.md`: for each bound with a share, one
- * address uses its whole share, and every part of the server still serves a user of another
- * address.
+ * Attacks the limits in the table of `docs/guide/limits.md`. For each limit that has a share, one
+ * address uses up its share; every part of the server must still serve a user from another address.
  *
  * @module
  */
@@ -33,13 +32,13 @@ import { listen, portOf, UPGRADE_HEADERS } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { headOf, TextSocket } from "./text_socket.ts";
 
-/** Address of a user who uses a little of everything. */
+/** The address of a user who uses a little of everything. */
 const HONEST = "198.51.100.7";
 
-/** The value of each attacked bound: small, so that an attack is short. */
+/** The value of each attacked limit. It is small, so that an attack is short. */
 const MAX = 20;
 
-/** A rate that allows what an honest user needs, and then nothing for hours. */
+/** A rate whose burst covers what an honest user needs, and that then allows nothing for hours. */
 const RATE = { perSecond: 0.001, burst: 10 };
 
 /** Attackers, each with its addresses. */
@@ -53,17 +52,23 @@ const PARTIES: Readonly<Record<string, readonly string[]>> = {
 
 /** A broker to attack. */
 export interface WalkedEngine {
-  /** Name in test titles. */
+  /** The name in test titles. */
   readonly name: string;
   /** True if the engine behind the broker is not installed. */
   readonly ignore?: boolean;
-  /** More topics with a history than the broker keeps; any number if the broker has no bound. */
+  /**
+   * A number of topics with a history that exceeds what the broker keeps; any number if the broker
+   * has no limit.
+   */
   readonly rooms: number;
-  /** More bytes of histories, or of streams, than the broker keeps; left out if it has no bound. */
+  /**
+   * A number of bytes of histories or streams that exceeds what the broker keeps; absent if it has
+   * no limit.
+   */
   readonly bytes?: number;
-  /** True for the broker on which attacks run that depend on no broker. */
+  /** True for the broker that also runs the attacks that don't depend on a broker. */
   readonly isFirst?: boolean;
-  /** Opens a broker, which is closed with the test. */
+  /** Opens a broker that is closed when the test ends. */
   readonly open: (room: AsyncDisposableStack) => Promise<Broker>;
 }
 
@@ -73,44 +78,44 @@ interface House {
   readonly moq: MoqServer;
   readonly relay: MoqRelay;
   readonly engine: WalkedEngine;
-  /** Number of addresses that attack. */
+  /** The number of attacking addresses. */
   readonly addresses: number;
   readonly broker: Broker;
-  /** Lookups of HTTP connections; at most one. */
+  /** The lookup of HTTP connections, if one is used. */
   readonly carriers: Carriers[];
   /** Disposed of after the test. */
   readonly room: AsyncDisposableStack;
 }
 
-/** Looks up HTTP connections on other nodes, and has one such connection. */
+/** Looks up HTTP connections on other nodes, and holds one such connection. */
 interface Carriers {
   readonly shared: SharedCarriers;
   readonly owners: Owners;
-  /** The node of the connection. */
+  /** The node that has the connection. */
   readonly node: string;
   readonly session: string;
   readonly secret: string;
 }
 
-/** A bound with a share, and an attack on it. */
+/** A limit that has a share, and an attack on it. */
 interface Walk {
-  /** Options of the server, with a small bound. */
+  /** Options for the server that make the limit small. */
   readonly options?: ServeOptions<string | typeof guest>;
-  /** Options of the MoQ server, with a small bound. */
+  /** Options for the MoQ server that make the limit small. */
   readonly moq?: Partial<MoqServerOptions>;
-  /** Options of the relay, with a small bound. */
+  /** Options for the relay that make the limit small. */
   readonly relay?: MoqRelayOptions;
-  /** True if the bound does not depend on the broker. */
+  /** True if the limit does not depend on the broker. */
   readonly isWithoutEngine?: boolean;
   /**
-   * Uses and keeps the whole share of an address.
+   * Uses up the share of an address and holds it.
    *
-   * @returns The text of the refusal, which names the level.
+   * @returns The error text of the rejection, which names the level.
    */
   readonly attack: (house: House, from: string) => Promise<string>;
 }
 
-/** The attacks, by the id of the bound in the table. */
+/** The attacks, keyed by the limit's id in the table. */
 export const WALKS: Readonly<Record<string, Walk>> = {
   maxSessions: {
     options: { limits: { maxSessions: MAX } },
@@ -129,7 +134,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       const head = { ...UPGRADE_HEADERS, "sec-websocket-protocol": "skein.1" };
       while (true) {
         const { status, text } = await ask(house, `GET /?from=${from}`, { head, body: "" });
-        // The client answers no close, so the sockets of refused sessions stay open.
+        // The client does not answer close frames, so the sockets of rejected sessions stay open.
         if (status !== 101) return text;
       }
     },
@@ -168,7 +173,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
   "answers.maxKept": {
     options: { answers: { maxKept: MAX } },
     attack: async (house, from) => {
-      // Finished responses make room for each other, running responses never do.
+      // New responses can replace finished responses, but never running ones.
       for (const [count, topic] of [[MAX, "short"], [Infinity, "chat"]] as const) {
         const caller = await callerOf(house, from);
         for (let i = 0; i < count; i++) {
@@ -256,7 +261,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
   histories: {
     attack: async (house, from) => {
       for (let made = 0; made < house.engine.rooms / house.addresses;) {
-        // No session creates more rooms than its share, nor exceeds the rate of publications.
+        // Each session stays within its share of rooms and within the publication rate.
         const user = made % 500 === 0 ? "" : `${from} ${made}`;
         using caller = await callerOf(house, from, user);
         for (let turn = 0; turn < 5; turn++) {
@@ -292,7 +297,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       let refusal: string | undefined;
       while (refusal === undefined) {
         const keys = await openHttp(server, from);
-        // A connection reads two bodies concurrently.
+        // Each connection reads two bodies concurrently.
         for (let i = 0; i < 2; i++) {
           void postHttp(server, { from, keys, body: new ReadableStream() }).then(
             async (response) => refusal ??= await response.text(),
@@ -332,8 +337,8 @@ export const WALKS: Readonly<Record<string, Walk>> = {
 };
 
 /**
- * Bounds that are tested only by their quotas, with the default values: on one machine, a test has
- * no other socket addresses and no stalled requests.
+ * Limits that are tested only through their quotas, with the default values, because a test on one
+ * machine has neither other socket addresses nor stalled requests.
  */
 export const QUOTAS: readonly string[] = [
   "durableStreams.requests",
@@ -346,7 +351,7 @@ export const QUOTAS: readonly string[] = [
   "moq.maxPendingSetups",
 ];
 
-/** Registers the tests of all bounds in {@linkcode QUOTAS}. */
+/** Registers the tests of all limits in {@linkcode QUOTAS}. */
 export function testQuotas(): void {
   for (const [party, addresses] of Object.entries(PARTIES)) {
     Deno.test(`Quotas: ${party} uses its whole share, and a user gets a slot`, async () => {
@@ -367,7 +372,7 @@ export function testQuotas(): void {
 }
 
 /**
- * Registers all attacks on a broker.
+ * Registers all attacks for a broker.
  *
  * @param engine The broker.
  */
@@ -394,7 +399,10 @@ export function testWalks(engine: WalkedEngine): void {
   }
 }
 
-/** Two nodes that forward requests over HTTP: the lookup of one, and a connection of the other. */
+/**
+ * Starts two nodes that forward requests over HTTP; returns one node's lookup and a connection of
+ * the other.
+ */
 async function carriersOf({ carriers, room, broker }: House): Promise<Carriers> {
   if (carriers[0] !== undefined) return carriers[0];
   const runtime = platformRuntime();
@@ -480,13 +488,14 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
 }
 
 /**
- * The address or user named by a request: in its query or, where queries are strict, in a header.
+ * Returns the address or user that a request names in its query or, where queries are strict, in a
+ * header.
  */
 function fact({ headers, url }: Request, name: string): string | null {
   return headers.get(`x-${name}`) ?? new URL(url).searchParams.get(name);
 }
 
-/** Lets a user of another address use a little of everything. */
+/** Lets a user from another address use a little of everything. */
 async function serves(house: House): Promise<void> {
   const { server, room } = house;
   const ann = room.use(await Caller.dial(server, { from: HONEST, user: "ann" }));
@@ -571,7 +580,7 @@ async function callerOf({ server, room }: House, from: string, user = ""): Promi
   return caller;
 }
 
-/** Takes slots until one is refused; returns the text of the refusal. */
+/** Takes slots until one is rejected; returns the error text. */
 async function untilRefused(take: (i: number) => Promise<Answer>): Promise<string> {
   for (let i = 0;; i++) {
     const { error } = await take(i);
@@ -632,7 +641,7 @@ async function ask(
   return { status: Number(text.split(" ")[1]), text };
 }
 
-/** Sends as many endless bodies as the bound has slots; returns a refusal. */
+/** Sends as many endless bodies as the limit has slots; returns a rejection. */
 async function slowPosts(house: House, path: string): Promise<string> {
   const head = { host: "localhost", "content-type": "text/plain", "content-length": "10" };
   const posts = Array.from(
@@ -657,7 +666,7 @@ async function viewerOf(
   return session;
 }
 
-/** Announces more broadcasts than the relay has slots; returns the reason of a rejection. */
+/** Announces more broadcasts than the relay has slots; returns the reason for a rejection. */
 async function announceMany(house: House, from: string, count: number): Promise<string> {
   const mux = new TrackMux();
   for (let i = 0; i < count; i++) mux.publish(`/${nameOf(from, i)}`, () => {});
@@ -670,7 +679,7 @@ async function announceMany(house: House, from: string, count: number): Promise<
   return "";
 }
 
-/** The error text of a subscription; `undefined` if it is in force. */
+/** Returns the error text of a subscription; `undefined` if it is active. */
 async function failureOf(subscribing: Promise<{ readonly ready: Promise<unknown> }>) {
   try {
     await (await subscribing).ready;

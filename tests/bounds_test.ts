@@ -1,4 +1,4 @@
-/** Attacks on the bounds of the limits page, with brokers in memory and in SQLite. */
+/** Attacks the limits on the limits page, with an in-memory broker and with SQLite. */
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { assertEquals } from "@std/assert";

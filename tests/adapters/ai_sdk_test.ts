@@ -1,4 +1,7 @@
-/** The AI SDK adapter with the SDK's own chat: sends, page reloads, devices, stops, failures. */
+/**
+ * Tests the AI SDK adapter with the SDK's own chat: sending, page reloads, several devices, stops
+ * and failures.
+ */
 import { assert, assertEquals } from "@std/assert";
 import { AbstractChat, type ChatState, type ChatStatus, type UIMessage } from "npm:ai@^7";
 import { streamText, type UIMessageChunk } from "npm:ai@^7";
@@ -33,7 +36,7 @@ const contract = defineContract({
 
 /** A model that produces each word when the test says so. */
 class Model {
-  /** Abort reasons of the calls. */
+  /** The abort reasons of the calls so far. */
   readonly stops: unknown[] = [];
   readonly #waiting: PromiseWithResolvers<string | null>[] = [];
   readonly #said: (string | null)[] = [];
@@ -71,7 +74,7 @@ class Model {
   }
 }
 
-/** The store of an application: the answer that is streaming in each chat. */
+/** An application's store: maps each chat to the answer that is streaming in it. */
 type Active = Map<string, string>;
 
 function serveChats(
@@ -107,7 +110,7 @@ function serveChats(
   });
 }
 
-/** A chat state, such as a UI library keeps. */
+/** A chat state like those in UI libraries. */
 class State implements ChatState<UIMessage> {
   error: Error | undefined;
   #status: ChatStatus = "ready";
@@ -191,7 +194,7 @@ class Device implements AsyncDisposable {
     );
   }
 
-  /** Waits until the last message has a text. */
+  /** Waits until the last message has the given text. */
   async reads(text: string): Promise<void> {
     while (this.texts.at(-1) !== text) await this.#changed.promise;
   }

@@ -1,4 +1,4 @@
-/** The skeleton of the page "Write a broker" passes the conformance suite. */
+/** Runs the conformance suite on the skeleton from the page "Write a broker". */
 import { ChannelBroker } from "../../examples/adapters/channel_broker.ts";
 import { testBroker } from "../../testing/mod.ts";
 

@@ -1,5 +1,5 @@
 /**
- * The tRPC adapter of the examples, with tRPC's own client and server.
+ * Tests the tRPC adapter from the examples with tRPC's own client and server.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { trpcRequests } from "../../examples/adapters/trpc_server.ts";
 import { type TestServer, testServer } from "../../testing/mod.ts";
 import { until } from "../waiting.ts";
 
-/** A transformer that preserves dates, and marks its output so that tests see that it ran. */
+/** A transformer that preserves dates. It marks its output so that a test can check that it ran. */
 const transformer = {
   serialize: (data: unknown): unknown =>
     data instanceof Date ? { date: data.getTime() } : { plain: data },
@@ -21,7 +21,7 @@ const transformer = {
     data.date === undefined ? data.plain : new Date(data.date),
 };
 
-/** Events of procedures, in order. */
+/** The events that the procedures recorded, in order. */
 const events: string[] = [];
 
 const t = initTRPC.context<{ readonly user: string }>().create({
@@ -122,7 +122,7 @@ Deno.test("skeinLink() rejects with the error of the procedure, in the router's 
     const error = await assertRejects(call, TRPCClientError<typeof router>, text);
     assertEquals([error.data?.code, error.data?.kind], [code, "TRPCError"]);
   }
-  // deno-lint-ignore no-explicit-any -- A router of another version.
+  // deno-lint-ignore no-explicit-any -- Stands for a router of another version.
   const other = page.trpc as any;
   const unknown = await assertRejects(() => other.no.such.query(), TRPCClientError<typeof router>);
   assertEquals(unknown.data?.code, "NOT_FOUND");

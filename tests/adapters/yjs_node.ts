@@ -1,7 +1,7 @@
 /**
- * A node with Yjs documents, for tests that kill it: `yjs_node.ts PORT FOLDER ENGINE`. The engine
- * is `sqlite`, or the URL of a Redis or NATS server. The folder contains the states of the
- * documents, and the script of the page if there is one.
+ * Runs a node with Yjs documents, for tests that kill it: `yjs_node.ts PORT FOLDER ENGINE`. The
+ * engine is `sqlite`, or the URL of a Redis or NATS server. The folder contains the document states
+ * and, if the test has a page, the page's script.
  *
  * @module
  */

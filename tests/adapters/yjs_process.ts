@@ -5,9 +5,9 @@
  */
 import { lowPort } from "../ports.ts";
 
-/** A node in a process. */
+/** A node in a separate process. */
 export class YjsNode implements AsyncDisposable {
-  /** The port, unchanged after a restart. */
+  /** The port, which stays the same after a restart. */
   readonly port: number = lowPort();
   readonly #args: readonly string[];
   #child: Deno.ChildProcess | undefined;
@@ -16,7 +16,7 @@ export class YjsNode implements AsyncDisposable {
     this.#args = args;
   }
 
-  /** Starts a node; resolves when it listens. */
+  /** Starts a node; resolves once it is listening. */
   static async start(
     { folder, engine }: { readonly folder: string; readonly engine: string },
   ): Promise<YjsNode> {
@@ -29,7 +29,7 @@ export class YjsNode implements AsyncDisposable {
     return `ws://127.0.0.1:${this.port}`;
   }
 
-  /** Restarts the node after a kill. */
+  /** Restarts the node after it was killed. */
   async restart(): Promise<void> {
     const program = new URL("./yjs_node.ts", import.meta.url).href;
     this.#child = new Deno.Command(Deno.execPath(), {

@@ -1,5 +1,5 @@
 /**
- * The Yjs provider of the examples: documents converge, whatever happens to networks, nodes and
+ * Tests the Yjs provider from the examples: documents converge despite failing networks, nodes and
  * clients.
  *
  * @module
@@ -21,7 +21,7 @@ import { until } from "../waiting.ts";
 
 const QUICK = { backoff: { firstDelayMs: 5, maxDelayMs: 20 } };
 
-/** A store in memory that several nodes share. */
+/** An in-memory store that several nodes share. */
 class MemoryStore implements YjsStore {
   readonly states = new Map<string, Uint8Array>();
   replaced = 0;
@@ -36,7 +36,7 @@ class MemoryStore implements YjsStore {
   }
 }
 
-/** Nodes of one service. */
+/** The nodes of one service. */
 class Site implements AsyncDisposable {
   readonly store = new MemoryStore();
   readonly nodes: {
@@ -130,7 +130,7 @@ class Page implements AsyncDisposable {
   }
 }
 
-/** Waits until documents have equal states and no unsent changes. */
+/** Waits until the pages' documents have equal states and no unsent changes. */
 async function equal(pages: readonly Page[]): Promise<void> {
   await until(() => pages.every(({ provider }) => provider.isSaved));
   const same = () => pages.every(({ doc }) => stateOf(doc) === stateOf(pages[0]!.doc));
@@ -170,7 +170,7 @@ Deno.test("YjsProvider syncs documents, also for a client that joins later", asy
 Deno.test("YjsProvider syncs documents after random edits, lost connections and absences", async () => {
   for (const seed of [1, 2, 3]) {
     const random = new Random(seed);
-    // A history of 16 updates is soon too short for a client that was offline.
+    // With a history of only 16 updates, a client that was offline soon misses some.
     await using site = new Site({ historySize: 16, saveAfterMs: 1 }, 2);
     const pages: Page[] = [];
     for (let i = 0; i < 12; i++) pages.push(new Page(site.nodes[i % 2]!.server, `doc/${i % 3}`));

@@ -1,11 +1,11 @@
-/** The walk through the table of bounds on Redis and NATS. */
+/** Attacks all limits in the table on Redis and NATS. */
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { testWalks } from "../bounds.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-// Neither engine bounds the number of topics with a history.
+// Neither engine limits the number of topics with a history.
 testWalks({
   name: "Redis",
   ignore: isRedisMissing,

@@ -1,4 +1,6 @@
-/** Durable streams over sessions on two nodes that share Redis or NATS, with an outage. */
+/**
+ * Tests durable streams over sessions on two nodes that share Redis or NATS, including an outage.
+ */
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";

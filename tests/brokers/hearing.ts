@@ -20,13 +20,13 @@ import { Topics } from "../../pubsub/topics.ts";
 import { until } from "../waiting.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";
 
-/** Longest wait for an event, in milliseconds. */
+/** The longest wait for an event, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
-/** Bounds that no test reaches. */
+/** History bounds that no test reaches. */
 export const BOUNDS: HistoryBounds = { size: 100_000, ttlMs: 600_000, bytes: 100_000_000 };
 
-/** The deliveries of a subscription, and the number of interruptions. */
+/** Records the deliveries of a subscription and counts its interruptions. */
 export class Hearing implements AsyncDisposable {
   readonly publications: Publication[] = [];
   readonly #subscription: BrokerSubscription;
@@ -69,7 +69,7 @@ export class Hearing implements AsyncDisposable {
     return this.until(() => this.#interruptions >= count);
   }
 
-  /** Waits for a condition, which is checked after each delivery. */
+  /** Waits until a condition holds; checks it after each delivery. */
   async until(holds: () => boolean): Promise<void> {
     while (!holds()) {
       this.#wake = Promise.withResolvers();
@@ -82,7 +82,7 @@ export class Hearing implements AsyncDisposable {
   }
 }
 
-/** The runtime of a node whose clock is off by some milliseconds. */
+/** Returns the runtime of a node whose clock is off by the given number of milliseconds. */
 export function clockOff(byMs: number): Runtime {
   return Object.assign(platformRuntime(), { now: () => Date.now() + byMs });
 }
@@ -109,8 +109,8 @@ export async function append(
 }
 
 /**
- * Reads the result of recovering at a position, on a node without a publication of the topic so
- * far.
+ * Reads what a subscription recovers from a position, on a node that has not received any
+ * publication of the topic yet.
  */
 export async function recover(
   broker: Broker,
@@ -134,9 +134,9 @@ export async function statusIs(broker: Broker, name: BrokerStatus["name"]): Prom
 }
 
 /**
- * Resolves when no timer runs. Some timers of client libraries only end by themselves: the parser
- * of Redis has one that all connections share after large replies, and an attempt to connect to
- * NATS cannot be stopped.
+ * Resolves when no timer is running. Some timers of client libraries cannot be cancelled: after
+ * large replies, the Redis parser runs a timer that all connections share, and an attempt to
+ * connect to NATS cannot be stopped.
  */
 export async function noTimers(): Promise<void> {
   const before = performance.now() + PATIENCE_MS;

@@ -1,4 +1,4 @@
-/** The HTTP API of two nodes that share Redis or NATS. */
+/** Tests the HTTP API of two nodes that share Redis or NATS. */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { dial } from "../../mod.ts";
@@ -48,7 +48,8 @@ for (const { name, ignore, start } of ENGINES) {
       const path = "/topics/log%3Aa/publications";
       const publish = async (api: Backend, data: unknown): Promise<Answer> => {
         const answer = await api.post(path, { data }, { "idempotency-key": "k1" });
-        // An engine under load may be too slow for the first rows; the key makes a retry safe.
+        // Under load, an engine may be too slow for the first rows; the idempotency key makes a
+        // retry safe.
         return answer.status === 503 ? await publish(api, data) : answer;
       };
       const answers = await Promise.all(

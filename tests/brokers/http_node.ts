@@ -1,6 +1,7 @@
 /**
- * A node as a separate process: `http_node.ts redis|nats ADDRESS [FOLDER]`. Prints its port when it
- * knows the other nodes, serves the files of a folder, and exits when the standard input closes.
+ * Runs a node as a separate process: `http_node.ts redis|nats ADDRESS [FOLDER]`. The node prints
+ * its port once it knows the other nodes, serves the files in the folder, and exits when its
+ * standard input closes.
  *
  * @module
  */

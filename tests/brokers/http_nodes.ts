@@ -1,5 +1,6 @@
 /**
- * Nodes as processes on Redis or NATS, behind a proxy that blocks all transports except HTTP.
+ * Runs nodes as separate processes on Redis or NATS, behind a proxy that blocks all transports
+ * except HTTP.
  *
  * @module
  */
@@ -11,14 +12,15 @@ import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-/** An engine, as the arguments of a node. */
+/** A running engine, and the arguments that make a node use it. */
 export interface Engine extends AsyncDisposable {
   readonly args: readonly string[];
   readonly pid: number;
 }
 
 /**
- * Engines that processes can share: true if the program is missing, and a function that starts it.
+ * The engines that processes can share. Each entry says whether its program is missing, and has a
+ * function that starts it.
  */
 export const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Promise<Engine>]>> = {
   redis: [isRedisMissing, async () => {
@@ -38,7 +40,7 @@ export interface NodeProcess {
   readonly port: number;
 }
 
-/** A client's publications of a topic, and its recoveries. */
+/** The publications that a client received on a topic, and its recoveries. */
 export class Reading {
   readonly got: unknown[] = [];
   readonly recoveries: Recovery[] = [];
@@ -56,7 +58,7 @@ export class Reading {
   }
 }
 
-/** Nodes on an engine behind a proxy. */
+/** Nodes that share an engine, behind a proxy. */
 export class ProcessSite implements AsyncDisposable {
   readonly nodes: NodeProcess[] = [];
   readonly #engine: Engine;
@@ -68,7 +70,7 @@ export class ProcessSite implements AsyncDisposable {
     this.#folder = folder;
   }
 
-  /** Starts two nodes and the proxy. The nodes serve the files of the folder, if given. */
+  /** Starts two nodes and the proxy. If a folder is given, the nodes serve its files. */
   static async open(
     engine: Engine,
     { folder = "", ...options }: RoundRobinOptions & { readonly folder?: string } = {},
@@ -97,7 +99,7 @@ export class ProcessSite implements AsyncDisposable {
     });
   }
 
-  /** Kills a node as `kill -9` does, and starts a new one in its place. */
+  /** Kills a node like `kill -9`, and starts a new one in its place. */
   async kill(node: number): Promise<void> {
     const { process } = this.nodes[node]!;
     process.kill("SIGKILL");

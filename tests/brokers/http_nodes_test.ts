@@ -1,6 +1,6 @@
 /**
- * Sessions over HTTP on nodes in separate processes, behind a proxy that sends each request to the
- * next node. Nodes are killed, and no publication is lost or duplicated.
+ * Tests sessions over HTTP on nodes in separate processes, behind a proxy that sends each request
+ * to the next node. The test kills nodes; no publication may be lost or duplicated.
  */
 import { assert, assertEquals } from "@std/assert";
 import { soon, until } from "../waiting.ts";

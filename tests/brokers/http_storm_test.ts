@@ -1,4 +1,4 @@
-/** Many clients over HTTP on nodes in separate processes, one of which is killed. */
+/** Connects many clients over HTTP to nodes in separate processes, and kills one of the nodes. */
 import { assertEquals } from "@std/assert";
 import { soon, until } from "../waiting.ts";
 import { ENGINES, ProcessSite, Reading } from "./http_nodes.ts";

@@ -1,4 +1,4 @@
-/** The inspector of two nodes on real engines: lists, histories, latency, and an outage. */
+/** Tests the inspector of two nodes on real engines: lists, histories, latency, and an outage. */
 import { assert, assertEquals } from "@std/assert";
 import { dial, type ServeOptions } from "../../mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";

@@ -1,4 +1,4 @@
-/** Streaming responses that outlive their sessions and nodes, on SQLite, Redis and NATS. */
+/** Tests streaming responses that outlive their sessions and nodes, on SQLite, Redis and NATS. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
@@ -164,7 +164,7 @@ for (const { name, ignore, start } of [...ENGINES, SQLITE]) {
         const [{ id }] = await server.durableStreams.activity() as [StreamActivity];
         model.release();
         assertEquals(await soon(reading), words(8));
-        // Deleted, rather than only expired.
+        // Checks that the log was deleted and did not merely expire.
         const state = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
         await untilLate(async () => await broker.logs!.read(id, state) === undefined);
       }

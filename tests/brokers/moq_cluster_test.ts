@@ -1,6 +1,6 @@
 /**
- * Relays of MoQ over real connections and a real Redis: they are found, dialed, killed and
- * replaced.
+ * Tests MoQ relays over real connections and a real Redis: relays find, dial and replace each other
+ * after some are killed.
  */
 import { assertEquals, assertRejects } from "@std/assert";
 import {
@@ -42,7 +42,7 @@ class Site implements AsyncDisposable {
       nodes: this.nodes,
       url: wire === "quic" ? quicUrl : `http://127.0.0.1:${address!.port}`,
       lingerMs: 200,
-      // All relays have the development certificate of this machine.
+      // All relays use this machine's development certificate.
       ...(wire === "quic"
         ? { dial: (url, options) => dialMoq(url, { ...options, ...this.#trust }) }
         : {}),

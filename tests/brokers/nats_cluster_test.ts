@@ -1,5 +1,6 @@
 /**
- * The NATS broker on a cluster of three servers: histories and epochs survive the loss of a server.
+ * Tests the NATS broker on a cluster of three servers: histories and epochs survive the loss of a
+ * server.
  */
 import { assert, assertEquals } from "@std/assert";
 import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
@@ -30,8 +31,8 @@ async function startCluster(size: number): Promise<NatsServer[]> {
 }
 
 /**
- * The index of the server that leads a stream, the first stream by default. Waits for the end of an
- * election, during which the cluster names no leader and rejects requests.
+ * Returns the index of the server that leads a stream (by default, the first stream). Waits until
+ * an election is over, because during one the cluster names no leader and rejects requests.
  */
 async function leaderOf({ servers }: NatsServer, name?: string): Promise<number> {
   const connection = await connectNats({ servers });
@@ -84,7 +85,7 @@ Deno.test({
     );
     const expected = Array.from({ length: 100 + appending.length }, (_, i) => `${i}`)
       .filter((payload) => !rejected.has(payload));
-    // Until the cluster has recovered, a page may change while it is read.
+    // Until the cluster has recovered, a page may change while it is being read.
     await until(() => near.issues().length === 0);
     const read = (): ReturnType<typeof near.history.read> =>
       near.history.read("kept", PAGE).catch((error) => {
@@ -95,7 +96,7 @@ Deno.test({
     const page = await read();
     assertEquals(page.epoch, epoch);
     assertEquals(page.publications.map(({ payload }) => payload), expected);
-    // Messages that only the lost leader had cannot be placed after later messages.
+    // Messages that were stored only on the lost leader must not reappear after later messages.
     assert(
       rejected.size <= outcomes.length / 10,
       `${rejected.size} of ${outcomes.length} rejected`,

@@ -1,6 +1,6 @@
 /**
- * Logs of durable streams on NATS, in addition to the requirements of every broker: random calls,
- * outages, storage space, and time.
+ * Tests the logs of durable streams on NATS, in addition to the suite for every broker: random
+ * calls, outages, storage space, and time.
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { jetstreamManager } from "@nats-io/jetstream";
@@ -29,7 +29,7 @@ import { until } from "../waiting.ts";
 const PLENTY = 1_000_000_000;
 const TEXT: LogConfig = { contentType: "text/plain" };
 
-/** A test with a separate server. */
+/** Registers a test that has its own server. */
 function test(
   name: string,
   fn: (server: NatsServer) => Promise<void>,
@@ -69,7 +69,7 @@ async function read(logs: BrokerLogs, id: string, after = 0, maxRecords = 1_000)
   return page;
 }
 
-/** All records, page by page. */
+/** Reads all records, page by page. */
 async function readAll(logs: BrokerLogs, id: string, maxRecords = 1_000): Promise<LogRecord[]> {
   const all: LogRecord[] = [];
   while (true) {
@@ -80,7 +80,7 @@ async function readAll(logs: BrokerLogs, id: string, maxRecords = 1_000): Promis
   }
 }
 
-/** The number of messages and subjects of a stream. */
+/** Returns the number of messages and subjects in a stream. */
 async function stateOf({ servers }: NatsServer, stream: string) {
   const connection = await connectNats({ servers });
   const { state } = await (await jetstreamManager(connection)).streams.info(stream);
@@ -89,7 +89,7 @@ async function stateOf({ servers }: NatsServer, stream: string) {
 }
 
 /**
- * Connects to a server whose clock differs, which brokers read from the creation times of
+ * Connects to a server whose clock differs. Brokers read that clock from the creation times of
  * consumers.
  */
 function connectAt(now: () => number): NonNullable<NatsServers["connect"]> {
@@ -107,7 +107,7 @@ function connectAt(now: () => number): NonNullable<NatsServers["connect"]> {
   };
 }
 
-/** A runtime whose clock can be moved together with the server's clock. */
+/** Returns a runtime whose clock can be moved together with the server's clock. */
 function clock() {
   let ahead = 0;
   const now = () => Date.now() + ahead;
@@ -185,7 +185,7 @@ test("returns the same results as the memory engine for random operations on two
       const act = operation(random, id, runtime.now());
       const { logs } = random.pick([near, far]);
       const [is, should] = [await act(logs), await act(model.logs)];
-      // NATS counts removed logs for a while.
+      // NATS keeps counting removed logs for a while.
       for (const one of [is, should]) Reflect.deleteProperty(Object(one), "count");
       assertEquals(is, should, `step ${step} of seed ${seed}`);
       if (random.below(10) === 0) passed += random.below(200);
@@ -193,7 +193,7 @@ test("returns the same results as the memory engine for random operations on two
   }
 });
 
-/** Draws an operation that is the same for both engines. */
+/** Generates a random operation to run on both engines. */
 function operation(
   random: Random,
   id: string,
@@ -287,7 +287,7 @@ test("stores one message per log when it is read, renewed, or changed without re
     assertEquals((await append(near.logs, "log", [], { writer })).kind, "appended");
     await far.logs.retain("log", `${i}`, { identity: "identity", maxForks: 1_000 });
   }
-  // One with the record, and one with the newest state.
+  // One message has the record, and one has the newest state.
   await until(async () => (await stateOf(server, "skein_logs")).messages === 2);
   assertEquals((await append(far.logs, "log", ["b"])).kind, "appended");
   await until(async () => (await stateOf(server, "skein_logs")).messages === 2);
@@ -313,7 +313,8 @@ test("deletes the messages before the kept records", async (server) => {
   await created(near.logs, "log");
   const keep = { records: 50, bytes: PLENTY };
   for (let i = 0; i < 2_000; i++) {
-    // One node deletes many at a time, then one per append, until the other node continues.
+    // One node first deletes many messages at a time, then one per append, until the other node
+    // takes over.
     await append(i < 1_800 ? near.logs : far.logs, "log", [`${i}`], i < 1_600 ? {} : { keep });
   }
   const { info, records } = await read(far.logs, "log", 1_950);
@@ -378,7 +379,7 @@ test("lists logs when they are due, and deletes scheduled checks of other logs",
   pass(hour);
   assertEquals(await overdue(), ["used"]);
   await near.logs.delete("used");
-  // Checks stay a little longer than their time, as a change may be in progress.
+  // Check messages stay a little longer than their lifetime, because a change may be in progress.
   for (let i = 0; i < 4; i++) {
     pass(60_000);
     assertEquals(await overdue(), []);
@@ -514,8 +515,10 @@ test("can be searched by several nodes that delete the same checks", async ({ se
   await using three = new NatsBroker({ servers });
   const nodes = [one, two, three];
   const ids = Array.from({ length: 200 }, (_, i) => `log ${i}`);
-  const writer = { holder: "w", ttlMs: 4_000 }; // Logs end long before that, even on a busy machine.
-  // The check of this log stays before the others, which the engine then removes differently.
+  // The logs end long before the lease expires, even on a busy machine.
+  const writer = { holder: "w", ttlMs: 4_000 };
+  // This log's check message comes before the others, and the engine then removes those
+  // differently.
   await created(one.logs, "first", { config: { ...TEXT, ttlMs: 600_000 } });
   await Promise.all(ids.map((id) => created(one.logs, id, { writer })));
   await Promise.all(ids.map((id) => append(one.logs, id, [], { end: {} })));

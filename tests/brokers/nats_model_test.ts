@@ -1,4 +1,7 @@
-/** The model of NATS compared with the installed server: the same operations, the same replies. */
+/**
+ * Compares the model of NATS with the installed server: the same operations must get the same
+ * replies.
+ */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
 import {
@@ -74,7 +77,7 @@ for (const seed of [1, 2, 3]) {
         const [operation, again] = [drawn.next(), twin.next()];
         const what = `Operation ${i}: ${JSON.stringify(operation)}`;
         const received = await model.run(again);
-        // A reply that the server sends anyway is received with the next operation.
+        // If the server replies anyway, the reply is received with the next operation.
         const isUnanswered = !received.some((one) =>
           typeof one !== "string" && one.sid === "answers"
         );
@@ -132,7 +135,7 @@ Deno.test({
   },
 });
 
-/** Maps the names of consumers on one server to their names on the other. */
+/** Maps consumer names on one server to their names on the other. */
 function learn(
   names: Map<string, string>,
   expected: readonly (Heard | string)[],

@@ -1,8 +1,8 @@
-/** Operations at the level of the NATS protocol, and a client that runs them on any server. */
+/** Operations at the level of the NATS protocol, and a client that runs them against any server. */
 import { deadline } from "@std/async/deadline";
 import { seededRandom } from "../../transport/memory/path.ts";
 
-/** Longest wait for a reply, in milliseconds. */
+/** The longest wait for a reply, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const encoder = new TextEncoder();
@@ -14,7 +14,7 @@ export interface Wire {
   onBytes: ((bytes: Uint8Array) => void) | undefined;
 }
 
-/** A message as a client receives it. */
+/** A message that a client received. */
 export interface Heard {
   readonly subject: string;
   readonly sid: string;
@@ -23,18 +23,21 @@ export interface Heard {
   readonly body: string;
 }
 
-/** A message, and the condition for the end of the wait for replies. */
+/** A message to send, and the condition that ends the wait for replies. */
 export interface Operation {
   readonly subject: string;
   readonly headers?: string;
   readonly body?: string;
-  /** No reply is requested. */
+  /** True if the message requests no reply. */
   readonly isSilent?: boolean;
-  /** No reply is expected, because the stream or the consumer is missing. */
+  /** True if no reply is expected because the stream or the consumer is missing. */
   readonly isUnanswered?: boolean;
-  /** Most messages of a pull, which ends with that many messages or with a status. */
+  /**
+   * The maximum number of messages of a pull. The pull ends after that many messages, or with a
+   * status.
+   */
   readonly batch?: number;
-  /** Commands before the message, such as subscriptions. */
+  /** Commands to send before the message, such as subscriptions. */
   readonly before?: string;
 }
 
@@ -85,7 +88,7 @@ export class Probe {
     this.#write("\r\n");
     if (!isSilent) {
       await this.#until(() => {
-        // Messages of a pull arrive on the inbox, under the subject of the stream.
+        // Pulled messages arrive on the inbox, but carry the subject of the stream.
         if (isDone) return true;
         const answers = this.#heard.filter(({ sid }) => sid === "answers");
         if (batch === undefined) return answers.length > 0;
@@ -198,7 +201,7 @@ export class TcpWire implements Wire, AsyncDisposable {
   }
 }
 
-/** Waits in real time for a result of a server. */
+/** Waits in real time for a server's result. */
 export async function patiently<T>(promise: Promise<T>): Promise<T> {
   return await deadline(promise, PATIENCE_MS);
 }
@@ -208,12 +211,12 @@ function isStatus(headers: string): boolean {
 }
 
 /**
- * The number of messages that wait for a consumer. Version 2.9.10 sometimes counts one too many for
- * streams with messages removed from the middle.
+ * The field with the number of messages that wait for a consumer. If messages were removed from the
+ * middle of a stream, version 2.9.10 sometimes counts one too many.
  */
 const MISCOUNTED = "num_pending";
 
-/** Draws operations, some of which name consumers from earlier replies. */
+/** Generates random operations, some of which name consumers from earlier replies. */
 export class Operations {
   readonly #random: () => number;
   readonly #consumers: [stream: string, consumer: string][] = [];
@@ -223,7 +226,7 @@ export class Operations {
     this.#random = seededRandom(seed);
   }
 
-  /** Records a reply, for the names of consumers. */
+  /** Records the consumer names in a reply. */
   heard(operation: Operation, answers: readonly (Heard | string)[]): void {
     if (!operation.subject.startsWith("$JS.API.CONSUMER.CREATE.")) return;
     for (const answer of answers) {
@@ -437,17 +440,17 @@ export class Operations {
 }
 
 /**
- * Removes from a reply everything that depends on the clock or on chance.
+ * Removes everything from a reply that depends on the clock or on chance.
  *
  * @param answer A reply that a client received.
- * @param names Names of consumers, by the names at the server.
+ * @param names The consumer names to compare, keyed by the names on the server.
  * @returns The remaining reply.
  */
 export function comparable(answer: Heard | string, names: Map<string, string>): unknown {
   if (typeof answer === "string") return answer;
   const { subject, sid, reply, headers, body } = answer;
   const tokens = reply.split(".");
-  // The time of the message, and the number of pending ones.
+  // Removes the time of the message and the number of pending messages.
   if (reply.startsWith("$JS.ACK.")) tokens.splice(7, 2);
   const ack = tokens.map((token) => names.get(token) ?? token).join(".");
   return {

@@ -1,5 +1,5 @@
 /**
- * Starts NATS servers of the system's package on loopback, for tests.
+ * Starts NATS servers on loopback for tests, using the installed system package.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { delay } from "@std/async/delay";
 import { lowPort } from "../ports.ts";
 import { isMissing } from "./programs.ts";
 
-/** Longest wait for a server's reply, in milliseconds. */
+/** The longest wait for a server's reply, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const PROGRAM = "nats-server";
@@ -16,23 +16,24 @@ const PROGRAM = "nats-server";
 /** Options for {@linkcode NatsServer.start}. */
 export interface NatsServerOptions {
   /**
-   * Runs with JetStream.
+   * Enables JetStream.
    *
    * @default {true}
    */
   readonly jetstream?: boolean;
-  /** Further settings in the syntax of the configuration file. */
+  /** More settings, in the syntax of the configuration file. */
   readonly settings?: string;
   /** The port, which must be free; a free port by default. */
   readonly port?: number;
 }
 
 /**
- * True if tests without NATS are skipped. In runs that require all tests, these tests fail instead.
+ * True if NATS is not installed and its tests are skipped. In runs that require all tests, these
+ * tests fail instead.
  */
 export const isNatsMissing: boolean = await isMissing(PROGRAM, "NATS");
 
-/** A server with a temporary folder, removed together with the server. */
+/** A server with a temporary folder, which is removed when the server is disposed of. */
 export class NatsServer implements AsyncDisposable {
   readonly port: number;
   readonly folder: string;
@@ -75,14 +76,15 @@ export class NatsServer implements AsyncDisposable {
   }
 
   /**
-   * Makes the running process load other settings, which closes connections that lack permission.
+   * Makes the running process load other settings; it closes connections that these no longer
+   * permit.
    */
   async reload(options: NatsServerOptions): Promise<void> {
     await this.#configure(options);
     this.#process!.kill("SIGHUP");
   }
 
-  /** Kills the process as `kill -9` does. */
+  /** Kills the process like `kill -9`. */
   async kill(): Promise<void> {
     this.#process?.kill("SIGKILL");
     await this.#process?.status;

@@ -1,5 +1,5 @@
 /**
- * The NATS broker on one server: the requirements of every broker, and requirements of NATS alone.
+ * Tests the NATS broker on one server: the suite for every broker, and tests specific to NATS.
  */
 import {
   assert,
@@ -40,12 +40,12 @@ import {
 import { isNatsMissing, NatsServer, type NatsServerOptions } from "./nats_server.ts";
 import { until } from "../waiting.ts";
 
-/** Longest expiry window, in milliseconds. */
+/** The longest expiry window, in milliseconds. */
 const WEEK_MS = 604_800_000;
 
 const ignore = isNatsMissing;
 
-/** A page as Skein's feeds read it. */
+/** The options with which Skein's feeds read a page. */
 const PAGE = { bounds: BOUNDS, maxMessages: 128, maxBytes: 524_288 };
 
 let shared: NatsServer;
@@ -59,13 +59,13 @@ Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 testBroker("NatsBroker", () => new NatsBroker({ servers: shared.servers }), {
   makePair: () => [
     new NatsBroker({ servers: shared.servers }),
-    // Leases and expiry follow the engine, whatever the clock of a node says.
+    // Leases and expiry follow the engine's clock, whatever a node's clock says.
     new NatsBroker({ servers: shared.servers }, { runtime: clockOff(20_000) }),
   ],
   ignore,
 });
 
-/** A test with a separate server. */
+/** Registers a test that has its own server. */
 function test(
   name: string,
   fn: (server: NatsServer) => Promise<void>,
@@ -81,7 +81,7 @@ function test(
   });
 }
 
-/** The whole history of a topic, page by page. */
+/** Reads the whole history of a topic, page by page. */
 async function readAll(broker: Broker, topic: string, from?: number): Promise<Publication[]> {
   const all: Publication[] = [];
   while (true) {
@@ -99,7 +99,7 @@ async function readAll(broker: Broker, topic: string, from?: number): Promise<Pu
   }
 }
 
-/** Uses JetStream directly, as an operator would. */
+/** Uses JetStream directly, like an operator. */
 async function operate(
   { servers }: NatsServer,
   act: (manager: JetStreamManager) => Promise<unknown>,
@@ -362,7 +362,7 @@ test("starts a new epoch, the same on all nodes, when the server restarts", asyn
   assertNotEquals(after.epoch, before.epoch);
   assertEquals((await near.history.read("kept", PAGE)).epoch, after.epoch);
   assertEquals(new Set(positions.map(({ epoch }) => epoch)), new Set([after.epoch]));
-  // Publications from before the restart are not reported as part of this epoch.
+  // Publications made before the restart do not count as part of this epoch.
   assertEquals(after.publications.map(({ payload }) => payload), ["0", "1", "2", "3", "4"]);
   assertEquals(after.publications[0]!.position!.prev, 0);
   await append(far, "kept", 1);
@@ -688,7 +688,7 @@ test("detects that the server closes while messages are queued for it", async ()
   }
   await server.write(encoder.encode("PONG\r\n"));
   const connection = await opening;
-  // More than the buffers of both ends accept from a client that the server does not read.
+  // Sends more than both ends buffer while the server is not reading.
   for (let i = 0; i < 64; i++) connection.publish("news", new Uint8Array(1e6));
   await server.closeWrite();
   await connection.closed();
@@ -727,7 +727,7 @@ test("reconnects even if the function for its credentials fails", async (server)
   const { interruptions } = broker.stats;
   await server.kill();
   await server.restart();
-  // Caused by the earlier reports.
+  // The earlier reports caused these.
   await until(() => failures > 0 && broker.stats.interruptions > interruptions);
   await statusIs(broker, "connected");
 }, { settings: "authorization: { user: node, password: secret }" });

@@ -1,4 +1,4 @@
-/** The broker's own transport to NATS over TLS. */
+/** Tests the broker's own transport to NATS over TLS. */
 import { assertMatch } from "@std/assert";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import type { NatsServers } from "../../brokers/nats/options.ts";
@@ -70,7 +70,7 @@ test("rejects a server without TLS if TLS is required", async () => {
 });
 
 test("supports handshakeFirst with a client certificate, and reconnects", async () => {
-  // Debian's servers have no handshake_first, so a proxy terminates TLS.
+  // Debian's servers don't support handshake_first, so a proxy terminates TLS.
   await using server = await startTls("allow_non_tls: true");
   using proxy = new TlsProxy(server.port);
   const tls = { handshakeFirst: true, ca: cert, cert: other.cert, key: other.key };
@@ -86,7 +86,7 @@ test("supports handshakeFirst with a client certificate, and reconnects", async 
   await serves(plain);
 });
 
-/** Terminates TLS for a server. */
+/** Terminates TLS in front of a server. */
 class TlsProxy implements Disposable {
   readonly #listener = Deno.listenTls({ hostname: "127.0.0.1", port: 0, cert, key });
   readonly #target: number;

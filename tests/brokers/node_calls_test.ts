@@ -1,4 +1,4 @@
-/** Calls between nodes over each engine. */
+/** Tests calls between nodes over each engine. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -70,7 +70,10 @@ class Node implements AsyncDisposable {
   }
 }
 
-/** Waits until two nodes can call each other: an engine may take any time to start. */
+/**
+ * Waits until two nodes can call each other, because an engine may take any amount of time to
+ * start.
+ */
 async function meet(one: Node, two: Node): Promise<void> {
   await soon(Promise.all([one.calls.ready, two.calls.ready]));
   await until(() => one.nodes.has(two.nodes.id) && two.nodes.has(one.nodes.id));

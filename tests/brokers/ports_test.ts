@@ -1,4 +1,6 @@
-/** The broker of workers whose main thread uses Redis or NATS: the requirements of every broker. */
+/**
+ * Runs the suite for every broker on the broker of workers whose main thread uses Redis or NATS.
+ */
 import type { Broker } from "../../pubsub/broker.ts";
 import { connectTo } from "../../pubsub/ports/_ports_test.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";

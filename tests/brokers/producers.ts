@@ -1,5 +1,5 @@
 /**
- * Producers that append to a log on several nodes, for tests of brokers.
+ * Producers that append to a log through several nodes, for tests of brokers.
  *
  * @module
  */
@@ -13,14 +13,14 @@ import { until } from "../waiting.ts";
 const STATE_ONLY = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
 
 /**
- * Appends as a producer, each time on one of the nodes. Any append may be sent again, and an append
+ * Appends as a producer, each time through one of the nodes. Any append may be repeated; an append
  * whose result is unknown always is.
  *
  * @param nodes The nodes.
  * @param id The log.
- * @param name Name of the producer, with which its records start.
+ * @param name The producer's name; its records start with it.
  * @param random Chooses the nodes and the repetitions.
- * @param more Returns true if another append follows after the given count.
+ * @param more Returns whether another append should follow after the given count.
  * @returns The number of confirmed appends.
  */
 export async function produce(
@@ -52,11 +52,11 @@ export async function produce(
 }
 
 /**
- * Checks that a log includes each record of a producer exactly once, in order.
+ * Checks that a log contains each record of a producer exactly once, in order.
  *
  * @param all All records of the log.
- * @param name Name of the producer; no other producer's name may start with it.
- * @param count Number of confirmed appends.
+ * @param name The producer's name; no other producer's name may start with it.
+ * @param count The number of confirmed appends.
  */
 export function assertProduced(all: readonly LogRecord[], name: string, count: number): void {
   const expected = Array.from({ length: count }, (_, seq) => recordsOf(name, seq)).flat();

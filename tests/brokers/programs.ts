@@ -1,12 +1,12 @@
 /**
- * Detects which servers of engines are installed.
+ * Detects which engines have a server program installed.
  *
  * @module
  */
 
 /**
- * True if tests with a server are skipped. In runs that require all tests, these tests fail
- * instead.
+ * Returns true if a server is not installed and its tests are skipped. In runs that require all
+ * tests, these tests fail instead.
  */
 export async function isMissing(program: string, engine: string): Promise<boolean> {
   try {

@@ -1,5 +1,5 @@
 /**
- * The Redis broker on a cluster: the requirements of every broker, and the loss of a node.
+ * Tests the Redis broker on a cluster: the suite for every broker, and the loss of a node.
  */
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { Cluster } from "ioredis";
@@ -21,7 +21,10 @@ Deno.test.beforeAll(async () => {
 
 Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 
-/** A broker that borrows the options of a client, which must live as long as the broker. */
+/**
+ * Creates a broker that borrows the options of a client. The client must live as long as the
+ * broker.
+ */
 function makeBroker(cluster: RedisCluster = shared): RedisBroker {
   client ??= new Cluster(cluster.startupNodes, { lazyConnect: true });
   return new RedisBroker({ client }, { heartbeatMs: 500 });
@@ -33,7 +36,7 @@ async function endClient(): Promise<void> {
   await noTimers();
 }
 
-/** A test that closes its brokers before the check for leaks. */
+/** Registers a test that closes its brokers before the check for leaks. */
 function test(name: string, fn: () => Promise<void>): void {
   Deno.test({
     name: `RedisBroker on a cluster ${name}`,

@@ -1,5 +1,5 @@
 /**
- * Logs of the Redis broker, in addition to the requirements of every broker: random calls checked
+ * Tests logs of the Redis broker, in addition to the suite for every broker: random calls checked
  * against the rules, lost connections and processes, a full Redis, and lost keys.
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
@@ -22,12 +22,12 @@ import { until } from "../waiting.ts";
 
 const ignore = isRedisMissing;
 
-/** Options with which a broker detects a dead connection quickly. */
+/** Options that make a broker detect a dead connection quickly. */
 const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
 
 const PLENTY = 1_000_000_000;
 
-/** A test with a separate server. */
+/** Registers a test that has its own server. */
 function test(
   name: string,
   fn: (server: RedisServer) => Promise<void>,
@@ -57,12 +57,12 @@ for (const seed of [1, 2, 3, 4]) {
   });
 }
 
-/** A result without members that are `undefined`, which count as absent. */
+/** Returns a result without its `undefined` members, which count as absent. */
 function plain(result: unknown): unknown {
   return result === undefined ? undefined : JSON.parse(JSON.stringify(result));
 }
 
-/** Draws a call on one of a few logs, so that all results occur. */
+/** Generates a random call on one of a few logs, so that all kinds of results occur. */
 function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
   const one = <T>(...values: readonly T[]): T => random.pick(values);
   const maybe = <T extends object>(share: number, value: T): Partial<T> => {
@@ -75,7 +75,7 @@ function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
     return random.below(2) === 0 ? "é".repeat(size) : new Uint8Array(size).fill(7);
   });
   const end = maybe(60, { end: one({}, { error: "é" }) });
-  // A lease of 0 ms has expired immediately, by every clock.
+  // A lease of 0 ms expires immediately by every clock.
   const writer = maybe(6, {
     writer: {
       holder: one("", "one", "two"),
@@ -162,7 +162,7 @@ for (const seed of [1, 2, 3]) {
   );
 }
 
-/** Appends numbers, each on a random node, and retries until Redis confirms the append. */
+/** Appends numbers, each through a random node, and retries until Redis confirms the append. */
 async function produce(
   nodes: readonly RedisBroker[],
   random: Random,
@@ -286,7 +286,7 @@ test("keeps a log over a failover, and reports records that the replica lacked",
   await until(async () => await replica.run("dbsize") === size);
   await replica.run("replicaof", "no", "one");
   await append(broker.logs, "behind", ["lost"]);
-  // The first server copies the data of the promoted one, and becomes the master again.
+  // The first server copies the data of the promoted server and becomes the master again.
   await server.run("replicaof", "127.0.0.1", `${replica.port}`);
   await until(() => isSynced(server));
   await server.run("replicaof", "no", "one");
@@ -367,7 +367,7 @@ test("rejects whole appends if Redis is full, while reads and deletions continue
   }
   const large = Array.from({ length: 10 }, () => "x".repeat(20_000));
   await assertRejects(() => append(logs, "kept", large), BrokerError, "Redis is full");
-  // The renewal is rejected too, and the log expires.
+  // The renewal is also rejected, so the log expires.
   await until(async () => await logs.read("log", { ...reading(), renews: true }) === "expired");
   assertEquals(await logs.delete("log"), { kind: "removed" });
   const page = await logs.read("kept", { ...reading(), renews: true });
@@ -416,7 +416,8 @@ test("remembers the sequence numbers of a bounded number of producers", async (s
 });
 
 test("reads a large log in pages from any position", async (server) => {
-  // A large append takes long on a busy machine; the connection does not count as dead.
+  // A large append takes a long time on a busy machine; this must not make the connection count as
+  // dead.
   await using broker = new RedisBroker({ url: server.url }, { heartbeatMs: 30_000 });
   const { logs } = broker;
   await create(logs, "log");
@@ -468,10 +469,13 @@ test("reports records that Redis has lost", async (server) => {
   assertEquals(await readAll(broker, "other"), ["new"]);
 });
 
-/** Kinds of a log's keys, and of the index's keys. */
+/** The kinds of keys that a log and the index use. */
 const KINDS = ["state", "records", "newest", "producers", "forks", "index"] as const;
 
-/** A log with keys of all kinds, and a function that damages them as another program would. */
+/**
+ * Creates a log with keys of all kinds, and a function that damages the keys like another program
+ * would.
+ */
 async function damaging(server: RedisServer, { logs }: RedisBroker) {
   await create(logs, "log", { config: { contentType: "text/plain", ttlMs: PLENTY } });
   const producer = { id: "p", epoch: 0, seq: 0 };
@@ -651,7 +655,7 @@ function reading(): Parameters<BrokerLogs["read"]>[1] {
   return { after: 0, maxRecords: 100_000, maxBytes: PLENTY, renews: false };
 }
 
-/** Reads all records, or a given number of them, as texts. */
+/** Reads all records, or a given number of them, as strings. */
 async function readAll(
   { logs }: RedisBroker,
   id: string,

@@ -1,6 +1,6 @@
 /**
- * The model of Redis compared with the installed server: the same commands and scripts, the same
- * replies.
+ * Compares the model of Redis with the installed server: the same commands and scripts must get the
+ * same replies.
  */
 import { assert, assertEquals } from "@std/assert";
 import { Redis } from "ioredis";
@@ -28,7 +28,7 @@ interface Operation {
   readonly name: string;
   readonly isScript: boolean;
   readonly args: readonly Arg[];
-  /** The topic, log or key, whose long numbers count from its first number. */
+  /** The topic, log or key. Long numbers are compared relative to its first number. */
   readonly subject: string;
 }
 
@@ -37,7 +37,7 @@ interface Caller {
   run(operation: Operation): Promise<unknown>;
 }
 
-/** The scripts of a broker by name, in the form that the broker defines. */
+/** Returns the scripts of a broker by name, as the broker defines them. */
 async function scriptsOf(
   redis: SimulatedRedis,
   { simulation }: { readonly simulation: Simulation },
@@ -75,12 +75,15 @@ function callerOf(client: object): Caller {
   };
 }
 
-/** Replies in a form that depends neither on the clock nor on the name of the server's history. */
+/**
+ * Converts replies to a form that depends neither on the clock nor on the name of the server's
+ * history.
+ */
 class Normal {
   readonly #bases = new Map<string, number>();
   readonly #names = new Map<string, string>();
 
-  /** Replaces a name that only this server uses by a common one. */
+  /** Replaces a name that only this server uses with a common one. */
   rename(name: string, common: string): void {
     this.#names.set(name, common);
   }
@@ -92,7 +95,7 @@ class Normal {
       return Math.round(Number(`${value}`) / 100_000);
     }
     const plain = this.#plain(value, subject);
-    // Claims of the same millisecond have no order.
+    // Claims made in the same millisecond have no defined order.
     return name === "skeinClaims" && Array.isArray(plain) ? plain.sort() : plain;
   }
 
@@ -155,7 +158,10 @@ const TEXTS = ["", "x", "yy", "é", "1", "2.5", "-inf", "nan", "f", "\n", "{b}",
 
 const POSITIONS = ["1", "2-0", "3-1", "5-0", "5-9", "0-0", "17", "x", "1-x", "9007199254740991-1"];
 
-/** Draws operations: each command and each script, with arguments including edge cases. */
+/**
+ * Generates random operations: every command and every script, with arguments that include edge
+ * cases.
+ */
 class Draws {
   readonly #random: () => number;
   readonly #scripts: readonly string[];
@@ -375,7 +381,7 @@ async function compare(seed: number): Promise<void> {
     const answer = Array.isArray(received) ? received[0] : typeof received;
     kinds.add(operation.isScript ? `${operation.name} ${answer}`.slice(0, 60) : operation.name);
   }
-  // The operations reach the results of the scripts, and not only their rejections.
+  // Checks that the operations also produce successful script results, not only rejections.
   for (const kind of ["skeinLogAppend appended", "skeinLogRead page", "skeinLogDelete removed"]) {
     assert(kinds.has(kind), `${kind} in ${[...kinds].join(", ")}`);
   }
@@ -396,7 +402,7 @@ interface Stage {
   flushScripts(): Promise<unknown> | void;
 }
 
-/** Plays one story, and lists everything that the client reports. */
+/** Plays one story; returns everything that the client reports. */
 async function story(stage: Stage): Promise<string[]> {
   const seen: string[] = [];
   const watch = (name: string, client: Redis) => {
@@ -468,7 +474,7 @@ async function story(stage: Stage): Promise<string[]> {
   await settle("command afterwards", () => client.get("a"));
   client.disconnect();
   await stage.until(() => client.status === "end");
-  // Failed attempts repeat as often as the start of a server takes.
+  // Failed attempts repeat until the server has started, so their number varies.
   return seen.filter((text, i) => text !== seen[i - 4]);
 }
 

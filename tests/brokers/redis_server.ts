@@ -1,5 +1,5 @@
 /**
- * Starts Redis servers of the system's package on loopback, for tests.
+ * Starts Redis servers on loopback for tests, using the installed system package.
  *
  * @module
  */
@@ -8,33 +8,33 @@ import { delay } from "@std/async/delay";
 import { lowPort } from "../ports.ts";
 import { isMissing } from "./programs.ts";
 
-/** Longest wait for a server's reply, in milliseconds. */
+/** The longest wait for a server's reply, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const PROGRAM = "redis-server";
 
-/** Offset between the port of a node and the port of its cluster bus. */
+/** The offset between a node's port and the port of its cluster bus. */
 const BUS = 10_000;
 
 /** Options for {@linkcode RedisServer.start}. */
 export interface RedisServerOptions {
   /**
-   * Data that survives the process: none, or the append-only file.
+   * The append-only file's sync policy. With `no`, no data survives the process.
    *
    * @default {"no"}
    */
   readonly append?: "no" | "everysec" | "always";
-  /** Further settings, as in `redis.conf`. */
+  /** More settings, as in `redis.conf`. */
   readonly settings?: Readonly<Record<string, string>>;
 }
 
 /**
- * True if tests without Redis are skipped. In runs that require all tests, these tests fail
- * instead.
+ * True if Redis is not installed and its tests are skipped. In runs that require all tests, these
+ * tests fail instead.
  */
 export const isRedisMissing: boolean = await isMissing(PROGRAM, "Redis");
 
-/** A server with a temporary folder, removed together with the server. */
+/** A server with a temporary folder, which is removed when the server is disposed of. */
 export class RedisServer implements AsyncDisposable {
   readonly port: number;
   readonly folder: string;
@@ -49,7 +49,7 @@ export class RedisServer implements AsyncDisposable {
       dir: folder,
       save: "",
       daemonize: "no",
-      // Replicas are filled without delay.
+      // Starts to fill replicas without a delay.
       "repl-diskless-sync-delay": "0",
       appendonly: append === "no" ? "no" : "yes",
       ...(append === "no" ? {} : { appendfsync: append }),
@@ -87,7 +87,7 @@ export class RedisServer implements AsyncDisposable {
     await deadline(this.#answers(), PATIENCE_MS);
   }
 
-  /** Kills the process as `kill -9` does. */
+  /** Kills the process like `kill -9`. */
   async kill(): Promise<void> {
     this.#process?.kill("SIGKILL");
     await this.#process?.status;
@@ -122,7 +122,7 @@ export class RedisServer implements AsyncDisposable {
   }
 }
 
-/** A cluster of three masters, by default without replicas. */
+/** A cluster of three masters; by default, they have no replicas. */
 export class RedisCluster implements AsyncDisposable {
   readonly nodes: readonly RedisServer[];
 
@@ -154,7 +154,8 @@ export class RedisCluster implements AsyncDisposable {
   /** The port of the master that serves a slot. */
   async masterOf(slot: number): Promise<number> {
     const lines = (await this.nodes[0]!.run("cluster", "slots")).split("\n").map((x) => x.trim());
-    // First and last slot, then address, port and id of the master and of each replica.
+    // Each entry is the first and last slot, then the address, port and id of the master and of
+    // each replica.
     for (let i = 0; i + 3 < lines.length; i++) {
       const [first, last, host, port] = lines.slice(i, i + 4);
       if (host === "127.0.0.1" && Number(first) <= slot && slot <= Number(last)) {

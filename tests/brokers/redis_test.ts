@@ -1,6 +1,5 @@
 /**
- * The Redis broker on one server: the requirements of every broker, and requirements of Redis
- * alone.
+ * Tests the Redis broker on one server: the suite for every broker, and tests specific to Redis.
  */
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
@@ -25,10 +24,13 @@ import { until } from "../waiting.ts";
 
 const ignore = isRedisMissing;
 
-/** A dead connection is detected quickly. */
+/** Options that make a broker detect a dead connection quickly. */
 const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
 
-/** Even on a busy machine, no connection counts as dead, and no publication is dropped. */
+/**
+ * With these options, no connection counts as dead and no publication is dropped, even on a busy
+ * machine.
+ */
 const PATIENT: RedisBrokerOptions = { heartbeatMs: 30_000, giveUpMs: 120_000 };
 
 const PAGE = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
@@ -51,7 +53,7 @@ testBroker("RedisBroker", () => new RedisBroker({ url: shared.url }), {
   ignore,
 });
 
-/** A test with a separate server. */
+/** Registers a test that has its own server. */
 function test(
   name: string,
   fn: (server: RedisServer) => Promise<void>,
@@ -187,7 +189,8 @@ async function survivesKill(server: RedisServer): Promise<void> {
   const appends: Promise<unknown>[] = [];
   let sent = 0;
   const timer = setInterval(() => {
-    // The new process may take long to start; the queue stays within the bounds meanwhile.
+    // The new process may take a long time to start. In the meantime, the queue stays within its
+    // bounds.
     if (near.stats.waiting > 1_000) return;
     for (let i = 0; i < 5; i++, sent++) {
       const payload = `${sent}`;
@@ -216,8 +219,8 @@ async function survivesKill(server: RedisServer): Promise<void> {
     const own = kept.publications.filter(({ position }) => position!.epoch === epoch);
     assert(isInOrder(own.map(({ payload }) => payload)));
     const [first, ...rest] = own.map(({ position }) => position!);
-    // The first publication of an epoch has no predecessor, though its offset is not 1; an earlier
-    // one may have been missed.
+    // The first publication of an epoch has no predecessor, even if its offset is not 1. This
+    // subscription may also have missed an earlier publication.
     assert([0, first!.offset - 1].includes(first!.prev));
     assert(rest.every(({ offset, prev }) => offset === prev + 1));
   }
@@ -456,7 +459,7 @@ test("detects lost data anyway if a node knows of the loss", async (server) => {
   await server.kill();
   await server.restart();
   await hearing.interrupted(1);
-  // This node knows no earlier offset, so it continues after the remaining data.
+  // This node does not know an earlier offset, so it continues after the remaining data.
   const [appended] = await append(other, "chat", 1);
   assertEquals(appended!.position, { epoch, offset: offset + 1 });
   await hearing.interrupted(2);
@@ -529,8 +532,8 @@ test("starts a new epoch when a replica takes over, and when the first server re
   await replica.run("replicaof", "no", "one");
   await using other = new RedisBroker({ url: replica.url });
   await until(() => other.status.current.name === "connected");
-  // The topic did not change on the replica; publications on the first server in the meantime are
-  // lost.
+  // The topic has not changed on the replica. What was published on the first server in the
+  // meantime is lost.
   await server.run("replicaof", "127.0.0.1", `${replica.port}`);
   await until(async () => (await replica.run("info", "replication")).includes("state=online"));
   await server.run("replicaof", "no", "one");
@@ -568,7 +571,7 @@ test("reuses no offset when Redis evicted the hash, and reports the gap", async 
 const META = "skein:meta:{/chat}";
 const STREAM = "skein:stream:{/chat}";
 
-/** Commands of another program on the keys of a history of five publications. */
+/** Commands with which another program damages the keys of a history of five publications. */
 const DAMAGES: Readonly<Record<string, (newest: string) => readonly (readonly string[])[]>> = {
   "a hash of another type": () => [["set", META, "x"]],
   "a stream of another type": () => [["set", STREAM, "x"]],
@@ -637,7 +640,7 @@ test("treats shared facts that another program damaged as absent", async (server
       1,
       false,
     ]);
-    // The sequence numbers of producers are separate rows.
+    // The sequence numbers of producers are stored under separate keys.
     const producer = `skein:producer:{/chat}${key}`;
     if (value === undefined) await server.run("rpush", producer, "x");
     else await server.run("set", producer, value);
@@ -686,7 +689,7 @@ test("writes no key when reading topics without a publication", async (server) =
   await Promise.all(range(2_000).map((i) => read(`room:${i}`)));
   // When each read wrote a hash that lived for a day, there were 2,000 keys here.
   assertEquals([await server.run("dbsize"), head], ["0", 0]);
-  // A reader from before the first publication has a position before that publication.
+  // A reader that subscribed before the first publication has a position before it.
   const [first] = await append(broker, "room:0", 3);
   const page = await broker.history.read("room:0", { ...PAGE, after: 0 });
   assertEquals(page.publications.map(({ payload }) => payload), numbers(0, 3));
@@ -704,7 +707,8 @@ test("never reports a client as recovered if its publication was rewritten", asy
   for (let i = 0; i < 20; i++) {
     const { publications } = await broker.history.read("chat", PAGE);
     const since = publications[i]!.position!;
-    // An undetectable failover: the same offsets and data, but another publication.
+    // Simulates a failover that cannot be detected: the same offsets and data, but another
+    // publication.
     const entries = await client.xrangeBuffer(key, "-", "+");
     await client.del(key);
     for (const [at, [id, [, frame]]] of entries.entries()) {

@@ -1,6 +1,7 @@
 /**
- * Engines that reject a node after its connection opened, from the start or when credentials
- * change: the process keeps running, `issues()` names the cause, and the node reconnects by itself.
+ * Tests engines that reject a node after its connection has opened, either from the start or when
+ * credentials change. The process must keep running, `issues()` must name the cause, and the node
+ * must reconnect by itself.
  */
 import { assertEquals, assertMatch } from "@std/assert";
 import { credsAuthenticator, nkeyAuthenticator, nkeys } from "@nats-io/nats-core";
@@ -14,7 +15,10 @@ import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisCluster, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 
-/** Attempts rejected in a row; npm's transports ended the Deno process after fewer. */
+/**
+ * The number of attempts rejected in a row. The npm transports crashed the Deno process after
+ * fewer.
+ */
 const ATTEMPTS = 15;
 
 /** Publishes and appends until both succeed: an operator's command may still break a connection. */
@@ -29,11 +33,11 @@ async function serves(broker: Broker): Promise<void> {
   await until(() => broker.issues().length === 0);
 }
 
-/** One kind of credentials of NATS. */
+/** One kind of NATS credentials. */
 interface NatsCredentials {
   readonly kind: string;
   readonly login: Partial<NatsServers>;
-  /** Settings of a server that accepts these credentials, and of one that rejects them. */
+  /** Server settings that accept these credentials, and settings that reject them. */
   readonly accepts: string;
   readonly refuses: string;
 }
@@ -64,7 +68,7 @@ function natsCredentials(): NatsCredentials[] {
   ];
 }
 
-/** Credentials of an account whose key the server knows or does not know. */
+/** Credentials for an account whose key the server may or may not know. */
 function jwtCredentials(): NatsCredentials {
   const [operator, user] = [nkeys.createOperator(), nkeys.createUser()];
   const [system, account] = [nkeys.createAccount(), nkeys.createAccount()];
@@ -124,7 +128,7 @@ function natsToken(
   return `${body}.${signature.toBase64({ alphabet: "base64url", omitPadding: true })}`;
 }
 
-/** Connects with credentials, and counts the attempts. */
+/** Connects with the credentials and counts the attempts. */
 function natsNode({ servers }: NatsServer, { login }: NatsCredentials): [NatsBroker, () => number] {
   let attempts = 0;
   const authenticators = [login.authenticator ?? []].flat();
@@ -144,7 +148,7 @@ for (const credentials of natsCredentials()) {
   for (const way of ["reload", "restart"] as const) {
     Deno.test({
       name: `NatsBroker reconnects after a ${way} rejected the ${kind}, and names the cause`,
-      // A server with JWT accounts in memory reads them only at its start.
+      // A server with in-memory JWT accounts reads them only when it starts.
       ignore: isNatsMissing || (kind === "jwt" && way === "reload"),
       async fn() {
         await using server = await NatsServer.start({ settings: accepts });
@@ -204,12 +208,12 @@ Deno.test({
   },
 });
 
-/** One reason for which Redis rejects a node. */
+/** One reason why Redis rejects a node. */
 interface RedisRefusal {
   readonly kind: string;
   readonly code: RegExp;
   readonly login: string;
-  /** Commands of an operator that admit the node, and that reject it. */
+  /** Operator commands that admit the node, and commands that reject it. */
   readonly accept: readonly (readonly string[])[];
   readonly refuse: readonly (readonly string[])[];
   /** `false` if the login succeeds. */
@@ -262,7 +266,7 @@ const TIMERS: AsyncDisposable = { [Symbol.asyncDispose]: noTimers };
 
 const PUBSUB = ["CLIENT", "KILL", "TYPE", "pubsub"];
 
-/** Starts a server with this operator. */
+/** Starts a server that has this operator. */
 async function startRedis(): Promise<RedisServer> {
   const server = await RedisServer.start();
   await server.run("ACL", "SETUSER", "root", ">root", ...RULES);

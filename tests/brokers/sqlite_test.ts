@@ -1,6 +1,6 @@
 /**
- * SQLite that syncs each commit, and workers whose main thread uses SQLite: the requirements of
- * every broker.
+ * Runs the suite for every broker on SQLite that syncs each commit, and on workers whose main
+ * thread uses SQLite.
  */
 import { sqliteFiles } from "../../brokers/sqlite/_files_test.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";

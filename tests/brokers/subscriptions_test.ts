@@ -1,4 +1,6 @@
-/** Subscriptions on real engines: active on every node once their promise resolves. */
+/**
+ * Tests that subscriptions on real engines are active on every node once their promise resolves.
+ */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { Client } from "../../pubsub/_clients_test.ts";
@@ -14,8 +16,8 @@ import { until } from "../waiting.ts";
 const TOPICS = Array.from({ length: 100 }, (_, i) => `${i % 2 === 0 ? "kept" : "plain"}:${i}`);
 
 /**
- * Subscribes to all topics on one node; once they are active, the other node publishes one message
- * each.
+ * Subscribes to all topics on one node. Once the subscriptions are active, the other node publishes
+ * one message to each topic.
  */
 async function reaches(near: Broker, far: Broker): Promise<void> {
   const history = { "kept:{n}": BOUNDS };

@@ -1,6 +1,6 @@
 /**
- * Yjs documents on two nodes of one engine: the nodes are killed in turn, and all documents end
- * equal.
+ * Tests Yjs documents on two nodes of one engine: the test kills the nodes in turn, and all
+ * documents must be equal at the end.
  *
  * @module
  */
@@ -17,7 +17,7 @@ import { YjsNode } from "../adapters/yjs_process.ts";
 const NAMES = ["a", "b", "c"];
 const CLIENTS = 8;
 
-/** Edits in each part of the test, between two kills. */
+/** The number of edits in each part of the test, between two kills. */
 const EDITS = 60;
 
 /** A client with all documents. */
@@ -32,7 +32,7 @@ class Editor implements AsyncDisposable {
       transports: ["websocket"],
       backoff: { firstDelayMs: 10, maxDelayMs: 100 },
     });
-    void this.#client.status.subscribe(() => {}); // Keeps lost connections out of the console.
+    void this.#client.status.subscribe(() => {}); // Keeps lost connections off the console.
     this.providers = this.docs.map((doc, i) =>
       new YjsProvider(this.#client, {
         name: NAMES[i]!,

@@ -1,11 +1,11 @@
 /**
- * The page of the AI chat from a reader's view.
+ * Drives the page of the AI chat like a reader does.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
+/** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -17,7 +17,7 @@ interface Element {
 /** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
-/** Polls even when the page is in the background, where no frames are drawn. */
+/** Polls by time, because no frames are drawn while the page is in the background. */
 const OPTIONS = { polling: 50 };
 
 /** One page of the AI chat. */
@@ -38,7 +38,7 @@ export class AiChatPage {
     return chat;
   }
 
-  /** Waits for the badge. */
+  /** Waits until the badge shows a status. */
   async hasStatus(name: string): Promise<void> {
     await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
@@ -64,7 +64,7 @@ export class AiChatPage {
     );
   }
 
-  /** Waits until the last answer includes some words, and returns the answer. */
+  /** Waits until the last answer includes the given words, and returns the answer. */
   async reads(words: string): Promise<string> {
     await this.page.waitForFunction(
       (words) => [...document.querySelectorAll(".answer")].at(-1)?.textContent.includes(words),
@@ -99,7 +99,7 @@ export class AiChatPage {
     await this.page.click(`#confirm [value="delete"]`);
   }
 
-  /** Waits until there is no turn. */
+  /** Waits until the conversation has no turns. */
   async isEmpty(): Promise<void> {
     await this.page.waitForFunction(
       () => document.querySelectorAll(".turn").length === 0,
@@ -115,7 +115,7 @@ export class AiChatPage {
     );
   }
 
-  /** Scrolls to the first turn, as a reader does. */
+  /** Scrolls to the first turn like a reader does. */
   async scrollUp(): Promise<void> {
     await this.page.evaluate(() => {
       document.querySelector("#log")!.scrollTop = 0;
@@ -128,7 +128,7 @@ export class AiChatPage {
     return await this.page.evaluate(() => document.querySelector("#log")!.scrollTop);
   }
 
-  /** Returns the texts for screen readers. */
+  /** Returns the texts announced to screen readers. */
   async spoken(): Promise<string[]> {
     return await this.page.evaluate(
       () => [...document.querySelectorAll("#spoken p")].map(({ textContent }) => textContent),

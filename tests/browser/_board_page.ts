@@ -1,11 +1,11 @@
 /**
- * The whiteboard's page from a visitor's view.
+ * Drives the whiteboard's page like a visitor does.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
+/** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly hidden: boolean;
@@ -30,13 +30,13 @@ declare const document: Element;
 
 /** Options of a visitor. */
 export interface BoardVisitor {
-  /** Name of the visitor. */
+  /** The visitor's name. */
   readonly name: string;
-  /** Name of the board; `sketches` by default. */
+  /** The name of the board; `sketches` by default. */
   readonly board?: string;
-  /** The only transport to use; any by default. */
+  /** The only transport to use; by default, any transport is used. */
   readonly transport?: "webtransport" | "websocket" | "http";
-  /** Size of the page, set before the page lays out its drawing. */
+  /** The size of the page, which is set before the page lays out its drawing. */
   readonly size?: { readonly width: number; readonly height: number };
 }
 
@@ -55,7 +55,7 @@ export class BoardPage {
     url: string,
     { name, board = "sketches", transport, size }: BoardVisitor,
   ): Promise<BoardPage> {
-    // A separate window: a tab in the background draws nothing.
+    // Opens a separate window, because a tab in the background draws nothing.
     const page = await newPage(context, { type: "window" });
     if (size !== undefined) await page.setViewport(size);
     const query = transport === undefined ? "" : `?transport=${transport}`;
@@ -68,7 +68,7 @@ export class BoardPage {
     return visitor;
   }
 
-  /** Waits for a connection and the strokes of the board. */
+  /** Waits for a connection and the board's strokes. */
   async isOpen(): Promise<void> {
     await this.hasStatus("connected");
     await this.page.waitForFunction(() => document.querySelector("#offline")!.hidden);
@@ -89,7 +89,7 @@ export class BoardPage {
     await mouse.up();
   }
 
-  /** Waits until a point on the screen has ink, or none. */
+  /** Waits until a point on the screen has ink, or has none. */
   async hasInk(x: number, y: number, expected = true, canvas = "#still"): Promise<void> {
     await this.page.waitForFunction(
       (x, y, expected, selector) => {

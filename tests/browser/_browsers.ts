@@ -11,28 +11,28 @@ import { lowPort } from "../ports.ts";
 export type { Browser, BrowserContext, Page };
 
 /**
- * Longest wait for one event in a browser, in milliseconds. It names the event on a failure, and
- * does not bound the speed of a machine.
+ * The longest wait for one event in a browser, in milliseconds. A test that fails after this wait
+ * names the event. The wait is no requirement on the speed of the machine.
  */
 export const PATIENCE_MS = 60_000;
 
 /**
- * Longest duration of a test, in milliseconds: a stuck browser is closed shortly before the
- * deadline.
+ * The longest duration of a test, in milliseconds. A stuck browser is closed shortly before the
+ * test's deadline.
  */
 const TEST_PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 180_000) - 5_000;
 
 /** A browser for tests. */
 export interface BrowserKind {
-  /** Name of the browser. */
+  /** The browser's name. */
   readonly name: "Chromium" | "Firefox";
-  /** Environment variable with the path of the browser. */
+  /** The environment variable with the browser's path. */
   readonly variable: string;
-  /** Default paths. */
+  /** The paths to try by default. */
   readonly paths: readonly string[];
 }
 
-/** Chromium by the DevTools protocol, Firefox by WebDriver BiDi. */
+/** Chromium over the DevTools protocol, and Firefox over WebDriver BiDi. */
 export const BROWSERS: readonly BrowserKind[] = [
   {
     name: "Chromium",
@@ -63,7 +63,7 @@ const ARGS: Readonly<Record<BrowserKind["name"], readonly string[]>> = {
     "--disable-gpu",
     "--no-first-run",
     "--disable-background-networking",
-    // A camera and a microphone with a test picture, without a permission prompt.
+    // A fake camera with a test picture and a fake microphone, without a permission prompt.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
   ],
@@ -76,7 +76,7 @@ const FIREFOX_PREFERENCES = {
   "media.navigator.permission.disabled": true,
 };
 
-/** Returns the path of a browser; `undefined` if not installed. */
+/** Returns the path of a browser; `undefined` if it is not installed. */
 export function findBrowser({ variable, paths }: BrowserKind): string | undefined {
   const named = Deno.env.get(variable);
   return named || paths.find((path) => {
@@ -93,7 +93,7 @@ export function isFirefox(browser: Browser): boolean {
   return browser.process()!.spawnfile.includes("firefox");
 }
 
-/** Starts a headless browser, with further arguments. */
+/** Starts a headless browser with additional arguments. */
 export async function launchBrowser(
   kind: BrowserKind,
   args: readonly string[] = [],
@@ -111,24 +111,27 @@ export async function launchBrowser(
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,
     timeout: PATIENCE_MS,
-    // Deno handles the signals.
+    // Deno handles the signals itself.
     handleSIGINT: false,
     handleSIGTERM: false,
     handleSIGHUP: false,
   });
 }
 
-/** Bundles by the URL of the module. */
+/** Bundles, keyed by the URL of the module. */
 const bundles = new Map<string, Promise<string>>();
 
-/** Bundles a module for browsers, once for all tests of an isolate. */
+/** Bundles a module for browsers. Each isolate bundles a module once for all of its tests. */
 export function bundleOf(module: URL): Promise<string> {
   const bundle = bundles.get(module.href) ?? bundleClient(module);
   bundles.set(module.href, bundle);
   return bundle;
 }
 
-/** The running browsers of this isolate's tests; starting one takes longer than most tests. */
+/**
+ * The running browsers, which this isolate's tests share because starting a browser takes longer
+ * than most tests.
+ */
 const running = new Map<BrowserKind, Browser>();
 
 let isEndPlanned = false;
@@ -140,8 +143,8 @@ const endBrowsers = async () => {
 };
 
 /**
- * Passes the running browser of a kind to a test, or starts one. Pages and cookies of other tests
- * are removed.
+ * Passes a running browser of a kind to a test; starts the browser if there is none. Pages and
+ * cookies left by other tests are removed.
  */
 async function withBrowser(
   kind: BrowserKind,
@@ -159,7 +162,7 @@ async function withBrowser(
   }
 }
 
-/** Closes all pages but one empty page, and removes all cookies. */
+/** Closes all pages except one empty page, and removes all cookies. */
 async function clear(browser: Browser): Promise<void> {
   if (!browser.connected) return; // A test may close its browser.
   const context = browser.defaultBrowserContext();
@@ -172,9 +175,9 @@ async function clear(browser: Browser): Promise<void> {
 }
 
 /**
- * Registers a test for each browser, or for some. The tests of an isolate share a browser, but no
- * page. If a browser is not installed, its test is skipped and renamed; with `CI=true` the missing
- * browser is a failure.
+ * Registers a test for each browser, or for the given ones. The tests of an isolate share a
+ * browser, but not its pages. If a browser is not installed, its test is renamed and skipped; with
+ * `CI=true`, it fails instead.
  */
 export function testInBrowsers(
   name: string,
@@ -199,7 +202,7 @@ export function testInBrowsers(
 
 /** The server of an example, in a separate process that a test can stop and restart. */
 export class ChatProcess implements AsyncDisposable {
-  /** The port, unchanged after a restart. */
+  /** The port, which stays the same after a restart. */
   readonly port: number;
   readonly #example: string;
   readonly #args: readonly string[];
@@ -212,8 +215,8 @@ export class ChatProcess implements AsyncDisposable {
   }
 
   /**
-   * Starts the server of an example, by default the chat, on a free port; or another program of the
-   * examples, such as `cluster/main.ts`.
+   * Starts the server of an example (the chat by default) or another program in the examples, such
+   * as `cluster/main.ts`, on a free port.
    */
   static async start(example = "chat", args: readonly string[] = []): Promise<ChatProcess> {
     const chat = new ChatProcess(lowPort(), example, args);
@@ -221,12 +224,12 @@ export class ChatProcess implements AsyncDisposable {
     return chat;
   }
 
-  /** URL of the server. */
+  /** The server's URL. */
   get url(): string {
     return `http://localhost:${this.port}`;
   }
 
-  /** Starts the server; resolves once the server listens. */
+  /** Starts the server; resolves once it is listening. */
   async start(): Promise<void> {
     const file = this.#example.endsWith(".ts") ? this.#example : `${this.#example}/server.ts`;
     const server = new URL(`../../examples/${file}`, import.meta.url);
@@ -244,12 +247,12 @@ export class ChatProcess implements AsyncDisposable {
     throw new Error("The server exited before it listened");
   }
 
-  /** Freezes the server: incoming data stays unread. */
+  /** Freezes the server, which leaves incoming data unread. */
   freeze(): void {
     this.#child?.kill("SIGSTOP");
   }
 
-  /** Stops the server, either gracefully as Ctrl-C does, or immediately. */
+  /** Stops the server, either gracefully like Ctrl-C or immediately. */
   async stop(signal: "SIGINT" | "SIGKILL"): Promise<void> {
     this.#child?.kill(signal);
     await this.#child?.status;
@@ -273,7 +276,8 @@ export async function newPage(
 }
 
 /**
- * Sets the color scheme of a page. Reduced motion keeps half-finished animations out of pictures.
+ * Sets the color scheme of a page. It also enables reduced motion, which keeps half-finished
+ * animations out of pictures.
  */
 export async function emulate(page: Page, colours: "light" | "dark"): Promise<void> {
   await page.emulateMediaFeatures([
@@ -282,7 +286,7 @@ export async function emulate(page: Page, colours: "light" | "dark"): Promise<vo
   ]);
 }
 
-/** Returns the path of a picture. */
+/** Returns the path for a picture. */
 export function pathOf(folder: URL, name: string): `${string}.png` {
   return `${folder.pathname}${name}.png`;
 }

@@ -1,11 +1,11 @@
 /**
- * The chat's page from a visitor's view.
+ * Drives the chat's page like a visitor does.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
+/** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -23,9 +23,9 @@ declare const document: Element;
 
 /** A line of the log. */
 export interface SeenLine {
-  /** Text of the line. */
+  /** The line's text. */
   readonly text: string;
-  /** Delivery state: `waiting`, `sending`, `sent`. */
+  /** The delivery state: `waiting`, `sending` or `sent`. */
   readonly state: string;
 }
 
@@ -33,9 +33,9 @@ export interface SeenLine {
 export interface Visitor {
   /** Name of the visitor. */
   readonly name: string;
-  /** The only transport to use; any by default. */
+  /** The only transport to use; by default, any transport is used. */
   readonly transport?: "webtransport" | "websocket";
-  /** False hides the browser's WebTransport from the page; true by default. */
+  /** If false, the browser's WebTransport is hidden from the page; true by default. */
   readonly hasWebTransport?: boolean;
 }
 
@@ -52,7 +52,7 @@ export class ChatPage {
     this.name = name;
   }
 
-  /** Opens the chat in a new page and enters with a name, over one transport or any. */
+  /** Opens the chat in a new page and enters with the visitor's name. */
   static async enter(
     context: BrowserContext,
     url: string,
@@ -71,12 +71,12 @@ export class ChatPage {
     return chat;
   }
 
-  /** Waits for the badge. */
+  /** Waits until the badge shows a status. */
   async hasStatus(name: string): Promise<void> {
     await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
 
-  /** Waits for the transport on the badge; returns why the preferred one failed. */
+  /** Waits until the badge shows a transport; returns why the preferred transport failed. */
   async hasTransport(transport: string): Promise<string> {
     await this.page.waitForFunction(
       (transport) => document.querySelector("#status-transport")!.textContent === transport,
@@ -91,7 +91,7 @@ export class ChatPage {
     const key = place.slice(1);
     const list = place.startsWith("#") ? "#rooms" : "#people";
     const button = await this.page.waitForSelector(`${list} [data-key="${key}"] button`);
-    // A click by position would miss: on a narrow page the list slides in from the side.
+    // A click at a position would miss, because on a narrow page the list slides in from the side.
     await button!.evaluate((element) => element.click());
     const title = place.startsWith("#") ? place : key;
     await this.page.waitForFunction(
@@ -107,7 +107,7 @@ export class ChatPage {
     await this.page.keyboard.press("Enter");
   }
 
-  /** Waits until the log shows a line in a state. */
+  /** Waits until the log shows a line in the given state. */
   async sees(text: string, state = "sent"): Promise<void> {
     await this.page.waitForFunction(
       (text, state) =>
@@ -120,7 +120,7 @@ export class ChatPage {
     );
   }
 
-  /** Waits for the members of the room. */
+  /** Waits until the page shows the room's members. */
   async seesHere(words: string): Promise<void> {
     await this.page.waitForFunction(
       (words) => document.querySelector("#here")!.textContent === words,
@@ -129,7 +129,7 @@ export class ChatPage {
     );
   }
 
-  /** Waits for the list of users with their rooms: `ann: #lobby #tea`. */
+  /** Waits until the page lists the users with their rooms, such as `ann: #lobby #tea`. */
   async seesPeople(people: readonly string[]): Promise<void> {
     await this.page.waitForFunction(
       (wanted) =>

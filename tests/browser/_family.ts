@@ -6,18 +6,20 @@
 import { ChatProcess, newPage, type Page } from "./_browsers.ts";
 import type { Browser } from "./_browsers.ts";
 
-/** A page, and the steps to its main view. */
+/** A page, and the steps that lead to its main view. */
 export interface Member {
-  /** The name in pictures and messages. */
+  /** The page's name in pictures and messages. */
   readonly name: string;
-  /** The example that serves the page, with further arguments. */
+  /** The example that serves the page, with additional arguments. */
   readonly example: string;
   readonly args?: (folder: string) => readonly string[];
-  /** Path of the page; `/` by default. */
+  /** The path of the page; `/` by default. */
   readonly path?: string;
   /** Enters with a name, or waits for the first picture. */
   readonly enter?: (page: Page) => Promise<void>;
-  /** The signal that stops the server: the cluster has child processes to stop. */
+  /**
+   * The signal that stops the server. The cluster needs one that lets it stop its child processes.
+   */
   readonly end?: "SIGINT" | "SIGKILL";
 }
 
@@ -57,7 +59,7 @@ export const FAMILY: readonly Member[] = [
   },
 ];
 
-/** The page of a member, with its server. */
+/** A member's page, with its server. */
 export class FamilyPage implements AsyncDisposable {
   readonly page: Page;
   readonly #member: Member;
@@ -76,7 +78,7 @@ export class FamilyPage implements AsyncDisposable {
     const folder = await Deno.makeTempDir();
     const server = await ChatProcess.start(member.example, member.args?.(folder));
     const context = await browser.createBrowserContext();
-    // A separate window: a tab in the background draws nothing.
+    // Opens a separate window, because a tab in the background draws nothing.
     const page = await newPage(context, { type: "window" });
     const family = new FamilyPage(page, member, server, folder);
     try {
@@ -90,7 +92,7 @@ export class FamilyPage implements AsyncDisposable {
     return family;
   }
 
-  /** Kills the server, and waits for the notice about it. */
+  /** Kills the server, and waits until the page shows a notice about it. */
   async kill(): Promise<string> {
     await this.#server.stop(this.#member.end ?? "SIGKILL");
     const why = await this.page.waitForSelector("#outage:not([hidden]) .why");
@@ -104,7 +106,7 @@ export class FamilyPage implements AsyncDisposable {
   }
 }
 
-/** The few members of the DOM in use here. */
+/** The few DOM members in use here. */
 interface Element {
   readonly id: string;
   readonly className: unknown;
@@ -162,7 +164,7 @@ declare const innerWidth: number;
 declare const innerHeight: number;
 declare function getComputedStyle(element: Element, pseudo?: string): Style;
 
-/** Most elements that the Tab key reaches on one page. */
+/** The maximum number of elements that the Tab key reaches on one page. */
 const MAX_STOPS = 150;
 
 /**
@@ -187,7 +189,7 @@ export async function tabThrough(page: Page): Promise<{ stops: string[]; faults:
   return { stops, faults: [...faults, `more than ${MAX_STOPS} stops: ${stops.join(", ")}`] };
 }
 
-/** Looks at the focused element in the page; the name is empty at the end of the round. */
+/** Checks the focused element, inside the page. The name is empty at the end of the round. */
 function lookAtFocus(isFirst: boolean): { name: string; fault: string } {
   const seen = globalThis as unknown as { seen: Set<Element> };
   if (isFirst) seen.seen = new Set();
@@ -234,13 +236,13 @@ export async function overflowOf(page: Page): Promise<number> {
   );
 }
 
-/** Lists the texts of a page whose contrast is below 4.5 to 1, except in disabled controls. */
+/** Lists the texts on a page whose contrast is below 4.5 to 1, except in disabled controls. */
 export async function faintTexts(page: Page): Promise<string[]> {
   return await page.evaluate(() => {
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = 1;
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    /** Paints colors over each other, and returns the mix. */
+    /** Paints colors over each other, and returns the resulting color. */
     const mixOf = (colours: readonly string[]) => {
       context.clearRect(0, 0, 1, 1);
       for (const colour of colours) {
@@ -267,7 +269,8 @@ export async function faintTexts(page: Page): Promise<string[]> {
       for (let one: Element | null = element; one !== null; one = one.parentElement) {
         const { backgroundColor, backgroundImage, opacity } = getComputedStyle(one);
         under.unshift(backgroundColor);
-        // A picture below the text, or a deliberately pale part, has no single color.
+        // A text over a picture has no single background color; parts with opacity are pale on
+        // purpose.
         hasPicture ||= backgroundImage !== "none" || Number(opacity) < 1;
       }
       if (hasPicture) continue;

@@ -1,12 +1,12 @@
 /**
- * The inspector's page, with servers to inspect.
+ * Drives the inspector's page, and starts servers to inspect.
  *
  * @module
  */
 import type { Demo } from "../../examples/inspect/demo.ts";
 import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
+/** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   querySelector(selector: string): Element | null;
@@ -16,7 +16,7 @@ interface Element {
 /** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
-/** Opens the page of a server's inspector at a view. */
+/** Opens a server's inspector page at a view. */
 export async function openInspector(
   context: BrowserContext,
   url: string,
@@ -35,11 +35,11 @@ export async function openDemo(context: BrowserContext, demo: Demo): Promise<Ins
   return await openInspector(context, demo.inspectorUrl);
 }
 
-/** The page with a user's actions. */
+/** The page, with the actions of a user. */
 export class InspectorPage {
   /** The page, for other operations. */
   readonly page: Page;
-  /** Errors of the page's scripts. */
+  /** The errors in the page's scripts so far. */
   readonly faults: readonly string[];
 
   constructor(page: Page, faults: readonly string[]) {
@@ -53,7 +53,7 @@ export class InspectorPage {
     await this.page.waitForSelector(`#views a[href="#${name}"][aria-current]`);
   }
 
-  /** Waits for the row with a name, and returns its text. */
+  /** Waits for the row with the given name, and returns its text. */
   async row(name: string): Promise<string> {
     const handle = await this.page.waitForFunction(
       (name) =>
@@ -66,7 +66,7 @@ export class InspectorPage {
     return await handle.jsonValue() as string;
   }
 
-  /** Waits until an element of the page has a text. */
+  /** Waits until an element of the page has the given text. */
   async says(selector: string, words: string): Promise<void> {
     await this.page.waitForFunction(
       (selector, words) =>

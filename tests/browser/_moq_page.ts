@@ -1,6 +1,6 @@
 /**
- * A server of Media over QUIC, and pages with a client: Skein's, the client of `@moq/net`, or the
- * elements of `@moq/publish` and `@moq/watch`.
+ * A Media over QUIC server, and pages with a client: Skein's client, the client of `@moq/net`, or
+ * the elements of `@moq/publish` and `@moq/watch`.
  *
  * @module
  */
@@ -58,7 +58,7 @@ export class MoqSite implements AsyncDisposable {
   }
 
   /**
-   * Opens a page with a client as a global.
+   * Opens a page that has a client as a global variable.
    *
    * @param prepare Prepares the page before the client loads.
    */
@@ -67,8 +67,8 @@ export class MoqSite implements AsyncDisposable {
     name: "skeinMoq" | "peer" | "publish" | "watch",
     prepare?: (page: Page) => Promise<unknown>,
   ): Promise<Page> {
-    // A separate window: on a busy machine the encoder of a background tab gets too little CPU
-    // time.
+    // Opens a separate window, because on a busy machine the encoder of a background tab gets too
+    // little CPU time.
     const page = await newPage(browser, { type: "window" });
     await prepare?.(page);
     await page.goto(`${this.url}?name=${name}`);
@@ -76,7 +76,7 @@ export class MoqSite implements AsyncDisposable {
     return page;
   }
 
-  /** URL of the pages. */
+  /** The URL of the pages. */
   get url(): string {
     return this.server.webSocketUrl.replace("ws:", "http:");
   }
@@ -88,7 +88,7 @@ export class MoqSite implements AsyncDisposable {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** Closes server and pages. */
+  /** Closes the server and the pages. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server.close();
   }

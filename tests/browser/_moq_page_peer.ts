@@ -1,5 +1,5 @@
 /**
- * Exports the scenarios of a peer to a page. The library is another script.
+ * Exports the scenarios of a peer to a page. Another script contains the library.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The script of a React page with a streaming response, in `tests/browser/react_test.ts`.
+ * The script of a React page with a streaming response, for `tests/browser/react_test.ts`.
  *
  * @module
  */

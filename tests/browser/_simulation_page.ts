@@ -1,4 +1,4 @@
-/** Actions on the page of the simulated cluster. */
+/** Actions on the simulated cluster's page. */
 import type { Page } from "./_browsers.ts";
 
 /** Reads the text of an element. */

@@ -1,5 +1,5 @@
 /**
- * A server, and pages that open sessions with Skein's client, bundled in chunks.
+ * A server, and pages that open sessions with Skein's client. The client is bundled in chunks.
  *
  * @module
  */
@@ -20,9 +20,9 @@ declare global {
   function ask(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
   /** Writes a text to a new stream and reads the reply. */
   function askText(text: string): Promise<string>;
-  /** Creates an error with a stream's code. */
+  /** Creates an error with a stream error code. */
   function coded(streamErrorCode: number): Error;
-  /** Waits for a failure, and returns the code of the stream. */
+  /** Waits for a failure, and returns its stream error code. */
   function codeOf(promise: Promise<unknown>): Promise<number | undefined>;
 }
 
@@ -64,7 +64,7 @@ const HTML = `<!doctype html><title>Page</title><script type="module">${SCRIPT}<
 /** A bundle of the client, built once for all tests. */
 let bundle: Promise<ReadonlyMap<string, string>> | undefined;
 
-/** Bundles the client in chunks; returns the files by path. */
+/** Bundles the client in chunks; returns the files, keyed by path. */
 async function bundleParts(): Promise<ReadonlyMap<string, string>> {
   const folder = await Deno.makeTempDir();
   try {
@@ -90,7 +90,7 @@ async function bundleParts(): Promise<ReadonlyMap<string, string>> {
 export class StreamsSite implements AsyncDisposable {
   /** The server. */
   readonly server: Server;
-  /** Loaded paths, in order. */
+  /** The paths that pages loaded, in order. */
   readonly loaded: string[] = [];
   readonly #sessions: Session[] = [];
   readonly #waiting: ((session: Session) => void)[] = [];
@@ -124,7 +124,7 @@ export class StreamsSite implements AsyncDisposable {
     });
   }
 
-  /** Starts to listen. */
+  /** Starts the server. */
   static async start(options: ServeOptions = {}): Promise<StreamsSite> {
     return new StreamsSite(await (bundle ??= bundleParts()), options);
   }
@@ -144,7 +144,7 @@ export class StreamsSite implements AsyncDisposable {
     return { page, session };
   }
 
-  /** Closes server and pages. */
+  /** Closes the server and the pages. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server.close();
   }

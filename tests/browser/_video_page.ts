@@ -1,11 +1,11 @@
 /**
- * The video example from a visitor's view.
+ * Drives the video example like a visitor does.
  *
  * @module
  */
 import { type BrowserContext, newPage, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
+/** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -19,18 +19,18 @@ declare const document: Element;
 
 /** The example's server, in a separate process that a test can stop and restart. */
 export class VideoProcess implements AsyncDisposable {
-  /** URL of the page, unchanged after a restart. */
+  /** The URL of the page, which stays the same after a restart. */
   url = "http://127.0.0.1:0/";
   #child: Deno.ChildProcess | undefined;
 
-  /** Starts the server on a port that is free over TCP and UDP. */
+  /** Starts the server on a port that is free for both TCP and UDP. */
   static async start(): Promise<VideoProcess> {
     const video = new VideoProcess();
     await video.start();
     return video;
   }
 
-  /** Starts the server; resolves once the server listens. */
+  /** Starts the server; resolves once it is listening. */
   async start(): Promise<void> {
     const server = new URL("../../examples/moq_video/server.ts", import.meta.url);
     this.#child = new Deno.Command(Deno.execPath(), {
@@ -49,7 +49,7 @@ export class VideoProcess implements AsyncDisposable {
     throw new Error("The server exited before it listened");
   }
 
-  /** Stops the server, either as Ctrl-C does, or immediately. */
+  /** Stops the server, either gracefully like Ctrl-C or immediately. */
   async stop(signal: "SIGINT" | "SIGKILL" = "SIGINT"): Promise<void> {
     this.#child?.kill(signal);
     await this.#child?.status;
@@ -62,13 +62,13 @@ export class VideoProcess implements AsyncDisposable {
   }
 }
 
-/** Options in the page's address. */
+/** Options in the page's URL. */
 export interface VideoQuery {
-  /** Name of the watched broadcast. */
+  /** The name of the broadcast to watch. */
   readonly watch?: string;
-  /** Name of the broadcast that sends the drawing. */
+  /** The name of the broadcast that sends the drawing. */
   readonly air?: string;
-  /** The only transport to use; any by default. */
+  /** The only transport to use; by default, any transport is used. */
   readonly transport?: "webtransport" | "websocket";
 }
 
@@ -87,19 +87,19 @@ export class VideoPage {
     { url }: VideoProcess,
     query: VideoQuery = {},
   ): Promise<VideoPage> {
-    // A separate window: on a busy machine the encoder of a background tab gets too little CPU
-    // time.
+    // Opens a separate window, because on a busy machine the encoder of a background tab gets too
+    // little CPU time.
     const page = await newPage(context, { type: "window" });
     await page.goto(`${url}?${new URLSearchParams({ ...query })}`);
     return new VideoPage(page);
   }
 
-  /** Waits until the stage has a state: `live`, `waiting`, `ended` and so on. */
+  /** Waits until the stage has a state, such as `live`, `waiting` or `ended`. */
   async is(state: string): Promise<void> {
     await this.page.waitForSelector(`#stage[data-state="${state}"]`);
   }
 
-  /** Returns the text of an element, by id. */
+  /** Returns the text of the element with an id. */
   async text(id: string): Promise<string> {
     return await this.page.evaluate(
       (id) => document.querySelector(`#${id}`)!.textContent.trim().replace(/\s+/g, " "),
@@ -115,7 +115,7 @@ export class VideoPage {
   }
 
   /**
-   * Returns the number in the displayed picture, read from the pixels; `undefined` if there is
+   * Reads the number in the displayed picture from its pixels; returns `undefined` if there is
    * none.
    */
   async seen(canvas: "picture" | "drawing" = "picture"): Promise<number | undefined> {

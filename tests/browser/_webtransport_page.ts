@@ -1,5 +1,5 @@
 /**
- * A WebTransport listener, and pages of another server that dial it.
+ * A WebTransport listener, and pages from another server that dial it.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import {
 } from "../../transport/h3/server.ts";
 import { type Browser, type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
-/** Options of a page's `dial`. */
+/** Options for `dial` in a page. */
 export interface PageDialOptions {
   /** Subprotocols to offer. */
   readonly protocols?: readonly string[];
@@ -23,13 +23,13 @@ export interface PageDialOptions {
 
 /** A failure as seen by a page. */
 export interface PageFailure {
-  /** Name of the error. */
+  /** The error's name. */
   readonly name: string;
-  /** `session`, `stream`, or absent for errors outside WebTransport. */
+  /** `session` or `stream`; absent for errors outside WebTransport. */
   readonly source: string | undefined;
-  /** The code of a closed stream; `null` without a code. */
+  /** The code of a closed stream; `null` if there is no code. */
   readonly streamErrorCode: number | null | undefined;
-  /** Message of the error, in the words of the browser. */
+  /** The error's message, in the browser's words. */
   readonly message: string;
 }
 
@@ -45,7 +45,7 @@ declare global {
   function ask(wt: WebTransport, bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
   /** Waits for a failure. */
   function failureOf(promise: Promise<unknown>): Promise<PageFailure>;
-  /** Creates an error with a stream's code. */
+  /** Creates an error with a stream error code. */
   function streamError(streamErrorCode: number): Error;
   /** The newest session of the page. */
   var session: WebTransport;
@@ -96,7 +96,7 @@ async function failureOf(promise) {
   throw new Error("Nothing failed");
 }
 function streamError(streamErrorCode) {
-  // Browsers have two kinds of constructor.
+  // The constructor's parameters differ between browsers.
   const error = new WebTransportError({ message: "Enough", streamErrorCode });
   if (error.streamErrorCode === streamErrorCode) return error;
   return new WebTransportError("Enough", { streamErrorCode });
@@ -129,12 +129,12 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
     );
   }
 
-  /** Starts to listen. */
+  /** Starts the listener. */
   static start(options: Partial<ListenWebTransportOptions> = {}): WebTransportSite {
     return new WebTransportSite(options);
   }
 
-  /** URL of the pages. */
+  /** The URL of the pages. */
   get url(): string {
     return `http://127.0.0.1:${this.#http.addr.port}/`;
   }
@@ -167,7 +167,7 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
     return connection;
   }
 
-  /** Closes listener and pages. */
+  /** Closes the listener and the pages. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.listener.close();
     await this.#http.shutdown();

@@ -1,5 +1,5 @@
 /**
- * The script of a page with Yjs documents over one session, in `tests/browser/yjs_test.ts`.
+ * The script of a page with Yjs documents over one session, for `tests/browser/yjs_test.ts`.
  *
  * @module
  */
@@ -41,7 +41,7 @@ const page = {
   },
 };
 
-/** Type of the page's commands. */
+/** The type of the page's commands. */
 export type YjsPage = typeof page;
 
 Object.assign(globalThis, { yjsPage: page });

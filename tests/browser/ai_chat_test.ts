@@ -1,6 +1,6 @@
 /**
- * The AI chat in real browsers: a reload in the middle of an answer, a second tab that stops an
- * answer, a killed server, questions to an absent server, and answers that try to be HTML.
+ * Tests the AI chat in real browsers: a reload in the middle of an answer, a second tab that stops
+ * an answer, a killed server, questions while the server is down, and answers that contain HTML.
  *
  * @module
  */
@@ -28,7 +28,7 @@ async function withServer(
 const open = (browser: Browser, url: string) =>
   AiChatPage.open(browser.defaultBrowserContext(), url);
 
-/** Over TCP, a page notices immediately that a server was killed. */
+/** Selects a transport over TCP, where a page notices immediately that a server was killed. */
 const OVER_TCP = "?transport=websocket";
 
 testInBrowsers("an answer continues after a reload and a killed server", async (browser) => {
@@ -47,7 +47,7 @@ testInBrowsers("an answer continues after a reload and a killed server", async (
     const whole = answerTo("count to 500");
     assert(whole.startsWith(seen), "the words before the loss");
     assertEquals(await chat.answer(), whole);
-    // A page opened another day reads the answer from the file.
+    // A page opened on another day reads the answer from the file.
     const later = await open(browser, chat.page.url());
     await later.sees("complete");
     assertEquals(await later.answer(), whole);
@@ -113,7 +113,7 @@ testInBrowsers(
       await chat.scrollUp();
       await chat.sees("complete");
       assertEquals(await chat.scrolledTo(), 0);
-      // Whole paragraphs were announced, not words.
+      // The page announced whole paragraphs, not single words.
       const said = await chat.spoken();
       assert(
         said.some((text) => text.startsWith("A weaver lived by a river, and her loom")),

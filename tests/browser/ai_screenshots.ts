@@ -78,7 +78,7 @@ async function main(isReview: boolean): Promise<void> {
   }
 }
 
-/** Takes a picture at each width; the wide one last. */
+/** Takes a picture at each width, with the widest last. */
 async function shoot(page: Page, folder: URL, suffix = ""): Promise<void> {
   for (const [name, size] of Object.entries(SIZES)) {
     await page.setViewport(size);

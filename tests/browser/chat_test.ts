@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { ChatProcess, newPage, testInBrowsers } from "./_browsers.ts";
 import { ChatPage } from "./_chat_page.ts";
 
-/** Lines of Ann, in order. */
+/** Ann's lines, in order. */
 const BEFORE = "Before the server went away";
 const ON_ITS_WAY = "On its way when the server went away";
 const DURING = ["While it was away", "And once more", "<b>Not bold</b>"];
@@ -37,7 +37,7 @@ for (const [transport, label] of TRANSPORTS) {
       }
       await eve.open("#lobby");
 
-      // Web addresses become links, and nothing else does.
+      // Only web addresses become links.
       await ann.say("Read https://example.com/a?b=(c), not javascript:alert(1)");
       await bob.sees("Read https://example.com/a?b=(c), not javascript:alert(1)");
       assertEquals(
@@ -66,7 +66,7 @@ for (const [transport, label] of TRANSPORTS) {
       await eve.open("@ann");
       assertEquals(await eve.lines(), []);
 
-      // A second page of Ann does not count as a second Ann, neither when it opens nor when it
+      // Ann's second page does not count as a second member, neither when it opens nor when it
       // closes.
       await bob.open("#lobby");
       const again = await ChatPage.enter(browser.defaultBrowserContext(), chat.url, {
@@ -114,7 +114,7 @@ for (const [transport, label] of TRANSPORTS) {
         for (const text of DURING) await page.sees(text);
       }
 
-      // The same with a server that shuts down gracefully.
+      // Repeats this with a server that shuts down gracefully.
       await chat.stop("SIGINT");
       await ann.hasStatus("reconnecting");
       await bob.hasStatus("reconnecting");
@@ -125,7 +125,7 @@ for (const [transport, label] of TRANSPORTS) {
         state: "sent",
       }));
       for (const page of [ann, bob]) {
-        // Clients of a draining server return spread over the drain's time, and then have to
+        // Clients of a draining server return spread over the drain time, and then still have to
         // connect.
         await page.hasStatus("connected");
         await page.sees(AFTER);
@@ -170,7 +170,7 @@ testInBrowsers(
     const tab = await newPage(context);
     await tab.goto(chat.url);
     await tab.waitForSelector('#status[data-name="connected"]');
-    // One user with two tabs, who joined once.
+    // A user with two tabs joined only once.
     for (const page of [ann, bob]) await page.seesHere("2 here: ann, bob");
     const colours = await ann.page.$$eval(
       "#people .face",
@@ -186,14 +186,14 @@ testInBrowsers(
   },
 );
 
-/** The few members of a link in use. */
+/** The few members in use of a link. */
 interface Link {
   readonly href: string;
   readonly target: string;
   readonly rel: string;
 }
 
-/** The few members of an element in use. */
+/** The few members in use of an element. */
 interface Face {
   readonly style: { getPropertyValue(name: string): string };
 }

@@ -1,5 +1,5 @@
 /**
- * Pages whose server crashes, over every transport: each page reconnects and resumes its
+ * Tests pages whose server crashes, over every transport: each page must reconnect and resume its
  * subscription.
  */
 import { assertEquals } from "@std/assert";
@@ -10,7 +10,7 @@ import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
 /** Globals for functions that run in a page. */
 declare global {
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
-  /** Clients of the page, one for each server, with the data of their subscriptions. */
+  /** The page's clients, one for each server, with the data that their subscriptions received. */
   var clients: { readonly client: ReturnType<typeof connect>; readonly seen: unknown[] }[];
 }
 
@@ -19,7 +19,7 @@ import * as skein from "/client.js";
 globalThis.skein = skein;
 </script>`;
 
-/** Serves the page, and outlives the servers that it connects to. */
+/** Serves the page. This server outlives the servers that the page connects to. */
 async function serveSite(): Promise<Deno.HttpServer<Deno.NetAddr>> {
   const script = await bundleOf(new URL("../../client.ts", import.meta.url));
   return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, ({ url }) => {

@@ -1,6 +1,6 @@
 /**
- * Durable streams in real browsers: over each transport, a reloaded page resumes at its offset, a
- * stop button reaches the writer, and the page can continue over HTTP.
+ * Tests durable streams in real browsers: over each transport, a reloaded page resumes at its
+ * offset, a stop button reaches the writer, and the page can continue over HTTP.
  *
  * @module
  */
@@ -10,13 +10,13 @@ import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** State of the page, and commands for it. */
+  /** The state of the page, and commands for it. */
   var durablePage: {
-    /** Words read since the page was loaded. */
+    /** The words read since the page was loaded. */
     readonly words: string[];
-    /** Transport of the session. */
+    /** The session's transport. */
     readonly transport: string | undefined;
-    /** The end: `"complete"`, or the code of the error. */
+    /** How the stream ended: `"complete"`, or the error code. */
     readonly end: string | undefined;
     readonly offset: string | undefined;
     stop(reason: string): Promise<void>;
@@ -25,7 +25,7 @@ declare global {
 
 const ID = "answers/1";
 
-/** A page that reads a durable stream, and keeps the offset through a reload. */
+/** A page that reads a durable stream, and keeps its offset across reloads. */
 const HTML = `<!doctype html><title>Page</title><script type="module">
 import { connect } from "/client.js";
 const transports = [location.hash.slice(1)];

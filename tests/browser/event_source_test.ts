@@ -1,5 +1,5 @@
 /**
- * A page without any Skein script follows a topic with `EventSource`.
+ * Tests a page without any Skein script that follows a topic with `EventSource`.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts"
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** Data of the events, and reasons of gaps. */
+  /** The data of the events, and the reasons of gaps. */
   var heard: unknown[];
 }
 
@@ -20,7 +20,7 @@ events.onmessage = ({ data }) => heard.push(JSON.parse(data).data);
 events.addEventListener("gap", ({ data }) => heard.push(JSON.parse(data).reason));
 </script>`;
 
-/** A server whose API accepts the user in a cookie. */
+/** Starts a server whose API accepts the user in a cookie. */
 function start(broker: MemoryBroker, port: number) {
   return serve({
     port,

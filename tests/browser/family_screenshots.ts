@@ -1,6 +1,6 @@
 /**
- * Takes pictures of all pages for review: on a desktop and on a phone, light and dark, with and
- * without the server.
+ * Takes pictures of all pages for review: on a desktop and on a phone, in light and dark mode, with
+ * and without the server.
  *
  * ```sh
  * deno run -A tests/browser/family_screenshots.ts          # to a temporary folder

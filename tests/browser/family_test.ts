@@ -1,6 +1,6 @@
 /**
- * All pages of Skein on a desktop and on a phone, light and dark, by keyboard, and without their
- * server.
+ * Tests all of Skein's pages on a desktop and on a phone, in light and dark mode, with the
+ * keyboard, and without their server.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { isRedisMissing } from "../brokers/redis_server.ts";
@@ -30,7 +30,7 @@ for (const member of FAMILY) {
         assertEquals([at, faults, await faintTexts(page)], [at, [], []]);
         assertEquals([at, await overflowOf(page)], [at, 0]);
         assert(stops.length > 0, at);
-        // On a phone the chats' lists slide in from the side, over the conversation.
+        // On a phone, the lists in the chats slide in from the side, over the conversation.
         const opener = size.width > 700 ? null : await page.$("#open-places");
         if (opener === null) return;
         await opener.click();

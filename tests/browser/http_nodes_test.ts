@@ -1,6 +1,6 @@
 /**
- * Pages whose network blocks WebTransport and WebSocket: their requests alternate between two
- * nodes, and the node of their session is killed.
+ * Tests pages whose network blocks WebTransport and WebSocket. Their requests alternate between two
+ * nodes, and the test kills the node that has their session.
  *
  * @module
  */
@@ -11,12 +11,12 @@ import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** State of the page, and commands for it. */
+  /** The state of the page, and commands for it. */
   var httpPage: {
     readonly heard: unknown[];
-    /** Results of the recoveries. */
+    /** The results of the recoveries. */
     readonly recovered: boolean[];
-    /** Name of the transport, and id of the session. */
+    /** Returns the name of the transport and the id of the session. */
     session(): Promise<[transport: string, id: string]>;
     say(data: unknown): void;
     flushed(): Promise<void>;
@@ -78,7 +78,7 @@ for (const holds of ["nothing", "start"] as const satisfies readonly Holding[]) 
       const [transport, id] = await page.evaluate(() => httpPage.session());
       assertEquals(transport, "http");
       await say(page, 0, 20);
-      // Both nodes are killed, one after the other; one of them has the session.
+      // Kills both nodes, one after the other; one of them has the session.
       for (const node of [0, 1]) {
         const killing = site.kill(node);
         await say(page, 20 + 20 * node, 40 + 20 * node);

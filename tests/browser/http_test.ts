@@ -24,13 +24,15 @@ globalThis.skein = skein;
 /** A proxy without support for upgrades, in front of a server. */
 class Proxy implements AsyncDisposable {
   readonly server: Server;
-  /** True to buffer event streams. */
+  /** True if the proxy buffers event streams. */
   holds = false;
-  /** Requests of the transport, by method. */
+  /** The methods of the transport's requests. */
   readonly methods: string[] = [];
-  /** The code of the client's chunks, by name. */
+  /** The code of the client's chunks, keyed by name. */
   parts: ReadonlyMap<string, string> = new Map();
-  /** Chunks that were requested; the first request for HTTP's chunk fails. */
+  /**
+   * The chunks that were requested. The first request for the chunk of the HTTP transport fails.
+   */
   readonly asked: string[] = [];
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
   readonly #client: string;
@@ -93,7 +95,7 @@ async function openPage(browser: Browser, { port }: Proxy): Promise<Page> {
   return page;
 }
 
-/** Connects a page, and returns a response, and a publication as text and as bytes. */
+/** Connects a page; returns a response, and one publication each as text and as bytes. */
 async function talk(page: Page, url: string) {
   return await page.evaluate(async (url) => {
     const client = globalThis.client = skein.connect(url);
@@ -134,7 +136,7 @@ testInBrowsers(
     assert(!proxy.methods.includes("poll"));
     const [session] = proxy.server.manager.all();
     await page.goto("about:blank");
-    // The page's goodbye; without one, the session times out with another code.
+    // The page said goodbye; otherwise, the session would time out with another code.
     assertEquals((await session!.closed).code, 0);
   },
 );
@@ -171,7 +173,7 @@ testInBrowsers(
   BROWSERS.filter(({ name }) => name === "Chromium"),
 );
 
-/** Bundles a module with code splitting, and returns the code of each chunk by name. */
+/** Bundles a module with code splitting; returns the code of each chunk, keyed by name. */
 async function bundleParts(module: URL, folder: string): Promise<ReadonlyMap<string, string>> {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [

@@ -19,10 +19,10 @@ const SIZES = {
   phone: { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 
-/** Longest wait for a picture worth drawing, in milliseconds. */
+/** The longest wait until there is enough history for a picture, in milliseconds. */
 const HISTORY_MS = 40_000;
 
-/** Longest wait for the next measurement, in milliseconds. */
+/** The longest wait for the next measurement, in milliseconds. */
 const NEXT_MS = 2_500;
 
 async function main(isReview: boolean): Promise<void> {

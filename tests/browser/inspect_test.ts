@@ -5,7 +5,7 @@ import { listen } from "../servers.ts";
 import { testInBrowsers } from "./_browsers.ts";
 import { openDemo, openInspector } from "./_inspect_page.ts";
 
-/** The few members of the DOM in use here. */
+/** The few DOM members in use here. */
 interface Box {
   readonly id: string;
   readonly textContent: string;
@@ -38,7 +38,7 @@ testInBrowsers(
     await inspector.row("olek");
     await inspector.says("#rows .issue", "of 64 messages");
 
-    // The inspected state changes in the meantime.
+    // The inspected state keeps changing in the meantime.
     await inspector.look("olek");
     await inspector.says("#detail-body .issue", "the handler is slower than the peer");
     await inspector.says("#detail-body .gauge", "of 64 messages");
@@ -153,15 +153,15 @@ testInBrowsers("inspector fits a phone, with targets large enough to touch", asy
   const { page } = inspector;
   await page.setViewport({ width: 360, height: 740 });
   const check = async (place: string) => {
-    // The width excludes a scroll bar, if the browser's takes space.
+    // The width excludes the scroll bar if it takes up space in this browser.
     const { sideways, small } = await page.evaluate(() => {
       const { scrollWidth, clientWidth } = document.documentElement;
       const all = [...document.querySelectorAll("button, a, select, input:not([type=checkbox])")]
         .concat([...document.querySelectorAll(".toggle")]);
       return {
         sideways: scrollWidth - clientWidth,
-        // The whole row is the target of the button in it; the skip link is visible only with the
-        // focus.
+        // A row's button can be clicked anywhere in the row; the skip link is visible only while it
+        // has the focus.
         small: all.filter(({ className, offsetWidth, offsetHeight }) =>
           className !== "open" && className !== "skip" && offsetWidth > 0 && offsetHeight < 44
         ).map(({ id, className, textContent }) => `${id} ${className} ${textContent}`),
@@ -181,7 +181,7 @@ testInBrowsers("inspector fits a phone, with targets large enough to touch", asy
       await page.waitForSelector("#envelopes li");
     }
     await check(`details of ${view}`);
-    // In one step: a session may close, and its row then has no height.
+    // Reads all heights in one step, because a session may close and its row then has no height.
     const heights = await page.evaluate(
       "[...document.querySelectorAll('#rows tr')].map((row) => row.offsetHeight)",
     ) as number[];

@@ -1,5 +1,5 @@
 /**
- * Pages that sleep, wake, go offline and lose their network, in real browsers.
+ * Tests pages that sleep, wake, go offline and lose their network, in real browsers.
  *
  * @module
  */
@@ -21,21 +21,25 @@ import { until } from "../waiting.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** Every status of the page's client, with its time. */
+  /** Every status of the page's client so far, with its time. */
   var statuses: { readonly at: number; readonly status: ClientStatus }[];
-  /** Publications of the page's subscription. */
+  /** The publications that the page's subscription received. */
   var got: unknown[];
 }
 
 /**
- * The browser that can freeze a page, or take it offline. A frozen page loses its open connections.
+ * The browser in which tests can freeze a page or take it offline. A frozen page loses its open
+ * connections.
  */
 const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
-/** A delay longer than any test: only a page that wakes up or goes online ends it early. */
+/** A delay longer than any test. It ends early only if the page wakes up or goes online. */
 const NEVER_MS = 600_000;
 
-/** Longest time of an attempt to connect, in milliseconds: the next one would be too late. */
+/**
+ * The longest duration of a connection attempt, in milliseconds. A second attempt would come too
+ * late for the test.
+ */
 const ATTEMPT_MS = 120_000;
 
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 };
@@ -54,7 +58,7 @@ globalThis.client = connect(url, options);
 })();
 </script>`;
 
-/** A server and one of its pages, with a client that is subscribed to `news`. */
+/** Starts a server, and opens one of its pages with a client that is subscribed to `news`. */
 async function openSite(
   browser: Browser,
   { url, ...options }: ConnectOptions & { readonly url?: (server: Server) => string } = {},
@@ -87,7 +91,7 @@ async function subscribed(server: Server): Promise<void> {
 }
 
 /**
- * Freezes a page as a browser does in the background, so that no script runs; or resumes it.
+ * Freezes a page like a browser does in the background, so that no script runs, or resumes it.
  */
 async function setState(page: Page, state: "frozen" | "active"): Promise<void> {
   const devTools = await page.createCDPSession();
@@ -95,7 +99,7 @@ async function setState(page: Page, state: "frozen" | "active"): Promise<void> {
   await devTools.detach();
 }
 
-/** The page's session, and the number of its connections. */
+/** Returns the page's session and the number of its connections. */
 async function connections(page: Page): Promise<string[]> {
   return await page.evaluate(() =>
     statuses.flatMap(({ status }) => status.name === "connected" ? [status.session] : [])
@@ -156,8 +160,8 @@ testInBrowsers("a hidden page keeps its session", async (browser) => {
   await using _ = server;
   const other = await newPage(browser);
   await other.bringToFront();
-  // Longer than the server waits for a reply: arriving data wakes the page, even if timers are
-  // late.
+  // Waits longer than the server waits for a reply. Arriving data must wake the page even if its
+  // timers are late.
   await pause(HEARTBEAT.timeoutMs + 2_000);
   server.publish("news", 1);
   assertEquals(await received(page, 1), [1]);
@@ -204,7 +208,7 @@ testInBrowsers("a page reconnects when its silent network changes", async (brows
   server.publish("news", 1);
   await received(page, 1);
   path!.cut();
-  path!.restore(); // Applies to new connections.
+  path!.restore(); // Affects only new connections.
   await page.evaluate(() => dispatchEvent(new Event("online")));
   await connected(page, 2);
   const reasons = await page.evaluate(() =>

@@ -1,12 +1,12 @@
 /**
- * The elements of `@moq/publish` and `@moq/watch`, as pages use them, with a relay of Skein.
+ * Tests the elements of `@moq/publish` and `@moq/watch`, used as on a page, with a Skein relay.
  */
 import { assert, assertEquals } from "@std/assert";
 import { dialMoq, MoqRelay, type MoqSession } from "../../moq/mod.ts";
 import { type Browser, isFirefox, type Page, testInBrowsers } from "./_browsers.ts";
 import { MoqSite } from "./_moq_page.ts";
 
-/** The few members of the DOM in use: the repository is type-checked without the DOM library. */
+/** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Document {
   readonly body: { innerHTML: string };
   querySelector(selector: "canvas"): { toDataURL(): string };
@@ -19,21 +19,21 @@ interface Document {
 declare const document: Document;
 
 declare global {
-  /** Pictures that the decoders of a page returned. */
+  /** The number of pictures that the page's decoders returned. */
   var decoded: number;
 }
 
 type Transport = keyof typeof PUBLISHED;
 
-/** The newest versions that `@moq/publish` offers; on WebSocket it leaves the choice to SETUP. */
+/** The newest versions that `@moq/publish` offers. On WebSocket, it leaves the choice to SETUP. */
 const PUBLISHED = { webtransport: "moq-lite-04", websocket: "moq-lite-02" } as const;
 
 const BROADCAST = "room/anna.hang";
 
-/** Pictures after which a broadcast counts as running. */
+/** The number of pictures after which a broadcast counts as running. */
 const PICTURES = 45;
 
-/** The catalog of a broadcast, as far as the test reads it. */
+/** The part of a broadcast's catalog that the test reads. */
 interface Catalog {
   readonly video: {
     readonly renditions: Readonly<Record<string, { readonly codec: string }>>;
@@ -44,7 +44,7 @@ testInBrowsers(
   "@moq/publish sends a camera to @moq/watch through a relay of Skein",
   async (browser) => {
     if (!isFirefox(browser)) await shows(browser, "webtransport");
-    // The only transport that these elements use in Firefox.
+    // In Firefox, these elements use only this transport.
     await shows(browser, "websocket");
   },
 );
@@ -91,7 +91,9 @@ async function openElement(browser: Browser, site: MoqSite, { name, transport }:
   return page;
 }
 
-/** Runs in a page before its scripts: removes the other transport, and counts decoded pictures. */
+/**
+ * Runs in a page before its scripts. It removes the other transport and counts decoded pictures.
+ */
 function prepare(other: string): void {
   Reflect.deleteProperty(globalThis, other);
   globalThis.decoded = 0;

@@ -1,5 +1,6 @@
 /**
- * Media over QUIC on a page: the video example, Skein's client, and the client of `@moq/net`.
+ * Tests Media over QUIC on a page, with the video example, Skein's client, and the client of
+ * `@moq/net`.
  */
 import { assert, assertEquals } from "@std/assert";
 import { type MoqSession, type MoqVersion, TrackMux } from "../../moq/mod.ts";
@@ -12,7 +13,7 @@ import { MoqSite } from "./_moq_page.ts";
 import { VideoPage, VideoProcess, type VideoQuery } from "./_video_page.ts";
 
 declare global {
-  /** State of a page between two functions. */
+  /** The state that a page keeps between two functions. */
   var moqSession: MoqSession;
 }
 
@@ -63,7 +64,7 @@ async function watches(
 
   const first = await watcher.sees(() => true);
   await watcher.sees((number) => number > first + 30);
-  // A busy machine may be late at times, but not always.
+  // On a busy machine, a picture may be late at times, but not always.
   let [number, sent] = [0, Infinity];
   while (number <= sent - 60) {
     number = await watcher.sees(() => true);
@@ -125,7 +126,7 @@ testInBrowsers(
   },
 );
 
-/** Expected results of both ends; other tests cover the form of a rejection. */
+/** The expected results at both ends. Other tests check the details of a rejection. */
 const SEEN = {
   publish: (root: string) => ({
     subscribed: ["live video 7", "live priority 7", "brief withdraw 7", "live close 7"]
@@ -142,7 +143,7 @@ const SEEN = {
 
 testInBrowsers("a page with another implementation of MoQ talks to the server", async (browser) => {
   if (isFirefox(browser)) {
-    // That implementation does not use WebTransport there.
+    // That implementation does not use WebTransport in Firefox.
     return await plays(browser, "websocket", "moq-lite-05");
   }
   for (const wire of TRANSPORTS) {
@@ -256,7 +257,7 @@ async function subscribes(browser: Browser, transport: Transport): Promise<void>
       }
     }
     if (track.name !== "many") return track.closeWithError("notFound");
-    // More than a browser may have open at the same time.
+    // Opens more than a browser may have open at the same time.
     for (let number = 0; number < 300; number++) {
       const group = await track.openGroup(number);
       await group.writeFrame(new TextEncoder().encode(`number ${number}`));
@@ -324,17 +325,17 @@ async function closes(browser: Browser, transport: Transport): Promise<void> {
   assert(["remote", "network"].includes((await left.closed).by));
 }
 
-/** Firefox has no WebTransport subprotocols, so it uses the versions without them. */
+/** Firefox does not support WebTransport subprotocols, so it uses the versions that need none. */
 function versionOf(browser: Browser, transport: Transport): MoqVersion {
   return isFirefox(browser) && transport === "webtransport" ? "moq-lite-02" : "moq-lite-05";
 }
 
-/** These versions reject with a reset, and the server's runtime has no codes for resets. */
+/** These versions reject with a reset, and the server's runtime cannot send codes with resets. */
 function reasonOf(reason: string, browser: Browser, transport: Transport): string {
   return versionOf(browser, transport) === "moq-lite-02" ? "unknown" : reason;
 }
 
 function urlOf(site: MoqSite, transport: Transport): string {
-  // The origin that serves the certificate's hash, or the WebSocket.
+  // The URL of the origin that serves the certificate's hash, or of the WebSocket.
   return transport === "webtransport" ? site.url : site.server.webSocketUrl;
 }

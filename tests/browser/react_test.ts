@@ -1,6 +1,6 @@
 /**
- * A React page in StrictMode in real browsers: one connection, and a streaming response that
- * continues after a reload.
+ * Tests a React page in StrictMode in real browsers: it opens only one connection, and a streaming
+ * response continues after a reload.
  *
  * @module
  */

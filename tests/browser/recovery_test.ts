@@ -1,5 +1,5 @@
 /**
- * Pages that lose their server and continue on another one, in real browsers.
+ * Tests pages that lose their server and continue on another one, in real browsers.
  *
  * @module
  */
@@ -13,9 +13,9 @@ import { until } from "../waiting.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
-  /** State of the page, and commands for it. */
+  /** The state of the page, and commands for it. */
   var chatPage: {
-    /** Results of the subscription: data, and the notice after each interruption. */
+    /** What the subscription received: data, and a notice after each interruption. */
     readonly heard: unknown[];
     readonly shown: string;
     say(data: unknown): void;
@@ -60,7 +60,7 @@ for await (const { data } of chat) {
 }
 </script>`;
 
-/** Nodes behind a balancer, and the messages of their handlers. */
+/** Nodes behind a load balancer, and the messages that their handlers received. */
 class Site implements AsyncDisposable {
   readonly handled: unknown[] = [];
   readonly balancer = new Balancer(0, []);
@@ -76,14 +76,14 @@ class Site implements AsyncDisposable {
     return new Site(await bundleOf(new URL("../../client.ts", import.meta.url)));
   }
 
-  /** Starts an engine that keeps a number of messages of each topic. */
+  /** Returns options for an engine that keeps the given number of messages per topic. */
   engine(size: number): Pick<ServeOptions, "broker" | "history"> {
     const broker = new MemoryBroker();
     this.#brokers.push(broker);
     return { broker, history: { "chat:{room}": { size, ttlMs: 60_000 } } };
   }
 
-  /** Starts a node outside the balancer. */
+  /** Starts a node that is not yet behind the load balancer. */
   node(engine: ServeOptions): Server {
     const script = this.#script;
     const node: Server = serve({
@@ -106,7 +106,7 @@ class Site implements AsyncDisposable {
     return node;
   }
 
-  /** Makes the balancer send pages to one node. */
+  /** Makes the load balancer send pages to one node. */
   use(node: Server): void {
     this.balancer.use([portOf(node)]);
   }
@@ -130,13 +130,13 @@ async function shows(page: Page, text: string): Promise<void> {
   await page.waitForFunction((text) => chatPage.shown === text, { polling: 10 }, text);
 }
 
-/** Waits until the page received a publication, and returns all results. */
+/** Waits until the page has received a publication; returns everything received so far. */
 async function heardUpTo(page: Page, last: unknown): Promise<unknown[]> {
   await page.waitForFunction((last) => chatPage.heard.includes(last), { polling: 10 }, last);
   return await page.evaluate(() => chatPage.heard);
 }
 
-/** Makes the page send numbers, and publish every tenth. */
+/** Makes the page send numbers and publish every tenth number. */
 async function speak(page: Page, from: number, to: number): Promise<void> {
   await page.evaluate(
     (from, to) => {
@@ -168,7 +168,7 @@ testInBrowsers(
     publish(one, 1, 3);
     assertEquals(await heardUpTo(page, 3), [1, 2, 3]);
 
-    // No node accepts connections for a while: the page misses more than a send queue holds.
+    // For a while, no node accepts connections, so the page misses more than a send queue holds.
     site.balancer.use([]);
     const closing = one.close();
     await until(() => two.topics.subscribers(TOPIC).length === 0 && one.manager.count === 0);
@@ -182,7 +182,7 @@ testInBrowsers(
     assertEquals([recovery.recovered, recovery.position?.offset], [true, 3]);
     assertEquals(all, numbers(1, 705));
 
-    // A reloaded page continues on the other node too.
+    // A reloaded page also continues on the other node.
     await page.evaluate(() => chatPage.close());
     publish(two, 706, 709);
     await page.reload();
@@ -213,7 +213,7 @@ testInBrowsers(
     assertEquals(rest, [21]);
     assertEquals((recovery as Recovery).position?.offset, 20);
 
-    // Another engine, which does not have the history of the first one.
+    // Starts a node on another engine, which lacks the first one's history.
     const other = site.node(site.engine(1_000));
     site.use(other);
     publish(other, 100, 110);

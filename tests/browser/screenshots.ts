@@ -1,6 +1,6 @@
 /**
- * Takes the pictures of the chat in `docs/`: a conversation of two users, on the page of one of
- * them, on a desktop and on a phone.
+ * Takes the pictures of the chat in `docs/`. They show a conversation between two users on the page
+ * of one of them, on a desktop and on a phone.
  *
  * ```sh
  * deno run -A tests/browser/screenshots.ts            # docs/chat-desktop.png, docs/chat-phone.png
@@ -80,7 +80,9 @@ async function main(isReview: boolean): Promise<void> {
   }
 }
 
-/** Takes a picture at each width; the narrow one last, for the elements of narrow pages. */
+/**
+ * Takes a picture at each width. The narrow width comes last, because it adds elements to the page.
+ */
 async function shoot({ page }: ChatPage, folder: URL, suffix = ""): Promise<void> {
   for (const [name, size] of Object.entries(SIZES)) {
     await page.setViewport(size);

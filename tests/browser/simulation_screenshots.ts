@@ -1,6 +1,6 @@
 /**
- * Takes the pictures of the simulation's page in `docs/`: a killed server, on a desktop and on a
- * phone.
+ * Takes the pictures of the simulation page in `docs/`. They show a killed server, on a desktop and
+ * on a phone.
  *
  * ```sh
  * deno run -A tests/browser/simulation_screenshots.ts

@@ -1,4 +1,4 @@
-/** The page of the simulated cluster: it plays a trace, and clicks add faults. */
+/** Tests the page of the simulated cluster: it plays a trace, and clicks add faults. */
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { ChatProcess, newPage, testInBrowsers } from "./_browsers.ts";
 import { chooseHost, seek, textOf, untilText } from "./_simulation_page.ts";

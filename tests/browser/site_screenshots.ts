@@ -1,5 +1,6 @@
 /**
- * Takes the pictures of the documentation's site in `docs/`, after `deno task docs` has built it.
+ * Takes the pictures of the documentation site in `docs/`. Build the site with `deno task docs`
+ * first.
  *
  * ```sh
  * deno run -A tests/browser/site_screenshots.ts            # docs/site-desktop.png, -search, -phone
@@ -17,7 +18,7 @@ const DOCS = new URL("../../docs/", import.meta.url);
 const DESKTOP = { width: 1280, height: 800, deviceScaleFactor: 1 };
 const PHONE = { width: 360, height: 780, deviceScaleFactor: 2 };
 
-/** A picture: its name, the page, and its state. */
+/** A picture's name, and the page and state that it shows. */
 interface Shot {
   readonly name: string;
   readonly path: string;

@@ -1,6 +1,6 @@
 /**
- * Streams, datagrams and credit of a session on a page, over QMux on a WebSocket; and the same page
- * over WebTransport.
+ * Tests the streams, datagrams and flow-control credit of a page's session, over QMux on a
+ * WebSocket and over WebTransport.
  */
 import { assert, assertEquals, assertGreater, assertRejects } from "@std/assert";
 import { StreamError } from "../../errors.ts";
@@ -12,11 +12,11 @@ import { StreamsSite, TRANSPORTS } from "./_streams_page.ts";
 import { echoStreams } from "./_webtransport_page.ts";
 
 declare global {
-  /** Another implementation of QMux, and its task. */
+  /** Another implementation of QMux, and the function that runs its task. */
   var moq: { readonly Session: typeof MoqSession; readonly play: typeof play };
 }
 
-/** Distinct datagrams, each of which must be echoed. */
+/** The number of distinct datagrams, each of which must be echoed. */
 const DATAGRAMS = 200;
 
 const encode = (text: string) => new TextEncoder().encode(text);
@@ -34,7 +34,7 @@ for (const transport of TRANSPORTS) {
         const asks = async (text: string) => await askText(text) === text;
         let right = 0;
         for (let i = 0; i < 100; i++) right += Number(await asks(`Question ${i}`));
-        // More than may be open initially.
+        // These are more streams than may be open initially.
         const others = Array.from({ length: 150 }, (_, i) => asks(`Another ${i}`));
         right += (await Promise.all(others)).filter((isRight) => isRight).length;
         void session.close();
@@ -49,7 +49,7 @@ for (const transport of TRANSPORTS) {
   testInBrowsers(`over ${over}, streams that the server opens reach the page`, async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, transport);
-    // The page starts to read only when all of them are there.
+    // The page starts to read only once all of them have arrived.
     const { readable, writable } = await session.createBidirectionalStream();
     const asking = writeText(writable, "Who is there?");
     const unidirectional = await session.createUnidirectionalStream();
@@ -188,7 +188,7 @@ for (const transport of TRANSPORTS) {
         const { writable, readable } = await session.createBidirectionalStream();
         const writer = writable.getWriter();
         await writer.write(new Uint8Array(10));
-        // Unsent data is discarded with the stream.
+        // A stream that is reset discards its unsent data.
         await readable.getReader().read();
         await writer.abort(coded(42));
       });
@@ -274,7 +274,7 @@ testInBrowsers("over WebSocket, a page writes no more than the server grants", a
   const reader = readable.getReader();
   let count = 0;
   while (count < 65_536) count += (await reader.read()).value!.length;
-  // A reader exists, but the windows do not move without grants.
+  // There is a reader, but without grants the windows do not move.
   assertEquals(
     await page.evaluate(async () => {
       await session.request("between");

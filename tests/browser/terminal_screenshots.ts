@@ -1,6 +1,6 @@
 /**
- * Takes the pictures of the command `skein` in `docs/`: the output of real runs as a terminal shows
- * it.
+ * Takes the pictures of the `skein` command in `docs/`. They show the output of real runs as in a
+ * terminal.
  *
  * ```sh
  * deno run -A tests/browser/terminal_screenshots.ts  # docs/cli-load.png, docs/cli-doctor.png
@@ -20,7 +20,7 @@ const DOCS = new URL("../../docs/", import.meta.url);
 
 const COLUMNS = 92;
 
-/** Colors of the terminal, by the escape code that starts each. */
+/** The terminal's colors, keyed by the escape code that starts each color. */
 const CLASSES: Readonly<Record<string, string>> = {
   "1": "bold",
   "2": "dim",
@@ -41,7 +41,7 @@ const STYLE = `
   .blue { color: #79c0ff; } .magenta { color: #d2a8ff; } .cyan { color: #76e3ea; }
 `;
 
-/** Runs a command line in a terminal. Resolves with the text on the screen. */
+/** Runs a command line in a terminal; resolves with the text on the screen. */
 async function screenOf(...args: readonly string[]): Promise<string> {
   const base = fakeContext();
   let text = `${makeColors(true).bold(`$ skein ${args.join(" ")}`)}\n`;
@@ -66,7 +66,7 @@ async function screenOf(...args: readonly string[]): Promise<string> {
 /** Applies cursor movements: `ESC [ n F ESC [ J` removes the last n lines. */
 function redrawn(text: string): string {
   let lines: string[] = [];
-  // deno-lint-ignore no-control-regex -- the cursor moves by control characters.
+  // deno-lint-ignore no-control-regex -- control characters move the cursor.
   for (const part of text.split(/(\x1b\[\d+F\x1b\[J)/)) {
     const up = part.startsWith("\x1b[") && part.endsWith("F\x1b[J")
       ? Number(part.slice(2, part.indexOf("F")))

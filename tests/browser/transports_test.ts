@@ -24,7 +24,8 @@ declare global {
 }
 
 /**
- * Reason of a fallback without a failure: the head start has elapsed, and the attempt continues.
+ * The reason for a fallback without a failure: the head start has elapsed, but the attempt
+ * continues.
  */
 const HEAD_START_IS_OVER = "Cannot open webtransport within 500 ms";
 
@@ -63,7 +64,8 @@ for (const kind of ["silent", "closed"] as const) {
     });
     assertEquals(transport, "websocket");
     assertEquals(preferred, "webtransport");
-    // No attempt at a silent port fails this early: the client did not wait for it.
+    // An attempt to connect to a silent port does not fail this early, so the client did not wait
+    // for it.
     if (kind === "silent") assertEquals(reason, HEAD_START_IS_OVER);
     else assertMatch(reason, /^Cannot open web ?transport/i);
     if (kind === "silent") udp.close();
@@ -148,7 +150,7 @@ testInBrowsers(
     assertEquals(first!.transport, "webtransport");
 
     const leaving = page.goto("about:blank");
-    // Caused by the page's goodbye: without it, the network ends the session.
+    // The page's goodbye caused this close; without it, the network would end the session.
     const { code, by } = await first!.closed;
     assertEquals({ code, by }, { code: 0, by: "remote" });
     await leaving;

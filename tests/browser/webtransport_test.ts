@@ -6,14 +6,14 @@ import { isFirefox, testInBrowsers } from "./_browsers.ts";
 import { echoStreams, WebTransportSite } from "./_webtransport_page.ts";
 
 declare global {
-  /** State of a page between two functions. */
+  /** The state that a page keeps between two functions. */
   var streams: BidirectionalStream[], ninth: Promise<unknown>;
 }
 
-/** Distinct datagrams, each of which must be echoed. */
+/** The number of distinct datagrams, each of which must be echoed. */
 const DATAGRAMS = 300;
 
-/** Detects a silent connection within seconds. */
+/** Options that detect a silent connection within seconds. */
 const SHORT = { idleTimeoutMs: 3_000, keepAliveIntervalMs: 300 };
 
 testInBrowsers(
@@ -65,7 +65,7 @@ testInBrowsers(
       ]);
     }, isFirefox(browser));
     assertEquals(atFirst, isFirefox(browser) ? "waits" : "NetworkError");
-    // There is room again once the first streams have closed.
+    // New streams can be opened once the first streams have closed.
     const ending = page.evaluate(async () => {
       await Promise.all(streams.map(async ({ readable, writable }) => {
         await writable.close();
@@ -74,8 +74,8 @@ testInBrowsers(
       while (true) {
         const isOpen = await ninth.then(() => true, () => false);
         if (isOpen) return;
-        // Chromium has no event for new room, and calls without a pause keep its network process
-        // busy.
+        // Chromium fires no event when a stream can be opened, and calls without a pause keep its
+        // network process busy.
         await new Promise((resolve) => setTimeout(resolve, 10));
         globalThis.ninth = session.createBidirectionalStream();
       }
@@ -151,7 +151,7 @@ testInBrowsers("streams that the server opens reach the page", async (browser) =
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const connection = await site.connect(page);
-  // The page starts to read only when all of them are there.
+  // The page starts to read only once all of them have arrived.
   const bidirectional = await connection.createBidirectionalStream();
   const asked = askPage(bidirectional, "Who is there?");
   const unidirectional = await connection.createUnidirectionalStream();
@@ -210,10 +210,10 @@ testInBrowsers(
     await using site = WebTransportSite.start();
     const page = await site.open(browser);
     for (let i = 0; i < 24; i++) {
-      // Firefox closes session and connection together: the longest reason has 1,024 bytes.
+      // Firefox closes the session and the connection together. The longest reason has 1,024 bytes.
       const reason = [`Tschüß ${i} 👋`, "x".repeat(246), "x".repeat(1_024)][i % 3]!;
       const connection = await site.connect(page);
-      // Busy sessions too.
+      // Also covers busy sessions.
       if (i % 2 === 1) void echoStreams(connection);
       const closing = page.evaluate(
         async (i, reason) => {
@@ -276,7 +276,7 @@ testInBrowsers("the server reads the code of a stream that the page aborted", as
     const { writable, readable } = await session.createBidirectionalStream();
     const writer = writable.getWriter();
     await writer.write(new Uint8Array(10));
-    // Unsent data is discarded with the stream.
+    // A stream that is reset discards its unsent data.
     const { value } = await readable.getReader().read();
     await writer.abort(streamError(42));
     return value!.length;
@@ -342,8 +342,8 @@ testInBrowsers("the page sees that the server stopped reading, with code 0", asy
   await reader.read();
   await reader.cancel();
   const { name, ...failure } = await writing;
-  // Both sometimes find their own pipe closed before the reason arrives: the write then fails
-  // without a code.
+  // Both browsers sometimes notice that their own pipe has closed before the reason arrives. The
+  // write then fails without a code.
   if (name === (isFirefox(browser) ? "AbortError" : "NetworkError")) return;
   assertEquals(
     { name, source: failure.source, code: failure.streamErrorCode },
@@ -374,7 +374,7 @@ testInBrowsers(
     for (const leave of ways) {
       if (page.url() === "about:blank") page = await site.open(browser);
       const connection = await site.connect(page);
-      // Chromium closes the session by itself; in Firefox 153 it outlives the page.
+      // Chromium closes the session by itself; in Firefox 153, the session outlives the page.
       await page.evaluate(() => addEventListener("pagehide", () => session.close()));
       const [info] = await Promise.all([connection.closed, leave()]);
       assertEquals(info, { closeCode: 0, reason: "" });

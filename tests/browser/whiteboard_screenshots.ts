@@ -1,6 +1,6 @@
 /**
- * Takes the pictures of the whiteboard in `docs/`: users who draw a plan, on a desktop, and on a
- * phone in dark mode.
+ * Takes the pictures of the whiteboard in `docs/`. They show users who draw a plan, on a desktop
+ * and on a phone in dark mode.
  *
  * ```sh
  * deno run -A tests/browser/whiteboard_screenshots.ts           # docs/whiteboard-*.png
@@ -27,7 +27,7 @@ const BOARD = "board:plans";
 
 type Place = readonly [x: number, y: number];
 
-/** Letters as the points that the pen passes: bowls are round, `v` is not. */
+/** Letters as the points that the pen passes. Bowls are round; `v` is not. */
 const LETTERS: Readonly<Record<string, readonly (readonly Place[])[]>> = {
   a: [[[4, 3], [2, 2], [0, 4], [2, 6], [4, 4.5]], [[4, 2], [4, 6]]],
   e: [[[0, 4], [4, 4], [3.5, 2.5], [2, 2], [0, 4], [2, 6], [4, 5.2]]],
