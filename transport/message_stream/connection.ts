@@ -17,6 +17,7 @@ import type {
   DirectStreams,
   DirectWritable,
   Frame,
+  FramePart,
   FrameReceiver,
   MessageFrames,
   OpenStreamOptions,
@@ -65,6 +66,9 @@ const LINGER_MS = 250;
  * with its first byte, and the server may send the first message.
  */
 const GREETING_BYTES = [0, 0];
+
+/** Precedes a microtask. */
+const SETTLED = Promise.resolve();
 
 const NORMAL: ConnectionCloseInfo = { closeCode: CloseCode.normal, reason: "" };
 
@@ -315,9 +319,9 @@ export class MessageStreamConnection
     return this.#inner.createUnidirectionalStream(options);
   }
 
-  send(frame: Frame): void {
+  send(frame: Frame, parts?: readonly FramePart[]): void {
     if (this.#isDeaf) return;
-    this.#queue.add(frame);
+    this.#queue.add(frame, parts);
     this.#framesSent++;
     this.#wakeWriter();
   }
@@ -409,41 +413,46 @@ export class MessageStreamConnection
 
   /** Starts a write in a microtask, so that all frames of one call are one write. */
   #wakeWriter(): void {
-    if (this.#isWriting || this.#stream === undefined) return;
+    const stream = this.#stream;
+    if (this.#isWriting || stream === undefined) return;
     this.#isWriting = true;
-    Promise.resolve(this.#stream).then((stream) => this.#write(stream));
+    SETTLED.then(() => this.#writeNext(stream));
   }
 
-  async #write(stream: DirectStream): Promise<void> {
-    const queue = this.#queue;
-    try {
-      if (!this.#isGreeted && !this.#isServer) {
-        this.#isGreeted = true;
-        await this.#writeBytes(stream, Uint8Array.from(GREETING_BYTES));
-      }
-      for (let bytes; (bytes = queue.next()) !== undefined;) {
-        await this.#writeBytes(stream, bytes);
-        queue.confirm();
-        if (queue.bytes <= LOW_WATER_MARK) this.#endDrain();
-      }
-      this.#isWriting = false;
-      // The last bytes can only be the end mark, because no frame is added after it.
-      if (!this.#isEnding || this.#isOver) return;
-      await stream.close();
+  /** Writes the next bytes, and continues after the write. An async loop would need more promises. */
+  #writeNext(stream: DirectStream): void {
+    const bytes = this.#nextBytes();
+    if (bytes === undefined) return this.#wroteAll(stream);
+    const count = bytes.length; // Read before a transport takes over the buffer.
+    stream.write(bytes).then(() => {
+      this.#bytesSent += count;
+      this.#queue.confirm();
+      if (this.#queue.bytes <= LOW_WATER_MARK) this.#endDrain();
+      this.#writeNext(stream);
+    }, (error) => this.#writeFailed(error));
+  }
+
+  #nextBytes(): Uint8Array | undefined {
+    if (this.#isGreeted || this.#isServer) return this.#queue.next();
+    this.#isGreeted = true;
+    return Uint8Array.from(GREETING_BYTES);
+  }
+
+  #wroteAll(stream: DirectStream): void {
+    this.#isWriting = false;
+    // The last bytes can only be the end mark, because no frame is added after it.
+    if (!this.#isEnding || this.#isOver) return;
+    stream.close().then(() => {
       this.#hasEnded = true;
       if (this.#isPeerEnded && this.#closing !== undefined) this.#closeInner();
-    } catch (error) {
-      this.#queue.clear();
-      this.#endDrain();
-      if (this.#isPeerEnded && this.#closing !== undefined) return this.#closeInner();
-      this.#break("The message stream could not be written", error);
-    }
+    }, (error) => this.#writeFailed(error));
   }
 
-  async #writeBytes(stream: DirectStream, bytes: Uint8Array): Promise<void> {
-    const count = bytes.length; // Read before a transport takes over the buffer.
-    await stream.write(bytes);
-    this.#bytesSent += count;
+  #writeFailed(error: unknown): void {
+    this.#queue.clear();
+    this.#endDrain();
+    if (this.#isPeerEnded && this.#closing !== undefined) return this.#closeInner();
+    this.#break("The message stream could not be written", error);
   }
 
   async #read(stream: DirectStream): Promise<void> {

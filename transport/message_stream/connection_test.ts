@@ -1,3 +1,4 @@
+import v8 from "node:v8";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError } from "../../errors.ts";
@@ -14,6 +15,8 @@ import { directStream, receiveBidirectional } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
 import { type MessageStreamOptions, withMessages } from "./server.ts";
 import { turns } from "../../tests/waiting.ts";
+
+const WRITTEN = Promise.resolve();
 
 /** A connection that reports an end without a close as a close with 0, as browsers do. */
 function ambiguous(inner: Connection): Connection {
@@ -161,6 +164,43 @@ Deno.test("withMessages() joins messages of one turn, or during a write", async 
   assertEquals(sizes, [70_005, 3000]);
   await turns();
   assertEquals(frames!.bufferedAmount, 0);
+});
+
+Deno.test("MessageFrames.send() needs two promises for a write, and encodes shared frames once", async () => {
+  const writes: Uint8Array[] = [];
+  const { client, server } = memoryPair({ frames: false });
+  const stream = await client.createBidirectionalStream();
+  const write = (bytes: Uint8Array) => {
+    writes.push(bytes);
+    return WRITTEN;
+  };
+  // Counts only the promises of the messages.
+  const direct = { ...directStream(stream), write, close: () => WRITTEN };
+  const inner = new Proxy(client, {
+    get: (target, key) =>
+      key === "createBidirectionalStream"
+        ? () => Promise.resolve({ ...stream, direct })
+        : Reflect.get(target, key, target),
+  });
+  const end = withMessages(inner, { side: "client" });
+  await turns();
+  writes.length = 0;
+  let promises = 0;
+  const stop = v8.promiseHooks.onInit(() => void promises++);
+  end.frames!.send("one");
+  end.frames!.send("two");
+  await WRITTEN.then(() => {}).then(() => {}).then(() => {});
+  stop();
+  // Three of them are the test's own, and one is its `await`.
+  assertEquals([writes.map(({ length }) => length), promises - 4], [[10], 2]);
+  const parts = [{ frame: "three", size: 5 }];
+  for (let i = 0; i < 2; i++) {
+    end.frames!.send("three", parts);
+    await turns();
+  }
+  assert(writes[1]!.buffer === writes[2]!.buffer);
+  server.close();
+  await end.closed;
 });
 
 Deno.test("withMessages() keeps messages from before the stream", async () => {

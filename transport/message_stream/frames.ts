@@ -4,7 +4,7 @@
  */
 import { concat } from "../../base/bytes.ts";
 import { CloseCode } from "../../errors.ts";
-import type { Frame } from "../connection.ts";
+import type { Frame, FramePart } from "../connection.ts";
 
 /** The body is text in UTF-8: one or more envelopes, joined by line feeds. */
 const KIND_TEXT = 0;
@@ -33,7 +33,7 @@ const FIRST_BODY_BYTES = 16 * 1024;
 /** Maximum bytes of one write, so that the buffered bytes shrink step by step. */
 export const MAX_WRITE_BYTES = 256 * 1024;
 
-/** Size from which a binary message is not copied: a broadcast is in memory once. */
+/** Size from which a message is not copied into the next piece: a broadcast is in memory once. */
 const SHARED_BYTES = 16 * 1024;
 
 /** Size of the first buffer: most sessions send little at a time. */
@@ -225,12 +225,18 @@ interface Piece {
  *
  * - **Order:** first in, first out.
  * - **Copies:** text is encoded directly into the piece; large binary messages are pieces
- *   themselves.
+ *   themselves. A frame for many queues is encoded once, and is a piece itself if it is large or if
+ *   nothing else waits.
  * - **Bounds:** the queue has no bound, so the caller must watch {@linkcode FrameQueue.bytes}.
  */
 export class FrameQueue {
+  // Module state, because an encoded frame depends on nothing but its parts.
+  static readonly #encoded = new WeakMap<readonly FramePart[], Uint8Array>();
+
   #pieces: Piece[] = [];
   #buffer: Uint8Array | undefined;
+  /** False if other queues have the same buffer. It is full, so adding to it replaces it. */
+  #isOwn = true;
   #used = 0;
   #spare: Uint8Array | undefined;
   #lent: Piece | undefined;
@@ -248,10 +254,12 @@ export class FrameQueue {
    * Adds a frame.
    *
    * @param frame Text, or a binary message with its mark.
+   * @param parts Parts of a frame that many queues send: the same array for all of them.
    * @throws {TypeError} If the bytes have no mark: there is no kind for other bytes.
    */
-  add(frame: Frame): void {
-    if (typeof frame === "string") this.#addText(frame);
+  add(frame: Frame, parts?: readonly FramePart[]): void {
+    if (parts !== undefined) this.#addShared(FrameQueue.#encode(frame, parts));
+    else if (typeof frame === "string") this.#addText(frame);
     else if (isMarked(frame)) this.#addBinary(frame.subarray(MARK_BYTES));
     else {
       throw new TypeError(
@@ -305,8 +313,38 @@ export class FrameQueue {
     this.#buffer = undefined;
     this.#spare = undefined;
     this.#lent = undefined;
+    this.#isOwn = true;
     this.#used = 0;
     this.#bytes = 0;
+  }
+
+  static #encode(frame: Frame, parts: readonly FramePart[]): Uint8Array {
+    let encoded = this.#encoded.get(parts);
+    if (encoded === undefined) {
+      const queue = new FrameQueue();
+      queue.add(frame);
+      queue.#seal();
+      encoded = concat(queue.#pieces.map(({ bytes }) => bytes));
+      this.#encoded.set(parts, encoded);
+    }
+    return encoded;
+  }
+
+  #addShared(frame: Uint8Array): void {
+    const { length } = frame;
+    this.#bytes += length;
+    if (length >= SHARED_BYTES) {
+      this.#seal();
+      this.#pieces.push({ bytes: frame, isOwn: false });
+    } else if (this.#buffer === undefined) {
+      this.#buffer = frame;
+      this.#isOwn = false;
+      this.#used = length;
+    } else {
+      this.#reserve(length);
+      this.#buffer.set(frame, this.#used);
+      this.#used += length;
+    }
   }
 
   #addText(text: string): void {
@@ -372,13 +410,15 @@ export class FrameQueue {
     const larger = new Uint8Array(Math.max(bytes, Math.min(old.length * 2, MAX_WRITE_BYTES)));
     larger.set(old);
     this.#buffer = larger;
+    this.#isOwn = true;
   }
 
   #seal(): void {
     if (this.#used === 0) return;
-    this.#pieces.push({ bytes: this.#buffer!.subarray(0, this.#used), isOwn: true });
-    this.#lastBytes = Math.min(this.#used, MAX_WRITE_BYTES);
+    this.#pieces.push({ bytes: this.#buffer!.subarray(0, this.#used), isOwn: this.#isOwn });
+    if (this.#isOwn) this.#lastBytes = Math.min(this.#used, MAX_WRITE_BYTES);
     this.#buffer = undefined;
+    this.#isOwn = true;
     this.#used = 0;
   }
 }

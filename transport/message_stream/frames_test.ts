@@ -116,6 +116,37 @@ Deno.test("FrameQueue does not change frames during their write", () => {
   }
 });
 
+Deno.test("FrameQueue.add() encodes a frame for many queues once", () => {
+  for (const frame of ["x".repeat(300), binary(400), "y".repeat(300_000), binary(300_000)]) {
+    const parts = [{ frame, size: frame.length }];
+    const [one, other, last] = [new FrameQueue(), new FrameQueue(), new FrameQueue()];
+    for (const queue of [one, other]) queue.add(frame, parts);
+    assert(one.next()!.buffer === other.next()!.buffer);
+    // Neither the frames of a queue nor its next buffer change the shared bytes.
+    last.add("before");
+    last.add(frame, parts);
+    last.add("after");
+    const written = drain(last);
+    assertEquals(written.length === 1, frame.length < 16_384);
+    assertEquals(parse(written), ["before", frame, "after"]);
+    one.add("after".repeat(100));
+    for (const [queue, rest] of [[one, ["after".repeat(100)]], [other, []]] as const) {
+      assertEquals(parse(drain(queue)), [frame, ...rest]);
+      assertEquals(queue.bytes, 0);
+    }
+  }
+});
+
+Deno.test("FrameQueue.add() writes a frame for many queues and a later one together", () => {
+  const frame = "x".repeat(300);
+  const [one, other] = [new FrameQueue(), new FrameQueue()];
+  const parts = [{ frame, size: 300 }];
+  for (const queue of [one, other]) queue.add(frame, parts);
+  one.add("after");
+  assertEquals(drain(one).map((bytes) => parse([bytes])), [[frame, "after"]]);
+  assertEquals(parse(drain(other)), [frame]);
+});
+
 Deno.test("FrameQueue.clear() removes waiting frames and frames being written", () => {
   const queue = new FrameQueue();
   queue.add("one");
