@@ -15,16 +15,16 @@ import type { Subscription } from "./subscription.ts";
  */
 export interface DurableStreamOptions<T = unknown> {
   /**
-   * Offset after which to read, from `offset` of an earlier reader or from HTTP. `"-1"` stands for
-   * the oldest record that is kept, and `"now"` for the end.
+   * The offset after which to read. It comes from an earlier reader's `offset` or from HTTP. `"-1"`
+   * stands for the oldest record that is kept, and `"now"` for the end.
    *
    * @default {"-1"}
    */
   readonly after?: string | null | undefined;
   /**
-   * Checks or converts each record, such as `parse` of a Zod schema. An error ends the loop, unless
-   * there is `onInvalid`; a later loop continues after the record. By default records are not
-   * checked.
+   * Checks or converts each record, for example the `parse` method of a Zod schema. If it throws
+   * and there is no `onInvalid`, the loop ends, and a later loop continues after the record. By
+   * default records are not checked.
    */
   readonly parse?: ((data: unknown) => T | Promise<T>) | undefined;
   /**
@@ -32,42 +32,44 @@ export interface DurableStreamOptions<T = unknown> {
    * this function throws, the loop throws that error.
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
-  /** Ends the loop, with the signal's reason. */
+  /** Ends the loop with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * A durable stream, read by a loop from any offset until its end.
+ * A durable stream, which a loop reads from any offset to the end.
  *
  * - **End:** the loop ends when the server reports that the stream is complete.
  * - **Incomplete:** if the writer did not complete the stream, the loop throws a
  *   {@linkcode RequestError} with the code `aborted` and the writer's reason, or `writer-lost`.
- *   Other codes are `gone` (the stream was deleted, or the records are no longer kept),
- *   `not-found`, and `forbidden`.
- * - **Losses:** the loop continues after reconnects and changes of the transport, and yields each
+ *   Other codes are `gone` (the stream was deleted, or the records are no longer kept), `not-found`
+ *   and `forbidden`.
+ * - **Losses:** the loop continues after a reconnect or a change of transport, and yields each
  *   record exactly once, in order. If the client closes, the loop ends with an error.
- * - **Slices:** a record of bytes or text that is larger than a message arrives in several parts;
- *   the last one moves `offset`.
- * - **Pace:** at most 4,096 records or 1 MiB wait for a slow reader, which then requests the rest.
+ * - **Slices:** a record of bytes or text that is larger than a message arrives in several parts.
+ *   `offset` advances with the last part.
+ * - **Pace:** at most 4,096 records or 1 MiB are queued for a slow reader, which then requests the
+ *   rest.
  *
  * @typeParam T Type of a record.
  */
 export interface DurableStream<T = unknown> extends AsyncIterable<T> {
-  /** Id of the stream. */
+  /** The id of the stream. */
   readonly id: string;
   /**
-   * Offset after the newest record that the loop has reached, for `after` of a later reader.
-   * `undefined` before the first record or response of the server, unless `after` was given.
+   * The offset after the newest record that the loop has reached. Pass it as `after` to a later
+   * reader. It is `undefined` before the first record or response from the server, unless `after`
+   * was given.
    */
   readonly offset: string | undefined;
-  /** True once the loop has reached all records that existed at the server's last response. */
+  /** True once the loop has reached all records that existed when the server last responded. */
   readonly isUpToDate: boolean;
   /**
-   * Requests that the writer stop, if the server's `authorize` allows that. The writer decides how
+   * Requests that the writer stop. The server's `authorize` must allow this. The writer decides how
    * the stream ends.
    *
-   * @param reason The reason, sent to the writer: at most 1,024 characters.
-   * @returns Resolves when the server has stored the request; also for a stream that has ended.
+   * @param reason The reason, which is sent to the writer: at most 1,024 characters.
+   * @returns Resolves when the server has stored the request, even if the stream has already ended.
    * @throws {RequestError} With the code `forbidden` or `not-found`.
    */
   cancel(reason?: string): Promise<void>;
@@ -75,19 +77,20 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
    * Yields the records until the stream ends. A later loop continues at `offset`.
    *
    * @returns The records.
-   * @throws {RequestError} If the stream is incomplete, or cannot be read.
-   * @throws {SessionClosedError} If the client is closed, or refused with `endOnRefusal`.
+   * @throws {RequestError} If the stream is incomplete or cannot be read.
+   * @throws {SessionClosedError} If the client is closed, or is refused with `endOnRefusal`.
    */
   [Symbol.asyncIterator](): AsyncGenerator<T, void, undefined>;
 }
 
 /**
- * Reads a durable stream through subscriptions to the stream's topic: one as long as the reader
- * keeps up, and a new one each time the reader was too slow for a subscription's queue.
+ * Reads a durable stream through subscriptions to the stream's topic. As long as the reader keeps
+ * up, there is one subscription. Each time the reader is too slow for a subscription's queue, there
+ * is a new one.
  *
  * @param stream The stream, whose progress the loop updates.
  * @param options See {@linkcode DurableStreamOptions}; the stream's `offset` replaces `after`.
- * `subscribe` creates a subscription of the client.
+ * `subscribe` creates one of the client's subscriptions.
  * @returns The records.
  */
 export async function* readStream<T>(
@@ -98,10 +101,10 @@ export async function* readStream<T>(
 ): AsyncGenerator<T, void, undefined> {
   const topic = STREAM_PREFIX + stream.id;
   const progress: { offset: string | undefined; isUpToDate: boolean } = stream;
-  /** Bytes, or UTF-16 units, that the loop has already yielded of the record at `offset`. */
+  /** How much of the record at `offset` the loop has already yielded, in bytes or UTF-16 units. */
   let sliced = 0;
   while (true) {
-    /** Units that this subscription repeats. */
+    /** How much of this the subscription repeats, in the same units. */
     let known = sliced;
     signal?.throwIfAborted();
     const subscription = subscribe(topic, {
@@ -119,7 +122,7 @@ export async function* readStream<T>(
       progress.isUpToDate = offset >= head;
       if (tag) progress.offset = `${`${offset}`.padStart(16, "0")}_${tag}`;
     };
-    // The subscription has ended even if the server does not reply.
+    // The subscription has ended, even if the server does not reply.
     const onAbort = () => void subscription.unsubscribe().catch(() => {});
     signal?.addEventListener("abort", onAbort);
     subscription.ready.then(note, () => {});

@@ -1,6 +1,6 @@
 /**
- * Moves a client to a new session while the old one is open. `session/lineage.ts` lists the rules
- * of a handover, with the code of both ends.
+ * Moves a client to a new session while the old one is still open. `session/lineage.ts` lists the
+ * rules of a handover and the code on both ends.
  */
 import { CloseCode, SessionClosedError, TimeoutError } from "../errors.ts";
 import { internals } from "../session/core.ts";
@@ -16,19 +16,26 @@ import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.t
 import type { TransportName } from "../transport/race/options.ts";
 import { withTicket } from "../session/url.ts";
 
-/** Time limit for the old session's requests and streams to finish, in milliseconds. */
+/** How long the old session's requests and streams have to finish, in milliseconds. */
 const FINISH_MS = 30_000;
 
-/** The same limit if there is no new session, in milliseconds: the client has to reconnect soon. */
+/**
+ * The same limit if there is no new session, in milliseconds. It is short, because the client has
+ * to reconnect soon.
+ */
 const FINISH_ALONE_MS = 5_000;
 
-/** Time without streams after which a session's streams count as finished, in milliseconds. */
+/**
+ * How long a session must have had no streams before its streams count as finished, in
+ * milliseconds.
+ */
 const QUIET_MS = 1_000;
 
 /**
- * Maximum number of messages of a topic without history that are held from the new session while
- * the old one continues. At either bound, all held messages go to the readers. The bounds are a
- * quarter of a subscription's queue, because the queue receives all held messages at once.
+ * The limits on a topic's messages that are held from the new session while the old one continues,
+ * for a topic without a history. When either limit is reached, all held messages go to the readers.
+ * The limits are a quarter of a subscription's queue, because the queue receives all held messages
+ * at once.
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
@@ -44,19 +51,19 @@ export interface Moving<C extends Contract> {
   readonly signal: AbortSignal;
   /** Opens a session. */
   readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Session>;
-  /** Makes a session the client's current one; `move` moves the subscriptions there. */
+  /** Makes a session the client's current session. `move` moves the subscriptions there. */
   readonly take: (session: Session, move: () => void) => void;
 }
 
 /**
- * A session that a client moves away from. The server counts it as one with the session that the
- * client opens next to it, and sends messages to the user only to the new one. If that session
- * breaks, the next one opens next to this session again.
+ * A session that a client moves away from. The server treats it and the session that the client
+ * opens next to it as a single session, and sends messages for the user only to the new session. If
+ * the new session breaks, the client opens another one next to this session.
  */
 export class Left {
   readonly session: Session;
 
-  /** Treats a session as left for as long as it stays open. */
+  /** Treats the session as left for as long as it stays open. */
   constructor(session: Session) {
     this.session = session;
   }
@@ -68,8 +75,8 @@ export class Left {
   }
 
   /**
-   * Assigns a new session to the same client, through its first envelope; the server has 10 s to
-   * reply. Never rejects.
+   * Assigns a new session to the same client through the session's first envelope. The server has
+   * 10 s to reply. Never rejects.
    */
   async assign(next: Session, signal: AbortSignal): Promise<void> {
     await ping(next[internals], { signal }).catch(() => {});
@@ -87,9 +94,9 @@ export interface Moved {
 /**
  * Moves a client to another session.
  *
- * @param moving State and operations of the client.
- * @param only The transport of the new session; by default chosen as for every session.
- * @returns Resolves after the move; with `undefined` if the old session continues.
+ * @param moving The client's state and operations.
+ * @param only The transport of the new session. By default it is chosen as for any other session.
+ * @returns Resolves after the move. Resolves with `undefined` if the old session continues.
  */
 export async function handOver<C extends Contract>(
   moving: Moving<C>,
@@ -109,18 +116,19 @@ export async function handOver<C extends Contract>(
 
 /**
  * Moves a client off a session whose server is silent. The new connection is opened next to the old
- * one, and closed again if the old one gives a sign of life.
+ * one. If the old one gives a sign of life, the new one is closed again.
  *
- * - **The server knows the old session:** the server is alive, and the client moves as with
- *   {@linkcode handOver}, so that nothing is lost.
- * - **The server does not know it:** the server is another process, and the old session is gone.
- *   Its requests fail, and the client continues in the new session as after a reconnect.
- * - **No connection opens:** the old session counts as lost, and the client reconnects.
+ * - **The server knows the old session:** the server is alive, so the client moves as with
+ *   {@linkcode handOver}, and nothing is lost.
+ * - **The server does not know it:** the server is a different process, and the old session is
+ *   gone. The old session's requests fail, and the client continues in the new session as after a
+ *   reconnect.
+ * - **No connection opens:** the client treats the old session as lost and reconnects.
  * - **The server rejects the connection:** the old session continues.
  *
- * @param moving State and operations of the client.
+ * @param moving The client's state and operations.
  * @param alarm The alarm.
- * @returns Resolves after the move; with `undefined` if there was none.
+ * @returns Resolves after the move. Resolves with `undefined` if the client did not move.
  */
 export async function replaceSilent<C extends Contract>(
   moving: Moving<C>,
@@ -141,7 +149,7 @@ export async function replaceSilent<C extends Contract>(
       throw error;
     });
     try {
-      // The server's application is notified of the new session only after this.
+      // The server notifies its application of the new session only after this.
       await confirm();
       return connection;
     } catch (error) {
@@ -174,7 +182,7 @@ export async function replaceSilent<C extends Contract>(
   return { finished: Promise.resolve(), left: [], wasAlive: false };
 }
 
-/** True if a server or a proxy rejected the connection, and so is not silent. */
+/** True if a server or a proxy rejected the connection, which means that it is not silent. */
 function isRejection(error: unknown): boolean {
   return error instanceof SessionClosedError && error.info?.by === "remote";
 }
@@ -194,16 +202,16 @@ async function moveTo<C extends Contract>(
   const { from, left, signal, subscriptions, take } = moving;
   if (next) await leaving.assign(next, isOpen);
   if (!from.isReady || !next?.isReady) {
-    // The client reconnects without the old session, and messages to the user arrive in the session
-    // that opens then. Otherwise the old session continues.
+    // The client reconnects without the old session, and messages for the user arrive in the
+    // session that opens next. In all other cases the old session continues.
     return void next?.[internals].abort(CloseCode.normal, "");
   }
   const passages: Passage<C>[] = [];
   const begun = new Map<Passage<C>, Session>();
   take(next, () =>
     subscriptions.move(next, (readers, answer) => {
-      // For a topic with a history, the new session repeats the rest of the old one, so ignore that
-      // here.
+      // For a topic with a history, the new session repeats the remaining messages of the old one,
+      // so ignore those here.
       if (readers.hasHistory || !answer) return { offer() {} };
       const passage: Passage<C> = new Passage(readers, {
         arrive: (head) => subscriptions.arrive(readers, head),
@@ -211,7 +219,7 @@ async function moveTo<C extends Contract>(
           if (begun.set(passage, session).size === 1) void endAll(begun, { from, signal });
         },
       });
-      // A topic that the server rejected has no remaining messages.
+      // If the server rejected the topic, there are no remaining messages.
       answer.catch(() => passage.end());
       passages.push(passage);
       return passage.rest;
@@ -223,30 +231,31 @@ async function moveTo<C extends Contract>(
 }
 
 /**
- * Closes a session that the browser is about to stop, if the client cannot move to a new one.
+ * Closes a session that the browser is about to stop and that the client could not move away from.
  *
  * @param session The session.
  */
 export async function giveUp(session: Session): Promise<void> {
   await settlesWithin(session[internals].settings.runtime, idle(session), FINISH_ALONE_MS);
-  // The close counts as one by the network, since the client would not reconnect after a local
+  // Report the close as one by the network, because the client would not reconnect after a local
   // close.
   if (!session.isClosed) {
     session[internals].windUp({ code: CloseCode.normal, reason: "", by: "network" });
   }
 }
 
-/** The route of a topic's events after a move. */
+/** Routes a topic's events after a move. */
 interface Route {
-  /** Routes later events of the current session to a sink. */
+  /** Routes the current session's later events to a sink. */
   readonly arrive: (head: HeadSink) => void;
   /** Called when the topic is in force in the current session. */
   readonly begin: (session: Session) => void;
 }
 
 /**
- * Ends passages whose topic started in a later session. If the later session is on another node, no
- * mark arrives after the pong, and this session would duplicate all publications until it ends.
+ * Ends passages whose topic has started in a later session. If the later session is on another
+ * node, no mark arrives after the pong. Without this, the old session would duplicate all
+ * publications until it ends.
  */
 async function endAll<C extends Contract>(
   begun: Map<Passage<C>, Session>,
@@ -257,7 +266,8 @@ async function endAll<C extends Contract>(
     // A session that sends no pong ends on its own.
     const hasPong = await ping(from[internals], { signal }).then(() => true, () => false);
     for (const [passage, session] of all) {
-      // If the later session broke, the next one starts the topic, possibly after this pong.
+      // If the later session broke, the topic starts in the session after that, possibly after this
+      // pong.
       if (begun.get(passage) === session) begun.delete(passage);
       if (hasPong && session.isReady) passage.end();
     }
@@ -265,12 +275,13 @@ async function endAll<C extends Contract>(
 }
 
 /**
- * Passes on the remaining messages of one topic without history from the old session, and holds
- * events of the new session meanwhile. The server marks the last message with `unsubscribed`,
- * unless the new session is on another node.
+ * Passes on the old session's remaining messages of one topic without a history. In the meantime it
+ * holds the new session's events. The server sends `unsubscribed` after the last of the remaining
+ * messages, unless the new session is on another node.
  *
- * A client may move again before that. The remaining messages of the second session then go to the
- * earlier passage, which holds them after those of the first session.
+ * A client may move again before the passage ends. The remaining messages of the second session
+ * then go to the earlier passage, which holds them until the messages of the first session are
+ * through.
  */
 class Passage<C extends Contract> extends Signal implements HeadSink {
   /** Receives the remaining messages of the old session. */
@@ -289,11 +300,11 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     readers.head = this;
   }
 
-  /** Receives an event of the new session, as {@linkcode TopicSink} describes. */
+  /** Receives an event from the new session, as {@linkcode TopicSink} describes. */
   offer(event: IncomingMessage | TopicNote, size: number): void {
-    // Events of a topic that the client has left meanwhile keep their route.
+    // If the client has left the topic in the meantime, its events keep their route.
     if (!this.#held) return void this.#next.offer(event, size);
-    // The reply, which is not held, is newer than this removal.
+    // The reply is newer than this removal, and is not held.
     if (event.kind === "unsubscribed" && !this.#readers.isInForce) return;
     this.#heldBytes += size;
     const count = this.#held.push([event, size]);
@@ -304,13 +315,13 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   end(): void {
     const held = this.#held ?? [];
     this.#held = undefined;
-    // Another move of the client may have set another head.
+    // If the client has moved again, another head may be set.
     if (this.#readers.head === this) this.#route.arrive(this.#next);
     for (const [event, size] of held) this.#next.offer(event, size);
     this.notify();
   }
 
-  /** Notes that the topic is in force in the current session. */
+  /** Records that the topic is in force in the current session. */
   begin(session: Session): void {
     if (this.#held) this.#route.begin(session);
     this.#earlier?.begin(session);
@@ -327,7 +338,7 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     if (this.#held) await this.changed();
   }
 
-  /** The readers, or the newest earlier passage that still waits for messages. */
+  /** The readers, or the newest earlier passage that is still waiting for messages. */
   get #next(): HeadSink {
     while (this.#earlier && !this.#earlier.#held) this.#earlier = this.#earlier.#earlier;
     return this.#earlier ?? this.#readers;
@@ -335,7 +346,7 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
 
   #pass(event: IncomingMessage | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") return this.end();
-    // Until the reply arrives, the first event shows if the topic has a history.
+    // Until the reply arrives, only the first event shows whether the topic has a history.
     const hasHistory = "offset" in event && event.offset !== undefined;
     if (this.#held && !hasHistory) this.#next.offer(event, size);
   }
@@ -358,8 +369,8 @@ async function finish<C extends Contract>(
     for (const passage of passages) passage.end();
   });
   const done = async () => {
-    // After the pong, only an application that kept a reference to the old session still sends
-    // messages there.
+    // After the pong, messages arrive in the old session only if the application has kept a
+    // reference to it.
     await ping(from[internals], { signal });
     const { receiving } = from[internals];
     if (!receiving.isHandled) {
@@ -374,7 +385,7 @@ async function finish<C extends Contract>(
   await from.close();
 }
 
-/** Waits until a session has had no request, no running handler and no stream for a short time. */
+/** Waits until a session has had no request, running handler or stream for a short time. */
 async function idle(session: Session): Promise<void> {
   const { receiving, sending, settings: { runtime } } = session[internals];
   await sending.requests.idle();

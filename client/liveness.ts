@@ -1,4 +1,4 @@
-/** Detects a server that is silent while the client waits for it. */
+/** Detects a server that falls silent while the client waits for it. */
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { abortError, pause } from "../base/wait.ts";
 import { internals, type WaitObserver } from "../session/core.ts";
@@ -6,118 +6,121 @@ import { ping } from "../session/insight/ping.ts";
 import type { Session } from "../session/session.ts";
 
 /**
- * Silence before each ping of one wait, in milliseconds; the last value repeats. A long wait, such
- * as for a response that takes minutes, needs few pings.
+ * The silence before each ping of one wait, in milliseconds. The last value repeats, because a long
+ * wait, such as for a response that takes minutes, needs only a few pings.
  */
 export const SILENCES_MS = [2_000, 4_000, 8_000, 15_000] as const;
 
-/** Minimum silence in round trips, since responses from a distant server take longer. */
+/** The minimum silence in round trips, because responses from a distant server take longer. */
 const SILENCE_ROUND_TRIPS = 4;
 
 /**
- * Silence of an idle session before a ping, in milliseconds, on an engine that is slow to notice a
- * dead server. Together with the later waits, a killed server is noticed within 10 s.
+ * How long an idle session is silent before the client pings, in milliseconds. This applies to
+ * browser engines that are slow to notice a dead server. Together with the later waits, a killed
+ * server is detected within 10 s.
  */
 const IDLE_SILENCE_MS = 6_000;
 
-/** Minimum wait for a sign of life after a ping, in milliseconds. */
+/** The minimum wait for a sign of life after a ping, in milliseconds. */
 export const WAIT_MS = 1_000;
 
-/** Minimum wait after a ping, in round trips. */
+/** The minimum wait after a ping, in round trips. */
 const WAIT_ROUND_TRIPS = 2;
 
 /**
- * Maximum random delay between the wait and the dial, in milliseconds, since thousands of clients
- * may notice a busy server in the same second.
+ * The maximum random delay between the wait and the dial, in milliseconds. It exists because
+ * thousands of clients may notice in the same second that a server is busy.
  */
 const SPREAD_MS = 1_000;
 
-/** Time in which a connection to a server that is not busy opens, in milliseconds. */
+/** How long a connection usually takes to open if the server is not busy, in milliseconds. */
 const PROMPT_MS = 250;
 
 /**
- * Bounds of the time that the old connection gets after the new one opened, in milliseconds. In
- * between, it gets as long as the new connection was late: a server that was frozen opens late, and
- * responds on both.
+ * The bounds of the time that the old connection gets after the new one has opened, in
+ * milliseconds. Between them, the old connection gets as much time as the new one was late, because
+ * a server that was frozen accepts the new connection late and then responds on both.
  */
 const GRACE_MS = { min: 100, max: 1_000 } as const;
 
 /**
- * Delay of a timer, in milliseconds, above which this process or page must have been asleep or
+ * If a timer fires later than this, in milliseconds, this process or page must have been asleep or
  * busy.
  */
 const LATE_MS = 250;
 
 /**
- * Time without an alarm after such a timer, in milliseconds, since received frames are still
- * unread.
+ * How long no alarm is raised after such a timer, in milliseconds, because received frames are
+ * still unread.
  */
 const LATE_PAUSE_MS = 1_000;
 
-/** Time during which both waits stay longer after a false alarm, in milliseconds. */
+/** How long both waits stay longer after a false alarm, in milliseconds. */
 const CAUTIOUS_MS = 300_000;
 
-/** Maximum factor for both waits, which each false alarm within that time doubles. */
+/** The maximum factor for both waits. Each false alarm within that time doubles the factor. */
 const MAX_CAUTION = 8;
 
-/** Weight of a new round trip in the smoothed one, as in RFC 6298. */
+/** The weight of a new round trip in the smoothed round trip, as in RFC 6298. */
 const ROUND_TRIP_WEIGHT = 1 / 8;
 
 /** An alarm: the server gave no sign of life after a ping. */
 export interface Alarm {
-  /** Aborted at the first sign of life on the old connection, and when the session ends. */
+  /** Aborts at the first sign of life on the old connection, or when the session ends. */
   readonly signal: AbortSignal;
-  /** Time since the last sign of life or the start of the wait, in milliseconds. */
+  /** The time since the last sign of life or the start of the wait, in milliseconds. */
   readonly silentMs: number;
   /**
    * Gives the old connection a last chance after a new connection has opened.
    *
-   * @param openedInMs Time that the new connection took to open, in milliseconds.
-   * @throws The reason of the signal, if there was a sign of life.
+   * @param openedInMs How long the new connection took to open, in milliseconds.
+   * @throws The signal's reason, if there was a sign of life.
    */
   confirm(openedInMs: number): Promise<void>;
 }
 
 /** A session with the server, as {@linkcode Liveness} sees it. */
 export interface WatchedSession {
-  /** Number of responses, items and acknowledgments that the client waits for. */
+  /** The number of responses, items and acknowledgments that the client is waiting for. */
   readonly awaited: number;
-  /** True to ping an idle session too, because nothing else notices a dead server in time. */
+  /** True to ping an idle session too, because nothing else detects a dead server in time. */
   readonly isPingedIdle: boolean;
   /** True while the page is not visible; an idle session is then not pinged. */
   readonly isHidden: boolean;
-  /** True while this end does not read, so that silence proves nothing. */
+  /** True while this end is not reading, so that silence proves nothing. */
   readonly isPaused: boolean;
   /** A number that changes whenever bytes arrive that are not yet a complete frame. */
   readonly activity: number;
-  /** Unsent bytes of a large message, which a slow link needs time for. */
+  /** The number of unsent bytes of a large message, which a slow link needs time to transfer. */
   readonly unsentBytes: number;
-  /** Sets the watch that is notified of waits and frames, or removes it. */
+  /** Sets or removes the watch that is notified of waits and frames. */
   watchedBy(liveness: Liveness | undefined): void;
-  /** Pings the server; resolves with the round trip, in milliseconds. */
+  /** Pings the server. Resolves with the round-trip time, in milliseconds. */
   ping(): Promise<number>;
   /**
-   * Opens a connection next to the silent one, and moves there. Never rejects.
+   * Opens a connection next to the silent one, and moves the client there. Never rejects.
    *
-   * @returns Resolves when the session was replaced, given up, or continues. True if the server
-   * still knew the silent session, so that the alarm was false.
+   * @returns Resolves once it is decided whether the session was replaced, was given up, or
+   * continues. The value is true if the server still knew the silent session, which means that the
+   * alarm was false.
    */
   dial(alarm: Alarm): Promise<boolean>;
 }
 
 /**
  * Watches one client's server while the client waits for a reply, an acknowledgment, a response
- * item or the reply to a subscription. An idle session costs nothing, unless it has to be pinged.
+ * item or the reply to a subscription. An idle session costs nothing unless it has to be pinged.
  *
- * 1. **Listening:** after 2 s of silence, or four smoothed round trips, the client pings. Further
- *    pings of the same wait follow after 4, 8 and 15 s of silence.
- * 2. **Pinged:** the server has 1 s, or two round trips, for any sign of life.
- * 3. **Alarmed:** after a random delay of up to 1 s the client dials next to the old connection.
- *    The first sign of life on the old connection cancels that. Each such false alarm doubles both
- *    waits for five minutes, up to eight times.
+ * 1. **Listening:** after 2 s of silence, or four smoothed round trips if that is longer, the
+ *    client pings. Further pings during the same wait follow after 4, 8 and 15 s of silence.
+ * 2. **Pinged:** the server has 1 s, or two round trips if that is longer, to give any sign of
+ *    life.
+ * 3. **Alarmed:** after a random delay of up to 1 s, the client dials a new connection next to the
+ *    old one. The first sign of life on the old connection cancels this. Each such false alarm
+ *    doubles both waits for five minutes, up to a factor of eight.
  *
- * After a timer that fired late there is no alarm for a second, because this process was stalled,
- * not the server.
+ * If a timer fires late, no alarm is raised for a second, because this process was stalled, not the
+ * server.
  */
 export class Liveness implements WaitObserver, Disposable {
   readonly #runtime: Runtime;
@@ -127,7 +130,7 @@ export class Liveness implements WaitObserver, Disposable {
   #dueAt = 0;
   #heardAt = 0;
   #hasWait = false;
-  /** Start of the first wait after the last sign of life. */
+  /** The start of the first wait after the last sign of life. */
   #waitsSince = 0;
   #activity = 0;
   #unsentBytes = 0;
@@ -136,7 +139,7 @@ export class Liveness implements WaitObserver, Disposable {
   #roundTripMs = 0;
   #caution = 1;
   #cautiousUntil = -Infinity;
-  /** Set from the alarm until its outcome is known. */
+  /** Set from an alarm until its outcome is known. */
   #alarm: AbortController | undefined;
 
   constructor(runtime: Runtime) {
@@ -144,7 +147,7 @@ export class Liveness implements WaitObserver, Disposable {
   }
 
   /**
-   * Watches a session, in place of the previous one.
+   * Watches a session in place of the previous one.
    *
    * @param session The session.
    */
@@ -166,7 +169,7 @@ export class Liveness implements WaitObserver, Disposable {
     this.#alarm = undefined;
   }
 
-  /** Notes that something is awaited from now on. */
+  /** Records that the client waits for something from now on. */
   began(): void {
     const session = this.#session;
     if (!session) return;
@@ -176,14 +179,14 @@ export class Liveness implements WaitObserver, Disposable {
       this.#waitsSince = now;
       this.#showsLife(session);
     }
-    // Silence during a new wait is noticed as fast as during the first one.
+    // Silence during a new wait must be noticed as quickly as during the first one.
     this.#pings = 0;
     if (this.#alarm || this.#next === "alarm") return;
     const dueAt = this.#silentSince + this.#silenceMs;
     if (this.#next === undefined || dueAt < this.#dueAt) this.#start("ping", dueAt - now);
   }
 
-  /** Notes a sign of life. */
+  /** Records a sign of life. */
   heard(): void {
     this.#hasWait = false;
     this.#heardAt = this.#runtime.now();
@@ -241,7 +244,8 @@ export class Liveness implements WaitObserver, Disposable {
   }
 
   /**
-   * True if something other than a frame showed life since the last call, or explains the silence.
+   * True if something other than a frame has been a sign of life since the last call, or explains
+   * the silence.
    */
   #showsLife({ activity, unsentBytes, isPaused }: WatchedSession): boolean {
     const shows = isPaused || activity !== this.#activity || unsentBytes < this.#unsentBytes;
@@ -288,7 +292,7 @@ export class Liveness implements WaitObserver, Disposable {
     });
     if (wasAlive) this.#beCautious();
     if (this.#alarm !== alarm) return;
-    // The session continues, since a server that rejects a connection is alive.
+    // The session continues, because a server that rejects a connection is alive.
     this.#alarm = undefined;
     this.#start("ping", this.#silenceMs);
   }
@@ -320,15 +324,16 @@ export class Liveness implements WaitObserver, Disposable {
 
 /** The parts of a client that the watch needs in addition to the session. */
 export interface WatchedClient {
-  /** Counts the items and acknowledgments that the client waits for. */
+  /** Counts the items and acknowledgments that the client is waiting for. */
   countAwaited(): number;
   /** See {@linkcode WatchedSession.dial}. */
   dial(alarm: Alarm): Promise<boolean>;
 }
 
 /**
- * Tells if the engine is late to notice a dead server. Firefox sends a keep-alive after half of the
- * idle time, which restarts the idle time: 13 s instead of 9 s, measured with Firefox 153.
+ * Returns whether the browser engine is slow to notice a dead server. Firefox sends a keep-alive
+ * after half of the idle timeout, which restarts the timeout. It takes 13 s instead of 9 s,
+ * measured with Firefox 153.
  *
  * @returns True if the client must use pings to notice that a server is silent.
  */

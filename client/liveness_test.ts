@@ -5,7 +5,10 @@ import { clockAhead } from "../tests/clock.ts";
 import { withUserAgent } from "../tests/user_agent.ts";
 import { type Alarm, isEngineLate, Liveness, type WatchedSession } from "./liveness.ts";
 
-/** A session whose server never answers on its own, and a log of what the watch does with it. */
+/**
+ * A session whose server never responds on its own, and a log of what the watch does with the
+ * session.
+ */
 class Silent implements WatchedSession {
   awaited = 1;
   isPingedIdle = false;
@@ -13,7 +16,7 @@ class Silent implements WatchedSession {
   isPaused = false;
   activity = 0;
   unsentBytes = 0;
-  /** Round trip of each ping in milliseconds; without one, no pong arrives. */
+  /** The round trip of each ping, in milliseconds. If it is absent, no pong arrives. */
   roundTripMs: number | undefined;
   /** Runs at each dial. */
   onDial: (alarm: Alarm) => Promise<boolean> = () => new Promise(() => {});
@@ -48,7 +51,7 @@ class Silent implements WatchedSession {
   }
 }
 
-/** A watch of a silent session, in fake time; the random delay is half of a second. */
+/** A watch over a silent session, in fake time. The random delay is half a second. */
 function watched(change: (session: Silent) => void = () => {}) {
   const time = new FakeTime();
   const session = new Silent();
@@ -154,7 +157,7 @@ Deno.test("Liveness raises its waits with the smoothed round trip", async () => 
   it.session.log.length = 0;
   it.session.roundTripMs = undefined;
   it.liveness.began();
-  // Four round trips of silence, two for the answer, and the random delay.
+  // Four round trips of silence, two for the response, and the random delay.
   await it.time.tickAsync(10_000);
   assertEquals(it.log, ["ping 6600", "dial 8900"]);
 });

@@ -1,4 +1,6 @@
-/** One attempt to open a session: from the URL to the server's `hello`, within one time limit. */
+/**
+ * Makes one attempt to open a session, from the URL to the server's `hello`, within one time limit.
+ */
 import {
   CloseCode,
   type CloseInfo,
@@ -20,25 +22,25 @@ import type { TransportFallback } from "../transport/race/options.ts";
 
 /** Options for {@linkcode openSession}. */
 export interface OpenOptions {
-  /** URL of the server, or a function that returns one. */
+  /** The URL of the server, or a function that returns it. */
   readonly url: Fresh<string | URL>;
   /** Opens the connection. */
   readonly dial: Dialer;
-  /** Subprotocols to offer. */
+  /** The subprotocols to offer. */
   readonly protocols: readonly string[];
-  /** Settings of the session. */
+  /** The session's settings. */
   readonly settings: SessionSettings;
-  /** The token, sent in band before all messages; `null` means none. */
+  /** The token, which is sent in band before all messages. `null` means that there is no token. */
   readonly token?: Fresh<string | null | undefined> | undefined;
   /** Request headers. */
   readonly headers?: HeadersInit | undefined;
-  /** Time limit of the whole attempt, in milliseconds; `Infinity` sets no limit. */
+  /** The time limit for the whole attempt, in milliseconds. `Infinity` means no limit. */
   readonly timeoutMs: number;
   /** Aborts the attempt. */
   readonly signal?: AbortSignal | undefined;
-  /** Callbacks for events of the connection after the dial; see {@linkcode Dialer}. */
+  /** Callbacks for events on the connection after the dial; see {@linkcode Dialer}. */
   readonly hooks?: Pick<Parameters<Dialer>[1], "onLate" | "onWorn"> | undefined;
-  /** Watches the handshake and the session. */
+  /** Observes the handshake and the session. */
   readonly instrumentation?: Instrumentation | undefined;
 }
 
@@ -50,17 +52,17 @@ type Answers = Pick<typeof import("../session/answers/answers.ts"), "RequestTabl
 export class NoCommonProtocol extends ConnectionError {}
 
 /**
- * Opens a session. A failed attempt closes both connection and session.
+ * Opens a session. If the attempt fails, both the connection and the session are closed.
  *
- * @param options Options of the attempt.
- * @returns The session, established.
+ * @param options The options of the attempt.
+ * @returns The established session.
  * @throws {TimeoutError} If the attempt takes longer than `timeoutMs`.
- * @throws {SessionClosedError} If the server refused the session, or the session closed before
+ * @throws {SessionClosedError} If the server refused the session, or if the session closed before
  * `hello`.
- * @throws {ConnectionError} If there is a token, and the server does not speak `skein.1`.
+ * @throws {ConnectionError} If there is a token and the server does not support `skein.1`.
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
-  // The session opens without instrumentation if its code cannot be loaded.
+  // If the code for instrumentation cannot be loaded, the session opens without it.
   const { instrumentation, settings } = options;
   if (settings.handlers.requests !== undefined) await loadRequests(settings);
   const part = instrumentation && await settings.insight().catch(() => undefined);
@@ -69,7 +71,7 @@ export async function openSession(options: OpenOptions): Promise<Session> {
     : open(options));
 }
 
-/** Loads and checks the handlers of requests before the first session. */
+/** Loads and checks the request handlers before the first session. */
 async function loadRequests(settings: SessionSettings): Promise<void> {
   const part = await settings.answers().catch((cause) => {
     throw new ConnectionError("Cannot load the handlers of requests", { cause });
@@ -97,7 +99,7 @@ async function open(options: OpenOptions): Promise<Session> {
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
       runtime,
-      // The mark makes the server wait for a token.
+      // This mark makes the server wait for a token.
       protocols: token === undefined ? protocols : [...protocols, TOKEN_MARK],
       signal,
       timeoutMs,
@@ -148,7 +150,7 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   );
 }
 
-/** Turns a dialer's error with an HTTP status into the close code for that status. */
+/** Converts a dialer's error with an HTTP status to the close code for that status. */
 function refusalOf(error: unknown, url: string | URL): SessionClosedError | undefined {
   if (!(error instanceof ConnectionError)) return undefined;
   const { message: reason, status = 0 } = error;

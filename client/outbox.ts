@@ -1,4 +1,7 @@
-/** Messages of a client that wait for a connection, and publications that wait for a rate limit. */
+/**
+ * Holds a client's messages that wait for a connection, and publications that wait for a rate
+ * limit.
+ */
 import { checkLimits } from "../base/options.ts";
 import { QueueFullError, RequestError, type SessionClosedError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
@@ -9,23 +12,26 @@ import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
 import { pause } from "../base/wait.ts";
 
-/** Default limits of an outbox. */
+/** The default limits of an outbox. */
 export const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
 /**
- * Longest pause because of a rate limit, in milliseconds: as long as a server has to reply. If the
- * server asks for more, the caller receives the rejection.
+ * The longest pause because of a rate limit, in milliseconds. It equals the time that a server has
+ * to reply. If the server asks for a longer pause, the caller receives the rejection.
  */
 const MAX_PAUSE_MS = 30_000;
 
-/** Pause of a rejected publication if the session then has too many requests, in milliseconds. */
+/**
+ * The pause for a rejected publication if the session has too many requests after the first pause,
+ * in milliseconds.
+ */
 const FULL_PAUSE_MS = 100;
 
-/** The publication that belongs to a message in an outbox. */
+/** The publication that belongs to a message in the outbox. */
 export interface OutboxPublication {
   /** Settled by the server's reply. */
   readonly answer: PromiseWithResolvers<void>;
-  /** False if this client does not receive the publication. */
+  /** False if this client does not receive the publication itself. */
   readonly echo: boolean;
 }
 
@@ -39,13 +45,13 @@ export interface OutboxEntry extends EncodedMessage {
 }
 
 /**
- * A bounded queue of messages that wait for a connection. The outbox signals each change. With
- * `isKept`, each message stays until the server acknowledges it.
+ * A bounded queue of messages that wait for a connection. The outbox signals each change. If
+ * `isKept` is true, each message stays until the server acknowledges it.
  */
 export class Outbox extends Signal {
-  /** True if messages stay until acknowledged. */
+  /** True if messages stay until they are acknowledged. */
   declare readonly isKept: boolean;
-  /** Set once the outbox has ended, with the client. */
+  /** Set once the outbox has ended along with the client. */
   declare error: SessionClosedError | undefined;
   declare readonly runtime: Runtime;
   readonly #limits: Readonly<typeof LIMITS>;
@@ -59,8 +65,8 @@ export class Outbox extends Signal {
 
   /**
    * @param runtime Timers of the client.
-   * @param limits Maximum number of messages and bytes; see `outbox` of `ClientOptions`.
-   * @param deliver Delivers messages at least once; without it, messages leave the outbox once a
+   * @param limits The maximum number of messages and bytes; see `outbox` of `ClientOptions`.
+   * @param deliver Delivers messages at least once. Without it, messages leave the outbox once a
    *   session has accepted them.
    * @throws {RangeError} If a limit is not a positive integer.
    */
@@ -83,7 +89,7 @@ export class Outbox extends Signal {
   /**
    * Adds a message.
    *
-   * @param message The message, encoded.
+   * @param message The encoded message.
    * @param publication Present if the message is a publication.
    * @returns The message in the outbox.
    * @throws {QueueFullError} If the outbox is full.
@@ -125,7 +131,7 @@ export class Outbox extends Signal {
     this.notify();
   }
 
-  /** Ends the outbox: no further message is sent, and waiting publications fail. */
+  /** Ends the outbox. No further messages are sent, and waiting publications fail. */
   end(error: SessionClosedError): void {
     this.error = error;
     for (const { publication } of this.waiting) publication?.answer.reject(error);
@@ -133,12 +139,12 @@ export class Outbox extends Signal {
   }
 
   /**
-   * Sends the waiting messages in a session, in order, and no faster than the session sends.
-   * Messages that a closing session did not accept wait for the next session. A message above the
-   * server's size limit is dropped, and reported like a rejection by the server.
+   * Sends the waiting messages in a session, in order, and no faster than the session can send
+   * them. Messages that a closing session did not accept wait for the next session. A message above
+   * the server's size limit is dropped and reported like a rejection by the server.
    *
    * @param session An established session.
-   * @returns Resolves when no message waits, or when the session closed.
+   * @returns Resolves when no messages are waiting, or when the session has closed.
    */
   async handTo(session: Session): Promise<void> {
     const core = session[internals];
@@ -155,34 +161,35 @@ export class Outbox extends Signal {
         }
       }
     } catch (error) {
-      // A `SkeinError` belongs to the end of the session, which is reported elsewhere.
+      // A `SkeinError` means that the session ended, which is reported elsewhere.
       if (!(error instanceof SkeinError)) report(core.settings, error, session);
     }
   }
 }
 
 /**
- * Publications of a client that does not number them, in the order of the calls. After a rate limit
- * rejects one, it and all later ones wait as long as the server says, and are then sent in order.
- * The server also rejects in-flight publications after the first rejected one, so nothing overtakes
- * it.
+ * The publications of a client that does not number them, in the order of the calls. If a rate
+ * limit rejects a publication, it and all later ones wait as long as the server says, and are then
+ * sent in order. The server also rejects publications in flight that were sent after the rejected
+ * one, so nothing overtakes it.
  */
 export class Publications {
   readonly #runtime: Runtime;
   readonly #max: number;
   readonly #signal: AbortSignal;
-  /** Functions that send the waiting publications, by call number; at most `max`. */
+  /** The functions that send the waiting publications, by call number. There are at most `max`. */
   readonly #waiting = new Map<number, () => void>();
   #last = 0;
   #unanswered = 0;
   /**
-   * Length of the current pause, or of the next one, which starts after the last reply; 0 for none.
+   * The length of the current pause, or of the next one, which starts after the last reply. It is 0
+   * if there is no pause.
    */
   #pauseMs = 0;
 
   /**
    * @param runtime Timers of the client.
-   * @param max Maximum number of publications that wait for a reply or the end of a pause.
+   * @param max The maximum number of publications that wait for a reply or for the end of a pause.
    * @param signal Ends each pause when the client closes.
    */
   constructor(runtime: Runtime, max: number, signal: AbortSignal) {
@@ -192,12 +199,12 @@ export class Publications {
   }
 
   /**
-   * Publishes, now or after a pause.
+   * Publishes now or after a pause.
    *
-   * @param send Sends the publication to the server, and waits for the reply.
-   * @param limited Ends the wait by the caller's signal or time limit.
-   * @returns Resolves once the server has published.
-   * @throws {QueueFullError} If too many publications wait.
+   * @param send Sends the publication to the server and waits for the reply.
+   * @param limited The caller's signal or time limit, which ends the wait.
+   * @returns Resolves once the server has published the message.
+   * @throws {QueueFullError} If too many publications are waiting.
    */
   publish(
     send: () => Promise<void>,
@@ -240,8 +247,8 @@ export class Publications {
 }
 
 /**
- * True if the outbox must wait until a session has sent more. Half of the send queue stays free for
- * other messages, but an empty queue always accepts one message.
+ * True if the outbox must wait until a session has sent more of its queue. Half of the send queue
+ * stays free for other messages, but an empty queue always accepts one message.
  */
 export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage): boolean {
   const { queuedMessages, queuedBytes } = queue!.stats;
@@ -250,7 +257,7 @@ export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage):
   return queuedMessages * 2 >= maxMessages || (queuedBytes + size) * 2 > maxBytes;
 }
 
-/** True if a message is above the server's size limit; reports that as a rejection. */
+/** Returns true if a message is above the server's size limit, and reports that as a rejection. */
 export function isTooLarge(core: Inside, { size, topic }: EncodedMessage): boolean {
   const { maxSendBytes: max } = core.sending;
   if (size <= max) return false;

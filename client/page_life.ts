@@ -1,4 +1,4 @@
-/** Sleep, wake-up and network changes of a page or machine. */
+/** Detects when a page or machine sleeps, wakes up or changes networks. */
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
@@ -8,42 +8,42 @@ import type { Session } from "../session/session.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import type { ClientStatus } from "./client_options.ts";
 
-/** Time between two readings of the clock, in milliseconds. */
+/** The time between two clock readings, in milliseconds. */
 const TICK_MS = 5_000;
 
-/** Delay of a timer, in milliseconds, above which the page or the whole machine was asleep. */
+/** If a timer fires later than this, in milliseconds, the page or the whole machine was asleep. */
 const LATE_MS = 5_000;
 
 /**
- * Minimum number of bytes between two readings of the clock that count as a flow of messages. A
- * ping after such a flow costs little in comparison.
+ * The minimum number of bytes received between two clock readings that counts as a flow of
+ * messages. A ping after such a flow costs little in comparison.
  */
 const FLOW_BYTES = 4_096;
 
 /**
- * Time limit for a sign of life from the server after a flow of messages stopped, in milliseconds.
- * This limit, two readings of the clock and the next session together take one heartbeat. A message
- * of 256 KiB at 125 kbit/s still arrives in time.
+ * The time limit for a sign of life from the server after a flow of messages has stopped, in
+ * milliseconds. This limit, two clock readings and the next session together take as long as one
+ * heartbeat. A message of 256 KiB at 125 kbit/s still arrives in time.
  */
 const FLOW_TIMEOUT_MS = 12_000;
 
-/** Time between two retries of the preferred transport, in milliseconds. */
+/** The time between two retries of the preferred transport, in milliseconds. */
 const UPGRADE_MS = 600_000;
 
-/** The same after a change of the network, to bound the dials if the network changes often. */
+/** The same after a network change, to limit the dials if the network changes often. */
 const CHANGED_MS = 30_000;
 
-/** The globals of a page used here; other platforms lack some. */
+/** The globals of a page that this module uses. Other platforms lack some of them. */
 interface Page extends Partial<EventTarget> {
   readonly document?: EventTarget & { readonly hidden: boolean };
   readonly navigator?: { readonly connection?: EventTarget };
 }
 
-/** A client whose server is watched. */
+/** A client whose server this module watches. */
 export interface LivingClient {
   /** The session, while there is one. */
   readonly session: Session | undefined;
-  /** Status of the client. */
+  /** The status of the client. */
   readonly status: StatusFeed<ClientStatus>;
   /** Moves to a new session, as `Client.handOver()` does. */
   handOver(options: { readonly transport?: TransportName | undefined }): Promise<boolean>;
@@ -55,9 +55,9 @@ export interface LivingClient {
 export interface LifeOptions {
   /** Clock and timers of the client. */
   readonly runtime: Runtime;
-  /** Time limit for a sign of life from the server, in milliseconds. */
+  /** The time limit for a sign of life from the server, in milliseconds. */
   readonly timeoutMs: number;
-  /** True to retry the preferred transport while the client is on another one. */
+  /** True to retry the preferred transport while the client is on a different one. */
   readonly upgrades?: boolean | undefined;
 }
 
@@ -65,21 +65,21 @@ export interface LifeOptions {
  * Watches the page and machine of one client. After the page wakes, becomes visible, comes back
  * online or changes networks, and after the machine slept:
  *
- * - **Connected:** the client pings the server. Without a pong in time, the session is aborted and
- *   the client reconnects immediately.
- * - **Waiting:** the client tries again immediately. A running attempt continues; if it fails, the
- *   next one follows without a delay.
+ * - **Connected:** the client pings the server. If no pong arrives in time, the session is aborted
+ *   and the client reconnects immediately.
+ * - **Waiting:** the client tries again immediately. If an attempt is already running, it
+ *   continues; if it fails, the next attempt follows without a delay.
  *
  * At other times:
  *
  * - **Flow:** the client also pings the server when a flow of messages stops, with a longer time
- *   limit. The heartbeat alone takes a minute to detect a dead connection. Over WebTransport no
- *   ping is needed, because QUIC's idle timeout takes 9 s.
- * - **Upgrade:** with `upgrades`, a client on a fallback transport retries the preferred one at
- *   most 35 s after a change of the network, and every 10 minutes.
+ *   limit, because the heartbeat alone takes a minute to detect a dead connection. Over
+ *   WebTransport no ping is needed, because QUIC's idle timeout is 9 s.
+ * - **Upgrade:** with `upgrades`, a client on a fallback transport retries the preferred one within
+ *   35 s after a network change, and every 10 minutes.
  *
- * Timers of a hidden page run up to a minute late, or stop. Only a timer that fires on time aborts
- * a session; after a late timer the client pings again.
+ * In a hidden page, timers fire up to a minute late, or not at all. Only a timer that fires on time
+ * aborts a session. If a timer is late, the client pings again.
  */
 export class Life implements Disposable {
   readonly #client: LivingClient;
@@ -91,16 +91,16 @@ export class Life implements Disposable {
   #triedAt: number;
   #tryAt: number;
   #isChecking = false;
-  /** Time of the last sleep or change of the network, in milliseconds since the Unix epoch. */
+  /** The time of the last sleep or network change, in milliseconds since the Unix epoch. */
   disturbedAt = 0;
-  /** Bytes that the session had received at the last reading of the clock. */
+  /** The number of bytes that the session had received at the last clock reading. */
   #received = 0;
-  /** Bytes received between the last two readings of the clock. */
+  /** The number of bytes received between the last two clock readings. */
   #flow = 0;
 
   /**
    * @param client The client.
-   * @param options Time limit of a ping, and retries of the preferred transport.
+   * @param options The time limit for a ping, and whether to retry the preferred transport.
    */
   constructor(client: LivingClient, { runtime, timeoutMs, upgrades = false }: LifeOptions) {
     this.#runtime = runtime;
@@ -123,7 +123,7 @@ export class Life implements Disposable {
     if (!document?.hidden) void this.#check();
   }
 
-  /** Checks the session after a sleep, or a change of the network. */
+  /** Checks the session after a sleep or a network change. */
   wake(): void {
     this.disturbedAt = this.#runtime.now();
     void this.#check();
@@ -136,8 +136,8 @@ export class Life implements Disposable {
   }
 
   /**
-   * Closes the session, since the page is gone; a page restored from the browser's cache reconnects
-   * later.
+   * Closes the session, because the page is gone. If the page is restored from the browser's cache,
+   * it reconnects.
    */
   #leave(): void {
     const { session } = this.#client;
@@ -160,7 +160,7 @@ export class Life implements Disposable {
     if (lateMs > LATE_MS) {
       this.disturbedAt = this.#tickedAt;
       void this.#check();
-      // A ping would restart QUIC's idle timeout, which notices a dead server sooner.
+      // A ping would restart QUIC's idle timeout, which detects a dead server sooner.
     } else if (stopped && this.#client.session?.transport !== "webtransport") {
       void this.#check(FLOW_TIMEOUT_MS);
     }
@@ -176,7 +176,10 @@ export class Life implements Disposable {
     this.#client.handOver({ transport }).catch(() => {});
   }
 
-  /** Checks the session, one check at a time, since a page that wakes fires several events. */
+  /**
+   * Checks the session. Only one check runs at a time, because a page that wakes up fires several
+   * events.
+   */
   async #check(timeoutMs = this.#timeoutMs): Promise<void> {
     if (this.#isChecking) return;
     this.#isChecking = true;
@@ -185,7 +188,10 @@ export class Life implements Disposable {
     this.#isChecking = false;
   }
 
-  /** True if a session is over. If the server is silent, aborts the session. Never rejects. */
+  /**
+   * Resolves with true if the session is over. If the server is silent, aborts the session. Never
+   * rejects.
+   */
   async #isLost(session: Session, timeoutMs: number): Promise<boolean> {
     while (true) {
       const askedAt = this.#runtime.now();
@@ -195,7 +201,7 @@ export class Life implements Disposable {
         return false;
       } catch (error) {
         if (session.isClosed) return true;
-        // The server cannot be pinged, or was pinged too often, so rely on the heartbeat.
+        // The server does not support pings, or was pinged too often, so rely on the heartbeat.
         if (!(error instanceof TimeoutError)) return false;
         if (this.#runtime.now() - askedAt > timeoutMs + LATE_MS) continue;
         const message = `Cannot reach the server: no answer in ${timeoutMs} ms`;
@@ -216,7 +222,7 @@ export class Life implements Disposable {
   }
 }
 
-/** Events of a page's life and network; only the document gets `resume`. */
+/** The events of a page's life cycle and network. Only the document receives `resume`. */
 function watched(): [target: Partial<EventTarget> | undefined, type: string][] {
   const page = globalThis as Page;
   return [

@@ -9,22 +9,22 @@ import { HELLO, type Peer } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { turns } from "../tests/waiting.ts";
 
-/** URL of the server in the network. */
+/** The URL of the server in the network. */
 const URL_OF_NETWORK = "memory://server/";
 
-/** Globals of a page that the tests' platform lacks. */
+/** The globals of a page that the tests' platform lacks. */
 const page = globalThis as {
   document?: EventTarget & { hidden: boolean };
 };
 
-/** A document, until disposal. */
+/** Provides a document until it is disposed. */
 function withDocument(hidden = false) {
   const document = Object.assign(new EventTarget(), { hidden });
   page.document = document;
   return Object.assign(document, { [Symbol.dispose]: () => delete page.document });
 }
 
-/** The network state of `navigator`, until disposal. */
+/** Sets the network state of `navigator` until it is disposed. */
 function withNavigator(own: Record<string, unknown>): Disposable {
   for (const [name, value] of Object.entries(own)) {
     Object.defineProperty(navigator, name, { configurable: true, value });
@@ -36,7 +36,7 @@ function withNavigator(own: Record<string, unknown>): Disposable {
   };
 }
 
-/** A client that is connected, with its watches loaded. */
+/** A connected client with its watches loaded. */
 async function connected(network: Network, options: Parameters<Network["client"]>[0] = {}) {
   const client = network.client(options);
   assertEquals(await settled(client), "connected");
@@ -134,7 +134,7 @@ Deno.test("Life sends no ping when its page is hidden, or shown for the first ti
   assertEquals(client.session!.roundTripMs, undefined);
 });
 
-/** Lets time pass, and handles all events between. */
+/** Lets time pass and handles all events that occur meanwhile. */
 async function pass(time: FakeTime, seconds: number): Promise<void> {
   for (let i = 0; i < seconds; i++) {
     await time.tickAsync(1_000);
@@ -142,7 +142,9 @@ async function pass(time: FakeTime, seconds: number): Promise<void> {
   }
 }
 
-/** A client that received this many bytes of messages, and whose clock was read since. */
+/**
+ * A client that has received this many bytes of messages, and whose clock has been read since then.
+ */
 async function flowing(time: FakeTime, network: Network, bytes: number) {
   const client = await connected(network, { onMessage() {} });
   network.last.send("news", "x".repeat(bytes));
@@ -363,7 +365,7 @@ for (
       ],
     );
     assertEquals(silent?.error instanceof TimeoutError, counts);
-    // A single report of the loss.
+    // The loss must be reported only once.
     network.pairs.at(-1)!.link.disconnect();
     await pass(time, 2);
     await settled(client);

@@ -1,4 +1,6 @@
-/** Late chunk of streaming responses and request handlers; `page.ts` says how chunks work. */
+/**
+ * The late chunk with streaming responses and request handlers; `page.ts` explains how chunks work.
+ */
 import "./page.ts";
 
 export * from "../../session/answers/answers.ts";

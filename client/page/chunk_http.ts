@@ -1,4 +1,6 @@
-/** Late chunk of HTTP as the last transport; `page.ts` says how chunks work. */
+/**
+ * The late chunk with HTTP, which is the last transport to try; `page.ts` explains how chunks work.
+ */
 import "./page.ts";
 
 export { fallBackToHttp } from "../../transport/race/http_fallback.ts";

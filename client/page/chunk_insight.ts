@@ -1,4 +1,4 @@
-/** Late chunk of the session features other than messages; `page.ts` says how chunks work. */
+/** The late chunk with all session features except messages; `page.ts` explains how chunks work. */
 import "./page.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { hintFor } from "../../base/option_hints.ts";

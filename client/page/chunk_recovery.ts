@@ -1,6 +1,7 @@
 /**
- * Late chunk of recovery; `page.ts` says how chunks work. It is apart from WebTransport, which has to
- * load before a session can open: a client needs this chunk only once it is connected.
+ * The late chunk with recovery; `page.ts` explains how chunks work. It is separate from
+ * WebTransport, which has to load before a session can open. A client needs this chunk only once it
+ * is connected.
  */
 import "./page.ts";
 

@@ -1,4 +1,4 @@
-/** Late chunk of WebTransport; `page.ts` says how chunks work. */
+/** The late chunk with WebTransport; `page.ts` explains how chunks work. */
 import "./page.ts";
 import { dialNativeWebTransport } from "../../transport/native/client.ts";
 import { engineDefect } from "../../transport/native/engines.ts";
@@ -10,7 +10,7 @@ import type {
 import { race } from "../../transport/race/race.ts";
 import { webTransportLeg } from "../../transport/race/webtransport_leg.ts";
 
-/** Creates a dialer that races the platform's WebTransport against a WebSocket. */
+/** Creates a dialer that races the platform's WebTransport against WebSocket. */
 export function raceNative(
   webSocket: TransportPlatform["webSocket"],
   options: CheckedTransports,

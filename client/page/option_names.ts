@@ -1,5 +1,5 @@
 /**
- * The names of all options, by call: a page checks only names, and does not load the kinds of
+ * The names of all options, by call. A page checks only the names and does not load the kinds of
  * values.
  */
 import type { ClientCalls } from "../connect.ts";
@@ -16,7 +16,7 @@ const OPEN_STREAM = { ...WAIT, sendOrder: 1 } as const;
 
 const QUEUE = { maxBytes: 1, maxMessages: 1 } as const;
 
-/** Options that `connect` and `dial` share. */
+/** The options that `connect` and `dial` share. */
 const COMMON = {
   closeTimeoutMs: 1,
   concurrency: 1,
@@ -53,15 +53,15 @@ const COMMON = {
   transports: 1,
 } as const;
 
-/** Calls with options other than those of a wait. */
+/** The calls that have options other than those of a wait. */
 type Listed = {
   [Call in keyof ClientCalls]: keyof ClientCalls[Call] extends keyof typeof WAIT ? never : Call;
 }[keyof ClientCalls];
 
-/** Options that are objects with nested options. */
+/** The options whose values are objects with nested options. */
 type Nested = "backoff" | "flowControl" | "outbox" | "receiveQueue" | "sendQueue";
 
-/** The names in the options of one call. */
+/** The names in one call's options. */
 type NamesIn<Options> = {
   readonly [Name in keyof Options]-?: Name extends Nested ? NamesIn<Defined<Options[Name]>> : 1;
 };
@@ -69,8 +69,8 @@ type NamesIn<Options> = {
 type Defined<V> = Exclude<V, undefined>;
 
 /**
- * The names; a call that is not listed has the options of {@linkcode WAIT}. The compiler finds a
- * missing call, a missing option, and a name that is not an option.
+ * The names. A call that is not listed has the options in {@linkcode WAIT}. The compiler reports a
+ * missing call, a missing option, or a name that is not an option.
  */
 const NAMES: {
   readonly [Call in Listed]: NamesIn<ClientCalls[Call]>;
@@ -112,10 +112,10 @@ const NAMES: {
 };
 
 /**
- * Creates the check of a page, which rejects options with an unknown name.
+ * Creates the check for a page, which rejects options with unknown names.
  *
- * @param onUnknown Receives an unknown name, and the valid names.
- * @returns The check of the options of a call.
+ * @param onUnknown Receives an unknown name and the valid names.
+ * @returns A function that checks a call's options.
  */
 export function namesCheck(
   onUnknown: (name: string, names: object) => void,

@@ -1,7 +1,7 @@
 /**
- * The platform of a page: code that not every page needs loads on first use, in chunks. Each chunk
- * imports this module, and so everything that a page loads at first. Bundlers then keep the first
- * load in one file, which compresses better than several.
+ * The platform of a page. Code that not every page needs loads on first use, in chunks. Each chunk
+ * imports this module, and with it everything that a page loads at first. Bundlers then keep the
+ * first load in one file, which compresses better than several files.
  */
 import "../connect.ts"; // A page loads the client at first.
 import "../../base/standard_schema.ts"; // Contracts and typed streams share it.
@@ -21,7 +21,10 @@ import { namesCheck } from "./option_names.ts";
 import { within } from "../../base/wait.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 
-/** Loaders of the chunks, passed in by `client.ts` so that no module imports its importer. */
+/**
+ * The functions that load the chunks. `client.ts` passes them in so that no module imports its
+ * importer.
+ */
 export interface PageChunks {
   /** Loads WebTransport. */
   readonly webTransport: () => Promise<{
@@ -32,11 +35,11 @@ export interface PageChunks {
   }>;
   /** Loads `recovery.ts`. */
   readonly recovery: ClientPlatform["recovery"];
-  /** Loads HTTP as the last transport. */
+  /** Loads HTTP, which is the last transport to try. */
   readonly http: LoadHttp;
   /** Loads streams and datagrams on a WebSocket. */
   readonly streams: LoadStreams;
-  /** Loads the session features other than messages. */
+  /** Loads all session features except messages. */
   readonly insight: ClientPlatform["insight"];
   /** Loads streaming responses. */
   readonly answers: ClientPlatform["answers"];
@@ -47,15 +50,16 @@ type Hints = { tellHint(name: string, names: object): void };
 /**
  * Creates the platform of a page.
  *
- * - **Race:** the race of `raceTransports`, once loaded. Loading counts toward the head start.
+ * - **Race:** the dialer races transports with `raceTransports` once that is loaded. The time for
+ *   loading counts toward the head start.
  * - **Fallback:** if the platform has no WebTransport, or the race is not loaded in time, the
  *   dialer opens a WebSocket without a race.
  *
  * @param options See {@linkcode TransportOptions}.
- * @param chunks Loaders of the chunks.
+ * @param chunks The functions that load the chunks.
  * @returns The platform, whose dialer is for one client.
  * @throws {UnsupportedError} If the runtime is too old.
- * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {TypeError} If `transports` is empty or contains an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
@@ -105,7 +109,7 @@ function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
   };
 }
 
-/** Globals that the client needs, and cannot be replaced in a few lines. */
+/** The globals that the client needs and that cannot be replaced in a few lines. */
 const NEEDED = [
   "WebSocket",
   "Promise.withResolvers",
@@ -122,7 +126,7 @@ function isMissing(path: string): boolean {
   return !at;
 }
 
-/** Throws if the runtime lacks needed globals; the error lists all of them. */
+/** Throws if the runtime lacks globals that the client needs. The error lists all of them. */
 function checkRuntime(): void {
   const missing = NEEDED.filter(isMissing);
   if (missing.length > 0) {

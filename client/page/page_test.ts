@@ -20,7 +20,7 @@ import { listen } from "../../tests/servers.ts";
 import { soon, until } from "../../tests/waiting.ts";
 import { parseUrl } from "../../transport/url.ts";
 
-/** Removes members of global objects until the end of the block. */
+/** Removes members of global objects until the block ends. */
 function without(...paths: readonly string[]): Disposable {
   const removed = paths.map((path) => {
     const keys = path.split(".");
