@@ -10,8 +10,8 @@ export type RateScope = "session" | "user" | "address";
 export type Rates = { readonly [Unit in RateUnit]?: Required<Rate> | undefined };
 
 /**
- * Maximum number of users, and of addresses, without sessions that are remembered; the oldest is
- * forgotten first.
+ * Maximum number of users without sessions, and of addresses without sessions, that are remembered.
+ * The oldest is forgotten first.
  */
 export const MAX_IDLE_ACCOUNTS = 10_000;
 
@@ -56,8 +56,8 @@ export class Account {
 
 /**
  * The accounts of all users, or of all addresses. There are at most as many accounts with sessions
- * as sessions. Accounts without sessions are kept while their buckets are not full, at most
- * {@linkcode MAX_IDLE_ACCOUNTS}; a full account holds no information.
+ * as there are sessions. Accounts without sessions are kept while their buckets are not full, up to
+ * {@linkcode MAX_IDLE_ACCOUNTS}; an account whose buckets are full holds no information.
  */
 export class Accounts {
   readonly #scope: Exclude<RateScope, "session">;
@@ -72,7 +72,7 @@ export class Accounts {
   readonly #idle = new Map<string, Account>();
 
   /**
-   * Creates no accounts yet; `engineOf` returns the engine of a unit whose rate applies to all
+   * Starts without accounts. `engineOf` returns the engine of a unit whose rate applies to all
    * nodes together.
    */
   constructor(
@@ -89,7 +89,10 @@ export class Accounts {
     return this.#all.size;
   }
 
-  /** Counts an attempt to connect; if there are too many, returns the milliseconds to wait. */
+  /**
+   * Counts an attempt to connect. If there are too many, returns the number of milliseconds to
+   * wait.
+   */
   connect(name: string, now: number): number {
     if (this.#rates.connections === undefined) return 0;
     const account = this.#find(name, now);
@@ -132,8 +135,8 @@ export class Accounts {
   }
 
   /**
-   * Moves an account to the idle ones, and forgets old ones. The longest idle account is the first
-   * to have full buckets, so forgetting it loses least.
+   * Moves an account to the idle accounts, and forgets old accounts. The buckets of the account
+   * that has been idle longest fill first, so forgetting it loses the least.
    */
   #leave(name: string, left: Account, now: number): void {
     this.#idle.delete(name);

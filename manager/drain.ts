@@ -1,4 +1,7 @@
-/** Drains many sessions gracefully: their peers reconnect spread over time, not all at once. */
+/**
+ * Drains many sessions gracefully: their peers' reconnects are spread over time instead of
+ * happening all at once.
+ */
 import { TIMER } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 import { CloseCode } from "../errors.ts";
@@ -6,13 +9,14 @@ import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 
 /**
- * Fraction of the time over which the closes are spread; the rest is for the last ones to finish.
+ * Fraction of the time over which the closes are spread. The rest is left for the last sessions to
+ * finish.
  */
 const SPREAD = 0.8;
 
 /**
  * Maximum mean time between two closes, in milliseconds. Any server can handle 200 reconnects a
- * second, so a drain of few sessions need not take its whole time.
+ * second, so draining a few sessions need not take the whole time.
  */
 const MAX_SLOT_MS = 5;
 
@@ -58,8 +62,8 @@ export interface DrainReport {
 }
 
 /**
- * Divides a time into one slot per session, and picks a random moment in each slot: evenly spread,
- * but not in step with other servers that are draining.
+ * Divides a time into one slot per session, and picks a random moment in each slot. The moments are
+ * spread evenly, but not in step with other servers that are draining.
  *
  * @param overMs The time, in milliseconds.
  * @param random Numbers of 0 or more and below 1.
@@ -98,7 +102,7 @@ export class Drain {
   }
 
   /**
-   * Drains sessions. Can be called once.
+   * Drains sessions. This can be called only once.
    *
    * @param sessions All sessions, in the order in which to close them.
    * @returns The result, when the last session has closed.
@@ -124,7 +128,7 @@ export class Drain {
     return Math.max(0, this.#runtime.now() - this.#startedAt);
   }
 
-  /** Sends each peer the time of its close; until then the session continues. */
+  /** Sends each peer the time at which its session closes; until then, the session continues. */
   #announce(sessions: readonly Session[]): void {
     const onEnd = (session: Session) => this.#ended(session);
     for (const session of sessions) this.#open.add(session);
@@ -151,7 +155,7 @@ export class Drain {
   }
 
   #windUp(session: Session, withinMs: number): void {
-    // Without `retryAfterMs`, because the peer already knows the time.
+    // `retryAfterMs` is left out, because the peer already knows the time.
     session.drain({ code: CloseCode.draining, reason: this.#reason, withinMs })
       .catch(() => session.close({ code: CloseCode.draining, reason: this.#reason }));
   }

@@ -19,9 +19,9 @@ const DEFAULT_MAX_SESSIONS_PER_USER = 100;
 /** Limits of a session manager. */
 export interface ManagerLimits {
   /**
-   * Maximum number of concurrent sessions, handshakes included. This limit bounds all memory of the
-   * manager. There may be twice as many sockets, because a socket whose peer does not answer a
-   * close outlives the session.
+   * Maximum number of concurrent sessions, including handshakes. This limit bounds all memory of
+   * the manager. There may be twice as many sockets, because a socket outlives its session if the
+   * peer does not respond to a close.
    *
    * @default {10000}
    */
@@ -29,30 +29,31 @@ export interface ManagerLimits {
   /**
    * Maximum number of concurrent sessions of one user: enough for every device and tab of a user,
    * too few for a client that connects in a loop. `Infinity` means no limit. Sessions without a
-   * user are not counted here. The default applies only while more than half of `maxSessions` are
-   * in use, including the sessions that other nodes report; a number that you set always applies,
+   * user are not counted here. The default applies only while more than half of `maxSessions` is in
+   * use, including the sessions that other nodes report. A number that you set always applies
    * exactly, across all nodes.
    *
    * @default {100}
    */
   readonly maxSessionsPerUser?: number | undefined;
   /**
-   * Maximum number of concurrent sessions of one network address, where an IPv6 /64 counts as one:
-   * enough for an office behind one address. `Infinity` means no limit. Sessions without an address
-   * are not counted here. There may be twice as many sockets of one address; beyond that, an
-   * upgrade gets the response 429.
+   * Maximum number of concurrent sessions from one network address; an IPv6 /64 counts as one
+   * address. The default is enough for an office behind one address. `Infinity` means no limit.
+   * Sessions without an address are not counted here. There may be twice as many sockets from one
+   * address; beyond that, an upgrade request receives 429.
    *
    * Users who were first seen at an address more than an hour ago may together have ten times as
-   * many. The default applies only while more than half of `maxSessions` are in use, and not for a
-   * loopback or private address without `clientAddress`, which is likely a proxy's. A number that
-   * you set always applies. Sessions that other nodes report count too.
+   * many. Sessions that other nodes report count, too. The default applies only while more than
+   * half of `maxSessions` is in use. It does not apply to a loopback or private address if
+   * `clientAddress` is not set, because such an address is probably a proxy's. A number that you
+   * set always applies.
    *
    * @default {1000}
    */
   readonly maxSessionsPerAddress?: number | undefined;
 }
 
-/** Reason why a session is refused: the `limit` of a {@linkcode LimitError}. */
+/** The reason why a session is rejected: the `limit` of a {@linkcode LimitError}. */
 export type RefusalReason = keyof ManagerLimits | "draining";
 
 /** User and address that a session counts toward. */
@@ -82,7 +83,7 @@ export interface Peer {
  * ```
  */
 export interface Reservation extends Disposable {
-  /** True while the slot is held; false once used or released. */
+  /** True while the slot is held; false once it was used or released. */
   readonly isHeld: boolean;
   /** Releases the slot, unless a session uses it. Idempotent. */
   [Symbol.dispose](): void;
@@ -92,7 +93,7 @@ class HeldReservation implements Reservation {
   /** Limiter that holds the slot. */
   readonly limiter: SessionLimiter;
   readonly peer: Peer;
-  /** The slot; `undefined` once used or released. */
+  /** The slot; `undefined` once it was used or released. */
   place: Place | undefined;
 
   constructor(limiter: SessionLimiter, peer: Peer, place: Place) {
@@ -212,7 +213,8 @@ export class SessionLimiter {
    * @param beside The slot of the client's other session, with which this one counts once.
    * @returns The session's slot, to be released when it ends.
    * @throws {TypeError} If the reservation is no longer held here.
-   * @throws {LimitError} If the session has another user or address, for which there is no room.
+   * @throws {LimitError} If the session has a different user or address, for which there is no
+   * room.
    */
   redeem(reservation: Reservation, peer: Peer, beside?: Place): Place {
     const isOwn = reservation instanceof HeldReservation && reservation.limiter === this;

@@ -14,7 +14,7 @@ export const REFUSAL_WINDOW_MS = 10_000;
 const NOTICE_INTERVAL_MS = 1_000;
 
 /**
- * Minimum wait for tokens before checking again, and minimum pause of a client that publishes
+ * Minimum wait for tokens before checking again, and minimum pause for a client that publishes
  * beyond a rate limit, in milliseconds.
  */
 const MIN_WAIT_MS = 10;
@@ -54,9 +54,9 @@ interface RefusedRate extends Refusal {
 }
 
 /**
- * Publications rejected in a row: the first one beyond a rate limit, and all that the peer sent
- * before it read that rejection. Otherwise a later one might pass before an earlier one is sent
- * again.
+ * Publications rejected in a row: the first publication beyond a rate limit, and all publications
+ * that the peer sent before it read that rejection. Otherwise, a later publication might pass
+ * before an earlier one is sent again.
  */
 interface Hold {
   /** Number of publications. */
@@ -64,8 +64,8 @@ interface Hold {
   /** Total size of the publications, in bytes. */
   size: number;
   /**
-   * Pings sent after them that the peer has not answered. Its pong shows that it has read all
-   * rejections.
+   * Pings sent after the rejections that the peer has not answered. A pong shows that the peer has
+   * read all rejections.
    */
   pings: number;
   /** The shortage of the first one. */
@@ -113,7 +113,7 @@ export class SessionMeter implements Meter, Disposable {
    */
   #accounts: readonly Account[];
   /**
-   * The session's own rates, until a message counts toward them: few sessions ever need this
+   * The session's own rates, until a message counts toward them; few sessions ever need this
    * account.
    */
   #own: Rates | undefined;
@@ -129,8 +129,8 @@ export class SessionMeter implements Meter, Disposable {
   /** The last rejection without a request id. */
   #why: RefusedRate | undefined = undefined;
   /**
-   * Callbacks that end waits for tokens, once something waits; as many as the session handles
-   * concurrently.
+   * Callbacks that end waits for tokens, once something is waiting. There are at most as many as
+   * the session handles concurrently.
    */
   #waits: Set<() => void> | undefined = undefined;
   #isOver = false;
@@ -200,7 +200,7 @@ export class SessionMeter implements Meter, Disposable {
   }
 
   /**
-   * True if some account has a rate limit on bytes or one of the units; all other messages pass
+   * True if some account has a rate limit on bytes or on one of the units. All other messages pass
    * immediately.
    */
   #counts(units: readonly RateUnit[]): boolean {
@@ -252,7 +252,7 @@ export class SessionMeter implements Meter, Disposable {
 
   /**
    * Rejects a publication until there is room for all publications of its hold, which the peer may
-   * then send together. Such rejections do not count if the peer waits; a peer has at most
+   * then send together. Such rejections do not count if the peer waits. A peer can have at most
    * `maxRequests` publications in flight.
    */
   #postpone(
@@ -348,7 +348,7 @@ const SUBSCRIPTION: readonly RateUnit[] = ["subscriptions"];
 const NO_UNITS: readonly RateUnit[] = [];
 
 /**
- * Units of an envelope, other than bytes. Replies count only as bytes, because this end requested
+ * Units of an envelope other than bytes. Replies count only as bytes, because this side requested
  * them.
  */
 function unitsOf(kind: Envelope["kind"]): readonly RateUnit[] {
@@ -379,7 +379,7 @@ function isCounted(by: Rates | Account, units: readonly RateUnit[]): boolean {
 }
 
 /**
- * Recognizes envelopes that end something, which are always handled: ending costs less than
+ * Recognizes envelopes that end something. They are always handled, because ending costs less than
  * continuing.
  */
 function isEnding(kind: Envelope["kind"]): boolean {

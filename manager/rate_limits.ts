@@ -35,33 +35,36 @@ export const DEFAULT_PUBLICATIONS: Required<Rate> = { perSecond: 200, burst: 1_0
 export interface SessionRates {
   /** Messages, requests, publications, and all other calls. */
   readonly messages?: Rate | undefined;
-  /** Bytes of all messages and replies of the peer; for text, the length in UTF-16 units. */
+  /**
+   * Bytes of all messages and replies of the peer. The size of text is its length in UTF-16 units.
+   */
   readonly bytes?: Rate | undefined;
   /**
-   * Publications, which also count as messages. By default, a session of a server has a burst of
-   * 1,000, and 200 each second; `{ perSecond: Infinity }` means no limit.
+   * Publications, which also count as messages. By default, each session of a server has a burst of
+   * 1,000, then 200 a second; `{ perSecond: Infinity }` means no limit.
    */
   readonly publications?: Rate | undefined;
   /**
    * Subscriptions, including unsubscribing. A client that reconnects subscribes to all of its
-   * topics at once. By default, a session of a server has a burst of twice `maxTopicsPerSession`,
-   * at least 256, and 20 each second; `{ perSecond: Infinity }` means no limit.
+   * topics at once. By default, each session of a server has a burst of twice `maxTopicsPerSession`
+   * but at least 256, then 20 a second; `{ perSecond: Infinity }` means no limit.
    */
   readonly subscriptions?: Rate | undefined;
 }
 
 /**
- * Rate limits on peers. Sessions without a user, or without an address, are not counted there; an
- * IPv6 /64 is one address. Streams and datagrams are not counted, because they have flow control.
+ * Rate limits on peers. Sessions without a user don't count against the limits per user, and
+ * sessions without an address don't count against the limits per address. An IPv6 /64 counts as one
+ * address. Streams and datagrams are not counted, because they have flow control.
  *
  * - **Rejected first:** messages beyond a rate limit are not handled. A request or a publication
  *   receives `too-many` with `retryAfterMs`; rejections of other messages are reported to the peer
  *   once a second.
- * - **Publications keep their order:** after a rejected publication, those that the peer sent
- *   before it read the rejection are rejected too. `client.publish()` waits, and sends them again
- *   in order.
+ * - **Publications keep their order:** after a rejected publication, all publications that the peer
+ *   sent before it read the rejection are rejected, too. `client.publish()` waits, and sends them
+ *   again in order.
  * - **Then closed:** a session with more than `maxRefusals` rejections is closed with 4429.
- *   Rejected publications of a client that waits do not count.
+ *   Rejected publications don't count if the client waits before sending them again.
  * - **Numbered messages wait:** messages and publications with at-least-once delivery are handled
  *   and acknowledged as the rates allow.
  * - **Never rejected:** replies, cancels, pongs and unsubscribing are handled, but too many of them
@@ -81,10 +84,10 @@ export interface RateLimitsOptions {
   readonly perAddress?:
     | SessionRates & {
       /**
-       * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
-       * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is
-       * `Infinity`, or for the private address of a proxy that the server is not configured to
-       * trust.
+       * Attempts to connect, successful or not. By default, each address has a burst of
+       * `maxSessionsPerAddress` but at least 100, then a tenth of that a second. There is no limit
+       * if `maxSessionsPerAddress` is `Infinity`, or for the private address of a proxy that the
+       * server is not configured to trust.
        */
       readonly connections?: Rate | undefined;
     }
@@ -97,8 +100,9 @@ export interface RateLimitsOptions {
   readonly maxRefusals?: number | undefined;
   /**
    * Shared counters that apply the given rates of users and addresses to all nodes together. By
-   * default, and while they are unreachable, each node counts alone. No call waits for them, so a
-   * node may let through one more burst before the counts of other nodes arrive.
+   * default, and while the shared counters are unreachable, each node counts on its own. No call
+   * waits for them, so a node may let through one more burst before the counts of other nodes
+   * arrive.
    */
   readonly shared?: SharedCounts | undefined;
 }
@@ -191,7 +195,7 @@ export class RateLimits implements MeterHost, Disposable {
     };
     this.maxRefusals = options.maxRefusals ?? MAX_REFUSALS;
     const engine = this.#engine = shared && new Engine(runtime, shared);
-    // Default rates follow a limit of this node only, and so are not shared.
+    // Default rates are derived from a limit of this node alone, so they are not shared.
     this.#accounts = {
       user: new Accounts("user", user, (unit) => perUser?.[unit] && engine),
       address: new Accounts("address", address, (unit) => perAddress?.[unit] && engine),
@@ -226,7 +230,7 @@ export class RateLimits implements MeterHost, Disposable {
       const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
       if (waitMs === 0) continue;
       this.#refusedConnections[scope]++;
-      // The message may reach the peer, so it names no user and no address.
+      // The message may reach the peer, so it does not contain the user or the address.
       throw new LimitError(
         `${OPTIONS[scope]}.connections`,
         `Cannot connect: ${this.#describe(scope, "connections")}`,
@@ -235,7 +239,7 @@ export class RateLimits implements MeterHost, Disposable {
     }
   }
 
-  /** Starts to meter a session; `undefined` if no rate applies. */
+  /** Starts to meter a session. Returns `undefined` if no rate applies. */
   meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
     const metered = this.#isMetered;
     const own = metered.session ? this.#rates.session : undefined;

@@ -13,7 +13,7 @@ export type Scope = typeof SCOPES[number];
 
 export type Unit = "messages" | "bytes" | "publications" | "subscriptions" | "connections";
 
-/** Rates by unit; a unit without a rate is not limited. */
+/** Rates by unit. A unit without a rate is not limited. */
 export type ModelRates = Partial<Record<Unit, Required<Rate>>>;
 
 /** Tokens that a call needs, by unit. */
@@ -26,7 +26,8 @@ export interface Shortage {
 }
 
 /**
- * A bucket, which starts full. A need above the burst waits for a full bucket, and leaves a debt.
+ * A bucket, which starts full. If more tokens are needed than the burst, the taker waits for a full
+ * bucket and leaves a debt.
  */
 class ModelBucket {
   readonly #rate: Required<Rate>;
@@ -76,7 +77,7 @@ export class ModelAccount {
     this.#buckets = new Map(entries.map(([unit, rate]) => [unit, new ModelBucket(rate)]));
   }
 
-  /** Time until there are enough tokens, in milliseconds; 0 if there are. */
+  /** Time until there are enough tokens, in milliseconds; 0 if there are enough now. */
   waitMs(need: Need, ms: number): number {
     const waits = this.#of(need).map(([bucket, amount]) => bucket.waitMs(amount, ms));
     return waits.find((wait) => wait > 0) ?? 0;

@@ -24,8 +24,8 @@ import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
 
 /**
- * Interval of the search for closed sessions, in milliseconds: a safety net, since sessions leave
- * when they close.
+ * Interval between searches for closed sessions, in milliseconds. The search is a safety net,
+ * because sessions leave when they close.
  */
 const CLEANUP_INTERVAL_MS = 60_000;
 
@@ -39,7 +39,7 @@ export interface SessionManagerOptions extends ManagerLimits {
    * @internal
    */
   readonly parts?: LimiterParts | undefined;
-  /** Clocks, timers and randomness of this node; the platform's by default. */
+  /** Clocks, timers and randomness of this node; by default, those of the platform. */
   readonly runtime?: Runtime | undefined;
 }
 
@@ -94,11 +94,11 @@ const ADD: OptionKinds<AddOptions> = { beside: "object", reservation: "object" }
 /**
  * Holds all sessions of a server.
  *
- * - **Limits:** in total, per user and per network address; with {@linkcode SessionManager.admit},
- *   handshakes count too.
+ * - **Limits:** sessions are limited in total, per user and per network address. With {@linkcode
+ *   SessionManager.admit}, handshakes count, too.
  * - **Rates:** peers' messages are counted from `add`; see {@linkcode RateLimitsOptions}.
  * - **Leaving:** a session that closes has left the manager before its `onClose` runs.
- * - **Cost:** a few hundred bytes per session, without a timer or promise for each.
+ * - **Cost:** a session takes a few hundred bytes, and has no timer or promise of its own.
  * - **Timers:** a single one, while there are sessions.
  *
  * @example Usage
@@ -153,7 +153,7 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Creates a manager without sessions; the same as `new`.
+   * Creates a manager without sessions. This is the same as `new`.
    *
    * @param options See {@linkcode SessionManagerOptions}.
    * @returns The manager.
@@ -207,7 +207,7 @@ export class SessionManager implements AsyncDisposable {
    * soon as one of them is known, once for each.
    *
    * @param options The user, the network address, or both.
-   * @throws {LimitError} If there are too many; `retryAfterMs` is the time to wait.
+   * @throws {LimitError} If there are too many attempts; `retryAfterMs` is the time to wait.
    *
    * @example Usage
    * ```ts
@@ -257,15 +257,16 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Adds a session. A session leaves when it closes; one that is already closed leaves immediately.
+   * Adds a session. A session leaves when it closes; if it is already closed, it leaves
+   * immediately.
    *
-   * Add a session once its user is known: `session.user` is read now, and not again.
+   * Add a session once its user is known, because `session.user` is read only now.
    *
    * @param session Any session.
    * @param options The session's reservation, which stays valid if this throws.
    * @returns The id of the session.
-   * @throws {TypeError} If there is a session with this id, or this manager does not hold the
-   * reservation.
+   * @throws {TypeError} If there already is a session with this id, or if this manager does not
+   * hold the reservation.
    * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
    */
   add(session: Session, options: AddOptions = {}): string {
@@ -342,8 +343,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Sums up the counters of all sessions. Reads every session, so use it for a metrics page, not
-   * for every message.
+   * Sums up the counters of all sessions. This reads every session, so call it for a metrics page,
+   * not for every message.
    *
    * @returns The statistics.
    */
@@ -355,7 +356,8 @@ export class SessionManager implements AsyncDisposable {
    * Lists the problems of all sessions. Reads every session, like `stats`.
    *
    * @param options Maximum number of problems to return; 100 by default.
-   * @returns The problems, each with the id of its session, errors first, otherwise in the order in which the sessions were added.
+   * @returns The problems, each with the id of its session. Errors come first; otherwise, the order
+   * is that in which the sessions were added.
    * @throws {RangeError} If the limit is not a positive integer.
    *
    * @example Usage
@@ -396,8 +398,8 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Takes a snapshot of each session, one page at a time.
    *
-   * @param options Maximum number of sessions in a page, 100 by default; and as `after` the `next`
-   * of the previous page, by default the first page.
+   * @param options The maximum number of sessions in a page, 100 by default, and as `after`, the
+   * `next` of the previous page. Without `after`, the first page is returned.
    * @returns A page of snapshots.
    * @throws {RangeError} If the limit is not a positive integer.
    *
@@ -427,7 +429,10 @@ export class SessionManager implements AsyncDisposable {
   ): {
     /** A snapshot of each session. */
     readonly sessions: readonly SessionDiagnostics[];
-    /** Start of the next page, stable while sessions come and go; `undefined` after the last page. */
+    /**
+     * Start of the next page, which stays valid while sessions come and go; `undefined` after the
+     * last page.
+     */
     readonly next: number | undefined;
   } {
     checkOptions("list diagnostics", options, { after: COUNT, limit: POSITIVE });
@@ -444,8 +449,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Removes closed sessions. Called periodically; sessions leave when they close, so this finds one
-   * only after a failure.
+   * Removes closed sessions. It is called periodically. Sessions leave when they close, so this
+   * finds a closed session only after a failure.
    *
    * @returns Number of removed sessions.
    */
@@ -474,12 +479,12 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Closes all sessions gracefully. New sessions are refused, and every peer is notified
-   * immediately when to reconnect, each at a different time. Each session is closed at that time,
+   * Closes all sessions gracefully. New sessions are rejected, and every peer is immediately
+   * notified when to reconnect, each at a different time. Each session is closed at that time,
    * after its handlers and responses finish and its queues are flushed. Sessions that take too long
    * are cut off.
    *
-   * Idempotent: the first call decides, and others get the same promise.
+   * Idempotent: the options of the first call apply, and later calls return the same promise.
    *
    * @param options See {@linkcode DrainOptions}.
    * @returns The result, when no session is left.
@@ -511,7 +516,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Refuses new sessions and closes all existing ones. Idempotent; also ends a drain in progress.
+   * Rejects new sessions and closes all existing sessions. Idempotent; it also ends a drain in
+   * progress.
    *
    * @param options Close code (4503 by default) and reason.
    * @returns Resolves when all are closed and no timer is left.
@@ -526,7 +532,7 @@ export class SessionManager implements AsyncDisposable {
     this.#limiter.rates[Symbol.dispose]();
   }
 
-  /** Refuses new sessions and closes all existing ones; called by `await using`. */
+  /** Rejects new sessions and closes all existing sessions; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.shutdown();
   }

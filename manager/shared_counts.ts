@@ -1,4 +1,6 @@
-/** Rates that apply to all nodes together: each node counts alone, and settles with an engine. */
+/**
+ * Rates that apply to all nodes together. Each node counts on its own, and settles with an engine.
+ */
 import type { Runtime } from "../base/runtime.ts";
 import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
 import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
@@ -6,7 +8,7 @@ import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 /**
  * Token buckets that all nodes share; the `store` of a broker is one.
  *
- * - `take` MUST be atomic, and MUST take the whole amount or nothing. A bucket starts full.
+ * - `take` MUST be atomic, and MUST take either the whole amount or nothing. A bucket starts full.
  * - `take` MUST reject while the counters are unreachable.
  */
 export interface SharedCounts {
@@ -30,16 +32,16 @@ export interface SharedCounts {
 export type SharedCount = Awaited<ReturnType<SharedCounts["take"]>>;
 
 /**
- * Fraction of the burst that is settled at once: large enough to be cheap, small enough to be
- * accurate.
+ * Fraction of the burst that is settled at once. It is large enough to be cheap, and small enough
+ * to be accurate.
  */
 const SETTLED_PART = 0.1;
 
-/** Time limit for a reply, in milliseconds; a slower engine counts as unreachable. */
+/** Time limit for a reply, in milliseconds. A slower engine is considered unreachable. */
 const ENGINE_TIMEOUT_MS = 500;
 
 /**
- * Time for which nodes count alone before they try an unreachable engine again, in milliseconds.
+ * Time for which nodes count on their own before they retry an unreachable engine, in milliseconds.
  */
 const ENGINE_PAUSE_MS = 1_000;
 
@@ -68,11 +70,11 @@ export class Engine implements Disposable {
   /** True if the engine must not be called now. */
   isAway(now: number): boolean {
     const leftMs = this.#awayUntil - now;
-    // After a clock was set back, the remaining time would exceed the whole pause.
+    // After the clock was set back, the remaining time would exceed the whole pause.
     return this.#closing.signal.aborted || leftMs > 0 && leftMs <= ENGINE_PAUSE_MS;
   }
 
-  /** Takes tokens; `undefined` if the engine does not respond. Never rejects. */
+  /** Takes tokens. Resolves to `undefined` if the engine does not respond. Never rejects. */
   async take(
     key: string,
     amount: number,
@@ -108,10 +110,10 @@ export class Engine implements Disposable {
  * - **Own bucket first:** this node's own bucket lets tokens through immediately; the node then
  *   owes them to the engine.
  * - **Settling:** debts of a tenth of the burst or more are paid, one request after another.
- * - **Denied:** while the engine has too few tokens, no more pass until all debts are paid.
- * - **Error:** before a node finds out that others used up the tokens, its own bucket may let at
- *   most one burst through. Since that is paid first, the rate holds over time.
- * - **While the engine is unreachable,** the node counts alone, and owes no tokens.
+ * - **Denied:** while the engine has too few tokens, nothing more passes until all debts are paid.
+ * - **Error:** before a node finds out that other nodes have used up the tokens, its own bucket may
+ *   let through at most one burst. That burst is paid first, so the rate holds over time.
+ * - **While the engine is unreachable,** the node counts on its own and owes no tokens.
  */
 export class SharedBucket implements Bucket {
   readonly #own: TokenBucket;
@@ -134,8 +136,8 @@ export class SharedBucket implements Bucket {
   waitMs(amount: number, now: number): number {
     const wait = this.#own.waitMs(amount, now);
     if (this.#deniedUntil === undefined || this.#engine.isAway(now)) return wait;
-    // The reply arrives soon after the next request. A clock that was set back must not lengthen
-    // the wait.
+    // The reply arrives soon after the next request. Setting the clock back must not lengthen the
+    // wait.
     return Math.max(wait, Math.min(this.#deniedUntil - now, this.#fillMs), 1);
   }
 
@@ -160,7 +162,9 @@ export class SharedBucket implements Bucket {
     return Math.ceil(this.#rate.burst / this.#rate.perSecond * 1_000);
   }
 
-  /** True if a debt is older than the time to fill an empty bucket, and so is paid by time. */
+  /**
+   * True if a debt is older than the time in which an empty bucket fills, so that time has paid it.
+   */
   #isPaid(now: number): boolean {
     return now - this.#takenAt >= this.#fillMs;
   }

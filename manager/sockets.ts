@@ -2,10 +2,10 @@
 import type { Place, Quota, QuotaOptions, Quotas } from "../base/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 
-/** Sockets for each session that a limit allows: as many may linger as are in use. */
+/** Sockets for each session that a limit allows. As many sockets may linger as are in use. */
 export const SOCKETS_PER_SESSION = 2;
 
-/** The same for a client that moves, whose two sessions count once but have a socket each. */
+/** The same for a client that moves. Its two sessions count once, but each has a socket. */
 const SOCKETS_BESIDE = SOCKETS_PER_SESSION + 1;
 
 class Lease implements SocketLease {
@@ -34,8 +34,8 @@ class Lease implements SocketLease {
 /**
  * Counts the runtime's sockets, and rejects those beyond a limit.
  *
- * A runtime that cannot drop a socket (Deno's) keeps it until the peer answers the close, however
- * long that takes. The session has ended and freed its slot, so sockets have a separate bound.
+ * Deno cannot drop a socket, so it keeps it until the peer responds to the close, however long that
+ * takes. By then, the session has ended and freed its slot, so sockets have a separate limit.
  */
 export class Sockets {
   readonly #quotas: Quotas;

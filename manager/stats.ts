@@ -9,18 +9,18 @@ import type { ManagerLimits, SessionLimiter } from "./limits.ts";
 import type { SessionState } from "../session/types.ts";
 
 /**
- * Maximum number of close codes counted separately, in addition to those of {@linkcode CloseCode},
- * because a peer can send any.
+ * Maximum number of close codes that are counted separately, in addition to those of {@linkcode
+ * CloseCode}, because a peer can send any code.
  */
 const MAX_FOREIGN_CODES = 64;
 
-/** Statistics of a session manager. They consist only of numbers, so JSON can hold them. */
+/** Statistics of a session manager. They consist only of numbers, so they can be sent as JSON. */
 export interface ManagerStats {
   /** Current sessions. */
   readonly count: number;
   /** Current sessions by state. */
   readonly states: Readonly<Record<SessionState, number>>;
-  /** Current reservations: handshakes that count, but are not sessions yet. */
+  /** Current reservations: handshakes that already count but are not sessions yet. */
   readonly reserved: number;
   /** Maximum number of concurrent sessions so far. */
   readonly peak: number;
@@ -34,25 +34,25 @@ export interface ManagerStats {
   readonly refused: Readonly<Record<keyof ManagerLimits | "draining", number>>;
   /** Sessions that closed, by close code. */
   readonly closeCodes: Readonly<Record<number, number>>;
-  /** Sessions that closed with other codes; at most 64 foreign ones are counted separately. */
+  /** Sessions that closed with other codes. At most 64 foreign codes are counted separately. */
   readonly otherCloseCodes: number;
   /** Current users with sessions. */
   readonly users: number;
-  /** Current network addresses with sessions; an IPv6 /64 is one. */
+  /** Current network addresses with sessions; an IPv6 /64 counts as one address. */
   readonly addresses: number;
-  /** Current sockets, which can outlive sessions, and have separate bounds. */
+  /** Current sockets, which can outlive sessions and have separate limits. */
   readonly sockets: {
     /** Sockets that the runtime holds, from the upgrade until they are really closed. */
     readonly open: number;
     /**
-     * Open sockets that this end closed, and whose peers have not answered; their sessions may have
-     * ended.
+     * Open sockets that this side has closed but whose peers have not responded; their sessions may
+     * have ended.
      */
     readonly lingering: number;
     /** Upgrades that were rejected because of too many sockets. */
     readonly refused: number;
   };
-  /** Streams that peers opened and that this end does not read, over WebTransport and QUIC. */
+  /** Streams over WebTransport and QUIC that peers opened and that this side does not read. */
   readonly unreadStreams: {
     /** Streams that currently count as unread. */
     readonly count: number;
@@ -82,7 +82,7 @@ export interface ManagerStats {
     readonly sent: number;
     /** Received from peers. */
     readonly received: number;
-    /** Dropped by a send queue's policy, or because the transport cannot carry them. */
+    /** Messages dropped by a send queue's policy, or because the transport cannot carry them. */
     readonly dropped: number;
     /** Currently waiting in send queues. */
     readonly queued: number;
@@ -173,7 +173,7 @@ const CREDIT_KINDS = ["data", "bidirectional", "unidirectional"] as const;
 
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
-/** Counts sessions that come and go, at a size independent of their number. */
+/** Counts sessions that come and go; its size does not depend on their number. */
 export class StatsAccumulator {
   readonly #codes = new Map<number, number>(); // At most 64, and those of `CloseCode`.
   readonly #past: Sums = noSums();
@@ -196,7 +196,7 @@ export class StatsAccumulator {
     for (const name of SUMMED) this.#past[name] -= counted[name];
   }
 
-  /** Counts a closed session; the close code follows one microtask later. */
+  /** Counts a closed session. The close code is counted one microtask later. */
   ended(session: Session): void {
     this.#closed++;
     const past = this.#past;

@@ -1,9 +1,9 @@
 /**
- * OpenTelemetry traces and metrics: spans for handshakes, requests and handlers, in one trace on
- * both sides; metrics of sessions, messages, queues and closes.
+ * OpenTelemetry traces and metrics: spans for handshakes, requests and handlers, which form one
+ * trace across both sides, and metrics of sessions, messages, queues and closes.
  *
- * Deno exports traces and metrics when started with `OTEL_DENO=true`; set up any other SDK before
- * you call `otel()`. Otherwise no traces or metrics are recorded.
+ * Deno exports traces and metrics if you start it with `OTEL_DENO=true`. If you use another SDK,
+ * set it up before you call `otel()`. Otherwise, no traces or metrics are recorded.
  *
  * @example A server whose handlers are traced
  * ```ts
@@ -97,27 +97,27 @@ export interface OtelOptions {
     getMeter(name: string): object;
   } | undefined;
   /**
-   * Use of the trace that a peer sends with a message or a request:
+   * How to use the trace that a peer sends with a message or a request:
    *
    * - `"continue"`: the handler's span belongs to the peer's trace, so that both sides share one
-   *   trace, and the peer's flag decides about sampling.
+   *   trace. The peer's flag decides whether it is sampled.
    * - `"link"`: the handler's span starts its own trace, with a link to the peer's span. Use this
-   *   for servers whose clients must not decide about sampling.
+   *   for servers whose clients must not control sampling.
    *
    * @default {"continue"}
    */
   readonly remoteTraces?: "continue" | "link" | undefined;
-  /** Clock that measures durations. By default the platform's. */
+  /** Clock that measures durations; by default, the platform's clock. */
   readonly runtime?: Runtime | undefined;
 }
 
-/** Telemetry for `serve`, `connect` and `dial`; several servers and clients can share it. */
+/** Telemetry for `serve`, `connect` and `dial`. Several servers and clients can share it. */
 export interface Telemetry extends Instrumentation, Disposable {
   /**
-   * Also reports the counters of a server's manager: users, addresses, sockets, rejections by
+   * Also reports the counters of a server's manager: users, addresses, sockets, and rejections by
    * limit.
    *
-   * @param manager The `manager` of a server; replaces the manager of an earlier call.
+   * @param manager The `manager` of a server. It replaces the manager of an earlier call.
    * @param topics The `topics` of the same server, to also report histories and the broker.
    * @param server The same server, to also report its QUIC handshakes, HTTP requests and limits.
    */
@@ -143,7 +143,7 @@ const OPTIONS: OptionKinds<OtelOptions> = {
 const SCOPE = "@skein/skein";
 
 /**
- * Creates telemetry. Disposal stops its metrics; spans are still created.
+ * Creates telemetry. Disposing of it stops the metrics, but spans are still created.
  *
  * @param options See {@linkcode OtelOptions}.
  * @returns The `instrumentation` option for `serve`, `connect` and `dial`.
@@ -189,7 +189,10 @@ interface OtelParts {
   readonly runtime: Runtime;
   readonly tracer: Tracer;
   readonly metrics: OtelMetrics;
-  /** `true` if handlers continue the traces of peers; otherwise their spans link to them. */
+  /**
+   * `true` if handlers continue the traces of peers; otherwise, their spans only link to these
+   * traces.
+   */
   readonly continuesTraces: boolean;
 }
 
@@ -199,7 +202,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
   readonly #tracer: Tracer;
   readonly #metrics: OtelMetrics;
   readonly #continuesTraces: boolean;
-  /** The handshake span of each session; the spans of its handlers link here. */
+  /** The handshake span of each session, to which the spans of its handlers link. */
   readonly #handshakes = new WeakMap<Session, SpanContext>();
 
   constructor({ runtime, tracer, metrics, continuesTraces }: OtelParts) {
@@ -282,7 +285,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
     const attributes = messageAttributes(message);
     const handshake = this.#handshakes.get(session);
     const links: Link[] = handshake === undefined ? [] : [{ context: handshake }];
-    // Without a trace of the peer, the handler starts its own: a session can last for days, and so
+    // If the peer sends no trace, the handler starts its own: a session can last for days, and so
     // would a trace of the whole session.
     let parent = ROOT_CONTEXT;
     if (remote !== undefined) {
@@ -306,7 +309,8 @@ class OtelInstrumentation implements Instrumentation, Disposable {
     const end = timer(this.#runtime, { span, histogram, attributes });
     const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
     if (running === undefined || typeof running.then !== "function") return end(() => ({}));
-    // Returned, so that an error of the telemetry provider is reported like an error of any hook.
+    // The promise is returned, so that an error of the telemetry provider is reported like an error
+    // in any other hook.
     return running.then(() => end(() => ({})), (error) =>
       end(() => {
         failed(span, error);
@@ -327,8 +331,8 @@ class OtelInstrumentation implements Instrumentation, Disposable {
 }
 
 /**
- * Names a span from a bounded set of names, as OpenTelemetry requires. Peers choose topics, so
- * their number is unbounded; the topic is an attribute.
+ * Names a span from a bounded set of names, as OpenTelemetry requires. Peers choose topics, so the
+ * number of topics is unbounded; therefore, the topic is an attribute.
  */
 function spanName(
   operation: "request" | "handle" | "process",
@@ -354,7 +358,7 @@ function refused(
 }
 
 /**
- * Starts a timer; the returned function ends the span and records the duration. The span ends even
+ * Starts a timer. The returned function ends the span and records the duration. The span ends even
  * if the telemetry provider throws, because a span without an end is never exported.
  */
 function timer(

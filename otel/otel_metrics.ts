@@ -1,7 +1,7 @@
 /**
- * The telemetry instruments, and the attributes of sessions, named by OpenTelemetry's semantic
- * conventions; additions start with `skein.`. Counters are read from the sessions at collection, so
- * that messages have no overhead.
+ * The telemetry instruments and the attributes of sessions. Their names follow OpenTelemetry's
+ * semantic conventions; additional names start with `skein.`. Counters are read from the sessions
+ * when metrics are collected, so that messages have no overhead.
  */
 import type {
   Attributes,
@@ -43,7 +43,9 @@ export function transportAttributes(transport: string | undefined): Attributes {
   return { "network.transport": carrier, "network.protocol.name": transport };
 }
 
-/** Describes the target of a handshake, without the query, where applications put secrets. */
+/**
+ * Describes the target of a handshake, without the query, because applications put secrets there.
+ */
 export function handshakeAttributes({ url, transport, address }: HandshakeInfo): Attributes {
   const asked = URL.parse(url);
   return {
@@ -90,15 +92,15 @@ export function errorType(error: unknown, status?: number): string {
 }
 
 /**
- * Passes a bounded number of distinct values. A peer can choose any value, and each value would
- * create a permanent time series.
+ * Passes through a bounded number of distinct values. A peer can choose any value, and each value
+ * would create a permanent time series.
  */
 class BoundedLabels {
   readonly #max: number;
   readonly #other: string;
   readonly #seen = new Set<string>(); // At most `#max`.
 
-  /** Passes the first `max` values, and replaces all later ones by `other`. */
+  /** Passes through the first `max` values, and replaces all later values with `other`. */
   constructor({ max, other }: { readonly max: number; readonly other: string }) {
     this.#max = max;
     this.#other = other;
@@ -122,7 +124,9 @@ const NO_SERVER: CountedServer = {
   },
 };
 
-/** Bucket boundaries for calls of milliseconds to seconds, as recommended by the conventions. */
+/**
+ * Bucket boundaries for calls that take milliseconds to seconds, as recommended by the conventions.
+ */
 const CALL_S = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10];
 
 /** Bucket boundaries for sessions of a second to days. */
@@ -239,8 +243,8 @@ export class OtelMetrics implements Disposable {
   }
 
   /**
-   * Describes a failed request by a short word. The peer chose the code, so the number of distinct
-   * codes is limited.
+   * Describes a failed request by a short word. The peer chooses the code, so the number of
+   * distinct codes is limited.
    */
   errorTypeOf(error: unknown): string {
     const type = errorType(error);
