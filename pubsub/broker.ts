@@ -4,7 +4,10 @@ import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 import type { BrokerLogs } from "./logs/log.ts";
 
-/** Prefix of the topics that nodes use internally; closed to sessions and applications. */
+/**
+ * Prefix of the topics that nodes use internally. Sessions and applications cannot use these
+ * topics.
+ */
 export const INTERNAL_PREFIX = "$skein:";
 
 /** One publication, encoded once: the same bytes are sent to the engine and to the sockets. */
@@ -13,9 +16,11 @@ export interface Publication {
   readonly topic: string;
   /** The whole message, encoded: an envelope as text, or a binary message's frame. */
   readonly payload: string | Uint8Array;
-  /** Size of the payload in bytes, in UTF-8 for a text; left out if not counted yet. */
+  /**
+   * Size of the payload in bytes (UTF-8 if it is text); left out if it has not been counted yet.
+   */
   readonly bytes?: number | undefined;
-  /** Id of a session, or of a client, that does not receive the publication. */
+  /** Id of a session or of a client that does not receive the publication. */
   readonly except?: string | undefined;
   /**
    * Position in the history of the topic; assigned by the engine, never by the publisher. `prev` is
@@ -28,7 +33,8 @@ export interface Publication {
 export type PublicationPosition = NonNullable<Publication["position"]>;
 
 /**
- * Returns the size of a payload, counting its bytes unless the publisher has.
+ * Returns the size of a payload, and counts its bytes unless the publisher has already counted
+ * them.
  *
  * @param publication The publication.
  * @returns The size in bytes, in UTF-8 for a text.
@@ -39,13 +45,13 @@ export function payloadBytes({ payload, bytes }: Publication): number {
 
 /**
  * Bytes that each kept publication or record counts in addition to its payload: about the size of
- * an object in memory, a row in a file or an entry in an engine. Otherwise payloads of one byte
+ * an object in memory, a row in a file or an entry in an engine. Otherwise, payloads of one byte
  * could use thirty times as much space as a bound allows.
  */
 export const ENTRY_BYTES = 64;
 
 /**
- * Counts the space of kept publications or records, as byte bounds do.
+ * Computes the space of kept publications or records, as it counts toward byte bounds.
  *
  * @param bytes Bytes of all payloads.
  * @param entries Number of publications or records.
@@ -87,13 +93,13 @@ export interface HistoryBounds {
   readonly bytes: number;
 }
 
-/** Producer and number of a publication, so that a repeated publication counts once. */
+/** Producer and number of a publication, so that a repeated publication is stored once. */
 export interface PublicationKey {
-  /** Name of the producer. Its numbers grow, on each topic. */
+  /** Name of the producer. Its numbers grow on each topic. */
   readonly producer: string;
   /**
-   * An integer of 0 or more. A number not above the producer's last one on the topic marks a
-   * repetition.
+   * An integer of 0 or more. A number that is not above the producer's last number on the topic
+   * marks a repetition.
    */
   readonly number: number;
 }
@@ -101,27 +107,27 @@ export interface PublicationKey {
 /** Options for {@linkcode Broker.subscribe}. */
 export interface BrokerSubscribeOptions {
   /**
-   * Bounds of the history, for a topic with a history; the same on every node. Only subscriptions
-   * with `history` receive appended publications.
+   * Bounds of the history, for a topic with a history. They must be the same on every node. Only
+   * subscriptions with `history` receive appended publications.
    */
   readonly history?: HistoryBounds | undefined;
   /**
    * Called when publications may have been missed, once the engine is reachable and delivers new
-   * ones. MUST NOT throw.
+   * publications. MUST NOT throw.
    */
   readonly onInterrupted?: (() => void) | undefined;
 }
 
 /** A node's subscription to a topic. Disposing of it never rejects. */
 export interface BrokerSubscription extends AsyncDisposable {
-  /** Resolves once publications of other nodes reach this node; never rejects. */
+  /** Resolves once publications of other nodes reach this node. Never rejects. */
   readonly ready: Promise<void>;
 }
 
 /** State of a broker; branch on `name`. */
 export type BrokerStatus =
   | {
-    /** The broker connects to the engine for the first time, or is connected. */
+    /** The broker is connecting to the engine for the first time, or is connected. */
     readonly name: "connecting" | "connected";
   }
   | {
@@ -131,7 +137,7 @@ export type BrokerStatus =
     readonly since: number;
     /** Error of the client library. */
     readonly error?: unknown;
-    /** True if appends are rejected meanwhile; otherwise publications wait. */
+    /** True if appends are rejected in the meantime; otherwise, publications wait. */
     readonly rejects?: true | undefined;
   }
   | {
@@ -155,7 +161,7 @@ export interface BrokerStats {
   readonly reads: number;
   /** Histories whose publications were forgotten because of too many topics or bytes. */
   readonly forgotten?: number | undefined;
-  /** Messages of other programs that were not publications, and were ignored. */
+  /** Messages from other programs that were not publications and were ignored. */
   readonly ignored?: number | undefined;
 }
 
@@ -182,8 +188,8 @@ export interface HistoryPage {
   /** The newest offset of the topic; 0 if no publication is known. */
   readonly head: number;
   /**
-   * Tag of the publication at `after`, if still kept and tagged; `null` if the engine knows that no
-   * publication has this offset.
+   * Tag of the publication at `after`, if it is still kept and has a tag; `null` if the engine
+   * knows that no publication has this offset.
    */
   readonly anchor?: string | null | undefined;
   /**
@@ -194,39 +200,39 @@ export interface HistoryPage {
 }
 
 /**
- * Keeps publications. The offsets of a topic grow, and need not be consecutive, because each
+ * Keeps publications. The offsets of a topic grow but need not be consecutive, because each
  * publication names the previous offset.
  *
- * - `append` MUST publish the kept publication, with the position, to all subscriptions with
+ * - `append` MUST publish the kept publication, with its position, to all subscriptions with
  *   `history`. It MUST either do both or neither.
- * - `append` MUST keep the order of one node's calls on a topic, also across an outage of the
- *   engine. It MUST send an unacknowledged publication again, in such a way that it counts once.
+ * - `append` MUST keep the order of one node's calls on a topic, even across an outage of the
+ *   engine. It MUST send an unacknowledged publication again, in such a way that it is stored once.
  * - The epoch MUST change whenever the engine may have lost acknowledged publications.
  * - Each position MUST have a `tag` of 6 to 8 characters (letters, digits, `-` and `_`), derived
  *   from at least 32 bits of an id that is unique to the publication, never from the payload. Every
  *   delivery and every read of a publication MUST return the same tag. A page MUST include the tag
- *   of the publication at `after`, if still kept: this is how a returning client detects another
- *   copy of the history.
+ *   of the publication at `after`, if it is still kept; this is how a returning client detects
+ *   another copy of the history.
  * - `read` MUST NOT create state in the engine: a topic without publications uses no resources
  *   there.
  */
 export interface BrokerHistory {
   /**
    * Time for which the engine can distinguish an empty history from an earlier history of the
-   * topic, in milliseconds. A position before the first publication is not trusted for longer. No
-   * limit if left out.
+   * topic, in milliseconds. A position before the first publication is not trusted for longer. If
+   * left out, there is no limit.
    */
   readonly remembersMs?: number | undefined;
   /**
    * Publishes on a topic with a history.
    *
    * @param publication The publication. MUST NOT be changed afterwards.
-   * @param options Bounds of the history, the same on every node, and the key by which the engine
-   * recognizes a repetition for at least two minutes.
-   * @returns Resolves when the engine has stored the publication; without a position for a
-   * repetition, and if the engine became unreachable before the epoch was known again.
-   * @throws {BrokerError} If the publication was dropped: too many waited, the engine was
-   * unreachable for too long, or the broker was closed.
+   * @param options Bounds of the history, which must be the same on every node, and the key by
+   * which the engine recognizes a repetition for at least two minutes.
+   * @returns Resolves when the engine has stored the publication. There is no position if it was a
+   * repetition, or if the engine became unreachable before the epoch was known again.
+   * @throws {BrokerError} If the publication was dropped because too many were waiting, the engine
+   * was unreachable for too long, or the broker was closed.
    * @throws {RangeError} If the engine does not support the topic or the producer.
    */
   append(
@@ -235,8 +241,8 @@ export interface BrokerHistory {
       readonly bounds: HistoryBounds;
       readonly key?: PublicationKey | undefined;
       /**
-       * The client that publishes; left out for the application. An engine that has to forget
-       * topics starts with those of the client that created most of them within the last hour.
+       * The client that publishes; left out for the application. If an engine has to forget topics,
+       * it starts with those of the client that created most of them within the last hour.
        */
       readonly maker?: string | undefined;
     },
@@ -289,8 +295,8 @@ export interface BrokerStore {
    *
    * @param scope The scope, such as a user.
    * @param member The claimant, such as a session; unique across all nodes.
-   * @param options Maximum number of members of the scope, and the time in milliseconds for which a
-   * claim holds without renewal.
+   * @param options Maximum number of members of the scope, and the time for which a claim holds
+   * without renewal, in milliseconds.
    * @returns True if the slot is claimed; false if the scope is full.
    */
   claim(
@@ -313,14 +319,14 @@ export interface BrokerStore {
    */
   claims(scope: string): Promise<string[]>;
   /**
-   * Takes tokens from a bucket, which starts full. Brokers leave this out if their engine is too
-   * slow for it.
+   * Takes tokens from a bucket. A bucket starts full. Brokers leave this method out if their engine
+   * is too slow for it.
    *
    * @param key The bucket.
    * @param amount Number of tokens.
    * @param rate Tokens added each second, and the bucket's capacity.
    * @returns If `granted` is false, the bucket is unchanged. `retryAfterMs` is the time until the
-   * bucket will have enough tokens, 0 if granted.
+   * bucket will have enough tokens; it is 0 if they were granted.
    */
   take?(
     key: string,
@@ -338,22 +344,24 @@ export type TakenTokens = Awaited<ReturnType<NonNullable<BrokerStore["take"]>>>;
 /**
  * Carries publications to every node that is subscribed to the topic.
  *
- * - `publish` MUST reach this node's listeners too, exactly like those of other nodes.
+ * - `publish` MUST also reach this node's listeners, exactly as it reaches listeners on other
+ *   nodes.
  * - `publish` MUST keep the order of the publications that one node publishes on a topic.
  * - `publish` MUST NOT throw because of an outage of the engine: `status` and `stats` report
  *   outages, and the number of waiting publications is bounded.
- * - A listener MUST receive each publication at most once per subscription, and none after the
- *   subscription was disposed. After an outage of the engine, `onInterrupted` MUST be called.
+ * - A listener MUST receive each publication at most once per subscription, and no publication
+ *   after the subscription was disposed of. After an outage of the engine, `onInterrupted` MUST be
+ *   called.
  * - `publish` and `subscribe` MUST throw a `SkeinError` with code `unsupported` after `close`.
  * - A topic or key that the engine does not support MUST be rejected with a `RangeError`, for that
- *   call only and before it is sent: other topics MUST NOT be affected. Topics of 255 bytes of
+ *   call only and before it is sent. Other topics MUST NOT be affected. Topics of 255 bytes of
  *   UTF-8 after a prefix of 32 MUST be supported.
  * - A broker MUST NOT close a client library that the application passed in.
  * - A broker MUST NOT queue publications without a bound.
  * - `history`, `logs` and `store` are for engines that can keep data. Without them, topics have no
  *   history across nodes, there are no durable streams, and limits count per node.
  *
- * {@linkcode testBroker} is the suite that every implementation passes.
+ * {@linkcode testBroker} is the test suite that every implementation must pass.
  */
 export interface Broker extends AsyncDisposable {
   /** Name of the engine, for humans. */
@@ -384,7 +392,7 @@ export interface Broker extends AsyncDisposable {
    * @param topic The topic.
    * @param listener Receives the publications of the topic. MUST NOT throw.
    * @param options See {@linkcode BrokerSubscribeOptions}.
-   * @returns The subscription; ends immediately when disposed.
+   * @returns The subscription, which ends immediately when it is disposed of.
    */
   subscribe(
     topic: string,

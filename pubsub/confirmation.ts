@@ -3,17 +3,17 @@ import { BrokerError } from "../errors.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 
 /**
- * Longest wait for the broker to subscribe this node, in milliseconds, after which callers receive
+ * Longest wait for the broker to subscribe this node, in milliseconds. After that, callers receive
  * an error.
  */
 const CONFIRM_TIMEOUT_MS = 10_000;
 
 /**
- * Called once: with the error of a broker that did not confirm, or without one. MUST NOT throw.
+ * Called once, with an error if the broker did not confirm. MUST NOT throw.
  */
 type Waiter = (error?: BrokerError) => void;
 
-/** Notifies the sessions of a topic when publications of all nodes reach this one. */
+/** Notifies the sessions of a topic when publications of all nodes reach this node. */
 export class Confirmation {
   readonly #runtime: Runtime;
   readonly #topic: string;
@@ -40,8 +40,8 @@ export class Confirmation {
   }
 
   /**
-   * Calls back once the subscription is in force, or the time limit is over; immediately if it is
-   * in force already.
+   * Calls back once the subscription is in force or the time limit has passed. If it is already in
+   * force, calls back immediately.
    */
   wait(waiter: Waiter): void {
     if (this.#isGiven || this.#isClosed) return waiter();

@@ -1,10 +1,9 @@
-/** Readers of one node that wait for news of the same stream or topic. */
+/** Readers of one node that wait for changes of the same stream or topic. */
 import type { BrokerSubscription } from "./broker.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 
 /**
- * One stream or topic that readers of this node follow, and its announcements, which all readers
- * share.
+ * One stream or topic that readers of this node follow. All readers share its announcements.
  *
  * @typeParam R Type of the result of a read.
  */
@@ -59,7 +58,7 @@ export class Followed<R> {
     return reading;
   }
 
-  /** Adds a waiting reader; one timer serves all until the next announcement. */
+  /** Adds a waiting reader. One timer serves all readers until the next announcement. */
   wait(wake: () => void, timeoutMs: number): void {
     this.#waiting.add(wake);
     this.#timer ??= this.#runtime.setTimeout(() => this.notify(), timeoutMs);

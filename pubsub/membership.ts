@@ -1,4 +1,4 @@
-/** A session's subscription to a topic, with the calls and the client that wait for it. */
+/** A session's subscription to a topic, with the calls and the client that are waiting for it. */
 import type { BrokerError } from "../errors.ts";
 import type { Confirmation } from "./confirmation.ts";
 
@@ -28,10 +28,10 @@ export class Membership {
   }
 
   /**
-   * Replies once the broker confirms, and not before the application's call has returned; earlier
-   * if another reply or the end of the subscription precedes.
+   * Replies once the broker confirms, but not before the application's call has returned. The reply
+   * is sent earlier if another reply is sent or the subscription ends.
    *
-   * @param tell Sends the reply, with the error of a broker that did not confirm.
+   * @param tell Sends the reply, with an error if the broker did not confirm.
    * @param confirmation The confirmation to wait for, if any.
    */
   answerLater(tell: (error?: BrokerError) => void, confirmation?: Confirmation): void {
@@ -47,7 +47,7 @@ export class Membership {
   }
 
   /**
-   * Waits for the broker, at most as long as the session is subscribed.
+   * Waits for the broker, but no longer than the session is subscribed.
    *
    * @param confirmation The confirmation.
    * @param onLate Called before a rejection, which need not be handled.

@@ -1,4 +1,4 @@
-/** The lifecycle of a broker: its engine's state, its counters, its problems and its close. */
+/** The lifecycle of a broker: its engine's state, its counters, its problems, and how it closes. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
@@ -26,13 +26,13 @@ export class BrokerLife {
   published = 0;
   /** Publications that came from the engine. */
   received = 0;
-  /** Outages of the engine, and losses of publications that it sent. */
+  /** Outages of the engine, and losses of publications that the engine sent. */
   interruptions = 0;
   /** Pages of histories read from the engine. */
   reads = 0;
   /** Messages of other programs that were not publications. */
   ignored = 0;
-  /** The connection's newest error; the next connection clears it. */
+  /** The connection's newest error. The next connection clears it. */
   lastError: unknown;
   readonly #runtime: Runtime;
   readonly #words: EngineWords;
@@ -127,7 +127,8 @@ export class BrokerLife {
   close(end: () => Promise<void>): Promise<void> {
     if (this.#closing !== undefined) return this.#closing;
     const { promise, resolve } = Promise.withResolvers<void>();
-    // Set before closing, whose callbacks may close the broker again and must find it closed.
+    // This is set before closing, because callbacks may close the broker again, and must find it
+    // closed.
     this.#closing = promise;
     resolve(end());
     return promise;
@@ -137,7 +138,7 @@ export class BrokerLife {
     const { engine, outage = "been unreachable" } = this.#words;
     const { current } = this.status;
     const { since, error } = current.name === "interrupted" ? current : {};
-    // The newest error, because a server that is reachable again may reject the password.
+    // This is the newest error, because a server that is reachable again may reject the password.
     const newest = this.lastError ?? error;
     const reason = newest === undefined ? "the connection was lost" : textOf(newest);
     if (since !== undefined && this.#wasConnected) {

@@ -23,7 +23,10 @@ interface Listener {
  * delivery reaches the listeners that were present when it started, except those removed meanwhile.
  */
 export class Listeners {
-  /** Replaced on each change, because a running delivery still iterates over the old array. */
+  /**
+   * The array is replaced on each change, because a running delivery still iterates over the old
+   * array.
+   */
   #all: readonly Listener[] = [];
   #isLive = false;
 
@@ -77,8 +80,8 @@ export class Listeners {
   }
 
   /**
-   * Reports that publications may have been missed; listeners that receive no publications yet are
-   * notified later.
+   * Reports that publications may have been missed. Listeners that do not receive publications yet
+   * are notified later.
    */
   interrupt(): void {
     if (!this.#isLive) return;
@@ -103,7 +106,7 @@ function goLive(one: Listener): void {
   }
 }
 
-/** Ends a subscription and resolves `ready`; false if it had ended before. */
+/** Ends a subscription and resolves `ready`. Returns false if it had ended before. */
 function end(one: Listener): boolean {
   const { isActive } = one;
   one.isActive = false;
@@ -209,14 +212,14 @@ export class LocalListeners {
     });
   }
 
-  /** Subscribes a listener; the subscription is in force immediately. */
+  /** Subscribes a listener. The subscription is in force immediately. */
   subscribe(topic: string, listener: PublicationListener): BrokerSubscription {
     return this.#topics.subscribe(topic, listener, { make: () => new LocalTopic(topic) });
   }
 
   /**
-   * Calls the topic's listeners before returning. A publication that a listener makes on the same
-   * topic is delivered after the current one.
+   * Calls the topic's listeners before returning. If a listener publishes on the same topic, that
+   * publication is delivered after the current one.
    */
   deliver(publication: Publication): void {
     const topic = this.#topics.get(publication.topic);

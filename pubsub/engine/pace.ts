@@ -4,8 +4,8 @@ import { Fifo } from "./queue.ts";
 
 /**
  * Bytes delivered in one turn: half of the bytes that the connection of a session buffers before
- * the send queue fills. After a busy moment a node receives megabytes at a time; delivered in one
- * turn, they would overflow the queues of sessions that keep up.
+ * the send queue fills. After a busy moment, a node receives megabytes at a time. Delivering them
+ * in one turn would overflow the queues even of sessions that keep up.
  */
 const TURN_BYTES = 32_768;
 
@@ -63,7 +63,7 @@ export class Pace {
   }
 
   #release(room: number): void {
-    // Messages that arrive during a delivery wait after the held ones.
+    // Messages that arrive during a delivery are queued after the held messages.
     this.#room = 0;
     let left = room;
     while (left > 0) {

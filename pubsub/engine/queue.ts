@@ -2,8 +2,8 @@
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /**
- * First in, first out, with access to every item. Removal of the first item takes constant time on
- * average: removed items are discarded once they are half of all.
+ * A first-in, first-out queue with access to every item. Removing the first item takes constant
+ * time on average, because removed items are discarded only once they are half of all items.
  */
 export class Fifo<T> {
   #items: T[] = [];
@@ -71,7 +71,7 @@ export class WaitingBudget {
     return this.#messages < this.#maxMessages && this.#bytes + bytes <= this.#maxBytes;
   }
 
-  /** Reserves room for one publication; false if there is none. */
+  /** Reserves room for one publication. Returns false if there is none. */
   take(bytes: number): boolean {
     if (!this.hasRoom(bytes)) return false;
     this.#messages++;
@@ -127,8 +127,8 @@ const CLOSED = "the broker is closed";
 
 /**
  * Number of checks for overdue items in each `giveUpMs`. Items carry the number of the check at
- * which they are due, because reading a clock for each would be expensive; an item waits at most a
- * tenth longer.
+ * which they are due, because reading a clock for each item would be expensive. As a result, an
+ * item may wait up to a tenth longer.
  */
 const LOOKS = 10;
 
@@ -171,7 +171,7 @@ export class Outbox {
     }
     this.#size++;
     if (giveUpMs === undefined) return undefined;
-    // Part of the time until the next check is over already, unless this item starts the checks.
+    // Part of the time until the next check has already passed, unless this item starts the checks.
     item.due = this.#looks + LOOKS + (this.#look === undefined ? 0 : 1);
     this.#look ??= this.#lookLater(giveUpMs);
     return undefined;
@@ -215,11 +215,12 @@ export class Outbox {
 type OutboxLine = Pick<Line<Outgoing>, "dropAll" | "dropDue">;
 
 /**
- * Items that are sent to the engine in the order in which they were pushed. Those in front may have
- * been sent already; their acknowledgments may arrive in any order.
+ * Items that are sent to the engine in the order in which they were pushed. Items at the front may
+ * already have been sent; their acknowledgments may arrive in any order.
  *
  * - **Bounds:** a push without room in the outbox is rejected, and counts as dropped.
- * - **Time:** an item is dropped after `giveUpMs`, the oldest first, sent or not.
+ * - **Time:** an item is dropped after `giveUpMs`, whether or not it was sent; the oldest item is
+ *   dropped first.
  */
 export class Line<T extends Outgoing> {
   readonly #outbox: Outbox;
@@ -259,7 +260,7 @@ export class Line<T extends Outgoing> {
     return this.#sent;
   }
 
-  /** Adds an item, or drops it immediately if there is no room; true if there was room. */
+  /** Adds an item, or drops it immediately if there is no room. Returns true if there was room. */
   push(item: T): boolean {
     const why = this.#outbox.admit(item);
     if (why === undefined) {
@@ -280,7 +281,7 @@ export class Line<T extends Outgoing> {
     return item;
   }
 
-  /** Takes the next items to send: at least one, if there is one, whatever its size. */
+  /** Takes the next items to send. If there are any, takes at least one, whatever its size. */
   takeBatch({ maxItems, maxBytes }: { readonly maxItems: number; readonly maxBytes: number }): T[] {
     const batch: T[] = [];
     let bytes = 0;
@@ -297,12 +298,12 @@ export class Line<T extends Outgoing> {
     return batch;
   }
 
-  /** Marks all unacknowledged items as unsent: the next one to take is the oldest. */
+  /** Marks all unacknowledged items as unsent. The next item to take is the oldest. */
   rewind(): void {
     this.#sent = 0;
   }
 
-  /** Removes an acknowledged item; false if it was over before. */
+  /** Removes an acknowledged item. Returns false if it had been removed before. */
   settle(item: T): boolean {
     if (item.isOver) return false;
     item.isOver = true;
@@ -363,7 +364,7 @@ export class TurnBatch {
     this.#act = act;
   }
 
-  /** Schedules the call for the end of the turn, or calls immediately after many bytes. */
+  /** Schedules the call for the end of the turn. After many bytes, calls immediately. */
   gather(bytes: number): void {
     this.#bytes += bytes;
     if (this.#bytes >= MAX_GATHERED_BYTES) return this.end();

@@ -26,7 +26,7 @@ export const MAX_REPLAYS = 64;
 /** Maximum number of topics that catch up with the broker at the same time. */
 const MAX_SYNCS = 64;
 
-/** Interval within which a silent topic is compared with the broker once, in milliseconds. */
+/** Interval in which each silent topic is compared with the broker once, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
 
 /** Maximum number of publications and of payload bytes in a page that the application reads. */
@@ -129,7 +129,7 @@ export class HistoryTopics {
 
   /** The bounds of a topic's history; `undefined` if the topic has no history. */
   boundsOf(topic: string): HistoryBounds | undefined {
-    // A value that is not a string, from an untyped program, is rejected later.
+    // An untyped program may pass a value that is not a string, which is rejected later.
     if (this.#host === undefined || typeof topic !== "string") return undefined;
     if (INTERNAL_PREFIXES.some((prefix) => topic.startsWith(prefix))) return undefined;
     return this.#router.match(topic)?.bounds;
@@ -204,8 +204,8 @@ export class HistoryTopics {
   }
 
   /**
-   * Compares silent topics with the broker, because the loss of a last publication does not show
-   * until another one follows.
+   * Compares silent topics with the broker, because if the last publication is lost, this does not
+   * show until another one follows.
    */
   #startTimer(): Timer {
     const delayMs = CHECK_INTERVAL_MS * (1 + this.#runtime.random()) / 2;
@@ -220,7 +220,7 @@ export class HistoryTopics {
  * Decodes the payload of a publication.
  *
  * @param publication The publication, as the broker returned it.
- * @returns The data, with a `Uint8Array` for a binary message, and the publisher, if named.
+ * @returns The data, which is a `Uint8Array` for a binary message, and the publisher, if named.
  */
 export function contentOf({ payload }: Publication): {
   readonly data?: unknown;

@@ -1,6 +1,6 @@
 /**
- * Makers of histories, which are the clients that created them: when topics or bytes run out, a
- * client that has many loses some before the quiet topics of others.
+ * Makers of histories, which are the clients that created them. When topics or bytes run out, a
+ * client with many of them loses some of its own before other clients lose their quiet topics.
  */
 
 /** Time for which a history counts for its maker, in milliseconds. */
@@ -126,7 +126,7 @@ export class Holders {
     this.#holders.set(topic, holder);
   }
 
-  /** Marks a history as just published to, so that it is the least quiet of its client's. */
+  /** Marks a history as just published to, so that it is its client's least quiet history. */
   use(topic: string): void {
     const topics = this.#holders.get(topic)?.topics;
     const bytes = topics?.get(topic);
@@ -164,8 +164,8 @@ export class Holders {
    * Finds the history to forget first when bytes run out.
    *
    * @param total Bytes of all histories.
-   * @returns The quietest topic of the client with the most bytes, to a factor of two; `undefined`
-   * if no client holds an eighth of all.
+   * @returns The quietest topic of the client that holds the most bytes, within a factor of two;
+   * `undefined` if no client holds an eighth of all bytes.
    */
   first(total: number): string | undefined {
     const [holder] = this.#ranks.get(Math.max(...this.#ranks.keys())) ?? [];

@@ -97,7 +97,7 @@ export class HistoryReader {
       this.#history.read(this.#topic, options),
       { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
     );
-    // Publications up to `after` would make the caller request the same page again and again.
+    // Publications up to `after` would make the caller request the same page repeatedly.
     const { after = -1 } = query;
     const asked = publications.filter(isPositioned).filter((one) => one.position.offset > after);
     return { epoch, head, anchor, publications: asked };

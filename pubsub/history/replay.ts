@@ -23,8 +23,8 @@ const MAX_READS = 3;
 const ANSWER_TIMEOUT_MS = 20_000;
 
 /**
- * Maximum number of bytes of pages that wait for a node's sessions; pages beyond that are read
- * again later.
+ * Maximum total size of the pages that wait for a node's sessions, in bytes. Pages beyond that are
+ * read again later.
  */
 const MAX_AHEAD_BYTES = 67_108_864;
 
@@ -38,7 +38,8 @@ export interface ReplayOptions extends HistoryOptions {
 }
 
 /**
- * The start of a replay: where a client asked for, or at the offset that the session has reached.
+ * The start of a replay: the position that a client requested, or the offset that the session has
+ * reached.
  */
 export type ReplayRequest =
   | (ReplayOptions & { readonly at?: undefined })
@@ -50,21 +51,24 @@ export interface Replayable {
   readonly runtime: Runtime;
   /** The epoch; `undefined` until known. */
   readonly epoch: string | undefined;
-  /** Number of times that the history started over, including under the same epoch name. */
+  /** Number of times that the history has started over, even under the same epoch name. */
   readonly era: number;
   /** Time for which a position before the first publication is trusted, in milliseconds. */
   readonly remembersMs: number;
-  /** The newest known offset: members have all publications up to this one. */
+  /** The newest known offset. Members have received all publications up to it. */
   readonly known: number;
   /** The newest publications. */
   readonly tail: TailCache;
-  /** Given once the position is known and live publications arrive. */
+  /** Set once the position is known and live publications arrive. */
   readonly confirmation: Confirmation;
   /** Waits for the confirmation, or until the time limit is over. */
   whenOpen(): Promise<void>;
-  /** Reads all publications after the newest known offset; false if the broker does not respond. */
+  /**
+   * Reads all publications after the newest known offset. Resolves to false if the broker does not
+   * respond.
+   */
   sync(): Promise<boolean>;
-  /** Reads a page; rejects if the broker does not respond. */
+  /** Reads a page. Rejects if the broker does not respond. */
   read(query: HistoryQuery): Promise<PlacedPage>;
   /** The offset at which this node started to follow the epoch. */
   readonly start: number;
@@ -174,11 +178,11 @@ class ReplayReader {
     return beginWithout(feed, { since, last }, { reason, newest });
   }
 
-  /** Checks that all publications after a position are available; otherwise returns the reason. */
+  /** Checks that all publications after a position are available. If not, returns the reason. */
   async #after(since: HistoryPosition): Promise<Pick<ReplayPosition, "ahead"> | RecoveryReason> {
     const feed = this.#feed;
     if (since.epoch !== feed.epoch || since.offset > feed.known) {
-      // Another node may have sent the client publications that have yet to arrive here.
+      // Another node may have sent the client publications that have yet to arrive on this node.
       if (!await feed.sync()) return "unavailable";
       if (since.epoch !== feed.epoch) return "new-epoch";
       if (since.offset > feed.known) return "beyond-head";
@@ -198,14 +202,16 @@ class ReplayReader {
     const { anchor, items: [first] } = page;
     if (tag !== undefined) {
       if (anchor !== undefined && anchor !== tag) return "new-epoch";
-      // No publication ever had an offset between `prev` and `offset` of the next one.
+      // No publication ever had an offset between the next one's `prev` and `offset`.
       if (first !== undefined && first.prev < since.offset) return "new-epoch";
     }
     if (isHere) return {};
     return first === undefined || first.prev > since.offset ? "too-old" : { ahead: page.items };
   }
 
-  /** Finds the position before the newest `last` publications; `undefined` if that fails. */
+  /**
+   * Finds the position before the newest `last` publications. Returns `undefined` if that fails.
+   */
   async #newest(last: number): Promise<ReplayPosition | undefined> {
     const feed = this.#feed;
     for (let i = 0; i < MAX_READS; i++) {
@@ -254,7 +260,7 @@ function beginWithout(
   return beginAt(feed, isAhead ? { epoch, at: offset, tag } : start, refusal(options, reason));
 }
 
-/** The part of a reply that rejects a request; empty without a reason. */
+/** The part of a reply that rejects a request; empty if there is no reason. */
 function refusal(
   { since, last }: HistoryOptions,
   reason: RecoveryReason | undefined,
@@ -301,8 +307,8 @@ export function stamp(now: number): string {
 
 /**
  * True if a position before the first publication is so old that a history of the topic may have
- * existed since and been forgotten. The limit is half of the time for which the broker remembers a
- * history, which leaves room for clocks that differ.
+ * existed and been forgotten since then. The limit is half of the time for which the broker
+ * remembers a history, which leaves room for clocks that differ.
  */
 function isForgotten(
   { remembersMs, runtime }: Replayable,
@@ -380,7 +386,8 @@ export class Replay {
   }
 
   /**
-   * Replies to another call together with the first; of several such calls, only the newest waits.
+   * Replies to another call together with the first. If there are several such calls, only the
+   * newest waits.
    */
   tellToo(onAnswer: ReplayOptions["onAnswer"]): void {
     const before = this.#asker;
@@ -458,12 +465,14 @@ export class Replay {
   }
 
   /**
-   * Continues where this node started to follow the epoch, or further on if the client has more.
+   * Continues where this node started to follow the epoch, or later if the client has received
+   * more.
    */
   #beginAnew(reason: RecoveryReason): void {
     const { epoch, start } = this.#feed;
     const since = this.#request.at === undefined ? this.#request.since : undefined;
-    // A new history under the same name does not hold the publications that the client has.
+    // A new history under the same name does not contain the publications that the client has
+    // received.
     const isAhead = since?.epoch === epoch && this.#epoch !== epoch;
     const offset = isAhead ? Math.max(start, since!.offset) : start;
     this.#epoch = epoch;
@@ -474,7 +483,8 @@ export class Replay {
   }
 
   /**
-   * Waits for the feed: the client has more than this node knows, and the broker was unreachable.
+   * Waits for the feed, because the client has received more than this node, and the broker was
+   * unreachable.
    */
   async #waitForFeed(): Promise<void> {
     const feed = this.#feed;
@@ -483,11 +493,13 @@ export class Replay {
     if (isAhead() && await feed.sync() && isAhead()) this.#skipTo("beyond-head", feed.known);
   }
 
-  /** Sends the next page, if any; false if the session's queue has no room for it. */
+  /**
+   * Sends the next page, if there is one. Returns false if the session's queue has no room for it.
+   */
   async #step(): Promise<boolean> {
     const page = await this.#nextPage();
     if (this.#isEnded || page === undefined || this.#feed.era !== this.#era) return true;
-    // The check right before sending keeps the pages of several topics from adding up.
+    // Checking right before sending prevents the pages of several topics from adding up.
     const isTaken = this.#session[internals].queue!.isFlushed;
     this.#keep(isTaken ? undefined : page);
     if (isTaken) this.#send(page);
@@ -512,13 +524,13 @@ export class Replay {
     if (typeof page === "string") return undefined;
     const { items, head } = page;
     if (items.length > 0) return cutPage(items, this.#bounds);
-    // Publications after this head arrived since, and may be available.
+    // Publications after this head have arrived since then, and may be available.
     const at = head > after ? Math.min(head, feed.known) : feed.known;
     if (feed.era === this.#era) this.#skipTo("too-old", at);
     return undefined;
   }
 
-  /** Keeps the next publications until the session accepts a page, within the node's bound. */
+  /** Keeps the next publications until the session accepts a page, within the limit of the node. */
   #keep(page: readonly Placed[] | undefined): void {
     const host = this.#host;
     host.aheadBytes -= this.#aheadBytes;
@@ -589,8 +601,8 @@ export function tellAnswer(
 }
 
 /**
- * Reports a gap to a session, and the offset after which publications continue; plain sessions get
- * no notice.
+ * Reports a gap to a session, and the offset after which publications continue. Plain sessions
+ * receive no notice.
  */
 export function tellGap(
   { topic, epoch, tail }: Pick<Replayable, "topic" | "epoch" | "tail">,

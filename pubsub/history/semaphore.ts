@@ -1,4 +1,4 @@
-/** Bounded work: a number of concurrent tasks; the rest waits in order. */
+/** Limits the number of concurrent tasks; further tasks wait in order. */
 import type { Runtime } from "../../base/runtime.ts";
 
 /**
@@ -25,8 +25,8 @@ export class Semaphore {
    * Waits for admission.
    *
    * @param signal Ends the wait.
-   * @returns True if admitted: the caller MUST call `leave` afterwards, also after a failure. False
-   * if the signal ended the wait: the caller MUST NOT call `leave`.
+   * @returns True if the task is admitted: the caller MUST then call `leave` afterwards, even after
+   * a failure. False if the signal ended the wait: the caller MUST NOT call `leave`.
    */
   enter(signal?: AbortSignal): Promise<boolean> {
     return new Promise((resolve) => {

@@ -9,8 +9,8 @@ const MAX_TAIL_MESSAGES = 512;
 const MAX_TAIL_BYTES = 524_288;
 
 /**
- * Maximum number of bytes of all topics of a node; beyond that, the topics that were silent longest
- * are dropped.
+ * Maximum total size of a node's cached topics, in bytes. Beyond that, the topics that have been
+ * silent longest are dropped.
  */
 export const MAX_TAILS_BYTES = 67_108_864;
 
@@ -21,7 +21,7 @@ export interface Placed {
   readonly prev: number;
   /** Tag that the broker assigned to the publication, if any. */
   readonly tag: string | undefined;
-  /** Id of a session, or of a client, that does not receive the publication. */
+  /** Id of a session or of a client that does not receive the publication. */
   readonly except: string | undefined;
 }
 
@@ -64,7 +64,7 @@ export class TailBudget {
   }
 }
 
-/** The newest publications of a topic, without gaps up to the newest known one. */
+/** The newest publications of a topic, without gaps up to the newest known publication. */
 export class TailCache {
   readonly #tails: TailBudget;
   readonly #items = new Fifo<Placed>();
@@ -118,7 +118,10 @@ export class TailCache {
     this.#tails.grew(this, item.message.size - cut);
   }
 
-  /** Adds older publications in front; the last one MUST directly precede the oldest present one. */
+  /**
+   * Adds older publications at the front. The last of them MUST directly precede the oldest
+   * publication that is present.
+   */
   prepend(items: readonly Placed[], after: number): void {
     const newer = this.#items.clear();
     this.reset(after);
@@ -136,13 +139,14 @@ export class TailCache {
     return offset === this.#after ? this.#afterTag : this.#at(offset)?.tag;
   }
 
-  /** True if the publication at an offset is known, or known not to exist. */
+  /** True if the publication at an offset is known or is known not to exist. */
   knows(offset: number): boolean {
     return offset > this.#after || offset === this.#after && this.#afterTag !== undefined;
   }
 
   /**
-   * True if the history certainly lacks the publication of a position with a tag; false if unknown.
+   * True if the history certainly lacks the publication of a position with a tag; false if this is
+   * unknown.
    */
   contradicts({ offset, tag }: { readonly offset: number; readonly tag: string }): boolean {
     if (offset > this.#after && this.#at(offset) === undefined) return true;

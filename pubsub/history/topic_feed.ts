@@ -36,7 +36,10 @@ import {
 import { Broadcast, type Turn } from "../../session/queue/turn.ts";
 import { Confirmation } from "../confirmation.ts";
 
-/** Publications read when a topic gets its first session, for replays to later sessions. */
+/**
+ * Number of publications that are read when a topic gets its first session, for replays to later
+ * sessions.
+ */
 const OPENING_MESSAGES = 128;
 
 /** Maximum number of publications, and bytes, that wait for missing earlier ones. */
@@ -45,7 +48,7 @@ const MAX_HELD_BYTES = 1_048_576;
 
 /**
  * Maximum number of publications, and bytes, that slow sessions receive at once; half a page if
- * pages are smaller. They receive more page by page.
+ * pages are smaller. They receive anything more page by page.
  */
 const MAX_BURST = 32;
 const MAX_BURST_BYTES = 65_536;
@@ -54,9 +57,10 @@ const MAX_BURST_BYTES = 65_536;
 const MAX_OVER_EPOCHS = 16;
 
 /**
- * Delays before the attempts after a failed read, in milliseconds. After the last attempt the feed
- * skips the gap: after seven seconds if the broker rejects each read immediately. The delays have
- * no jitter, because a longer wait means fewer gaps, and the number of concurrent reads is bounded.
+ * Delays before the attempts after a failed read, in milliseconds. After the last attempt, the feed
+ * skips the gap; this takes seven seconds if the broker rejects each read immediately. The delays
+ * have no jitter, because a longer wait means fewer gaps, and because the number of concurrent
+ * reads is bounded.
  */
 const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 
@@ -126,12 +130,12 @@ class Subscribers {
   ): (() => SubscribeAnswer) | undefined {
     const before = this.#replays.get(session);
     const isIn = before !== undefined || this.#members.has(session);
-    // A member of a feed without a known position has no position to reply with.
+    // If the position of the feed is unknown, a member has no position to reply with.
     const hasPlace = before !== undefined || isIn && this.#feed.epoch !== undefined;
     if (since !== undefined || last !== undefined || !hasPlace && onAnswer !== undefined) {
       this.#members.delete(session);
       this.#replay(session, { since, last, onAnswer });
-      // Called last, because this calls the application, which may remove the session.
+      // This comes last, because it calls the application, which may remove the session.
       before?.end();
       return undefined;
     }
@@ -165,7 +169,7 @@ class Subscribers {
     if (this.#members.size === 0) return;
     const { except } = item;
     const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
-    // The skip goes first, because sending may flush, and a policy of the application may then
+    // The skip comes first, because sending may flush, and the application's policy may then
     // publish the next message.
     if (excepted !== undefined && this.#members.has(excepted)) tellSkip(excepted, item);
     this.#members.send(item.message, excepted);
@@ -217,14 +221,14 @@ class Subscribers {
 }
 
 /**
- * Follows one topic: delivers each publication once and in order to the sessions, reads missed ones
- * from the broker, and reports a gap if the broker no longer has them.
+ * Follows one topic: delivers each publication to the sessions exactly once and in order, reads
+ * missed publications from the broker, and reports a gap if the broker no longer has them.
  */
 export class TopicFeed implements Replayable {
   readonly topic: string;
   readonly runtime: Runtime;
   readonly tail: TailCache;
-  /** Given once the topic's position is known and live publications arrive. */
+  /** Set once the topic's position is known and live publications arrive. */
   readonly confirmation: Confirmation;
   readonly #host: FeedHost;
   readonly #reader: HistoryReader;
@@ -259,7 +263,7 @@ export class TopicFeed implements Replayable {
       history: bounds,
       onInterrupted: () => void this.sync(),
     });
-    // Sessions start at the current position, not where the broker confirms later.
+    // Sessions start at the current position, not at the position where the broker confirms later.
     void this.sync();
     void this.#confirm();
   }
@@ -385,7 +389,7 @@ export class TopicFeed implements Replayable {
     if (this.#take(publication) && this.#held.length > 0) this.#release();
   }
 
-  /** Reads again once publications arrive live, because those from before do not. */
+  /** Reads again once publications arrive live, because earlier publications do not arrive live. */
   async #confirm(): Promise<void> {
     await this.#subscription.ready;
     this.#isSubscribed = true;
@@ -410,7 +414,8 @@ export class TopicFeed implements Replayable {
   }
 
   /**
-   * Delivers the next publication; holds a later one until the missing ones before it have arrived.
+   * Delivers the next publication. A later publication is held until the missing publications
+   * before it have arrived.
    */
   #take(publication: Positioned): boolean {
     const { epoch, offset, prev } = publication.position;
@@ -427,7 +432,9 @@ export class TopicFeed implements Replayable {
     return false;
   }
 
-  /** Holds a publication; beyond the bound, drops the oldest, which will be read from the broker. */
+  /**
+   * Holds a publication. Beyond the bound, drops the oldest, which will be read from the broker.
+   */
   #hold(publication: Positioned): void {
     const held = this.#held;
     // Computed once, because each call needs the bytes of all.
@@ -450,7 +457,7 @@ export class TopicFeed implements Replayable {
     this.#subscribers.give(item);
   }
 
-  /** Delivers the held publications that are next, and holds the rest again. */
+  /** Delivers the held publications that come next, and holds the rest again. */
   #release(): void {
     const held = this.#held.sort(byOffset);
     this.#held = [];
@@ -556,7 +563,8 @@ export class TopicFeed implements Replayable {
   }
 
   /**
-   * Fills the tail with the newest publications, read at the start; no session receives them live.
+   * Fills the tail with the newest publications, which are read at the start. No session receives
+   * them live.
    */
   #takeOpening({ epoch, head, publications }: PositionedPage): void {
     if (this.#epoch === undefined) this.#enter(epoch, head);

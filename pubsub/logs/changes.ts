@@ -2,8 +2,8 @@
  * The changes of logs, decided in one place for all engines.
  *
  * A decision depends only on the log and the time. Its effect says what the engine has to write, in
- * the same atomic step in which the engine read the log. An engine that cannot lock the log in
- * between compares on the write, and decides again if another node was first.
+ * the same atomic step in which the engine read the log. If an engine cannot lock the log in
+ * between, it compares when it writes, and decides again if another node was first.
  */
 import { withoutUndefined } from "../../base/options.ts";
 import { countedBytes } from "../broker.ts";
@@ -159,7 +159,7 @@ export interface LogWrite<R> {
 }
 
 /**
- * Effect of a change on a log: none, a write, or the removal of the log with everything that
+ * Effect of a change on a log: no effect, a write, or the removal of the log with everything that
  * belongs to it.
  */
 export type LogEffect<R> =
@@ -203,8 +203,9 @@ export function decide<N extends LogChangeName>(
  * Applies a retention to a write.
  *
  * @param write The write.
- * @param sizeOf Returns the bytes of the kept records and then of the added ones, called in order
- * from the oldest; `undefined` for one that the engine has lost, which stops the retention.
+ * @param sizeOf Returns the size of a record in bytes. It is called for the kept records and then
+ * for the added records, starting with the oldest. `undefined` means that the engine has lost the
+ * record, which stops the retention.
  * @returns The state without the oldest records beyond the retention; the newest record stays.
  */
 export function retained<R>(

@@ -10,15 +10,18 @@ const MAX_FORK_DEPTH = 64;
 export interface ForkRequest {
   /** Id of the source. */
   readonly source: string;
-  /** Offset in the source, `-1` for its oldest record; by default the end of the source. */
+  /** Offset in the source, or `-1` for its oldest record; by default, the end of the source. */
   readonly offset?: string | undefined;
-  /** Messages (JSON) or bytes (otherwise) after the offset that also belong to the fork. */
+  /**
+   * Number of messages (for JSON) or bytes (for other types) after the offset that also belong to
+   * the fork.
+   */
   readonly subOffset?: number | undefined;
 }
 
 /** Settings of a new stream, as the caller gave them. */
 export interface StreamFacts {
-  /** Media type of the records; by default a fork's source's. */
+  /** Media type of the records. By default, a fork has the media type of its source. */
   readonly contentType?: string | undefined;
   readonly ttlMs?: number | undefined;
   readonly expiresAt?: number | undefined;
@@ -137,7 +140,7 @@ export function isSame(info: LogInfo, { config, end, fork }: WantedStream): bool
     info.origin?.subOffset === origin?.subOffset && isSamePlace;
 }
 
-/** The first bytes of a record: a text, unless they end within a character. */
+/** The first bytes of a record, as text unless they end within a character. */
 function firstBytes(record: LogRecord, bytes: number): LogRecord {
   if (typeof record !== "string") return record.slice(0, bytes);
   const part = new TextEncoder().encode(record).slice(0, bytes);

@@ -5,7 +5,9 @@ export type LogRecord = string | Uint8Array;
 
 /** The end of a log: no more records follow. */
 export interface LogEnd {
-  /** Reason, for humans and programs, if the writer stopped early; absent for a complete log. */
+  /**
+   * The reason, for people and programs, if the writer stopped early; absent for a complete log.
+   */
   readonly error?: string | undefined;
   /** Code of the error, for programs, if the writer gave one. */
   readonly code?: string | undefined;
@@ -15,7 +17,7 @@ export interface LogEnd {
 export interface LogProducer {
   /** Name of the producer. */
   readonly id: string;
-  /** Number of the producer's start; a higher one fences all lower ones. */
+  /** Number of the producer's start. A higher number fences all lower numbers. */
   readonly epoch: number;
   /** Number of the append within the epoch, counted from 0 without gaps. */
   readonly seq: number;
@@ -33,7 +35,10 @@ export interface LogOrigin {
   readonly position: number;
   /** The fork's name at the source, which is the fork's identity. */
   readonly fork: string;
-  /** Bytes of the record at `position` that are the fork's first own record; absent for none. */
+  /**
+   * Number of bytes of the record at `position` that form the fork's first own record; absent if
+   * there is no such record.
+   */
   readonly subOffset?: number | undefined;
   /** Identities for the positions up to `position`, oldest first, from the source's own origins. */
   readonly lineage: readonly { readonly identity: string; readonly until: number }[];
@@ -50,9 +55,9 @@ export interface LogConfig {
   /** The log that this one was forked from. */
   readonly origin?: LogOrigin | undefined;
   /**
-   * Keys of the user or guest, and of the networks, that a log belongs to, separated by spaces; the
-   * engine returns them unchanged. An engine with a bound on all bytes gives each of them a share
-   * of it.
+   * Keys of the user or guest and of the networks to which a log belongs, separated by spaces. The
+   * engine returns them unchanged. If an engine has a bound on all bytes, it gives each of them a
+   * share of it.
    */
   readonly owner?: string | undefined;
 }
@@ -73,14 +78,14 @@ export interface LogInfo extends LogConfig {
   readonly end?: LogEnd | undefined;
   /** Reason why a reader asked the writer to stop. */
   readonly cancelled?: string | undefined;
-  /** Present if the log was deleted, and is kept only for its forks. */
+  /** Present if the log was deleted and is kept only for its forks. */
   readonly isDeleted?: true | undefined;
 }
 
 /**
- * A rejection of bytes while more than half of the engine is used: the streams of the user or
- * address that created the stream would exceed its share. Answers, and logs without an owner, don't
- * count toward any share.
+ * A rejection of bytes while more than half of the engine's bytes are used: the streams of the user
+ * or address that created the stream would exceed its share. Responses, and logs without an owner,
+ * don't count toward any share.
  */
 export interface LogOverShare {
   /** Distinguishes this result from others. */
@@ -113,9 +118,9 @@ export interface CreateLogOptions {
 /**
  * Result of {@linkcode BrokerLogs.create}:
  *
- * - `created`: the log is new. `count` is the number of logs of its kind, including this one; if
- *   the engine counts only now and then, it may be too high.
- * - `exists`: there is a log with this id already, possibly a deleted one that is kept for forks.
+ * - `created`: the log is new. `count` is the number of logs of its kind, including this one. It
+ *   may be too high if the engine counts only now and then.
+ * - `exists`: there already is a log with this id, possibly a deleted log that is kept for forks.
  * - `expired`: there is an expired log with this id, which must be deleted first.
  * - `too-many`: the engine already keeps the maximum number of logs of this kind.
  * - `no-space`: the engine already keeps the maximum number of bytes of all logs.
@@ -129,15 +134,18 @@ export type LogCreated =
 
 /** Options for {@linkcode BrokerLogs.append}. */
 export interface AppendLogOptions {
-  /** Identity that the log must have; a different log with the id counts as `missing`. */
+  /** Identity that the log must have. A different log with this id counts as `missing`. */
   readonly identity?: string | undefined;
-  /** The records, of which all or none are kept; empty to only end the log or renew a lease. */
+  /** The records. Either all or none are kept. Empty to only end the log or renew a lease. */
   readonly records: readonly LogRecord[];
   /** Ends the log after the records. */
   readonly end?: LogEnd | undefined;
   /** Number of the append, so that a repetition is recorded once. */
   readonly producer?: LogProducer | undefined;
-  /** A text that must be greater, by UTF-16 code units, than that of every earlier append. */
+  /**
+   * A string that must be greater, compared by UTF-16 code units, than that of every earlier
+   * append.
+   */
   readonly sequence?: string | undefined;
   /**
    * The lease of a writer, renewed for `ttlMs` by this append. While a lease is held, or has lapsed
@@ -163,8 +171,8 @@ export interface AppendLogOptions {
    */
   readonly maxBytes: number;
   /**
-   * Retention: the oldest records beyond these bounds are dropped, with bytes counted by
-   * `countedBytes`. By default, all records stay.
+   * Retention: the oldest records beyond these bounds are dropped. Bytes are counted by
+   * `countedBytes`. By default, all records are kept.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
 }
@@ -173,16 +181,17 @@ export interface AppendLogOptions {
  * Result of {@linkcode BrokerLogs.append}:
  *
  * - `appended`: all of the options took effect.
- * - `repeated`: the producer made this append before; `seq` is its newest number. Also for an end
- *   without records if the log has ended.
- * - `missing`: no log with this id, or another identity. `deleted`: kept for forks only. `expired`:
- *   must be deleted.
+ * - `repeated`: the producer has made this append before; `seq` is its newest number. This is also
+ *   the result of ending a log without records if it has already ended.
+ * - `missing`: there is no log with this id, or it has another identity. `deleted`: the log is kept
+ *   only for forks. `expired`: the log must be deleted.
  * - `ended`: the log has already ended.
- * - `stale`: the producer's epoch is `epoch`, above the given one.
+ * - `stale`: the producer's epoch is `epoch`, which is above the given epoch.
  * - `unstarted`: a new epoch of a producer must start with 0.
  * - `skipped`: the producer's next number is `expected`.
- * - `out-of-sequence`: `sequence` is not above the newest one, which the result contains.
- * - `fenced`: another writer holds the lease, or took the caller's. `held`: see `ifWriterLost`.
+ * - `out-of-sequence`: `sequence` is not above the newest sequence, which the result contains.
+ * - `fenced`: another writer holds the lease, or has taken over the caller's lease. `held`: see
+ *   `ifWriterLost`.
  * - `full`: the log would exceed `maxBytes`. `no-space`: the engine already keeps the maximum
  *   number of bytes of all logs. `over-share`: see {@linkcode LogOverShare}.
  * - `too-many-producers`: the log already remembers the maximum number of producers.
@@ -216,11 +225,11 @@ export type LogRetained = "retained" | "missing" | "too-many";
 
 /** Options for {@linkcode BrokerLogs.read}. */
 export interface ReadLogOptions {
-  /** Position of the first record to read; below `start`, the page is empty. */
+  /** Position of the first record to read. If it is below `start`, the page is empty. */
   readonly after: number;
   /** Maximum number of records in the page; 0 to read only the state. */
   readonly maxRecords: number;
-  /** Maximum number of bytes in the page; a single record may be larger. */
+  /** Maximum size of the page in bytes; a single record may be larger. */
   readonly maxBytes: number;
   /** Renews the time to live. */
   readonly renews: boolean;
@@ -245,11 +254,11 @@ export interface LogPage {
  * - A confirmed change MUST survive everything that the engine's histories survive.
  * - A log that lost confirmed records, or its end, SHOULD get another identity, so that readers and
  *   writers detect the loss.
- * - Each change MUST be announced, once it is in force, by a publication with an empty payload on
- *   `logTopic(id)`, also to subscriptions of the same node. Announcements may get lost while the
- *   engine is unreachable; `onInterrupted` covers that.
- * - Records of an append MUST become readable together with the state that the append created: a
- *   reader that sees `tail` or `end` can read all records before it.
+ * - Once a change is in force, it MUST be announced by a publication with an empty payload on
+ *   `logTopic(id)`, which also reaches subscriptions on the same node. Announcements may get lost
+ *   while the engine is unreachable; `onInterrupted` covers that.
+ * - The records of an append MUST become readable together with the state that the append created:
+ *   a reader that sees `tail` or `end` can read all records before it.
  * - Only `delete` and the retention of `append` remove records, and only `delete` removes a log: an
  *   expired log is reported as `expired` until it is deleted.
  * - `read` of a log that is `isDeleted` MUST still return the records. `read` MUST NOT create state.
@@ -284,15 +293,16 @@ export interface BrokerLogs {
    *
    * @param id The id.
    * @param options See {@linkcode ReadLogOptions}.
-   * @returns The page; `undefined` without a log of this id, `"expired"` for an expired one.
+   * @returns The page; `undefined` if there is no log with this id, and `"expired"` if the log has
+   * expired.
    * @throws {BrokerError} If the engine is unreachable.
    */
   read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined>;
   /**
-   * Deletes a log. A log with forks is kept for them, as `isDeleted`.
+   * Deletes a log. If it has forks, it is kept for them as `isDeleted`.
    *
    * @param id The id.
-   * @param options With `ifExpired`, deletes the log only if expired.
+   * @param options With `ifExpired`, deletes the log only if it has expired.
    * @returns The result. After `removed`, the caller has to `release` the origin. An expired log
    * with forks that was deleted before stays `kept`.
    * @throws {BrokerError} If the engine is unreachable.
@@ -325,8 +335,8 @@ export interface BrokerLogs {
    */
   release(id: string, fork: string): Promise<LogOrigin | undefined>;
   /**
-   * Lists logs that need attention: expired ones that are not deleted yet, and open ones whose writer's
-   * lease has lapsed.
+   * Lists logs that need attention: expired logs that are not deleted yet, and open logs whose
+   * writer's lease has lapsed.
    *
    * @param options Maximum number of ids to list.
    * @returns The ids, the longest overdue first.
@@ -334,11 +344,11 @@ export interface BrokerLogs {
    */
   overdue(options: { readonly limit: number }): Promise<string[]>;
   /**
-   * Lists the logs of a kind, a page at a time, except deleted ones. A log that exists from the
+   * Lists the logs of a kind, one page at a time, except deleted logs. A log that exists from the
    * first page to the last is listed, possibly twice. Streams without an owner may be left out.
    *
-   * @param kind `answer` for the logs whose ids start with `answer:`, `stream` for those of clients
-   * and applications.
+   * @param kind `answer` for responses, whose ids start with `answer:`; `stream` for the logs of
+   * clients and applications.
    * @param options About how many logs to list, and `next` of the previous page.
    * @returns The page.
    * @throws {BrokerError} If the engine is unreachable, or no longer knows where the page starts.
@@ -356,7 +366,7 @@ export interface BrokerLogs {
       /** Time of the end, in milliseconds since the Unix epoch; absent while the log is open. */
       readonly endedAt?: number | undefined;
     }[];
-    /** Where the next page starts, for the same engine only; absent on the last page. */
+    /** Where the next page starts, valid only for the same engine; absent on the last page. */
     readonly next?: string | undefined;
   }>;
 }

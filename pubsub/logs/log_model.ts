@@ -17,7 +17,7 @@ import type {
 } from "./log.ts";
 import { recordBytes } from "./rules.ts";
 
-/** Fraction of the time to live by which an engine may keep a log longer after a use. */
+/** Fraction of the time to live by which an engine may keep a log longer after it was used. */
 const SPARE_SHARE = 1 / 8;
 
 /**
@@ -131,8 +131,8 @@ export function textOf(value: unknown): string {
 }
 
 /**
- * Lists the correct outcomes of a call: more than one if a time may be over or not, or an engine
- * may choose the size of a page.
+ * Lists the correct outcomes of a call. There are several if it is uncertain whether a time has
+ * passed, or if an engine may choose the size of a page.
  *
  * @param state The state before.
  * @param call The call.
@@ -157,7 +157,7 @@ export function outcomesOf(
   });
 }
 
-/** The time from which a log needs attention; `undefined` for never, or an unknown time. */
+/** The time from which a log needs attention; `undefined` if never, or if the time is unknown. */
 export function dueSpan(state: ModelState): Span | undefined {
   if (state === undefined || state.isDeleted) return undefined;
   const lease = state.end === undefined ? state.lease : undefined;
@@ -169,7 +169,7 @@ export function dueSpan(state: ModelState): Span | undefined {
   };
 }
 
-/** Lists if a moment is over: no, yes, or both if it lies within the span. */
+/** Lists whether a moment has passed: no, yes, or both if it lies within the span. */
 export function isOver(moment: Span | undefined, at: Span): readonly boolean[] {
   if (moment === undefined || at.toMs < moment.fromMs) return [false];
   return at.fromMs > moment.toMs ? [true] : [false, true];

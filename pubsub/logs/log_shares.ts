@@ -13,7 +13,10 @@ export interface KeyFacts {
   readonly factor: number;
 }
 
-/** Parses a key of `LogConfig.owner`: of a user or guest, or of a network with its shares. */
+/**
+ * Parses a key of `LogConfig.owner`, which belongs to a user or guest, or to a network with its
+ * shares.
+ */
 export function readKey(key: string): KeyFacts {
   const [, kind, factor] = /^([a-z])(\d*)/.exec(key) ?? [];
   return {
@@ -42,7 +45,7 @@ interface Owned {
 export interface LogSharesOptions {
   /** Maximum number of bytes of the engine. */
   readonly maxBytes: number;
-  /** Returns the bytes in use; shares apply once these are half of the maximum. */
+  /** Returns the number of bytes in use. Shares apply once half of the maximum is in use. */
   readonly usedBytes: () => number;
 }
 

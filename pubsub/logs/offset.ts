@@ -1,7 +1,10 @@
 /** Offsets of durable streams: positions, in the form that readers use. */
 import type { LogConfig, LogInfo } from "./log.ts";
 
-/** Form of an offset: a position of 16 digits, so that offsets sort, and a log's identity. */
+/**
+ * Format of an offset: a position of 16 digits, so that offsets can be sorted, followed by a log's
+ * identity.
+ */
 const OFFSET = /^(\d{16})_([0-9a-z]{8})$/;
 
 /**

@@ -1,4 +1,4 @@
-/** One node's search for overdue logs: those that have expired, or lost their writer. */
+/** One node's search for overdue logs: logs that have expired or lost their writer. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Maximum number of overdue logs that one search handles. */
@@ -7,11 +7,11 @@ const MAX_OVERDUE = 100;
 /** Options for {@linkcode OverdueSearch}. */
 interface OverdueSearchOptions {
   readonly runtime: Runtime;
-  /** Longest time between two searches, in milliseconds; the shortest is half of it. */
+  /** Longest time between two searches, in milliseconds. The shortest time is half of it. */
   readonly intervalMs: number;
   /** True to search immediately. */
   readonly isUrgent: boolean;
-  /** Finds at most `limit` overdue logs, the longest overdue first. */
+  /** Finds at most `limit` overdue logs; the log that has been overdue longest comes first. */
   readonly find: (limit: number) => Promise<readonly string[]>;
   /** Handles one overdue log. */
   readonly tend: (id: string) => Promise<void>;
@@ -58,7 +58,7 @@ export class OverdueSearch {
     }, isUrgent ? 0 : intervalMs * (1 + runtime.random()) / 2);
   }
 
-  /** Searches once; true if more logs may be overdue and this search made progress. */
+  /** Searches once. Resolves to true if more logs may be overdue and this search made progress. */
   async #search(): Promise<boolean> {
     this.#isAsked = false;
     const ids = await this.#options.find(MAX_OVERDUE);

@@ -22,15 +22,19 @@ export function logTopic(id: string): string {
   return `${INTERNAL_PREFIX}log:${id}`;
 }
 
-/** Prefix of the ids of logs that keep answers; the rest is a name that the client chose. */
+/**
+ * Prefix of the ids of logs that keep responses. The rest of the id is a name that the client
+ * chose.
+ */
 export const ANSWER_PREFIX = "answer:";
 
 /** Prefix of the ids of logs that keep requests. */
 export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
 
 /**
- * The kinds of logs: answers, the requests of answers that another node may resume, and all other
- * durable streams. Each kind has its own bound, so that none can use the room of another.
+ * The kinds of logs: responses, the requests of responses that another node may resume, and all
+ * other durable streams. Each kind has its own bound, so that no kind can use up the room of
+ * another.
  */
 export type LogKind = "answer" | "request" | "stream";
 
@@ -113,7 +117,7 @@ export function keptOf(
   return { id, owner, endedAt };
 }
 
-/** The time at which a log expires after a use at `now`; `undefined` for never. */
+/** The time at which a log expires after a use at `now`; `undefined` if never. */
 export function expiryOf({ ttlMs, expiresAt }: LogConfig, now: number): number | undefined {
   if (ttlMs === undefined) return expiresAt;
   return Math.min(now + ttlMs, expiresAt ?? Infinity);
@@ -124,7 +128,7 @@ export function isWriterLost({ end, writer }: StoredLog, now: number): boolean {
   return end === undefined && writer !== undefined && writer.until <= now;
 }
 
-/** The time at which a log expires or loses its writer; `undefined` for never. */
+/** The time at which a log expires or loses its writer; `undefined` if never. */
 export function dueAt({ isDeleted, until, end, writer }: StoredLog): number | undefined {
   if (isDeleted) return undefined;
   const lapses = end === undefined ? writer?.until : undefined;

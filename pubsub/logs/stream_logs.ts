@@ -47,10 +47,10 @@ const CHECK_INTERVAL_MS = 20_000;
 /** Longest wait for the subscription to a stream's announcements, in milliseconds. */
 const READY_MS = 5_000;
 
-/** Time between two searches for expired streams and lost writers, in milliseconds. */
+/** Interval between searches for expired streams and lost writers, in milliseconds. */
 export const SWEEP_INTERVAL_MS = 5_000;
 
-/** The same time on a node that can take over streams of lost writers. */
+/** The same interval on a node that can take over the streams of lost writers. */
 export const RESCUE_INTERVAL_MS = 1_000;
 
 /**
@@ -60,8 +60,8 @@ export const RESCUE_INTERVAL_MS = 1_000;
 const SPARE_MS = 20_000;
 
 /**
- * Time for which the broker remembers that an answer has expired or was dropped, in milliseconds.
- * Otherwise a page that requests such an answer would start another one, which may cost money.
+ * Time for which the broker remembers that a response has expired or was dropped, in milliseconds.
+ * Otherwise, a page that requests such a response would start another one, which may cost money.
  */
 const REMEMBERED_MS = 604_800_000;
 
@@ -70,11 +70,14 @@ const IDENTITY_LENGTH = 8;
 
 /** Bounds on a broker's durable streams. */
 export interface StreamBounds {
-  /** Maximum number of streams, including deleted ones that forks need; answers do not count. */
+  /**
+   * Maximum number of streams, including deleted streams that forks still need. Responses don't
+   * count.
+   */
   readonly maxStreams: number;
   /** Maximum number of answers. */
   readonly maxKept: number;
-  /** Maximum number of bytes of one stream, counted by {@linkcode countedBytes}. */
+  /** Maximum size of one stream in bytes, counted by {@linkcode countedBytes}. */
   readonly maxStreamBytes: number;
   /** Maximum number of forks of one stream. */
   readonly maxForks: number;
@@ -98,17 +101,18 @@ export interface StreamLogsOptions {
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
   /**
-   * Called when a reader of this node has read to the end of a completed answer. MUST NOT throw.
+   * Called when a reader of this node has read to the end of a completed response. MUST NOT throw.
    */
   readonly onReadToEnd?: ((id: string) => void) | undefined;
   /**
-   * Takes over a stream with a request that lost its writer. Resolves with false if this node
-   * cannot do so now. By default, this node leaves such streams to other nodes for 20 s.
+   * Takes over a stream with a request if the stream has lost its writer. Resolves to false if this
+   * node cannot take it over now. By default, this node leaves such streams to other nodes for 20
+   * s.
    */
   readonly rescue?: ((id: string) => Promise<boolean>) | undefined;
   /**
-   * Called when this node's first reader of a stream starts to follow it, when the last one has
-   * left, and for each read that does not wait. MUST NOT throw.
+   * Called when the first reader of a stream on this node starts to follow it, when the last reader
+   * has left, and for each read that does not wait. MUST NOT throw.
    */
   readonly onRead?: ((id: string) => void) | undefined;
 }
@@ -126,13 +130,15 @@ export interface CreateStreamOptions extends StreamFacts {
  * - `created` and `exists`: the stream. An existing stream may have different settings; `isSame`
  *   compares them.
  * - `deleted`: the id belongs to a deleted stream that forks need.
- * - `source-missing`, `source-deleted`: the source of a fork. `other-type`: its media type differs.
- * - `bad-offset`: the fork would start after the end of the source, or at no record of it.
- * - `gone`: the fork would start at an offset of another stream, or before the kept records.
- * - `too-deep`: the source is itself too many forks deep. `too-many-forks`: it has too many forks.
- *   `too-many`: there are too many streams. `full`: the records exceed the bound of a stream, or of
- *   an append. `no-space`: the records exceed the bound of all streams. `over-share`: they exceed
- *   the share of the owner.
+ * - `source-missing`, `source-deleted`: the source of a fork is missing or was deleted.
+ *   `other-type`: the source has a different media type.
+ * - `bad-offset`: the fork would start after the end of the source, or at an offset that is no
+ *   record of it.
+ * - `gone`: the fork would start at an offset of another stream or before the kept records.
+ * - `too-deep`: the source is itself nested too many forks deep. `too-many-forks`: it has too many
+ *   forks. `too-many`: there are too many streams. `full`: the records exceed the bound of a
+ *   stream, or of an append. `no-space`: the records exceed the bound of all streams. `over-share`:
+ *   they exceed the share of the owner.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
@@ -150,7 +156,7 @@ export type StreamCreated =
       | "no-space";
   };
 
-/** Result of an append to a stream; an expired stream is `missing`. */
+/** Result of an append to a stream. An expired stream is `missing`. */
 export type StreamAppended =
   | Exclude<LogAppended, { readonly kind: "missing" | "deleted" | "expired" }>
   | {
@@ -163,15 +169,15 @@ export interface ReadStreamOptions {
   readonly after: number;
   /** Starts at the oldest kept record if that is after `after`. */
   readonly startsAtOldest?: boolean | undefined;
-  /** Identity that the stream must have; a different stream counts as `missing`. */
+  /** Identity that the stream must have. A different stream counts as `missing`. */
   readonly identity?: string | undefined;
   /** Maximum number of records in a page. */
   readonly maxRecords: number;
-  /** Maximum number of bytes in a page; a single record may be larger. */
+  /** Maximum size of a page in bytes; a single record may be larger. */
   readonly maxBytes: number;
   /** Ends the wait for the broker, and for new records. */
   readonly signal?: AbortSignal | undefined;
-  /** The reader; by default the application. */
+  /** The reader; by default, the application. */
   readonly owner?: Owner | undefined;
 }
 
@@ -182,15 +188,20 @@ export interface StreamPage {
   readonly records: readonly LogRecord[];
   /** Position after these records. */
   readonly next: number;
-  /** True if no record follows yet; if there is an `info.end`, the stream is then complete. */
+  /** True if no record follows yet. If there is an `info.end`, the stream is then complete. */
   readonly isUpToDate: boolean;
 }
 
 /**
- * Result of reading a stream: a page; `missing` without a stream; `dropped` for an answer dropped
- * within the last week to make room; `deleted` for a deleted one that forks need; `trimmed` for a
- * position before the kept records, of which `oldest` is the first; `too-many` if too many readers
- * of this node wait, with the bound or share that is reached.
+ * Result of reading a stream:
+ *
+ * - a page;
+ * - `missing` if there is no such stream;
+ * - `dropped` for a response that was dropped within the last week to make room;
+ * - `deleted` for a deleted stream that forks still need;
+ * - `trimmed` for a position before the kept records, the first of which is `oldest`;
+ * - `too-many` if too many readers of this node are waiting, with the bound or share that was
+ *   reached.
  */
 export type StreamRead =
   | StreamPage
@@ -204,9 +215,10 @@ export type StreamRead =
  * - **Forks:** a fork reads the records before its start from its source. A deleted source stays in
  *   the broker until its last fork is gone.
  * - **Expiry:** an expired stream counts as missing immediately, and any node deletes it soon
- *   after. A broker with a store remembers the id of an expired or dropped answer for a week.
+ *   after. If the broker has a store, it remembers the id of an expired or dropped response for a
+ *   week.
  * - **Writers:** if the lease of a stream's writer has lapsed, any node ends the stream with the
- *   error `writer-lost`. A stream with a request is first left to a node that can take over.
+ *   error `writer-lost`. A stream with a request is first left to a node that can take it over.
  * - **Readers:** readers of one stream share its announcements and their reads.
  */
 export class StreamLogs implements AsyncDisposable {
@@ -257,7 +269,7 @@ export class StreamLogs implements AsyncDisposable {
     this.#search = new OverdueSearch({
       runtime,
       intervalMs: rescue === undefined ? SWEEP_INTERVAL_MS : RESCUE_INTERVAL_MS,
-      // The writers that a killed process left in a file are already lost.
+      // If a killed process left writers in a file, they are already lost.
       isUrgent: rescue !== undefined,
       find: (limit) => this.#findOverdue(limit),
       tend: (id) => this.#tend(id),
@@ -333,7 +345,7 @@ export class StreamLogs implements AsyncDisposable {
       return await this.#existing(id, wanted) ?? { kind: "too-many-forks" };
     }
     const created = await this.#createLog(id, creation).catch(async (error) => {
-      // Without a response from the broker, the stream may exist and depend on its source.
+      // If the broker did not respond, the stream may exist and depend on its source.
       if (!(error instanceof BrokerError)) await this.#release(origin);
       throw error;
     });
@@ -419,9 +431,9 @@ export class StreamLogs implements AsyncDisposable {
    * time to live while the reader waits.
    *
    * @param id The id.
-   * @param options See {@linkcode ReadStreamOptions}; the signal, and `close`, end the pages without
+   * @param options See {@linkcode ReadStreamOptions}. The signal and `close` end the pages without
    * an error.
-   * @returns The pages; a result that is not a page is the last one.
+   * @returns The pages. If a result is not a page, it is the last one.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async *follow(
@@ -440,7 +452,8 @@ export class StreamLogs implements AsyncDisposable {
     using _place = place;
     const followed = this.#enter(id);
     const isLeaving = () => signal?.aborted || this.#isClosed;
-    // A shared listener and no timer for each reader, because a page may arrive for every record.
+    // Readers share a listener and have no timer of their own, because a page may arrive for every
+    // record.
     let wake = () => {};
     const onAbort = () => wake();
     signal?.addEventListener("abort", onAbort);
@@ -487,7 +500,7 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Calls back after each change of a stream. Announcements may get lost, and may arrive early.
+   * Calls back after each change of a stream. Announcements may get lost or arrive early.
    *
    * @param id The id.
    * @param onChange Also called once the broker is reachable after an outage. MUST NOT throw.
@@ -502,7 +515,8 @@ export class StreamLogs implements AsyncDisposable {
    *
    * @param id The id.
    * @param options With `ifExpired`, deletes the stream only if it has expired.
-   * @returns `removed`; `missing` without a stream; `deleted` if it was deleted before.
+   * @returns `removed`, `missing` if there is no such stream, or `deleted` if it was deleted
+   * before.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async delete(
@@ -524,7 +538,7 @@ export class StreamLogs implements AsyncDisposable {
    * Finds an answer, or what happened to it within the last week.
    *
    * @param id The id of an answer.
-   * @returns `undefined` also for an answer that was deleted, and on a broker without a store.
+   * @returns Also `undefined` for a response that was deleted, and on a broker without a store.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async findAnswer(id: string): Promise<"kept" | "expired" | "dropped" | undefined> {
@@ -535,11 +549,11 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Drops a completed answer to make room for another one. Its readers receive the reason, and its
-   * name starts no answer for a week.
+   * Drops a completed response to make room for another one. Its readers receive the reason, and
+   * its name starts no response for a week.
    *
    * @param id The id.
-   * @returns True if there is room now; false if the answer is missing, still running, or has
+   * @returns True if there is room now; false if the response is missing, is still running, or has
    * forks.
    * @throws {BrokerError} If the broker is unreachable.
    */
@@ -555,7 +569,7 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Lists the logs of a kind that the broker keeps; streams without an owner may be left out.
+   * Lists the logs of a kind that the broker keeps. Streams without an owner may be left out.
    *
    * @param kind The kind.
    * @param options About how many to list, and `next` of the previous page.
@@ -574,7 +588,7 @@ export class StreamLogs implements AsyncDisposable {
     this.#search.search();
   }
 
-  /** Ends all readers, and the search for overdue streams. The streams stay. Idempotent. */
+  /** Ends all readers and the search for overdue streams. The streams stay. Idempotent. */
   async close(): Promise<void> {
     this.#isClosed = true;
     for (const followed of this.#followed.values()) followed.notify();
@@ -686,7 +700,7 @@ export class StreamLogs implements AsyncDisposable {
       : pageOf(info, after, inherited.records);
   }
 
-  /** Reads records of one log; `undefined` without a log that readers may see. */
+  /** Reads records of one log. Resolves to `undefined` if there is no log that readers may see. */
   async #readLog(
     id: string,
     { after, maxRecords, maxBytes, signal }: ReadStreamOptions,
@@ -806,7 +820,7 @@ export class StreamLogs implements AsyncDisposable {
     else this.#spared.delete(id) && await this.delete(requestLog(id));
   }
 
-  /** Deletes a stream if it has expired, and remembers the id of an answer. */
+  /** Deletes a stream if it has expired, and remembers its id if it was a response. */
   async #deleteExpired(id: string): Promise<void> {
     const { store } = this.#broker;
     const isNamed = store !== undefined && logKind(id) === "answer";
@@ -850,7 +864,7 @@ export const NO_SPACE = "this server has no room for more bytes of streams and h
 /** Code of a stream whose writer stopped renewing its lease. */
 export const WRITER_LOST = "writer-lost";
 
-/** True if a stream can have this id. The broker is never asked for others. */
+/** True if a stream can have this id. The broker is never asked for any other id. */
 function isId(id: string): boolean {
   const bytes = utf8Length(id);
   return bytes > 0 && bytes <= MAX_LOG_ID_BYTES && id.isWellFormed() && !id.includes("\0");

@@ -26,7 +26,7 @@ import { MemoryLogs } from "./logs.ts";
 import { defaultTotalBytes } from "./space.ts";
 
 /**
- * Maximum number of rows, of scopes and of buckets; beyond that, the least recently used is
+ * Maximum number of rows, of scopes and of buckets. Beyond that, the least recently used is
  * forgotten.
  */
 const MAX_ENTRIES = 100_000;
@@ -117,28 +117,31 @@ function renew<V>(map: Map<string, V>, key: string, value: V): void {
 /** Options for {@linkcode MemoryBroker}. */
 export interface MemoryBrokerOptions {
   /**
-   * Maximum number of topics with a remembered history or position. Beyond that, topics without
-   * publications are forgotten first, then those of the client that created the most within the
-   * last hour if it created more than 256, then topics without subscribers, those with the oldest
-   * last publication first.
+   * Maximum number of topics with a remembered history or position. Beyond that, topics are
+   * forgotten in this order: topics without publications; topics of the client that created the
+   * most within the last hour, if it created more than 256; topics without subscribers, starting
+   * with the oldest last publication.
    *
    * @default {10000}
    */
   readonly maxTopics?: number | undefined;
   /**
-   * Maximum number of bytes of memory that histories and durable streams use together, overhead
-   * included. Beyond that, histories are forgotten: first those of the client whose topics hold the
-   * most bytes, if that is more than an eighth of all, then as for too many topics. Once no history
-   * is left to forget, durable streams accept no more records. While durable streams and responses
-   * use more than half of the bytes, the streams that one user or address created over HTTP may
-   * grow to an eighth at most. Nothing in a durable stream is dropped. By default 512 MiB or a
-   * quarter of the machine's memory, whichever is smaller; without the permission to read the size
-   * of the memory, 512 MiB.
+   * Maximum memory that histories and durable streams use together, in bytes and including
+   * overhead. The default is 512 MiB or a quarter of the machine's memory, whichever is smaller;
+   * without the permission to read the memory size, it is 512 MiB.
+   *
+   * Beyond the limit, histories are forgotten: first those of the client whose topics hold the most
+   * bytes, if that is more than an eighth of all bytes, then in the same order as for `maxTopics`.
+   * Once no history is left to forget, durable streams accept no more records.
+   *
+   * Nothing in a durable stream is dropped. While durable streams and responses use more than half
+   * of the bytes, the streams that one user or address created over HTTP may grow to at most an
+   * eighth.
    *
    * @default {536870912}
    */
   readonly maxTotalBytes?: number | undefined;
-  /** Clocks, timers and randomness of this node; the platform's by default. */
+  /** Clocks, timers and randomness of this node; by default, those of the platform. */
   readonly runtime?: Runtime | undefined;
 }
 
@@ -149,7 +152,7 @@ const OPTIONS: OptionKinds<MemoryBrokerOptions> = {
 };
 
 /**
- * Carries publications within one process, synchronously. This is the default broker; it can also
+ * Carries publications synchronously within one process. This is the default broker. It can also
  * connect several servers in one process.
  *
  * @example Usage
@@ -170,7 +173,7 @@ const OPTIONS: OptionKinds<MemoryBrokerOptions> = {
 export class MemoryBroker implements Broker {
   /** Always `memory`. */
   readonly name = "memory";
-  /** A publication reaches the current subscriptions, and no later ones. */
+  /** A publication reaches only the subscriptions that exist when it is made. */
   readonly delivery = "at-most-once";
   /** Always connected, until the broker is closed. */
   readonly status: StatusFeed<BrokerStatus>;

@@ -21,8 +21,9 @@ import { COSTS, type Counted, Sum } from "./space.ts";
 export const MAX_TOPICS = 10_000;
 
 /**
- * Fraction of the topics that may have listeners and take precedence over topics without: half of
- * all, so that listeners of many topics leave room for topics without listeners at the moment.
+ * Fraction of the topics that may take precedence because they have listeners. It is half of all
+ * topics, so that listeners of many topics leave room for topics that have no listeners at the
+ * moment.
  */
 const KEPT_FOR_LISTENERS = 1 / 2;
 
@@ -77,7 +78,7 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
       this.#producerBytes + producer * this.#producers.size;
   }
 
-  /** Records a producer's number; returns false for a repetition. */
+  /** Records a producer's number. Returns false for a repetition. */
   admit({ producer, number }: PublicationKey): boolean {
     const last = this.#producers.get(producer);
     if (last !== undefined && number <= last) return false;
@@ -144,14 +145,15 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
  * bounded.
  *
  * - **Reading creates no log:** a topic without a log starts at the highest offset of any forgotten
- *   log. So all topics share one epoch, and no pair of epoch and offset ever identifies two
+ *   log. Therefore, all topics share one epoch, and no pair of epoch and offset ever identifies two
  *   publications.
- * - **Order of forgetting:** first logs without publications, then logs of the client that created
- *   the most within the last hour, then logs without listeners, the quietest first; beyond
- *   {@linkcode KEPT_FOR_LISTENERS} of all, logs with listeners too.
- * - **Bytes:** beyond the bound on bytes, after the logs without publications come those of the
- *   client that holds the most bytes, the quietest first; then the order is the same. The last log
- *   loses its oldest publications.
+ * - **Order of forgetting:** logs without publications are forgotten first, then logs of the client
+ *   that created the most within the last hour, then logs without listeners, starting with the
+ *   quietest. If logs with listeners exceed {@linkcode KEPT_FOR_LISTENERS} of all, they are
+ *   forgotten, too.
+ * - **Bytes:** beyond the bound on bytes, the logs without publications are followed by the logs of
+ *   the client that holds the most bytes, starting with the quietest. After that, the order is the
+ *   same. The last log loses its oldest publications.
  * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
  *   continue after the last one.
  */
@@ -201,7 +203,7 @@ export class MemoryHistories {
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }
 
-  /** Number of forgotten logs that had publications, because of too many topics or bytes. */
+  /** Number of logs with publications that were forgotten because of too many topics or bytes. */
   get forgotten(): number {
     return this.#forgotten;
   }
@@ -220,7 +222,7 @@ export class MemoryHistories {
     if (log?.list === this.#heard) move(log, this.#unheard);
   }
 
-  /** Keeps a publication; returns `undefined` for a repetition. */
+  /** Keeps a publication. Returns `undefined` for a repetition. */
   append(publication: Publication, { bounds, key, maker }: AppendOptions): Publication | undefined {
     const now = this.#runtime.now();
     const { topic } = publication;
@@ -244,7 +246,7 @@ export class MemoryHistories {
   }
 
   /**
-   * Forgets logs until all together use at most this many bytes; the last one loses its oldest
+   * Forgets logs until all together use at most this many bytes. The last log loses only its oldest
    * publications.
    */
   shrink(maxBytes: number): void {
@@ -302,7 +304,7 @@ export class MemoryHistories {
     else move(log, this.#followed.has(log.topic) ? this.#heard : this.#unheard);
   }
 
-  /** Drops expired publications, also of topics without readers and writers. */
+  /** Drops expired publications, including those on topics without readers and writers. */
   #tidy(now: number): void {
     this.#tidiedAt = now;
     for (const logs of [this.#unheard, this.#heard]) {
@@ -350,7 +352,7 @@ function move(log: TopicHistory, list: LinkedList<TopicHistory> | undefined): vo
   list?.add(log);
 }
 
-/** The result of an append; without a position for a repetition. */
+/** The result of an append. A repetition has no position. */
 export function appended(placed: Publication | undefined): Appended {
   if (placed?.position === undefined) return {};
   const { prev: _prev, ...position } = placed.position;

@@ -34,7 +34,7 @@ import {
 } from "../logs/rules.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
 
-/** Maximum number of bytes of one append: as many as an engine across a network accepts. */
+/** Maximum size of one append in bytes, which is as much as an engine across a network accepts. */
 const MAX_APPEND_BYTES = 8_388_608;
 
 /** A log, with the memory that it uses. */
@@ -133,7 +133,7 @@ export class MemoryLogs implements LogEngine {
    * @param runtime Clocks of the node.
    * @param options `life` rejects calls after a close. `announce` notifies a topic's subscriptions
    * of a change, and MUST NOT throw. `hasRoom` makes room for a number of bytes of all logs, if
-   * possible. `maxBytes` is the bound of which clients have shares.
+   * possible. `maxBytes` is the bound in which clients have shares.
    */
   constructor(
     runtime: Runtime,

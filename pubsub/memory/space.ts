@@ -5,8 +5,8 @@
 import { machineMemoryBytes } from "../../base/platform.ts";
 
 /**
- * Bytes that each part uses in addition to its content, measured with V8's heap and the process:
- * objects, headers of strings and buffers, and map entries.
+ * Bytes that each part uses in addition to its content, for objects, the headers of strings and
+ * buffers, and map entries. They were measured in V8's heap and in the process.
  */
 export const COSTS = {
   topic: 1_024,
@@ -26,7 +26,7 @@ const SHARE = 1 / 4;
 
 /**
  * Returns the default bound: 512 MiB or a quarter of the machine's memory, whichever is smaller.
- * Without the permission to read the size of the memory, 512 MiB.
+ * Without the permission to read the memory size, it is 512 MiB.
  */
 export function defaultTotalBytes(): number {
   const bytes = machineMemoryBytes();
