@@ -7,7 +7,7 @@ import type { TakenTokens, TokenRate } from "./broker.ts";
 /** Maximum difference between two clocks that show whole milliseconds. */
 const TICK_MS = 2;
 
-/** Time between a call and its reply; the call took effect at some time in between. */
+/** Time between a call and its reply. The call took effect at some time in between. */
 export interface Span {
   readonly fromMs: number;
   readonly toMs: number;
@@ -36,7 +36,7 @@ export class ClaimsModel {
     this.#ends.delete(member);
   }
 
-  /** Ends the claims whose time is over, and returns true if one may end at about this time. */
+  /** Ends the claims whose time is up, and returns true if a claim may end at about this time. */
   lapse(nowMs: number, edgeMs: number): boolean {
     for (const [member, { toMs }] of this.#ends) {
       if (toMs + edgeMs < nowMs) this.#ends.delete(member);

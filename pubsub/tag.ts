@@ -9,12 +9,13 @@ const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
 /** Number of different tags. */
 const COUNT = DIGITS.length ** LENGTH;
 
-/** Half of the bits of a tag, as a number that bit operations can hold. */
+/** Half of the bits of a tag, as a number that bit operations can represent. */
 const HALF = DIGITS.length ** (LENGTH / 2);
 
 /**
  * Generates tags for the publications of one broker. The first tag is random, so that two brokers
- * hardly ever generate the same tag. A tag does not repeat before 2^36 others.
+ * hardly ever generate the same tag. A tag does not repeat until 2^36 other tags have been
+ * generated.
  *
  * @example Usage
  * ```ts

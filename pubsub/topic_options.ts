@@ -18,7 +18,8 @@ export interface TopicsOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Broker that carries publications between nodes. If passed in, it is not closed with the topics.
+   * Broker that carries publications between nodes. If you pass one in, it is not closed with the
+   * topics.
    *
    * @default {new MemoryBroker()}
    */
@@ -44,16 +45,16 @@ export interface TopicsOptions {
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Topics with a history, by patterns such as `chat:{room}`, each with the bounds for one topic:
-   * 1,000 publications, five minutes and 1 MiB by default. The same on every node. Patterns never
-   * match topics that begin with `presence:` or `$skein:`.
+   * Topics with a history, by patterns such as `chat:{room}`. Each pattern has the bounds for one
+   * topic: by default, 1,000 publications, five minutes and 1 MiB. Use the same bounds on every
+   * node. Patterns never match topics that begin with `presence:` or `$skein:`.
    *
    * @default {{}}
    */
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
 }
 
-/** Options for subscribing: the start position, on a topic with a history. */
+/** Options for subscribing: the start position on a topic with a history. */
 export interface SubscribeOptions extends HistoryOptions {
   /**
    * Called once with the start position, after `subscribe` returned, and before the first
@@ -65,15 +66,16 @@ export interface SubscribeOptions extends HistoryOptions {
 /** Options of {@linkcode Topics.join}. */
 export interface JoinOptions extends SubscribeOptions {
   /**
-   * Marks a subscription that the client requested. `Topics.requestedBy` lists the topic, unless the
-   * application subscribes the session too.
+   * Marks a subscription that the client requested. `Topics.requestedBy` lists the topic, unless
+   * the application also subscribes the session.
    *
    * @default {false}
    */
   readonly isRequested?: boolean | undefined;
   /**
-   * Called with the code of {@linkcode UnsubscribeOptions} after any call unsubscribed the session.
-   * Not called when the session ends. A later call with another `onLeft` replaces this one.
+   * Called with the code of {@linkcode UnsubscribeOptions} after any call has unsubscribed the
+   * session. Not called when the session ends. A later call with another `onLeft` replaces this
+   * one.
    */
   readonly onLeft?: ((code: string) => void) | undefined;
 }
@@ -81,14 +83,15 @@ export interface JoinOptions extends SubscribeOptions {
 /** Code and reason that the client of an unsubscribed session receives. */
 export interface UnsubscribeOptions {
   /**
-   * Stable code that determines the client's reaction: after `too-many` and `unavailable` it
-   * subscribes again after a while; any other code ends the subscription. At most 64 characters.
+   * Stable code that determines the client's reaction. After `too-many` and `unavailable`, the
+   * client subscribes again after a while; any other code ends the subscription. It can have at
+   * most 64 characters.
    *
    * @default {"removed"}
    */
   readonly code?: string | undefined;
   /**
-   * Reason for humans; cut to 1,024 bytes.
+   * Reason for people to read; cut to 1,024 bytes.
    *
    * @default {""}
    */
@@ -102,7 +105,7 @@ export interface PublishOptions {
    * clients do when subscribing, later sessions of that client do not receive it either.
    */
   readonly except?: Session | undefined;
-  /** The verified user who publishes, sent to every subscriber; 1 to 255 bytes. */
+  /** The verified user who publishes, which is sent to every subscriber; 1 to 255 bytes. */
   readonly from?: string | undefined;
 }
 
@@ -111,11 +114,11 @@ export interface AppendPublicationOptions extends PublishOptions {
   /** Key by which the broker recognizes a repeated publication. */
   readonly key?: PublicationKey | undefined;
   /**
-   * The client that publishes; left out for the application. A broker that has to forget topics
+   * The client that publishes; left out for the application. If a broker has to forget topics, it
    * starts with those of the client that created most of them within the last hour.
    */
   readonly maker?: string | undefined;
-  /** Ends the wait; the publication may still be made. */
+  /** Ends the wait. The publication may still be made. */
   readonly signal?: AbortSignal | undefined;
 }
 

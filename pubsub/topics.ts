@@ -55,19 +55,21 @@ import {
 export const MAX_TOPICS_PER_SESSION = 128;
 
 /**
- * Maximum size of the reason for unsubscribing a session, in bytes: as for the reason of a close.
+ * Maximum size of the reason for unsubscribing a session, in bytes; the same as for the reason of a
+ * close.
  */
 const MAX_REASON_BYTES = 1_024;
 
 /**
- * Maximum number of pending subscriptions to topics with a history, per topic that a session may
- * have. A subscription that was left or restarted stays pending until the broker responds.
+ * Maximum number of pending subscriptions to topics with a history, for each topic that a session
+ * may have. A subscription that was left or restarted stays pending until the broker responds.
  */
 const UNDER_WAY_FACTOR = 4;
 
 /**
- * Time after which a broker is late with the subscription to a topic without a history, in
- * milliseconds: sessions that did not wait for the confirmation may have missed publications.
+ * Time after which a broker is considered late with the subscription to a topic without a history,
+ * in milliseconds. Sessions that did not wait for the confirmation may then have missed
+ * publications.
  */
 const LATE_MS = 1_000;
 
@@ -75,13 +77,13 @@ const LATE_MS = 1_000;
 export interface TopicsStats {
   /** Topics with subscribers on this node. */
   readonly topics: number;
-  /** Publications of `publish` on topics with a history that the broker did not accept. */
+  /** Publications made with `publish` on topics with a history that the broker did not accept. */
   readonly failedPublications: number;
   /** Error of the last failed publication. */
   readonly lastFailure: unknown;
   /** Publications that arrived more than once. */
   readonly duplicates: number;
-  /** Publications that were missed live, and read from the history. */
+  /** Publications that were missed live and were read from the history. */
   readonly recovered: number;
   /** Gaps that were reported to sessions. */
   readonly gaps: number;
@@ -93,19 +95,18 @@ export interface TopicsStats {
   readonly replayed: number;
   /** Pages currently waiting to be replayed. */
   readonly waitingPages: number;
-  /** Bytes of pages that have been read, and currently wait for slow sessions. */
+  /** Bytes of pages that have been read and currently wait for slow sessions. */
   readonly waitingBytes: number;
-  /** Bytes of the newest publications, currently kept in memory for replays. */
+  /** Bytes of the newest publications that are currently kept in memory for replays. */
   readonly tailBytes: number;
 }
 
-/** The sessions of a topic whose messages come from a history, or from a durable stream. */
+/** The sessions of a topic whose messages come from a history or from a durable stream. */
 export interface TopicSource {
   /** Number of sessions. */
   readonly size: number;
   /**
-   * Given once the broker sends publications to this node; left out if each session reads on its
-   * own.
+   * Set once the broker sends publications to this node; left out if each session reads on its own.
    */
   readonly confirmation?: Confirmation | undefined;
   /** The newest known position in the history, and the number of publications on this node so far. */
@@ -132,7 +133,9 @@ export interface TopicSource {
   delete(session: Session): void;
 }
 
-/** A topic with subscribers: with a history it has a feed, otherwise a subscription. */
+/**
+ * A topic with subscribers. If it has a history, it has a feed; otherwise, it has a subscription.
+ */
 type OpenTopic =
   | {
     readonly feed: TopicSource;
@@ -159,11 +162,11 @@ interface Subscriber {
  *
  * - **Once:** a publication is encoded once, for the broker and for all sockets.
  * - **Order:** subscribers receive each publication once, in order.
- * - **Members:** a session that subscribes receives no earlier publications, not even of the same
- *   turn; a session that leaves receives all earlier ones.
+ * - **Members:** a session that subscribes receives no earlier publications, not even from the same
+ *   turn. A session that leaves still receives all earlier publications.
  * - **Notice:** if the server unsubscribes a client, the client receives a notice on `skein.1`,
  *   after all earlier publications.
- * - **Close:** a session that closes leaves all topics; subscribing a closed session has no effect.
+ * - **Close:** a session that closes leaves all topics. Subscribing a closed session has no effect.
  * - **Cost:** a topic without subscribers on this node uses no resources, and this node does not
  *   subscribe to it at the broker.
  * - **History:** on a topic with a history, a session can start in the past. Missing publications
@@ -289,9 +292,9 @@ export class Topics implements AsyncDisposable {
   /**
    * Subscribes a session. Idempotent; a closed session is ignored.
    *
-   * On a topic with a history the session can start in the past, with `since` or `last`. Earlier
+   * On a topic with a history, the session can start in the past with `since` or `last`. Earlier
    * publications are sent page by page, as fast as the session reads them, followed by new
-   * publications. A session that is already subscribed starts again at the given position.
+   * publications. If the session is already subscribed, it starts again at the given position.
    *
    * @example Joining late
    * ```ts
@@ -318,11 +321,11 @@ export class Topics implements AsyncDisposable {
    * @param session A session of the same turn.
    * @param topic The topic.
    * @param options See {@linkcode SubscribeOptions}.
-   * @returns Resolves to true once the broker has confirmed the subscription: publications of all
-   * nodes from now on reach the session. Resolves to false if the session leaves or closes first.
-   * Rejects with a `BrokerError` if the broker has not confirmed within ten seconds: the session
-   * stays subscribed, and is notified of a gap once the broker is reachable. The error also goes to
-   * `onError`, so the promise need not be awaited.
+   * @returns Resolves to true once the broker has confirmed the subscription: from then on,
+   * publications from all nodes reach the session. Resolves to false if the session leaves or
+   * closes first. Rejects with a `BrokerError` if the broker has not confirmed within ten seconds;
+   * the session stays subscribed, and is notified of a gap once the broker is reachable. The error
+   * is also passed to `onError`, so you need not await the promise.
    * @throws {TypeError} If the topic is not valid.
    * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is not an integer
    * of 0 or more.
@@ -394,8 +397,9 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Unsubscribes a session; earlier publications still reach the session. Idempotent. After them,
-   * the client receives a notice with the code and the reason; a plain page receives none.
+   * Unsubscribes a session. Earlier publications still reach the session. After them, the client
+   * receives a notice with the code and the reason; plain WebSocket clients receive no notice.
+   * Idempotent.
    *
    * @param session Any session.
    * @param topic The topic.
@@ -432,7 +436,8 @@ export class Topics implements AsyncDisposable {
     membership.answer();
     if (topics.get(topic) !== membership) return true;
     this.#remove(session, topic);
-    // A replay that ends replies to the application, which may have subscribed the session again.
+    // When a replay ends, it replies to the application, which may have subscribed the session
+    // again.
     if (topics.has(topic)) return true;
     const core = session[internals];
     if (notice !== undefined && core.joins) {
@@ -455,14 +460,14 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes to all subscribers, on every node, without waiting. On a topic with a history,
-   * `stats` counts the publications that the broker does not accept.
+   * Publishes to all subscribers on every node, without waiting. On a topic with a history, `stats`
+   * counts the publications that the broker does not accept.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
    * @param options See {@linkcode PublishOptions}.
    * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is not valid.
-   * @throws {RangeError} If the message is larger than `maxMessageBytes`, or the topic too long.
+   * @throws {RangeError} If the message is larger than `maxMessageBytes` or the topic is too long.
    * On a topic with a history, 69 bytes of the message are reserved for the position.
    * @throws {UnsupportedError} If the broker is closed.
    */
@@ -498,9 +503,9 @@ export class Topics implements AsyncDisposable {
    * @param topic The topic.
    * @param data See {@linkcode Topics.publish}.
    * @param options See {@linkcode AppendPublicationOptions}.
-   * @returns The position of the publication; without a position for a repetition.
-   * @throws {BrokerError} If the publication was dropped: the broker was unreachable for too long,
-   * or too many waited.
+   * @returns The position of the publication. A repetition has no position.
+   * @throws {BrokerError} If the publication was dropped because the broker was unreachable for too
+   * long or too many were waiting.
    * @throws {UnsupportedError} If the topic has no history.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is too large, or the topic too long.
@@ -523,8 +528,9 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Reads the publications that the broker keeps of a topic with a history, oldest first, up to the
-   * newest one at the time of the call. The history is read page by page while the loop runs.
+   * Reads the publications that the broker keeps for a topic with a history, oldest first, up to
+   * the newest publication at the time of the call. The history is read page by page while the loop
+   * runs.
    *
    * @example Usage
    * ```ts
@@ -538,9 +544,9 @@ export class Topics implements AsyncDisposable {
    * ```
    *
    * @param topic The topic.
-   * @param options `after` is the offset after which to start, by default the oldest publication;
-   * `signal` ends the wait for the broker.
-   * @returns The publications, each with its data and position, and the publisher if named.
+   * @param options `after` is the offset after which to start; by default, the loop starts with the
+   * oldest publication. `signal` ends the wait for the broker.
+   * @returns The publications, each with its data and position, and with the publisher if named.
    * @throws {BrokerError} If the broker is unreachable.
    * @throws {UnsupportedError} If the topic has no history.
    */
@@ -570,9 +576,10 @@ export class Topics implements AsyncDisposable {
 
   /**
    * Returns the position of the newest publication on a topic with a history. Read the position
-   * before you load the state that the topic's messages change: a client that subscribes with the
-   * position as `since` then misses none of them, however long the load takes. Messages that were
-   * published during the load follow too, so applying one twice must change nothing.
+   * before you load the state that the topic's messages change. A client that subscribes with the
+   * position as `since` then misses none of them, however long loading takes. The client also
+   * receives messages that were published while you were loading, so applying a message twice must
+   * change nothing.
    *
    * @example Load state, then follow the changes
    * ```ts
@@ -593,7 +600,7 @@ export class Topics implements AsyncDisposable {
    *
    * @param topic The topic.
    * @param options `signal` ends the wait for the broker.
-   * @returns The position, before the first publication if there is none yet.
+   * @returns The position. If there is no publication yet, it is the position before the first one.
    * @throws {BrokerError} If the broker is unreachable.
    * @throws {UnsupportedError} If the topic has no history.
    */
@@ -610,7 +617,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Checks a publication without publishing it, so that several can be published all or none.
+   * Checks a publication without publishing it, so that you can publish either all of several
+   * publications or none.
    *
    * @ignore
    * @param topic The topic.
@@ -681,8 +689,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Records that a session's client has sent an id: publications that leave out the client leave
-   * out this session from now on, even if an earlier session of the client gets its first topic
+   * Records that a session's client has sent an id. From now on, publications that leave out the
+   * client leave out this session, even if an earlier session of the client gets its first topic
    * later.
    *
    * @ignore
@@ -695,8 +703,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Lists the topics of a session that the client requested and the application did not subscribe,
-   * which depend on the client's permissions.
+   * Lists the topics that a session's client requested and to which the application did not
+   * subscribe it. These depend on the client's permissions.
    *
    * @param session Any session.
    * @returns The topics, in the order of subscribing.
@@ -827,13 +835,13 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Maps a client's id to the session that sent it last; an earlier session is no longer found by
-   * id.
+   * Maps a client's id to the session that sent it last. An earlier session is no longer found by
+   * the id.
    */
   #index(session: Session, { ids }: Subscriber): void {
     const id = exceptionOf(session);
     ids.push(id);
-    // The earlier session's id may arrive after a move, on a slow connection.
+    // On a slow connection, the earlier session's id may arrive after a move.
     const known = this.#byId.get(id);
     if (known !== undefined && sessionsAfter(session).some((later) => later === known)) return;
     this.#byId.set(id, session);
@@ -856,7 +864,10 @@ export class Topics implements AsyncDisposable {
   }
 }
 
-/** Checks that a topic is not an internal one, which is closed to sessions and applications. */
+/**
+ * Checks that a topic is not internal, because sessions and applications cannot use internal
+ * topics.
+ */
 function checkPublic(topic: string, verb: string): void {
   if (typeof topic !== "string" || !topic.startsWith(INTERNAL_PREFIX)) return;
   throw new TypeError(
@@ -871,8 +882,8 @@ function plainAnswer(isRecovery: boolean, error: BrokerError | undefined): Subsc
 }
 
 /**
- * Reports a gap of unknown size to sessions, for a topic without history. Plain sessions receive no
- * notice.
+ * Reports a gap of unknown size to sessions, for a topic without a history. Plain sessions receive
+ * no notice.
  */
 function tellInterrupted(topic: string, sessions: Iterable<Session>): void {
   for (const session of [...sessions]) {

@@ -1,7 +1,9 @@
-/** Messages for calls between nodes, as bytes: a JSON head, and a part of the data. */
+/** Messages for calls between nodes, as bytes: a JSON head followed by a part of the data. */
 import { isNumber, parseFields } from "./messages.ts";
 
-/** Maximum number of bytes of data in one message, which every broker accepts with the head. */
+/**
+ * Maximum size of the data in one message, in bytes. Every broker accepts this size plus the head.
+ */
 const PART_BYTES = 196_608;
 
 /** Bytes of the length before a head. */
@@ -28,7 +30,7 @@ export type CallHead =
     | { readonly type: "abort" }
   );
 
-/** Reason why there is no reply: too many calls, or a handler that failed. */
+/** The reason why there is no reply: too many calls, or a handler that failed. */
 export type RefusalCode = "busy" | "failed";
 
 /** A message, and the id of the node that sent it. */

@@ -1,4 +1,4 @@
-/** Entries that nodes set and all nodes know: keys and values by scope. */
+/** Entries that nodes set and that all nodes can see: keys and values by scope. */
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
 import type { Timer } from "../../base/runtime.ts";
@@ -15,14 +15,16 @@ import type { NodeEvent, Nodes } from "./nodes.ts";
 /** Maximum number of scopes in one check. */
 const MAX_CHECKED = 200;
 
-/** Maximum number of checks that wait for replies of nodes; beyond that, the oldest is dropped. */
+/**
+ * Maximum number of checks that wait for replies from nodes. Beyond that, the oldest is dropped.
+ */
 const MAX_WAITING = 1_000;
 
 /** Options for {@linkcode Directory}. */
 interface DirectoryOptions<T> {
   /** The nodes that share the directory. Disposing of the directory does not close the nodes. */
   readonly nodes: Nodes;
-  /** Name of the directory; the same on every node, and unique among directories. */
+  /** Name of the directory. It must be the same on every node, and unique among directories. */
   readonly name: string;
   /** Validates a value from another node; returns `undefined` to ignore a malformed value. */
   readonly read: (value: unknown) => T | undefined;
@@ -33,7 +35,7 @@ interface DirectoryOptions<T> {
    */
   readonly batchMs?: number;
   /**
-   * Time between checks, in milliseconds; a check compares this node's copy with one other node.
+   * Time between checks, in milliseconds. A check compares this node's copy with one other node.
    *
    * @default {2000}
    */
@@ -52,17 +54,18 @@ interface PendingCheck<T> {
 }
 
 /**
- * Keys and values by scope, set by each node and known to every node that has the scope open. An
- * entry belongs to the node that set it, and disappears with that node; two nodes may use the same
+ * Keys and values by scope, which each node sets and every node that has the scope open can see. An
+ * entry belongs to the node that set it, and disappears with that node. Two nodes may use the same
  * key.
  *
  * - **Publishing:** changes are gathered for `batchMs`, reduced to their net effect, numbered, and
  *   published to the nodes that have the scope open. Without another node, no change is published.
  * - **Eventual consistency:** a node that misses a number requests all entries, in pages. It also
- *   does so when another node joins and after the broker was unreachable. Every `checkMs`, a check
- *   of one node and 200 scopes, in turn, detects the loss of a last change.
+ *   does so when another node joins, and after the broker was unreachable. Every `checkMs`, one
+ *   node and 200 scopes are checked in turn, which detects whether the last change was lost.
  * - **Gone:** the entries of a node that is gone are deleted immediately.
- * - **Bounds:** 100,000 entries per node and scope; pages and changes of about 60 KB.
+ * - **Bounds:** a node can have up to 100,000 entries per scope. Pages and changes have about 60
+ *   KB.
  *
  * @typeParam T The type of the values.
  *
@@ -153,7 +156,7 @@ export class Directory<T> implements Disposable {
     return this.#scopes.size;
   }
 
-  /** Number of messages ignored because they are malformed, or the sender is not alive. */
+  /** Number of messages ignored because they were malformed or the sender was not alive. */
   get ignored(): number {
     return this.#ignored;
   }
@@ -163,7 +166,7 @@ export class Directory<T> implements Disposable {
    *
    * @param name Name of the scope.
    * @param listener Receives the entries that other nodes already have, and then each change.
-   * @returns The scope; dispose of it to close it.
+   * @returns The scope. Dispose of it to close it.
    * @throws {TypeError} If the scope is open already.
    * @throws {UnsupportedError} If the directory is disposed of, or the broker is closed.
    */
@@ -246,8 +249,8 @@ export class Directory<T> implements Disposable {
   }
 
   /**
-   * Requests from one node, or all, the entries of scopes that changed since the numbers known
-   * here.
+   * Requests the entries of scopes that changed since the numbers known on this node, from one node
+   * or from all.
    */
   #ask(node: string | undefined, scopes: readonly OpenScope<T>[], isSure = true): void {
     const asked = node === undefined ? this.#nodes.others().map(({ id }) => id) : [node];
@@ -322,7 +325,7 @@ export class Directory<T> implements Disposable {
     }, this.#checkMs);
   }
 
-  /** Checks one node, because the loss of a last change does not show as a missing number. */
+  /** Checks one node, because if the last change was lost, no number is missing. */
   #checkNext(): void {
     const nodes = this.#nodes.others();
     if (nodes.length === 0 || this.#scopes.size === 0) return;
@@ -336,7 +339,9 @@ export class Directory<T> implements Disposable {
   }
 }
 
-/** An empty page for a node that still holds entries of a scope that is no longer open here. */
+/**
+ * Sends an empty page to a node that still holds entries of a scope that is no longer open here.
+ */
 function pagesOfClosed(scope: string, known: number, n: number): Page[] {
   return known === 0 ? [] : [{ scope, n, page: 0, pages: 0, entries: [] }];
 }

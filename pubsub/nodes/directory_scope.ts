@@ -5,12 +5,12 @@ import type { BrokerSubscription } from "../broker.ts";
 import type { Nodes } from "./nodes.ts";
 
 /**
- * Maximum number of changes kept while an earlier change is missing; beyond that, pages replace
- * them.
+ * Maximum number of changes that are kept while an earlier change is missing. Beyond that, pages
+ * replace them.
  */
 const MAX_LATE = 256;
 
-/** Maximum number of entries of one node in one scope; further ones are ignored. */
+/** Maximum number of entries of one node in one scope; further entries are ignored. */
 export const MAX_ENTRIES = 100_000;
 
 /** The pages received so far of a sequence of pages from a node. */
@@ -21,7 +21,7 @@ interface Pages {
   next: number;
 }
 
-/** Receives each change; `value` is `undefined` for a deleted entry. */
+/** Receives each change; `value` is `undefined` if the entry was deleted. */
 type EntryListener = (key: string, value: unknown) => void;
 
 /** The entries of one node in one scope. */
@@ -54,7 +54,7 @@ class RemoteEntries {
   }
 
   /**
-   * Receives one page of the node's entries; the last page of a sequence replaces the copy.
+   * Receives one page of the node's entries. The last page of a sequence replaces the copy.
    *
    * @returns False if a page or a change is missing and pages have to be requested.
    */
@@ -148,14 +148,17 @@ export interface DirectoryEntry<T> {
 export type DirectoryListener<T> = (change: DirectoryChange<T>) => void;
 
 /**
- * A scope that this node has open. The node may set entries, and sees those of all other nodes.
+ * A scope that this node has open. The node can set entries, and sees those of all other nodes.
  *
  * @typeParam T The type of the values.
  */
 export interface DirectoryScope<T> extends Disposable {
   /** Name of the scope. */
   readonly name: string;
-  /** Resolves when all nodes that were alive sent their entries, or after `openMs`; never rejects. */
+  /**
+   * Resolves when all nodes that were alive have sent their entries, or after `openMs`. Never
+   * rejects.
+   */
   readonly ready: Promise<void>;
   /** True when {@linkcode DirectoryScope.ready} has resolved. */
   readonly isReady: boolean;
@@ -288,7 +291,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     const { nodes } = this.#host;
     const keys = [...this.#changed];
     this.#changed.clear();
-    // No other node listens, and a node that joins requests all entries.
+    // No other node is listening, and a node that joins requests all entries.
     if (nodes.isReady && nodes.size === 0) {
       this.#n = this.#host.nextVersion();
       return;
@@ -307,7 +310,8 @@ export class OpenScope<T> implements DirectoryScope<T> {
   }
 
   /**
-   * Yields the pages for a node that knows this node's changes up to `n`; none if `n` is the last.
+   * Yields the pages for a node that has received this node's changes up to `n`; none if `n` is the
+   * last change.
    */
   *pagesFor(n: number, isSure: boolean): Generator<Page> {
     if (isSure) this.publish();

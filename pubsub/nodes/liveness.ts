@@ -15,7 +15,7 @@ export interface NodeInfo {
 /** A change among the nodes; branch on `type`. */
 export type NodeEvent =
   | {
-    /** A node joined; or left, by a farewell or after too long a silence. */
+    /** A node joined or left. It left with a farewell, or after it was silent for too long. */
     readonly type: "join" | "leave";
     /** The node that joined or left. */
     readonly node: NodeInfo;
@@ -31,9 +31,9 @@ export type NodeEvent =
  * @ignore
  */
 export interface BeatData {
-  /** Returns the data of this node; `undefined` for none. */
+  /** Returns the data of this node; `undefined` if there is none. */
   readonly report: () => unknown;
-  /** Receives another node's data; `undefined` for none, and once the node is gone. */
+  /** Receives another node's data; `undefined` if it has none, or once the node is gone. */
   readonly hear: (node: string, data: unknown) => void;
 }
 
@@ -60,7 +60,8 @@ export interface NodesOptions {
    */
   readonly heartbeatMs?: number | undefined;
   /**
-   * Silence after which a node is gone, in milliseconds; the same on every node.
+   * Silence after which a node is considered gone, in milliseconds. It must be the same on every
+   * node.
    *
    * @default {7000}
    */
@@ -73,7 +74,7 @@ export interface NodesOptions {
   readonly onError?: ((error: unknown) => void) | undefined;
 }
 
-/** Maximum number of known nodes; further ones are ignored. */
+/** Maximum number of known nodes; further nodes are ignored. */
 export const MAX_NODES = 1_000;
 
 /**
@@ -83,12 +84,12 @@ export const MAX_NODES = 1_000;
 const MAX_DEPARTED = 1_000;
 
 /**
- * Ticks without its own messages after which a node counts as unable to receive messages of other
- * nodes.
+ * Ticks without its own messages after which a node is considered unable to receive messages from
+ * other nodes.
  */
 const MAX_DEAF_TICKS = 3;
 
-/** Ticks of silence after which a node counts as silent: two heartbeats were missed. */
+/** Ticks of silence after which a node is considered silent: it has missed two heartbeats. */
 const SILENT_TICKS = 4;
 
 interface Peer {
@@ -143,7 +144,7 @@ export class Liveness {
   }
 
   /**
-   * True if a node is certainly gone, because messages of a live node would have arrived by now.
+   * True if a node is certainly gone, because messages from a live node would have arrived by now.
    */
   isGone(id: string): boolean {
     if (this.#peers.has(id)) return false;
@@ -155,7 +156,7 @@ export class Liveness {
     return (this.#peers.get(id)?.silentTicks ?? 0) >= SILENT_TICKS;
   }
 
-  /** Records a message of a node; returns false if that node is not known to be alive. */
+  /** Records a message from a node. Returns false if that node is not known to be alive. */
   hear(id: string): boolean {
     const peer = this.#peers.get(id);
     if (peer === undefined) return false;
@@ -169,7 +170,7 @@ export class Liveness {
     this.#deafTicks = 0;
   }
 
-  /** Adds a node; returns `undefined` if there are too many. */
+  /** Adds a node. Returns `undefined` if there are too many nodes. */
   meet(id: string, name: string): NodeInfo | undefined {
     if (this.#peers.size >= MAX_NODES) return undefined;
     const info = { id, name, lastHeardAt: this.#runtime.now() };
@@ -208,7 +209,7 @@ export class Liveness {
       .map(([id]) => id);
   }
 
-  /** Restarts the time limit of every node, since their silence until now proves nothing. */
+  /** Restarts the time limit of every node, because their silence until now proves nothing. */
   beCalm(): void {
     this.#calmTicks = 0;
     for (const peer of this.#peers.values()) peer.silentTicks = 0;

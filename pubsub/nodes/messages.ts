@@ -37,7 +37,10 @@ export interface Page {
 export interface Check {
   /** Id that the receiving node sends back after the last page. */
   readonly id: number;
-  /** Scopes, each with the number of the last change that the requesting node knows; 0 for none. */
+  /**
+   * Scopes, each with the number of the last change that the requesting node has received; 0 if
+   * none.
+   */
   readonly scopes: readonly (readonly [scope: string, n: number])[];
   /**
    * True if the requesting node certainly missed later changes; false if changes may still be in

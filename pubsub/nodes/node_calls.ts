@@ -18,23 +18,27 @@ import type { NodeEvent, Nodes } from "./nodes.ts";
 
 /**
  * Maximum number of this node's calls that wait for a reply, and of other nodes' calls that are
- * handled at the same time. Each may be a poll that waits for a message, one for each session of a
- * large server.
+ * handled at the same time. Each call may be a poll that waits for a message, and a large server
+ * may have one for each session.
  */
 const MAX_CALLS = 10_000;
 
-/** Calls for the clients of one network address, once more than half of all are in use. */
+/**
+ * Maximum number of calls for the clients at one network address, once more than half of all calls
+ * are in use.
+ */
 const SHARE_OF_CALLS = 1_000;
 
-/** Maximum number of bytes of multi-part requests that are not complete yet. */
+/** Maximum total size of multi-part requests that are not complete yet, in bytes. */
 const MAX_GATHERED_BYTES = 67_108_864;
 
-/** Maximum time for which a call of another node is handled, in milliseconds. */
+/** Maximum time for handling a call from another node, in milliseconds. */
 const MAX_TIMEOUT_MS = 120_000;
 
 /**
- * Wait for the first beat of an unknown node, in milliseconds. Only a node that has just started
- * may be missing the beat of a live node, and nodes reply to its first beat immediately.
+ * How long to wait for the first heartbeat of an unknown node, in milliseconds. Only a node that
+ * has just started may not have received the heartbeat of a live node, and nodes reply to its first
+ * heartbeat immediately.
  */
 const MEET_MS = 1_000;
 
@@ -47,10 +51,10 @@ export type NodeCallFailure = "gone" | "silent" | "lost" | RefusalCode;
 /** Thrown by {@linkcode NodeCalls.call} if no reply can arrive. */
 export class NodeCallError extends Error {
   /**
-   * `gone`: the called node is not alive. `silent`: it missed two heartbeats. `lost`: the broker
-   * was unreachable, and the reply may be lost. `busy`: too many calls are in progress, here or
-   * there. `failed`: the called node's handler threw an error, or a message was malformed or too
-   * large.
+   * `gone`: the called node is not alive. `silent`: it has missed two heartbeats. `lost`: the
+   * broker was unreachable, and the reply may be lost. `busy`: too many calls are in progress on
+   * this node or the called node. `failed`: the called node's handler threw an error, or a message
+   * was malformed or too large.
    */
   readonly code: NodeCallFailure;
 
@@ -66,7 +70,7 @@ export class NodeCallError extends Error {
 export interface NodeCall {
   /** Id of the calling node. */
   readonly from: string;
-  /** Aborted if the calling node stopped waiting or is gone, or the time is over. */
+  /** Aborted if the calling node has stopped waiting or is gone, or when the time is up. */
   readonly signal: AbortSignal;
 }
 
@@ -74,11 +78,11 @@ export interface NodeCall {
 export interface NodeCallsOptions {
   /** The nodes. Closing the calls does not close the nodes. */
   readonly nodes: Nodes;
-  /** Name of the service; the same on every node, and unique among services. */
+  /** Name of the service. It must be the same on every node, and unique among services. */
   readonly name: string;
   /**
-   * Handles the calls of other nodes. Errors go to `onError`, and the caller only learns that the
-   * call failed. A call may be repeated, so handlers must be idempotent.
+   * Handles calls from other nodes. Errors are passed to `onError`; the caller is told only that
+   * the call failed. A call may be repeated, so handlers must be idempotent.
    */
   readonly answer: (data: Uint8Array, call: NodeCall) => Uint8Array | Promise<Uint8Array>;
   /** Receives the errors of `answer`. MUST NOT throw. */
@@ -123,22 +127,23 @@ interface Answering {
 }
 
 /**
- * Calls between the nodes of one broker. Only nodes can call, because sessions cannot publish on
- * the topics.
+ * Calls between the nodes of one broker. Only nodes can make calls, because sessions cannot publish
+ * on these topics.
  *
  * - **Bytes:** requests and replies are bytes, which are sent in parts that every broker accepts.
- * - **Gone:** a call to a node that is gone, or says farewell meanwhile, fails immediately. A call
- *   to a node without a beat so far fails after a second.
- * - **Silent:** a call fails as soon as the called node misses two heartbeats in a row: by default
- *   2 to 5.5 s after it was killed.
+ * - **Gone:** a call to a node that is gone fails immediately, and so does a pending call when the
+ *   node says farewell. If a node has not sent a heartbeat yet, a call to it fails after a second.
+ * - **Silent:** a call fails as soon as the called node misses two heartbeats in a row. By default,
+ *   this is 2 to 5.5 s after it was killed.
  * - **Lost:** the broker may lose messages. Calls in flight during an outage fail once the broker
  *   is reachable; other calls without a reply fail after `timeoutMs`. The other node may have
  *   handled them.
  * - **Cancellation:** a signal, or the time limit, aborts the signal of the handler on the other
  *   node.
- * - **Bounds:** 10,000 concurrent calls in each direction, 1,000 for the clients of one network
- *   address once half are in use; 64 MiB of incomplete requests, `maxBytes` for each request and
- *   reply. Malformed messages are ignored and counted.
+ * - **Bounds:** at most 10,000 calls run concurrently in each direction, with at most 1,000 for the
+ *   clients at one network address once half of them are in use. Incomplete requests take at most
+ *   64 MiB, and each request and reply at most `maxBytes`. Malformed messages are ignored and
+ *   counted.
  *
  * @example Call another node
  * ```ts
@@ -161,7 +166,7 @@ interface Answering {
  * ```
  */
 export class NodeCalls implements AsyncDisposable {
-  /** Resolves once other nodes' calls reach this node; never rejects. */
+  /** Resolves once other nodes' calls reach this node. Never rejects. */
   readonly ready: Promise<void>;
   readonly #nodes: Nodes;
   readonly #topic: string;
@@ -228,7 +233,7 @@ export class NodeCalls implements AsyncDisposable {
     return this.#gathered;
   }
 
-  /** Number of messages ignored because they are malformed, or belong to no known call. */
+  /** Number of messages ignored because they were malformed or belonged to no known call. */
   get ignored(): number {
     return this.#ignored;
   }
@@ -238,8 +243,8 @@ export class NodeCalls implements AsyncDisposable {
    *
    * @param to Id of the node.
    * @param data The request. MUST NOT be changed afterwards.
-   * @param options Time limit for the reply, and a signal that ends the wait; both also cancel the
-   * work of the other node. And the client on whose behalf this node calls.
+   * @param options A time limit for the reply and a signal that ends the wait, both of which also
+   * cancel the work of the other node; and the client on whose behalf this node calls.
    * @returns The reply.
    * @throws {NodeCallError} If no reply can arrive.
    * @throws {TimeoutError} If the reply takes longer than `timeoutMs`.
@@ -324,7 +329,7 @@ export class NodeCalls implements AsyncDisposable {
     }, LOOK_MS);
   }
 
-  /** Waits for the first beat of a node; throws if the node is gone. */
+  /** Waits for the first heartbeat of a node. Throws if the node is gone. */
   async #meet(node: string): Promise<void> {
     const { runtime } = this.#nodes;
     if (!this.#nodes.isGone(node)) {

@@ -107,12 +107,12 @@ const ONE = `${INTERNAL_PREFIX}node:`;
 /** Maximum number of other nodes' questions that are being answered; further ones are ignored. */
 const MAX_ANSWERING = 1_000;
 
-/** Time for which a starting node waits for the beats of the other nodes, in milliseconds. */
+/** Time for which a starting node waits for the heartbeats of the other nodes, in milliseconds. */
 const DISCOVERY_MS = 300;
 
 /**
- * Says farewell on behalf of a node that ended without one, so that no other node waits for it to
- * be gone.
+ * Says farewell on behalf of a node that ended without a farewell, so that no other node waits for
+ * it to be gone.
  *
  * @param broker Broker of the nodes.
  * @param id Id of the node, which MUST have ended.
@@ -126,15 +126,15 @@ export function sayFarewell(broker: Broker, id: string): void {
  * The nodes that share a broker.
  *
  * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A silent node is declared gone
- *   within `goneAfterMs`, at most half a heartbeat early. A node that closes says farewell, and is
- *   gone immediately.
- * - **Outages:** no node is declared gone while the broker is unreachable, or does not deliver this
- *   node's own messages. When the broker is reachable again, or this process was suspended, the
- *   full `goneAfterMs` starts over for every node.
+ *   within `goneAfterMs`, and at most half a heartbeat early. A node that closes says farewell, and
+ *   is gone immediately.
+ * - **Outages:** no node is declared gone while the broker is unreachable or does not deliver this
+ *   node's own messages. When the broker is reachable again, or after this process was suspended,
+ *   the full `goneAfterMs` starts over for every node.
  * - **Questions:** a question goes to all live nodes, and completes when all of them have answered,
  *   or when the time is over.
- * - **Bounds:** 1,000 nodes, and 1,000 concurrent questions in each direction. Malformed messages,
- *   and messages beyond the bounds, are ignored and counted.
+ * - **Bounds:** there can be 1,000 nodes, and 1,000 concurrent questions in each direction.
+ *   Malformed messages, and messages beyond the bounds, are ignored and counted.
  *
  * @example Two nodes
  * ```ts
@@ -159,7 +159,9 @@ export class Nodes implements AsyncDisposable {
   readonly broker: Broker;
   /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
-  /** Resolves when the other nodes had time to send a beat to this node; never rejects. */
+  /**
+   * Resolves when the other nodes have had time to send a heartbeat to this node. Never rejects.
+   */
   readonly ready: Promise<void>;
   readonly #liveness: Liveness;
   readonly #console: ConsoleReport;
@@ -213,7 +215,7 @@ export class Nodes implements AsyncDisposable {
     this.ready = this.#discover();
   }
 
-  /** True when the other nodes had time to send a beat to this node. */
+  /** True when the other nodes have had time to send a heartbeat to this node. */
   get isReady(): boolean {
     return this.#isReady;
   }
@@ -224,7 +226,7 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Number of messages ignored because they are malformed, or there are too many nodes or
+   * Number of messages ignored because they were malformed or there were too many nodes or
    * questions.
    */
   get ignored(): number {
@@ -262,8 +264,9 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Returns true if another node missed two heartbeats in a row: it is gone, or was busy or
-   * disconnected for a while. Work that can be done elsewhere need not wait for `goneAfterMs`.
+   * Returns true if another node has missed two heartbeats in a row: it is gone, or it has been
+   * busy or disconnected for a while. Work that can be done elsewhere need not wait for
+   * `goneAfterMs`.
    *
    * @param id Id of the node.
    * @returns True if the node is silent, and was alive before.
@@ -302,8 +305,8 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Sends a message to one other node, or to all. Messages may be lost. Messages to a single node
-   * arrive in order.
+   * Sends a message to one other node, or to all other nodes. Messages may be lost. Messages to a
+   * single node arrive in order.
    *
    * @param to Id of a node; `undefined` for all others.
    * @param kind The kind of message.
@@ -314,7 +317,7 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Asks all other live nodes, and waits for their answers. After `close` no node is asked, so the
+   * Asks all other live nodes, and waits for their answers. After `close`, no node is asked, so the
    * answers are incomplete.
    *
    * @param kind The kind of message.
@@ -327,7 +330,7 @@ export class Nodes implements AsyncDisposable {
     data?: unknown,
     options: { readonly timeoutMs?: number | undefined } = {},
   ): Promise<{
-    /** One answer for each node that answered in time, except this node. */
+    /** One answer from each node that answered in time, except this node. */
     readonly answers: readonly { readonly node: string; readonly data: unknown }[];
     /** True if every live node answered. */
     readonly isComplete: boolean;
@@ -530,7 +533,7 @@ export class Nodes implements AsyncDisposable {
     try {
       this.#onError(error);
     } catch {
-      // An error of the error handler itself is dropped, because no other handler could receive it.
+      // An error in the error handler itself is dropped, because no other handler could receive it.
     }
   }
 }

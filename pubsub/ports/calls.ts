@@ -10,7 +10,7 @@ import {
 import type { BrokerLogs, LogRecord } from "../logs/log.ts";
 import { recordBytes } from "../logs/rules.ts";
 
-/** Parts of a broker whose methods are calls; their constants are properties of the engine. */
+/** Parts of a broker whose methods are calls. Their constants are properties of the engine. */
 interface EngineParts {
   readonly history: Omit<BrokerHistory, "remembersMs">;
   readonly logs: Omit<BrokerLogs, "maxAppendBytes">;
@@ -29,7 +29,10 @@ export type CallName = keyof EngineCalls;
 /** A value that is cheap to clone, and the bytes of its payloads. */
 type Packed<T> = readonly [value: T, bytes: number];
 
-/** How one call differs; by default, arguments and result are cloned as they are. */
+/**
+ * How one call differs from the others. By default, the arguments and the result are cloned as they
+ * are.
+ */
 interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown> {
   /** Packs the arguments, in the worker. */
   pack?(...args: A): Packed<A>;
@@ -96,7 +99,7 @@ export function callEngine(
   return methods?.[method]?.(...args);
 }
 
-/** Creates the parts of a worker's broker: constants, and a method for each call. */
+/** Creates the parts of a worker's broker: its constants, and a method for each call. */
 export function partsOf(
   { calls, constants }: { readonly calls: readonly CallName[]; readonly constants: object },
   call: (name: CallName, args: readonly unknown[]) => Promise<unknown>,

@@ -1,4 +1,4 @@
-/** The thread with the engine: the workers' ports, and the work that they request. */
+/** The thread that runs the engine: the workers' ports, and the work that they request. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Broker, type BrokerSubscription, payloadBytes, type Publication } from "../broker.ts";
@@ -14,17 +14,17 @@ import {
   type WorkerOperation,
 } from "./operations.ts";
 
-/** Waiting bytes of one worker above which all workers may post less. */
+/** Number of waiting bytes of one worker above which all workers may post less. */
 const BEHIND_BYTES = 8_388_608;
 
 /**
- * Time for which a worker that handles nothing may slow the others down, in milliseconds. A handler
- * that computes for longer is one worker's fault, and must not slow down all.
+ * Time for which a worker that handles nothing may slow down the others, in milliseconds. If a
+ * handler computes for longer, that is one worker's fault, and must not slow down all workers.
  */
 const STALLED_MS = 1_000;
 
 /**
- * Maximum number of waiting bytes of one worker; beyond that, its deliveries are dropped and read
+ * Maximum number of waiting bytes of one worker. Beyond that, its deliveries are dropped and read
  * again.
  */
 const MAX_WAITING_BYTES = 33_554_432;
@@ -41,7 +41,7 @@ export class EnginePorts {
     this.runtime = runtime;
   }
 
-  /** Opens a port for one worker; `post` posts a batch to that worker. */
+  /** Opens a port for one worker. `post` posts a batch to that worker. */
   open(post: (batch: Batch<EngineOperation>) => void): EnginePort {
     const port = new EnginePort(this, post);
     this.#ports.add(port);
@@ -91,7 +91,7 @@ export class EnginePort {
     });
   }
 
-  /** True while the worker has too much to handle, and is handling it. */
+  /** True while the worker has too much to handle but is making progress. */
   get isBehind(): boolean {
     return this.#isBehind && !this.#isStalled;
   }

@@ -1,16 +1,20 @@
 /**
- * Operations between two threads: one batch per turn, with credit and a queue that can be bounded.
+ * Sends operations between two threads: one batch per turn, with credit and a queue that can be
+ * bounded.
  */
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo, TurnBatch } from "../engine/queue.ts";
 
 /**
  * Maximum number of bytes that one thread posts before the other has handled them. Ports have no
- * bound: without credit, all messages would pile up in the memory of a slow thread.
+ * bound, so without credit, all messages would pile up in the memory of a slow thread.
  */
 const MAX_UNDERWAY_BYTES = 1_048_576;
 
-/** Handled bytes after which credit is returned on its own; less waits for the next batch. */
+/**
+ * Number of handled bytes after which credit is returned in a message of its own. A smaller credit
+ * waits for the next batch.
+ */
 const CREDIT_BYTES = MAX_UNDERWAY_BYTES / 4;
 
 /** Maximum size of a batch in bytes, unless a single operation is larger. */
@@ -82,7 +86,7 @@ export class PortLink<Out, In> {
     this.#batch.gather(cost);
   }
 
-  /** Posts all operations immediately, regardless of credit; for the last ones. */
+  /** Posts all operations immediately, regardless of credit. Used for the last operations. */
   flush(): void {
     this.#flush(Infinity);
   }

@@ -117,8 +117,8 @@ function withError(status: BrokerStatus, change: (error: unknown) => unknown): B
 }
 
 /**
- * Error classes that are preserved across threads, also for subclasses; others become a
- * `BrokerError`.
+ * Error classes that are preserved across threads, including for their subclasses. Any other error
+ * becomes a `BrokerError`.
  */
 const KEPT_ERRORS = [RangeError, TypeError] as const;
 

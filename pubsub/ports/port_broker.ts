@@ -33,13 +33,13 @@ import {
   type WorkerOperation,
 } from "./operations.ts";
 
-/** Maximum number of publications and calls that wait for credit; further ones are dropped. */
+/** Maximum number of publications and calls that wait for credit. Beyond that, they are dropped. */
 const MAX_WAITING = 100_000;
 
 /** Maximum number of bytes of them. */
 const MAX_WAITING_BYTES = 67_108_864;
 
-/** Maximum number of calls without a result; further ones are rejected. */
+/** Maximum number of calls without a result; further calls are rejected. */
 const MAX_CALLS = 100_000;
 
 /** Maximum size of a topic or key in bytes, which every engine of this toolkit accepts. */
@@ -74,9 +74,10 @@ export interface PortBrokerOptions {
  * The broker of a thread without an engine. An `EnginePort` in another thread owns the engine, and
  * performs each operation there.
  *
- * - **Bounds:** 100,000 publications and 64 MiB wait for the engine's thread; further ones are
- *   dropped, as `stats.dropped` shows, and `append` then rejects. While another worker is behind,
- *   the engine's thread accepts less, which slows down callers that await `append`.
+ * - **Bounds:** at most 100,000 publications and 64 MiB can wait for the engine's thread. Further
+ *   publications are dropped and counted in `stats.dropped`, and `append` then rejects. While
+ *   another worker is behind, the engine's thread accepts less, which slows down callers that await
+ *   `append`.
  * - **Slow worker:** if this thread has more than 32 MiB to handle, the engine's thread drops
  *   further deliveries, and `onInterrupted` notifies every subscription that publications were
  *   missed.
@@ -191,7 +192,7 @@ export class PortBroker implements Broker {
    * @param topic The topic.
    * @param listener Gets the publications of the topic.
    * @param options The bounds of a history, and a callback for interruptions.
-   * @returns The subscription, ready once the engine confirmed it.
+   * @returns The subscription, which is ready once the engine has confirmed it.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 1,024 bytes.
    */

@@ -22,7 +22,7 @@ export const MAX_LAST_SEEN = 10_000;
 /** Maximum size of a user's presence data in bytes, which every node keeps. */
 export const MAX_PRESENCE_DATA_BYTES = 4_096;
 
-/** A session's presence, by topic; the user is the session's user at the first `enter`. */
+/** A session's presence, by topic. The user is the session's user at the first `enter`. */
 interface Visit {
   readonly user: string;
   readonly presences: Map<string | undefined, UserPresence>;
@@ -46,28 +46,29 @@ const PRESENCE: OptionKinds<PresenceOptions> = {
 };
 
 /**
- * Tracks the users that are present in topics, and the users that are online: users, not
+ * Tracks which users are present in topics, and which users are online. It counts users, not
  * connections.
  *
- * - **Users:** two tabs of one user are one member with two connections, and the user leaves with
- *   the last one.
- * - **Grace period:** a user that returns within `graceMs` never left: there is neither a leave nor
+ * - **Users:** two tabs of one user are one member with two connections. The user leaves when the
+ *   last connection does.
+ * - **Grace period:** a user that returns within `graceMs` never left. There is neither a leave nor
  *   a join, and the user counts as present the whole time, with 0 connections.
- * - **Close:** a session that closes leaves all topics and goes offline; a closed session cannot
+ * - **Close:** a session that closes leaves all topics and goes offline. A closed session cannot
  *   enter.
- * - **Data:** a session may be present in a topic with data. The newest data of a user's present
- *   sessions counts, on any node, by the clocks of the nodes; data that is set after other known
- *   data is always newer. When that session leaves, the newest data of the others counts again.
- *   During the grace period, without a present session, the last data stays.
+ * - **Data:** a session may be present in a topic with data. A user's data is the newest data of
+ *   the user's present sessions on all nodes, by the clocks of the nodes. Data that is set after
+ *   other known data is always newer. When the session with the newest data leaves, the newest data
+ *   of the other sessions applies again. During the grace period, when no session is present, the
+ *   last data stays.
  * - **Events:** each listener receives joins, data updates and leaves in order, after the change.
  *   Changes that a listener makes are reported after it has returned.
- * - **Bounds:** one timer for all grace periods, and none while no user is away.
+ * - **Bounds:** there is one timer for all grace periods, and none while no user is away.
  * - **Nodes:** with `nodes`, a user's connections on all nodes count. The user joins with the first
- *   connection and leaves with the last; moving to another node within the grace period is neither.
- *   A node knows the topics in which it has users or followers; listeners receive no events of
- *   other topics. Users of a node that died leave once the node is declared gone and the grace
- *   period is over: after 12 s by default. Event times come from the clock of the node where the
- *   event happened; no wait depends on other nodes' clocks.
+ *   connection and leaves with the last; moving to another node within the grace period counts as
+ *   neither. A node tracks only the topics in which it has users or followers; its listeners
+ *   receive no events of other topics. If a node dies, its users leave once the node is declared
+ *   gone and the grace period has passed, which takes 12 s by default. Event times come from the
+ *   clock of the node where the event happened. No wait depends on other nodes' clocks.
  *
  * @example Usage
  * ```ts
@@ -136,16 +137,17 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Adds a session to the online users, and to a topic if one is given. Idempotent; a closed
+   * Adds a session to the online users, and to a topic if you pass one. Idempotent; a closed
    * session is ignored.
    *
-   * @param session The session; the user of the session is kept until the session leaves.
-   * @param topic The topic; if left out, the session is only online.
+   * @param session The session. Its user is kept until the session leaves.
+   * @param topic The topic. If left out, the session is only online.
    * @param options The data with which the session is present in the topic. If left out, the data
    * of a session that is already present does not change.
    * @returns True if the user was not present before, as far as this node knows.
    * @throws {TypeError} If the topic is not valid, or JSON cannot hold the data.
-   * @throws {RangeError} If the topic is longer than 255 bytes, or the data than 4,096 bytes.
+   * @throws {RangeError} If the topic is longer than 255 bytes, or the data is longer than 4,096
+   * bytes.
    * @throws {UnsupportedError} If the broker of the nodes is closed.
    */
   enter(session: Session, topic?: string, options: { readonly data?: unknown } = {}): boolean {
@@ -241,7 +243,7 @@ export class Presence implements Disposable {
    * Lists the users present in a topic, including those within the grace period.
    *
    * @param topic The topic.
-   * @returns The members, in the order in which this node learned of them.
+   * @returns The members, in the order in which this node discovered them.
    */
   members(topic: string): PresenceMember[] {
     return Array.from(this.#scopes.get(topic)?.users.values() ?? [], ({ member }) => member);
@@ -260,7 +262,7 @@ export class Presence implements Disposable {
   /**
    * Returns true if a user or a session is present in a topic.
    *
-   * @param who A user, also within the grace period; or one session.
+   * @param who A user, including a user within the grace period, or one session.
    * @param topic The topic.
    * @returns True if present.
    */
@@ -274,14 +276,14 @@ export class Presence implements Disposable {
    *
    * @param user The user.
    * @param topic The topic.
-   * @returns The number of sessions; 0 for a user that is absent, or within the grace period.
+   * @returns The number of sessions; 0 if the user is absent or within the grace period.
    */
   connections(user: string, topic: string): number {
     return this.#scopes.get(topic)?.users.get(user)?.connections ?? 0;
   }
 
   /**
-   * Lists the topics in which a user is present, among those known to this node.
+   * Lists the topics in which a user is present, among the topics known to this node.
    *
    * @param user The user.
    * @returns The topics, in the order of joining.
@@ -313,8 +315,8 @@ export class Presence implements Disposable {
    * Returns the time at which a user was last connected.
    *
    * @param user The user.
-   * @returns Milliseconds since the Unix epoch; `undefined` for a user that is connected, was never
-   * connected, or was forgotten because of `maxLastSeen`.
+   * @returns The time in milliseconds since the Unix epoch; `undefined` if the user is connected,
+   * was never connected, or was forgotten because of `maxLastSeen`.
    */
   lastSeenAt(user: string): number | undefined {
     const userPresence = this.#scopes.online.users.get(user);
@@ -323,11 +325,12 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Follows a topic: this node then knows the topic's users even without users of its own in it.
+   * Follows a topic: this node then tracks the topic's users even if none of its own users is in
+   * the topic.
    *
    * @param topic The topic.
-   * @returns A disposable that ends the following. `ready` resolves when the other nodes have sent
-   * the topic's users, at the latest after a second.
+   * @returns A disposable that stops following the topic. `ready` resolves when the other nodes
+   * have sent the topic's users, or after a second at the latest.
    * @throws {TypeError} If the topic is not valid.
    * @throws {RangeError} If the topic is longer than 255 bytes.
    * @throws {UnsupportedError} If the broker of the nodes is closed.
@@ -350,11 +353,11 @@ export class Presence implements Disposable {
   }
 
   /**
-   * Returns true if `members` of a topic is complete: the other nodes have sent its users.
+   * Returns true if `members` is complete for a topic, because the other nodes have sent its users.
    *
    * @param topic The topic.
-   * @returns True if complete. For a topic without users or followers on this node, true if there
-   * is no other node.
+   * @returns True if it is complete. If the topic has no users or followers on this node, true if
+   * there is no other node.
    */
   isSettled(topic: string): boolean {
     return this.#scopes.isSettled(topic);

@@ -1,5 +1,5 @@
 /**
- * Reference model of the presence of one node: users, the data of each, and the events in order.
+ * Reference model of the presence of one node: the users, their data, and the events in order.
  */
 
 export interface ModelSession {
@@ -57,11 +57,11 @@ export class PresenceModel {
   }
 
   /**
-   * Adds a session to a topic, and to the online users in any case.
+   * Adds a session to the online users, and also to a topic if one is given.
    *
    * @param session The session.
    * @param topic The topic.
-   * @param data The data; `undefined` leaves present data as it is.
+   * @param data The data; `undefined` leaves existing data as it is.
    * @returns True if the user was not present.
    */
   enter(session: ModelSession, topic: string | undefined, data?: unknown): boolean {
@@ -114,7 +114,7 @@ export class PresenceModel {
   /**
    * Removes each member whose grace period is over.
    *
-   * @param isAll True if all grace periods are over, whatever the clock says.
+   * @param isAll True if all grace periods have passed, whatever the clock says.
    */
   expire(isAll = false): void {
     for (const member of this.#away) {
@@ -224,7 +224,7 @@ export function eventText({ type, user, topic, data, session }: {
   return `${user} ${type} ${topic ?? "online"} ${data ?? "-"} ${session ?? "-"}`;
 }
 
-/** Applies the data that was set last; true if it differs. */
+/** Applies the data that was set last. Returns true if it differs from the previous data. */
 function hasOtherData(member: ModelMember): boolean {
   const before = member.data;
   member.data = [...member.sessions.values()].findLast((data) => data !== undefined);

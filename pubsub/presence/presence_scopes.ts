@@ -1,6 +1,6 @@
 /**
- * The users in each scope, on this node and on others, independent of listeners and of the sessions
- * to notify.
+ * The users in each scope, on this node and on other nodes, regardless of listeners and of the
+ * sessions to notify.
  */
 import type { Session } from "../../session/session.ts";
 import { Deadlines } from "../../base/deadlines.ts";
@@ -30,11 +30,11 @@ type PresenceEntry =
 /** Data with which a user is present. */
 interface PresenceData {
   /**
-   * Time at which it was set, in milliseconds since the Unix epoch; later than that of any data of
-   * this user that the node knew then.
+   * Time at which it was set, in milliseconds since the Unix epoch. It is later than that of any
+   * data of this user that the node had received by then.
    */
   readonly setAt: number;
-  /** Id of the node on which the data was set; decides between data with the same time. */
+  /** Id of the node on which the data was set. It decides between data with the same time. */
   readonly node: string;
   /** The data, as a JSON value. */
   readonly value: unknown;
@@ -63,7 +63,10 @@ interface NodePresence {
   connections: number;
   /** Time at which the last connection left; not used while there are connections. */
   lastSeenAt: number;
-  /** The newest data of the user's sessions on the node; without connections, their last data. */
+  /**
+   * The newest data of the user's sessions on the node, or their last data if there are no
+   * connections.
+   */
   data: PresenceData | undefined;
 }
 
@@ -86,7 +89,7 @@ export class UserPresence {
   /** The user's data, as determined by {@linkcode UserPresence.refresh}. */
   data: PresenceData | undefined = undefined;
   /**
-   * The connections that ended last, as far as this node knows; their data stays for the grace
+   * The connections that ended last, as far as this node knows. Their data stays for the grace
    * period.
    */
   last: NodePresence | undefined = undefined;
@@ -114,7 +117,7 @@ export class UserPresence {
     return data === undefined ? member : { ...member, data: data.value };
   }
 
-  /** Time of the last connection, on any node; not used while there are connections. */
+  /** Time of the last connection on any node; not used while there are connections. */
   get seenAt(): number {
     let latest = Math.max(this.lastSeenAt, this.here?.lastSeenAt ?? 0);
     for (const { lastSeenAt } of this.others?.values() ?? []) {
@@ -141,7 +144,7 @@ export class UserPresence {
 
   /**
    * Sets the data of a session on this node; `undefined` removes it. New data counts as newer than
-   * all data known here, so that a slow clock does not lose the change.
+   * all data known to this node, so that a slow clock does not lose the change.
    */
   setData(session: Session, node: string, value: unknown): void {
     if (value === undefined) this.#own?.delete(session);
@@ -153,7 +156,7 @@ export class UserPresence {
   }
 
   /**
-   * Removes the data of a session that left; the last session's data stays for the grace period.
+   * Removes the data of a session that left. The last session's data stays for the grace period.
    */
   dropData(session: Session): void {
     if (this.#own?.delete(session) && this.here!.connections > 0) this.#findOwn();
@@ -165,8 +168,8 @@ export class UserPresence {
   }
 
   /**
-   * Determines the user's data: the newest data of a present session, on any node; or, without a
-   * present session, the last session's data.
+   * Determines the user's data: the newest data of a session that is present on any node, or if no
+   * session is present, the last session's data.
    *
    * @returns True if the data changed.
    */
@@ -222,7 +225,7 @@ interface PresenceOwner {
   changed(event: PresenceEvent): void;
   /** Called when the other nodes have sent the users of a topic. */
   settled(topic: string): void;
-  /** Called when a change by another node, or by the clock, is complete. */
+  /** Called when a change caused by another node or by the clock is complete. */
   tell(): void;
 }
 
@@ -269,7 +272,8 @@ export class PresenceScopes implements Disposable {
     this.#grace.clear();
     this.#nodes = nodes;
     if (nodes !== undefined) {
-      // Subscribed before the directory, which deletes the node's entries on the same event.
+      // This subscribes before the directory does, because the directory deletes the node's entries
+      // on the same event.
       this.#watchingNodes = nodes.subscribe((event) => {
         if (event.type === "leave") this.#lastHeardAt = event.node.lastHeardAt;
       });
@@ -283,7 +287,7 @@ export class PresenceScopes implements Disposable {
     return this.#scopes.get(topic);
   }
 
-  /** Lists the topics in which a user is present, among those known here. */
+  /** Lists the topics in which a user is present, among the topics known to this node. */
   topicsOf(user: string): string[] {
     return [...this.#topicsOf.get(user) ?? []];
   }
@@ -306,7 +310,7 @@ export class PresenceScopes implements Disposable {
   }
 
   /**
-   * Returns a topic, created if needed. The caller MUST release a topic without users and
+   * Returns a topic, and creates it if needed. The caller MUST release a topic without users and
    * followers.
    */
   open(topic: string): PresenceScope {
@@ -318,7 +322,7 @@ export class PresenceScopes implements Disposable {
     return scope;
   }
 
-  /** Id of this node; empty without other nodes. */
+  /** Id of this node; empty if there are no other nodes. */
   get #nodeId(): string {
     return this.#nodes?.id ?? "";
   }
@@ -384,7 +388,8 @@ export class PresenceScopes implements Disposable {
   /**
    * Adds a connection of a user.
    *
-   * @returns The presence of the user, and `hasCome`, true if the user was not present before.
+   * @returns The presence of the user, and `hasCome`, which is true if the user was not present
+   * before.
    */
   arrive(
     scope: PresenceScope,
@@ -425,7 +430,7 @@ export class PresenceScopes implements Disposable {
    *
    * @param presence The presence of the user.
    * @param session The session that had the connection.
-   * @param isLoss True if the user may return within the grace period, false after leaving on
+   * @param isLoss True if the user may return within the grace period; false if the user left on
    * purpose.
    */
   depart(presence: UserPresence, session: Session, isLoss: boolean): void {
@@ -445,7 +450,7 @@ export class PresenceScopes implements Disposable {
   /** Reports an update if the user's data changed. */
   #refresh(presence: UserPresence, session?: Session): void {
     const { user, scope: { topic, isSettled } } = presence;
-    // Until the scope is settled no member has a list; the first list will include this data.
+    // Until the scope is settled, no member has a list. The first list will include this data.
     if (!presence.refresh() || topic === undefined || !isSettled) return;
     this.#owner.changed({
       type: "update",
@@ -493,7 +498,8 @@ export class PresenceScopes implements Disposable {
     }
     if (isEarlier) {
       presence.joinedAt = joinedAt;
-      // To the other node, an earlier share would look like a join here at the very same time.
+      // To the other node, an earlier share would look like a join on this node at the very same
+      // time.
       if (scope.isSettled) presence.share();
     }
     if (known !== undefined) return this.#refresh(presence);

@@ -1,5 +1,5 @@
 /**
- * One room on this node: sends the list of members, and its changes, to the sessions in the room.
+ * One room on this node: sends the list of members and its changes to the sessions in the room.
  */
 import { QueueFullError } from "../../errors.ts";
 import { Broadcast, type Turn } from "../../session/queue/turn.ts";
@@ -20,8 +20,8 @@ import type { PresenceEvent } from "./types.ts";
 const MAX_NOTICE_BYTES = 60_000;
 
 /**
- * Minimum size of a notice in bytes, even if a member accepts only smaller messages: the notices
- * are shared by all members, and smaller ones would be many. A member that accepts less receives
+ * Minimum size of a notice in bytes, even if a member accepts only smaller messages. All members
+ * share the notices, and smaller notices would be too many. If a member accepts less, it receives
  * gaps.
  */
 const LEAST_NOTICE_BYTES = 8_192;
@@ -39,7 +39,7 @@ const MAX_DATA_BYTES = 65_536;
 const UPDATE_MS = 50;
 
 /**
- * Maximum number of notices that wait for a session that is still receiving the list; beyond that,
+ * Maximum number of notices that wait for a session that is still receiving the list. Beyond that,
  * the list starts over.
  */
 const MAX_HELD = 16;
@@ -54,7 +54,7 @@ export interface RoomOptions {
    */
   readonly members?: "list" | "count" | undefined;
   /**
-   * Number of users above which changes are gathered into one notice, and sessions that join within
+   * Number of users above which changes are gathered into one notice and sessions that join within
    * the same interval share one list.
    *
    * @default {100}
@@ -83,7 +83,7 @@ interface RoomNoticesParts {
 type Joined = PresenceChangesNotice["joined"][number];
 type Updated = NonNullable<PresenceChangesNotice["updated"]>[number];
 
-/** A user that left; `hadData` is true if members may know data of it. */
+/** A user that left; `hadData` is true if members may have received the user's data. */
 type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
 
 /** The sessions in a room on this node, and their notices. */
@@ -93,7 +93,7 @@ export class RoomNotices {
   readonly #presence: Presence;
   readonly #options: Required<RoomOptions>;
   readonly #topic: string;
-  /** The sessions that have received the list, and receive changes. */
+  /** The sessions that have received the list and now receive changes. */
   readonly #told: Broadcast<Session>;
   readonly #waiting = new Set<Session>();
   /** The sessions that are receiving the list, each with the notices to send after it. */
@@ -148,8 +148,8 @@ export class RoomNotices {
         return;
       }
     }
-    // Until it has the list, a session in the room needs no changes, because the list includes
-    // them.
+    // Until a session in the room has received the list, it needs no changes, because the list
+    // includes them.
     this.#told.delete(session);
     this.#getting.delete(session);
     this.#waiting.add(session);
@@ -203,7 +203,7 @@ export class RoomNotices {
     return this.#options.members === "count" || users > this.#options.gatherAbove;
   }
 
-  /** True if an update follows the previous one too soon; updates by joining never wait. */
+  /** True if an update follows the previous one too soon. Updates caused by joining never wait. */
   #comesTooSoon({ type, session }: PresenceEvent & { readonly session?: Session }): boolean {
     return type === "update" && session === undefined &&
       this.#runtime.now() - this.#gatheredAt < UPDATE_MS;
@@ -222,7 +222,7 @@ export class RoomNotices {
     } else {
       const left = this.#left.get(user);
       if (left === undefined) return void this.#joined.set(user, withData({ user, at }, event));
-      // Members have not seen the user leave, but may know older data.
+      // Members have not seen the user leave, but may have received older data.
       this.#left.delete(user);
       if (!left.hadData && event.data === undefined) return;
       this.#updated.set(user, withData({ user, at }, event));
@@ -332,7 +332,7 @@ export class RoomNotices {
     return { joined, updated };
   }
 
-  /** Sends the list to a session in parts, and then the changes since. */
+  /** Sends the list to a session in parts, followed by the changes since then. */
   async #give(
     session: Session,
     list: readonly EncodedMessage[],
@@ -383,7 +383,7 @@ export class RoomNotices {
     });
   }
 
-  /** Splits a list so that each part fits into a notice; an oversize element forms its own part. */
+  /** Splits a list so that each part fits into a notice. An oversize element forms its own part. */
   #split<T>(all: readonly T[]): T[][] {
     const maxBytes = this.#maxBytes - FRAME_BYTES - utf8Length(this.#topic);
     const parts: T[][] = [];

@@ -32,13 +32,12 @@ export const MAX_DATA_BYTES = 512;
 export const MAX_ROOMS_WITH_DATA = 32;
 
 /**
- * Options for {@linkcode Rooms.join}: the start position in the history, and the data of the
- * session.
+ * Options for {@linkcode Rooms.join}: the start position in the history and the session's data.
  */
 export interface RoomJoinOptions extends SubscribeOptions {
   /**
-   * Any value that JSON can hold, of at most 4,096 bytes as JSON; the value is copied. If left out,
-   * the session has no data.
+   * Any value that JSON can represent, of at most 4,096 bytes as JSON. The value is copied. If left
+   * out, the session has no data.
    */
   readonly data?: unknown;
 }
@@ -88,23 +87,23 @@ const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
  * - **Users:** notices are about users. Opening a second tab doesn't count as a join, closing it
  *   doesn't count as a leave, and reloading within the grace period of {@linkcode Presence} counts
  *   as neither.
- * - **First:** a session that joins first receives `members`, including its own user; then every
- *   change once, in order, except changes that the list already includes.
- * - **Data:** a session may be present with data, which `members`, `join` and `update` notices
- *   carry. {@linkcode Presence} defines which data counts for a user with several sessions. In a
- *   small room members receive updates immediately, at most 20 a second.
+ * - **First:** a session that joins first receives `members`, which includes its own user. Then it
+ *   receives every change once and in order, except changes that the list already includes.
+ * - **Data:** a session may be present with data, which is included in `members`, `join` and
+ *   `update` notices. {@linkcode Presence} defines which data applies if a user has several
+ *   sessions. In a small room, members receive updates immediately, at most 20 a second.
  * - **Leave:** a user whose last session unsubscribes leaves immediately.
- * - **Close:** a session that closes leaves all rooms; members receive the leave when the grace
- *   period is over.
+ * - **Close:** a session that closes leaves all rooms. Members receive the leave after the grace
+ *   period.
  * - **Large rooms:** above 100 users, changes are gathered for up to a second into one notice. A
  *   session that joins receives the list with the next notice, in parts if it is long; see
- *   {@linkcode RoomOptions}. One interval carries at most 64 KiB of data; the rest follows with the
- *   next.
- * - **Limits:** the name of a room must not begin with `presence:`, and may have at most 246 bytes,
- *   so that the topic of the notices fits.
+ *   {@linkcode RoomOptions}. One interval carries at most 64 KiB of data; the rest follows in the
+ *   next interval.
+ * - **Limits:** the name of a room must not begin with `presence:`, and can be at most 246 bytes
+ *   long, so that the topic of the notices fits.
  * - **Nodes:** a room includes the members of all nodes that the presence knows. Each node sends
- *   notices to its own sessions. A session that joins waits for the list until the other nodes have
- *   sent their members, at most a second.
+ *   notices to its own sessions. A session that joins receives the list when the other nodes have
+ *   sent their members, or after a second.
  *
  * @example Usage
  * ```ts
@@ -174,21 +173,23 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Adds a session to a room: subscribes the session, sends the list of members, and sends a notice
-   * to the other members if the user was not present before. Idempotent. A session that is closed, or
-   * closing, is ignored.
+   * Adds a session to a room: subscribes the session, sends it the list of members, and sends a
+   * notice to the other members if the user was not present before. Idempotent. A session that is
+   * closed or closing is ignored.
    *
    * @param session A session of the topics' turn.
    * @param room The room.
    * @param options The start position in the room's history, and the data with which the session is
-   * present. Without data, the data from {@linkcode Rooms.update} stays, also if this throws.
+   * present. If you pass no data, the data from {@linkcode Rooms.update} stays. It also stays if
+   * this call throws.
    * @returns True if the session was not a member before, and is now.
    * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
    * hold the data.
    * @throws {RangeError} If the name is longer than 246 bytes, or the data larger than the room
    * allows.
-   * @throws {QueueFullError} If the session already has the maximum number of topics, or data in 32
-   * other rooms, or a full send queue with the policy `close`. The session is then not a member.
+   * @throws {QueueFullError} If the session already has the maximum number of topics, if it has
+   * data in 32 other rooms, or if its send queue is full and has the policy `close`. The session is
+   * then not a member.
    * @throws {SessionClosedError} If the session is not established yet.
    */
   join(session: Session, room: string, options: RoomJoinOptions = {}): boolean {
@@ -197,7 +198,7 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Adds a session to a room as {@linkcode Rooms.join} does, also for a client's request.
+   * Adds a session to a room as {@linkcode Rooms.join} does, for a client's request too.
    *
    * @ignore
    * @param session A session of the topics' turn.
@@ -226,8 +227,8 @@ export class Rooms implements Disposable {
 
   /**
    * Removes a session from a room, and unsubscribes it from the room's topic. The other members
-   * receive a notice when the user has left, which is after the grace period of its last session.
-   * Idempotent.
+   * receive a notice when the user has left, which is after the grace period of the user's last
+   * session. Idempotent.
    *
    * @param session Any session.
    * @param room The room.
@@ -245,8 +246,9 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Sets the data with which a session is present in a room: immediately for a member, and at each
-   * later join. The data is kept until the session ends, also after the session leaves the room.
+   * Sets the data with which a session is present in a room. If the session is a member, the data
+   * applies immediately; it also applies to each later join. The data is kept until the session
+   * ends, even if the session leaves the room.
    *
    * @param session Any session.
    * @param room The room.
@@ -274,7 +276,7 @@ export class Rooms implements Disposable {
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` members.
    * @param options See {@linkcode PublishOptions}.
    * @throws {TypeError} If JSON cannot hold the data, or the name is not that of a room.
-   * @throws {RangeError} If the message is too large, or the name too long.
+   * @throws {RangeError} If the message is too large or the name is too long.
    */
   publish(room: string, data?: unknown, options: PublishOptions = {}): void {
     checkOptions("publish", options, PUBLISH);
@@ -345,7 +347,8 @@ export class Rooms implements Disposable {
     }
     const known = this.#rooms.get(room) ?? this.#open(room);
     try {
-      // Admitted before `enter`, so that the list precedes the notices that `enter` causes.
+      // The session is admitted before `enter`, so that the list precedes the notices that `enter`
+      // causes.
       known.admit(session, data);
       this.#remember(session, room);
       this.#presence.enter(session, room, { data });

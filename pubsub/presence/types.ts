@@ -13,7 +13,7 @@ export type PresenceEvent = {
   readonly user: string;
   /** Time of the join, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** The data with which the user is present; absent without data. */
+  /** The data with which the user is present; absent if there is none. */
   readonly data?: unknown;
   /** The session that entered; absent if the session is on another node. */
   readonly session?: Session | undefined;
@@ -31,7 +31,7 @@ export type PresenceEvent = {
   /** The session that changed the data by entering; absent for any other change. */
   readonly session?: Session | undefined;
 } | {
-  /** A leave: the last session left, and the user did not return within the grace period. */
+  /** A leave: the user's last session left, and the user did not return within the grace period. */
   readonly type: "leave";
   /** The topic; `undefined` means that the user went offline. */
   readonly topic: string | undefined;
@@ -41,7 +41,7 @@ export type PresenceEvent = {
   readonly at: number;
   /** Time at which the last session left; earlier than `at` by the grace period. */
   readonly lastSeenAt: number;
-  /** The last data with which the user was present; absent without data. */
+  /** The last data with which the user was present; absent if there was none. */
   readonly data?: unknown;
 };
 
@@ -54,28 +54,28 @@ export interface PresenceOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Time within which a user without sessions may return without having left, in milliseconds:
-   * reloading doesn't count as a leave. With 0, a user leaves immediately.
+   * Time within which a user without sessions can return without having left, in milliseconds, so
+   * that reloading a page doesn't count as a leave. With 0, a user leaves immediately.
    *
    * @default {5000}
    */
   readonly graceMs?: number | undefined;
   /**
-   * Maximum number of offline users whose `lastSeenAt` is remembered; those that went offline first
-   * are forgotten first.
+   * Maximum number of offline users whose `lastSeenAt` is remembered. The users that went offline
+   * first are forgotten first.
    *
    * @default {10000}
    */
   readonly maxLastSeen?: number | undefined;
   /**
-   * Nodes that share the presence, so that users of other nodes count too. Disposing of the
+   * Nodes that share the presence, so that users on other nodes count, too. Disposing of the
    * presence does not close the nodes. By default, the presence covers only this process.
    */
   readonly nodes?: Nodes | undefined;
   /**
-   * With true, every node knows the online users of all nodes, which takes about 200 bytes per user
-   * on each node. With false, `online()`, `isOnline()` and `lastSeenAt()` cover only the users of
-   * this node. Topics are shared in any case, between the nodes that have users in the topic.
+   * If true, every node tracks the online users of all nodes, which takes about 200 bytes per user
+   * on each node. If false, `online()`, `isOnline()` and `lastSeenAt()` cover only the users of
+   * this node. Topics are always shared between the nodes that have users in the topic.
    *
    * @default {true}
    */
