@@ -198,7 +198,7 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Adds a session to a room as {@linkcode Rooms.join} does, for a client's request too.
+   * Adds a session to a room as {@linkcode Rooms.join} does. Also used for clients' requests.
    *
    * @ignore
    * @param session A session of the topics' turn.
