@@ -1,11 +1,15 @@
-/** NATS's time, which decides leases and expiry, because nodes' clocks may be wrong. */
+/**
+ * The NATS server's time, which decides about leases and expiry, because the nodes' clocks may be
+ * wrong.
+ */
 import { DeliverPolicy, type JetStreamManager } from "@nats-io/jetstream";
 import type { Runtime } from "../../base/runtime.ts";
 import { textOf } from "../../base/error_text.ts";
 import { consume, forget } from "./jetstream.ts";
 
 /**
- * Age of a measurement after which the next use of the clock starts another one, in milliseconds.
+ * Age of a measurement after which the next use of the clock starts a new measurement, in
+ * milliseconds.
  */
 const MEASURE_MS = 60_000;
 
@@ -28,7 +32,7 @@ interface Zero {
  * timers.
  */
 export class EngineClock {
-  /** Last failure to read the clock; `undefined` after a success. */
+  /** The last failure to read the clock; `undefined` after a success. */
   problem: unknown;
   readonly #runtime: Runtime;
   #zero: Zero | undefined;
@@ -40,8 +44,8 @@ export class EngineClock {
   }
 
   /**
-   * The server's time, in milliseconds since the Unix epoch; this node's time before the first
-   * measurement.
+   * The server's time in milliseconds since the Unix epoch. Before the first measurement, this is
+   * the node's time.
    */
   now(): number {
     if (this.#zero === undefined) return this.#runtime.now();
@@ -68,9 +72,9 @@ export class EngineClock {
   }
 
   /**
-   * Reads the server's clock once per period of the connection, periodically, and again after a
-   * failure; uses requests about a stream that exists. Resolves once the clock was read in this
-   * period, or the attempt failed; never rejects.
+   * Reads the server's clock once per connection, then periodically, and again after a failure. It
+   * uses requests about a stream that exists. Resolves once the clock was read on this connection
+   * or the attempt failed. Never rejects.
    *
    * @param period Ends when the connection is lost.
    */
@@ -104,7 +108,7 @@ export class EngineClock {
     }
   }
 
-  /** Narrows the bounds. Bounds that do not overlap mean that a clock was set. */
+  /** Narrows the bounds. If bounds do not overlap, a clock was set. */
   #note({ min, max }: Omit<Zero, "at">): void {
     const at = this.#runtime.monotonic();
     const known = this.#zero;

@@ -1,6 +1,6 @@
 /**
- * Names, bytes and headers of messages, and the replies of a stream. Topics become subjects by a
- * single escaping scheme.
+ * Names, bytes and headers of messages, and the replies of a stream. Topics are escaped to subjects
+ * by a single scheme.
  *
  * ```text
  * <prefix>.pub.<topic>              publications without history
@@ -11,14 +11,14 @@
  * <prefix>.due.<class>.<id>         the next look at a log that may expire
  * ```
  *
- * The bytes are a mark, the excepted session, and the unchanged payload.
+ * The bytes are a mark, followed by the excepted session and the unchanged payload.
  *
  * ```text
  * t<text>                       b<bytes>
  * T<length>:<except><text>      B<length>:<except><bytes>
  * ```
  *
- * A NATS header in place of this would reduce throughput to two thirds.
+ * Using a NATS header instead would reduce throughput to two thirds.
  */
 import type { HistoryBounds, Publication, PublicationPosition } from "../../pubsub/broker.ts";
 import type { Msg } from "@nats-io/nats-core";
@@ -30,10 +30,10 @@ const SAFE = /^[A-Za-z0-9_/-]$/;
 const PREFIX = /^[A-Za-z0-9_-]{1,32}$/;
 
 /**
- * Maximum number of characters of a topic or key as part of a subject. The server closes a
- * connection at a line of more than 4,096 bytes (`max_control_line`): the subject with its prefix,
- * one for the reply, and two lengths; JetStream's own subjects have about 150 bytes before a key. A
- * topic of 255 bytes, Skein's maximum, needs 765.
+ * Maximum length of a topic or key as part of a subject, in characters. The server closes a
+ * connection if a line has more than 4,096 bytes (`max_control_line`). A line contains the subject
+ * with its prefix, a subject for the reply, and two lengths; JetStream's own subjects have about
+ * 150 bytes before a key. A topic of 255 bytes, Skein's maximum, needs 765.
  */
 const MAX_PART_LENGTH = 2_048;
 
@@ -42,11 +42,11 @@ const encoder = new TextEncoder();
 /**
  * Escapes a topic as a part of a subject, or of a bucket's key.
  *
- * - Letters and digits of ASCII, `-`, `_` and `/` stay, so that most topics stay readable.
+ * - ASCII letters and digits, `-`, `_` and `/` are kept, so that most topics stay readable.
  * - A colon between two other characters becomes a dot: `chat:7` becomes `chat.7`, and `chat.>`
  *   matches all such topics.
- * - Any other character becomes `=` and two hexadecimal digits per byte of UTF-8. A lone surrogate
- *   has no UTF-8, and becomes `=x` and four digits. The empty topic becomes a single `=`.
+ * - Any other character becomes `=` plus two hexadecimal digits per byte of UTF-8. A lone surrogate
+ *   has no UTF-8 form, and becomes `=x` plus four digits. The empty topic becomes a single `=`.
  *
  * Different topics result in different subjects.
  *
@@ -103,7 +103,7 @@ function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
 
-/** The names for one stream, which keeps all topics with the same bounds. */
+/** The names for one JetStream stream, which keeps all topics with the same bounds. */
 export interface StreamNames {
   /** Name of the stream. */
   readonly stream: string;
@@ -197,7 +197,7 @@ const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 const [TEXT, TEXT_EXCEPT, BYTES, BYTES_EXCEPT] = [0x74, 0x54, 0x62, 0x42];
 const COLON = 0x3a;
-/** Maximum number of digits of a length: six digits already mean 2 GB. */
+/** Maximum number of digits in a length; six digits already mean 2 GB. */
 const MAX_LENGTH_DIGITS = 6;
 
 /** Encodes a publication, without its topic and position. */
@@ -215,7 +215,7 @@ export function encode({ payload, except }: Publication): Uint8Array {
   return message;
 }
 
-/** Decodes a message; `undefined` if another program published the message. */
+/** Decodes a message. Returns `undefined` if another program published it. */
 export function decode(
   topic: string,
   message: Uint8Array,
@@ -235,8 +235,8 @@ function split(message: Uint8Array): Parts | undefined {
   switch (message[0]) {
     case TEXT:
       return { payload: decoder.decode(message.subarray(1)) };
-    // Copied, because the message is a view of the socket's last read, and would keep all of it in
-    // memory. The client library returns a `Buffer`, whose `slice` is a view too.
+    // The bytes are copied, because the message is a view of the socket's last read and would keep
+    // all of it in memory. The client library returns a `Buffer`, whose `slice` is a view, too.
     case BYTES:
       return { payload: new Uint8Array(message.subarray(1)) };
   }
@@ -254,8 +254,8 @@ function split(message: Uint8Array): Parts | undefined {
 }
 
 /**
- * Reads a header of a message; empty if absent. The client library throws on malformed headers, and
- * stops reading permanently if a callback throws.
+ * Reads a header of a message; returns an empty string if it is absent. The client library throws
+ * on malformed headers, and stops reading permanently if a callback throws.
  */
 export function headerOf(message: Pick<Msg, "headers">, name: string): string {
   try {
@@ -265,7 +265,7 @@ export function headerOf(message: Pick<Msg, "headers">, name: string): string {
   }
 }
 
-/** Reads the sequence of a message that a stream republished; 0 for any other message. */
+/** Reads the sequence of a message that a stream republished. Returns 0 for any other message. */
 export function sequenceOf(message: Msg): number {
   const seq = Number(headerOf(message, "Nats-Sequence"));
   return Number.isSafeInteger(seq) && seq > 0 ? seq : 0;
@@ -274,19 +274,19 @@ export function sequenceOf(message: Msg): number {
 /** Header of a log change that is not announced, such as a longer time to live. */
 export const QUIET_HEADER = "Skein-Quiet";
 
-/** Header with a log's entry in the lists of logs, on each change of a listed log. */
+/** Header with a log's entry in the lists of logs. It is set on each change of a listed log. */
 export const KEPT_HEADER = "Skein-Kept";
 
 /** Header with the id of a publication; JetStream keeps and republishes it. */
 export const ID_HEADER = "Nats-Msg-Id";
 
-/** Derives the tag of a publication from its id; `undefined` without an id. */
+/** Derives the tag of a publication from its id. Returns `undefined` if it has no id. */
 export function tagIn(message: Pick<Msg, "headers">): string | undefined {
   const id = headerOf(message, ID_HEADER);
   return id === "" ? undefined : tagOf(id);
 }
 
-/** Status of a message without a receiver: the stream does not exist, or has no leader. */
+/** Status of a message without a receiver: the stream does not exist or has no leader. */
 const NO_RESPONDERS = 503;
 
 /** Error codes of JetStream for an unexpected last sequence. */
@@ -304,7 +304,7 @@ export type Ack =
     readonly code: number;
   };
 
-/** Parses a reply; an unreadable one counts as a rejection. */
+/** Parses a reply. An unreadable reply counts as a rejection. */
 export function parseAck(message: Msg): Ack {
   try {
     return parse(message);

@@ -36,13 +36,13 @@ interface Readable {
 /**
  * Reads a page.
  *
- * A stream reveals neither the previous message of a topic nor the number of newer ones. The
- * cheapest way is used:
+ * A stream reveals neither the previous message of a topic nor the number of newer messages. The
+ * reader uses the cheapest way:
  *
  * - A reader that already has the newest message needs no page.
- * - If the message before the page is still kept, so are all later ones, and the page is read
+ * - If the message before the page is still kept, so are all later messages, and the page is read
  *   directly.
- * - Otherwise the headers of all the topic's kept messages are read first, then the page.
+ * - Otherwise, the headers of all the topic's kept messages are read first, and then the page.
  */
 export async function readPage(
   reading: Reading,
@@ -63,7 +63,7 @@ export async function readPage(
   throw new BrokerError("Cannot read history: the history changes faster than a page is read");
 }
 
-/** One attempt. Every method returns `undefined` if the history has changed meanwhile. */
+/** One attempt. Every method returns `undefined` if the history has changed in the meantime. */
 class PageReader {
   readonly #reading: Reading;
   readonly #options: ReadHistoryOptions;
@@ -151,10 +151,11 @@ class PageReader {
     const known = index[first - 1]?.seq;
     const firstSeq = known === undefined || isMissing ? (await this.#state()).first_seq : 0;
     const before = known ?? this.#before(found[0]!.seq, firstSeq);
-    // If a topic has too many messages, the stream removes its oldest ones, even in the middle of
-    // the stream.
+    // If a topic has too many messages, the stream removes the topic's oldest messages, even in the
+    // middle of the stream.
     const isForgotten = isMissing && index.length > bounds.size && after < index[0]!.seq;
-    // A sequence within the stream that has no message was lost, or belonged to another topic.
+    // If a sequence within the stream has no message, the message was lost or belonged to another
+    // topic.
     const isNone = isMissing && after >= firstSeq && !isForgotten;
     const { messages } = await this.#pull({ from: found[0]!.seq, count: found.length });
     const isSame = messages.length === found.length && messages[0]!.seq === found[0]!.seq;
@@ -172,7 +173,7 @@ class PageReader {
     return 0;
   }
 
-  /** Offset before the oldest kept message; at most the newest one that the stream removed. */
+  /** Offset before the oldest kept message; at most the newest offset that the stream removed. */
   #before(seq: number, firstSeq: number): number {
     const { after = 0 } = this.#options;
     if (this.#isWhole(firstSeq)) return 0;
@@ -184,11 +185,11 @@ class PageReader {
     return firstSeq <= this.#epoch.start + 1;
   }
 
-  /** Reads the newest publication of the topic; `undefined` if none is kept. */
+  /** Reads the newest publication of the topic. Returns `undefined` if none is kept. */
   async #newest(): Promise<{ readonly seq: number; readonly tag: string | undefined } | undefined> {
     const { stream, subject } = this.#reading;
     const query = { last_by_subj: subject };
-    // A replica that lags would reply to a direct read with an old message.
+    // A lagging replica would reply to a direct read with an old message.
     const found = stream.isReplicated
       ? await this.#manager.streams.getMessage(stream.names.stream, query)
       : await this.#manager.direct.getMessage(stream.names.stream, query);
@@ -231,7 +232,7 @@ class PageReader {
   }
 }
 
-/** Counts the first messages that fit into a page; always at least one. */
+/** Counts the first messages that fit into a page. Returns at least 1. */
 function countWithin(messages: readonly Readable[], maxMessages: number, maxBytes: number): number {
   let bytes = 0;
   let count = 0;

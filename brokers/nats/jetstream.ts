@@ -32,7 +32,7 @@ export function streamConfig(
 }
 
 /**
- * Creates a consumer for one read: in memory, on one server, without acknowledgments. To be deleted
+ * Creates a consumer for one read: in memory, on one server, without acknowledgments. Delete it
  * with {@linkcode forget}.
  */
 export function consume(
@@ -49,7 +49,7 @@ export function consume(
   });
 }
 
-/** Deletes a consumer. A failure does not matter, because the server deletes idle ones. */
+/** Deletes a consumer. A failure does not matter, because the server deletes idle consumers. */
 export function forget(manager: JetStreamManager, stream: string, name: string): void {
   manager.consumers.delete(stream, name).catch(() => {});
 }

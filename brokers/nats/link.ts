@@ -21,7 +21,7 @@ import { connectNats } from "./transport.ts";
 /** Time limit for a reply from the server, in milliseconds. */
 export const REQUEST_TIMEOUT_MS = 5_000;
 
-/** Wait between attempts to connect, in milliseconds, plus up to as much again. */
+/** Wait between attempts to connect, in milliseconds. Up to the same time is added at random. */
 const RETRY_MS = 250;
 
 /** Longest wait for the connection to close, in milliseconds. */
@@ -40,7 +40,7 @@ export type LinkTarget = NewConnection | { readonly connection: NatsConnection }
 
 /** Events of a {@linkcode Link}. No callback may throw. */
 interface LinkEvents {
-  /** Called when the server is reachable, and has the subscriptions again. */
+  /** Called when the server is reachable and has all subscriptions again. */
   up(isAgain: boolean): void;
   /** Called when the connection is lost. */
   down(): void;
@@ -93,7 +93,7 @@ export class Link {
   }
 
   /**
-   * The connection, also while the server is unreachable, because the client library renews
+   * The connection, even while the server is unreachable, because the client library renews
    * subscriptions.
    */
   get connection(): NatsConnection | undefined {
@@ -115,8 +115,8 @@ export class Link {
   }
 
   /**
-   * Opens something once per period of the connection, and again after a failure. Throws while the
-   * server is unreachable.
+   * Opens something once per connection, and again after a failure. Throws while the server is
+   * unreachable.
    */
   once<T>(name: string, open: (connection: NatsConnection) => Promise<T>): Promise<T> {
     const connection = this.open;
@@ -138,13 +138,13 @@ export class Link {
     if (this.#opened.get(name) === opened) this.#opened.delete(name);
   }
 
-  /** Reads the server's clock if that is due, through a stream that exists. Never rejects. */
+  /** Reads the server's clock if this is due, through a stream that exists. Never rejects. */
   async followClock(manager: JetStreamManager, stream: string): Promise<void> {
     const { period } = this;
     if (period !== undefined) await this.clock.follow(manager, stream, period);
   }
 
-  /** Resolves when the server is reachable; false after the link closed. */
+  /** Resolves when the server is reachable, or to false once the link has closed. */
   async whenUp(): Promise<boolean> {
     while (!this.isUp && !this.#ended.signal.aborted) await this.#changes.changed();
     return this.isUp;
@@ -166,8 +166,8 @@ export class Link {
   }
 
   /**
-   * Resolves once the server has received all earlier messages; false if the connection was lost
-   * first. Calls in one turn share the result.
+   * Resolves once the server has received all earlier messages, or to false if the connection was
+   * lost first. Calls in one turn share the result.
    */
   flush(): Promise<boolean> {
     this.#flushing ??= Promise.resolve().then(async () => {
@@ -184,7 +184,7 @@ export class Link {
     return this.#flushing;
   }
 
-  /** Ends a subscription, unless all have ended with the connection. */
+  /** Ends a subscription, unless all subscriptions have already ended with the connection. */
   leave(subscription: Subscription | undefined): void {
     if (this.#connection?.isClosed() === false) subscription?.unsubscribe();
   }
@@ -207,8 +207,8 @@ export class Link {
   }
 
   /**
-   * Closes the connection, unless it is the application's. A hanging attempt to connect is not
-   * awaited: it cannot be stopped, but its connection is closed.
+   * Closes the connection, unless it belongs to the application. A hanging attempt to connect
+   * cannot be stopped and is not awaited, but its connection is closed.
    */
   async close(): Promise<void> {
     if (!this.#ended.signal.aborted) {
@@ -298,7 +298,7 @@ export class Link {
       else if (next.value.type === "reconnect") this.#reached(connection);
       else if (next.value.type === "error") this.life.lastError = next.value.error;
     }
-    // Not awaited, because the library's iterator only ends with the next status.
+    // This is not awaited, because the library's iterator ends only with the next status.
     statuses.return?.().catch(() => {});
   }
 

@@ -39,22 +39,22 @@ const FLUSH_TIMEOUT_MS = 1_000;
 /** Prefix of the topics on which changes of logs are announced. */
 const LOG_TOPICS = logTopic("");
 
-/** Skein's default limit of a message, and room for the bytes before it. */
+/** Skein's default limit for a message, plus room for the bytes before it. */
 const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
 
 /**
  * Carries publications through NATS 2.9 or later. Histories, logs and the store need JetStream.
  *
  * - **Fan-out:** a node subscribes to the topics with listeners on this node.
- * - **Delivery:** at most once without a history. With a history, each acknowledged publication has
- *   an offset, is stored once even if sent again, and can be read again; the epoch changes whenever
- *   the server with the stream was restarted.
- * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
- *   sent in order once NATS is reachable, and dropped after `giveUpMs`. Subscriptions resume
- *   automatically, and `onInterrupted` reports the interruption.
- * - **Names:** a topic or key with more than 2,048 characters as a part of a subject
- *   ({@linkcode escapeTopic}) is rejected for that call only: at a line of more than 4,096 bytes
- *   the server would close the connection of the whole node.
+ * - **Delivery:** without a history, publications are delivered at most once. With a history, each
+ *   acknowledged publication has an offset, is stored only once even if it is sent again, and can
+ *   be read again. The epoch changes whenever the server with the stream was restarted.
+ * - **Outages:** neither `publish` nor `subscribe` throws. A bounded number of publications wait;
+ *   they are sent in order once NATS is reachable, and dropped after `giveUpMs`. Subscriptions
+ *   resume automatically, and `onInterrupted` reports the interruption.
+ * - **Names:** a topic or key is rejected, for that call only, if it has more than 2,048 characters
+ *   as part of a subject ({@linkcode escapeTopic}). Otherwise, the server would close the
+ *   connection of the whole node when a line has more than 4,096 bytes.
  *
  * @example Two nodes
  * ```ts ignore
@@ -68,7 +68,7 @@ const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
 export class NatsBroker implements Broker {
   /** Always `nats`. */
   readonly name = "nats";
-  /** A publication without a history reaches the current subscribers only. */
+  /** Without a history, a publication reaches only the current subscribers. */
   readonly delivery = "at-most-once";
   /** State of the connection to NATS. */
   readonly status: StatusFeed<BrokerStatus>;
@@ -77,7 +77,8 @@ export class NatsBroker implements Broker {
   /** Keeps the logs of durable streams in one stream of JetStream. */
   readonly logs: BrokerLogs;
   /**
-   * State shared by all nodes with the same prefix. Without token buckets, which would be too slow.
+   * State shared by all nodes with the same prefix. There are no token buckets, because they would
+   * be too slow.
    */
   readonly store: BrokerStore;
   readonly #settings: NatsSettings;
@@ -93,13 +94,13 @@ export class NatsBroker implements Broker {
   });
 
   /**
-   * Connects in the background; publications wait meanwhile.
+   * Connects in the background. Publications wait in the meantime.
    *
    * @param source The address of NATS.
    * @param options See {@linkcode NatsBrokerOptions}.
-   * @throws {TypeError} If a key of `options` is unknown, `source` has neither `servers` nor a
-   *   `connection`, `prefix` has a character that is not allowed, or `storage` is neither `"file"`
-   *   nor `"memory"`.
+   * @throws {TypeError} If a key of `options` is unknown, if `source` has neither `servers` nor a
+   * `connection`, if `prefix` has a character that is not allowed, or if `storage` is neither
+   * `"file"` nor `"memory"`.
    * @throws {RangeError} If a number is out of its range.
    */
   constructor(source: NatsSource, options: NatsBrokerOptions = {}) {
@@ -152,7 +153,7 @@ export class NatsBroker implements Broker {
   }
 
   /**
-   * Publishes to every node; while NATS is unreachable, the publication waits.
+   * Publishes to every node. While NATS is unreachable, the publication waits.
    *
    * @param publication The publication.
    * @throws {UnsupportedError} If the broker is closed.
@@ -170,8 +171,8 @@ export class NatsBroker implements Broker {
    *
    * @param topic The topic.
    * @param listener Called with each publication.
-   * @param options The bounds of a history, and a callback for interruptions.
-   * @returns The subscription, in force once its `ready` resolves.
+   * @param options The bounds of a history and a callback for interruptions.
+   * @returns The subscription, which is in force once its `ready` resolves.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 2,048 characters as a part of a subject.
    */
@@ -194,7 +195,7 @@ export class NatsBroker implements Broker {
 
   /**
    * Ends all subscriptions, and closes the connection unless the application opened it. Waiting
-   * publications have a second to reach NATS. Idempotent.
+   * publications are given a second to reach NATS. Idempotent.
    */
   close(): Promise<void> {
     return this.#life.close(() => this.#close());

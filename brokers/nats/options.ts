@@ -3,10 +3,16 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkOptions, integer, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 
-/** Maximum wait: a repetition is recognized for two minutes, so later ones are not allowed. */
+/**
+ * Maximum wait, in milliseconds. A repetition is recognized for two minutes, so later repetitions
+ * are not allowed.
+ */
 const MAX_GIVE_UP_MS = 110_000;
 
-/** Minimum memory: a stream keeps its messages at least as long as it recognizes repetitions. */
+/**
+ * Minimum time for which positions are remembered. A stream keeps its messages at least as long as
+ * it recognizes repetitions.
+ */
 const MIN_REMEMBER_MS = 120_000;
 
 /** Servers and connection options, passed to `connect` of the client library. */
@@ -22,9 +28,9 @@ export interface NatsServers {
   /** A token, instead of a user. */
   readonly token?: string | undefined;
   /**
-   * Other credentials: `nkeyAuthenticator`, `jwtAuthenticator` or `credsAuthenticator` of
-   * `@nats-io/nats-core`. Called for each attempt to connect, so that rotated credentials are read
-   * again.
+   * Other credentials: `nkeyAuthenticator`, `jwtAuthenticator` or `credsAuthenticator` from
+   * `@nats-io/nats-core`. The authenticator is called for each attempt to connect, so that rotated
+   * credentials are read again.
    */
   readonly authenticator?:
     | ((nonce?: string) => object | void)
@@ -34,8 +40,8 @@ export interface NatsServers {
   readonly tls?:
     | {
       /**
-       * True if TLS starts before the server's first message, as with the server's
-       * `handshake_first` (NATS 2.10.4 or later). A client certificate needs this.
+       * True if TLS starts before the server's first message, as it does with the server option
+       * `handshake_first` (NATS 2.10.4 or later). Client certificates require this.
        */
       readonly handshakeFirst?: boolean | undefined;
       /** Certificates of trusted authorities. */
@@ -57,7 +63,7 @@ export interface NatsServers {
   readonly inboxPrefix?: string | undefined;
   /** True to try servers in the given order. */
   readonly noRandomize?: boolean | undefined;
-  /** True to try only `servers`, and not the members that a cluster announces. */
+  /** True to try only `servers`, and not the other members that a cluster announces. */
   readonly ignoreClusterUpdates?: boolean | undefined;
   /** Time limit of an attempt to connect, in milliseconds. */
   readonly timeout?: number | undefined;
@@ -74,7 +80,7 @@ export interface NatsServers {
   /**
    * Opens the connection instead of the broker's own transport over Deno's sockets, for example
    * `wsconnect` of `@nats-io/nats-core` for NATS over WebSocket. The broker calls the function
-   * until a connection opens, and closes that connection when the broker closes.
+   * until a connection opens. When the broker closes, it closes that connection.
    *
    * @param options All options for the client library, including the broker's.
    * @returns A `NatsConnection` of the client library.
@@ -97,8 +103,8 @@ export interface NatsClient {
 /** Address of NATS. */
 export type NatsSource = NatsServers | {
   /**
-   * An open connection of the application. It must receive its own publications, and should
-   * reconnect indefinitely.
+   * An open connection that the application provides. It must receive its own publications, and
+   * should reconnect indefinitely.
    */
   readonly connection: NatsClient;
 };
@@ -112,14 +118,16 @@ export interface NatsBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Prefix of the names of all subjects, streams and buckets; brokers with different prefixes are
-   * isolated from each other. At most 32 ASCII letters and digits, `-` and `_`.
+   * Prefix of the names of all subjects, streams and buckets. Brokers with different prefixes are
+   * isolated from each other. It can have at most 32 characters: ASCII letters and digits, `-` and
+   * `_`.
    *
    * @default {"skein"}
    */
   readonly prefix?: string | undefined;
   /**
-   * Maximum number of publications that wait for NATS or for its reply; further ones are dropped.
+   * Maximum number of publications that wait for NATS or for its reply; further publications are
+   * dropped.
    *
    * @default {65536}
    */
@@ -131,7 +139,7 @@ export interface NatsBrokerOptions {
    */
   readonly maxWaitingBytes?: number | undefined;
   /**
-   * Maximum wait of a publication, in milliseconds, after which it is dropped. At most 110,000,
+   * Maximum time that a publication waits before it is dropped, in milliseconds. At most 110,000,
    * because the stream must recognize a repetition.
    *
    * @default {30000}
@@ -144,22 +152,22 @@ export interface NatsBrokerOptions {
    */
   readonly storage?: "file" | "memory" | undefined;
   /**
-   * Number of a cluster's servers on which JetStream keeps histories, logs and the store. With 3 or
-   * more, these and the epochs survive the loss of one server's process.
+   * Number of servers in a cluster on which JetStream keeps histories, logs and the store. With 3
+   * or more, these and the epochs survive if the process of one server is lost.
    *
    * @default {1}
    */
   readonly replicas?: number | undefined;
   /**
-   * Time for which a topic's position is remembered after its last publication, in milliseconds;
-   * publications stay in the stream as long, up to their number. At least 120,000.
+   * Time for which a topic's position is remembered after its last publication, in milliseconds.
+   * Publications stay in the stream equally long, up to their maximum number. At least 120,000.
    *
    * @default {3600000}
    */
   readonly rememberMs?: number | undefined;
   /**
-   * Maximum size of each stream of histories in bytes, across all topics; by default, the server's
-   * limits apply.
+   * Maximum size of each JetStream stream that stores histories, in bytes and across all topics. By
+   * default, the server's limits apply.
    *
    * @default {undefined}
    */
@@ -172,8 +180,8 @@ export interface NatsBrokerOptions {
    */
   readonly survivesRestart?: boolean | undefined;
   /**
-   * Time for which a row of the store is kept after its last write, in milliseconds; claims cannot
-   * be longer. Rows with longer windows, up to a week, are in a separate bucket.
+   * Time for which a row of the store is kept after its last write, in milliseconds. Claims cannot
+   * last longer. Rows with longer windows, up to a week, are in a separate bucket.
    *
    * @default {3600000}
    */
@@ -216,10 +224,10 @@ export function natsSettings(options: NatsBrokerOptions): NatsSettings {
 
 /**
  * Checks the source. Other keys are passed to the client library, except the broker's options.
- * Without `servers`, the client library would connect to its default.
+ * Without `servers`, the client library would connect to its default server.
  *
- * @returns The source without keys that are `undefined`, which would override the client library's
- * defaults.
+ * @returns The source without keys that are `undefined`, because these would override the client
+ * library's defaults.
  */
 export function checkSource(given: NatsSource): NatsSource {
   const source = withoutUndefined(given);

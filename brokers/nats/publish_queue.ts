@@ -1,4 +1,4 @@
-/** Publications that are sent to the server, with a history into a stream. */
+/** Sends publications to the server. On topics with a history, they are sent to a stream. */
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./link.ts";
 import { Line, type Outbox, type Outgoing, TurnBatch } from "../../pubsub/engine/queue.ts";
@@ -40,7 +40,7 @@ export class PublishQueue {
     this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
-  /** The client library's last error for a publication, such as a message that is too large. */
+  /** The client library's last error for a publication, for example that a message is too large. */
   get refusal(): unknown {
     return this.#refusal;
   }
@@ -116,13 +116,14 @@ const MAX_UNDER_WAY = 1_024;
 const MAX_UNDER_WAY_BYTES = 4 * 1_048_576;
 
 /**
- * Time limit for a reply, in milliseconds, after which the stream is asked about the publication.
+ * Time limit for a reply, in milliseconds. After that, the stream is asked about the publication.
  */
 const ACK_TIMEOUT_MS = 5_000;
 
 /**
- * Age of the oldest publication without a reply, in milliseconds, after which others wait. A server
- * that is gone sends nothing, and the next one would store later publications before the lost ones.
+ * Age of the oldest publication without a reply after which other publications wait, in
+ * milliseconds. A server that is gone sends nothing, and the next server would store later
+ * publications before the lost ones.
  */
 const QUIET_MS = 1_000;
 
@@ -146,12 +147,13 @@ interface PendingAppend extends Outgoing {
 /**
  * The publications that this node appends to one stream.
  *
- * Many are in flight at a time, in order. As long as the connection holds and the stream replies,
- * the stream stores them in that order. After an interruption, or a missing reply, the stream is
- * first asked about all that are in flight. Such a probe has a publication's id and a condition
- * that never holds: the stream replies with the sequence if it knows the id, and stores nothing
- * otherwise. Missing publications are then sent again; those that would follow later ones of their
- * topic are dropped. A reply is missing once a later publication's has arrived.
+ * Many publications are in flight at a time, in order. As long as the connection holds and the
+ * stream replies, the stream stores them in that order. After an interruption or a missing reply,
+ * the stream is first asked about all publications in flight. Such a probe has a publication's id
+ * and a condition that is never true: if the stream has stored the id, it replies with the
+ * sequence; otherwise, it stores nothing. Missing publications are then sent again, except that a
+ * publication is dropped if it would follow later publications on its topic. A reply is missing
+ * once the reply to a later publication has arrived.
  */
 export class AppendQueue {
   readonly #link: Link;
@@ -279,11 +281,11 @@ export class AppendQueue {
   }
 
   /**
-   * Marks the topic's publications that were sent before one that the stream stored. The stream
-   * replies to repetitions and rejections immediately, and to all others in the order in which it
-   * stores them.
+   * Marks the topic's publications that were sent before a publication that the stream has stored.
+   * The stream replies to repetitions and rejections immediately, and to all other publications in
+   * the order in which it stores them.
    *
-   * @returns True if an earlier publication, on any topic, has no reply.
+   * @returns True if an earlier publication on any topic has no reply.
    */
   #overtake(entry: PendingAppend): boolean {
     let isMissing = false;
@@ -296,7 +298,8 @@ export class AppendQueue {
   }
 
   /**
-   * Stops sending, and opens the stream again, which then asks about the in-flight publications.
+   * Stops sending, and opens the stream again. After that, the stream is asked about the in-flight
+   * publications.
    */
   #trouble(error: unknown): void {
     if (!this.#canSend) return;
@@ -369,7 +372,7 @@ export class AppendQueue {
     this.#line.settle(entry);
     this.#stream.saw(seq);
     const epoch = this.#stream.epoch;
-    // A sequence from an earlier epoch is not a position in this one.
+    // A sequence from an earlier epoch is not a position in this epoch.
     if (isRepetition || epoch === undefined || seq <= epoch.start) entry.result.resolve({});
     else {
       const position = { epoch: epoch.epoch, offset: seq, tag: tagOf(entry.id) };

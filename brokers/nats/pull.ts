@@ -7,7 +7,7 @@ import { headerOf, tagIn } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 
 /**
- * Longest wait for messages of a list that were removed since the list started, in milliseconds.
+ * Longest wait for messages of a list that were removed after the list started, in milliseconds.
  */
 const LATE_MS = 1_000;
 
@@ -32,7 +32,7 @@ export interface Stored {
   readonly data: Uint8Array;
   /** Length of the payload, also with `headersOnly`. */
   readonly bytes: number;
-  /** Tag of a publication with an id; `undefined` for any other message. */
+  /** Tag of a publication that has an id; `undefined` for any other message. */
   readonly tag: string | undefined;
 }
 
@@ -160,7 +160,8 @@ function fetch<T>(
     const timer = link.runtime.setTimeout(late, lateMs ?? REQUEST_TIMEOUT_MS);
     const subscription = connection.subscribe(inbox, {
       callback: (error, message) => {
-        // A status instead of a message ends the read: no more messages, or no room for more.
+        // A status instead of a message ends the read: there are no more messages, or there is no
+        // room for more.
         if (error || !message.reply?.startsWith("$JS.ACK.")) return done(error ?? undefined);
         const delivery = deliveryOf(message.reply);
         pending = delivery.pending;
@@ -188,8 +189,7 @@ function unanswered(): BrokerError {
 }
 
 /**
- * Parses the sequence, the time and the remaining count of a delivery from its subject for
- * acknowledgments:
+ * Parses a delivery's sequence, time and remaining count from its subject for acknowledgments:
  * `$JS.ACK[.domain.account].stream.consumer.delivered.seq.consumerSeq.nanoseconds.pending[.more]`.
  */
 function deliveryOf(

@@ -37,9 +37,9 @@ interface Bucket {
 /**
  * The store of one broker.
  *
- * Every row has one key, and is changed by compare-and-set. Numbers that are remembered for longer
- * than the bucket keeps a row are in a second bucket. Entries that expire earlier contain their own
- * expiry, by the clock of the node that wrote last.
+ * Every row has one key and is changed by compare-and-set. If numbers are remembered for longer
+ * than the bucket keeps a row, they are in a second bucket. Entries that expire earlier contain
+ * their own expiry, by the clock of the node that wrote last.
  */
 export class NatsStore implements BrokerStore {
   readonly #link: Link;
@@ -184,13 +184,13 @@ function claimsKey(scope: string): string {
   return `claims.${subjectPart(scope)}`;
 }
 
-/** Parses the number of a row; -1 if absent or expired. */
+/** Parses the number of a row; -1 if it is absent or has expired. */
 function parseNumber(row: string | undefined, now: number): number {
   const [number, until] = (row ?? "").split(" ").map(Number);
   return number !== undefined && until !== undefined && until > now ? number : -1;
 }
 
-/** Parses members and the expiry of their claims, without expired claims. */
+/** Parses the members and the expiry of their claims, leaving out expired claims. */
 function parseClaims(row: string | undefined, now: number): Map<string, number> {
   const claims: [string, number][] = row === undefined ? [] : JSON.parse(row);
   return new Map(claims.filter(([, until]) => until > now));

@@ -1,4 +1,4 @@
-/** The stream with all topics that share the same bounds, and its epoch. */
+/** The JetStream stream for all topics that share the same bounds, and its epoch. */
 import { JetStreamApiError, type JetStreamManager, type StreamConfig } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
 import { pause } from "../../base/wait.ts";
@@ -10,8 +10,7 @@ import { EPOCH_TOKEN, parseAck, sequenceOf, type StreamNames } from "./format.ts
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 
 /**
- * Time for which repetitions are recognized, which bounds the time in which an append may be sent
- * again.
+ * Time for which repetitions are recognized, which limits how long an append can be sent again.
  */
 const DUPLICATE_WINDOW_MS = 120_000;
 
@@ -22,8 +21,9 @@ const MAX_ATTEMPTS = 20;
 const UNAVAILABLE = 503;
 
 /**
- * Time limit of each call in the first attempt to open a stream, in milliseconds; doubled after a
- * timeout. Calls that arrive while the servers of a new stream elect their leader get no reply.
+ * Time limit of each call in the first attempt to open a stream, in milliseconds. It doubles after
+ * a timeout. Calls that arrive while the servers of a new stream are electing a leader receive no
+ * reply.
  */
 const FIRST_TIMEOUT_MS = 1_000;
 const FIRST_RETRY_MS = 50;
@@ -32,7 +32,7 @@ const MAX_RETRY_MS = 2_000;
 /** The newest sequence before any is known. */
 const NOTHING_SEEN = { seq: 0, epoch: undefined };
 
-/** An epoch, and the sequence at which it starts: earlier sequences do not belong to it. */
+/** An epoch, and the sequence at which it starts. Earlier sequences do not belong to it. */
 export interface Epoch {
   readonly epoch: string;
   readonly start: number;
@@ -55,8 +55,8 @@ interface Found extends Epoch {
 /** Events of a {@linkcode HistoryStream}. */
 interface StreamEvents {
   /**
-   * Called when the epoch is known: the first time, after an interruption, or because of a new
-   * epoch.
+   * Called when the epoch is known for the first time, after an interruption, or because there is a
+   * new epoch.
    */
   opened(): void;
   /** Called when there is no stream, and waiting does not help. */
@@ -66,22 +66,22 @@ interface StreamEvents {
 /**
  * A stream of histories.
  *
- * The epoch is a record in the stream itself, on a subject that no topic uses, and nodes agree by
- * compare-and-set: if a stream is lost, so is its epoch. The stream republishes the record like any
- * message, so nodes receive a new epoch in order with the publications after it.
+ * The epoch is a record in the stream itself, on a subject that no topic uses, so if a stream is
+ * lost, its epoch is lost, too. Nodes agree on it by compare-and-set. The stream republishes the
+ * record like any message, so nodes receive a new epoch in order with the publications after it.
  */
 export class HistoryStream {
   readonly bounds: HistoryBounds;
   readonly names: StreamNames;
   readonly isReplicated: boolean;
-  /** Last error of an attempt to open the stream; more attempts follow. */
+  /** The last error of an attempt to open the stream; more attempts follow. */
   problem: unknown;
   readonly #link: Link;
   readonly #settings: NatsSettings;
   readonly #events: StreamEvents;
   readonly #maxAgeMs: number;
   #epoch: Epoch | undefined;
-  /** The newest record seen; meaningless for another stream of the same name. */
+  /** The newest record that was received; meaningless for another stream of the same name. */
   #found: { readonly record: Found; readonly created: string | undefined } | undefined;
   #created: string | undefined;
   /** The newest sequence seen, and its epoch. */
@@ -112,7 +112,7 @@ export class HistoryStream {
     return this.#epoch;
   }
 
-  /** Resolves once the epoch is known; false after the stream closed. */
+  /** Resolves once the epoch is known, or to false once the stream has closed. */
   async whenOpen(): Promise<boolean> {
     while (this.#epoch === undefined && !this.#isClosed) await this.#changes.changed();
     return !this.#isClosed;
@@ -128,8 +128,8 @@ export class HistoryStream {
   }
 
   /**
-   * Opens the stream and agrees on its epoch, with retries until the connection is lost. Can be
-   * called at any time.
+   * Opens the stream and agrees on its epoch, retrying until the connection is lost. Can be called
+   * at any time.
    */
   open(): void {
     const period = this.#link.period;
@@ -153,7 +153,7 @@ export class HistoryStream {
     this.#changes.notify();
   }
 
-  /** Repeats the epoch's record before the stream drops it because of its age. */
+  /** Writes the epoch's record again before the stream drops it because of its age. */
   touch(): void {
     if (this.#epoch === undefined || this.#link.runtime.monotonic() < this.#repeatAtMs) return;
     this.#repeatAtMs = this.#link.runtime.monotonic() + MAX_RETRY_MS;
@@ -250,8 +250,9 @@ export class HistoryStream {
     const newest = this.#newest;
     const { created, state } = await manager.streams.add(this.#config());
     this.#created = created;
-    // A stream that is behind a known sequence lost messages, even if its record says otherwise.
-    // The record of the epoch that another node started after the loss may already be known here.
+    // If a stream is behind a known sequence, it has lost messages, even if its record says
+    // otherwise. This node may already know the record of the epoch that another node started after
+    // the loss.
     const lost = state.last_seq < newest.seq ? newest.epoch : undefined;
     if (lost !== undefined || this.#found?.created !== created) this.#found = undefined;
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
@@ -284,7 +285,7 @@ export class HistoryStream {
     return stored && record ? { ...record, atMs: stored.time.getTime() } : undefined;
   }
 
-  /** Writes a record, and returns its sequence; `undefined` if another node was first. */
+  /** Writes a record and returns its sequence, or `undefined` if another node was first. */
   async #write(
     { epoch, start }: { readonly epoch: string; readonly start?: number },
     { after, timeoutMs }: { readonly after: number; readonly timeoutMs: number },
@@ -316,7 +317,8 @@ export class HistoryStream {
       ...streamConfig(this.#settings),
       name: stream,
       subjects: [`${log}.>`],
-      // One more than can be read, because its sequence is the `prev` of the oldest.
+      // The stream keeps one more message than can be read, because its sequence is the `prev` of
+      // the oldest readable message.
       max_msgs_per_subject: this.bounds.size + 1,
       max_age: this.#maxAgeMs * 1e6,
       max_bytes: this.#settings.maxStreamBytes,

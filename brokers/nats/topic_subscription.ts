@@ -9,8 +9,8 @@ import type { Link } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";
 
 /**
- * Maximum time for which a publication is held, in milliseconds; a predecessor still missing after
- * that will not arrive.
+ * Maximum time for which a publication is held, in milliseconds. If a predecessor is still missing
+ * after that, it will not arrive.
  */
 const HOLD_MS = 50;
 
@@ -20,7 +20,7 @@ const MAX_HELD = 256;
 export class InOrder {
   readonly #runtime: Runtime;
   readonly #deliver: (publication: Publication) => void;
-  /** Publications after a missing one, each with the timer that ends its hold. */
+  /** Publications that follow a missing one, each with the timer that ends its hold. */
   #held: (readonly [Publication, Timer])[] = [];
   #epoch: string | undefined;
   #delivered = 0;
@@ -32,9 +32,9 @@ export class InOrder {
   }
 
   /**
-   * Delivers a publication, or holds it. A publication that arrives after its successors is
-   * dropped, because their `prev` already showed the gap. Publications up to the offset `known` are
-   * not waited for.
+   * Delivers or holds a publication. If a publication arrives after its successors, it is dropped,
+   * because their `prev` has already shown the gap. Publications up to the offset `known` are not
+   * waited for.
    */
   take(publication: Publication, known: number): void {
     const { epoch, offset, prev } = publication.position!;
@@ -64,7 +64,7 @@ export class InOrder {
     this.#held = [];
   }
 
-  /** Delivers held publications up to an offset, and those that follow without a gap. */
+  /** Delivers held publications up to an offset, and the publications that follow without a gap. */
   #release(upTo: number): void {
     const held = this.#held.sort(([a], [b]) => a.position!.offset - b.position!.offset);
     this.#held = [];
@@ -89,7 +89,8 @@ export class InOrder {
 }
 
 /**
- * Wait between attempts to subscribe without permission, in milliseconds, plus up to as much again.
+ * Wait between attempts to subscribe while the permission is missing, in milliseconds. Up to the
+ * same time is added at random.
  */
 const RETRY_MS = 1_000;
 
@@ -107,7 +108,7 @@ interface TopicSubscriptionOptions {
   /** The stream of a topic with a history. */
   readonly stream?: HistoryStream;
   /**
-   * True for the announcements of a log, which are headers of messages that JetStream republished.
+   * True for the announcements of a log, which are headers of messages republished by JetStream.
    */
   readonly announces?: boolean;
 }
@@ -141,7 +142,7 @@ export class TopicSubscription extends Listeners {
     this.#order.flush();
   }
 
-  /** Called when publications arrive again, after some may have been missed. */
+  /** Called when publications arrive again after some may have been missed. */
   reopened(): void {
     if (!this.#isSubscribed) return;
     this.#knownHead = { last: undefined };
@@ -232,7 +233,7 @@ export class TopicSubscription extends Listeners {
   #receiveKept(message: Msg, stream: HistoryStream): void {
     const { topic } = this.#options;
     const { epoch, start } = stream.epoch ?? {};
-    // Subscribers read publications from before the epoch is known after `onInterrupted`.
+    // After `onInterrupted`, subscribers read the publications from before the epoch was known.
     if (epoch === undefined || start === undefined) return;
     const offset = sequenceOf(message);
     if (offset === 0) return this.#ignore();

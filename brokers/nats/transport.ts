@@ -1,8 +1,8 @@
 /**
- * Connections to NATS over Node's sockets, which Deno supports too, for the client library.
+ * Connections to NATS for the client library, over Node's sockets, which Deno also supports.
  *
  * The library's transport for Node removes its listeners from a socket between the steps of a
- * login, and a reset in between ends the process; its transport for Deno is not on npm.
+ * login, so a reset in between ends the process. Its transport for Deno is not on npm.
  */
 import { readFile } from "node:fs/promises";
 import { connect, isIP, type Socket } from "node:net";
@@ -30,12 +30,13 @@ import type { NatsServers } from "./options.ts";
 const MAX_GREETING_BYTES = 1_048_576;
 
 /**
- * Settings of TCP sockets. A socket stops reading while more bytes wait than this bound, which is
- * that of the largest message by default: with Node's bound, 16 KiB stop the socket at each read.
+ * Settings of TCP sockets. A socket stops reading while more bytes than this bound are waiting. The
+ * bound is the default size of the largest message; with Node's bound of 16 KiB, the socket would
+ * stop at each read.
  */
 const TCP = { noDelay: true, readableHighWaterMark: 1_048_576 };
 
-/** Connects to NATS and logs in; each attempt uses its own transport. */
+/** Connects to NATS and logs in. Each attempt uses its own transport. */
 export async function connectNats(
   options: ConnectionOptions,
   makeTransport: () => Transport = () => new SocketTransport(),
@@ -59,7 +60,8 @@ class Protocol extends ProtocolHandler {
   }
 
   override async dial(server: Server): Promise<void> {
-    // The library has one factory for all connections of a process, which others may have replaced.
+    // The library has one factory for all connections of a process, which other code may have
+    // replaced.
     setTransportFactory({ factory: this.#makeTransport });
     await super.dial(server);
     if (!this.transport.isClosed) return;
@@ -68,8 +70,8 @@ class Protocol extends ProtocolHandler {
   }
 
   /**
-   * Fails the attempt if the server has not accepted the login yet. The library would start a
-   * second loop of attempts, and each loop would close the other's connections.
+   * Fails the attempt if the server has not accepted the login yet. Otherwise, the library would
+   * start a second loop of attempts, and each loop would close the other's connections.
    */
   override async disconnected(error?: Error): Promise<void> {
     if (this.connectError === undefined) await super.disconnected(error);
@@ -165,7 +167,8 @@ class SocketTransport implements Transport {
     socket.once(event, resolve);
     socket.on("error", (error) => this.#error = error);
     socket.on("readable", () => this.#changes.notify());
-    // The socket closes after the waiting messages, which the server may never read.
+    // The socket would close only after the waiting messages are sent, which the server may never
+    // read.
     socket.on("end", () => this.#changes.notify());
     socket.on("close", () => {
       reject(this.#error ?? closedEarly());
@@ -190,8 +193,8 @@ class SocketTransport implements Transport {
   }
 
   /**
-   * Reads all available bytes; `null` at the end. Does not use the socket's iterator, which would
-   * drop the reason for a rejection if the connection is reset after it.
+   * Reads all available bytes; returns `null` at the end. It does not use the socket's iterator,
+   * because that would drop the reason for a rejection if the connection is reset after it.
    */
   async #read(): Promise<Uint8Array | null> {
     const socket = this.#socket!;
@@ -218,7 +221,7 @@ class SocketTransport implements Transport {
 /** The server's first message, as far as the transport parses it. */
 type Greeting = Parameters<typeof checkOptions>[0];
 
-/** TLS settings; certificates are read for each attempt, because files may be renewed. */
+/** TLS settings. Certificates are read for each attempt, because the files may be renewed. */
 async function tlsOptions(
   { tlsName, hostname }: Server,
   { ca, caFile, cert, certFile, key, keyFile }: NonNullable<NatsServers["tls"]>,

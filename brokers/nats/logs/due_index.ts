@@ -1,13 +1,14 @@
 /**
  * The index of logs that may expire or lose their writer.
  *
- * Each such log has a check: a message with a time, at the latest the time at which the log falls
- * due. Checks are divided into classes. All checks in a class wait equally long, so the first one
- * in a class is always the next, and a search costs one request per class, however many logs there
- * are. A log that was used meanwhile gets another check, in the class of the remaining time.
+ * Each such log has a check: a message with a time that is no later than the time at which the log
+ * falls due. Checks are divided into classes. All checks in a class wait equally long, so the first
+ * check in a class is always the next one due, and a search costs one request per class, however
+ * many logs there are. If a log was used in the meantime, it gets another check in the class of the
+ * remaining time.
  *
- * Checks and logs are in two streams, and a server that loses power may lose a check and keep the
- * log. So a node's search also covers the logs that reads on this node found due.
+ * Checks and logs are in two streams, so a server that loses power may lose a check but keep the
+ * log. Therefore, a node's search also covers the logs that reads on this node found due.
  */
 import { dueAt, type StoredLog } from "../../../pubsub/logs/rules.ts";
 import type { EngineClock } from "../clock.ts";
@@ -24,14 +25,15 @@ const GROWTH = 4;
 /** The highest class: waits of 17 years. */
 const LAST_CLASS = 16;
 
-/** Maximum number of a class's checks in one search, beyond the number of listed logs. */
+/** Maximum number of checks of a class in one search, in addition to the number of listed logs. */
 const MAX_LOOKS = 1_024;
 
 /** Maximum number of logs that a search reads concurrently. */
 const MAX_READS = 32;
 
 /**
- * Maximum number of logs without a check that wait for a search; others wait until the next read.
+ * Maximum number of logs without a check that wait for a search. Other logs wait until their next
+ * read.
  */
 const MAX_SEEN = 1_024;
 
@@ -42,7 +44,7 @@ const MAX_SKEW_MS = 1_000;
 const UNDER_WAY_MS = REQUEST_TIMEOUT_MS;
 
 /**
- * Time after a removal at which the last message is dropped, unless it was dropped before, in
+ * Time after a removal at which the last message is dropped if this has not happened before, in
  * milliseconds.
  */
 const REMOVAL_MS = 15_000;
@@ -77,7 +79,10 @@ function lookFor(leftMs: number): { readonly kind: number; readonly waitMs: numb
 export class DueIndex {
   readonly #clock: EngineClock;
   readonly #streams: LogStreams;
-  /** By class, a sequence that all checks of the class have reached, in one era of the streams. */
+  /**
+   * For each class, a sequence that all checks of the class have reached, in one era of the
+   * streams.
+   */
   #from: number[] = [];
   /** Newest sequence at the last search. */
   #newest = 0;
@@ -91,8 +96,9 @@ export class DueIndex {
   }
 
   /**
-   * Ensures that a log is checked in time, and returns the time of the next check. Called before
-   * each change of a log, with the state after it: none after a removal.
+   * Ensures that a log is checked in time, and returns the time of the next check. It is called
+   * before each change of a log, with the state after the change; there is no state after a
+   * removal.
    */
   async ensure(
     id: string,
@@ -102,7 +108,7 @@ export class DueIndex {
     const now = this.#clock.now();
     const due = state === undefined ? now + REMOVAL_MS : dueAt(state);
     if (due === undefined) return look;
-    // A check in the past may be gone, also by another node's clock.
+    // A check in the past may be gone, even if it is in the past only by another node's clock.
     const skew = Math.min(MAX_SKEW_MS, Math.max(0, due - now) / 8);
     const isAhead = look !== undefined && look > now + skew;
     if (isAhead && (look <= due || state === undefined)) return look;
@@ -114,13 +120,16 @@ export class DueIndex {
     if (this.#seen.size < MAX_SEEN && isDue(state, this.#clock.now())) this.#seen.add(id);
   }
 
-  /** Lists due logs, the longest due first, and moves the checks of others. */
+  /**
+   * Lists due logs, starting with the log that has been due longest, and moves the checks of other
+   * logs.
+   */
   async list(limit: number): Promise<string[]> {
     await this.#streams.open();
     if (this.#era !== this.#streams.era) [this.#from, this.#newest] = [[], 0];
     this.#era = this.#streams.era;
-    // A class without checks before this sequence has none at all. The previous search's sequence
-    // is used, because a lagging replica does not have the newest checks.
+    // If a class has no checks before this sequence, it has none at all. The previous search's
+    // sequence is used, because a lagging replica does not have the newest checks.
     const reached = this.#newest + 1;
     this.#newest = await this.#streams.newestLook();
     const kinds = Array.from({ length: LAST_CLASS + 1 }, (_, kind) => kind);
@@ -131,7 +140,8 @@ export class DueIndex {
 
   async #note(id: string, now: number, due: number): Promise<number> {
     const { kind, waitMs } = lookFor(due - now);
-    // A log that is already overdue is so even for nodes whose estimate of the clock is behind.
+    // If a log is already overdue, it is overdue even for nodes whose estimate of the clock is
+    // behind.
     const at = Math.min(now, due) + waitMs;
     await this.#streams.note(`${kind}.${subjectPart(id)}`, JSON.stringify([id, at]));
     return at;
@@ -156,7 +166,7 @@ export class DueIndex {
     return due;
   }
 
-  /** Returns the logs that reads found due, and forgets those that no longer are. */
+  /** Returns the logs that reads found due, and forgets the logs that are no longer due. */
   async #seenDue(): Promise<DueLog[]> {
     const due: DueLog[] = [];
     const ids = [...this.#seen];
@@ -181,8 +191,8 @@ export class DueIndex {
     const { state, look: newest = at } = message?.head ?? {};
     const due = state && dueAt(state);
     if (state !== undefined && isDue(state, now)) return { id, at: due! };
-    // If two nodes change a log concurrently, the rejected one may write its check last, in place
-    // of a check in the same class that is a little later.
+    // If two nodes change a log concurrently, the node whose change is rejected may write its check
+    // last, and so replace a check in the same class that is a little later.
     if (newest <= at + UNDER_WAY_MS) {
       // The change that the check was written for may still be in flight.
       if (now < at + UNDER_WAY_MS) return undefined;
@@ -190,7 +200,7 @@ export class DueIndex {
         if (lookFor(due - now).kind === kind) return undefined;
         await this.#note(id, now, due);
       }
-      // The last message of a removed log, which the node that removed it could not drop.
+      // This is the last message of a removed log, which the node that removed it could not drop.
       if (message?.head === null) await this.#streams.remove(message.seq);
     }
     await this.#streams.remove(seq, this.#streams.names.dueStream);

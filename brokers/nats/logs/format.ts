@@ -6,8 +6,8 @@
  * <head as JSON> LF <record> <record> ...
  * ```
  *
- * A record is twice its length in bytes, plus 1 for bytes and 0 for a text, as a QUIC varint,
- * followed by the bytes. The head `null` marks a removed log.
+ * A record starts with a QUIC varint, which is twice the record's length in bytes, plus 1 if it is
+ * binary and 0 if it is text; the bytes follow. The head `null` marks a removed log.
  */
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import {
@@ -33,7 +33,7 @@ export interface WholeLog extends StoredLog {
 export interface LogHead {
   /** The state after the change. */
   readonly state: WholeLog;
-  /** Number of records in this message, which are the log's newest. */
+  /** Number of records in this message. They are the log's newest records. */
   readonly count: number;
   /** Number of earlier messages with records. */
   readonly number: number;
@@ -128,7 +128,7 @@ export function stateBytes(state: WholeLog): number {
   return utf8Length(JSON.stringify(state));
 }
 
-/** Encodes a message; the head of a removed log is `null`. */
+/** Encodes a message. The head of a removed log is `null`. */
 export function encodeLog(head: LogHead | null, records: readonly LogRecord[]): Uint8Array {
   const front = encoder.encode(`${JSON.stringify(head)}\n`);
   if (records.length === 0) return front;
@@ -146,7 +146,7 @@ export function encodeLog(head: LogHead | null, records: readonly LogRecord[]): 
   return message;
 }
 
-/** Decodes a message; the records stay encoded. */
+/** Decodes a message. The records stay encoded. */
 export function decodeLog(seq: number, message: Uint8Array): LogMessage {
   const end = message.indexOf(LINE_FEED);
   const body = message.subarray(end + 1);
@@ -173,8 +173,8 @@ export function recordsOf({ head, body }: LiveMessage): LogRecord[] {
     at += varintLengthAt(body[at]!);
     const end = at + Math.floor(mark / 2);
     const bytes = body.subarray(at, end);
-    // Copied, because the message is a view of the socket's last read, and would keep all of it in
-    // memory. The client library returns a `Buffer`, whose `slice` is a view too.
+    // The bytes are copied, because the message is a view of the socket's last read and would keep
+    // all of it in memory. The client library returns a `Buffer`, whose `slice` is a view, too.
     records.push(mark % 2 === 0 ? decoder.decode(bytes) : new Uint8Array(bytes));
     at = end;
   }

@@ -34,8 +34,8 @@ export class LogReader {
   }
 
   /**
-   * Reads records from a position within the log; a single one may exceed the bounds. Returns
-   * `undefined` if the log has changed meanwhile.
+   * Reads records from a position within the log. A single record may exceed the bounds. Returns
+   * `undefined` if the log has changed in the meantime.
    */
   async read(
     part: string,
@@ -64,8 +64,8 @@ export class LogReader {
   }
 
   /**
-   * Reads consecutive messages, roughly within the bounds. The first one contains the record at a
-   * position within the log. Returns `undefined` if the log has changed meanwhile.
+   * Reads consecutive messages, roughly within the bounds. The first message contains the record at
+   * a position within the log. Returns `undefined` if the log has changed in the meantime.
    */
   async messages(
     part: string,
@@ -90,9 +90,9 @@ export class LogReader {
   }
 
   /**
-   * Searches for the message with a position. Alternates between where the message would be if
-   * positions grew evenly, and the middle: that takes at most twice as many reads as the middle
-   * alone.
+   * Searches for the message that contains a position. The search alternates between the middle and
+   * the place where the message would be if positions grew evenly. This takes at most twice as many
+   * reads as a search that always uses the middle.
    */
   async #find(
     part: string,
@@ -117,7 +117,7 @@ export class LogReader {
     return undefined;
   }
 
-  /** Reads forward from a sequence; the first message has the position. */
+  /** Reads forward from a sequence. The first message contains the position. */
   async #follow(
     part: string,
     newest: LiveMessage,
@@ -174,7 +174,7 @@ function placeOf(part: string, { head }: LiveMessage, position: number): string 
   return `${part} ${head.state.identity} ${position}`;
 }
 
-/** Maximum number of attempts to read a page of a log that changes meanwhile. */
+/** Maximum number of attempts to read a page of a log that changes in the meantime. */
 export const MAX_READ_ATTEMPTS = 5;
 
 export function unreadable(position: number): BrokerError {

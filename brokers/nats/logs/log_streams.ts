@@ -27,7 +27,10 @@ import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
 import { decodeLog, type LogMessage } from "./format.ts";
 
-/** Maximum size of a message in bytes, if the server has not sent it yet: the servers' default. */
+/**
+ * Maximum size of a message in bytes, which is the default of NATS servers. It applies until the
+ * server has sent its own maximum.
+ */
 const DEFAULT_MAX_PAYLOAD = 1_048_576;
 
 /** Fraction of a message for its state. */
@@ -39,7 +42,7 @@ const HEADER_BYTES = 1_024;
 /** Time for which a stream recognizes the ids of messages, in milliseconds. */
 const DUPLICATE_WINDOW_MS = 10_000;
 
-/** Error code of JetStream for a message whose id is that of an in-flight message. */
+/** JetStream's error code for a message that has the same id as an in-flight message. */
 const ID_UNDER_WAY = 10158;
 
 /** Conditions of a change. */
@@ -50,7 +53,7 @@ export interface ChangeOptions {
   readonly isReplacing: boolean;
   /** Keeps the change from being announced. */
   readonly isQuiet: boolean;
-  /** The log's entry in the lists; absent for a log that is not listed, and for a removal. */
+  /** The log's entry in the lists; absent for a removal and for a log that is not listed. */
   readonly kept?: KeptLog | undefined;
 }
 
@@ -58,7 +61,7 @@ export interface ChangeOptions {
 export class LogStreams {
   /** Names of the streams and subjects. */
   readonly names: LogNames;
-  /** Last error when opening the streams; `undefined` once open. */
+  /** The last error when opening the streams; `undefined` once they are open. */
   problem: unknown;
   readonly #link: Link;
   readonly #settings: NatsSettings;
@@ -70,8 +73,8 @@ export class LogStreams {
   }
 
   /**
-   * Identifies the time in which the streams are certainly the same; changes after an outage or a
-   * failure.
+   * Identifies a period in which the streams are certainly the same. It changes after an outage or
+   * a failure.
    */
   get era(): unknown {
     return this.#link.opened(this.names.stream);
@@ -87,7 +90,10 @@ export class LogStreams {
     return Math.floor(this.#maxPayload * (1 - STATE_SHARE));
   }
 
-  /** Maximum size of one append's records in bytes, which fit whatever their number. */
+  /**
+   * Maximum size of one append's records in bytes. Records of this size fit, however many there
+   * are.
+   */
   get maxAppendBytes(): number {
     return Math.floor(this.#maxPayload / 2);
   }
@@ -139,7 +145,8 @@ export class LogStreams {
     const options = headers();
     options.set("Nats-Expected-Last-Subject-Sequence", String(after));
     // The leader of a replicated stream checks a message's sequence only before replicating it, so
-    // two concurrent messages may both pass. Of messages with the same id, only one is then stored.
+    // two concurrent messages may both pass. Because they have the same id, only one of them is
+    // stored.
     if (this.#settings.replicas > 1 && after > 0) options.set(ID_HEADER, `${part}:${after}`);
     if (isReplacing) options.set("Nats-Rollup", "sub");
     if (isQuiet) options.set(QUIET_HEADER, "1");
@@ -147,10 +154,10 @@ export class LogStreams {
     return await this.#publish("change a log", `${this.names.kept}.${part}`, message, options);
   }
 
-  /** Removes the message at a sequence; a missing message is not an error. */
+  /** Removes the message at a sequence. A missing message is not an error. */
   async remove(seq: number, stream: string = this.names.stream): Promise<void> {
     await this.#ask("remove a message", async ({ streams }) => {
-      // For a message that is already gone, the reply is an error: another node was first.
+      // If the message is already gone, the reply is an error, because another node was first.
       await streams.deleteMessage(stream, seq, false).catch((error) => {
         if (!/no message found|sequence \d+ not found/.test(textOf(error))) throw error;
       });
@@ -265,7 +272,7 @@ export class LogStreams {
     });
   }
 
-  /** Calls JetStream; ends immediately when the connection is lost. */
+  /** Calls JetStream. The call ends immediately when the connection is lost. */
   async #ask<T>(
     what: string,
     act: (manager: JetStreamManager) => Promise<T>,
@@ -295,7 +302,7 @@ export class LogStreams {
 
   #open(): Promise<JetStreamManager> {
     const opening = this.#make();
-    // Opening them on an earlier connection may fail after a later attempt has succeeded.
+    // Opening the streams on an earlier connection may fail after a later attempt has succeeded.
     const note = (problem: unknown) => {
       if (this.era === opening) this.problem = problem;
     };
@@ -335,7 +342,10 @@ function encodeHeader(log: KeptLog): string {
   );
 }
 
-/** Parses a log's header; none for a removed log, or if another program wrote it. */
+/**
+ * Parses a log's header. Returns nothing if the log was removed or another program wrote the
+ * header.
+ */
 function decodeHeader(header: string): KeptLog[] {
   try {
     const log = JSON.parse(header);

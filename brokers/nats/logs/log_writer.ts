@@ -53,8 +53,8 @@ export type WholeEffect<R> =
   | { readonly kind: "sure"; readonly result: R };
 
 /**
- * Decides on a change. Called again with a newer state if another node changed the log first. An
- * error affects only this operation.
+ * Decides on a change. It is called again with a newer state if another node changed the log first.
+ * An error affects only this operation.
  */
 export type LogOperation<T> = (state: WholeLog | undefined, now: number) => WholeEffect<T>;
 
@@ -89,7 +89,7 @@ interface Applied {
   /** True if earlier messages no longer belong to the log. */
   isReplacing: boolean;
   isQuiet: boolean;
-  /** True if an operation was rejected, perhaps because of an outdated state. */
+  /** True if an operation was rejected, possibly because the state is outdated. */
   isUnsure: boolean;
   /** Sequences of messages of which no record is kept any more. */
   readonly dropped: number[];
@@ -100,8 +100,9 @@ interface Applied {
 /**
  * Writes the changes of logs.
  *
- * A change is a message that is stored only if no other followed the newest message known here.
- * Operations on one log wait for one another, and those that wait together become one message.
+ * A change is a message that is stored only if no other message has followed the newest message
+ * known to this node. Operations on one log wait for one another, and operations that wait together
+ * become one message.
  */
 export class LogWriter {
   readonly #runtime: Runtime;
@@ -131,7 +132,7 @@ export class LogWriter {
     this.#outbox = outbox;
   }
 
-  /** Changes a log by an operation whose encoded records have this many bytes. */
+  /** Changes a log by an operation. `bytes` is the encoded size of its records. */
   change<T>(id: string, part: string, bytes: number, operation: LogOperation<T>): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const known = this.#lines.get(id);
@@ -179,7 +180,7 @@ export class LogWriter {
     line.leave();
   }
 
-  /** Applies operations; returns the functions that pass on the results. */
+  /** Applies operations, and returns the functions that pass on the results. */
   async #settle(
     id: string,
     part: string,
@@ -209,7 +210,7 @@ export class LogWriter {
     );
   }
 
-  /** Writes the outcome of operations; false if another node changed the log first. */
+  /** Writes the outcome of operations. Returns false if another node changed the log first. */
   async #write(id: string, part: string, hot: Hot, applied: Applied): Promise<boolean> {
     const { state, records, isReplacing, isQuiet } = applied;
     const look = await this.#due.ensure(id, state, hot.message?.head.look);
@@ -222,7 +223,7 @@ export class LogWriter {
     const after = hot.seq;
     const seq = await this.#streams.write(part, message, {
       after,
-      // The last message of a removed log must not remain before a new one.
+      // The last message of a removed log must not remain before the first message of a new log.
       isReplacing: isReplacing || hot.message === undefined && after > 0,
       isQuiet,
       kept: state !== undefined && isListed(id, state) ? keptOf(id, state) : undefined,
@@ -246,7 +247,7 @@ export class LogWriter {
     return true;
   }
 
-  /** Applies operations one after another; `undefined` if another node changed the log. */
+  /** Applies operations one after another. Returns `undefined` if another node changed the log. */
   async #apply(
     part: string,
     hot: Hot,
@@ -301,8 +302,8 @@ export class LogWriter {
   }
 
   /**
-   * Drops the oldest records beyond the retention; the newest one stays. Returns `undefined` if
-   * another node changed the log.
+   * Drops the oldest records beyond the retention, but always keeps the newest record. Returns
+   * `undefined` if another node changed the log.
    */
   async #trim(
     part: string,
@@ -347,8 +348,8 @@ export class LogWriter {
   }
 
   /**
-   * Drops messages that no longer belong to any log. A failure, or too many concurrent removals,
-   * costs space until the log is removed.
+   * Drops messages that no longer belong to any log. If this fails, or if there are too many
+   * concurrent removals, the messages take up space until the log is removed.
    */
   #tidy(act: () => Promise<void>): void {
     if (this.#tidying.size >= MAX_TIDYING) return;
@@ -372,7 +373,7 @@ export class LogWriter {
 
   #remember(id: string, hot: Hot): void {
     this.#forget(id);
-    // Absence is not remembered, because the creation of a log would go unnoticed.
+    // Absence is not remembered, because otherwise the creation of a log would go unnoticed.
     if (hot.message === undefined) return;
     this.#hot.set(id, { ...hot, message: { ...hot.message, body: NO_BYTES } });
     this.#hotBytes += hot.bytes;
@@ -392,7 +393,7 @@ function endOf({ first, sizes }: FrontMessage): number {
   return first + sizes.length;
 }
 
-/** True if the lists include a log: any answer, and streams with an owner. */
+/** True if the lists include a log, which are all responses and the streams with an owner. */
 function isListed(id: string, { isDeleted, owner }: WholeLog): boolean {
   const kind = logKind(id);
   return !isDeleted && (kind === "answer" || kind === "stream" && owner !== undefined);

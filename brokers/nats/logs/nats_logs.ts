@@ -50,7 +50,7 @@ import { LogWriter, type WholeEffect } from "./log_writer.ts";
 
 /**
  * Fraction of the time to live by which a log may be kept longer. A log that is constantly read is
- * then renewed once in this time, and not with each read.
+ * then renewed once in this time instead of with each read.
  */
 const SPARE_SHARE = 1 / 8;
 
@@ -64,7 +64,7 @@ interface Count {
   counting: Promise<void> | undefined;
 }
 
-/** The logs of one broker. All logs are in one stream; each change is one message. */
+/** The logs of one broker. All logs are in one JetStream stream, and each change is one message. */
 export class NatsLogs implements LogEngine {
   readonly #life: BrokerLife;
   readonly #runtime: Runtime;
@@ -225,7 +225,8 @@ export class NatsLogs implements LogEngine {
 
   async #renew(id: string, part: string, identity: string): Promise<void> {
     await this.#writer.change(id, part, 0, (state, now) => {
-      // A log that has expired for this node may be in use on another one, or be a different log.
+      // A log that has expired for this node may be in use on another node, or may be a different
+      // log.
       if (state?.identity !== identity || isExpired(state, now)) {
         return { kind: "none", result: undefined };
       }
@@ -269,12 +270,12 @@ export class NatsLogs implements LogEngine {
   }
 }
 
-/** The state after a use; the log is kept longer than promised, by {@linkcode SPARE_SHARE}. */
+/** The state after a use. The log is kept longer than promised, by {@linkcode SPARE_SHARE}. */
 function used(state: WholeLog, now: number): WholeLog {
   return { ...state, until: expiryOf(state, now + (state.ttlMs ?? 0) * SPARE_SHARE) };
 }
 
-/** True if a log would expire before its time to live after a use is over. */
+/** True if a log would expire before its full time to live after a use. */
 function isDueForRenewal(state: WholeLog, now: number): boolean {
   const until = expiryOf(state, now);
   return !state.isDeleted && until !== undefined && state.until !== undefined &&
