@@ -15,7 +15,7 @@ function retryWith(runtime: Runtime): (attempts: number) => number {
 }
 
 /**
- * Turns off the client library's queue and repetition. The broker bounds waiting publications, and
+ * Turns off the client library's queue and retries. The broker limits waiting publications, and
  * knows which of them may be sent again. With zero retries per request, commands fail together with
  * their connection.
  */
@@ -30,14 +30,14 @@ const OWN: RedisOptions = {
   readOnly: false,
   stringNumbers: false,
   connectionName: "skein",
-  // Leaves a server that became a replica; Sentinel, or the host name, leads to the new master.
+  // Leaves a server that became a replica. Sentinel or the host name leads to the new master.
   reconnectOnError: (error) => error.message.startsWith("READONLY"),
 };
 
 const OWN_CLUSTER: ClusterOptions = {
-  // A node that is still connecting queues commands; the broker bounds their number.
+  // A node that is still connecting queues commands. The broker limits their number.
   enableOfflineQueue: true,
-  // Commands of a lost node may have run, so the broker decides which are repeated.
+  // Commands sent to a lost node may have run, so the broker decides which ones to repeat.
   retryDelayOnFailover: 0,
   enableAutoPipelining: false,
   shardedSubscribers: false,
@@ -46,7 +46,7 @@ const OWN_CLUSTER: ClusterOptions = {
   lazyConnect: false,
 };
 
-/** Recognizes a cluster client, also from another copy of the library. */
+/** Recognizes a cluster client, even from another copy of the library. */
 export function isCluster(client: Redis | Cluster): client is Cluster {
   return client.isCluster;
 }
@@ -81,15 +81,15 @@ export async function endClient(runtime: Runtime, client: Redis | Cluster): Prom
     new Promise<void>((resolve) => each.once("end", resolve))
   );
   client.disconnect();
-  // The library gives the socket of a failed attempt two seconds to close, although it is already
-  // closed.
+  // The library waits two seconds for the socket of a failed attempt to close, although it is
+  // already closed.
   for (const each of all) {
     if (!isCluster(each) && each.stream?.closed) each.stream.emit("close");
   }
   await settlesWithin(runtime, Promise.all(ends), END_TIMEOUT_MS);
 }
 
-/** States without a socket, in which no `end` event would follow. */
+/** States without a socket, after which no `end` event would follow. */
 const NOT_OPEN: ReadonlySet<string> = new Set(["wait", "reconnecting", "close", "end"]);
 
 /** The newest errors of a cluster's nodes, which the client library keeps separate from its own. */
@@ -147,22 +147,22 @@ export class WriteBatch {
 }
 
 /**
- * Consecutive heartbeats without a reply after which a connection is dead; a single one may be a
- * delay in this process.
+ * Number of consecutive heartbeats without a reply after which a connection is considered dead. A
+ * single missing reply may be a delay in this process.
  */
 const MAX_SILENT = 2;
 
 /**
  * Pings connections at an interval, and closes those that do not reply, because a dead connection
- * may give no other sign. Also closes connections that open but receive no reply to the greeting:
- * the client library limits only the time until a connection opens.
+ * may give no other sign. It also closes connections that open but receive no reply to the
+ * greeting, because the client library limits only the time until a connection opens.
  */
 export class Heartbeat implements Disposable {
   readonly #runtime: Runtime;
   #timer: Timer | undefined;
   /** Heartbeats without a reply, for each connection with a pending ping. */
   readonly #silent = new Map<Redis, number>();
-  /** Heartbeats since a connection opened, for each whose greeting has no reply yet. */
+  /** Heartbeats since a connection opened, for each connection whose greeting has no reply yet. */
   readonly #greeting = new WeakMap<Redis, number>();
 
   constructor(runtime: Runtime, heartbeatMs: number, connections: () => Iterable<Redis>) {

@@ -16,7 +16,7 @@ const NEWEST = TEXT + NUMBER_AT + `
 return text(numberAt(KEYS[1]) or -1)
 `;
 
-/** Claims a slot. A key of another type belongs to another program, and is replaced. */
+/** Claims a slot. If the key has another type, it belongs to another program and is replaced. */
 const CLAIM = TEXT + NOW + `
 local member, max, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local cleared = redis.pcall('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
@@ -32,7 +32,10 @@ local members = redis.pcall('ZRANGEBYSCORE', KEYS[1], '(' .. text(now), '+inf')
 return members.err and {} or members
 `;
 
-/** Takes tokens. Returns 0 if they were taken, otherwise the milliseconds to wait. */
+/**
+ * Takes tokens. Returns 0 if they were taken; otherwise, returns the number of milliseconds to
+ * wait.
+ */
 const TAKE = TEXT + NOW + `
 local amount, rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local known = redis.pcall('HMGET', KEYS[1], 'tokens', 'at')

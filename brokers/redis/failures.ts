@@ -1,4 +1,4 @@
-/** Errors of Redis and of the client library, and what they mean for a command. */
+/** Errors of Redis and the client library, and what they mean for a command. */
 
 /** Runs a command, and turns errors into a `BrokerError`. */
 export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
@@ -6,13 +6,16 @@ export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
 /**
  * How a command failed:
  *
- * - `later`: Redis did not run the command, but may run a repetition.
+ * - `later`: Redis did not run the command, but may run it if it is repeated.
  * - `refused`: Redis did not run the command, and never will.
  * - `unknown`: Redis may have run the command.
  */
 type Failure = "later" | "refused" | "unknown";
 
-/** First words of temporary errors: Redis is starting, failing over, moving slots, or full. */
+/**
+ * First words of temporary errors, which mean that Redis is starting, failing over, moving slots,
+ * or full.
+ */
 const PASSING: ReadonlySet<string> = new Set([
   "ASK",
   "BUSY",
@@ -39,7 +42,7 @@ export function failureOf(error: unknown): Failure {
 }
 
 /**
- * Unwraps the client library's error for all nodes together, which contains the reason of one of
+ * Unwraps the client library's error for all nodes together, which contains the reason for one of
  * them.
  */
 export function reasonOf(error: unknown): unknown {
@@ -49,10 +52,12 @@ export function reasonOf(error: unknown): unknown {
   return lastNodeError instanceof Error ? lastNodeError : error;
 }
 
-/** Errors of scripts that found keys of another type, or with content that is not a log's. */
+/**
+ * Errors of scripts that found keys of another type, or keys whose content is not that of a log.
+ */
 const DAMAGED = /^(?:WRONGTYPE|ERR The ID specified in XADD|ERR user_script:)/;
 
-/** True if a script found keys of a log that another program damaged. */
+/** True if a script found keys of a log that were damaged by another program. */
 export function isDamage(error: unknown): boolean {
   return error instanceof Error && DAMAGED.test(error.message);
 }

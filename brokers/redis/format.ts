@@ -1,5 +1,5 @@
 /**
- * Names of keys and channels, and frames of publications in channels and streams. Payloads are
+ * Names of keys and channels, and the frames of publications in channels and streams. Payloads are
  * carried without being parsed.
  *
  * ```text
@@ -15,36 +15,37 @@ import { checkNameBytes, type Publication, type PublicationPosition } from "../.
 import { type LogKind, logKind, logTopic } from "../../pubsub/logs/rules.ts";
 
 /**
- * Maximum size of a topic or key in bytes. Redis closes a connection at a name of more than 512
- * MiB, and every command repeats the name; a topic of Skein has at most 255 bytes.
+ * Maximum size of a topic or key in bytes. Redis closes a connection if a name has more than 512
+ * MiB, and every command repeats the name. A topic of Skein has at most 255 bytes.
  */
 const MAX_NAME_BYTES = 65_536;
 
 /** Number of slots in a cluster. */
 const SLOTS = 16_384;
 
-/** Number of partitions of the logs: a cluster has at most as many masters with logs. */
+/** Number of partitions of the logs. At most as many masters of a cluster can have logs. */
 const LOG_PARTS = 32;
 
 /** Prefix of the topics that announce changes of logs. */
 const LOG_TOPICS = logTopic("");
 
 /**
- * Names of all keys of a log, in one slot of a cluster, in the order in which scripts expect them.
+ * Names of all keys of a log, which share one slot of a cluster, in the order in which scripts
+ * expect them.
  */
 export interface LogKeys {
   /** Hash with the state. */
   readonly state: string;
   /** Stream with chunks of records. */
   readonly records: string;
-  /** String with the newest records, which are not yet in `records`. */
+  /** A string with the newest records, which are not in `records` yet. */
   readonly newest: string;
   /** Hash with the newest number of each producer. */
   readonly producers: string;
   /** Set of the forks. */
   readonly forks: string;
   /**
-   * Sorted set of all logs of the partition with the same kind, by the time at which each is
+   * A sorted set of all logs of the same kind in the partition, by the time at which each becomes
    * overdue.
    */
   readonly index: string;
@@ -66,7 +67,7 @@ type NameKind = "pub" | "log" | "meta" | "stream" | "producer" | "row" | "claims
  * Names of the keys and channels with one prefix.
  *
  * All names of a topic share one slot of a cluster: the topic is in braces, after a character that
- * keeps the braces from being empty. Only the text up to the first closing brace determines the
+ * prevents the braces from being empty. Only the text up to the first closing brace determines the
  * slot, so topics may contain braces.
  */
 export class Names {
@@ -118,8 +119,8 @@ export class Names {
 }
 
 /**
- * Escapes a text so that UTF-8 can encode it. All lone surrogates are encoded alike, so different
- * topics would otherwise get the same name.
+ * Escapes a text so that it can be encoded as UTF-8. All lone surrogates are encoded alike, so
+ * without escaping, different topics would get the same name.
  */
 export function wellFormed(text: string): string {
   return text.isWellFormed() ? `/${text}` : `~${JSON.stringify(text)}`;
@@ -178,7 +179,7 @@ const MAX_EXCEPT_BYTES = 65_535;
 /** Characters of a tag. */
 const TAG_BYTES = 6;
 
-/** Encodes one publication; on a topic with a history it needs a `tag`. */
+/** Encodes one publication. On a topic with a history, it needs a `tag`. */
 export function encodeFrame(publication: Publication, tag?: string): Buffer {
   const { payload } = publication;
   const except = (publication.except ?? "") + (tag === undefined ? "" : `\0${tag}`);
@@ -200,7 +201,7 @@ export function encodeFrame(publication: Publication, tag?: string): Buffer {
   return frame;
 }
 
-/** Decodes the publications of a plain message; malformed frames are skipped. */
+/** Decodes the publications of a plain message. Malformed frames are skipped. */
 export function decodePlain(topic: string, message: Buffer): Publication[] {
   return decodeFrames(topic, message, 0, undefined);
 }
@@ -216,7 +217,7 @@ export function decodeKept(topic: string, message: Buffer): Publication[] {
   return decodeFrames(topic, message, end + 1, { epoch, offset, prev });
 }
 
-/** Decodes the publications of a page: one frame each, at consecutive offsets. */
+/** Decodes the publications of a page, which are one frame each and have consecutive offsets. */
 export function decodeStored(
   topic: string,
   frames: readonly Buffer[],
@@ -245,7 +246,7 @@ function decodeFrames(
     const offset = first === undefined ? 0 : first.offset + publications.length;
     publications.push({
       topic,
-      // Copied, so that a kept payload does not hold the whole message in memory.
+      // The payload is copied, so that keeping it does not keep the whole message in memory.
       payload: message[at + 4] === BINARY
         ? Uint8Array.from(message.subarray(body, end))
         : message.toString("utf8", body, end),

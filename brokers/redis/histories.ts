@@ -1,4 +1,4 @@
-/** Histories in Redis, with scripts that each run in one atomic step. */
+/** Histories in Redis, with scripts each of which runs in one atomic step. */
 import type { Cluster, Redis } from "ioredis";
 import { isCluster } from "./connections.ts";
 import { decodeStored, type Names } from "./format.ts";
@@ -17,14 +17,13 @@ import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";
 
 /**
- * Start of the time from which offsets count, in seconds since the Unix epoch: the beginning of
- * 2026.
+ * The time from which offsets are counted, in seconds since the Unix epoch: the beginning of 2026.
  */
 const FIRST_SECOND = 1_767_225_600;
 
 /**
- * Microseconds for each offset: a topic's offsets would overtake the clock only at 250,000
- * publications a second, more than Redis can handle.
+ * Microseconds per offset. A topic's offsets would overtake the clock only at 250,000 publications
+ * a second, which is more than Redis can handle.
  */
 const MICROS_OF_OFFSET = 4;
 
@@ -35,20 +34,20 @@ const MICROS_OF_OFFSET = 4;
  *
  * The history starts over in four cases:
  *
- * - Another server wrote last. A restart and a failover change the replication id, and either may
- *   have lost acknowledged writes.
- * - The stream does not match the hash, since keys can be evicted individually.
+ * - Another server wrote last. Both a restart and a failover change the replication id, and either
+ *   may have lost acknowledged writes.
+ * - The stream does not match the hash, because keys can be evicted individually.
  * - The head is below the newest offset that the node received.
  * - Another program damaged the keys: `run` calls a function on the open history, and once more on
  *   a new one if the function found a key, a field or an entry that does not belong to a history.
  *   Until then the function MUST have written only to the two keys.
  *
- * A history without a hash is empty, and is not written before the first publication; the
+ * A history without a hash is empty, and nothing is written before its first publication; the
  * replication id names its epoch. Its offsets start at the time of that publication, above all
  * offsets of an earlier, forgotten history of the topic. `behind` is the offset that the first
- * publication names as the previous one.
+ * publication names as the previous offset.
  *
- * A server that has no replicas, and was not a replica since its start, can only have been
+ * If a server has no replicas and has not been a replica since its start, it can only have been
  * restarted.
  */
 const HISTORY = TEXT + NOW + `
@@ -134,8 +133,8 @@ end
  * Appends a batch. The keys of a history are followed by the channel and the producers. The
  * arguments of a history are followed by the command that publishes, the time for which producers'
  * numbers are remembered, and for each publication the index of its producer's key, its number and
- * its frame. Returns the epoch, the head, and a digit for each publication: `1` if appended, `0`
- * for a repetition.
+ * its frame. Returns the epoch, the head, and a digit for each publication: `1` if it was appended,
+ * `0` if it was a repetition.
  */
 const APPEND = NUMBER_AT + HISTORY + `
 local publish, repetition = ARGV[9], ARGV[10]
@@ -235,8 +234,8 @@ interface HistoryScripts {
 }
 
 /**
- * Defines the scripts as commands of a client: sent in full once per connection, then by their
- * hash.
+ * Defines the scripts as commands of a client. A script is sent in full once per connection, and by
+ * its hash after that.
  */
 function defineScripts(client: Redis | Cluster): HistoryScripts {
   client.defineCommand("skeinAppend", { lua: APPEND });
@@ -255,7 +254,7 @@ interface RedisHistoriesOptions {
   readonly rememberMs: number;
   readonly giveUpMs: number;
   readonly survivesRestart: boolean;
-  /** Newest position that this node received on a topic, if it is subscribed. */
+  /** The newest position that this node has received on a topic, if it is subscribed. */
   readonly heardOf: (topic: string) => HistoryPosition | undefined;
 }
 
@@ -269,7 +268,7 @@ export class RedisHistories {
     this.#scripts = defineScripts(options.client);
   }
 
-  /** Appends and publishes a batch; returns each publication's result. */
+  /** Appends and publishes a batch, and returns the result of each publication. */
   async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
     const { client, names, giveUpMs } = this.#options;
     const keys = [names.of("meta", topic), names.of("stream", topic), names.of("log", topic)];
@@ -289,7 +288,7 @@ export class RedisHistories {
       ...keys,
       ...this.#opening(topic, appends.at(-1)!.kept.bounds),
       isCluster(client) ? "SPUBLISH" : "PUBLISH",
-      // A producer's number must outlive the repetitions of its publication.
+      // A producer's number must be remembered longer than its publication can be repeated.
       Math.max(REPETITION_MS, 2 * giveUpMs),
       ...args,
     );

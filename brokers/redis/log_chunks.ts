@@ -14,8 +14,8 @@ import type { LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
 export const RECORD_HEAD_BYTES = 4;
 
 /**
- * Maximum size of a chunk in bytes, unless a single record is larger. A page may start with one
- * chunk more than needed.
+ * Maximum size of a chunk in bytes, unless a single record is larger. A page may have one more
+ * chunk at its start than needed.
  */
 const CHUNK_BYTES = 16_384;
 
@@ -71,8 +71,8 @@ function encodeRecord(record: LogRecord): Buffer {
  * @param chunks The chunks, starting with the one that contains the page's first record.
  * @param bounds Where the page starts, and how large it may be.
  * @returns The records.
- * @throws {BrokerError} If a record is missing, because Redis evicts and deletes keys individually,
- *   or if another program damaged it.
+ * @throws {BrokerError} If a record is missing (Redis evicts and deletes keys individually), or if
+ * another program damaged it.
  */
 export function decodeChunks(
   chunks: readonly StoredChunk[],
@@ -92,7 +92,7 @@ export function decodeChunks(
       if (records.length >= maxRecords) return records;
       room -= at - start;
       if (room < 0 && records.length > 0) return records;
-      // Copied, so that a record does not hold the whole page in memory.
+      // The record is copied, so that it does not keep the whole page in memory.
       records.push(
         head % 2 === 0
           ? bytes.toString("utf8", start, at)

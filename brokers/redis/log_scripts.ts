@@ -7,21 +7,25 @@ import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
 import { NOW, TEXT } from "./prelude.ts";
 
 /**
- * Bytes of the newest records that form a chunk. Small appends are gathered in a string first: a
- * read of the newest record then reads at most twice as many bytes, and a read of a million records
- * few entries.
+ * Number of bytes of the newest records that form a chunk. Small appends are gathered in a string
+ * first. As a result, reading the newest record reads at most twice as many bytes, and reading a
+ * million records reads few entries.
  */
 const NEWEST_BYTES = 4_096;
 
 /**
- * Maximum number of chunks that an append drops for retention, in addition to as many as it adds.
+ * Maximum number of chunks that an append drops for retention, in addition to as many chunks as it
+ * adds.
  */
 const MAX_DROPPED_CHUNKS = 1_024;
 
 /** Maximum number of chunks that a script reads with one command. */
 const MAX_READ_CHUNKS = 64;
 
-/** Number of the state's fields that a reply contains: the first ones of the list in `LOG`. */
+/**
+ * Number of the state's fields that a reply contains. These are the first fields of the list in
+ * `LOG`.
+ */
 const SHOWN_FIELDS = 9;
 
 /**
@@ -30,7 +34,7 @@ const SHOWN_FIELDS = 9;
  *
  * Fields of the state that no reply contains:
  *
- * - `sealed`, `size`: position of the first of the newest records, and their encoded bytes
+ * - `sealed`, `size`: position of the first of the newest records, and their encoded size in bytes
  * - `skip`: encoded bytes that retention dropped from the oldest chunk
  * - `expiry`: time at which the log expires; derived from the settings `ttl` and `expires`
  * - `sequence`: newest sequence
@@ -38,19 +42,20 @@ const SHOWN_FIELDS = 9;
  * - `by`, `endedAt`: producer and number of the append that ended the log, and its time
  *
  * The id of a chunk in the stream is the position of its first record, plus 1, and the number of
- * records. The functions `set` and `save` write a state. `save` is called after the records: a full
- * Redis rejects the first write of a script or none. The index contains a log at the time of its
- * expiry, or of the end of a writer's lease if that is earlier, and at `inf` without either.
+ * records. The functions `set` and `save` write a state. `save` is called after the records,
+ * because a full Redis rejects either the first write of a script or no write at all. The index
+ * contains a log at the time of its expiry, or at the end of a writer's lease if that is earlier.
+ * If it has neither, it is at `inf`.
  *
- * The time to live moves in steps of a hundredth, at most a second, so that not every read causes a
- * write.
+ * The time to live moves in steps of a hundredth of it, and of at most a second, so that not every
+ * read causes a write.
  *
- * A log that is behind the state that the calling node received has lost confirmed records, or its
- * end. It continues with another identity, so that readers and writers do not mistake it for the
- * same log.
+ * If a log is behind the state that the calling node has received, it has lost confirmed records or
+ * its end. It continues with another identity, so that readers and writers do not mistake it for
+ * the same log.
  *
- * A log whose state another program damaged has no state: it is missing, and may be created again.
- * An index of another type starts over.
+ * If another program damaged the state of a log, the log counts as missing, and may be created
+ * again. An index of another type starts over.
  */
 const LOG = TEXT + NOW + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
@@ -160,8 +165,9 @@ end
 `;
 
 /**
- * Creates a log. `KEYS[8]` and further keys are the indexes of other partitions on the same server,
- * for logs of the same kind. Keys of an earlier log exist only if its state was evicted or damaged.
+ * Creates a log. `KEYS[8]` and the following keys are the indexes of other partitions on the same
+ * server, for logs of the same kind. Keys of an earlier log exist only if its state was evicted or
+ * damaged.
  */
 const CREATE = LOG + `
 if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
@@ -189,10 +195,10 @@ return answer('created', text(count + 1))
 `;
 
 /**
- * Appends. The rules apply in the order of `decideAppend`; a test makes random calls and compares
- * both. Redis itself decides: with a decision on a node and a compare-and-set, nodes that append to
- * one log concurrently would retry for over a second, or fail. Sequences are compared byte by byte,
- * because Lua's own comparison depends on the server's locale.
+ * Appends to a log. The rules apply in the order of `decideAppend`; a test makes random calls and
+ * compares both. Redis itself makes the decision: if a node decided and used compare-and-set, nodes
+ * that append to one log concurrently would retry for over a second, or fail. Sequences are
+ * compared byte by byte, because Lua's own comparison depends on the server's locale.
  */
 const APPEND = LOG + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
@@ -306,8 +312,8 @@ return answer('appended')
 `;
 
 /**
- * Reads a page: positions and bytes of whole chunks, starting with the one that contains the first
- * record. A full Redis rejects the renewal of the time to live, and the page is read anyway.
+ * Reads a page: positions and bytes of whole chunks, starting with the chunk that contains the
+ * first record. A full Redis rejects the renewal of the time to live, but the page is read anyway.
  */
 const READ = LOG + `
 if not log.identity then return answer('missing') end
@@ -346,8 +352,8 @@ return answer('page', '', page)
 `;
 
 /**
- * Deletes. Forks that another program damaged do not keep their source. Keys without a state are
- * removed on an explicit deletion, but kept by a search for overdue logs.
+ * Deletes a log. Forks that were damaged by another program do not keep their source. Keys without
+ * a state are removed by an explicit deletion, but kept by a search for overdue logs.
  */
 const DELETE = LOG + `
 if not log.identity then
@@ -404,7 +410,8 @@ const SCRIPTS = {
 };
 
 /**
- * Reply of a script: the result, its detail, the contained fields, positions and bytes of chunks.
+ * Reply of a script: the result, its detail, the contained fields, and the positions and bytes of
+ * chunks.
  */
 export type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buffer[]];
 

@@ -43,8 +43,8 @@ import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from ".
 const MAX_APPEND_BYTES = 8_388_608;
 
 /**
- * Maximum number of logs whose newest position this node remembers, to notice that Redis lost
- * records.
+ * Maximum number of logs whose newest position this node remembers, so that it notices if Redis has
+ * lost records.
  */
 const MAX_HEARD_LOGS = 16_384;
 
@@ -55,7 +55,7 @@ const WORDS: Readonly<Record<ScriptName, string>> = { ...CHANGE_WORDS, read: "re
 interface Answer {
   readonly kind: string;
   readonly detail: string;
-  /** The state; `undefined` without a log. */
+  /** The state; `undefined` if there is no log. */
   readonly info: LogInfo | undefined;
   readonly chunks: readonly StoredChunk[];
 }
@@ -150,10 +150,10 @@ interface RedisLogsOptions {
  *
  * The logs are divided into partitions, and all keys of a partition share a slot, so that a log,
  * its entry in the index and its announcement change together. Only the number of all logs spans
- * all partitions: on a cluster, logs that several nodes create at the same moment may exceed
+ * all partitions, so on a cluster, logs that several nodes create at the same moment may exceed
  * `maxLogs`.
  *
- * If a log lost records that this node had received, it gets another identity.
+ * If a log has lost records that this node had received, it gets another identity.
  */
 export class RedisLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
@@ -184,7 +184,7 @@ export class RedisLogs implements LogEngine {
     checkId(id);
     const others = name === "create" ? this.#indexesBeside(id) : [];
     const isCounted = others.length > 0 && isCluster(this.#client);
-    // Only a count waits, so a create and the appends after it reach Redis in the order of the
+    // Only counting waits, so a create and the appends after it reach Redis in the order of the
     // calls.
     const elsewhere = isCounted ? await this.#count(others) : 0;
     const indexes = isCounted ? [] : others;
@@ -326,13 +326,14 @@ export class RedisLogs implements LogEngine {
 }
 
 /**
- * Rejects an id whose announcements would have too long a topic, before the call has any effect.
+ * Rejects an id whose announcements would have a topic that is too long, before the call has any
+ * effect.
  */
 function checkId(id: string): void {
   checkName(logTopic(id));
 }
 
-/** Parses a log's name in an index; `undefined` for one that another program wrote. */
+/** Parses a log's name in an index. Returns `undefined` if another program wrote it. */
 function idOf(name: string): string | undefined {
   try {
     const id = readWellFormed(name);
@@ -355,7 +356,7 @@ function producerOf({ id, epoch, seq }: LogProducer): object {
   return { id: wellFormed(id), epoch, seq, number: `${epoch} ${seq} ${wellFormed(id)}` };
 }
 
-/** Encodes a text so that its order by bytes is the order by UTF-16 code units. */
+/** Encodes a text so that its order by bytes equals the order by UTF-16 code units. */
 function encodeSequence(sequence: string): string {
   return Buffer.from(sequence, "utf16le").swap16().toString("hex");
 }
@@ -388,7 +389,7 @@ function noState(error: unknown): (string | null)[] {
   throw error;
 }
 
-/** Parses an entry of the list; none if the log is gone, deleted or damaged. */
+/** Parses an entry of the list. Returns nothing if the log is gone, deleted or damaged. */
 function readKept(id: string, [config, endedAt, deleted]: readonly (string | null)[]): KeptLog[] {
   if (typeof config !== "string" || typeof deleted === "string") return [];
   const ended = typeof endedAt === "string" ? Number(endedAt) : undefined;

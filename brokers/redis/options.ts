@@ -19,8 +19,8 @@ export type RedisSource =
   }
   | {
     /**
-     * A client whose settings are used, for one server, Sentinel or a cluster. The broker opens its
-     * own connections with `duplicate()`, and neither uses nor closes the client.
+     * A client for one server, Sentinel or a cluster, whose settings are used. The broker opens its
+     * own connections with `duplicate()`, and neither uses nor closes the client itself.
      */
     readonly client: RedisClient;
   };
@@ -34,41 +34,42 @@ export interface RedisBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Prefix of the names of all keys and channels; brokers with different prefixes are isolated from
-   * each other. Not empty, and without braces.
+   * Prefix of the names of all keys and channels. Brokers with different prefixes are isolated from
+   * each other. It must not be empty or contain braces.
    *
    * @default {"skein"}
    */
   readonly prefix?: string | undefined;
   /**
-   * Maximum number of publications that wait for Redis or for its reply; further ones are dropped.
-   * The same number bounds calls of logs that wait for a reply.
+   * Maximum number of publications that wait for Redis or for its reply; further publications are
+   * dropped. The same limit applies to calls of logs that wait for a reply.
    *
    * @default {65536}
    */
   readonly maxWaiting?: number | undefined;
   /**
-   * Maximum number of bytes of waiting publications; also of waiting records for logs.
+   * Maximum total size of waiting publications, in bytes. The same limit applies to waiting records
+   * of logs.
    *
    * @default {67108864}
    */
   readonly maxWaitingBytes?: number | undefined;
   /**
-   * Maximum wait of a publication, in milliseconds, after which it is dropped.
+   * Maximum time that a publication waits before it is dropped, in milliseconds.
    *
    * @default {30000}
    */
   readonly giveUpMs?: number | undefined;
   /**
-   * Interval of pings on each connection, in milliseconds; a connection that is still silent two
-   * intervals later is replaced.
+   * Interval between pings on each connection, in milliseconds. If a connection is still silent two
+   * intervals later, it is replaced.
    *
    * @default {3000}
    */
   readonly heartbeatMs?: number | undefined;
   /**
    * Time for which the position of a topic's history is remembered after the last write or read, in
-   * milliseconds; after that, the epoch changes.
+   * milliseconds. After that, the epoch changes.
    *
    * @default {86400000}
    */
@@ -116,7 +117,7 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
 }
 
 /**
- * Checks the address: an option in the wrong argument would be ignored.
+ * Checks the address, because an option in the wrong argument would be ignored.
  *
  * @returns The address without a key that is `undefined`.
  */

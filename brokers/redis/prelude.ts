@@ -5,13 +5,13 @@ export const TEXT = `
 local function text(number) return string.format('%.0f', number) end
 `;
 
-/** The time of Redis in milliseconds since the Unix epoch, `now`. */
+/** Sets `now` to the time of Redis, in milliseconds since the Unix epoch. */
 export const NOW = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `;
 
-/** Reads a number; nothing if another program damaged the key. */
+/** Reads a number. Returns nothing if another program damaged the key. */
 export const NUMBER_AT = `
 local function numberAt(key)
   local value = redis.pcall('GET', key)

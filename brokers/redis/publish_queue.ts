@@ -7,8 +7,8 @@ import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/en
 import type { Appended, HistoryBounds, PublicationKey } from "../../pubsub/broker.ts";
 
 /**
- * Maximum number of publications in one command, and of bytes unless a single publication is
- * larger.
+ * Maximum number of publications in one command, and maximum number of bytes unless a single
+ * publication is larger.
  */
 const BATCH = { maxItems: 128, maxBytes: 262_144 };
 
@@ -19,7 +19,7 @@ const RETRY_MS = 100;
 interface AppendRequest {
   readonly bounds: HistoryBounds;
   readonly key: PublicationKey;
-  /** Identifies the publication; part of the frame too. */
+  /** Identifies the publication; also part of the frame. */
   readonly tag: string;
   readonly appended: PromiseWithResolvers<Appended>;
 }
@@ -29,7 +29,7 @@ export interface OutgoingFrame extends Outgoing {
   readonly frame: Buffer;
   readonly line: TopicLine;
   readonly kept: AppendRequest | undefined;
-  /** Called once the publication is over, and Redis holds neither it nor an earlier one. */
+  /** Called once the publication is done and Redis is processing neither it nor an earlier one. */
   onOver: (() => void) | undefined;
 }
 
@@ -42,7 +42,7 @@ export interface BatchSender {
   readonly isReady: boolean;
   /** Publishes on a topic without history. */
   publish(topic: string, items: readonly OutgoingFrame[]): Promise<unknown>;
-  /** Appends to a history; returns each publication's result. */
+  /** Appends to a history, and returns the result of each publication. */
   append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]>;
 }
 
@@ -55,8 +55,8 @@ interface PublishQueueOptions extends WaitingLimits {
   /** Time after which a publication is dropped, in milliseconds. */
   readonly giveUpMs: number;
   /**
-   * Called with each temporary error, and with `undefined` when Redis accepted a batch or no
-   * publication waits.
+   * Called with each temporary error, and with `undefined` when Redis has accepted a batch or no
+   * publication is waiting.
    */
   readonly onTrouble: (error: unknown) => void;
 }
@@ -95,9 +95,9 @@ class TopicLine extends Line<OutgoingFrame> {
 }
 
 /**
- * Keeps publications until Redis has accepted them, in order per topic. The first one of a topic is
- * sent at the end of the turn; publications that arrive while a batch is in flight are sent
- * together in the next one.
+ * Keeps publications until Redis has accepted them, in order per topic. A topic's first publication
+ * is sent at the end of the turn. Publications that arrive while a batch is in flight are sent
+ * together in the next batch.
  */
 export class PublishQueue {
   readonly #options: PublishQueueOptions;
@@ -125,7 +125,7 @@ export class PublishQueue {
   }
 
   /**
-   * Accepts a publication, or drops it immediately if too many wait.
+   * Accepts a publication, or drops it immediately if too many are waiting.
    *
    * @returns True if the publication was accepted.
    */
@@ -148,10 +148,11 @@ export class PublishQueue {
   }
 
   /**
-   * Calls back once all publications so far on a topic without history are accepted or dropped; in
-   * this turn if none is in flight. A dropped publication that Redis may have received counts until
-   * its reply, because Redis may run the command late, or until the connection is lost. A later
-   * callback replaces one that waits for the same publication.
+   * Calls back once all publications so far on a topic without a history have been accepted or
+   * dropped; if none is in flight, calls back in this turn. If Redis may have received a dropped
+   * publication, the publication counts until its reply arrives or the connection is lost, because
+   * Redis may run the command late. A later callback replaces a callback that waits for the same
+   * publication.
    */
   afterPublished(topic: string, then: () => void): void {
     const line = this.#plain.get(topic);
@@ -217,7 +218,7 @@ export class PublishQueue {
     }, RETRY_MS);
   }
 
-  /** Sends a batch; false if it has to be sent again. */
+  /** Sends a batch. Resolves to false if it has to be sent again. */
   async #try(line: TopicLine, batch: readonly OutgoingFrame[]): Promise<boolean> {
     const { sender, onTrouble } = this.#options;
     const isKept = line.siblings === this.#kept;
@@ -236,8 +237,8 @@ export class PublishQueue {
     } catch (error) {
       const failure = failureOf(error);
       onTrouble(failure === "refused" ? undefined : error);
-      // A plain publication that Redis may have accepted would be duplicated; keys protect the
-      // others.
+      // Sending a plain publication again would duplicate it if Redis had accepted it; keys prevent
+      // this for the others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;
       for (const item of batch) line.drop(item, "Redis rejected the publication", error);
       return true;

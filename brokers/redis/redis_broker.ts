@@ -67,8 +67,8 @@ class Channel extends Listeners {
   /**
    * Records the newest position.
    *
-   * @returns False if the history went back, in which case publications were lost and the epoch has
-   * ended.
+   * @returns False if the history moved back, in which case publications were lost and the epoch
+   * has ended.
    */
   note(publications: readonly Publication[]): boolean {
     const [first, last] = [publications[0]?.position, publications.at(-1)?.position];
@@ -101,18 +101,19 @@ function policyOf(info: string): string | undefined {
 const FLUSH_TIMEOUT_MS = 1_000;
 
 /**
- * Carries publications through Redis 7 or later, on one server, behind Sentinel, or on a cluster.
+ * Carries publications through Redis 7 or later, on a single server, behind Sentinel, or on a
+ * cluster.
  *
- * - **Fan-out:** a node subscribes to the topics with listeners on this node; on a cluster,
+ * - **Fan-out:** a node subscribes to the topics that have listeners on it. On a cluster,
  *   publications stay in the shard of their topic.
- * - **Delivery:** at most once without a history. With a history, each acknowledged publication has
- *   an offset, is stored once even if sent again, and can be read again; the epoch changes whenever
- *   Redis was restarted or failed over.
- * - **Logs:** each call is one atomic step of Redis. A confirmed change survives whatever Redis's
- *   settings let it survive: see the documentation's page on Redis.
- * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
- *   sent in order once Redis is reachable, and dropped after `giveUpMs`. Subscriptions resume
- *   automatically, and `onInterrupted` reports the interruption.
+ * - **Delivery:** without a history, publications are delivered at most once. With a history, each
+ *   acknowledged publication has an offset, is stored only once even if it is sent again, and can
+ *   be read again. The epoch changes whenever Redis was restarted or failed over.
+ * - **Logs:** each call is one atomic step of Redis. What a confirmed change survives depends on
+ *   Redis's settings; see the documentation's page on Redis.
+ * - **Outages:** neither `publish` nor `subscribe` throws. A bounded number of publications wait;
+ *   they are sent in order once Redis is reachable, and dropped after `giveUpMs`. Subscriptions
+ *   resume automatically, and `onInterrupted` reports the interruption.
  *
  * @example Two nodes
  * ```ts ignore
@@ -126,7 +127,7 @@ const FLUSH_TIMEOUT_MS = 1_000;
 export class RedisBroker implements Broker {
   /** Always `redis`. */
   readonly name = "redis";
-  /** A publication without a history reaches the current subscribers only. */
+  /** Without a history, a publication reaches only the current subscribers. */
   readonly delivery = "at-most-once";
   /** State of the connections to Redis. */
   readonly status: StatusFeed<BrokerStatus>;
@@ -149,7 +150,7 @@ export class RedisBroker implements Broker {
     onLast: ({ name }) => this.#subscribers.unwant(name),
   });
   readonly #life: BrokerLife;
-  /** A command's last error; `undefined` after a success. */
+  /** The last error of a command; `undefined` after a success. */
   #trouble: unknown;
   readonly #nodeErrors: NodeErrors;
   readonly #pace: Pace;
@@ -161,12 +162,12 @@ export class RedisBroker implements Broker {
   #evicting: readonly string[] = [];
 
   /**
-   * Connects in the background; publications wait meanwhile.
+   * Connects in the background. Publications wait in the meantime.
    *
    * @param source The address of Redis.
    * @param options See {@linkcode RedisBrokerOptions}.
-   * @throws {TypeError} If a key of `source` or `options` is unknown, the URL is not a Redis URL,
-   *   `source` has neither a URL nor a client, or `prefix` is empty or has braces.
+   * @throws {TypeError} If a key of `source` or `options` is unknown, if the URL is not a Redis
+   * URL, if `source` has neither a URL nor a client, or if `prefix` is empty or contains braces.
    * @throws {RangeError} If a number is not a positive integer.
    */
   constructor(source: RedisSource, options: RedisBrokerOptions = {}) {
@@ -229,8 +230,8 @@ export class RedisBroker implements Broker {
   }
 
   /**
-   * Describes the current problems, for example that Redis is unreachable, or that many
-   * publications wait.
+   * Describes the current problems, for example that Redis is unreachable or that many publications
+   * are waiting.
    */
   issues(): string[] {
     const { maxWaiting } = this.#settings;
@@ -266,7 +267,7 @@ export class RedisBroker implements Broker {
    *
    * @param topic The topic.
    * @param listener Called with each publication.
-   * @param options The bounds of a history, and a callback for interruptions.
+   * @param options The bounds of a history and a callback for interruptions.
    * @returns The subscription, ready once Redis confirmed it.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 65,536 bytes.
@@ -287,8 +288,8 @@ export class RedisBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions and closes the connections. Waiting publications have a second to reach
-   * Redis, and are then dropped. Idempotent.
+   * Ends all subscriptions and closes the connections. Waiting publications are given a second to
+   * reach Redis, and are then dropped. Idempotent.
    */
   close(): Promise<void> {
     return this.#life.close(() => this.#close());
@@ -348,7 +349,9 @@ export class RedisBroker implements Broker {
     });
   }
 
-  /** Called when a connection opened, closed or failed, or Redis failed or accepted a command. */
+  /**
+   * Called when a connection opened, closed or failed, or when Redis failed or accepted a command.
+   */
   #update(error?: unknown): void {
     const life = this.#life;
     if (this.status.isEnded) return;
@@ -363,7 +366,8 @@ export class RedisBroker implements Broker {
   #want(channel: Channel): void {
     const { name, topic, isKept } = channel;
     const want = () => {
-      // A topic that was left and subscribed again meanwhile waits for later publications.
+      // If the topic was left and subscribed again in the meantime, it waits for later
+      // publications.
       if (this.#channels.get(name) === channel) this.#subscribers.want(name);
     };
     if (isKept) want();
@@ -374,14 +378,14 @@ export class RedisBroker implements Broker {
     const channel = this.#channels.get(name);
     if (channel === undefined) return;
     this.#pace.take(message.length, () => {
-      // A topic that was left and subscribed again meanwhile has another channel.
+      // If the topic was left and subscribed again in the meantime, it has another channel.
       if (this.#channels.get(name) === channel) this.#handOn(channel, message);
     });
   }
 
   #handOn(channel: Channel, message: Buffer): void {
-    // Redis confirms many channels together, so publications on the first may arrive before the
-    // confirmation.
+    // Redis confirms many channels together, so publications on the first channels may arrive
+    // before the confirmation.
     if (!channel.isLive) channel.live();
     const { topic, isKept } = channel;
     const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
@@ -389,7 +393,7 @@ export class RedisBroker implements Broker {
     this.#life.received += publications.length;
     const goesOn = channel.note(publications);
     for (const publication of publications) channel.deliver(publication);
-    // Subscribers that now read the history discover that the epoch has ended.
+    // Subscribers now read the history, and so discover that the epoch has ended.
     if (!goesOn) channel.interrupt();
   }
 

@@ -11,7 +11,7 @@ const BATCH = 1_000;
 /** Wait before a rejected command is sent again, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/** A change of subscriptions; on a cluster, in the shard of a channel. */
+/** A command that changes subscriptions; on a cluster, in the shard of a channel. */
 type Verb = "subscribe" | "unsubscribe";
 
 /** Events of a {@linkcode ChannelSubscriber}. */
@@ -32,7 +32,7 @@ interface ChannelSubscriberOptions {
   /** The connection, which the subscriber closes. */
   readonly redis: Redis;
   readonly events: SubscriptionEvents;
-  /** Slot of a channel on a cluster, where channels of different slots cannot share a command. */
+  /** Slot of a channel on a cluster. Channels in different slots cannot share a command. */
   readonly slotOf?: (channel: string) => number;
 }
 
@@ -49,15 +49,17 @@ export class ChannelSubscriber implements SubscriberPool {
   readonly #slotOf: ((channel: string) => number) | undefined;
   readonly #wanted = new Set<string>();
   readonly #confirmed = new Set<string>();
-  /** Channels that were confirmed before the connection was lost, and not again since. */
+  /**
+   * Channels that were confirmed before the connection was lost and have not been confirmed again.
+   */
   readonly #lost = new Set<string>();
   /**
-   * Channels with an unsubscribe in flight; a new subscription ignores messages of the former one.
+   * Channels with an unsubscribe in flight. A new subscription ignores messages of the former one.
    */
   readonly #leaving = new Set<string>();
   /** Channels that may be wanted and not confirmed, or vice versa. */
   readonly #changed = new Set<string>();
-  /** Waits for replies to commands, by verb; they end when the connection is lost. */
+  /** Waits for replies to commands, by verb. They end when the connection is lost. */
   readonly #underWay = new Map<PromiseWithResolvers<void>, Verb>();
   #isChanging = false;
   #isEnded = false;
@@ -92,7 +94,7 @@ export class ChannelSubscriber implements SubscriberPool {
     redis.on("moved", () => this.#refuseAll());
   }
 
-  /** True if the connection is ready, and all earlier subscriptions are confirmed. */
+  /** True if the connection is ready and all earlier subscriptions are confirmed. */
   get isUp(): boolean {
     return this.redis.status === "ready" && this.#lost.size === 0;
   }
@@ -145,8 +147,9 @@ export class ChannelSubscriber implements SubscriberPool {
   }
 
   /**
-   * Ends the wait for all in-flight subscriptions, because the client library never settles one
-   * that receives `MOVED`, and does not say which. One that succeeds anyway is repeated.
+   * Ends the wait for all in-flight subscriptions, because the client library never settles a
+   * subscription that receives `MOVED`, and does not say which one it was. A subscription that
+   * succeeds anyway is repeated.
    */
   #refuseAll(): void {
     const error = new Error("Cannot subscribe: the slot of a channel moved to another master");
@@ -166,7 +169,7 @@ export class ChannelSubscriber implements SubscriberPool {
     });
   }
 
-  /** Sends the next changes; false if Redis rejected a command. */
+  /** Sends the next changes. Resolves to false if Redis rejected a command. */
   async #changeSome(): Promise<boolean> {
     const coming: string[] = [];
     const going: string[] = [];
@@ -215,14 +218,17 @@ export class ChannelSubscriber implements SubscriberPool {
       this.#confirmed.add(channel);
       this.#lost.delete(channel);
     }
-    // A channel that was left meanwhile is not ready for the next subscription, which may still be
-    // waiting.
+    // If the channel was left in the meantime, it is not ready for the next subscription, which may
+    // still be waiting.
     const wanted = channels.filter((channel) => this.#wanted.has(channel));
     if (wanted.length > 0) this.#events.onConfirmed(wanted);
     return true;
   }
 
-  /** Sends a command; false if Redis rejected it, true also if the connection was lost. */
+  /**
+   * Sends a command. Resolves to false if Redis rejected it; resolves to true even if the
+   * connection was lost.
+   */
   async #send(verb: Verb, channels: string[]): Promise<boolean> {
     const { redis } = this;
     const answered = Promise.withResolvers<void>();
@@ -277,8 +283,8 @@ export function openSubscriberPool(
 }
 
 /**
- * On a cluster, one connection for each master with channels, because publications stay in their
- * shard.
+ * On a cluster, there is one connection for each master with channels, because publications stay in
+ * their shard.
  */
 class ClusterPool implements SubscriberPool {
   readonly #runtime: Runtime;
