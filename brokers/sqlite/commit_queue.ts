@@ -12,7 +12,7 @@ import {
 import { type CallName, CALLS, type FileCalls, type Operation, type Outcome } from "./file.ts";
 
 /**
- * Maximum number of operations in a group; a larger one would block the event loop for too long.
+ * Maximum number of operations in a group. A larger group would block the event loop for too long.
  */
 const GROUP = 512;
 
@@ -45,7 +45,7 @@ interface Waiting extends Outgoing {
 export interface CallOptions {
   /** Bytes of the payloads. */
   readonly bytes?: number | undefined;
-  /** Description of the operation, for errors; by default the one in the table. */
+  /** Description of the operation, for errors; by default, the description in the table. */
   readonly verb?: string | undefined;
 }
 
@@ -59,7 +59,7 @@ interface CommitQueueOptions extends WaitingLimits {
 
 /**
  * Gathers operations until the end of the turn, and while a group is in flight. Each group is one
- * transaction, so that one sync to disk serves all its operations.
+ * transaction, so that all its operations share one sync to disk.
  *
  * - **Order:** operations take effect, and `done` is called, in the order of the calls; reads run
  *   after the writes of their group.
@@ -101,7 +101,7 @@ export class CommitQueue {
   }
 
   /**
-   * Starts an operation whose outcome calls back immediately after the commit, before later
+   * Starts an operation that calls back with its outcome immediately after the commit, before later
    * operations do.
    */
   start<N extends CallName>(
@@ -122,13 +122,13 @@ export class CommitQueue {
     });
   }
 
-  /** Records a fact in the memory of the file's thread, which always has room. */
+  /** Records a fact in the memory of the file's thread, for which there is always room. */
   note<N extends "follow" | "unfollow">(...operation: readonly [name: N, ...Arguments<N>]): void {
     const quiet = { done: () => {}, failed: () => {} };
     this.#push({ operation, bytes: undefined, due: 0, isOver: false, ...quiet });
   }
 
-  /** Resolves once no operation waits; later ones are rejected. */
+  /** Resolves once no operation is waiting. Later operations are rejected. */
   async end(): Promise<void> {
     await this.#outbox.empty();
     this.#outbox.close();

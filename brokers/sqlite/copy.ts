@@ -4,14 +4,14 @@ import { type Connect, createTables, type Database, setMeta, type Statement } fr
 import type { ChangingTable, Transaction } from "./transaction.ts";
 
 /**
- * Maximum number of rows in one step: more than one group of operations adds, so that a copy
+ * Maximum number of rows in one step. It is more than one group of operations adds, so that a copy
  * eventually completes.
  */
 const STEP_ROWS = 640;
 
 /**
- * Maximum number of payload bytes in one step, unless a single row is larger; more than one group
- * adds.
+ * Maximum number of payload bytes in one step, unless a single row is larger. It is more than one
+ * group adds.
  */
 const STEP_BYTES = 2_097_152;
 
@@ -21,22 +21,25 @@ const STEP_OWNERS = 256;
 /** Tables that grow by id, and lose only their oldest rows. */
 const GROWING = ["publications", "log_records"] as const;
 
-/** Tables with rows that change: their owners by id, and the ids of deleted owners. */
+/**
+ * Tables with rows that change, each with the table that contains the ids of its deleted rows.
+ */
 const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
 
 /**
- * A copy of a database whose only connection continues to write between the steps. In Deno, the
- * `backup()` of `node:sqlite` copies the whole file in one step, and would block the event loop for
- * seconds.
+ * A copy of a database whose only connection continues to write between the steps. In Deno,
+ * `backup()` of `node:sqlite` copies the whole file in one step, which would block the event loop
+ * for seconds.
  *
- * - **Publications and records** never change, and ids are never reused: the steps copy the rows by
- *   id, and the last step copies those that were written meanwhile.
+ * - **Publications and records** never change, and ids are never reused. The steps copy the rows by
+ *   id, and the last step copies the rows that were written in the meantime.
  * - **Topics and logs** are copied after their rows, and again in the last step if they changed
  *   since the start.
- * - **Claims, numbers and producers of histories** are left out: most expire within minutes, and
- *   would be wrong in a copy.
+ * - **Claims, numbers and producers of histories** are left out, because most expire within minutes
+ *   and would be wrong in a copy.
  *
- * The copy counts as one that may have lost writes, so its first opening starts a new epoch.
+ * The copy counts as a file that may have lost writes, so opening it for the first time starts a
+ * new epoch.
  */
 export class FileCopy {
   readonly #source: Database;
@@ -47,9 +50,14 @@ export class FileCopy {
   readonly #statements = new Map<string, Statement>();
   /** Newest copied id of each table. */
   readonly #copied = new Map<string, number>();
-  /** Newest id of the topics and logs at the start; later ones count as changed. */
+  /**
+   * Newest id of the topics and logs at the start. Topics and logs with later ids count as changed.
+   */
   readonly #first: Readonly<Record<ChangingTable, number>>;
-  /** Topics and logs that changed since the start; bounded by those in use meanwhile. */
+  /**
+   * Topics and logs that changed since the start; bounded by the topics and logs in use during the
+   * copy.
+   */
   readonly #changed: Readonly<Record<ChangingTable, Set<number>>> = {
     topics: new Set(),
     logs: new Set(),
@@ -81,7 +89,7 @@ export class FileCopy {
     for (const id of changed.logs) this.#changed.logs.add(id);
   }
 
-  /** Copies some rows; returns true while many rows are left. */
+  /** Copies some rows. Returns true while many rows are left. */
   continue(): boolean {
     this.#begin.run();
     const isMore = GROWING.some((table) => this.#copyNext(table)) ||
@@ -119,7 +127,7 @@ export class FileCopy {
     this.#commit.run();
   }
 
-  /** Copies the next topics or logs; returns true if the step was full. */
+  /** Copies the next topics or logs. Returns true if the step was full. */
   #copyOwners(table: ChangingTable): boolean {
     const after = this.#copied.get(table) ?? 0;
     const ids = this.#source.prepare(
@@ -130,7 +138,7 @@ export class FileCopy {
     return ids.length === STEP_OWNERS;
   }
 
-  /** Copies a topic, or a log with its producers and forks; returns false if there is none. */
+  /** Copies a topic, or a log with its producers and forks. Returns false if there is none. */
   #copyOwner(table: ChangingTable, id: number): boolean {
     const isThere = this.#copyRows(table, `SELECT * FROM ${table} WHERE id = ?`, id) > 0;
     if (table === "logs") {
@@ -142,7 +150,7 @@ export class FileCopy {
     return isThere;
   }
 
-  /** Copies the next rows of a growing table; returns true if the step was full. */
+  /** Copies the next rows of a growing table. Returns true if the step was full. */
   #copyNext(table: string): boolean {
     const after = this.#copied.get(table) ?? 0;
     let [to, bytes] = [after, 0];
@@ -161,7 +169,7 @@ export class FileCopy {
     return sizes.length === STEP_ROWS || bytes > STEP_BYTES;
   }
 
-  /** Copies rows, replacing rows with the same keys; returns their number. */
+  /** Copies rows, replacing rows with the same keys. Returns their number. */
   #copyRows(table: string, select: string, ...values: readonly number[]): number {
     const rows = this.#statement(this.#source, select).all(...values);
     for (const row of rows) {

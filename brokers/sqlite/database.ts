@@ -9,13 +9,15 @@ import { BrokerError } from "../../errors.ts";
 const APPLICATION_ID = 0x534b4549;
 
 /**
- * Version of the schema, incremented with each change of the tables; other versions are rejected.
+ * Version of the schema, which is incremented with each change of the tables. Other versions are
+ * rejected.
  */
 const SCHEMA_VERSION = 2;
 
 /**
- * The tables. Names of topics, keys and logs are texts; payloads are always bytes, because a text
- * in SQLite ends at its first zero. Ids are never reused, so that a backup finds new rows by id.
+ * The tables. Names of topics, keys and logs are text; payloads are always bytes, because text in
+ * SQLite ends at its first zero character. Ids are never reused, so that a backup finds new rows by
+ * id.
  */
 const SCHEMA = `
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
@@ -121,7 +123,7 @@ const BOOT_TOLERANCE_MS = 5_000;
 /** A compiled statement. */
 export type Statement = Pick<StatementSync, "run" | "get" | "all">;
 
-/** A connection to a database: of `node:sqlite`, or to the disk of a simulation. */
+/** A connection to a database: one of `node:sqlite`, or one to the disk of a simulation. */
 export type Database =
   & Pick<DatabaseSync, "exec" | "close" | "isOpen" | "isTransaction">
   & { prepare(sql: string): Statement };
@@ -136,7 +138,7 @@ export function prepareAll<T extends Readonly<Record<string, string>>>(
   return Object.fromEntries(prepared) as Statements<T>;
 }
 
-/** Opens or creates a database, without waiting for one that another process uses. */
+/** Opens or creates a database. It does not wait if another process is using the database. */
 export type Connect = (path: string) => Database;
 
 /** Opens a database of this machine. */
@@ -165,15 +167,16 @@ export interface OpenDatabase {
 /**
  * Opens or creates the file, which then no other process can open.
  *
- * The epoch comes from the file, unless writes may have been lost: after a power failure under
- * `normal`, and in a copy. A killed process leaves all its writes with the operating system, so the
- * epoch stays if the machine was not restarted since. If that is unknown, and in the first seconds
- * after a machine's start, the epoch changes.
+ * The epoch comes from the file, unless writes may have been lost, which can happen after a power
+ * failure under `normal` and in a copy. A killed process leaves all its writes with the operating
+ * system, so the epoch stays if the machine has not been restarted since. If that is unknown, or in
+ * the first seconds after the machine has started, the epoch changes.
  *
  * @param options See {@linkcode DatabaseOptions}.
- * @param hooks How to connect; and a callback for an existing file, within the transaction of the
- *   opening, whose argument says if writes may have been lost.
- * @throws {BrokerError} If the file is in use, damaged, or belongs to another program or version.
+ * @param hooks How to connect, and a callback for an existing file. The callback runs within the
+ * opening transaction; its argument says whether writes may have been lost.
+ * @throws {BrokerError} If the file is in use or damaged, or if it belongs to another program or
+ * version.
  */
 export function openDatabase(
   options: DatabaseOptions,
@@ -227,7 +230,7 @@ function prepareDatabase(
   return { db, epoch: String(metaOf(db, "epoch")) };
 }
 
-/** Checks that the file belongs to this broker; returns true for an empty one. */
+/** Checks that the file belongs to this broker. Returns true if it is empty. */
 function checkHeader(db: Database, path: string): boolean {
   const application = pragma(db, "application_id");
   const { tables } = db.prepare("SELECT count(*) AS tables FROM sqlite_schema").get()!;
@@ -251,7 +254,7 @@ function mayHaveLostWrites(state: unknown, bootedAt: number | undefined): boolea
   return !(Math.abs(Number(writtenBoot) - bootedAt) <= BOOT_TOLERANCE_MS);
 }
 
-/** Closes the database, after which all writes are in the file itself, and on disk. */
+/** Closes the database. After that, all writes are in the file itself and on disk. */
 export function closeDatabase(db: Database): void {
   try {
     db.exec("PRAGMA synchronous = FULL");
@@ -262,7 +265,7 @@ export function closeDatabase(db: Database): void {
   }
 }
 
-/** Reads or sets a pragma; returns its value. */
+/** Reads or sets a pragma, and returns its value. */
 export function pragma(db: Database, text: string): unknown {
   return Object.values(db.prepare(`PRAGMA ${text}`).get() ?? {})[0];
 }
@@ -295,6 +298,6 @@ const REASONS: Readonly<Record<number, string>> = {
 /** Describes an error of SQLite. */
 export function reasonOf(error: unknown): string {
   const { errcode, message } = error as { readonly errcode?: number; readonly message?: string };
-  // The upper bytes of an extended code add details to the lowest one.
+  // The upper bytes of an extended code add details to the lowest byte.
   return REASONS[(errcode ?? 0) & 0xff] ?? message ?? String(error);
 }

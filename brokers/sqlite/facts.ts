@@ -24,17 +24,17 @@ export class Facts {
     this.#sql = prepareAll(db, SQL);
   }
 
-  /** Records a number; returns true if it is above the previous one. */
+  /** Records a number. Returns true if it is above the previous number. */
   advance(key: string, number: number, windowMs: number, now: number): boolean {
     return Number(this.#sql.advance.run(key, number, after(now, windowMs), now).changes) > 0;
   }
 
-  /** Reads a number; -1 if no number is remembered. */
+  /** Reads a number. Returns -1 if no number is remembered. */
   newest(key: string, now: number): number {
     return Number(this.#sql.newest.get(key, now)?.number ?? -1);
   }
 
-  /** Claims a slot, or renews the claim; false if the scope is full. */
+  /** Claims a slot, or renews the claim. Returns false if the scope is full. */
   claim(
     scope: string,
     member: string,

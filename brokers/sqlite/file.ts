@@ -104,7 +104,7 @@ export interface Swept {
   readonly forgotten: number;
 }
 
-/** An open file. All methods are synchronous, with a bounded number of rows. */
+/** An open file. All methods are synchronous and handle a bounded number of rows. */
 export class SqliteFile {
   /** Epoch of all histories. */
   readonly epoch: string;
@@ -129,7 +129,7 @@ export class SqliteFile {
    * Opens or creates the file.
    *
    * @param options See {@linkcode SqliteFileOptions}.
-   * @param connect Opens a database; by default one on this machine.
+   * @param connect Opens a database; by default, a database on this machine.
    * @throws {BrokerError} If the file cannot be opened.
    */
   constructor(options: SqliteFileOptions, connect: Connect = connectNative) {
@@ -162,10 +162,10 @@ export class SqliteFile {
   }
 
   /**
-   * Runs a group of operations. Records of listeners come first, because the group's publications
-   * reach these listeners. Writes follow as one transaction; if it fails, each of them becomes a
-   * separate transaction, so that one does not fail because of another. Nothing is in force before
-   * its commit.
+   * Runs a group of operations. Listeners are recorded first, because the group's publications
+   * reach them. Writes follow as one transaction. If it fails, each write becomes a separate
+   * transaction, so that one does not fail because of another. Nothing is in force before its
+   * commit.
    *
    * @param operations The operations.
    * @param now Time in milliseconds since the Unix epoch.
@@ -205,7 +205,7 @@ export class SqliteFile {
     this.#copy = new FileCopy(this.#db, path, this.#connect);
   }
 
-  /** Copies a bounded number of rows; returns true if rows are left. */
+  /** Copies a bounded number of rows. Returns true if rows are left. */
   continueCopy(): boolean {
     return this.#copy!.continue();
   }
@@ -242,8 +242,8 @@ export class SqliteFile {
       this.#transaction.committed();
       return true;
     } catch (error) {
-      // Memory is rolled back first, because a failing disk may also fail the rollback, and any
-      // later read.
+      // Memory is rolled back first, because if the disk is failing, the rollback and any later
+      // read may also fail.
       this.#transaction.rolledBack();
       // Some errors have already ended the transaction.
       if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
@@ -277,8 +277,8 @@ export class SqliteFile {
 
   /**
    * Deletes unused rows from a nearly full file, then histories of clients that use a large part of
-   * it: at most {@linkcode MAX_DELETED} rows after those of one topic, since more would block all
-   * other operations.
+   * it. After the rows of one topic, at most {@linkcode MAX_DELETED} more are deleted, because more
+   * would block all other operations.
    */
   #makeRoom(): void {
     const { histories } = this.#parts;
@@ -291,7 +291,10 @@ export class SqliteFile {
     }
   }
 
-  /** Deletes rows of a deleted owner; returns their number, `undefined` without such an owner. */
+  /**
+   * Deletes rows of a deleted owner. Returns their number, or `undefined` if there is no such
+   * owner.
+   */
   #deleteGone([owners, rows, column]: typeof GONE[number]): number | undefined {
     const first = this.#db.prepare(`SELECT id FROM ${owners} LIMIT 1`).get();
     if (first === undefined) return undefined;
@@ -310,7 +313,7 @@ export class SqliteFile {
 /** Number of distinct log identities. */
 const IDENTITIES = 36 ** 8;
 
-/** Continues the previous process's logs; with a UUID, each open one gets a new identity. */
+/** Continues the previous process's logs. If a UUID is given, each open log gets a new identity. */
 function continueLogs(db: Database, uuid: string | undefined): void {
   const logs = new Logs(db, new Transaction());
   if (uuid !== undefined) {

@@ -19,7 +19,7 @@ const REPETITION_MS = 180_000;
 const SCAN = 64;
 
 /**
- * Maximum number of publications that one operation deletes, since more would block all other
+ * Maximum number of publications that one operation deletes, because more would block all other
  * operations.
  */
 export const MAX_DELETED = 1_000;
@@ -38,7 +38,7 @@ export interface KeptOffsets {
   readonly prev: number;
 }
 
-/** Oldest kept publication of a topic, and the bytes starting there. */
+/** The oldest kept publication of a topic, and the number of bytes from there on. */
 interface Start {
   oldest: number;
   oldest_at: number;
@@ -101,8 +101,8 @@ export function decodeBlob(isText: unknown, blob: unknown): string | Uint8Array 
  * The histories in a file; both the publications per topic and the topics are bounded.
  *
  * - **Reading creates no topic:** a topic without a row starts at the highest offset of any
- *   forgotten topic. So all topics share one epoch, and no pair of epoch and offset ever identifies
- *   two publications.
+ *   forgotten topic. Therefore, all topics share one epoch, and no pair of epoch and offset ever
+ *   identifies two publications.
  * - **Listeners:** forgetting a topic does not disturb listeners. The offsets of a topic with
  *   listeners continue after the last one.
  * - **Bounds:** a read applies the bounds exactly. Rows beyond the bounds are deleted by later
@@ -148,7 +148,7 @@ export class Histories {
     this.#floor = Number(metaOf(db, "floor") ?? 0);
   }
 
-  /** Number of forgotten topics that had publications, because of too many topics. */
+  /** Number of topics with publications that were forgotten because there were too many topics. */
   get forgotten(): number {
     return this.#forgotten;
   }
@@ -163,7 +163,7 @@ export class Histories {
     this.#followed.delete(topic);
   }
 
-  /** Keeps a publication; returns `undefined` for a repetition. */
+  /** Keeps a publication. Returns `undefined` for a repetition. */
   append(
     publication: TaggedPublication,
     { bounds, key, maker }: AppendOptions,
@@ -179,7 +179,7 @@ export class Histories {
     if (key !== undefined && !this.#isNew(topic, key, now)) return undefined;
     const { payload, bytes, tag, except = null } = publication;
     if (topic.bounds === undefined) {
-      // Makes room first: a full file accepts publications in place of old ones.
+      // Makes room first, so that a full file accepts publications in place of old ones.
       const room = {
         size: bounds.size - 1,
         bytes: bounds.bytes - countedBytes(bytes, 1),
@@ -241,7 +241,7 @@ export class Histories {
     return { epoch, head, publications, anchor };
   }
 
-  /** Deletes expired publications and expired producers; returns true if more are left. */
+  /** Deletes expired publications and expired producers. Returns true if more are left. */
   sweep(now: number): boolean {
     const topics = this.#sql.expired.all(now, MAX_SWEPT_TOPICS);
     for (const { topic: name } of topics) {
@@ -268,11 +268,11 @@ export class Histories {
   }
 
   /**
-   * Forgets the quietest history of the client whose histories use most of a nearly full file; the
-   * rows are deleted later.
+   * Forgets the quietest history of the client whose histories use the most space in a nearly full
+   * file. The rows are deleted later.
    *
    * @param usedBytes Bytes of the file that are in use.
-   * @returns False if no client holds an eighth of them: an application's histories are never
+   * @returns False if no client holds an eighth of the bytes. The application's histories are never
    * forgotten.
    */
   giveWay(usedBytes: number): boolean {

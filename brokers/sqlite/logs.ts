@@ -114,7 +114,7 @@ export class Logs {
    *
    * @param db The file.
    * @param transaction The file's transactions, one after another.
-   * @param shares Shares of clients, without streams; by default there are none.
+   * @param shares Shares of clients, without streams. By default, there are no shares.
    */
   constructor(db: Database, transaction: Transaction, shares?: LogShares) {
     this.#db = db;
@@ -127,7 +127,7 @@ export class Logs {
     if (shares !== undefined) this.#loadShares();
   }
 
-  /** Changes a log. The result says if the change has to be announced. */
+  /** Changes a log. The result says whether the change has to be announced. */
   changeLog<N extends LogChangeName>(
     name: string,
     change: N,
@@ -191,8 +191,8 @@ export class Logs {
   }
 
   /**
-   * Gives each open log a new identity, because its newest records may be lost: readers after a
-   * lost position detect that, and do not mistake later records for the lost ones.
+   * Gives each open log a new identity, because its newest records may be lost. Readers at a lost
+   * position detect this, and do not mistake later records for the lost records.
    *
    * @param identity Generates a unique identity.
    */
@@ -317,7 +317,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     }
   }
 
-  /** Bytes of a log's kept records, followed by those of the given records. */
+  /** Sizes of a log's kept records, followed by the sizes of the given records, in bytes. */
   *#sizesOf({ id, state }: Row, records: readonly LogRecord[]): Generator<number, undefined> {
     for (let at = state.start; at < state.tail;) {
       const rows = this.#sql.sizes.all(id, at, SCAN);
@@ -379,7 +379,7 @@ function logBytes({ bytes, start, tail }: StoredLog, stateBytes: number = 0): nu
   return countedBytes(bytes, tail - start) + stateBytes;
 }
 
-/** Bytes by which a change makes a log larger; only a new log counts its state. */
+/** Number of bytes by which a change makes a log larger. The state counts only for a new log. */
 function growthOf(before: StoredLog | undefined, next: StoredLog): number {
   return before === undefined
     ? logBytes(next, JSON.stringify(next).length)

@@ -1,4 +1,6 @@
-/** The machine with the file of a `SqliteBroker`: this one, or one in a simulation. */
+/**
+ * The machine that has the file of a `SqliteBroker`: this machine, or a machine in a simulation.
+ */
 import { BrokerError } from "../../errors.ts";
 import type { FileThread } from "./commit_queue.ts";
 import { SqliteFile } from "./file.ts";

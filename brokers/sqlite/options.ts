@@ -13,7 +13,7 @@ export interface SqliteBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Durability of an acknowledged write. At both levels a killed process loses nothing.
+   * Durability of an acknowledged write. At both levels, nothing is lost if the process is killed.
    *
    * - `normal`: the most recent writes may be lost if the machine loses power. Commits run in the
    *   broker's thread.
@@ -23,25 +23,28 @@ export interface SqliteBrokerOptions {
    */
   readonly synchronous?: "normal" | "full" | undefined;
   /**
-   * Maximum size of the file in bytes; appends beyond it are rejected. When the file is nearly
-   * full, histories of a client that hold more than an eighth of all bytes are forgotten, the
-   * quietest first: those that it created since the file was opened. When the file is half full,
-   * the durable streams that one user or address created over HTTP may grow to an eighth of the
-   * bytes at most. The write-ahead log next to the file uses about 4 MiB more.
+   * Maximum size of the file in bytes. Appends beyond it are rejected. The write-ahead log next to
+   * the file uses about 4 MiB more.
+   *
+   * When the file is nearly full and the histories of one client hold more than an eighth of all
+   * bytes, the histories that it created since the file was opened are forgotten, starting with the
+   * quietest. When the file is half full, the durable streams that one user or address created over
+   * HTTP may grow to at most an eighth of the bytes.
    *
    * @default {1073741824}
    */
   readonly maxBytes?: number | undefined;
   /**
-   * Maximum number of topics with a remembered history or position. Beyond that, topics without
-   * publications are forgotten first, then those of the client that created the most within the
-   * last hour if it created more than 256, then the topic with the oldest last publication.
+   * Maximum number of topics with a remembered history or position. Beyond that, topics are
+   * forgotten in this order: topics without publications; topics of the client that created the
+   * most within the last hour, if it created more than 256; the topic with the oldest last
+   * publication.
    *
    * @default {100000}
    */
   readonly maxTopics?: number | undefined;
   /**
-   * Maximum number of operations that wait for a commit; further ones are rejected.
+   * Maximum number of operations that wait for a commit; further operations are rejected.
    *
    * @default {65536}
    */
@@ -54,7 +57,7 @@ export interface SqliteBrokerOptions {
   readonly maxWaitingBytes?: number | undefined;
 }
 
-/** Minimum `maxBytes`: the empty tables and their indexes fit in fewer bytes. */
+/** Minimum `maxBytes`. The empty tables and their indexes fit in fewer bytes. */
 const MIN_BYTES = 262_144;
 
 const OPTIONS: OptionKinds<SqliteBrokerOptions> = {
@@ -86,7 +89,7 @@ export function sqliteSettings(
   return { path: pathOf(path), runtime, synchronous, ...limits };
 }
 
-/** Returns the path of the file; SQLite would keep a database without a name in memory. */
+/** Returns the path of the file. SQLite would keep a database without a name in memory. */
 export function pathOf(path: string | URL): string {
   const text = path instanceof URL ? fileURLToPath(path) : path;
   if (

@@ -71,16 +71,18 @@ const NEARLY_FULL = 0.9;
 
 /**
  * Keeps histories, logs and shared state in one SQLite file, for the servers of one process or,
- * with `serveWorkers`, of all its workers.
+ * with `serveWorkers`, for all its workers.
  *
- * - **Fan-out:** in memory, within the process. No other process can open the file.
- * - **Delivery:** at most once without a history. With a history, a publication is delivered and
- *   acknowledged after its commit; the publications of one turn share a commit.
- * - **Durability:** a killed process loses nothing that was acknowledged. Nor does a machine that
- *   loses power, with `synchronous: "full"`; with `"normal"` it may lose the most recent writes,
- *   which clients detect by a new epoch.
- * - **Bounds:** if the disk is full, or the file has `maxBytes`, appends are rejected; reads
- *   continue.
+ * - **Fan-out:** publications are delivered in memory, within the process. No other process can
+ *   open the file.
+ * - **Delivery:** without a history, publications are delivered at most once. With a history, a
+ *   publication is delivered and acknowledged after its commit; the publications of one turn share
+ *   a commit.
+ * - **Durability:** if the process is killed, nothing that was acknowledged is lost. If the machine
+ *   loses power, nothing is lost with `synchronous: "full"`. With `"normal"`, the most recent
+ *   writes may be lost, which clients detect by a new epoch.
+ * - **Bounds:** if the disk is full or the file has reached `maxBytes`, appends are rejected, but
+ *   reads continue.
  *
  * @example Histories that survive a restart
  * ```ts
@@ -101,7 +103,7 @@ const NEARLY_FULL = 0.9;
 export class SqliteBroker implements Broker {
   /** Always `sqlite`. */
   readonly name = "sqlite";
-  /** A publication without a history reaches the current subscriptions, and no later ones. */
+  /** Without a history, a publication reaches only the current subscriptions. */
   readonly delivery = "at-most-once";
   /**
    * `interrupted` while the file accepts no writes, for example on a full disk; otherwise
@@ -173,8 +175,8 @@ export class SqliteBroker implements Broker {
    * @param path Path of the file, or its `file:` URL.
    * @param options See {@linkcode SqliteBrokerOptions}.
    * @returns The broker.
-   * @throws {BrokerError} If the file is open in another process or broker, damaged, or belongs to
-   *   another program or another version of Skein.
+   * @throws {BrokerError} If the file is damaged, if it is open in another process or broker, or if
+   * it belongs to another program or another version of Skein.
    * @throws {TypeError} If an option is unknown, or the path is empty.
    * @throws {RangeError} If a limit is not a positive integer, or `maxBytes` is too small.
    */
@@ -228,7 +230,7 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Publishes on a topic without history. Calls the listeners before returning.
+   * Publishes on a topic without a history. Calls the listeners before returning.
    *
    * @param publication The publication.
    * @throws {UnsupportedError} If the broker is closed.
@@ -247,7 +249,8 @@ export class SqliteBroker implements Broker {
    * @param options The bounds of the history, for a topic with a history.
    * @returns The subscription, in force immediately.
    * @throws {UnsupportedError} If the broker is closed.
-   * @throws {RangeError} If the topic has a history, and more than 1,024 bytes or a zero character.
+   * @throws {RangeError} If the topic has a history and its name has more than 1,024 bytes or
+   * contains a zero character.
    */
   subscribe(
     topic: string,
@@ -261,12 +264,13 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Copies the file while the broker is in use, in steps of some milliseconds. Claims and numbers
+   * Copies the file while the broker is in use, in steps of a few milliseconds. Claims and numbers
    * are left out. A broker that opens the copy starts a new epoch.
    *
-   * @param path Path of the copy, or its `file:` URL; the file must not exist.
+   * @param path Path of the copy, or its `file:` URL. The file must not exist yet.
    * @param options A signal that cancels the copy.
-   * @throws {BrokerError} If the copy fails, another one is in progress, or the broker is closed.
+   * @throws {BrokerError} If the copy fails, if another copy is in progress, or if the broker is
+   * closed.
    *
    * @example Copy a file in use
    * ```ts
@@ -309,8 +313,8 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions, commits all waiting operations, and closes the file, after which all
-   * writes are in the one file and on disk. Idempotent.
+   * Ends all subscriptions, commits all waiting operations, and closes the file. After that, all
+   * writes are in this one file and on disk. Idempotent.
    */
   close(): Promise<void> {
     return this.#life.close(() => this.#close());
@@ -358,8 +362,8 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Calls the file; handles names, signals and the close of the broker for all operations. If the
-   * first argument is a text, it is the name of a topic, a key, a scope or a log.
+   * Calls the file, and handles names, signals and the closing of the broker for all operations. If
+   * the first argument is a string, it is the name of a topic, a key, a scope or a log.
    */
   async #call<N extends CallName>(
     operation: readonly [name: N, ...args: Parameters<FileCalls[N]>],
@@ -483,7 +487,7 @@ function checkName(name: string): void {
   );
 }
 
-/** Counts the bytes of records; rejects too many. */
+/** Counts the bytes of records. Throws if there are too many. */
 function checkedBytes(records: readonly LogRecord[]): number {
   const bytes = recordBytes(records);
   if (bytes <= MAX_APPEND_BYTES) return bytes;

@@ -3,7 +3,7 @@
 /** A table whose rows change, with owners identified by id. */
 export type ChangingTable = "topics" | "logs";
 
-/** Changes in memory that a transaction has to undo, or to pass to a copy of the file. */
+/** Changes in memory that a transaction has to undo or to pass to a copy of the file. */
 export class Transaction {
   /** Ids of the topics and logs that changed or were deleted. */
   readonly changed: Readonly<Record<ChangingTable, Set<number>>> = {
@@ -13,7 +13,8 @@ export class Transaction {
   #undo: (() => void)[] = [];
 
   /**
-   * Registers how to undo a change in memory. MUST NOT need the file, which may fail to roll back.
+   * Registers how to undo a change in memory. `undo` MUST NOT need the file, because the file may
+   * fail to roll back.
    */
   onRollback(undo: () => void): void {
     this.#undo.push(undo);
@@ -26,7 +27,7 @@ export class Transaction {
     this.changed.logs.clear();
   }
 
-  /** Undoes all changes in memory, the newest first, because the transaction had no effect. */
+  /** Undoes all changes in memory, newest first, because the transaction had no effect. */
   rolledBack(): void {
     for (const undo of this.#undo.reverse()) undo();
     this.committed();

@@ -16,7 +16,7 @@ export type WorkerRequest =
   | readonly [kind: "close"];
 
 /**
- * A file in a worker, which handles one request at a time. If the worker ends by itself, all later
+ * A file in a worker, which handles one request at a time. If the worker ends on its own, all later
  * groups are rejected.
  */
 export class WorkerFile implements FileThread {
@@ -24,13 +24,13 @@ export class WorkerFile implements FileThread {
   readonly #ended = Promise.withResolvers<void>();
   #answer: PromiseWithResolvers<Outcome> = Promise.withResolvers();
   #epoch = "";
-  /** The reason why the worker ended; `undefined` while it runs. */
+  /** The reason why the worker ended; `undefined` while it is running. */
   #end: BrokerError | undefined;
 
   private constructor(options: SqliteFileOptions) {
     const program = JSON.stringify(import.meta.resolve("./file_worker.ts"));
-    // A worker of this kind starts from a file or from data, and the toolkit may be loaded from a
-    // registry.
+    // A worker of this kind can start only from a file or from data, but the toolkit may be loaded
+    // from a registry.
     const url = new URL(`data:text/javascript,import ${encodeURIComponent(program)}`);
     this.#worker = new Worker(url, { workerData: { [OPTIONS_KEY]: options } });
     this.#worker.on("message", (outcome: Outcome) => this.#answer.resolve(outcome));
