@@ -430,8 +430,8 @@ function urgeCollection(pressure: ArrayBuffer[]): void {
 }
 
 function print(line: string): void {
-  // Print on stderr, as the runtime does, because stdout belongs to the program. deno-lint-ignore
-  // no-console
+  // Print on stderr, as the runtime does, because stdout belongs to the program.
+  // deno-lint-ignore no-console
   console.error(line);
 }
 

@@ -457,8 +457,8 @@ export class Workers implements AsyncDisposable {
     };
     if (onListen !== undefined) return onListen(this.address, info);
     const too = info.webTransportUrl === "" ? "" : `, WebTransport on ${info.webTransportUrl}`;
-    // Print on stderr, as the runtime does, because stdout belongs to the program. deno-lint-ignore
-    // no-console
+    // Print on stderr, as the runtime does, because stdout belongs to the program.
+    // deno-lint-ignore no-console
     console.error(`${this.#limits.workers} workers listen on ${this.url}${too}`);
   }
 
