@@ -31,18 +31,18 @@ export interface SessionHandlers<
   S extends Side = Side,
 > {
   /**
-   * Called once the session is established. Messages wait until a returned promise settles, at most
-   * `requestTimeoutMs`.
+   * Called once the session is established. If this handler returns a promise, messages wait until
+   * it settles, for at most `requestTimeoutMs`.
    */
   readonly onOpen?: ((session: Session<V, C, S>) => void | Promise<void>) | undefined;
   /**
-   * Handles messages one at a time, in order; a returned promise is awaited. Without this handler,
-   * iterate over the session.
+   * Handles messages one at a time, in order. If this handler returns a promise, the promise is
+   * awaited. Without this handler, iterate over the session.
    *
-   * While a `request` of this end waits, or a loop waits for an item of a response, one request of
-   * the peer can run in parallel for each, at most 8: the peer may need a reply before it can send
-   * its own. Further requests wait, and are rejected as nested too deep if no handler returns
-   * within a second. Messages always wait.
+   * While this end waits for the reply to a `request`, or a loop waits for an item of a response,
+   * the peer may need a reply before it can send its own. For each such wait, one request of the
+   * peer can therefore run in parallel, up to 8. Further requests wait, and are rejected as nested
+   * too deeply if no handler returns within a second. Messages always wait.
    */
   readonly onMessage?:
     | ((
@@ -51,17 +51,19 @@ export interface SessionHandlers<
     ) => void | Promise<void>)
     | undefined;
   /**
-   * Request handlers by pattern: with a contract, the patterns of its requests; otherwise topics,
-   * and on a server also patterns such as `sum:{room}`. A handler returns the response: a value or
-   * a promise, or, for `requestStream`, an async iterable such as a generator.
+   * Request handlers by pattern. With a contract, the keys are the patterns of its requests.
+   * Otherwise, they are topics, or on a server also patterns such as `sum:{room}`. A handler
+   * returns the response: a value or a promise, or for `requestStream` an async iterable such as a
+   * generator.
    *
-   * - **Turns:** handlers run in order with `onMessage`, until they return a result. A streaming
-   *   response then continues alongside later messages, and counts towards `maxRequests`. Cancelled
-   *   responses whose handlers ignore the signal count separately, with the same limit.
-   * - **Failures:** the peer receives a thrown `RequestError`; for any other error it receives
-   *   `failed`, and `onError` receives the error.
-   * - **Other requests** go to `onMessage`. Without it, a request that has no entry is rejected
-   *   with `unanswered`, since no loop reads requests.
+   * - **Turns:** these handlers and `onMessage` run one at a time, in order, until they return a
+   *   result. A streaming response then continues alongside later messages, and counts towards
+   *   `maxRequests`. Cancelled responses whose handlers ignore the signal count separately, with
+   *   the same limit.
+   * - **Failures:** if a handler throws a `RequestError`, the peer receives it. For any other
+   *   error, the peer receives `failed`, and `onError` receives the error.
+   * - **Other requests** go to `onMessage`. Without that handler, a request that has no entry is
+   *   rejected with `unanswered`, because loops do not read requests.
    */
   readonly requests?: RequestHandlers<V, C, S> | undefined;
   /** Called once, when an established session has closed. */
@@ -69,20 +71,21 @@ export interface SessionHandlers<
     | ((session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>)
     | undefined;
   /**
-   * Receives the error of a handler that failed. Without this handler errors are printed, at most
+   * Receives the error of a handler that failed. Without this handler, errors are printed, at most
    * 16 a minute.
    */
   readonly onError?: ((error: unknown, session: Session<V, C, S>) => void) | undefined;
   /**
-   * Effect of a handler that throws, or whose promise rejects, with any error but a `RequestError`:
+   * The effect of a handler that throws, or whose promise rejects, with any error except a
+   * `RequestError`:
    *
    * - `"answer"`: the peer receives the code `failed` without details, and the session continues.
    *   More than 20 failures within a minute close the session with 4500.
-   * - `"close"`: the first failure closes the session with 4500, and drops the messages that wait.
+   * - `"close"`: the first failure closes the session with 4500, and drops the waiting messages.
    *
-   * A failed `onOpen` always closes the session. So does an `onMessage` that throws a `BrokerError`
-   * for a message with at-least-once delivery, because only the next session sends that message
-   * again.
+   * A failed `onOpen` always closes the session. If `onMessage` throws a `BrokerError` for a
+   * message with at-least-once delivery, this also closes the session, because the message is only
+   * sent again in the next session.
    *
    * @default {"answer"}
    */
@@ -95,8 +98,8 @@ export interface SessionHandlers<
    */
   readonly onRefused?: ((error: RequestError, session: Session<V, C, S>) => void) | undefined;
   /**
-   * Called when the peer reports that it dropped messages to this end; `topic` is absent for
-   * several topics.
+   * Called when the peer reports that it dropped messages to this end. If they belong to several
+   * topics, `topic` is absent.
    */
   readonly onDropped?:
     | ((
@@ -127,7 +130,10 @@ export interface SessionSettingsOptions<
 
 /** The parts of a server that its sessions share. */
 export interface SharedParts {
-  /** Sends messages at the end of a turn; sessions that share broadcasts must share one. */
+  /**
+   * Sends messages at the end of an event loop turn. Sessions that share broadcasts must share a
+   * `Turn`.
+   */
   readonly turn?: Turn | undefined;
   /** Services for peers, such as subscriptions. Without them, such requests are rejected. */
   readonly services?: RequestService | undefined;
@@ -149,10 +155,10 @@ const LIMITS = {
 const TIMES_MS = { requestTimeoutMs: 30_000, closeTimeoutMs: 5_000, handshakeTimeoutMs: 5_000 };
 
 /**
- * Checks options once, for any number of sessions, as `sessionSettings` documents.
+ * Checks options once, for any number of sessions. See `sessionSettings`.
  *
  * @param options Options of the sessions, with the parts that an entry chooses.
- * @returns The settings, complete.
+ * @returns The complete settings.
  */
 export function checkSettings<
   V = unknown,
@@ -173,7 +179,7 @@ export function checkSettings<
     router: options.contract && compileContract(options.contract, options.side),
     turn: options.turn ?? new Turn(runtime),
     heartbeat: new Heartbeat(runtime, options.heartbeat),
-    // The public signature checked the caller's types, which are erased from here.
+    // The public signature has checked the caller's types; from here on, they are erased.
     handlers: options as ErasedHandlers,
     requests: undefined,
     onHandlerError,
@@ -193,8 +199,8 @@ export function checkSettings<
 }
 
 /**
- * Returns the router for the topics that one side receives. `defineContract()` compiles a contract
- * once, and all sessions share the result.
+ * Returns the router for the topics that one side receives. `defineContract()` has compiled the
+ * contract once, and all sessions share the result.
  *
  * @example Usage
  * ```ts
@@ -211,10 +217,10 @@ export function checkSettings<
  * ```
  *
  * @param contract The contract.
- * @param side The side that receives; or `presence`, for rooms with presence data.
- * @returns The router: the topics that the other side sends, the requests, and on
- * the client the presence notices.
- * @throws {TypeError} If `defineContract()` did not make the contract.
+ * @param side The side that receives, or `presence` for rooms with presence data.
+ * @returns The router, for the topics that the other side sends, the requests, and on the client
+ * the presence notices.
+ * @throws {TypeError} If the contract was not created by `defineContract()`.
  */
 export function compileContract(
   contract: Contract,

@@ -1,7 +1,7 @@
 /**
- * The contract: the topics that each end sends, the requests that either end may send, and their
- * schemas. Both ends share the contract. The compiler checks the code of each end, and the
- * receiving end checks the data.
+ * The contract defines the topics that each end sends, the requests that either end may send, and
+ * their schemas. Both ends share it. The compiler checks the code of each end, and the receiving
+ * end checks the data.
  *
  * @module
  */
@@ -28,12 +28,12 @@ export type Side = "server" | "client";
 export interface ContractDefinition {
   /** Topics that clients send. */
   readonly toServer?: Readonly<Record<string, StandardSchema>> | undefined;
-  /** Topics that the server sends, publications included. */
+  /** Topics that the server sends, including publications. */
   readonly toClient?: Readonly<Record<string, StandardSchema>> | undefined;
   /**
-   * Requests that either end may send: `input` is the schema of the data, which the receiver
-   * checks. The sender checks the response: with `output` a single reply, with `stream` each item
-   * of a streaming response.
+   * Requests that either end may send. `input` is the schema of the data, which the receiver
+   * checks. The sender checks the response: `output` is the schema of a single reply, and `stream`
+   * is the schema of each item of a streaming response.
    */
   readonly requests?:
     | Readonly<
@@ -56,15 +56,16 @@ export interface ContractDefinition {
     >
     | undefined;
   /**
-   * Presence data of clients, by room. The server applies the schema once; notices and `members`
-   * contain the result, which must be a value that JSON can hold.
+   * The presence data of clients, by room. The server applies the schema once. Notices and
+   * `members` contain the result, which must be a value that JSON can represent.
    */
   readonly presence?: Readonly<Record<string, StandardSchema>> | undefined;
 }
 
 /**
- * A contract, made by {@linkcode defineContract}. `Contract` alone is any contract, and the default
- * without one: every topic, `unknown` data.
+ * A contract, created by {@linkcode defineContract}. `Contract` without a definition stands for any
+ * contract. It is also the default if there is no contract, with every topic allowed and `unknown`
+ * data.
  *
  * @typeParam D The definition.
  */
@@ -74,7 +75,7 @@ export interface Contract<D extends ContractDefinition = ContractDefinition> {
 }
 
 /**
- * True for {@linkcode Contract} itself; false for any other contract, an empty one included.
+ * True for {@linkcode Contract} itself; false for any other contract, including an empty one.
  *
  * @typeParam C The contract.
  */
@@ -83,8 +84,8 @@ export type IsUntyped<C extends Contract> = Contract extends C
   : false;
 
 /**
- * The section of a definition for a part of a contract: the topics that one side sends, requests
- * with one reply, requests with a streaming response, or rooms with presence data.
+ * The name of the section that defines a part of a contract: the topics that one side sends,
+ * requests with one reply, requests with a streaming response, or rooms with presence data.
  *
  * @typeParam K The part.
  */
@@ -125,8 +126,8 @@ export type EntrySchema<E, K extends "input" | "output" | "stream"> = E extends 
   : never;
 
 /**
- * A type that no topic fits, for a section that a contract omits, so that the compiler's message
- * includes the reason.
+ * A type that no topic fits. It stands for a section that a contract omits, so that the compiler's
+ * message includes the reason.
  *
  * @typeParam Reason The reason, in words.
  */
@@ -158,9 +159,9 @@ export type ContractTopic<
 }["any"];
 
 /**
- * The data that the sender passes for a topic: of a message, a request, or a client's presence in a
- * room. For a union of topics, the data must fit each of them: the type is an intersection, as
- * TypeScript infers for the parameter of a union of functions.
+ * The data that the sender passes for a topic. It is the data of a message, of a request, or of a
+ * client's presence in a room. For a union of topics, the data must fit each of them, so the type
+ * is an intersection, as TypeScript infers for the parameter of a union of functions.
  *
  * @typeParam C The contract.
  * @typeParam K The side that sends, `requests`, `answers` or `presence`.
@@ -220,7 +221,7 @@ export type ContractItem<C extends Contract, T extends string> = IsUntyped<C> ex
   : never;
 
 /**
- * The messages of a section: a union, discriminated by `pattern`.
+ * The messages of a section, as a union that is discriminated by `pattern`.
  *
  * @typeParam M The section.
  */
@@ -236,8 +237,8 @@ export type MessagesIn<M> = {
 }[keyof M & string];
 
 /**
- * Every message that one side may receive: a union, discriminated by `pattern`. With any contract,
- * a client may also receive a {@linkcode PresenceNotice} about the users in a topic.
+ * Every message that one side may receive, as a union that is discriminated by `pattern`. With any
+ * contract, a client may also receive a {@linkcode PresenceNotice} about the users in a topic.
  *
  * @example Narrowing
  * ```ts
@@ -275,7 +276,7 @@ export type MessageOf<C extends Contract, S extends Side> = IsUntyped<C> extends
       : never);
 
 /**
- * The messages that a subscriber to a topic may receive: the ones whose pattern the topic fits.
+ * The messages that a subscriber to a topic may receive: those whose pattern the topic matches.
  *
  * @typeParam C The contract.
  * @typeParam T The topic, or a union of topics.
@@ -292,7 +293,7 @@ export type TopicMessage<C extends Contract, T extends string> = IsUntyped<C> ex
   >;
 
 /**
- * Presence data in a room: typed by the contract, otherwise `unknown`.
+ * The presence data in a room; `unknown` if the contract does not define its type.
  *
  * @typeParam C The contract.
  * @typeParam T The room.
@@ -323,7 +324,7 @@ export interface ContractRoute {
   readonly kind: "message" | "request";
 }
 
-/** The entry of a contract for a topic: the route's fields, and `params`. */
+/** The entry of a contract for a topic, with the fields of the route and `params`. */
 export type ContractMatch = RouteMatch<ContractRoute>;
 
 /**
@@ -360,7 +361,7 @@ export type ContractMatch = RouteMatch<ContractRoute>;
  * @param definition Topics and schemas; each section is optional.
  * @returns The contract, frozen.
  * @throws {TypeError} If a pattern is malformed or starts with `presence:` or `stream:`, if two
- * patterns that one side receives overlap, or if a value is not a schema.
+ * patterns that the same side receives overlap, or if a value is not a schema.
  * @throws {RangeError} If a pattern is longer than 255 bytes.
  */
 export function defineContract<D extends ContractDefinition>(
@@ -376,7 +377,7 @@ export type CheckedData =
   | { readonly data: unknown; readonly failure?: undefined }
   | { readonly failure: RequestFailure };
 
-/** Finds the entry for a topic, and checks received data; see `compileContract()`. */
+/** Finds the entry for a topic, and checks received data. See `compileContract()`. */
 export class ContractRouter extends TopicRouter<ContractRoute> {
   /**
    * Checks a message, or a request if it has an id.
@@ -384,7 +385,7 @@ export class ContractRouter extends TopicRouter<ContractRoute> {
    * @param match The entry for the topic.
    * @param incoming The received message.
    * @returns The output of the schema, or the failure; a promise if the schema is asynchronous.
-   * @throws The error of a schema that throws; if an asynchronous schema rejects, so does the
+   * @throws The error that a schema throws; if an asynchronous schema rejects, so does the returned
    * promise.
    */
   check(
@@ -483,7 +484,10 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     Object.freeze(this);
   }
 
-  /** Looked up by name, so that a contract works even if a bundle contains two copies of Skein. */
+  /**
+   * This method is looked up by name, so that a contract works even if a bundle contains two copies
+   * of Skein.
+   */
   router(side: Side | "presence"): ContractRouter {
     return this.#routers[side];
   }

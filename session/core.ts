@@ -1,8 +1,8 @@
 /**
- * The life of a session: identity, states, failures, events, and the close.
+ * The lifecycle of a session: its identity, states, failures, events, and close.
  *
- * `sending.ts` and `receiving.ts` contain its two halves, which build on this module. `session.ts`
- * combines the three in the public class.
+ * `sending.ts` and `receiving.ts` contain the two halves of a session, which build on this module.
+ * `session.ts` combines all three modules in the public class.
  *
  * @module
  */
@@ -29,15 +29,15 @@ import type { Hello } from "./wire/envelope.ts";
 export const SKEIN_PROTOCOL = "skein.1";
 
 /**
- * The key of the implementation: `session[internals]` is only for Skein's own modules.
+ * The key of the implementation. `session[internals]` is only for Skein's own modules.
  *
  * @ignore
  */
 export const internals: unique symbol = Symbol();
 
 /**
- * Handler failures within a minute that a session survives: a handler that always fails is of no
- * use to the peer.
+ * Number of handler failures within a minute that a session survives. A handler that always fails
+ * is of no use to the peer.
  */
 const MAX_FAILURES = 20;
 
@@ -47,27 +47,29 @@ const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} handler failures in a minut
 
 /** One half of a session, `Sending` or `Receiving`, with its lifecycle. */
 export interface SessionHalf {
-  /** Starts; on a client with its token. */
+  /** Starts this half; on a client, with its token. */
   begin(token: string | undefined): void;
-  /** Called once the session is established; on a client with the server's `hello`. */
+  /** Called once the session is established; on a client, with the server's `hello`. */
   opened(hello: Hello | undefined): void;
   /** True if code on either end waits for a reply, so that closing needs an error. */
   readonly isAwaited: boolean;
   /** Flushes what the connection accepts immediately, and drops the rest. */
   abort(): void;
   /**
-   * Closes with the session; resolves once its handlers are done, `undefined` if no handler runs.
+   * Closes with the session. Resolves once its handlers are done; returns `undefined` if no handler
+   * is running.
    */
   end(error: SessionClosedError | undefined): Promise<void> | undefined;
 }
 
 /**
- * Observes waits for the peer: the receiving half, and on a client the liveness check of its
- * server.
+ * Observes when this end waits for the peer. Implemented by the receiving half, and on a client by
+ * the check whether its server is alive.
  */
 export interface WaitObserver {
   /**
-   * Called when this end starts to wait for the peer; `isRequest` if a handler of the peer replies.
+   * Called when this end starts to wait for the peer. `isRequest` is true if a handler of the peer
+   * will reply.
    */
   began(isRequest?: boolean): void;
 }
@@ -86,7 +88,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare readonly connection: Connection;
   /** Settings that many sessions share. */
   declare readonly settings: SessionSettings;
-  /** True on `skein.1`, which has joined frames, binary messages and control envelopes. */
+  /** True on `skein.1`, which supports joined frames, binary messages and control envelopes. */
   declare readonly joins: boolean;
   /** Send queue; absent on a connection without message frames. */
   declare readonly queue: SendQueue | undefined;
@@ -104,7 +106,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare user: string | undefined;
   /** True if the peer was admitted without an identity. */
   declare isGuest: boolean;
-  /** Sessions of the same client, and the secrets that link them. */
+  /** The client's other sessions, and the secrets that link them. */
   declare readonly lineage: Lineage<F>;
   /** State of the session. */
   state: SessionState = "connecting";
@@ -116,7 +118,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   readyAt: number | undefined;
   /** When the session ended, in milliseconds since the Unix epoch. */
   closedAt: number | undefined;
-  /** Count of failed handlers of the application. */
+  /** Number of times that a handler of the application failed. */
   handlerFailures = 0;
   /** True if a close also closes the shared connection below the session. */
   closesConnection = false;
@@ -126,13 +128,13 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
 
   /** When the session started to drain, in milliseconds since the Unix epoch. */
   declare drainingAt: number | undefined;
-  /** Times of the newest handler failures, at most `MAX_FAILURES`. */
+  /** The times of the newest handler failures, at most `MAX_FAILURES` of them. */
   declare failedAt: number[] | undefined;
   /** Timers of pending decisions of the application. */
   declare decisions: Set<Timer> | undefined;
   /**
-   * Late decisions of the application, counted by name, and the time of the newest. Bounded by the
-   * number of the application's callbacks and schemas.
+   * Number of late decisions of the application, by name, and the time of the newest. Bounded by
+   * the number of the application's callbacks and schemas.
    */
   declare late: { readonly counts: Map<string, number>; at: number } | undefined;
   /** Calls that wait for a stream to open, by direction. */
@@ -141,7 +143,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   declare incomingLoop: object | undefined;
   /** Callbacks that end the loops over `monitorHealth()`. */
   declare monitors: Set<() => void> | undefined;
-  /** On a server: the expiry of the peer's credentials, see `SessionIdentity`. */
+  /** On a server: when the peer's credentials expire, see `SessionIdentity`. */
   declare credentials: SessionIdentity["credentials"];
   /** Name of a session without a user, created on first access. */
   declare ownName: string | undefined;
@@ -203,7 +205,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     );
   }
 
-  /** The user; without a user, a name of the session's own. */
+  /** The user. A session without a user has a name of its own. */
   get name(): string {
     return this.user ?? (this.ownName ??= this.settings.services?.nameOf(this) ?? this.id);
   }
@@ -213,7 +215,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     return this.#events ??= new EventsOfSession(this.session, this.settings);
   }
 
-  /** Dispatches an event; does nothing before the first access to `events`. */
+  /** Dispatches an event. Does nothing before the first access to `events`. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void {
     this.#events?.emit(type, detail);
   }
@@ -242,11 +244,15 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     return this.#closed.promise;
   }
 
-  /** Calls back when the session closes, before `onClose`; immediately if it is closed already. */
+  /**
+   * Calls back when the session closes, before `onClose`; immediately if the session is already
+   * closed.
+   */
   whenEnded(callback: (session: F) => void): void {
     if (this.state === "closed") callback(this.session);
     else if (this.#onEnd !== undefined) this.#onEnd.push(callback);
-    // Most sessions have one callback, and a list that grows by its first element has room for 17.
+    // Most sessions have one callback, and an array that grows with its first element allocates
+    // room for 17.
     else this.#onEnd = [callback];
   }
 
@@ -285,7 +291,10 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     this.emit("draining", null);
   }
 
-  /** Flushes the send queue, then closes, within `closeTimeoutMs`; the first close decides. */
+  /**
+   * Flushes the send queue, and then closes, within `closeTimeoutMs`. The first close decides the
+   * code and reason.
+   */
   windUp(ending: CloseInfo): void {
     if (this.state === "closed" || this.ending !== undefined) return;
     const { turn, closeTimeoutMs, runtime } = this.settings;
@@ -345,12 +354,12 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     else this.abort(CloseCode.handlerFailed, reason, error);
   }
 
-  /** Calls the application; an error counts as a handler failure. */
+  /** Calls the application. An error counts as a handler failure. */
   notify(call: () => unknown): void {
     attempt(call, (error) => this.handlerFailed(error, "A handler failed"));
   }
 
-  /** Creates the error of a call on a closed session. */
+  /** Creates the error for a call on a closed session. */
   closedError(message: string): SessionClosedError {
     return closedError(message, this.info ?? this.ending);
   }
@@ -369,11 +378,11 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   }
 
   /**
-   * Waits for a decision of the application, such as the result of a schema, at most
+   * Waits for a decision of the application, such as the result of a schema, for at most
    * `requestTimeoutMs`. A later result is ignored. On a server, closing the session cancels the
-   * timeout, not the wait.
+   * timeout, but not the wait.
    *
-   * @param what The function or schema, for messages; one of a bounded set.
+   * @param what The function or schema, for messages. It is one of a bounded set.
    * @param decision The decision.
    * @returns The decision.
    * @throws {TimeoutError} If the decision takes longer.
@@ -426,7 +435,10 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     if (handlers.onClose !== undefined) void this.#callOnClose(info, handled);
   }
 
-  /** Calls `onClose` after the handlers of earlier messages, at most `closeTimeoutMs` later. */
+  /**
+   * Calls `onClose` after the handlers of earlier messages have finished, but at most
+   * `closeTimeoutMs` later.
+   */
   async #callOnClose(info: CloseInfo, handled: Promise<void> | undefined): Promise<void> {
     const { handlers, closeTimeoutMs, runtime } = this.settings;
     if (handled !== undefined && !await settlesWithin(runtime, handled, closeTimeoutMs)) {
@@ -448,7 +460,8 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
 }
 
 /**
- * Creates the error of a call on a closed session or client, with the cause of the close if known.
+ * Creates the error for a call on a closed session or client, with the cause of the close if it is
+ * known.
  */
 export function closedError(message: string, info: CloseInfo | undefined): SessionClosedError {
   if (info === undefined) return new SessionClosedError(message);

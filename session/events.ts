@@ -19,21 +19,22 @@ export interface SessionEventMap {
   draining: CustomEvent<null>;
   /** The peer announces that it will shut down. */
   goaway: CustomEvent<GoAway>;
-  /** Messages of a topic are missing on this end, or may be. */
+  /** Messages of a topic are, or may be, missing on this end. */
   gap: CustomEvent<Gap>;
   /**
-   * The server ended a subscription of this session on its own. Also dispatched while a request of
-   * this end for the same topic is pending; the reply to that request is then the newer state.
+   * The server ended a subscription of this session on its own. This event is also dispatched while
+   * this end has a pending request for the same topic; the reply to that request is then the newer
+   * state.
    */
   unsubscribed: CustomEvent<Unsubscribed>;
   /**
-   * The server requests a new token: the session stays open if you call `session.authenticate()`
-   * within `withinMs` milliseconds. A client whose `token` is a function renews automatically.
+   * The server requests a new token. The session stays open if you call `session.authenticate()`
+   * within `withinMs` milliseconds. A client whose `token` is a function renews it automatically.
    */
   renew: CustomEvent<{ readonly withinMs: number }>;
-  /** The session has closed; the last event. */
+  /** The session has closed. This is the last event. */
   closed: CustomEvent<CloseInfo>;
-  /** The peer sent invalid data; `detail` is the description. */
+  /** The peer sent invalid data; `detail` describes it. */
   protocolerror: CustomEvent<string>;
   /**
    * A wait timed out, a handler failed, or this end closes the session because of another error.
@@ -56,8 +57,8 @@ export interface SessionEventMap {
 }
 
 /**
- * The events of a session. An error that a listener throws is reported like a handler's, and has no
- * other effect.
+ * The events of a session. If a listener throws an error, it is reported like the error of a
+ * handler, and has no other effect.
  */
 export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
   /**

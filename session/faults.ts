@@ -17,20 +17,20 @@ interface Misfit {
   readonly onInvalid: InvalidHandler;
 }
 
-/** Window in which invalid input and misfits are counted, in milliseconds. */
+/** The window in which invalid input and data that does not fit are counted, in milliseconds. */
 const WINDOW_MS = 60_000;
 
 /**
- * Shortest interval between two rejections of messages without an id, in milliseconds, once the
- * peer has sent too much data that does not fit.
+ * The shortest interval between two rejections of messages without an id, in milliseconds. It
+ * applies once the peer has sent too much data that does not fit.
  */
 const REFUSAL_INTERVAL_MS = 1_000;
 
 /** Counts the faults of one peer, and notifies both ends. */
 export class Faults {
-  /** Count of the messages that are malformed, or whose data does not fit the contract. */
+  /** Number of messages that are malformed, or whose data does not fit the contract. */
   messages = 0;
-  /** Count of protocol violations. */
+  /** Number of protocol violations. */
   protocolErrors = 0;
   readonly #core: SessionCore;
   readonly #malformed = new Window();
@@ -42,8 +42,8 @@ export class Faults {
   }
 
   /**
-   * Counts invalid input: an unreadable envelope, or a request beyond the limit. Too many within a
-   * minute close the session.
+   * Counts invalid input: an unreadable envelope, or a request beyond the limit. If there is too
+   * much invalid input within a minute, the session closes.
    *
    * @param what The expected and the received value.
    */
@@ -65,7 +65,7 @@ export class Faults {
   /**
    * Counts data that does not fit the contract, and returns the failure to send. Such data never
    * closes the session. After `maxInvalidMessages` within a minute, a server slows the peer down
-   * with `too-many`, and a client no longer reports publications to the server, because many other
+   * with `too-many`. A client then stops reporting publications to the server, because many other
    * clients receive them too.
    *
    * @param id The id of the request; `null` for a message without an id.
@@ -102,7 +102,8 @@ export class Faults {
   }
 
   /**
-   * Waits for the check of a reply to this end, and counts a reply that does not fit the contract.
+   * Waits for the check of a reply that this end received, and counts a reply that does not fit the
+   * contract.
    *
    * @throws {RequestError} If the reply does not fit the contract.
    */

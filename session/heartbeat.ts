@@ -1,5 +1,5 @@
 /**
- * Heartbeat: pings peers, and detects peers that are silent for too long.
+ * The heartbeat pings peers, and detects peers that are silent for too long.
  *
  * @module
  */
@@ -15,14 +15,14 @@ export const INTERVAL_MS = 25_000;
 export const TIMEOUT_MS = 60_000;
 
 /**
- * Longest heartbeat interval accepted from a server, in seconds: a heartbeat has a slot for each
- * second.
+ * The longest heartbeat interval accepted from a server, in seconds. A heartbeat uses one slot for
+ * each second.
  */
 const MAX_INTERVAL_S = 600;
 
 /** A peer that a heartbeat watches. */
 export interface WatchedPeer {
-  /** The heartbeat's `now` at the last sign of life; the peer's session sets it. */
+  /** The heartbeat's `now` when the peer last sent anything; set by the peer's session. */
   lastHeard: number;
   /** Sends a ping. */
   ping(): void;
@@ -32,21 +32,21 @@ export interface WatchedPeer {
 
 /**
  * Watches any number of peers with one timer. Pings are spread over the interval, so that ten
- * thousand sessions do not ping at the same time.
+ * thousand sessions are not pinged at the same time.
  *
- * The clock stops while there is no peer to watch. After the whole process was paused (for example,
- * a sleeping laptop), peers are pinged and have ten seconds to answer.
+ * The clock stops while there is no peer to watch. If the whole process was paused, for example
+ * because a laptop was asleep, peers are pinged and have ten seconds to answer.
  */
 export class Heartbeat implements Disposable {
   /** Interval between two pings of a peer, in milliseconds. */
   declare readonly intervalMs: number;
   /** Silence after which a peer counts as dead, in milliseconds. */
   declare readonly timeoutMs: number;
-  /** Coarse clock in milliseconds, exact enough for signs of life. */
+  /** A coarse clock in milliseconds, accurate enough to tell when a peer was last heard. */
   declare now: number;
 
   readonly #runtime: Runtime;
-  /** Peers, each with the tick of the interval at which its ping is due. */
+  /** The peers. Each value is the tick of the interval at which the peer's ping is due. */
   readonly #peers = new Map<WatchedPeer, number>();
   #tick = 0;
   #timer: Timer | undefined;
@@ -54,8 +54,9 @@ export class Heartbeat implements Disposable {
   /**
    * Creates a heartbeat.
    *
-   * @param runtime Clocks and timers of this node.
-   * @param options Interval and timeout, checked; see `heartbeat` of `SessionLimits`.
+   * @param runtime The clocks and timers of this node.
+   * @param options The interval and the timeout, already checked; see `heartbeat` in
+   * `SessionLimits`.
    */
   constructor(
     runtime: Runtime,
@@ -93,7 +94,7 @@ export class Heartbeat implements Disposable {
   /**
    * Stops watching a peer. Idempotent.
    *
-   * @param peer Any peer.
+   * @param peer The peer, whether it is watched or not.
    */
   delete(peer: WatchedPeer): void {
     this.#peers.delete(peer);
@@ -125,7 +126,8 @@ export class Heartbeat implements Disposable {
   }
 
   /**
-   * Follows a clock that was set back: otherwise peers' last signs of life would be in the future.
+   * Follows a clock that was set back. Otherwise, the times at which peers were last heard would be
+   * in the future.
    */
   #setBack(byMs: number): void {
     for (const peer of this.#peers.keys()) peer.lastHeard -= byMs;
@@ -141,8 +143,8 @@ export class Heartbeat implements Disposable {
 }
 
 /**
- * Creates a client's heartbeat from the interval of its server's pings: the server counts as dead
- * after two missed pings, with a margin of 40 % of an interval.
+ * Creates a client's heartbeat from the interval of its server's pings. The server counts as dead
+ * after two missed pings, plus a margin of 40 % of an interval.
  */
 export function heartbeatOf(runtime: Runtime, heartbeatMs: number): Heartbeat {
   const seconds = Math.round(heartbeatMs / 1_000) || 1;

@@ -1,8 +1,8 @@
 /**
- * The sessions of one client that replace each other by handover, as the server tracks them.
+ * The sessions of one client that replace each other in a handover, as the server tracks them.
  *
- * Section 23 of the protocol has the rules of a handover. Each rule is implemented next to the code
- * that it affects, so that a page loads nothing of the server's part:
+ * Section 23 of the protocol defines the rules of a handover. Each rule is implemented next to the
+ * code that it affects, so that a page does not load the server's part:
  *
  * - **Ticket** (23.1, 23.2): `Left` of `client/handover.ts`; on the server
  *   `RequestService.ticket()` and `server/admission.ts`, which also counts both sessions as one
@@ -21,7 +21,7 @@
 import { internals, type Session } from "./session.ts";
 
 /**
- * Lists the sessions to which a client moved from a session, in one or several steps.
+ * Lists the sessions to which a client moved from the given session, in one or several steps.
  *
  * @param session The session.
  * @returns The sessions, including closed ones; the earliest first.
@@ -35,7 +35,7 @@ export function* sessionsAfter(session: Session): Generator<Session, void, undef
 }
 
 /**
- * Lists the open sessions from which a client moved to a session, in one or several steps.
+ * Lists the open sessions from which a client moved to the given session, in one or several steps.
  *
  * @param session The session.
  * @returns The sessions; the latest first.
@@ -46,16 +46,17 @@ export function* sessionsBefore(session: Session): Generator<Session, void, unde
 }
 
 /**
- * Replaces the session from which a client moves with an established one. The old session drains
- * and refers to its successor; the new session refers to the old one while that is open.
+ * Replaces the session from which a client moves with an established session. The old session
+ * drains and refers to its successor. The new session refers to the old one while the old one is
+ * open.
  *
  * @param session The session to which the client moves.
- * @returns The replaced session; `undefined` if the client doesn't move from a session of its own.
+ * @returns The replaced session; `undefined` if the client does not move from a session of its own.
  */
 export function replacePredecessor(session: Session): Session | undefined {
   const core = session[internals];
-  // If the latest session has closed, a client that moved twice in a row may still have the one
-  // before. A token may belong to another user.
+  // If the latest session has closed, a client that moved twice in a row may still have the session
+  // before it. A token may belong to another user.
   const isOwn = (before: Session) => before[internals].user === core.user;
   const predecessor = sessionsBefore(session).find(isOwn);
   keep(session, predecessor);

@@ -23,12 +23,13 @@ export interface IncomingMessage {
   readonly data: unknown;
   /** The verified user whose client published the message, according to the server. */
   readonly from?: string | undefined;
-  /** Id of a request, which needs a reply; absent for other messages. */
+  /** Id of a request, to which a reply is due; absent for other messages. */
   readonly id?: number | undefined;
   /** Number of the message, if numbered messages are handled in order. */
   readonly seq?: number | undefined;
   /**
-   * Offset in the history of the topic, if the topic has a history; always together with `prev`.
+   * Offset in the history of the topic, if the topic has a history. Always set together with
+   * `prev`.
    */
   readonly offset?: number | undefined;
   /** Offset of the previous message. */
@@ -41,26 +42,26 @@ export interface IncomingMessage {
   readonly trace?: TraceContext | undefined;
   /** Turn of the message, if numbered messages are handled in order. */
   readonly turn?: MessageTurn | undefined;
-  /** Credit for a streaming response, in items; grows while the request waits. */
+  /** Credit for a streaming response, in items. It grows while the request waits. */
   items?: number | undefined;
   /** Name of a resumable response. */
   readonly stream?: string | undefined;
-  /** True if the requester has a part of that response. */
+  /** True if the requester has already received a part of that response. */
   readonly begun?: true | undefined;
   /** The reason why the reply is no longer needed, if set while the message waits. */
   cancelled?: unknown;
 }
 
-/** Turn of a numbered message: each is handled exactly once, in order. */
+/** The turn of a numbered message. Each numbered message is handled exactly once, in order. */
 export interface MessageTurn {
   /**
-   * Waits for the turn and for the rate limits. False for a message that was handled before, and
-   * after the session has closed. Never rejects.
+   * Waits for the turn and for the rate limits. Resolves with false if the message was handled
+   * before, or if the session has closed. Never rejects.
    */
   isDue(): Promise<boolean>;
   /** Ends the turn. Idempotent. */
   end(): void;
-  /** Skips the turn of a rejected message when it comes. */
+  /** Skips the turn of a rejected message when the turn comes. */
   skip(): void;
   /**
    * Closes the session if the handler failed with an error after which the next session sends the
@@ -70,8 +71,8 @@ export interface MessageTurn {
 }
 
 /**
- * Notes about a topic between its messages: messages are missing, a message is not for this end, or
- * the server ended the subscription.
+ * A note about a topic between its messages: messages are missing, a message is not for this end,
+ * or the server has ended the subscription.
  */
 export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "unsubscribed" }>;
 
@@ -80,18 +81,22 @@ export interface TopicSink {
   /**
    * Offers a message, or a note between messages.
    *
-   * @returns `true` passes a message on to the handler or loop as well.
+   * @returns `true` to pass the message on to the handler or loop as well.
    */
   offer(event: IncomingMessage | TopicNote, size: number): void | true;
 }
 
 /** Counts envelopes of the peer, and rejects envelopes above a limit. */
 export interface Meter {
-  /** Counts an envelope; true if it must not be handled and the peer has been notified. */
+  /**
+   * Counts an envelope. Returns true if the envelope must not be handled and the peer has been
+   * notified.
+   */
   refuses(envelope: Envelope, size: number): boolean;
   /**
-   * Waits until a message or publication of this size may be handled, and counts it. A numbered one
-   * waits and is never rejected. Resolves without counting once the meter has stopped.
+   * Waits until a message or publication of this size may be handled, and counts it. Numbered
+   * messages wait here and are never rejected. Resolves without counting once the meter has
+   * stopped.
    */
   admit(kind: "message" | "publish", size: number): Promise<void>;
 }
@@ -108,7 +113,7 @@ const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
 export interface MessageProducer {
   /** Called when the requester grants credit for further items. */
   paid(items: number): void;
-  /** Ends the response, after which no part may be sent. Idempotent. */
+  /** Ends the response. After that, no part may be sent. Idempotent. */
   stop(reason: unknown): void;
 }
 
@@ -127,7 +132,7 @@ export interface Answerer {
   fail(id: number | null, failure: RequestFailure): void;
 }
 
-/** A message without a contract: any topic, unchecked data. */
+/** A message without a contract, which may have any topic and unchecked data. */
 export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "pattern"> {
   /** The contract's pattern; `undefined` without a contract, and the parameters are then empty. */
   readonly pattern: string | undefined;
@@ -141,7 +146,7 @@ export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "
  * @typeParam Reply The type of a reply.
  */
 export interface ContractMessage<P extends string, Data, Reply = unknown> {
-  /** The pattern that the topic fits; narrows the other members. */
+  /** The pattern that the topic matches. It narrows the types of the other members. */
   readonly pattern: P;
   /** The topic as it was sent. */
   readonly topic: TopicOf<P>;
@@ -150,7 +155,7 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
   /** The checked data. */
   readonly data: Data;
   /**
-   * The verified user whose client published the message, if the server names publishers. Always
+   * The verified user whose client published the message, if the server includes publishers. Always
    * absent on a server, where the session identifies the client.
    */
   readonly from?: string | undefined;
@@ -164,13 +169,13 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
    * Replies to a request. The reply is discarded if the peer abandoned the request or the session
    * closed; see `isCancelled`.
    *
-   * For `requestStream`, reply with an async iterable, such as a generator. Its next item is
+   * To reply to `requestStream`, pass an async iterable, such as a generator. Its next item is
    * requested once the caller and the send queue have room. If the caller cancels, `signal` is
    * aborted and the iterator's `return()` is called.
    *
    * @param data The reply: any value that JSON can hold, a `Uint8Array`, or an async iterable of
    * such values.
-   * @throws {TypeError} If the message is not a request, or `reply` was called already.
+   * @throws {TypeError} If the message is not a request, or `reply` has already been called.
    */
   reply(data: Reply): void;
 }
@@ -197,9 +202,15 @@ export class Message implements UntypedMessage {
   declare readonly from: string | undefined;
   /** Items that a streaming response may still send. */
   credit: number;
-  /** Sends the parts of a streaming response. Only declared: few messages have one. */
+  /**
+   * Sends the parts of a streaming response. This field is only declared, because few messages have
+   * one.
+   */
   declare producer: MessageProducer | undefined;
-  /** Settles at the end of a streaming response; rejects with its error. Only declared. */
+  /**
+   * Settles at the end of a streaming response; rejects with its error. This field is only
+   * declared.
+   */
   declare answering: Promise<void> | undefined;
   readonly #id: number | undefined;
   readonly #answerer: Answerer;
@@ -207,7 +218,7 @@ export class Message implements UntypedMessage {
   #abort: AbortController | undefined;
   #cancelled: { readonly reason: unknown } | undefined;
 
-  /** Creates a message; with an `id`, a request. */
+  /** Creates a message. If `id` is given, the message is a request. */
   constructor(
     incoming: {
       readonly topic: string;
@@ -259,7 +270,7 @@ export class Message implements UntypedMessage {
     this.producer?.stop(reason);
   }
 
-  /** Adds credit for a streaming response; false if that exceeds the maximum. */
+  /** Adds credit for a streaming response. Returns false if the total exceeds the maximum. */
   more(items: number): boolean {
     if (this.credit + items > MAX_CREDIT) return false;
     this.credit += items;
@@ -272,8 +283,8 @@ export class Message implements UntypedMessage {
    * closed; see `isCancelled`.
    *
    * @param data Any value that JSON can hold, a `Uint8Array`, or an async iterable of such values.
-   * @throws {TypeError} If the message is not a request, `reply` was called already, or JSON cannot
-   * hold the data.
+   * @throws {TypeError} If the message is not a request, if `reply` has already been called, or if
+   * JSON cannot represent the data.
    * @throws {RangeError} If the reply is larger than `maxMessageBytes`.
    */
   reply(data: unknown): void {
@@ -290,7 +301,7 @@ export class Message implements UntypedMessage {
     this.#isAnswered = true;
   }
 
-  /** Replies with a failure, which the peer also receives for a message that is not a request. */
+  /** Replies with a failure. The peer also receives it if the message is not a request. */
   fail(failure: RequestFailure): void {
     if (this.#isAnswered) return;
     this.#isAnswered = true;

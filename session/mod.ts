@@ -1,6 +1,6 @@
 /**
- * Sessions with one peer over any connection: messages, requests and replies. Also the contract
- * that both ends share, and the reconnecting client.
+ * Sessions with one peer over any connection, with messages, requests and replies. This entry also
+ * contains the contract that both ends share, and the reconnecting client.
  *
  * @example Two ends in one process
  * ```ts

@@ -1,14 +1,17 @@
-/** Envelopes that are larger than the client accepts, sent before the server read `bounds`. */
+/**
+ * Envelopes that are larger than the client accepts. A server may send them before it has read
+ * `bounds`.
+ */
 import type { Inside } from "./receiving.ts";
 import { readEnvelope } from "./wire/envelope.ts";
 
 /**
- * Skips an envelope that is too large: notifies everything that waits for it, so that nothing
- * requests it again.
+ * Skips an envelope that is too large. Notifies everything that waits for the envelope, so that
+ * nothing requests it again.
  *
  * @param core The session.
  * @param text The envelope, or the head of a binary message.
- * @returns False if the envelope is unreadable or of another kind.
+ * @returns False if the envelope is unreadable, or is of a kind that cannot be skipped.
  */
 export function skipOversize(core: Inside, text: string): boolean {
   const outline = outlineOf(text);
@@ -43,14 +46,14 @@ export function skipOversize(core: Inside, text: string): boolean {
   }
 }
 
-/** Longest key with its value in an outline, in characters: the longest topic has 255 bytes. */
+/** The longest key with its value in an outline, in characters. The longest topic has 255 bytes. */
 const MAX_OUTLINE_LENGTH = 1_024;
 
 /**
  * Reads an envelope without its long values, such as data that is too large to parse.
  *
  * @param text One JSON object.
- * @returns The JSON object with the other keys; `undefined` if the text is not a JSON object.
+ * @returns The JSON object with the remaining keys; `undefined` if the text is not a JSON object.
  */
 function outlineOf(text: string): string | undefined {
   const pairs: string[] = [];

@@ -1,6 +1,6 @@
 /**
- * The receiving half of a session: frames become envelopes; messages wait for the handler or the
- * loop, are checked, and go to the handler, which replies through `replies.ts`.
+ * The receiving half of a session. It splits frames into envelopes. Messages wait for the handler
+ * or the loop; they are checked and passed to the handler, which replies through `replies.ts`.
  *
  * @module
  */
@@ -39,21 +39,21 @@ import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/enve
 import { exceedsBytes } from "./wire/utf8.ts";
 
 /**
- * Time after which a waiting first message triggers a warning that the application has no reader,
- * in milliseconds: a loop may start late.
+ * If the first message has waited for this time, a warning says that the application has no reader.
+ * In milliseconds; a loop may start late.
  */
 const UNHANDLED_MS = 5_000;
 
 /**
- * Requests of the peer that may run while other handlers wait for the peer. Nested requests rarely
- * go deeper, and the limit stops an endless recursion.
+ * Number of the peer's requests that may run while other handlers wait for the peer. Nested
+ * requests rarely go deeper, and the limit stops an endless recursion.
  */
 const MAX_NESTED = 8;
 
 /**
- * Time that further requests wait for one of those handlers to return, in milliseconds, before the
- * session rejects them as nested. If the peer only sent many requests at once, handlers return as
- * the peer replies.
+ * Time for which further requests wait until one of those handlers returns, in milliseconds. After
+ * that, the session rejects them as nested. If the peer only sent many requests at once, handlers
+ * return as the peer replies.
  */
 const NESTED_MS = 1_000;
 
@@ -66,7 +66,9 @@ export type Inside<F extends SessionFace = SessionFace> = SessionCore<F> & {
 /** The checked message; `undefined` if rejected. */
 type CheckedMessage = Message | undefined | Promise<Message | undefined>;
 
-/** Receives for one session, and reports the fill level of the queue to the connection. */
+/**
+ * Receives the frames of one session, and reports the fill level of the queue to the connection.
+ */
 export class Receiving
   implements
     SessionHalf,
@@ -79,15 +81,15 @@ export class Receiving
   declare readonly queue: ReceiveQueue<IncomingMessage>;
   /** True once a loop has started to read messages. */
   isRead = false;
-  /** Time of the peer's last sign of life, see {@linkcode WatchedPeer}; set on each frame. */
+  /** Time at which the peer was last heard, see {@linkcode WatchedPeer}; set on each frame. */
   lastHeard = 0;
   /** Number of handlers that have returned. */
   finished = 0;
   // A field that is only declared takes no memory until assigned: few sessions have one of these.
 
   /**
-   * Received requests that wait for their handlers, if the application has request handlers and a
-   * loop over the messages.
+   * Received requests that wait for their handlers, if the application has request handlers and
+   * also a loop over the messages.
    */
   declare readonly requests: ReceiveQueue<IncomingMessage> | undefined;
   /** The heartbeat that watches the peer. */
@@ -107,9 +109,9 @@ export class Receiving
   readonly #core: Inside;
   readonly #sending: Sending;
   readonly #settings: SessionSettings;
-  /** Maximum length of a frame, with one message or several; a longer frame is not even parsed. */
+  /** Maximum length of a frame with one or several messages. A longer frame is not even parsed. */
   readonly #maxFrameLength: number;
-  /** Messages whose handlers run, with the start time. */
+  /** Messages whose handlers are running, with the time at which they started. */
   #running: Map<Message, number> | undefined;
   #yielded: Message | undefined;
   #turn: MessageTurn | undefined;
@@ -188,7 +190,7 @@ export class Receiving
 
   /**
    * Accepts no more messages, and cancels the requests of the peer, see {@linkcode SessionHalf}.
-   * Earlier messages are still handled unless dropped.
+   * Earlier messages are still handled, unless they are dropped.
    */
   end(error: SessionClosedError | undefined): Promise<void> | undefined {
     const { runtime } = this.#settings;
@@ -268,8 +270,8 @@ export class Receiving
   }
 
   /**
-   * The queue that feeds handlers, with all messages or only requests; `undefined` without a
-   * handler.
+   * The queue that feeds the handlers, which contains all messages or only requests; `undefined`
+   * without a handler.
    */
   get handled(): ReceiveQueue<IncomingMessage> | undefined {
     return this.isHandled ? this.queue : this.requests;
@@ -287,8 +289,8 @@ export class Receiving
   }
 
   /**
-   * Extra slots for handlers: a handler that waits for a reply of the peer uses no slot, because
-   * the peer may first have to send a request.
+   * Additional slots for handlers. A handler that waits for a reply of the peer does not use a
+   * slot, because the peer may have to send a request first.
    */
   get extraRoom(): number {
     return Math.min(MAX_NESTED, this.#sending.awaitedRequests);
@@ -300,8 +302,8 @@ export class Receiving
   }
 
   /**
-   * Start of the longest-running handler, in milliseconds since the Unix epoch; `undefined` if no
-   * handler runs.
+   * Start time of the longest-running handler, in milliseconds since the Unix epoch; `undefined` if
+   * no handler is running.
    */
   get runningSince(): number | undefined {
     return this.#running?.values().next().value;
@@ -313,8 +315,9 @@ export class Receiving
   }
 
   /**
-   * Fill level of the queue, where 1 is full. Always 0 while the messages have no reader, and while
-   * a handler waits for a reply of the peer, which only further reading can bring.
+   * The fill level of the queue, where 1 is full. It is always 0 while the messages have no reader.
+   * It is also 0 while a handler waits for a reply of the peer, because the reply only arrives if
+   * reading continues.
    */
   get fill(): number {
     if (this.#sending.awaitedAnswers > 0) return 0;
@@ -344,7 +347,7 @@ export class Receiving
     };
   }
 
-  /** Routes the messages of a topic to a sink; without one, back to the handler or loop. */
+  /** Routes the messages of a topic to a sink, or back to the handler or loop if there is none. */
   route(topic: string, sink: TopicSink | undefined): void {
     if (sink === undefined) this.#sinks?.delete(topic);
     else (this.#sinks ??= new Map()).set(topic, sink);
@@ -425,8 +428,8 @@ export class Receiving
 
   #receiveEnvelope(envelope: Envelope, size: number): void {
     const { joins } = this.#core;
-    // Before a meter can reject the envelope: a client sends its id only once, and a numbered message
-    // is never rejected, because the next acknowledged number would include it.
+    // This comes before a meter can reject the envelope, because a client sends its id only once. A
+    // numbered message is never rejected, because the next acknowledged number would include it.
     const isOfClient = joins && ("client" in envelope || "seq" in envelope);
     if (isOfClient && this.serving?.takes(envelope, size)) return;
     if (this.meter?.refuses(envelope, size)) return;
@@ -463,8 +466,8 @@ export class Receiving
     if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined && !sink.offer(incoming, size)) return;
-    // A request stays with this session even after a handover, because its reply uses the same
-    // session.
+    // A request stays with this session even after a handover, because its reply is sent in the
+    // same session.
     const { queue } = id === undefined && this.heir || this;
     if (this.requests !== undefined && id !== undefined) {
       if (this.requests.offer(incoming, size)) {
@@ -490,7 +493,8 @@ export class Receiving
   }
 
   /**
-   * Registers a request that needs a reply; rejects it beyond the limit, or if its id is in use.
+   * Registers a request, to which a reply is due. Rejects it if the limit is exceeded, or if its id
+   * is in use.
    */
   #owe(id: number, incoming: IncomingMessage): boolean {
     const { maxRequests } = this.#settings;
@@ -500,7 +504,8 @@ export class Receiving
       // The id may belong to an open request, which stays registered.
       this.#sending.post({ reply: id, error: { code: "too-many", message } });
       incoming.turn?.skip();
-      // Handlers that continue after a cancel are not the peer's fault, but need a limit as well.
+      // Handlers that continue after a cancel are not the peer's fault, but they need a limit as
+      // well.
       if (replies.size >= maxRequests) this.faults.countInvalid(message);
       return false;
     }
@@ -530,7 +535,8 @@ export class Receiving
   }
 
   /**
-   * Rejects waiting requests if no handler returns for a while: the peer may be waiting for them.
+   * Rejects waiting requests if no handler returns for a while, because the peer may be waiting for
+   * them.
    */
   #watchNested(): void {
     const { finished } = this;
@@ -574,22 +580,26 @@ export class Receiving
     const running = message instanceof Promise
       ? message.then((checked) => checked && this.#call(checked, incoming))
       : message && this.#call(message, incoming);
-    // Also after a failure; otherwise the client would send the message forever.
+    // The turn also ends after a failure; otherwise, the client would send the message forever.
     return turn ? Promise.resolve(running).then(() => turn.end()) : running;
   }
 
-  /** Checks a message when its turn comes; `undefined` if rejected, or not due. */
+  /**
+   * Checks a message when its turn comes. Resolves with `undefined` if the message is rejected, or
+   * is not due.
+   */
   #checkDue(incoming: IncomingMessage): CheckedMessage {
     const { turn } = incoming;
     return turn ? this.#checkInTurn(incoming, turn) : this.check(incoming);
   }
 
   /**
-   * Checks a message against the contract; `undefined` if rejected.
+   * Checks a message against the contract. Returns `undefined` if the message is rejected.
    *
    * @param incoming The message.
-   * @param subscription The subscription that receives the message. Data that does not fit is then
-   * skipped: `onInvalid` receives the error and the data; by default, `onError` receives the error.
+   * @param subscription The subscription that receives the message. If it is given, data that does
+   * not fit is skipped: `onInvalid` receives the error and the data, or by default, `onError`
+   * receives the error.
    */
   check(
     incoming: IncomingMessage,
@@ -625,7 +635,7 @@ export class Receiving
     return message;
   }
 
-  /** Creates a message that fits the contract, or that has no contract to fit. */
+  /** Creates a message that fits the contract, or for which there is no contract. */
   #accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
     const { id, from, cancelled } = incoming;
     // A server identifies a peer by its session, and ignores any `from` that the peer sends.
@@ -642,8 +652,8 @@ export class Receiving
   }
 
   /**
-   * Rejects a message that does not fit the contract. A client also reports it to the application
-   * unless it is a request; a server leaves that to its peer.
+   * Rejects a message that does not fit the contract. Unless the message is a request, a client
+   * also reports it to the application; a server leaves that to its peer.
    */
   #refuse(
     { id: number, topic, data }: IncomingMessage,
@@ -722,7 +732,10 @@ export class Receiving
     if (!turn?.endsSession(error)) this.replies.report(error);
   }
 
-  /** Handles an envelope other than a message: replies, pings, `goaway`, requests for services. */
+  /**
+   * Handles an envelope that is not a message, such as a reply, a ping, a `goaway`, or a request
+   * for a service.
+   */
   #receiveControl(envelope: Control): void {
     const core = this.#core;
     const { sending, session } = core;

@@ -1,5 +1,5 @@
 /**
- * Replies to the requests of the peer, from the arrival of a request to the end of its response.
+ * Replies to the peer's requests, from the arrival of a request to the end of its response.
  *
  * @module
  */
@@ -28,14 +28,17 @@ export class Replies implements Answerer {
   leaving = 0;
   readonly #core: SessionCore & { readonly sending: Sending };
   readonly #idle: Signal;
-  /** Unanswered requests by id: an `IncomingMessage` while waiting, a `Message` while handled. */
+  /**
+   * Unanswered requests by id. The value is an `IncomingMessage` while the request waits, and a
+   * `Message` while it is handled.
+   */
   readonly #owed = new Map<number, IncomingMessage | Message>();
 
   /**
    * Creates the replies of a session.
    *
    * @param core The session, with the half that sends.
-   * @param idle Notified of each reply, for callers that wait until none is owed.
+   * @param idle Notified of each reply, for callers that wait until no reply is owed.
    */
   constructor(core: SessionCore & { readonly sending: Sending }, idle: Signal) {
     this.#core = core;
@@ -47,7 +50,7 @@ export class Replies implements Answerer {
     return this.#owed.size;
   }
 
-  /** Registers a request that needs a reply; false if the id is still in use. */
+  /** Registers a request, to which a reply is due. Returns false if the id is still in use. */
   owe(id: number, incoming: IncomingMessage): boolean {
     if (this.#owed.has(id)) return false;
     this.#owed.set(id, incoming);
@@ -60,8 +63,8 @@ export class Replies implements Answerer {
   }
 
   /**
-   * Adds credit for the response to a request; false if that exceeds the maximum. Credit for an
-   * unknown request has no effect.
+   * Adds credit for the response to a request. Returns false if the total exceeds the maximum.
+   * Credit for an unknown request has no effect.
    */
   more(id: number, items: number): boolean {
     const owed = this.#owed.get(id);
@@ -103,7 +106,7 @@ export class Replies implements Answerer {
     const answering = this.#core.settings.answers().then((part) =>
       (part as AnswerModule).produceAnswer(this.#core, id, items, message)
     );
-    // Only an instrumentation reads the error, which the producer reports.
+    // Only an instrumentation reads the error; the producer reports it.
     answering.catch((error) => {
       if (message.producer !== undefined) return;
       if (!message.isCancelled) this.fail(id, this.failureOf(error));
@@ -130,7 +133,7 @@ export class Replies implements Answerer {
 
   /**
    * Reports the error of a handler unless the application threw it as a reply. A reply that is too
-   * large for the peer never closes the session: the handler cannot know the limit.
+   * large for the peer never closes the session, because the handler cannot know the limit.
    */
   report(error: unknown): void {
     if (error instanceof RequestError) return;

@@ -1,5 +1,6 @@
 /**
- * The sending half of a session: messages, control envelopes, and requests, which wait for replies.
+ * The sending half of a session. It sends messages, control envelopes, and requests, which wait for
+ * replies.
  *
  * @module
  */
@@ -32,7 +33,7 @@ import {
 import type { Envelope, Hello, OutgoingEnvelope, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 
-/** Pings of the heartbeat have numbers up to this one, pings of `ping()` higher ones. */
+/** Pings of the heartbeat have numbers up to this one; pings from `ping()` have higher numbers. */
 export const MAX_PINGS = 2 ** 32;
 
 type AskOptions = WaitOptions & Pick<PendingRequestOptions, "onAnswer" | "isRequest">;
@@ -49,11 +50,14 @@ export class Sending implements SessionHalf {
   declare features: readonly string[] | undefined;
   /** On a client: true once the server has the id of this client. */
   declare isIntroduced: boolean | undefined;
-  /** Pending calls of `ping()`, without pings of the heartbeat. */
+  /** Pending calls of `ping()`, not including pings of the heartbeat. */
   declare pings: PendingRequests | undefined;
   /** On a client: called with the number up to which the server handled messages. */
   declare onAck: ((n: number) => void) | undefined;
-  /** Counters of late replies and of reported drops and rejections, created on first use. */
+  /**
+   * Counters for late replies, and for reported drops and rejections. They are created on first
+   * use.
+   */
   declare controlStats: { -readonly [Name in keyof ControlStats]: number } | undefined;
   readonly #core: SessionCore;
   readonly #queue: SendQueue | undefined;
@@ -72,7 +76,10 @@ export class Sending implements SessionHalf {
     if (core.joins && core.settings.side === "server") this.peerAccepts(MAX_MESSAGE_BYTES);
   }
 
-  /** Sends the first envelope, and limits the wait for the peer's, see {@linkcode SessionHalf}. */
+  /**
+   * Sends the first envelope, and limits the wait for the peer's first envelope, see {@linkcode
+   * SessionHalf}.
+   */
   begin(token: string | undefined): void {
     const core = this.#core;
     const { side, handshakeTimeoutMs, requestTimeoutMs } = core.settings;
@@ -82,12 +89,12 @@ export class Sending implements SessionHalf {
       this.#greet();
       return core.giveUpAfter(handshakeTimeoutMs, "first message");
     }
-    // A server that checks a token sends `hello` after the check, within the request timeout.
+    // If a server checks a token, it sends `hello` after the check, within the request timeout.
     if (!awaitsHello) return core.giveUpAfter(handshakeTimeoutMs, "token");
     core.giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
     if (token === undefined) return;
     this.authenticate(token, {}).catch((error) => {
-      // A server that rejects the token also closes, and the close code says whether to retry.
+      // If a server rejects the token, it also closes, and the close code says whether to retry.
       if (error instanceof RequestError && core.state === "connecting") return;
       core.abort(CloseCode.unauthenticated, "The token was not accepted", error);
     });
@@ -130,7 +137,9 @@ export class Sending implements SessionHalf {
     this.pings?.rejectAll(error);
   }
 
-  /** Requests of this end: the application's, subscriptions, publications, tokens. */
+  /**
+   * The requests of this end: those of the application, subscriptions, publications, and tokens.
+   */
   get requests(): PendingRequests {
     const { runtime, maxRequests } = this.#core.settings;
     return this.#requests ??= new PendingRequests(runtime, maxRequests);
@@ -162,7 +171,7 @@ export class Sending implements SessionHalf {
     if (this.#core.settings.side === "server") this.#queue!.maxMessageBytes = maxBytes;
   }
 
-  /** Returns the send queue, or throws on a connection without message frames. */
+  /** Returns the send queue. Throws on a connection without message frames. */
   messages(verb: string): SendQueue {
     if (this.#queue !== undefined) return this.#queue;
     throw new UnsupportedError(
@@ -196,7 +205,7 @@ export class Sending implements SessionHalf {
     this.messages("send").add(message, isProtected);
   }
 
-  /** Sends an envelope that is never dropped; if the send queue has no room, the session closes. */
+  /** Sends an envelope that is never dropped. If the send queue has no room, the session closes. */
   post(envelope: OutgoingEnvelope): void {
     this.posted++;
     this.give(encodeFailure(envelope, this.maxSendBytes));
@@ -241,7 +250,7 @@ export class Sending implements SessionHalf {
       what,
       timeoutMs: options.timeoutMs ?? core.settings.requestTimeoutMs,
       send: (id) => {
-        // Before the session is established, only a token is sent this way.
+        // Before the session is established, only a token is sent in this way.
         if (core.state === "closed" || core.ending !== undefined) core.checkOpen("request");
         this.messages("send").add(encode(id), true);
       },
@@ -259,7 +268,9 @@ export class Sending implements SessionHalf {
     if (reason instanceof TimeoutError) this.#core.emit("error", reason);
   }
 
-  /** Returns the id of this client, once per session, by which the server distinguishes clients. */
+  /**
+   * Returns the id by which the server recognizes this client. Returns it only once per session.
+   */
   introduce(): { readonly client?: string } {
     const { joins, settings: { side, client } } = this.#core;
     if (this.isIntroduced || !joins || side === "server") return {};
@@ -305,7 +316,7 @@ export class Sending implements SessionHalf {
     );
   }
 
-  /** Sets the data with which this end is present in a room. */
+  /** Sets the presence data of this end in a room. */
   async askPresence(room: string, data: unknown, options: WaitOptions): Promise<void> {
     checkTopic(room, "set presence");
     this.#core.checkOpen("set presence");
@@ -412,15 +423,21 @@ export interface PendingRequestOptions {
   /** Ends the wait when aborted. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Called with the reply before the session reads any later envelope. Such a request doesn't count
-   * towards the maximum, so its caller MUST have its own limit.
+   * Called with the reply, before the session reads any later envelope. A request with this
+   * function doesn't count towards the maximum, so its caller MUST have its own limit.
    */
   readonly onAnswer?: ((data: unknown) => void) | undefined;
-  /** True if a handler of the peer's application replies; Skein itself replies to all others. */
+  /**
+   * True if a handler of the peer's application replies. Skein itself replies to all other
+   * requests.
+   */
   readonly isRequest?: boolean | undefined;
 }
 
-/** The requests of one session: numbered from 1, at most `max` at once. */
+/**
+ * The requests of one session. They are numbered from 1, and at most `max` of them can wait at the
+ * same time.
+ */
 export class PendingRequests extends Signal {
   readonly #runtime: Runtime;
   readonly #max: number;
@@ -429,7 +446,7 @@ export class PendingRequests extends Signal {
   #last = 0;
   #uncounted = 0;
   #requests = 0;
-  /** Streaming responses for whose next item no loop waits. */
+  /** Number of streaming responses whose next item is not awaited by a loop. */
   #unread = 0;
 
   constructor(runtime: Runtime, max: number) {
@@ -449,8 +466,8 @@ export class PendingRequests extends Signal {
   }
 
   /**
-   * Number of requests for which code on this end may wait: all but streaming responses that no
-   * loop awaits.
+   * Number of requests for which code on this end may be waiting. These are all requests, except
+   * streaming responses that no loop awaits.
    */
   get awaited(): number {
     return this.size - this.#unread;
@@ -523,19 +540,21 @@ export class PendingRequests extends Signal {
     this.#unread -= isAwaited ? 1 : -1;
   }
 
-  /** Forgets a streaming response that the caller abandoned; false if it has ended. */
+  /**
+   * Forgets a streaming response that the caller abandoned. Returns false if it has already ended.
+   */
   abandon(id: number): boolean {
     return this.#forget(id) !== undefined;
   }
 
-  /** Passes an item to the receiver of its response; ignores the item of an unknown response. */
+  /** Passes an item to the receiver of its response. Ignores an item of an unknown response. */
   part(part: Extract<Envelope, { kind: "part" }>, size: number): void {
     const request = this.#waiting?.get(part.id);
     if (request?.take) request.take(part, size);
     else request?.reject(unexpectedParts());
   }
 
-  /** Ends a streaming response; false if the request no longer waits. */
+  /** Ends a streaming response. Returns false if the request is no longer waiting. */
   end(id: number, failure: RequestFailure | undefined): boolean {
     const request = this.#forget(id);
     if (request === undefined) return false;
@@ -545,7 +564,7 @@ export class PendingRequests extends Signal {
     return true;
   }
 
-  /** Resolves the request with a reply; false if the request no longer waits. */
+  /** Resolves the request with a reply. Returns false if the request is no longer waiting. */
   answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
     const request = this.#forget(id);
     if (request === undefined) return false;

@@ -1,4 +1,7 @@
-/** The caller's side of a resumable response, which outlives the session. Loads on first use. */
+/**
+ * The caller's side of a resumable response, which outlives the session. This module is loaded on
+ * first use.
+ */
 import { isForSize } from "../../transport/close_info.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import { anySignal, startTimer, within } from "../../base/wait.ts";
@@ -23,7 +26,7 @@ interface AnswerClient {
   durableStream(id: string): { cancel(reason?: string): Promise<void> };
 }
 
-/** A request, and the caller's position in its response. */
+/** A request, with the caller's position in its response. */
 export interface KeptAnswerOptions extends RequestStreamOptions {
   readonly topic: string;
   readonly data: unknown;
@@ -34,8 +37,8 @@ export interface KeptAnswerOptions extends RequestStreamOptions {
 }
 
 /**
- * Sends the request immediately, and again in each session until a reply arrives. The name makes
- * the request idempotent. The items are read from a durable stream.
+ * Sends the request immediately, and again in each new session until a reply arrives. The name
+ * makes the request idempotent. The items are read from a durable stream.
  */
 export class KeptAnswer {
   readonly #client: AnswerClient;

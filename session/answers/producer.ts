@@ -1,4 +1,4 @@
-/** The sending half of a streaming response. Loads with the first one. */
+/** The sending half of a streaming response. This module is loaded with the first response. */
 import { Signal } from "../../base/signal.ts";
 import type { Inside } from "../receiving.ts";
 import type { Message, MessageProducer } from "../message.ts";
@@ -31,7 +31,7 @@ export function produceAnswer(
  *
  * - **Pull:** the producer reads the next item only if it has credit and the send queue has room.
  *   Streaming responses use at most half of the queue.
- * - **Stop:** after `stop` no part is sent, and the iterator's `return()` is called once.
+ * - **Stop:** after `stop`, no part is sent, and the iterator's `return()` is called once.
  */
 class AnswerProducer extends Signal implements MessageProducer {
   /** Resolves when the response has ended; rejects with the error of the handler. */
@@ -143,8 +143,8 @@ class AnswerProducer extends Signal implements MessageProducer {
   }
 
   /**
-   * Lets the handler clean up, without waiting: a generator first finishes its current step. Until
-   * then the response counts towards the session's limit.
+   * Lets the handler clean up, without waiting for it: a generator first finishes its current step.
+   * Until then, the response counts towards the session's limit.
    */
   #return(): void {
     const { replies } = this.#core.receiving;

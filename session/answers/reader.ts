@@ -1,4 +1,4 @@
-/** The receiving half of a streaming response. Loads with the first one. */
+/** The receiving half of a streaming response. This module is loaded with the first response. */
 import { RequestError, TimeoutError } from "../../errors.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
@@ -10,14 +10,14 @@ import { FIRST_CREDIT, MAX_CREDIT, MAX_UNPAID_BYTES, type TraceContext } from ".
 
 /**
  * Bytes of consumed items after which the reader returns credit, even before half of the window is
- * consumed. A quarter of the producer's bound: the reader measures text in UTF-16 units of at most
- * three bytes, so the producer continues before the loop runs out of items.
+ * consumed. This is a quarter of the producer's bound. The reader measures text in UTF-16 units of
+ * at most three bytes, so the producer continues before the loop runs out of items.
  */
 const PAY_BYTES = MAX_UNPAID_BYTES / 4;
 
 /**
- * Returns the function that checks items against the contract, where an asynchronous schema may
- * take `requestTimeoutMs`; `undefined` for topics without a schema.
+ * Returns the function that checks items against the contract; `undefined` for topics without a
+ * schema. An asynchronous schema may take `requestTimeoutMs`.
  */
 export function itemCheckOf(
   core: Inside,
@@ -40,7 +40,7 @@ interface ReaderOptions extends RequestStreamOptions {
   /** Settles when the response ends, for the instrumentation. */
   readonly over?: PromiseWithResolvers<void>;
   /**
-   * Receives a single reply, after which the response has no items. Without this function a single
+   * Receives a single reply, after which the response has no items. Without this function, a single
    * reply is an error. MUST NOT throw.
    */
   readonly onReply?: (data: unknown) => void;
@@ -93,7 +93,7 @@ export function openAnswer(
   throw opened!.error;
 }
 
-/** Creates the error for a response whose next item or end is late. */
+/** Creates the error for a response whose next item or end does not arrive in time. */
 export function lateAnswer(topic: string, what: string, ms: number): TimeoutError {
   const text = `Cannot wait for ${what} of the response to "${topic}" longer than ${ms} ms`;
   return new TimeoutError(text, ms);
@@ -252,7 +252,7 @@ export class AnswerReader {
 
   readonly #onAbort = () => this.#giveUp({ error: this.#options.signal!.reason });
 
-  /** Limits the loop's wait for an item, with one timer for many items. */
+  /** Limits how long the loop waits for an item. One timer serves many items. */
   #watchItem(ms: number): void {
     this.#itemTimer = startTimer(this.#core.settings.runtime, ms, () => {
       this.#itemTimer = undefined;
@@ -285,7 +285,9 @@ export class AnswerReader {
     this.#at = this.#bytes = 0;
   }
 
-  /** Records that the loop waits for an item: the peer may first need a reply from this end. */
+  /**
+   * Records that the loop waits for an item, because the peer may first need a reply from this end.
+   */
   #await(isAwaited: boolean): void {
     this.#core.sending.requests.awaits(this.#id, isAwaited);
     if (!isAwaited) return;

@@ -8,8 +8,8 @@ import type { UntypedMessage } from "../message.ts";
 import type { Session } from "../session.ts";
 
 /**
- * Handler of one kind of request. Its result, or the value of the returned promise, is the
- * response.
+ * The handler for one kind of request. Its result, or the value of the promise that it returns, is
+ * the response.
  *
  * @typeParam M The message.
  * @typeParam S The session.
@@ -20,7 +20,7 @@ export type RequestHandler<M extends { reply(data: never): void }, S> = (
 ) => Parameters<M["reply"]>[0] | Promise<Parameters<M["reply"]>[0]>;
 
 /**
- * Handler of requests with resumable responses, which outlive the caller's connection.
+ * The handler for requests with resumable responses, which outlive the caller's connection.
  *
  * @typeParam M The message.
  * @typeParam S The session.
@@ -29,15 +29,15 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
   /** Produces the items of the response. The session may close before the response ends. */
   readonly answer: RequestHandler<M, S>;
   /**
-   * Produces the remaining items, after the kept ones, when the node that produced the response
-   * crashed, closed or restarted. Exactly one node calls it. Without this function such a response
-   * ends with `writer-lost`.
+   * Produces the items that follow the kept ones if the node that produced the response crashed,
+   * closed or restarted. Exactly one node calls this function. Without it, such a response ends
+   * with `writer-lost`.
    */
   readonly resume?:
     | ((
       input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>>,
       progress: {
-        /** Newest kept items, oldest first: at most 10,000 items and 1 MiB. */
+        /** The newest kept items, oldest first. The list has at most 10,000 items and 1 MiB. */
         readonly written: readonly (
           Parameters<M["reply"]>[0] extends AsyncIterable<infer Item> ? Item : unknown
         )[];
@@ -51,8 +51,9 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
 }
 
 /**
- * Request handlers by pattern, for `serve` and `connect`: with a contract, the patterns of its
- * requests; otherwise topics, and for `serve` also patterns such as `sum:{room}`.
+ * Request handlers by pattern, for `serve` and `connect`. With a contract, the keys are the
+ * patterns of its requests. Otherwise, they are topics, or for `serve` also patterns such as
+ * `sum:{room}`.
  *
  * @example Usage
  * ```ts

@@ -15,7 +15,7 @@ import type { TopicRouter } from "../wire/topic_pattern.ts";
 interface ErasedHandler {
   /** Produces the response. */
   readonly answer: (message: UntypedMessage, session: SessionFace) => unknown;
-  /** Produces the rest of a response after its node was lost, see `ResumableHandler`. */
+  /** Produces the rest of a response after its node was lost. See `ResumableHandler`. */
   readonly resume?: (
     input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic">,
     progress: {
@@ -30,7 +30,10 @@ interface ErasedHandler {
 export interface RequestRoute extends ErasedHandler {
   /** The pattern of the handler. */
   readonly pattern: string;
-  /** True if the response must stream; `undefined` without a contract, which allows both. */
+  /**
+   * True if the response must stream, false if it must not; `undefined` without a contract, because
+   * then both are allowed.
+   */
   readonly streams: boolean | undefined;
   /** True if the response may be resumable. */
   readonly isResumable: boolean;
@@ -42,7 +45,9 @@ export interface KeptAnswerRequest {
   readonly message: Message;
   /** Name of the response, chosen by the caller. */
   readonly name: string;
-  /** True if the caller has a part of the response, so that no new one may start. */
+  /**
+   * True if the caller has already received a part of the response, so that no new one may start.
+   */
   readonly begun: true | undefined;
   /** Data of the request, as received. */
   readonly input: unknown;
@@ -80,10 +85,10 @@ export class RequestTable {
    * Checks the handlers.
    *
    * @param settings The handlers, and the contract if there is one.
-   * @param route Creates the router for patterns without a contract. Absent on a client, which has
-   * only topics without parameters, so that a page does not load the router.
+   * @param route Creates the router for patterns without a contract. Absent on a client, whose
+   * topics have no parameters, so that a page does not load the router.
    * @throws {TypeError} If a handler is neither a function nor an object with `answer`, if the
-   * contract has no such request, or if patterns overlap.
+   * contract does not contain the request, or if patterns overlap.
    */
   constructor(
     { handlers: { contract, onMessage, requests }, services }: RequestSettings,
@@ -106,7 +111,7 @@ export class RequestTable {
     }
   }
 
-  /** True if any handler can continue responses of a lost node. */
+  /** True if any handler can continue a response whose node was lost. */
   get canResume(): boolean {
     return this.#routes.values().some(({ resume }) => resume !== undefined);
   }

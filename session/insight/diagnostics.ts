@@ -12,18 +12,21 @@ import type { SessionState, SessionStats } from "../types.ts";
 import { textOf } from "../../base/error_text.ts";
 
 /**
- * A snapshot of a session: a plain object that JSON can hold completely. Times are milliseconds
- * since the Unix epoch. Counters that a connection does not keep are `undefined`, not zero. Values
- * of headers and parameters that may hold secrets are redacted.
+ * A snapshot of a session, as a plain object that JSON can represent completely. Times are
+ * milliseconds since the Unix epoch. Counters that a connection does not keep are `undefined`, not
+ * zero. Headers and parameters whose values may be secrets are redacted.
  *
- * Streams and bytes count only the application's, as in `session.stats`. Credit (`localMax…`,
- * `peerMax…`) is the connection's: if messages travel on a stream, that stream uses some of the
- * credit, as `debugState().credit` shows.
+ * Streams and bytes are only those of the application, as in `session.stats`. The credit
+ * (`localMax…`, `peerMax…`) is that of the connection: if messages are sent on a stream, that
+ * stream uses some of the credit, as `debugState().credit` shows.
  */
 export interface SessionDiagnostics {
   /** Id of the session. */
   readonly id: string;
-  /** Id of the stream that represents the session, if there is one: CONNECT over HTTP/3. */
+  /**
+   * Id of the stream that represents the session, if there is one. Over HTTP/3, this is the CONNECT
+   * stream.
+   */
   readonly controlStreamId: number | undefined;
   /** State of the session. */
   readonly state: SessionState;
@@ -52,8 +55,8 @@ export interface SessionDiagnostics {
   /** Close reason. */
   readonly closeReason: string | undefined;
   /**
-   * Time of the peer's last sign of life, as precise as the heartbeat; `undefined` without a
-   * heartbeat.
+   * Time at which the peer was last heard, with the precision of the heartbeat; `undefined` without
+   * a heartbeat.
    */
   readonly lastHeardAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
@@ -111,15 +114,15 @@ export interface SessionDiagnostics {
       readonly messages: number;
       /** Waiting bytes. */
       readonly bytes: number;
-      /** Most messages that may wait. */
+      /** Maximum number of waiting messages. */
       readonly maxMessages: number;
-      /** Most bytes that may wait. */
+      /** Maximum number of waiting bytes. */
       readonly maxBytes: number;
     };
   };
 }
 
-/** Summary of a session: a plain object that JSON can hold completely. */
+/** A summary of a session, as a plain object that JSON can represent completely. */
 export interface SessionSummary {
   /** Id of the session. */
   readonly id: string;
@@ -155,7 +158,10 @@ export interface SessionSummary {
   readonly issues: readonly SessionIssue["code"][];
 }
 
-/** Complete state of a session, in parts: a plain object that JSON can hold completely. */
+/**
+ * The complete state of a session in several parts, as a plain object that JSON can represent
+ * completely.
+ */
 export interface SessionDebugState {
   /** The snapshot. */
   readonly diagnostics: SessionDiagnostics;
@@ -176,7 +182,7 @@ export interface SessionDebugState {
       | "handshakeTimeoutMs"
     >
     & {
-      /** Largest message to send, in bytes: the limit of this end and of the peer. */
+      /** Size of the largest message that this end may send and the peer accepts, in bytes. */
       readonly maxSendBytes: number;
       /** Interval of pings to the peer, in milliseconds; `undefined` without pings. */
       readonly heartbeatIntervalMs: number | undefined;
@@ -187,7 +193,7 @@ export interface SessionDebugState {
   readonly capabilities: ConnectionCapabilities;
   /** Counters of the connection; empty if they can no longer be read. */
   readonly wire: ConnectionStats;
-  /** Flow control, if both ends count. */
+  /** Flow control, if both ends keep these counters. */
   readonly credit:
     | Readonly<Record<"data" | "bidirectional" | "unidirectional", CreditState>>
     | undefined;
@@ -307,7 +313,7 @@ export async function debugState(core: Inside): Promise<SessionDebugState> {
   };
 }
 
-/** Returns an error's message without secrets: it may contain the URL with the token. */
+/** Returns an error's message without secrets, because it may contain the URL with the token. */
 function reasonOf(error: unknown): string {
   return redactText(textOf(error));
 }
@@ -330,13 +336,14 @@ const PARAMETER = /([?&#])([^=&#\s"<>?]+)=([^&#\s"<>]*)/g;
 const PATH_PARAMETER = /(;)([^=&#;\s"<>?]+)=([^&#;\s"<>?]*)/g;
 
 /**
- * User and password of a URL in text. The length of a scheme is bounded: on hostile input, an
- * unbounded search could take seconds.
+ * The user and the password of a URL in text. The length of a scheme is bounded, because an
+ * unbounded search could take seconds on hostile input.
  */
 const USER_INFO = /\b([a-z][a-z0-9+.-]{0,31}:\/\/)[^/?#@\s"'<>]*@/gi;
 
 /**
- * Removes secrets from text that may contain URLs: passwords, and parameters with secret names.
+ * Removes secrets from text that may contain URLs. The secrets are passwords, and parameters whose
+ * names indicate a secret.
  *
  * @param text Any text.
  * @returns The text without secrets.
@@ -356,7 +363,7 @@ function redactParameter(whole: string, start: string, name: string): string {
  * Removes secrets from headers.
  *
  * @param headers Any headers.
- * @returns A plain object, by lower-case names.
+ * @returns A plain object, with lower-case names as keys.
  */
 export function redactHeaders(headers: Headers): Record<string, string> {
   const shown: Record<string, string> = {};

@@ -12,7 +12,9 @@ export interface SessionHealth {
   readonly at: number;
   /** True without any issues. */
   readonly isHealthy: boolean;
-  /** Issues, errors first; counters that only grow are compared with the previous check. */
+  /**
+   * The issues, errors first. Cumulative counters are compared with those of the previous check.
+   */
   readonly issues: readonly SessionIssue[];
   /** The counters. */
   readonly stats: SessionStats;
@@ -64,7 +66,7 @@ export async function* monitorHealth(
 
 /**
  * Returns the callbacks to run when the session closes. If each check awaited `closed` instead, its
- * reaction would stay in memory until then.
+ * promise reaction would stay in memory until then.
  */
 function monitorsOf(core: Inside): Set<() => void> {
   if (core.monitors === undefined) {
@@ -116,24 +118,27 @@ export interface SessionIssue {
   /**
    * The kind of issue, for programs:
    *
-   * - `stuck-connecting`, `stuck-draining`: for more than 10 s, and 30 s.
+   * - `stuck-connecting`, `stuck-draining`: the session has been in this state for more than 10 s
+   *   or 30 s.
    * - `missing-heartbeat`: the peer has been silent for one and a half heartbeat intervals.
-   * - `slow-handler`: a handler runs for more than 10 s, or messages wait for an `onOpen` that does
-   *   not return.
-   * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
-   * - `unread-streams`: the peer opened streams that the application does not accept.
+   * - `slow-handler`: a handler has been running for more than 10 s, or messages wait for an
+   *   `onOpen` that does not return.
+   * - `send-queue-nearly-full`, `receive-queue-nearly-full`: the queue has reached more than 80 %
+   *   of a bound.
+   * - `unread-streams`: the peer opened streams that the application has not accepted.
    * - `refused-streams`: the peer opened streams that were not accepted within 5 s, or that
    *   exceeded a limit of unread streams.
    * - `leaking-streams`: 64 or more streams are open after ten minutes, and fewer have closed.
-   * - `waiting-for-credit`, `peer-without-credit`: this end waits for credit, or the peer has used up
-   *   its credit.
-   * - `error-rate`: errors on more than 10 % of at least 50 messages and streams.
-   * - `invalid-messages`: half as many as would close the session within a minute.
+   * - `waiting-for-credit`, `peer-without-credit`: this end is waiting for credit, or the peer has
+   *   used up its credit.
+   * - `error-rate`: more than 10 % of at least 50 messages and streams had errors.
+   * - `invalid-messages`: the peer has sent half as many invalid messages within a minute as would
+   *   close the session.
    * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: data was lost.
    * - `failing-handlers`: a handler of the application threw, and `onError` was called.
    * - `late-decision`: a function or a schema of the application, such as `authorize`, took longer
    *   than `requestTimeoutMs`.
-   * - `idle`: an hour without messages, streams and datagrams.
+   * - `idle`: there were no messages, streams or datagrams for an hour.
    */
   readonly code:
     | "stuck-connecting"
@@ -155,9 +160,9 @@ export interface SessionIssue {
     | "failing-handlers"
     | "late-decision"
     | "idle";
-  /** An `error` has harmed the session or will close it sooner or later; a `warning` may. */
+  /** An `error` has harmed the session or will eventually close it. A `warning` may do so. */
   readonly severity: "error" | "warning";
-  /** Description with numbers and a remedy, for humans. */
+  /** A description for people, with numbers and a remedy. */
   readonly message: string;
 }
 
@@ -165,7 +170,7 @@ const CONNECTING_MS = 10_000;
 
 const DRAINING_MS = 30_000;
 
-/** Fewest operations for a meaningful error rate. */
+/** The smallest number of operations that gives a meaningful error rate. */
 const MIN_OPERATIONS = 50;
 
 const MAX_ERROR_RATE = 0.1;
@@ -175,7 +180,7 @@ const IDLE_MS = 3_600_000;
 /** Number of open streams that may indicate a leak. */
 const MANY_STREAMS = 64;
 
-/** Time after which many open and few closed streams count as a leak, in milliseconds. */
+/** Time after which many open streams and few closed streams count as a leak, in milliseconds. */
 const LEAKING_MS = 600_000;
 
 /** Fraction of a limit above which a queue is nearly full. */
@@ -190,7 +195,8 @@ const MISSING_BEATS = 1.5;
  * Finds the issues of a session, errors first.
  *
  * @param core The session.
- * @param before Counters of an earlier check, if any: growing counters count from these values.
+ * @param before The counters of an earlier check, if there was one. Cumulative counters are
+ * compared with these values, so that only the increase counts.
  * @returns The issues.
  */
 export function issues(core: Inside, before?: SessionStats): SessionIssue[] {
@@ -461,7 +467,7 @@ function checkCounters(core: Inside, stats: Growth, add: Add): void {
 }
 
 function checkUse(core: Inside, stats: SessionStats, add: Add): void {
-  // Without the library's own control messages.
+  // The library's own control messages are excluded.
   const said = stats.sentMessages - core.sending.posted;
   const isUsed = stats.receivedMessages > 0 || said > 0 || stats.streamsCreated > 0 ||
     stats.datagramsSent > 0 || stats.datagramsReceived > 0;

@@ -38,20 +38,20 @@ export type HandshakeOutcome = Parameters<HandshakeWatch["ended"]>[0];
 
 /** Follows a request. */
 export interface RequestWatch {
-  /** Trace to send with the request, for the peer to continue; absent by default. */
+  /** The trace to send with the request, which the peer can continue; absent by default. */
   readonly trace?: TraceContext | undefined;
   /**
    * Called once, at the end of the request.
    *
-   * @param outcome The error of a failed request; empty after a reply.
+   * @param outcome The error, if the request failed; empty if there was a reply.
    */
   ended(outcome: { readonly error?: unknown }): void;
 }
 
 /**
  * Hooks into sessions. Every hook is optional and runs synchronously; absent hooks cost nothing. If
- * a hook throws, or its promise rejects, the error is reported like a handler's and has no other
- * effect.
+ * a hook throws, or its promise rejects, the error is reported like that of a handler, and has no
+ * other effect.
  *
  * @example Reporting slow responses
  * ```ts
@@ -72,8 +72,8 @@ export interface RequestWatch {
  */
 export interface Instrumentation {
   /**
-   * Called at the start of a handshake: on a server for each request, on a client for each attempt
-   * to connect.
+   * Called at the start of a handshake. On a server, this is each request; on a client, it is each
+   * attempt to connect.
    *
    * @param info Known facts about the handshake.
    * @returns A watch that follows the handshake.
@@ -86,7 +86,7 @@ export interface Instrumentation {
    */
   sessionOpened?(session: Session): void;
   /**
-   * Called for each incoming frame of messages, before it is parsed. A frame of `skein.1` may
+   * Called for each incoming frame of messages, before it is parsed. On `skein.1`, a frame may
    * contain several messages, one per line, and the token of a client that signs in.
    *
    * @param session The session, which may not be established yet.
@@ -109,16 +109,16 @@ export interface Instrumentation {
    */
   request?(session: Session, topic: string): RequestWatch | undefined | void;
   /**
-   * Called for each message that `send` of a session or client sends, but not for requests or
-   * publications. A client may have no session yet.
+   * Called for each message sent with `send` on a session or client, but not for requests or
+   * publications. A client may not have a session yet.
    *
    * @param topic The topic.
-   * @returns A trace to send with the message, for the peer to continue; absent by default.
+   * @returns The trace to send with the message, which the peer can continue; absent by default.
    */
   send?(topic: string): TraceContext | undefined | void;
   /**
-   * Runs the `onMessage` handler of a message. If the handler throws synchronously, its promise
-   * rejects.
+   * Runs the `onMessage` handler for a message. If the handler throws synchronously, the promise of
+   * `run` rejects.
    *
    * @param session The session.
    * @param message The message.

@@ -15,33 +15,34 @@ export interface RecordedEvent {
   readonly session: string;
   /** Time since the first event of the session, in milliseconds. */
   readonly atMs: number;
-  /** First event: the client's URL without a token, and the subprotocol. */
+  /** In the first event: the client's URL without a token, and the subprotocol. */
   readonly opened?: { readonly url: string; readonly protocol: string } | undefined;
   /**
-   * A frame that the peer sent: one or several messages, one per line. Tokens are replaced by empty
-   * strings, and so is a malformed frame that may contain one.
+   * A frame that the peer sent. It contains one or several messages, one per line. Tokens are
+   * replaced by empty strings. A malformed frame that may contain a token is also replaced by an
+   * empty string.
    */
   readonly text?: string | undefined;
-  /** A binary frame that the peer sent, in Base64; tokens are replaced as in `text`. */
+  /** A binary frame that the peer sent, in Base64. Tokens are replaced as in `text`. */
   readonly base64?: string | undefined;
-  /** Last event: how the session closed. */
+  /** In the last event: how the session closed. */
   readonly closed?: Pick<CloseInfo, "code" | "reason" | "by"> | undefined;
-  /** Last event: the recording reached `maxBytes`; later frames are not recorded. */
+  /** In the last event: the recording has reached `maxBytes`, and later frames are not recorded. */
   readonly cut?: true | undefined;
 }
 
 /** Options for {@linkcode recordSessions}. */
 export interface RecordSessionsOptions {
   /**
-   * Receives each event, as one line of JSON without a newline. Called synchronously; an error is
-   * reported like a handler's.
+   * Receives each event, as one line of JSON without a newline. It is called synchronously. If it
+   * throws, the error is reported like that of a handler.
    */
   readonly write: (line: string) => void;
   /** Selects the sessions to record, when their first frame arrives; by default, all. */
   readonly filter?: ((session: Session) => boolean) | undefined;
   /**
-   * Limit of the recorded lines of one session, in UTF-16 units. Counts whole lines, because a peer
-   * may send many frames of a single byte.
+   * The limit for the recorded lines of one session, in UTF-16 units. Whole lines are counted,
+   * because a peer may send many frames of a single byte.
    *
    * @default {1048576}
    */
@@ -64,10 +65,10 @@ interface Recording {
  * Records what peers send, as lines of JSON. `playSession` of `@skein/skein/testing` replays such a
  * recording against a test server, which turns a bug report into a test.
  *
- * - **Recorded:** message frames with their times, and how the session closed. Streams and
- *   datagrams are not recorded.
- * - **Private:** a recording contains everything the user sent. It leaves out tokens and headers,
- *   but not the secret that identifies a guest.
+ * - **Content:** a recording contains message frames with their times, and how the session closed.
+ *   Streams and datagrams are not recorded.
+ * - **Privacy:** a recording contains everything that the user sent. It does not contain tokens or
+ *   headers, but it does contain the secret that identifies a guest.
  *
  * @param options See {@linkcode RecordSessionsOptions}.
  * @returns Hooks for the option `instrumentation`.
@@ -142,12 +143,12 @@ function lineOf(
   return JSON.stringify({ session: session.id, atMs, ...event });
 }
 
-/** The key that signs a client in; JSON also allows its letters as escapes. */
+/** The key that signs a client in. In JSON, its letters may also be written as escapes. */
 const SIGNS_IN = /"auth"|\\u/;
 
 /**
- * Empties the tokens of a text frame: one envelope, or on `skein.1` several lines. A malformed
- * envelope may continue on the next line, so the whole frame is left out.
+ * Empties the tokens in a text frame, which is one envelope, or on `skein.1` several lines. A
+ * malformed envelope may continue on the next line, so the whole frame is omitted in this case.
  */
 function cleanText(frame: string, joins: boolean): string {
   const envelopes = (joins ? frame.split("\n") : [frame]).map(withoutToken);

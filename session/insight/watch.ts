@@ -1,6 +1,6 @@
 /**
- * Calls the hooks of an instrumentation, so that no hook can affect a session. A client loads this
- * module only with an instrumentation.
+ * Calls the hooks of an instrumentation in such a way that no hook can affect a session. A client
+ * loads this module only if it has an instrumentation.
  */
 import type { CloseInfo } from "../../errors.ts";
 import { readTrace, type TraceContext } from "../wire/envelope.ts";
@@ -17,8 +17,8 @@ import {
 import { withoutToken } from "../url.ts";
 
 /**
- * Instruments all sessions created with these settings from now on, as `serve`, `connect` and
- * `dial` do for their sessions.
+ * Instruments all sessions that are created with these settings after this call, as `serve`,
+ * `connect` and `dial` do for their sessions.
  *
  * @example Sessions of your own
  * ```ts
@@ -37,7 +37,7 @@ import { withoutToken } from "../url.ts";
  *
  * @param settings The settings.
  * @param instrumentation The hooks; `undefined` removes them.
- * @returns The given settings.
+ * @returns The settings that were passed.
  */
 export function instrument(
   settings: SessionSettings,
@@ -105,7 +105,7 @@ class HookRunner implements SessionWatch {
 
   /**
    * Runs the handler of a message, in the hook or after it. The hook's promise settles at the end
-   * of a streaming response, the caller's when the handler returns.
+   * of a streaming response; the caller's promise settles when the handler returns.
    */
   handle(
     message: Message,
@@ -222,8 +222,8 @@ export async function openWatched(
 }
 
 /**
- * Returns the HTTP status of a rejection; for a rejection by close, the status that its close code
- * stands for.
+ * Returns the HTTP status of a rejection. If the session was rejected by a close, this is the
+ * status that its close code stands for.
  */
 export function refusalStatus(error: unknown): number | undefined {
   const { status, info } = Object(error) as { status?: unknown; info?: CloseInfo };
@@ -237,7 +237,7 @@ function once<T>(run: () => T): () => T {
   return () => (ran ??= { result: run() }).result;
 }
 
-/** Returns the error of `run`; `undefined` without an error. */
+/** Returns the error of `run`, or `undefined` if there was none. */
 async function rejectionOf(run: (() => unknown) | undefined): Promise<unknown> {
   try {
     await run?.();

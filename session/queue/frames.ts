@@ -15,8 +15,8 @@ export interface FrameTap {
 export const MAX_JOINED_BYTES = 65_536;
 
 /**
- * One encoded envelope that waits to be sent. Immutable, so that any number of sessions can share
- * it.
+ * One encoded envelope that waits to be sent. It is immutable, so that any number of sessions can
+ * share it.
  */
 export interface QueuedMessage extends EncodedMessage {
   /** Position in the order of everything sent in one {@linkcode Turn}. */
@@ -25,7 +25,7 @@ export interface QueuedMessage extends EncodedMessage {
   readonly isProtected: boolean;
   /** Number of messages in the frame; 1 by default. */
   readonly messages?: number | undefined;
-  /** True for a message to many sessions, which therefore contains no secret of a single one. */
+  /** True for a message to many sessions. Such a message contains no secret of a single session. */
   readonly isShared?: boolean | undefined;
 }
 
@@ -39,7 +39,7 @@ export interface PackedFrame {
   readonly end: number;
   /** Number of messages in the frame. */
   readonly messages: number;
-  /** The packed entries, if all of them go to many sessions. */
+  /** The packed entries, if all of them are for many sessions. */
   readonly parts: readonly QueuedMessage[] | undefined;
 }
 
@@ -115,7 +115,7 @@ export class DropNotice implements QueuedMessage {
   readonly isProtected = true;
   readonly #count: number;
 
-  /** Creates a notice for one topic, or for several if `topic` is empty. */
+  /** Creates a notice for one topic, or for several topics if `topic` is empty. */
   constructor(count: number, readonly topic: string, readonly sequence: number) {
     this.#count = count;
     this.frame = encodeEnvelope(topic === "" ? { dropped: count } : { dropped: count, topic });

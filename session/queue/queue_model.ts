@@ -1,6 +1,6 @@
 /**
- * Reference model of a send queue while the connection is behind: the messages that each policy
- * keeps and drops.
+ * The reference model of a send queue while the connection is behind. It determines which messages
+ * each policy keeps and drops.
  */
 import type { OverflowPolicy } from "./turn.ts";
 
@@ -21,7 +21,7 @@ export interface ModelBounds {
   readonly policy: (topic: string) => OverflowPolicy;
 }
 
-/** The waiting messages, by the rules of docs/concepts/back-pressure.md. */
+/** The waiting messages, according to the rules in docs/concepts/back-pressure.md. */
 export class QueueModel {
   /** Number of dropped messages. */
   dropped = 0;
@@ -50,9 +50,9 @@ export class QueueModel {
   }
 
   /**
-   * Adds a message, making room by its policy.
+   * Adds a message, and makes room according to its policy.
    *
-   * @param message The message. A reply needs a policy that drops.
+   * @param message The message. If it is a reply, its policy must drop messages.
    */
   add(message: ModelMessage): void {
     const { topic, size } = message;

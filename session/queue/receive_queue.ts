@@ -1,4 +1,4 @@
-/** Bounded queue of received items, in order, with limited concurrency. */
+/** A bounded queue of received items, which are handled in order and with limited concurrency. */
 import { Signal } from "../../base/signal.ts";
 
 interface Item<T> {
@@ -11,18 +11,18 @@ export interface Consumer<T> {
   /** Handles one item. MUST NOT throw or reject. */
   handle(item: T): void | Promise<void>;
   /**
-   * Number of items that may run now beyond the queue's concurrency, because the consumer waits for
-   * an effect of items that {@linkcode mayOvertake} others; 0 by default.
+   * Number of items that may currently run beyond the queue's concurrency; 0 by default. The
+   * consumer needs this if it waits for an effect of items that {@linkcode mayOvertake} others.
    */
   readonly extraRoom?: number | undefined;
-  /** Returns true if an item may use the extra room. */
+  /** Returns true if an item may use the additional concurrency. */
   mayOvertake?(item: T): boolean;
 }
 
 /**
- * A bounded queue with one reader: either a consumer that the queue calls, or a caller of `take`. A
- * consumer that returns no promise is done immediately. The queue notifies listeners of each
- * arrival, each taken item, each finished item, and its end.
+ * A bounded queue with one reader: either a consumer that the queue calls, or a caller of `take`.
+ * If the consumer returns no promise, it is done immediately. The queue notifies listeners when an
+ * item arrives, is taken or is finished, and when the queue ends.
  */
 export class ReceiveQueue<T> extends Signal {
   readonly #limits: { readonly maxMessages: number; readonly maxBytes: number };
@@ -69,7 +69,7 @@ export class ReceiveQueue<T> extends Signal {
     return this.#isEnded;
   }
 
-  /** Adds an item. Returns false if the queue has no room. */
+  /** Adds an item. Returns false if the queue has no room for it. */
   offer(item: T, size: number): boolean {
     if (this.#isEnded) return true;
     const isNext = this.#items.length === 0 && this.#mayRun;
@@ -79,7 +79,8 @@ export class ReceiveQueue<T> extends Signal {
       return true;
     }
     const { maxMessages, maxBytes } = this.#limits;
-    // A single message is accepted at any size: the limit of one message was checked before.
+    // A single message is accepted at any size, because the size limit of a message was already
+    // checked.
     if (
       this.#items.length >= maxMessages || (this.#items.length > 0 && this.#bytes + size > maxBytes)
     ) return false;
@@ -95,7 +96,7 @@ export class ReceiveQueue<T> extends Signal {
     this.pump();
   }
 
-  /** Runs all items that may run. Call this when the room for overtaking has grown. */
+  /** Runs all items that may run. Call this when more items may overtake others. */
   pump(): void {
     if (this.#consumer === undefined) return;
     while (this.#items.length > 0 && this.#mayRun) this.#run(this.take()!);
@@ -130,7 +131,7 @@ export class ReceiveQueue<T> extends Signal {
     return this.#takeAt(0);
   }
 
-  /** Accepts no more items; waiting items stay for the reader. Idempotent. */
+  /** Stops accepting items. Waiting items remain for the reader. Idempotent. */
   end(): void {
     this.#isEnded = true;
     this.notify();
@@ -181,9 +182,9 @@ export class ReceiveQueue<T> extends Signal {
  * Throws if the messages already have another reader.
  *
  * @param over Name of the loop's subject, for the error.
- * @param isRead True if another loop runs.
+ * @param isRead True if another loop is already running.
  * @param isHandled True if there is a handler.
- * @throws {TypeError} If another loop runs, or there is a handler.
+ * @throws {TypeError} If another loop is already running, or if there is a handler.
  */
 export function checkLoop(over: string, isRead: boolean, isHandled = false): void {
   if (!isRead && !isHandled) return;

@@ -1,7 +1,7 @@
 /**
- * Outgoing messages: the send queue of one session, bounded in messages and bytes; broadcasts to
- * many sessions; and the turn of the event loop, which flushes all of them in as few frames as
- * possible.
+ * Outgoing messages. This module contains the send queue of one session, which is bounded in
+ * messages and bytes; broadcasts to many sessions; and the event loop turn, which flushes all of
+ * them in as few frames as possible.
  */
 import type { SendQueueStats } from "../types.ts";
 import { CloseCode, QueueFullError } from "../../errors.ts";
@@ -24,30 +24,34 @@ import {
 /**
  * Policies for a full send queue:
  *
- * - `close` closes the session with 4507: the peer reconnects and starts afresh.
- * - `drop-oldest` and `drop-newest` make room, and send the peer the number of dropped messages.
+ * - `close` closes the session with 4507, and the peer reconnects and starts afresh.
+ * - `drop-oldest` and `drop-newest` make room by dropping messages, and send the peer the number of
+ *   dropped messages.
  * - `latest` keeps only the newest message of each topic as soon as the peer falls behind; older
  *   messages of the topic are dropped and counted.
  */
 export type OverflowPolicy = "close" | "drop-oldest" | "drop-newest" | "latest";
 
-/** Bounds of a send queue, documented in `sendQueue` of `SessionLimits`. */
+/** The bounds of a send queue. See `sendQueue` in `SessionLimits`. */
 export interface SendQueueBounds {
-  /** Most waiting messages. */
+  /** Maximum number of waiting messages. */
   readonly maxMessages: number;
-  /** Most waiting bytes. */
+  /** Maximum number of waiting bytes. */
   readonly maxBytes: number;
   /** Policy of a full queue. */
   readonly policy: OverflowPolicy | ((topic: string) => OverflowPolicy);
 }
 
 /**
- * Bytes buffered by the connection above which further messages wait in this queue, where a policy
- * can drop them.
+ * If the connection buffers more bytes than this, further messages wait in this queue, where a
+ * policy can drop them.
  */
 export const HIGH_WATER_MARK = 65_536;
 
-/** Maximum number of messages collected in one turn; at this number they are flushed early. */
+/**
+ * Maximum number of messages collected in one turn. When this number is reached, they are flushed
+ * early.
+ */
 const MAX_PENDING_MESSAGES = 256;
 
 /** The session, as the send queue sees it. */
@@ -59,23 +63,25 @@ export interface SendQueueOwner {
    * envelopes.
    */
   readonly joins: boolean;
-  /** Closes the session, because the queue is full and the policy is `close`. */
+  /** Closes the session because the queue is full and the policy is `close`. */
   abort(code: number, reason: string, error: QueueFullError): void;
 }
 
 /**
  * The send queue of one session.
  *
- * Messages wait only while the connection buffers more than {@linkcode HIGH_WATER_MARK} bytes; then
- * the bounds apply. Replies and control envelopes are never dropped: if there is no room for one,
- * the session closes.
+ * Messages wait only while the connection buffers more than {@linkcode HIGH_WATER_MARK} bytes. The
+ * bounds then apply. Replies and control envelopes are never dropped. If there is no room for one
+ * of them, the session closes.
  */
 export class SendQueue extends Signal {
-  /** Broadcast messages of this turn; the fan-out sets and clears them when the turn ends. */
+  /** The broadcast messages of this turn. The fan-out sets and clears them when the turn ends. */
   share: SharedMessages | undefined = undefined;
   /** True while the turn has this queue on its list. */
   isMarked = false;
-  /** Largest message that the peer accepts, in bytes. A larger one becomes a gap. */
+  /**
+   * Size of the largest message that the peer accepts, in bytes. A larger message becomes a gap.
+   */
   maxMessageBytes = Infinity;
 
   readonly #frames: MessageFrames;
@@ -90,7 +96,7 @@ export class SendQueue extends Signal {
   #isEnded = false;
   #failure: QueueFullError | undefined;
   #policyError: unknown;
-  // Upper bound of the connection's buffer: its last reading plus the bytes passed to it since.
+  // An upper bound for the connection's buffer: the last measured size plus the bytes passed since.
   #handed = 0;
   #sentMessages = 0;
   #sentBytes = 0;
@@ -120,7 +126,7 @@ export class SendQueue extends Signal {
   }
 
   /**
-   * True if the queue accepts no more messages, after `end()` or a failure that will close the
+   * True if the queue accepts no more messages, because of `end()` or a failure that will close the
    * session.
    */
   get isOver(): boolean {
@@ -142,7 +148,7 @@ export class SendQueue extends Signal {
     };
   }
 
-  /** Adds a message to this session alone, see {@linkcode push}. */
+  /** Adds a message for this session alone. See {@linkcode push}. */
   add({ frame, size, topic, position }: EncodedMessage, isProtected: boolean): void {
     const sequence = this.#turn.nextSequence();
     this.push({ frame, size, topic, position, sequence, isProtected });
@@ -173,7 +179,7 @@ export class SendQueue extends Signal {
     return gapOf(entry);
   }
 
-  /** Adds an entry, making room by policy. Returns false if there is no room. */
+  /** Adds an entry, and makes room according to the policy. Returns false if there is no room. */
   admit(entry: QueuedMessage): boolean {
     if (isNotice(entry)) {
       this.#addNotice(entry, this.#entries.length);
@@ -223,7 +229,7 @@ export class SendQueue extends Signal {
     if (this.#handed >= HIGH_WATER_MARK) this.#hold();
   }
 
-  /** Passes entries to the connection until it is behind; false if the queue has failed. */
+  /** Passes entries to the connection until it is behind. Returns false if the queue has failed. */
   flush(): boolean {
     if (this.#failure !== undefined) return false;
     const entries = this.#entries;
@@ -271,7 +277,7 @@ export class SendQueue extends Signal {
   }
 
   /**
-   * True if a streaming response may add another part: streaming responses use at most half of the
+   * True if a streaming response may add another part. Streaming responses use at most half of the
    * queue.
    */
   get hasRoom(): boolean {
@@ -315,7 +321,10 @@ export class SendQueue extends Signal {
     this.#count(entry, 1);
   }
 
-  /** Adds a notice at one end of the queue. It always has room, because its message is gone. */
+  /**
+   * Adds a notice at one end of the queue. There is always room for it, because the message that it
+   * replaces is gone.
+   */
   #addNotice(notice: DropNotice, at: number): void {
     this.#add(notice, at);
     this.#joinNotices(at || 1);
@@ -375,7 +384,7 @@ export class SendQueue extends Signal {
   }
 }
 
-/** Adds the messages of a page to a queue, as whole frames of which the queue may drop none. */
+/** Adds the messages of a page to a queue, as whole frames that the queue must not drop. */
 export function pushPage(queue: SendQueue, turn: Turn, page: readonly EncodedMessage[]): void {
   const entries = page.map((message) =>
     queue.fitting({ ...message, sequence: turn.nextSequence(), isProtected: true })
@@ -391,15 +400,15 @@ function isNotice(entry: QueuedMessage): entry is DropNotice {
 }
 
 /**
- * Collects outgoing messages until the turn of the event loop ends, then sends them.
+ * Collects outgoing messages until the event loop turn ends, and then sends them.
  *
  * A server has one turn for all its sessions. Each session keeps the order of all its messages
  * within a turn, including broadcasts.
  */
 export class Turn {
   /**
-   * The broadcasts of the turn, set by the first broadcast, so that a bundle without broadcasts
-   * omits their code.
+   * The broadcasts of the turn. The first broadcast sets this field, so that a bundle without
+   * broadcasts omits their code.
    *
    * @ignore
    */
@@ -418,7 +427,7 @@ export class Turn {
   /**
    * Creates a turn.
    *
-   * @param runtime Schedules the end of a turn.
+   * @param runtime The runtime, which schedules the end of a turn.
    */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
@@ -478,12 +487,12 @@ export class Turn {
 }
 
 /**
- * A set of sessions that share messages: each message is encoded once, and members without other
- * pending messages share the joined frame too.
+ * A set of sessions that share messages. Each message is encoded once, and members without other
+ * pending messages also share the joined frame.
  *
- * - **Order:** members receive messages in the order of `send`, also relative to their own
- *   `session.send`.
- * - **Members:** adding or removing a member first flushes earlier messages.
+ * - **Order:** members receive messages in the order of the calls to `send`, including calls to
+ *   their own `session.send`.
+ * - **Members:** when a member is added or removed, earlier messages are flushed first.
  *
  * @typeParam S The class of sessions.
  */
@@ -550,7 +559,7 @@ export class Broadcast<S extends object> {
   send(message: EncodedMessage, except?: S): void {
     if (this.#members.size === 0) return;
     this.#sent++;
-    // All that was gathered leaves as one frame.
+    // Everything collected so far is sent as one frame.
     if (this.#bytes + message.size > MAX_JOINED_BYTES) this.#settle();
     const entry: QueuedMessage = {
       frame: message.frame,
@@ -599,8 +608,8 @@ export interface BroadcastBatch {
 }
 
 /**
- * Entries that several sessions share in one turn, packed once for all of them: those of one
- * broadcast, or the merged entries of several.
+ * The entries that several sessions share in one turn: those of one broadcast, or the merged
+ * entries of several broadcasts. They are packed once for all sessions.
  */
 export class SharedMessages {
   /** Entries in the order of their sequence. */
@@ -631,7 +640,8 @@ export class SharedMessages {
   }
 
   /**
-   * Returns the shared messages of the queues that also receive `pending`: the same object for all.
+   * Returns the shared messages of the queues that also receive `pending`. All of them get the same
+   * object.
    */
   and(pending: BroadcastBatch): SharedMessages {
     if (this.#key === pending) return this.#next!;
@@ -689,7 +699,7 @@ export class SharedMessages {
     // Entries that the session itself sent in this turn, after the first shared entry.
     const later = queue.takeBack(incoming[0]!.sequence);
     for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
-      // If room is needed, entries that only wait for the end of the turn are flushed.
+      // If room is needed, entries that are only waiting for the end of the turn are flushed.
       if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
       if (!queue.admit(entry)) return false;
     }
@@ -711,8 +721,8 @@ export class SharedMessages {
 }
 
 /**
- * The broadcasts of one turn: one pass over the members of each broadcast, and one frame for all
- * members without other pending entries.
+ * The broadcasts of one turn. The members of each broadcast are visited once, and all members
+ * without other pending entries share one frame.
  */
 export class FanOut {
   readonly #turn: Turn;
@@ -730,11 +740,11 @@ export class FanOut {
     this.#turn.wake();
   }
 
-  /** Gives each member the collected entries; `failed` collects the queues without room. */
+  /** Gives each member the collected entries. `failed` collects the queues that have no room. */
   handOut(failed: SendQueue[]): void {
     if (this.#broadcasts.length === 0) return;
-    // Taken first: anything that an application's policy publishes meanwhile belongs to the next
-    // turn.
+    // Taken first, because anything that an application's policy publishes in the meantime belongs
+    // to the next turn.
     const all = this.#broadcasts.map((broadcast) => broadcast.take());
     this.#broadcasts = [];
     const touched: SendQueue[] = [];
@@ -762,8 +772,8 @@ export class FanOut {
   }
 
   /**
-   * Sends one entry to all queues, then the next: writing to a connection that is still busy with
-   * the previous frame is slower.
+   * Sends one entry to all queues before the next entry, because writing to a connection that is
+   * still busy with the previous frame is slower.
    */
   #sendSingly(queues: readonly SendQueue[], failed: SendQueue[]): void {
     for (let i = 0, isDone = false; !isDone; i++) {

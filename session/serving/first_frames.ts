@@ -1,4 +1,7 @@
-/** First frames of a server's session: the token, or the first message after a handover. */
+/**
+ * The first frames of a server's session, which contain the token, or the first message after a
+ * handover.
+ */
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
 import type { Inside } from "../receiving.ts";
@@ -8,8 +11,8 @@ import { parseEnvelope } from "../wire/server_envelope.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
 
 /**
- * Default size limit of the token with its envelope, in bytes: as large as servers allow headers to
- * be. The sender is unknown while the server reads the token.
+ * The default size limit of the token with its envelope, in bytes. It equals the usual limit for
+ * headers. The sender is not yet known while the server reads the token.
  */
 export const MAX_TOKEN_BYTES = 16_384;
 
@@ -24,7 +27,7 @@ export class FirstFrames {
     this.#maxTokenBytes = maxTokenBytes;
   }
 
-  /** Handles a frame. After the last of the first frames, the session receives frames itself. */
+  /** Handles a frame. After the last of these frames, the session receives frames itself. */
   receive(frame: Frame): void {
     const core = this.#core;
     if (core.awaitsToken) return void this.#receiveToken(frame);
@@ -78,7 +81,7 @@ export class FirstFrames {
   }
 }
 
-/** Failure codes by the status of an `AuthenticationError`, where they differ. */
+/** Failure codes by the status of an `AuthenticationError`, for statuses whose code differs. */
 const CODES: Readonly<Record<number, string>> = {
   403: "forbidden",
   429: "too-many",

@@ -1,4 +1,4 @@
-/** Services of a server for its peers: tokens, subscriptions, publications, presence. */
+/** The services of a server for its peers: tokens, subscriptions, publications, and presence. */
 import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { internals } from "../core.ts";
@@ -21,18 +21,18 @@ import { FirstFrames, requestFailure } from "./first_frames.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
- * Subscriptions of a returning client that may wait in addition to other requests: as many as a
- * client may have by default.
+ * Number of subscriptions of a returning client that may wait in addition to other requests. This
+ * is the default maximum number of subscriptions of a client.
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
 /**
- * Rooms with presence data that a returning client may announce at once, in addition to other
- * requests.
+ * Number of rooms with presence data that a returning client may announce at once, in addition to
+ * other requests.
  */
 const MAX_PRESENCES_AT_ONCE = 32;
 
-/** Reply to a subscription that was replaced or removed before the reply. */
+/** The reply to a subscription that was replaced or removed before the server replied. */
 const SUPERSEDED: RequestFailure = {
   code: "superseded",
   message: "A later subscribe or unsubscribe of the topic replaced this request",
@@ -45,11 +45,13 @@ export type ServiceEnvelope = Extract<
 >;
 
 /**
- * Services of a server for its sessions. Requests for a missing service are rejected with
- * `forbidden`.
+ * The services of a server for its sessions. If a service is missing, requests for it are rejected
+ * with `forbidden`.
  */
 export interface SessionServices {
-  /** Called before the session is established; a returned code and reason reject the session. */
+  /**
+   * Called before the session is established. To reject the session, return a code and a reason.
+   */
   admit?(session: Session): { readonly code: number; readonly reason: string } | undefined;
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
   opened?(session: Session): void;
@@ -61,8 +63,8 @@ export interface SessionServices {
    */
   readonly canMove?: boolean | undefined;
   /**
-   * Hashes a ticket's secret with SHA-256, for the name of a guest. Without it, the name is the
-   * session's id.
+   * Hashes a ticket's secret with SHA-256, for the name of a guest. Without this function, the name
+   * is the session's id.
    */
   readonly hashOf?: ((secret: string) => Uint8Array) | undefined;
   /**
@@ -84,8 +86,8 @@ export interface SessionServices {
     ) => unknown)
     | undefined;
   /**
-   * Called once the session's client has sent an id, before the envelope with the id is handled.
-   * MUST NOT throw.
+   * Called once the client has sent its id, before the envelope with the id is handled. MUST NOT
+   * throw.
    */
   readonly introduced?: ((session: Session) => void) | undefined;
   /** Sets the presence data of the session in a room; `undefined` ends the presence. */
@@ -111,12 +113,13 @@ export interface SessionServices {
     | undefined;
   /**
    * Called once the peer has renewed its token and the session has the new identity. The reply and
-   * later requests wait for the promise. MUST NOT throw.
+   * later requests wait for the returned promise. MUST NOT throw.
    */
   readonly renewed?: ((session: Session, before: unknown) => void | Promise<void>) | undefined;
   /**
-   * Authorizes the topics of a session again after its identity changed. The reply waits for the
-   * promise, later requests don't. The signal aborts when the session closes. MUST NOT throw.
+   * Authorizes the topics of a session again after its identity has changed. The reply waits for
+   * the returned promise; later requests don't. The signal aborts when the session closes. MUST NOT
+   * throw.
    */
   readonly recheck?: ((session: Session, signal: AbortSignal) => Promise<void>) | undefined;
 }
@@ -135,7 +138,7 @@ export interface SubscribeRequest {
 export interface PublishRequest {
   /** Number of the publication, if the client numbers its publications. */
   readonly number: PublicationNumber | undefined;
-  /** False if the publication is not sent back to its publisher. */
+  /** False if the publication must not be sent back to its publisher. */
   readonly echo: boolean;
 }
 
@@ -145,13 +148,19 @@ export interface PublicationNumber {
   readonly producer: string;
   /** The increasing number. */
   readonly number: number;
-  /** True if the publication was made before. It is then not repeated, but a rejection is. */
+  /**
+   * True if the publication was already made. It is then not published again, but a rejection is
+   * sent again.
+   */
   readonly isRepeated: boolean;
 }
 
 const TICKET_BYTES = 16;
 
-/** Number of tickets per draw of random bytes, since a draw takes longer than a ticket. */
+/**
+ * Number of tickets for which random bytes are generated together, because that takes longer than
+ * creating a ticket.
+ */
 const TICKETS_AT_ONCE = 64;
 
 const IN_URL = { alphabet: "base64url", omitPadding: true } as const;
@@ -159,10 +168,13 @@ const IN_URL = { alphabet: "base64url", omitPadding: true } as const;
 /** The secret in a ticket: its random bytes in base64url. */
 export const TICKET_SECRET: RegExp = /^[\w-]{22}$/;
 
-/** Prefix of `session.user` for a session without a user; no user starts with it. */
+/** Prefix of `session.user` for a session without a user. No name of a user starts with it. */
 export const GUEST_PREFIX = "guest:";
 
-/** Bytes of the hash in a guest's identity: as hard to guess as the secret of a ticket. */
+/**
+ * Number of bytes of the hash in a guest's identity. The hash is as hard to guess as the secret of
+ * a ticket.
+ */
 const IDENTITY_BYTES = 16;
 
 /** Services for any number of sessions, for `sessionSettings`. */
@@ -211,8 +223,8 @@ export class RequestService implements RequestServer, Disposable {
    *
    * @ignore
    * @param core The implementation of the session.
-   * @returns The id of the session and 128 random bits; `undefined` if clients cannot move. A
-   * returning guest keeps the same random bits.
+   * @returns The id of the session and 128 random bits; `undefined` if clients cannot move to
+   * another session. A returning guest keeps the same random bits.
    */
   ticket(core: Inside<Session>): string | undefined {
     if (!this.services.canMove || core.lineage.ticket !== undefined) return core.lineage.ticket;
@@ -228,13 +240,13 @@ export class RequestService implements RequestServer, Disposable {
   }
 
   /**
-   * Names a session without a user: by a hash of the secret in its ticket, so that a client that
-   * presents an earlier ticket has the same name on every node; without a ticket, by the session's
-   * id.
+   * Names a session without a user. The name is a hash of the secret in its ticket, so that a
+   * client that presents an earlier ticket gets the same name on every node. Without a ticket, the
+   * name is the session's id.
    *
    * @ignore
    * @param core The implementation of the session.
-   * @returns The name, which no user has.
+   * @returns The name, which differs from the name of any user.
    */
   nameOf(core: Inside<Session>): string {
     const secret = core.joins ? this.ticket(core)?.split(".")[1] : undefined;
@@ -272,8 +284,8 @@ export class RequestService implements RequestServer, Disposable {
 }
 
 /**
- * Services of one session: requests run one at a time, in order, alongside messages. A numbered
- * publication waits for the messages before it, whose handlers may hang, so all requests except
+ * The services of one session. Requests run one at a time, in order, alongside messages. A numbered
+ * publication waits for the messages before it. Their handlers may hang, so all requests except
  * publications may overtake it.
  */
 export class RequestQueue implements SessionRequests {
@@ -281,7 +293,7 @@ export class RequestQueue implements SessionRequests {
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
   #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
-  /** Publications that left the queue to wait for their number, and how many there are. */
+  /** The publications that left the queue to wait for their turn, and their number. */
   #publishing: Promise<void> | undefined;
   #publications = 0;
   // Created when first needed: most clients don't number messages.
@@ -310,7 +322,7 @@ export class RequestQueue implements SessionRequests {
   /**
    * Registers the client's id, and gives a numbered envelope its turn.
    *
-   * @returns True if the envelope was rejected or handled; false if it is still to be handled.
+   * @returns True if the envelope was rejected or handled; false if it still has to be handled.
    */
   takes(envelope: IntroducingEnvelope | NumberedEnvelope, size: number): boolean {
     if ("client" in envelope && !this.#introduce(envelope)) return true;
@@ -320,7 +332,7 @@ export class RequestQueue implements SessionRequests {
   /**
    * Registers the id that identifies the client across its sessions.
    *
-   * @returns False if the client sent another id before; the envelope is then rejected.
+   * @returns False if the client has already sent another id; the envelope is then rejected.
    */
   #introduce({ id, client }: IntroducingEnvelope): boolean {
     if (client === undefined) return true;
@@ -335,7 +347,10 @@ export class RequestQueue implements SessionRequests {
     return false;
   }
 
-  /** Handles a numbered envelope in its turn; false without numbers, or without a reader. */
+  /**
+   * Handles a numbered envelope in its turn. Returns false if numbers are not supported, or if
+   * there is no reader.
+   */
   #takesNumbered(envelope: NumberedEnvelope, size: number): boolean {
     const { kind, id, seq } = envelope;
     if (seq === undefined || this.#sequences === undefined) return false;
@@ -369,7 +384,7 @@ export class RequestQueue implements SessionRequests {
     const most = maxRequests + (hasHistory ? MAX_RESUMED_AT_ONCE : 0) +
       (presence ? MAX_PRESENCES_AT_ONCE : 0);
     if (this.#waiting === undefined) {
-      // The limits for messages don't apply: a request beyond the limit needs a reply.
+      // The limits for messages don't apply, because a request beyond the limit needs a reply.
       this.#waiting = new ReceiveQueue({ maxMessages: most, maxBytes: Infinity }, 1);
       this.#waiting.consume({ handle: (serve) => serve() });
     }
@@ -390,7 +405,7 @@ export class RequestQueue implements SessionRequests {
     }, 0);
   }
 
-  /** Publishes after the earlier publications, while the queue continues. */
+  /** Publishes after the earlier publications. The queue continues in the meantime. */
   #publishBeside(serve: () => void | Promise<void>): void {
     this.#publications++;
     const publishing = Promise.resolve(this.#publishing).then(async () => {
@@ -407,7 +422,7 @@ export class RequestQueue implements SessionRequests {
     if (turn !== "over") {
       await this.#serve(envelope, { producer, number, isRepeated: turn === "repeated" });
     }
-    // Ends the turn after the reply, which says more than an acknowledgement.
+    // The turn ends after the reply, because the reply says more than an acknowledgement.
     numbered.end();
   }
 
@@ -509,7 +524,7 @@ export class RequestQueue implements SessionRequests {
       : failure;
     if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
-      // A rejected token is not the peer's fault, but a peer must not guess tokens.
+      // A rejected token is not the peer's fault, but a peer must not be able to guess tokens.
       const { authenticate } = this.#services;
       const isForNow = error instanceof AuthenticationError && error.status >= 500;
       if (envelope.kind === "auth" && authenticate !== undefined && !isForNow) {
@@ -530,7 +545,7 @@ export function verifiedUser(session: Session): string | undefined {
   return session[internals].user;
 }
 
-/** Key of a client: the user and the client id, or only the client id without a user. */
+/** The key of a client: the user and the client id, or only the client id if there is no user. */
 function keyOf(session: Session, client: string): string {
   const user = verifiedUser(session) ?? "";
   return `${user.length}:${user}:${client}`;
