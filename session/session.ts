@@ -1,5 +1,5 @@
 /**
- * The public class of a session with one peer: messages, requests, streams and datagrams.
+ * The public class of a session with one peer, for messages, requests, streams and datagrams.
  *
  * @module
  */
@@ -78,13 +78,14 @@ type Insight = typeof import("./insight/insight.ts");
 type Answers = typeof import("./answers/answers.ts");
 
 /**
- * A session with one peer, over one {@linkcode Connection}. Both close together.
+ * A session with one peer, over one {@linkcode Connection}. The session and the connection close
+ * together.
  *
- * - **Order:** messages arrive in the order of `send`, and are handled one at a time.
- * - **Bounds:** the queues of messages to send and to handle are bounded. A full queue applies its
- *   policy.
- * - **Close:** closing flushes all messages sent before, `onClose` runs once, and iteration ends
- *   without an error. `closeError` holds the cause.
+ * - **Order:** messages arrive in the order of the calls to `send`, and are handled one at a time.
+ * - **Bounds:** the queues of messages to send and of messages to handle are bounded. When a queue
+ *   is full, its policy applies.
+ * - **Close:** when the session closes, it flushes all messages sent earlier, `onClose` runs once,
+ *   and iteration ends without an error. `closeError` contains the cause.
  *
  * @example Two ends in one process
  * ```ts
@@ -117,7 +118,7 @@ export class Session<
   /** The peer's network address, if known. */
   declare readonly address: string | undefined;
   /**
-   * On a client: the reason why the session does not use the preferred transport; otherwise
+   * On a client, the reason why the session does not use the preferred transport; otherwise
    * `undefined`. `message` repeats the message of `error`, which JSON would omit.
    */
   declare readonly fallback: TransportFallback & { readonly message: string } | undefined;
@@ -138,7 +139,8 @@ export class Session<
    * Starts a session on an established connection.
    *
    * @param connection The connection, which the session then owns.
-   * @param settings Settings, made once by {@linkcode sessionSettings} for any number of sessions.
+   * @param settings The settings, created once by {@linkcode sessionSettings} for any number of
+   * sessions.
    * @param identity Facts about the peer.
    */
   constructor(
@@ -164,14 +166,14 @@ export class Session<
     return this.#core.id;
   }
 
-  /** The result of `authenticate`, `undefined` for a guest; a renewed token replaces the value. */
+  /** The result of `authenticate`; `undefined` for a guest. A renewed token replaces the value. */
   get value(): V {
     return this.#core.value as V;
   }
 
   /**
    * The user at the other end, as returned by `userOf`. On the server, a session without a user has
-   * its own name, which starts with `guest:` and is kept when the client reconnects.
+   * its own name, which starts with `guest:` and stays the same when the client reconnects.
    */
   get user(): string {
     return this.#core.name;
@@ -186,8 +188,8 @@ export class Session<
   }
 
   /**
-   * A copy of the request headers that the server keeps (`keepHeaders`). Snapshots include them
-   * without secrets.
+   * A copy of the request headers that the server keeps (`keepHeaders`). Snapshots include these
+   * headers without secrets.
    */
   get headers(): Headers {
     return new Headers(this.#headers);
@@ -245,8 +247,8 @@ export class Session<
    * Waits until the session is established.
    *
    * @param options The signal, and the timeout (30,000 ms by default).
-   * @returns Resolves once messages can be sent.
-   * @throws {TimeoutError} If the timeout expires first.
+   * @returns Resolves once messages can be sent. @throws {TimeoutError} If the timeout expires
+   * first.
    * @throws {SessionClosedError} If the session closes before.
    */
   whenReady(options: WaitOptions = {}): Promise<void> {
@@ -260,8 +262,8 @@ export class Session<
   }
 
   /**
-   * Sends a message. Never blocks: the message is queued, and sent when this turn of the event loop
-   * ends.
+   * Sends a message. Never blocks: the message is queued, and is sent at the end of this event loop
+   * turn.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold; on `skein.1` also a `Uint8Array`.
@@ -281,11 +283,11 @@ export class Session<
   }
 
   /**
-   * Waits until the connection has accepted every message sent so far and is ready for more. To
-   * apply back-pressure, await this before each batch if you produce messages faster than the peer
-   * reads them.
+   * Waits until the connection has accepted every message sent so far and is ready for more. If you
+   * produce messages faster than the peer reads them, await this before each batch, to apply
+   * back-pressure.
    *
-   * @param options The signal and the timeout; by default there is no timeout.
+   * @param options The signal and the timeout; by default, there is no timeout.
    * @returns Resolves when there is room, or when the session closes.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    * @throws {UnsupportedError} If the connection carries only streams and datagrams.
@@ -330,8 +332,8 @@ export class Session<
   }
 
   /**
-   * Sends a request for a streaming response. The request is sent in this turn of the event loop,
-   * except that the first one waits for its code to load. Errors are thrown by the loop.
+   * Sends a request for a streaming response. The request is sent in this event loop turn, but the
+   * first one waits until its code has loaded. The loop throws any errors.
    *
    * @param topic The topic of the request.
    * @param data The input of the request.
@@ -374,12 +376,12 @@ export class Session<
 
   /**
    * Subscribes to a topic of the server, if the server's `authorize` allows it. The messages of the
-   * topic arrive like all others.
+   * topic arrive like all other messages.
    *
    * @param topic The topic.
    * @param options The start position, for a topic with a history; the signal, and the timeout
    * (`requestTimeoutMs` by default).
-   * @returns The position in the history at which the following messages start.
+   * @returns The position in the history after which the following messages start.
    * @throws {RequestError} With code `forbidden`, if the server does not allow the subscription.
    */
   async subscribe<T extends ContractTopic<C, "server">>(
@@ -409,8 +411,8 @@ export class Session<
    * @param data The data to publish.
    * @param options The signal, the timeout (`requestTimeoutMs` by default), and `except`.
    * @returns Resolves once the server has published the message.
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication;
-   * with `too-many` and `retryAfterMs`, if it exceeds a rate limit of the server.
+   * @throws {RequestError} With code `forbidden` if the server does not allow the publication; with
+   * `too-many` and `retryAfterMs` if the publication exceeds a rate limit of the server.
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    */
@@ -424,15 +426,16 @@ export class Session<
   }
 
   /**
-   * Sets this session's presence data in a room, if the server's `authorize` allows it. The data
-   * applies now, if the session is in the room, and each time the session joins.
+   * Sets this session's presence data in a room, if the server's `authorize` allows it. If the
+   * session is in the room, the data applies immediately. It also applies each time the session
+   * joins the room.
    *
    * @param room The room.
    * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
    * `undefined` removes the data.
    * @param options The signal, and the timeout (`requestTimeoutMs` by default).
-   * @throws {RequestError} With code `forbidden`, if the server does not allow the data;
-   * `too-large`; or `invalid`, if the data does not fit the contract.
+   * @throws {RequestError} With code `forbidden` if the server does not allow the data, `too-large`
+   * if it is too large, or `invalid` if it does not fit the contract.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
    */
   async presence<T extends ContractTopic<C, "presence">>(
@@ -457,10 +460,10 @@ export class Session<
   }
 
   /**
-   * Announces to the peer that this server will shut down, and when to reconnect. The session
-   * continues. Does nothing on a plain WebSocket, which has no such message.
+   * Announces to the peer that this server will shut down, and when the peer should reconnect. The
+   * session continues. Does nothing on a plain WebSocket, because there is no such message.
    *
-   * @param goaway The time until the peer should reconnect, and the reason.
+   * @param goaway The time after which the peer should reconnect, and the reason.
    */
   goAway(goaway: GoAway): void {
     const core = this.#core;
@@ -468,10 +471,10 @@ export class Session<
   }
 
   /**
-   * Drains the session: notifies the peer (`goaway`, if `retryAfterMs` is set), lets handlers and
-   * requests finish, flushes, then closes.
+   * Drains the session: notifies the peer with `goaway` if `retryAfterMs` is set, lets handlers and
+   * requests finish, flushes, and then closes.
    *
-   * @param options Close code (on a server 4503 by default), reason, and timeouts.
+   * @param options The close code (on a server, 4503 by default), the reason, and the timeouts.
    * @returns How the session closed.
    */
   async drain(options: SessionDrainOptions = {}): Promise<CloseInfo> {
@@ -481,7 +484,8 @@ export class Session<
     const isServer = core.settings.side === "server";
     const code = closeCodeOf(options, isServer ? CloseCode.draining : CloseCode.normal);
     checkCloseInfo({ closeCode: code, reason });
-    // The first call decides, as in `close`. A session that drains after a handover had no call yet.
+    // The first call decides, as in `close`. If a session drains after a handover, there was no
+    // call yet.
     if (core.state === "draining" && !core.lineage.movedTo) return await this.closed;
     if (core.isReady) {
       if (core.state === "connected") core.startDraining();
@@ -494,10 +498,10 @@ export class Session<
   }
 
   /**
-   * Closes the session and flushes earlier messages, within `closeTimeoutMs`. Idempotent; the first
-   * call decides the code and reason.
+   * Flushes earlier messages and closes the session, within `closeTimeoutMs`. Idempotent; the first
+   * call decides the code and the reason.
    *
-   * @param options Code and reason, or the result of another session's `closed`.
+   * @param options The code and the reason, or the result of another session's `closed`.
    * @returns How the session closed. Never rejects.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
@@ -511,14 +515,14 @@ export class Session<
     return this.closed;
   }
 
-  /** Counters, read on access; `toJSON()` returns a plain object. */
+  /** The counters, which are read on each access. `toJSON()` returns a plain object. */
   get stats(): SessionStats {
     return statsOf(this.#core);
   }
 
   /**
-   * Events of the session. The target is created on first access, so earlier events are not
-   * replayed.
+   * The events of the session. The event target is created on first access, so earlier events are
+   * not replayed.
    *
    * @example Streams of the peer
    * ```ts
@@ -543,17 +547,18 @@ export class Session<
   }
 
   /**
-   * The last measured round trip to the peer, in milliseconds; `undefined` before the first. A
-   * server measures it by the heartbeat, a client by {@linkcode Session.ping}.
+   * The last measured round trip to the peer, in milliseconds; `undefined` before the first
+   * measurement. A server measures it with the heartbeat, and a client with {@linkcode
+   * Session.ping}.
    */
   get roundTripMs(): number | undefined {
     return this.#core.sending.roundTripMs;
   }
 
   /**
-   * Opens a bidirectional stream. Over Deno's QUIC a stream also appears to end cleanly if the
-   * session closes, the peer abandons the stream, or the server rejects it unread. If a reply must
-   * be complete, send its length or an end marker.
+   * Opens a bidirectional stream. Over Deno's QUIC, a stream also appears to end cleanly if the
+   * session closes, if the peer abandons the stream, or if the server rejects it unread. If a reply
+   * must be complete, send its length or an end marker.
    *
    * @param options Options of the stream, see {@linkcode OpenStreamOptions}.
    * @returns The stream.
@@ -567,8 +572,9 @@ export class Session<
   }
 
   /**
-   * Opens a unidirectional stream. A server rejects a stream that its application does not read, or
-   * when too many streams are unread; over Deno's QUIC the rejection looks like a clean end.
+   * Opens a unidirectional stream. A server rejects a stream if its application does not read the
+   * stream, or if too many streams are unread. Over Deno's QUIC, the rejection looks like a clean
+   * end.
    *
    * @param options Options of the stream, see {@linkcode OpenStreamOptions}.
    * @returns The writable end.
@@ -585,19 +591,20 @@ export class Session<
   }
 
   /**
-   * Yields the streams that the peer opens, of both kinds: each kind in order of arrival,
-   * alternating while both have waiting streams.
+   * Yields the streams of both kinds that the peer opens. Streams of the same kind are yielded in
+   * order of arrival. If streams of both kinds are waiting, the kinds alternate.
    *
-   * - **Unread streams:** streams wait within the connection's limits. A server over WebTransport
+   * - **Unread streams:** streams wait within the connection's limits. Over WebTransport, a server
    *   rejects a stream that has waited for 5 s (`limits.unreadStreams`).
-   * - **Leaving the loop:** waiting streams stay for the next loop.
-   * - **End of a stream:** over Deno's QUIC a stream also appears to end cleanly if the session
-   *   closes or the peer abandons it. If data must be complete, send its length or an end marker.
+   * - **Leaving the loop:** waiting streams remain for the next loop.
+   * - **End of a stream:** over Deno's QUIC, a stream also appears to end cleanly if the session
+   *   closes or the peer abandons the stream. If data must be complete, send its length or an end
+   *   marker.
    *
    * @param options A signal that ends the wait.
    * @returns The streams. The loop ends without an error when the session closes, and immediately
    * if the transport has no streams.
-   * @throws {TypeError} If another loop over the streams runs.
+   * @throws {TypeError} If another loop over the streams is already running.
    *
    * @example Usage
    * ```ts
@@ -633,15 +640,15 @@ export class Session<
   }
 
   /**
-   * Opens a stream of typed messages, or wraps a stream that the peer opened. On some transports
+   * Opens a stream of typed messages, or wraps a stream that the peer opened. On some transports,
    * the peer sees a stream only after its first bytes, so the end that opens the stream must send
    * first.
    *
    * @typeParam R The registry.
    * @param options The registry, and how messages are encoded. @returns The stream.
-   * @throws {TypeError} If the registry is empty, a key is not an integer from 0 to 65,534, or a
-   * value is not a schema; if the codec is not valid, or the stream is missing its readable or
-   * writable end.
+   * @throws {TypeError} If the registry is empty, if one of its keys is not an integer from 0 to
+   * 65,534, if one of its values is not a schema, if the codec is not valid, or if the stream lacks
+   * its readable or writable end.
    * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 2^32 - 1.
    * @throws {UnsupportedError} If the transport has no streams.
    * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
@@ -683,7 +690,7 @@ export class Session<
    * @typeParam R The registry.
    * @param options The registry, and how messages are encoded. @returns The sender and receiver of
    * the messages.
-   * @throws {TypeError} If the registry is not valid, or the datagrams have another reader.
+   * @throws {TypeError} If the registry is not valid, or if the datagrams already have a reader.
    * @throws {RangeError} If `maxQueued` is not a positive integer.
    * @throws {UnsupportedError} If the transport has no datagrams.
    *
@@ -748,8 +755,8 @@ export class Session<
    *
    * @param options The signal, and the timeout (10,000 ms by default).
    * @returns The round trip in milliseconds.
-   * @throws {UnsupportedError} If the session has no ping: on a plain WebSocket, or on a connection
-   * without messages.
+   * @throws {UnsupportedError} If the session does not support pings, because it uses a plain
+   * WebSocket or a connection without messages.
    * @throws {TimeoutError} If no reply arrives in time.
    * @throws {SessionClosedError} If the session is closed, or closes first.
    * @throws {QueueFullError} If too many pings already wait.
@@ -771,8 +778,8 @@ export class Session<
   }
 
   /**
-   * Takes a snapshot of everything known about the session. It has no side effects, and contains no
-   * header that could hold a secret.
+   * Takes a snapshot of everything that is known about the session. This has no side effects.
+   * Headers that could contain a secret are not included.
    *
    * @returns The snapshot.
    *
@@ -791,7 +798,7 @@ export class Session<
   }
 
   /**
-   * Summarizes the session, for lists of many sessions.
+   * Returns a summary of the session, for lists of many sessions.
    *
    * @returns A small plain object.
    */
@@ -809,8 +816,8 @@ export class Session<
   }
 
   /**
-   * Detects problems: stuck states, error rates, unread or leaking streams, nearly full queues,
-   * missing heartbeats, lack of credit.
+   * Detects problems such as stuck states, high error rates, unread or leaking streams, nearly full
+   * queues, missing heartbeats, and lack of credit.
    *
    * @returns One issue for each problem, with advice; empty if the session is healthy.
    *
@@ -830,7 +837,7 @@ export class Session<
   }
 
   /**
-   * Checks the health of the session at intervals, until the session closes.
+   * Checks the health of the session at regular intervals, until the session closes.
    *
    * @param options The interval, and a signal that ends the loop.
    * @returns The health of the session: immediately, and then at each interval.
@@ -882,16 +889,17 @@ export class Session<
     return this.#core.settings.insight() as Promise<Insight>;
   }
 
-  /** Closes the session and waits until it has closed; called by `await using`. */
+  /** Closes the session and waits until it has closed. Called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
   /**
-   * Yields messages until the session closes, including messages that arrived before.
+   * Yields messages until the session closes, including messages that arrived earlier.
    *
    * @returns The messages, checked against the contract.
-   * @throws {TypeError} If the session has an `onMessage` handler, or another loop runs.
+   * @throws {TypeError} If the session has an `onMessage` handler, or if another loop is already
+   * running.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, S>, void, undefined> {
     checkLoop("session", this.#isIterated, this.#core.receiving.isHandled);

@@ -16,9 +16,9 @@ export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.t
  * Checks options once, for any number of sessions.
  *
  * @param options Options of the sessions, see {@linkcode SessionSettingsOptions}.
- * @returns The settings, complete.
+ * @returns The complete settings.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If the policy or `onHandlerError` is not one of the allowed values, or a
+ * @throws {TypeError} If the policy or `onHandlerError` is not one of the allowed values, or if a
  * handler in `requests` is not valid.
  */
 export function sessionSettings<
@@ -29,7 +29,9 @@ export function sessionSettings<
   return settingsWith({}, options);
 }
 
-/** Checks options as {@linkcode sessionSettings} does, for sessions with the parts of a server. */
+/**
+ * Checks options as {@linkcode sessionSettings} does, for sessions that use the parts of a server.
+ */
 export function settingsWith<
   V = unknown,
   C extends Contract = Contract,
@@ -68,7 +70,7 @@ export function settingsWith<
   return settings;
 }
 
-/** Checks the times of a server's heartbeat; a client receives its times from the server. */
+/** Checks the times of a server's heartbeat. A client receives its times from the server. */
 function checkHeartbeat(
   { intervalMs = INTERVAL_MS, timeoutMs = TIMEOUT_MS }: NonNullable<SessionLimits["heartbeat"]> =
     {},

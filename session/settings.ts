@@ -17,24 +17,23 @@ import type { OverflowPolicy, Turn } from "./queue/turn.ts";
 import type { Lineage, SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
 
-/** Limits and timeouts of a session; each has a default. */
+/** The limits and timeouts of a session. Each of them has a default. */
 export interface SessionLimits {
-  /** Limits and overflow policy of the messages that wait to be sent. */
+  /** The limits and the overflow policy for messages that wait to be sent. */
   readonly sendQueue?: {
-    /**
-     * Most waiting messages.
+    /** Maximum number of waiting messages.
      *
      * @default {256}
      */
     readonly maxMessages?: number | undefined;
     /**
-     * Most waiting bytes; a message counts its UTF-8 length.
+     * Maximum number of waiting bytes. A message counts with its length in UTF-8.
      *
      * @default {1048576}
      */
     readonly maxBytes?: number | undefined;
     /**
-     * Policy for a message when the queue is full; a function chooses it by topic.
+     * The policy for a message when the queue is full. A function can choose the policy by topic.
      *
      * @default {"close"}
      */
@@ -43,21 +42,20 @@ export interface SessionLimits {
   /** Limits of the received messages that wait to be handled. */
   readonly receiveQueue?: {
     /**
-     * Most messages that may wait for the handler or the loop; one more closes the session with
-     * 4507. Until the application reads its first message, the oldest is discarded instead, and
-     * counted.
+     * Maximum number of messages that may wait for the handler or the loop. One more message closes
+     * the session with 4507. Until the application has read its first message, the oldest message
+     * is discarded and counted instead.
      *
      * @default {4096}
      */
     readonly maxMessages?: number | undefined;
-    /**
-     * Most bytes that wait.
+    /** Maximum number of waiting bytes.
      *
      * @default {1048576}
      */
     readonly maxBytes?: number | undefined;
   } | undefined;
-  /** Interval of pings, and the silence after which a peer counts as dead. */
+  /** The interval of pings, and the silence after which a peer counts as dead. */
   readonly heartbeat?: {
     /**
      * Interval between two pings of a peer, in milliseconds; a multiple of 1,000.
@@ -66,51 +64,55 @@ export interface SessionLimits {
      */
     readonly intervalMs?: number | undefined;
     /**
-     * Silence after which a peer counts as dead, in milliseconds; detected at most one second
-     * later. Background pages answer pings in time: browsers throttle timers, but not messages.
+     * Silence after which a peer counts as dead, in milliseconds. It is detected at most one second
+     * later. Background pages answer pings in time, because browsers throttle timers, but not
+     * messages.
      *
      * @default {60000}
      */
     readonly timeoutMs?: number | undefined;
   } | undefined;
   /**
-   * Largest message that this end accepts, in bytes of its envelope. Each end announces its limit,
-   * and respects the peer's: a subscriber receives a gap in place of a larger publication, and a
-   * larger request fails with `too-large`. A peer that sends more is closed with 4413.
+   * Size of the largest message that this end accepts, in bytes of its envelope. Each end announces
+   * its limit, and respects that of the peer: a subscriber receives a gap in place of a larger
+   * publication, and a larger request fails with `too-large`. If a peer sends a larger message, the
+   * session closes with 4413.
    *
    * @default {262144}
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Limit of invalid messages per minute. At this number of malformed messages the session closes
-   * with 4400. Data that does not fit the contract never closes the session, because the peer may
-   * have another version of the contract: each such message is rejected with `invalid`, and after
-   * this number with `too-many`.
+   * Limit of invalid messages per minute. When the number of malformed messages reaches this limit,
+   * the session closes with 4400. Data that does not fit the contract never closes the session,
+   * because the peer may use another version of the contract. Each such message is rejected with
+   * `invalid`, and beyond this limit with `too-many`.
    *
    * @default {16}
    */
   readonly maxInvalidMessages?: number | undefined;
   /**
-   * Requests that may wait for a reply at the same time, per direction.
+   * Number of requests that may wait for a reply at the same time, per direction.
    *
    * @default {64}
    */
   readonly maxRequests?: number | undefined;
   /**
-   * Messages handled concurrently. With more than one, their order is not kept.
+   * Number of messages that are handled concurrently. With more than one, their order is not kept.
    *
    * @default {1}
    */
   readonly concurrency?: number | undefined;
   /**
-   * Time that `request` waits for a reply, in milliseconds. Also limits how long a session waits
-   * for decisions of the application: `authorize`, `onOpen`, `onRenewed` and asynchronous schemas.
+   * Time for which `request` waits for a reply, in milliseconds. It also limits how long a session
+   * waits for decisions of the application: `authorize`, `onOpen`, `onRenewed` and asynchronous
+   * schemas.
    *
    * @default {30000}
    */
   readonly requestTimeoutMs?: number | undefined;
   /**
-   * Time that a close may take, in milliseconds: flushing, the peer's close, and running handlers.
+   * Time that a close may take, in milliseconds. This includes flushing, the peer's close, and
+   * running handlers.
    *
    * @default {5000}
    */
@@ -125,7 +127,10 @@ export interface SessionLimits {
 
 /** The handlers of an application, without the types of its contract. */
 export interface ErasedHandlers {
-  /** Called once the session is established. `SessionHandlers` has the docs of all members. */
+  /**
+   * Called once the session is established. See `SessionHandlers` for the documentation of all
+   * members.
+   */
   onOpen?(session: SessionFace): void | Promise<void>;
   /** Handles a message. */
   onMessage?(message: UntypedMessage, session: SessionFace): void | Promise<void>;
@@ -153,7 +158,7 @@ export interface NamedSession {
   readonly lineage: Lineage<{ readonly id: string }>;
 }
 
-/** Options, checked and complete; made once for any number of sessions. */
+/** The checked and complete options. They are created once for any number of sessions. */
 export interface SessionSettings {
   /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
@@ -166,7 +171,7 @@ export interface SessionSettings {
    */
   readonly router: ContractRouter | undefined;
   /**
-   * Sends messages at the end of a turn; sessions that share broadcasts share one.
+   * Sends messages at the end of an event loop turn. Sessions that share broadcasts share a `Turn`.
    *
    * @ignore
    */
@@ -190,8 +195,8 @@ export interface SessionSettings {
    */
   requests: RequestTable | undefined;
   /**
-   * Skips an envelope that is too large, given its text; false if that is not possible. Takes the
-   * core of the session. A client loads this after its first session has started.
+   * Skips an envelope that is too large, given the core of the session and the text. Returns false
+   * if that is not possible. A client loads this function after its first session has started.
    *
    * @ignore
    */
@@ -205,7 +210,7 @@ export interface SessionSettings {
    */
   watch: SessionWatch | undefined;
   /**
-   * Services for peers; a client has none.
+   * The services for peers. A client has none.
    *
    * @ignore
    */
@@ -242,7 +247,7 @@ export interface SessionSettings {
    */
   readonly checkOptions: CallCheck<SessionCalls>;
   /**
-   * Id of this client across all its sessions: 128 random bits; empty on a server.
+   * Id of this client across all its sessions, with 128 random bits; empty on a server.
    *
    * @ignore
    */
@@ -257,13 +262,16 @@ export interface SessionSettings {
   >;
   /** Largest message, in bytes. */
   readonly maxMessageBytes: number;
-  /** Malformed messages before the session closes, and misfits before the peer is slowed down. */
+  /**
+   * Number of malformed messages before the session closes, and of messages that do not fit the
+   * contract before the peer is slowed down.
+   */
   readonly maxInvalidMessages: number;
-  /** Concurrent requests, per direction. */
+  /** Number of concurrent requests, per direction. */
   readonly maxRequests: number;
-  /** Messages handled concurrently. */
+  /** Number of messages that are handled concurrently. */
   readonly concurrency: number;
-  /** Time that `request` waits, in milliseconds. */
+  /** Time for which `request` waits, in milliseconds. */
   readonly requestTimeoutMs: number;
   /** Time that a close may take, in milliseconds. */
   readonly closeTimeoutMs: number;
@@ -294,7 +302,7 @@ export interface SessionWatch {
   received(session: SessionFace, frame: string | Uint8Array): void;
   /** Reports the end of an established session. */
   closed(session: SessionFace, info: CloseInfo): void;
-  /** Runs a request by a function that receives the trace to send along. */
+  /** Runs a request. The function receives the trace to send with it. */
   asking<T>(
     session: SessionFace,
     topic: string,
@@ -302,7 +310,7 @@ export interface SessionWatch {
   ): Promise<T>;
   /** Returns the trace to send with a message. */
   sending(topic: string, session: SessionFace | undefined): TraceContext | undefined;
-  /** Runs the handler of a message; the promise of `run` settles at the end of the response. */
+  /** Runs the handler of a message. The promise of `run` settles at the end of the response. */
   handle(
     message: UntypedMessage,
     session: SessionFace,
@@ -338,8 +346,8 @@ export interface SessionRequests {
   /** Handles an envelope with a request for a service. */
   receive(envelope: Control): void;
   /**
-   * Registers the client's id, and handles a numbered envelope in its turn. False if the envelope is
-   * still to be handled.
+   * Registers the client's id, and handles a numbered envelope in its turn. Returns false if the
+   * envelope still has to be handled.
    */
   takes(envelope: IntroducingEnvelope | NumberedEnvelope, size: number): boolean;
   /** Stops the services when the session closes. */
@@ -347,8 +355,8 @@ export interface SessionRequests {
 }
 
 /**
- * The services of a server, as its sessions see them. A client has none, and doesn't load their
- * code.
+ * The services of a server, as its sessions see them. A client has no services, and does not load
+ * their code.
  */
 export interface RequestServer {
   /** Optional features, announced to clients. */
@@ -375,8 +383,8 @@ export interface RequestServer {
 }
 
 /**
- * Reports an error to the application's `onError`. If there is none, or it fails too, the error is
- * printed: errors are never lost, and never end the process.
+ * Reports an error to the application's `onError`. If there is no `onError`, or if it fails too,
+ * the error is printed. Errors are never lost, and never end the process.
  */
 export function report(
   settings: SessionSettings,
@@ -400,13 +408,13 @@ const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check
   "have the same contract";
 
 /**
- * Reports skipped data, or a pending subscription, to the application: to `onError`, or on the
+ * Reports skipped data, or a pending subscription, to the application's `onError` or on the
  * console.
  *
  * @param settings Settings of the session.
  * @param error The reason.
- * @param on The session, and the advice at the end of the console line; by default for data that
- * does not fit the contract.
+ * @param on The session, and the advice at the end of the console line. By default, the advice is
+ * about data that does not fit the contract.
  */
 export function tellSkipped(
   settings: SessionSettings,

@@ -1,6 +1,6 @@
 /**
- * Numbered messages, each handled exactly once, in order: all sessions of a client share their
- * progress across all nodes.
+ * Numbered messages, each of which is handled exactly once, in order. All sessions of a client
+ * share their progress across all nodes.
  */
 import { Signal } from "../../base/signal.ts";
 import { settlesWithin } from "../../base/wait.ts";
@@ -18,27 +18,27 @@ const RETRY_MS = 1_000;
 const POLL_MS = 100;
 
 /**
- * Longest wait for a message that an earlier session of the client is still handling, on any node,
- * in milliseconds. After this time the message counts as failed and may be handled again.
+ * The longest wait for a message that an earlier session of the client is still handling on any
+ * node, in milliseconds. After this time, the message counts as failed and may be handled again.
  */
 const MAX_WAIT_MS = 30_000;
 
 /**
- * Maximum number of clients without a session whose number is not stored yet; beyond it, the oldest
- * is forgotten.
+ * Maximum number of clients that have no session and whose number is not stored yet. Beyond it, the
+ * oldest is forgotten.
  */
 const MAX_LATE = 10_000;
 
 /**
- * Store shared by all nodes: the newest handled number of each client, and the node that has
- * claimed the client.
+ * A store that all nodes share. It keeps the newest handled number of each client, and the node
+ * that has claimed the client.
  */
 export interface SequenceStore {
   /** Lifetime of a claim without renewal, in milliseconds; `Infinity` for a single node. */
   readonly claimMs: number;
   /**
-   * Claims a client for this node, or renews the claim. Meanwhile no other node handles the
-   * client's messages.
+   * Claims a client for this node, or renews the claim. While this node has the claim, no other
+   * node handles the client's messages.
    *
    * @param client The client.
    * @returns True if this node has the claim; false if another node has it.
@@ -79,7 +79,7 @@ export class ClientSequence extends Signal {
   readonly key: string;
   /** The newest handled number. */
   handled = -1;
-  /** The newest stored number, which may be acknowledged. */
+  /** The newest stored number. It may be acknowledged. */
   kept = -1;
   /** The open sessions of the client. */
   readonly sessions: Set<Acknowledged> = new Set();
@@ -95,7 +95,7 @@ export class ClientSequence extends Signal {
   /** Timer that renews the claim while a message is handled. */
   timer: Timer | undefined = undefined;
   readonly #all: Sequences;
-  /** Token of the running turn; a new object each time. */
+  /** The token of the running turn. It is a new object each time. */
   #turn: object | undefined;
 
   constructor(key: string, all: Sequences) {
@@ -120,8 +120,8 @@ export class ClientSequence extends Signal {
   }
 
   /**
-   * Waits until no node is handling another message of the client, and reads the newest number
-   * handled elsewhere.
+   * Waits until no node is handling another message of the client, and reads the newest number that
+   * was handled elsewhere.
    *
    * @returns A function that ends the turn.
    */
@@ -132,7 +132,7 @@ export class ClientSequence extends Signal {
     for (let now; this.#turn && this.sessions.size > 0 && (now = runtime.now()) < deadline;) {
       await settlesWithin(runtime, this.changed(), deadline - now);
     }
-    // No session is waiting any longer: the running handler keeps the turn.
+    // No session is waiting any longer, so the running handler keeps the turn.
     if (this.isHandling && this.sessions.size === 0) return () => {};
     const turn = this.#turn = {};
     if (runtime.now() >= this.claimedUntil) await this.#all.catchUp(this);
@@ -150,25 +150,25 @@ export class ClientSequence extends Signal {
   }
 }
 
-/** Progress of all clients of a server with numbered messages. */
+/** The progress of all clients that number their messages on a server. */
 export class Sequences implements Disposable {
   /** Clocks and timers of this node. */
   readonly runtime: Runtime;
   readonly #store: SequenceStore;
   readonly #clients = new Map<string, ClientSequence>();
-  /** Clients whose number could not be stored, oldest first. */
+  /** Clients whose number could not be stored, the oldest first. */
   readonly #late = new Set<ClientSequence>();
-  /** Claims that are being released: a new claim made meanwhile would be released too. */
+  /** Claims that are being released. A new claim made in the meantime would be released too. */
   readonly #releasing = new Map<string, Promise<void>>();
   #sessions = 0;
   #timer: Timer | undefined;
   #isDisposed = false;
 
   /**
-   * Starts with no clients.
+   * Creates a progress store without clients.
    *
    * @param runtime Clocks and timers of this node.
-   * @param store The store of all nodes.
+   * @param store The store that all nodes share.
    */
   constructor(runtime: Runtime, store: SequenceStore) {
     this.runtime = runtime;
@@ -236,16 +236,16 @@ export class Sequences implements Disposable {
     this.#renewLater(client);
     const { claimMs } = this.#store;
     const now = this.runtime.now();
-    // A lost claim doesn't stop the running handler: the next turn waits for it.
+    // A lost claim does not stop the running handler; the next turn waits for it.
     if (!await this.#store.claim(client.key).catch(() => false)) return;
-    // After an expired claim another node may have handled messages: the next turn reads the newest
-    // number.
+    // If the claim expired, another node may have handled messages, so the next turn reads the
+    // newest number.
     if (this.runtime.now() >= client.lapsesAt) return;
     client.claimedUntil = now + claimMs / 2;
     client.lapsesAt = now + claimMs;
   }
 
-  /** Stores handled numbers: one call at a time, always with the newest number. */
+  /** Stores handled numbers, with one call at a time and always the newest number. */
   async keep(client: ClientSequence): Promise<void> {
     if (client.isKeeping) return;
     client.isKeeping = true;
@@ -265,7 +265,7 @@ export class Sequences implements Disposable {
     else this.#isLate(client);
   }
 
-  /** Forgets an idle client and releases its claim. */
+  /** Forgets an idle client, and releases its claim. */
   tidy(client: ClientSequence): void {
     if (client.sessions.size === 0 && !client.isHandling) this.runtime.clearTimeout(client.timer);
     if (!client.isIdle) return;
@@ -283,7 +283,10 @@ export class Sequences implements Disposable {
     this.#releasing.set(key, releasing);
   }
 
-  /** The store accepted this number, so the late numbers of other clients are retried. */
+  /**
+   * Called when the store has accepted a number: retries the numbers of other clients that could
+   * not be stored.
+   */
   #caughtUp(client: ClientSequence): void {
     this.#late.delete(client);
     this.tidy(client);
@@ -307,7 +310,7 @@ export class Sequences implements Disposable {
     for (const { timer } of this.#clients.values()) this.runtime.clearTimeout(timer);
   }
 
-  /** Retries while any session is open; a single client probes the store for all. */
+  /** Retries while any session is open. A single client probes the store for all others. */
   #retryLater(): void {
     if (this.#isDisposed || this.#late.size === 0 || this.#sessions === 0) return;
     this.#timer ??= this.runtime.setTimeout(() => {
@@ -333,11 +336,11 @@ export class Sequences implements Disposable {
 }
 
 /**
- * Action for a message whose turn has come:
+ * The action for a message whose turn has come:
  *
  * - `handle`: the message is new.
- * - `repeated`: the message was handled before, on this node or on another one.
- * - `over`: the session has closed, and the client sends the message again.
+ * - `repeated`: the message was already handled, on this node or on another one.
+ * - `over`: the session has closed, and the client will send the message again.
  */
 type NumberedTurn = "handle" | "repeated" | "over";
 
@@ -363,7 +366,7 @@ export class Numbers extends Signal {
     this.#sequences = sequences;
   }
 
-  /** Registers the next number; returns an error text if the number is wrong. */
+  /** Registers the next number. Returns an error text if the number is wrong. */
   take(
     { kind, seq, id }: NumberedEnvelope & { readonly seq: number },
     size: number,
@@ -378,7 +381,8 @@ export class Numbers extends Signal {
   }
 
   /**
-   * Waits for earlier numbers of this session, then for numbers that earlier sessions still handle.
+   * Waits for earlier numbers of this session, and then for numbers that earlier sessions are still
+   * handling.
    *
    * @returns A function that ends the turn of the client; `undefined` if the session has closed.
    */
@@ -391,12 +395,12 @@ export class Numbers extends Signal {
     return undefined;
   }
 
-  /** True if a number was not handled before, on this node or on another one. */
+  /** True if a number was not yet handled, on this node or on another one. */
   isNew(seq: number): boolean {
     return seq > this.#client!.handled;
   }
 
-  /** Records that the current number was handled, now or before. */
+  /** Records that the current number was handled, now or earlier. */
   handled(seq: number): void {
     this.#ended = seq;
     if (this.isNew(seq)) this.#client!.advance(seq);
@@ -410,7 +414,7 @@ export class Numbers extends Signal {
     this.notify();
   }
 
-  /** Acknowledges the newest number that is stored and finished. */
+  /** Acknowledges the newest number that is stored and whose turn has ended. */
   acknowledge(): void {
     // A repeated number is acknowledged in its turn, after the reply.
     const n = Math.min(this.#client!.kept, this.#ended);
@@ -419,7 +423,7 @@ export class Numbers extends Signal {
     this.core.sending.post({ ack: n });
   }
 
-  /** Closes the session's numbers: messages that have not started are no longer handled. */
+  /** Closes the session's numbers. Messages that have not started are no longer handled. */
   end(): void {
     this.#isOver = true;
     if (this.#client !== undefined) this.#sequences.close(this.#client, this);
@@ -458,8 +462,8 @@ export class Numbered implements MessageTurn {
   }
 
   /**
-   * Waits for the rate limits, and until all earlier numbers were handled. Never rejects. A
-   * rejected message would be lost: the next acknowledged number would include it.
+   * Waits for the rate limits, and until all earlier numbers have been handled. Never rejects the
+   * message, because it would be lost: the next acknowledged number would include it.
    */
   async begin(): Promise<NumberedTurn> {
     await this.#numbers.core.receiving.meter?.admit(this.#kind, this.#size);
@@ -489,13 +493,16 @@ export class Numbered implements MessageTurn {
     this.#giveBack();
   }
 
-  /** Skips the turn when it comes: the number counts as handled. */
+  /** Skips the turn when it comes. The number then counts as handled. */
   async skip(): Promise<void> {
     await this.#turn();
     this.end();
   }
 
-  /** Closes the session if the broker is unreachable: the next session sends the message again. */
+  /**
+   * Closes the session if the broker is unreachable, because the message is sent again in the next
+   * session.
+   */
   endsSession(error: unknown): boolean {
     if (!(error instanceof BrokerError)) return false;
     this.#numbers.core.failed(error, "The handler failed");
