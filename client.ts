@@ -6,16 +6,16 @@
  * gzipped. If you bundle with code splitting, a page that connects loads at most 33 KiB at first,
  * or 35.4 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 10.2 KiB for the first attempt to use WebTransport, so that a page has loaded at most 43.1 KiB
+ * - 10.4 KiB for the first attempt to use WebTransport, so that a page has loaded at most 43.3 KiB
  *   before its first session over WebTransport,
  * - 8.7 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
  * - 5.7 KiB for HTTP, after all other transports have failed,
- * - 19.1 KiB when a WebSocket first opens or receives a stream or a datagram,
+ * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.4 KiB at the first use of a session beyond messages, such as its diagnostics,
  * - 4.1 KiB at the first streaming response, or before the first session with request handlers.
  *
- * If you bundle it as a single file, the whole client is at most 81.6 KiB.
+ * If you bundle it as a single file, the whole client is at most 81.7 KiB.
  *
  * @example Usage
  * ```ts
