@@ -1,13 +1,13 @@
-/** Values that the components of a page watch, updated together and at most once a frame. */
+/** Values that a page's components watch. They are updated together and at most once per frame. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** Shortest time between two rounds, in milliseconds: a frame at 60 frames a second. */
+/** The shortest time between two rounds, in milliseconds: one frame at 60 frames per second. */
 const FRAME_MS = 16;
 
 /**
- * Groups changes into rounds: listeners are called for the first change when the current turn of
- * the event loop ends, and for later ones at most once a frame. A burst of messages thus renders
- * once or twice.
+ * Groups changes into rounds. For the first change, listeners are called when the current turn of
+ * the event loop ends. For later changes, they are called at most once per frame. A burst of
+ * messages therefore renders once or twice.
  */
 export class Rounds {
   readonly #runtime: Runtime;
@@ -22,7 +22,7 @@ export class Rounds {
   }
 
   /**
-   * Adds a callback to the next round, once.
+   * Adds a callback to the next round. Adding it again has no effect.
    *
    * @param tell Called in the round. MUST NOT throw.
    */
@@ -59,8 +59,8 @@ export class Rounds {
 }
 
 /**
- * A value for a component, in the shape that `useSyncExternalStore` expects: `get` has no effect,
- * and returns the same object until a change.
+ * A value for a component, in the shape that `useSyncExternalStore` expects. `get` has no side
+ * effects, and returns the same object until the value changes.
  *
  * @typeParam S The type of the value.
  */
@@ -108,7 +108,7 @@ export abstract class Cell<S> implements View<S> {
     this.#rounds.add(this.refresh);
   }
 
-  /** Replaces the snapshot immediately, for changes by a user's own action. */
+  /** Replaces the snapshot immediately. Use this for changes by a user's own action. */
   protected readonly refresh = (): void => {
     this.#snapshot = this.take();
     for (const listener of [...this.#listeners]) listener();
@@ -116,7 +116,7 @@ export abstract class Cell<S> implements View<S> {
 }
 
 /**
- * Turns any thrown value into an error.
+ * Converts any thrown value to an error.
  *
  * @param thrown The value.
  * @returns The value if it is an `Error`, otherwise an error with the value as its cause.

@@ -1,4 +1,4 @@
-/** The client of a part of a page, and everything that the components of that part share. */
+/** The client for part of a page, and everything that the components in that part share. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../client.ts";
 import type { ClientPublishOptions, WaitOptions } from "../../session/types.ts";
@@ -18,27 +18,28 @@ import {
 export interface HubOptions {
   /** The application's client, which the application closes. */
   readonly client?: Client | undefined;
-  /** Creates the hub's own client, which connects after a promise settles. */
+  /** Creates the hub's own client, which connects once a promise settles. */
   readonly open: (connectAfter: Promise<void>) => Client;
   /** Provides the timers. */
   readonly runtime: Runtime;
-  /** Time for which a topic stays subscribed after its last component, in milliseconds. */
+  /** How long a topic stays subscribed after its last component unmounts, in milliseconds. */
   readonly graceMs: number;
 }
 
 /**
- * Owns the client, subscriptions and streams of mounted components.
+ * Owns the client, the subscriptions and the streams of mounted components.
  *
- * - **Pure until mounted:** a hub that was only created, as by a render that React discards or by a
- *   server, opens no connection and starts no timer.
- * - **One client:** created at first use, connected once mounted, and closed at the end of the turn
- *   in which the last mount ended. A mount within that turn, as in StrictMode, keeps the client.
- * - **Mounted again:** a hub that closed its client creates another one.
+ * - **Pure until mounted:** a hub that was only created opens no connection and starts no timer.
+ *   This is the case for a render that React discards, and on a server.
+ * - **One client:** the client is created at first use, connects once the hub is mounted, and is
+ *   closed at the end of the turn in which the last mount ended. A mount within that turn, as in
+ *   StrictMode, keeps the client.
+ * - **Mounted again:** if the hub has closed its client, it creates another one.
  */
 export class Hub {
-  /** Notifies of changes in all cells. */
+  /** Notifies listeners of changes in all cells. */
   readonly rounds: Rounds;
-  /** The client, which changes only if the hub is mounted again after it was closed. */
+  /** The client. It changes only if the hub is mounted again after the client was closed. */
   readonly current: View<Client>;
   readonly #options: HubOptions;
   readonly #cells: SharedCells;
@@ -87,8 +88,8 @@ export class Hub {
   }
 
   /**
-   * Creates the view of a topic. If a view is watched again after its cell was closed, as in a part
-   * of a page that was hidden for longer than the grace period, it continues that cell.
+   * Creates the view of a topic. If a view is watched again after its cell was closed, it continues
+   * that cell. This happens if part of a page was hidden for longer than the grace period.
    */
   topic(topic: string, options: TopicCellOptions): View<TopicSnapshot> {
     const key = keyOf(topic, options);
@@ -103,7 +104,7 @@ export class Hub {
     };
   }
 
-  /** Publishes, and lists the publication as pending. */
+  /** Publishes to a topic, and lists the publication as pending. */
   publish(topic: string, data: unknown, options: ClientPublishOptions = {}): Promise<void> {
     const publication = this.client.publish(topic, data, options);
     this.#pending.add(topic, data, publication, { isEchoed: options.except === undefined });
@@ -192,7 +193,7 @@ export class Hub {
     if (!this.#options.client) void this.#client?.close();
   }
 
-  /** Starts over after a close, as React does with a part of a page that was hidden. */
+  /** Starts over after a close, which happens when React shows part of a page again. */
   #revive(): void {
     if (!this.#isOver) return;
     this.#isOver = false;

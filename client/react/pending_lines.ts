@@ -1,15 +1,15 @@
-/** A page's publications that wait for the server, by topic. */
+/** A page's publications that are waiting for the server, by topic. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { Cell, type Rounds, type View } from "./cell.ts";
 
 /**
- * Longest wait for a publication that the server confirmed before it arrived, in milliseconds: with
- * a broker, the reply may be faster.
+ * The longest wait for a publication that the server confirmed before it arrived, in milliseconds.
+ * With a broker, the reply may arrive first.
  */
 const ARRIVAL_MS = 500;
 
 /**
- * A publication of this page that waits for the server.
+ * A publication from this page that is waiting for the server.
  *
  * @typeParam D The data.
  */
@@ -28,7 +28,7 @@ interface Waiting extends PendingLine {
 }
 
 export interface TopicReader {
-  /** Notes the data of a message that arrived. */
+  /** Records the data of a message that has arrived. */
   arrived(data: unknown): void;
   /** Ends the reader. */
   leave(): void;
@@ -38,8 +38,8 @@ export const NO_LINES: readonly PendingLine[] = Object.freeze([]);
 
 /**
  * The waiting publications, in the order of the calls. A publication is removed once its data
- * arrives in the topic, or the server rejects it. The client rejects publications beyond its bounds
- * on the outbox or on waiting requests.
+ * arrives in the topic or the server rejects it. The client rejects publications that exceed the
+ * limits of its outbox or of waiting requests.
  */
 export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[]>> {
   readonly #runtime: Runtime;
@@ -92,8 +92,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
   }
 
   /**
-   * Adds a reader of a topic. If there are several, which receive the same messages, the oldest
-   * counts.
+   * Adds a reader of a topic. If there are several, all receive the same messages, so only the
+   * oldest one's are recorded.
    */
   follow(topic: string): TopicReader {
     const readers = this.#readers.get(topic) ?? new Set<TopicReader>();
@@ -129,7 +129,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     if (waiting === undefined) return;
     const text = contentOf(data);
     const found = waiting.find((line) => line.text === text) ??
-      // A schema may have changed the data.
+      // A schema may have transformed the data.
       waiting.find((line) => line.isConfirmed);
     if (found) return this.#drop(topic, found);
     for (const line of waiting) line.isPassed = true;
@@ -146,8 +146,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
 }
 
 /**
- * Returns a text that is equal for a publication's data and for the data that arrives: JSON, or for
- * bytes only their length, because their JSON is large.
+ * Returns a string that is equal for a publication's data and for the data that arrives. The string
+ * is the JSON of the data. For bytes it contains only their length, because their JSON is large.
  */
 function contentOf(data: unknown): string | undefined {
   if (data instanceof Uint8Array) return `${data.length} bytes`;

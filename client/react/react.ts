@@ -1,10 +1,10 @@
 /**
- * Hooks for React 18 and 19: topics, presence, requests and streaming responses as the state of
- * components.
+ * Hooks for React 18 and 19. They provide topics, presence, requests and streaming responses as
+ * component state.
  *
- * A page wraps its components in a {@linkcode SkeinProvider}, which connects. Every hook below
- * returns an object with the state and the functions that change it. All functions keep their
- * identity between renders. Errors are part of the state; no hook throws them.
+ * Wrap the components of your page in a {@linkcode SkeinProvider}, which connects to the server.
+ * Each hook below it returns an object with the state and the functions that change the state. All
+ * functions keep their identity between renders. Errors are part of the state; no hook throws them.
  *
  * ```tsx ignore
  * import { SkeinProvider, useTopic } from "@skein/client/react"; // jsr:@skein/skein/react
@@ -25,14 +25,14 @@
  *
  * - **Types:** {@linkcode createHooks} creates the same hooks for a contract.
  * - **Sharing:** components with the same topic and options share one subscription. It stays open
- *   for 5 s after the last of them unmounts, so that changing the route doesn't subscribe again; a
- *   room for 500 ms.
- * - **Activity:** a part of a page that was hidden for longer resumes from its position in the
- *   topic, or reports a `gap` if the topic has no history.
- * - **Rendering:** changes are grouped, and rendered at most once a frame.
- * - **Servers:** on a server, the hooks return the initial state and open no connection. The page
- *   hydrates with that state.
- * - **StrictMode** makes one connection.
+ *   for 5 s after the last of them unmounts, so that a route change doesn't subscribe again. For a
+ *   room, this time is 500 ms.
+ * - **Activity:** if part of a page was hidden for longer than that, it resumes from its position
+ *   in the topic. If the topic has no history, it reports a `gap`.
+ * - **Rendering:** changes are grouped and rendered at most once per frame.
+ * - **Server rendering:** on a server, the hooks return the initial state and open no connection.
+ *   The page hydrates with that state.
+ * - **StrictMode:** the page opens only one connection.
  *
  * @module
  */
@@ -86,44 +86,45 @@ export type { RequestSnapshot } from "./request_cell.ts";
 export type { StreamSnapshot } from "./stream_cell.ts";
 export type { Keyed, TopicGap, TopicSnapshot } from "./topic_cell.ts";
 
-/** Time for which a topic stays subscribed after its last component, in milliseconds. */
+/** How long a topic stays subscribed after its last component unmounts, in milliseconds. */
 const GRACE_MS = 5_000;
 
-/** Maximum number of messages of a topic, by default. */
+/** The default maximum number of messages of a topic. */
 const TOPIC_LIMITS = { keep: 100 };
 
 /**
- * Maximum number of items of a stream, by default; a language model's answer has some thousands.
+ * The default maximum number of items of a stream. A language model's response has a few thousand.
  */
 const STREAM_LIMITS = { keep: 10_000 };
 
 const CONNECTING: ClientStatus = { name: "connecting" };
 
 /**
- * Properties of a {@linkcode SkeinProvider}: the URL of a server, or a client of the application.
+ * The properties of a {@linkcode SkeinProvider}: the URL of a server, or a client that the
+ * application owns.
  *
  * @typeParam C The contract.
  */
 export interface SkeinProviderProps<C extends Contract = Contract> {
   /**
-   * The server, as for `connect()`; in a page also a relative URL, such as `"/session"`. The
-   * provider connects once mounted, and closes the client once unmounted. A different URL creates a
-   * new client. A function is called for each connection, and may be a different one in each
-   * render.
+   * The server's URL, as for `connect()`. In a page, it may be relative, such as `"/session"`. The
+   * provider connects once it is mounted, and closes the client once it is unmounted. A different
+   * URL creates a new client. If you pass a function, it is called for each connection. You may
+   * pass a different function in each render.
    */
   readonly url?: ServerUrl | undefined;
   /**
-   * Options of the client, as for `connect()`. The first render's options apply, except for
-   * `token`, whose newest value is used for each connection. To connect as another user
-   * immediately, give the provider another `key`.
+   * The client's options, as for `connect()`. The options from the first render apply, except that
+   * each connection uses the newest `token`. To connect as another user immediately, give the
+   * provider a different `key`.
    */
   readonly options?: Omit<ConnectOptions<C>, "connectAfter" | "contract" | "signal"> | undefined;
-  /** A client in place of `url` and `options`. The provider does not close this client. */
+  /** A client to use in place of `url` and `options`. The provider does not close this client. */
   readonly client?: Client<C> | undefined;
   /**
-   * Time for which a topic or durable stream stays open after its last component, in milliseconds.
-   * At most 16 of them wait at a time. A room waits for 500 ms at most, so that the other members
-   * see the leave.
+   * How long a topic or durable stream stays open after its last component unmounts, in
+   * milliseconds. At most 16 of them stay open this way at a time. A room stays open for at most
+   * 500 ms, so that the other members see the leave.
    *
    * @default {5000}
    */
@@ -132,10 +133,10 @@ export interface SkeinProviderProps<C extends Contract = Contract> {
   readonly children?: ReactNode | undefined;
 }
 
-/** Options of `useTopic`. */
+/** The options of `useTopic`. */
 export interface UseTopicOptions extends HistoryOptions {
   /**
-   * Maximum number of `messages`; the newest are kept.
+   * The maximum number of `messages`; the newest are kept.
    *
    * @default {100}
    */
@@ -151,15 +152,15 @@ export interface UseTopicOptions extends HistoryOptions {
 export interface TopicState<C extends Contract = Contract, T extends string = string>
   extends TopicSnapshot<TopicMessage<C, T>> {
   /**
-   * This page's publications by `publish` that wait for a connection or for the server, in the
-   * order of the calls. A publication is removed as soon as it arrives in `messages`, or is
-   * rejected.
+   * The publications that this page made with `publish` and that are waiting for a connection or
+   * for the server, in the order of the calls. A publication is removed as soon as it arrives in
+   * `messages` or is rejected.
    */
   readonly pending: readonly PendingLine<ContractData<C, "server", T>>[];
   /**
-   * Publishes to the topic, if the server's `authorize` allows this client. A rejection counts as
-   * handled, so an event handler may ignore the promise: `error` holds the error until a
-   * publication succeeds.
+   * Publishes to the topic. The server's `authorize` must allow this. An event handler may ignore
+   * the promise, because a rejection counts as handled: `error` holds the error until a publication
+   * succeeds.
    */
   readonly publish: (
     data: ContractData<C, "server", T>,
@@ -174,27 +175,30 @@ export interface TopicState<C extends Contract = Contract, T extends string = st
  */
 export interface PresenceState<D = unknown> {
   /**
-   * The users in the room, in the order of their joins; empty in a room that sends only `count`.
+   * The users in the room, in the order in which they joined. Empty if the room sends only `count`.
    */
   readonly users: readonly PresenceMember<D>[];
-  /** Number of users. */
+  /** The number of users. */
   readonly count: number;
-  /** Status of the subscription to the room, as for a topic. */
+  /** The status of the subscription to the room, as for a topic. */
   readonly status: TopicSnapshot["status"];
-  /** The error that ended the subscription, or the refusal of the newest presence data. */
+  /**
+   * The error that ended the subscription, or the error with which the newest presence data was
+   * rejected.
+   */
   readonly error: Error | undefined;
   /**
-   * Sets this client's presence data. `undefined` removes it, and so does unmounting the room's
-   * last component. A rejection counts as handled: `error` holds the error.
+   * Sets this client's presence data. `undefined` removes the data, and so does unmounting the
+   * room's last component. You may ignore a rejection, because `error` holds the error.
    */
   readonly set: (data: D | undefined, options?: WaitOptions) => Promise<void>;
 }
 
-/** Options of `usePresence`. */
+/** The options of `usePresence`. */
 export interface UsePresenceOptions<D = unknown> {
   /**
-   * This client's presence data, compared as JSON and set after each change; `undefined` removes
-   * the data of an earlier render.
+   * This client's presence data. It is compared as JSON and set after each change. `undefined`
+   * removes the data of an earlier render.
    */
   readonly data?: D | undefined;
 }
@@ -207,18 +211,18 @@ export interface UsePresenceOptions<D = unknown> {
  */
 export interface RequestState<I = unknown, D = unknown> extends RequestSnapshot<D> {
   /**
-   * Sends a request. A request that still waits is cancelled first, and its reply is ignored. A
-   * rejection counts as handled: `error` holds the error.
+   * Sends a request. If another request is still waiting, it is cancelled first and its reply is
+   * ignored. You may ignore a rejection, because `error` holds the error.
    */
   readonly request: (data?: I, options?: ClientRequestOptions) => Promise<D>;
-  /** Cancels the request that waits, if any; unmounting the component does so too. */
+  /** Cancels the waiting request, if there is one. Unmounting the component does so too. */
   readonly cancel: () => void;
 }
 
-/** Options of `useRequestStream` and `useDurableStream`. */
+/** The options of `useRequestStream` and `useDurableStream`. */
 export interface UseStreamOptions {
   /**
-   * Maximum number of `items`; the newest are kept, and `omitted` counts the others.
+   * The maximum number of `items`. The newest are kept, and `omitted` counts the others.
    *
    * @default {10000}
    */
@@ -232,11 +236,11 @@ export interface UseStreamOptions {
  * @typeParam D An item.
  */
 export interface RequestStreamState<I = unknown, D = unknown> extends StreamSnapshot<D> {
-  /** Sends a request, and reads its response in place of an earlier one. */
+  /** Sends a request, and reads its response in place of an earlier response. */
   readonly request: (data?: I, options?: RequestStreamOptions) => void;
   /**
-   * Stops the response: the server cancels the handler, also of a resumable response. Unmounting
-   * the component cancels too, but a resumable response then continues.
+   * Stops the response. The server cancels the handler, even if the response is resumable.
+   * Unmounting the component also cancels the response, unless it is resumable: then it continues.
    */
   readonly cancel: (reason?: string) => void;
 }
@@ -247,37 +251,38 @@ export interface RequestStreamState<I = unknown, D = unknown> extends StreamSnap
  * @typeParam D An item.
  */
 export interface DurableStreamState<D = unknown> extends StreamSnapshot<D> {
-  /** Requests that the writer stop, if the server's `authorize` allows that. */
+  /** Requests that the writer stop. The server's `authorize` must allow this. */
   readonly cancel: (reason?: string) => Promise<void>;
 }
 
 /**
- * The hooks, for one contract.
+ * The hooks for one contract.
  *
  * @typeParam C The contract.
  */
 export interface SkeinHooks<C extends Contract = Contract> {
   /**
-   * Connects the hooks of all components inside it.
+   * Connects the hooks of all components inside the provider.
    *
-   * @param props The server or a client.
+   * @param props The server's URL or a client.
    * @returns The element.
    */
   SkeinProvider(props: SkeinProviderProps<C>): ReactElement;
   /**
-   * Returns the client of the provider, to send messages in effects and event handlers. On a server
-   * the client never connects.
+   * Returns the provider's client, for example to send messages in effects and event handlers. On a
+   * server the client never connects.
    *
    * @returns The client.
    * @throws {TypeError} If the component is not inside a provider.
    */
   useSkein(): Client<C>;
   /**
-   * Returns the status of the connection, and renders again at each change. A `refused` client
-   * keeps the topics of its components: call `retryNow()` of {@linkcode SkeinHooks.useSkein} after
-   * a login. While the server cannot serve, the `cause` has the kind `unavailable`.
+   * Returns the status of the connection, and renders the component again at each change. A
+   * `refused` client keeps the topics of its components. After a login, call `retryNow()` on the
+   * client from {@linkcode SkeinHooks.useSkein}. While the server cannot serve, the `cause` has the
+   * kind `unavailable`.
    *
-   * @returns The status; `connecting` on a server.
+   * @returns The status. On a server it is `connecting`.
    * @throws {TypeError} If the component is not inside a provider.
    */
   useStatus(): ClientStatus;
@@ -286,7 +291,7 @@ export interface SkeinHooks<C extends Contract = Contract> {
    *
    * @typeParam T The topic.
    * @param topic The topic; `null` subscribes to nothing.
-   * @param options Number of messages, and the start position in a history.
+   * @param options The number of messages, and the start position in a history.
    * @returns The newest messages, and the state of the subscription.
    * @throws {RangeError} If `keep` is not a positive integer.
    * @throws {TypeError} If the component is not inside a provider.
@@ -296,12 +301,12 @@ export interface SkeinHooks<C extends Contract = Contract> {
     options?: UseTopicOptions,
   ): TopicState<C, T>;
   /**
-   * Watches the members of a room through `client.members`, which joins the room, while the
-   * component is mounted and for 500 ms after that.
+   * Watches the members of a room through `client.members`, which joins the room. The room stays
+   * joined while the component is mounted, and for 500 ms after that.
    *
    * @typeParam T The room.
    * @param room The room; `null` subscribes to nothing.
-   * @param options Presence data of this client.
+   * @param options This client's presence data.
    * @returns The users, and a function that sets the presence data.
    * @throws {TypeError} If the component is not inside a provider.
    */
@@ -310,7 +315,7 @@ export interface SkeinHooks<C extends Contract = Contract> {
     options?: UsePresenceOptions<RoomData<C, T>>,
   ): PresenceState<RoomData<C, T>>;
   /**
-   * Sends requests that receive one reply.
+   * Sends requests that each receive one reply.
    *
    * @typeParam T The topic of the requests.
    * @param topic The topic of the requests. Changing the topic starts over.
@@ -325,7 +330,7 @@ export interface SkeinHooks<C extends Contract = Contract> {
    *
    * @typeParam T The topic of the requests.
    * @param topic The topic of the requests. Changing the topic starts over.
-   * @param options Number of items.
+   * @param options The number of items.
    * @returns The items so far, and the functions that send and stop.
    * @throws {RangeError} If `keep` is not a positive integer.
    * @throws {TypeError} If the component is not inside a provider.
@@ -335,10 +340,10 @@ export interface SkeinHooks<C extends Contract = Contract> {
     options?: UseStreamOptions,
   ): RequestStreamState<ContractData<C, "answers", T>, ContractItem<C, T>>;
   /**
-   * Reads a durable stream while the component is mounted. After a reload, a page reads the stream
-   * with the same `id` from the oldest item, or after the offset `after`.
+   * Reads a durable stream while the component is mounted. After a reload, the page reads the
+   * stream with the same `id` again, from the oldest item or from the offset in `after`.
    *
-   * @typeParam D Type of an item, unchecked.
+   * @typeParam D The type of an item, which is not checked.
    * @param id The id; `null` reads nothing.
    * @param options The start position, and the number of items.
    * @returns The items so far.
@@ -354,18 +359,18 @@ export interface SkeinHooks<C extends Contract = Contract> {
 /** An empty view, for `null`. */
 const nothing = <S>(value: S): View<S> => ({ watch: () => () => {}, get: () => value });
 
-/** Watches a view. A server, and a page while it hydrates, uses the first value. */
+/** Watches a view. A server uses the first value, and so does a page while it hydrates. */
 function useView<S>(view: View<S>, first: S): S {
   return useSyncExternalStore(view.watch, view.get, () => first);
 }
 
-/** The newest failure of an action, with the topic or id of the action. */
+/** The newest failure of an action, with the action's topic or id. */
 interface Failure {
   readonly of: string | null;
   readonly error: Error;
 }
 
-/** Runs actions; a failure is part of the state until an action succeeds. */
+/** Runs actions. A failure is part of the state until an action succeeds. */
 function useActions(of: string | null): {
   readonly failure: Error | undefined;
   readonly run: (action: Promise<void>) => Promise<void>;
@@ -381,7 +386,7 @@ function useActions(of: string | null): {
   return { failure: failure?.of === of ? failure?.error : undefined, run };
 }
 
-/** The hub of a provider, with the newest render's properties. */
+/** The hub of a provider, with the properties from the newest render. */
 class Provided {
   readonly hub: Hub;
   readonly #identity: unknown;
@@ -416,7 +421,10 @@ class Provided {
     this.#props = props;
   }
 
-  /** A list as given; otherwise a function, because a server cannot resolve a relative URL. */
+  /**
+   * An array is returned as it is. Any other URL becomes a function, because a server cannot
+   * resolve a relative URL.
+   */
   get #url(): ServerUrl {
     const { url } = this.#props;
     if (Array.isArray(url)) return url;
@@ -439,8 +447,8 @@ function identityOf({ client, url }: SkeinProviderProps): unknown {
 
 /**
  * Creates the typed hooks for a contract, and a provider whose client checks data against the
- * contract. Each call creates its own provider and hooks, so a page with two servers calls it
- * twice.
+ * contract. Each call creates its own provider and hooks, so call it twice for a page with two
+ * servers.
  *
  * @example Usage
  * ```ts
@@ -464,7 +472,8 @@ function identityOf({ client, url }: SkeinProviderProps): unknown {
  * ```
  *
  * @typeParam C The contract.
- * @param contract The contract; without one, any topic is accepted, and data is unknown.
+ * @param contract The contract. Without a contract, any topic is accepted, and the type of all data
+ * is `unknown`.
  * @returns The hooks.
  */
 export function createHooks<C extends Contract = Contract>(contract?: C): SkeinHooks<C> {
@@ -512,7 +521,7 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
       const start = JSON.stringify([last, since]);
       const view = useMemo(
         () => topic === null ? nothing(PENDING_TOPIC) : hub.topic(topic, { keep, last, since }),
-        // Positions are equal if their parts are.
+        // Two positions are equal if their parts are equal.
         [hub, topic, keep, start],
       );
       const snapshot = useView(view, PENDING_TOPIC) as TopicSnapshot;
@@ -610,7 +619,7 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
       );
     },
   };
-  // The types of a contract are narrower, and do not exist at run time.
+  // The types in a contract are narrower, and they do not exist at run time.
   return hooks as unknown as SkeinHooks<C>;
 }
 
@@ -648,7 +657,7 @@ const hooks: SkeinHooks = /* @__PURE__ */ createHooks();
 export const SkeinProvider: SkeinHooks["SkeinProvider"] = hooks.SkeinProvider;
 
 /**
- * Returns the client of the provider; see {@linkcode SkeinHooks.useSkein}.
+ * Returns the provider's client; see {@linkcode SkeinHooks.useSkein}.
  *
  * @example Usage
  * ```ts
@@ -775,7 +784,7 @@ export const useRequest: SkeinHooks["useRequest"] = hooks.useRequest;
  * import { createElement, useEffect } from "react";
  * import { renderToString } from "react-dom/server";
  *
- * // A resumable response: after a reload, the page uses the same `id`.
+ * // This response is resumable: after a reload, the page uses the same `id`.
  * function Answer({ id, question }: { id: string; question: string }) {
  *   const { text, isPending, request, cancel } = useRequestStream("ask");
  *   useEffect(() => request(question, { id }), [request, question, id]);

@@ -1,8 +1,8 @@
 // run_tests: alone, because these tests have a document.
 /**
- * The hooks of React in a document of happy-dom, with servers over memory and loopback.
- * `tests/npm/react_18_test.ts` runs these tests with React 18, in a separate process, because a
- * process has one version.
+ * Tests the React hooks in a happy-dom document, with servers over memory and loopback.
+ * `tests/npm/react_18_test.ts` runs these tests with React 18 in a separate process, because a
+ * process can load only one version.
  */
 import { assert, assertEquals, assertMatch, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -45,7 +45,7 @@ Object.assign(globalThis, { window, document, HTMLIFrameElement: window.HTMLIFra
 const { createRoot, hydrateRoot } = await import("react-dom/client");
 const { renderToString } = await import("react-dom/server");
 
-/** The page of one test. Warnings and errors of React fail the test. */
+/** The page of one test. Warnings and errors from React fail the test. */
 class Page implements Disposable {
   readonly container = document.createElement("div");
   readonly faults: string[] = [];
@@ -98,7 +98,7 @@ class Page implements Disposable {
   }
 }
 
-/** Options of a server with rooms, whose users choose their names. */
+/** The options of a server that has rooms and whose users choose their names. */
 const ROOMS: TestServerOptions<string | null> = {
   authenticate: ({ token }) => token ?? null,
   authorize: () => true,

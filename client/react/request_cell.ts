@@ -1,13 +1,13 @@
-/** The newest request of a component, and its reply. */
+/** A component's newest request and its reply. */
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /**
- * The newest request, and the newest reply.
+ * The newest request and the newest reply.
  *
  * @typeParam D The reply.
  */
 export interface RequestSnapshot<D = unknown> {
-  /** The newest reply, also while another request waits. */
+  /** The newest reply. It stays while another request waits. */
   readonly data: D | undefined;
   /** The error of the newest request. */
   readonly error: Error | undefined;
@@ -22,7 +22,7 @@ export const NO_REQUEST: RequestSnapshot<never> = Object.freeze({
   isPending: false,
 });
 
-/** Sends requests, of which only the newest counts. */
+/** Sends requests. Only the newest one counts. */
 export class RequestCell extends Cell<RequestSnapshot> {
   #state: RequestSnapshot = NO_REQUEST;
   #waiting: AbortController | undefined;
@@ -32,7 +32,7 @@ export class RequestCell extends Cell<RequestSnapshot> {
   }
 
   /**
-   * Sends a request in place of the previous one, which is cancelled.
+   * Cancels the previous request, and sends another one in its place.
    *
    * @param send Sends the request. The signal aborts once the request is cancelled.
    * @returns The reply. A rejection counts as handled, because the snapshot holds the error.
@@ -55,7 +55,7 @@ export class RequestCell extends Cell<RequestSnapshot> {
     return reply;
   }
 
-  /** Cancels the request that waits, if any. An earlier reply stays. */
+  /** Cancels the waiting request, if there is one. An earlier reply stays. */
   cancel(): void {
     if (this.#waiting === undefined) return;
     this.#waiting.abort();

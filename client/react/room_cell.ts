@@ -6,14 +6,14 @@ import { NOBODY, type RoomMembers } from "../rooms.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /**
- * Time for which a room stays joined after its last component, in milliseconds: long enough for
- * StrictMode, Suspense and a change of the route, short enough for the other members.
+ * How long a room stays joined after its last component unmounts, in milliseconds. This is long
+ * enough for StrictMode, Suspense and route changes, and short enough for the other members.
  */
 export const ROOM_GRACE_MS = 500;
 
 /** A room, as its components see it. */
 export interface RoomSnapshot extends Pick<RoomMembers, "count" | "status" | "error"> {
-  /** The users, in the order of their joins. */
+  /** The users, in the order in which they joined. */
   readonly users: readonly PresenceMember[];
 }
 

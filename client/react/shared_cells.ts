@@ -1,19 +1,19 @@
 /**
- * Cells that several components share, and that stay open for a grace period after the last of
- * them.
+ * Cells that several components share. A cell stays open for a grace period after its last
+ * component unmounts.
  */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Cell } from "./cell.ts";
 
 /**
- * Maximum number of cells without a component: a long list that scrolls leaves many topics, and by
- * default a server allows a session 128 topics.
+ * The maximum number of cells without a component. A long list that scrolls leaves many topics
+ * behind, and by default a server allows 128 topics per session.
  */
 const MAX_UNUSED = 16;
 
-/** A cell with something to release when it closes. */
+/** A cell that has something to release when it closes. */
 export type OpenCell = Cell<{ readonly error: Error | undefined }> & {
-  /** Longest grace period of this cell, in milliseconds. */
+  /** The longest grace period of this cell, in milliseconds. */
   readonly maxGraceMs?: number | undefined;
   close(): void;
 };
@@ -25,10 +25,12 @@ interface Shared {
   timer: Timer | undefined;
 }
 
-/** Cells by key, each open while a component uses it, and for the grace period afterwards. */
+/**
+ * The cells by key. Each is open while a component uses it, and for the grace period afterwards.
+ */
 export class SharedCells {
   readonly #all = new Map<string, Shared>();
-  /** Keys of the cells without users, the oldest first. */
+  /** The keys of the cells without users, oldest first. */
   readonly #unused = new Set<string>();
   readonly #runtime: Runtime;
   readonly #graceMs: number;
@@ -39,19 +41,19 @@ export class SharedCells {
   }
 
   /**
-   * Returns the cell of a key; `undefined` if there is none. Has no effect, so it is safe during a
-   * render.
+   * Returns the cell for a key, or `undefined` if there is none. It has no side effects, so it is
+   * safe to call during a render.
    */
   peek(key: string): OpenCell | undefined {
     return this.#all.get(key)?.cell;
   }
 
   /**
-   * Uses a cell, and opens it if there is none.
+   * Uses a cell, and opens it if it does not exist.
    *
-   * @param key Name of the cell.
+   * @param key The name of the cell.
    * @param open Opens the cell.
-   * @param listener Called after each change of the cell.
+   * @param listener Called each time the cell has changed.
    * @returns A function that ends the use. Idempotent.
    */
   use(key: string, open: () => OpenCell, listener: () => void): () => void {

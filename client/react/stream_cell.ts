@@ -1,4 +1,4 @@
-/** Items that arrive one after another, for the components of a page. */
+/** Items that arrive one after another, for the components on a page. */
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /**
@@ -7,13 +7,13 @@ import { Cell, errorOf, type Rounds } from "./cell.ts";
  * @typeParam I The type of an item.
  */
 export interface StreamSnapshot<I = unknown> {
-  /** The newest items, the oldest first. */
+  /** The newest items, oldest first. */
   readonly items: readonly I[];
-  /** All of `items` that are text, as one text. */
+  /** All `items` that are strings, joined to one string. */
   readonly text: string;
-  /** Number of older items that `keep` left out of `items`. */
+  /** The number of older items that were left out of `items` because of `keep`. */
   readonly omitted: number;
-  /** True while further items may come. */
+  /** True while further items may arrive. */
   readonly isPending: boolean;
   /** True once the stream has ended completely. */
   readonly isDone: boolean;
@@ -34,25 +34,25 @@ export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
 /** A stream that has started, without items so far. */
 export const PENDING_ITEMS: StreamSnapshot<never> = Object.freeze({ ...NO_ITEMS, isPending: true });
 
-/** Items, and optionally a way to stop the source. */
+/** The items, and optionally a function to stop the source. */
 type Source = AsyncIterable<unknown> & {
   readonly offset?: string | undefined;
   cancel?(reason?: string): Promise<void>;
 };
 
-/** Reads one stream after another, and holds the items of the newest. */
+/** Reads one stream after another, and holds the items of the newest stream. */
 export class StreamCell extends Cell<StreamSnapshot> {
   readonly #keep: number;
   #reading: AbortController | undefined;
   #source: Source | undefined;
   #items: unknown[] = [];
-  /** Number of items dropped before `#items`. */
+  /** The number of items that were dropped before `#items`. */
   #omitted = 0;
   #text = "";
   #isDone = false;
   #error: Error | undefined;
   #offset: string | undefined;
-  /** The last snapshot of a closed cell, while its part of the page is hidden. */
+  /** The last snapshot of a closed cell while its part of the page is hidden. */
   #parked: StreamSnapshot | undefined;
 
   constructor(rounds: Rounds, keep: number) {
@@ -61,7 +61,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
   }
 
   /**
-   * Starts to read a stream, in place of the previous one.
+   * Starts to read a stream in place of the previous one.
    *
    * @param open Opens the stream. The signal aborts when the cell stops reading it.
    */
@@ -77,7 +77,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     void this.#read(reading, open);
   }
 
-  /** The last snapshot of a closed cell that another one may continue. */
+  /** The last snapshot of a closed cell, which another cell may continue. */
   get parked(): StreamSnapshot | undefined {
     return this.#parked;
   }
@@ -101,7 +101,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     this.refresh();
   }
 
-  /** Stops the source, and reading. An error of the source is part of the snapshot. */
+  /** Stops the source and stops reading. If the source fails, the error is part of the snapshot. */
   cancel(reason?: string): void {
     const reading = this.#reading;
     if (reading === undefined) return;
@@ -117,7 +117,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     if (!this.#error) this.#parked = this.take();
     if (this.#reading === undefined) return;
     this.#leave();
-    // Immediately, because the rounds of a hidden page stop in the same turn.
+    // Do this immediately, because the rounds of a hidden page stop in the same turn.
     this.refresh();
   }
 
@@ -126,7 +126,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
     const items = this.#items.slice(extra);
     return {
       items,
-      // The text grows with each item, and is rebuilt only while items are left out.
+      // The text grows with each item. It is rebuilt only while items are left out.
       text: this.#omitted + extra > 0 ? joinedTexts(items) : this.#text,
       omitted: this.#omitted + extra,
       isPending: this.#reading !== undefined,
@@ -166,7 +166,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
 
   #add(item: unknown): void {
     this.#items.push(item);
-    // At most twice the items of a snapshot, so that dropping the oldest is cheap.
+    // Holds at most twice the items of a snapshot, so that dropping the oldest is cheap.
     if (this.#items.length > 2 * this.#keep) {
       this.#items = this.#items.slice(-this.#keep);
       this.#omitted += this.#keep + 1;

@@ -1,4 +1,4 @@
-/** The newest messages of one topic, for the components of a page. */
+/** The newest messages of one topic, for the components on a page. */
 import type { Client } from "../client.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "../subscription.ts";
@@ -14,37 +14,42 @@ import { ROOM_GRACE_MS } from "./room_cell.ts";
  * @typeParam M The message.
  */
 export type Keyed<M> = M & {
-  /** Number of the message in this page, unique in its topic: the `key` of a list's element. */
+  /**
+   * The number of the message in this page, which is unique in its topic. Use it as the `key` of a
+   * list's element.
+   */
   readonly key: number;
 };
 
 /** A gap in the messages of a topic. */
 export interface TopicGap {
-  /** The reason why messages are missing, or may be. */
+  /** The reason why messages are missing or may be missing. */
   readonly reason: RecoveryReason | undefined;
-  /** The `key` of the first message after the gap, also before that message has arrived. */
+  /**
+   * The `key` of the first message after the gap. It is set even before that message has arrived.
+   */
   readonly key: number;
 }
 
 /**
- * The newest messages of a topic, and the state of the subscription.
+ * The newest messages of a topic and the state of the subscription.
  *
  * @typeParam M The message.
  */
 export interface TopicSnapshot<M = UntypedMessage> {
-  /** The newest messages, the oldest first. */
+  /** The newest messages, oldest first. */
   readonly messages: readonly Keyed<M>[];
   /** The newest message. */
   readonly last: Keyed<M> | undefined;
   /**
-   * `pending` before the server's first reply, then `subscribed`; `lost` while there is no
-   * connection, the client is refused, or the server rejects the topic temporarily; `ended` after a
-   * refusal, see `error`.
+   * The status is `pending` before the server's first reply, then `subscribed`. It is `lost` while
+   * there is no connection, while the client is refused, or while the server rejects the topic
+   * temporarily. It is `ended` after a refusal; see `error`.
    */
   readonly status: Subscription["status"]["current"];
   /**
-   * The newest gap in the messages: the connection was lost, and the topic has no history or one
-   * that is too short. A new object for each gap.
+   * The newest gap in the messages. A gap occurs if the connection was lost and the topic has no
+   * history, or a history that is too short. Each gap is a new object.
    */
   readonly gap: TopicGap | undefined;
   /** The error that ended the subscription. */
@@ -61,33 +66,34 @@ export const PENDING_TOPIC: TopicSnapshot<never> = Object.freeze({
 
 /** Options of a {@linkcode TopicCell}. */
 export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | "since"> {
-  /** Maximum number of messages in a snapshot; the newest are kept. */
+  /** The maximum number of messages in a snapshot; the newest are kept. */
   readonly keep: number;
 }
 
-/** One subscription, and the newest of its messages. */
+/** One subscription and its newest messages. */
 export class TopicCell extends Cell<TopicSnapshot> {
   readonly #keep: number;
   readonly #reader: TopicReader;
   #subscription: Subscription | undefined;
-  /** Position of the newest message, for a topic with a history. */
+  /** The position of the newest message, for a topic with a history. */
   #position: HistoryPosition | undefined;
-  /** The last snapshot of a closed cell, while its part of the page is hidden. */
+  /** The last snapshot of a closed cell while its part of the page is hidden. */
   #parked: TopicSnapshot | undefined;
-  /** At most twice the messages of a snapshot, so that dropping the oldest is cheap. */
+  /** Holds at most twice the messages of a snapshot, so that dropping the oldest is cheap. */
   #messages: Keyed<UntypedMessage>[] = [];
   #key = 0;
   #gap: TopicGap | undefined;
   #error: Error | undefined;
 
   /**
-   * Subscribes. Errors of the subscription are part of the snapshot.
+   * Subscribes to the topic. If the subscription fails, the error is part of the snapshot.
    *
    * @param rounds Notifies of changes.
    * @param client The client.
    * @param topic The topic.
-   * @param options Number of messages, the start in a history, the reader to notify of each message,
-   * and the closed cell of a part of the page that was hidden, which this cell continues.
+   * @param options The number of messages, the start position in a history, the reader to notify of
+   * each message, and the closed cell that this cell continues. That is the cell of a part of the
+   * page that was hidden.
    */
   constructor(
     rounds: Rounds,
@@ -121,14 +127,14 @@ export class TopicCell extends Cell<TopicSnapshot> {
     }
   }
 
-  /** The last snapshot of a closed cell that another one may continue. */
+  /** The last snapshot of a closed cell, which another cell may continue. */
   get parked(): TopicSnapshot | undefined {
     return this.#parked;
   }
 
   /**
-   * Longest grace period of the topic, in milliseconds, because the other members of a room see the
-   * leave.
+   * The longest grace period of the topic, in milliseconds. It is limited for a room, because the
+   * other members see the leave.
    */
   get maxGraceMs(): number {
     return this.#subscription?.isRoom ? ROOM_GRACE_MS : Infinity;
@@ -142,7 +148,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
     }
     this.#position ??= this.#subscription?.position;
     this.#reader.leave();
-    // The subscription has ended even if the server does not reply.
+    // The subscription has ended, even if the server does not reply.
     this.#subscription?.unsubscribe().catch(() => {});
   }
 
@@ -163,7 +169,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
         if (this.#parked) return;
         this.#position = subscription.position;
         this.#reader.arrived(message.data);
-        // Every reader receives its own messages.
+        // Each reader receives its own message objects.
         this.#messages.push(Object.assign(message, { key: this.#key++ }));
         if (this.#messages.length > 2 * this.#keep) {
           this.#messages = this.#messages.slice(-this.#keep);
@@ -175,7 +181,9 @@ export class TopicCell extends Cell<TopicSnapshot> {
     }
   }
 
-  /** Continues a closed cell: from its position, or after a gap in a topic without a history. */
+  /**
+   * Continues a closed cell from its position. If the topic has no history, there is a gap first.
+   */
   #continue(previous: TopicCell): void {
     this.#messages = [...previous.#messages];
     this.#key = previous.#key;
