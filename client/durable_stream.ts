@@ -11,7 +11,7 @@ import type { Subscription } from "./subscription.ts";
 /**
  * The options for reading a durable stream.
  *
- * @typeParam T Type of a record.
+ * @typeParam T The type of a record.
  */
 export interface DurableStreamOptions<T = unknown> {
   /**
@@ -51,7 +51,7 @@ export interface DurableStreamOptions<T = unknown> {
  * - **Pace:** at most 4,096 records or 1 MiB are queued for a slow reader, which then requests the
  *   rest.
  *
- * @typeParam T Type of a record.
+ * @typeParam T The type of a record.
  */
 export interface DurableStream<T = unknown> extends AsyncIterable<T> {
   /** The id of the stream. */

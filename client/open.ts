@@ -20,7 +20,7 @@ import type { SessionSettings } from "../session/settings.ts";
 import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
-/** Options for {@linkcode openSession}. */
+/** The options for {@linkcode openSession}. */
 export interface OpenOptions {
   /** The URL of the server, or a function that returns it. */
   readonly url: Fresh<string | URL>;

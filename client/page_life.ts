@@ -51,9 +51,9 @@ export interface LivingClient {
   wake(): void;
 }
 
-/** Options for {@linkcode Life}. */
+/** The options for {@linkcode Life}. */
 export interface LifeOptions {
-  /** Clock and timers of the client. */
+  /** The clock and timers of the client. */
   readonly runtime: Runtime;
   /** The time limit for a sign of life from the server, in milliseconds. */
   readonly timeoutMs: number;

@@ -1,17 +1,17 @@
 /** Reference model of a client's delays between attempts: rules 7.10 and 15.4 of the protocol. */
 
-/** Length of a session after which the waits start over, in milliseconds. */
+/** The length of a session after which the waits start over, in milliseconds. */
 const STABLE_MS = 5_000;
 
 export interface ModelWait {
   readonly delayMs: number;
-  /** Number of attempts since the last stable session. */
+  /** The number of attempts since the last stable session. */
   readonly attempt: number;
 }
 
-/** Options of a client that the model describes. */
+/** The options of a client that the model describes. */
 export interface ModelBackoff {
-  /** Number of URLs. */
+  /** The number of URLs. */
   readonly urls: number;
   /** The random number of each wait. */
   readonly share: number;
@@ -21,9 +21,11 @@ export interface ModelBackoff {
 
 /** The attempts of one client, for which every random number is the same. */
 export class ReconnectModel {
-  /** Index of the URL of the current attempt or session. */
+  /** The index of the URL of the current attempt or session. */
   url = 0;
-  /** Time at which the server asked the client to reconnect, in milliseconds; 0 if it did not. */
+  /**
+   * The time at which the server asked the client to reconnect, in milliseconds; 0 if it did not.
+   */
   retryAtMs = 0;
   readonly #options: ModelBackoff;
   #attempt = 0;

@@ -27,7 +27,7 @@ export type Verdict = "closed" | "refused" | "usual" | "longest" | "fresh-token"
 export interface Failure {
   readonly info: CloseInfo;
   readonly verdict: Verdict;
-  /** URL of the attempt, without secrets. */
+  /** The URL of the attempt, without secrets. */
   readonly place: string;
 }
 

@@ -10,7 +10,7 @@ import type {
   SubscribeAnswer,
 } from "../session/wire/recovery.ts";
 
-/** Maximum number of requests in a row for missing messages without any progress. */
+/** The maximum number of requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;
 
 /** Events of a topic, in order. */
@@ -53,15 +53,16 @@ export class Resume {
   /** The newest known position; `undefined` until the server sends one. */
   #known: HistoryPosition | undefined;
   /**
-   * Position for the next session if the current one sends none: the one after the last loss, or,
-   * after `unavailable`, the one before it.
+   * The position for the next session if the current one sends none: the one after the last loss,
+   * or, after `unavailable`, the one before it.
    */
   #reached: HistoryPosition | undefined;
   /** True if the next request has a position from before a loss that was reported to the reader. */
   #isReturn = false;
   #repairs = 0;
   /**
-   * Bytes, or UTF-16 units, that the reader has received of the record after the known position.
+   * The bytes, or UTF-16 units, that the reader has received of the record after the known
+   * position.
    */
   #sliced = 0;
 

@@ -11,9 +11,9 @@ import { tellSkipped } from "../session/settings.ts";
 const FIRST_PAUSE_MS = 100;
 
 /**
- * Longest pause because of a limit, in milliseconds, after which a subscription that was never in
- * force is retried: as long as a server has to reply. If the limit asks for more, or names no time
- * (such as the limit of topics), the caller receives the rejection.
+ * The longest pause because of a limit, in milliseconds, after which a subscription that was never
+ * in force is retried: as long as a server has to reply. If the limit asks for more, or names no
+ * time (such as the limit of topics), the caller receives the rejection.
  */
 const MAX_FIRST_PAUSE_MS = 30_000;
 

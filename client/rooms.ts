@@ -14,7 +14,7 @@ import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import type { WaitOptions } from "../session/types.ts";
 
 /**
- * Maximum number of rooms in which one client may have data: the number that a server keeps per
+ * The maximum number of rooms in which one client may have data: the number that a server keeps per
  * session.
  */
 export const MAX_ROOMS = 32;
@@ -148,7 +148,9 @@ export class ClientPresence {
  * @typeParam D The presence data.
  */
 export interface RoomMembers<D = unknown> extends ReadonlyMap<string, PresenceMember<D>> {
-  /** Number of members: the `size`, or the only known value if the room sends just the number. */
+  /**
+   * The number of members: the `size`, or the only known value if the room sends just the number.
+   */
   readonly count: number;
   /**
    * `pending` before the server's first answer, then `subscribed`; `lost` while there is no

@@ -17,7 +17,7 @@ import { StatusFeed } from "../base/status_feed.ts";
 import type { Faults } from "../session/faults.ts";
 import type { IncomingMessage } from "../session/message.ts";
 
-/** Maximum number of messages and bytes that wait for a slow reader. */
+/** The maximum number of messages and bytes that wait for a slow reader. */
 export const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
 /** The client, as a subscription uses it. */

@@ -1,7 +1,7 @@
 /** The states of a subscription, and the transitions between them. */
 
 /**
- * State of a subscription to a topic.
+ * The state of a subscription to a topic.
  *
  * | state         | since                                               | a message                             |
  * | ------------- | --------------------------------------------------- | ------------------------------------- |
@@ -22,7 +22,7 @@ export type SubscriptionState =
   | "lost"
   | "ended";
 
-/** Status that an application sees. */
+/** The status that an application sees. */
 export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
 
 /** A transition; see {@linkcode STATES}. */

@@ -21,14 +21,14 @@ import { checkTopic } from "../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 
 /**
- * Maximum number of concurrent requests to subscribe: half of the requests that a server lets wait
- * by default.
+ * The maximum number of concurrent requests to subscribe: half of the requests that a server lets
+ * wait by default.
  */
 const MAX_ASKED_AT_ONCE = 32;
 
 /**
- * Maximum number of concurrent requests to subscribe if the server has histories: the default topic
- * limit of a session.
+ * The maximum number of concurrent requests to subscribe if the server has histories: the default
+ * topic limit of a session.
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
@@ -368,7 +368,7 @@ export interface HeadSink extends TopicSink {
 }
 
 /**
- * Status of a topic in the current session.
+ * The status of a topic in the current session.
  *
  * | standing     | since                              | a new subscription | a removal  |
  * | ------------ | ---------------------------------- | ------------------ | ---------- |

@@ -6,8 +6,8 @@ import type { UntypedMessage } from "../session/message.ts";
 import type { ClientStatus } from "./client_options.ts";
 
 /**
- * Maximum number of sessions with messages that wait for a slow reader; each session has a bounded
- * receive queue.
+ * The maximum number of sessions with messages that wait for a slow reader; each session has a
+ * bounded receive queue.
  */
 export const MAX_UNREAD_SESSIONS = 8;
 
@@ -28,7 +28,7 @@ export class UnreadSessions {
   /**
    * Yields the messages of one session after the other, until the client closes.
    *
-   * @param status Status of the client.
+   * @param status The status of the client.
    * @param current The current session, with which the loop starts after a gap.
    * @throws {QueueFullError} In place of missing messages.
    */

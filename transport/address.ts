@@ -3,7 +3,7 @@ import { isRuntimeError, runtimeError } from "../base/platform.ts";
 
 /** Information from an HTTP server about a request. */
 export interface RequestInfo {
-  /** Remote address of the request. */
+  /** The remote address of the request. */
   readonly remoteAddr?: Deno.Addr | undefined;
 }
 
@@ -25,7 +25,7 @@ interface ListenPlace {
 /**
  * Calls `listen`. If the address is in use, the error names it.
  *
- * @param place Address for the error.
+ * @param place The address for the error.
  * @returns The result of `listen`.
  * @throws {Deno.errors.AddrInUse} If the address is in use.
  */

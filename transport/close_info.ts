@@ -2,10 +2,10 @@
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import type { ConnectionCloseInfo } from "./connection.ts";
 
-/** Longest close reason on WebSocket, in bytes: the 125 of a control frame minus the code. */
+/** The longest close reason on WebSocket, in bytes: the 125 of a control frame minus the code. */
 export const MAX_WEBSOCKET_REASON_BYTES = 123;
 
-/** Longest close reason on WebTransport, in bytes. */
+/** The longest close reason on WebTransport, in bytes. */
 export const MAX_WEBTRANSPORT_REASON_BYTES = 1024;
 
 const encoder = new TextEncoder();
@@ -13,7 +13,8 @@ const encoder = new TextEncoder();
 /**
  * Checks code and reason of a close, and fills in the defaults.
  *
- * @param maxReasonBytes Maximum length of the reason in bytes; it is cut at a character boundary.
+ * @param maxReasonBytes The maximum length of the reason in bytes; it is cut at a character
+ * boundary.
  * @returns The code (0 by default) and the reason, cut to fit.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is neither 0 nor an integer from 3000 to 4999.
@@ -41,7 +42,7 @@ export function checkCloseInfo(
   return { closeCode, reason: cutReason(reason, maxReasonBytes) };
 }
 
-/** Close code of a WebSocket for a message that is too big (RFC 6455 section 7.4.1). */
+/** The close code of a WebSocket for a message that is too big (RFC 6455 section 7.4.1). */
 const WEBSOCKET_TOO_BIG = 1009;
 
 /**
@@ -59,7 +60,7 @@ export function isSendable(code: number): boolean {
 /**
  * Cuts a text to a number of bytes in UTF-8, never inside a character.
  *
- * @param text Text to cut; lone surrogates become U+FFFD.
+ * @param text The text to cut; lone surrogates become U+FFFD.
  * @returns The longest prefix that fits.
  */
 export function cutReason(text: string, maxBytes: number): string {

@@ -1,6 +1,6 @@
 /** Contract of all connections, in the shape of the W3C `WebTransport` interface. */
 
-/** Capabilities of a transport. Branch on these, never on the transport's name. */
+/** The capabilities of a transport. Branch on these, never on the transport's name. */
 export interface ConnectionCapabilities {
   /** Streams of both kinds can be opened. */
   readonly streams: boolean;
@@ -17,11 +17,11 @@ export interface ConnectionCapabilities {
   readonly independentStreams: boolean;
 }
 
-/** Code and reason of a close. */
+/** The code and reason of a close. */
 export interface ConnectionCloseInfo {
   /**
-   * Close code; 0 is a normal close. Every transport can send 0 and 3000 to 4999. WebTransport can
-   * send any code from 0 to 2^32 - 1; raw QUIC, QMux and memory can send any up to 2^53 - 1. A
+   * The close code; 0 is a normal close. Every transport can send 0 and 3000 to 4999. WebTransport
+   * can send any code from 0 to 2^32 - 1; raw QUIC, QMux and memory can send any up to 2^53 - 1. A
    * plain WebSocket and Skein's own messages can send no others. A code from the peer is passed on
    * unchanged.
    */
@@ -30,13 +30,15 @@ export interface ConnectionCloseInfo {
   readonly reason?: string | undefined;
 }
 
-/** Options for opening a stream. */
+/** The options for opening a stream. */
 export interface OpenStreamOptions {
-  /** Priority: a stream with a higher number is sent first, if the transport can order streams. */
+  /**
+   * The priority: a stream with a higher number is sent first, if the transport can order streams.
+   */
   readonly sendOrder?: number | undefined;
   /** Cancels the wait for a free stream. */
   readonly signal?: AbortSignal | undefined;
-  /** Timeout of the wait for a free stream, in milliseconds. */
+  /** The timeout of the wait for a free stream, in milliseconds. */
   readonly timeoutMs?: number | undefined;
 }
 
@@ -51,9 +53,9 @@ export interface DirectReadable {
    * Over Deno's QUIC, a session that closes and a peer that resets the stream look like a clean
    * end: send a length with data that must arrive complete.
    *
-   * @param used Bytes of an earlier read that are no longer needed. The next read may reuse their
-   * memory, which saves an allocation of up to 64 KiB; the array is empty afterwards.
-   * @returns Bytes, owned by the caller; `null` after the peer closed this direction.
+   * @param used The bytes of an earlier read that are no longer needed. The next read may reuse
+   * their memory, which saves an allocation of up to 64 KiB; the array is empty afterwards.
+   * @returns The bytes, owned by the caller; `null` after the peer closed this direction.
    * @throws {StreamError} If the peer reset the stream.
    * @throws {ConnectionError} If the connection ended.
    */
@@ -61,8 +63,8 @@ export interface DirectReadable {
   /**
    * Stops reading.
    *
-   * @param reason Reason, whose `streamErrorCode` is sent to the peer if the transport can carry
-   * codes.
+   * @param reason The reason, whose `streamErrorCode` is sent to the peer if the transport can
+   * carry codes.
    */
   cancel(reason?: unknown): void;
 }
@@ -72,7 +74,7 @@ export interface DirectWritable {
   /**
    * Writes bytes, and waits while the peer accepts no more data.
    *
-   * @param bytes Bytes to write. The caller MUST NOT change them before the write is done.
+   * @param bytes The bytes to write. The caller MUST NOT change them before the write is done.
    * @throws {StreamError} If the peer stopped reading.
    * @throws {ConnectionError} If the connection ended.
    */
@@ -82,12 +84,12 @@ export interface DirectWritable {
   /**
    * Resets this direction.
    *
-   * @param reason Reason, whose `streamErrorCode` is sent to the peer if the transport can carry
-   * codes.
+   * @param reason The reason, whose `streamErrorCode` is sent to the peer if the transport can
+   * carry codes.
    */
   abort(reason?: unknown): void;
   /**
-   * Priority: a stream with a higher number is sent first. Absent if the transport cannot order
+   * The priority: a stream with a higher number is sent first. Absent if the transport cannot order
    * streams. May be set at any time.
    */
   sendOrder?: number | undefined;
@@ -110,7 +112,7 @@ export interface ReceiveStream extends ReadableStream<Uint8Array> {
 /** A unidirectional stream opened by this end. */
 export interface SendStream extends WritableStream<Uint8Array> {
   /**
-   * Priority: a stream with a higher number is sent first. Absent if the transport cannot order
+   * The priority: a stream with a higher number is sent first. Absent if the transport cannot order
    * streams. May be set at any time.
    */
   sendOrder?: number | undefined;
@@ -123,11 +125,11 @@ export interface SendStream extends WritableStream<Uint8Array> {
 /** A stream that both ends write to. */
 export interface BidirectionalStream {
   /**
-   * Bytes written by the peer. Over Deno's QUIC, a session that closes and a peer that resets the
-   * stream look like a clean end: send a length with data that must arrive complete.
+   * The bytes written by the peer. Over Deno's QUIC, a session that closes and a peer that resets
+   * the stream look like a clean end: send a length with data that must arrive complete.
    */
   readonly readable: ReadableStream<Uint8Array>;
-  /** Bytes written by this end. */
+  /** The bytes written by this end. */
   readonly writable: WritableStream<Uint8Array>;
   /**
    * The same stream without web streams, if the transport supports this; use only one of the two.
@@ -168,7 +170,7 @@ export interface DirectDatagrams {
    * Sends a datagram. A datagram that is too large is lost, and so is one beyond the limit of
    * queued datagrams.
    *
-   * @param datagram Bytes, which the caller MUST NOT change afterwards.
+   * @param datagram The bytes, which the caller MUST NOT change afterwards.
    */
   send(datagram: Uint8Array): void;
   /**
@@ -181,13 +183,13 @@ export interface DirectDatagrams {
   receive(receiver: (datagram: Uint8Array) => void): void;
 }
 
-/** Datagrams in both directions. */
+/** The datagrams in both directions. */
 export interface DatagramDuplex {
   /** Received datagrams, in a bounded queue; the oldest are dropped. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** Datagrams to send. */
+  /** The datagrams to send. */
   readonly writable: WritableStream<Uint8Array>;
-  /** Largest datagram in bytes; 0 on a transport without datagrams. */
+  /** The largest datagram in bytes; 0 on a transport without datagrams. */
   readonly maxDatagramSize: number;
   /**
    * The same datagrams without web streams, if the transport supports this; use only one of the
@@ -200,56 +202,56 @@ export type StreamDirection = "bidirectional" | "unidirectional";
 
 export type StreamSide = "local" | "remote";
 
-/** Statistics of a connection; values that the transport does not know are absent. */
+/** The statistics of a connection; values that the transport does not know are absent. */
 export interface ConnectionStats {
-  /** Bytes passed to the transport. */
+  /** The bytes passed to the transport. */
   readonly bytesSent?: number | undefined;
-  /** Bytes received from the transport. */
+  /** The bytes received from the transport. */
   readonly bytesReceived?: number | undefined;
-  /** Message frames passed to the transport. */
+  /** The message frames passed to the transport. */
   readonly framesSent?: number | undefined;
-  /** Message frames received from the transport. */
+  /** The message frames received from the transport. */
   readonly framesReceived?: number | undefined;
 }
 
-/** Counters of streams and datagrams, which never decrease. */
+/** The counters of streams and datagrams, which never decrease. */
 export interface ConnectionCounters {
   /** Payload bytes of streams passed to the transport. */
   readonly streamBytesSent: number;
   /** Payload bytes of streams received, including unread ones if the transport reports them. */
   readonly streamBytesReceived: number;
-  /** Bidirectional streams opened by this end. */
+  /** The bidirectional streams opened by this end. */
   readonly localBidirectionalOpened: number;
-  /** Unidirectional streams opened by this end. */
+  /** The unidirectional streams opened by this end. */
   readonly localUnidirectionalOpened: number;
-  /** Bidirectional streams opened by the peer. */
+  /** The bidirectional streams opened by the peer. */
   readonly remoteBidirectionalOpened: number;
-  /** Unidirectional streams opened by the peer. */
+  /** The unidirectional streams opened by the peer. */
   readonly remoteUnidirectionalOpened: number;
   /** Streams that ended in all directions; all other opened streams are still open. */
   readonly streamsClosed: number;
-  /** Bidirectional streams that ended in both directions. */
+  /** The bidirectional streams that ended in both directions. */
   readonly bidirectionalClosed: number;
-  /** Stream directions that either end reset, stopped or cut short. */
+  /** The stream directions that either end reset, stopped or cut short. */
   readonly streamErrors: number;
   /**
-   * Streams of the peer that this end rejected: not accepted in time, or beyond the limit of unread
-   * streams.
+   * The streams of the peer that this end rejected: not accepted in time, or beyond the limit of
+   * unread streams.
    */
   readonly streamsRefused: number;
-  /** Datagrams passed to the transport. */
+  /** The datagrams passed to the transport. */
   readonly datagramsSent: number;
-  /** Bytes of datagrams passed to the transport. */
+  /** The bytes of datagrams passed to the transport. */
   readonly datagramBytesSent: number;
-  /** Datagrams received. */
+  /** The datagrams received. */
   readonly datagramsReceived: number;
-  /** Bytes of datagrams received. */
+  /** The bytes of datagrams received. */
   readonly datagramBytesReceived: number;
-  /** Datagrams lost at this end: too large, too many waiting, or too many unread. */
+  /** The datagrams lost at this end: too large, too many waiting, or too many unread. */
   readonly datagramsDropped: number;
 }
 
-/** Unit of credit: bytes of streams, or streams of one direction. */
+/** The unit of credit: bytes of streams, or streams of one direction. */
 export type CreditKind = "data" | ("bidirectional" | "unidirectional");
 
 /** An event of a connection; see {@linkcode ConnectionInspection.observe}. */
@@ -276,7 +278,7 @@ export type ConnectionEvent =
     readonly type: "blocked";
     readonly what: "data" | "bidirectional" | "unidirectional";
     readonly by: "local" | "remote";
-    /** Total that has been used up. */
+    /** The total that has been used up. */
     readonly limit: number;
   }
   | {
@@ -287,29 +289,29 @@ export type ConnectionEvent =
     readonly limit: number;
   };
 
-/** Receiver of a connection's events. MUST NOT throw. */
+/** The receiver of a connection's events. MUST NOT throw. */
 export type ConnectionObserver = (event: ConnectionEvent) => void;
 
-/** Credit of one kind for both ends, as totals since the start of the connection. */
+/** The credit of one kind for both ends, as totals since the start of the connection. */
 export interface CreditState {
-  /** Total that this end granted to the peer. */
+  /** The total that this end granted to the peer. */
   readonly granted: number;
-  /** Part of that total used by the peer. */
+  /** The part of that total used by the peer. */
   readonly received: number;
-  /** Total that the peer granted to this end. */
+  /** The total that the peer granted to this end. */
   readonly allowed: number;
-  /** Part of that total used by this end. */
+  /** The part of that total used by this end. */
   readonly sent: number;
-  /** Number of calls at this end that wait for more. */
+  /** The number of calls at this end that wait for more. */
   readonly waiting: number;
 }
 
 /**
- * Counters, flow control and events of a connection. They are in one member, apart from the W3C
+ * The counters, flow control and events of a connection. They are in one member, apart from the W3C
  * ones, so that a wrapper can forward them as a whole.
  */
 export interface ConnectionInspection {
-  /** Counters of streams and datagrams; absent before the first. */
+  /** The counters of streams and datagrams; absent before the first. */
   readonly counters?: ConnectionCounters | undefined;
   /** Flow control, if both ends use it; absent before `ready`, and on other connections. */
   readonly credit?: {
@@ -319,18 +321,19 @@ export interface ConnectionInspection {
      * Grants a total to the peer, if larger than the previous one. Automatic windows never fall
      * below this total.
      *
-     * @param kind Unit: bytes, or streams of a direction.
-     * @param total Total since the start of the connection.
+     * @param kind The unit: bytes, or streams of a direction.
+     * @param total The total since the start of the connection.
      * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, for streams, above
      * 2^60.
      */
     grant(kind: "data" | "bidirectional" | "unidirectional", total: number): void;
   } | undefined;
   /**
-   * Streams of the peer that the application has not accepted yet, if the transport reports this.
+   * The streams of the peer that the application has not accepted yet, if the transport reports
+   * this.
    */
   readonly unreadStreams?: number | undefined;
-  /** ID of the stream that represents the connection, if there is one: CONNECT over HTTP/3. */
+  /** The ID of the stream that represents the connection, if there is one: CONNECT over HTTP/3. */
   readonly controlStreamId?: number | undefined;
   /**
    * Sets the observer of the connection, or removes it. Earlier events are included in the
@@ -362,7 +365,7 @@ export interface ConnectionInspection {
 export type ConnectionCredit = NonNullable<ConnectionInspection["credit"]>;
 
 /**
- * Amount that the peer may send before the application reads.
+ * The amount that the peer may send before the application reads.
  *
  * Over HTTP/3, flow control applies if both ends announce it; both ends of Skein do, except in
  * browsers. There, the stream that carries a session's messages counts as one of the peer's
@@ -372,26 +375,27 @@ export type ConnectionCredit = NonNullable<ConnectionInspection["credit"]>;
  */
 export interface FlowControlOptions {
   /**
-   * Bytes of all streams of a session together. The default is 4 MiB over HTTP/3, and 1 MiB
+   * The bytes of all streams of a session together. The default is 4 MiB over HTTP/3, and 1 MiB
    * elsewhere.
    *
    * @default {1048576}
    */
   readonly maxData?: number | undefined;
   /**
-   * Bytes of one stream; over HTTP/3 the runtime sets this limit.
+   * The bytes of one stream; over HTTP/3 the runtime sets this limit.
    *
    * @default {262144}
    */
   readonly maxStreamData?: number | undefined;
   /**
-   * Bidirectional streams open at the same time. The default is 128 over HTTP/3, and 100 elsewhere.
+   * The bidirectional streams open at the same time. The default is 128 over HTTP/3, and 100
+   * elsewhere.
    *
    * @default {100}
    */
   readonly maxStreamsBidi?: number | undefined;
   /**
-   * Unidirectional streams open at the same time. The default is 128 over HTTP/3, and 100
+   * The unidirectional streams open at the same time. The default is 128 over HTTP/3, and 100
    * elsewhere.
    *
    * @default {100}
@@ -417,7 +421,7 @@ export interface FramePart {
 }
 
 /**
- * Receiver of a connection's frames. It is an object rather than two functions, because every
+ * The receiver of a connection's frames. It is an object rather than two functions, because every
  * connection needs one.
  */
 export interface FrameReceiver {
@@ -429,11 +433,11 @@ export interface FrameReceiver {
   receiveFrame(frame: string | Uint8Array): void;
   /** Called once, after the last frame, when the connection ended as `closed` reports. */
   framesEnded(): void;
-  /** Fill level of the receiver, if known. A transport that can pause reading follows it. */
+  /** The fill level of the receiver, if known. A transport that can pause reading follows it. */
   readonly backpressure?: {
     /**
-     * Share of the capacity in use; 1 is full. A transport pauses reading at a half, and resumes at
-     * a quarter.
+     * The share of the capacity in use; 1 is full. A transport pauses reading at a half, and
+     * resumes at a quarter.
      */
     readonly fill: number;
     /** Resolves when `fill` may have changed. */
@@ -441,7 +445,7 @@ export interface FrameReceiver {
   } | undefined;
 }
 
-/** Fill level of a {@linkcode FrameReceiver}. */
+/** The fill level of a {@linkcode FrameReceiver}. */
 export type Backpressure = NonNullable<FrameReceiver["backpressure"]>;
 
 /**
@@ -457,15 +461,15 @@ export interface MessageFrames {
    * Passes a frame to the transport. Never blocks; watch `bufferedAmount`.
    *
    * @param frame Text or bytes. Bytes MUST NOT be changed afterwards.
-   * @param parts Messages of the frame, joined by line feeds, if many connections receive each of
-   * them. A transport MAY compress such a frame. Any other frame may contain a secret of one peer
-   * next to text that the peer chose, and MUST NOT be compressed.
+   * @param parts The messages of the frame, joined by line feeds, if many connections receive each
+   * of them. A transport MAY compress such a frame. Any other frame may contain a secret of one
+   * peer next to text that the peer chose, and MUST NOT be compressed.
    */
   send(
     frame: string | Uint8Array,
     parts?: readonly { readonly frame: string | Uint8Array; readonly size: number }[],
   ): void;
-  /** Bytes passed to `send` that the transport still buffers. */
+  /** The bytes passed to `send` that the transport still buffers. */
   readonly bufferedAmount: number;
   /**
    * Waits until the transport has sent most of its buffer.
@@ -482,7 +486,8 @@ export interface MessageFrames {
    */
   readonly isPaused?: boolean | undefined;
   /**
-   * Bytes of the next frame that have arrived so far; absent if the transport does not report this.
+   * The bytes of the next frame that have arrived so far; absent if the transport does not report
+   * this.
    */
   readonly partialBytes?: number | undefined;
   /**
@@ -507,9 +512,9 @@ export interface MessageFrames {
  * @see {@link https://www.w3.org/TR/webtransport/ | WebTransport}
  */
 export interface Connection extends AsyncDisposable {
-  /** Capabilities of the transport, fixed once `ready` resolves. */
+  /** The capabilities of the transport, fixed once `ready` resolves. */
   readonly capabilities: ConnectionCapabilities;
-  /** Name of the transport, for display: `webtransport`, `quic`, `websocket`, `memory`. */
+  /** The name of the transport, for display: `webtransport`, `quic`, `websocket`, `memory`. */
   readonly transport: string;
   /** Negotiated subprotocol; empty if there is none. */
   readonly protocol: string;
@@ -522,11 +527,11 @@ export interface Connection extends AsyncDisposable {
   readonly closed: Promise<ConnectionCloseInfo>;
   /** Resolves when the peer asks this end to finish; may never settle. */
   readonly draining: Promise<void>;
-  /** Datagrams; `maxDatagramSize` is 0 on a transport without datagrams. */
+  /** The datagrams; `maxDatagramSize` is 0 on a transport without datagrams. */
   readonly datagrams: DatagramDuplex;
-  /** Bidirectional streams opened by the peer. */
+  /** The bidirectional streams opened by the peer. */
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
-  /** Unidirectional streams opened by the peer. */
+  /** The unidirectional streams opened by the peer. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
   /** Message frames, on transports with frames of their own. */
   readonly frames?: MessageFrames | undefined;
@@ -535,7 +540,7 @@ export interface Connection extends AsyncDisposable {
    * two.
    */
   readonly direct?: DirectStreams | undefined;
-  /** Counters, flow control and events, on transports that report them. */
+  /** The counters, flow control and events, on transports that report them. */
   readonly inspect?: ConnectionInspection | undefined;
   /**
    * Opens a bidirectional stream.
@@ -558,8 +563,8 @@ export interface Connection extends AsyncDisposable {
   /**
    * Closes the connection after everything passed to `send` before was sent.
    *
-   * @param options Code and reason. `closeConnection` also closes the underlying connection, with
-   * all sessions on it. Only WebTransport over HTTP/3 can share a connection; other transports
+   * @param options The code and reason. `closeConnection` also closes the underlying connection,
+   * with all sessions on it. Only WebTransport over HTTP/3 can share a connection; other transports
    * ignore it.
    * @throws {RangeError} If the transport cannot carry the code.
    */
@@ -577,5 +582,5 @@ export interface Connection extends AsyncDisposable {
   getStats(): Promise<ConnectionStats>;
 }
 
-/** Options for {@linkcode Connection.close}. */
+/** The options for {@linkcode Connection.close}. */
 export type CloseOptions = NonNullable<Parameters<Connection["close"]>[0]>;

@@ -1,18 +1,20 @@
 /** The quota of a listener's connections. */
 import { type Quota, quotaIn, type Quotas, sharesOf } from "../base/shares.ts";
 
-/** Share of all connections that one address may use by default, once half of them are in use. */
+/**
+ * The share of all connections that one address may use by default, once half of them are in use.
+ */
 const DEFAULT_SHARE = 0.1;
 
 /** Smallest default share, for listeners with few connections. */
 const LEAST_SHARE = 1_000;
 
-/** Options of {@linkcode connectionQuota}. */
+/** The options of {@linkcode connectionQuota}. */
 export interface ConnectionQuotaOptions {
-  /** Name for counters. */
+  /** The name for counters. */
   readonly name: string;
   readonly maxConnections: number;
-  /** Maximum for one address, which always applies; `undefined` uses the default share. */
+  /** The maximum for one address, which always applies; `undefined` uses the default share. */
   readonly maxConnectionsPerAddress: number | undefined;
   /** Additional connections, in total and for one address. */
   readonly more?: readonly [all: number, ofAddress: number] | undefined;

@@ -1,4 +1,4 @@
-/** Counters and events of the streams and datagrams of a connection. */
+/** The counters and events of the streams and datagrams of a connection. */
 import { StreamError } from "../errors.ts";
 import type {
   ConnectionCounters,
@@ -10,7 +10,7 @@ import type {
   StreamSide,
 } from "./connection.ts";
 
-/** Names of the counters of opened streams. */
+/** The names of the counters of opened streams. */
 const OPENED = {
   local: { bidirectional: "localBidirectionalOpened", unidirectional: "localUnidirectionalOpened" },
   remote: {
@@ -19,7 +19,7 @@ const OPENED = {
   },
 } as const;
 
-/** Counters of one connection. */
+/** The counters of one connection. */
 export class Ledger implements ConnectionCounters {
   streamBytesSent = 0;
   streamBytesReceived = 0;
@@ -77,29 +77,29 @@ export class Ledger implements ConnectionCounters {
 }
 
 /**
- * Base of connections that count their streams and datagrams. The stream that carries messages, if
- * any, has no account, and its bytes are counted separately.
+ * The base of connections that count their streams and datagrams. The stream that carries messages,
+ * if any, has no account, and its bytes are counted separately.
  */
 export abstract class CountedConnection implements ConnectionInspection {
-  /** Bytes written to streams without an account. */
+  /** The bytes written to streams without an account. */
   bytesSent = 0;
-  /** Bytes read from streams without an account. */
+  /** The bytes read from streams without an account. */
   bytesReceived = 0;
   #ledger: Ledger | undefined = undefined;
   /** End that opens the next bidirectional stream, if that stream carries messages. */
   #messageStreamBy: StreamSide | undefined = undefined;
 
-  /** Counters, flow control and events: this object. */
+  /** The counters, flow control and events: this object. */
   get inspect(): ConnectionInspection {
     return this;
   }
 
-  /** Counters; created with the first stream, datagram or observer. */
+  /** The counters; created with the first stream, datagram or observer. */
   get counters(): ConnectionCounters | undefined {
     return this.#ledger;
   }
 
-  /** Counters; created on first access. */
+  /** The counters; created on first access. */
   get ledger(): Ledger {
     return this.#ledger ??= new Ledger();
   }
@@ -114,7 +114,7 @@ export abstract class CountedConnection implements ConnectionInspection {
     if (!isHeld) this.#messageStreamBy = by;
   }
 
-  /** Counters of all bytes: messages, streams and datagrams. */
+  /** The counters of all bytes: messages, streams and datagrams. */
   getStats(): Promise<ConnectionStats> {
     let { bytesSent, bytesReceived } = this;
     if (this.#ledger !== undefined) {
@@ -147,7 +147,7 @@ export abstract class CountedConnection implements ConnectionInspection {
 
 /** Account of one stream, which counts as closed once all its directions have ended. */
 export class StreamAccount {
-  /** Counters that include this stream. */
+  /** The counters that include this stream. */
   readonly ledger: Ledger;
   readonly #direction: StreamDirection;
   readonly #by: StreamSide;
@@ -165,7 +165,7 @@ export class StreamAccount {
   /**
    * Reports that one direction ended. Must be called once for each direction.
    *
-   * @param error Cause, if the direction was cut short.
+   * @param error The cause, if the direction was cut short.
    */
   ended(error?: unknown): void {
     const { ledger } = this;
@@ -184,8 +184,8 @@ export class StreamAccount {
   /**
    * Reports that this end reset or stopped one direction; replaces {@linkcode StreamAccount.ended}.
    *
-   * @param reason Reason from the caller, if any. Without a reason, an error is created only for an
-   * observer.
+   * @param reason The reason from the caller, if any. Without a reason, an error is created only
+   * for an observer.
    */
   cut(reason: unknown, what: "reset" | "stopped reading"): void {
     if (reason !== undefined) return this.ended(reason);

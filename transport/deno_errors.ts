@@ -1,6 +1,7 @@
 /**
- * Error texts of Deno that carry data: for QUIC and TLS, the runtime has neither error classes nor
- * codes. No other module reads these texts; `deno_errors_test.ts` compares them with the runtime.
+ * The error texts of Deno that carry data: for QUIC and TLS, the runtime has neither error classes
+ * nor codes. No other module reads these texts; `deno_errors_test.ts` compares them with the
+ * runtime.
  */
 import { textOf } from "../base/error_text.ts";
 
@@ -15,7 +16,7 @@ export interface StreamFailure {
 /**
  * Parses how the peer ended a stream; the text is the only source of the code.
  *
- * @param error Error of a read or write.
+ * @param error The error of a read or write.
  * @returns The failure; `undefined` if the connection ended.
  */
 export function streamFailure(error: unknown): StreamFailure | undefined {
@@ -27,7 +28,7 @@ export function streamFailure(error: unknown): StreamFailure | undefined {
 /**
  * Distinguishes a reset by the peer from the end of the connection.
  *
- * @param error Error of a read.
+ * @param error The error of a read.
  * @returns True if the peer reset the stream.
  */
 export function isPeerReset(error: unknown): boolean {
@@ -49,7 +50,7 @@ export function isPeerAnswer(cause: unknown): boolean {
  * Detects a server without a common protocol: the alert `no_application_protocol` (RFC 7301 section
  * 3.2).
  *
- * @param error Error of a dial.
+ * @param error The error of a dial.
  * @returns True if the server has none of the offered protocols.
  */
 export function isNoCommonProtocol(error: unknown): boolean {
@@ -72,8 +73,8 @@ export function isConnectionRefused(cause: unknown): boolean {
  * hashes.
  *
  * @param cause Rejection of `Deno.connectQuic`.
- * @param hashes Certificate hashes given by the application.
- * @returns Text for an error message.
+ * @param hashes The certificate hashes given by the application.
+ * @returns The text for an error message.
  */
 export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): string {
   const reason = textOf(cause);
@@ -86,7 +87,7 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
 /**
  * Detects a server that replied to a TLS handshake with something else, such as HTTP.
  *
- * @param text Error text of a WebSocket.
+ * @param text The error text of a WebSocket.
  * @returns True if the server does not use TLS.
  */
 export function isAnswerWithoutTls(text: string): boolean {

@@ -15,8 +15,8 @@ import type {
 /**
  * Forwards `sendOrder` from one form of a stream to another, if the transport can order streams.
  *
- * @param stream Stream that receives the property.
- * @param ordered Stream that has the property.
+ * @param stream The stream that receives the property.
+ * @param ordered The stream that has the property.
  */
 export function orderedAs<T extends object>(
   stream: T,
@@ -33,7 +33,7 @@ export function orderedAs<T extends object>(
  * Opens a unidirectional stream and writes it with plain calls. On a transport with direct streams,
  * no web stream is created, which would cost more than a short stream does.
  *
- * @param connection Connection to open the stream on.
+ * @param connection The connection to open the stream on.
  * @param options Send order and waiting.
  * @returns The writing end.
  */
@@ -50,7 +50,7 @@ export async function openUnidirectional(
  * Receives the peer's bidirectional streams, to read and write them with plain calls. On a
  * transport with direct streams, no web streams are created.
  *
- * @param connection Connection of the streams, whose `incomingBidirectionalStreams` the caller
+ * @param connection The connection of the streams, whose `incomingBidirectionalStreams` the caller
  * MUST NOT use afterwards.
  * @param receiver Receives each stream. It MUST NOT throw.
  *
@@ -84,7 +84,7 @@ export function receiveBidirectional(
  * Receives the peer's unidirectional streams, to read them with plain calls. On a transport with
  * direct streams, no web streams are created, which would cost more than short streams do.
  *
- * @param connection Connection of the streams, whose `incomingUnidirectionalStreams` the caller
+ * @param connection The connection of the streams, whose `incomingUnidirectionalStreams` the caller
  * MUST NOT use afterwards.
  * @param receiver Receives each stream. It MUST NOT throw.
  *
@@ -129,7 +129,7 @@ async function receiveAll<T>(
  * Reads and writes a stream with plain calls. On a transport with direct streams no web streams are
  * involved; on others, the calls use the stream's web streams.
  *
- * @param stream Stream, or one half of a stream, whose web streams the caller MUST NOT use
+ * @param stream The stream, or one half of a stream, whose web streams the caller MUST NOT use
  * afterwards.
  * @returns Both ends of a bidirectional stream, or the only end.
  *
@@ -156,14 +156,14 @@ export function directStream(stream: BidirectionalStream): DirectStream;
 /**
  * Reads a stream with plain calls.
  *
- * @param stream Stream, which the caller MUST NOT use afterwards.
+ * @param stream The stream, which the caller MUST NOT use afterwards.
  * @returns The reading end.
  */
 export function directStream(stream: ReceiveStream): DirectReadable;
 /**
  * Writes a stream with plain calls.
  *
- * @param stream Stream, which the caller MUST NOT use afterwards.
+ * @param stream The stream, which the caller MUST NOT use afterwards.
  * @returns The writing end.
  */
 export function directStream(stream: SendStream): DirectWritable;
@@ -198,7 +198,8 @@ export function directStream(
  * Sends and receives datagrams with plain calls. On a transport with direct datagrams no web
  * streams are involved; on others, the calls use the web streams.
  *
- * @param datagrams Datagrams, whose `readable` and `writable` the caller MUST NOT use afterwards.
+ * @param datagrams The datagrams, whose `readable` and `writable` the caller MUST NOT use
+ * afterwards.
  * @returns The same datagrams as plain calls.
  *
  * @example An echo

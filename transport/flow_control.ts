@@ -1,9 +1,9 @@
-/** Credit of one kind: the bytes or streams that each end may still send. */
+/** The credit of one kind: the bytes or streams that each end may still send. */
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { within } from "../base/wait.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 
-/** Credit granted by the peer: a total that only grows. */
+/** The credit granted by the peer: a total that only grows. */
 export class SendCredit {
   readonly #runtime: Runtime;
   readonly #what: string;
@@ -38,17 +38,17 @@ export class SendCredit {
     return this.#limit - this.#used;
   }
 
-  /** Total granted by the peer. */
+  /** The total granted by the peer. */
   get limit(): number {
     return this.#limit;
   }
 
-  /** Used part of the total. */
+  /** The used part of the total. */
   get used(): number {
     return this.#used;
   }
 
-  /** Number of calls that wait for more. */
+  /** The number of calls that wait for more. */
   get waiting(): number {
     return this.#waiters.size;
   }
@@ -56,9 +56,9 @@ export class SendCredit {
   /**
    * Takes credit: at least one unit and at most `wanted`. Calls are served in order.
    *
-   * @param wanted Maximum number of units to take.
+   * @param wanted The maximum number of units to take.
    * @param options `signal` and `timeoutMs` end the wait.
-   * @returns Number of units taken.
+   * @returns The number of units taken.
    * @throws {TimeoutError} If `timeoutMs` passed first.
    */
   async take(wanted: number, options: OpenStreamOptions = {}): Promise<number> {
@@ -140,17 +140,18 @@ export class SendCredit {
   }
 }
 
-/** Largest total of an automatic window: a window without a limit never moves. */
+/** The largest total of an automatic window: a window without a limit never moves. */
 const MAX_TOTAL = Number.MAX_SAFE_INTEGER;
 
 /**
- * Time after which released streams are granted again, even if they are few, in milliseconds.
+ * The time after which released streams are granted again, even if they are few, in milliseconds.
  * Otherwise a peer that does not report that it is blocked would wait for the rest of the window.
  */
 const GRANT_REST_MS = 20;
 
 /**
- * Credit granted by this end: a window that moves as the peer's bytes are read, or its streams end.
+ * The credit granted by this end: a window that moves as the peer's bytes are read, or its streams
+ * end.
  */
 export class ReceiveCredit {
   #window: number;
@@ -186,12 +187,12 @@ export class ReceiveCredit {
     this.#limit = window;
   }
 
-  /** Total granted by this end. */
+  /** The total granted by this end. */
   get limit(): number {
     return this.#limit;
   }
 
-  /** Amount that the peer may send before the application reads. */
+  /** The amount that the peer may send before the application reads. */
   get window(): number {
     return this.#window;
   }
@@ -199,7 +200,7 @@ export class ReceiveCredit {
   /**
    * Enlarges the window, or shrinks a window that the peer does not know yet.
    *
-   * @param window Amount that the peer may send before the application reads.
+   * @param window The amount that the peer may send before the application reads.
    */
   resize(window: number): void {
     const total = this.#limit + window - this.#window;
@@ -208,7 +209,7 @@ export class ReceiveCredit {
     else this.#limit = total;
   }
 
-  /** Part of the total that the peer used. */
+  /** The part of the total that the peer used. */
   get received(): number {
     return this.#received;
   }
@@ -274,7 +275,7 @@ export class ReceiveCredit {
   /**
    * Handles the peer's report that it is blocked: grants all that can be granted.
    *
-   * @param limit Total that the peer used up.
+   * @param limit The total that the peer used up.
    */
   peerBlocked(limit: number): void {
     if (limit === this.#limit) {
@@ -310,12 +311,12 @@ export class ReceiveCredit {
 }
 
 /**
- * Credit of one kind in both directions. A session over HTTP/3 has three kinds
+ * The credit of one kind in both directions. A session over HTTP/3 has three kinds
  * (draft-ietf-webtrans-http3, section 5.6), and so has QMux.
  */
 export interface CreditPair {
   readonly send: SendCredit;
-  /** Credit of the peer. */
+  /** The credit of the peer. */
   readonly receive: ReceiveCredit;
 }
 

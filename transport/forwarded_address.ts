@@ -3,15 +3,16 @@ import type { OptionKinds } from "../base/options.ts";
 import { checkOptions, POSITIVE } from "../base/option_checks.ts";
 import { peerAddress, type RequestInfo } from "./address.ts";
 
-/** Options for {@linkcode forwardedAddress}. */
+/** The options for {@linkcode forwardedAddress}. */
 export interface ForwardedAddressOptions {
   /**
-   * Number of proxies between clients and this server, each of which adds the address of its own
-   * peer at the end of the header. Entries before those come from the client, and may be forged.
+   * The number of proxies between clients and this server, each of which adds the address of its
+   * own peer at the end of the header. Entries before those come from the client, and may be
+   * forged.
    */
   readonly trusted: number;
   /**
-   * Header that the proxies write: a list of addresses, or `forwarded` (RFC 7239).
+   * The header that the proxies write: a list of addresses, or `forwarded` (RFC 7239).
    *
    * @default {"x-forwarded-for"}
    */
@@ -20,7 +21,7 @@ export interface ForwardedAddressOptions {
 
 const OPTIONS: OptionKinds<ForwardedAddressOptions> = { header: "string", trusted: POSITIVE };
 
-/** Name and value of one parameter of `Forwarded`, the value with or without quotes. */
+/** The name and value of one parameter of `Forwarded`, the value with or without quotes. */
 const FOR = /(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))/i;
 
 /**

@@ -2,12 +2,12 @@
 import type { Frame, FrameReceiver } from "./connection.ts";
 
 /**
- * Maximum number of frames held before there is a receiver: a peer may send immediately, and an
+ * The maximum number of frames held before there is a receiver: a peer may send immediately, and an
  * application needs a few turns, for example to authenticate.
  */
 export const MAX_HELD_FRAMES = 1024;
 
-/** Maximum bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
+/** The maximum bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
 export const MAX_HELD_BYTES = 16 * 64 * 1024;
 
 /**
@@ -27,7 +27,7 @@ export const MAX_HELD_BYTES = 16 * 64 * 1024;
  * ```
  */
 export class FrameInbox {
-  /** Receiver, set once no frame is held; the only field that the hot path reads. */
+  /** The receiver, set once no frame is held; the only field that the hot path reads. */
   #receiver: FrameReceiver | undefined = undefined;
   #held: Frame[] | undefined;
   #heldBytes = 0;

@@ -1,8 +1,8 @@
 /** A bounded queue of items from the peer, read as a stream. */
 
-/** Options for {@linkcode IncomingQueue}. */
+/** The options for {@linkcode IncomingQueue}. */
 export interface IncomingQueueOptions<T> {
-  /** Maximum number of items to hold; beyond it, the oldest is dropped. */
+  /** The maximum number of items to hold; beyond it, the oldest is dropped. */
   capacity: number;
   /** Called when a reader takes an item. */
   onTaken?: (() => void) | undefined;
@@ -20,8 +20,8 @@ type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
  * - **Overflow:** the oldest item is dropped.
  * - **End:** after a clean end, held items can still be read.
  *
- * @typeParam T Type of the items.
- * @typeParam U Type that readers receive.
+ * @typeParam T The type of the items.
+ * @typeParam U The type that readers receive.
  */
 export class IncomingQueue<T, U = T> {
   readonly #options: IncomingQueueOptions<T>;
@@ -50,8 +50,8 @@ export class IncomingQueue<T, U = T> {
   }
 
   /**
-   * Stream of the items, in order. Created on first use, because most connections have queues that
-   * are never read.
+   * The stream of the items, in order. Created on first use, because most connections have queues
+   * that are never read.
    */
   get readable(): ReadableStream<U> {
     if (this.#readable === undefined) {
@@ -73,7 +73,7 @@ export class IncomingQueue<T, U = T> {
     return this.#readable;
   }
 
-  /** Number of items not taken yet. An earlier reader may have left one in the stream. */
+  /** The number of items not taken yet. An earlier reader may have left one in the stream. */
   get size(): number {
     return this.#items.length + Math.max(0, -(this.#controller?.desiredSize ?? 0));
   }

@@ -4,24 +4,24 @@ import { peerAddress, type RequestInfo } from "./address.ts";
 /** Rules for the origins of pages that may connect. */
 export interface OriginRules {
   /**
-   * Origins of pages that may connect, such as `https://example.com`: scheme, host, and port unless
-   * it is the scheme's default. `*` allows every page.
+   * The origins of pages that may connect, such as `https://example.com`: scheme, host, and port
+   * unless it is the scheme's default. `*` allows every page.
    *
    * @default {[]}
    */
   readonly origins?: readonly string[] | undefined;
   /**
-   * Host names of this server. A page may connect if its origin has one of these names, and equals
-   * the host and port of the request. Only listed names count, so that an attacker cannot use a
-   * name that resolves to this server (DNS rebinding). Names have no port: a page from another port
-   * of the same host has another origin, and needs `origins`.
+   * The host names of this server. A page may connect if its origin has one of these names, and
+   * equals the host and port of the request. Only listed names count, so that an attacker cannot
+   * use a name that resolves to this server (DNS rebinding). Names have no port: a page from
+   * another port of the same host has another origin, and needs `origins`.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */
   readonly hosts?: readonly string[] | undefined;
 }
 
-/** Host names of this machine, as they appear in URLs. */
+/** The host names of this machine, as they appear in URLs. */
 export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
 /**
@@ -67,7 +67,7 @@ export function originTrust(
   return origins.includes("*") || origins.includes(origin) ? "anonymous" : "none";
 }
 
-/** Headers that proxies add, besides those that start with `x-forwarded-`. */
+/** The headers that proxies add, besides those that start with `x-forwarded-`. */
 const FORWARDED = [
   "cdn-loop",
   "cf-ray",

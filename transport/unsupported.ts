@@ -15,7 +15,7 @@ export function noStreams(): ReadableStream<never> {
  * Creates the datagrams of a transport without datagrams: none arrive, and a write rejects with an
  * {@linkcode UnsupportedError}.
  *
- * @returns Datagrams whose `maxDatagramSize` is 0.
+ * @returns The datagrams whose `maxDatagramSize` is 0.
  */
 export function noDatagrams(wire: string): DatagramDuplex {
   return {

@@ -58,7 +58,7 @@ export function publicUrl(url: string | URL): string {
 /**
  * Tells whether a text can be the host of a URL. Any other character could change the URL's path.
  *
- * @param host Value of a `Host` header.
+ * @param host The value of a `Host` header.
  * @returns `true` for a host, with or without a port.
  */
 export function isHost(host: string): boolean {

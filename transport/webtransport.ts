@@ -4,8 +4,8 @@ import type { FlowControlOptions } from "./connection.ts";
 import type { Runtime } from "../base/runtime.ts";
 
 /**
- * Subprotocol that a client offers in addition to `skein.1` if its token follows in band. No server
- * selects it.
+ * The subprotocol that a client offers in addition to `skein.1` if its token follows in band. No
+ * server selects it.
  */
 export const TOKEN_MARK = "skein.auth";
 
@@ -14,7 +14,7 @@ export const TOKEN_MARK = "skein.auth";
  */
 export const TOKEN_MARK_QUERY = "auth=in-band";
 
-/** Default time from the start of a dial to the server's response in Deno, in milliseconds. */
+/** The default time from the start of a dial to the server's response in Deno, in milliseconds. */
 export const DIAL_TIMEOUT_MS = 10_000;
 
 /** Hash of a certificate, in the form of the W3C's constructor. */
@@ -25,21 +25,21 @@ export interface CertificateHash {
   readonly value: BufferSource;
 }
 
-/** Options for dialing WebTransport. */
+/** The options for dialing WebTransport. */
 export interface DialWebTransportOptions {
-  /** Subprotocols to offer, in order of preference; none by default. */
+  /** The subprotocols to offer, in order of preference; none by default. */
   readonly protocols?: readonly string[] | undefined;
   /** Request headers, none by default; Deno only. */
   readonly headers?: HeadersInit | undefined;
   /** Certificates to trust without an authority: short-lived ones, for development. */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
-   * Amount that the server may send before the application reads, if the server uses flow control
-   * too. Deno only: a browser has limits of its own.
+   * The amount that the server may send before the application reads, if the server uses flow
+   * control too. Deno only: a browser has limits of its own.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Unidirectional streams that the server may have open; each may hold up to 1.25 MB of unread
+   * The unidirectional streams that the server may have open; each may hold up to 1.25 MB of unread
    * bytes. Deno only: a browser has a limit of its own. Servers of Media over QUIC open their
    * streams without waiting, and need 1024. Also the default of `flowControl.maxStreamsUni`.
    *
@@ -47,14 +47,14 @@ export interface DialWebTransportOptions {
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
-   * Bidirectional streams that the server may have open, with the same rules. Also the default of
-   * `flowControl.maxStreamsBidi`.
+   * The bidirectional streams that the server may have open, with the same rules. Also the default
+   * of `flowControl.maxStreamsBidi`.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Time of silence after which the connection counts as lost, in milliseconds. Deno only: a
+   * The time of silence after which the connection counts as lost, in milliseconds. Deno only: a
    * browser has a timeout of its own. The server's timeout applies if it is shorter, such as 9 s on
    * a Skein server. If the server is silent for 10 s, or for a third of a timeout below 30 s, the
    * client sends a ping, which restarts the timeout once.
@@ -71,14 +71,15 @@ export interface DialWebTransportOptions {
   /** Cancels dialing; without effect once connected. None by default. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Timeout in milliseconds, from the start to the server's response. `Infinity` waits for as long
-   * as the connection lives. In a browser, there is no timeout by default except the browser's own.
+   * The timeout in milliseconds, from the start to the server's response. `Infinity` waits for as
+   * long as the connection lives. In a browser, there is no timeout by default except the browser's
+   * own.
    *
    * @default {10000}
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */

@@ -5,7 +5,7 @@ import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 /**
  * Checks code and reason of a close, and fills in the defaults.
  *
- * @param maxCloseCode Highest code that the transport can carry.
+ * @param maxCloseCode The highest code that the transport can carry.
  * @returns The code (0 by default) and the reason, cut to 1024 bytes.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is not an integer from 0 to `maxCloseCode`.
@@ -63,10 +63,10 @@ export function unmarkReason(reason: string): string | undefined {
   return reason.startsWith(start) ? reason.slice(start.length) : undefined;
 }
 
-/** Highest close code of QUIC, QMux and memory: a number holds 53 of QUIC's 62 bits. */
+/** The highest close code of QUIC, QMux and memory: a number holds 53 of QUIC's 62 bits. */
 export const MAX_QUIC_CLOSE_CODE: number = Number.MAX_SAFE_INTEGER;
 
-/** Highest close code of WebTransport, an integer of 32 bits. */
+/** The highest close code of WebTransport, an integer of 32 bits. */
 export const MAX_WEBTRANSPORT_CLOSE_CODE: number = 2 ** 32 - 1;
 
 /**

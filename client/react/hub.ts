@@ -14,7 +14,7 @@ import {
   type TopicSnapshot,
 } from "./topic_cell.ts";
 
-/** Options of a {@linkcode Hub}. */
+/** The options of a {@linkcode Hub}. */
 export interface HubOptions {
   /** The application's client, which the application closes. */
   readonly client?: Client | undefined;

@@ -64,7 +64,7 @@ export const PENDING_TOPIC: TopicSnapshot<never> = Object.freeze({
   error: undefined,
 });
 
-/** Options of a {@linkcode TopicCell}. */
+/** The options of a {@linkcode TopicCell}. */
 export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | "since"> {
   /** The maximum number of messages in a snapshot; the newest are kept. */
   readonly keep: number;

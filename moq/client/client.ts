@@ -23,7 +23,7 @@ import { ResumableAnnouncements } from "./resumable_announcements.ts";
 import { ResumableTrack, RESUME, type ResumeOptions } from "./resumable_track.ts";
 import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
 
-/** Options for {@linkcode MoqClient}. */
+/** The options for {@linkcode MoqClient}. */
 export interface MoqClientOptions {
   /**
    * Opens each session.
@@ -48,7 +48,7 @@ export interface MoqClientOptions {
    */
   readonly url?: string | URL | (() => string | URL | undefined) | undefined;
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -63,7 +63,7 @@ export interface MoqClientOptions {
    */
   readonly retry?: MoqRetryOptions | undefined;
   /**
-   * Timeout of one attempt, in milliseconds; `Infinity` for none.
+   * The timeout of one attempt, in milliseconds; `Infinity` for none.
    *
    * @default {10000}
    */
@@ -103,9 +103,9 @@ export type MoqClientStatus =
     readonly name: "reconnecting";
     /** Attempts since the last stable session. */
     readonly attempt: number;
-    /** Delay before the next attempt, in milliseconds. */
+    /** The delay before the next attempt, in milliseconds. */
     readonly delayMs: number;
-    /** Time of the next attempt, in milliseconds since the Unix epoch. */
+    /** The time of the next attempt, in milliseconds since the Unix epoch. */
     readonly retryAt: number;
     /** The reason. After GOAWAY the session stays open for a while, see `leaveAfterMs`. */
     readonly cause: {
@@ -200,7 +200,7 @@ function isSameOrigin(there: URL, here: URL | undefined): boolean {
   return here !== undefined && there.protocol === here.protocol && there.host === here.host;
 }
 
-/** Maximum number of subscriptions of a client: as many as a server accepts by default. */
+/** The maximum number of subscriptions of a client: as many as a server accepts by default. */
 const MAX_CLIENT_TRACKS = 16_384;
 
 const MAX_CLIENT_PREFIXES = 1_024;
@@ -600,7 +600,7 @@ function tooMany(what: string): MoqError {
   return new MoqError("session", "tooManySubscribes", `Cannot ${what}`);
 }
 
-/** Options for {@linkcode connectMoq}. */
+/** The options for {@linkcode connectMoq}. */
 export interface ConnectMoqOptions
   extends
     Omit<MoqClientOptions, "dial" | "url">,

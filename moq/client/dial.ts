@@ -35,7 +35,7 @@ const NO_SETUP_ANSWER =
   'the server does not answer SETUP (for gomoqt up to 0.11 set versions: ["gomoqt-dev"])';
 
 /**
- * Credit for a WebTransport server: large enough that no capsule with more credit is ever sent,
+ * The credit for a WebTransport server: large enough that no capsule with more credit is ever sent,
  * while QUIC's own limits apply. gomoqt 0.16 ignores a client's initial credit, and closes the
  * session on the first such capsule.
  */
@@ -45,10 +45,10 @@ const UNLIMITED_CREDIT = {
   maxStreamsUni: Number.MAX_SAFE_INTEGER,
 };
 
-/** Maximum number of characters read from a response that should be a hash. */
+/** The maximum number of characters read from a response that should be a hash. */
 const MAX_HASH_ANSWER = 256;
 
-/** Options for {@linkcode dialMoq}. */
+/** The options for {@linkcode dialMoq}. */
 export interface DialMoqOptions
   extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
   /**
@@ -92,8 +92,8 @@ export interface DialMoqOptions
    */
   readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
   /**
-   * Unidirectional streams that the server may have open: groups in flight. Browsers have their own
-   * limit.
+   * The unidirectional streams that the server may have open: groups in flight. Browsers have their
+   * own limit.
    *
    * @default {1024}
    */
@@ -101,7 +101,7 @@ export interface DialMoqOptions
   /** Aborts dialing; afterwards closes the session. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Timeout of dialing and setup together, in milliseconds.
+   * The timeout of dialing and setup together, in milliseconds.
    *
    * @default {10000}
    */

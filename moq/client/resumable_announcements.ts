@@ -11,12 +11,12 @@ import { isOfSession, isPassingForAnnouncements } from "./retry.ts";
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
 /**
- * Time without an announcement after which the initial broadcasts count as complete, in
+ * The time without an announcement after which the initial broadcasts count as complete, in
  * milliseconds, in versions that do not mark their end.
  */
 export const ANNOUNCE_QUIET_MS = 500;
 
-/** Longest wait for such a pause, in milliseconds. */
+/** The longest wait for such a pause, in milliseconds. */
 const ANNOUNCE_SETTLE_MS = 5_000;
 
 /**

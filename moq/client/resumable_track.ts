@@ -47,7 +47,7 @@ class Resumptions {
     return this.#latest;
   }
 
-  /** Number of continuations after a loss. */
+  /** The number of continuations after a loss. */
   get count(): number {
     return this.#count;
   }
@@ -130,7 +130,7 @@ export const RESUME: OptionKinds<ResumeOptions> = {
   waitForBroadcast: "boolean",
 };
 
-/** Options for a subscription that continues across sessions. */
+/** The options for a subscription that continues across sessions. */
 export interface ResumeOptions extends MoqSubscribeOptions {
   /**
    * The first group of the first subscription; the newest one by default. Every later subscription
@@ -138,8 +138,9 @@ export interface ResumeOptions extends MoqSubscribeOptions {
    */
   readonly startGroup?: number | undefined;
   /**
-   * Time that an accepted track may be without a publisher, in milliseconds, before the track ends
-   * with the error of the rejection. Meanwhile the track waits until the broadcast is announced.
+   * The time that an accepted track may be without a publisher, in milliseconds, before the track
+   * ends with the error of the rejection. Meanwhile the track waits until the broadcast is
+   * announced.
    *
    * @default {60000}
    */
@@ -156,10 +157,10 @@ export interface ResumeOptions extends MoqSubscribeOptions {
 
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;
 
-/** Time after acceptance after which a subscription counts as stable, in milliseconds. */
+/** The time after acceptance after which a subscription counts as stable, in milliseconds. */
 const STABLE_MS = 5_000;
 
-/** Number of subscriptions whose groups may wait for a slow reader: the last two. */
+/** The number of subscriptions whose groups may wait for a slow reader: the last two. */
 const MAX_HELD_READERS = 2;
 
 /**
@@ -268,7 +269,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     return this.#resumptions.latest;
   }
 
-  /** Number of continuations after a loss. */
+  /** The number of continuations after a loss. */
   get resumptions(): number {
     return this.#resumptions.count;
   }

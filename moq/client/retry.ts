@@ -41,8 +41,8 @@ export interface MoqRetryOptions extends BackoffOptions {
    */
   readonly stableMs?: number | undefined;
   /**
-   * Time after GOAWAY, in milliseconds, after which the client leaves the session even without a
-   * next one, because a restarting server waits for its clients to leave.
+   * The time after GOAWAY, in milliseconds, after which the client leaves the session even without
+   * a next one, because a restarting server waits for its clients to leave.
    *
    * @default {5000}
    */

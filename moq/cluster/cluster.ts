@@ -22,7 +22,7 @@ import {
 
 /** A broadcast, as described by the relay that holds it. A value that JSON can hold. */
 interface HeldBroadcast {
-  /** URL of that relay. */
+  /** The URL of that relay. */
   readonly url: string;
   /**
    * Start of the broadcast at that relay, in milliseconds since the Unix epoch; later than the
@@ -45,7 +45,7 @@ function readHeldBroadcast(value: unknown): HeldBroadcast | undefined {
   return { url, since: since as number, hops, isBlind: isBlind === true ? isBlind : undefined };
 }
 
-/** Options for {@linkcode MoqCluster}. */
+/** The options for {@linkcode MoqCluster}. */
 export interface MoqClusterOptions {
   /**
    * The relay of this process, whose runtime the cluster uses. Closing the cluster does not close
@@ -56,10 +56,10 @@ export interface MoqClusterOptions {
    * The nodes, each with one relay of the cluster. Closing the cluster does not close the nodes.
    */
   readonly nodes: Nodes;
-  /** URL of this relay for the other relays: `https:` or `moqt:`; `http:` in development. */
+  /** The URL of this relay for the other relays: `https:` or `moqt:`; `http:` in development. */
   readonly url: string | URL;
   /**
-   * Name of the cluster. Relays of clusters with different names do not find each other.
+   * The name of the cluster. Relays of clusters with different names do not find each other.
    *
    * @default {"moq"}
    */
@@ -76,8 +76,8 @@ export interface MoqClusterOptions {
     ) => Promise<MoqSession>)
     | undefined;
   /**
-   * Time for which an unused session with another relay is kept, in milliseconds; up to twice as
-   * long.
+   * The time for which an unused session with another relay is kept, in milliseconds; up to twice
+   * as long.
    *
    * @default {5000}
    */
@@ -163,7 +163,7 @@ const OPTIONS: OptionKinds<MoqClusterOptions> = {
  * ```
  */
 export class MoqCluster implements AsyncDisposable {
-  /** URL of this relay for the other relays. */
+  /** The URL of this relay for the other relays. */
   readonly url: string;
   /** Resolves when all running relays have sent their broadcasts; never rejects. */
   readonly ready: Promise<void>;
@@ -211,7 +211,7 @@ export class MoqCluster implements AsyncDisposable {
     for (const one of relay.mux.announcements(relay.prefix)) this.#announced(one);
   }
 
-  /** Current state of the cluster, as seen by this relay. */
+  /** The current state of the cluster, as seen by this relay. */
   get stats(): {
     /** Broadcasts that this relay holds. */
     readonly held: number;

@@ -10,12 +10,12 @@ import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
-/** Version between relays of a cluster: has hops, fetches and timestamps. */
+/** The version between relays of a cluster: has hops, fetches and timestamps. */
 export const CLUSTER_VERSION = "moq-lite-05";
 
 const DIAL_TIMEOUT_MS = 10_000;
 
-/** Delay before dialing again after a failure, in milliseconds. */
+/** The delay before dialing again after a failure, in milliseconds. */
 const RETRY_MS = 1_000;
 
 /** Dials another relay of the cluster; see `dial` of `MoqClusterOptions`. */
@@ -30,7 +30,7 @@ export interface RemoteRelayOptions {
   readonly dial: MoqClusterDial;
   /** A mux without publications. */
   readonly mux: TrackMux;
-  /** Time for which an unused session is kept, in milliseconds. */
+  /** The time for which an unused session is kept, in milliseconds. */
   readonly lingerMs: number;
   /** Receives errors of dialing. */
   report(error: unknown): void;
@@ -45,7 +45,7 @@ export class RemoteRelay implements TrackOrigin {
   readonly closed: Promise<void>;
   /** Broadcasts that the relay holds. */
   readonly paths: Set<BroadcastPath> = new Set();
-  /** URL for the next attempt to dial. */
+  /** The URL for the next attempt to dial. */
   url: string;
 
   readonly #link: RemoteRelayOptions;

@@ -15,13 +15,13 @@ import { MoqError } from "../wire/errors.ts";
 
 interface TimedFrame {
   readonly bytes: Uint8Array;
-  /** Time of capture, in units of the track's timescale. */
+  /** The time of capture, in units of the track's timescale. */
   readonly timestamp: number;
 }
 
-/** Frames of one group that were written in one turn of the event loop. */
+/** The frames of one group that were written in one turn of the event loop. */
 export class FrameBatch {
-  /** Bytes of the first encoding. */
+  /** The bytes of the first encoding. */
   readonly byteLength: number;
 
   readonly #lengths: readonly number[];
@@ -114,12 +114,12 @@ export interface LiveGroupLink {
  * a `using` variable that is used only once more.
  */
 export class LiveGroup implements Disposable {
-  /** Number of the group. */
+  /** The number of the group. */
   readonly sequence: number;
-  /** Time at which the group was opened, in milliseconds since the Unix epoch. */
+  /** The time at which the group was opened, in milliseconds since the Unix epoch. */
   readonly openedAt: number;
   /**
-   * Current deliveries of the group.
+   * The current deliveries of the group.
    *
    * @ignore
    */
@@ -143,7 +143,7 @@ export class LiveGroup implements Disposable {
     this.openedAt = link.runtime.now();
   }
 
-  /** Number of bytes held. */
+  /** The number of bytes held. */
   get byteLength(): number {
     return this.#byteLength;
   }
@@ -173,7 +173,7 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Index after the last batch.
+   * The index after the last batch.
    *
    * @ignore
    */
@@ -328,7 +328,7 @@ export interface DeliveryOwner {
 export class Delivery implements EncodedSource {
   readonly group: LiveGroup;
   /**
-   * Stream of the group; `undefined` while the delivery waits for a slot among the groups in
+   * The stream of the group; `undefined` while the delivery waits for a slot among the groups in
    * flight.
    */
   writer: GroupWriter | undefined = undefined;
@@ -346,7 +346,7 @@ export class Delivery implements EncodedSource {
     group.deliveries.add(this);
   }
 
-  /** Index of the first unread batch. */
+  /** The index of the first unread batch. */
   get next(): number {
     return this.#next;
   }

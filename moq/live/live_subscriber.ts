@@ -6,19 +6,19 @@ import type { MoqErrorName } from "../wire/errors.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
 import { Delivery, type DeliveryOwner, type LiveGroup } from "./live_group.ts";
 
-/** Longest wait for earlier groups after the last requested group, in milliseconds. */
+/** The longest wait for earlier groups after the last requested group, in milliseconds. */
 const LATE_GROUP_MS = 500;
 
-/** Number of checks within `stallTimeoutMs`. */
+/** The number of checks within `stallTimeoutMs`. */
 export const STALL_TICKS = 4;
 
-/** Limits of a subscriber, set by its track. */
+/** The limits of a subscriber, set by its track. */
 export interface LiveSubscriberLimits {
-  /** Maximum number of groups in flight. */
+  /** The maximum number of groups in flight. */
   readonly maxGroupsInFlight: number;
-  /** Maximum number of aborted groups of which the connection still holds a part. */
+  /** The maximum number of aborted groups of which the connection still holds a part. */
   readonly maxStuckGroups: number;
-  /** Largest age of a group, relative to the newest group, in milliseconds; 0 for no limit. */
+  /** The largest age of a group, relative to the newest group, in milliseconds; 0 for no limit. */
   readonly maxLatencyMs: number;
   /** Longest time without progress, in milliseconds. */
   readonly stallTimeoutMs: number;

@@ -10,10 +10,10 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import { Delivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
 import { LiveSubscriber, STALL_TICKS } from "./live_subscriber.ts";
 
-/** Options for {@linkcode LiveTrack}. */
+/** The options for {@linkcode LiveTrack}. */
 export interface LiveTrackOptions {
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -27,62 +27,63 @@ export interface LiveTrackOptions {
    */
   readonly maxCachedGroups?: number | undefined;
   /**
-   * Bytes kept for late subscribers and fetches. Each encoding, with and without timestamps, is
+   * The bytes kept for late subscribers and fetches. Each encoding, with and without timestamps, is
    * held once.
    *
    * @default {16777216}
    */
   readonly maxCachedBytes?: number | undefined;
   /**
-   * Maximum age of a group for late subscribers, in milliseconds. The newest group is always kept.
+   * The maximum age of a group for late subscribers, in milliseconds. The newest group is always
+   * kept.
    *
    * @default {30000}
    */
   readonly maxCacheAgeMs?: number | undefined;
   /**
-   * Maximum number of groups by which a subscriber may be behind; older groups are dropped.
+   * The maximum number of groups by which a subscriber may be behind; older groups are dropped.
    *
    * @default {256}
    */
   readonly maxLagGroups?: number | undefined;
   /**
-   * Maximum number of bytes by which a subscriber may be behind. A group larger than this and
+   * The maximum number of bytes by which a subscriber may be behind. A group larger than this and
    * `maxCachedBytes` loses its first frames: only subscribers that have read them receive the rest.
    *
    * @default {16777216}
    */
   readonly maxLagBytes?: number | undefined;
   /**
-   * Maximum age of a group relative to the newest one, in milliseconds; older groups are dropped. 0
-   * for no limit. A subscriber may request less.
+   * The maximum age of a group relative to the newest one, in milliseconds; older groups are
+   * dropped. 0 for no limit. A subscriber may request less.
    *
    * @default {0}
    */
   readonly maxLatencyMs?: number | undefined;
   /**
-   * Maximum number of groups in flight to one subscriber; further groups wait.
+   * The maximum number of groups in flight to one subscriber; further groups wait.
    *
    * @default {64}
    */
   readonly maxGroupsInFlight?: number | undefined;
   /**
-   * Maximum number of dropped groups of one subscriber of which the connection holds a part that it
-   * cannot release, for example over Deno's QUIC. Beyond it the subscription is ended.
+   * The maximum number of dropped groups of one subscriber of which the connection holds a part
+   * that it cannot release, for example over Deno's QUIC. Beyond it the subscription is ended.
    *
    * @default {64}
    */
   readonly maxStuckGroups?: number | undefined;
   /**
-   * Longest time for which a subscriber may accept no data while there is some, in milliseconds.
-   * The subscription is ended after this time, or up to a quarter later. If the connection holds
-   * streams that cannot be reset, the session is closed after the same time again, because only
-   * that frees them.
+   * The longest time for which a subscriber may accept no data while there is some, in
+   * milliseconds. The subscription is ended after this time, or up to a quarter later. If the
+   * connection holds streams that cannot be reset, the session is closed after the same time again,
+   * because only that frees them.
    *
    * @default {10000}
    */
   readonly stallTimeoutMs?: number | undefined;
   /**
-   * Maximum number of subscribers; further ones are rejected.
+   * The maximum number of subscribers; further ones are rejected.
    *
    * @default {65536}
    */
@@ -187,7 +188,7 @@ export class LiveTrack implements AsyncDisposable {
   #groups: LiveGroup[] = [];
   #newest: LiveGroup | undefined = undefined;
   #byteLength = 0;
-  /** Number up to which groups are finished, including missing ones. */
+  /** The number up to which groups are finished, including missing ones. */
   #floor = -1;
   #stallTimer: Timer | undefined = undefined;
   #state: "open" | "over" = "open";
@@ -196,7 +197,7 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Creates a track.
    *
-   * @param options Limits of the track.
+   * @param options The limits of the track.
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(options: LiveTrackOptions = {}) {
@@ -220,22 +221,22 @@ export class LiveTrack implements AsyncDisposable {
     };
   }
 
-  /** Number of the newest group; `undefined` before the first one. */
+  /** The number of the newest group; `undefined` before the first one. */
   get newestGroup(): number | undefined {
     return this.#newest?.sequence;
   }
 
-  /** Number of subscribers. */
+  /** The number of subscribers. */
   get subscribers(): number {
     return this.#subscribers.size;
   }
 
-  /** Number of groups held for late subscribers and for subscribers that are behind. */
+  /** The number of groups held for late subscribers and for subscribers that are behind. */
   get heldGroups(): number {
     return this.#groups.length;
   }
 
-  /** Bytes of the held groups. */
+  /** The bytes of the held groups. */
   get heldBytes(): number {
     return this.#byteLength;
   }
@@ -247,9 +248,9 @@ export class LiveTrack implements AsyncDisposable {
 
   /** Combined demand of the subscribers; `undefined` without subscribers. */
   get demand(): {
-    /** Highest priority of all subscribers. */
+    /** The highest priority of all subscribers. */
     readonly priority: number;
-    /** Longest latency of all subscribers, in milliseconds; 0 if one has no limit. */
+    /** The longest latency of all subscribers, in milliseconds; 0 if one has no limit. */
     readonly maxLatencyMs: number;
   } | undefined {
     if (this.#subscribers.size === 0) return undefined;
@@ -266,7 +267,7 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Returns `true` if a group can be opened: the number is new and not too old.
    *
-   * @param sequence Number of the group.
+   * @param sequence The number of the group.
    * @returns `false` if the group was opened before or is too old, or the track is closed.
    */
   canOpen(sequence: number): boolean {
@@ -278,7 +279,8 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Opens a group. Several groups may be open at once, and may be opened out of order.
    *
-   * @param sequence Number of the group; by default one more than the newest one, 1 for the first.
+   * @param sequence The number of the group; by default one more than the newest one, 1 for the
+   * first.
    * @returns The group.
    * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2, was used before, or is
    * too old.
@@ -380,7 +382,7 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Returns `true` if a fetch of a group can be answered.
    *
-   * @param sequence Number of the group.
+   * @param sequence The number of the group.
    * @returns `true` if the cache has the group.
    */
   hasCached(sequence: number): boolean {
@@ -509,16 +511,16 @@ export class LiveTrack implements AsyncDisposable {
   }
 }
 
-/** Options for {@linkcode LiveBroadcast}. */
+/** The options for {@linkcode LiveBroadcast}. */
 export interface LiveBroadcastOptions {
   /**
-   * Clocks, timers and randomness of this node, for all tracks.
+   * The clocks, timers and randomness of this node, for all tracks.
    *
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Maximum number of tracks.
+   * The maximum number of tracks.
    *
    * @default {1024}
    */
@@ -564,7 +566,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
     this.#maxTracks = maxTracks;
   }
 
-  /** Names of the tracks. */
+  /** The names of the tracks. */
   get names(): readonly string[] {
     return [...this.#tracks.keys()];
   }
@@ -572,8 +574,8 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Adds a track.
    *
-   * @param name Name of the track.
-   * @param options Limits of the track.
+   * @param name The name of the track.
+   * @param options The limits of the track.
    * @returns The track, ready for groups.
    * @throws {TypeError} If the broadcast already has a track of this name.
    * @throws {RangeError} If there are too many tracks, or a limit is invalid.
@@ -596,7 +598,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Finds a track.
    *
-   * @param name Name of the track.
+   * @param name The name of the track.
    * @returns The track; `undefined` if there is no track of this name.
    */
   get(name: string): LiveTrack | undefined {
@@ -606,7 +608,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Ends and removes a track.
    *
-   * @param name Name of the track.
+   * @param name The name of the track.
    * @returns `true` if the broadcast had a track of this name.
    */
   remove(name: string): boolean {
@@ -643,7 +645,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
   /**
    * Returns the fixed properties of a track; called by the mux.
    *
-   * @param name Name of the track.
+   * @param name The name of the track.
    * @returns The properties.
    * @throws {MoqError} If there is no such track.
    */

@@ -32,7 +32,8 @@ interface WaitingBroadcast {
 }
 
 /**
- * Limit that prevents a broadcast from being relayed: of the session, its address, or the relay.
+ * The limit that prevents a broadcast from being relayed: of the session, its address, or the
+ * relay.
  */
 type RelayLimit = "share" | "address" | "full";
 
@@ -44,13 +45,13 @@ class RelayPeer {
   readonly paths: Set<BroadcastPath> = new Set();
   /** Broadcasts that wait for a slot, oldest first. */
   readonly waiting: Map<BroadcastPath, WaitingBroadcast> = new Map();
-  /** Number of discarded announcements. */
+  /** The number of discarded announcements. */
   ignored = 0;
   /** Reason why the last broadcast was not relayed. */
   reason: NonNullable<MoqRelayNotice["reason"]> | undefined;
 
   readonly #runtime: Runtime;
-  /** Track of the notices, created on the first request. */
+  /** The track of the notices, created on the first request. */
   #notices: LiveTrack | undefined;
   #isChanged = false;
 
@@ -104,17 +105,19 @@ class RelayPeer {
 
 const MAX_BROADCASTS = 100_000;
 
-/** Default maximum number of broadcasts of one address: one for each session that it may have. */
+/**
+ * The default maximum number of broadcasts of one address: one for each session that it may have.
+ */
 const MAX_BROADCASTS_PER_ADDRESS = 1_000;
 
 const MAX_TRACKS = 10_000;
 
 const MAX_TRACKS_PER_ADDRESS = 1_000;
 
-/** Options for {@linkcode MoqRelay}. */
+/** The options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -139,45 +142,45 @@ export interface MoqRelayOptions {
    */
   readonly allowAnonymousPublish?: boolean | undefined;
   /**
-   * Time for which a track stays subscribed upstream, with a warm cache, after its last subscriber
-   * has left, in milliseconds.
+   * The time for which a track stays subscribed upstream, with a warm cache, after its last
+   * subscriber has left, in milliseconds.
    *
    * @default {5000}
    */
   readonly lingerMs?: number | undefined;
   /**
-   * Maximum number of broadcasts of all sessions. Further ones wait for a slot, at most as many
+   * The maximum number of broadcasts of all sessions. Further ones wait for a slot, at most as many
    * again; see {@linkcode relayNotices}.
    *
    * @default {100000}
    */
   readonly maxBroadcasts?: number | undefined;
   /**
-   * Maximum number of these broadcasts, and of waiting ones, whose first publisher came from one
-   * network address, where an IPv6 /64 counts as one. Further ones wait. The default only applies
-   * while more than half of `maxBroadcasts` are relayed.
+   * The maximum number of these broadcasts, and of waiting ones, whose first publisher came from
+   * one network address, where an IPv6 /64 counts as one. Further ones wait. The default only
+   * applies while more than half of `maxBroadcasts` are relayed.
    *
    * @default {1000}
    */
   readonly maxBroadcastsPerAddress?: number | undefined;
   /**
-   * Maximum number of tracks subscribed upstream. A further track replaces one without subscribers,
-   * or is rejected.
+   * The maximum number of tracks subscribed upstream. A further track replaces one without
+   * subscribers, or is rejected.
    *
    * @default {10000}
    */
   readonly maxTracks?: number | undefined;
   /**
-   * Maximum number of these tracks whose first subscriber came from one network address, where an
-   * IPv6 /64 counts as one. The default only applies while more than half of `maxTracks` are
+   * The maximum number of these tracks whose first subscriber came from one network address, where
+   * an IPv6 /64 counts as one. The default only applies while more than half of `maxTracks` are
    * subscribed.
    *
    * @default {1000}
    */
   readonly maxTracksPerAddress?: number | undefined;
   /**
-   * Share of a session that dialed in: the fraction of `maxBroadcasts` that may be relayed (and as
-   * many may wait), and the fraction of `maxTracks` that it may subscribe to. At least one slot.
+   * The share of a session that dialed in: the fraction of `maxBroadcasts` that may be relayed (and
+   * as many may wait), and the fraction of `maxTracks` that it may subscribe to. At least one slot.
    * Sessions that this program dialed may use all slots. `authorize` can grant a larger `share`,
    * such as `{ share: 1 }` for another relay.
    *
@@ -185,12 +188,12 @@ export interface MoqRelayOptions {
    */
   readonly maxShare?: number | undefined;
   /**
-   * Maximum number of concurrent upstream fetches; further ones are rejected.
+   * The maximum number of concurrent upstream fetches; further ones are rejected.
    *
    * @default {256}
    */
   readonly maxFetches?: number | undefined;
-  /** Limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
+  /** The limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
    * Receives errors of broadcasts and announcements. Rejections for lack of a slot are reported
@@ -277,7 +280,7 @@ export class MoqRelay implements AsyncDisposable {
   /** Prefix of relayed broadcasts. */
   readonly prefix: BroadcastPath;
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @ignore
    */
@@ -302,7 +305,7 @@ export class MoqRelay implements AsyncDisposable {
   /**
    * Creates a relay.
    *
-   * @param options Limits of the relay, and its mux.
+   * @param options The limits of the relay, and its mux.
    * @throws {RangeError} If a limit is invalid, or the prefix is too long.
    */
   constructor(options: MoqRelayOptions = {}) {
@@ -352,9 +355,9 @@ export class MoqRelay implements AsyncDisposable {
     };
   }
 
-  /** Current state of the relay. */
+  /** The current state of the relay. */
   get stats(): {
-    /** Number of sessions. */
+    /** The number of sessions. */
     readonly sessions: number;
     /** Broadcasts that a session announced, or that another relay of the cluster holds. */
     readonly broadcasts: number;

@@ -1,5 +1,6 @@
 /**
- * Limits of a relay for broadcasts, tracks and fetches, and the share of each session and address.
+ * The limits of a relay for broadcasts, tracks and fetches, and the share of each session and
+ * address.
  */
 import type { LimitLevel } from "../../errors.ts";
 import { NOBODY, type Owner, socketOwner } from "../../base/owners.ts";
@@ -8,7 +9,7 @@ import type { SubscriberSession } from "../track/track_writer.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 import type { RelayTrack } from "./relay_track.ts";
 
-/** Limits of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
+/** The limits of a {@linkcode RelayCapacity}; see `MoqRelayOptions`. */
 export interface RelayBounds {
   readonly maxBroadcasts: number;
   /** Shares of the relayed and of the waiting broadcasts. */

@@ -10,20 +10,20 @@ export const NOTICES_PATH: BroadcastPath = broadcastPath("/.skein/relay");
 
 export const NOTICES_TRACK = "notices";
 
-/** Maximum number of paths in one notice; `waitingCount` has the full number. */
+/** The maximum number of paths in one notice; `waitingCount` has the full number. */
 export const MAX_NOTICE_PATHS = 64;
 
-/** State of the announcements of one session at a relay. */
+/** The state of the announcements of one session at a relay. */
 export interface MoqRelayNotice {
-  /** Number of relayed broadcasts of the session. */
+  /** The number of relayed broadcasts of the session. */
   readonly relayed: number;
-  /** Maximum number of relayed broadcasts of the session. */
+  /** The maximum number of relayed broadcasts of the session. */
   readonly places: number;
   /** Broadcasts that wait for a slot: the oldest 64. */
   readonly waiting: readonly string[];
-  /** Number of all waiting broadcasts. */
+  /** The number of all waiting broadcasts. */
   readonly waitingCount: number;
-  /** Number of discarded announcements, which the publisher must announce again. */
+  /** The number of discarded announcements, which the publisher must announce again. */
   readonly ignored: number;
   /**
    * Reason why the last broadcast was not relayed: the session or its address has used up its share

@@ -22,13 +22,15 @@ import {
 import { RelayTrack } from "./relay_track.ts";
 
 /**
- * Delay between the end of a broadcast and a takeover by a source without hops, in milliseconds.
- * Such a source may be an echo of this relay, and has this long to notice that the broadcast has
- * ended.
+ * The delay between the end of a broadcast and a takeover by a source without hops, in
+ * milliseconds. Such a source may be an echo of this relay, and has this long to notice that the
+ * broadcast has ended.
  */
 const ECHO_DELAY_MS = 1_000;
 
-/** Maximum number of compared sources of one broadcast; further sources wait until one has gone. */
+/**
+ * The maximum number of compared sources of one broadcast; further sources wait until one has gone.
+ */
 const MAX_SOURCES = 64;
 
 /** Collaborators and limits that all broadcasts of a relay share. */
@@ -36,11 +38,11 @@ export interface RelayRouteLink {
   readonly runtime: Runtime;
   /** Mux of the publication. */
   readonly mux: TrackMux;
-  /** Time for which a track without subscribers stays subscribed, in milliseconds. */
+  /** The time for which a track without subscribers stays subscribed, in milliseconds. */
   readonly lingerMs: number;
-  /** Limits of the fan-out of a track. */
+  /** The limits of the fan-out of a track. */
   readonly live: LiveTrackOptions;
-  /** Limits for broadcasts, tracks and fetches. */
+  /** The limits for broadcasts, tracks and fetches. */
   readonly capacity: RelayCapacity;
   report(error: unknown): void;
   /** Called when the last source has gone. */

@@ -2,7 +2,7 @@
 import type { MoqSession } from "../session/session.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
-/** Origin of tracks: a session, or another relay that is dialed on demand. */
+/** The origin of tracks: a session, or another relay that is dialed on demand. */
 export interface TrackOrigin
   extends Pick<MoqSession, "version" | "isClosed" | "subscribe" | "fetch" | "trackInfo"> {
   /** Resolves when the session or relay has gone; never rejects. */
@@ -11,7 +11,7 @@ export interface TrackOrigin
 
 /** Facts about a broadcast that another relay of the cluster holds. */
 export interface RemoteBroadcast {
-  /** Id of that relay's node. */
+  /** The id of that relay's node. */
   readonly node: string;
   /** Start of the broadcast at that relay; increases from relay to relay. */
   readonly since: number;

@@ -8,14 +8,14 @@ import type { BroadcastPath } from "../wire/path.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import type { RelaySource } from "./relay_source.ts";
 
-/** Longest time for a replaced source to finish its groups in flight, in milliseconds. */
+/** The longest time for a replaced source to finish its groups in flight, in milliseconds. */
 const RETIRE_MS = 5_000;
 
 export interface RelayTrackLink {
   readonly runtime: Runtime;
   readonly path: BroadcastPath;
   readonly name: string;
-  /** Time without subscribers after which the track is unsubscribed, in milliseconds. */
+  /** The time without subscribers after which the track is unsubscribed, in milliseconds. */
   readonly lingerMs: number;
   readonly live: LiveTrackOptions;
   /** Returns another source to try after a failure. */
@@ -38,7 +38,7 @@ interface Upstream {
 export class RelayTrack {
   /** Fan-out to the subscribers. */
   readonly live: LiveTrack;
-  /** Number of subscriptions to this track by session. */
+  /** The number of subscriptions to this track by session. */
   readonly watchers: Map<SubscriberSession, number> = new Map();
 
   readonly #link: RelayTrackLink;

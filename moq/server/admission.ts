@@ -54,7 +54,7 @@ export class SessionLeases {
     });
   }
 
-  /** Number of used slots. */
+  /** The number of used slots. */
   get count(): number {
     return this.#sessions.taken;
   }
@@ -106,7 +106,7 @@ export class MoqRefusal extends Error {
     this.status = status;
   }
 
-  /** Close code: MoQ's own for 401 and 403, otherwise 4000 plus the status. */
+  /** The close code: MoQ's own for 401 and 403, otherwise 4000 plus the status. */
   get closeCode(): number {
     const isOfPeer = this.status === 401 || this.status === 403;
     return isOfPeer ? GOMOQT_CODES.session.unauthorized : 4000 + this.status;
@@ -145,7 +145,7 @@ function isFault({ cause }: MoqRefusal): boolean {
     !(cause instanceof MoqError);
 }
 
-/** Reason of a rejection while the server drains or closes. */
+/** The reason of a rejection while the server drains or closes. */
 const NO_MORE_SESSIONS = "The server accepts no more sessions";
 
 /**

@@ -67,7 +67,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * Creates a server that does not listen: pass requests and connections to {@linkcode fetch},
    * {@linkcode take} and {@linkcode accept}.
    *
-   * @param options Options of the server.
+   * @param options The options of the server.
    * @throws {TypeError} If a version, the path or an origin is invalid.
    * @throws {RangeError} If a limit is not a positive integer, or `bitrate` is invalid.
    */
@@ -84,7 +84,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Address on which the server listens; `undefined` if it is mounted in a server that reports
+   * The address on which the server listens; `undefined` if it is mounted in a server that reports
    * none.
    */
   get address(): Deno.NetAddr | undefined {
@@ -208,8 +208,8 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    *
    * @param options URI to which clients should move, by default their session's; and the time after
    * which the remaining sessions are closed, in milliseconds, 10,000 by default.
-   * @returns Number of sessions that left, and of sessions that were closed because they did not
-   * leave in time.
+   * @returns The number of sessions that left, and of sessions that were closed because they did
+   * not leave in time.
    * @throws {RangeError} If the time is negative, or not a number.
    */
   async drain(
@@ -267,7 +267,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Counters of the limits of the relay that has the mux, for the metrics of a host.
+   * The counters of the limits of the relay that has the mux, for the metrics of a host.
    *
    * @ignore
    */

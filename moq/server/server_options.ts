@@ -1,4 +1,4 @@
-/** Options and host of a MoQ server. */
+/** The options and host of a MoQ server. */
 import { MOQ_SESSION } from "../session/session.ts";
 import { FLOW_CONTROL, UNREAD_STREAMS } from "../../transport/option_kinds.ts";
 import type { OptionKinds } from "../../base/options.ts";
@@ -29,7 +29,7 @@ export interface MoqClientInfo {
   readonly transport: string;
 }
 
-/** Options for {@linkcode MoqServer}. */
+/** The options for {@linkcode MoqServer}. */
 export interface MoqServerOptions extends
   OriginRules,
   Pick<
@@ -44,7 +44,7 @@ export interface MoqServerOptions extends
     | "onError"
   > {
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -52,7 +52,7 @@ export interface MoqServerOptions extends
   /** Publications for one client, instead of `mux`. Called once the client is admitted. */
   readonly muxOf?: ((request: SetupRequest, client: MoqClientInfo) => TrackMux) | undefined;
   /**
-   * Path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. By default every
+   * The path of sessions: exact, or a `URLPattern` pathname such as `/rooms/:id`. By default every
    * path.
    */
   readonly path?: string | undefined;
@@ -85,33 +85,33 @@ export interface MoqServerOptions extends
   readonly clientAddress?:
     | ((headers: Headers, info: RequestInfo) => string | undefined)
     | undefined;
-  /** Limits of the server. */
+  /** The limits of the server. */
   readonly limits?: {
     /**
-     * Maximum number of sessions, including sessions in their setup. Further clients are rejected
-     * with 429, or over raw QUIC closed with 4429.
+     * The maximum number of sessions, including sessions in their setup. Further clients are
+     * rejected with 429, or over raw QUIC closed with 4429.
      *
      * @default {10000}
      */
     readonly maxSessions?: number | undefined;
     /**
-     * Maximum number of sessions of one network address; an IPv6 /64 counts as one address. Further
-     * clients are rejected in the same way. Clients without an address are not counted. The default
-     * only applies while more than half of `maxSessions` are in use, and not to a loopback or
-     * private address without `clientAddress`. A number that you set always applies.
+     * The maximum number of sessions of one network address; an IPv6 /64 counts as one address.
+     * Further clients are rejected in the same way. Clients without an address are not counted. The
+     * default only applies while more than half of `maxSessions` are in use, and not to a loopback
+     * or private address without `clientAddress`. A number that you set always applies.
      *
      * @default {1000}
      */
     readonly maxSessionsPerAddress?: number | undefined;
     /**
-     * Maximum number of sessions in their setup. Further clients are rejected with 503, or over raw
-     * QUIC closed with 4503. While more than half are in use, one address may have an eighth.
+     * The maximum number of sessions in their setup. Further clients are rejected with 503, or over
+     * raw QUIC closed with 4503. While more than half are in use, one address may have an eighth.
      *
      * @default {1024}
      */
     readonly maxPendingSetups?: number | undefined;
   } | undefined;
-  /** Limits of each session. */
+  /** The limits of each session. */
   readonly sessionLimits?: MoqSessionOptions["limits"] | undefined;
   /**
    * Silence after which a connection is closed, in milliseconds: by default 30 s over a WebSocket.
@@ -120,32 +120,33 @@ export interface MoqServerOptions extends
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * Credit: how much a client may send ahead of the reader, on transports that count credit. The
-   * default is the transport's, except for 1024 streams of each kind.
+   * The credit: how much a client may send ahead of the reader, on transports that count credit.
+   * The default is the transport's, except for 1024 streams of each kind.
    */
   readonly flowControl?: FlowControlOptions | undefined;
 }
 
-/** Options for {@linkcode listenMoq}. */
+/** The options for {@linkcode listenMoq}. */
 export interface ListenMoqOptions extends MoqServerOptions {
   /**
-   * Port of UDP and TCP; 0 chooses one that is free on both.
+   * The port of UDP and TCP; 0 chooses one that is free on both.
    *
    * @default {0}
    */
   readonly port?: number | undefined;
   /**
-   * Address on which to listen. By default `0.0.0.0`; in development, without `tls`, `127.0.0.1`.
+   * The address on which to listen. By default `0.0.0.0`; in development, without `tls`,
+   * `127.0.0.1`.
    */
   readonly hostname?: string | undefined;
   /**
-   * Certificate and key in PEM. Without `tls` the server runs in development mode: with a
+   * The certificate and key in PEM. Without `tls` the server runs in development mode: with a
    * short-lived certificate, trusted by its hash, which plain HTTP serves at `/certificate.sha256`,
    * and with WebSocket without TLS.
    */
   readonly tls?: Certificate | undefined;
   /**
-   * Names for which the development certificate is valid.
+   * The names for which the development certificate is valid.
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
@@ -168,23 +169,23 @@ export interface ListenMoqOptions extends MoqServerOptions {
    */
   readonly webSocket?: WebSocketHost | undefined;
   /**
-   * Maximum number of bidirectional streams that a client may have open on a connection, for its
-   * subscriptions and requests. Each may hold up to 1.25 MB of unread data.
+   * The maximum number of bidirectional streams that a client may have open on a connection, for
+   * its subscriptions and requests. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Maximum number of unidirectional streams that a client may have open on a connection, for the
-   * groups of its publications. Each may hold up to 1.25 MB of unread data.
+   * The maximum number of unidirectional streams that a client may have open on a connection, for
+   * the groups of its publications. Each may hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
-   * Limits for streams over WebTransport and QUIC that clients open and the server does not read.
-   * By default such a stream is rejected 5 s after its arrival; one address may hold at most 80 MB,
-   * and all clients together at most 640 MB.
+   * The limits for streams over WebTransport and QUIC that clients open and the server does not
+   * read. By default such a stream is rejected 5 s after its arrival; one address may hold at most
+   * 80 MB, and all clients together at most 640 MB.
    */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /** Closes the server. */

@@ -33,22 +33,22 @@ import { MAX_STREAMS } from "../wire/versions.ts";
 import type { FaceHost } from "../../server/face.ts";
 import type { ListenMoqOptions, MoqWire } from "./server_options.ts";
 
-/** Maximum number of free TCP ports to try until one is also free on UDP. */
+/** The maximum number of free TCP ports to try until one is also free on UDP. */
 const MAX_ATTEMPTS = 10;
 
 const WIRES: readonly MoqWire[] = ["webtransport", "quic", "websocket"];
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
-/** Options of {@linkcode Sockets}. */
+/** The options of {@linkcode Sockets}. */
 export interface SocketsOptions {
   readonly runtime: Runtime;
-  /** Port of both sockets; 0 chooses one that is free on both. */
+  /** The port of both sockets; 0 chooses one that is free on both. */
   readonly port: number;
   readonly hostname: string;
-  /** Certificate and key; `undefined` in development. */
+  /** The certificate and key; `undefined` in development. */
   readonly tls: Certificate | undefined;
-  /** Options of the development certificate. */
+  /** The options of the development certificate. */
   readonly dev: DevCertificateOptions;
   /** Transports on which to listen. */
   readonly wires: readonly MoqWire[];
@@ -57,7 +57,7 @@ export interface SocketsOptions {
   /** Listens on TCP instead of the runtime's own server. */
   readonly webSocket: WebSocketHost | undefined;
   /**
-   * Limits of the UDP socket. A host that counts TCP connections gets `maxConnections` and
+   * The limits of the UDP socket. A host that counts TCP connections gets `maxConnections` and
    * `maxConnectionsPerAddress` too.
    */
   readonly limits: Partial<ListenWebTransportOptions>;
@@ -184,7 +184,7 @@ export class Sockets implements FaceHost {
     }
   }
 
-  /** Address of the UDP socket, or of the TCP socket if UDP is off. */
+  /** The address of the UDP socket, or of the TCP socket if UDP is off. */
   get address(): Deno.NetAddr {
     return this.#udp?.address ?? this.#http!.addr;
   }

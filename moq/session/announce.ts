@@ -21,10 +21,10 @@ import { GrantTimers } from "./access.ts";
 import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
 import { type Exchange, openExchange } from "./exchange.ts";
 
-/** Maximum number of announcements in one write. */
+/** The maximum number of announcements in one write. */
 const BATCH = 256;
 
-/** Maximum number of announcements in an initial list; further ones follow one by one. */
+/** The maximum number of announcements in an initial list; further ones follow one by one. */
 const MAX_LISTED = 1_024;
 
 /**
@@ -220,7 +220,7 @@ export class Discovery {
     const take = (message: AnnounceMessage) => this.#take(reader, message, { grants, fail });
     try {
       let hop = 0n;
-      /** Number of missing announcements of the initial set. */
+      /** The number of missing announcements of the initial set. */
       let awaited = Infinity;
       if (traits.announceHead === "init") {
         const body = await exchange.reader.required("ANNOUNCE_INIT", MAX_ANNOUNCE_INIT_BYTES);

@@ -26,14 +26,14 @@ export interface PeerUpdate {
  */
 const MIN_BITRATE = 1_000;
 
-/** Options for measuring, and for reporting to the peer. */
+/** The options for measuring, and for reporting to the peer. */
 export interface BitrateMonitorOptions {
-  /** Clock and timers of this node: by default the session's, or the platform's. */
+  /** The clock and timers of this node: by default the session's, or the platform's. */
   readonly runtime?: Runtime | undefined;
   /**
-   * Time between samples, in milliseconds: a sample counts the bytes that the connection sent since
-   * the last one. gomoqt's SESSION_UPDATE monitor also uses one second; gomoqt's PROBE measures
-   * every 100 ms without smoothing, so that a single large frame looks like a shift.
+   * The time between samples, in milliseconds: a sample counts the bytes that the connection sent
+   * since the last one. gomoqt's SESSION_UPDATE monitor also uses one second; gomoqt's PROBE
+   * measures every 100 ms without smoothing, so that a single large frame looks like a shift.
    *
    * @default {1000}
    */
@@ -61,8 +61,8 @@ export interface BitrateMonitorOptions {
    */
   readonly minSamples?: number | undefined;
   /**
-   * Time after which a smaller shift is reported too, in milliseconds, if the rate shifted at all:
-   * otherwise a drifting rate could stay wrong by up to the threshold.
+   * The time after which a smaller shift is reported too, in milliseconds, if the rate shifted at
+   * all: otherwise a drifting rate could stay wrong by up to the threshold.
    *
    * @default {10000}
    */
@@ -236,7 +236,7 @@ export class BitrateMonitor implements Disposable {
   }
 }
 
-/** Statistics that a platform may provide beyond the contract. */
+/** The statistics that a platform may provide beyond the contract. */
 interface WireStats {
   readonly bytesSent?: number;
   /** From the W3C's WebTransport, in milliseconds. */

@@ -48,7 +48,7 @@ export interface SessionContext {
    * relay's default.
    */
   share: number | undefined;
-  /** Limits of the session, with defaults. */
+  /** The limits of the session, with defaults. */
   readonly limits: SessionLimits;
   /** Aborted with the cause when the session closes. */
   readonly signal: AbortSignal;
@@ -134,13 +134,13 @@ export function sessionClosed(cause: unknown): MoqError {
   return new MoqError("session", "sessionClosed", `The session is over${why}`, { cause });
 }
 
-/** Timeout of `authorize`, in milliseconds: as for sessions of `skein.1`. */
+/** The timeout of `authorize`, in milliseconds: as for sessions of `skein.1`. */
 const AUTHORIZE_MS = 30_000;
 
 interface Granted {
   readonly grant: MoqGrant;
   /**
-   * Reason to reject the request, if any: `internal` if the application failed to decide, after
+   * The reason to reject the request, if any: `internal` if the application failed to decide, after
    * which the peer may retry.
    */
   readonly refusal: "unauthorized" | "internal" | undefined;

@@ -38,7 +38,7 @@ export interface IncomingParts {
 export class IncomingStreams {
   readonly #context: SessionContext;
   readonly #parts: IncomingParts;
-  /** Bidirectional streams whose type has not arrived yet. */
+  /** The bidirectional streams whose type has not arrived yet. */
   #silent = 0;
 
   constructor(context: SessionContext, parts: IncomingParts) {

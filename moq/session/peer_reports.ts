@@ -20,7 +20,7 @@ const GOMOQT_UNIT = 1_000;
 const MAX_PROBES = 16;
 
 /**
- * Time after the end of the session stream in which gomoqt may still send the reason, in
+ * The time after the end of the session stream in which gomoqt may still send the reason, in
  * milliseconds.
  */
 const END_GRACE_MS = 250;

@@ -131,12 +131,12 @@ export interface MoqCloseInfo {
   readonly by: "local" | "remote" | "network";
 }
 
-/** Options for {@linkcode MoqSession.open}. */
+/** The options for {@linkcode MoqSession.open}. */
 export interface MoqSessionOptions {
   /** The role of this end. */
   readonly side: "client" | "server";
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -168,7 +168,7 @@ export interface MoqSessionOptions {
   /** The error code family of the peer; detected as far as possible by default. */
   readonly family?: "gomoqt" | "moq-lite" | undefined;
   /**
-   * Options for measuring the outgoing bitrate and reporting it to the peer, see
+   * The options for measuring the outgoing bitrate and reporting it to the peer, see
    * {@linkcode BitrateMonitorOptions}.
    *
    * By default this end measures while the peer probes, which `moq-lite-04` and `-05` can do. With
@@ -176,18 +176,18 @@ export interface MoqSessionOptions {
    * message. With `false` it does neither, and the application calls `report()`.
    */
   readonly bitrate?: BitrateMonitorOptions | false | undefined;
-  /** Limits of the session. */
+  /** The limits of the session. */
   readonly limits?: {
     /**
-     * Maximum number of subscriptions of the peer; one more closes the session with
+     * The maximum number of subscriptions of the peer; one more closes the session with
      * `tooManySubscribes`.
      *
      * @default {16384}
      */
     readonly maxSubscriptions?: number | undefined;
     /**
-     * Maximum number of other requests of the peer: announce interests, fetches, track info, and
-     * streams whose type has not arrived yet. One more is rejected with `internal`.
+     * The maximum number of other requests of the peer: announce interests, fetches, track info,
+     * and streams whose type has not arrived yet. One more is rejected with `internal`.
      *
      * @default {1024}
      */
@@ -200,7 +200,7 @@ export interface MoqSessionOptions {
     readonly maxFrameBytes?: number | undefined;
   } | undefined;
   /**
-   * Timeout of the setup, in milliseconds.
+   * The timeout of the setup, in milliseconds.
    *
    * @default {10000}
    */
@@ -492,7 +492,7 @@ export class MoqSession implements AsyncDisposable {
     return this.#context.share;
   }
 
-  /** Number of the peer's subscriptions that are currently served. */
+  /** The number of the peer's subscriptions that are currently served. */
   get servedSubscriptions(): number {
     return this.#publisher.size;
   }

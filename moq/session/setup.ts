@@ -51,7 +51,7 @@ const SKEIN_PARAMETER = 0x536b;
 const PROBE_LEVEL_REPORT = 1;
 
 /**
- * Time after the end of the streams in which a connection may still report the reason, in
+ * The time after the end of the streams in which a connection may still report the reason, in
  * milliseconds.
  */
 const END_GRACE_MS = 250;
@@ -79,7 +79,7 @@ export interface Agreement {
   readonly exchange: Exchange | undefined;
 }
 
-/** Options of both ends for the setup. */
+/** The options of both ends for the setup. */
 export interface SetupOptions {
   /** Accepted versions, in order of preference. */
   readonly versions: readonly MoqVersion[];

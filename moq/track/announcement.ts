@@ -18,7 +18,7 @@ export interface Announcement {
   readonly hops: readonly bigint[];
 }
 
-/** Maximum number of broadcasts that a reader of announcements keeps. */
+/** The maximum number of broadcasts that a reader of announcements keeps. */
 export const MAX_ANNOUNCED = 100_000;
 
 /**
@@ -118,7 +118,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   /**
    * Closes the reader. Idempotent.
    *
-   * @param reason Reason for the peer, if the transport can carry one.
+   * @param reason The reason for the peer, if the transport can carry one.
    */
   close(reason: MoqErrorName = "uninterested"): void {
     if (this.#isOver) return;

@@ -2,12 +2,12 @@
 import type { Runtime } from "../../base/runtime.ts";
 import { varintLength, writeVarint } from "../../transport/quic/varint.ts";
 
-/** Size of a small buffer, in bytes: small groups fit completely. */
+/** The size of a small buffer, in bytes: small groups fit completely. */
 export const SMALL_BUFFER_BYTES = 16_384;
 
 /**
- * Size of a large buffer, in bytes: the amount that a group holds before its writer must wait, plus
- * one frame.
+ * The size of a large buffer, in bytes: the amount that a group holds before its writer must wait,
+ * plus one frame.
  */
 export const LARGE_BUFFER_BYTES = 98_304;
 
@@ -47,7 +47,7 @@ export class WriteBuffers {
 }
 
 /**
- * Frames encoded once for many subscribers; a group pulls more frames as the connection accepts
+ * The frames encoded once for many subscribers; a group pulls more frames as the connection accepts
  * bytes.
  */
 export interface EncodedSource {
@@ -74,7 +74,7 @@ export interface TakenBytes {
 
 /** Encoding and memory of frames. */
 export interface FrameBufferOptions {
-  /** Clock for frames without a timestamp. */
+  /** The clock for frames without a timestamp. */
   readonly runtime: Runtime;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
@@ -103,7 +103,7 @@ export class FrameBuffer {
     this.#byteLength = head.byteLength;
   }
 
-  /** Number of waiting bytes. */
+  /** The number of waiting bytes. */
   get byteLength(): number {
     return this.#byteLength;
   }

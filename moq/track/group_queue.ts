@@ -7,7 +7,7 @@ import type { GroupReader } from "./group_reader.ts";
 /** The highest group number: the number after it must also fit into 53 bits. */
 export const LAST_SEQUENCE = Number.MAX_SAFE_INTEGER - 1;
 
-/** Maximum number of separate ranges; beyond it, the oldest gap counts as filled. */
+/** The maximum number of separate ranges; beyond it, the oldest gap counts as filled. */
 export const MAX_RANGES = 1_024;
 
 /** A set of mostly consecutive numbers: sorted ranges that do not touch. */
@@ -83,14 +83,15 @@ export class Sequences {
 }
 
 /**
- * Time that an ordered reader waits for a missing group without a `maxLatencyMs`, in milliseconds.
+ * The time that an ordered reader waits for a missing group without a `maxLatencyMs`, in
+ * milliseconds.
  */
 export const DEFAULT_ORDER_WAIT_MS = 1_000;
 
 /** Collaborators and limits of a {@linkcode GroupQueue}. */
 export interface GroupQueueOptions {
   readonly runtime: Runtime;
-  /** Maximum number of waiting groups; beyond it, the queue drops the oldest group. */
+  /** The maximum number of waiting groups; beyond it, the queue drops the oldest group. */
   readonly maxQueued: number;
   /** Receives groups that will not arrive. */
   readonly onMissed: (missed: MissedGroups, reason: MoqErrorName) => void;

@@ -27,7 +27,7 @@ export function truncatedFrame(timestamps: boolean): Uint8Array {
   return timestamps ? TRUNCATED_TIMED_FRAME : TRUNCATED_FRAME;
 }
 
-/** Number of bytes that a group buffers before its writer must wait. */
+/** The number of bytes that a group buffers before its writer must wait. */
 export const GROUP_HIGH_WATER_BYTES = 65_536;
 
 /** Collaborators of a {@linkcode GroupWriter}, shared by all groups of a track. */
@@ -49,7 +49,7 @@ export interface GroupWriterOptions {
   readonly onEnd: (group: GroupWriter, error?: unknown) => void;
 }
 
-/** Options of one frame. */
+/** The options of one frame. */
 export interface WriteFrameOptions {
   /**
    * Capture time of the frame in units of the track's timescale, in versions with timestamps; by
@@ -140,7 +140,7 @@ export class GroupWriter implements AsyncDisposable {
     return this.#isClosed;
   }
 
-  /** Priority of the stream: higher values are sent first. */
+  /** The priority of the stream: higher values are sent first. */
   set sendOrder(value: number) {
     this.#sendOrder = value;
     if (this.#stream?.sendOrder !== undefined) this.#stream.sendOrder = value;
@@ -186,7 +186,7 @@ export class GroupWriter implements AsyncDisposable {
   /**
    * Aborts the group. Idempotent.
    *
-   * @param reason Reason for the subscriber.
+   * @param reason The reason for the subscriber.
    */
   abort(reason: MoqErrorName = "publishAborted"): void {
     const moqCode = this.#options.codeOf(reason);

@@ -108,7 +108,7 @@ export interface TrackServer {
  */
 export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 
-/** Options for {@linkcode TrackMux.publish}. */
+/** The options for {@linkcode TrackMux.publish}. */
 export interface MoqPublishOptions {
   /** Ids of the relays that the broadcast has already passed. Empty by default. */
   readonly hops?: readonly bigint[] | undefined;
@@ -116,7 +116,7 @@ export interface MoqPublishOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Options for {@linkcode TrackMux}. */
+/** The options for {@linkcode TrackMux}. */
 export interface TrackMuxOptions {
   /**
    * The id of this program in the hops of announcements: 1 to 2^62 - 1; random by default. Relays
@@ -124,7 +124,7 @@ export interface TrackMuxOptions {
    */
   readonly hopId?: bigint | undefined;
   /**
-   * Maximum number of broadcasts.
+   * The maximum number of broadcasts.
    *
    * @default {100000}
    */
@@ -259,7 +259,7 @@ export class TrackMux {
     this.#maxBroadcasts = maxBroadcasts;
   }
 
-  /** Number of broadcasts. */
+  /** The number of broadcasts. */
   get size(): number {
     return this.#broadcasts.size;
   }

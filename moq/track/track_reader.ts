@@ -9,7 +9,7 @@ import { GroupQueue, LAST_SEQUENCE, type Sequences } from "./group_queue.ts";
 import type { GroupReader } from "./group_reader.ts";
 import { PendingReads } from "./loops.ts";
 
-/** Options for a subscription to a track. */
+/** The options for a subscription to a track. */
 export interface MoqSubscribeOptions {
   /**
    * 0 to 255; tracks with a higher priority are sent first.
@@ -26,7 +26,7 @@ export interface MoqSubscribeOptions {
    */
   readonly ordered?: boolean | undefined;
   /**
-   * Maximum age of a wanted group relative to the newest one, in milliseconds; 0 for no limit.
+   * The maximum age of a wanted group relative to the newest one, in milliseconds; 0 for no limit.
    *
    * @default {0}
    */
@@ -42,8 +42,8 @@ export interface MoqSubscribeOptions {
    */
   readonly endGroup?: number | undefined;
   /**
-   * Maximum number of groups that wait for the reader; beyond it, the oldest group is dropped, and
-   * the reader receives an error.
+   * The maximum number of groups that wait for the reader; beyond it, the oldest group is dropped,
+   * and the reader receives an error.
    *
    * @default {1024}
    */
@@ -109,12 +109,12 @@ function changedFields(
 }
 
 /**
- * Time after the publisher's end, or after a later group, in which more groups may arrive, in
+ * The time after the publisher's end, or after a later group, in which more groups may arrive, in
  * versions that do not send the number of the last group, in milliseconds.
  */
 export const END_GRACE_MS = 500;
 
-/** Time to wait for missing groups when the last number is known, in milliseconds. */
+/** The time to wait for missing groups when the last number is known, in milliseconds. */
 export const END_WAIT_MS = 5_000;
 
 class TrackEnd {
@@ -383,7 +383,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   /**
    * Unsubscribes with a reason, if the transport can carry one.
    *
-   * @param reason Reason for the publisher.
+   * @param reason The reason for the publisher.
    */
   closeWithError(reason: MoqErrorName): void {
     if (this.#state !== "over") this.#over(undefined, reason);

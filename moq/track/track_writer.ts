@@ -57,14 +57,14 @@ export interface TrackWriterLink {
 }
 
 /**
- * Maximum number of groups of a subscription that wait for a stream; and, counted separately, of
- * closed groups that wait to be sent. Beyond it the writer must wait. With a thousand at once, the
- * overhead would exceed the data.
+ * The maximum number of groups of a subscription that wait for a stream; and, counted separately,
+ * of closed groups that wait to be sent. Beyond it the writer must wait. With a thousand at once,
+ * the overhead would exceed the data.
  */
 export const MAX_OPENING_GROUPS = 64;
 
 /**
- * Maximum number of groups that a waiting writer may open in one turn of the event loop. Deno's
+ * The maximum number of groups that a waiting writer may open in one turn of the event loop. Deno's
  * QUIC accepts 10 MB at once and sends only between turns: without this limit, a writer would block
  * the whole process until the 10 MB are full.
  */
@@ -202,7 +202,7 @@ function sendOrderOf(
 }
 
 /**
- * Default time that a closing track gives the subscriber to read the written groups, in
+ * The default time that a closing track gives the subscriber to read the written groups, in
  * milliseconds.
  */
 export const CLOSE_TIMEOUT_MS = 30_000;
@@ -425,7 +425,7 @@ export class TrackWriter implements AsyncDisposable {
    * notices it by itself.
    *
    * @param missed The groups.
-   * @param reason Reason for the subscriber.
+   * @param reason The reason for the subscriber.
    * @throws {RangeError} If the numbers are not integers from 0 to 2^53 - 2, or the last is below
    * the first.
    */
@@ -445,7 +445,7 @@ export class TrackWriter implements AsyncDisposable {
   /**
    * Closes all open groups, and ends the track once all groups are written. Idempotent.
    *
-   * @param options Time that the subscriber may take to read the written groups, 30 seconds by
+   * @param options The time that the subscriber may take to read the written groups, 30 seconds by
    * default; then the rest is aborted.
    * @throws {RangeError} If `timeoutMs` is negative or not a number.
    */
@@ -459,7 +459,7 @@ export class TrackWriter implements AsyncDisposable {
    * Ends the track, or rejects the subscription before it was accepted; groups that are not closed
    * are aborted.
    *
-   * @param reason Reason for the subscriber.
+   * @param reason The reason for the subscriber.
    */
   closeWithError(reason: MoqErrorName): void {
     if (this.#state === "over") return;

@@ -9,16 +9,16 @@ import { MAX_MESSAGE_BYTES } from "./messages.ts";
 const NOTHING = new Uint8Array(0);
 
 /**
- * Maximum number of bytes allocated for a message whose bytes have not arrived yet, because
+ * The maximum number of bytes allocated for a message whose bytes have not arrived yet, because
  * claiming a length costs the sender nothing. Frames up to this size are assembled without a second
  * copy.
  */
 const MAX_PROMISED_BYTES = 262_144;
 
 /**
- * Smallest number of bytes that are copied out of a read. The next read can then reuse the memory,
- * while a new 64 KiB buffer would have to be cleared: frames of 16 KiB cost a tenth less CPU.
- * Copying fewer bytes would cost more than the buffer.
+ * The smallest number of bytes that are copied out of a read. The next read can then reuse the
+ * memory, while a new 64 KiB buffer would have to be cleared: frames of 16 KiB cost a tenth less
+ * CPU. Copying fewer bytes would cost more than the buffer.
  */
 const MIN_COPIED_BYTES = 4_096;
 
@@ -43,7 +43,7 @@ export class MessageReader {
     this.#stream = stream;
   }
 
-  /** Number of bytes that have arrived and were not read yet. */
+  /** The number of bytes that have arrived and were not read yet. */
   get held(): number {
     return this.#held.byteLength - this.#at;
   }

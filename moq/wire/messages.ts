@@ -76,7 +76,7 @@ export const MAX_ANNOUNCE_INIT_BYTES = 4_194_304;
 // Setup: SESSION_CLIENT and SESSION_SERVER of gomoqt, CLIENT_SETUP and SERVER_SETUP of the IETF's
 // draft 14, SETUP of moq-lite-05.
 
-/** Maximum number of parameters of a setup message, as in moq-rs. */
+/** The maximum number of parameters of a setup message, as in moq-rs. */
 export const MAX_PARAMETERS = 64;
 
 const MAX_OFFERED_VERSIONS = 64;
@@ -244,16 +244,16 @@ function readPairs(fields: FieldReader, read: (key: bigint) => Uint8Array): MoqP
 
 // Announcements.
 
-/** Maximum number of hops of an outgoing announcement: moq-rs closes the session on more. */
+/** The maximum number of hops of an outgoing announcement: moq-rs closes the session on more. */
 export const MAX_HOPS = 32;
 
 /**
- * Maximum number of suffixes in ANNOUNCE_INIT: an empty suffix costs the sender one byte, and the
- * receiver more.
+ * The maximum number of suffixes in ANNOUNCE_INIT: an empty suffix costs the sender one byte, and
+ * the receiver more.
  */
 const MAX_INIT_SUFFIXES = 131_072;
 
-/** Maximum number of hops of an incoming announcement; `@moq/lite` writes up to this many. */
+/** The maximum number of hops of an incoming announcement; `@moq/lite` writes up to this many. */
 const MAX_READ_HOPS = 256;
 
 /** ANNOUNCE_PLEASE or ANNOUNCE_INTEREST. */
@@ -268,7 +268,7 @@ export interface AnnounceInterest {
 export interface AnnounceOk {
   /** The id of the publisher, to add to the hops of all following announcements; 0 for none. */
   readonly hop: bigint;
-  /** Number of announcements that follow immediately. */
+  /** The number of announcements that follow immediately. */
   readonly active: number;
 }
 
@@ -406,7 +406,9 @@ export interface SubscribeFields {
   readonly priority: number;
   /** Older groups are sent first, rather than newer ones. */
   readonly ordered: boolean;
-  /** Maximum age of a wanted group relative to the newest one, in milliseconds; 0 for no limit. */
+  /**
+   * The maximum age of a wanted group relative to the newest one, in milliseconds; 0 for no limit.
+   */
   readonly maxLatencyMs: number;
   /** The first group; `undefined` for the newest one. */
   readonly startGroup: number | undefined;
@@ -441,7 +443,7 @@ export type SubscribeResponse =
     readonly code: number;
   };
 
-/** Default fields of a subscription, if a message has no such fields. */
+/** The default fields of a subscription, if a message has no such fields. */
 const NO_FIELDS: SubscribeFields = {
   priority: 0,
   ordered: false,
@@ -682,7 +684,7 @@ export interface TrackInfoMessage {
   readonly priority: number;
   /** Older groups are sent first. */
   readonly ordered: boolean;
-  /** Time for which groups are kept after a newer one, in milliseconds. */
+  /** The time for which groups are kept after a newer one, in milliseconds. */
   readonly maxLatencyMs: number;
   /** Timestamp units per second; at least 1. */
   readonly timescale: number;

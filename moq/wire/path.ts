@@ -10,10 +10,10 @@ import { ProtocolError } from "../../errors.ts";
  */
 export type BroadcastPath = `/${string}`;
 
-/** Maximum number of parts of a path, as in moq-rs. */
+/** The maximum number of parts of a path, as in moq-rs. */
 export const MAX_PATH_PARTS = 32;
 
-/** Maximum size of a path, in bytes. */
+/** The maximum size of a path, in bytes. */
 export const MAX_PATH_BYTES = 1_024;
 
 /**

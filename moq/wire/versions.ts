@@ -193,7 +193,7 @@ export function versionOf(protocol: string): MoqVersion | undefined {
 export const HASH_PATH = "/certificate.sha256";
 
 /**
- * Maximum number of streams of each kind that a peer may have open. Every group has a
+ * The maximum number of streams of each kind that a peer may have open. Every group has a
  * unidirectional stream, and every subscription a bidirectional one. Above the limit some peers
  * fail, and others wait.
  */

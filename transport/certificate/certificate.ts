@@ -47,7 +47,7 @@ function readPem<T>(pem: unknown, rule: string, read: (pem: string) => T): T {
 }
 
 /**
- * Longest validity of a trusted certificate: two weeks, from the first second to the last.
+ * The longest validity of a trusted certificate: two weeks, from the first second to the last.
  *
  * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
  */

@@ -7,7 +7,7 @@ import { selfSign, subjectAltName } from "./x509.ts";
 import { hashOf } from "./certificate.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
-/** Options for {@linkcode devCertificate}. */
+/** The options for {@linkcode devCertificate}. */
 export interface DevCertificateOptions {
   /**
    * DNS names and IP addresses of the server, at most 100.
@@ -36,7 +36,7 @@ export interface DevCertificateOptions {
   /** Current time; by default, that of the clock. */
   readonly now?: Date | undefined;
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -56,8 +56,8 @@ export interface DevCertificate {
   /** End of the validity. */
   readonly notAfter: Date;
   /**
-   * Time at which {@linkcode devCertificate} creates a new one: two days before the end, or when a
-   * quarter of the days is left.
+   * The time at which {@linkcode devCertificate} creates a new one: two days before the end, or
+   * when a quarter of the days is left.
    */
   readonly renewAt: Date;
   /** Hashes for a client's `serverCertificateHashes` option. */
@@ -66,7 +66,7 @@ export interface DevCertificate {
   readonly file: string | undefined;
 }
 
-/** Options with every default. */
+/** The options with every default. */
 interface CertificateSpec {
   readonly names: readonly string[];
   readonly days: number;
@@ -290,10 +290,10 @@ export class DevRenewal implements Disposable {
   }
 }
 
-/** Name of the file in the cache folder. */
+/** The name of the file in the cache folder. */
 const FILE_NAME = "dev_certificate.pem";
 
-/** Longest file that is read; a certificate with a key is shorter. */
+/** The longest file that is read; a certificate with a key is shorter. */
 const MAX_FILE_BYTES = 64 * 1024;
 
 /**

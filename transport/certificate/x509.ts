@@ -7,7 +7,7 @@ const CONSTRUCTED = 0xa0;
 /** A context-specific tag that contains bytes. */
 const PRIMITIVE = 0x80;
 
-/** First year that does not fit into a `UTCTime`. */
+/** The first year that does not fit into a `UTCTime`. */
 const FIRST_LONG_YEAR = 2050;
 
 /**
@@ -110,7 +110,7 @@ export interface SelfSigned {
 /** Common name of all these certificates; the names that clients check are in `subjectAltName`. */
 const COMMON_NAME = "Skein development";
 
-/** Bytes of a serial number: RFC 5280 allows 20. */
+/** The bytes of a serial number: RFC 5280 allows 20. */
 const SERIAL_BYTES = 16;
 
 const DNS_NAME = PRIMITIVE | 2;

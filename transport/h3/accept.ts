@@ -13,12 +13,12 @@ import {
 } from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
 
-/** Time in milliseconds within which a client must send the first request. */
+/** The time in milliseconds within which a client must send the first request. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 /** A connection of a WebTransport server; raw QUIC has no sessions. */
 export interface ServerConnection extends AcceptedConnection {
-  /** Number of sessions, including pending ones. */
+  /** The number of sessions, including pending ones. */
   readonly sessionCount?: number | undefined;
   /** Rejects new requests. */
   stop?(): void;
@@ -33,7 +33,7 @@ export interface Http3Protocol extends QuicProtocol<ServerConnection> {
 /**
  * Creates the handler of a server's connections.
  *
- * @param options Options of connections with HTTP/3.
+ * @param options The options of connections with HTTP/3.
  * @param onQuic Receives connections with raw QUIC; `undefined` without raw QUIC. MUST NOT throw.
  */
 export function acceptProtocol(

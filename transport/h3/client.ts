@@ -65,7 +65,7 @@ const DIAL: OptionKinds<DialWebTransportOptions> = {
  * ```
  *
  * @param url An `https:` URL.
- * @param options Subprotocols, headers, certificates, limits and timeouts.
+ * @param options The subprotocols, headers, certificates, limits and timeouts.
  * @returns The established connection.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {ConnectionError} If the connection fails; `status` is set if the server rejected the

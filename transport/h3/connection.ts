@@ -48,12 +48,12 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { TurnEnd } from "../quic/stream_owner.ts";
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
-/** Time that a request waits for the peer's settings, in milliseconds. */
+/** The time that a request waits for the peer's settings, in milliseconds. */
 export const SETTINGS_TIMEOUT_MS = 5_000;
 
 /**
- * Time that a connection stays open after the last session, in milliseconds: browsers never close
- * idle connections.
+ * The time that a connection stays open after the last session, in milliseconds: browsers never
+ * close idle connections.
  */
 export const GRACE_MS = 2_000;
 
@@ -61,13 +61,13 @@ export const GRACE_MS = 2_000;
 const MAX_QUARTER_ID = 2 ** 60;
 
 /**
- * Size of control stream reads: frames are small and rare, and the buffer stays pinned while the
- * connection is idle.
+ * The size of control stream reads: frames are small and rare, and the buffer stays pinned while
+ * the connection is idle.
  */
 const CONTROL_READ_BYTES = 256;
 
 /**
- * Size of QPACK stream reads: with tables of capacity 0 nearly no data arrives, and the buffer
+ * The size of QPACK stream reads: with tables of capacity 0 nearly no data arrives, and the buffer
  * stays pinned.
  */
 const QPACK_READ_BYTES = 16;
@@ -75,17 +75,17 @@ const QPACK_READ_BYTES = 16;
 /** Types of unidirectional streams (RFC 9114 section 6.2, RFC 9204 section 4.2). */
 const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as const;
 
-/** Options of an {@linkcode Http3Connection}. */
+/** The options of an {@linkcode Http3Connection}. */
 export interface Http3ConnectionOptions {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
   /**
-   * Maximum number of concurrent sessions; more are rejected with 429.
+   * The maximum number of concurrent sessions; more are rejected with 429.
    *
    * @default {16}
    */
   readonly maxSessions?: number | undefined;
-  /** Limits that sessions grant to the peer. */
+  /** The limits that sessions grant to the peer. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Called with each request of the peer, on a server. */
   readonly onRequest?: ((request: Http3Request) => void) | undefined;
@@ -216,7 +216,7 @@ export class Http3Connection implements SessionLink {
     return this.#isOver || this.#isRefusing;
   }
 
-  /** Number of sessions, including pending ones. */
+  /** The number of sessions, including pending ones. */
   get sessionCount(): number {
     return this.#sessions.size;
   }
@@ -599,7 +599,7 @@ export class Http3Connection implements SessionLink {
     return await promise;
   }
 
-  /** Credit of a session; `undefined` unless both ends announced flow control. */
+  /** The credit of a session; `undefined` unless both ends announced flow control. */
   #creditOf(settings: Settings): SessionCreditPair | undefined {
     const { flowControl } = this.#options;
     const theirs = flowControlOf(settings);

@@ -13,16 +13,16 @@ import type { Http3Pool } from "./pool.ts";
 import { TimeoutError } from "../../errors.ts";
 import { encodeStringList, parseStringItem } from "./wire/structured_fields.ts";
 
-/** Default idle timeout of a connection, in milliseconds. */
+/** The default idle timeout of a connection, in milliseconds. */
 const IDLE_TIMEOUT_MS = 30_000;
 
-/** Default limit of the server's open streams, per direction. */
+/** The default limit of the server's open streams, per direction. */
 const MAX_STREAMS = 128;
 
 /** Statuses of servers that do not know the value of `:protocol`. */
 const UNKNOWN_TOKEN: readonly unknown[] = [400, 404, 501];
 
-/** Options for {@linkcode Http3Dialer}. */
+/** The options for {@linkcode Http3Dialer}. */
 export interface Http3DialOptions extends DialWebTransportOptions {
   readonly runtime: Runtime;
   /** Factory of errors; Skein's own by default. */
@@ -43,7 +43,7 @@ export class Http3Dialer {
   #session: Http3Session | undefined;
   /** The first response, if a second request was made. */
   #refusal: unknown = undefined;
-  /** Remaining values of `:protocol` to try. */
+  /** The remaining values of `:protocol` to try. */
   #tokens: readonly UpgradeToken[] | undefined;
   #isAborted = false;
 
@@ -146,7 +146,8 @@ export class Http3Dialer {
   }
 
   /**
-   * Server addresses that were tried without success, with reasons; empty with a single address.
+   * The server addresses that were tried without success, with reasons; empty with a single
+   * address.
    */
   get outcome(): string {
     return this.#dial?.outcome ?? "";

@@ -4,12 +4,12 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Http3Session } from "./session.ts";
 
 /**
- * Maximum number of buffered streams; draft-ietf-webtrans-http3 section 4.6 requires a bound.
+ * The maximum number of buffered streams; draft-ietf-webtrans-http3 section 4.6 requires a bound.
  * Beyond it, the oldest is rejected.
  */
 const MAX_EARLY_STREAMS = 16;
 
-/** Longest wait in milliseconds. */
+/** The longest wait in milliseconds. */
 const EARLY_TIMEOUT_MS = 5_000;
 
 /** A stream that arrived before its session. */

@@ -3,7 +3,7 @@ import type { Http3Connection } from "./connection.ts";
 import type { Http3Session } from "./session.ts";
 
 /**
- * Maximum number of sessions on one shared connection, also assumed until the server's limit is
+ * The maximum number of sessions on one shared connection, also assumed until the server's limit is
  * known.
  */
 const MAX_POOLED_SESSIONS = 16;
@@ -12,9 +12,9 @@ interface PooledConnection {
   readonly connecting: Promise<Http3Connection>;
   /** The open connection; `undefined` while connecting. */
   connection: Http3Connection | undefined;
-  /** Session limit of the server, as far as known. */
+  /** The session limit of the server, as far as known. */
   limit: number;
-  /** Current and pending sessions. */
+  /** The current and pending sessions. */
   users: number;
 }
 
@@ -25,7 +25,7 @@ interface PooledConnection {
 export class Http3Pool {
   readonly #connections = new Map<string, Set<PooledConnection>>();
 
-  /** Number of connections. */
+  /** The number of connections. */
   get size(): number {
     let size = 0;
     for (const { size: count } of this.#connections.values()) size += count;
@@ -35,7 +35,7 @@ export class Http3Pool {
   /**
    * Opens a session on a connection with room, or on a new one.
    *
-   * @param key Key of the sessions that may share a connection.
+   * @param key The key of the sessions that may share a connection.
    */
   async session(
     key: string,

@@ -9,11 +9,11 @@ import { encodeStringItem, parseStringList } from "./wire/structured_fields.ts";
 
 /** A request for a session. Call `accept` or `refuse` once. */
 export interface WebTransportRequest {
-  /** URL with `https:`, authority, path and query. */
+  /** The URL with `https:`, authority, path and query. */
   readonly url: string;
   /** Request headers without the pseudo-headers. */
   readonly headers: Headers;
-  /** Subprotocols offered by the client, in order of preference. */
+  /** The subprotocols offered by the client, in order of preference. */
   readonly protocols: readonly string[];
   /** UDP address from which the client connected. */
   readonly remoteAddress: Deno.NetAddr;
@@ -22,12 +22,12 @@ export interface WebTransportRequest {
   /**
    * Accepts the session.
    *
-   * @param options Subprotocol, headers and admission.
+   * @param options The subprotocol, headers and admission.
    * @returns The session; already closed if the client ended the request.
    * @throws {TypeError} If the request already has a response, or the protocol was not offered.
    */
   accept(options?: {
-    /** Subprotocol, one of those offered; none by default. */
+    /** The subprotocol, one of those offered; none by default. */
     readonly protocol?: string | undefined;
     /** Response headers; absent by default. */
     readonly headers?: HeadersInit | undefined;
@@ -195,7 +195,7 @@ export class Http3Request implements WebTransportRequest {
 }
 
 /**
- * Shared bytes of the most frequent response. The `draft` field is for Chromium; other clients
+ * The shared bytes of the most frequent response. The `draft` field is for Chromium; other clients
  * ignore it.
  */
 const ACCEPTED = acceptance([]);

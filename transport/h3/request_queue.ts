@@ -1,7 +1,7 @@
 /** Requests of a WebTransport listener that wait for the application. */
 import type { WebTransportRequest } from "./request.ts";
 
-/** Maximum number of waiting requests; more are rejected with 503. */
+/** The maximum number of waiting requests; more are rejected with 503. */
 const MAX_WAITING_REQUESTS = 1_024;
 
 /** Requests of a listener in order of arrival. The iteration ends after `stop()`. */

@@ -1,4 +1,4 @@
-/** Server side of WebTransport: HTTP/3 on the runtime's QUIC. */
+/** The server side of WebTransport: HTTP/3 on the runtime's QUIC. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
@@ -26,32 +26,32 @@ export { type Certificate, checkCertificate } from "../certificate/certificate.t
 
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
 
-/** Options for {@linkcode listenWebTransport}. */
+/** The options for {@linkcode listenWebTransport}. */
 export interface ListenWebTransportOptions
   extends
     Omit<ListenQuicOptions, "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"> {
   /**
-   * Maximum number of concurrent sessions of one connection; more are rejected with 429.
+   * The maximum number of concurrent sessions of one connection; more are rejected with 429.
    *
    * @default {16}
    */
   readonly maxSessionsPerConnection?: number | undefined;
   /**
-   * Maximum number of a peer's open streams per connection and direction. Each may hold up to 1.25
-   * MB of unread data; see `unreadStreams`.
+   * The maximum number of a peer's open streams per connection and direction. Each may hold up to
+   * 1.25 MB of unread data; see `unreadStreams`.
    *
    * @default {128}
    */
   readonly maxStreams?: number | undefined;
   /**
-   * Maximum number of a peer's open unidirectional streams per connection, if different: peers of
-   * Media over QUIC open streams without waiting. `maxStreams` by default, or 1024 with `quic`. The
-   * value is also the default of `flowControl.maxStreamsUni`.
+   * The maximum number of a peer's open unidirectional streams per connection, if different: peers
+   * of Media over QUIC open streams without waiting. `maxStreams` by default, or 1024 with `quic`.
+   * The value is also the default of `flowControl.maxStreamsUni`.
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
-   * Limits on data that a client may send ahead of the readers, for clients with flow control, such
-   * as Skein in Deno; a browser may lack flow control. The stream limits above and QUIC's own
+   * The limits on data that a client may send ahead of the readers, for clients with flow control,
+   * such as Skein in Deno; a browser may lack flow control. The stream limits above and QUIC's own
    * limits also apply.
    */
   readonly flowControl?: FlowControlOptions | undefined;
@@ -125,7 +125,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   /**
    * Starts to listen; prefer `listenWebTransport()`.
    *
-   * @param options Options of `listenWebTransport()`.
+   * @param options The options of `listenWebTransport()`.
    */
   constructor(options: ListenWebTransportOptions) {
     checkOptions("listen", options, LISTEN);
@@ -169,17 +169,17 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     return this.#acceptor.address;
   }
 
-  /** Counters of handshakes. */
+  /** The counters of handshakes. */
   get handshakes(): QuicHandshakeStats {
     return this.#acceptor.handshakes;
   }
 
-  /** Number of open connections. */
+  /** The number of open connections. */
   get connectionCount(): number {
     return this.#acceptor.connectionCount;
   }
 
-  /** Number of sessions, including pending ones. */
+  /** The number of sessions, including pending ones. */
   get sessionCount(): number {
     let count = 0;
     for (const connection of this.#acceptor.connections) {
@@ -191,7 +191,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   /**
    * Replaces the certificate for new handshakes. Sessions stay open.
    *
-   * @param certificate Certificate and key.
+   * @param certificate The certificate and key.
    * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
    */
   rotate(certificate: Certificate): void {
@@ -239,7 +239,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
 /**
  * Listens for WebTransport sessions.
  *
- * @param options Certificate, address and limits.
+ * @param options The certificate, address and limits.
  * @returns The listener; iterate to receive requests.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is in use.

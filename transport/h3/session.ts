@@ -69,7 +69,7 @@ export interface SessionLink {
   readonly isClosedHere: boolean;
   /** Fault for which this end closed the connection. */
   readonly fault: H3ProtocolError | undefined;
-  /** Counters of unread streams, on a server. */
+  /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
   /** Starts to read datagrams; before this call the runtime holds the newest ones. */
   readDatagrams(): void;
@@ -117,26 +117,26 @@ export interface OpenSessionStreamOptions extends OpenStreamOptions {
 /** Highest send order, so that stream heads go first. */
 const HEAD_SEND_ORDER = 2 ** 31 - 1;
 
-/** Time for the peer to confirm a close, in milliseconds. */
+/** The time for the peer to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * Size of CONNECT stream reads. A connection that ends loses all unread bytes, except those of the
- * pending read, so this read has room for a whole close. Otherwise capsules are small and rare, and
- * the buffer stays pinned while the session is idle.
+ * The size of CONNECT stream reads. A connection that ends loses all unread bytes, except those of
+ * the pending read, so this read has room for a whole close. Otherwise capsules are small and rare,
+ * and the buffer stays pinned while the session is idle.
  */
 const CONNECT_READ_BYTES = MAX_CLOSE_FRAME_BYTES;
 
 const NO_CLOSE = "The peer ended the session without a close";
 
 /**
- * Maximum number of untaken streams of one direction: more than QUIC lets the peer open at the same
- * time.
+ * The maximum number of untaken streams of one direction: more than QUIC lets the peer open at the
+ * same time.
  */
 const MAX_UNACCEPTED_STREAMS = 1_024;
 
 /**
- * Maximum number of untaken streams of one direction while there is no reader, because the
+ * The maximum number of untaken streams of one direction while there is no reader, because the
  * application may never add one.
  */
 const MAX_UNREAD_STREAMS = 16;
@@ -169,7 +169,7 @@ export class Http3Session extends CountedConnection
   implements Connection, DirectStreams, StreamOwner {
   readonly transport: string = "webtransport";
   /**
-   * Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code.
+   * The capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code.
    * `credit` is true if both ends use flow control.
    */
   readonly capabilities: ConnectionCapabilities;
@@ -245,12 +245,12 @@ export class Http3Session extends CountedConnection
     void this.#run();
   }
 
-  /** Credit for bytes, if both ends use flow control. */
+  /** The credit for bytes, if both ends use flow control. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
   }
 
-  /** Counters of unread streams, on a server. */
+  /** The counters of unread streams, on a server. */
   get unread(): UnreadShare | undefined {
     return this.#link.unread;
   }
@@ -265,7 +265,7 @@ export class Http3Session extends CountedConnection
     return this.id;
   }
 
-  /** Streams of the peer that the application has not taken yet. */
+  /** The streams of the peer that the application has not taken yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
@@ -307,7 +307,7 @@ export class Http3Session extends CountedConnection
     return this.#draining.promise;
   }
 
-  /** Datagrams; the oldest unread ones are dropped. */
+  /** The datagrams; the oldest unread ones are dropped. */
   get datagrams(): QuicDatagrams {
     return this.#ownDatagrams;
   }
@@ -811,7 +811,9 @@ export class Http3Session extends CountedConnection
     this.#credit?.fail(error);
   }
 
-  /** Error of the ended session. Created on demand, because capturing the stack trace is slow. */
+  /**
+   * The error of the ended session. Created on demand, because capturing the stack trace is slow.
+   */
   get #error(): Error | undefined {
     const ending = this.#ending;
     return ending && (ending.error ??= this.#errors.session(ending.message));
@@ -892,8 +894,8 @@ export const SKEIN_ERRORS: SessionErrors = {
 /**
  * Converts options for opening a stream.
  *
- * @returns Options of the runtime. With a send order, the head gets the highest order, before all
- * payload.
+ * @returns The options of the runtime. With a send order, the head gets the highest order, before
+ * all payload.
  */
 function quicOptions(options: OpenSessionStreamOptions): Deno.QuicSendStreamOptions {
   const { sendOrder, waitUntilAvailable = true } = options;

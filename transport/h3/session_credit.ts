@@ -20,11 +20,11 @@ import type { FlowControlLimits } from "./wire/settings.ts";
 import type { DataCredit } from "../quic/stream_owner.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
-/** Initial limits of both ends. */
+/** The initial limits of both ends. */
 export interface SessionCreditPair {
-  /** Limits for the peer. */
+  /** The limits for the peer. */
   readonly ours: FlowControlLimits;
-  /** Limits for this end. */
+  /** The limits for this end. */
   readonly theirs: FlowControlLimits;
   /** True if the windows of this end move automatically. */
   readonly automatic: boolean;
@@ -40,7 +40,7 @@ interface SessionCreditHost {
   overrun(): void;
 }
 
-/** Names of each kind in messages, settings and capsules. */
+/** The names of each kind in messages, settings and capsules. */
 const KINDS = {
   data: {
     what: "bytes",
@@ -63,8 +63,8 @@ const KINDS = {
 } as const;
 
 /**
- * Credit of one session, if both ends use flow control. The credit of each kind is created on first
- * use, because many sessions open no stream.
+ * The credit of one session, if both ends use flow control. The credit of each kind is created on
+ * first use, because many sessions open no stream.
  */
 export class SessionCredit implements ConnectionCredit {
   readonly #runtime: Runtime;

@@ -6,12 +6,12 @@
 /** Suffix of the key in the hashed text. */
 const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/** Length of each text: a key of 24 characters, and the suffix. */
+/** The length of each text: a key of 24 characters, and the suffix. */
 const TEXT_BYTES = 60;
 
 const BLOCK_BYTES = 64;
 
-/** Initial state of SHA-1. */
+/** The initial state of SHA-1. */
 const START = [0x67452301, 0xefcdab89 | 0, 0x98badcfe | 0, 0x10325476, 0xc3d2e1f0 | 0] as const;
 
 /** Words of a block; used only during a call. */
@@ -23,7 +23,7 @@ const digestBytes = new Uint8Array(digest.buffer);
 /**
  * Computes the value of `Sec-WebSocket-Accept`.
  *
- * @param key Value of `Sec-WebSocket-Key`: 24 ASCII characters, as in a checked upgrade.
+ * @param key The value of `Sec-WebSocket-Key`: 24 ASCII characters, as in a checked upgrade.
  * @returns The hash in base64.
  *
  * @example Key of RFC 6455

@@ -14,20 +14,20 @@ const finishFlush = constants.Z_SYNC_FLUSH;
 /** End of each flushed block, which a message omits at its own end. */
 const TAIL = Buffer.of(0x00, 0x00, 0xff, 0xff);
 
-/** Largest compressed message that is inflated on this thread, in bytes. */
+/** The largest compressed message that is inflated on this thread, in bytes. */
 export const MAX_SYNC_INFLATE_BYTES = 16_384;
 
-/** Maximum bytes to which a message may inflate on this thread: about a millisecond of work. */
+/** The maximum bytes to which a message may inflate on this thread: about a millisecond of work. */
 export const MAX_SYNC_INFLATED_BYTES = 1_048_576;
 
-/** Maximum bytes of a stored deflate block. */
+/** The maximum bytes of a stored deflate block. */
 const MAX_STORED_BYTES = 65_535;
 
 /** Parameters of an agreement. */
 export interface CompressionAgreement {
-  /** Window of the server's compression, as a power of two. */
+  /** The window of the server's compression, as a power of two. */
   readonly windowBits: number;
-  /** Value of `Sec-WebSocket-Extensions` in the response. */
+  /** The value of `Sec-WebSocket-Extensions` in the response. */
   readonly header: string;
 }
 
@@ -35,7 +35,7 @@ export interface CompressionAgreement {
  * Finds the first offer of permessage-deflate that this end supports. Both ends must then compress
  * each message separately.
  *
- * @param offers Value of `Sec-WebSocket-Extensions` in the request.
+ * @param offers The value of `Sec-WebSocket-Extensions` in the request.
  * @returns The agreement; `undefined` without an acceptable offer.
  */
 export function agreeOnCompression(offers: string | null): CompressionAgreement | undefined {
@@ -84,7 +84,7 @@ export class SharedDeflater {
   readonly #minBytes: number;
   /** Blocks by part, kept while a part waits in a queue. */
   readonly #blocks = new WeakMap<FramePart, Buffer>();
-  /** Frames by their parts; `undefined` for a frame that would not become smaller. */
+  /** The frames by their parts; `undefined` for a frame that would not become smaller. */
   readonly #frames = new WeakMap<readonly FramePart[], { readonly frame: Buffer | undefined }>();
 
   /** Expects the window as a power of two, and the smallest part to compress, in bytes. */
@@ -156,7 +156,7 @@ function storedBlock(frame: Frame): Buffer {
 
 const LINE_FEED = storedBlock("\n");
 
-/** Result of {@linkcode inflateSync} and {@linkcode inflate}. */
+/** The result of {@linkcode inflateSync} and {@linkcode inflate}. */
 export type Inflated =
   | { readonly bytes: Buffer }
   | { readonly fault: InflateFault };

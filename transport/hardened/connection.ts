@@ -97,16 +97,16 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
 }
 
 /**
- * Share of the receiver's capacity at which the connection pauses. The rest is for frames in
+ * The share of the receiver's capacity at which the connection pauses. The rest is for frames in
  * flight.
  */
 const PAUSE_AT = 1 / 2;
 
-/** Share of the receiver's capacity at which the connection resumes. */
+/** The share of the receiver's capacity at which the connection resumes. */
 const RESUME_AT = 1 / 4;
 
 /**
- * Maximum number of frames held while the receiver is too slow: 64 KiB, which a socket may have
+ * The maximum number of frames held while the receiver is too slow: 64 KiB, which a socket may have
  * read already, contain more than ten thousand empty frames.
  */
 export const MAX_HELD_FRAMES = 16_384;
@@ -135,7 +135,7 @@ export class BackpressureBuffer implements FrameReceiver {
   readonly #wire: Pausable;
   /** Frames held while the connection is paused; `undefined` while it reads. */
   #held: Frame[] | undefined = undefined;
-  /** Bytes of the held frames, except the first. */
+  /** The bytes of the held frames, except the first. */
   #heldBytes = 0;
   #isEnded = false;
 
@@ -196,7 +196,7 @@ export class BackpressureBuffer implements FrameReceiver {
   }
 }
 
-/** Length in UTF-16 units for a text: the bound limits memory, not bytes sent. */
+/** The length in UTF-16 units for a text: the bound limits memory, not bytes sent. */
 function sizeOf(frame: Frame): number {
   return typeof frame === "string" ? frame.length : frame.byteLength;
 }

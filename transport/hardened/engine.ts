@@ -37,7 +37,7 @@ import { HardenedSocket } from "./socket.ts";
 const DEFAULT_PAYLOAD_BYTES = 262_144;
 
 /**
- * Smallest average size of a message's fragments, in bytes: every fragment costs time, however
+ * The smallest average size of a message's fragments, in bytes: every fragment costs time, however
  * small, so the limit on fragments follows from the limit on bytes.
  */
 const MIN_FRAGMENT_BYTES = 256;
@@ -45,41 +45,41 @@ const MIN_FRAGMENT_BYTES = 256;
 /** Fragments that any message may have. */
 const MIN_FRAGMENTS = 64;
 
-/** Limits of {@linkcode hardenedWebSocket}, all optional. */
+/** The limits of {@linkcode hardenedWebSocket}, all optional. */
 export interface HardenedWebSocketOptions {
   /**
-   * Largest message to read, in bytes. A larger message closes the connection with 4413 before it is
-   * buffered, whether its header announces the size or its fragments add up. The default is the
-   * limit of `session.maxMessageBytes`, and at least 64 KiB; `serve` throws for a lower one.
+   * The largest message to read, in bytes. A larger message closes the connection with 4413 before
+   * it is buffered, whether its header announces the size or its fragments add up. The default is
+   * the limit of `session.maxMessageBytes`, and at least 64 KiB; `serve` throws for a lower one.
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
-   * Time for a peer to reply to a close before its connection is dropped, in milliseconds.
+   * The time for a peer to reply to a close before its connection is dropped, in milliseconds.
    *
    * @default {5000}
    */
   readonly closeTimeoutMs?: number | undefined;
   /**
-   * Time from the connection to the end of the first request's head, including the TLS handshake,
-   * in milliseconds.
+   * The time from the connection to the end of the first request's head, including the TLS
+   * handshake, in milliseconds.
    *
    * @default {10000}
    */
   readonly handshakeTimeoutMs?: number | undefined;
   /**
-   * Time for a request with its body, in milliseconds; checked every second.
+   * The time for a request with its body, in milliseconds; checked every second.
    *
    * @default {60000}
    */
   readonly requestTimeoutMs?: number | undefined;
   /**
-   * Time that a connection may wait for its next request, in milliseconds.
+   * The time that a connection may wait for its next request, in milliseconds.
    *
    * @default {5000}
    */
   readonly keepAliveTimeoutMs?: number | undefined;
   /**
-   * Size of a request's head, in bytes; a larger one is rejected with 431.
+   * The size of a request's head, in bytes; a larger one is rejected with 431.
    *
    * @default {16384}
    */
@@ -113,8 +113,8 @@ export interface HardenedWebSocketOptions {
    */
   readonly maxPending?: number | undefined;
   /**
-   * Maximum number of addresses to remember until all their tokens are back; beyond it, the address
-   * that has opened no connection for longest is forgotten.
+   * The maximum number of addresses to remember until all their tokens are back; beyond it, the
+   * address that has opened no connection for longest is forgotten.
    *
    * @default {16384}
    */
@@ -148,7 +148,7 @@ const OPTIONS: OptionKinds<HardenedWebSocketOptions> = {
   requestTimeoutMs: FINITE,
 };
 
-/** Smallest message to compress, in bytes: below it, a packet hardly becomes smaller. */
+/** The smallest message to compress, in bytes: below it, a packet hardly becomes smaller. */
 const MIN_COMPRESSED_BYTES = 512;
 
 const DEFAULTS = {
@@ -163,12 +163,12 @@ const DEFAULTS = {
   maxIdleAddresses: 16_384,
 };
 
-/** Maximum number of connections without that option: the default of `serve()`. */
+/** The maximum number of connections without that option: the default of `serve()`. */
 const MAX_CONNECTIONS = 20_000;
 
 /** A WebSocket engine created by {@linkcode hardenedWebSocket}. */
 export interface HardenedWebSocket extends WebSocketHost {
-  /** Counters of connections and handshakes, summed over the engine's servers. */
+  /** The counters of connections and handshakes, summed over the engine's servers. */
   stats(): HandshakeStats;
 }
 
@@ -186,7 +186,7 @@ export interface HardenedWebSocket extends WebSocketHost {
  * The HTTP handler must return the response of `accept` unchanged. `Deno.upgradeWebSocket` does not
  * accept requests of this engine.
  *
- * @param options Limits.
+ * @param options The limits.
  * @returns The engine, for `webSocket` of `serve()`; several servers may share one.
  * @throws {RangeError} If a limit is not a number above 0.
  *
@@ -211,7 +211,7 @@ export function hardenedWebSocket(options: HardenedWebSocketOptions = {}): Harde
   return new Engine(options);
 }
 
-/** Response to the server for an accepted upgrade; the listener does not read it. */
+/** The response to the server for an accepted upgrade; the listener does not read it. */
 const ACCEPTED = new Response(null);
 
 /** A hardened socket calls its connection itself. */
@@ -223,7 +223,7 @@ class Engine implements HardenedWebSocket {
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
   readonly #listeners = new Set<Listener>();
-  /** Limits of the newest socket, without and with compression. */
+  /** The limits of the newest socket, without and with compression. */
   readonly #frameLimits = new Map<boolean, FrameLimits>();
   readonly #turn = new WriteTurn();
   readonly #minCompressedBytes: number | undefined;
@@ -348,7 +348,7 @@ class Engine implements HardenedWebSocket {
     { protocol, maxPayload, fields }: {
       readonly protocol: string;
       readonly maxPayload: number;
-      /** Headers of the response in addition to those of the upgrade. */
+      /** The headers of the response in addition to those of the upgrade. */
       readonly fields: Iterable<[string, string]>;
     },
   ): HardenedSocket {

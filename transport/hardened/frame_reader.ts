@@ -22,7 +22,7 @@ export const FaultCode = {
   tooLarge: 1009,
 } as const;
 
-/** Close code for a close frame without a code; no frame carries this code. */
+/** The close code for a close frame without a code; no frame carries this code. */
 export const NO_CLOSE_CODE = 1005;
 
 const FIN = 0x80;
@@ -36,7 +36,7 @@ const MASKED = 0x80;
 /** Bit of an opcode that marks control frames. */
 const CONTROL = 0x8;
 
-/** Largest payload of a control frame, in bytes. */
+/** The largest payload of a control frame, in bytes. */
 const MAX_CONTROL_BYTES = 125;
 
 /**
@@ -51,7 +51,7 @@ const NOT_ASCII = 0x80808080;
 /** Capacity of the first buffer of an incomplete message, in bytes; doubled while bytes arrive. */
 const FIRST_CAPACITY = 1_024;
 
-/** Receiver of the events of a {@linkcode FrameReader}, called synchronously, in order. */
+/** The receiver of the events of a {@linkcode FrameReader}, called synchronously, in order. */
 export interface FrameEvents {
   /** Receives a whole message; bytes have their own buffer. */
   onMessage(data: string | ArrayBuffer): void;
@@ -67,11 +67,11 @@ export interface FrameEvents {
   onFault(closeCode: number, reason: string): void;
 }
 
-/** Limits of a {@linkcode FrameReader}. */
+/** The limits of a {@linkcode FrameReader}. */
 export interface FrameLimits {
   /** Largest message, in bytes of payload. */
   readonly maxPayloadBytes: number;
-  /** Maximum number of frames of one message. */
+  /** The maximum number of frames of one message. */
   readonly maxFragments: number;
   /** True if messages may be compressed. */
   readonly allowsCompression: boolean;
@@ -92,7 +92,7 @@ export interface FrameLimits {
 export class FrameReader {
   readonly #events: FrameEvents;
   readonly #limits: FrameLimits;
-  /** Bytes of an incomplete head or control frame, or bytes that wait for `resume`. */
+  /** The bytes of an incomplete head or control frame, or bytes that wait for `resume`. */
   #rest: Buffer | undefined = undefined;
   /** A message whose frames or bytes are not complete yet. */
   #message: PartialMessage | undefined = undefined;
@@ -118,7 +118,7 @@ export class FrameReader {
   /**
    * Reads a chunk. Ignored after a close or a fault.
    *
-   * @param chunk Bytes of the peer, which the reader may change.
+   * @param chunk The bytes of the peer, which the reader may change.
    */
   read(chunk: Buffer): void {
     if (this.#isOver) return;
@@ -294,10 +294,10 @@ class PartialMessage {
   /** True for a compressed message. */
   readonly isCompressed: boolean;
   #bytes = Buffer.alloc(0);
-  /** State of the UTF-8 check after the last byte. */
+  /** The state of the UTF-8 check after the last byte. */
   #utf8 = FIRST_UTF8;
   #isAscii = true;
-  /** Bytes of payload so far. */
+  /** The bytes of payload so far. */
   length = 0;
   /** Frames so far. */
   fragments = 0;

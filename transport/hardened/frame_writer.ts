@@ -6,7 +6,7 @@ import { Opcode } from "./frame_reader.ts";
 
 const FIN = 0x80;
 
-/** Longest reason of a close frame, in bytes. */
+/** The longest reason of a close frame, in bytes. */
 const MAX_REASON_BYTES = 123;
 
 /**
@@ -31,8 +31,8 @@ export function encodeFrame(opcode: number, payload: Frame): Buffer {
 /**
  * Encodes a close frame.
  *
- * @param code Close code; `undefined` for a frame without code and reason.
- * @param reason Reason, cut at 123 bytes.
+ * @param code The close code; `undefined` for a frame without code and reason.
+ * @param reason The reason, cut at 123 bytes.
  */
 export function encodeClose(code: number | undefined, reason: string): Buffer {
   if (code === undefined) return encodeFrame(Opcode.close, "");
@@ -55,7 +55,7 @@ export class FrameEncoder {
   /**
    * Encodes a message.
    *
-   * @param frame Message to send. Bytes MUST NOT be changed afterwards.
+   * @param frame The message to send. Bytes MUST NOT be changed afterwards.
    * @param parts Parts of a message that many sessions share: the same array for all of them.
    * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
    * NOT be changed.
@@ -123,7 +123,7 @@ export class WriteTurn {
   /**
    * Joins frames, once for all sockets that have the same frames.
    *
-   * @param parts Frames of one socket, in order.
+   * @param parts The frames of one socket, in order.
    * @returns The bytes of all frames, which MUST NOT be changed.
    */
   join(parts: readonly Buffer[]): Buffer {

@@ -1,11 +1,11 @@
-/** Limits on the connections and handshakes of one network address, and of all addresses. */
+/** The limits on the connections and handshakes of one network address, and of all addresses. */
 import { addressKey } from "../../base/network_address.ts";
 import { socketOwner } from "../../base/owners.ts";
 import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
 import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
 import { connectionQuota } from "../connection_quota.ts";
 
-/** Default share of one address in the connections without a request yet. */
+/** The default share of one address in the connections without a request yet. */
 const MAX_PENDING_PER_ADDRESS = 200;
 
 /** Complete limits of {@linkcode HandshakeLimits}. */
@@ -31,7 +31,7 @@ export interface HandshakeLimitsOptions {
   readonly quotas?: Quotas | undefined;
 }
 
-/** Counters of connections and handshakes. */
+/** The counters of connections and handshakes. */
 export interface HandshakeStats {
   /** Open connections of any kind. */
   readonly connections: number;
@@ -154,7 +154,7 @@ export class HandshakeLimits {
     });
   }
 
-  /** Counters of connections and handshakes. */
+  /** The counters of connections and handshakes. */
   get stats(): HandshakeStats {
     const { taken: connections, refused: { server, address } } = this.#connections.stats;
     const { taken: pending, refused } = this.#pending.stats;

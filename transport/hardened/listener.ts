@@ -58,15 +58,15 @@ const MAX_PIPELINED = 16;
 const MAX_QUEUED = 256;
 
 /**
- * Options with one that the types lack. If the callback declines a request, it is served as a plain
- * request.
+ * The options with one that the types lack. If the callback declines a request, it is served as a
+ * plain request.
  */
 interface Settings extends ServerOptions {
   readonly shouldUpgradeCallback: (message: IncomingMessage) => boolean;
 }
 
 export class Upgrade {
-  /** Server that received the request. */
+  /** The server that received the request. */
   readonly listener: Listener;
   readonly socket: Socket;
   readonly #peer: Peer;
@@ -135,7 +135,7 @@ class HeadUpgrade extends Upgrade implements OfferedUpgrade {
   }
 }
 
-/** Options of a {@linkcode Listener}. */
+/** The options of a {@linkcode Listener}. */
 export interface ListenerOptions {
   readonly runtime: Runtime;
   /** TCP port; 0 selects a free one. */
@@ -143,19 +143,19 @@ export interface ListenerOptions {
   readonly hostname: string;
   /** Lets other processes listen on the same port. */
   readonly reusePort: boolean;
-  /** Certificate and key in PEM; `undefined` listens without TLS. */
+  /** The certificate and key in PEM; `undefined` listens without TLS. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
-  /** Limits on connections and handshakes. */
+  /** The limits on connections and handshakes. */
   readonly limits: HandshakeLimitsOptions;
-  /** Time from the connection to the end of the first request's head, in milliseconds. */
+  /** The time from the connection to the end of the first request's head, in milliseconds. */
   readonly handshakeTimeoutMs: number;
-  /** Time for a whole request, in milliseconds. */
+  /** The time for a whole request, in milliseconds. */
   readonly requestTimeoutMs: number;
-  /** Time that a connection may wait for its next request, in milliseconds. */
+  /** The time that a connection may wait for its next request, in milliseconds. */
   readonly keepAliveTimeoutMs: number;
-  /** Size of a request's head, in bytes. */
+  /** The size of a request's head, in bytes. */
   readonly maxHeaderBytes: number;
-  /** Time that a shutdown waits for responses, in milliseconds. */
+  /** The time that a shutdown waits for responses, in milliseconds. */
   readonly closeTimeoutMs: number;
   /** Receives each upgrade before the handler responds to the request. */
   readonly onUpgrade: (request: Request, upgrade: Upgrade) => void;
@@ -230,10 +230,10 @@ class Peer {
 
 /** An HTTP server that listens from construction to shutdown. */
 export class Listener {
-  /** Address that the server listens on. */
+  /** The address that the server listens on. */
   readonly addr: Deno.NetAddr;
   readonly runtime: Runtime;
-  /** Limits and counters of connections. */
+  /** The limits and counters of connections. */
   readonly limits: HandshakeLimits;
   /** Accepts an upgrade that was checked. */
   readonly accept: ListenerOptions["accept"];
@@ -716,7 +716,7 @@ function connectionInfo(
   return { remoteAddr: { transport: "tcp", hostname: remoteAddress, port: remotePort } };
 }
 
-/** Headers that {@linkcode refuseUpgrade} sets. */
+/** The headers that {@linkcode refuseUpgrade} sets. */
 const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "connection",
   "content-length",
@@ -727,7 +727,7 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
 /**
  * Rejects a request for an upgrade with an HTTP response, and ends the connection.
  *
- * @param options Method of the request, the current time in milliseconds, and the signal that
+ * @param options The method of the request, the current time in milliseconds, and the signal that
  * aborts when the peer disconnects.
  */
 async function refuseUpgrade(
@@ -765,7 +765,7 @@ const CRLF = Buffer.from("\r\n", "latin1");
  * Sends a response, and waits until a streamed body was sent. Never rejects: a client that
  * disconnects ends the body.
  *
- * @param out Response of node:http to write to.
+ * @param out The response of node:http to write to.
  */
 async function respond(response: Response, out: ServerResponse): Promise<void> {
   try {

@@ -6,7 +6,9 @@ export interface RequestHead {
   readonly method: string;
   /** A path, or a whole URL as sent to proxies. */
   readonly target: string;
-  /** Names in lower case, and values, in the order of the head; a name may occur more than once. */
+  /**
+   * The names in lower case, and values, in the order of the head; a name may occur more than once.
+   */
   readonly headers: Iterable<readonly [name: string, value: string]>;
 }
 
@@ -17,12 +19,12 @@ export interface UpgradeHead extends RequestHead {
 }
 
 /**
- * Header fields of a head. A value is decoded when requested, into its own string: a slice of the
- * head's text would keep the whole text alive for as long as a session keeps the value.
+ * The header fields of a head. A value is decoded when requested, into its own string: a slice of
+ * the head's text would keep the whole text alive for as long as a session keeps the value.
  */
 export class HeadFields implements Iterable<[name: string, value: string]> {
   readonly #bytes: Buffer;
-  /** Names in lower case. Bounded by the size of the head. */
+  /** The names in lower case. Bounded by the size of the head. */
   readonly #names: string[] = [];
   /** Start and end of each value in the bytes. */
   readonly #bounds: number[] = [];
@@ -63,7 +65,7 @@ export class HeadFields implements Iterable<[name: string, value: string]> {
   }
 }
 
-/** First bytes of every upgrade. */
+/** The first bytes of every upgrade. */
 const METHOD = "GET ";
 
 const HEAD_END = "\r\n\r\n";
@@ -73,12 +75,12 @@ const LINE_END = "\r\n";
 /** The bytes after most heads: a client waits for the response. */
 const NOTHING = Buffer.alloc(0);
 
-/** Version at the end of the request line, with the space before. */
+/** The version at the end of the request line, with the space before. */
 const VERSION = " HTTP/1.1";
 
 const TARGET = /^[\x21-\x7e]+$/;
 
-/** Name of a header in lower case. */
+/** The name of a header in lower case. */
 const HEADER_NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 
 /** A character that no head may contain, or a line end of one character. */
@@ -94,8 +96,8 @@ const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
  * unambiguous head is accepted; node:http judges any other head, malformed or not.
  *
  * @param bytes All bytes of the connection so far.
- * @param checked Number of bytes that an earlier call has seen.
- * @param maxBytes Largest head to read.
+ * @param checked The number of bytes that an earlier call has seen.
+ * @param maxBytes The largest head to read.
  * @returns The upgrade; `undefined` if the request is not one; `"incomplete"` if more bytes are
  * needed.
  */
@@ -247,7 +249,7 @@ export function requestOf(
  * Builds the URL of a request. The URL uses the `Host` even if the target is a whole URL, so that
  * all parts of a server see the same host.
  *
- * @param host Value of the `Host` header.
+ * @param host The value of the `Host` header.
  * @param isSecure True if the connection uses TLS.
  * @returns The URL, as in a `Request`; `undefined` for a malformed target or host.
  */

@@ -1,4 +1,6 @@
-/** Server sockets of RFC 6455 on raw TCP or TLS, with immediate termination and batched pongs. */
+/**
+ * The server sockets of RFC 6455 on raw TCP or TLS, with immediate termination and batched pongs.
+ */
 import { type Buffer, isUtf8 } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
@@ -28,18 +30,18 @@ const OPEN = 1;
 const CLOSING = 2;
 const CLOSED = 3;
 
-/** Close code of a connection that ended without a close frame from the peer. */
+/** The close code of a connection that ended without a close frame from the peer. */
 const ABNORMAL_CLOSE = 1006;
 
 /**
- * Time for a peer that broke the protocol to read the close frame, in milliseconds. Nothing more is
- * read from that peer.
+ * The time for a peer that broke the protocol to read the close frame, in milliseconds. Nothing
+ * more is read from that peer.
  */
 const FAREWELL_MS = 1_000;
 
 /**
- * Maximum bytes of pongs that wait for the system: the replies to four reads of pings, of 64 KiB
- * each. A peer that reads its pongs stays far below.
+ * The maximum bytes of pongs that wait for the system: the replies to four reads of pings, of 64
+ * KiB each. A peer that reads its pongs stays far below.
  */
 export const MAX_UNSENT_PONG_BYTES = 262_144;
 
@@ -50,10 +52,10 @@ export const MAX_UNSENT_PONG_BYTES = 262_144;
  */
 export const INFLATE_RATE = { perSecond: 8 * 1_048_576, burst: 16 * 1_048_576 };
 
-/** Minimum cost of a compressed message in that rate: even an empty one has to start zlib. */
+/** The minimum cost of a compressed message in that rate: even an empty one has to start zlib. */
 const MIN_INFLATED_BYTES = 512;
 
-/** Maximum bytes of frames that are joined into one write; beyond it, a socket writes early. */
+/** The maximum bytes of frames that are joined into one write; beyond it, a socket writes early. */
 const MAX_JOINED_BYTES = 65_536;
 
 const PING = encodeFrame(Opcode.ping, "");
@@ -76,13 +78,13 @@ type SocketEvent =
   | { readonly type: "message"; readonly data: string | ArrayBuffer }
   | ({ readonly type: "close" } & Pick<CloseEvent, "code" | "reason" | "wasClean">);
 
-/** Options of a {@linkcode HardenedSocket}. */
+/** The options of a {@linkcode HardenedSocket}. */
 export interface HardenedSocketOptions {
   readonly runtime: Runtime;
   readonly turn: WriteTurn;
-  /** Limits on incoming messages. */
+  /** The limits on incoming messages. */
   readonly limits: FrameLimits;
-  /** Time for a peer to reply to a close, in milliseconds. */
+  /** The time for a peer to reply to a close, in milliseconds. */
   readonly closeTimeoutMs: number;
   readonly protocol: string;
   /** Compression of outgoing messages, if the handshake agreed on it. */
@@ -101,7 +103,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readonly raw: RawSocket;
   readonly protocol: string;
   binaryType: BinaryType = "arraybuffer";
-  /** State of the socket, as on the web platform. */
+  /** The state of the socket, as on the web platform. */
   readyState = OPEN;
   /** True if the peer sent a message, ping or pong since the last check. */
   isHeard = true;
@@ -117,7 +119,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readonly #limits: FrameLimits;
   /** Listeners in the order of their addition; a list is never modified. */
   #listeners = NO_LISTENERS;
-  /** Frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
+  /** The frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
   #waiting: readonly Buffer[] = NO_FRAMES;
   #waitingBytes = 0;
   /** True from the first frame of a turn until the flush. */
@@ -142,7 +144,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
    * Opens a WebSocket. The caller passes on the bytes and the end of the raw socket.
    *
    * @param raw The socket, after the request of the handshake was read.
-   * @param greeting Response to the handshake, which is sent with the first frames of the turn.
+   * @param greeting The response to the handshake, which is sent with the first frames of the turn.
    */
   constructor(raw: RawSocket, greeting: Buffer, options: HardenedSocketOptions) {
     const { runtime, turn, limits, closeTimeoutMs, protocol, deflater } = options;
@@ -193,7 +195,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#emit({ type: "close", code, reason, wasClean });
   }
 
-  /** Bytes that the system has not taken yet. */
+  /** The bytes that the system has not taken yet. */
   get bufferedAmount(): number {
     return this.raw.writableLength + this.#waitingBytes;
   }
@@ -219,8 +221,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   /**
    * Sends a message, unless the socket is closing.
    *
-   * @param frame Message to send. Bytes MUST NOT be changed afterwards.
-   * @param parts Messages of the frame, if the frame may be compressed.
+   * @param frame The message to send. Bytes MUST NOT be changed afterwards.
+   * @param parts The messages of the frame, if the frame may be compressed.
    */
   send(frame: Frame, parts?: readonly FramePart[]): void {
     if (this.readyState !== OPEN) return;
@@ -264,7 +266,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   /**
    * Closes the socket after all frames sent before, and drops a peer that takes too long to reply.
    *
-   * @param code Close code; `undefined` for a close without a code.
+   * @param code The close code; `undefined` for a close without a code.
    */
   close(code?: number, reason = ""): void {
     if (this.readyState !== OPEN) return;

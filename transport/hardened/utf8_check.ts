@@ -1,9 +1,9 @@
 /** A UTF-8 check that continues from chunk to chunk. */
 
-/** State between two characters. */
+/** The state between two characters. */
 export const FIRST_UTF8 = 0;
 
-/** State after bytes that no further bytes can make valid. */
+/** The state after bytes that no further bytes can make valid. */
 export const INVALID_UTF8 = -1;
 
 /**
@@ -12,10 +12,10 @@ export const INVALID_UTF8 = -1;
  * A state in the middle of a character holds the number of missing bytes, and the bounds of the
  * next byte.
  *
- * @param state State after the bytes before; {@linkcode FIRST_UTF8} at the start.
- * @param start Index of the first byte to check.
- * @param end Index after the last byte to check.
- * @returns State after the bytes; {@linkcode INVALID_UTF8} if the text cannot be valid.
+ * @param state The state after the bytes before; {@linkcode FIRST_UTF8} at the start.
+ * @param start The index of the first byte to check.
+ * @param end The index after the last byte to check.
+ * @returns The state after the bytes; {@linkcode INVALID_UTF8} if the text cannot be valid.
  */
 export function utf8After(
   state: number,

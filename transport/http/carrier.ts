@@ -2,18 +2,18 @@
 import type { Owner } from "../../base/owners.ts";
 import type { ConnectionCloseInfo } from "../connection.ts";
 
-/** Options for {@linkcode HttpCarrier.take}. */
+/** The options for {@linkcode HttpCarrier.take}. */
 export interface TakeOptions {
-  /** ID of the GET request, which makes one or more calls. */
+  /** The ID of the GET request, which makes one or more calls. */
   readonly reader: string;
   /**
    * True for the first call of a GET request: its client has received all events up to `after`, and
    * the request replaces all earlier ones.
    */
   readonly isFirst: boolean;
-  /** Longest wait for an event, in milliseconds. */
+  /** The longest wait for an event, in milliseconds. */
   readonly waitMs: number;
-  /** Bytes after which no further event is added; a single event may be larger. */
+  /** The bytes after which no further event is added; a single event may be larger. */
   readonly maxBytes: number;
   readonly signal: AbortSignal;
 }
@@ -22,10 +22,10 @@ export interface TakeOptions {
 export interface TakenEvents {
   /** The events as written on an event stream; empty if none arrived in time. */
   readonly events: string;
-  /** Number of the last event, for the next call. */
+  /** The number of the last event, for the next call. */
   readonly last: number;
   /**
-   * State of the reader: more events may follow (`open`), a newer GET request has replaced it
+   * The state of the reader: more events may follow (`open`), a newer GET request has replaced it
    * (`replaced`), or these are the last events (`over`).
    */
   readonly state: "open" | "replaced" | "over";
@@ -41,7 +41,7 @@ export interface GivenFrames {
    * - `large`: a frame, or all of them together, is too large. The connection closes.
    */
   readonly result: "taken" | "hole" | "busy" | "malformed" | "large";
-  /** Number of the next frame that the connection accepts. */
+  /** The number of the next frame that the connection accepts. */
   readonly next: number;
 }
 
@@ -60,15 +60,15 @@ export interface HttpCarrier {
   /**
    * Takes the events after a number. Waits if there are none.
    *
-   * @param after Number of the last event that the request has received; 0 for none.
+   * @param after The number of the last event that the request has received; 0 for none.
    */
   take(after: number, options: TakeOptions): Promise<TakenEvents>;
   /**
    * Passes frames of the client to the connection, which accepts each once.
    *
-   * @param number Number of the first frame, 1 or more.
+   * @param number The number of the first frame, 1 or more.
    * @param frames The frames in the form of a POST request; see `frames.ts`. May be empty.
-   * @param received Number of the last event that the client has received.
+   * @param received The number of the last event that the client has received.
    */
   give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames>;
   /** Ends the connection, because the client closed its end. Idempotent. */
@@ -97,7 +97,7 @@ export interface HttpCarriers {
   /**
    * Finds a connection.
    *
-   * @param id ID of the connection, as the client sent it.
+   * @param id The ID of the connection, as the client sent it.
    * @param secret Secret of the connection, as the client sent it.
    * @param ownerOf Returns the owner of the request; called if another node must be asked whether
    * the connection exists. By default the request has no owner.
@@ -108,13 +108,13 @@ export interface HttpCarriers {
   find(id: string, secret: string, ownerOf?: () => Owner): HttpCarrier;
 }
 
-/** Maximum length of a connection's ID in characters: a node's ID, a dot and a UUID. */
+/** The maximum length of a connection's ID in characters: a node's ID, a dot and a UUID. */
 export const MAX_ID_LENGTH = 128;
 
 /**
  * Returns the node that a connection's id names.
  *
- * @returns ID of the node; `undefined` for a connection of a server without nodes.
+ * @returns The ID of the node; `undefined` for a connection of a server without nodes.
  */
 export function nodeOf(id: string): string | undefined {
   const end = id.lastIndexOf(".");

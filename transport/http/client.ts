@@ -20,14 +20,14 @@ import { EventReader, type HttpEvent, type OpenedConnection } from "./events.ts"
 import { type EncodedFrame, encodeFrame, joinFrames } from "./frames.ts";
 
 /**
- * Timeout for the first piece of an event stream, in milliseconds. If it arrives later, a proxy may
- * be holding back the stream: the client polls from then on.
+ * The timeout for the first piece of an event stream, in milliseconds. If it arrives later, a proxy
+ * may be holding back the stream: the client polls from then on.
  */
 export const FIRST_PIECE_MS = 3_000;
 
 /**
- * Number of event streams in a row that may be late if an earlier one arrived in time: a node that
- * died makes streams late as well, until the other nodes notice.
+ * The number of event streams in a row that may be late if an earlier one arrived in time: a node
+ * that died makes streams late as well, until the other nodes notice.
  */
 const CHANCES = 2;
 
@@ -37,26 +37,26 @@ const CHANCES = 2;
  */
 const SILENT_MS = 40_000;
 
-/** Timeout for the response to a poll or a post, in milliseconds. */
+/** The timeout for the response to a poll or a post, in milliseconds. */
 const ANSWER_MS = { poll: 40_000, post: 20_000 };
 
-/** Bytes of frames that share a post; a single frame may be larger. */
+/** The bytes of frames that share a post; a single frame may be larger. */
 const POST_BYTES = 65_536;
 
-/** Bytes of events after which the client acknowledges, even if there are no frames to post. */
+/** The bytes of events after which the client acknowledges, even if there are no frames to post. */
 const ACKNOWLEDGE_BYTES = 65_536;
 
-/** Maximum bytes of all posts that a page may still send while it unloads. */
+/** The maximum bytes of all posts that a page may still send while it unloads. */
 const KEEPALIVE_BYTES = 60_000;
 
-/** Time for the last event if a post was rejected because the connection has ended. */
+/** The time for the last event if a post was rejected because the connection has ended. */
 const LAST_EVENT_MS = 2_000;
 
-/** First and longest delay before a failed request is repeated, in milliseconds. */
+/** The first and longest delay before a failed request is repeated, in milliseconds. */
 const FIRST_DELAY_MS = 250;
 const LAST_DELAY_MS = 4_000;
 
-/** Options for {@linkcode dialHttp}. */
+/** The options for {@linkcode dialHttp}. */
 export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl"> {
   readonly runtime: Runtime;
   /** Knowledge of the network, which the dialer updates. */
@@ -65,11 +65,11 @@ export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl
   readonly fetch?: typeof fetch | undefined;
 }
 
-/** State of the network path, as the client knows it. */
+/** The state of the network path, as the client knows it. */
 export interface HttpPath {
   /** True if a proxy holds back event streams. */
   polls: boolean;
-  /** Number of further event streams that may be late; 0 until one has arrived in time. */
+  /** The number of further event streams that may be late; 0 until one has arrived in time. */
   chances?: number | undefined;
 }
 
@@ -77,7 +77,7 @@ export interface HttpPath {
  * Opens a connection over HTTP, for networks that block WebTransport and WebSocket.
  *
  * @param url The URL of the server, the same as for a WebSocket.
- * @param options Subprotocols, which must include `skein.1`; headers, timeout and signal.
+ * @param options The subprotocols, which must include `skein.1`; headers, timeout and signal.
  * @throws {TypeError} If the URL is not a server URL, or the protocols lack `skein.1`.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.
  * @throws {ConnectionError} If the connection cannot be opened; `status` is that of a rejection.
@@ -135,13 +135,13 @@ class ClientHttpConnection extends HttpConnection {
   #ids: OpenedConnection | undefined = undefined;
   /** True after a proxy held back an event stream. */
   #polls: boolean;
-  /** Number of the last event. */
+  /** The number of the last event. */
   #received = 0;
   #unacknowledgedBytes = 0;
-  /** Frames that the server has not confirmed. */
+  /** The frames that the server has not confirmed. */
   #queue: EncodedFrame[] = [];
   #queuedBytes = 0;
-  /** Number of the first frame of the queue. */
+  /** The number of the first frame of the queue. */
   #number = 1;
   #isPosting = false;
   #isLeaving = false;
@@ -441,7 +441,7 @@ class Failures {
   }
 }
 
-/** Response statuses that end a connection. */
+/** The response statuses that end a connection. */
 const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 403, 405, 410, 413]);
 
 /** Creates the error for an unsuccessful response; `isOwn` if the session's server sent it. */

@@ -19,32 +19,32 @@ import type {
 import { FrameInbox } from "../frame_inbox.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 
-/** Name of the transport, and value of the header {@linkcode Header.transport}. */
+/** The name of the transport, and value of the header {@linkcode Header.transport}. */
 export const HTTP_TRANSPORT = "http";
 
 /** The only subprotocol of the transport. */
 export const HTTP_PROTOCOL = "skein.1";
 
-/** Headers of requests, and of the transport's own responses. */
+/** The headers of requests, and of the transport's own responses. */
 export const Header = {
   /** Marks requests and responses of the transport. */
   transport: "skein-transport",
   session: "skein-session",
   secret: "skein-secret",
-  /** Number of the first frame of a POST, or of the next frame that the server accepts. */
+  /** The number of the first frame of a POST, or of the next frame that the server accepts. */
   number: "skein-number",
   /** Requests one response of known length instead of an event stream. */
   poll: "skein-poll",
   /** Code of a close by the client, and the percent-encoded reason. */
   close: "skein-close",
-  /** Number of the last event that the client has received. */
+  /** The number of the last event that the client has received. */
   lastEvent: "last-event-id",
 } as const;
 
-/** Time after which a connection ends if neither end reaches the other, in milliseconds. */
+/** The time after which a connection ends if neither end reaches the other, in milliseconds. */
 export const LOST_MS = 30_000;
 
-/** Longest wait for the last requests of a closed connection, in milliseconds. */
+/** The longest wait for the last requests of a closed connection, in milliseconds. */
 export const CLOSE_TIMEOUT_MS = 5_000;
 
 /** Buffered bytes at or below which `drained` resolves. */
@@ -132,7 +132,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return this.#isOver;
   }
 
-  /** Code and reason of a close by this end. */
+  /** The code and reason of a close by this end. */
   protected get closing(): Required<ConnectionCloseInfo> | undefined {
     return this.#closing;
   }

@@ -1,4 +1,4 @@
-/** Frames in the body of a POST request: length (a varint of RFC 9000), type, and the bytes. */
+/** The frames in the body of a POST request: length (a varint of RFC 9000), type, and the bytes. */
 import type { Frame } from "../connection.ts";
 import { readVarint, varintLength, varintLengthAt, writeVarint } from "../quic/varint.ts";
 
@@ -12,7 +12,7 @@ const encoder = new TextEncoder();
 export interface EncodedFrame {
   readonly type: number;
   readonly bytes: Uint8Array;
-  /** Size in the body of a request, in bytes. */
+  /** The size in the body of a request, in bytes. */
   readonly size: number;
 }
 

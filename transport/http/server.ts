@@ -17,39 +17,39 @@ import { type OpenedConnection, writeClose, writeFrame } from "./events.ts";
 import { readFrames } from "./frames.ts";
 
 /**
- * Maximum bytes of events that were sent to a client and not acknowledged; a client acknowledges at
- * a quarter. A single event may be larger.
+ * The maximum bytes of events that were sent to a client and not acknowledged; a client
+ * acknowledges at a quarter. A single event may be larger.
  */
 export const MAX_UNACKNOWLEDGED_BYTES = 262_144;
 
 /**
- * Maximum number of {@linkcode HttpCarrier.give} calls that wait at the same time: a request and
- * its retry.
+ * The maximum number of {@linkcode HttpCarrier.give} calls that wait at the same time: a request
+ * and its retry.
  */
 const MAX_WAITING_GIVES = 2;
 
-/** Longest wait for a slow receiver, in milliseconds; then the client must retry. */
+/** The longest wait for a slow receiver, in milliseconds; then the client must retry. */
 const BUSY_MS = 10_000;
 
-/** Time within which a client retries after its frames were not accepted, in milliseconds. */
+/** The time within which a client retries after its frames were not accepted, in milliseconds. */
 const AGAIN_MS = 5_000;
 
-/** Share of the receiver's capacity at which frames of the client wait. */
+/** The share of the receiver's capacity at which frames of the client wait. */
 const PAUSE_AT = 1 / 2;
 
-/** Share of the receiver's capacity at which waiting frames continue. */
+/** The share of the receiver's capacity at which waiting frames continue. */
 const RESUME_AT = 1 / 4;
 
-/** Options of {@linkcode HttpConnections}. */
+/** The options of {@linkcode HttpConnections}. */
 export interface HttpConnectionsOptions {
   readonly runtime: Runtime;
-  /** ID of this node, which is part of each connection's ID. */
+  /** The ID of this node, which is part of each connection's ID. */
   readonly node?: string | undefined;
-  /** Largest frame of a client, in bytes. */
+  /** The largest frame of a client, in bytes. */
   readonly maxFrameBytes: number;
 }
 
-/** Options of one connection. */
+/** The options of one connection. */
 export interface AcceptHttpOptions {
   /** Disposed of when the connection is removed, some time after it ended. */
   readonly lease?: Disposable | undefined;
@@ -82,7 +82,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
     this.#closed.clear();
   }
 
-  /** Number of connections, including those that ended a moment ago. */
+  /** The number of connections, including those that ended a moment ago. */
   get size(): number {
     return this.#connections.size;
   }
@@ -162,15 +162,15 @@ const REPLACED: TakenEvents = { events: "", last: 0, state: "replaced" };
 
 /** A connection on the server, which keeps each event until the client has received it. */
 export class ServerHttpConnection extends HttpConnection implements HttpCarrier {
-  /** ID and secret. */
+  /** The ID and secret. */
   readonly opened: OpenedConnection;
   readonly #options: ServerHttpOptions;
   readonly #changes = new Signal();
-  /** Frames that the client has not acknowledged. */
+  /** The frames that the client has not acknowledged. */
   #events: Frame[] = [];
-  /** Number of the last acknowledged event. */
+  /** The number of the last acknowledged event. */
   #acknowledged = 0;
-  /** Number of the last event sent to the current GET request. */
+  /** The number of the last event sent to the current GET request. */
   #taken = 0;
   #takenBytes = 0;
   #waitingBytes = 0;
@@ -180,7 +180,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #isPaused = false;
   /** Requests whose frames wait for the receiver. */
   #waits = 0;
-  /** Last time at which frames were not accepted, in monotonic milliseconds. */
+  /** The last time at which frames were not accepted, in monotonic milliseconds. */
   #refusedAt = -Infinity;
   /** Pending wait for a change of a slow receiver. */
   #watched: Promise<void> | undefined;
@@ -193,7 +193,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#options = options;
   }
 
-  /** Bytes not sent to any GET request yet. */
+  /** The bytes not sent to any GET request yet. */
   get bufferedAmount(): number {
     return this.isOver ? 0 : this.#waitingBytes;
   }
@@ -313,7 +313,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return this.#isForgotten || this.isOver && this.closing === undefined;
   }
 
-  /** Number of the last frame. */
+  /** The number of the last frame. */
   get #last(): number {
     return this.#acknowledged + this.#events.length;
   }

@@ -23,12 +23,12 @@ import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 import type { PacketPath, StreamPath } from "./path.ts";
 
 /**
- * Maximum number of streams of one direction that the peer has not accepted yet; opening another
- * one waits.
+ * The maximum number of streams of one direction that the peer has not accepted yet; opening
+ * another one waits.
  */
 const MAX_UNACCEPTED_STREAMS = 100;
 
-/** Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
+/** The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 256;
 
 /** Largest datagram, which fits into a QUIC packet on any path. */
@@ -40,7 +40,7 @@ const LOW_WATER_MARK = 16 * 1024;
 /** Unread bytes at which a write starts to wait. */
 const STREAM_WINDOW_BYTES = 64 * 1024;
 
-/** Share of withheld credit whose use makes the connection worn. */
+/** The share of withheld credit whose use makes the connection worn. */
 const WORN = 0.75;
 const encoder = new TextEncoder();
 
@@ -59,11 +59,11 @@ export interface MemoryWire {
   readonly datagrams: boolean;
 }
 
-/** Credit that an end grants once, without granting more as the peer uses it up. */
+/** The credit that an end grants once, without granting more as the peer uses it up. */
 export interface WithheldCredit {
-  /** Bytes that the peer may send in total, including messages. */
+  /** The bytes that the peer may send in total, including messages. */
   readonly bytes: number;
-  /** Streams of each direction that the peer may open in total; at least 100. */
+  /** The streams of each direction that the peer may open in total; at least 100. */
   readonly streams: number;
 }
 
@@ -103,7 +103,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     unidirectional: [],
   };
 
-  /** Name of the transport, by default `memory`. */
+  /** The name of the transport, by default `memory`. */
   readonly transport: string;
   readonly capabilities: ConnectionCapabilities;
   readonly protocol: string;
@@ -173,7 +173,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   /**
    * Stops granting credit, as some browser engines do.
    *
-   * @param credit Credit of the other end, in total.
+   * @param credit The credit of the other end, in total.
    * @throws {RangeError} If there are fewer than 100 streams.
    */
   withhold(credit: WithheldCredit): void {
@@ -212,7 +212,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#windingUp.resolve();
   }
 
-  /** Number of the other end's streams that were not accepted yet. */
+  /** The number of the other end's streams that were not accepted yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
@@ -434,7 +434,7 @@ interface MemoryStream {
   readonly writer: StreamEnd & { readonly writable: WritableStream<Uint8Array> };
   readonly reader: StreamEnd & {
     readonly readable: ReadableStream<Uint8Array>;
-    /** Bytes received and not read yet. */
+    /** The bytes received and not read yet. */
     readonly heldBytes: number;
   };
 }
@@ -443,9 +443,11 @@ interface MemoryStream {
 class StreamOwner {
   /** Ends that a close must reach. */
   readonly live: Set<StreamEnd> = new Set();
-  /** Bytes passed to the network without an account: of frames, and of the stream with messages. */
+  /**
+   * The bytes passed to the network without an account: of frames, and of the stream with messages.
+   */
   bytesSent = 0;
-  /** Bytes received from the network without an account. */
+  /** The bytes received from the network without an account. */
   bytesReceived = 0;
   /** Called with the size of all bytes that arrive, with or without an account. */
   onReceived: ((bytes: number) => void) | undefined = undefined;

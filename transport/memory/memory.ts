@@ -9,7 +9,7 @@ import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
 export type { MemoryFaults };
 
 /**
- * Options for {@linkcode memoryPair}.
+ * The options for {@linkcode memoryPair}.
  *
  * - **Like a WebSocket without Skein's protocol:**
  *   `{ protocol: "", streams: false, datagrams: false }`.
@@ -17,7 +17,7 @@ export type { MemoryFaults };
  */
 export interface MemoryPairOptions {
   /**
-   * Clocks, timers and randomness of the network between the ends.
+   * The clocks, timers and randomness of the network between the ends.
    *
    * @default {platformRuntime()}
    */
@@ -49,7 +49,7 @@ export interface MemoryPairOptions {
   /** Faults from the start, in both directions; see {@linkcode MemoryLink.setFaults}. */
   faults?: MemoryFaults | undefined;
   /**
-   * Credit that the client grants once and never renews, as in WebKit's WebTransport. Once the
+   * The credit that the client grants once and never renews, as in WebKit's WebTransport. Once the
    * server has used up the bytes or streams, no more data arrives, while both ends look healthy. By
    * default, credit is renewed.
    *
@@ -70,9 +70,9 @@ export interface MemoryPairOptions {
    * ```
    */
   withheldCredit?: {
-    /** Bytes that the peer may send in total, including messages. */
+    /** The bytes that the peer may send in total, including messages. */
     readonly bytes: number;
-    /** Streams of each direction that the peer may open in total; at least 100. */
+    /** The streams of each direction that the peer may open in total; at least 100. */
     readonly streams: number;
   } | undefined;
   /**
@@ -136,7 +136,7 @@ export interface MemoryLink {
   drain(direction?: "to-server" | "to-client"): void;
 }
 
-/** Result of {@linkcode memoryPair}: two ends, and the network between them. */
+/** The result of {@linkcode memoryPair}: two ends, and the network between them. */
 export interface MemoryPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;

@@ -1,32 +1,34 @@
 /** One direction of the network between the two ends of a memory pair. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** Maximum number of datagrams in flight; beyond it, the oldest is lost, as in a router's queue. */
+/**
+ * The maximum number of datagrams in flight; beyond it, the oldest is lost, as in a router's queue.
+ */
 const MAX_DATAGRAMS_UNDER_WAY = 256;
 
 /** Faults in one direction. */
 export interface MemoryFaults {
   /**
-   * Delay of every packet, in milliseconds; 0 delivers in a microtask.
+   * The delay of every packet, in milliseconds; 0 delivers in a microtask.
    *
    * @default {0}
    */
   readonly delayMs?: number | undefined;
   /**
-   * Maximum random time added to `delayMs`, in milliseconds.
+   * The maximum random time added to `delayMs`, in milliseconds.
    *
    * @default {0}
    */
   readonly jitterMs?: number | undefined;
   /**
-   * Share of datagrams that are lost, from 0 to 1. Frames and streams are reliable.
+   * The share of datagrams that are lost, from 0 to 1. Frames and streams are reliable.
    *
    * @default {0}
    */
   readonly lossRate?: number | undefined;
   /**
-   * Share of datagrams that overtake the previous one, from 0 to 1, if that one is still in flight.
-   * Frames and streams stay in order.
+   * The share of datagrams that overtake the previous one, from 0 to 1, if that one is still in
+   * flight. Frames and streams stay in order.
    *
    * @default {0}
    */
@@ -146,21 +148,21 @@ class Lane {
   }
 }
 
-/** Path of the packets of one stream. */
+/** The path of the packets of one stream. */
 export type StreamPath = Pick<PacketPath, "send" | "split">;
 
 /** One direction of a connection in memory: carries packets from one end to the other. */
 export interface PacketPath {
   /** Called when the bytes in flight decrease. */
   onShrink: (() => void) | undefined;
-  /** Bytes of reliable packets in flight. */
+  /** The bytes of reliable packets in flight. */
   readonly bufferedBytes: number;
   /**
    * Sends a reliable packet, after those that were sent before.
    *
    * @param arrive Called at the other end.
-   * @param bytes Size of the packet in `bufferedBytes`.
-   * @param size Size of the packet on a path with limited bandwidth; `bytes` by default.
+   * @param bytes The size of the packet in `bufferedBytes`.
+   * @param size The size of the packet on a path with limited bandwidth; `bytes` by default.
    */
   send(arrive: () => void, bytes?: number, size?: number): void;
   /**
@@ -171,14 +173,14 @@ export interface PacketPath {
   /**
    * Chooses where to divide a write to a stream, on a network that does not keep writes whole.
    *
-   * @returns Size of the first part; `size` for a write that stays whole.
+   * @returns The size of the first part; `size` for a write that stays whole.
    */
   split?(size: number): number;
   /**
    * Sends a datagram.
    *
    * @param arrive Called at the other end, unless the datagram is lost.
-   * @param size Size of the datagram on a path with limited bandwidth.
+   * @param size The size of the datagram on a path with limited bandwidth.
    */
   sendDatagram(arrive: () => void, size?: number): void;
   /** Holds all packets, as if the other end did not read. */
@@ -248,7 +250,7 @@ export class MemoryPath implements PacketPath {
    * Sends a reliable packet.
    *
    * @param arrive Called at the other end.
-   * @param bytes Size of the packet in `bufferedBytes`.
+   * @param bytes The size of the packet in `bufferedBytes`.
    */
   send(arrive: () => void, bytes = 0): void {
     if (this.#cut) return;

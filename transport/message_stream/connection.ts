@@ -1,4 +1,4 @@
-/** Message frames on one stream, for transports with streams and without frames. */
+/** The message frames on one stream, for transports with streams and without frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
@@ -32,7 +32,7 @@ import { FrameParser, FrameQueue, type FrameSink } from "./frames.ts";
 export interface FirstStream {
   /** Resolves with the stream; rejects if there will be no stream. */
   readonly stream: Promise<BidirectionalStream>;
-  /** Longest wait of a server for the stream, in milliseconds; absent at the client. */
+  /** The longest wait of a server for the stream, in milliseconds; absent at the client. */
   readonly timeoutMs?: number | undefined;
   /** The streams after the first; only the inner connection buffers these. */
   readonly incoming: ReadableStream<BidirectionalStream>;
@@ -40,7 +40,7 @@ export interface FirstStream {
 
 export const MESSAGE_PROTOCOL = "skein.1";
 
-/** Largest frame body that is read, in bytes; a session's lower bound applies on delivery. */
+/** The largest frame body that is read, in bytes; a session's lower bound applies on delivery. */
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
 /**
@@ -52,12 +52,12 @@ const MAX_CLIENT_FRAME_BYTES = 64 * 1024 * 1024;
 /** Buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
 
-/** Longest wait for the peer to end the other half, in milliseconds. */
+/** The longest wait for the peer to end the other half, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * Longest time between the end of the stream and the end of the connection, in milliseconds: after
- * the first, the second may still be in flight.
+ * The longest time between the end of the stream and the end of the connection, in milliseconds:
+ * after the first, the second may still be in flight.
  */
 const LINGER_MS = 250;
 
@@ -74,10 +74,10 @@ const NORMAL: ConnectionCloseInfo = { closeCode: CloseCode.normal, reason: "" };
 
 const NO_CLOSE = "The peer ended the session without a close";
 
-/** Options for `withMessages()`. */
+/** The options for `withMessages()`. */
 export interface MessageStreamOptions {
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -85,21 +85,21 @@ export interface MessageStreamOptions {
   /** Side of this end: the client opens the stream. */
   readonly side: "client" | "server";
   /**
-   * Longest wait of a server for the client's stream, in milliseconds; then the server closes with
-   * 4408.
+   * The longest wait of a server for the client's stream, in milliseconds; then the server closes
+   * with 4408.
    *
    * @default {10000}
    */
   readonly streamTimeoutMs?: number | undefined;
   /**
-   * Longest wait of a close for the writes of sent frames, and for the peer to end the other half,
-   * in milliseconds.
+   * The longest wait of a close for the writes of sent frames, and for the peer to end the other
+   * half, in milliseconds.
    *
    * @default {1000}
    */
   readonly closeTimeoutMs?: number | undefined;
   /**
-   * Largest body of a frame, in bytes; a larger one closes with 4413 without being buffered. By
+   * The largest body of a frame, in bytes; a larger one closes with 4413 without being buffered. By
    * default 4 MiB on a server, and 64 MiB on a client.
    */
   readonly maxFrameBytes?: number | undefined;
@@ -109,7 +109,7 @@ export interface MessageStreamOptions {
    */
   readonly admitted?: Promise<unknown> | undefined;
   /**
-   * Maximum bytes that the peer may send before it is admitted: a token with its envelope.
+   * The maximum bytes that the peer may send before it is admitted: a token with its envelope.
    *
    * @default {20480}
    */
@@ -160,7 +160,7 @@ interface Outcome {
 export class MessageStreamConnection
   implements Connection, DirectStreams, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
-  /** Maximum bytes that the peer may send; more closes with 4401. */
+  /** The maximum bytes that the peer may send; more closes with 4401. */
   maxBytes = Infinity;
 
   readonly #runtime: Runtime;
@@ -184,7 +184,7 @@ export class MessageStreamConnection
   #closesConnection = false;
   /** End of the inner connection. */
   #outcome: Outcome | undefined;
-  /** Error that broke the stream, and with it the connection. */
+  /** The error that broke the stream, and with it the connection. */
   #failure: ConnectionError | undefined;
   #isWriting = false;
   #isReading = false;

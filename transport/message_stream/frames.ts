@@ -16,36 +16,40 @@ const KIND_BINARY = 1;
 const KIND_END = 2;
 
 /**
- * First byte of the mark of a binary message, on transports with other binary frames. On a message
- * stream the kind replaces the mark, which each end removes and adds.
+ * The first byte of the mark of a binary message, on transports with other binary frames. On a
+ * message stream the kind replaces the mark, which each end removes and adds.
  */
 const MARK_0 = 0x40;
 
 /** Second byte of the mark. */
 const MARK_1 = 0x53;
 
-/** Length of the mark, which is at most the length of the shortest frame head. */
+/** The length of the mark, which is at most the length of the shortest frame head. */
 const MARK_BYTES = 2;
 
-/** Size of the first buffer for a frame that arrives in parts: the peer's length may be false. */
+/**
+ * The size of the first buffer for a frame that arrives in parts: the peer's length may be false.
+ */
 const FIRST_BODY_BYTES = 16 * 1024;
 
-/** Maximum bytes of one write, so that the buffered bytes shrink step by step. */
+/** The maximum bytes of one write, so that the buffered bytes shrink step by step. */
 export const MAX_WRITE_BYTES = 256 * 1024;
 
-/** Size from which a message is not copied into the next piece: a broadcast is in memory once. */
+/**
+ * The size from which a message is not copied into the next piece: a broadcast is in memory once.
+ */
 const SHARED_BYTES = 16 * 1024;
 
-/** Size of the first buffer: most sessions send little at a time. */
+/** The size of the first buffer: most sessions send little at a time. */
 const FIRST_BUFFER_BYTES = 512;
 
-/** Largest buffer that is kept for the next write; ten thousand idle sessions hold one each. */
+/** The largest buffer that is kept for the next write; ten thousand idle sessions hold one each. */
 const SPARE_BUFFER_BYTES = 4096;
 
-/** Longest head of a frame: a length of four bytes, and the kind. */
+/** The longest head of a frame: a length of four bytes, and the kind. */
 const MAX_HEAD_BYTES = 5;
 
-/** Bytes reserved beyond those of a text in ASCII. */
+/** The bytes reserved beyond those of a text in ASCII. */
 const SLACK_BYTES = 16;
 const encoder = new TextEncoder();
 
@@ -61,7 +65,7 @@ function isMarked(frame: Uint8Array): boolean {
   return frame.length >= MARK_BYTES && frame[0] === MARK_0 && frame[1] === MARK_1;
 }
 
-/** Receiver of parsed frames. */
+/** The receiver of parsed frames. */
 export interface FrameSink {
   /** Called with a whole frame: text, or a binary message with its mark. */
   onFrame(frame: Frame): void;
@@ -74,7 +78,7 @@ export interface FrameSink {
 /** A frame with an incomplete body. */
 interface OpenFrame {
   readonly kind: number;
-  /** Length of the body, with the mark of a binary message. */
+  /** The length of the body, with the mark of a binary message. */
   readonly length: number;
   filled: number;
   bytes: Uint8Array;
@@ -93,14 +97,15 @@ export class FrameParser {
   /**
    * Creates a parser.
    *
-   * @param maxFrameBytes Maximum length of a body; a longer one is rejected without being buffered.
+   * @param maxFrameBytes The maximum length of a body; a longer one is rejected without being
+   * buffered.
    */
   constructor(sink: FrameSink, maxFrameBytes: number) {
     this.#sink = sink;
     this.#maxFrameBytes = maxFrameBytes;
   }
 
-  /** Bytes of the incomplete frame. */
+  /** The bytes of the incomplete frame. */
   get partialBytes(): number {
     return this.#open?.filled ?? this.#head?.length ?? 0;
   }
@@ -213,7 +218,7 @@ export class FrameParser {
   }
 }
 
-/** Bytes that are ready to be written. */
+/** The bytes that are ready to be written. */
 interface Piece {
   readonly bytes: Uint8Array;
   /** `true` if the buffer can be used again after the write. */
@@ -245,7 +250,7 @@ export class FrameQueue {
   #lastBytes = 0;
   #bytes = 0;
 
-  /** Bytes that were added and not yet confirmed as written. */
+  /** The bytes that were added and not yet confirmed as written. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -253,7 +258,7 @@ export class FrameQueue {
   /**
    * Adds a frame.
    *
-   * @param frame Text, or a binary message with its mark.
+   * @param frame The text, or a binary message with its mark.
    * @param parts Parts of a frame that many queues send: the same array for all of them.
    * @throws {TypeError} If the bytes have no mark: there is no kind for other bytes.
    */
@@ -436,8 +441,8 @@ export function lengthBytes(length: number): 1 | 2 | 4 {
 /**
  * Writes the head of a frame.
  *
- * @param at Index of the first byte.
- * @param head Kind of the frame, and length of the body.
+ * @param at The index of the first byte.
+ * @param head The kind of the frame, and length of the body.
  */
 export function writeHead(
   target: Uint8Array,

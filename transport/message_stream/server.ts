@@ -1,5 +1,6 @@
 /**
- * Message frames on a stream, for both sides. A page needs only the client's half: `openMessages`.
+ * The message frames on a stream, for both sides. A page needs only the client's half:
+ * `openMessages`.
  *
  * @module
  */
@@ -16,10 +17,10 @@ import {
   openMessages,
 } from "./connection.ts";
 
-/** Longest wait of a server for the client's stream, in milliseconds. */
+/** The longest wait of a server for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;
 
-/** Maximum bytes that are read until the peer is admitted, by default. */
+/** The maximum bytes that are read until the peer is admitted, by default. */
 const MAX_EARLY_BYTES = 20_480;
 
 export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {

@@ -13,7 +13,7 @@ import { markClose } from "../wire_close.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
-/** Number of newest datagrams that are kept for the reader. */
+/** The number of newest datagrams that are kept for the reader. */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
 const CAPABILITIES: ConnectionCapabilities = {
@@ -35,7 +35,7 @@ const CAPABILITIES: ConnectionCapabilities = {
  * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
  * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
- * @param options Runtime of the node.
+ * @param options The runtime of the node.
  * @returns The session, and its known defects.
  * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
  */
@@ -45,7 +45,7 @@ export async function acceptNativeWebTransport(
 ): Promise<{
   /** Established connection. Its QUIC connection carries no other session. */
   readonly connection: Connection;
-  /** URL of the request. */
+  /** The URL of the request. */
   readonly url: string;
   /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
   readonly defects: readonly NativeServerDefect[];

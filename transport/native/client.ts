@@ -60,7 +60,7 @@ interface NativeStreamOptions {
 }
 
 /**
- * First and longest interval between attempts to open a stream that the browser rejected, in
+ * The first and longest interval between attempts to open a stream that the browser rejected, in
  * milliseconds.
  */
 const FIRST_RETRY_MS = 2;

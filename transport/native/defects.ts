@@ -1,6 +1,6 @@
 /** Known defects of the runtime's own WebTransport server, as data. */
 
-/** Name of a defect of the runtime's own WebTransport server. */
+/** The name of a defect of the runtime's own WebTransport server. */
 export type NativeServerDefect =
   /** A closed stream sends no end: its reader waits until the session ends. */
   | "no-stream-end"
@@ -22,7 +22,8 @@ export type NativeServerDefect =
    */
   | "close-unseen"
   /**
-   * Code and reason of a close are sent in the close of QUIC, which browsers do not show to pages.
+   * The code and reason of a close are sent in the close of QUIC, which browsers do not show to
+   * pages.
    */
   | "close-code-lost"
   /** The headers of the request are hidden, including Origin and the offered subprotocols. */

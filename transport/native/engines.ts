@@ -84,7 +84,7 @@ export function engineDefect(use: EngineUse): string | undefined {
 /**
  * Looks up the limits after which a connection of this engine must be replaced.
  *
- * @returns Limits as in {@linkcode EngineDefect.wornAt}; `undefined` if connections last.
+ * @returns The limits as in {@linkcode EngineDefect.wornAt}; `undefined` if connections last.
  */
 export function engineWornAt(): EngineDefect["wornAt"] {
   return defectsHere().find(({ wornAt }) => wornAt)?.wornAt;

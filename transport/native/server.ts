@@ -15,17 +15,17 @@ import { type QuicEnding, quicEnding, remoteAddressOf, requireUpgrade } from "..
 import type { WebTransportRequest } from "../h3/request.ts";
 import { RequestQueue } from "../h3/request_queue.ts";
 
-/** Time for a client to request a session, in milliseconds. */
+/** The time for a client to request a session, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 /** Code that loads once a server listens. */
 type AcceptPart = typeof import("./accept.ts");
 
-/** Options for {@linkcode listenNativeWebTransport}. */
+/** The options for {@linkcode listenNativeWebTransport}. */
 export interface ListenNativeWebTransportOptions extends QuicListenOptions {
   /**
-   * Streams of each kind that a peer may have open on a connection. The runtime counts a stream as
-   * open until garbage collection.
+   * The streams of each kind that a peer may have open on a connection. The runtime counts a stream
+   * as open until garbage collection.
    *
    * @default {128}
    */

@@ -24,7 +24,7 @@ import { QuicError } from "./frames.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";
 
-/** Options for {@linkcode withQmux}. */
+/** The options for {@linkcode withQmux}. */
 export interface WithQmuxOptions {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
@@ -35,7 +35,7 @@ export interface WithQmuxOptions {
    * @default {""}
    */
   readonly protocol?: string | undefined;
-  /** Limits on data that the peer may send ahead of the readers. */
+  /** The limits on data that the peer may send ahead of the readers. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Called with the multiplexer before its start; a server limits a peer without a token here. */
   readonly hold?: ((qmux: Qmux) => void) | undefined;

@@ -15,18 +15,18 @@ import {
 } from "../flow_control.ts";
 import { FrameType, type RecordWriter } from "./frames.ts";
 
-/** Default bytes of all streams that the peer may send ahead of the readers. */
+/** The default bytes of all streams that the peer may send ahead of the readers. */
 const MAX_DATA = 1_048_576;
 
-/** Default bytes of one stream that the peer may send ahead of the reader. */
+/** The default bytes of one stream that the peer may send ahead of the reader. */
 const MAX_STREAM_DATA = 262_144;
 
-/** Default number of streams that the peer may have open in one direction. */
+/** The default number of streams that the peer may have open in one direction. */
 const MAX_STREAMS = 100;
 
 export const CREDIT_KINDS: readonly CreditKind[] = ["data", "bidirectional", "unidirectional"];
 
-/** Names of each kind in messages, and frame types in the protocol. */
+/** The names of each kind in messages, and frame types in the protocol. */
 const NAMES = {
   data: { what: "bytes", grant: FrameType.maxData, blocked: FrameType.dataBlocked },
   bidirectional: {
@@ -41,13 +41,13 @@ const NAMES = {
   },
 } as const;
 
-/** Credit of one kind, with the frames to send about the totals. */
+/** The credit of one kind, with the frames to send about the totals. */
 export interface Account extends CreditPair {
   /** New total to announce in a MAX frame. */
   grant: number | undefined;
   /** Used-up total to announce in a BLOCKED frame. */
   blocked: number | undefined;
-  /** Last total announced as used up. */
+  /** The last total announced as used up. */
   announcedBlocked: number;
 }
 
@@ -58,13 +58,13 @@ export interface CreditHost {
   creditChanged(): void;
   /** Called when this end has used up the credit of a kind. */
   creditBlocked(kind: CreditKind, limit: number): void;
-  /** Number of writes that wait for bytes. */
+  /** The number of writes that wait for bytes. */
   readonly waitingWrites: number;
 }
 
-/** Credit of one connection; zero for every kind until the peer's parameters arrive. */
+/** The credit of one connection; zero for every kind until the peer's parameters arrive. */
 export class QmuxCredit implements ConnectionCredit {
-  /** Window of one stream, in bytes. */
+  /** The window of one stream, in bytes. */
   readonly maxStreamData: number;
   readonly #kinds: Readonly<Record<CreditKind, Account>>;
   readonly #host: CreditHost;

@@ -1,21 +1,21 @@
-/** Datagrams of QMux (RFC 9221), lost only in this end's full queues. */
+/** The datagrams of QMux (RFC 9221), lost only in this end's full queues. */
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 
-/** Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
+/** The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
 export const MAX_HELD_DATAGRAMS = 256;
 
-/** Maximum number of datagrams that wait to be sent; beyond it, the oldest is dropped. */
+/** The maximum number of datagrams that wait to be sent; beyond it, the oldest is dropped. */
 export const MAX_WAITING_DATAGRAMS = 256;
 
-/** Number of waiting datagrams at which a write to the web stream starts to wait. */
+/** The number of waiting datagrams at which a write to the web stream starts to wait. */
 const HIGH_WATER_DATAGRAMS = MAX_WAITING_DATAGRAMS / 2;
 
 /** The connection as datagrams see it. */
 export interface DatagramHost {
   readonly ledger: Ledger;
-  /** Largest datagram that the peer accepts. */
+  /** The largest datagram that the peer accepts. */
   readonly maxDatagramSize: number;
   /** Tells whether the peer accepts a datagram of the given size. */
   takesDatagram(byteLength: number): boolean;
@@ -25,7 +25,7 @@ export interface DatagramHost {
   wantsDatagrams(): void;
 }
 
-/** Datagrams of one connection, over a link that is itself reliable. */
+/** The datagrams of one connection, over a link that is itself reliable. */
 export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #host: DatagramHost;
   readonly #arrivals: IncomingQueue<Uint8Array>;
@@ -46,8 +46,8 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Largest datagram that the peer accepts; Skein's own limit until the peer's parameters arrive,
-   * and 0 after the end.
+   * The largest datagram that the peer accepts; Skein's own limit until the peer's parameters
+   * arrive, and 0 after the end.
    */
   get maxDatagramSize(): number {
     return this.#failure === undefined ? this.#host.maxDatagramSize : 0;
@@ -59,7 +59,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Datagrams to send. A write waits while many datagrams are waiting. An oversize datagram is
+   * The datagrams to send. A write waits while many datagrams are waiting. An oversize datagram is
    * dropped.
    */
   get writable(): WritableStream<Uint8Array> {
@@ -76,7 +76,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     return this;
   }
 
-  /** Datagrams that wait to be sent. */
+  /** The datagrams that wait to be sent. */
   get waiting(): number {
     return this.#waiting.length - this.#head;
   }
@@ -138,7 +138,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Delivers a received datagram.
    *
-   * @param datagram Bytes with their own memory.
+   * @param datagram The bytes with their own memory.
    */
   deliver(datagram: Uint8Array): void {
     this.#host.ledger.receivedDatagram(datagram);
@@ -149,7 +149,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Ends the datagrams with the connection.
    *
-   * @param error Error for writers.
+   * @param error The error for writers.
    * @param isBroken True if readers receive the error too.
    */
   end(error: unknown, isBroken: boolean): void {

@@ -6,7 +6,7 @@ import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 /** Link for records or frames. */
 type Wire = Pick<MultiplexerLink, "bufferedAmount" | "drained">;
 
-/** Number of checks of a fast link, one in each turn of the event loop. */
+/** The number of checks of a fast link, one in each turn of the event loop. */
 const MAX_LOOKS = 32;
 
 /**

@@ -1,5 +1,6 @@
 /**
- * Frames of QMux, read and written (RFC 9000 sections 18 to 20, RFC 9221, draft-ietf-quic-qmux).
+ * The frames of QMux, read and written (RFC 9000 sections 18 to 20, RFC 9221,
+ * draft-ietf-quic-qmux).
  */
 import { ProtocolError } from "../../errors.ts";
 import type { StreamDirection } from "../connection.ts";
@@ -67,7 +68,7 @@ export const PONG_TYPE = 0x348c67529ef8c7ben;
 /** Buffer size of a record that starts with a small frame. */
 const MIN_CAPACITY = 512;
 
-/** Frame size from which the buffer of a record is allocated to fit, with little slack. */
+/** The frame size from which the buffer of a record is allocated to fit, with little slack. */
 const LARGE_BYTES = 4_096;
 
 /** Slack after a large frame for a small one, such as the end of the stream. */
@@ -94,7 +95,7 @@ export const QuicError = {
   flowControlError: 0x3,
   /** More streams opened than granted. */
   streamLimitError: 0x4,
-  /** Frame that the stream's state does not allow. */
+  /** A frame that the stream's state does not allow. */
   streamStateError: 0x5,
   /** Changed final size of a stream. */
   finalSizeError: 0x6,
@@ -125,8 +126,8 @@ export interface StreamFrame {
   readonly kind: "stream";
   readonly id: number;
   /**
-   * Offset of the bytes in the stream; `NaN` in a frame without an offset, whose bytes follow those
-   * received before.
+   * The offset of the bytes in the stream; `NaN` in a frame without an offset, whose bytes follow
+   * those received before.
    */
   readonly offset: number;
   /** Payload; a view of the record. */
@@ -140,7 +141,7 @@ export interface ResetFrame {
   readonly id: number;
   /** Application error code. */
   readonly code: number;
-  /** Total bytes of the stream. */
+  /** The total bytes of the stream. */
   readonly finalSize: number;
 }
 
@@ -157,7 +158,7 @@ export interface DatagramFrame {
   readonly kind: "datagram";
   /** Payload; a view of the record. */
   readonly data: Uint8Array;
-  /** Bytes of the whole frame. */
+  /** The bytes of the whole frame. */
   readonly frameSize: number;
 }
 
@@ -188,17 +189,17 @@ export type QmuxFrame =
 export interface TransportParameters {
   /** Idle timeout in milliseconds; 0 means none. */
   readonly maxIdleTimeoutMs: number;
-  /** Bytes of all streams together that the other end may send initially. */
+  /** The bytes of all streams together that the other end may send initially. */
   readonly maxData: number;
-  /** Bytes of a bidirectional stream opened by this end. */
+  /** The bytes of a bidirectional stream opened by this end. */
   readonly maxStreamDataBidiLocal: number;
-  /** Bytes of a bidirectional stream opened by the other end. */
+  /** The bytes of a bidirectional stream opened by the other end. */
   readonly maxStreamDataBidiRemote: number;
-  /** Bytes of a unidirectional stream. */
+  /** The bytes of a unidirectional stream. */
   readonly maxStreamDataUni: number;
-  /** Bidirectional streams that the other end may open initially. */
+  /** The bidirectional streams that the other end may open initially. */
   readonly maxStreamsBidi: number;
-  /** Unidirectional streams that the other end may open initially. */
+  /** The unidirectional streams that the other end may open initially. */
   readonly maxStreamsUni: number;
   /** Largest DATAGRAM frame (RFC 9221); 0 means none. */
   readonly maxDatagramFrameSize: number;
@@ -206,10 +207,10 @@ export interface TransportParameters {
   readonly maxRecordSize: number;
 }
 
-/** Largest record of an end that does not announce `maxRecordSize`. */
+/** The largest record of an end that does not announce `maxRecordSize`. */
 export const DEFAULT_MAX_RECORD_SIZE = 16_382;
 
-/** Largest valid number of streams in one direction (RFC 9000 section 4.6). */
+/** The largest valid number of streams in one direction (RFC 9000 section 4.6). */
 const MAX_STREAM_COUNT: number = 2 ** 60;
 
 /** Parameters of an end that announces none. */
@@ -225,10 +226,10 @@ export const DEFAULT_PARAMETERS: TransportParameters = Object.freeze({
   maxRecordSize: DEFAULT_MAX_RECORD_SIZE,
 });
 
-/** Reading position in a byte array; reading past the end throws. */
+/** The reading position in a byte array; reading past the end throws. */
 class Cursor {
   readonly bytes: Uint8Array;
-  /** Offset of the next byte. */
+  /** The offset of the next byte. */
   at = 0;
   readonly #code: number;
 
@@ -240,7 +241,7 @@ class Cursor {
     this.#code = code;
   }
 
-  /** Bytes left to read. */
+  /** The bytes left to read. */
   get left(): number {
     return this.bytes.byteLength - this.at;
   }
@@ -420,15 +421,15 @@ export class RecordWriter {
   #bytes: Uint8Array = EMPTY;
   #at = 0;
 
-  /** Maximum size of a record in bytes. */
+  /** The maximum size of a record in bytes. */
   limit: number;
-  /** Maximum stream bytes in one frame. */
+  /** The maximum stream bytes in one frame. */
   maxPayload: number = Infinity;
 
   /**
    * Creates an empty record.
    *
-   * @param limit Maximum size of a record at first.
+   * @param limit The maximum size of a record at first.
    */
   constructor(limit: number) {
     this.limit = limit;
@@ -438,7 +439,7 @@ export class RecordWriter {
     return this.#at;
   }
 
-  /** Bytes left in the record. */
+  /** The bytes left in the record. */
   get room(): number {
     return this.limit - this.#at;
   }

@@ -22,7 +22,7 @@ export interface Multiplexer extends
    * Handles a received record. MUST NOT throw: protocol violations of the peer are reported to the
    * link.
    *
-   * @param record Bytes of a binary frame, with their own memory.
+   * @param record The bytes of a binary frame, with their own memory.
    */
   receive(record: Uint8Array): void;
   /**
@@ -39,7 +39,7 @@ export interface MultiplexerLink {
   readonly side: "client" | "server";
   /** Passes a record to the connection. Never blocks; watch `bufferedAmount`. */
   send(record: Uint8Array): void;
-  /** Bytes that the connection still holds. */
+  /** The bytes that the connection still holds. */
   readonly bufferedAmount: number;
   /** Waits until the connection holds few bytes, or has ended. Never rejects. */
   drained(): Promise<void>;
@@ -56,12 +56,12 @@ export interface MultiplexerLink {
 /** A connection that creates the multiplexer on first use. */
 export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "drained" | "send"> {
   readonly runtime: Runtime;
-  /** Name of the transport, for errors. */
+  /** The name of the transport, for errors. */
   readonly transport: string;
   readonly side: "client" | "server";
   /** True if the connection can carry streams and datagrams. */
   readonly hasStreams: boolean;
-  /** Limits on data that the peer may send ahead of the readers. */
+  /** The limits on data that the peer may send ahead of the readers. */
   readonly flowControl: FlowControlOptions | undefined;
   /** Observer of the connection's events. */
   readonly observer: ConnectionObserver | undefined;

@@ -41,7 +41,7 @@ import type { QmuxVersion } from "./versions.ts";
 /** Pings sent within the peer's idle timeout. */
 const PINGS_PER_TIMEOUT = 3;
 
-/** Shortest interval between pings, in milliseconds. */
+/** The shortest interval between pings, in milliseconds. */
 const MIN_PING_MS = 100;
 
 /** Largest record, sent and received: fits a chunk of 64 KiB with the frame header. */
@@ -59,7 +59,7 @@ const MAX_SMALL_PAYLOAD = 16_352;
 /** Largest DATAGRAM frame that this end accepts. */
 export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
-/** Maximum number of streams held for acceptance; beyond it, the oldest is dropped. */
+/** The maximum number of streams held for acceptance; beyond it, the oldest is dropped. */
 const MAX_UNACCEPTED_STREAMS = 1_000;
 
 /** Link of a {@linkcode Qmux}. */
@@ -71,13 +71,13 @@ export interface QmuxLink extends MultiplexerLink {
   peerFailed?(code: number, reason: string): void;
 }
 
-/** Options for {@linkcode Qmux}. */
+/** The options for {@linkcode Qmux}. */
 export interface QmuxOptions {
   readonly runtime: Runtime;
   readonly version: QmuxVersion;
   /**
-   * Limits on data that the peer may send ahead of the readers. The window of each stream is always
-   * automatic; `automatic` applies to the connection's windows.
+   * The limits on data that the peer may send ahead of the readers. The window of each stream is
+   * always automatic; `automatic` applies to the connection's windows.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
@@ -135,12 +135,12 @@ export class Qmux
     this.#streams = new StreamRegistry(this, link.side, flowControl);
   }
 
-  /** Counters, flow control and events. */
+  /** The counters, flow control and events. */
   get inspect(): ConnectionInspection {
     return this;
   }
 
-  /** Counters of streams and datagrams; `undefined` before the first of either. */
+  /** The counters of streams and datagrams; `undefined` before the first of either. */
   get counters(): ConnectionCounters | undefined {
     const { ledger } = this;
     this.#isCounting ||= ledger.localBidirectionalOpened + ledger.localUnidirectionalOpened +
@@ -166,7 +166,7 @@ export class Qmux
     return this.#isOpen;
   }
 
-  /** Bytes of streams received and not yet read. */
+  /** The bytes of streams received and not yet read. */
   get heldBytes(): number {
     return this.#streams.heldBytes;
   }
@@ -180,7 +180,7 @@ export class Qmux
     return this.scheduler.waitingStreams;
   }
 
-  /** Datagrams, created on first use. */
+  /** The datagrams, created on first use. */
   get datagrams(): QmuxDatagrams {
     const { scheduler } = this;
     if (scheduler.datagrams === undefined) {
@@ -190,12 +190,12 @@ export class Qmux
     return scheduler.datagrams;
   }
 
-  /** Bidirectional streams that the peer opened. */
+  /** The bidirectional streams that the peer opened. */
   get incomingBidirectionalStreams(): ReadableStream<QmuxStream> {
     return this.#streams.incomingBidirectional;
   }
 
-  /** Unidirectional streams that the peer opened. */
+  /** The unidirectional streams that the peer opened. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#streams.incomingUnidirectional;
   }
@@ -612,19 +612,19 @@ class StreamRegistry {
     return this.#streams.size;
   }
 
-  /** Streams of the peer that the application has not accepted yet. */
+  /** The streams of the peer that the application has not accepted yet. */
   get unread(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Bytes received and not yet read. */
+  /** The bytes received and not yet read. */
   get heldBytes(): number {
     let held = 0;
     for (const { receive } of this.#streams.values()) held += receive?.heldBytes ?? 0;
     return held;
   }
 
-  /** Number of writes that wait for bytes granted by the peer. */
+  /** The number of writes that wait for bytes granted by the peer. */
   get waitingWrites(): number {
     let waiting = 0;
     for (const { send } of this.#streams.values()) {
@@ -633,12 +633,12 @@ class StreamRegistry {
     return waiting;
   }
 
-  /** Bidirectional streams that the peer opened. */
+  /** The bidirectional streams that the peer opened. */
   get incomingBidirectional(): ReadableStream<QmuxStream> {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams that the peer opened. */
+  /** The unidirectional streams that the peer opened. */
   get incomingUnidirectional(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
   }
@@ -656,7 +656,7 @@ class StreamRegistry {
   /**
    * Opens a stream of this end, after taking credit for it.
    *
-   * @param sendOrder Priority; a higher order is sent first.
+   * @param sendOrder The priority; a higher order is sent first.
    * @returns The stream, which is soon announced to the peer.
    */
   open(direction: StreamDirection, sendOrder: number | undefined): QmuxStream {

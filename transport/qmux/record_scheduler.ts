@@ -22,7 +22,7 @@ import type { QmuxStream, SendHalf } from "./stream.ts";
  */
 export const MAX_BUFFERED_BYTES = 32_768;
 
-/** Bytes that one stream sends in a row while another of the same order waits. */
+/** The bytes that one stream sends in a row while another of the same order waits. */
 const QUANTUM_BYTES = 16_384;
 
 /**
@@ -38,18 +38,19 @@ const HAS_TURN_END = "setImmediate" in globalThis;
  */
 const IDLE_TURNS = HAS_TURN_END ? 1 : 8;
 
-/** Number of streams with pending control frames at which ended streams are removed. */
+/** The number of streams with pending control frames at which ended streams are removed. */
 const SWEEP_AT = 1_024;
 
 /**
- * Maximum number of empty levels kept for reuse; creating a level costs more than a small message.
+ * The maximum number of empty levels kept for reuse; creating a level costs more than a small
+ * message.
  */
 const MAX_EMPTY_LEVELS = 8;
 
-/** Number of consumed entries at which a level may shrink its array. */
+/** The number of consumed entries at which a level may shrink its array. */
 const COMPACT_AT = 1_024;
 
-/** Frame type in a CONNECTION_CLOSE that does not concern a frame. */
+/** The frame type in a CONNECTION_CLOSE that does not concern a frame. */
 export const NO_FRAME: number = FrameType.padding;
 
 /** Collaborators of a {@linkcode RecordScheduler}. */
@@ -98,7 +99,7 @@ export class RecordScheduler {
 
   /** Records sent so far. */
   records = 0;
-  /** Datagrams that wait to be sent; absent until the first use. */
+  /** The datagrams that wait to be sent; absent until the first use. */
   datagrams: QmuxDatagrams | undefined = undefined;
 
   /**
@@ -406,7 +407,7 @@ class SendQueue {
   #levels: Level[] = [];
   #size = 0;
 
-  /** Number of streams with data to send. */
+  /** The number of streams with data to send. */
   get size(): number {
     return this.#size;
   }

@@ -19,13 +19,13 @@ import { MAX_VARINT } from "../quic/varint.ts";
 import { streamErrorCodeOf } from "../wire_close.ts";
 import { FrameType, QmuxError, QuicError, type RecordWriter } from "./frames.ts";
 
-/** Size below which chunks are joined with the next ones. */
+/** The size below which chunks are joined with the next ones. */
 const SMALL_BYTES = 4_096;
 
 /** Largest joined chunk. */
 const MAX_JOINED_BYTES = 16_384;
 
-/** First buffer size for joined chunks. */
+/** The first buffer size for joined chunks. */
 const FIRST_CAPACITY = 256;
 
 /**
@@ -118,7 +118,7 @@ export interface StreamHost {
   readonly runtime: Runtime;
   /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
-  /** Bytes of all streams that this end may send now. */
+  /** The bytes of all streams that this end may send now. */
   readonly dataLeft: number;
   /** Counts stream bytes written to a record. */
   dataSent(byteLength: number): void;
@@ -145,7 +145,7 @@ const EMPTY = new Uint8Array();
 /** A write that is not fully sent yet. */
 interface Write {
   readonly bytes: Uint8Array;
-  /** Length of `bytes`; if it is smaller later, the buffer was transferred. */
+  /** The length of `bytes`; if it is smaller later, the buffer was transferred. */
   readonly end: number;
   at: number;
   readonly done: PromiseWithResolvers<void>;
@@ -205,7 +205,7 @@ export class SendHalf implements DirectWritable {
    * Writes bytes. If a write is cancelled after a part was sent, the stream is reset, because the
    * reader could not interpret the rest.
    *
-   * @param bytes Bytes to send. MUST NOT change before the write is done.
+   * @param bytes The bytes to send. MUST NOT change before the write is done.
    * @param options `signal` and `timeoutMs` end the wait.
    * @throws {TimeoutError} If `timeoutMs` passed first; the message names the obstacle.
    */
@@ -294,9 +294,9 @@ export class SendHalf implements DirectWritable {
   /**
    * Puts bytes into a record.
    *
-   * @param at Offset of the first byte to put.
-   * @param quantum Maximum bytes to put.
-   * @returns Number of bytes put; 0 without room or credit.
+   * @param at The offset of the first byte to put.
+   * @param quantum The maximum bytes to put.
+   * @returns The number of bytes put; 0 without room or credit.
    */
   put(record: RecordWriter, bytes: Uint8Array, at: number, quantum: number): number {
     const { id } = this.#stream;
@@ -496,12 +496,12 @@ export class ReceiveHalf implements DirectReadable {
     return this.#isOver;
   }
 
-  /** Bytes received. */
+  /** The bytes received. */
   get received(): number {
     return this.#received;
   }
 
-  /** Bytes received and not yet read. */
+  /** The bytes received and not yet read. */
   get heldBytes(): number {
     return this.#chunks?.byteLength ?? 0;
   }
@@ -566,7 +566,7 @@ export class ReceiveHalf implements DirectReadable {
    * Handles a RESET_STREAM of the peer.
    *
    * @param code Application error code.
-   * @param finalSize Total bytes of the stream; by default the bytes received so far.
+   * @param finalSize The total bytes of the stream; by default the bytes received so far.
    * @throws {QmuxError} If the final size contradicts the received bytes.
    */
   reset(code: number, finalSize: number = this.#received): void {
@@ -755,7 +755,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
   readonly direction: StreamDirection;
   /** True if the peer opened the stream. */
   readonly isRemote: boolean;
-  /** Counters of the stream. */
+  /** The counters of the stream. */
   readonly account: StreamAccount;
   /** True if the stream is in the list of streams with pending frames without a payload. */
   hasControl = false;

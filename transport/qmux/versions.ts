@@ -1,5 +1,5 @@
 /**
- * Versions of QMux on a WebSocket, with their subprotocols.
+ * The versions of QMux on a WebSocket, with their subprotocols.
  *
  * Drafts are those of draft-ietf-quic-qmux. A binary message is a record without the size field.
  *

@@ -14,31 +14,31 @@ import { CERTIFICATE, UNREAD_STREAMS } from "../option_kinds.ts";
 import { IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
-/** Default limit of connections. */
+/** The default limit of connections. */
 const MAX_CONNECTIONS = 10_000;
 
 /**
- * Default limit of concurrent handshakes. A handshake of an honest peer takes one round trip, so
- * this admits about 10,000 per second.
+ * The default limit of concurrent handshakes. A handshake of an honest peer takes one round trip,
+ * so this admits about 10,000 per second.
  */
 const MAX_HANDSHAKES = 1_024;
 
 /**
- * Longest handshake in milliseconds. Without this limit, a peer that sends packets slowly would
+ * The longest handshake in milliseconds. Without this limit, a peer that sends packets slowly would
  * keep its slot forever.
  */
 export const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
- * Time in milliseconds for which a handshake keeps its slot when others need one: enough for a
+ * The time in milliseconds for which a handshake keeps its slot when others need one: enough for a
  * worldwide round trip and one lost packet. It also bounds the work of a flood, to `maxHandshakes`
  * handshakes in this time.
  */
 const HANDSHAKE_GRACE_MS = 2_000;
 
 /**
- * Delay in milliseconds between closing the connections and closing the socket, so that the close
- * packets are sent.
+ * The delay in milliseconds between closing the connections and closing the socket, so that the
+ * close packets are sent.
  */
 const FAREWELL_MS = 10;
 
@@ -48,7 +48,7 @@ const FAREWELL_MS = 10;
  */
 const PER_CLIENT = 2;
 
-/** Options for `listenQuic()`. */
+/** The options for `listenQuic()`. */
 export interface ListenQuicOptions extends Certificate {
   /**
    * Supported protocols (ALPN), in order of preference; a client that offers none of them is
@@ -56,21 +56,21 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly protocols: readonly string[];
   /**
-   * Maximum number of a peer's open bidirectional streams. Each may hold up to 1.25 MB of unread
-   * data.
+   * The maximum number of a peer's open bidirectional streams. Each may hold up to 1.25 MB of
+   * unread data.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Maximum number of a peer's open unidirectional streams. Each may hold up to 1.25 MB of unread
-   * data.
+   * The maximum number of a peer's open unidirectional streams. Each may hold up to 1.25 MB of
+   * unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
-   * Address to listen on.
+   * The address to listen on.
    *
    * @default {"0.0.0.0"}
    */
@@ -82,9 +82,9 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly port?: number | undefined;
   /**
-   * Longest silence of a connection in milliseconds, after which the connection counts as lost. A
-   * vanished peer is noticed within this time plus `keepAliveIntervalMs`. The client's idle timeout
-   * applies if it is shorter.
+   * The longest silence of a connection in milliseconds, after which the connection counts as lost.
+   * A vanished peer is noticed within this time plus `keepAliveIntervalMs`. The client's idle
+   * timeout applies if it is shorter.
    *
    * @default {9000}
    */
@@ -96,27 +96,27 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly keepAliveIntervalMs?: number | undefined;
   /**
-   * Maximum number of concurrent connections.
+   * The maximum number of concurrent connections.
    *
    * @default {10000}
    */
   readonly maxConnections?: number | undefined;
   /**
-   * Maximum number of concurrent connections of one address (an IPv6 /64 counts as one). A browser
-   * opens one connection per session. By default a tenth of `maxConnections`, and at least 1,000,
-   * once more than half of `maxConnections` are in use; a loopback or private address, which is
-   * probably a proxy, has no default. A number that you set always applies.
+   * The maximum number of concurrent connections of one address (an IPv6 /64 counts as one). A
+   * browser opens one connection per session. By default a tenth of `maxConnections`, and at least
+   * 1,000, once more than half of `maxConnections` are in use; a loopback or private address, which
+   * is probably a proxy, has no default. A number that you set always applies.
    */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
-   * Maximum number of concurrent handshakes. Beyond it, a new handshake replaces the oldest one if
-   * that is older than two seconds. Otherwise the first packet of the new handshake is ignored, and
-   * an honest peer sends it again.
+   * The maximum number of concurrent handshakes. Beyond it, a new handshake replaces the oldest one
+   * if that is older than two seconds. Otherwise the first packet of the new handshake is ignored,
+   * and an honest peer sends it again.
    *
    * @default {1024}
    */
   readonly maxHandshakes?: number | undefined;
-  /** Limits for unread streams that clients open. */
+  /** The limits for unread streams that clients open. */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /**
    * All quotas of the server, which count the connections; provided by a server.
@@ -127,14 +127,14 @@ export interface ListenQuicOptions extends Certificate {
   /** Closes the listener. Absent by default. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
 }
 
-/** Options of every QUIC listener. */
+/** The options of every QUIC listener. */
 export type QuicListenOptions = Omit<
   ListenQuicOptions,
   "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"
@@ -155,11 +155,13 @@ export const ACCEPT: OptionKinds<QuicListenOptions> = {
   unreadStreams: UNREAD_STREAMS,
 };
 
-/** Counters of handshakes in progress, and of handshakes that the listener's limits prevented. */
+/**
+ * The counters of handshakes in progress, and of handshakes that the listener's limits prevented.
+ */
 export interface QuicHandshakeStats {
   /** Handshakes in progress. */
   readonly pending: number;
-  /** First packets ignored because of too many handshakes; peers send them again. */
+  /** The first packets ignored because of too many handshakes; peers send them again. */
   readonly ignored: number;
   /** Handshakes abandoned in favor of newer ones. */
   readonly replaced: number;
@@ -176,9 +178,9 @@ export interface AcceptedConnection {
 
 /** Facts about a connection, read once: the runtime creates a new address object at each access. */
 export interface AcceptedPeer {
-  /** Address from which the peer connected. */
+  /** The address from which the peer connected. */
   readonly remoteAddress: Deno.NetAddr;
-  /** Counters of unread streams. */
+  /** The counters of unread streams. */
   readonly unread: UnreadShare;
   /**
    * True for a connection beyond the limits: the protocol closes it unless the client soon proves
@@ -213,9 +215,9 @@ export interface QuicProtocol<C extends AcceptedConnection> {
 export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
   /** Supported protocols (ALPN); a client that offers none of them is rejected. */
   readonly protocols: readonly string[];
-  /** Bidirectional streams that a peer may have open. */
+  /** The bidirectional streams that a peer may have open. */
   readonly maxBidirectionalStreams: number;
-  /** Unidirectional streams that a peer may have open. */
+  /** The unidirectional streams that a peer may have open. */
   readonly maxUnidirectionalStreams: number;
   /**
    * Handler of the connections. If it is a promise, the runtime holds the packets of clients until
@@ -333,7 +335,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   /**
    * Closes every connection and the socket.
    *
-   * @param closeCode Close code for handshakes in progress.
+   * @param closeCode The close code for handshakes in progress.
    */
   async close(closeCode: number): Promise<void> {
     this.stop();

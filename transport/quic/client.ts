@@ -12,29 +12,29 @@ import { type CertificateHash, checkHashes } from "../webtransport.ts";
 import { within } from "../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
-/** Options for {@linkcode dialQuic}. */
+/** The options for {@linkcode dialQuic}. */
 export interface DialQuicOptions {
   /** Protocols to offer in the handshake (ALPN), in order of preference. */
   readonly protocols: readonly string[];
   /** Hashes of certificates trusted without an authority: short-lived ones, for development. */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
-   * Maximum number of the server's open bidirectional streams.
+   * The maximum number of the server's open bidirectional streams.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * Maximum number of the server's open unidirectional streams. Each may hold up to 1.25 MB of
+   * The maximum number of the server's open unidirectional streams. Each may hold up to 1.25 MB of
    * unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
-   * Longest silence of the connection in milliseconds, after which the connection counts as lost.
-   * The server's idle timeout applies if it is shorter. A vanished server is noticed within this
-   * time plus `keepAliveIntervalMs`.
+   * The longest silence of the connection in milliseconds, after which the connection counts as
+   * lost. The server's idle timeout applies if it is shorter. A vanished server is noticed within
+   * this time plus `keepAliveIntervalMs`.
    *
    * @default {30000}
    */
@@ -48,10 +48,10 @@ export interface DialQuicOptions {
   readonly keepAliveIntervalMs?: number | undefined;
   /** Cancels the dial; no effect once connected. Absent by default. */
   readonly signal?: AbortSignal | undefined;
-  /** Timeout of the dial in milliseconds; `idleTimeoutMs` by default. */
+  /** The timeout of the dial in milliseconds; `idleTimeoutMs` by default. */
   readonly timeoutMs?: number | undefined;
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -77,7 +77,7 @@ const DIAL: OptionKinds<DialQuicOptions> = {
  *   8305). The first to answer wins. The certificate is checked against the name. An error names
  *   each address tried.
  *
- * @param url URL of any scheme with a host, such as `moqt://example.com:4443/`. The port is 443
+ * @param url The URL of any scheme with a host, such as `moqt://example.com:4443/`. The port is 443
  * unless the URL names another. Path and query belong to the protocol on top and are not sent.
  * @param options Protocols, certificates, limits and timeouts.
  * @returns The ready connection; `protocol` is the negotiated one.

@@ -55,16 +55,16 @@ const WAITING = { waitUntilAvailable: true };
 
 /** A QUIC connection after the handshake; ready from the start. */
 export interface QuicConnection extends Connection {
-  /** Address of the peer. */
+  /** The address of the peer. */
   readonly remoteAddress: Deno.NetAddr;
   /**
-   * Server name that the client requested; `undefined` on a client, and if the client dialed an
+   * The server name that the client requested; `undefined` on a client, and if the client dialed an
    * address.
    */
   readonly serverName: string | undefined;
   /** Unidirectional streams as plain calls. */
   readonly direct: DirectStreams;
-  /** Counters and events. */
+  /** The counters and events. */
   readonly inspect: ConnectionInspection;
 }
 
@@ -75,7 +75,9 @@ export interface QuicConnection extends Connection {
 export class RawQuicConnection extends CountedConnection
   implements QuicConnection, DirectStreams, StreamOwner {
   readonly transport: string = "quic";
-  /** Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code. */
+  /**
+   * The capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code.
+   */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
   readonly ready: Promise<void> = Promise.resolve();
   /**
@@ -86,7 +88,7 @@ export class RawQuicConnection extends CountedConnection
   readonly halves: StreamHalves = new StreamHalves();
   /** `undefined`, because the runtime implements QUIC flow control. */
   readonly dataCredit = undefined;
-  /** Counters of unread streams, on a server. */
+  /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
 
   readonly #runtime: Runtime;
@@ -134,8 +136,8 @@ export class RawQuicConnection extends CountedConnection
    * Wraps a connection of the runtime.
    *
    * @param conn A connection after the handshake, with no data read yet.
-   * @param unread Counters of unread streams; streams of the peer are then accepted immediately.
-   * Otherwise they wait in the runtime until the application reads them.
+   * @param unread The counters of unread streams; streams of the peer are then accepted
+   * immediately. Otherwise they wait in the runtime until the application reads them.
    */
   constructor(runtime: Runtime, conn: Deno.QuicConn, unread?: UnreadShare) {
     super();
@@ -168,7 +170,7 @@ export class RawQuicConnection extends CountedConnection
     return this.#draining ??= new Promise(() => {});
   }
 
-  /** Datagrams; the oldest unread ones are dropped. */
+  /** The datagrams; the oldest unread ones are dropped. */
   get datagrams(): QuicDatagrams {
     if (this.#datagrams === undefined) {
       const error = this.#error;
@@ -182,16 +184,16 @@ export class RawQuicConnection extends CountedConnection
   }
 
   /**
-   * Bidirectional streams opened by the peer. On a client, the streams wait in the runtime until
-   * the first access.
+   * The bidirectional streams opened by the peer. On a client, the streams wait in the runtime
+   * until the first access.
    */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return this.#bidirectional.readable;
   }
 
   /**
-   * Unidirectional streams opened by the peer. On a client, the streams wait in the runtime until
-   * the first access.
+   * The unidirectional streams opened by the peer. On a client, the streams wait in the runtime
+   * until the first access.
    */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
@@ -408,7 +410,7 @@ interface PeerStreamsOptions<S, T, U> {
  * Streams that the peer opened. The runtime keeps streams until this queue accepts some, so the
  * peer waits for an application that reads no streams. The QUIC stream limit bounds their number.
  *
- * @typeParam S Stream of the runtime.
+ * @typeParam S The stream of the runtime.
  * @typeParam T Wrapped stream.
  * @typeParam U Stream as readers receive it.
  */
@@ -434,7 +436,7 @@ class PeerStreams<S, T, U> {
     return this.#arrivals.readable;
   }
 
-  /** Number of accepted streams that the application has not taken yet. */
+  /** The number of accepted streams that the application has not taken yet. */
   get size(): number {
     return this.#arrivals.size;
   }
@@ -476,7 +478,7 @@ class PeerStreams<S, T, U> {
   /**
    * Ends the streams with the connection.
    *
-   * @param error Error for readers, if the connection broke.
+   * @param error The error for readers, if the connection broke.
    */
   end(error?: Error): void {
     this.#isOver = true;

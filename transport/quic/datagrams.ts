@@ -1,30 +1,31 @@
-/** Datagrams of a WebTransport session (RFC 9297) or of a plain QUIC connection. */
+/** The datagrams of a WebTransport session (RFC 9297) or of a plain QUIC connection. */
 import { IncomingQueue } from "../incoming_queue.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
 import { concat } from "../../base/bytes.ts";
 import { encodeVarint } from "./varint.ts";
 
-/** Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
+/** The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 1_024;
 
 /**
- * Maximum number of datagrams that wait for room in the runtime; beyond it, the newest is dropped.
+ * The maximum number of datagrams that wait for room in the runtime; beyond it, the newest is
+ * dropped.
  */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
-/** Size that fits every path, so that asking the runtime for the maximum is unnecessary. */
+/** The size that fits every path, so that asking the runtime for the maximum is unnecessary. */
 const SAFE_BYTES = 1_100;
 
 const NO_HEAD = new Uint8Array();
 
 /** The session or connection of the datagrams. */
 export interface DatagramsOwner {
-  /** Counters; created with the first datagram. */
+  /** The counters; created with the first datagram. */
   readonly ledger: Ledger;
 }
 
-/** Datagrams of one session or connection. */
+/** The datagrams of one session or connection. */
 export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #conn: Deno.QuicConn;
   readonly #owner: DatagramsOwner;
@@ -59,7 +60,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
     if (error !== undefined) this.#arrivals.end();
   }
 
-  /** Largest datagram that fits a packet on the current path. */
+  /** The largest datagram that fits a packet on the current path. */
   get maxDatagramSize(): number {
     if (this.#error !== undefined) return 0;
     return Math.max(0, this.#conn.maxDatagramSize - this.#head.byteLength);
@@ -70,7 +71,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
     return this.#arrivals.readable;
   }
 
-  /** Datagrams to send; a write waits for room. An oversize datagram is dropped. */
+  /** The datagrams to send; a write waits for room. An oversize datagram is dropped. */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream<Uint8Array>({
       start: (controller) => {
@@ -84,7 +85,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Sends a datagram after waiting for room in the runtime. An oversize datagram is dropped.
    *
-   * @param datagram Bytes; MUST NOT change before the datagram is sent.
+   * @param datagram The bytes; MUST NOT change before the datagram is sent.
    */
   async write(datagram: Uint8Array): Promise<void> {
     const { byteLength } = datagram;
@@ -117,7 +118,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Delivers a received datagram.
    *
-   * @param payload Bytes with their own memory.
+   * @param payload The bytes with their own memory.
    */
   deliver(payload: Uint8Array): void {
     this.#owner.ledger.receivedDatagram(payload);

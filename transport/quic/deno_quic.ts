@@ -7,7 +7,7 @@ import { isDeno, isPermitted } from "../../base/platform.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
-/** Options of `Deno.connectQuic`, with one that the types of Deno lack. */
+/** The options of `Deno.connectQuic`, with one that the types of Deno lack. */
 export interface ConnectQuicOptions extends Deno.ConnectQuicOptions<false> {
   /** Certificates trusted by their hash. */
   serverCertificateHashes?: CertificateHash[] | undefined;
@@ -20,7 +20,7 @@ export interface QuicEnding {
   readonly reason: string;
 }
 
-/** Error text that says how to enable QUIC, which Node lacks. */
+/** The error text that says how to enable QUIC, which Node lacks. */
 export const QUIC_MISSING: string = isDeno
   ? 'WebTransport and raw QUIC need QUIC in the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json'
   : "WebTransport and raw QUIC need Deno's QUIC: Node does not have it";
@@ -89,9 +89,9 @@ export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
 interface OpeningOptions {
   readonly wire: Deno.QuicSendStreamOptions;
   readonly signal?: AbortSignal | undefined;
-  /** Time that the caller allows in milliseconds, for the error. */
+  /** The time that the caller allows in milliseconds, for the error. */
   readonly timeoutMs?: number | undefined;
-  /** Remaining part of `timeoutMs`. */
+  /** The remaining part of `timeoutMs`. */
   readonly leftMs: number | undefined;
 }
 

@@ -8,7 +8,7 @@ import { type ConnectQuicOptions, permittedHost } from "./deno_quic.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** Maximum number of idle sockets in the pool; beyond it, a socket is closed. */
+/** The maximum number of idle sockets in the pool; beyond it, a socket is closed. */
 const MAX_IDLE_ENDPOINTS = 8;
 
 /**
@@ -59,30 +59,31 @@ function newEndpoint(): Deno.QuicEndpoint {
   }
 }
 
-/** Delay between attempts at two addresses, in milliseconds (RFC 8305 section 5). */
+/** The delay between attempts at two addresses, in milliseconds (RFC 8305 section 5). */
 export const ATTEMPT_DELAY_MS = 250;
 
 /**
- * Delay between attempts at two loopback addresses, in milliseconds. Loopback answers within a few
- * milliseconds, and development servers often listen on one address family only.
+ * The delay between attempts at two loopback addresses, in milliseconds. Loopback answers within a
+ * few milliseconds, and development servers often listen on one address family only.
  */
 export const LOOPBACK_DELAY_MS = 50;
 
 /**
- * Time for silent addresses after the last attempt started and one address rejected the connection,
- * in milliseconds. The caller thus receives a rejection soon, rather than at the timeout.
+ * The time for silent addresses after the last attempt started and one address rejected the
+ * connection, in milliseconds. The caller thus receives a rejection soon, rather than at the
+ * timeout.
  */
 export const AFTER_REFUSAL_MS = 500;
 
 /**
- * Maximum number of addresses tried per name. The last attempt starts after 1.75 s, well within the
- * timeout of 10 s. Each attempt uses a UDP socket.
+ * The maximum number of addresses tried per name. The last attempt starts after 1.75 s, well within
+ * the timeout of 10 s. Each attempt uses a UDP socket.
  */
 export const MAX_ADDRESSES = 8;
 
 /**
- * Maximum number of names whose last working address is remembered: a few for each service that a
- * process uses.
+ * The maximum number of names whose last working address is remembered: a few for each service that
+ * a process uses.
  */
 const MAX_REMEMBERED = 64;
 
@@ -94,14 +95,14 @@ const LOOPBACKS = ["::1", "127.0.0.1"];
 const LOCALHOST = /(?:^|\.)localhost\.?$/i;
 const IPV4 = /^\d{1,3}(?:\.\d{1,3}){3}$/;
 
-/** Options for {@linkcode raceAddresses}. */
+/** The options for {@linkcode raceAddresses}. */
 export interface AddressRaceOptions<T> {
   readonly runtime: Runtime;
   /** Makes one attempt. MUST release all resources on failure or abort. */
   readonly attempt: (address: string, signal: AbortSignal) => Promise<T>;
   /** Releases the result of an attempt that lost the race. */
   readonly discard: (late: T) => void;
-  /** Delay between two attempts, in milliseconds. */
+  /** The delay between two attempts, in milliseconds. */
   readonly delayMs: number;
   readonly signal: AbortSignal;
   /** Called with each address at the start of the attempt. */
@@ -119,7 +120,7 @@ export interface AddressRaceOptions<T> {
  *   addresses have only {@linkcode AFTER_REFUSAL_MS} left.
  *
  * @param addresses Addresses in order of preference; at least one.
- * @returns Result of the first successful attempt.
+ * @returns The result of the first successful attempt.
  * @throws {AggregateError} If the race failed; the causes are in order of occurrence.
  * @throws {unknown} The signal's reason, if the signal aborted.
  */
@@ -180,7 +181,7 @@ export function raceAddresses<T>(
  * resolver's first address (RFC 8305 section 4).
  *
  * @param addresses Addresses in the order of the resolver.
- * @param preferred Address to put first, if present.
+ * @param preferred The address to put first, if present.
  * @returns At most {@linkcode MAX_ADDRESSES} distinct addresses.
  */
 export function interleave(addresses: readonly string[], preferred?: string): string[] {
@@ -193,7 +194,9 @@ export function interleave(addresses: readonly string[], preferred?: string): st
   return [...new Set([...first, ...turns])].slice(0, MAX_ADDRESSES);
 }
 
-/** Options for {@linkcode QuicDial}: options of the runtime, except those that the dial sets. */
+/**
+ * The options for {@linkcode QuicDial}: options of the runtime, except those that the dial sets.
+ */
 export type QuicDialOptions = Omit<ConnectQuicOptions, "endpoint" | "serverName">;
 
 /** One dial of a server, by name or address. The certificate is checked against the name. */

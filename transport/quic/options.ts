@@ -1,13 +1,13 @@
-/** Options of both ends of raw QUIC, checked before dialing or binding. */
+/** The options of both ends of raw QUIC, checked before dialing or binding. */
 
 /**
- * Default silence after which a connection counts as lost, in milliseconds, at a server. A client
- * uses the shorter timeout of both ends, so it notices a dead server within this time.
+ * The default silence after which a connection counts as lost, in milliseconds, at a server. A
+ * client uses the shorter timeout of both ends, so it notices a dead server within this time.
  */
 export const IDLE_TIMEOUT_MS = 9_000;
 
 /**
- * Default interval of keep-alive packets at a server, in milliseconds: three within the idle
+ * The default interval of keep-alive packets at a server, in milliseconds: three within the idle
  * timeout, so that neither a lost packet nor a server that stalls for 5 s ends a connection. Each
  * costs two packets, one in each direction: 2,400 per hour.
  */
@@ -20,7 +20,7 @@ export const KEEP_ALIVE_MS = 3_000;
  */
 export const DIAL_KEEP_ALIVE_MS = 10_000;
 
-/** Longest protocol name in bytes (RFC 7301 section 3.1). */
+/** The longest protocol name in bytes (RFC 7301 section 3.1). */
 const MAX_PROTOCOL_BYTES = 255;
 
 /**
@@ -50,7 +50,7 @@ export function checkProtocols(protocols: unknown, verb: string): void {
 /**
  * Checks limits.
  *
- * @param limits Limits by name; `undefined` stands for the default.
+ * @param limits The limits by name; `undefined` stands for the default.
  * @throws {RangeError} If a limit is not a positive integer.
  */
 export function checkPositive(
@@ -64,12 +64,14 @@ export function checkPositive(
 }
 
 export interface QuicTarget {
-  /** Name, or address without brackets. */
+  /** The name, or address without brackets. */
   readonly hostname: string;
   readonly port: number;
 }
 
-/** Port of a URL that names none, for schemes whose default port the URL parser does not know. */
+/**
+ * The port of a URL that names none, for schemes whose default port the URL parser does not know.
+ */
 const DEFAULT_PORT = 443;
 
 /** Schemes with a different default port, which the URL parser omits. */

@@ -20,8 +20,8 @@ const MIN_READ_BYTES = 256;
 const MAX_SMALL_READS = 16;
 
 /**
- * Maximum bytes read ahead of the application: enough to see the end of most messages, and little
- * compared with the runtime's buffer.
+ * The maximum bytes read ahead of the application: enough to see the end of most messages, and
+ * little compared with the runtime's buffer.
  */
 const MAX_EARLY_BYTES = 16_384;
 
@@ -44,7 +44,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   readonly #onEnd: (() => void) | undefined;
   #account: StreamAccount | undefined;
   #held: Uint8Array | undefined;
-  /** Bytes read ahead of the application; `undefined` after reading ahead has stopped. */
+  /** The bytes read ahead of the application; `undefined` after reading ahead has stopped. */
   #early: Uint8Array[] | undefined = undefined;
   #reading: Promise<void> | undefined = undefined;
   #isTaken = false;
@@ -351,23 +351,23 @@ function isLarge(
 }
 
 /**
- * Size of the first read of a stream, which fits the head and a small message. A pending read pins
- * the buffer.
+ * The size of the first read of a stream, which fits the head and a small message. A pending read
+ * pins the buffer.
  */
 export const FIRST_READ_BYTES = 1_024;
 
-/** Size of the read after one that filled the first buffer. */
+/** The size of the read after one that filled the first buffer. */
 const NEXT_READ_BYTES = 16_384;
 
 /**
- * Size of the first read for the streams of one connection. Groups of 12 KB cost a tenth less CPU
- * with one read than with two. The size grows only if streams fill the buffer: such a peer may pin
- * a large buffer of each stream in any case, because a large read follows a full one.
+ * The size of the first read for the streams of one connection. Groups of 12 KB cost a tenth less
+ * CPU with one read than with two. The size grows only if streams fill the buffer: such a peer may
+ * pin a large buffer of each stream in any case, because a large read follows a full one.
  */
 export class FirstReads {
   #bytes = FIRST_READ_BYTES;
 
-  /** Size for the next stream. */
+  /** The size for the next stream. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -379,17 +379,17 @@ export class FirstReads {
   }
 }
 
-/** Size of the largest read, used after all further full reads. */
+/** The size of the largest read, used after all further full reads. */
 const MAX_READ_BYTES = 65_536;
 
-/** Maximum number of idle buffers by size: 8.25 MiB in total. */
+/** The maximum number of idle buffers by size: 8.25 MiB in total. */
 const MAX_POOLED_BUFFERS: ReadonlyMap<number, number> = new Map([
   [FIRST_READ_BYTES, 256],
   [NEXT_READ_BYTES, 256],
   [MAX_READ_BYTES, 64],
 ]);
 
-/** Share of a large buffer up to which received bytes are copied out. */
+/** The share of a large buffer up to which received bytes are copied out. */
 const MAX_COPIED_PART = 1 / 4;
 
 /** Computes the read size after a read that filled the buffer. */
@@ -410,7 +410,7 @@ export class ReadBuffers {
   /**
    * Takes a buffer from the pool, or creates one.
    *
-   * @param size Size in bytes.
+   * @param size The size in bytes.
    * @returns A view of the whole buffer, with arbitrary content.
    */
   static take(size: number): Uint8Array<ArrayBuffer> {

@@ -1,4 +1,4 @@
-/** Server side of raw QUIC. */
+/** The server side of raw QUIC. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
@@ -26,8 +26,8 @@ const LISTEN: OptionKinds<ListenQuicOptions> = {
 };
 
 /**
- * Maximum number of accepted connections that wait for the application; beyond it, a connection is
- * closed.
+ * The maximum number of accepted connections that wait for the application; beyond it, a connection
+ * is closed.
  */
 const MAX_WAITING_CONNECTIONS = 1_024;
 
@@ -50,7 +50,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   /**
    * Starts to listen; prefer `listenQuic()`.
    *
-   * @param options Options of `listenQuic()`.
+   * @param options The options of `listenQuic()`.
    */
   constructor(options: ListenQuicOptions) {
     checkOptions("listen", options, LISTEN);
@@ -75,12 +75,12 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     return this.#acceptor.address;
   }
 
-  /** Counters of handshakes. */
+  /** The counters of handshakes. */
   get handshakes(): QuicHandshakeStats {
     return this.#acceptor.handshakes;
   }
 
-  /** Number of open connections. */
+  /** The number of open connections. */
   get connectionCount(): number {
     return this.#acceptor.connectionCount;
   }
@@ -88,7 +88,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   /**
    * Replaces the certificate for new handshakes. Open connections stay open.
    *
-   * @param certificate Certificate and key.
+   * @param certificate The certificate and key.
    * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
    */
   rotate(certificate: Certificate): void {
@@ -149,7 +149,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
 /**
  * Listens for QUIC connections.
  *
- * @param options Certificate, protocols, address and limits.
+ * @param options The certificate, protocols, address and limits.
  * @returns The listener; iterate to receive ready connections.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is in use.

@@ -13,7 +13,7 @@ export interface StreamHalf extends Linked<StreamHalf> {
   release(): void;
 }
 
-/** Callback for the end of a turn of the event loop. */
+/** The callback for the end of a turn of the event loop. */
 export interface TurnWatcher {
   /** Called at the end of the turn in which the watcher was added. */
   endTurn(): void;
@@ -49,9 +49,9 @@ export class StreamHalves extends LinkedList<StreamHalf> {}
 
 /** Flow control of bytes, if both ends use credit. */
 export interface DataCredit {
-  /** Credit for bytes of this end. */
+  /** The credit for bytes of this end. */
   readonly send: SendCredit;
-  /** Credit for bytes of the peer. */
+  /** The credit for bytes of the peer. */
   readonly receive: ReceiveCredit;
 }
 
@@ -59,13 +59,13 @@ export interface DataCredit {
 export interface StreamOwner {
   /** Open stream halves. */
   readonly halves: StreamHalves;
-  /** Bytes written to streams without an account. */
+  /** The bytes written to streams without an account. */
   bytesSent: number;
-  /** Bytes read from streams without an account. */
+  /** The bytes read from streams without an account. */
   bytesReceived: number;
   /** Flow control of bytes, if both ends use credit. */
   readonly dataCredit: DataCredit | undefined;
-  /** Counters of unread streams, on a server. */
+  /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
   /** Rejects an unread stream of the peer; the application may already have taken it. */
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void;
@@ -80,7 +80,7 @@ export interface StreamOwner {
 /**
  * Converts an error of a read or write for the application.
  *
- * @returns Error of the stream, or of the connection.
+ * @returns The error of the stream, or of the connection.
  */
 export function streamErrorOf(owner: StreamOwner, error: unknown): Error {
   const failure = streamFailure(error);

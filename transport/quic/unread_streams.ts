@@ -1,4 +1,4 @@
-/** Limits for unread streams of peers. */
+/** The limits for unread streams of peers. */
 import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -6,29 +6,29 @@ import { type Owner, socketOwner } from "../../base/owners.ts";
 import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
 
 /**
- * Bytes of one unread stream that the runtime may hold: the stream window of quinn, Deno's QUIC,
- * 12.5 MB/s for 100 ms (`STREAM_RWND` of `TransportConfig`). No option of
+ * The bytes of one unread stream that the runtime may hold: the stream window of quinn, Deno's
+ * QUIC, 12.5 MB/s for 100 ms (`STREAM_RWND` of `TransportConfig`). No option of
  * `Deno.QuicTransportOptions` changes it.
  */
 export const STREAM_WINDOW_BYTES = 1_250_000;
 
-/** Default time for the application to take a stream. */
+/** The default time for the application to take a stream. */
 const DEFAULT_TIMEOUT_MS = 5_000;
 
-/** Default memory for unread streams: 512 windows, affordable for a server with 1 GB. */
+/** The default memory for unread streams: 512 windows, affordable for a server with 1 GB. */
 const DEFAULT_MAX_BYTES = 512 * STREAM_WINDOW_BYTES;
 
-/** Number of addresses that together use up all of the memory. */
+/** The number of addresses that together use up all of the memory. */
 const ADDRESSES = 8;
 
 /**
- * Share of an address's limit that one connection may use, so that others from the same address are
- * not blocked.
+ * The share of an address's limit that one connection may use, so that others from the same address
+ * are not blocked.
  */
 const SHARE_OF_CONNECTION = 0.75;
 
 /**
- * Limits for unread streams over QUIC: streams that the application has not taken, and taken
+ * The limits for unread streams over QUIC: streams that the application has not taken, and taken
  * streams of which no data was read although the peer sent more than 16 KiB. Each counts as the
  * 1.25 MB that the runtime may hold. A stream that is read in the turn in which it arrives does not
  * count.
@@ -38,27 +38,27 @@ const SHARE_OF_CONNECTION = 0.75;
  */
 export interface UnreadStreamLimits {
   /**
-   * Time for the application to take a stream, in milliseconds; then the stream is rejected.
+   * The time for the application to take a stream, in milliseconds; then the stream is rejected.
    * `Infinity` disables the limit.
    *
    * @default {5000}
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * Bytes of all connections; the default is 512 streams. `Infinity` disables the limit.
+   * The bytes of all connections; the default is 512 streams. `Infinity` disables the limit.
    *
    * @default {640000000}
    */
   readonly maxBytes?: number | undefined;
   /**
-   * Bytes of the connections of one network address; an IPv6 /64 counts as one. The default is an
-   * eighth of `maxBytes`, 64 streams. It applies while half of `maxBytes` or more are in use, and
-   * not to a loopback or private address, which is probably a proxy. A number that you set always
-   * applies.
+   * The bytes of the connections of one network address; an IPv6 /64 counts as one. The default is
+   * an eighth of `maxBytes`, 64 streams. It applies while half of `maxBytes` or more are in use,
+   * and not to a loopback or private address, which is probably a proxy. A number that you set
+   * always applies.
    */
   readonly maxBytesPerAddress?: number | undefined;
   /**
-   * Bytes of one connection; this limit always applies. The default is three quarters of
+   * The bytes of one connection; this limit always applies. The default is three quarters of
    * `maxBytesPerAddress`, 48 streams.
    */
   readonly maxBytesPerConnection?: number | undefined;
@@ -67,7 +67,7 @@ export interface UnreadStreamLimits {
 export interface UnreadStreamStats {
   /** Streams that currently count as unread. */
   readonly count: number;
-  /** Bytes that the runtime may hold for these streams. */
+  /** The bytes that the runtime may hold for these streams. */
   readonly bytes: number;
   /** Streams rejected so far, by reason. */
   readonly refused: Readonly<
@@ -76,8 +76,8 @@ export interface UnreadStreamStats {
 }
 
 /**
- * Reason of a rejection: not taken by the application in time (`timeout`), 16 untaken streams in
- * the session (`session`), or a limit in bytes (the others).
+ * The reason of a rejection: not taken by the application in time (`timeout`), 16 untaken streams
+ * in the session (`session`), or a limit in bytes (the others).
  */
 type UnreadRefusal = keyof UnreadStreamStats["refused"];
 
@@ -96,17 +96,17 @@ export interface UnreadStream {
 }
 
 /**
- * Counters of a server's unread streams. Listeners accept an instance in place of limits, because
- * its fields are the limits; several listeners then count together.
+ * The counters of a server's unread streams. Listeners accept an instance in place of limits,
+ * because its fields are the limits; several listeners then count together.
  */
 export class UnreadStreams implements Required<UnreadStreamLimits> {
-  /** Time for the application to take a stream, in milliseconds. */
+  /** The time for the application to take a stream, in milliseconds. */
   readonly timeoutMs: number;
-  /** Bytes of all connections. */
+  /** The bytes of all connections. */
   readonly maxBytes: number;
-  /** Bytes of the connections of one network address. */
+  /** The bytes of the connections of one network address. */
   readonly maxBytesPerAddress: number;
-  /** Bytes of one connection. */
+  /** The bytes of one connection. */
   readonly maxBytesPerConnection: number;
 
   readonly #places: Quota;
@@ -116,7 +116,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Creates counters at zero.
    *
-   * @param limits Limits; the defaults apply to missing ones.
+   * @param limits The limits; the defaults apply to missing ones.
    * @param quotas All quotas of the server, if there is one.
    * @throws {RangeError} If a limit is neither `Infinity` nor in range.
    */

@@ -1,9 +1,9 @@
 /** Variable-length integers of QUIC (RFC 9000 section 16). */
 
-/** Largest value that can be written, and largest that is read exactly: 2^53 - 1. */
+/** The largest value that can be written, and largest that is read exactly: 2^53 - 1. */
 export const MAX_VARINT: number = Number.MAX_SAFE_INTEGER;
 
-/** Unit of the upper four bytes of an eight-byte varint. */
+/** The unit of the upper four bytes of an eight-byte varint. */
 const HIGH_UNIT = 2 ** 32;
 
 /**
@@ -27,8 +27,8 @@ export function varintLength(value: number): number {
  * Writes a value in the shortest form.
  *
  * @param target Destination; MUST have room for {@linkcode varintLength} bytes.
- * @param at Offset of the first byte.
- * @returns Offset after the last byte.
+ * @param at The offset of the first byte.
+ * @returns The offset after the last byte.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
  */
 export function writeVarint(target: Uint8Array, at: number, value: number): number {

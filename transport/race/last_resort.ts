@@ -8,7 +8,7 @@ import type { Connection } from "../connection.ts";
 import type { CheckedTransports, ClientDialer, TransportName } from "./options.ts";
 
 /**
- * Time for which the other transports are tried alone, in milliseconds, and at most half of the
+ * The time for which the other transports are tried alone, in milliseconds, and at most half of the
  * time for the whole attempt: some networks answer no WebSocket request.
  */
 const ALONE_MS = 5_000;
@@ -20,11 +20,13 @@ export type LoadHttp = () => Promise<{
   fallBackToHttp(dial: ClientDialer, options: FallBackOptions): FallBackDialer;
 }>;
 
-/** Options for the code of HTTP. */
+/** The options for the code of HTTP. */
 export interface FallBackOptions {
   /** The other transports, the preferred one first. */
   readonly transports: readonly TransportName[];
-  /** Time at which a WebSocket fell silent, in milliseconds since the epoch; never by default. */
+  /**
+   * The time at which a WebSocket fell silent, in milliseconds since the epoch; never by default.
+   */
   readonly silentAt?: number | undefined;
 }
 

@@ -2,21 +2,21 @@
 import { UnsupportedError } from "../../errors.ts";
 
 /**
- * Time for which a failed transport is not tried first, in milliseconds; each failure in a row
+ * The time for which a failed transport is not tried first, in milliseconds; each failure in a row
  * doubles the time.
  */
 export const FIRST_REMEMBER_MS = 30_000;
 
-/** Longest time for which a failure is remembered, in milliseconds. */
+/** The longest time for which a failure is remembered, in milliseconds. */
 export const REMEMBER_MS: number = 10 * 60_000;
 
-/** Maximum number of servers with a remembered failure; beyond it, the oldest is forgotten. */
+/** The maximum number of servers with a remembered failure; beyond it, the oldest is forgotten. */
 export const MAX_REMEMBERED = 64;
 
 /** Failure of a transport of a server. */
 export interface Loss {
   readonly error: unknown;
-  /** Time from which the transport is tried first again, in milliseconds since the epoch. */
+  /** The time from which the transport is tried first again, in milliseconds since the epoch. */
   readonly until: number;
   /** Failures in a row; 0 for a session that opened and later fell silent. */
   readonly failures: number;

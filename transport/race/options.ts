@@ -1,4 +1,4 @@
-/** Options and contracts of the race between two transports, and the check of these options. */
+/** The options and contracts of the race between two transports, and the check of these options. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
@@ -7,7 +7,7 @@ import type { DialWebSocketOptions } from "../websocket/connection.ts";
 /** A transport that a client can use. */
 export type TransportName = "webtransport" | "websocket" | "http";
 
-/** Options for the transports of a client. */
+/** The options for the transports of a client. */
 export interface TransportOptions {
   /**
    * The transports to try, the preferred one first. WebTransport and WebSocket race, and the first
@@ -33,7 +33,7 @@ export interface TransportOptions {
    * @default {500}
    */
   readonly headStartMs?: number | undefined;
-  /** Amount of data that the server may send on streams before the application reads. */
+  /** The amount of data that the server may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
 }
 
@@ -81,7 +81,7 @@ export interface SilentTransport {
   readonly error: unknown;
 }
 
-/** Options for one connection. */
+/** The options for one connection. */
 export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransportOptions, "onWorn"> {
   /** The only transport to try, regardless of remembered failures; all transports by default. */
   readonly only?: TransportName | undefined;

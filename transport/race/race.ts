@@ -20,7 +20,7 @@ import {
 } from "./options.ts";
 
 /**
- * Time that a transport still has after the other one won or failed, in milliseconds. A QUIC
+ * The time that a transport still has after the other one won or failed, in milliseconds. A QUIC
  * handshake that loses its first packet sends it again after a second, and a server that is down
  * does not answer over UDP.
  */

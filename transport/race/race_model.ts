@@ -5,17 +5,18 @@
 import type { TransportName } from "./options.ts";
 
 /**
- * Time for which a first failure is remembered, in milliseconds; each failure in a row doubles it.
+ * The time for which a first failure is remembered, in milliseconds; each failure in a row doubles
+ * it.
  */
 const FIRST_MS = 30_000;
 
-/** Longest time for which failures are remembered, in milliseconds. */
+/** The longest time for which failures are remembered, in milliseconds. */
 const LONGEST_MS = 600_000;
 
-/** Time within which a second silence of a WebSocket counts as a failure, in milliseconds. */
+/** The time within which a second silence of a WebSocket counts as a failure, in milliseconds. */
 const SILENCES_MS = 120_000;
 
-/** Time in which the preferred transport may open after the other one, in milliseconds. */
+/** The time in which the preferred transport may open after the other one, in milliseconds. */
 const LATE_MS = 3_000;
 
 /** Outcome of an attempt by WebTransport; without UDP it waits. */
@@ -24,7 +25,7 @@ export type Fate = "opens" | "waits" | "breaks" | "refused";
 /** An attempt to connect. */
 export interface ModelAttempt {
   readonly fate: Fate;
-  /** Time after the other transport opened at which WebTransport breaks, in milliseconds. */
+  /** The time after the other transport opened at which WebTransport breaks, in milliseconds. */
   readonly failsMs: number;
   /** The transport of the previous session, if that session fell silent. */
   readonly silent?: string | undefined;
@@ -71,7 +72,7 @@ export class RaceModel {
   /**
    * Makes an attempt.
    *
-   * @param nowMs Time at which the session was open.
+   * @param nowMs The time at which the session was open.
    * @param attempt See {@linkcode ModelAttempt}.
    * @returns The transport, with the transport that it replaces.
    */

@@ -12,11 +12,11 @@ import {
 import type { WebTransportLeg } from "./options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
-/** Path at which a server on this machine announces its WebTransport endpoint. */
+/** The path at which a server on this machine announces its WebTransport endpoint. */
 const WELL_KNOWN = "/.well-known/skein/webtransport";
 
 /**
- * Maximum wait for the announcement of a server on this machine, in milliseconds. A server that
+ * The maximum wait for the announcement of a server on this machine, in milliseconds. A server that
  * stalls for a moment still has an endpoint.
  */
 const WELL_KNOWN_MS = 5_000;
@@ -109,7 +109,7 @@ interface Answer {
   readonly serverCertificateHashes: readonly { readonly value: string }[];
 }
 
-/** Options for {@linkcode locateWebTransport}. */
+/** The options for {@linkcode locateWebTransport}. */
 export interface LocateOptions {
   /** Timers of the client. */
   readonly runtime: Runtime;

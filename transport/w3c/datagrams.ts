@@ -1,4 +1,4 @@
-/** Datagrams of the W3C `WebTransport`. */
+/** The datagrams of the W3C `WebTransport`. */
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { invalidState } from "./error.ts";
@@ -22,7 +22,7 @@ export interface DatagramsOwner {
 /** Sink of a writable for datagrams. */
 export class DatagramSink implements UnderlyingSink<Uint8Array> {
   readonly owner: DatagramsOwner;
-  /** Priority; a higher order is sent first. */
+  /** The priority; a higher order is sent first. */
   sendOrder: number;
   sendGroup: WebTransportSendGroup | null;
   /** Locked writer; `undefined` for a pipe. */
@@ -111,7 +111,9 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
     this.#sink.sendOrder = toInteger(value);
   }
 
-  /** Group of the writable. Setting a group of another session throws an `InvalidStateError`. */
+  /**
+   * The group of the writable. Setting a group of another session throws an `InvalidStateError`.
+   */
   get sendGroup(): WebTransportSendGroup | null {
     return this.#sink.sendGroup;
   }
@@ -155,7 +157,7 @@ export class DatagramEnds {
   }
 }
 
-/** Datagrams in both directions. */
+/** The datagrams in both directions. */
 export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   static {
     defineInterface(this, {
@@ -206,13 +208,14 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     return this.#queues;
   }
 
-  /** Largest datagram that can be sent; larger ones are dropped. */
+  /** The largest datagram that can be sent; larger ones are dropped. */
   get maxDatagramSize(): number {
     return this.#queues.maxDatagramSize;
   }
 
   /**
-   * Maximum age of a datagram when read, in milliseconds. `null`, or setting 0, disables the limit.
+   * The maximum age of a datagram when read, in milliseconds. `null`, or setting 0, disables the
+   * limit.
    */
   get incomingMaxAge(): number | null {
     return this.#queues.incomingMaxAge;
@@ -223,7 +226,8 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * Maximum age of a datagram when sent, in milliseconds. `null`, or setting 0, disables the limit.
+   * The maximum age of a datagram when sent, in milliseconds. `null`, or setting 0, disables the
+   * limit.
    */
   get outgoingMaxAge(): number | null {
     return this.#queues.outgoingMaxAge;
@@ -234,7 +238,8 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * Maximum number of datagrams held for a reader; beyond it, the oldest is dropped. At least 1.
+   * The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. At least
+   * 1.
    */
   get incomingMaxBufferedDatagrams(): number {
     return this.#queues.maxIncoming;
@@ -245,8 +250,8 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * Maximum number of datagrams accepted before they are sent; beyond it, a write waits. At least
-   * 1.
+   * The maximum number of datagrams accepted before they are sent; beyond it, a write waits. At
+   * least 1.
    */
   get outgoingMaxBufferedDatagrams(): number {
     return this.#queues.maxOutgoing;
@@ -277,7 +282,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   /**
    * Creates a writable with a group and a priority.
    *
-   * @param options Group and priority.
+   * @param options The group and priority.
    * @returns The writable.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session has ended.
@@ -368,19 +373,19 @@ function checkHighWaterMark(value: number, name: string): number {
   );
 }
 
-/** Default limit of incoming datagrams held for a reader. */
+/** The default limit of incoming datagrams held for a reader. */
 const MAX_INCOMING = 1_024;
 
-/** Default limit of outgoing datagrams accepted before they are sent. */
+/** The default limit of outgoing datagrams accepted before they are sent. */
 const MAX_OUTGOING = 64;
 
 /**
- * Limit of datagrams passed to the runtime; other outgoing datagrams can still expire or be
+ * The limit of datagrams passed to the runtime; other outgoing datagrams can still expire or be
  * overtaken.
  */
 const MAX_IN_FLIGHT = 16;
 
-/** Maximum size of a datagram before the path is known. */
+/** The maximum size of a datagram before the path is known. */
 const SAFE_BYTES = 1_024;
 
 /** The session as the queues see it. */
@@ -393,7 +398,7 @@ interface DatagramsLink {
   send(datagram: Uint8Array): void;
 }
 
-/** Counters of datagrams dropped at this end. */
+/** The counters of datagrams dropped at this end. */
 export interface WebTransportDatagramStats {
   /** Incoming datagrams dropped because the queue was full. */
   readonly droppedIncoming: number;
@@ -415,13 +420,13 @@ interface OutgoingDatagram extends QueuedDatagram {
 
 /** Datagram queues of one session. */
 export class DatagramQueues implements DirectDatagrams {
-  /** Maximum age of an incoming datagram, in milliseconds. */
+  /** The maximum age of an incoming datagram, in milliseconds. */
   incomingMaxAge: number | null = null;
-  /** Maximum age of an outgoing datagram, in milliseconds. */
+  /** The maximum age of an outgoing datagram, in milliseconds. */
   outgoingMaxAge: number | null = null;
-  /** Limit of incoming datagrams held for a reader. */
+  /** The limit of incoming datagrams held for a reader. */
   maxIncoming: number = MAX_INCOMING;
-  /** Limit of outgoing datagrams accepted before they are sent. */
+  /** The limit of outgoing datagrams accepted before they are sent. */
   maxOutgoing: number = MAX_OUTGOING;
 
   readonly #runtime: Runtime;
@@ -440,12 +445,12 @@ export class DatagramQueues implements DirectDatagrams {
     this.#runtime = runtime;
   }
 
-  /** Largest datagram that can be sent. */
+  /** The largest datagram that can be sent. */
   get maxDatagramSize(): number {
     return this.#link?.maxDatagramSize ?? SAFE_BYTES;
   }
 
-  /** Counters of dropped datagrams. */
+  /** The counters of dropped datagrams. */
   get stats(): WebTransportDatagramStats {
     return { ...this.#stats };
   }
@@ -460,7 +465,7 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Queues an outgoing datagram.
    *
-   * @param bytes Bytes with their own memory.
+   * @param bytes The bytes with their own memory.
    * @returns Resolves immediately while the queue has room, otherwise after the datagram was sent
    * or dropped.
    */
@@ -497,7 +502,7 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Queues a received datagram.
    *
-   * @param bytes Bytes with their own memory.
+   * @param bytes The bytes with their own memory.
    */
   deliver(bytes: Uint8Array): void {
     if (this.#isOver) return;

@@ -6,16 +6,16 @@ import { textOf } from "../../base/error_text.ts";
 
 const MAX_CODE = 0xffff_ffff;
 
-/** Options for {@linkcode WebTransportError}. */
+/** The options for {@linkcode WebTransportError}. */
 export interface WebTransportErrorOptions extends ErrorOptions {
   /**
-   * Origin of the error: one stream, or the whole session.
+   * The origin of the error: one stream, or the whole session.
    *
    * @default {"stream"}
    */
   readonly source?: "stream" | "session" | undefined;
   /**
-   * Stream error code of the application, clamped to 32 bits.
+   * The stream error code of the application, clamped to 32 bits.
    *
    * @default {null}
    */
@@ -53,7 +53,7 @@ export class WebTransportError extends DOMException {
    *
    * @param message Description. For compatibility with older browsers, also an options object with
    * a `message`.
-   * @param options Origin, stream error code and cause.
+   * @param options The origin, stream error code and cause.
    * @throws {TypeError} If `source` is neither `stream` nor `session`.
    */
   constructor(
@@ -75,12 +75,12 @@ export class WebTransportError extends DOMException {
     }
   }
 
-  /** Origin of the error: one stream, or the whole session. */
+  /** The origin of the error: one stream, or the whole session. */
   get source(): "stream" | "session" {
     return this.#source;
   }
 
-  /** Stream error code of the application; `null` if absent. */
+  /** The stream error code of the application; `null` if absent. */
   get streamErrorCode(): number | null {
     return this.#streamErrorCode;
   }

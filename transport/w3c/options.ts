@@ -1,4 +1,4 @@
-/** Options of the W3C constructor, with validation. */
+/** The options of the W3C constructor, with validation. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 
@@ -8,14 +8,15 @@ const MAX_PROTOCOL_LENGTH = 512;
 /** Characters valid in a structured field string (RFC 9651 section 3.3.3). */
 const PRINTABLE = /^[\x20-\x7e]+$/;
 
-/** Size of a SHA-256 hash in bytes. */
+/** The size of a SHA-256 hash in bytes. */
 const HASH_BYTES = 32;
 
-/** Largest hint for the number of the server's streams. */
+/** The largest hint for the number of the server's streams. */
 const MAX_ANTICIPATED = 0xffff;
 
 /**
- * Headers of an HTTP/1.1 connection (RFC 9114 section 4.2), or covered by a pseudo-header; removed.
+ * The headers of an HTTP/1.1 connection (RFC 9114 section 4.2), or covered by a pseudo-header;
+ * removed.
  */
 const CONNECTION_HEADERS = [
   "connection",
@@ -38,7 +39,7 @@ export interface WebTransportHash {
   readonly value: BufferSource;
 }
 
-/** Options for {@linkcode WebTransport}. */
+/** The options for {@linkcode WebTransport}. */
 export interface WebTransportOptions {
   /**
    * Lets the session share a connection with other sessions of the same origin.
@@ -74,7 +75,7 @@ export interface WebTransportOptions {
    * @default {null}
    */
   readonly anticipatedConcurrentIncomingBidirectionalStreams?: number | null | undefined;
-  /** Subprotocols to offer, in order of preference; empty by default. */
+  /** The subprotocols to offer, in order of preference; empty by default. */
   readonly protocols?: readonly string[] | undefined;
   /**
    * `bytes` makes the datagrams a byte stream for BYOB readers; otherwise they are a default
@@ -82,9 +83,9 @@ export interface WebTransportOptions {
    */
   readonly datagramsReadableType?: "bytes" | undefined;
   /**
-   * Timeout for the server's response in milliseconds, counted from the constructor; then `ready`
-   * and `closed` reject. `Infinity` waits as long as the connection lives. Browsers lack this
-   * option.
+   * The timeout for the server's response in milliseconds, counted from the constructor; then
+   * `ready` and `closed` reject. `Infinity` waits as long as the connection lives. Browsers lack
+   * this option.
    *
    * @default {10000}
    */
@@ -92,11 +93,12 @@ export interface WebTransportOptions {
 }
 
 /**
- * Key of an option that is not part of the public dictionary: the session's {@linkcode Runtime}.
+ * The key of an option that is not part of the public dictionary: the session's
+ * {@linkcode Runtime}.
  */
 export const RUNTIME: unique symbol = Symbol("runtime");
 
-/** Runtime of sessions that have none of their own; all share one pool of connections. */
+/** The runtime of sessions that have none of their own; all share one pool of connections. */
 const PLATFORM: Runtime = platformRuntime();
 
 export interface CheckedOptions {
@@ -112,7 +114,7 @@ export interface CheckedOptions {
   readonly protocols: readonly string[];
   /** `bytes` if the datagrams are a byte stream. */
   readonly datagramsReadableType: "bytes" | undefined;
-  /** Timeout for the server's response, in milliseconds. */
+  /** The timeout for the server's response, in milliseconds. */
   readonly timeoutMs: number;
   /** Reason why no certificate can be trusted; `undefined` if a certificate can be trusted. */
   readonly distrust: string | undefined;

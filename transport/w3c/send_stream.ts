@@ -5,29 +5,29 @@ import type { StreamHalf, StreamHalves } from "../quic/stream_owner.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 import { viewOf } from "./options.ts";
 
-/** Counters of a sending stream; counters that the runtime does not know are absent. */
+/** The counters of a sending stream; counters that the runtime does not know are absent. */
 export interface WebTransportSendStreamStats {
   /** Bytes written. */
   readonly bytesWritten: number;
 }
 
-/** Options of a stream, or of a writable for datagrams. */
+/** The options of a stream, or of a writable for datagrams. */
 export interface WebTransportSendOptions {
   /**
-   * Group that counts the bytes.
+   * The group that counts the bytes.
    *
    * @default {null}
    */
   readonly sendGroup?: WebTransportSendGroup | null | undefined;
   /**
-   * Priority; a higher order is sent first.
+   * The priority; a higher order is sent first.
    *
    * @default {0}
    */
   readonly sendOrder?: number | null | undefined;
 }
 
-/** Options for opening a stream. */
+/** The options for opening a stream. */
 export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
   /**
    * Waits for stream credit. By default a call without credit fails with a `QuotaExceededError`.
@@ -37,16 +37,16 @@ export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
   readonly waitUntilAvailable?: boolean | undefined;
 }
 
-/** Shared state of the streams of a group. */
+/** The shared state of the streams of a group. */
 export class GroupState {
   readonly streams: Set<SendSource> = new Set();
-  /** Bytes written to ended streams. */
+  /** The bytes written to ended streams. */
   endedBytes = 0;
 }
 
 /**
- * Name of the error for a group of another session: `TypeError` as an option, `InvalidStateError`
- * as a setter.
+ * The name of the error for a group of another session: `TypeError` as an option,
+ * `InvalidStateError` as a setter.
  */
 export type ForeignGroupError = "TypeError" | "InvalidStateError";
 
@@ -59,15 +59,15 @@ export interface StreamsOwner {
   /** Creates the error of the ended session. */
   connectionError(cause: unknown): Error;
   /**
-   * State of a group; `undefined` for `null`. Throws an error of the given name if the group
+   * The state of a group; `undefined` for `null`. Throws an error of the given name if the group
    * belongs to another session.
    */
   groupOf(group: WebTransportSendGroup | null, error: ForeignGroupError): GroupState | undefined;
 }
 
-/** Writing half of a stream, with a priority. */
+/** The writing half of a stream, with a priority. */
 export interface OrderedWritable extends DirectWritable {
-  /** Priority; a higher order is sent first. */
+  /** The priority; a higher order is sent first. */
   sendOrder: number;
   /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined;
@@ -91,7 +91,7 @@ export class WebTransportSendGroup {
   /**
    * @ignore Creates a group; callable only by `createSendGroup()`.
    *
-   * @param state Shared state of the group's streams.
+   * @param state The shared state of the group's streams.
    */
   constructor(state: GroupState | undefined = undefined) {
     this.#state = constructible(state, GroupState);
@@ -168,7 +168,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     return this.#half;
   }
 
-  /** Priority; a higher order is sent first. */
+  /** The priority; a higher order is sent first. */
   get sendOrder(): number {
     return this.#sendOrder;
   }
@@ -330,7 +330,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
     return this.#source.half;
   }
 
-  /** Priority; a higher order is sent first. */
+  /** The priority; a higher order is sent first. */
   get sendOrder(): number {
     return this.#source.sendOrder;
   }
@@ -340,7 +340,8 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   }
 
   /**
-   * Group that counts the bytes. Setting a group of another session throws an `InvalidStateError`.
+   * The group that counts the bytes. Setting a group of another session throws an
+   * `InvalidStateError`.
    */
   get sendGroup(): WebTransportSendGroup | null {
     return this.#source.sendGroup;
@@ -424,7 +425,7 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
    *   does not report the credit of a single QUIC stream; without that credit the write waits like
    *   a plain one.
    *
-   * @param chunk Bytes in any `BufferSource`.
+   * @param chunk The bytes in any `BufferSource`.
    * @throws {DOMException} `AbortError` if there is no room for the whole chunk.
    * @throws {TypeError} If the chunk is not a `BufferSource`, which also breaks the stream, or if
    * the writer was released.

@@ -15,9 +15,9 @@ import {
 import { constructible, defineInterface } from "./web_idl.ts";
 import type { StreamHalf } from "../quic/stream_owner.ts";
 
-/** Counters of a receiving stream. */
+/** The counters of a receiving stream. */
 export interface WebTransportReceiveStreamStats {
-  /** Bytes received from the runtime. */
+  /** The bytes received from the runtime. */
   readonly bytesReceived: number;
   /** Received bytes that the reader has read. */
   readonly bytesRead: number;
@@ -31,7 +31,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   /** Marks a byte stream. */
   readonly type = "bytes";
   received = 0;
-  /** Bytes that the reader has read. */
+  /** The bytes that the reader has read. */
   read = 0;
 
   readonly #owner: StreamsOwner;
@@ -181,7 +181,7 @@ export class BidirectionalSource {
   readonly owner: StreamsOwner;
   /** The stream as plain calls. */
   readonly stream: DirectStream & OrderedWritable;
-  /** Group and priority, for a stream opened by this end. */
+  /** The group and priority, for a stream opened by this end. */
   readonly options: WebTransportSendOptions | undefined;
 
   /**
@@ -267,7 +267,7 @@ export class IncomingStreams<T, Half> {
   /**
    * Ends the readable with the session.
    *
-   * @param error Error of a broken session; `undefined` after a close.
+   * @param error The error of a broken session; `undefined` after a close.
    */
   end(error: Error | undefined): void {
     if (this.#isOver) return;

@@ -8,7 +8,7 @@ export interface InterfaceClass {
 
 /** Shape of an interface, as in the specification's IDL. */
 export interface InterfaceShape {
-  /** Name of the interface, also the class string of instances. */
+  /** The name of the interface, also the class string of instances. */
   readonly name: string;
   /** Attributes and operations, including static ones. */
   readonly members: readonly string[];

@@ -44,19 +44,19 @@ import {
 } from "./streams.ts";
 import { defineInterface } from "./web_idl.ts";
 
-/** Time for the connection to release an abandoned session, in milliseconds. */
+/** The time for the connection to release an abandoned session, in milliseconds. */
 const GIVE_UP_TIMEOUT_MS = 1_000;
 
-/** Longest label and context of an export, as in the specification. */
+/** The longest label and context of an export, as in the specification. */
 const MAX_EXPORTER_BYTES = 255;
 
-/** Maximum keying material of one export; the minimum that the specification requires. */
+/** The maximum keying material of one export; the minimum that the specification requires. */
 const MAX_KEYING_BYTES = 4_096;
 
-/** Code and reason of a close. */
+/** The code and reason of a close. */
 export interface WebTransportCloseInfo {
   /**
-   * Close code of up to 32 bits.
+   * The close code of up to 32 bits.
    *
    * @default {0}
    */
@@ -69,13 +69,13 @@ export interface WebTransportCloseInfo {
   reason?: string | undefined;
 }
 
-/** Counters of a session; counters that the runtime does not know are absent. */
+/** The counters of a session; counters that the runtime does not know are absent. */
 export interface WebTransportConnectionStats {
-  /** Bytes of streams and datagrams sent; absent if connections are shared. */
+  /** The bytes of streams and datagrams sent; absent if connections are shared. */
   readonly bytesSent?: number | undefined;
-  /** Bytes of streams and datagrams received; absent if connections are shared. */
+  /** The bytes of streams and datagrams received; absent if connections are shared. */
   readonly bytesReceived?: number | undefined;
-  /** Counters of datagrams dropped at this end. */
+  /** The counters of datagrams dropped at this end. */
   readonly datagrams: WebTransportDatagramStats;
 }
 
@@ -207,7 +207,7 @@ export class WebTransport implements AsyncDisposable {
    * Starts to connect to a server and to request a session.
    *
    * @param url An `https:` URL without a fragment.
-   * @param options Subprotocols, headers, certificates, pooling and timeouts.
+   * @param options The subprotocols, headers, certificates, pooling and timeouts.
    * @throws {DOMException} `SyntaxError` for an invalid URL or subprotocol, `NotSupportedError` for
    * hashes combined with pooling.
    * @throws {TypeError} If an option has an invalid type.
@@ -325,17 +325,17 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedBidirectional = checkAnticipated(value);
   }
 
-  /** Datagrams; writable even before `ready`. */
+  /** The datagrams; writable even before `ready`. */
   get datagrams(): WebTransportDatagramDuplexStream {
     return this.#datagrams;
   }
 
-  /** Bidirectional streams opened by the server. */
+  /** The bidirectional streams opened by the server. */
   get incomingBidirectionalStreams(): ReadableStream<WebTransportBidirectionalStream> {
     return this.#bidirectional.readable;
   }
 
-  /** Unidirectional streams opened by the server. */
+  /** The unidirectional streams opened by the server. */
   get incomingUnidirectionalStreams(): ReadableStream<WebTransportReceiveStream> {
     return this.#unidirectional.readable;
   }
@@ -343,7 +343,7 @@ export class WebTransport implements AsyncDisposable {
   /**
    * Opens a bidirectional stream, after the session is ready.
    *
-   * @param options Group, priority and waiting.
+   * @param options The group, priority and waiting.
    * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError`
@@ -364,7 +364,7 @@ export class WebTransport implements AsyncDisposable {
   /**
    * Opens a unidirectional stream, after the session is ready.
    *
-   * @param options Group, priority and waiting.
+   * @param options The group, priority and waiting.
    * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
    * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError`
@@ -398,7 +398,7 @@ export class WebTransport implements AsyncDisposable {
    * Closes the session; data not yet sent may be lost. Before `ready`, abandons the session:
    * `ready` and `closed` reject. Idempotent.
    *
-   * @param closeInfo Code and reason; 0 and empty by default.
+   * @param closeInfo The code and reason; 0 and empty by default.
    */
   close(closeInfo: WebTransportCloseInfo = {}): void {
     const { closeCode = 0, reason = "" } = closeInfo;
@@ -433,7 +433,7 @@ export class WebTransport implements AsyncDisposable {
    *
    * @param label At most 255 bytes.
    * @param context At most 255 bytes.
-   * @param outputLength Bytes to export, from 1 to 4096.
+   * @param outputLength The bytes to export, from 1 to 4096.
    * @returns Never resolves.
    * @throws {TypeError} If an argument is missing, or the label or context is not a `BufferSource`.
    * @throws {RangeError} If a length is out of range.
@@ -636,7 +636,7 @@ class ResponseHeaders extends Headers {
 }
 
 /**
- * Headers hidden from the application: `protocol` shows the subprotocol, and cookies belong to a
- * cookie store.
+ * The headers hidden from the application: `protocol` shows the subprotocol, and cookies belong to
+ * a cookie store.
  */
 const HIDDEN_HEADERS = ["wt-protocol", "set-cookie"];

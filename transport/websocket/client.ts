@@ -25,7 +25,7 @@ const DIAL: OptionKinds<DialWebSocketOptions> = {
  * - **Other subprotocols, or none:** message frames only.
  *
  * @param url A `ws:` or `wss:` URL; `http:` and `https:` also work.
- * @param options Subprotocols, headers, flow control, timeout and signal.
+ * @param options The subprotocols, headers, flow control, timeout and signal.
  * @returns The open connection.
  * @throws {TypeError} If the URL is not a WebSocket URL, or the runtime does not accept headers.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.

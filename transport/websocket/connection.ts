@@ -29,16 +29,16 @@ import { FrameInbox } from "../frame_inbox.ts";
 import type { Multiplexer, StreamsHost } from "../qmux/multiplexer.ts";
 import { parseServerUrl, publicUrl } from "../url.ts";
 
-/** Options for {@linkcode dialWebSocket}. */
+/** The options for {@linkcode dialWebSocket}. */
 export interface DialWebSocketOptions {
-  /** Subprotocols to offer, in order of preference. */
+  /** The subprotocols to offer, in order of preference. */
   readonly protocols?: readonly string[] | undefined;
   /** Request headers; Deno only, because browsers do not allow them. */
   readonly headers?: HeadersInit | undefined;
-  /** Amount that the server may send on streams before the application reads. */
+  /** The amount that the server may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
@@ -46,7 +46,7 @@ export interface DialWebSocketOptions {
   /** Cancels the attempt. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Timeout in milliseconds; `Infinity` waits without limit.
+   * The timeout in milliseconds; `Infinity` waits without limit.
    *
    * @default {10000}
    */
@@ -62,7 +62,7 @@ export type StreamsPart = Pick<
 /** Loads a {@linkcode StreamsPart}. */
 export type LoadStreams = () => Promise<StreamsPart>;
 
-/** Options for {@linkcode openWebSocket}. */
+/** The options for {@linkcode openWebSocket}. */
 interface OpenWebSocketOptions extends DialWebSocketOptions {
   readonly runtime: Runtime;
   /** Loads the code for streams and datagrams. */
@@ -128,30 +128,31 @@ function openSocket(
 const LOW_WATER_MARK = 32_768;
 
 /**
- * First and longest interval between checks for a drained socket, in milliseconds; sockets emit no
- * event when they drain.
+ * The first and longest interval between checks for a drained socket, in milliseconds; sockets emit
+ * no event when they drain.
  */
 const FIRST_POLL_MS = 2;
 const LAST_POLL_MS = 50;
 
-/** Time for a peer to reply to a close, in milliseconds. */
+/** The time for a peer to reply to a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
- * Subprotocol with streams and datagrams: its binary frames that are not messages are QMux records.
+ * The subprotocol with streams and datagrams: its binary frames that are not messages are QMux
+ * records.
  */
 const STREAMS_PROTOCOL = "skein.1";
 
 /**
- * Maximum bytes of records held while the code for streams loads: a peer may not send much before a
- * reply.
+ * The maximum bytes of records held while the code for streams loads: a peer may not send much
+ * before a reply.
  */
 const MAX_EARLY_BYTES = 65_536;
 
-/** Largest datagram between two ends of Skein, in bytes. */
+/** The largest datagram between two ends of Skein, in bytes. */
 const MAX_DATAGRAM_BYTES = 16_379;
 
-/** URL of a server on this machine. */
+/** The URL of a server on this machine. */
 const LOOPBACK = /^wss:\/\/(localhost|127(\.\d+){3}|\[::1\])[:/]/;
 
 const FRAMES_ONLY: ConnectionCapabilities = Object.freeze({
@@ -190,10 +191,10 @@ const CONNECTING = 0;
 const OPEN = 1;
 const CLOSED = 3;
 
-/** Options of a {@linkcode WebSocketConnection}. */
+/** The options of a {@linkcode WebSocketConnection}. */
 export interface WebSocketConnectionOptions {
   readonly runtime: Runtime;
-  /** Amount that the peer may send on streams before the application reads. */
+  /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Loads the code for streams, on an end that does not have it yet. */
   readonly loadStreams?: LoadStreams | undefined;
@@ -255,7 +256,7 @@ export class WebSocketConnection
     for (const type of options.events ?? EVENTS) socket.addEventListener(type, this);
   }
 
-  /** Capabilities, with streams and datagrams for `skein.1`. */
+  /** The capabilities, with streams and datagrams for `skein.1`. */
   get capabilities(): ConnectionCapabilities {
     return this.hasStreams ? FRAMES_AND_STREAMS : FRAMES_ONLY;
   }
@@ -348,7 +349,7 @@ export class WebSocketConnection
     return new Promise(() => {});
   }
 
-  /** Datagrams, loaded on first use. */
+  /** The datagrams, loaded on first use. */
   get datagrams(): DatagramDuplex {
     return this.#datagrams ??= this.#loadedStreams?.datagrams ?? {
       readable: lateReadable(async () => (await this.#loadMultiplexer()).datagrams.readable),
@@ -369,17 +370,17 @@ export class WebSocketConnection
       lateReadable(async () => (await this.#loadMultiplexer()).incomingUnidirectionalStreams);
   }
 
-  /** Counters, flow control and events of the streams. */
+  /** The counters, flow control and events of the streams. */
   get inspect(): ConnectionInspection {
     return this;
   }
 
-  /** Counters, once there was a stream or a datagram. */
+  /** The counters, once there was a stream or a datagram. */
   get counters(): ConnectionCounters | undefined {
     return this.#streams?.inspect?.counters;
   }
 
-  /** Streams of the peer that the application has not accepted yet. */
+  /** The streams of the peer that the application has not accepted yet. */
   get unreadStreams(): number | undefined {
     return this.#streams?.inspect?.unreadStreams;
   }

@@ -45,17 +45,17 @@ export interface SocketLease extends Disposable {
   [Symbol.dispose](): void;
 }
 
-/** Options for {@linkcode acceptWebSocket}. */
+/** The options for {@linkcode acceptWebSocket}. */
 export interface AcceptWebSocketOptions {
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
   /** Selected subprotocol, which the peer must have offered. */
   readonly protocol?: string | undefined;
-  /** Headers of the response, in addition to those of the upgrade; none by default. */
+  /** The headers of the response, in addition to those of the upgrade; none by default. */
   readonly headers?: HeadersInit | undefined;
   /**
    * Closes a peer that shows no sign of life for this long, in milliseconds; the runtime sends a
@@ -67,9 +67,9 @@ export interface AcceptWebSocketOptions {
   readonly idleTimeoutMs?: number | undefined;
   /** Lease of the socket, held until the runtime releases the socket. */
   readonly lease?: SocketLease | undefined;
-  /** Amount that the peer may send on streams before the application reads. */
+  /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Limits of the stream that carries the messages of `qmux-NN.skein.1`. */
+  /** The limits of the stream that carries the messages of `qmux-NN.skein.1`. */
   readonly messages?:
     | Pick<
       MessageStreamOptions,
@@ -112,9 +112,9 @@ export type WebSocketEngine = (
   request: Request,
   options?: AcceptWebSocketOptions,
 ) => {
-  /** Connection; `ready` resolves once the response was sent. */
+  /** The connection; `ready` resolves once the response was sent. */
   readonly connection: Connection;
-  /** Response, which MUST be returned from the HTTP handler. */
+  /** The response, which MUST be returned from the HTTP handler. */
   readonly response: Response;
   /**
    * True if the connection is open already, before the response is returned.
@@ -138,25 +138,25 @@ export interface OfferedUpgrade extends UpgradeRequest {
   /**
    * Accepts the upgrade, which MUST be valid; see {@linkcode findUpgradeFault}.
    *
-   * @param options Options of the engine; the peer MUST have offered the subprotocol.
+   * @param options The options of the engine; the peer MUST have offered the subprotocol.
    * @throws {TypeError} If the peer has disconnected.
    */
   accept(options: AcceptWebSocketOptions): AcceptedWebSocket;
 }
 
-/** Options of {@linkcode WebSocketHost.listen}. */
+/** The options of {@linkcode WebSocketHost.listen}. */
 export interface HttpListenOptions {
   /**
-   * Clocks, timers and randomness of this node.
+   * The clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
   /** TCP port; 0 selects a free one. */
   readonly port: number;
-  /** Address to listen on. */
+  /** The address to listen on. */
   readonly hostname: string;
-  /** Certificate and key in PEM; without them the server has no TLS. */
+  /** The certificate and key in PEM; without them the server has no TLS. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /**
    * Lets other processes listen on the same TCP port; see `reusePort` of `serve`.
@@ -165,15 +165,15 @@ export interface HttpListenOptions {
    */
   readonly reusePort?: boolean | undefined;
   /**
-   * Largest message that the server accepts from peers, in bytes. A host with a lower bound MUST
-   * throw a `RangeError`: peers rely on the server's bound.
+   * The largest message that the server accepts from peers, in bytes. A host with a lower bound
+   * MUST throw a `RangeError`: peers rely on the server's bound.
    */
   readonly maxFrameBytes?: number | undefined;
-  /** Maximum number of simultaneous connections. */
+  /** The maximum number of simultaneous connections. */
   readonly maxConnections?: number | undefined;
   /**
-   * Maximum number of simultaneous connections per network address; by default a share, once more
-   * than half are in use.
+   * The maximum number of simultaneous connections per network address; by default a share, once
+   * more than half are in use.
    */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
@@ -203,7 +203,7 @@ export interface WebSocketHost {
   /**
    * Starts an HTTP server.
    *
-   * @param options Address, certificate and limits.
+   * @param options The address, certificate and limits.
    * @param handler Handler of requests.
    * @returns The server.
    * @throws {Deno.errors.AddrInUse} If the port is in use.
@@ -215,14 +215,14 @@ export interface WebSocketHost {
       info: { readonly remoteAddr: Deno.NetAddr },
     ) => Response | Promise<Response>,
   ): {
-    /** Address that the server listens on. */
+    /** The address that the server listens on. */
     readonly addr: Deno.NetAddr;
     /**
      * Stops listening, and ends every connection; connections with an unfinished response end last.
      * Idempotent.
      *
-     * @param options Time that the server allows for unfinished responses, in milliseconds; a host
-     * may allow more.
+     * @param options The time that the server allows for unfinished responses, in milliseconds; a
+     * host may allow more.
      */
     shutdown(options?: { readonly answersMs?: number | undefined }): Promise<void>;
     /**
@@ -263,7 +263,7 @@ export type HttpListener = ReturnType<WebSocketHost["listen"]>;
  * - **Other subprotocols, or none:** message frames only.
  *
  * @param request An upgrade request.
- * @param options Subprotocol, timeouts and limits.
+ * @param options The subprotocol, timeouts and limits.
  * @returns The connection, and the response to return.
  * @throws {TypeError} If the request is not a WebSocket upgrade, or does not offer the protocol.
  */
@@ -298,7 +298,7 @@ export function acceptWebSocket(
  * Checks the additional headers of a response.
  *
  * @param headers The headers; `undefined` for none.
- * @returns Names and values, without line breaks.
+ * @returns The names and values, without line breaks.
  * @throws {TypeError} If a name or a value is malformed.
  */
 export function fieldsOf(headers: HeadersInit | undefined): Iterable<[string, string]> {
@@ -323,7 +323,7 @@ export function checkOffered(request: UpgradeRequest, protocol: string): void {
  * server's WebSocket.
  *
  * @param connection The WebSocket; returned unchanged with any other subprotocol.
- * @param options Runtime of the listener, and limits from the caller.
+ * @param options The runtime of the listener, and limits from the caller.
  */
 export function withAgreedStreams(
   connection: Connection,
@@ -417,13 +417,13 @@ const CLOSING = 2;
 /** Events of a server's socket, whose close event includes the information of its error event. */
 const SERVER_EVENTS = ["open", "message", "close"] as const;
 
-/** Options of a {@linkcode ServerWebSocketConnection}. */
+/** The options of a {@linkcode ServerWebSocketConnection}. */
 export interface ServerWebSocketOptions extends Pick<WebSocketConnectionOptions, "events"> {
   readonly runtime: Runtime;
-  /** Subprotocol selected by the server, which Deno's socket does not report. */
+  /** The subprotocol selected by the server, which Deno's socket does not report. */
   readonly protocol: string;
   readonly lease?: SocketLease | undefined;
-  /** Amount that the peer may send on streams before the application reads. */
+  /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
    * Resolves after the peer is admitted; until then, streams and datagrams are rejected. By
@@ -496,7 +496,7 @@ export class ServerWebSocketConnection extends WebSocketConnection {
 }
 
 /**
- * Credit until a peer is admitted, for example before a client sends its token: enough for the
+ * The credit until a peer is admitted, for example before a client sends its token: enough for the
  * stream of the token and a few others.
  */
 const HELD = { data: 20_480, bidirectional: 8, unidirectional: 8 };
@@ -507,7 +507,7 @@ const HELD = { data: 20_480, bidirectional: 8, unidirectional: 8 };
  * @param qmux A multiplexer before its start. A multiplexer without credit, in the framing from
  * before the drafts, stays unchanged.
  * @param admitted Resolves on admission.
- * @param data Maximum bytes of stream data.
+ * @param data The maximum bytes of stream data.
  */
 function holdUntil(qmux: Qmux, admitted: Promise<unknown>, data: number = HELD.data): void {
   const { credit } = qmux;

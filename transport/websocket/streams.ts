@@ -37,7 +37,7 @@ export function openStreams(host: StreamsHost): Multiplexer {
   return qmux;
 }
 
-/** Options for {@linkcode withStreams}. */
+/** The options for {@linkcode withStreams}. */
 export interface WithStreamsOptions {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
@@ -47,7 +47,7 @@ export interface WithStreamsOptions {
    * @default {openMessages}
    */
   readonly carry?: ((connection: Connection) => Connection) | undefined;
-  /** Amount that the peer may send on streams before the application reads. */
+  /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Called with the multiplexer before its start; a server limits a peer without a token here. */
   readonly hold?: ((qmux: Qmux) => void) | undefined;

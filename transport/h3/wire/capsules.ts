@@ -18,13 +18,13 @@ export const CapsuleType = {
   close: 0x2843,
   /** Asks the peer to end the session soon. */
   drain: 0x78ae,
-  /** Limit of bytes on all streams, in total. */
+  /** The limit of bytes on all streams, in total. */
   maxData: 0x190b_4d3d,
   /** Valid over HTTP/2 only; an error over HTTP/3. */
   maxStreamData: 0x190b_4d3e,
-  /** Limit of bidirectional streams, in total. */
+  /** The limit of bidirectional streams, in total. */
   maxStreamsBidi: 0x190b_4d3f,
-  /** Limit of unidirectional streams, in total. */
+  /** The limit of unidirectional streams, in total. */
   maxStreamsUni: 0x190b_4d40,
   /** The sender waits for a higher `maxData`. */
   dataBlocked: 0x190b_4d41,
@@ -45,25 +45,25 @@ export interface Capsule {
 
 /** Content of a close capsule. */
 interface CloseCapsule {
-  /** Close code, an unsigned 32-bit integer. */
+  /** The close code, an unsigned 32-bit integer. */
   readonly closeCode: number;
   /** Reason as text; may be empty. */
   readonly reason: string;
 }
 
 /**
- * Longest datagram accepted in a capsule; a longer one is dropped. The limit is the size of a
+ * The longest datagram accepted in a capsule; a longer one is dropped. The limit is the size of a
  * packet, because the number of held datagrams is bounded, but not their bytes.
  */
 export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
 
-/** Largest valid number of streams of one direction: stream IDs end at 2^62 - 1. */
+/** The largest valid number of streams of one direction: stream IDs end at 2^62 - 1. */
 const MAX_STREAM_COUNT = 2n ** 60n;
 
 const CLOSE_CODE_BYTES = 4;
 const MAX_VARINT_BYTES = 8;
 
-/** Longest payload of each type; longer ones are malformed. */
+/** The longest payload of each type; longer ones are malformed. */
 const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.close, CLOSE_CODE_BYTES + MAX_WEBTRANSPORT_REASON_BYTES],
   [CapsuleType.drain, 0],
@@ -78,10 +78,10 @@ const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.streamsBlockedUni, MAX_VARINT_BYTES],
 ]);
 
-/** Longest head of a frame or capsule: a type and a length, varints of up to 8 bytes. */
+/** The longest head of a frame or capsule: a type and a length, varints of up to 8 bytes. */
 const MAX_HEAD_BYTES = 2 * MAX_VARINT_BYTES;
 
-/** Maximum bytes of a DATA frame with a close: two heads, the code, and the longest reason. */
+/** The maximum bytes of a DATA frame with a close: two heads, the code, and the longest reason. */
 export const MAX_CLOSE_FRAME_BYTES: number = 2 * MAX_HEAD_BYTES + CLOSE_CODE_BYTES +
   MAX_WEBTRANSPORT_REASON_BYTES;
 
@@ -142,7 +142,7 @@ export function decodeStreamCount(payload: Uint8Array): number {
 /**
  * Encodes a capsule that closes a session.
  *
- * @param close Code and reason; the reason is cut at 1,024 bytes, never inside a character.
+ * @param close The code and reason; the reason is cut at 1,024 bytes, never inside a character.
  * @throws {RangeError} If the code is not an integer from 0 to 2^32 - 1.
  *
  * @example Usage
@@ -215,7 +215,7 @@ export class CapsuleParser {
   /**
    * Adds bytes.
    *
-   * @param chunk Bytes, used without a copy; MUST NOT change afterwards.
+   * @param chunk The bytes, used without a copy; MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     this.#parser.push(chunk);

@@ -1,4 +1,4 @@
-/** Error codes of HTTP/3, QPACK, HTTP datagrams and WebTransport over HTTP/3. */
+/** The error codes of HTTP/3, QPACK, HTTP datagrams and WebTransport over HTTP/3. */
 import { ProtocolError } from "../../../errors.ts";
 import type { ConnectionCloseInfo } from "../../connection.ts";
 import { MAX_WEBTRANSPORT_CLOSE_CODE, unmarkReason } from "../../wire_close.ts";
@@ -11,13 +11,13 @@ export const H3Error = {
   generalProtocolError: 0x101,
   /** Internal failure of the sending end. */
   internalError: 0x102,
-  /** Stream of a type that the peer may not open. */
+  /** A stream of a type that the peer may not open. */
   streamCreationError: 0x103,
   /** Closed stream that the connection needs. */
   closedCriticalStream: 0x104,
-  /** Frame in an invalid place. */
+  /** A frame in an invalid place. */
   frameUnexpected: 0x105,
-  /** Frame with an invalid layout. */
+  /** A frame with an invalid layout. */
   frameError: 0x106,
   /** Excessive demand of the peer. */
   excessiveLoad: 0x107,
@@ -31,13 +31,13 @@ export const H3Error = {
   requestRejected: 0x10b,
   /** Request or response no longer wanted. */
   requestCancelled: 0x10c,
-  /** Request that ended early. */
+  /** A request that ended early. */
   requestIncomplete: 0x10d,
   /** Malformed message. */
   messageError: 0x10e,
   /** Broken connection of a CONNECT request. */
   connectError: 0x10f,
-  /** Request that requires HTTP/1.1. */
+  /** A request that requires HTTP/1.1. */
   versionFallback: 0x110,
   /** Invalid datagram, or invalid value of the setting. */
   datagramError: 0x33,
@@ -47,9 +47,9 @@ export const H3Error = {
   qpackEncoderStreamError: 0x201,
   /** Invalid instruction on the QPACK decoder stream. */
   qpackDecoderStreamError: 0x202,
-  /** Stream that arrived before its session, and found no room in the buffer. */
+  /** A stream that arrived before its session, and found no room in the buffer. */
   bufferedStreamRejected: 0x3994_bd84,
-  /** Stream of a closed session. */
+  /** A stream of a closed session. */
   sessionGone: 0x170d_7b68,
   /** Violation of WebTransport's flow control. */
   flowControlError: 0x045d_4487,
@@ -115,7 +115,7 @@ export function fromHttp3StreamCode(code: number): number | undefined {
  * of the session: quiche maps the code like a stream code, and Deno's own WebTransport sends it
  * unchanged.
  *
- * @returns Code and reason of the session's close; `undefined` if the connection was lost. That
+ * @returns The code and reason of the session's close; `undefined` if the connection was lost. That
  * includes HTTP/3 codes, codes above 32 bits, and 0 without Skein's mark: a process that exits with
  * an uncaught error closes its connections with 0.
  *

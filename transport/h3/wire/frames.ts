@@ -1,10 +1,10 @@
-/** Frames of HTTP/3 (RFC 9114 section 7). */
+/** The frames of HTTP/3 (RFC 9114 section 7). */
 import { encodeTlv, readOnlyBigVarint, TlvParser, type TlvPolicy } from "./tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /** Known frame types. */
 export const FrameType = {
-  /** Part of a message's content. */
+  /** The part of a message's content. */
   data: 0x0,
   /** Fields, encoded with QPACK. */
   headers: 0x1,
@@ -16,7 +16,7 @@ export const FrameType = {
   pushPromise: 0x5,
   /** Announcement that the sender accepts no more requests. */
   goaway: 0x7,
-  /** Limit of pushes that the client accepts. */
+  /** The limit of pushes that the client accepts. */
   maxPushId: 0xd,
   /**
    * Start of a WebTransport stream, followed by a session ID instead of a length. Valid only at the
@@ -33,17 +33,18 @@ export interface Frame {
   readonly payload: Uint8Array;
 }
 
-/** Options for {@linkcode FrameParser}. */
+/** The options for {@linkcode FrameParser}. */
 export interface FrameParserOptions {
   /**
-   * Longest payload of a frame other than DATA.
+   * The longest payload of a frame other than DATA.
    *
    * @default {65_536}
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
-   * Kind of stream that carries the frames. A frame that does not belong there (RFC 9114 section 7)
-   * is rejected as soon as its type has arrived. By default all kinds of frames are accepted.
+   * The kind of stream that carries the frames. A frame that does not belong there (RFC 9114
+   * section 7) is rejected as soon as its type has arrived. By default all kinds of frames are
+   * accepted.
    *
    * - `control` starts with SETTINGS, which occurs once, and forbids DATA, HEADERS and
    *   PUSH_PROMISE.
@@ -52,10 +53,10 @@ export interface FrameParserOptions {
   readonly stream?: "control" | "request" | undefined;
 }
 
-/** Default limit of the payload of a frame other than DATA. */
+/** The default limit of the payload of a frame other than DATA. */
 const DEFAULT_MAX_PAYLOAD_BYTES = 65_536;
 
-/** Longest payload of a frame that is one varint. */
+/** The longest payload of a frame that is one varint. */
 const MAX_VARINT_BYTES = 8;
 
 /**
@@ -133,7 +134,7 @@ export class FrameParser {
   /**
    * Adds bytes.
    *
-   * @param chunk Bytes, used without a copy; MUST NOT change afterwards.
+   * @param chunk The bytes, used without a copy; MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     this.#parser.push(chunk);
@@ -239,7 +240,7 @@ function placed(policy: TlvPolicy, stream: FrameParserOptions["stream"]): TlvPol
   }
 }
 
-/** Shared policy of the most frequent case; a closure per parser would be wasteful. */
+/** The shared policy of the most frequent case; a closure per parser would be wasteful. */
 const REQUEST_POLICY: TlvPolicy = placed(policyOf(DEFAULT_MAX_PAYLOAD_BYTES), "request");
 
 function misplaced(type: number, place: string): H3ProtocolError {

@@ -11,13 +11,13 @@ import { H3Error, H3ProtocolError } from "./error_codes.ts";
 /** Symbol that ends a string, after the 256 bytes; MUST NOT be sent. */
 const END_OF_STRING = 256;
 
-/** Length of the longest code. */
+/** The length of the longest code. */
 const MAX_CODE_BITS = 30;
 
-/** Length of the shortest code, which bounds the decoded size. */
+/** The length of the shortest code, which bounds the decoded size. */
 const MIN_CODE_BITS = 5;
 
-/** Length of each symbol's code in bits: the 256 bytes in order, then the end of string. */
+/** The length of each symbol's code in bits: the 256 bytes in order, then the end of string. */
 // deno-fmt-ignore
 const CODE_BITS: readonly number[] = [
   13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, // 0x00
@@ -41,9 +41,9 @@ const CODE_BITS: readonly number[] = [
 
 /** The canonical code, indexed by length. */
 interface CodeTable {
-  /** First code of each length. */
+  /** The first code of each length. */
   readonly firstCode: Int32Array;
-  /** Number of codes of each length. */
+  /** The number of codes of each length. */
   readonly count: Int32Array;
   /** Start of the symbols of each length in {@linkcode CodeTable.symbols}. */
   readonly offset: Int32Array;

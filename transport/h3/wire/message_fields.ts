@@ -31,7 +31,7 @@ const PROTOCOLS: ReadonlySet<string> = new Set(["webtransport", "webtransport-h3
 /** Three digits of a class from 1 to 5. */
 const STATUS = /^[1-5]\d\d$/;
 
-/** Status that HTTP/3 forbids, because there are no upgrades (RFC 9114 section 4.5). */
+/** The status that HTTP/3 forbids, because there are no upgrades (RFC 9114 section 4.5). */
 const SWITCHING_PROTOCOLS = "101";
 
 /**

@@ -16,12 +16,12 @@ import { H3Error, H3ProtocolError } from "./error_codes.ts";
 export type Field = readonly [name: string, value: string];
 
 /**
- * Largest section in bytes, counted like RFC 9114 section 4.2.2: name, value and 32 bytes for each
- * field.
+ * The largest section in bytes, counted like RFC 9114 section 4.2.2: name, value and 32 bytes for
+ * each field.
  */
 const MAX_SECTION_BYTES = 65_536;
 
-/** Bytes counted for each field in addition to name and value. */
+/** The bytes counted for each field in addition to name and value. */
 const FIELD_OVERHEAD_BYTES = 32;
 
 /** A token (RFC 9110 section 5.6.2), after a colon for a pseudo-header. */
@@ -35,7 +35,7 @@ const FORBIDDEN_IN_VALUE = /[\0\r\n]/;
 const INTEGER_LIMIT = 2 ** 62;
 const MAX_INTEGER_SHIFT = 56;
 
-/** Bytes converted to characters in one call. */
+/** The bytes converted to characters in one call. */
 const DECODE_STEP_BYTES = 8192;
 
 /**
@@ -265,7 +265,7 @@ const STREAM_CANCELLATION = 0b0100_0000;
 /** Mask of a prefix of 6 bits; all ones mean that the integer continues in the next byte. */
 const FULL_PREFIX = 0b0011_1111;
 
-/** Maximum bytes after the prefix for an integer of 62 bits. */
+/** The maximum bytes after the prefix for an integer of 62 bits. */
 const MAX_CONTINUATION_BYTES = 9;
 
 /**
@@ -284,7 +284,7 @@ export function checkEncoderInstructions(bytes: Uint8Array): void {
 
 /** Validator for one decoder stream of the peer. This end never inserts table entries. */
 export class DecoderInstructions {
-  /** Bytes that the current integer may still have; `undefined` between instructions. */
+  /** The bytes that the current integer may still have; `undefined` between instructions. */
   #bytesLeft: number | undefined = undefined;
 
   /**
@@ -426,16 +426,16 @@ export const STATIC_TABLE: readonly (readonly [name: string, value: string])[] =
   ["x-frame-options", "sameorigin"],
 ];
 
-/** First index of each name. */
+/** The first index of each name. */
 const STATIC_NAMES: ReadonlyMap<string, number> = indexBy((name) => name);
 
-/** Index of each field, by {@linkcode staticKey}. */
+/** The index of each field, by {@linkcode staticKey}. */
 const STATIC_FIELDS: ReadonlyMap<string, number> = indexBy(staticKey);
 
 /**
  * Builds the key of a field in {@linkcode STATIC_FIELDS}.
  *
- * @returns Name and value, separated by a character that is invalid in names.
+ * @returns The name and value, separated by a character that is invalid in names.
  */
 function staticKey(name: string, value: string): string {
   return `${name}\n${value}`;

@@ -18,7 +18,7 @@ export const SettingId = {
   qpackMaxTableCapacity: 0x1,
   /** Largest field section. */
   maxFieldSectionSize: 0x6,
-  /** Number of streams that may wait for QPACK's dynamic table. */
+  /** The number of streams that may wait for QPACK's dynamic table. */
   qpackBlockedStreams: 0x7,
   /** 1 if extended CONNECT is supported (RFC 9220). */
   enableConnectProtocol: 0x8,
@@ -28,19 +28,19 @@ export const SettingId = {
   h3DatagramDraft04: 0xff_d277,
   /** WebTransport of drafts 02 to 06, required by Chromium and Firefox. */
   enableWebTransport: 0x2b60_3742,
-  /** Session limit of a server, in draft 02. Known, but never sent. */
+  /** The session limit of a server, in draft 02. Known, but never sent. */
   webTransportMaxSessionsDraft02: 0x2b60_3743,
-  /** Session limit of a server, in drafts 07 to 12. */
+  /** The session limit of a server, in drafts 07 to 12. */
   webTransportMaxSessionsDraft07: 0xc671_706a,
-  /** Session limit of a server, in drafts 13 and 14, required by Safari. */
+  /** The session limit of a server, in drafts 13 and 14, required by Safari. */
   webTransportMaxSessions: 0x14e9_cd29,
   /** WebTransport since draft 15. */
   webTransportEnabled: 0x2c7c_f000,
-  /** Initial limit of bytes on all streams. */
+  /** The initial limit of bytes on all streams. */
   initialMaxData: 0x2b61,
-  /** Initial limit of unidirectional streams. */
+  /** The initial limit of unidirectional streams. */
   initialMaxStreamsUni: 0x2b64,
-  /** Initial limit of bidirectional streams. */
+  /** The initial limit of bidirectional streams. */
   initialMaxStreamsBidi: 0x2b65,
 } as const;
 
@@ -49,23 +49,23 @@ export type Settings = ReadonlyMap<number, number>;
 
 /** Flow control that this end announces; it is off if all values are zero. */
 interface ClientSettingsOptions {
-  /** Initial limit of bytes that the peer may send on all streams. */
+  /** The initial limit of bytes that the peer may send on all streams. */
   readonly initialMaxData: number;
-  /** Initial limit of bidirectional streams that the peer may open. */
+  /** The initial limit of bidirectional streams that the peer may open. */
   readonly initialMaxStreamsBidi: number;
-  /** Initial limit of unidirectional streams that the peer may open. */
+  /** The initial limit of unidirectional streams that the peer may open. */
   readonly initialMaxStreamsUni: number;
 }
 
 interface ServerSettingsOptions extends ClientSettingsOptions {
-  /** Maximum number of concurrent sessions on one connection. */
+  /** The maximum number of concurrent sessions on one connection. */
   readonly maxSessions: number;
 }
 
-/** Maximum number of settings in a frame; known peers send fewer than 20. */
+/** The maximum number of settings in a frame; known peers send fewer than 20. */
 export const MAX_SETTINGS = 256;
 
-/** Largest field section that this end accepts. */
+/** The largest field section that this end accepts. */
 const MAX_FIELD_SECTION_BYTES = 65_536;
 
 /** Settings of HTTP/2 that are invalid in HTTP/3 (RFC 9114 section 7.2.4.1). */
@@ -98,7 +98,7 @@ const EARLY_IDS: readonly number[] = [
   SettingId.webTransportMaxSessions,
 ];
 
-/** Value of `:protocol` in a request for a session: up to draft 14, and since draft 15. */
+/** The value of `:protocol` in a request for a session: up to draft 14, and since draft 15. */
 export type UpgradeToken = "webtransport" | "webtransport-h3";
 
 /**
@@ -264,11 +264,11 @@ function failure(h3Code: number, message: string): H3ProtocolError {
 
 /** WebTransport flow-control limits at the start of a session. */
 export interface FlowControlLimits {
-  /** Bytes on all streams. */
+  /** The bytes on all streams. */
   readonly maxData: number;
-  /** Bidirectional streams. */
+  /** The bidirectional streams. */
   readonly maxStreamsBidi: number;
-  /** Unidirectional streams. */
+  /** The unidirectional streams. */
   readonly maxStreamsUni: number;
 }
 
@@ -282,8 +282,8 @@ const DEFAULTS: FlowControlLimits = {
 /**
  * Reads the limits from the options.
  *
- * @param options Options of the application, if any.
- * @returns Limits, with defaults for missing ones.
+ * @param options The options of the application, if any.
+ * @returns The limits, with defaults for missing ones.
  * @throws {RangeError} If a limit is not an integer from 0 to 2^53 - 1, or if all are 0, which
  * would announce that this end has no flow control.
  */

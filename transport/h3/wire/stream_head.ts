@@ -10,11 +10,11 @@ import { readVarint, varintLength, varintLengthAt, writeVarint } from "../../qui
 export interface StreamHead {
   /** Reader for the rest of the stream. */
   readonly reader: ReadableStreamBYOBReader;
-  /** Type of a unidirectional stream, or of the first frame of a bidirectional stream. */
+  /** The type of a unidirectional stream, or of the first frame of a bidirectional stream. */
   readonly type: number;
   /** Stream ID of the session, for a WebTransport stream. */
   readonly sessionId: number | undefined;
-  /** Bytes after the head. */
+  /** The bytes after the head. */
   readonly held: Uint8Array | undefined;
   /** True if more bytes must follow, because the read filled the buffer. */
   readonly isFull: boolean;
@@ -25,7 +25,7 @@ export interface StreamHead {
 /**
  * Reads the head of a stream.
  *
- * @param sessionType Type that precedes a session ID.
+ * @param sessionType The type that precedes a session ID.
  * @returns The head; `empty` if the stream ends without a byte, `undefined` if the stream fails or
  * ends inside the head.
  */
@@ -69,13 +69,13 @@ function parseHead(
   return { reader, type, sessionId, held, isFull: byteLength === FIRST_READ_BYTES, whole };
 }
 
-/** Type of a unidirectional WebTransport stream. */
+/** The type of a unidirectional WebTransport stream. */
 export const UNIDIRECTIONAL_STREAM = 0x54;
 
 /**
  * Encodes the head of a stream.
  *
- * @param type Type of the stream, or of the first frame.
+ * @param type The type of the stream, or of the first frame.
  * @param id Stream ID of the session.
  */
 export function streamHead(type: number, id: number): Uint8Array {

@@ -31,7 +31,7 @@ const SEPARATOR = /[ \t]*(?:,[ \t]*|$)/y;
 /**
  * Parses a list of strings; parameters are ignored.
  *
- * @param value Value of the field; several fields are joined with commas.
+ * @param value The value of the field; several fields are joined with commas.
  * @returns Strings in order; `undefined` for other content, in which case the field MUST be
  * ignored.
  *
@@ -62,7 +62,7 @@ export function parseStringList(value: string): string[] | undefined {
 /**
  * Encodes a list of strings.
  *
- * @returns Value of the field; empty if there are no strings, in which case the field MUST be
+ * @returns The value of the field; empty if there are no strings, in which case the field MUST be
  * omitted.
  * @throws {TypeError} If a string contains characters other than printable ASCII.
  */

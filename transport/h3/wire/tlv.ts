@@ -1,4 +1,4 @@
-/** Type, length, payload: the layout of frames (RFC 9114) and capsules (RFC 9297). */
+/** The type, length, payload: the layout of frames (RFC 9114) and capsules (RFC 9297). */
 import {
   readBigVarint,
   readVarint,
@@ -9,7 +9,7 @@ import {
 
 /** A frame (RFC 9114 section 7.1), a capsule (RFC 9297 section 3.2), or a piece of either. */
 interface Tlv {
-  /** Type of the frame or capsule. */
+  /** The type of the frame or capsule. */
   readonly type: number;
   /** Payload; may be a view of the received chunk. */
   readonly payload: Uint8Array;
@@ -35,8 +35,8 @@ export type TlvPolicy = (type: number, length: number) => TlvHandling;
 const MAX_HEADER_BYTES = 16;
 
 /**
- * First buffer size for a payload in several chunks, so that a large announced length alone costs
- * little.
+ * The first buffer size for a payload in several chunks, so that a large announced length alone
+ * costs little.
  */
 const FIRST_BUFFER_BYTES = 1024;
 
@@ -85,7 +85,7 @@ export class TlvParser {
   readonly #policy: TlvPolicy;
   #chunk: Uint8Array = NOTHING;
   #at = 0;
-  /** Header that is split over chunks, if any. */
+  /** The header that is split over chunks, if any. */
   #header: Uint8Array | undefined;
   #headerBytes = 0;
   #handling: TlvHandling | undefined;
@@ -108,7 +108,7 @@ export class TlvParser {
   /**
    * Adds bytes.
    *
-   * @param chunk Bytes, used without a copy; MUST NOT change afterwards.
+   * @param chunk The bytes, used without a copy; MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     const rest = this.#chunk.length - this.#at;
