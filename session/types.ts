@@ -25,19 +25,20 @@ export interface SessionCloseOptions {
    */
   readonly code?: number | undefined;
   /**
-   * Reason in words, truncated at a character boundary to the length that the connection can carry.
+   * The reason in words. It is truncated at a character boundary to the length that the connection
+   * can carry.
    */
   readonly reason?: string | undefined;
   /**
    * Also closes the underlying connection with all its other sessions. Only WebTransport
-   * connections over HTTP/3 can carry several sessions; ignored elsewhere.
+   * connections over HTTP/3 can carry several sessions. Other connections ignore this option.
    *
    * @default {false}
    */
   readonly closeConnection?: boolean | undefined;
   /**
-   * Set in the result of another session's `closed`, so that you can pass it on unchanged: a code
-   * that cannot be sent, such as 1006 for a lost connection, is then sent as 4503.
+   * Set in the result of another session's `closed`, so that you can pass that result on unchanged.
+   * A code that cannot be sent, such as 1006 for a lost connection, is then sent as 4503.
    */
   readonly by?: CloseInfo["by"] | undefined;
   /** The error of that close; ignored. */
@@ -55,45 +56,45 @@ export interface WaitOptions {
 /** Options of a request for a streaming response. */
 export interface RequestStreamOptions extends WaitOptions {
   /**
-   * Receives each item that does not fit the contract, for example because the peer has another
-   * version of it. The loop skips the item; if this function throws, the loop throws its error.
-   * Without this function, `onError` receives the error.
+   * Receives each item that does not fit the contract, for example because the peer uses another
+   * version of the contract. The loop skips the item. If this function throws, the loop throws that
+   * error. Without this function, `onError` receives the error.
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
-   * Timeout for the whole response, in milliseconds. By default a response may last as long as the
+   * Timeout for the whole response, in milliseconds. By default, a response may last as long as the
    * session.
    *
    * @default {Infinity}
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * Longest wait of the loop for one item, in milliseconds; by default the session's
-   * `requestTimeoutMs`. A resumable response has no such limit by default, because the server
-   * reports its end.
+   * The longest time that the loop waits for one item, in milliseconds. The default is the
+   * session's `requestTimeoutMs`. A resumable response has no such limit by default, because the
+   * server reports its end.
    *
    * @default {30000}
    */
   readonly itemTimeoutMs?: number | undefined;
   /**
-   * Items that the peer may send ahead of the loop, from 1 to 65,536. The peer never sends more
-   * than about 1 MiB ahead.
+   * Number of items that the peer may send ahead of the loop, from 1 to 65,536. The peer never
+   * sends more than about 1 MiB ahead.
    *
    * @default {64}
    */
   readonly window?: number | undefined;
   /**
-   * Only on a client: name of a resumable response, of 16 to 64 letters, digits, hyphens and
-   * underscores. Pass the `id` of an earlier response to continue reading it, also in parallel. By
-   * default 128 random bits. For a week after the response has expired, the loop throws `gone` and
-   * no new response starts.
+   * Only on a client: the name of a resumable response, which has 16 to 64 letters, digits, hyphens
+   * and underscores. Pass the `id` of an earlier response to continue reading it; several loops can
+   * read it in parallel. The default is a name with 128 random bits. For a week after the response
+   * has expired, the loop throws `gone`, and no new response starts.
    */
   readonly id?: string | null | undefined;
   /**
-   * Only on a client: offset after which to read a resumable response: the `offset` of an earlier
-   * response, or `"-1"` for all items. With an offset the server starts no new response: the loop
-   * throws `gone` if the response is no longer kept. By default all items, of a new response if
-   * there is none.
+   * Only on a client: the offset after which to read a resumable response. Pass the `offset` of an
+   * earlier response, or `"-1"` for all items. If you pass an offset, the server does not start a
+   * new response; if the response is no longer kept, the loop throws `gone`. By default, the loop
+   * yields all items, and the server starts a new response if there is none.
    */
   readonly after?: string | null | undefined;
 }
@@ -103,7 +104,8 @@ export interface RequestStreamOptions extends WaitOptions {
  *
  * - **Order:** items arrive in the order in which the handler yields them.
  * - **Back-pressure:** if the loop stalls, the handler pauses once `window` items wait.
- * - **End:** the loop ends when the handler returns. An error is thrown after the preceding items.
+ * - **End:** the loop ends when the handler returns. If there is an error, the loop throws it after
+ *   the preceding items.
  * - **Leaving the loop** cancels the request: the handler's signal aborts, and its generator
  *   returns. A resumable response continues unless you call `cancel`.
  *
@@ -111,28 +113,28 @@ export interface RequestStreamOptions extends WaitOptions {
  */
 export interface StreamingAnswer<T> extends AsyncIterable<T> {
   /**
-   * Name of a resumable response: pass it as `id` after a page reload, or on another device. Empty
-   * for other responses.
+   * The name of a resumable response. Pass it as `id` after a page reload, or on another device. It
+   * is empty for other responses.
    */
   readonly id: string;
   /**
-   * Offset after the loop's newest item, for `after` of a later request with the same `id`.
-   * `undefined` before the first item unless `after` was given, and for responses that are not
-   * resumable.
+   * The offset after the loop's newest item. Pass it as `after` in a later request with the same
+   * `id`. It is `undefined` before the first item unless `after` was given, and for responses that
+   * are not resumable.
    */
   readonly offset: string | undefined;
   /**
-   * Cancels the request. The loop ends without an error, and waiting items are discarded. Readers
-   * of a resumable response instead receive the items so far, then their loops throw a
+   * Cancels the request. The loop ends without an error, and waiting items are discarded. If the
+   * response is resumable, its readers receive the items produced so far; their loops then throw a
    * {@linkcode RequestError} with the code `cancelled` and the reason.
    *
-   * @param reason Reason, for humans.
-   * @returns Resolves once the cancel request was sent; for a resumable response, once the server
-   * has stored it.
+   * @param reason The reason, for people.
+   * @returns Resolves once the cancel request was sent, or for a resumable response, once the
+   * server has stored it.
    */
   cancel(reason?: string): Promise<void>;
   /**
-   * Yields the items. A second loop continues after the first.
+   * Yields the items. A second loop continues where the first one stopped.
    *
    * @returns The iterator.
    */
@@ -142,8 +144,8 @@ export interface StreamingAnswer<T> extends AsyncIterable<T> {
 /** Options for publishing through the server. */
 export interface ClientPublishOptions extends WaitOptions {
   /**
-   * `"self"` excludes this client: it never receives the publication, neither after a reconnect nor
-   * from the history. By default a subscribed client receives its own publication.
+   * `"self"` excludes this client. It never receives the publication, not even after a reconnect or
+   * from the history. By default, a subscribed client receives its own publication.
    */
   readonly except?: "self" | undefined;
 }
@@ -151,8 +153,8 @@ export interface ClientPublishOptions extends WaitOptions {
 /** Options for draining a session. */
 export interface SessionDrainOptions extends SessionCloseOptions {
   /**
-   * Time after which the peer may reconnect, in milliseconds, announced first. Without it, the peer
-   * receives no announcement.
+   * Time after which the peer may reconnect, in milliseconds. The session announces it to the peer
+   * before it drains. Without this option, the peer receives no announcement.
    */
   readonly retryAfterMs?: number | undefined;
   /**
@@ -167,7 +169,7 @@ export interface SessionDrainOptions extends SessionCloseOptions {
 export interface SessionFace {
   /** Id of the session. */
   readonly id: string;
-  /** The user at the other end; without a user, the session's own name. */
+  /** The user at the other end, or the session's own name if there is no user. */
   readonly user: string;
   /** The URL that the peer connected to. */
   readonly url: string;
@@ -212,8 +214,8 @@ export interface Lineage<S> {
   /** On a client: id of the session from which the client moved, if the server knows it. */
   follows: string | undefined;
   /**
-   * On a server: the key of the client across its sessions (user and client id), once it has sent
-   * an id.
+   * On a server: the key of the client across its sessions (user and client id), once the client
+   * has sent its id.
    */
   client?: string | undefined;
 }
@@ -225,7 +227,7 @@ export interface Lineage<S> {
  * @typeParam S The class of sessions.
  */
 export interface SessionIdentity<V = unknown, S = unknown> {
-  /** Id of the session; on a client, the server's `hello` replaces it. */
+  /** Id of the session. On a client, the id in the server's `hello` replaces it. */
   readonly id?: string | undefined;
   /** The result of `authenticate`. */
   readonly value?: V | undefined;
@@ -256,8 +258,8 @@ export interface SessionIdentity<V = unknown, S = unknown> {
    */
   readonly awaitsToken?: boolean | undefined;
   /**
-   * On a server: the session from which the client moves to this one. This session sends `hello`
-   * immediately, and is established when the client sends a message.
+   * On a server: the session from which the client moves to this session. This session sends
+   * `hello` immediately, and is established when the client sends a message.
    */
   readonly predecessor?: S | undefined;
   /** On a client: the reason why the session does not use the preferred transport. */
@@ -324,7 +326,7 @@ export interface SessionStats extends
   /** Messages received. */
   readonly receivedMessages: number;
   /**
-   * Bytes received. Text counts its length in UTF-16 units, which is less than its bytes if it
+   * Bytes received. Text is counted in UTF-16 units, which is less than its size in bytes if it
    * contains more than ASCII.
    */
   readonly receivedBytes: number;

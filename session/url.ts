@@ -1,5 +1,5 @@
 /**
- * The URLs of a client's service, and the part of a URL that a session may keep.
+ * The URLs of the service that a client connects to, and the part of a URL that a session may keep.
  *
  * @module
  */
@@ -9,8 +9,8 @@ import { absoluteUrl } from "../transport/url.ts";
 export type Fresh<T> = T | (() => T | Promise<T>);
 
 /**
- * The server of a client: one URL, several URLs of one service, or a function that returns the URL
- * for each connection.
+ * The server that a client connects to: one URL, several URLs of the same service, or a function
+ * that returns the URL for each connection.
  *
  * - **Several URLs** are tried in order. After a loss or a failed attempt, the client tries the
  *   next URL immediately, and waits only after all of them have failed.
@@ -24,8 +24,8 @@ export type ServerUrl =
   | (() => string | URL | Promise<string | URL>);
 
 /**
- * Query key, with its equals sign, for the ticket of a session, in the request for the next session
- * of the same client.
+ * The query key, with its equals sign, for a session's ticket. A client adds it to the request for
+ * its next session.
  */
 export const TICKET_KEY = "ticket=";
 
@@ -42,10 +42,10 @@ export function withTicket(url: string | URL, ticket: string): string {
 }
 
 /**
- * Removes secrets from a URL's query: token, ticket, and the in-band token marker. Sessions keep
- * their URL without secrets.
+ * Removes secrets from a URL's query: the token, the ticket, and the marker for a token in band.
+ * Sessions keep their URL without secrets.
  *
- * @param url A URL, absolute or relative.
+ * @param url An absolute or relative URL.
  * @returns The URL without `token`, `ticket` and `auth=in-band`, otherwise unchanged.
  */
 export function withoutToken(url: string): string {
@@ -57,14 +57,14 @@ export function withoutToken(url: string): string {
   });
 }
 
-/** The URLs of one service: a list in the order of attempts, one URL, or a function. */
+/** The URLs of one service: a list in the order of the attempts, a single URL, or a function. */
 export class ServerUrls {
   readonly #urls: readonly (string | URL)[];
   readonly #tell: (() => string | URL | Promise<string | URL>) | undefined;
   #index = 0;
   /** Consecutive failures among the URLs of the list. */
   #failed = 0;
-  /** An early result of the function, for the next attempt. */
+  /** A result that the function returned early, for the next attempt. */
   #told: Promise<string | URL> | undefined;
 
   constructor(url: ServerUrl) {
@@ -84,7 +84,7 @@ export class ServerUrls {
     return this.#tell ?? this.#urls[this.#index]!;
   }
 
-  /** Records that a session lasted, so that each URL of the list is tried again. */
+  /** Records that a session has lasted, so that each URL in the list will be tried again. */
   held(): void {
     this.#failed = 0;
   }
@@ -92,7 +92,7 @@ export class ServerUrls {
   /**
    * Records that a session was lost, or that an attempt failed.
    *
-   * @returns True if the list has another URL that was not tried since the last delay.
+   * @returns True if the list has another URL that has not been tried since the last delay.
    */
   failed(): boolean {
     const { length } = this.#urls;
@@ -106,7 +106,8 @@ export class ServerUrls {
    * Calls the function early, for the URL of the next attempt.
    *
    * @param lost URL of the lost session.
-   * @returns True if the new URL has another host. Never rejects; the next attempt rejects instead.
+   * @returns Resolves with true if the new URL has another host. Never rejects; the next attempt
+   * rejects instead.
    */
   async isElsewhere(lost: string | URL): Promise<boolean> {
     if (this.#tell === undefined) return false;

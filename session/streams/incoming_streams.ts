@@ -28,12 +28,13 @@ interface Source {
   reader: ReadableStreamDefaultReader<BidirectionalStream | ReceiveStream> | undefined;
   isReading: boolean;
   isDone: boolean;
-  /** A stream that arrived while the loop waited for both directions; yielded next. */
+  /** A stream that arrived while the loop waited for both directions. It is yielded next. */
   came: IncomingStream | undefined;
 }
 
 /**
- * Merges the incoming streams of both directions, for one loop at a time. A session has one merger.
+ * Merges the incoming streams of both directions, for one loop at a time. A session has one such
+ * merger.
  */
 class IncomingLoop {
   readonly #core: Inside;
@@ -82,7 +83,8 @@ class IncomingLoop {
       if (came.came !== undefined) {
         const stream = came.came;
         came.came = undefined;
-        // The direction that was not read is first next time, and no read stays pending until then.
+        // The direction that was not read comes first next time, and no read stays pending until
+        // then.
         if (came === first) this.#sources.reverse();
         for (const source of this.#sources) {
           if (!source.isReading) continue;
@@ -167,7 +169,8 @@ export function grantCredit(core: Inside, kind: CreditKind, total: number): void
       `Cannot grant credit: the peer counts none on this ${transport} connection; see capabilities`,
     );
   }
-  // Also checked here: on first use, the credit module loads and would throw too late.
+  // This is also checked here, because on first use, the credit module still has to load and would
+  // throw too late.
   if (!Number.isSafeInteger(total) || total < 0) {
     throw new RangeError(
       `Cannot grant credit: the total must be an integer from 0 to 2^53 - 1, received ${total}`,
@@ -187,12 +190,12 @@ function sourceOf(direction: StreamDirection, streams: Source["streams"]): Sourc
   };
 }
 
-/** Takes the only reader. A connection buffers fewer streams while no reader is active. */
+/** Takes the only reader. While no reader is active, a connection buffers fewer streams. */
 function lock(source: Source): void {
   source.reader = (source.streams as ReadableStream<BidirectionalStream>).getReader();
 }
 
-/** Releases the reader without a pending read, which would take a stream. */
+/** Releases the reader without leaving a pending read, which would consume a stream. */
 function letGo(source: Source): void {
   const { reader } = source;
   source.reader = undefined;
@@ -209,7 +212,8 @@ function incomingOf(
 }
 
 /**
- * A stream with a direction. Its ends belong to the connection, which creates each on first access.
+ * A stream with its direction. The two ends of the stream belong to the connection, which creates
+ * each end on first access.
  */
 class DirectedStream implements BidirectionalStream {
   readonly direction = "bidirectional";

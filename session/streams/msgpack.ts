@@ -1,6 +1,7 @@
 /**
- * MessagePack for structured streams and datagrams: smaller than JSON, with bytes and dates. A
- * separate entry, so that only applications that use MessagePack load its npm package.
+ * MessagePack for structured streams and datagrams. It is smaller than JSON, and supports bytes and
+ * dates. This is a separate entry, so that only applications that use MessagePack load its npm
+ * package.
  *
  * @example Bytes in a message
  * ```ts
@@ -35,7 +36,7 @@ import type { Codec } from "./codec.ts";
 /** Options for {@linkcode msgpackCodec}. */
 export interface MsgpackCodecOptions {
   /**
-   * True to receive 64-bit integers as `bigint`, and to allow sending a `bigint`. Otherwise such
+   * True to receive 64-bit integers as `bigint`, and to allow sending a `bigint`. Otherwise, such
    * integers arrive as numbers, which are exact up to 2^53, and a `bigint` is rejected.
    *
    * @default {false}
@@ -47,7 +48,7 @@ export interface MsgpackCodecOptions {
  * Creates a MessagePack codec, based on `npm:@msgpack/msgpack`.
  *
  * - A `Uint8Array` stays a `Uint8Array`, and a `Date` stays a `Date`.
- * - `undefined` is left out of objects, as in JSON, and becomes `null` in arrays.
+ * - `undefined` is omitted from objects, as in JSON, and becomes `null` in arrays.
  * - A payload that claims more elements than it has bytes is rejected before memory is allocated.
  *
  * @param options See {@linkcode MsgpackCodecOptions}.
@@ -113,8 +114,9 @@ const HEADS: Readonly<Record<number, number>> = {
 };
 
 /**
- * Checks that arrays and maps can be as long as their heads claim. The decoder allocates memory for
- * all elements of an array at its head, and five bytes can claim four billion elements.
+ * Checks that arrays and maps can be as long as their heads claim. When the decoder reads the head
+ * of an array, it allocates memory for all elements, and five bytes can claim four billion
+ * elements.
  */
 function checkClaims(bytes: Uint8Array): void {
   const { length } = bytes;

@@ -1,14 +1,14 @@
-/** Registry of messages by number. */
+/** A registry of messages by number. */
 import type { InputOf, OutputOf, StandardSchema } from "../../base/standard_schema.ts";
 
-/** Largest message type; the next number is the end mark. */
+/** The largest message type. The next number is the end mark. */
 const MAX_MESSAGE_TYPE = 65_534;
 
 /** Schemas of messages by number, from 0 to 65,534. */
 export type Registry = Readonly<Record<number, StandardSchema>>;
 
 /**
- * Data that may be sent with a number; for a union of numbers, data that fits each of them.
+ * The data that may be sent with a number. For a union of numbers, the data must fit each of them.
  *
  * @typeParam R The registry.
  * @typeParam T The number.
@@ -50,12 +50,12 @@ export type StructuredMessage<R extends Registry> = {
 export type CompiledRegistry = ReadonlyMap<number, StandardSchema>;
 
 /**
- * Checks and copies a registry; later changes have no effect.
+ * Checks and copies a registry. Later changes to the registry have no effect.
  *
  * @param registry The registry.
  * @returns The schemas of the registry.
- * @throws {TypeError} If the registry is empty, a key is not an integer from 0 to 65,534, or a
- * value is not a schema.
+ * @throws {TypeError} If the registry is empty, if one of its keys is not an integer from 0 to
+ * 65,534, or if one of its values is not a schema.
  */
 export function compileRegistry(registry: Registry): CompiledRegistry {
   const isObject = typeof registry === "object" && registry !== null;

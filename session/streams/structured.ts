@@ -36,41 +36,42 @@ const MAX_MESSAGE_BYTES = 1024 * 1024;
 /**
  * A stream of typed messages.
  *
- * - **Order:** messages arrive whole, in the order of `send`.
- * - **Back-pressure:** the stream reads one chunk at a time, when the loop requests messages;
+ * - **Order:** messages arrive whole, in the order of the calls to `send`.
+ * - **Back-pressure:** the stream reads one chunk at a time, when the loop requests messages.
  *   `send` resolves once the connection has accepted the message.
- * - **Loops:** leaving a loop keeps the stream open, and another loop continues with the next
+ * - **Loops:** if you leave a loop, the stream stays open, and another loop continues with the next
  *   message.
- * - **Errors:** unreadable bytes abort the stream in both directions, and the loop throws; the
- *   session continues. See {@linkcode StructuredError}.
- * - **End:** the loop ends once the peer has closed its direction. An abort or reset by the peer,
- *   or an end without the agreed end mark, throws a {@linkcode StreamError}; if the session closes,
- *   the loop throws a `ConnectionError`.
+ * - **Errors:** if bytes are unreadable, the stream is aborted in both directions, and the loop
+ *   throws. The session continues. See {@linkcode StructuredError}.
+ * - **End:** the loop ends once the peer has closed its direction. If the peer aborts or resets the
+ *   stream, or ends it without the agreed end mark, the loop throws a {@linkcode StreamError}. If
+ *   the session closes, the loop throws a `ConnectionError`.
  *
  * @typeParam R The registry.
  */
 export interface StructuredStream<R extends Registry>
   extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
   /**
-   * Resolves once both ends have closed their directions, or this end has released the rest;
-   * rejects with the first error. You may leave the rejection unhandled.
+   * Resolves once both ends have closed their directions, or once this end has released the rest.
+   * Rejects with the first error; you may leave this rejection unhandled.
    */
   readonly closed: Promise<void>;
   /** Number of invalid messages that were skipped. */
   readonly skippedMessages: number;
   /**
-   * Sends a message. The schema is checked by the receiver, not here.
+   * Sends a message. The receiver checks the data against the schema; the sender does not.
    *
    * @typeParam T The number of the message.
    * @param type Number of the message in the registry.
    * @param data The data, which is encoded immediately.
-   * @returns Resolves once the connection has accepted the message: await it for back-pressure. You
-   * may leave a rejection unhandled, since `closed` also reports a failure of the stream.
-   * @throws {RangeError} If the message is larger than `maxMessageBytes`; no part of the message
-   * was sent.
+   * @returns Resolves once the connection has accepted the message. Await it to apply
+   * back-pressure. You may leave a rejection unhandled, because `closed` also reports a failure of
+   * the stream.
+   * @throws {RangeError} If the message is larger than `maxMessageBytes`. In this case, no part of
+   * the message was sent.
    * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
-   * @throws {QueueFullError} If 4 MiB are waiting because the caller did not await; the stream is
-   * then aborted.
+   * @throws {QueueFullError} If 4 MiB are waiting because the caller did not await `send`. The
+   * stream is then aborted.
    * @throws {StreamError} If the stream is closed, or the peer stopped reading.
    * @throws {ConnectionError} If the connection is closed.
    */
@@ -83,13 +84,14 @@ export interface StructuredStream<R extends Registry>
    */
   close(): Promise<void>;
   /**
-   * Aborts both directions immediately; waiting messages are lost. Idempotent.
+   * Aborts both directions immediately. Waiting messages are lost. Idempotent.
    *
-   * @param streamErrorCode Code for the peer from 0 to 2^32 - 1, if the connection can carry codes.
+   * @param streamErrorCode The code for the peer, from 0 to 2^32 - 1, if the connection can carry
+   * codes.
    * @throws {RangeError} If the code is out of range.
    */
   abort(streamErrorCode?: number): void;
-  /** Closes this end's direction and stops reading; never throws. Called by `await using`. */
+  /** Closes this end's direction and stops reading. Never throws. Called by `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -154,7 +156,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
       hasEndMark: endMark,
       accepts: (type) => schemas.has(type) || this.#refuse(unknownType(type, schemas)),
     });
-    // The peer may stop reading; its earlier messages can still be read, so only `closed` rejects.
+    // The peer may stop reading. Its earlier messages can still be read, so only `closed` rejects.
     this.#sender = new StructuredSender(stream, (error) => this.#closed.reject(error));
     this.#closed.promise.catch(() => {}); // May stay unhandled.
   }
@@ -311,8 +313,8 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
 const JOINED_BYTES = 64 * 1024;
 
 /**
- * Maximum number of waiting bytes: a caller that doesn't await `send` could fill the memory. One
- * message is always accepted.
+ * Maximum number of waiting bytes. Without it, a caller that does not await `send` could fill the
+ * memory. One message is always accepted.
  */
 const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 
@@ -321,10 +323,11 @@ interface WaitingWrite extends PromiseWithResolvers<void> {
 }
 
 /**
- * The writing end of a stream of messages.
+ * The writable end of a stream of messages.
  *
- * - **Order:** messages go out whole, in the order of `send`.
- * - **Bounds:** at most 4 MiB wait for the current write; more aborts the stream.
+ * - **Order:** messages are sent whole, in the order of the calls to `send`.
+ * - **Bounds:** at most 4 MiB wait for the current write. If more would wait, the stream is
+ *   aborted.
  * - **Failure:** the first failure rejects all waiting and all later messages.
  */
 class StructuredSender {
@@ -342,7 +345,7 @@ class StructuredSender {
   /**
    * Takes ownership of the writable end of a stream.
    *
-   * @param stream The stream to write.
+   * @param stream The stream to write to.
    * @param onFailed Receives the first failure.
    */
   constructor(stream: DirectWritable, onFailed: (error: unknown) => void) {
@@ -355,7 +358,7 @@ class StructuredSender {
    *
    * @param bytes The message, which MUST NOT change before the write.
    * @returns Resolves once the connection has accepted the message. A rejection may stay unhandled,
-   * since `onFailed` also reports the failure.
+   * because `onFailed` also reports the failure.
    */
   send(bytes: Uint8Array): Promise<void> {
     if (this.#failure !== undefined) return failed(this.#failure.cause);
@@ -459,7 +462,7 @@ function joined(batch: readonly WaitingWrite[], size: number): Uint8Array {
   return bytes;
 }
 
-/** Returns a rejection that a sender may ignore, since `closed` also reports the failure. */
+/** Returns a rejection that a sender may ignore, because `closed` also reports the failure. */
 function failed(error: unknown): Promise<void> {
   const failure = Promise.reject(error);
   failure.catch(() => {});

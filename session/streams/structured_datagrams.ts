@@ -27,24 +27,25 @@ import { internals } from "../core.ts";
 import type { SessionFace } from "../types.ts";
 import type { StructuredDatagramsOptions } from "./structured_options.ts";
 
-/** Default limit of datagrams that wait for a reader: older ones are stale. */
+/** The default limit of datagrams that wait for a reader. Older datagrams are considered stale. */
 const MAX_QUEUED = 256;
 
 /**
- * Maximum number of pending writes on a connection without direct calls; further datagrams are
+ * Maximum number of pending writes on a connection without direct calls. Further datagrams are
  * lost.
  */
 const MAX_WAITING_WRITES = 256;
 
 /**
- * Typed messages in datagrams: each message arrives whole or not at all, in any order.
+ * Typed messages in datagrams. Each message arrives whole or not at all, and messages may arrive in
+ * any order.
  *
- * - **Bounds:** at most `maxQueued` messages wait for the loop; beyond that the oldest is dropped
- *   and counted.
+ * - **Bounds:** at most `maxQueued` messages wait for the loop. Beyond that, the oldest message is
+ *   dropped and counted.
  * - **Errors:** an invalid datagram is counted, reported to `onInvalid`, and skipped.
- * - **Loops:** when a loop ends, waiting messages stay for another loop. A loop ends when the
+ * - **Loops:** when a loop ends, waiting messages remain for another loop. A loop ends when the
  *   session closes.
- * - **Disposal** releases the session's datagrams; waiting messages are lost.
+ * - **Disposal** releases the session's datagrams. Waiting messages are lost.
  *
  * @typeParam R The registry.
  */
@@ -62,12 +63,13 @@ export interface StructuredDatagrams<R extends Registry>
     readonly dropped: number;
   };
   /**
-   * Sends a message without any guarantee. The schema is checked by the receiver, not here.
+   * Sends a message without any guarantee of delivery. The receiver checks the data against the
+   * schema; the sender does not.
    *
    * @typeParam T The number of the message.
    * @param type Number of the message in the registry.
    * @param data The data, which is encoded immediately.
-   * @returns Resolves immediately: no connection reports the arrival of a datagram.
+   * @returns Resolves immediately, because no connection reports the arrival of a datagram.
    * @throws {RangeError} If the message is larger than the session's `datagrams.maxDatagramSize`.
    * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
    * @throws {SessionClosedError} If the session is closed, or this object was disposed.
@@ -198,7 +200,8 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
         this.#arrival?.resolve();
       }
     } catch {
-      // Disposed, or the connection has closed, and its `closed` reports the reason.
+      // Either this object was disposed, or the connection has closed, and its `closed` reports the
+      // reason.
     }
     this.#isOver = true;
     this.#arrival?.resolve();

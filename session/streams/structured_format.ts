@@ -1,5 +1,5 @@
 /**
- * Binary format of typed messages: heads, payloads, and a parser that is independent of chunk
+ * The binary format of typed messages: heads, payloads, and a parser that does not depend on chunk
  * boundaries.
  */
 import type { internals, SessionCore } from "../core.ts";
@@ -22,10 +22,10 @@ export const END_TYPE = 0xffff;
 /** Largest length in 32 bits. */
 export const MAX_LENGTH = 0xffff_ffff;
 
-/** Maximum number of types that an error lists; a registry may have thousands. */
+/** Maximum number of types that an error lists. A registry may contain thousands. */
 const MAX_NAMED_TYPES = 16;
 
-/** Maximum length of a codec's error text, which may repeat the input. */
+/** Maximum length of a codec's error text. The text may repeat the input. */
 const MAX_TOLD = 256;
 
 /**
@@ -50,8 +50,8 @@ export function checkCodec(codec: Codec, what: string): void {
  * @param type The number of the message.
  * @param data The data to send.
  * @param format The registry, the codec, the size of the head, and the size limit of the payload.
- * @returns Head and payload.
- * @throws {TypeError} If the registry has no such number, or the codec returns no bytes.
+ * @returns The head and the payload.
+ * @throws {TypeError} If the registry has no such number, or if the codec does not return bytes.
  * @throws {RangeError} If the payload is too large.
  */
 export function encodeMessage(
@@ -122,10 +122,10 @@ export interface DecodeFormat {
  * Decodes and checks a payload.
  *
  * @param payload The bytes, which the codec may keep.
- * @param type The number of the message, which the registry has.
+ * @param type The number of the message, which must be in the registry.
  * @param format The registry, the codec, and the timeout of asynchronous schemas.
- * @returns The message; a promise of the message if the schema is asynchronous.
- * @throws {StructuredError} If the codec cannot read the payload, or the data does not fit the
+ * @returns The message, or a promise of the message if the schema is asynchronous.
+ * @throws {StructuredError} If the codec cannot read the payload, or if the data does not fit the
  * schema.
  */
 export function decodeMessage(
@@ -186,8 +186,8 @@ export function refusal(
  * Creates the error that the peer receives, if the connection can carry a code.
  *
  * @param error The reason for the abort.
- * @returns The error itself, or an error with the code of a session that closes for the same
- * reason.
+ * @returns The error itself, or an error with the code with which a session would close for the
+ * same reason.
  */
 export function reasonFor(error: unknown): StreamError {
   if (error instanceof StreamError) return error;
@@ -212,7 +212,8 @@ function typesOf(schemas: CompiledRegistry): string {
 }
 
 /**
- * Size of the first buffer of a message in several chunks: the peer's claimed length may be false.
+ * Size of the first buffer for a message that arrives in several chunks. The buffer is not sized by
+ * the length that the peer claims, because that may be false.
  */
 const FIRST_PAYLOAD_BYTES = 16 * 1024;
 
@@ -227,7 +228,9 @@ interface StructuredFrame {
 
 /** The caller's rules for a parser. */
 export interface StructuredParserRules {
-  /** Largest payload; a larger message is rejected before any byte is buffered. */
+  /**
+   * Size of the largest payload. A larger message is rejected before any of its bytes are buffered.
+   */
   readonly maxMessageBytes: number;
   /** True if both ends use the end mark. */
   readonly hasEndMark: boolean;
@@ -235,8 +238,8 @@ export interface StructuredParserRules {
    * Called with the number of each message, before its payload.
    *
    * @param type The number.
-   * @returns True to receive the message; false to skip the payload without a buffer.
-   * @throws To stop reading.
+   * @returns True to receive the message; false to skip the payload without buffering it.
+   * @throws Any error, to stop reading.
    */
   accepts(type: number): boolean;
 }
@@ -249,8 +252,9 @@ interface OpenFrame {
 }
 
 /**
- * An incremental parser that returns one message per call. The parser holds one chunk and at most
- * one message, in a buffer of at most 16 KiB or twice the received bytes, whichever is larger.
+ * An incremental parser that returns one message per call. The parser keeps one chunk and at most
+ * one message. The buffer for the message is at most 16 KiB or twice the received bytes, whichever
+ * is larger.
  */
 export class StructuredParser {
   readonly #rules: StructuredParserRules;
@@ -271,12 +275,12 @@ export class StructuredParser {
     this.#rules = rules;
   }
 
-  /** True after the end mark, which ends the messages. */
+  /** True after the end mark. No more messages follow. */
   get isAtEnd(): boolean {
     return this.#isAtEnd;
   }
 
-  /** Describes the incomplete message, for humans; `undefined` between two messages. */
+  /** A description of the incomplete message, for people; `undefined` between two messages. */
   get gap(): string | undefined {
     const open = this.#open;
     if (open !== undefined) {
@@ -317,8 +321,8 @@ export class StructuredParser {
   /**
    * Reads one message.
    *
-   * @returns The message; `undefined` if incomplete, and after the end mark.
-   * @throws {StructuredError} If the message is too large, or an end mark has a payload.
+   * @returns The message; `undefined` if the message is incomplete, and after the end mark.
+   * @throws {StructuredError} If the message is too large, or if an end mark has a payload.
    */
   next(): StructuredFrame | undefined {
     while (!this.#isAtEnd) {

@@ -19,21 +19,21 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Policy for a complete but invalid message: its type is unknown, the codec cannot read the
-   * payload, or the data does not fit the schema.
+   * The policy for a complete but invalid message. A message is invalid if its type is unknown, if
+   * the codec cannot read the payload, or if the data does not fit the schema.
    *
    * - `throw`: the loop throws the error, and the stream is aborted in both directions.
    * - `skip`: the message is counted, and the loop continues with the next one.
-   * - A function receives the error, then the message is skipped. If the function throws, the loop
-   *   and the stream end with its error.
+   * - A function receives the error, and then the message is skipped. If the function throws, the
+   *   loop and the stream end with the thrown error.
    *
    * @default {"throw"}
    */
   readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void) | undefined;
   /**
-   * True if both ends mark the end of their messages. An end without the mark then counts as an
-   * abort, which some connections cannot distinguish from a normal end. True by default with the
-   * subprotocol `skein.1`; peers other than Skein send no mark.
+   * True if both ends mark the end of their messages. If the mark is then missing, the stream
+   * counts as aborted, because some connections cannot distinguish an abort from a normal end. With
+   * the subprotocol `skein.1`, the default is true. Peers other than Skein do not send the mark.
    */
   readonly endMark?: boolean | undefined;
 }
@@ -42,15 +42,15 @@ export interface StructuredStreamOptions<R extends Registry> extends OpenStreamO
 export interface StructuredDatagramsOptions<R extends Registry>
   extends Pick<StructuredStreamOptions<R>, "registry" | "codec"> {
   /**
-   * Maximum number of datagrams that wait for a reader; beyond that the oldest is dropped.
+   * Maximum number of datagrams that wait for a reader. Beyond that, the oldest is dropped.
    *
    * @default {256}
    */
   readonly maxQueued?: number | undefined;
   /**
-   * Called for each invalid datagram when the loop reads it: without a type, with an unknown type,
-   * or with data that the codec or the schema rejects. The datagram is skipped; if the function
-   * throws, the loop ends with its error.
+   * Called for each invalid datagram when the loop reads it. A datagram is invalid if it has no
+   * type or an unknown type, or if the codec or the schema rejects the data. The datagram is
+   * skipped. If the function throws, the loop ends with the thrown error.
    */
   readonly onInvalid?: ((error: StructuredError) => void) | undefined;
 }
