@@ -1,11 +1,11 @@
-/** Encoding of messages and envelopes, once for any number of receivers. */
+/** Encodes messages and envelopes, once for any number of receivers. */
 import type { Frame } from "../../transport/connection.ts";
 import { encodeJson } from "../../base/json.ts";
 import { MAX_TOPIC_BYTES, type OutgoingEnvelope, type TraceContext } from "./envelope.ts";
 import type { HistoryPosition } from "./recovery.ts";
 import { exceedsBytes, utf8Length } from "./utf8.ts";
 
-/** Default size limit of one message in both directions, in bytes. */
+/** The default size limit of one message, in both directions, in bytes. */
 export const MAX_MESSAGE_BYTES = 262_144;
 
 /** The error for data that is larger than a message may be. */
@@ -27,7 +27,7 @@ export interface EncodedMessage {
   readonly size: number;
   /** The topic, for overflow policies and for reports of dropped messages. */
   readonly topic: string;
-  /** Position after the message, for a publication on a topic with a history. */
+  /** The position after the message, if it is a publication on a topic with a history. */
   readonly position?: HistoryPosition | undefined;
 }
 
@@ -41,25 +41,28 @@ export interface EncodeOptions {
   readonly maxBytes?: number | undefined;
   /** The operation, for errors: `send`, `publish`. */
   readonly verb?: string | undefined;
-  /** Id of a request; present if a reply is expected. */
+  /** Id of a request. Present if a reply is expected. */
   readonly id?: number | undefined;
-  /** Initial credit of a streaming response, if not the default. */
+  /** Initial credit of a streaming response, if it differs from the default. */
   readonly items?: number | undefined;
   /** Name of a resumable response. */
   readonly stream?: string | undefined;
-  /** True if the request must not start a new response, because the requester has a part of it. */
+  /**
+   * True if the request must not start a new response, because the requester has already received a
+   * part of it.
+   */
   readonly begun?: true | undefined;
   /** Verified user whose client publishes the message. */
   readonly from?: string | undefined;
-  /** Trace context of the message; omitted if the message would be too large with it. */
+  /** Trace context of the message. It is omitted if the message would be too large with it. */
   readonly trace?: TraceContext | undefined;
 }
 
 /**
- * Encodes a message. A `Uint8Array` becomes a binary message, any other value JSON.
+ * Encodes a message. A `Uint8Array` becomes a binary message; any other value is encoded as JSON.
  *
  * @param topic The topic: a non-empty string of at most 255 bytes.
- * @param data Any value that JSON can hold, a `Uint8Array`, or `undefined` for no data.
+ * @param data Any value that JSON can hold, a `Uint8Array`, or `undefined` if there is no data.
  * @param options See {@linkcode EncodeOptions}.
  * @returns The message, ready for any number of sessions.
  * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
@@ -92,8 +95,8 @@ export type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }
  * Encodes an envelope with its data. A `Uint8Array` becomes a binary message.
  *
  * @param envelope The envelope, with a checked topic.
- * @param options The size limit of the envelope in bytes; the operation, for errors; the topic for
- * overflow policies, empty by default.
+ * @param options The size limit of the envelope in bytes; the operation, for errors; and the topic
+ * for overflow policies, which is empty by default.
  * @returns The message, ready for any number of sessions.
  * @throws {TypeError} If JSON cannot hold the data.
  * @throws {RangeError} If the message is larger than `maxBytes`.
@@ -144,7 +147,7 @@ export function encodeFailure(envelope: OutgoingEnvelope, maxBytes: number): Enc
 }
 
 /**
- * Encodes a control envelope, which has no topic for overflow policies.
+ * Encodes a control envelope. It has no topic for overflow policies.
  *
  * @param envelope The envelope.
  * @param verb The operation, for errors.
@@ -159,7 +162,7 @@ export function encodeControl(envelope: OutgoingEnvelope, verb?: string): Encode
  * Measures an encoded frame.
  *
  * @param frame An envelope as text, or the frame of a binary message.
- * @param topic The topic; empty for control.
+ * @param topic The topic; empty for a control envelope.
  * @returns The message, ready for any number of sessions.
  */
 export function framed(frame: Frame, topic: string): EncodedMessage {
@@ -170,12 +173,14 @@ export function framed(frame: Frame, topic: string): EncodedMessage {
 const MARK_0 = 0x40;
 const MARK_1 = 0x53;
 const encoder = new TextEncoder();
-/** Created on first use: a React Native app may add the class after this module has loaded. */
+/**
+ * Created on first use, because a React Native app may add the class after this module has loaded.
+ */
 let decoder: TextDecoder | undefined;
 
 /**
- * Writes a binary message as one frame: the bytes `40 53`, the length of the head (varint), the
- * envelope without its data, then the data.
+ * Writes a binary message as one frame: the bytes `40 53`, the length of the head as a varint, the
+ * envelope without its data, and then the data.
  */
 export function encodeBinary(head: string, data: Uint8Array): Uint8Array {
   const headBytes = encoder.encode(head);
@@ -188,20 +193,23 @@ export function encodeBinary(head: string, data: Uint8Array): Uint8Array {
 }
 
 /**
- * Encodes a length in as few bytes as possible. The byte array keeps the lowest eight bits of each
- * number.
+ * Encodes a length in as few bytes as possible. The byte array stores only the lowest eight bits of
+ * each number.
  */
 function varint(n: number): number[] {
   if (n < 64) return [n];
   return n < 16_384 ? [n >> 8 | 0x40, n] : [n >> 24 | 0x80, n >> 16, n >> 8, n];
 }
 
-/** Returns true for the frame of a binary message; all other binary frames belong to streams. */
+/** Returns true for the frame of a binary message. All other binary frames belong to streams. */
 export function isBinaryMessage(frame: Uint8Array): boolean {
   return frame.length >= 3 && frame[0] === MARK_0 && frame[1] === MARK_1;
 }
 
-/** Splits a binary message into head and data; `undefined` for a truncated or malformed frame. */
+/**
+ * Splits a binary message into its head and its data. Returns `undefined` for a truncated or
+ * malformed frame.
+ */
 export function decodeBinary(frame: Uint8Array): { head: string; data: Uint8Array } | undefined {
   const lengthSize = 1 << (frame[2]! >> 6);
   if (lengthSize === 8 || frame.length < 2 + lengthSize) return undefined;
@@ -233,8 +241,8 @@ interface MessagePlace {
   /** Offset of the previous message. */
   readonly prev: number;
   /**
-   * Tag of the publication: at most {@linkcode MAX_TAG_LENGTH} characters that JSON does not
-   * escape.
+   * The tag of the publication. It has at most {@linkcode MAX_TAG_LENGTH} characters, which JSON
+   * does not escape.
    */
   readonly tag?: string | undefined;
 }
@@ -274,7 +282,7 @@ export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): strin
 }
 
 /**
- * Throws for an invalid topic. Costs one comparison for a short topic.
+ * Throws if the topic is not valid. For a short topic, the check costs one comparison.
  *
  * @example Usage
  * ```ts
@@ -285,10 +293,10 @@ export function encodeEnvelope(envelope: OutgoingEnvelope, verb = "send"): strin
  * assertThrows(() => checkTopic("", "send"), TypeError, "Cannot send: a topic must be");
  * ```
  *
- * @param topic The value given as a topic.
+ * @param topic The value that was passed as a topic.
  * @param verb The caller's operation, for the error message.
  * @param maxBytes Size limit of the topic in UTF-8, in bytes.
- * @throws {TypeError} If the topic is not a string, or is empty.
+ * @throws {TypeError} If the topic is empty or not a string.
  * @throws {RangeError} If the topic is longer than `maxBytes`.
  */
 export function checkTopic(

@@ -15,22 +15,24 @@ import { exceedsBytes } from "./utf8.ts";
 export interface Hello {
   /** Id of the session. */
   readonly session: string;
-  /** Interval of the server's signs of life, in milliseconds. */
+  /** The interval at which the server sends pings, in milliseconds. */
   readonly heartbeatMs: number;
   /** Largest envelope that the server accepts, in bytes. */
   readonly maxMessageBytes: number;
   /** Names of optional features. */
   readonly features: readonly string[];
   /**
-   * Secret with which the client can move to another session: the request for the new session
-   * includes the ticket.
+   * The secret with which the client can move to another session. The request for the new session
+   * includes this ticket.
    */
   readonly ticket?: string | undefined;
-  /** The session that the ticket in the request identified, if the server knows it. */
+  /**
+   * The session that is identified by the ticket in the request, if the server knows that session.
+   */
   readonly predecessor?: string | undefined;
 }
 
-/** Notice of a server before it shuts down. */
+/** The notice that a server sends before it shuts down. */
 export interface GoAway {
   /** Time until the client should reconnect, in milliseconds from now. */
   readonly retryAfterMs: number;
@@ -39,8 +41,8 @@ export interface GoAway {
 }
 
 /**
- * Trace context of a message: the headers with the same names in W3C Trace Context, which join both
- * ends of a session in one trace.
+ * The trace context of a message. It contains the W3C Trace Context headers with the same names,
+ * which join both ends of a session in one trace.
  */
 export interface TraceContext {
   /** Version, trace id, span id and flags: 55 characters. */
@@ -50,8 +52,8 @@ export interface TraceContext {
 }
 
 /**
- * Position of a slice in a record: the start of the slice and the length of the record, in bytes
- * or, for text, UTF-16 units.
+ * The position of a slice in a record: the start of the slice and the length of the record, in
+ * bytes, or for text in UTF-16 units.
  */
 export type RecordSlice = readonly [start: number, length: number];
 
@@ -62,7 +64,7 @@ export type Envelope =
     readonly topic: string;
     readonly data: unknown;
     readonly id?: number | undefined;
-    /** Offset in the history of the topic; never without `prev`. */
+    /** Offset in the history of the topic. Always set together with `prev`. */
     readonly offset?: number | undefined;
     /** Offset of the previous message. */
     readonly prev?: number | undefined;
@@ -74,7 +76,10 @@ export type Envelope =
     readonly seq?: number | undefined;
     /** Id of the client, sent once per session. */
     readonly client?: string | undefined;
-    /** Verified user whose client published the message; set by a server, never by a client. */
+    /**
+     * The verified user whose client published the message. It is set by a server, never by a
+     * client.
+     */
     readonly from?: string | undefined;
     /** Trace context of the sender. */
     readonly trace?: TraceContext | undefined;
@@ -83,8 +88,8 @@ export type Envelope =
     /** Name of a resumable response, chosen by the requester. */
     readonly stream?: string | undefined;
     /**
-     * True if the requester has a part of that response, so that the request must not start a new
-     * one.
+     * True if the requester has already received a part of that response, so that the request must
+     * not start a new one.
      */
     readonly begun?: true | undefined;
   }
@@ -121,7 +126,7 @@ export type Envelope =
     readonly seq?: number | undefined;
     /** Id of the client, sent once per session. */
     readonly client?: string | undefined;
-    /** Present if the publishing client does not receive the publication. */
+    /** Present if the publishing client must not receive the publication. */
     readonly echo?: false | undefined;
   }
   | {
@@ -139,13 +144,13 @@ export type Envelope =
   | { readonly kind: "dropped"; readonly count: number; readonly topic?: string | undefined }
   | { readonly kind: "gap"; readonly topic: string; readonly gap: Gap }
   | {
-    /** A publication that this peer does not receive: only its place in the history. */
+    /** The place in the history of a publication that this peer does not receive. */
     readonly kind: "skip";
     readonly topic: string;
     readonly offset: number;
     readonly prev: number;
     readonly tag?: string | undefined;
-    /** Set by a client that could not accept the publication, and lost it. */
+    /** Set by a client that could not accept the publication and therefore lost it. */
     readonly reason?: RecoveryReason | undefined;
   }
   | {
@@ -169,7 +174,10 @@ export type Raw = Readonly<Record<string, unknown>>;
 /** Envelopes by which a peer requests a service of its server. */
 export type ServiceKind = "auth" | "presence" | "publish" | "subscribe" | "unsubscribe";
 
-/** Reads an envelope that only a server accepts: a request for a service, or a numbered message. */
+/**
+ * Reads an envelope that only a server accepts, which is a request for a service or a numbered
+ * message.
+ */
 export type ServiceReader = (
   kind: ServiceKind | "message",
   value: unknown,
@@ -182,10 +190,10 @@ export const MAX_TOPIC_BYTES = 255;
 /** Default initial credit of a streaming response, in items. */
 export const FIRST_CREDIT = 64;
 
-/** Maximum credit of a streaming response, in items; more is malformed. */
+/** Maximum credit of a streaming response, in items. More credit is malformed. */
 export const MAX_CREDIT = 65_536;
 
-/** Bytes of parts without returned credit at which the producer stops sending. */
+/** If parts for which no credit was returned have this many bytes, the producer stops sending. */
 export const MAX_UNPAID_BYTES = 1_048_576;
 
 /**
@@ -194,11 +202,11 @@ export const MAX_UNPAID_BYTES = 1_048_576;
 export const MAX_NAME_LENGTH = 64;
 
 /**
- * Reads one envelope. Never throws: an unreadable envelope is returned as `malformed`, with the
+ * Reads one envelope. Never throws. An unreadable envelope is returned as `malformed`, with the
  * expected and the received value.
  *
  * @param text One JSON object.
- * @param readService Reads requests to a server; without this function, such a request is returned
+ * @param readService Reads requests to a server. Without this function, such a request is returned
  * as `service`.
  * @returns The envelope.
  */
@@ -251,11 +259,11 @@ function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Env
   return isCredit(items) ? { ...request, items } : badCredit(items, id);
 }
 
-/** Any version except ff, and ids that are not all zeros. */
+/** Matches any version except ff, and ids that are not all zeros. */
 const TRACEPARENT = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/;
 
 /**
- * Printable ASCII, up to the length that W3C Trace Context requires every implementation to
+ * Matches printable ASCII, up to the length that W3C Trace Context requires every implementation to
  * propagate.
  */
 const TRACESTATE = /^[ -~]{1,512}$/;
@@ -276,7 +284,7 @@ export function readTrace(trace: unknown): TraceContext | undefined {
     : { traceparent };
 }
 
-/** Keys of all other envelopes; the first present key determines the kind. */
+/** The keys of all other envelopes. The first key that is present determines the kind. */
 const KINDS = [
   "reply",
   "cancel",
@@ -393,7 +401,10 @@ function readGoAway(goaway: unknown): Envelope {
   return { kind: "goaway", goaway: { retryAfterMs, reason: plainText(reason) } };
 }
 
-/** Reads a publication of a topic with a history, which never has an id, or only its place. */
+/**
+ * Reads a publication on a topic with a history, or only its place. Such a publication never has an
+ * id.
+ */
 function readPlaced(
   kind: "message" | "skip",
   topic: string,
@@ -413,7 +424,7 @@ function readPlaced(
 
 function readGap({ gap: topic, reason, epoch, offset, tag }: Raw): Envelope {
   if (!isTopic(topic)) return badTopic("gap", topic, undefined);
-  // A reason of a later version is passed on as received.
+  // A reason from a later version is passed on as received.
   const gap = { gap: topic, reason: plainText(reason) as RecoveryReason };
   if (!isName(epoch) || !isId(offset)) return { kind: "gap", topic, gap };
   if (!isTag(tag)) return badTag(tag);
@@ -432,7 +443,7 @@ function readUnsubscribed({ unsubscribed: topic, code, reason }: Raw): Envelope 
   };
 }
 
-/** An envelope to write; keys with the value `undefined` are left out. */
+/** An envelope to write. Keys with the value `undefined` are omitted. */
 export type OutgoingEnvelope =
   | {
     readonly topic: string;
@@ -494,8 +505,8 @@ export type OutgoingEnvelope =
   | { readonly renew: { readonly withinMs: number } };
 
 /**
- * Returns text for humans; empty for a value that is neither text nor a number, since converting it
- * can throw.
+ * Returns text for people. It is empty for a value that is neither text nor a number, because
+ * converting such a value can throw.
  */
 function plainText(value: unknown): string {
   return typeof value === "string" || typeof value === "number" ? String(value) : "";
@@ -562,7 +573,7 @@ export function badId(key: string, value: unknown, id?: unknown): Envelope {
   );
 }
 
-/** Returns the envelope for unreadable input; the peer receives a reply with `id`. */
+/** Returns the envelope for unreadable input. The peer receives a reply with `id`. */
 export function malformed(message: string, id?: unknown): Envelope {
   return { kind: "malformed", message, id: isId(id) ? id : null };
 }

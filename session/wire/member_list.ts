@@ -1,12 +1,12 @@
-/** List of the members of a room, loaded on first use in a page. */
+/** The list of the members of a room. A page loads this module on first use. */
 import type { PresenceMember, PresenceNotice } from "./presence_notice.ts";
 
 /**
  * Updates a list of the members of a room.
  *
- * Accepts every kind of notice: the list, which arrives first and after each reconnect, in a large
- * room in several parts; single changes; and the batched changes of a large room. The notices of a
- * room that only reports the number of its users leave the list unchanged.
+ * Accepts every kind of notice: the list, single changes, and the batched changes of a large room.
+ * The list arrives first and after each reconnect; in a large room, it arrives in several parts.
+ * Notices of a room that only reports the number of its users do not change the list.
  *
  * @typeParam D The presence data.
  * @param members The members by user, in the order in which they joined. Start with an empty map.
@@ -46,7 +46,7 @@ export function updateMembers<D>(
 
 /** The members of a room, updated by the server's notices. */
 export class MemberList {
-  /** Number of members, in a room that reports only this number. */
+  /** Number of members, in a room that only reports this number. */
   count: number | undefined;
   #users = new Map<string, PresenceMember>();
   /** The list that replaces the members once it is complete. */
@@ -58,12 +58,12 @@ export class MemberList {
   }
 
   /**
-   * Applies a notice. A count replaces an earlier list and the other way round, because another
-   * server may have other options for the room.
+   * Applies a notice. A count replaces an earlier list, and a list replaces an earlier count,
+   * because another server may have other options for the room.
    *
    * @param notice The notice.
-   * @returns False if nothing changed: the rest of a list follows in further notices, or this
-   * version cannot read the notice.
+   * @returns False if nothing changed, because the rest of a list follows in further notices, or
+   * because this version cannot read the notice.
    */
   take(notice: PresenceNotice): boolean {
     if (!isReadable(notice)) return false;
@@ -99,6 +99,6 @@ function put<D>(
 ): void {
   const { connections = 1, joinedAt = at } = members.get(user) ?? {};
   const member = { user, connections, joinedAt };
-  // Applications print and compare members, so there is no key without data.
+  // Applications print and compare members, so the key is absent if there is no data.
   members.set(user, data === undefined ? member : { ...member, data });
 }

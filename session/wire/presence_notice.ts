@@ -3,11 +3,11 @@
  * messages with the topic `presence:chat:lobby`.
  */
 
-/** Prefix of the topics of presence notices; the observed topic follows. */
+/** Prefix of the topics of presence notices. The observed topic follows. */
 export const PRESENCE_PREFIX = "presence:";
 
 /**
- * A user who is present in a topic, with one connection or several.
+ * A user who is present in a topic, with one or several connections.
  *
  * @typeParam D The presence data.
  */
@@ -18,7 +18,7 @@ export interface PresenceMember<D = unknown> {
   readonly connections: number;
   /** Start of the first of these sessions, in milliseconds since the Unix epoch. */
   readonly joinedAt: number;
-  /** Presence data of the user, as last set in any of the sessions; absent without data. */
+  /** The user's presence data, as last set in any of the sessions; absent if there is no data. */
   readonly data?: D | undefined;
 }
 
@@ -30,13 +30,13 @@ export interface PresenceMember<D = unknown> {
 export type PresenceNotice<D = unknown> =
   | {
     /**
-     * All present users: the first notice after a subscription. In a large room the list is split
-     * into several consecutive notices; the first one starts a new list.
+     * All present users. This is the first notice after a subscription. In a large room, the list
+     * is split into several consecutive notices, of which the first starts a new list.
      */
     readonly type: "members";
     /** All present users, or some of them. */
     readonly members: readonly PresenceMember<D>[];
-    /** Number of this part of the list, from 0; absent for a list in one part. */
+    /** Number of this part of the list, starting at 0; absent if the list has only one part. */
     readonly page?: number | undefined;
     /** Present if another part follows. */
     readonly more?: true | undefined;
@@ -48,7 +48,7 @@ export type PresenceNotice<D = unknown> =
     readonly user: string;
     /** Time of the join, in milliseconds since the Unix epoch. */
     readonly at: number;
-    /** Presence data of the user; absent without data. */
+    /** The user's presence data; absent if there is no data. */
     readonly data?: D | undefined;
   }
   | {
@@ -68,34 +68,34 @@ export type PresenceNotice<D = unknown> =
     readonly user: string;
     /** Time at which the user was declared absent, in milliseconds since the Unix epoch. */
     readonly at: number;
-    /** End of the user's last connection; earlier than `at` by the grace period. */
+    /** Time at which the user's last connection ended; earlier than `at` by the grace period. */
     readonly lastSeenAt: number;
   }
   | {
     /**
-     * Net changes in a large room since the last notice: without users who joined and left in the
-     * meantime, and with only the last of several updates of a user.
+     * The net changes in a large room since the last notice. Users who joined and left in the
+     * meantime are omitted, and only the last of several updates of a user is included.
      */
     readonly type: "changes";
-    /** Users whose first connection has opened, with time and data as in a join. */
+    /** Users whose first connection has opened, with the time and the data as in a join. */
     readonly joined: readonly {
       readonly user: string;
       readonly at: number;
       readonly data?: D | undefined;
     }[];
-    /** Users whose last connection has closed, with times as in a leave. */
+    /** Users whose last connection has closed, with the times as in a leave. */
     readonly left: readonly {
       readonly user: string;
       readonly at: number;
       readonly lastSeenAt: number;
     }[];
-    /** Users with changed data, with time and data as in an update. */
+    /** Users whose data has changed, with the time and the data as in an update. */
     readonly updated?:
       | readonly { readonly user: string; readonly at: number; readonly data?: D | undefined }[]
       | undefined;
   }
   | {
-    /** Number of present users, in a room that publishes only this number. */
+    /** The number of present users, in a room that only publishes this number. */
     readonly type: "count";
     /** Number of users. */
     readonly users: number;

@@ -1,21 +1,22 @@
 /** Recovery of a subscription: positions in a history, gaps, and the server's replies. */
 import type { RequestError } from "../../errors.ts";
 
-/** A position in the history of a topic: all publications up to this offset are known. */
+/** A position in the history of a topic. All publications up to this offset are known. */
 export interface HistoryPosition {
   /** Name of one continuous history. Offsets of different epochs are unrelated. */
   readonly epoch: string;
   /** Offset of the newest known publication; 0 before the first one. */
   readonly offset: number;
   /**
-   * Tag of the publication at the offset, which reveals a history with another publication there.
-   * Absent if there is no publication at the offset, or the broker provided no tag.
+   * The tag of the publication at the offset. It reveals whether the history has another
+   * publication there. Absent if there is no publication at the offset, or if the broker provided
+   * no tag.
    */
   readonly tag?: string | undefined;
 }
 
 /**
- * Reasons why messages are missing or may be missing:
+ * The reasons why messages are, or may be, missing:
  *
  * - `no-history`: the topic has no history.
  * - `new-epoch`: the history started over; the broker may have lost the old one.
@@ -37,7 +38,7 @@ export type RecoveryReason =
   | "dropped"
   | "too-large";
 
-/** Reply to a subscription; all keys are absent for a topic without a history. */
+/** The reply to a subscription. For a topic without a history, all keys are absent. */
 export interface SubscribeAnswer {
   /** Epoch of the following messages. */
   readonly epoch?: string | undefined;
@@ -45,22 +46,25 @@ export interface SubscribeAnswer {
   readonly offset?: number | undefined;
   /** Tag of the publication at `offset`, if known. */
   readonly tag?: string | undefined;
-  /** Newest offset at the time of the reply; a client with this offset has caught up. */
+  /**
+   * The newest offset at the time of the reply. A client that has reached this offset has caught
+   * up.
+   */
   readonly head?: number | undefined;
   /** True if all messages since the requested position follow. */
   readonly recovered?: boolean | undefined;
   /** Reason why messages are missing. */
   readonly reason?: RecoveryReason | undefined;
   /**
-   * The only key, if the session subscribed to the topic again or unsubscribed before this reply.
-   * The client receives the failure `superseded`.
+   * If the session subscribed to the topic again or unsubscribed before this reply, this is the
+   * only key. The client receives the failure `superseded`.
    */
   readonly isSuperseded?: true | undefined;
-  /** The only key, if the subscription is rejected. The client receives this failure. */
+  /** If the subscription is rejected, this is the only key. The client receives this failure. */
   readonly refusal?: RequestError["failure"] | undefined;
 }
 
-/** Notice that messages of a topic are or may be missing at this position. */
+/** A notice that messages of a topic are, or may be, missing at this position. */
 export interface Gap {
   /** The topic. */
   readonly gap: string;
@@ -75,15 +79,15 @@ export interface Gap {
 }
 
 /**
- * Notice that the server removed this session from a topic. No more messages of the topic follow.
+ * A notice that the server removed this session from a topic. No more messages of the topic follow.
  */
 export interface Unsubscribed {
   /** The topic. */
   readonly unsubscribed: string;
   /**
-   * Stable code to branch on: `removed` by the application, `forbidden` after a change of
-   * permissions, `too-many` and `unavailable` for temporary rejections, or a code of the
-   * application.
+   * A stable code to branch on. It is `removed` if the application removed the session, `forbidden`
+   * after a change of permissions, `too-many` or `unavailable` for temporary rejections, or an
+   * application-defined code.
    */
   readonly code: string;
   /** Reason, for humans; may be empty. */
@@ -91,14 +95,14 @@ export interface Unsubscribed {
 }
 
 /**
- * Code of an `unsubscribed` after a handover: the topic continues in the session to which the
+ * The code of an `unsubscribed` after a handover. The topic continues in the session to which the
  * client moved.
  */
 export const MOVED = "handover";
 
 /**
- * Codes of temporary rejections, after which a client retries later. All others are final. After
- * `handover`, a client that has not used the next session yet subscribes there.
+ * The codes of temporary rejections, after which a client retries later. All other codes are final.
+ * After `handover`, a client that has not used the next session yet subscribes there.
  */
 export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
   "too-many",
@@ -110,11 +114,14 @@ export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
 /** Start of a subscription to a topic with a history. */
 export interface HistoryOptions {
   /**
-   * Known position: the messages after it follow. By default the subscription starts with the next
-   * publication.
+   * The known position. The messages after it follow. By default, the subscription starts with the
+   * next publication.
    */
   readonly since?: HistoryPosition | undefined;
-  /** Maximum number of newest messages to send if `since` is absent or unusable; 0 by default. */
+  /**
+   * The maximum number of newest messages to send if `since` is absent or cannot be used; 0 by
+   * default.
+   */
   readonly last?: number | undefined;
 }
 
@@ -125,18 +132,18 @@ export interface Recovery {
   /** Reason why messages are missing. */
   readonly reason?: RecoveryReason | undefined;
   /**
-   * Position before the following messages; absent if unknown, for example for a topic without a
-   * history.
+   * The position before the following messages; absent if it is unknown, for example for a topic
+   * without a history.
    */
   readonly position?: HistoryPosition | undefined;
 }
 
-/** Prefix of the topics of durable streams; the id of the stream follows. */
+/** Prefix of the topics of durable streams. The id of the stream follows. */
 export const STREAM_PREFIX = "stream:";
 
 /**
- * Epoch of all topics of durable streams. Offsets count the stream's records, and the tag is the
- * stream's identity.
+ * The epoch of all topics of durable streams. Offsets count the stream's records, and the tag
+ * identifies the stream.
  */
 export const STREAM_EPOCH = "stream";
 

@@ -1,6 +1,6 @@
 /**
- * Envelopes that only a server reads: requests for services, and numbered messages. A client does
- * not load this module.
+ * Reads the envelopes that only a server accepts: requests for services, and numbered messages. A
+ * client does not load this module.
  */
 import { describe } from "../../base/error_text.ts";
 import {
@@ -22,7 +22,7 @@ import {
 } from "./envelope.ts";
 
 /**
- * Reads one envelope. Never throws: an unreadable envelope is returned as `malformed`, with the
+ * Reads one envelope. Never throws. An unreadable envelope is returned as `malformed`, with the
  * expected and the received value.
  *
  * @param text One JSON object.

@@ -1,11 +1,11 @@
 /**
- * Topic patterns such as `chat:{room}`, and the router that finds the pattern that a topic matches.
+ * Topic patterns such as `chat:{room}`, and the router that finds the pattern for a topic.
  */
 import { checkTopic } from "./encode.ts";
 
 /**
- * Number of topics whose match a {@linkcode TopicRouter} caches. Enough for the busy topics of one
- * process; at 255 bytes per topic, about 512 KiB.
+ * Number of topics whose match a {@linkcode TopicRouter} caches. This is enough for the busy topics
+ * of one process, and uses about 512 KiB with topics of 255 bytes.
  */
 export const MAX_CACHED_MATCHES = 1024;
 
@@ -19,7 +19,7 @@ export type TopicOf<P extends string> = P extends `${infer Head}{${string}}${inf
   : P;
 
 /**
- * The parameters of a pattern: `chat:{room}` has `{ readonly room: string }`.
+ * The type of a pattern's parameters. For `chat:{room}`, it is `{ readonly room: string }`.
  *
  * @typeParam P The pattern.
  */
@@ -29,19 +29,19 @@ export type ParamsOf<P extends string> = string extends P ? Readonly<Record<stri
   // deno-lint-ignore ban-types -- no parameters: an object without members.
   : {};
 
-// Tokens of a pattern for the overlap check: a parameter is one character of any kind, then any
-// number of further characters. Other numbers are UTF-16 code units.
+// Tokens of a pattern, for the overlap check. A parameter is one character of any kind, followed by
+// any number of further characters. Other numbers are UTF-16 code units.
 const ONE = -1;
 const RUN = -2;
 
 /**
  * A compiled topic pattern: literal text with parameters in braces.
  *
- * - **Parameters** match one or more characters of any kind, up to the next literal text; at the
- *   end of the pattern they match the rest, so that `chat:{room}` also matches `chat:a:b`.
- *   TypeScript reads `chat:${string}` the same way, so types and runtime agree.
- * - **Cost:** matching scans a topic once, without backtracking or a regular expression, for any
- *   pattern and any topic of a peer.
+ * - **Parameters** match one or more characters of any kind, up to the next literal text. At the
+ *   end of the pattern, they match the rest, so `chat:{room}` also matches `chat:a:b`. TypeScript
+ *   reads `chat:${string}` in the same way, so types and runtime agree.
+ * - **Cost:** for any pattern and any topic that a peer sends, matching scans the topic once,
+ *   without backtracking or a regular expression.
  *
  * @example Usage
  * ```ts
@@ -67,9 +67,9 @@ export class TopicPattern<P extends string = string> {
    *
    * @param source The pattern.
    * @param verb The caller's operation, for the error message.
-   * @throws {TypeError} If the pattern is empty or contains a `*`, a brace is unbalanced, a name is
-   * not a letter followed by letters, digits and `_`, a name is duplicated, or two parameters have
-   * no text between them.
+   * @throws {TypeError} If the pattern is empty or contains a `*`, if a brace is unbalanced, if a
+   * name is duplicated or is not a letter followed by letters, digits and `_`, or if there is no
+   * text between two parameters.
    * @throws {RangeError} If the pattern is longer than 255 bytes.
    */
   constructor(source: P, verb: string = "compile topic pattern") {
@@ -146,7 +146,7 @@ export class TopicPattern<P extends string = string> {
     const [head, otherHead] = [this.#literals[0]!, other.#literals[0]!];
     if (!head.startsWith(otherHead) && !otherHead.startsWith(head)) return false;
     const [a, b] = [this.#tokens(), other.#tokens()];
-    // row[j] is true if the rest of a from i and the rest of b from j have a common text. Reads
+    // row[j] is true if some text matches both the rest of a from i and the rest of b from j. Reads
     // beyond the ends return undefined, which counts as false.
     let below: boolean[] = [];
     for (let i = a.length; i >= 0; i--) {
@@ -171,19 +171,20 @@ export class TopicPattern<P extends string = string> {
 }
 
 /**
- * Result of {@linkcode TopicRouter.match}: the route's own fields, and the topic's parameters.
+ * The result of {@linkcode TopicRouter.match}, with the route's own fields and the topic's
+ * parameters.
  *
  * @typeParam Route The value of a pattern.
  */
 export type RouteMatch<Route extends object> = Readonly<Route> & {
-  /** The parameters of the topic; empty for an exact one. */
+  /** The parameters of the topic; empty if the route is for an exact topic. */
   readonly params: Readonly<Record<string, string>>;
 };
 
 /**
- * Finds the one pattern that a topic matches.
+ * Finds the pattern that a topic matches.
  *
- * - **Exact topics** need one lookup; patterns are tried in order, and the matches of up to
+ * - **Exact topics** need one lookup. Patterns are tried in order, and the matches of up to
  *   {@linkcode MAX_CACHED_MATCHES} topics are cached.
  * - **No precedence:** overlapping patterns are rejected.
  * - **Matches are shared** between calls, and therefore frozen.
@@ -216,7 +217,7 @@ export class TopicRouter<Route extends object> {
    *
    * @param routes Pairs of a pattern and its route.
    * @param verb The caller's operation, for the error message.
-   * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
+   * @throws {TypeError} If a pattern is malformed, or if two patterns overlap.
    * @throws {RangeError} If a pattern is longer than 255 bytes.
    */
   constructor(
@@ -252,7 +253,8 @@ export class TopicRouter<Route extends object> {
       const params = pattern.match(topic);
       if (!params) continue;
       const match = join(route, params);
-      // Clearing is cheaper than tracking age, and bounds the cache as well.
+      // Clearing the cache is cheaper than tracking the age of entries, and also keeps the cache
+      // bounded.
       if (this.#cache.size >= MAX_CACHED_MATCHES) this.#cache.clear();
       this.#cache.set(topic, match);
       return match;

@@ -10,7 +10,8 @@ const BEYOND_ASCII = /[^\x00-\x7f]/;
 /**
  * Counts the bytes of a string in UTF-8.
  *
- * @param text The string; a lone surrogate counts three bytes, as its replacement does.
+ * @param text The string. A lone surrogate counts as three bytes, like the character that replaces
+ * it.
  * @returns The number of bytes.
  *
  * @example Usage
@@ -27,7 +28,8 @@ export function utf8Length(text: string): number {
   for (let i = 0; i < text.length; i++) {
     const point = text.codePointAt(i)!;
     if (point >= 0x80) bytes += point < 0x800 ? 1 : 2;
-    // A code point of four bytes has two UTF-16 units, and each has counted one byte.
+    // A code point of four bytes has two UTF-16 units, each of which was already counted as one
+    // byte.
     if (point > 0xffff) i++;
   }
   return bytes;
@@ -37,7 +39,7 @@ export function utf8Length(text: string): number {
  * Checks a string against a limit in bytes, and counts the bytes only when necessary.
  *
  * @param text The string.
- * @param maxBytes Most bytes allowed.
+ * @param maxBytes The maximum number of bytes.
  * @returns True if the string is longer.
  */
 export function exceedsBytes(text: string, maxBytes: number): boolean {
