@@ -1,5 +1,5 @@
 /**
- * `serve()` on the runtime's own WebTransport engine.
+ * Tests `serve()` on the runtime's own WebTransport engine.
  *
  * @module
  */
@@ -66,7 +66,10 @@ function dialPeer(server: Server): Promise<RawPeer> {
   return RawPeer.dial(Number(port), { hashes: server.certificateHashes });
 }
 
-/** Opens a session from raw bytes: the request, and the message stream with its greeting. */
+/**
+ * Opens a session with raw bytes: sends the request, then opens the message stream with its
+ * greeting.
+ */
 async function openMessages(peer: RawPeer): Promise<RawStream> {
   await peer.control();
   const fields = REQUEST_FIELDS.map(([name, value]): [string, string] => [
@@ -188,7 +191,7 @@ Deno.test("serve() refuses a client on the built-in engine if its URL names no p
     onRefusal: (refusal) => void refusals.push(refusal),
     onOpen: () => void sessions++,
   });
-  // The client then connects over WebSocket; no session existed before.
+  // The client then connects over WebSocket. There was no session before.
   const session = await soon(dial(server.url));
   assertEquals([session.transport, sessions], ["websocket", 1]);
   await until(() => refusals.length === 1);
@@ -237,9 +240,9 @@ const CRASH = { code: 1006, by: "network" } as const;
 const CLOSE = { code: 0, by: "remote" } as const;
 
 /**
- * Closes of a client's QUIC connection, before and after the end mark of its messages. The engine
- * hides the close capsule, so the end mark distinguishes a close with 0 or H3_NO_ERROR from a
- * crash.
+ * How the server sees a client close its QUIC connection, before and after the end mark of its
+ * messages. The engine hides the close capsule, so only the end mark distinguishes a close with 0
+ * or H3_NO_ERROR from a crash.
  */
 const CLIENT_ENDS: [title: string, closeCode: number, unmarked: object, marked: object][] = [
   ["0", 0, CRASH, CLOSE],
@@ -282,7 +285,7 @@ Deno.test("serve() closes a session of the built-in engine after its client ende
   let ended = 0;
   await using server = listenBuiltin({ onClose: () => void ended++ });
   await using peer = await dialPeer(server);
-  // A greeting, and the end mark: a browser sends nothing else before its close capsule.
+  // Sends a greeting and the end mark. A browser sends nothing else before its close capsule.
   const messages = await openMessages(peer);
   await until(() => server.manager.all().length === 1);
   await messages.send.write(Uint8Array.of(0, 2));
@@ -378,7 +381,7 @@ Deno.test({
       await using peer = await dialPeer(server);
       await peer.control();
       await ask(peer);
-      // A stream without a session, and a stream that ends before its type.
+      // Opens a stream without a session, and a stream that ends before its type.
       await (await peer.uni()).end();
       await peer.uni(bytesOf(0x2222_2222));
     }

@@ -1,5 +1,5 @@
 /**
- * Our WebTransport client and the runtime's own server, over UDP on this machine.
+ * Pairs our WebTransport client with the runtime's own server, over UDP on this machine.
  *
  * @module
  */
@@ -12,9 +12,9 @@ import type { WebTransportPair } from "./webtransport_pair.ts";
 const certificate = devCertificate({ cacheFolder: null });
 
 /**
- * Makes a pair; only the URL names the session's protocol.
+ * Makes a pair. The session's protocol is named only in the URL.
  *
- * @returns The pair; disposing the pair closes both ends, and the listener.
+ * @returns The pair. Disposing of the pair closes both ends and the listener.
  */
 export async function builtinPair(): Promise<WebTransportPair> {
   const listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
@@ -38,10 +38,10 @@ export async function builtinPair(): Promise<WebTransportPair> {
 }
 
 /**
- * Lists the checks that this runtime cannot pass.
+ * Lists the checks that fail on this runtime.
  *
- * @param checks Titles of checks, by the defect that makes the runtime fail.
- * @returns The titles of failing checks, each with the defect.
+ * @param checks The titles of checks, keyed by the runtime defect that makes them fail.
+ * @returns The titles of the failing checks, each mapped to the defect.
  */
 export function skipsOf(
   checks: { readonly [Defect in NativeServerDefect]?: readonly string[] },

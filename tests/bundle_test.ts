@@ -1,5 +1,5 @@
 /**
- * The code that a browser loads for a session.
+ * Measures the code that a browser loads for a session.
  *
  * @module
  */
@@ -26,18 +26,19 @@ const PAGE = new URL("./page_client.ts", import.meta.url);
 
 const KIB = 1024;
 
-/** Maximum bytes that a page loads at first, minified and gzipped. */
+/** The maximum size of what a page loads at first, in bytes, minified and gzipped. */
 const MAX_BYTES = {
   /** A page that connects, without a contract. */
   page: 33 * KIB,
   /** All exports of the client. */
   client: 35.4 * KIB,
-  /** The page, up to a session over WebTransport. */
+  /** Everything that the page loads until it has a session over WebTransport. */
   session: 43.3 * KIB,
 };
 
 /**
- * Maximum bytes that each lazy part adds when loaded alone, minified and gzipped, by its content.
+ * The maximum size that each lazy part adds when loaded alone, in bytes, minified and gzipped,
+ * keyed by its content.
  */
 const MAX_PART_BYTES = {
   /** WebTransport, and the race of both transports. */
@@ -48,27 +49,33 @@ const MAX_PART_BYTES = {
   "chunk_streams": 19.3 * KIB,
   /** HTTP as the last transport. */
   "chunk_http": 5.7 * KIB,
-  /** Features of a session besides messages. */
+  /** The features of a session other than messages. */
   "chunk_insight": 11.4 * KIB,
   "chunk_answers": 4.1 * KIB,
 };
 
-/** Maximum bytes that the React hooks add to a page that connects; without React itself. */
+/**
+ * The maximum size that the React hooks add to a page that connects, in bytes, without React
+ * itself.
+ */
 const MAX_REACT_BYTES = 4.6 * KIB;
 
-/** Maximum bytes of the whole client in one file, minified and gzipped. */
+/** The maximum size of the whole client in one file, in bytes, minified and gzipped. */
 const MAX_FILE_BYTES = 81.7 * KIB;
 
-/** Maximum bytes of all parts: compressed separately, they are larger than one file. */
+/**
+ * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
+ * than one file.
+ */
 const MAX_PARTS_BYTES = 87.1 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {
-  /** Code that a page loads before any `import()`. */
+  /** The names of the parts that a page loads before any `import()`. */
   readonly first: ReadonlySet<string>;
-  /** The code of each part, by name. */
+  /** The code of each part, keyed by its name. */
   readonly #code: ReadonlyMap<string, string>;
-  /** The source map of each part, by the part's name. */
+  /** The source map of each part, keyed by the part's name. */
   readonly #maps: ReadonlyMap<string, SourceMap>;
 
   constructor(
@@ -89,7 +96,7 @@ class Parts {
     return [...this.#code.values()].join("\n");
   }
 
-  /** The code of each module in the first load, by source map. */
+  /** The code of each module in the first load, found with the source maps. */
   get modules(): Map<string, string> {
     const modules = new Map<string, string>();
     for (const name of this.first) {
@@ -100,21 +107,24 @@ class Parts {
     return modules;
   }
 
-  /** The part of a dynamic import. */
+  /** Returns the name of the part that a dynamic import loads. */
   lazy(module: string): string {
     const name = this.names.find((name) => name.startsWith(module));
     assert(name !== undefined && !this.first.has(name), `${module} is not a separate part`);
     return name;
   }
 
-  /** The bytes of parts as a server sends them that compresses files in advance: `gzip -9`. */
+  /**
+   * Returns the size of parts, in bytes, if the server has compressed its files in advance with
+   * `gzip -9`.
+   */
   size(names: Iterable<string> = this.names): number {
     let size = 0;
     for (const name of names) size += gzippedSize(this.#code.get(name)!);
     return size;
   }
 
-  /** The code that a lazy part adds. */
+  /** Returns the names of all parts that are loaded with a lazy part. */
   added(name: string): string[] {
     return [...this.#reach(name)].filter((name) => !this.first.has(name));
   }
@@ -131,7 +141,7 @@ class Parts {
   }
 }
 
-/** Bundles a module with code splitting into a folder. */
+/** Bundles a module into a folder, with code splitting. */
 async function bundleParts(module: URL, folder: string, ...options: string[]): Promise<Parts> {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
@@ -174,7 +184,7 @@ function decodeSegment(segment: string): number[] {
   return numbers;
 }
 
-/** Divides a part's code among the modules it comes from. */
+/** Divides a part's code among the modules that it comes from. */
 function* codeByModule(code: string, map: SourceMap): Generator<[module: string, code: string]> {
   const root = CLIENT.pathname.replace(/[^/]*$/, "").slice(1);
   const lines = code.split("\n");
@@ -195,7 +205,10 @@ function* codeByModule(code: string, map: SourceMap): Generator<[module: string,
   }
 }
 
-/** Prints the largest modules of the first load: their bytes minified, and gzipped alone. */
+/**
+ * Prints the largest modules of the first load: their sizes in bytes, minified and gzipped
+ * separately.
+ */
 function printLargest(modules: ReadonlyMap<string, string>, count: number): void {
   const largest = [...modules].sort(([, a], [, b]) => b.length - a.length).slice(0, count);
   for (const [module, { length }] of largest) {
@@ -212,7 +225,7 @@ function gzippedSize(code: string): number {
   return gzipSync(code, { level: 8 }).byteLength;
 }
 
-/** Lets a bundle dial a server in a browser whose WebTransport never opens. */
+/** Makes a bundle dial a server in a browser whose WebTransport never opens. */
 async function withBundle(
   bundle: string,
   body: (session: Session<unknown>) => Promise<void>,
@@ -242,7 +255,7 @@ async function echo(session: Session<unknown>): Promise<void> {
   }
 }
 
-/** Opens a stream, and reads its bytes from the echo. */
+/** Opens a stream, and checks that its bytes are echoed. */
 async function checkStreams(session: Session<unknown>): Promise<void> {
   const stream = directStream(await soon(session.createBidirectionalStream()));
   await soon(stream.write(Uint8Array.of(1, 2, 3)));
@@ -250,7 +263,10 @@ async function checkStreams(session: Session<unknown>): Promise<void> {
   await soon(stream.close());
 }
 
-/** Dials over HTTP, without an option, through a proxy that rejects upgrades. */
+/**
+ * Dials through a proxy that rejects upgrades. The client must fall back to HTTP without any
+ * option.
+ */
 async function checkHttp(bundle: string): Promise<void> {
   const { dial }: typeof import("../client.ts") = await import(`file://${bundle}`);
   const server = createServer();

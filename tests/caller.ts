@@ -1,5 +1,5 @@
 /**
- * A raw client for the tests of bounds and shares: it ignores all limits that the server sends.
+ * A raw client for tests of limits and shares. It ignores all limits that the server sends.
  *
  * @module
  */
@@ -9,7 +9,8 @@ import { portOf } from "./servers.ts";
 import { until } from "./waiting.ts";
 
 /**
- * Address and user of a client, for a server whose `clientAddress` and `authenticate` read them.
+ * The address and user of a client, for a server whose `clientAddress` and `authenticate` read
+ * them.
  */
 export interface CallerOptions {
   readonly from: string;
@@ -23,8 +24,8 @@ export class Caller extends Page {
    * Connects.
    *
    * @param server The server.
-   * @param options Address and user.
-   * @returns The client; rejects if the upgrade is refused.
+   * @param options The address and the user.
+   * @returns The client; the promise rejects if the server rejects the upgrade.
    */
   static async dial(
     server: Pick<Server, "address">,
@@ -39,7 +40,7 @@ export class Caller extends Page {
   /**
    * Waits for the session.
    *
-   * @returns The reason of a refusal; `undefined` if there is a session.
+   * @returns The reason for a rejection; `undefined` if there is a session.
    */
   async refusal(): Promise<string | undefined> {
     let reason: string | undefined;
@@ -51,7 +52,7 @@ export class Caller extends Page {
   /**
    * Requests a resumable response.
    *
-   * @param name Name of the response.
+   * @param name The name of the response.
    * @param topic The topic of the request.
    * @returns The reply, with the id of the stream.
    */

@@ -1,4 +1,4 @@
-/** Unusable certificates, for every call that accepts one: an error at the start. */
+/** Tests unusable certificates: every call that accepts a certificate must fail at the start. */
 import { assertEquals, assertThrows } from "@std/assert";
 import { serve } from "../server.ts";
 import { listenMoq } from "../moq/mod.ts";
@@ -8,7 +8,7 @@ import { listen } from "./servers.ts";
 
 const NEW = { cacheFolder: null } as const;
 
-/** Calls of an application that accept a certificate. */
+/** The application's calls that accept a certificate. */
 const ENTRIES: Readonly<Record<string, (certificate: Certificate) => unknown>> = {
   "the built-in engine": (tls) => listen({ webTransport: false, tls }),
   "the hardened engine": (tls) =>

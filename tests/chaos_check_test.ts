@@ -1,5 +1,5 @@
 /**
- * The program that checks the log of the chaos test finds every kind of fault.
+ * Tests that the program that checks the chaos test's log finds every kind of fault.
  *
  * @module
  */
@@ -57,7 +57,7 @@ Deno.test("check() finds an unreported gap, also at the end, or of a whole topic
   assertMatch(new Story().gets(1, 2, 4, 5).check().faults[0]!, silent);
   assertMatch(new Story().gets(1, 2, 3, 4).check().faults[0]!, silent);
   assertMatch(new Story().check().faults[0]!, silent);
-  // A report about one gap does not cover the next one.
+  // A report about one gap does not cover the next gap.
   const twice = new Story().gets(1).isTold("new-epoch").gets(3, 5).check({}, RESTART);
   assertEquals([twice.faults.length, twice.missing], [1, 2]);
 });

@@ -1,21 +1,21 @@
-/** The context of a command in tests: streams in memory, and simulated input of a user. */
+/** The context of a command in tests, with in-memory streams and simulated user input. */
 import { platformRuntime } from "../base/runtime.ts";
 import { type Context, makeColors } from "../cli/context.ts";
 import type { Runtime } from "../base/runtime.ts";
 
 /** Options for {@linkcode fakeContext}. */
 export interface FakeContextOptions {
-  /** True if input and both outputs are terminals. */
+  /** True if the input and both outputs are terminals. */
   readonly isTerminal?: boolean;
   /** Width of the terminal, in columns. */
   readonly columns?: number;
   /** Environment variables. */
   readonly env?: Readonly<Record<string, string>>;
-  /** Clocks and timers; by default those of the platform. */
+  /** Clocks and timers; by default, the platform's own. */
   readonly runtime?: Runtime;
 }
 
-/** A context with streams in memory. */
+/** A context with in-memory streams. */
 export interface FakeContext extends Context {
   /** The text on standard output so far. */
   readonly out: string;

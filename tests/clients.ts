@@ -1,5 +1,5 @@
 /**
- * An in-memory network with a server, for the tests of clients.
+ * An in-memory network with a server, for tests of clients.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import { turns } from "./waiting.ts";
 /** One attempt to connect. */
 export interface Dialed {
   readonly url: string;
-  /** Time of the attempt, in milliseconds. */
+  /** The time of the attempt, in milliseconds. */
   readonly at: number;
   /** The offered subprotocols. */
   readonly protocols: readonly string[];
@@ -37,7 +37,7 @@ export class Network {
   readonly sessions: Session<unknown, Contract, "server">[] = [];
   /** The connection pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
-  /** Results of the next attempts, in order; without one, the server opens a session. */
+  /** The results of the next attempts, in order. Without a result, the server opens a session. */
   readonly answers: Answer[] = [];
   /** Settings of the server's sessions. */
   server: EndOptions<unknown, Contract, "server">;
@@ -94,7 +94,7 @@ export class Network {
   }
 
   /**
-   * Answers with a peer that the test controls.
+   * Answers the attempt with a peer that the test controls.
    *
    * @param use Receives the peer.
    * @returns The answer.
@@ -124,7 +124,7 @@ export class Network {
   }
 
   /**
-   * Breaks the newest connection, and advances the time until the client reconnects.
+   * Breaks the newest connection, then advances the time until the client reconnects.
    *
    * @param time The fake time.
    */
@@ -145,7 +145,7 @@ export class Network {
   }
 
   /**
-   * Creates a client of this network, whose delays have no jitter.
+   * Creates a client on this network. Its delays have no jitter.
    *
    * @param options Options of the client.
    * @returns The client.
@@ -155,14 +155,14 @@ export class Network {
       ...options,
       runtime: options.runtime ?? drawing(0.5),
     });
-    // Intended failures print no errors.
+    // The subscription keeps intended failures from printing errors.
     client.status.subscribe(() => {});
     return client;
   }
 }
 
 /**
- * Runs all pending work that needs no timer.
+ * Runs all pending work that doesn't need a timer.
  *
  * @param client The client.
  * @returns The name of the client's status afterwards.

@@ -1,4 +1,4 @@
-/** Servers that share a broker: users, presence, rooms and limits across nodes. */
+/** Tests servers that share a broker: users, presence, rooms and limits across nodes. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { type PresenceNotice, RequestError, type Session, SessionClosedError } from "../mod.ts";
@@ -10,7 +10,7 @@ import { type TestServer, testServer, type TestServerOptions } from "../testing/
 
 type Options = TestServerOptions<string>;
 
-/** Servers that share a broker, in fake time. */
+/** Servers that share a broker, on fake time. */
 class Cluster implements AsyncDisposable {
   readonly time = new FakeTime(0);
   readonly engine = new FaultyEngine();
@@ -38,12 +38,12 @@ class Cluster implements AsyncDisposable {
     let isPending = true;
     dialing.catch(() => {}).finally(() => isPending = false);
     await this.pass(0);
-    // The server retries to claim a slot that was just released.
+    // Another attempt of the server may claim a slot that was just released.
     if (isPending) await this.askAgain();
     return new User(await dialing);
   }
 
-  /** Returns the refusal of a user's session, after the server's retries to claim a slot. */
+  /** Returns how the server rejected a user's session, after its retries to claim a slot. */
   async refused(server: TestServer<string>, user: string): Promise<SessionClosedError> {
     const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
     const refused = assertRejects(() => dialing, SessionClosedError);
@@ -51,7 +51,7 @@ class Cluster implements AsyncDisposable {
     return await refused;
   }
 
-  /** Advances the time by the retries to claim a slot. */
+  /** Advances the time past the server's retries to claim a slot. */
   async askAgain(): Promise<void> {
     for (let i = 0; i < 8; i++) await this.pass(50);
   }
@@ -84,7 +84,7 @@ class User {
     void this.#listen();
   }
 
-  /** Publications since the last call. */
+  /** Returns the publications received since the last call. */
   take(): string[] {
     return this.#heard.splice(0);
   }
@@ -106,7 +106,7 @@ function inWords(notice: PresenceNotice): string {
   return `members ${members.sort().join(" ")}`;
 }
 
-/** Lets the session's own server join it to a room. */
+/** Makes the session's own server join it to a room. */
 async function join(cluster: Cluster, server: TestServer<string>, user: User, room = "room:a") {
   server.rooms.join(server.manager.get(user.session.id)!, room);
   await cluster.pass(100);
@@ -177,7 +177,7 @@ Deno.test("Server.disconnect() reports that a node did not answer", async () => 
   await cluster.kill(b!);
   const closing = a!.disconnect("ann");
   await cluster.pass(6_000);
-  // The node has timed out, with its sessions.
+  // The node has timed out, and its sessions with it.
   await cluster.pass(1_000);
   assertEquals(await closing, { closed: 0, isComplete: true });
   const [c] = await cluster.start(1);
@@ -209,7 +209,7 @@ Deno.test("A room has the members of all nodes, each user once", async () => {
   b!.rooms.publish("room:a", "hello");
   await cluster.pass(0);
   assertEquals([ann.take(), bob.take()], [['room:a "hello"'], ['room:a "hello"']]);
-  // Each node reports each user once, and no user who joined before the node followed the room.
+  // Each node reports each user once, except users who joined before the node followed the room.
   assertEquals(events, [["join ann", "join bob"], ["join bob"]]);
 });
 
@@ -230,7 +230,7 @@ Deno.test("A user who opens a room on a new node receives all members in one lis
 
 Deno.test("A user on two nodes that open a room at the same time joins once, whichever node asks first", async () => {
   await using cluster = new Cluster();
-  // Sorted by id, which decides between simultaneous joins.
+  // Sorts the servers by id, which decides between simultaneous joins.
   const [a, b] = (await cluster.start(2)).sort((a, b) => a.nodes!.id < b.nodes!.id ? -1 : 1);
   const events = [eventsOf(a!), eventsOf(b!)];
   const [one, two] = [await cluster.dial(a!, "eve"), await cluster.dial(b!, "eve")];
@@ -297,11 +297,11 @@ Deno.test("maxSessionsPerUser applies to all nodes together", async () => {
   await cluster.pass(0);
   const [two, three] = [a!, b!].flatMap(({ manager }) => manager.sessionsOf("ann"));
   const four = await cluster.dial(b!, "ann");
-  // Long sessions keep their slots.
+  // Long-lived sessions keep their slots.
   for (let i = 0; i < 60; i++) await cluster.pass(10_000);
   assert(four.session.isReady && two!.isReady && three === undefined);
   await cluster.refused(a!, "ann");
-  // A slot is free immediately, even if the last heartbeat of its node still counts it.
+  // A slot is free immediately, even if its node's last heartbeat still counts it.
   await four.session.close();
   await cluster.pass(0);
   await cluster.dial(a!, "ann");
@@ -311,7 +311,7 @@ Deno.test("maxSessionsPerUser admits all sessions that fit, while others release
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 5 };
   const [a, b] = await cluster.start(2, { limits });
-  // A broker that releases slots slowly, one after the other.
+  // Makes the broker release slots slowly, one after the other.
   let line: Promise<unknown> = Promise.resolve();
   cluster.engine.make("store.release", (run) => {
     const freed = line.then(() => new Promise((resolve) => setTimeout(resolve, 5))).then(run);
@@ -329,7 +329,7 @@ Deno.test("maxSessionsPerUser admits all sessions that fit, while others release
   for (const servers of [[a!], [a!, b!]]) {
     let sessions = await come(Array.from({ length: 8 }, (_, i) => servers[i % servers.length]!));
     assertEquals(sessions.length, 5);
-    // All of them close, and return immediately.
+    // All of them close and reconnect immediately.
     for (const session of sessions) void session.close();
     await cluster.pass(0);
     sessions = await come(Array.from({ length: 5 }, (_, i) => servers[i % servers.length]!));

@@ -1,4 +1,4 @@
-/** Console lines of a server about failures without a handler. */
+/** Tests the lines that a server prints about failures that no handler receives. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";

@@ -1,7 +1,8 @@
 /**
- * A server in its own process that ends in a given way: the program of the crash tests.
+ * The program of the crash tests: a server in its own process, which ends in a given way.
  *
- * Prints a line of JSON when the server listens. The argument is a {@linkcode CrashConfig} in JSON.
+ * The argument is a {@linkcode CrashConfig} in JSON. The program prints a line of JSON once the
+ * server is listening.
  *
  * @module
  */
@@ -11,27 +12,27 @@ import { LiveTrack, MoqServer, TrackMux } from "../moq/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
-/** Settings of the server. */
+/** The server's settings. */
 export interface CrashConfig {
-  /** Port of the server, the same after a restart. */
+  /** The server's port, which stays the same after a restart. */
   readonly port: number;
   /** Kind of server. */
   readonly kind: "default" | "hardened" | "moq";
   /** The database file of the histories. */
   readonly database: string;
-  /** True if the process reads from stdin how to end. */
+  /** True if the process reads from standard input how to end. */
   readonly takesOrders: boolean;
 }
 
-/** Line that the server prints. */
+/** The line that the server prints. */
 export interface CrashReport {
-  /** Name of this run, and the data of its publication. */
+  /** The name of this run, which is also the data of its publication. */
   readonly run: string;
-  /** Hashes of the certificate, in hex. */
+  /** The hashes of the certificate, in hexadecimal. */
   readonly hashes: readonly string[];
 }
 
-/** Ways in which the process ends itself. */
+/** The ways in which the process can end itself. */
 const ENDS: Readonly<Record<string, () => void>> = {
   throw: () => {
     throw new Error("a bug of the application");
@@ -41,7 +42,7 @@ const ENDS: Readonly<Record<string, () => void>> = {
   "exit 1": () => Deno.exit(1),
 };
 
-/** Serves sessions, and publishes the name of this run in a history that survives the process. */
+/** Serves sessions, and publishes the name of this run to a history that survives the process. */
 async function serveSessions(
   { port, kind, database }: CrashConfig,
   run: string,

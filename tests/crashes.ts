@@ -1,5 +1,5 @@
 /**
- * Servers that crash: each way in which a process ends without a goodbye.
+ * Servers that crash in each way in which a process can end without a goodbye.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import type { CrashConfig, CrashReport } from "./crash_server.ts";
 import { lowPort } from "./ports.ts";
 import { TextLineStream } from "./soak/lines.ts";
 
-/** Ways in which a server ends; after each but `--watch` a new process starts. */
+/** The ways in which a server ends. After each of them except `--watch`, a new process starts. */
 export const CRASHES = [
   "throw",
   "reject",
@@ -24,7 +24,7 @@ export type Crash = typeof CRASHES[number];
 
 /** A client of a server that crashes. */
 export interface CrashClient {
-  /** Name of the transport, and of the server's engine. */
+  /** The name of the transport and of the server's engine. */
   readonly name: string;
   /** Kind of server. */
   readonly kind: CrashConfig["kind"];
@@ -32,7 +32,7 @@ export interface CrashClient {
   readonly transport: TransportName;
 }
 
-/** Kinds of server for each transport. */
+/** The kinds of server for each transport. */
 const KINDS: Readonly<Record<TransportName, Readonly<Record<string, CrashConfig["kind"]>>>> = {
   webtransport: { "WebTransport": "default" },
   websocket: {
@@ -55,7 +55,7 @@ export const CRASH_CLIENTS: readonly CrashClient[] = Object.entries(KINDS).flatM
 
 const PROGRAM = new URL("./crash_server.ts", import.meta.url).href;
 
-/** A server in a process that crashes in one way, and restarts on the same port. */
+/** A server in a separate process that crashes in one way and restarts on the same port. */
 export class CrashingServer implements AsyncDisposable {
   readonly port: number = lowPort();
   readonly #way: Crash;
@@ -70,7 +70,7 @@ export class CrashingServer implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** Starts a server; resolves when it listens. */
+  /** Starts a server; resolves once it is listening. */
   static async start(
     way: Crash,
     options: Pick<CrashConfig, "kind">,
@@ -83,11 +83,12 @@ export class CrashingServer implements AsyncDisposable {
     return { server, report };
   }
 
-  /** Crashes the server, and starts the next one; resolves when that listens. */
+  /** Crashes the server and starts the next one; resolves once the new server is listening. */
   async crash(): Promise<CrashReport> {
     const child = this.#child!;
     if (this.#way === "--watch") {
-      // Causes one event: a write causes two, and a busy watcher restarts for each.
+      // Changes only the time, which causes one event. A write causes two, and a busy watcher
+      // restarts for each.
       const now = new Date();
       await Deno.utime(this.#watched, now, now);
       return await this.#report();
@@ -127,7 +128,7 @@ export class CrashingServer implements AsyncDisposable {
       env: { NO_COLOR: "1" },
       stdin: "piped",
       stdout: "piped",
-      stderr: "piped", // Contains the errors of the crashes, and the reason if a server does not start.
+      stderr: "piped", // Contains the crash errors, and why a server does not start.
     }).spawn();
     this.#errors = child.stderr.text();
     this.#lines = child.stdout.pipeThrough(new TextDecoderStream())
@@ -146,7 +147,7 @@ export class CrashingServer implements AsyncDisposable {
     return JSON.parse(value);
   }
 
-  /** Waits for the end of the process, and releases its pipes. */
+  /** Waits until the process has ended, and releases its pipes. */
   async #end(): Promise<void> {
     const child = this.#child;
     if (child === undefined) return;

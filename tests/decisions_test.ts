@@ -1,6 +1,6 @@
 /**
- * Time limits for the application's decisions: each callback in the options hangs once. A callback
- * that is in no list of this file fails the first test.
+ * Tests the time limits for the application's decisions: each callback in the options hangs once.
+ * The first test fails if a callback is not in any list in this file.
  *
  * @module
  */
@@ -18,10 +18,10 @@ import { hurried, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
 import { Page } from "./page.ts";
 
-/** Time limit of each decision, in milliseconds. */
+/** The time limit for each decision, in milliseconds. */
 const LIMIT_MS = 60;
 
-/** Options without a callback. */
+/** The options without a callback. */
 const NO_CALLBACK = [
   ...["allowTokenMessage", "answers", "broker"],
   ...["flowControl", "history", "hosts", "http", "keepHeaders", "limits", "maxTokenBytes"],
@@ -51,12 +51,12 @@ const NESTED = ["api", "durableStreams", "inspector", "metrics"];
 /** Options whose callbacks `moq/session/access_test.ts` covers. */
 const ELSEWHERE = ["moq"];
 
-/** A callback whose first result arrives too late, and is a rejection. */
+/** A callback whose first call rejects, but only after the time limit. */
 class Hang {
   readonly #late = Promise.withResolvers<never>();
   #hasHung = false;
 
-  /** Returns `answer`; on the first call, a pending promise. */
+  /** Returns `answer`, except on the first call, which returns a pending promise. */
   answer<T>(answer: T): T | Promise<T> {
     if (this.#hasHung) return answer;
     this.#hasHung = true;
@@ -74,13 +74,13 @@ class Hang {
     };
   }
 
-  /** Rejects the first result, which nothing may notice. */
+  /** Rejects the promise of the first call, which must have no effect. */
   end(): void {
     this.#late.reject(new Error("A result that came too late"));
   }
 }
 
-/** Sends an envelope, and returns the code or the data of the reply. */
+/** Sends an envelope; returns the code or the data of the reply. */
 async function replyTo(page: Page, envelope: object): Promise<unknown> {
   const { error, data } = await page.ask(envelope);
   return error?.code ?? data;
@@ -88,22 +88,22 @@ async function replyTo(page: Page, envelope: object): Promise<unknown> {
 
 /** A decision that hangs once. */
 interface Case {
-  /** Key of the options. */
+  /** The key in the options. */
   readonly key: string;
   /** The action, or the schema. */
   readonly of?: string;
-  /** Options with the callback. */
+  /** Returns options with the callback. */
   readonly options: (hang: Hang) => ServeOptions<string>;
   /** Triggers the decision; returns what the client receives. */
   readonly ask: (server: Server<string>, page: Page) => Promise<unknown>;
-  /** Results while the callback hangs, and afterwards. */
+  /** The results while the callback hangs, and afterwards. */
   readonly expected: readonly [late: unknown, next: unknown];
-  /** Name in the session's issue; `undefined` if there is no session. */
+  /** The name in the session's issue; `undefined` if there is no session. */
   readonly issue?: string;
   readonly token?: string;
 }
 
-/** Connects, and returns the close code. */
+/** Connects; returns the close code. */
 async function codeOf({ url }: Pick<Server, "url">): Promise<unknown> {
   try {
     await using _ = await dial(`${url}?token=ann`);
@@ -144,7 +144,7 @@ const CASES: readonly Case[] = [
     ask: codeOf,
     expected: [4503, "connected"],
   },
-  // A promise is neither a user nor a time, whenever it settles.
+  // A promise is neither a user nor a time, no matter when it settles.
   ...(["userOf", "expiresAt"] as const).map((key): Case => ({
     key,
     options: (hang) => ({
@@ -269,7 +269,7 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** Options of all servers: `echo` replies, and timers of 10 seconds fire soon. */
+/** Returns options for all servers: `echo` replies, and timers of 10 seconds fire soon. */
 function common(): ServeOptions<string> {
   return {
     port: 0,
@@ -371,7 +371,8 @@ Deno.test("connect() stops waiting for a message's schema after its time limit, 
   await using client = connect(server.url, {
     contract,
     transports: ["websocket"],
-    // Also the time limit for the subscription's reply, on a busy machine.
+    // This is also the time limit for the reply to the subscription, which may take long on a busy
+    // machine.
     requestTimeoutMs: 3_000,
     onError() {},
   } as never) as ReturnType<typeof connect>;
@@ -404,7 +405,7 @@ Deno.test("Session stops waiting for the schemas of a reply and of an item after
       },
     } as never);
     const { client } = pair;
-    // The reply itself may take longer on a busy machine.
+    // On a busy machine, the reply itself may take longer.
     const [reply, items] = [{ timeoutMs: 60_000 }, { itemTimeoutMs: 60_000 }];
     const ask = kind === "output"
       ? () => client.request("ask" as never, undefined as never, reply)

@@ -19,7 +19,7 @@ const SIZES = {
   phone: { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 
-/** The longest wait until there is enough history for a picture, in milliseconds. */
+/** The wait until the charts have enough history for a picture, in milliseconds. */
 const HISTORY_MS = 40_000;
 
 /** The longest wait for the next measurement, in milliseconds. */

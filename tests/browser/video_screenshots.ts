@@ -18,7 +18,7 @@ const SIZES = {
   "-phone": { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 
-/** The longest wait until there is enough history for a picture, in milliseconds. */
+/** The wait until there is enough history for a picture, in milliseconds. */
 const HISTORY_MS = 22_000;
 
 async function main(isReview: boolean): Promise<void> {

@@ -116,7 +116,7 @@ async function hold({ session }: Friend, cursor: Cursor): Promise<() => void> {
   return () => clearInterval(timer);
 }
 
-/** A plan of pages, a server and a file, drawn with a slightly trembling hand. */
+/** Draws a plan of pages, a server and a file, with a slightly trembling hand. */
 function plan(): Stroke[] {
   const strokes: Stroke[] = [];
   type Pen = Pick<Stroke, "colour" | "width">;
@@ -182,7 +182,7 @@ function plan(): Stroke[] {
   return strokes;
 }
 
-/** Points on a straight line. */
+/** Returns points on a straight line. */
 function between([fromX, fromY]: Place, [toX, toY]: Place): Place[] {
   const steps = Math.ceil(Math.hypot(toX - fromX, toY - fromY) / 12) || 1;
   return Array.from({ length: steps }, (_, i) => {
@@ -191,7 +191,7 @@ function between([fromX, fromY]: Place, [toX, toY]: Place): Place[] {
   });
 }
 
-/** Points on a curve through some points (Catmull and Rom). */
+/** Returns points on a curve through the given points (a Catmull-Rom spline). */
 function bend(places: readonly Place[]): Place[] {
   return places.slice(1).flatMap((to, i) => {
     const [from, next] = [places[i]!, places[i + 2] ?? to];

@@ -5,7 +5,7 @@ import { ChatProcess, testInBrowsers } from "./_browsers.ts";
 
 const SIZE = { width: 1000, height: 700 };
 
-// Pointers travel in datagrams over the first transport, and in messages over the second.
+// Pointers are sent in datagrams over the first transport, and in messages over the second.
 for (const transport of ["webtransport", "http"] as const) {
   testInBrowsers(
     `whiteboard over ${transport} shows strokes, pointers and users, even after a reload`,
@@ -21,7 +21,7 @@ for (const transport of ["webtransport", "http"] as const) {
       await bob.seesPointer("ann", [500, 200]);
       await bob.page.mouse.move(220, 330);
       await ann.seesPointer("bob", [220, 330]);
-      // Ann's line shows on Bob's page while the pen is down.
+      // Ann's line appears on Bob's page while her pen is down.
       await ann.page.mouse.move(300, 300);
       await ann.page.mouse.down();
       await ann.page.mouse.move(500, 300, { steps: 10 });
@@ -40,7 +40,8 @@ for (const transport of ["webtransport", "http"] as const) {
       // A new page fits the whole drawing.
       await ann.hasStrokes(2);
       await ann.page.close();
-      // A closed page may send no goodbye, which a server notices after 30 s over HTTP.
+      // A closed page may fail to send its goodbye. Over HTTP, the server notices that only after
+      // 30 s.
       await bob.hasPeople(["bob"]);
     },
   );
@@ -73,7 +74,7 @@ testInBrowsers("whiteboard undoes, erases and clears", async (browser) => {
   for (const page of [ann, bob]) {
     for (const y of [200, 300]) await page.hasInk(400, y);
   }
-  // Undo removes Ann's own stroke, not Bob's.
+  // Undo removes Ann's own stroke but not Bob's.
   await ann.press("z");
   for (const page of [ann, bob]) await page.hasInk(400, 200, false);
   await bob.hasInk(400, 300);
@@ -144,18 +145,18 @@ for (const transport of ["webtransport", "websocket"] as const) {
       await ann.draw([300, 380], [500, 380]);
       await ann.says("#offline", "3 changes wait here");
       await bob.draw([300, 440], [500, 440]);
-      // Changes to a board that the user has left are sent as well.
+      // Changes to a board are also sent after the user has left the board.
       await bob.open("other");
       await bob.open("sketches");
       await board.server.start();
-      // A page that is reloaded before it connects keeps its strokes in storage.
+      // If a page is reloaded before it connects, its strokes stay in storage.
       await bob.page.reload();
       for (const page of [ann, bob]) {
         await page.isOpen();
         await page.hasStrokes(5);
       }
       for (const y of [200, 260, 320, 380, 440]) await ann.hasInk(400, y);
-      // A page that opens later has the same number: nothing was duplicated.
+      // A page that opens later shows the same number of strokes, so nothing was duplicated.
       const eve = await board.enter("eve", transport);
       await eve.hasStrokes(5);
     },
@@ -169,7 +170,7 @@ interface Tool {
   getBoundingClientRect(): { readonly width: number; readonly height: number };
 }
 
-/** A whiteboard with a separate file, and its visitors' pages. */
+/** A whiteboard with its own file, and its visitors' pages. */
 class Board implements AsyncDisposable {
   readonly server: ChatProcess;
   readonly #browser: Browser;

@@ -1,5 +1,6 @@
 /**
- * Yjs documents on two pages in real browsers, over one session each, on a node that is killed.
+ * Tests Yjs documents on two pages in real browsers, each over one session, while their node is
+ * killed.
  *
  * @module
  */
@@ -23,7 +24,7 @@ async function open(browser: Browser, port: number, user: string): Promise<Page>
   return page;
 }
 
-/** Waits until a page has a text and all its changes are saved. */
+/** Waits until a page has the given text and all its changes are saved. */
 async function has(page: Page, name: string, text: string): Promise<void> {
   await page.waitForFunction(
     (name, text) => yjsPage.isSaved && yjsPage.text(name) === text,
@@ -64,7 +65,7 @@ testInBrowsers("documents of two pages are equal after their node was killed", a
   );
   for (const name of NAMES) await has(bob, name, await ann.evaluate((n) => yjsPage.text(n), name));
 
-  // The acknowledged edits survive even without a page that has them.
+  // The acknowledged edits survive even if no open page has them.
   const texts = await ann.evaluate((names) => names.map((name) => yjsPage.text(name)), NAMES);
   await Promise.all([ann.close(), bob.close()]);
   await node.kill();

@@ -14,7 +14,7 @@ const traits: ConnectionTraits = {
   protocol: "",
 };
 
-/** Titles of checks that the runtime fails, by the defect that causes it. */
+/** The titles of checks that the runtime fails, keyed by the defect that makes them fail. */
 const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
   "close-unseen": [
     ...[3000, 4507, 4999].map((code) => `tells both ends that a closed with ${code}`),
@@ -48,7 +48,7 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
   ],
 };
 
-/** Further failing checks of a single pair: its own close codes, or frames. */
+/** More checks that fail for only one pair, because of its own close codes or frames. */
 const RAW_CLOSES = [3, 1000, 2 ** 32 - 1].map((code) =>
   `tells both ends that a closed with ${code}`
 );

@@ -1,6 +1,6 @@
 /**
- * The conformance suite of `Connection`: the requirements of every transport. One call registers
- * the tests for one implementation.
+ * The conformance suite for `Connection`, with the requirements that every transport must meet. One
+ * call registers the tests for one implementation.
  *
  * @module
  */
@@ -18,9 +18,9 @@ export type { ConnectionPair, ConnectionTraits, MakePair } from "./pair.ts";
 /**
  * Registers the suite for one implementation.
  *
- * @param name Prefix of the titles, such as `memory`.
+ * @param name The prefix of the test titles, such as `memory`.
  * @param makePair Makes a fresh pair for each test.
- * @param traits Features of the implementation.
+ * @param traits The features of the implementation.
  */
 export function testConnection(name: string, makePair: MakePair, traits: ConnectionTraits): void {
   const { skips = {} } = traits;

@@ -23,7 +23,7 @@ import {
   writeAll,
 } from "./pair.ts";
 
-/** Waits until an end has exactly these counters; missing ones are 0. */
+/** Waits until an end has exactly these counters; missing counters must be 0. */
 async function counts(end: Connection, expected: Partial<ConnectionCounters>): Promise<void> {
   const all = { ...NO_COUNTERS, ...expected };
   const names = Object.keys(NO_COUNTERS) as (keyof ConnectionCounters)[];
@@ -173,7 +173,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await soon(far.read().catch(() => {}));
     for (const end of [a, b]) await until(() => end.inspect!.counters!.streamsClosed === 1);
     assertEquals(a.inspect!.counters!.streamErrors, 1);
-    // Without reset codes, a reset looks like a normal end.
+    // Without reset codes, a reset looks like a normal end of the stream.
     if (traits.resetCodes) assertEquals(b.inspect!.counters!.streamErrors, 1);
   });
 
@@ -267,7 +267,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     const before = { a: await a.getStats(), b: await b.getStats() };
     await ask(a, b);
     const after = { a: await a.getStats(), b: await b.getStats() };
-    // Counters that the transport cannot know are absent.
+    // A counter that the transport cannot know is absent.
     const grew = (from: number | undefined, to: number | undefined, atLeast: number) =>
       assert(to === undefined || to - (from ?? 0) >= atLeast, `${from} to ${to}`);
     grew(before.a.bytesSent, after.a.bytesSent, 5);

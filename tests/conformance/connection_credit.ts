@@ -1,5 +1,5 @@
 /**
- * Conformance: credit that the application grants, or its absence.
+ * Conformance: flow-control credit that the application grants, or its absence.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import type { ConnectionEvent, CreditKind } from "../../transport/connection.ts"
 import { soon, until } from "../waiting.ts";
 import { type ConnectionPair, type ConnectionTest, next } from "./pair.ts";
 
-/** Opens the first stream of each end: some transports count only from then on. */
+/** Opens the first stream of each end, because some transports count only from then on. */
 async function begin({ a, b }: ConnectionPair): Promise<void> {
   for (const [from, to] of [[a, b], [b, a]] as const) {
     const writer = (await soon(from.createUnidirectionalStream())).getWriter();
@@ -47,7 +47,7 @@ export function testCredit(test: ConnectionTest): void {
   test("returns the credit of accepted streams that end unread", async (pair) => {
     await begin(pair);
     for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
-      const accepted: unknown[] = []; // Protects the streams from garbage collection.
+      const accepted: unknown[] = []; // Keeps the streams from being collected.
       const accepting = [
         (async () => {
           for await (const stream of to.incomingUnidirectionalStreams) accepted.push(stream);

@@ -17,8 +17,8 @@ async function send(connection: Connection, ...datagrams: Uint8Array[]): Promise
 }
 
 /**
- * Registers the tests of transports with datagrams. They assume that the loopback interface loses
- * none of a few small datagrams.
+ * Registers the tests of transports with datagrams. They assume that the loopback interface does
+ * not lose any of a few small datagrams.
  *
  * @param test Registers one test.
  * @param _traits Features of the implementation.
@@ -43,14 +43,14 @@ export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): 
   });
 
   test("drops the oldest unread datagrams", async ({ a, b }) => {
-    // Twice what both ends together hold: 1,024 each.
+    // Twice as many as both ends hold together, which is 1,024 each.
     const COUNT = 4_096;
-    // The transport may not have read them yet and dropped none: then the loop reads on.
+    // If the transport has not read the datagrams yet, it has dropped none, and the loop continues.
     for (let sent = 0, read = 0;; read++) {
       for (const end = sent + COUNT; sent < end; sent++) {
         await send(a, new Uint8Array(new Uint32Array([sent]).buffer));
       }
-      // On an ordered transport, this datagram arrives after all of them.
+      // On an ordered transport, this datagram arrives after all the others.
       await send(b, Uint8Array.of(0));
       await next(a.datagrams.readable);
       const [index] = new Uint32Array((await next(b.datagrams.readable)).slice().buffer);

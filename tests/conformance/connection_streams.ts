@@ -27,7 +27,7 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 /**
- * Opens a stream at `a` and accepts it at `b`; on every transport the first byte announces the
+ * Opens a stream at `a` and accepts it at `b`. On every transport, the first byte announces the
  * stream.
  */
 async function openPair(
@@ -85,7 +85,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
   });
 
   test("opens 150 streams sequentially", async ({ a, b }) => {
-    // More than the 128 that any transport grants at first.
+    // Opens more than the 128 streams that any transport grants at first.
     for (let i = 0; i < 150; i++) {
       const near = await soon(a.createBidirectionalStream());
       await writeAll(near.writable, Uint8Array.of(i));
@@ -157,7 +157,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     const { near, far } = await openPair(pair);
     const writer = near.writable.getWriter();
     await soon(far.readable.cancel({ streamErrorCode: 9 }));
-    // A transport without reset codes may notice the stop only on a write.
+    // A transport without reset codes may notice the stop only when it writes.
     const writing = async () => {
       for (; !traits.resetCodes; await delay(1)) await writer.write(Uint8Array.of(1));
       await writer.closed;
@@ -285,7 +285,7 @@ export function testNoStreams(test: ConnectionTest): void {
     for (const end of [a, b]) {
       await assertRejects(() => end.createBidirectionalStream(), UnsupportedError);
       await assertRejects(() => end.createUnidirectionalStream(), UnsupportedError);
-      // Locks both at the same time: they must be different streams.
+      // Locks both at the same time, because they must be different streams.
       const bidirectional = end.incomingBidirectionalStreams.getReader();
       const unidirectional = end.incomingUnidirectionalStreams.getReader();
       assertEquals((await soon(bidirectional.read())).done, true);

@@ -1,5 +1,5 @@
 /**
- * The simulated network compared with a real one: the same programs see the same events.
+ * Compares the simulated network with a real one: the same programs must see the same events.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import {
 } from "../../transport/websocket/server.ts";
 import { Cable } from "../cable.ts";
 
-/** A server with the functions that its clients use; simulated or real. */
+/** A simulated or real server, with the functions that its clients use. */
 interface Site extends AsyncDisposable {
   readonly url: string;
   readonly fetch: typeof fetch;
@@ -24,7 +24,7 @@ interface Site extends AsyncDisposable {
 
 type Handler = (request: Request, accept: WebSocketEngine) => Response | Promise<Response>;
 
-/** Hosts of a simulation in which virtual time advances automatically. */
+/** Creates the hosts of a simulation in which virtual time advances automatically. */
 function simulated(handler: Handler): Site {
   const simulation = new Simulation({ seed: 1 });
   const [client, server] = [simulation.host("client"), simulation.host("server")];
@@ -55,7 +55,7 @@ function simulated(handler: Handler): Site {
   };
 }
 
-/** A server in this process, reached over a proxy that can cut connections. */
+/** Starts a server in this process, which clients reach over a proxy that can cut connections. */
 function real(handler: Handler): Site {
   const server = Deno.serve(
     {
@@ -79,7 +79,7 @@ function real(handler: Handler): Site {
   };
 }
 
-/** Facts of one run, each from one program. */
+/** The facts recorded in one run, each by one program. */
 class Facts {
   readonly #facts: string[] = [];
   #waiting: { readonly count: number; readonly resolve: () => void } | undefined;
@@ -89,7 +89,7 @@ class Facts {
     if (this.#facts.length >= (this.#waiting?.count ?? Infinity)) this.#waiting!.resolve();
   }
 
-  /** Waits for a number of facts, and returns them grouped by program, in order. */
+  /** Waits for a number of facts; returns them grouped by program, in order. */
   async reach(count: number): Promise<readonly string[]> {
     if (this.#facts.length < count) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -144,7 +144,7 @@ function openSocket({ url, open }: Site, facts: Facts, protocols: string[] = [])
     facts.add(`client got ${typeof data === "string" ? data : new Uint8Array(data)}`);
   socket.onerror = () => facts.add(`client error ${socket.readyState}`);
   socket.onclose = ({ code, reason, wasClean }) =>
-    // The runtime reports 0 instead of the standard's 1006.
+    // The runtime reports 0 instead of 1006, which the standard requires.
     facts.add(`client closed ${code || 1006} "${reason}" ${wasClean} ${socket.readyState}`);
   return socket;
 }
@@ -268,7 +268,7 @@ same("answers with 500 if a handler throws", 2, {
   },
 });
 
-/** A body that sends one chunk, stays open, and records its cancellation. */
+/** Returns a response whose body sends one chunk, stays open, and records its cancellation. */
 function endless(facts: Facts): Response {
   return new Response(
     new ReadableStream({

@@ -1,5 +1,5 @@
 /**
- * Traits and helpers of the conformance suite of `Connection`.
+ * Traits and helpers for the conformance suite of `Connection`.
  *
  * @module
  */
@@ -8,7 +8,9 @@ import type { Connection, ConnectionCapabilities, Frame } from "../../transport/
 import { withMessages } from "../../transport/message_stream/server.ts";
 import { soon } from "../waiting.ts";
 
-/** Two ends of one connection; disposing the pair closes both, and whatever carries them. */
+/**
+ * The two ends of one connection. Disposing of the pair closes both ends and whatever carries them.
+ */
 export interface ConnectionPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly a: Connection;
@@ -16,7 +18,7 @@ export interface ConnectionPair extends AsyncDisposable {
   readonly b: Connection;
 }
 
-/** Makes a new pair, with both ends `ready`. */
+/** Makes a new pair in which both ends are `ready`. */
 export type MakePair = () => Promise<ConnectionPair>;
 
 /** Adds messages to the pairs of a transport that has only streams. */
@@ -37,21 +39,22 @@ export function withMessagesOn(makePair: MakePair): MakePair {
   };
 }
 
-/** Claims of an implementation, which the suite verifies. */
+/** What an implementation claims about itself; the suite verifies these claims. */
 export interface ConnectionTraits extends ConnectionCapabilities {
   /** True if the transport has message frames. */
   readonly frames: boolean;
-  /** The first bytes of binary frames, on transports that recognize binary frames by them. */
+  /** The first bytes of binary frames, if the transport uses them to recognize binary frames. */
   readonly binaryHead?: readonly number[];
   /**
-   * The highest close code of transports that carry any code. If left out: only 0 and 3000 to 4999.
+   * The highest close code, on transports that carry any code. If left out, the transport carries
+   * only 0 and 3000 to 4999.
    */
   readonly maxCloseCode?: number;
-  /** Maximum length of a close reason, which is then cut, in bytes. */
+  /** The maximum length of a close reason, in bytes. Longer reasons are cut. */
   readonly maxReasonBytes: number;
   /** The subprotocol that both ends report. */
   readonly protocol: string;
-  /** Titles of skipped checks, each with the known defect. */
+  /** The titles of skipped checks, each with the known defect that fails it. */
   readonly skips?: Readonly<Record<string, string>>;
 }
 
@@ -67,7 +70,7 @@ export class FrameLog {
   /**
    * Sets itself as the receiver of a connection.
    *
-   * @param connection The end whose frames are kept.
+   * @param connection The end whose frames to keep.
    */
   constructor(connection: Connection) {
     framesOf(connection).receive({
@@ -80,7 +83,7 @@ export class FrameLog {
   }
 
   /**
-   * Waits until a number of frames has arrived in total.
+   * Waits until a total number of frames has arrived.
    *
    * @param count Total number of frames.
    * @returns All frames so far.
@@ -135,7 +138,7 @@ export async function readAll(stream: ReadableStream<Uint8Array>): Promise<Uint8
 }
 
 /**
- * Writes bytes to a stream and ends the stream.
+ * Writes bytes to a stream, then ends the stream.
  *
  * @param stream The stream.
  * @param bytes The bytes.

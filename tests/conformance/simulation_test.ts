@@ -12,7 +12,10 @@ import { type ConnectionPair, type ConnectionTraits, testConnection } from "./co
 import { PLAIN_TRAITS, SKEIN_TRAITS } from "./websocket.ts";
 import { withMessagesOn } from "./pair.ts";
 
-/** Delay and jitter short enough for the waits of the suite in virtual time; frequent splits. */
+/**
+ * Delay and jitter that are short enough for the suite's waits in virtual time, and frequent
+ * splits.
+ */
 const CONDITIONS: LinkConditions = { delayMs: 0.1, jitterMs: 0.2, splitRate: 0.2 };
 
 /** Hosts of a client and a server, in which virtual time advances automatically. */

@@ -6,7 +6,10 @@ import { type ConnectionPair, testConnection } from "./connection.ts";
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** The code for browsers, on our WebTransport class instead of the global one. */
+/**
+ * Makes a pair from the code for browsers, which uses our WebTransport class instead of the global
+ * one.
+ */
 async function makePair(): Promise<ConnectionPair> {
   const { WebTransport: ownTransport, WebTransportError: ownError } = globalThis;
   Object.assign(globalThis, { WebTransport, WebTransportError });
@@ -19,7 +22,7 @@ async function makePair(): Promise<ConnectionPair> {
   const { value: request } = await requests.next();
   const b = request!.accept({ protocol: "skein.1" });
   const a = await dialing;
-  // This end has counters, but the code for browsers exposes none.
+  // This end has counters, but the code for browsers does not expose any.
   Object.defineProperties(b, {
     capabilities: { value: { ...b.capabilities, credit: false } },
     credit: { value: undefined },

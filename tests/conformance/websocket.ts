@@ -1,5 +1,5 @@
 /**
- * The conformance suite of `Connection` over a WebSocket, for any engine.
+ * The conformance suite for `Connection` over a WebSocket, on any engine.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type { WebSocketHost } from "../../transport/websocket/server.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 import { soon } from "../waiting.ts";
 
-/** A client and a server in this process, over a real socket. */
+/** Connects a client and a server in this process over a real socket. */
 function make(engine: WebSocketHost, protocol: string): () => Promise<ConnectionPair> {
   return async () => {
     const accepted = Promise.withResolvers<Connection>();
@@ -35,7 +35,7 @@ function make(engine: WebSocketHost, protocol: string): () => Promise<Connection
   };
 }
 
-/** Exchanges the ends: the suite treats `a` and `b` differently. */
+/** Swaps the ends, because the suite treats `a` and `b` differently. */
 function swapped(makePair: () => Promise<ConnectionPair>): () => Promise<ConnectionPair> {
   return async () => {
     const pair = await makePair();
@@ -43,7 +43,7 @@ function swapped(makePair: () => Promise<ConnectionPair>): () => Promise<Connect
   };
 }
 
-/** Traits of a WebSocket without streams. */
+/** The traits of a WebSocket without streams. */
 export const PLAIN_TRAITS: ConnectionTraits = {
   frames: true,
   streams: false,
@@ -63,7 +63,7 @@ const withStreams: ConnectionTraits = {
   credit: true,
 };
 
-/** Traits of a WebSocket of `skein.1`, with streams. */
+/** The traits of a WebSocket with the subprotocol `skein.1`, which has streams. */
 export const SKEIN_TRAITS: ConnectionTraits = {
   ...withStreams,
   protocol: "skein.1",
