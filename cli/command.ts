@@ -39,7 +39,7 @@ export class CommandError extends Error {
 }
 
 /**
- * Creates the error for a wrong option or argument, which also prints the usage.
+ * Creates the error for an invalid option or argument. It also prints the usage.
  *
  * @param message The text.
  * @returns The error, with the exit code 2.
@@ -54,11 +54,11 @@ export interface CommandOption {
   readonly name: string;
   /** A one-letter alias of the name. */
   readonly short?: string | undefined;
-  /** Name of the value in the help, such as `TOKEN`; an option without a value is a flag. */
+  /** Name of the value in the help, such as `TOKEN`. An option without a value is a flag. */
   readonly value?: string | undefined;
   /** One line for the help. */
   readonly summary: string;
-  /** The values that the option may have; all by default. */
+  /** The values that the option may have. By default, any value is allowed. */
   readonly choices?: readonly string[] | undefined;
   /** True if the option may be repeated, each time with a value. */
   readonly isRepeatable?: boolean | undefined;
@@ -72,7 +72,7 @@ export interface Command {
   readonly summary: string;
   /** The arguments, as in `URL [options]`. */
   readonly usage: string;
-  /** Paragraphs below the usage; none by default. */
+  /** Paragraphs below the usage. By default, there are none. */
   readonly details?: string | undefined;
   /** All options but those of every command. */
   readonly options: readonly CommandOption[];
@@ -113,9 +113,9 @@ export class Arguments {
    * Parses the arguments.
    *
    * @param args The arguments after the name of the command.
-   * @param options The options of the command; those of every command are added.
-   * @throws {CommandError} With the exit code 2, if an option is unknown, its value is missing, or
-   * its value is not among the choices.
+   * @param options The options of the command. The options that all commands share are added.
+   * @throws {CommandError} With exit code 2, if an option is unknown, or if its value is missing or
+   * is not among the choices.
    */
   constructor(args: readonly string[], options: readonly CommandOption[]) {
     const known = [...options, ...GLOBAL_OPTIONS];
@@ -180,7 +180,7 @@ export class Arguments {
    * @param name The long name.
    * @param options The default, the bounds, and whether fractions are allowed.
    * @returns The number, or the default.
-   * @throws {CommandError} With the exit code 2, if the value is not a number within the bounds.
+   * @throws {CommandError} With exit code 2, if the value is not a number within the bounds.
    */
   number(
     name: string,
@@ -209,7 +209,7 @@ export class Arguments {
    *
    * @param name Name of the argument, for the error.
    * @returns The argument.
-   * @throws {CommandError} With the exit code 2, if there is not exactly one argument.
+   * @throws {CommandError} With exit code 2, if there is not exactly one argument.
    */
   single(name: string): string {
     const { positional: [first, second] } = this;
@@ -225,7 +225,7 @@ export class Arguments {
    * `localhost:8000`, gets `http:` on this machine and `https:` elsewhere.
    *
    * @returns The URL.
-   * @throws {CommandError} With the exit code 2, if the argument is missing or not such a URL.
+   * @throws {CommandError} With exit code 2, if the argument is missing or is not such a URL.
    */
   url(): URL {
     const text = this.single("URL");
@@ -272,7 +272,7 @@ function unknownOption(
  * @param name The name as typed.
  * @param known All names.
  * @param prefix Prefix of the suggested name.
- * @returns The end of an error message; empty if no name is similar.
+ * @returns The text to append to an error message; empty if no name is similar.
  */
 export function suggestion(name: string, known: readonly string[], prefix = ""): string {
   // Two swapped letters are a distance of two.

@@ -1,4 +1,6 @@
-/** The environment of a command: streams, colors, signal and clock, all injected. */
+/**
+ * The environment of a command: its streams, colors, signal and clock, all of which are injected.
+ */
 import type { Runtime } from "../base/runtime.ts";
 
 /** Standard input. */
@@ -8,7 +10,7 @@ export interface Input {
   /** True if the input is a terminal. */
   readonly isTerminal: boolean;
   /**
-   * Turns raw mode on or off, in which each key arrives immediately and without an echo. Does
+   * Turns raw mode on or off. In raw mode, each key arrives immediately and without an echo. Does
    * nothing if the input is not a terminal.
    *
    * @param isRaw True for single keys, false for whole lines.
@@ -33,7 +35,7 @@ export interface Output {
   write(text: string): void;
 }
 
-/** Names of the styles of {@linkcode Colors}, with the codes that start and end each. */
+/** Names of the styles of {@linkcode Colors}, each with the codes that start and end it. */
 const STYLES = {
   bold: [1, 22],
   dim: [2, 22],
@@ -46,7 +48,7 @@ const STYLES = {
   cyan: [36, 39],
 } as const;
 
-/** Functions that style a text; without colors they return it unchanged. */
+/** Functions that style a text. Without colors, they return it unchanged. */
 export type Colors = {
   /** True if the functions add colors. */
   readonly isOn: boolean;
@@ -76,7 +78,7 @@ export interface Context {
   readonly stderr: Output;
   /** True if standard input and output are terminals, so that a command can ask questions. */
   readonly isTerminal: boolean;
-  /** Styles for standard output; plain text if it is not a terminal. */
+  /** Styles for standard output. If it is not a terminal, text stays plain. */
   readonly colors: Colors;
   /** Aborted by Ctrl-C, and by SIGTERM. */
   readonly signal: AbortSignal;
@@ -93,7 +95,7 @@ export interface Context {
    * Opens a page in the user's browser.
    *
    * @param url The address.
-   * @returns False if there is no display, or no program that opens pages.
+   * @returns False if there is no display or no program that opens pages.
    */
   readonly openPage: (url: string) => Promise<boolean>;
 }
@@ -112,14 +114,14 @@ export function plainText(text: string): string {
   return text.replace(CONTROL, " ");
 }
 
-/** Characters that `JSON.stringify` does not escape, and that affect a terminal. */
+/** Characters that affect a terminal and that `JSON.stringify` does not escape. */
 const OBEYED = /[\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
 /**
- * Formats a value as JSON with escaped control characters, safe for a terminal.
+ * Formats a value as JSON with escaped control characters, so that it is safe for a terminal.
  *
  * @param value Any value for JSON.
- * @param indent Spaces for each level; one line without it.
+ * @param indent Number of spaces for each level. Without it, the result is one line.
  * @returns The text, without a final line feed.
  */
 export function plainJson(value: unknown, indent?: number): string {
@@ -129,7 +131,7 @@ export function plainJson(value: unknown, indent?: number): string {
   );
 }
 
-/** Longest line of an input, in characters; larger than any message that a server accepts. */
+/** Longest line of an input, in characters. It is longer than any message that a server accepts. */
 const MAX_INPUT_LINE = 4 * 1_048_576;
 
 /**

@@ -1,4 +1,4 @@
-/** HTTP/1.1 on a raw socket: the upgrade request, and the head of the response. */
+/** HTTP/1.1 on a raw socket: the upgrade request and the head of the response. */
 
 /** Largest head of a response, in bytes. */
 const MAX_HEAD_BYTES = 65_536;
@@ -6,7 +6,7 @@ const MAX_HEAD_BYTES = 65_536;
 /** Most bytes of a body that are read, for the text of an error. */
 const MAX_BODY_BYTES = 1_024;
 
-// One byte is one character, so that indexes into text and bytes are the same.
+// Each byte becomes one character, so that indexes into text and bytes are the same.
 const decoder = new TextDecoder("latin1");
 
 /** The head of a response. */
@@ -30,7 +30,7 @@ export interface ByteSource {
 /**
  * Formats the head of a GET request.
  *
- * @param url The URL, for the path, the query and the header `Host`.
+ * @param url The URL, which provides the path, the query and the `Host` header.
  * @param fields Header lines, such as `Upgrade: websocket`.
  * @param headers Further headers.
  * @returns The head, including the final empty line.
@@ -56,7 +56,7 @@ export function requestText(
  *
  * @param source The socket.
  * @returns The head, and the bytes after it that have arrived.
- * @throws {Error} If the source ends first, or the bytes are not an HTTP/1.1 response.
+ * @throws {Error} If the source ends first, or if the bytes are not an HTTP/1.1 response.
  */
 export async function readHead(source: ByteSource): Promise<HttpHead> {
   let bytes = new Uint8Array(4_096);

@@ -1,5 +1,5 @@
 /**
- * The command `skein`: talks to a server, measures it, and creates projects.
+ * The command `skein`, which talks to a server, measures it, and creates projects.
  *
  * ```sh
  * deno run -A --unstable-net jsr:@skein/skein/cli --help
@@ -7,8 +7,8 @@
  * skein connect http://localhost:8000
  * ```
  *
- * Deno has QUIC, and so WebTransport, only with `--unstable-net`. This entry is a program without
- * exports.
+ * Deno supports QUIC, and therefore WebTransport, only with `--unstable-net`. This entry is a
+ * program without exports.
  *
  * @module
  */
@@ -42,7 +42,7 @@ function outputOf(stream: typeof Deno.stdout | typeof Deno.stderr): Output {
   };
 }
 
-/** Aborts at Ctrl-C and SIGTERM; the second Ctrl-C exits immediately. */
+/** Aborts on Ctrl-C and SIGTERM. A second Ctrl-C exits immediately. */
 function interrupted(): AbortSignal {
   const controller = new AbortController();
   const stop = () => {

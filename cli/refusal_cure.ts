@@ -1,9 +1,9 @@
-/** Fixes for rejected sessions: the option of the server or of the command to change. */
+/** Fixes for rejected sessions: which option of the server or the command to change. */
 
 /**
  * Suggests how to fix a rejected or closed session.
  *
- * @param code Close code; for a rejected upgrade, the HTTP status plus 4000.
+ * @param code Close code. For a rejected upgrade, it is the HTTP status plus 4000.
  * @param reason The server's reason.
  * @returns One sentence; `undefined` if there is no fix on this side.
  */
@@ -20,7 +20,7 @@ export function refusalCure(code: number, reason: string): string | undefined {
     case 4404:
       return "Add the session path to the URL: see `path` of the server";
     case 4408:
-      // The client closed the session, because the server sent nothing.
+      // The client closed the session because the server sent nothing.
       if (/hello/i.test(reason)) {
         return "The server accepted the connection but sent no first message: check that the URL is of a Skein server. For other servers use skein connect --protocol plain, and skein load --plain";
       }
@@ -40,7 +40,7 @@ export function refusalCure(code: number, reason: string): string | undefined {
   }
 }
 
-/** Finds the option that sets a limit, by the text of the rejection. */
+/** Finds the option that sets a limit, based on the text of the rejection. */
 function limitOf(reason: string): string {
   const rate =
     /\b(messages|bytes|publications|subscriptions|connections) a second per (session|user|network address)/
@@ -59,7 +59,7 @@ function limitOf(reason: string): string {
  *
  * @param failureCode Code of the failure.
  * @param options The operation and its topic.
- * @returns One sentence; `undefined` without a suggestion.
+ * @returns One sentence; `undefined` if there is no suggestion.
  */
 export function requestCure(
   failureCode: string,

@@ -1,4 +1,4 @@
-/** The command `skein`: finds the command to run, and turns its result into an exit code. */
+/** The command `skein`, which finds the command to run and turns its result into an exit code. */
 import { textOf } from "../base/error_text.ts";
 import config from "../deno.json" with { type: "json" };
 import {
@@ -121,7 +121,7 @@ Run "skein help COMMAND" for more on a command.
 `;
 }
 
-/** Reads `--color` before all else, because errors have colors too. */
+/** Reads `--color` before anything else, because errors have colors, too. */
 function colorsFor(args: readonly string[], { colors, stdout, env }: Context): Context["colors"] {
   const at = args.findLastIndex((arg) => /^--color(?:=|$)/.test(arg));
   const when = at === -1 ? undefined : args[at]!.split("=")[1] ?? args[at + 1];

@@ -31,13 +31,13 @@ export interface Sha256Hash {
 }
 
 /**
- * Reads a time, such as `30s`, `500ms`, `2m` or `1h`; a bare number is seconds.
+ * Reads a time, such as `30s`, `500ms`, `2m` or `1h`. A bare number means seconds.
  *
  * @param args The arguments.
  * @param name Name of the option.
  * @param fallbackMs The default, in milliseconds.
  * @returns The time, in milliseconds.
- * @throws {CommandError} With the exit code 2, if the value is not a time of at most a day.
+ * @throws {CommandError} With exit code 2, if the value is not a time of at most a day.
  */
 export function duration(args: Arguments, name: string, fallbackMs: number): number {
   const text = args.value(name);
@@ -54,8 +54,8 @@ export function duration(args: Arguments, name: string, fallbackMs: number): num
 }
 
 /**
- * Reads the token of the option `--token`, or else the variable `SKEIN_TOKEN`, which other users of
- * the machine cannot see in the process list.
+ * Reads the token from the option `--token` or, without it, from the environment variable
+ * `SKEIN_TOKEN`, which other users of the machine cannot see in the process list.
  *
  * @param args The arguments.
  * @param env Reads the environment.
@@ -70,7 +70,7 @@ export function tokenOf(args: Arguments, env: Context["env"]): string | undefine
  *
  * @param args The arguments.
  * @returns Names and values.
- * @throws {CommandError} With the exit code 2, if a value is not a header.
+ * @throws {CommandError} With exit code 2, if a value is not a header.
  */
 export function headersOf(args: Arguments): (readonly [name: string, value: string])[] {
   return args.values("header").map((line) => {
@@ -90,8 +90,8 @@ export function headersOf(args: Arguments): (readonly [name: string, value: stri
  * base64.
  *
  * @param args The arguments.
- * @returns The hashes; empty without the option.
- * @throws {CommandError} With the exit code 2, if a value is not a SHA-256 hash.
+ * @returns The hashes; empty if the option is not given.
+ * @throws {CommandError} With exit code 2, if a value is not a SHA-256 hash.
  */
 export function hashesOf(args: Arguments): Sha256Hash[] {
   return args.values("cert-hash").map((text) => ({ algorithm: "sha-256", value: hashOf(text) }));

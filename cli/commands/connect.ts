@@ -1,4 +1,4 @@
-/** `skein connect`: a session with a server, at a prompt or in a pipe. */
+/** `skein connect`: opens a session with a server, at a prompt or in a pipe. */
 import type { Command } from "../command.ts";
 import { orderHelp } from "../connect/order.ts";
 import { CERT_HASH_OPTION, HEADER_OPTION } from "../values.ts";

@@ -1,4 +1,4 @@
-/** `skein doctor`: which transports work from here, and why others fail. */
+/** `skein doctor`: checks which transports work from here, and why others fail. */
 import { type Arguments, type Command, Exit } from "../command.ts";
 import { type Context, plainJson } from "../context.ts";
 import {

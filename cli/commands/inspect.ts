@@ -11,7 +11,10 @@ const TIMEOUT_MS = 10_000;
 /** Text that only the inspector's page contains. */
 const MARK = "<title>Skein inspector</title>";
 
-/** Most characters of a response that are read; the title of the page is near the start. */
+/**
+ * Maximum number of characters of a response that are read. The title of the page is near the
+ * start.
+ */
 const MAX_READ = 16_384;
 
 /** Most characters of an error response that are shown. */
@@ -48,7 +51,7 @@ elsewhere, add the path to the URL, such as localhost:8000/ops.`,
     const { asksForPassword } = await check(address, context);
     const { stdout, stderr } = context;
     const isOpened = !args.flag("no-open") && await context.openPage(address.href);
-    // The printed address may end up in a log, so it has no password.
+    // The printed address may end up in a log, so it does not contain the password.
     stdout.write(`${publicUrl(address)}\n`);
     if (asksForPassword) stderr.write("The browser asks for the user and password.\n");
     if (!isOpened && !args.flag("no-open")) {

@@ -32,7 +32,7 @@ async function run(args: Arguments, context: Context): Promise<number> {
   return hasFailed(result) ? Exit.failed : Exit.done;
 }
 
-/** Reads one token for all sessions, or the lines that a command prints. */
+/** Reads one token for all sessions, or one token from each line that a command prints. */
 async function tokensOf(args: Arguments, { env, runtime, signal }: Context): Promise<string[]> {
   const line = args.value("token-command");
   const hasOwn = line !== undefined || args.flag("plain");

@@ -141,7 +141,7 @@ async function nameOf(folder: string): Promise<string> {
 
 type Lines = AsyncGenerator<string, void, undefined>;
 
-/** Asks in a terminal until the input is valid; `undefined` if the input ends first. */
+/** Asks in a terminal until the input is valid. Resolves to `undefined` if the input ends first. */
 async function ask<T>(
   lines: Lines,
   { stdout, signal }: Context,
@@ -160,7 +160,10 @@ async function ask<T>(
   }
 }
 
-/** Asks for a template, by number or name; without a terminal, uses the smallest and says so. */
+/**
+ * Asks for a template, by number or name. Without a terminal, uses the smallest template and says
+ * so.
+ */
 async function chooseTemplate(lines: Lines, context: Context): Promise<string> {
   const { isTerminal, stdout, stderr } = context;
   if (!isTerminal) {
@@ -186,7 +189,7 @@ async function chooseTemplate(lines: Lines, context: Context): Promise<string> {
   throw usageError(`Cannot create: --template must be one of ${NAMES.join(", ")}, received none`);
 }
 
-/** Answers to a yes/no question; an empty line is yes. */
+/** Answers to a yes/no question. An empty line means yes. */
 const ANSWERS: Readonly<Record<string, boolean>> = {
   "": true,
   y: true,
@@ -195,7 +198,7 @@ const ANSWERS: Readonly<Record<string, boolean>> = {
   no: false,
 };
 
-/** Asks only if Git is installed and the folder is in no repository. */
+/** Asks only if Git is installed and the folder is not in a repository. */
 async function wantsGit(
   folder: string,
   { args, context, lines }: {

@@ -1,4 +1,4 @@
-/** A session that a user or a program controls by commands; all results are events. */
+/** A session that a user or a program controls with commands. All results are events. */
 import { QueueFullError, UnsupportedError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -20,18 +20,20 @@ import type { TalkEvent, TalkStatus } from "./event.ts";
 import type { Order } from "./order.ts";
 
 /**
- * Most requests that wait for a reply; further requests wait for a free slot. A server accepts 64
- * requests of one session.
+ * Maximum number of requests that wait for a reply; further requests wait for a free slot. A server
+ * accepts 64 requests from one session.
  */
 const MAX_ANSWERS = 64;
 
-/** Most topics that are kept for completion; the newest stay. */
+/** Maximum number of topics that are kept for completion. The newest topics are kept. */
 const MAX_TOPICS = 256;
 
-/** Most users of one room whose presence is kept; beyond, only notices are shown. */
+/**
+ * Maximum number of users of one room whose presence is kept. Beyond that, only notices are shown.
+ */
 const MAX_MEMBERS = 10_000;
 
-/** The peer of a conversation: a client, or a session without Skein's protocol. */
+/** The peer of a conversation: a client, or a session that does not use Skein's protocol. */
 export type Peer =
   | { readonly kind: "client"; readonly client: Client }
   | { readonly kind: "plain"; readonly session: Session<unknown, Contract, "client"> };
@@ -58,8 +60,8 @@ interface Awaited {
 /**
  * Runs commands on a connection.
  *
- * - **Order:** subscriptions, publications and messages take effect one after the other, as
- *   {@linkcode run} is awaited. Replies arrive in any order.
+ * - **Order:** subscriptions, publications and messages take effect one after the other if you
+ *   await {@linkcode run}. Replies arrive in any order.
  * - **Failures** are events, and are counted in `failures`.
  * - **Bounds:** 64 pending requests, 256 topics for completion.
  */
@@ -99,7 +101,7 @@ export class Conversation {
   }
 
   /**
-   * Shows messages without a subscription until the connection closes.
+   * Shows messages that belong to no subscription, until the connection closes.
    *
    * @throws The error that closed the connection.
    */
@@ -119,8 +121,8 @@ export class Conversation {
   }
 
   /**
-   * Runs a command. Resolves once the command has taken effect or failed. A request resolves once
-   * it is sent; its reply follows in events.
+   * Runs a command. Resolves once the command has taken effect or failed. For a request, resolves
+   * once it is sent; the reply follows as an event.
    *
    * @param order The command; `quit` has no effect here.
    */
@@ -174,7 +176,7 @@ export class Conversation {
   }
 
   /**
-   * Cancels the command that is running, or else the newest pending request.
+   * Cancels the command that is running. If there is none, cancels the newest pending request.
    *
    * @returns False if there is neither.
    */
@@ -188,7 +190,7 @@ export class Conversation {
     return newest !== undefined;
   }
 
-  /** Waits until no request is pending and all messages are sent. A failure is an event. */
+  /** Waits until no request is pending and all messages are sent. A failure becomes an event. */
   async idle(): Promise<void> {
     while (this.#awaited.size > 0) await this.#changed.changed();
     const { peer, timeoutMs } = this.#options;

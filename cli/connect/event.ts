@@ -29,7 +29,7 @@ export type TalkEvent =
     readonly data: unknown;
     readonly from?: string | undefined;
     readonly position?: HistoryPosition | undefined;
-    /** True if the server waits for a reply, which this command cannot send. */
+    /** True if the server is waiting for a reply, which this command cannot send. */
     readonly isRequest?: true | undefined;
   }
   | { readonly type: "presence"; readonly topic: string; readonly notice: PresenceNotice }
@@ -84,7 +84,7 @@ export type TalkEvent =
  *
  * @param event The event.
  * @param at The time, in milliseconds since the Unix epoch.
- * @returns One line, without its line feed. Bytes are in `base64` in place of `data`.
+ * @returns One line, without the line feed. Bytes are in `base64` instead of `data`.
  */
 export function jsonOf(event: TalkEvent, at: number): string {
   const { type } = event;
@@ -105,7 +105,7 @@ export function jsonOf(event: TalkEvent, at: number): string {
   return line({ ...rest, base64: data.toBase64() });
 }
 
-/** Omits errors, which JSON would write as empty objects; their texts stay. */
+/** Leaves out error objects, which JSON would write as empty objects; their texts are kept. */
 function statusJson(status: TalkStatus): Record<string, unknown> {
   if ("cause" in status) {
     const { code, reason, by } = status.cause;
@@ -120,7 +120,7 @@ function statusJson(status: TalkStatus): Record<string, unknown> {
  * Formats an event for a terminal.
  *
  * @param event The event.
- * @param options Styles, and the time in milliseconds since the Unix epoch.
+ * @param options The styles, and the time in milliseconds since the Unix epoch.
  * @returns One or more lines, each with a line feed.
  */
 export function textOfEvent(

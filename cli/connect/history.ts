@@ -1,10 +1,10 @@
 /** Lines typed in earlier sessions, in a file of the user. */
 import type { Context } from "../context.ts";
 
-/** Most lines that are kept; the newest stay. */
+/** Maximum number of lines that are kept. The newest lines are kept. */
 export const MAX_LINES = 1_000;
 
-/** Longest line that is kept, in characters; longer ones are data that no one types again. */
+/** Longest line that is kept, in characters. Longer lines contain data that no one types again. */
 export const MAX_LINE = 4_096;
 
 /**
@@ -23,7 +23,7 @@ export function historyFile(env: Context["env"]): string | undefined {
 /**
  * Reads the lines.
  *
- * @param path The file; without a path there are no lines.
+ * @param path The file. Without a path, there are no lines.
  * @returns The lines, the oldest first.
  */
 export async function readHistory(path: string | undefined): Promise<string[]> {
@@ -38,8 +38,8 @@ export async function readHistory(path: string | undefined): Promise<string[]> {
 }
 
 /**
- * Appends lines to the file. Lines that another session added in the meantime stay. Only the user
- * can read the file, because it may contain message data.
+ * Appends lines to the file. Lines that another session has added in the meantime are kept. Only
+ * the user can read the file, because it may contain message data.
  *
  * @param path The file; ignored without a path.
  * @param typed The new lines, the oldest first.

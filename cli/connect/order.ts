@@ -84,15 +84,15 @@ export function orderHelp(): string {
 export interface Order {
   /** The name. */
   readonly name: OrderName;
-  /** The topic; empty for a command without one. */
+  /** The topic; empty if the command has none. */
   readonly topic: string;
   /** The data, if any. */
   readonly data?: unknown;
   /** Position after which a subscription starts. */
   readonly after?: HistoryPosition | undefined;
-  /** Number of earlier publications that a subscription starts with. */
+  /** Number of earlier publications with which a subscription starts. */
   readonly last?: number | undefined;
-  /** Id for the results of the command; only in lines of JSON. */
+  /** Id for the results of the command; only if the command is a line of JSON. */
   readonly id?: unknown;
 }
 
@@ -101,7 +101,7 @@ export interface Order {
  * "topic": "chat", "data": 1, "id": 7}`.
  *
  * @param line The line.
- * @returns The command; `undefined` for an empty line, and for a comment that starts with `#`.
+ * @returns The command; `undefined` if the line is empty or is a comment that starts with `#`.
  * @throws {SyntaxError} If the line is not a valid command.
  */
 export function parseOrder(line: string): Order | undefined {
@@ -111,10 +111,10 @@ export function parseOrder(line: string): Order | undefined {
 }
 
 /**
- * Reads the `id` of an invalid line, so that its error can have the same id.
+ * Reads the `id` of an invalid line, so that its error can include the same id.
  *
  * @param line The line.
- * @returns The id; `undefined` for a line without one.
+ * @returns The id; `undefined` if the line has none.
  */
 export function idOf(line: string): unknown {
   try {
@@ -251,7 +251,7 @@ export function completions(line: string, topics: Iterable<string>): [string[], 
   }
   const name = BY_WORD.get(word);
   if (name === undefined || ORDERS[name].takes === "nothing") return [[], topic];
-  // Topics may come from the server; a topic that is not a plain word cannot be completed.
+  // Topics may come from the server. A topic that is not a plain word cannot be completed.
   const fits = (one: string) => one.startsWith(topic) && PLAIN_WORD.test(one);
   return [[...topics].filter(fits).sort(), topic];
 }

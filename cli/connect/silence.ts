@@ -10,12 +10,12 @@ import type { Session } from "../../session/session.ts";
 /** Pause between a pong and the next ping, in milliseconds. */
 const PAUSE_MS = 1_000;
 
-/** Wait for a pong after which the server counts as silent, in milliseconds. */
+/** Time without a pong after which the server is considered silent, in milliseconds. */
 export const SILENT_MS = 1_500;
 
 /**
- * Wait for a pong after which the session counts as lost, in milliseconds; a server that is only
- * busy responds within this time.
+ * Time without a pong after which the session is considered lost, in milliseconds. A server that is
+ * only busy responds within this time.
  */
 const LOST_MS = 10_000;
 

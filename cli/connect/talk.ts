@@ -22,7 +22,7 @@ import { Terminal } from "./terminal.ts";
  * @param args Arguments and options of the command.
  * @param context The environment.
  * @returns The exit code.
- * @throws {CommandError} If an option is wrong, or the server cannot be reached.
+ * @throws {CommandError} If an option is invalid, or if the server cannot be reached.
  */
 export async function talk(args: Arguments, context: Context): Promise<number> {
   const settings = readSettings(args, context);
@@ -99,7 +99,10 @@ async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> 
   }
 }
 
-/** Waits for the first session. The client would retry, but the user wants to know immediately. */
+/**
+ * Waits for the first session. The client would retry, but the user wants to know about a failure
+ * immediately.
+ */
 async function established(client: Client): Promise<void> {
   for await (const status of client.status) {
     if (status.name === "connected") return;
@@ -151,7 +154,7 @@ class Talk {
     });
   }
 
-  /** Reads commands from a pipe; closes with the input, unless it follows. */
+  /** Reads commands from a pipe. Closes when the input ends, unless it follows. */
   async inPipe(follows: boolean): Promise<number> {
     const watch = this.#watch();
     const conversation = this.#conversation;
@@ -222,7 +225,7 @@ class Talk {
     return `${(isConnected ? green : yellow)(bold(this.#name))}${isConnected ? "" : " …"}> `;
   }
 
-  /** Runs the command of a line; false for `quit`. */
+  /** Runs the command on a line. Resolves to false for `quit`. */
   async #run(line: string): Promise<boolean> {
     const conversation = this.#conversation;
     let order;
@@ -243,7 +246,7 @@ class Talk {
     return this.#isRefused ? Exit.unreachable : code;
   }
 
-  /** Shows status changes, and messages of the server, until the connection closes. */
+  /** Shows status changes and messages from the server, until the connection closes. */
   #watch(onChange: (isConnected: boolean) => void = () => {}): Disposable {
     const peer = this.#peer;
     const stack = new DisposableStack();

@@ -1,4 +1,4 @@
-/** The input line with editing, history and completion, below the events. */
+/** The input line below the events, with editing, history and completion. */
 import {
   clearScreenDown,
   createInterface,
@@ -12,7 +12,7 @@ import { MAX_LINES } from "./history.ts";
 
 /** Options for {@linkcode Terminal}. */
 export interface TerminalOptions {
-  /** The environment; input and output are terminals. */
+  /** The environment, in which input and output are terminals. */
   readonly context: Context;
   /** Earlier lines, the oldest first. */
   readonly history: readonly string[];
@@ -32,7 +32,7 @@ interface Refreshing {
  * empty line ends the input.
  */
 export class Terminal implements Disposable {
-  /** Lines typed in this session, the oldest first; at most as many as the history keeps. */
+  /** Lines typed in this session, oldest first; at most as many as the history keeps. */
   readonly typed: string[] = [];
   readonly #context: Context;
   readonly #line: Interface & Refreshing;

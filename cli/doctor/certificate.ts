@@ -15,7 +15,7 @@ export interface SeenCertificate {
   readonly raw: Uint8Array;
   /** Number of certificates that the server sent. */
   readonly chainLength: number;
-  /** Reason why the platform does not trust the chain; `undefined` for a trusted one. */
+  /** The reason why the platform does not trust the chain; `undefined` if it is trusted. */
   readonly distrust: string | undefined;
 }
 

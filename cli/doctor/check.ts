@@ -14,7 +14,10 @@ export interface Check {
   readonly id: string;
   /** Title for display. */
   readonly title: string;
-  /** Outcome. A warning works but needs attention; a skipped check could not run. */
+  /**
+   * Outcome. A warning means that something works but needs attention; a skipped check could not
+   * run.
+   */
   readonly state: CheckState;
   /** The observation, on one line. */
   readonly detail: string;
@@ -62,7 +65,7 @@ export interface RunOptions {
   readonly id: string;
   /** Title for display. */
   readonly title: string;
-  /** Cause and fix of a check that exceeds its time limit; a general text by default. */
+  /** Cause and fix if a check exceeds its time limit; by default, a general text. */
   readonly late?: Pick<Finding, "cause" | "cure"> | undefined;
   /** Time limit that overrides the general limit, in milliseconds. */
   readonly timeoutMs?: number | undefined;

@@ -1,4 +1,4 @@
-/** The examination of a server: runs all checks in order, and recommends transports. */
+/** The examination of a server, which runs all checks in order and recommends transports. */
 import { denoPlatform } from "../../client/deno.ts";
 import { dialHttp, type HttpPath } from "../../transport/http/client.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
@@ -18,7 +18,7 @@ import { checkCors, checkHello, checkOrigin, checkUpgrade } from "./websocket.ts
 import { checkWebTransport, skipWebTransport } from "./webtransport.ts";
 
 /**
- * Minimum time for the HTTP transport, in milliseconds; it first waits 3 s for an event stream.
+ * Minimum time for the HTTP transport, in milliseconds. It first waits 3 s for an event stream.
  */
 const HTTP_MS = 8_000;
 
@@ -163,7 +163,7 @@ async function checkAll(
   }
 }
 
-/** Finding for a server that accepted the upgrade without Skein's subprotocol. */
+/** The finding for a server that accepted the upgrade without Skein's subprotocol. */
 const NOT_SKEIN: Finding = {
   state: "failed",
   detail: "the server did not choose the subprotocol skein.1",

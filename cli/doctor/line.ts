@@ -8,7 +8,7 @@ export interface Place {
   readonly address: string;
   /** Port of the server. */
   readonly port: number;
-  /** Name in the certificate; without it the connection has no TLS. */
+  /** Name in the certificate. Without it, the connection does not use TLS. */
   readonly serverName?: string | undefined;
 }
 
@@ -22,12 +22,12 @@ export class Line implements ByteSource, Disposable {
   private constructor(socket: net.Socket) {
     this.socket = socket;
     this.#chunks = socket[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>;
-    // Errors reach the reader; without a reader they are ignored.
+    // Errors reach the reader. Without a reader, they are ignored.
     socket.on("error", () => {});
   }
 
   /**
-   * Connects without checking the certificate; the TLS check does that.
+   * Connects without checking the certificate, because the TLS check does that.
    *
    * @param place The server.
    * @param signal Cancels the connection.
@@ -71,7 +71,7 @@ export class Line implements ByteSource, Disposable {
     this.socket.write(text);
   }
 
-  /** Reads bytes; `null` at the end. */
+  /** Reads bytes. Resolves to `null` at the end. */
   async read(into: Uint8Array): Promise<number | null> {
     if (this.#rest.length === 0) {
       const { done, value } = await this.#chunks.next();
@@ -90,7 +90,7 @@ export class Line implements ByteSource, Disposable {
   }
 }
 
-/** Closes a connection when a signal aborts, so that a pending read ends too. */
+/** Closes a connection when a signal aborts, so that a pending read ends, too. */
 export function endWith(line: Line, signal: AbortSignal): void {
   signal.addEventListener("abort", () => line[Symbol.dispose](), { once: true });
 }

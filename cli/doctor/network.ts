@@ -1,4 +1,4 @@
-/** Checks below a session: names, TCP, TLS, HTTP, health and clock. */
+/** Checks of everything below a session: names, TCP, TLS, HTTP, health and clock. */
 import type * as tls from "node:tls";
 import * as dns from "node:dns";
 import { isIP } from "node:net";
@@ -10,10 +10,13 @@ import { endWith, Line } from "./line.ts";
 
 const MAX_ADDRESSES = 8;
 
-/** Wait for further addresses once one has responded, in milliseconds. */
+/** How long to wait for further addresses once one has responded, in milliseconds. */
 const OTHERS_MS = 1_000;
 
-/** Clock difference above which the check warns, in seconds; tokens include times. */
+/**
+ * Clock difference above which the check warns, in seconds. Clocks matter because tokens include
+ * times.
+ */
 const MAX_SKEW_S = 30;
 
 /** The examined server. */
@@ -312,7 +315,7 @@ function httpFault(
   });
 }
 
-/** Cause and fix of the statuses by which a proxy reports that its server is down. */
+/** Cause and fix for the statuses with which a proxy reports that its server is down. */
 export function gatewayFault(status: number): Pick<Finding, "cause" | "cure"> | undefined {
   if (status === 502) {
     return {

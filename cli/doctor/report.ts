@@ -66,7 +66,7 @@ function checkText(
  * Wraps a text at spaces.
  *
  * @param text The text.
- * @param width Longest line; a longer word gets its own line.
+ * @param width Length of the longest line. A longer word gets its own line.
  * @returns The lines.
  */
 function wrap(text: string, width: number): string[] {
@@ -90,7 +90,7 @@ const WORDS = {
   unknown: "could not be tried",
 } as const;
 
-/** Formats the end of the table: each transport, and the recommendation. */
+/** Formats the end of the table: each transport and the recommendation. */
 export function conclusion(
   { transports, recommended, isReachable }: Examination,
   { colors }: Pick<Context, "colors">,
@@ -101,7 +101,7 @@ export function conclusion(
     return `  ${colors[style](text)}`;
   });
   const list = JSON.stringify(recommended).replaceAll(",", ", ");
-  // Also without HTTP: the default has no cost while the others work.
+  // This also applies if HTTP does not work, because the default has no cost while the others work.
   const isDefault = recommended.join().startsWith("webtransport,websocket");
   const advice = recommended.length === 0
     ? "No transport works: start with the first ✗ above"

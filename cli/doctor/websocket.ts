@@ -1,4 +1,4 @@
-/** WebSocket checks: the upgrade, the first message of Skein, and the origin of pages. */
+/** WebSocket checks: the upgrade, Skein's first message, and the origin of pages. */
 import { dialBy } from "../../client/connect.ts";
 import { plainText } from "../context.ts";
 import { makePlatform } from "../load/links.ts";
@@ -12,10 +12,13 @@ import { type Answered, ask, gatewayFault, type Target } from "./network.ts";
 
 const PROTOCOL = "skein.1";
 
-/** Number of measured round trips; the shortest counts. */
+/** Number of round trips that are measured. The shortest is reported. */
 const PINGS = 3;
 
-/** Checks the upgrade. Returns the subprotocol of the response; `undefined` without an upgrade. */
+/**
+ * Checks the upgrade. Returns the subprotocol of the response, or `undefined` if there was no
+ * upgrade.
+ */
 export async function checkUpgrade(
   list: CheckList,
   target: Target,
@@ -178,7 +181,7 @@ export interface HelloOptions {
   readonly headers: Target["headers"];
   /** Certificates that WebTransport trusts, by hash. */
   readonly hashes?: readonly { algorithm: "sha-256"; value: BufferSource }[] | undefined;
-  /** Creates the platform of the session; by default with all transports. */
+  /** Creates the platform of the session; by default, it has all transports. */
   readonly platform?: typeof makePlatform | undefined;
   /** Reads further facts of the session. */
   readonly describe?: ((session: Session) => Readonly<Record<string, unknown>>) | undefined;
@@ -307,7 +310,7 @@ export async function checkOrigin(
   });
 }
 
-/** Checks that pages of an origin may use the HTTP transport (CORS). */
+/** Checks that pages from an origin may use the HTTP transport (CORS). */
 export async function checkCors(
   list: CheckList,
   target: Target,

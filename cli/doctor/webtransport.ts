@@ -15,14 +15,15 @@ import { type CheckList, Fault } from "./check.ts";
 import type { Target } from "./network.ts";
 import { checkHello } from "./websocket.ts";
 
-/** Size of the probe, in bytes: servers ignore smaller packets of an unknown version. */
+/** Size of the probe, in bytes. Servers ignore smaller packets with an unknown version. */
 const PROBE_BYTES = 1_200;
 
 /** Interval of probes, in milliseconds, because packets get lost. */
 const PROBE_INTERVAL_MS = 400;
 
 /**
- * A version that no server supports, to which every server responds with its own (RFC 9000, 15).
+ * A version that no server supports. Every server responds to it with its own versions (RFC 9000,
+ * 15).
  */
 const UNKNOWN_VERSION = [0x0a, 0x1a, 0x2a, 0x3a];
 
@@ -161,8 +162,8 @@ async function checkUdp(
 }
 
 /**
- * Sends packets of a QUIC version that does not exist. Every QUIC server responds with its
- * versions, whatever its certificate and protocols.
+ * Sends packets with a QUIC version that does not exist. Every QUIC server responds with its own
+ * versions, whatever its certificate and protocols are.
  */
 async function probeQuic(
   runtime: Runtime,
@@ -177,7 +178,8 @@ async function probeQuic(
   const socket = dgram.createSocket(isIP(address) === 6 ? "udp6" : "udp4");
   const id = crypto.getRandomValues(new Uint8Array(8));
   const probe = new Uint8Array(PROBE_BYTES);
-  // Long header, version, destination id of 8 bytes, source id of 8 bytes.
+  // The packet has a long header, a version, a destination id of 8 bytes, and a source id of 8
+  // bytes.
   probe.set([0xc0, ...UNKNOWN_VERSION, 8, ...id, 8, ...id]);
   let timer: ReturnType<Runtime["setTimeout"]> | undefined;
   const send = () => {
@@ -205,7 +207,7 @@ async function probeQuic(
  * Reads a version negotiation packet (RFC 9000, 17.2.1).
  *
  * @param packet A packet.
- * @returns The versions that are not reserved; `undefined` for another packet.
+ * @returns The versions that are not reserved; `undefined` if it is another packet.
  */
 export function versionsOf(packet: Uint8Array): readonly string[] | undefined {
   if (packet.length < 7 || (packet[0]! & 0x80) === 0) return undefined;

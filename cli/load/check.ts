@@ -1,4 +1,4 @@
-/** The check before a load: one session, and one message with its reply. */
+/** The check before a load: one session and one message with its reply. */
 import { CommandError, Exit } from "../command.ts";
 import { plainText } from "../context.ts";
 import { refusalCure, requestCure } from "../refusal_cure.ts";
@@ -28,8 +28,8 @@ export interface CheckOptions {
  *
  * @param plan The plan of the load.
  * @param options See {@linkcode CheckOptions}.
- * @throws {CommandError} If the server cannot be reached, rejects the session or the action, or
- * does not respond.
+ * @throws {CommandError} If the server cannot be reached, if it rejects the session or the action,
+ * or if it does not respond.
  */
 export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOptions): Promise<void> {
   const opened = Promise.withResolvers<void>();

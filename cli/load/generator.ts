@@ -1,4 +1,4 @@
-/** The load of one thread: opens the links, sends messages on time, and counts the replies. */
+/** The load of one thread. It opens the links, sends messages on time, and counts the replies. */
 import type { Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
@@ -8,15 +8,17 @@ import { errorOf, type Link, openLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 import { kindOf, type Sample, Tally } from "./tally.ts";
 
-/** Most links that open at the same time; more would measure the listener's backlog. */
+/**
+ * Maximum number of links that open at the same time. More would measure the listener's backlog.
+ */
 const MAX_OPENING = 64;
 
-/** Most messages in flight per thread; messages beyond count as unsent. */
+/** Maximum number of messages in flight per thread. Further messages count as unsent. */
 const MAX_PENDING = 100_000;
 
 /**
- * Granularity of timers, in microseconds. The latency of a message that is sent later than this
- * starts at its intended time.
+ * Granularity of timers, in microseconds. If a message is sent later than this, its latency is
+ * measured from its intended time.
  */
 const GRAIN_US = 2_000;
 
@@ -44,13 +46,13 @@ interface Published {
   readonly name: string;
   /** Link of the publisher. */
   readonly publisher: number;
-  /** Publications so far; also the number of the next one. */
+  /** Number of publications so far, which is also the number of the next one. */
   count: number;
   /** Publications that the server rejected or did not confirm. */
   failed: number;
 }
 
-/** A subscription, with the number of the next publication and the count so far. */
+/** A subscription, with the number of the next publication and the number received so far. */
 interface Subscribed {
   readonly subscription: Subscription;
   readonly topic: Published;
@@ -73,10 +75,10 @@ export interface Thread {
 /**
  * Generates the load of this thread.
  *
- * - **Intended times:** with a rate, each message has a time at which it is due. A generator or a
- *   connection that is late sends the message anyway, and the latency starts at the intended time,
- *   so that a stall of the server shows in full (no coordinated omission).
- * - **Bounds:** at most 100,000 messages are in flight; messages beyond count as unsent.
+ * - **Intended times:** with a rate, each message has a time at which it is due. If the generator
+ *   or a connection is late, it sends the message anyway, and the latency is measured from the
+ *   intended time, so that a stall of the server shows in full (no coordinated omission).
+ * - **Bounds:** at most 100,000 messages are in flight. Further messages count as unsent.
  */
 export class Generator implements Thread {
   readonly #runtime: Runtime;
@@ -85,7 +87,7 @@ export class Generator implements Thread {
   readonly #signal: AbortSignal;
   readonly #tally = new Tally();
   readonly #links: Link[] = [];
-  /** Start times of messages in flight, by link and number; bounded by `MAX_PENDING`. */
+  /** Start times of the messages in flight, by link and number; bounded by `MAX_PENDING`. */
   readonly #pending: Map<number, number>[] = [];
   readonly #answered = new Signal();
   readonly #mark: string;
@@ -182,7 +184,7 @@ export class Generator implements Thread {
     );
   }
 
-  /** Returns the counts since the last sample, and counts replies that take too long as failed. */
+  /** Returns the counts since the last sample. Replies that take too long are counted as failed. */
   sample(): Sample {
     const latest = this.#nowUs() - this.#plan.timeoutMs * 1_000;
     for (const all of this.#pending) {
@@ -367,7 +369,7 @@ export class Generator implements Thread {
       ? this.#topics.map((topic) => () => this.#publish(topic, this.#nowUs()))
       : this.#links.map((link) => () => this.#sendNext(link));
     for (const send of senders) for (let i = 0; i < window; i++) send();
-    // A link that reconnected, or whose reply never arrived, starts again.
+    // If a link has reconnected or its reply never arrived, it starts again.
     while (this.#isSending && !this.#signal.aborted) {
       await pause(this.#runtime, MAX_WAIT_MS, this.#signal);
       if (mode === "publish" || !this.#isSending) continue;
@@ -467,7 +469,7 @@ export class Generator implements Thread {
     });
   }
 
-  /** True while replies, or deliveries to open sessions, are missing. */
+  /** True while replies or deliveries to open sessions are missing. */
   get #isBehind(): boolean {
     return this.#pendingCount > 0 ||
       this.#subscriptions.some(({ topic, received, subscription }) =>
@@ -479,7 +481,7 @@ export class Generator implements Thread {
     const { timeoutMs } = this.#plan;
     const endMs = this.#runtime.monotonic() + Math.min(timeoutMs, DRAIN_MS);
     while (this.#isBehind && this.#runtime.monotonic() < endMs && !this.#signal.aborted) {
-      // Deliveries have no signal, so this polls every few milliseconds.
+      // Nothing signals that all deliveries have arrived, so this polls every few milliseconds.
       await settlesWithin(this.#runtime, this.#answered.changed(), 10);
     }
   }

@@ -6,7 +6,7 @@ const CELLS_PER_OCTAVE = 128;
 /** Base-2 logarithm of {@linkcode CELLS_PER_OCTAVE}. */
 const BITS = 7;
 
-/** Longest time, in microseconds, about an hour; longer times count as this. */
+/** Longest time in microseconds, about an hour. Longer times count as this time. */
 export const MAX_US: number = 2 ** 32 - 1;
 
 const CELLS = (32 - BITS + 1) * CELLS_PER_OCTAVE;
@@ -19,7 +19,7 @@ export interface HistogramCells {
   readonly sumUs: number;
   /** Longest time, in microseconds. */
   readonly maxUs: number;
-  /** Shortest time, in microseconds; 0 without times. */
+  /** Shortest time, in microseconds; 0 if there are no times. */
   readonly minUs: number;
 }
 
@@ -123,8 +123,8 @@ export class Histogram {
    * Computes a quantile.
    *
    * @param part Between 0 and 1: 0.5 is the median.
-   * @returns The quantile, in milliseconds: at least this part of all times is not longer; 0
-   * without times.
+   * @returns The quantile in milliseconds, so that at least this fraction of all times is not
+   * longer; 0 if there are no times.
    */
   quantileMs(part: number): number {
     if (this.#count === 0) return 0;
@@ -132,7 +132,7 @@ export class Histogram {
     let seen = 0;
     for (let index = 0; index < CELLS; index++) {
       seen += this.#cells[index]!;
-      // The upper bound of the cell, so that no quantile is below the exact value.
+      // This is the upper bound of the cell, so that no quantile is below the exact value.
       if (seen >= rank) return Math.min(topOf(index), this.#maxUs) / 1_000;
     }
     return this.#maxUs / 1_000;

@@ -18,7 +18,7 @@ import type { LoadPlan } from "./plan.ts";
 /** Time limit of one attempt to connect, in milliseconds. */
 const CONNECT_TIMEOUT_MS = 10_000;
 
-/** Most unsent bytes of a plain WebSocket; beyond, messages count as unsent. */
+/** Maximum number of unsent bytes of a plain WebSocket. Beyond that, messages count as unsent. */
 const MAX_BUFFERED_BYTES = 4_194_304;
 
 /** A mark that distinguishes the messages of this load from all others. */
@@ -37,7 +37,7 @@ export interface Stamp {
 export interface LinkEvents {
   /** Called with each opened session. MUST NOT throw. */
   onOpen(link: Link, tookMs: number): void;
-  /** Called when a session ends, or an attempt to open one fails. MUST NOT throw. */
+  /** Called when a session ends or an attempt to open one fails. MUST NOT throw. */
   onDown(link: Link, cause: CloseInfo, wasOpen: boolean): void;
   /** Called with the data of each message. MUST NOT throw. */
   onMessage(link: Link, data: unknown): void;

@@ -33,7 +33,7 @@ export interface LoadPlan {
   /** Time in which the sessions open, in milliseconds. */
   readonly rampMs: number;
   /**
-   * Messages a second, all sessions together; with `undefined` each reply triggers the next
+   * Messages per second, for all sessions together. With `undefined`, each reply triggers the next
    * message.
    */
   readonly rate: number | undefined;
@@ -43,7 +43,7 @@ export interface LoadPlan {
   readonly payloadBytes: number;
   /** Topic of echoes and requests, and prefix of the topics of publications. */
   readonly topic: string;
-  /** Data of requests; a padded stamp by default. */
+  /** Data of requests; by default, a padded stamp. */
   readonly data: unknown;
   /** Number of topics for publications. */
   readonly topics: number;
@@ -72,7 +72,7 @@ export interface LoadPlan {
  *
  * @param args The arguments.
  * @returns The plan.
- * @throws {CommandError} With the exit code 2, if values are wrong or conflict.
+ * @throws {CommandError} With exit code 2, if values are invalid or conflict.
  */
 export function planOf(args: Arguments): LoadPlan {
   const isPlain = args.flag("plain");

@@ -6,8 +6,8 @@ const BARS = "▁▂▃▄▅▆▇█";
 /**
  * Draws values as columns of eight heights, one character each, from 0 to the largest value.
  *
- * @param values The values, the newest last; `undefined` leaves a gap.
- * @param width Most columns; older values are omitted.
+ * @param values The values, newest last; `undefined` leaves a gap.
+ * @param width Maximum number of columns; older values are left out.
  * @returns The columns.
  */
 export function sparkline(values: readonly (number | undefined)[], width: number): string {
@@ -96,5 +96,5 @@ export function plot(
   });
 }
 
-/** Most values kept per row; more columns than any terminal has. */
+/** Maximum number of values kept per row. No terminal has as many columns. */
 export const MAX_POINTS = 400;

@@ -14,7 +14,10 @@ interface Point {
   readonly connected: number;
 }
 
-/** Shows the progress of a load: redrawn in a terminal, one line per interval elsewhere. */
+/**
+ * Shows the progress of a load. It is redrawn in a terminal; elsewhere, one line is printed per
+ * interval.
+ */
 export class LoadView {
   readonly #plan: LoadPlan;
   readonly #context: Context;
@@ -50,7 +53,7 @@ export class LoadView {
     }
   }
 
-  /** Ends the live view; the columns of the whole load stay above the result. */
+  /** Ends the live view. The columns of the whole load stay above the result. */
   end(): void {
     if (this.#drawn === 0) return;
     this.#clear();

@@ -15,7 +15,7 @@ const BUSY = 0.85;
 /** Lateness of sends above which the generator may be the bottleneck, in milliseconds. */
 const LATE_MS = 20;
 
-/** Part of the planned rate below which the generator did not keep up. */
+/** Fraction of the planned rate below which the generator did not keep up. */
 const KEPT_UP = 0.95;
 
 /** One interval of a load, for the plot. */
@@ -40,7 +40,7 @@ export interface Progress {
 export interface LoadResult {
   /** Version of this format. */
   readonly version: 1;
-  /** The plan, without tokens, headers, data, and the query of the URL. */
+  /** The plan, without tokens, headers, data and the query of the URL. */
   readonly plan: Omit<LoadPlan, "tokens" | "headers" | "data" | "rate" | "certificateHashes"> & {
     readonly rate: number | "max";
     /** Certificates that WebTransport trusts: SHA-256 in hexadecimal. */
@@ -52,7 +52,10 @@ export interface LoadResult {
   readonly measuredMs: number;
   /** True if the load was interrupted. */
   readonly isInterrupted: boolean;
-  /** Sessions: planned, open at the end of the measured time, and the times to open them. */
+  /**
+   * Sessions: how many were planned, how many were open at the end of the measured time, and how
+   * long they took to open.
+   */
   readonly sessions: {
     readonly wanted: number;
     readonly open: number;
@@ -97,7 +100,7 @@ export interface LoadResult {
 export interface RunOptions {
   /** Clocks and timers. */
   readonly runtime: Runtime;
-  /** Stops the load early; the result covers the time until then. */
+  /** Stops the load early. The result covers the time until then. */
   readonly signal: AbortSignal;
   /** Called after each interval. */
   readonly onProgress: (progress: Progress) => void;
@@ -265,7 +268,7 @@ class Meter {
   }
 }
 
-/** Takes a sample every interval, for the sum of the load and for the plot. */
+/** Takes a sample every interval, for the totals of the load and for the plot. */
 class Watch implements AsyncDisposable {
   readonly #threads: Threads;
   readonly #total: Sum;

@@ -1,7 +1,7 @@
 /**
  * WebSocket clients on raw TCP or TLS: one for frames, and one with the members of the platform's
- * class. The runtime's own class delays a small frame, up to 40 ms, until the server has
- * acknowledged the previous one (Nagle's algorithm). A load generator would measure this delay
+ * class. The runtime's own class delays a small frame by up to 40 ms, until the server has
+ * acknowledged the previous frame (Nagle's algorithm). A load generator would measure this delay
  * instead of the server.
  */
 import { concat } from "../../base/bytes.ts";
@@ -22,7 +22,7 @@ const CLOSE = 8;
 const PING = 9;
 const PONG = 10;
 
-/** Largest message, in bytes; a larger one ends the connection. */
+/** Largest message, in bytes. A larger message ends the connection. */
 const MAX_MESSAGE_BYTES = 67_108_864;
 
 /** Bytes of masking keys that are drawn together. */
@@ -37,13 +37,13 @@ export interface SocketOptions {
   /** Cancels the opening. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Initial size of the buffer for received bytes; doubled for larger messages.
+   * Initial size of the buffer for received bytes. It is doubled for larger messages.
    *
    * @default {8192}
    */
   readonly bufferBytes?: number | undefined;
   /**
-   * False for a masking key of zero, which needs no CPU time of the client.
+   * False for a masking key of zero, which takes no CPU time on the client.
    *
    * @default {true}
    */
@@ -64,11 +64,12 @@ export interface RawClose {
  * without a close.
  *
  * - **Writes:** all frames of one turn of the event loop are sent in one write, without delay.
- * - **Reads:** start with `start`, so that no frame is lost before `onFrame` is set.
+ * - **Reads:** reading begins when you call `start`, so that no frame is lost before `onFrame` is
+ *   set.
  * - **Order:** `close` is sent after all earlier frames.
  */
 export class RawSocket {
-  /** Receives each message; the bytes are valid only during the call. */
+  /** Receives each message. The bytes are valid only during the call. */
   onFrame: (payload: Uint8Array, isText: boolean) => void = () => {};
   /** Called after each read, after all of its frames. */
   onRead: () => void = () => {};
@@ -83,7 +84,7 @@ export class RawSocket {
   #start = 0;
   #end: number;
   /**
-   * Frames of this turn, and frames that wait for a write; the caller bounds them by
+   * Frames of this turn, and frames that wait for a write. The caller bounds them by checking
    * `bufferedAmount`.
    */
   #out: Uint8Array[] = [];
@@ -117,7 +118,7 @@ export class RawSocket {
    *
    * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
    * @param options See {@linkcode SocketOptions}.
-   * @returns The open socket, which does not read before `start`. does not read before `start`.
+   * @returns The open socket, which does not read before you call `start`.
    * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade; then `status`
    * is the HTTP status.
    */
@@ -187,7 +188,7 @@ export class RawSocket {
     if (!this.#isReading) void this.#read();
   }
 
-  /** Stops reading after the current read; the kernel's buffers fill up. */
+  /** Stops reading after the current read, so that the kernel's buffers fill up. */
   pause(): void {
     this.#isPaused = true;
   }
@@ -206,9 +207,9 @@ export class RawSocket {
   }
 
   /**
-   * Sends a close; the socket is closed once the server replies.
+   * Sends a close. The socket is closed once the server replies.
    *
-   * @param code Close code; by default none.
+   * @param code Close code. By default, the close has none.
    * @param reason Reason for the peer.
    */
   close(code?: number, reason = ""): void {

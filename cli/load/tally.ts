@@ -10,7 +10,9 @@ import {
 } from "../../errors.ts";
 import { plainText } from "../context.ts";
 
-/** Most kinds of errors that are counted separately; further ones count as `other`. */
+/**
+ * Maximum number of kinds of errors that are counted separately; further kinds count as `other`.
+ */
 const MAX_KINDS = 32;
 
 /** Longest name of a kind, in characters. */
@@ -28,9 +30,12 @@ export interface Counts {
   sentBytes: number;
   /** Bytes of the data of received messages. */
   receivedBytes: number;
-  /** Messages that were due but could not be sent: no session, or too many in flight. */
+  /**
+   * Messages that were due but could not be sent, because there was no session or too many were in
+   * flight.
+   */
   unsent: number;
-  /** Publications that a subscriber did not receive, by their numbers. */
+  /** Publications that a subscriber did not receive, as their numbers show. */
   missing: number;
   /** Publications that were duplicated or arrived after a later one. */
   disordered: number;
@@ -118,7 +123,7 @@ export class Tally {
   }
 }
 
-/** The sum of samples, of several threads in one interval or of a whole load. */
+/** The sum of samples: those of several threads in one interval, or those of a whole load. */
 export class Sum {
   /** Times from the send to the reply. */
   readonly latency: Histogram = new Histogram();
@@ -156,7 +161,8 @@ function addKind(errors: Record<string, number>, kind: string, count: number): v
 }
 
 /**
- * Names the kind of an error: its code if there is one, because texts include numbers and places.
+ * Names the kind of an error. If the error has a code, this is the code, because texts include
+ * numbers and places.
  *
  * @param error The error.
  * @returns A short name.

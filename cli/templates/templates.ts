@@ -1,4 +1,4 @@
-/** The projects that `skein new` creates; their files load with this module. */
+/** The projects that `skein new` creates. Their files are loaded with this module. */
 import aiContract from "./ai/contract.ts.txt" with { type: "text" };
 import aiHtml from "./ai/index.html.txt" with { type: "text" };
 import aiModel from "./ai/model.ts.txt" with { type: "text" };
@@ -49,12 +49,15 @@ export interface Template {
   /** One line for the list of templates. */
   readonly summary: string;
   /**
-   * The files, by path in the project; `NAME` in the README is replaced by the name of the project.
+   * The files, by their path in the project. In the README, `NAME` is replaced by the name of the
+   * project.
    */
   readonly files: Readonly<Record<string, string>>;
   /** The build of the page, if the project has one. */
   readonly page: PageBuild | undefined;
-  /** Packages besides Skein and `@std/assert`; `VERSION` is replaced by the version of Skein. */
+  /**
+   * Packages in addition to Skein and `@std/assert`. `VERSION` is replaced by the version of Skein.
+   */
   readonly imports: Readonly<Record<string, string>>;
 }
 
@@ -66,7 +69,7 @@ export interface PageBuild {
   readonly made: string;
   /** Name and command of the task that builds the page. */
   readonly task: readonly [name: string, command: string];
-  /** Command that runs the server, and rebuilds the page at each change. */
+  /** Command that runs the server and rebuilds the page on each change. */
   readonly dev: string;
   /** Further settings in `deno.json`. */
   readonly config: object;
@@ -74,7 +77,7 @@ export interface PageBuild {
 
 const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
 
-/** Runs the server with the addresses of this machine, and restarts it at each change. */
+/** Runs the server on the addresses of this machine, and restarts it on each change. */
 const DEV = `${RUN} --allow-sys=networkInterfaces --watch dev.ts`;
 
 const BUNDLE = "deno bundle --quiet --minify --platform browser -o page/page.js page/page.ts";
@@ -88,7 +91,7 @@ const BUNDLED: PageBuild = {
   config: {},
 };
 
-/** Vite, run by Deno; it finds the packages of the page in `node_modules`. */
+/** Vite, run by Deno. It finds the packages of the page in `node_modules`. */
 const VITE = "deno run -A npm:vite@^8";
 
 /** A page in React, built by Vite. */
@@ -208,11 +211,11 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
   },
 };
 
-/** Container image, with the version of Deno that the templates are tested with. */
+/** Container image, with the version of Deno with which the templates are tested. */
 const IMAGE = "denoland/deno:2.9.6";
 
 /**
- * Creates the Dockerfile, which copies the files that the server needs, without tests, texts and
+ * Creates the Dockerfile, which copies the files that the server needs, but no tests, texts or
  * `dev.ts`.
  */
 function dockerfileOf({ files, page }: Template): string {
