@@ -37,13 +37,13 @@ export function orderedAs<T extends object>(
  * @param options Send order and waiting.
  * @returns The writing end.
  */
-export async function openUnidirectional(
+export function openUnidirectional(
   connection: Connection,
   options?: OpenStreamOptions,
 ): Promise<DirectWritable> {
   const { direct } = connection;
-  if (direct !== undefined) return await direct.openUnidirectional(options);
-  return directStream(await connection.createUnidirectionalStream(options));
+  if (direct !== undefined) return direct.openUnidirectional(options);
+  return connection.createUnidirectionalStream(options).then((stream) => directStream(stream));
 }
 
 /**

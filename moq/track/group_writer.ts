@@ -27,6 +27,9 @@ export function truncatedFrame(timestamps: boolean): Uint8Array {
   return timestamps ? TRUNCATED_TIMED_FRAME : TRUNCATED_FRAME;
 }
 
+/** The result of a write that has room, shared by all frames. */
+const ROOM: Promise<void> = Promise.resolve();
+
 /** The number of bytes that a group buffers before its writer must wait. */
 export const GROUP_HIGH_WATER_BYTES = 65_536;
 
@@ -157,14 +160,13 @@ export class GroupWriter implements AsyncDisposable {
    * @throws {TypeError} If the group was closed, or the frame is not a `Uint8Array`.
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.
    */
-  writeFrame(frame: Uint8Array, options: WriteFrameOptions = {}): Promise<void> {
+  writeFrame(frame: Uint8Array, options?: WriteFrameOptions): Promise<void> {
     const fault = this.#faultOf(frame, options);
     if (fault !== undefined) return Promise.reject(fault);
-    this.#waiting.append(frame, options.timestamp);
+    this.#waiting.append(frame, options?.timestamp);
     const room = this.#push();
-    return options.signal === undefined
-      ? room
-      : within(this.#options.runtime, room, { signal: options.signal });
+    const signal = options?.signal;
+    return signal === undefined ? room : within(this.#options.runtime, room, { signal });
   }
 
   /**
@@ -275,7 +277,7 @@ export class GroupWriter implements AsyncDisposable {
       .then(() => this.#release());
   }
 
-  #faultOf(frame: Uint8Array, options: WriteFrameOptions): unknown {
+  #faultOf(frame: Uint8Array, options: WriteFrameOptions | undefined): unknown {
     if (this.#error !== undefined) return this.#error;
     if (this.#state !== "open") return new TypeError("Cannot write frame: the group is closed");
     if (!(frame instanceof Uint8Array)) {
@@ -284,7 +286,7 @@ export class GroupWriter implements AsyncDisposable {
       );
     }
     try {
-      checkOptions("write frame", options, WRITE_FRAME);
+      if (options !== undefined) checkOptions("write frame", options, WRITE_FRAME);
       return undefined;
     } catch (error) {
       return error;
@@ -299,7 +301,7 @@ export class GroupWriter implements AsyncDisposable {
         this.#flush();
       });
     }
-    if (this.bufferedBytes <= GROUP_HIGH_WATER_BYTES) return Promise.resolve();
+    if (this.bufferedBytes <= GROUP_HIGH_WATER_BYTES) return ROOM;
     if (this.#inFlight === 0) this.#flush();
     return (this.#drained ??= Promise.withResolvers()).promise;
   }

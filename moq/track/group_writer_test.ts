@@ -62,6 +62,24 @@ Deno.test("GroupWriter sends the frames of one turn in one write, after its head
   await assertRejects(() => group.writeFrame(frame(1)), TypeError, "closed");
 });
 
+Deno.test("GroupWriter.close() sends the end of the stream with the last frames", async () => {
+  const { group, stream, did, hold, release } = hand();
+  hold();
+  await Promise.all([group.writeFrame(frame(1)), group.writeFrame(frame(2, 3))]);
+  const closing = group.close();
+  group.attach(stream);
+  // The connection has not accepted the bytes yet.
+  assertEquals(did, ["aa010102" + "0203", "close"]);
+  release();
+  await closing;
+});
+
+Deno.test("GroupWriter.writeFrame() creates no promise for a frame that has room", () => {
+  const { group } = hand();
+  const results = Array.from({ length: 10 }, () => group.writeFrame(frame(1)));
+  assertEquals(new Set(results).size, 1);
+});
+
 Deno.test("GroupWriter writes timestamps as differences", async () => {
   const { group, stream, did } = hand({ timestamps: true });
   await group.writeFrame(frame(1), { timestamp: 5 });

@@ -341,10 +341,13 @@ export class RawQuicConnection extends CountedConnection
     signal?.throwIfAborted();
     if (this.#error !== undefined) throw this.#error;
     const opening = { signal, timeoutMs, leftMs: timeoutMs, wire: WAITING };
-    const stream = await open(this.#runtime, this.#conn, opening).catch((error) => {
+    let stream: T;
+    try {
+      stream = await open(this.#runtime, this.#conn, opening);
+    } catch (error) {
       const isOurs = signal?.aborted || error instanceof Error && error.name === "TimeoutError";
       throw isOurs ? error : this.connectionError(error);
-    });
+    }
     if (this.#error === undefined) return stream;
     endUnused(stream);
     throw this.#error;
