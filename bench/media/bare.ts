@@ -36,24 +36,30 @@ const READ_BYTES = 98_304;
 
 async function publish(conn: Deno.QuicConn, id: number, options: EndOptions): Promise<void> {
   const { frames, size } = options;
-  const underWay = new Set<Promise<void>>();
+  let underWay = 0;
+  let wake = () => {};
   await pace(options, async (number) => {
-    while (underWay.size >= MAX_GROUPS) await Promise.race(underWay);
+    while (underWay >= MAX_GROUPS) await new Promise<void>((resolve) => wake = resolve);
     // The oldest group goes first: streams of equal priority take turns, so that a subscriber would
     // have many open.
     const how = { waitUntilAvailable: true, sendOrder: -number };
-    const stream = await conn.createUnidirectionalStream(how);
-    const sent = send(stream, { id, number, frames, size }).finally(() => underWay.delete(sent));
-    underWay.add(sent);
+    underWay++;
+    void send(conn.createUnidirectionalStream(how), { id, number, frames, size }).finally(() => {
+      underWay--;
+      wake();
+    });
   });
 }
 
-/** Sends a group, with as many frames per write as fit. */
+/**
+ * Sends a group, with as many frames per write as fit. As in Skein, the first frames are stamped
+ * before the stream is open.
+ */
 async function send(
-  stream: Deno.QuicSendStream,
+  opening: Promise<Deno.QuicSendStream>,
   { id, number, frames, size }: Record<"id" | "number" | "frames" | "size", number>,
 ): Promise<void> {
-  const writer = stream.getWriter();
+  let writer: WritableStreamDefaultWriter<Uint8Array> | undefined;
   const frameBytes = varintLength(size) + size;
   const perWrite = Math.max(1, Math.floor(WRITE_BYTES / frameBytes));
   const sequence = number + 1;
@@ -69,6 +75,7 @@ async function send(
       const body = writeVarint(bytes, at, size);
       stamp(bytes.subarray(body), number, frame++);
     }
+    writer ??= (await opening).getWriter();
     const written = writer.write(bytes);
     // The end is sent with the last bytes.
     if (frame === frames) await Promise.all([written, writer.close()]);

@@ -10,7 +10,7 @@
  * that noise affects all equally. Compare results only within a batch.
  *
  * - `--runs n`: number of runs; 3 by default.
- * - `--quick`: a tenth of the groups, once.
+ * - `--quick`: a tenth of the groups, once. Compilation then takes a large part of the CPU time.
  * - `--work a,b`: `ten` (frames of 1,200 bytes), `one` (of 100 bytes), `big` (30 of 16 KiB) and
  * `paced`; all by default.
  * - `--pairs a:b,c:d`: publisher and subscriber of each pair, such as `skein:gomoqt`; all pairs
@@ -37,7 +37,7 @@ interface Work {
 }
 
 const WORK: Readonly<Record<string, Work>> = {
-  ten: { title: "10 frames x 1,200 B", groups: 20_000, frames: 10, size: 1_200, rate: 0 },
+  ten: { title: "10 frames x 1,200 B", groups: 50_000, frames: 10, size: 1_200, rate: 0 },
   one: { title: "1 frame x 100 B", groups: 100_000, frames: 1, size: 100, rate: 0 },
   big: { title: "30 frames x 16 KiB", groups: 2_000, frames: 30, size: 16_384, rate: 0 },
   paced: {

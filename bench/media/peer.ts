@@ -29,10 +29,11 @@ import {
 
 async function publish(track: TrackWriter, options: EndOptions): Promise<void> {
   const { frames, size } = options;
+  // A group copies each frame, so one buffer serves all, as in gomoqt's program.
+  const body = new Uint8Array(size);
   await pace(options, async (number) => {
     const group = await track.openGroup();
     for (let frame = 0; frame < frames; frame++) {
-      const body = new Uint8Array(size);
       stamp(body, number, frame);
       const written = group.writeFrame(body);
       // Only a full group has to wait.
