@@ -15,7 +15,7 @@ import { until } from "../waiting.ts";
 declare global {
   /** The state of the page, and commands for it. */
   var chatPage: {
-    /** What the subscription received: data, and a notice after each interruption. */
+    /** The events of the subscription: data, and a notice after each interruption. */
     readonly heard: unknown[];
     readonly shown: string;
     say(data: unknown): void;

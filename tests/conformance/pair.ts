@@ -39,7 +39,7 @@ export function withMessagesOn(makePair: MakePair): MakePair {
   };
 }
 
-/** What an implementation claims about itself; the suite verifies these claims. */
+/** The claims of an implementation about itself; the suite verifies these claims. */
 export interface ConnectionTraits extends ConnectionCapabilities {
   /** True if the transport has message frames. */
   readonly frames: boolean;
