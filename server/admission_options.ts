@@ -71,7 +71,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    *   by default. After a 503, clients reconnect later.
    * - **Any other error, and `undefined`,** are faults in the application. Skein clients receive
    *   503 and reconnect; other clients receive 401 with `Retry-After`. The error's text is never
-   *   sent to the client. `onRefusal` receives the error, and the first fault prints a line.
+   *   sent to the client. `onRefusal` receives the error, and the first such error is logged.
    */
   readonly authenticate?: Authenticate<V> | undefined;
   /**

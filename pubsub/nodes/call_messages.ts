@@ -45,7 +45,7 @@ const NO_DATA = new Uint8Array();
  *
  * @param head The head, at most 65,535 bytes as JSON.
  * @param data The bytes.
- * @returns Both, after the length of the head.
+ * @returns The length of the head, followed by the head and the data.
  */
 export function joinHead(head: object, data: Uint8Array = NO_DATA): Uint8Array {
   const json = encoder.encode(JSON.stringify(head));

@@ -160,7 +160,7 @@ export function readContentType(headers: Headers): string | undefined {
  * Parses the headers that set the properties of a new stream.
  *
  * @param now The time, in milliseconds since the Unix epoch.
- * @param path Path of the streams, for the source of a fork.
+ * @param path The base path of the streams, used to resolve the source of a fork.
  * @throws {Problem} With 400 if a header is malformed, or requires another header that is missing.
  */
 export function readCreation(

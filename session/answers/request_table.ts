@@ -85,8 +85,8 @@ export class RequestTable {
    * Checks the handlers.
    *
    * @param settings The handlers, and the contract if there is one.
-   * @param route Creates the router for patterns without a contract. Absent on a client, whose
-   * topics have no parameters, so that a page does not load the router.
+   * @param route Creates the router for patterns without a contract. Omitted on a client:
+   * its topics have no parameters, so pages do not load the router.
    * @throws {TypeError} If a handler is neither a function nor an object with `answer`, if the
    * contract does not contain the request, or if patterns overlap.
    */

@@ -285,8 +285,8 @@ export class RequestService implements RequestServer, Disposable {
 
 /**
  * The services of one session. Requests run one at a time, in order, alongside messages. A numbered
- * publication waits for the messages before it. Their handlers may hang, so all requests except
- * publications may overtake it.
+ * publication waits for the messages before it. Because the handlers of these messages may hang, all
+ * other requests may overtake a waiting publication.
  */
 export class RequestQueue implements SessionRequests {
   readonly #core: Inside<Session>;

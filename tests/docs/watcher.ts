@@ -1,5 +1,5 @@
 /**
- * A client behind a proxy whose certificate `--cert` trusts: prints each event as a line of JSON,
+ * A client that connects through a proxy, whose certificate is trusted by `--cert`. Prints each event as a line of JSON,
  * and reads commands from stdin.
  *
  * ```sh

@@ -33,8 +33,7 @@ export interface AgentFiles {
  * at its URL with `.md`.
  *
  * @param staged The pages with the site's links.
- * @param address The URL of the site's root, with a slash at the end: with scheme and host, or only
- * a path.
+ * @param address The URL of the site's root, absolute or only a path, with a trailing slash.
  * @returns The files.
  */
 export function agentFiles({ bodies, groups }: Staged, address: string): AgentFiles {
