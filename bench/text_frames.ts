@@ -5,6 +5,8 @@
  * @module
  */
 
+import { readVarint, varintLength, varintLengthAt, writeVarint } from "../transport/quic/varint.ts";
+
 /** The kind of a text frame. */
 const TEXT = 0;
 
@@ -18,14 +20,12 @@ const TEXT = 0;
 export function eachText(bytes: Uint8Array, onText: (body: Uint8Array) => void): Uint8Array {
   let at = 0;
   while (at < bytes.length) {
-    const size = 1 << (bytes[at]! >> 6);
-    const body = at + size + 1;
+    const body = at + varintLengthAt(bytes[at]!) + 1;
     if (body > bytes.length) break;
-    let length = bytes[at]! & 0x3f;
-    for (let i = 1; i < size; i++) length = length * 256 + bytes[at + i]!;
-    if (body + length > bytes.length) break;
-    if (bytes[body - 1] === TEXT) onText(bytes.subarray(body, body + length));
-    at = body + length;
+    const end = body + readVarint(bytes, at);
+    if (end > bytes.length) break;
+    if (bytes[body - 1] === TEXT) onText(bytes.subarray(body, end));
+    at = end;
   }
   return bytes.subarray(at);
 }
@@ -37,12 +37,9 @@ export function eachText(bytes: Uint8Array, onText: (body: Uint8Array) => void):
  * @returns The frame.
  */
 export function textFrame(body: Uint8Array): Uint8Array {
-  const { length } = body;
-  const size = length < 64 ? 1 : length < 16_384 ? 2 : 4;
-  const frame = new Uint8Array(size + 1 + length);
-  for (let i = size - 1, rest = length; i >= 0; i--, rest >>= 8) frame[i] = rest;
-  frame[0]! |= Math.log2(size) << 6;
-  frame[size] = TEXT;
-  frame.set(body, size + 1);
+  const frame = new Uint8Array(varintLength(body.length) + 1 + body.length);
+  const kind = writeVarint(frame, 0, body.length);
+  frame[kind] = TEXT;
+  frame.set(body, kind + 1);
   return frame;
 }
