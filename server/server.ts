@@ -3,7 +3,7 @@ import { DRAIN } from "../manager/drain.ts";
 import { CLOSE } from "../session/call_checks.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import { Admission } from "./admission.ts";
-import type { RequestInfo } from "../transport/address.ts";
+import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { makePresence, type SessionInfo, Users } from "./users.ts";
 import {
   type Authorize,
@@ -431,10 +431,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /** Prints a hint once a client connects from the internet without a proxy. */
-  #hintAtEngine({ headers }: Request, { remoteAddr }: RequestInfo): void {
+  #hintAtEngine({ headers }: Request, info: RequestInfo): void {
     if (headers.has("x-forwarded-for") || headers.has("forwarded")) return;
-    if (remoteAddr === undefined || !("hostname" in remoteAddr)) return;
-    if (isPrivateAddress(addressKey(remoteAddr.hostname))) return;
+    const address = peerAddress(info);
+    if (address === undefined || isPrivateAddress(addressKey(address))) return;
     this.#suitsHardened = false;
     this.#console.tell(
       "engine",

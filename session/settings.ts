@@ -253,13 +253,9 @@ export interface SessionSettings {
    */
   readonly client: string;
   /** Limits of the messages that wait to be sent. */
-  readonly sendQueue: Required<
-    NonNullable<SessionLimits["sendQueue"]>
-  >;
+  readonly sendQueue: Required<NonNullable<SessionLimits["sendQueue"]>>;
   /** Limits of the received messages that wait to be handled. */
-  readonly receiveQueue: Required<
-    NonNullable<SessionLimits["receiveQueue"]>
-  >;
+  readonly receiveQueue: Required<NonNullable<SessionLimits["receiveQueue"]>>;
   /** Largest message, in bytes. */
   readonly maxMessageBytes: number;
   /**
