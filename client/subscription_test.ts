@@ -369,7 +369,11 @@ Deno.test("Subscription ignores an end from the server while its own request is 
   await turns();
   assertEquals(news.status.current, "subscribed");
   network.last[internals].sending.post(word);
-  await assertRejects(() => Array.fromAsync(news), RequestError, 'removed this client from "news"');
+  await assertRejects(
+    () => Array.fromAsync(news),
+    RequestError,
+    'The server ended the subscription to "news"',
+  );
 });
 
 Deno.test("Subscription ends when the server ends it in the frame of its reply", async () => {
@@ -384,7 +388,11 @@ Deno.test("Subscription ends when the server ends it in the frame of its reply",
   await using client = network.client();
   const news = client.subscribe("news");
   await news.ready;
-  await assertRejects(() => Array.fromAsync(news), RequestError, 'removed this client from "news"');
+  await assertRejects(
+    () => Array.fromAsync(news),
+    RequestError,
+    'The server ended the subscription to "news"',
+  );
 });
 
 Deno.test("Subscription that is left while others are requested is not requested", async () => {

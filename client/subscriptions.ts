@@ -274,10 +274,8 @@ export class Subscriptions<C extends Contract> {
     const { topic } = readers;
     const isForgotten = this.#all.get(topic) !== readers;
     if (!session || isForgotten || !readers.isInForce) return;
-    const error = new RequestError(
-      code,
-      reason || `The server removed this client from "${topic}"`,
-    );
+    const text = reason || `The server ended the subscription to "${topic}"`;
+    const error = new RequestError(code, text);
     if (!CODES_FOR_NOW.has(code)) {
       readers.end(error, true);
       // Subscriptions without a reply request the topic next.
