@@ -4,9 +4,9 @@
 export type Timer = ReturnType<typeof setTimeout>;
 
 /**
- * The clocks, timers and randomness of one node, which is a server or a client. The default uses
- * those of the platform. A test or a simulation passes its own runtime, to control when time passes
- * and which random numbers are generated.
+ * The clocks, timers and randomness of one node, which is a server or a client. By default,
+ * the platform provides them. A test or a simulation passes its own runtime, which controls the time
+ * and the random numbers.
  *
  * @example A stopped clock
  * ```ts

@@ -74,7 +74,7 @@ export interface Command {
   readonly usage: string;
   /** Paragraphs below the usage. By default, there are none. */
   readonly details?: string | undefined;
-  /** All options but those of every command. */
+  /** The options of this command; options that every command has are left out. */
   readonly options: readonly CommandOption[];
   /** Example command lines, each with its effect. */
   readonly examples: readonly { readonly line: string; readonly effect: string }[];

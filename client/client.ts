@@ -82,7 +82,7 @@ const FRESH_TOKEN_MS = 500;
 
 /**
  * A client that reconnects whenever the connection is lost, with capped and jittered delays. If the
- * server refuses it, the client stays disconnected until it is told to retry.
+ * server refuses it, the client stays disconnected until `retryNow()` or `wake()` retries.
  *
  * - **Subscriptions** are requested again in every new session. Subscriptions to a topic with a
  *   history resume from their position.

@@ -39,7 +39,7 @@ export interface SessionManagerOptions extends ManagerLimits {
    * @internal
    */
   readonly parts?: LimiterParts | undefined;
-  /** Clocks, timers and randomness of this node; by default, those of the platform. */
+  /** Clocks, timers and randomness of this node; the platform's by default. */
   readonly runtime?: Runtime | undefined;
 }
 

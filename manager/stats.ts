@@ -9,8 +9,8 @@ import type { ManagerLimits, SessionLimiter } from "./limits.ts";
 import type { SessionState } from "../session/types.ts";
 
 /**
- * Maximum number of close codes that are counted separately, in addition to those of {@linkcode
- * CloseCode}, because a peer can send any code.
+ * Maximum number of close codes outside {@linkcode CloseCode} that are counted separately. It exists
+ * because a peer can send any code.
  */
 const MAX_FOREIGN_CODES = 64;
 
@@ -175,7 +175,7 @@ const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
 /** Counts sessions that come and go; its size does not depend on their number. */
 export class StatsAccumulator {
-  readonly #codes = new Map<number, number>(); // At most 64, and those of `CloseCode`.
+  readonly #codes = new Map<number, number>(); // At most 64, plus the codes in `CloseCode`.
   readonly #past: Sums = noSums();
   /** Sums of removed sessions that are already included, in case a session is added again. */
   readonly #removedSums = new WeakMap<Session, Sums>();

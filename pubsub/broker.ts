@@ -242,7 +242,7 @@ export interface BrokerHistory {
       readonly key?: PublicationKey | undefined;
       /**
        * The client that publishes; left out for the application. If an engine has to forget topics,
-       * it starts with those of the client that created most of them within the last hour.
+       * it starts with the topics of the client that created the most within the last hour.
        */
       readonly maker?: string | undefined;
     },

@@ -115,7 +115,7 @@ export interface AppendPublicationOptions extends PublishOptions {
   readonly key?: PublicationKey | undefined;
   /**
    * The client that publishes; left out for the application. If a broker has to forget topics, it
-   * starts with those of the client that created most of them within the last hour.
+   * starts with the topics of the client that created the most within the last hour.
    */
   readonly maker?: string | undefined;
   /** Ends the wait. The publication may still be made. */

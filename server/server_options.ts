@@ -427,7 +427,7 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   readonly moq?: MoqFace | undefined;
   /**
    * Clocks, timers and randomness of this node, which tests and simulations can replace. By
-   * default, those of the platform. Brokers and MoQ servers have the same option.
+   * default, the platform provides them. Brokers and MoQ servers have the same option.
    */
   readonly runtime?: Runtime | undefined;
 }

@@ -138,7 +138,7 @@ export class Sending implements SessionHalf {
   }
 
   /**
-   * The requests of this end: those of the application, subscriptions, publications, and tokens.
+   * The requests of this end, which include subscriptions, publications and tokens.
    */
   get requests(): PendingRequests {
     const { runtime, maxRequests } = this.#core.settings;

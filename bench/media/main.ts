@@ -16,8 +16,8 @@
  * - `--pairs a:b,c:d`: publisher and subscriber of each pair, such as `skein:gomoqt`; all pairs
  * with `gomoqt`, and each side with itself, by default.
  * - `--versions a,b`: `gomoqt-dev` (gomoqt 0.11) and `moq-lite-04` (gomoqt 0.17) by default.
- * - `--gomoqt-0.11 FILE`, `--gomoqt-0.17 FILE`: programs on gomoqt, with the command line of
- * `peer.ts`; by default those of the interop tests, which are built if missing.
+ * - `--gomoqt-0.11 FILE`, `--gomoqt-0.17 FILE`: programs built with gomoqt that accept the
+ * same arguments as `peer.ts`; by default, the programs of the interop tests, built if missing.
  *
  * @module
  */

@@ -123,7 +123,7 @@ export class Tally {
   }
 }
 
-/** The sum of samples: those of several threads in one interval, or those of a whole load. */
+/** The sum of samples, either of several threads in one interval or of a whole load. */
 export class Sum {
   /** Times from the send to the reply. */
   readonly latency: Histogram = new Histogram();

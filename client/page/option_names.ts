@@ -53,7 +53,7 @@ const COMMON = {
   transports: 1,
 } as const;
 
-/** The calls that have options other than those of a wait. */
+/** The calls that have more options than a wait does. */
 type Listed = {
   [Call in keyof ClientCalls]: keyof ClientCalls[Call] extends keyof typeof WAIT ? never : Call;
 }[keyof ClientCalls];

@@ -68,7 +68,7 @@ export function parseOffset(
   return formatOffset(log, position) === offset ? position : "gone";
 }
 
-/** The position of the oldest readable record, including those of a fork's sources. */
+/** The position of the oldest readable record, which may be in a source of the fork. */
 export function oldestPosition({ start, first }: Pick<LogInfo, "start" | "first">): number {
   return start > first ? start : 0;
 }

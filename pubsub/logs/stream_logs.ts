@@ -233,7 +233,7 @@ export class StreamLogs implements AsyncDisposable {
   readonly #followed = new Map<string, Followed<StreamRead>>();
   readonly #readers: Quota;
   readonly #search: OverdueSearch;
-  /** Streams with a request that were found without a writer, at most those of one search. */
+  /** Streams with a request that one search found without a writer. */
   #spared = new Map<string, { readonly tail: number; readonly since: number }>();
   #isClosed = false;
 

@@ -130,8 +130,8 @@ export interface MemoryBrokerOptions {
    * overhead. The default is 512 MiB or a quarter of the machine's memory, whichever is smaller;
    * without the permission to read the memory size, it is 512 MiB.
    *
-   * Beyond the limit, histories are forgotten: first those of the client whose topics hold the most
-   * bytes, if that is more than an eighth of all bytes, then in the same order as for `maxTopics`.
+   * Beyond the limit, histories are forgotten. If one client's topics hold more than an eighth of all
+   * bytes, the client whose topics hold the most loses histories first, then in the same order as for `maxTopics`.
    * Once no history is left to forget, durable streams accept no more records.
    *
    * Nothing in a durable stream is dropped. While durable streams and responses use more than half
@@ -141,7 +141,7 @@ export interface MemoryBrokerOptions {
    * @default {536870912}
    */
   readonly maxTotalBytes?: number | undefined;
-  /** Clocks, timers and randomness of this node; by default, those of the platform. */
+  /** Clocks, timers and randomness of this node; the platform's by default. */
   readonly runtime?: Runtime | undefined;
 }
 

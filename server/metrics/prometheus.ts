@@ -37,8 +37,8 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * ```
  *
  * @param server A server, or an object with a manager. `topics` adds the counters of topics and
- * their broker, `webTransportStats` those of QUIC handshakes, `httpStats` those of HTTP requests,
- * and `quotaStats` those of limits.
+ * their broker, `webTransportStats` adds QUIC handshakes, `httpStats` adds HTTP requests, and
+ * `quotaStats` adds limits.
  * @returns The text.
  */
 export function prometheusText(

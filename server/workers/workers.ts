@@ -89,7 +89,7 @@ export interface WorkersOptions
       end: { readonly index: number; readonly error: Error; readonly restartMs: number },
     ) => void)
     | undefined;
-  /** Clocks, timers and randomness of the main thread; by default, those of the platform. */
+  /** Clocks, timers and randomness of the main thread; the platform's by default. */
   readonly runtime?: Runtime | undefined;
 }
 

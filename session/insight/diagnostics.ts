@@ -16,8 +16,8 @@ import { textOf } from "../../base/error_text.ts";
  * milliseconds since the Unix epoch. Counters that a connection does not keep are `undefined`, not
  * zero. Headers and parameters whose values may be secrets are redacted.
  *
- * Streams and bytes are only those of the application, as in `session.stats`. The credit
- * (`localMax…`, `peerMax…`) is that of the connection: if messages are sent on a stream, that
+ * Only the application's streams and bytes count, as in `session.stats`. The credit
+ * (`localMax…`, `peerMax…`) belongs to the connection: if messages are sent on a stream, that
  * stream uses some of the credit, as `debugState().credit` shows.
  */
 export interface SessionDiagnostics {

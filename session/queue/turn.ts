@@ -608,8 +608,8 @@ export interface BroadcastBatch {
 }
 
 /**
- * The entries that several sessions share in one turn: those of one broadcast, or the merged
- * entries of several broadcasts. They are packed once for all sessions.
+ * The entries of one broadcast, or the merged entries of several broadcasts, that several sessions
+ * share in one turn. They are packed once for all sessions.
  */
 export class SharedMessages {
   /** Entries in the order of their sequence. */

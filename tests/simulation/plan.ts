@@ -9,7 +9,7 @@ export type EngineName = "memory" | "redis" | "nats" | "sqlite" | "none";
  * A whole run as data: the same plan always produces the same run.
  *
  * Each host derives its random numbers from the seed and its own name. So removing an action, a
- * client or a topic does not change those of the others, and any subset of the actions is a valid
+ * client or a topic does not change the numbers of the others, and any subset of the actions is a valid
  * plan.
  */
 export interface Plan {

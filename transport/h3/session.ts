@@ -121,8 +121,8 @@ const HEAD_SEND_ORDER = 2 ** 31 - 1;
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * The size of CONNECT stream reads. A connection that ends loses all unread bytes, except those of
- * the pending read, so this read has room for a whole close. Otherwise capsules are small and rare,
+ * The size of CONNECT stream reads. A connection that ends loses all unread bytes that the
+ * pending read has no room for, so this read has room for a whole close. Otherwise capsules are small and rare,
  * and the buffer stays pinned while the session is idle.
  */
 const CONNECT_READ_BYTES = MAX_CLOSE_FRAME_BYTES;
@@ -862,7 +862,7 @@ function discardStream(reader: ReadableStreamBYOBReader, writable?: WritableStre
   writable?.abort().catch(() => {});
 }
 
-/** Factory of errors for the application: Skein's own, or those of W3C. */
+/** Factory of errors for the application: Skein's own errors, or W3C's. */
 export interface SessionErrors {
   /**
    * Creates the error of a stream that the peer ended; `code` is the application's, if the peer

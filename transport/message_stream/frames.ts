@@ -49,7 +49,7 @@ const SPARE_BUFFER_BYTES = 4096;
 /** The longest head of a frame: a length of four bytes, and the kind. */
 const MAX_HEAD_BYTES = 5;
 
-/** The bytes reserved beyond those of a text in ASCII. */
+/** The bytes reserved beyond the size of an ASCII text. */
 const SLACK_BYTES = 16;
 const encoder = new TextEncoder();
 

@@ -1,7 +1,7 @@
 /**
  * The versions of QMux on a WebSocket, with their subprotocols.
  *
- * Drafts are those of draft-ietf-quic-qmux. A binary message is a record without the size field.
+ * Draft numbers refer to draft-ietf-quic-qmux. A binary message is a record without the size field.
  *
  * @module
  */
