@@ -1,7 +1,7 @@
-/** Network addresses of requests, and listening at an address. */
+/** Reads the network addresses of requests, and listens at an address. */
 import { isRuntimeError, runtimeError } from "../base/platform.ts";
 
-/** Information from an HTTP server about a request. */
+/** The information that an HTTP server provides about a request. */
 export interface RequestInfo {
   /** The remote address of the request. */
   readonly remoteAddr?: Deno.Addr | undefined;
@@ -10,7 +10,7 @@ export interface RequestInfo {
 /**
  * Returns the network address of a peer.
  *
- * @returns The address; `undefined` if the HTTP server does not report it.
+ * @returns The address, or `undefined` if the HTTP server does not report one.
  */
 export function peerAddress({ remoteAddr }: RequestInfo): string | undefined {
   return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
@@ -23,11 +23,11 @@ interface ListenPlace {
 }
 
 /**
- * Calls `listen`. If the address is in use, the error names it.
+ * Calls `listen`, and names the address in the error if it is already in use.
  *
- * @param place The address for the error.
+ * @param place The address to name in the error.
  * @returns The result of `listen`.
- * @throws {Deno.errors.AddrInUse} If the address is in use.
+ * @throws {Deno.errors.AddrInUse} If the address is already in use.
  */
 export function listenAt<T>({ hostname, port, transport }: ListenPlace, listen: () => T): T {
   try {

@@ -2,11 +2,12 @@
 import { type Quota, quotaIn, type Quotas, sharesOf } from "../base/shares.ts";
 
 /**
- * The share of all connections that one address may use by default, once half of them are in use.
+ * The share of all connections that one address may use by default, once more than half of them are
+ * in use.
  */
 const DEFAULT_SHARE = 0.1;
 
-/** Smallest default share, for listeners with few connections. */
+/** The smallest default share, for listeners with few connections. */
 const LEAST_SHARE = 1_000;
 
 /** The options of {@linkcode connectionQuota}. */
@@ -14,17 +15,19 @@ export interface ConnectionQuotaOptions {
   /** The name for counters. */
   readonly name: string;
   readonly maxConnections: number;
-  /** The maximum for one address, which always applies; `undefined` uses the default share. */
+  /**
+   * The maximum for one address, which always applies. With `undefined`, the default share applies.
+   */
   readonly maxConnectionsPerAddress: number | undefined;
   /** Additional connections, in total and for one address. */
   readonly more?: readonly [all: number, ofAddress: number] | undefined;
-  /** All quotas of the server, if there is one. */
+  /** All quotas of the server, if there is a server. */
   readonly quotas: Quotas | undefined;
 }
 
 /**
- * Creates the quota of a listener's connections. By default an address may use a tenth of all, and
- * at least 1,000, once more than half are in use.
+ * Creates the quota of a listener's connections. By default, once more than half of the connections
+ * are in use, an address may use a tenth of all connections, but at least 1,000.
  */
 export function connectionQuota(options: ConnectionQuotaOptions): Quota {
   const { name, maxConnections, maxConnectionsPerAddress, more = [0, 0], quotas } = options;

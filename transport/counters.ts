@@ -1,4 +1,4 @@
-/** The counters and events of the streams and datagrams of a connection. */
+/** The counters and events of a connection's streams and datagrams. */
 import { StreamError } from "../errors.ts";
 import type {
   ConnectionCounters,
@@ -41,8 +41,8 @@ export class Ledger implements ConnectionCounters {
   /**
    * Counts a stream that was opened.
    *
-   * @param by End that opened the stream.
-   * @returns An account of the stream, to be notified of the end of each direction.
+   * @param by The end that opened the stream.
+   * @returns The stream's account, which must be notified when a direction ends.
    */
   opened(direction: StreamDirection, by: StreamSide): StreamAccount {
     this[OPENED[by][direction]]++;
@@ -77,8 +77,8 @@ export class Ledger implements ConnectionCounters {
 }
 
 /**
- * The base of connections that count their streams and datagrams. The stream that carries messages,
- * if any, has no account, and its bytes are counted separately.
+ * The base class of connections that count their streams and datagrams. The stream that carries
+ * messages, if any, has no account; its bytes are counted separately.
  */
 export abstract class CountedConnection implements ConnectionInspection {
   /** The bytes written to streams without an account. */
@@ -86,7 +86,7 @@ export abstract class CountedConnection implements ConnectionInspection {
   /** The bytes read from streams without an account. */
   bytesReceived = 0;
   #ledger: Ledger | undefined = undefined;
-  /** End that opens the next bidirectional stream, if that stream carries messages. */
+  /** The end that opens the next bidirectional stream, if that stream carries messages. */
   #messageStreamBy: StreamSide | undefined = undefined;
 
   /** The counters, flow control and events: this object. */
@@ -94,12 +94,12 @@ export abstract class CountedConnection implements ConnectionInspection {
     return this;
   }
 
-  /** The counters; created with the first stream, datagram or observer. */
+  /** The counters, which are created with the first stream, datagram or observer. */
   get counters(): ConnectionCounters | undefined {
     return this.#ledger;
   }
 
-  /** The counters; created on first access. */
+  /** The counters, which are created on first access. */
   get ledger(): Ledger {
     return this.#ledger ??= new Ledger();
   }
@@ -134,7 +134,7 @@ export abstract class CountedConnection implements ConnectionInspection {
   /**
    * Counts a stream.
    *
-   * @returns The account; `undefined` for the stream that carries messages.
+   * @returns The account, or `undefined` for the stream that carries messages.
    */
   protected account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
     if (direction === "unidirectional" || this.#messageStreamBy !== by) {
@@ -145,7 +145,7 @@ export abstract class CountedConnection implements ConnectionInspection {
   }
 }
 
-/** Account of one stream, which counts as closed once all its directions have ended. */
+/** The account of one stream. A stream counts as closed once all its directions have ended. */
 export class StreamAccount {
   /** The counters that include this stream. */
   readonly ledger: Ledger;
@@ -163,7 +163,7 @@ export class StreamAccount {
   }
 
   /**
-   * Reports that one direction ended. Must be called once for each direction.
+   * Reports that one direction has ended. Must be called once for each direction.
    *
    * @param error The cause, if the direction was cut short.
    */
@@ -182,10 +182,11 @@ export class StreamAccount {
   }
 
   /**
-   * Reports that this end reset or stopped one direction; replaces {@linkcode StreamAccount.ended}.
+   * Reports that this end has reset or stopped one direction. Call this in place of
+   * {@linkcode StreamAccount.ended}.
    *
-   * @param reason The reason from the caller, if any. Without a reason, an error is created only
-   * for an observer.
+   * @param reason The caller's reason, if any. Without a reason, an error is created only if there
+   * is an observer.
    */
   cut(reason: unknown, what: "reset" | "stopped reading"): void {
     if (reason !== undefined) return this.ended(reason);

@@ -1,23 +1,23 @@
 /**
- * The error texts of Deno that carry data: for QUIC and TLS, the runtime has neither error classes
- * nor codes. No other module reads these texts; `deno_errors_test.ts` compares them with the
- * runtime.
+ * The error texts of Deno that carry information: for QUIC and TLS, the runtime has neither error
+ * classes nor codes. No other module reads these texts. `deno_errors_test.ts` compares them with
+ * the runtime's errors.
  */
 import { textOf } from "../base/error_text.ts";
 
-/** Reset or stop of a stream by the peer. */
+/** The peer's reset or stop of a stream. */
 export interface StreamFailure {
-  /** `reset`: the peer will write no more; `stopped`: the peer will read no more. */
+  /** `reset` if the peer stopped writing; `stopped` if the peer stopped reading. */
   readonly kind: "reset" | "stopped";
-  /** HTTP/3 error code. */
+  /** The HTTP/3 error code. */
   readonly code: number;
 }
 
 /**
- * Parses how the peer ended a stream; the text is the only source of the code.
+ * Parses how the peer ended a stream. The error text is the only source of the code.
  *
  * @param error The error of a read or write.
- * @returns The failure; `undefined` if the connection ended.
+ * @returns The failure, or `undefined` if the connection ended.
  */
 export function streamFailure(error: unknown): StreamFailure | undefined {
   const match = /\b(reset|stopped) by peer: error (\d+)/.exec(textOf(error));
@@ -36,10 +36,10 @@ export function isPeerReset(error: unknown): boolean {
 }
 
 /**
- * Distinguishes a handshake that the peer's response ended from silence and from local faults.
+ * Returns whether a response of the peer ended the handshake, rather than silence or a local fault.
  *
  * @param cause Rejection of `Deno.connectQuic`.
- * @returns True if the peer rejected the connection or the protocols, or this end rejected the
+ * @returns True if the peer rejected the connection or the protocols, or if this end rejected the
  * certificate.
  */
 export function isPeerAnswer(cause: unknown): boolean {
@@ -47,8 +47,8 @@ export function isPeerAnswer(cause: unknown): boolean {
 }
 
 /**
- * Detects a server without a common protocol: the alert `no_application_protocol` (RFC 7301 section
- * 3.2).
+ * Detects a server without a common protocol, which sends the alert `no_application_protocol` (RFC
+ * 7301 section 3.2).
  *
  * @param error The error of a dial.
  * @returns True if the server has none of the offered protocols.
@@ -69,11 +69,11 @@ export function isConnectionRefused(cause: unknown): boolean {
 }
 
 /**
- * Explains a failed dial. For an untrusted certificate, the text includes the number of given
- * hashes.
+ * Explains why dialing failed. For an untrusted certificate, the text includes the number of hashes
+ * that the application passed.
  *
  * @param cause Rejection of `Deno.connectQuic`.
- * @param hashes The certificate hashes given by the application.
+ * @param hashes The certificate hashes that the application passed.
  * @returns The text for an error message.
  */
 export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): string {

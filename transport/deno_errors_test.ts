@@ -12,7 +12,7 @@ import {
 } from "./deno_errors.ts";
 import { textOf } from "../base/error_text.ts";
 
-/** Failure text: the error texts belong to one version of the runtime. */
+/** Returns the text for a failed test: the error texts belong to one version of the runtime. */
 function changed(error: unknown): string {
   return `Deno ${Deno.version.deno} words an error differently; fix transport/deno_errors.ts: ` +
     `"${textOf(error)}"`;

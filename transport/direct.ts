@@ -30,11 +30,11 @@ export function orderedAs<T extends object>(
 }
 
 /**
- * Opens a unidirectional stream and writes it with plain calls. On a transport with direct streams,
- * no web stream is created, which would cost more than a short stream does.
+ * Opens a unidirectional stream that you write to with plain calls. On a transport with direct
+ * streams, no web stream is created; it would cost more than a short stream does.
  *
  * @param connection The connection to open the stream on.
- * @param options Send order and waiting.
+ * @param options The priority, and how long to wait for a free stream.
  * @returns The writing end.
  */
 export function openUnidirectional(
@@ -47,11 +47,11 @@ export function openUnidirectional(
 }
 
 /**
- * Receives the peer's bidirectional streams, to read and write them with plain calls. On a
+ * Receives the peer's bidirectional streams, so that you read and write them with plain calls. On a
  * transport with direct streams, no web streams are created.
  *
- * @param connection The connection of the streams, whose `incomingBidirectionalStreams` the caller
- * MUST NOT use afterwards.
+ * @param connection The connection. The caller MUST NOT use its `incomingBidirectionalStreams`
+ * afterwards.
  * @param receiver Receives each stream. It MUST NOT throw.
  *
  * @example A reply to each stream
@@ -81,11 +81,12 @@ export function receiveBidirectional(
 }
 
 /**
- * Receives the peer's unidirectional streams, to read them with plain calls. On a transport with
- * direct streams, no web streams are created, which would cost more than short streams do.
+ * Receives the peer's unidirectional streams, so that you read them with plain calls. On a
+ * transport with direct streams, no web streams are created; they would cost more than short
+ * streams do.
  *
- * @param connection The connection of the streams, whose `incomingUnidirectionalStreams` the caller
- * MUST NOT use afterwards.
+ * @param connection The connection. The caller MUST NOT use its `incomingUnidirectionalStreams`
+ * afterwards.
  * @param receiver Receives each stream. It MUST NOT throw.
  *
  * @example A short stream
@@ -126,10 +127,10 @@ async function receiveAll<T>(
 }
 
 /**
- * Reads and writes a stream with plain calls. On a transport with direct streams no web streams are
- * involved; on others, the calls use the stream's web streams.
+ * Reads and writes a stream with plain calls. On a transport with direct streams, no web streams
+ * are involved. On other transports, the calls use the stream's web streams.
  *
- * @param stream The stream, or one half of a stream, whose web streams the caller MUST NOT use
+ * @param stream The stream, or one half of a stream. The caller MUST NOT use its web streams
  * afterwards.
  * @returns Both ends of a bidirectional stream, or the only end.
  *
@@ -195,10 +196,10 @@ export function directStream(
 }
 
 /**
- * Sends and receives datagrams with plain calls. On a transport with direct datagrams no web
- * streams are involved; on others, the calls use the web streams.
+ * Sends and receives datagrams with plain calls. On a transport with direct datagrams, no web
+ * streams are involved. On other transports, the calls use the web streams.
  *
- * @param datagrams The datagrams, whose `readable` and `writable` the caller MUST NOT use
+ * @param datagrams The datagrams. The caller MUST NOT use their `readable` and `writable`
  * afterwards.
  * @returns The same datagrams as plain calls.
  *
@@ -239,10 +240,10 @@ async function forward(
 }
 
 /**
- * Creates the writable stream of a direction. The stream's `direct` is that direction, and
- * `sendOrder` is forwarded.
+ * Creates the writable stream of a direction. The stream's `direct` is that direction, and its
+ * `sendOrder` is forwarded to the direction.
  *
- * @param onStart Receives the controller, which can error the stream, before the first write.
+ * @param onStart Called before the first write, with the controller that can error the stream.
  */
 export function writableOf(
   half: DirectWritable,

@@ -3,7 +3,7 @@ import type { Runtime, Timer } from "../base/runtime.ts";
 import { within } from "../base/wait.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 
-/** The credit granted by the peer: a total that only grows. */
+/** The credit granted by the peer, as a total that only grows. */
 export class SendCredit {
   readonly #runtime: Runtime;
   readonly #what: string;
@@ -17,9 +17,9 @@ export class SendCredit {
   /**
    * Creates credit.
    *
-   * @param what Counted unit, for the timeout error: `bytes`, or a kind of stream.
-   * @param limit Initial total.
-   * @param onBlocked Reports to the peer that the total is used up, once for each total.
+   * @param what The unit to name in the timeout error: `bytes`, or a kind of stream.
+   * @param limit The initial total.
+   * @param onBlocked Reports to the peer that the total is used up. Called once for each total.
    */
   constructor(
     runtime: Runtime,
@@ -33,7 +33,7 @@ export class SendCredit {
     this.#onBlocked = onBlocked;
   }
 
-  /** Remaining credit. */
+  /** The remaining credit. */
   get left(): number {
     return this.#limit - this.#used;
   }
@@ -43,23 +43,23 @@ export class SendCredit {
     return this.#limit;
   }
 
-  /** The used part of the total. */
+  /** The part of the total that has been used. */
   get used(): number {
     return this.#used;
   }
 
-  /** The number of calls that wait for more. */
+  /** The number of calls that are waiting for more. */
   get waiting(): number {
     return this.#waiters.size;
   }
 
   /**
-   * Takes credit: at least one unit and at most `wanted`. Calls are served in order.
+   * Takes at least one unit of credit and at most `wanted`. Calls are served in order.
    *
    * @param wanted The maximum number of units to take.
-   * @param options `signal` and `timeoutMs` end the wait.
+   * @param options `signal` and `timeoutMs`, which end the wait.
    * @returns The number of units taken.
-   * @throws {TimeoutError} If `timeoutMs` passed first.
+   * @throws {TimeoutError} If `timeoutMs` passes first.
    */
   async take(wanted: number, options: OpenStreamOptions = {}): Promise<number> {
     options.signal?.throwIfAborted();
@@ -70,7 +70,7 @@ export class SendCredit {
   }
 
   /**
-   * Takes credit immediately, if all of it is available and no other call waits.
+   * Takes credit immediately if all of it is available and no other call is waiting.
    *
    * @returns `true` if the credit was taken.
    */
@@ -140,18 +140,18 @@ export class SendCredit {
   }
 }
 
-/** The largest total of an automatic window: a window without a limit never moves. */
+/** The largest total of an automatic window. A window without a limit never moves. */
 const MAX_TOTAL = Number.MAX_SAFE_INTEGER;
 
 /**
- * The time after which released streams are granted again, even if they are few, in milliseconds.
- * Otherwise a peer that does not report that it is blocked would wait for the rest of the window.
+ * The time after which released streams are granted again, even if there are few, in milliseconds.
+ * Otherwise a peer that does not report that it is blocked would never get the rest of the window.
  */
 const GRANT_REST_MS = 20;
 
 /**
- * The credit granted by this end: a window that moves as the peer's bytes are read, or its streams
- * end.
+ * The credit granted by this end. It is a window that moves as the peer's bytes are read, or as the
+ * peer's streams end.
  */
 export class ReceiveCredit {
   #window: number;
@@ -166,11 +166,11 @@ export class ReceiveCredit {
   #lost = 0;
 
   /**
-   * @param window Amount that the peer may send before the application reads.
+   * @param window The amount that the peer may send before the application reads.
    * @param grant Sends a new total to the peer.
    * @param options `automatic: false` keeps the window from moving automatically. With `restAfter`,
-   * everything released is granted at most {@linkcode GRANT_REST_MS} later, by timers of that
-   * runtime.
+   * everything released is granted at most {@linkcode GRANT_REST_MS} later, using that runtime's
+   * timers.
    */
   constructor(
     window: number,
@@ -198,7 +198,7 @@ export class ReceiveCredit {
   }
 
   /**
-   * Enlarges the window, or shrinks a window that the peer does not know yet.
+   * Enlarges the window. A window that has not been announced to the peer yet may also be shrunk.
    *
    * @param window The amount that the peer may send before the application reads.
    */
@@ -209,7 +209,7 @@ export class ReceiveCredit {
     else this.#limit = total;
   }
 
-  /** The part of the total that the peer used. */
+  /** The part of the total that the peer has used. */
   get received(): number {
     return this.#received;
   }
@@ -225,9 +225,9 @@ export class ReceiveCredit {
   }
 
   /**
-   * Counts bytes that were read, or streams that ended. Immediately grants more if the grant would
-   * reach half of the window, or as much as the peer has left. That rest may be small while some
-   * streams stay open for long.
+   * Counts bytes that were read, or streams that ended. Grants more immediately if the grant would
+   * be at least half of the window, or at least as much as the peer has left. What the peer has
+   * left may be little while some streams stay open for a long time.
    */
   release(amount: number): void {
     this.#done += amount;
@@ -237,7 +237,7 @@ export class ReceiveCredit {
     else if (more > 0 && this.#isAutomatic) this.#grantLater();
   }
 
-  /** Stops automatic grants: the connection has ended. */
+  /** Stops automatic grants, because the connection has ended. */
   end(): void {
     this.#restAfter?.clearTimeout(this.#rest);
     this.#rest = undefined;
@@ -251,7 +251,7 @@ export class ReceiveCredit {
     }, GRANT_REST_MS);
   }
 
-  /** Counts bytes that were read, and grants them again even if the window is not automatic. */
+  /** Counts bytes that were read. Grants them again even if the window is not automatic. */
   giveBack(amount: number): void {
     if (this.#isAutomatic) return this.release(amount);
     this.#owed += amount;
@@ -273,13 +273,13 @@ export class ReceiveCredit {
   }
 
   /**
-   * Handles the peer's report that it is blocked: grants all that can be granted.
+   * Handles the peer's report that it is blocked, by granting all that can be granted.
    *
    * @param limit The total that the peer used up.
    */
   peerBlocked(limit: number): void {
     if (limit === this.#limit) {
-      // The peer sent no more than `limit`: correct an assumed loss that was larger.
+      // The peer has sent no more than `limit`, so correct an assumed loss that was larger.
       const excess = this.#lost - Math.max(0, limit - this.#received);
       if (excess > 0) {
         this.#lost -= excess;
@@ -290,18 +290,18 @@ export class ReceiveCredit {
   }
 
   /**
-   * Grants all that can be granted to a peer without credit left. A window that is not automatic
-   * grants nothing.
+   * Grants all that can be granted to a peer that has no credit left. A window that is not
+   * automatic grants nothing.
    */
   grantAll(): void {
     if (this.#isAutomatic) this.grant(Math.min(this.#done + this.#window, MAX_TOTAL));
   }
 
   /**
-   * Grants a total explicitly. An automatic window moves on from this total once as much was
+   * Grants a total explicitly. An automatic window moves on from this total once that much has been
    * released.
    *
-   * @param total Total since the start; ignored unless larger than before.
+   * @param total The total since the start. It is ignored unless it is larger than before.
    */
   grant(total: number): void {
     if (total <= this.#limit) return;
@@ -312,18 +312,18 @@ export class ReceiveCredit {
 
 /**
  * The credit of one kind in both directions. A session over HTTP/3 has three kinds
- * (draft-ietf-webtrans-http3, section 5.6), and so has QMux.
+ * (draft-ietf-webtrans-http3, section 5.6), as does QMux.
  */
 export interface CreditPair {
   readonly send: SendCredit;
-  /** The credit of the peer. */
+  /** The peer's credit. */
   readonly receive: ReceiveCredit;
 }
 
 /**
  * Reads the credit of one kind in both directions.
  *
- * @returns The totals, and the number of waiting calls.
+ * @returns The totals and the number of waiting calls.
  */
 export function creditState({ send, receive }: CreditPair): CreditState {
   return {
@@ -336,7 +336,7 @@ export function creditState({ send, receive }: CreditPair): CreditState {
 }
 
 /**
- * Checks a total for an explicit grant.
+ * Checks the total of an explicit grant.
  *
  * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1.
  */

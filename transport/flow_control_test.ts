@@ -80,7 +80,7 @@ Deno.test("SendCredit.giveBack() serves waiting calls", async () => {
   assertEquals(await waiting, 1);
 });
 
-/** A window and the steps of a receiver, each with the total that it grants, if any. */
+/** A window, and the receiver's steps, each with the total that it grants, if any. */
 const GRANTS: Readonly<Record<string, [window: number, steps: string, isFixed?: true]>> = {
   "release() grants half of the window at a time": [
     100,

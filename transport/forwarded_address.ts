@@ -1,4 +1,4 @@
-/** Addresses of clients behind proxies, from the headers that proxies write. */
+/** Reads the addresses of clients behind proxies from the headers that proxies write. */
 import type { OptionKinds } from "../base/options.ts";
 import { checkOptions, POSITIVE } from "../base/option_checks.ts";
 import { peerAddress, type RequestInfo } from "./address.ts";
@@ -6,13 +6,13 @@ import { peerAddress, type RequestInfo } from "./address.ts";
 /** The options for {@linkcode forwardedAddress}. */
 export interface ForwardedAddressOptions {
   /**
-   * The number of proxies between clients and this server, each of which adds the address of its
-   * own peer at the end of the header. Entries before those come from the client, and may be
-   * forged.
+   * The number of proxies between the clients and this server. Each proxy must append the address
+   * of its own peer to the header. Earlier entries come from the client, and may be forged.
    */
   readonly trusted: number;
   /**
-   * The header that the proxies write: a list of addresses, or `forwarded` (RFC 7239).
+   * The header that the proxies write. It contains a list of addresses, or has the format of RFC
+   * 7239 if it is `forwarded`.
    *
    * @default {"x-forwarded-for"}
    */
@@ -21,20 +21,22 @@ export interface ForwardedAddressOptions {
 
 const OPTIONS: OptionKinds<ForwardedAddressOptions> = { header: "string", trusted: POSITIVE };
 
-/** The name and value of one parameter of `Forwarded`, the value with or without quotes. */
+/**
+ * Matches the `for` parameter in an element of `Forwarded`, with or without quotes around its
+ * value.
+ */
 const FOR = /(?:^|;)\s*for\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))/i;
 
 /**
- * Creates a `clientAddress` function for a server behind proxies: it reads the address that the
- * outermost trusted proxy saw.
+ * Creates a `clientAddress` function for a server behind proxies. It returns the address that the
+ * outermost trusted proxy saw. In two cases, it uses the address of the socket instead:
  *
- * - **Fewer entries** than proxies, or no header: the request bypassed the proxies, and has the
- *   address of its socket.
- * - **UDP** (WebTransport) does not pass an HTTP proxy, so the client writes its headers itself:
- *   the address is that of the socket.
+ * - **Fewer entries than proxies, or no header:** the request bypassed the proxies.
+ * - **UDP** (WebTransport): the request does not pass through an HTTP proxy, so the client could
+ *   have written the header itself.
  *
- * @param options The number of trusted proxies, and their header.
- * @returns The function for `clientAddress` of `serve`, of `DurableStreamsHandler` and of MoQ.
+ * @param options The number of trusted proxies, and the header that they write.
+ * @returns A function for the `clientAddress` option of `serve`, `DurableStreamsHandler` and MoQ.
  * @throws {RangeError} If `trusted` is not a positive integer.
  *
  * @example Behind one proxy that appends to `X-Forwarded-For`
@@ -74,7 +76,7 @@ function splitQuoted(list: string): string[] {
   return list.match(/(?:"(?:[^"\\]|\\.)*"|[^",])+/g) ?? [];
 }
 
-/** Reads the node of `for` in one element of `Forwarded`. */
+/** Reads the address in the `for` parameter of one element of `Forwarded`. */
 function forOf(element: string): string | undefined {
   const [, quoted, bare] = FOR.exec(element) ?? [];
   return quoted?.replace(/\\(.)/g, "$1") ?? bare;

@@ -2,22 +2,23 @@
 import type { Frame, FrameReceiver } from "./connection.ts";
 
 /**
- * The maximum number of frames held before there is a receiver: a peer may send immediately, and an
- * application needs a few turns, for example to authenticate.
+ * The maximum number of frames held before there is a receiver. A peer may send immediately, while
+ * an application needs a few turns, for example to authenticate.
  */
 export const MAX_HELD_FRAMES = 1024;
 
-/** The maximum bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
+/** The maximum number of bytes held before there is a receiver: sixteen joined frames of 64 KiB. */
 export const MAX_HELD_BYTES = 16 * 64 * 1024;
 
 /**
- * Passes frames from a transport to one receiver. Frames that arrive before the receiver are held,
- * up to {@linkcode MAX_HELD_FRAMES} and {@linkcode MAX_HELD_BYTES}; a single frame of any size is
- * held.
+ * Passes frames from a transport to one receiver. Frames that arrive before there is a receiver are
+ * held, up to {@linkcode MAX_HELD_FRAMES} and {@linkcode MAX_HELD_BYTES}. A single frame is held
+ * whatever its size.
  *
- * - **Order:** first in, first out, even if the receiver triggers deliveries.
- * - **Hot path:** with a receiver set, one field check and one call.
- * - **Close:** held frames stay for the receiver; later frames are lost.
+ * - **Order:** frames are delivered first in, first out, even if the receiver triggers further
+ *   deliveries.
+ * - **Hot path:** once a receiver is set, a delivery costs one field check and one call.
+ * - **Close:** frames that are already held can still be received. Later frames are lost.
  *
  * @example Usage
  * ```ts ignore
@@ -27,7 +28,7 @@ export const MAX_HELD_BYTES = 16 * 64 * 1024;
  * ```
  */
 export class FrameInbox {
-  /** The receiver, set once no frame is held; the only field that the hot path reads. */
+  /** The receiver, which is set once no frame is held. The hot path reads only this field. */
   #receiver: FrameReceiver | undefined = undefined;
   #held: Frame[] | undefined;
   #heldBytes = 0;
@@ -35,9 +36,9 @@ export class FrameInbox {
   #closed = false;
 
   /**
-   * Sets the only receiver, and passes the held frames on synchronously.
+   * Sets the only receiver, and passes the held frames to it synchronously.
    *
-   * @param receiver Receives each frame in order, and the end.
+   * @param receiver Receives each frame in order, and then the end.
    * @throws {TypeError} If there is a receiver already.
    */
   receive(receiver: FrameReceiver): void {
@@ -45,7 +46,8 @@ export class FrameInbox {
       throw new TypeError("Cannot receive frames: there is a receiver already");
     }
     this.#taken = true;
-    // The receiver may trigger deliveries: those frames are held after the others, in order.
+    // The receiver may trigger further deliveries. Those frames are held after the others, in
+    // order.
     const held = this.#held ?? [];
     for (let i = 0; i < held.length; i++) receiver.receiveFrame(held[i]!);
     this.#held = undefined;
@@ -57,7 +59,7 @@ export class FrameInbox {
   /**
    * Passes a frame to the receiver, or holds it until there is one.
    *
-   * @returns `false` if the frame did not fit: the connection MUST close.
+   * @returns `false` if the frame did not fit, in which case the connection MUST close.
    */
   deliver(frame: Frame): boolean {
     if (this.#receiver !== undefined) {
@@ -77,7 +79,8 @@ export class FrameInbox {
 
   #hold(frame: Frame): boolean {
     if (this.#closed) return true;
-    // Length in UTF-16 units for a text: the bound limits memory, not bytes sent.
+    // For text, this is the length in UTF-16 units, because the limit is on memory, not on bytes
+    // sent.
     const bytes = typeof frame === "string" ? frame.length : frame.byteLength;
     const held = this.#held ??= [];
     const full = held.length >= MAX_HELD_FRAMES ||

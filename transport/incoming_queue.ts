@@ -2,11 +2,11 @@
 
 /** The options for {@linkcode IncomingQueue}. */
 export interface IncomingQueueOptions<T> {
-  /** The maximum number of items to hold; beyond it, the oldest is dropped. */
+  /** The maximum number of items to hold. If another item arrives, the oldest is dropped. */
   capacity: number;
   /** Called when a reader takes an item. */
   onTaken?: (() => void) | undefined;
-  /** Called with an item that will not be read. */
+  /** Called with each item that will not be read. */
   onDropped?: ((item: T) => void) | undefined;
 }
 
@@ -14,10 +14,10 @@ export interface IncomingQueueOptions<T> {
 type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
 
 /**
- * Holds items until a reader requests one. The stream itself buffers no items, so an item counts as
- * taken only when a reader has received it.
+ * Holds items until a reader requests them. The stream itself buffers no items, so an item counts
+ * as taken only when a reader has received it.
  *
- * - **Overflow:** the oldest item is dropped.
+ * - **Overflow:** when the queue is full, the oldest item is dropped.
  * - **End:** after a clean end, held items can still be read.
  *
  * @typeParam T The type of the items.
@@ -39,7 +39,8 @@ export class IncomingQueue<T, U = T> {
   /**
    * Creates an empty queue.
    *
-   * @param present Converts an item when a reader takes it; returns the item by default.
+   * @param present Converts an item when a reader takes it. By default, readers receive the item
+   * itself.
    */
   constructor(
     options: IncomingQueueOptions<T>,
@@ -73,12 +74,15 @@ export class IncomingQueue<T, U = T> {
     return this.#readable;
   }
 
-  /** The number of items not taken yet. An earlier reader may have left one in the stream. */
+  /**
+   * The number of items that have not been taken yet, including an item that an earlier reader may
+   * have left in the stream.
+   */
   get size(): number {
     return this.#items.length + Math.max(0, -(this.#controller?.desiredSize ?? 0));
   }
 
-  /** Adds an item; after the end it is dropped. */
+  /** Adds an item. After the end, the item is dropped. */
   push(item: T): void {
     if (this.#over || this.#ending) {
       this.#options.onDropped?.(item);
@@ -100,7 +104,7 @@ export class IncomingQueue<T, U = T> {
   }
 
   /**
-   * Takes all held items, for a reader that does not use the stream.
+   * Removes and returns all held items, for a reader that does not use the stream.
    *
    * @returns The items, in order.
    */
@@ -110,7 +114,7 @@ export class IncomingQueue<T, U = T> {
     return held;
   }
 
-  /** Ends the stream once all held items were read. Idempotent. */
+  /** Ends the stream once all held items have been read. Idempotent. */
   end(): void {
     this.#ending = true;
     if (this.#items.length === 0) this.#close();
@@ -120,7 +124,7 @@ export class IncomingQueue<T, U = T> {
   fail(error: unknown): void {
     if (this.#over) return;
     this.#failure = { cause: error };
-    // First, because the stream drops an item that an earlier reader left there.
+    // This comes first, because it makes the stream drop an item that an earlier reader left there.
     this.#controller?.error(error);
     this.#finish();
   }
@@ -169,7 +173,7 @@ export class IncomingQueue<T, U = T> {
     this.#letGo();
   }
 
-  /** Separates the ended stream from this queue, and thereby from the connection. */
+  /** Separates the ended stream from this queue, and therefore from the connection. */
   #letGo(): void {
     const link = this.#link;
     if (link === undefined || this.#isQueued) return;
@@ -179,9 +183,9 @@ export class IncomingQueue<T, U = T> {
 }
 
 /**
- * Takes one item out of a queue, if held there.
+ * Removes one item from a queue, if the queue holds it.
  *
- * @returns The item; `undefined` if no item matches.
+ * @returns The item, or `undefined` if no item matches.
  */
 export function takeOut<T, U>(
   queue: IncomingQueue<T, U>,
@@ -195,14 +199,14 @@ export function takeOut<T, U>(
   return found;
 }
 
-/** The queue as seen by its stream and the loops over the stream. */
+/** The interface of the queue for its stream, and for loops over the stream. */
 interface StreamQueue<T> {
   start(controller: ReadableStreamDefaultController<T>): void;
   /** Enqueues an item as soon as there is one. */
   pull(): void;
   /** Drops all items, and accepts no further ones. */
   cancel(): void;
-  /** Starts a loop, which is the only reader. */
+  /** Starts a loop, which is the only reader while it runs. */
   begin(): void;
   /** True if the stream itself holds an item, left by an earlier reader. */
   isQueued(): boolean;
@@ -211,24 +215,24 @@ interface StreamQueue<T> {
 }
 
 /**
- * Link from a stream to its queue, cut at the end. Deno frees a web stream only in a full garbage
- * collection, and until then it would keep the queue's whole connection alive. The small
- * collections would copy each ended connection, which costs a session as much as a tenth of its
- * setup.
+ * A link from a stream to its queue, which is cut at the end. Deno frees a web stream only in a
+ * full garbage collection, and until then the stream would keep the queue's whole connection alive.
+ * The minor collections would copy each ended connection, which costs a session as much as a tenth
+ * of its setup.
  */
 interface QueueLink<T> {
   /** The queue; `undefined` once the queue has ended and is empty. */
   queue: StreamQueue<T> | undefined;
-  /** Failure of the queue, which the next loop receives, once. */
+  /** The failure of the queue, which only the next loop receives. */
   failure?: { readonly cause: unknown } | undefined;
 }
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
- * A stream whose loops take items directly from the queue. The platform's own loop costs a session
- * as much as a tenth of its handshake: each release of a stream creates an error with a stack
- * trace.
+ * A stream whose loops take items directly from the queue. The platform's own loop would cost a
+ * session as much as a tenth of its handshake, because each release of a stream creates an error
+ * with a stack trace.
  */
 class IncomingQueueStream<T> extends ReadableStream<T> {
   readonly #link: QueueLink<T>;

@@ -7,7 +7,7 @@ import { turns } from "../tests/waiting.ts";
 setFlagsFromString("--expose-gc");
 const collectGarbage: () => void = runInNewContext("gc");
 
-/** Creates a queue of three, and records what happens to its items. */
+/** Creates a queue with a capacity of three, and records what happens to its items. */
 function make(): { queue: IncomingQueue<number, string>; dropped: number[]; taken: () => number } {
   let taken = 0;
   const dropped: number[] = [];
@@ -225,7 +225,7 @@ for (const how of ["ends", "fails", "ended before the first use"]) {
       return [reader, new WeakRef(queue)];
     };
     const [reader, queue] = over();
-    // A weak reference holds its target until the end of the turn that made the reference.
+    // A weak reference keeps its target alive until the end of the turn that created the reference.
     await turns(1);
     collectGarbage();
     assertEquals(queue.deref(), undefined);

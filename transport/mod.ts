@@ -1,8 +1,8 @@
 /**
- * Connections between two programs over WebTransport, WebSocket and memory. All implement the
- * contract {@linkcode Connection}, which has the shape of W3C WebTransport.
+ * Connections between two programs over WebTransport, WebSocket and memory. All of them implement
+ * {@linkcode Connection}, whose interface is that of W3C WebTransport.
  *
- * @example Two ends in one process
+ * @example Two ends in the same process
  * ```ts
  * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";

@@ -1,4 +1,4 @@
-/** Kinds of the transport options, for the checks of clients and servers. */
+/** The kinds of the transport options, for the checks of clients and servers. */
 import { COUNT, LIMIT, TIME } from "../base/option_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
 import type { DevCertificate } from "./certificate/dev_certificate.ts";
@@ -14,7 +14,7 @@ export const FLOW_CONTROL: OptionKinds<FlowControlOptions> = {
   maxStreamsUni: COUNT,
 };
 
-/** Kinds of the limits for streams that the application does not read. */
+/** The kinds of the limits for streams that the application does not read. */
 export const UNREAD_STREAMS: OptionKinds<UnreadStreamLimits> = {
   maxBytes: LIMIT,
   maxBytesPerAddress: LIMIT,
@@ -22,7 +22,7 @@ export const UNREAD_STREAMS: OptionKinds<UnreadStreamLimits> = {
   timeoutMs: LIMIT,
 };
 
-/** Kinds of a certificate with its key; options accept the result of `devCertificate()`. */
+/** The kinds of a certificate with its key. Options accept the result of `devCertificate()`. */
 export const CERTIFICATE = {
   cert: "string",
   file: 0,

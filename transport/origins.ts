@@ -4,17 +4,17 @@ import { peerAddress, type RequestInfo } from "./address.ts";
 /** Rules for the origins of pages that may connect. */
 export interface OriginRules {
   /**
-   * The origins of pages that may connect, such as `https://example.com`: scheme, host, and port
-   * unless it is the scheme's default. `*` allows every page.
+   * The origins of pages that may connect, such as `https://example.com`. An origin consists of
+   * scheme, host and port; the scheme's default port is omitted. `*` allows every page.
    *
    * @default {[]}
    */
   readonly origins?: readonly string[] | undefined;
   /**
-   * The host names of this server. A page may connect if its origin has one of these names, and
-   * equals the host and port of the request. Only listed names count, so that an attacker cannot
-   * use a name that resolves to this server (DNS rebinding). Names have no port: a page from
-   * another port of the same host has another origin, and needs `origins`.
+   * The host names of this server, without a port. A page may connect if its origin has one of
+   * these names, and if its host and port equal those of the request. Only listed names are
+   * accepted, so that an attacker cannot use a name that resolves to this server (DNS rebinding). A
+   * page from another port of the same host has another origin, so it must be listed in `origins`.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */
@@ -26,7 +26,7 @@ export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"
 
 /**
  * Decides whether a request may connect. A request without an `Origin` header does not come from a
- * page, and may connect.
+ * page, so it may connect.
  *
  * @returns `true` if the request may connect.
  *
@@ -50,11 +50,11 @@ export function isOriginAllowed(
 }
 
 /**
- * Tells how far the rules trust the origin of a page.
+ * Returns how far the rules trust the origin of a page.
  *
- * @param page The `Origin` header of the request, and the requested host with its port.
- * @returns `full` for a page of this server and for a listed origin, which may use the cookies of
- * the visitor; `anonymous` if only `*` or `null` allows the page; `none` for all other pages.
+ * @param page The request's `Origin` header, and the requested host with its port.
+ * @returns `full` for a page of this server and for a listed origin, both of which may use the
+ * visitor's cookies; `anonymous` if only `*` or `null` allows the page; `none` for all other pages.
  */
 export function originTrust(
   { origin, host }: { readonly origin: string; readonly host: string | null },
@@ -80,11 +80,11 @@ const FORWARDED = [
 ];
 
 /**
- * Tells if a program on this machine sent a request, and addressed this machine. A request that a
- * proxy passed on is not from this machine, if the proxy adds one of the usual headers.
+ * Returns whether a program on this machine sent a request and addressed it to this machine. A
+ * request that a proxy forwarded does not count, if the proxy adds one of the usual headers.
  *
- * @param hosts Additional host names that stand for this machine.
- * @returns `true` if all conditions hold.
+ * @param hosts Additional names of this machine.
+ * @returns `true` if all these conditions are met.
  */
 export function isFromThisMachine(
   { headers, url }: Request,
@@ -92,7 +92,7 @@ export function isFromThisMachine(
   hosts: readonly string[] = [],
 ): boolean {
   if (!/^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/.test(peerAddress(info) ?? "")) return false;
-  // HTTP/2 has the host only in the URL. Every browser sends the host.
+  // In HTTP/2, only the URL contains the host. Every browser sends the host.
   const asked = headers.get("host") ?? new URL(url).host;
   const host = URL.parse(`http://${asked}`)?.hostname ?? "";
   if (!LOCAL_HOSTS.includes(host) && !hosts.includes(host)) return false;
@@ -103,7 +103,8 @@ export function isFromThisMachine(
 }
 
 /**
- * Checks rules when a server is created: a misspelled rule would silently keep every page out.
+ * Checks the rules when a server is created, because a misspelled rule would silently reject every
+ * page.
  *
  * @throws {TypeError} If an origin or a host name is malformed.
  */
@@ -111,7 +112,7 @@ export function checkOriginRules({ origins = [], hosts = [] }: OriginRules): voi
   checkList("origins", origins);
   checkList("hosts", hosts);
   for (const origin of origins) {
-    // A page in a sandbox has the origin "null".
+    // A sandboxed page has the origin "null".
     if (origin === "*" || origin === "null") continue;
     const right = originOf(origin);
     if (right !== origin) {
@@ -145,8 +146,8 @@ function rejectOption(
 }
 
 /**
- * Formats an origin as browsers do in the header. By the URL standard, the scheme of an extension
- * has no origin.
+ * Formats an origin as browsers do in the header. According to the URL standard, a URL with an
+ * extension's scheme has no origin.
  */
 function originOf(text: string): string | undefined {
   const url = URL.parse(text);

@@ -1,9 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { isFromThisMachine } from "./origins.ts";
 
-/**
- * Decides about a request from a program on this machine to this machine, with the given changes.
- */
+/** Checks a request from a program on this machine to this machine, with the given changes. */
 function isFromHere(
   { address = "127.0.0.1", url = "http://localhost/", headers = { host: "localhost" } }: {
     readonly address?: string;
@@ -33,7 +31,7 @@ Deno.test("isFromThisMachine() decides by the requested host, which an attacker 
   for (const host of ["evil.example", "localhost.evil.example", "", "10.0.0.1", "a b"]) {
     assertEquals(isFromHere({ headers: { host } }), false, host);
   }
-  // HTTP/2 has the host only in the URL.
+  // In HTTP/2, only the URL contains the host.
   assertEquals(isFromHere({ url: "https://localhost:8000/", headers: {} }), true);
   assertEquals(isFromHere({ url: "https://evil.example/", headers: {} }), false);
   assertEquals(isFromHere({ headers: { host: "box.example" } }, ["box.example"]), true);

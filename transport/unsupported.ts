@@ -12,10 +12,10 @@ export function noStreams(): ReadableStream<never> {
 }
 
 /**
- * Creates the datagrams of a transport without datagrams: none arrive, and a write rejects with an
+ * Creates the datagrams of a transport without datagrams. None arrive, and a write rejects with an
  * {@linkcode UnsupportedError}.
  *
- * @returns The datagrams whose `maxDatagramSize` is 0.
+ * @returns The datagrams, with a `maxDatagramSize` of 0.
  */
 export function noDatagrams(wire: string): DatagramDuplex {
   return {
@@ -32,9 +32,9 @@ export function noDatagrams(wire: string): DatagramDuplex {
 }
 
 /**
- * Rejects the opening of a stream.
+ * Rejects a call that opens a stream.
  *
- * @returns Never: the promise rejects.
+ * @returns A promise that always rejects.
  * @throws {UnsupportedError} Always.
  */
 export function refuseStream(wire: string): Promise<never> {

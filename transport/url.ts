@@ -1,10 +1,10 @@
-/** URLs that clients accept, and how errors show them. */
+/** Parses the URLs that clients accept, and formats them for errors. */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../errors.ts";
 
 /**
  * Resolves a URL. In a page or worker, a relative URL is resolved against the location.
  *
- * @returns The absolute URL; `null` for an invalid URL, or for a relative one outside of a page.
+ * @returns The absolute URL, or `null` if the URL is invalid, or relative outside of a page.
  */
 export function absoluteUrl(url: string | URL): URL | null {
   const { location } = globalThis as { location?: { href: string } };
@@ -14,8 +14,8 @@ export function absoluteUrl(url: string | URL): URL | null {
 /**
  * Parses a URL. `URL.parse` is missing in Safari 17 and in Chrome up to 125.
  *
- * @param base The URL against which a relative one is resolved.
- * @returns The absolute URL; `null` for an invalid one.
+ * @param base The base for a relative URL.
+ * @returns The absolute URL, or `null` if the URL is invalid.
  */
 export function parseUrl(url: string, base?: string): URL | null {
   try {
@@ -28,9 +28,9 @@ export function parseUrl(url: string, base?: string): URL | null {
 /**
  * Parses the URL of a server.
  *
- * @param url A `ws:`, `wss:`, `http:` or `https:` URL; in a page also a relative one.
+ * @param url A `ws:`, `wss:`, `http:` or `https:` URL. In a page, it may be relative.
  * @returns The URL, without a fragment.
- * @throws {TypeError} If the URL has another form.
+ * @throws {TypeError} If the URL is invalid or has another scheme.
  */
 export function parseServerUrl(url: string | URL): URL {
   const parsed = absoluteUrl(url);
@@ -41,35 +41,35 @@ export function parseServerUrl(url: string | URL): URL {
       }"`,
     );
   }
-  // The URL of React Native has no setters.
+  // The `URL` class of React Native has no setters.
   return new URL(parsed.href.replace(/#.*/s, ""));
 }
 
 /**
- * Removes the parts of a URL that may be secret: user, password, query and fragment.
+ * Removes the parts of a URL that may be secret: the user, password, query and fragment.
  *
  * @param url A URL, or a text used as one.
- * @returns Scheme, host and path.
+ * @returns The scheme, host and path.
  */
 export function publicUrl(url: string | URL): string {
   return String(url).replace(/[?#].*/s, "").replace(/^([a-z][a-z0-9+.-]*:)?\/\/[^/]*@/i, "$1//");
 }
 
 /**
- * Tells whether a text can be the host of a URL. Any other character could change the URL's path.
+ * Returns whether a text can be the host of a URL. Other characters could change the URL's path.
  *
  * @param host The value of a `Host` header.
- * @returns `true` for a host, with or without a port.
+ * @returns `true` if the text is a host, with or without a port.
  */
 export function isHost(host: string): boolean {
   return /^[^\s/?#@\\]+$/.test(host);
 }
 
 /**
- * Finds the part of a URL after a path. Other spellings of the path do not count.
+ * Returns the part of a URL after a path. Other spellings of the path do not match.
  *
  * @param path A path without a slash at its end.
- * @returns The rest of the path, still encoded; `undefined` for a URL of another path.
+ * @returns The rest of the path, still encoded, or `undefined` if the URL has another path.
  */
 export function pathBelow(url: string, path: string): string | undefined {
   const pathname = parseUrl(url)?.pathname;
@@ -81,7 +81,7 @@ export function pathBelow(url: string, path: string): string | undefined {
 /**
  * Adds the URL to the message of a connection error.
  *
- * @param error An error. Errors of other kinds, and errors that name the host, are returned
+ * @param error The error. An error of another kind, or one that already names the host, is returned
  * unchanged.
  * @returns An error of the same class.
  */

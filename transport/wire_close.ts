@@ -1,12 +1,15 @@
-/** Codes of closes, on transports that carry any close code, and of aborted streams. */
+/**
+ * The codes of closed connections, on transports that can carry any close code, and of aborted
+ * streams.
+ */
 import type { ConnectionCloseInfo } from "./connection.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "./close_info.ts";
 
 /**
- * Checks code and reason of a close, and fills in the defaults.
+ * Checks the code and reason of a close, and fills in the defaults.
  *
  * @param maxCloseCode The highest code that the transport can carry.
- * @returns The code (0 by default) and the reason, cut to 1024 bytes.
+ * @returns The code (0 by default), and the reason, truncated to 1024 bytes.
  * @throws {TypeError} If the code is not a number or the reason is not a string.
  * @throws {RangeError} If the code is not an integer from 0 to `maxCloseCode`.
  */
@@ -35,15 +38,15 @@ export function isPortableCloseCode(code: number): boolean {
 }
 
 /**
- * Start of the reason of a close with 0 on a QUIC connection, between two ends of Skein. A process
- * that exits with an uncaught error also closes its connections with 0, but without a reason.
+ * The prefix that Skein adds to the reason when it closes a QUIC connection with 0. A process that
+ * exits with an uncaught error also closes its connections with 0, but without a reason.
  */
 const CLOSE_MARK = "skein.close";
 
 /**
- * Marks a close on a QUIC connection, so that the peer can tell a close with 0 from a crash.
+ * Marks a close on a QUIC connection, so that the peer can distinguish a close with 0 from a crash.
  *
- * @returns The same close; the reason of a close with 0 starts with the mark.
+ * @returns The same close. If its code is 0, its reason starts with the mark.
  */
 export function markClose({ closeCode = 0, reason = "" }: ConnectionCloseInfo): Required<
   ConnectionCloseInfo
@@ -55,7 +58,7 @@ export function markClose({ closeCode = 0, reason = "" }: ConnectionCloseInfo): 
 /**
  * Reads the mark of a close with 0.
  *
- * @returns The reason without the mark; `undefined` if the mark is absent.
+ * @returns The reason without the mark, or `undefined` if there is no mark.
  */
 export function unmarkReason(reason: string): string | undefined {
   if (reason === CLOSE_MARK) return "";
@@ -63,16 +66,16 @@ export function unmarkReason(reason: string): string | undefined {
   return reason.startsWith(start) ? reason.slice(start.length) : undefined;
 }
 
-/** The highest close code of QUIC, QMux and memory: a number holds 53 of QUIC's 62 bits. */
+/** The highest close code of QUIC, QMux and memory. A number can hold 53 of QUIC's 62 bits. */
 export const MAX_QUIC_CLOSE_CODE: number = Number.MAX_SAFE_INTEGER;
 
-/** The highest close code of WebTransport, an integer of 32 bits. */
+/** The highest close code of WebTransport: the code is a 32-bit integer. */
 export const MAX_WEBTRANSPORT_CLOSE_CODE: number = 2 ** 32 - 1;
 
 /**
  * Reads the error code of an abort or cancel reason.
  *
- * @returns The `streamErrorCode` of the reason; 0 without an unsigned 32-bit integer there.
+ * @returns The `streamErrorCode` of the reason, or 0 if it is not an unsigned 32-bit integer.
  */
 export function streamErrorCodeOf(reason: unknown): number {
   if (typeof reason !== "object" || reason === null) return 0;
