@@ -1,6 +1,6 @@
 /**
- * Streaming responses while nodes are killed in turn. A page reads each response and is reloaded in
- * the middle. It must read each item exactly once, in order, and see the end.
+ * Streaming responses while nodes are killed in turn. A page reads each response and is reloaded
+ * after a random item. It must read each item exactly once and in order, and it must see the end.
  *
  * @module
  */
@@ -20,14 +20,19 @@ const NODES = 3;
 const ITEMS = 40;
 const BETWEEN_MS = 20;
 
-/** One response in this many is stopped after the reload, or also read by a second device. */
+/**
+ * One in this many responses is stopped after the reload, and one in this many is also read by a
+ * second device.
+ */
 const STOPPED = 20;
 const SHARED = 10;
 
 /** Time before the first kill of a node, in milliseconds. */
 const FIRST_MS = 1_000;
 
-/** Longest time for one response, in milliseconds: long enough for several takeovers. */
+/**
+ * Longest time that a response may take, in milliseconds. It is long enough for several takeovers.
+ */
 const ANSWER_MS = 120_000;
 
 interface Size {
@@ -97,7 +102,7 @@ async function run(
   }
 }
 
-/** Counters of a run, and the faults. */
+/** The counters of a run, and the faults that it found. */
 class Result {
   answers = 0;
   items = 0;
@@ -126,7 +131,7 @@ async function startNode(port: number, url: string): Promise<LineProcess> {
   return node;
 }
 
-/** Opens a page of a user: a client of a node, or of the next reachable one. */
+/** Opens a page of a user: a client that connects to a node, or to the next reachable node. */
 function openPage(
   user: number,
   { ports, first }: { readonly ports: readonly number[]; readonly first: number },
@@ -140,7 +145,7 @@ function openPage(
   });
 }
 
-/** Kills the nodes one after the other, and restarts each; returns the number of kills. */
+/** Kills the nodes one after the other, restarts each of them, and returns the number of kills. */
 async function strikeNodes(
   nodes: LineProcess[],
   { ports, url, size: { betweenNodesMs }, signal }: {
@@ -166,7 +171,7 @@ async function ask(number: number, ports: readonly number[], result: Result): Pr
   const input = { count: ITEMS, betweenMs: BETWEEN_MS };
   const late = AbortSignal.timeout(ANSWER_MS);
   const numbers: number[] = [];
-  // The reload can come after any item; 0 stands for a reload before the first item.
+  // The page can be reloaded after any item. 0 means before the first item.
   const refreshAt = Math.floor(Math.random() * ITEMS);
   try {
     let known: { readonly id: string; readonly after: string | undefined };
@@ -188,7 +193,7 @@ async function ask(number: number, ports: readonly number[], result: Result): Pr
       try {
         for await (const item of answer) numbers.push(item);
       } catch (error) {
-        // The end of a stopped response, unless the whole response has arrived already.
+        // A stopped response ends here, unless the whole response had already arrived.
         const isStop = error instanceof RequestError && error.failure.code === "cancelled";
         if (!isStop) throw error;
       }

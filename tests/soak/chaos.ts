@@ -1,8 +1,8 @@
 /**
- * The chaos test: nodes are killed, drained and restarted, the engine too, and clients lose their
- * network, while messages are published. The test then compares the logs of all published and
- * received messages: each message arrives exactly once, in order, or a gap is reported with a
- * correct reason.
+ * The chaos test. While messages are published, nodes are killed, drained and restarted, the engine
+ * is killed and restarted, and clients lose their network. The test then compares the logs of all
+ * published and received messages: either each message arrives exactly once and in order, or a gap
+ * is reported with a correct reason.
  *
  * @module
  */
@@ -56,12 +56,12 @@ export const ENGINES: readonly EngineName[] = [
 ];
 
 /**
- * Engines of the short run unless engines are named: one that loses all data, and one that loses
- * none.
+ * The engines of the short run if the arguments name no engine: one that loses all data when it is
+ * killed, and one that loses none.
  */
 const SHORT_ENGINES: readonly EngineName[] = ["redis", "nats-kept"];
 
-/** Runs the test on each engine, or on the given ones. */
+/** Runs the test on each of the given engines, or on all engines. */
 export async function soakChaos(
   check: Check,
   isShort: boolean,

@@ -1,5 +1,5 @@
 /**
- * Clients of the soak test: raw sockets that reply to pings, and count and time messages.
+ * Clients of the soak test: raw sockets that reply to pings, count messages, and measure latencies.
  *
  * @module
  */
@@ -12,10 +12,10 @@ interface Stamped {
   readonly sentUs: number;
 }
 
-/** A client of `skein.1`, or a plain one. */
+/** A client that uses `skein.1` or plain WebSocket. */
 export class SoakClient {
   readonly socket: RawSocket;
-  /** Histogram of latencies, while measured. */
+  /** Histogram of latencies. It is only set during a measurement. */
   histogram: Histogram | undefined;
   /** Received messages, by topic. */
   readonly received = new Map<string, number>();
@@ -80,7 +80,7 @@ export class SoakClient {
   }
 }
 
-/** The topic with numbers and times. */
+/** The topic whose messages include a number and a time. */
 export const TIMED = "timed";
 
 /** Opens many clients, a few at a time. */
@@ -99,7 +99,7 @@ export async function openMany(
   return clients;
 }
 
-/** Publishes at a steady rate, and calls a function for each publication. */
+/** Publishes messages at a steady rate and calls a function after each of them. */
 export class Pacer {
   #sequence = 0;
   readonly #publisher: SoakClient;

@@ -1,7 +1,7 @@
 /**
- * Durable streams under failures: nodes and the engine are killed while writers append to streams,
- * and readers of all kinds follow. Every reader reads each acknowledged item exactly once, in
- * order, and sees the end.
+ * Durable streams under failures. Nodes and the engine are killed while writers append to streams
+ * and readers of all kinds follow them. Every reader must read each acknowledged item exactly once
+ * and in order, and it must see the end.
  *
  * @module
  */
@@ -18,7 +18,7 @@ const STREAMS = 12;
 const ITEMS = 300;
 const BETWEEN_MS = 10;
 
-/** Longest time for the remaining streams after the last failure, in milliseconds. */
+/** Longest time that the remaining streams may take after the last failure, in milliseconds. */
 const SETTLE_MS = 120_000;
 
 interface Times {
@@ -83,7 +83,7 @@ async function startNode(port: number, { url }: DurableEngine): Promise<LineProc
   return node;
 }
 
-/** Writes and reads streams one after the other until the time is up. */
+/** Writes and reads one stream after the other until the time is up. */
 async function useStreams(
   lane: string,
   ports: readonly number[],

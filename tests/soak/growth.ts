@@ -1,13 +1,16 @@
 /**
- * Growth: tens of thousands of clients over memory transports. Memory and the cost of a delivery
- * stay constant per session, all clients return after a cut, and a drain closes all sessions.
+ * Growth with tens of thousands of clients over memory transports. The test checks that the memory
+ * and the cost of a delivery per session stay constant, that all clients return after their
+ * connections are cut, and that a drain closes all sessions.
  *
  * @module
  */
 import type { Growth } from "./growth_server.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Allowed cost of a delivery to all clients, relative to a delivery to few. */
+/**
+ * Allowed cost of a delivery to all clients, relative to the cost of a delivery to a few clients.
+ */
 const MOST_GROWTH = 1.2;
 
 /** Runs the test in a separate process. */
@@ -43,7 +46,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
     delivered[0] === delivered[1],
     `${delivered[0]} of ${delivered[1]}`,
   );
-  // The time per delivery is reported, not checked: a test may not depend on speed.
+  // The time per delivery is reported but not checked, because a test must not depend on speed.
   check(
     "growth: all clients reconnect after a cut",
     back === count,

@@ -1,7 +1,7 @@
 /**
- * A server over memory transports and all its clients, in one process with measured memory. The
- * arguments are the number of clients, and the duration of the drain at the end in milliseconds.
- * Prints one line of JSON for each step.
+ * A server over memory transports and all its clients, in one process so that their memory can be
+ * measured. The arguments are the number of clients and the duration of the final drain in
+ * milliseconds. The process prints one line of JSON for each step.
  *
  * @module
  */
@@ -15,13 +15,13 @@ export interface Growth {
   readonly clients: readonly [part: number, all: number];
   /** Memory of a client with its server session, in KiB, in both measurements. */
   readonly kib: readonly [part: number, all: number];
-  /** CPU time of a delivery to few sessions and to all, in microseconds. */
+  /** CPU time of a delivery to a few sessions and to all sessions, in microseconds. */
   readonly deliveryUs: readonly [few: number, all: number];
-  /** Received deliveries, and expected deliveries. */
+  /** Number of received deliveries, and of expected deliveries. */
   readonly delivered: readonly [received: number, due: number];
   /** Clients that have a session again after all connections were cut. */
   readonly back: number;
-  /** Time until all had one, in milliseconds. */
+  /** Time until all clients had a session again, in milliseconds. */
   readonly backMs: number;
   /** Outcome of the drain. */
   readonly drained: { readonly closed: number; readonly cut: number; readonly left: number };
@@ -85,7 +85,7 @@ async function open(from: number, to: number): Promise<void> {
   for (let at = from; at < to; at += AT_ONCE) {
     await Promise.all(
       Array.from({ length: Math.min(AT_ONCE, to - at) }, async (_, index) => {
-        // Without a handler, each client that meets the drain would print a line.
+        // Without a handler, each client that is connected during the drain would print a line.
         const client = server.connect({ onError() {} });
         await client.whenConnected();
         await listen(client, "all");

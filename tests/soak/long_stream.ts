@@ -1,6 +1,7 @@
 /**
- * A durable stream of a million records and a slow reader: each record arrives exactly once, in
- * order, and the memory of server and client stays constant. The records are in a file.
+ * A durable stream of a million records, stored in a file, and a slow reader. The test checks that
+ * each record arrives exactly once and in order, and that the memory of server and client stays
+ * constant.
  *
  * @module
  */
@@ -16,7 +17,9 @@ const BURST = 1_000;
 const PAUSE_MS = 10;
 
 interface Reading {
-  /** Records that were read, and records that were missing, repeated or out of place. */
+  /**
+   * Number of records that were read, and of records that were missing, repeated or out of place.
+   */
   readonly read: number;
   readonly wrong: number;
   /** Largest growth of the heap since the first tenth, in bytes. */

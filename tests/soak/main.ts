@@ -1,18 +1,18 @@
 /**
- * The soak test: many idle sessions, peers that stop reading, and sessions that open and close in
- * every way, regular and irregular. No session may be left at the end.
+ * The soak test, with many idle sessions, peers that stop reading, and sessions that open and close
+ * in every way, regular and irregular. No session may be left at the end.
  *
  * ```sh
  * deno task soak --short
  * ```
  *
- * Prints one line for each check; the exit code is 1 if one failed. `--short` takes some minutes:
- * it runs the same checks with smaller numbers, and last, side by side, the parts that measure no
- * time. The arguments `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`, `moq`,
- * `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`, `long`, `storm`, `handover` and
- * `simulation` run only that part; `redis`, `redis-aof`, `redis-snapshot` and `nats` run `chaos`
- * only on that engine. Up to `churn`, clients are raw sockets in this process, and the server is a
- * separate process.
+ * The test prints one line for each check, and its exit code is 1 if a check failed. `--short`
+ * takes a few minutes. It runs the same checks with smaller numbers, and at the end it runs the
+ * parts that measure no time in parallel. The arguments `idle`, `stalled`, `churn`, `webtransport`,
+ * `unread`, `networks`, `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`,
+ * `long`, `storm`, `handover` and `simulation` run only the named part, and `redis`, `redis-aof`,
+ * `redis-snapshot` and `nats` run `chaos` only on that engine. In the parts `idle`, `stalled` and
+ * `churn`, the clients are raw sockets in this process, and the server is a separate process.
  *
  * @module
  */
@@ -42,7 +42,7 @@ const isShort = Deno.args.includes("--short");
 /** Files that a process needs in addition to sockets. */
 const SPARE_FILES = 200;
 
-/** Memory of the server per idle session; the runtime's socket has the largest share. */
+/** Allowed memory of the server per idle session. The runtime's socket uses most of it. */
 const MOST_KIB_PER_SESSION = 64;
 
 /**
@@ -55,12 +55,12 @@ const CHURN_SETTLED_MS = 4_000;
 /** Allowed growth of the heap between the first rounds of churn and the last. */
 const MOST_HEAP_GROWTH_BYTES = 2 * 1_048_576;
 
-/** Allowed growth of resident memory, which the allocator returns late. */
+/** Allowed growth of resident memory. The allocator returns memory to the system late. */
 const MOST_RSS_GROWTH_BYTES = 96 * 1_048_576;
 
 /**
- * A session with a stalled peer may hold its queue and the bytes that the transport accepted, not
- * more.
+ * A session with a stalled peer may hold its queue and the bytes that the transport accepted, but
+ * nothing more.
  */
 const MOST_STALLED_BYTES = 32 * 1_048_576;
 
@@ -68,15 +68,19 @@ const MOST_STALLED_BYTES = 32 * 1_048_576;
 const MOST_SLOWDOWN = 2;
 const SLACK_MS = 20;
 
-/** Most publications to a stalled peer after its phase: more than all kernel buffers hold. */
+/**
+ * The most publications to a stalled peer after its phase. They are more than all kernel buffers
+ * hold.
+ */
 const MOST_FLOODS = 1_000;
 
 /**
- * Attempts of a measurement: a busy machine stalls occasionally, but rarely three times in a row.
+ * Number of attempts at a measurement. A busy machine stalls occasionally, but rarely three times
+ * in a row.
  */
 const MOST_ATTEMPTS = 3;
 
-/** Credit per connection of an engine that returns no credit, and the amount of data. */
+/** The credit of each connection on an engine that returns no credit, and the amount of data. */
 const WEBKIT = { bytes: 16 * 1_048_576, streams: 7_600 };
 const MOVED_BYTES = 100 * 1_048_576;
 const MOVED_STREAMS = 50_000;
@@ -96,8 +100,8 @@ function say(text: string): void {
 }
 
 /**
- * Runs a client on an engine that stalls each connection: the client moves in time, and each
- * message arrives exactly once.
+ * Runs a client on an engine that stalls each connection. The client must move in time, and each
+ * message must arrive exactly once.
  */
 async function soakHandover(): Promise<void> {
   const share = isShort ? 0.2 : 1;
@@ -123,7 +127,7 @@ function counted(codes: readonly number[]): string {
   return counts.map(([code, list]) => `${list!.length} x ${code}`).join(", ");
 }
 
-/** Holds idle sessions and some active ones, and then drains. */
+/** Keeps many idle sessions and some active sessions open, and then drains the server. */
 async function soakIdle(): Promise<void> {
   let idle = isShort ? 1_000 : 15_000;
   const active = isShort ? 50 : 500;
@@ -158,7 +162,8 @@ async function soakIdle(): Promise<void> {
   const pacer = new Pacer(workers[0]!);
   await pacer.run(20, 500);
   for (const worker of workers) worker.histogram = histogram;
-  // The full run waits longer than the heartbeat's timeout, so sessions without pongs are closed.
+  // The full run waits longer than the heartbeat's timeout, so that a session without pongs would
+  // be closed.
   const sent = await pacer.run(20, isShort ? 4_000 : 90_000);
   await sleep(300);
   const [p50Ms, p99Ms] = [histogram.quantileMs(0.5), histogram.quantileMs(0.99)];
@@ -193,7 +198,7 @@ async function soakIdle(): Promise<void> {
   );
 }
 
-/** Stalls one peer of many. */
+/** Stalls one of many peers. */
 async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
   const others = isShort ? 100 : 200;
   const phaseMs = isShort ? 2_000 : 8_000;
@@ -204,8 +209,8 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
     return client;
   });
   const publisher = clients[0]!;
-  // The flood goes only to this session, whether the session reads or not, so both phases do the
-  // same work. The flood is larger than the kernel's buffers.
+  // The flood goes only to this session, whether it reads or not, so that both phases do the same
+  // work. The flood is larger than the kernel's buffers.
   const one = await SoakClient.open(server.port, true, 131_072);
   await one.subscribe("flood");
   let flooded = 0;
@@ -221,7 +226,7 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
   const during = await phase(clients, pacer, phaseMs, flood);
   let stats = await server.stats();
   const acted = () => policy === "close" ? "4507" in stats.closeCodes : stats.dropped > 0;
-  // The kernel's buffers may hold the flood of a whole phase.
+  // The kernel's buffers may be able to hold the flood of a whole phase.
   for (let i = 0; i < MOST_FLOODS && !acted(); i++) {
     flood();
     stats = await server.stats();
@@ -353,7 +358,7 @@ async function churn(port: number, count: number): Promise<number> {
       client.socket.sendRaw(new Uint8Array([0x81, 0x80 | 100, 0, 0, 0, 0, 123, 34]));
       await sleep(5);
     } else if (ending === "violation") {
-      // A frame without a mask, which a server must reject.
+      // An unmasked frame, which a server must reject.
       client.socket.sendRaw(new Uint8Array([0x81, 2, 123, 125]));
       await Promise.race([client.socket.closed, sleep(100)]);
     }
@@ -399,7 +404,10 @@ const parts: Record<string, () => Promise<void>> = {
   simulation: () => soakSimulation(check, say, isShort),
 };
 
-/** Parts whose checks do not depend on the machine's speed, the longest first: they mostly wait. */
+/**
+ * Parts whose checks do not depend on the machine's speed because they mostly wait. The longest
+ * part comes first.
+ */
 const TIMELESS: ReadonlySet<string> = new Set([
   "durable",
   "simulation",
@@ -409,7 +417,7 @@ const TIMELESS: ReadonlySet<string> = new Set([
   "long",
 ]);
 
-/** Concurrent timeless parts in the short run. */
+/** Number of these parts that run at the same time in the short run. */
 const LANES = 3;
 
 async function run(names: Iterable<string>): Promise<void> {
@@ -424,7 +432,7 @@ const asked = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
 const names = asked.length > 0 ? asked : Object.keys(parts);
 await run(names.filter((name) => !isShort || !TIMELESS.has(name)));
 if (isShort) {
-  // All lanes draw from one list.
+  // All lanes take their parts from one list.
   const rest = [...TIMELESS].filter((name) => names.includes(name)).values();
   await Promise.all(Array.from({ length: LANES }, () => run(rest)));
 }

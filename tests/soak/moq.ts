@@ -1,7 +1,7 @@
 /**
- * The soak test of MoQ's relay: one publisher and a hundred subscribers, half over raw QUIC and
- * half over WebTransport. Another subscriber reads no stream, and the publisher is killed and
- * restarted.
+ * The soak test of the MoQ relay. It has one publisher and a hundred subscribers, half over raw
+ * QUIC and half over WebTransport. Another subscriber reads no stream, and the publisher is killed
+ * and restarted.
  *
  * @module
  */
@@ -16,7 +16,7 @@ const SUBSCRIBERS = 2 * SUBSCRIBERS_A_WIRE;
 
 /**
  * Allowed growth of the memory: a tenth, plus a constant for small values. The allocator reserves
- * its arenas in the first half minute, which is the whole short run.
+ * its arenas in the first half minute, and the short run is not longer than that.
  */
 const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = { short: 64 * 1_048_576, long: 16 * 1_048_576 } as const;
@@ -54,7 +54,7 @@ const LONG: Times = {
   betweenKillsMs: 30_000,
 };
 
-/** Soaks a relay for five minutes, or in the short run for half a minute. */
+/** Soaks a relay for five minutes, or for half a minute in the short run. */
 export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   const times = isShort ? SHORT : LONG;
   const relay = new LineProcess("./moq_relay.ts", `${times.stallTimeoutMs}`);
@@ -104,8 +104,8 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   );
   await stalled.end();
 
-  // In the short run the publisher always returns before its old session is known to be gone; in
-  // the long run every other time.
+  // In the short run, the publisher always returns before the relay notices that its old session is
+  // gone. In the long run, this happens every other time.
   let [ended, active, fed] = [beside.ended, beside.active, true];
   for (let kill = 0; kill < times.kills; kill++) {
     publisher.kill("SIGKILL");
@@ -172,7 +172,7 @@ function checkGrowth(
   }
 }
 
-/** Repeats a request until the reply is right or time is up; returns the last reply. */
+/** Repeats a request until the reply is right or the time is up. Returns the last reply. */
 async function until<T>(ask: () => Promise<T>, isRight: (line: T) => boolean): Promise<T> {
   const end = performance.now() + MOST_WAIT_MS;
   while (true) {
@@ -182,7 +182,9 @@ async function until<T>(ask: () => Promise<T>, isRight: (line: T) => boolean): P
   }
 }
 
-/** Combines the lines of two transports; of times, the longer one counts. */
+/**
+ * Combines the reports of two transports. Counts are added, and the longer of two times is used.
+ */
 function summed(lines: readonly MoqSubscribersLine[]): MoqSubscribersLine {
   return lines.reduce((one, other) => {
     const both: Record<string, number> = {};

@@ -1,6 +1,6 @@
 /**
- * The peers of the soak test of MoQ, in a separate process: a publisher, subscribers, or a
- * subscriber that reads no stream. Reads one command per line from standard input, and replies to
+ * The peers of the MoQ soak test, in a separate process: a publisher, subscribers, or a subscriber
+ * that reads no stream. The process reads one command per line from standard input and replies to
  * each with a line of JSON.
  *
  * @module
@@ -24,7 +24,7 @@ import { TextLineStream } from "./lines.ts";
 const PATH = "/live";
 const TRACK = "video";
 
-/** Number and size of a group's frames, and the duration of a group. */
+/** Number of frames in a group, their size, and the duration of a group. */
 const FRAMES = 4;
 const FRAME_BYTES = 1_000;
 const GROUP_MS = 200;
@@ -37,7 +37,7 @@ export interface MoqSubscribersLine {
   readonly groups: number;
   /** Groups reported as missing or incomplete. */
   readonly dropped: number;
-  /** Groups that are missing without a report. */
+  /** Groups that are missing but were not reported. */
   readonly silent: number;
   /** Groups that arrived after a later one. */
   readonly disordered: number;
@@ -45,11 +45,11 @@ export interface MoqSubscribersLine {
   readonly wrong: number;
   /** Announcements that reached subscribers. */
   readonly active: number;
-  /** Ends of announcements that reached subscribers. */
+  /** Withdrawn announcements that reached subscribers. */
   readonly ended: number;
   /** Median latency from publisher to subscriber, since the last report. */
   readonly p50Ms: number;
-  /** Latency of the 99th percentile. */
+  /** 99th percentile of the latency. */
   readonly p99Ms: number;
   /** Longest latency. */
   readonly slowestMs: number;
@@ -127,7 +127,7 @@ async function subscribe(scheme: string, version: MoqVersion, count: number): Pr
   await Promise.all(subscribers.map(({ session }) => session.connection.closed.catch(() => {})));
 }
 
-/** Subscribes whenever the broadcast exists, and counts groups. */
+/** Subscribes whenever the broadcast exists, and counts its groups. */
 class Subscriber {
   groups = 0;
   dropped = 0;

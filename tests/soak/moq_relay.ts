@@ -1,6 +1,6 @@
 /**
- * The relay of the soak test of MoQ, in a separate process. Reads one command per line from
- * standard input, and replies to each with a line of JSON.
+ * The relay of the MoQ soak test, in a separate process. The process reads one command per line
+ * from standard input and replies to each with a line of JSON.
  *
  * @module
  */
@@ -21,7 +21,7 @@ export interface MoqRelayStatsLine {
   readonly rssBytes: number;
   /** Memory of JavaScript objects after a garbage collection. */
   readonly heapBytes: number;
-  /** Number of broadcasts' errors. */
+  /** Number of errors of broadcasts. */
   readonly errors: number;
 }
 

@@ -1,6 +1,6 @@
 /**
- * The soak test of hostile networks: measures how long a client takes to connect, to deliver and to
- * recover, with the timeouts of production.
+ * The soak test of hostile networks. It measures how long a client takes to connect, to deliver
+ * messages and to recover with production timeouts.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import type { Check } from "./webtransport.ts";
 /** One heartbeat, which bounds the recovery of a client, in milliseconds. */
 const HEARTBEAT_MS = 25_000;
 
-/** Runs of a network with randomness; and in the short run. */
+/** Number of runs on a network that involves randomness, in the full run and in the short run. */
 const RUNS = 20;
 const SHORT_RUNS = 4;
 
@@ -19,7 +19,7 @@ const HOLD_MS = 5_000;
 const ANSWER_MS = 5_000;
 
 /**
- * Runs each network of the table, all at the same time: most of the time passes in silence.
+ * Runs all networks of the table at the same time, because most of the time they only wait.
  *
  * @param check Reports the result of each network.
  * @param isShort True for the short run.

@@ -1,5 +1,5 @@
 /**
- * Processes of the soak test's servers and peers, and the limit of open files.
+ * Processes for the soak test's servers and peers, and the limit on open files.
  *
  * @module
  */
@@ -26,7 +26,7 @@ export class SoakServer implements AsyncDisposable {
     this.#commands = process.stdin.getWriter();
   }
 
-  /** Starts a server with the given policy and heartbeat of sessions. */
+  /** Starts a server whose sessions use the given policy and heartbeat. */
   static async start(
     policy: OverflowPolicy = "close",
     heartbeatMs = 25_000,
@@ -56,7 +56,9 @@ export class SoakServer implements AsyncDisposable {
     return this.#ask(`drain ${withinMs}`);
   }
 
-  /** Repeats a request for the report until it is right or time is up; returns the last report. */
+  /**
+   * Requests the report repeatedly until it is right or the time is up. Returns the last report.
+   */
   async until(isRight: (stats: ServerStats) => boolean, withinMs: number): Promise<ServerStats> {
     const end = performance.now() + withinMs;
     while (true) {
@@ -83,16 +85,16 @@ export class SoakServer implements AsyncDisposable {
   }
 }
 
-/** Time for a process to exit by itself, in milliseconds. */
+/** Time that a process has to exit by itself, in milliseconds. */
 const END_MS = 20_000;
 
-/** A process that communicates in lines. */
+/** A process that reads and writes lines of text. */
 export class LineProcess implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
 
-  /** Starts the process from a file of this folder, with arguments. */
+  /** Starts the process from a file in this folder, with arguments. */
   constructor(file: string, ...args: string[]) {
     this.#process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--no-lock", "--unstable-net", "--v8-flags=--expose-gc"]
@@ -150,8 +152,8 @@ export function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Returns the limit of open files of this process. JavaScript cannot raise the limit of its own
- * process, so the test uses a shell.
+ * Returns the limit on open files of this process. JavaScript cannot raise the limit of its own
+ * process, so the test uses a shell to read it.
  *
  * @returns The limit; `Infinity` if unlimited or unknown.
  */

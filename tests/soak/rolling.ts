@@ -1,6 +1,7 @@
 /**
- * A rolling restart: each node in turn is drained, stopped and restarted, while messages are
- * published. No message may be lost, and clients may return no faster than the drain spreads them.
+ * A rolling restart: each node in turn is drained, stopped and restarted while messages are
+ * published. No message may be lost, and clients must not return faster than the drain spreads
+ * them.
  *
  * @module
  */
@@ -26,16 +27,16 @@ const SPREAD = 0.8;
 /** Longest mean time between two closes of a drain, in milliseconds. */
 const MAX_SLOT_MS = 5;
 
-/** Lengths of the time windows in which the number of starting sessions is bounded. */
+/** Lengths of the time windows in which the test limits the number of sessions that start. */
 const WINDOWS_MS = [100, 1_000] as const;
 
 /**
- * Allowed deviation of a client's return. Timer delays of the processes are added: delayed work
- * coincides with work that is due now.
+ * Allowed deviation of the time at which a client returns. The timer delays of the processes are
+ * added, because delayed work runs together with work that is due now.
  */
 const TOLERANCE_MS = 100;
 
-/** Longest recovery of the last clients, in milliseconds. */
+/** The longest time until the last clients have recovered, in milliseconds. */
 const PATIENCE_MS = 10_000;
 
 /** Runs the test on Redis and on NATS. */
@@ -64,8 +65,8 @@ async function roll(
 
   for (const [i, node] of fleet.nodes.entries()) {
     const others = fleet.nodes.filter((other) => other !== node);
-    // The order of an orchestrator: stop new connections, stop the node, continue with the next
-    // one.
+    // The test proceeds like an orchestrator: it stops new connections, stops the node, and
+    // continues with the next node.
     fleet.use(others);
     lateness.take();
     await fleet.ask<ClientsState>("state");
@@ -109,7 +110,7 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
     cut === 0 && times.length === closed,
     `${closed} closed, ${cut} cut, ${times.length} returned, in ${tookMs} ms`,
   );
-  // A drain has one slot per session, and closes the session at some moment of the slot.
+  // A drain has one slot per session, and closes the session at a random time within its slot.
   const slotMs = Math.min(withinMs * SPREAD / Math.max(1, closed), MAX_SLOT_MS);
   const windows = WINDOWS_MS.map((windowMs) => ({
     windowMs,
@@ -127,7 +128,8 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
 }
 
 /**
- * Sessions that started at these nodes since the last report, and the longest timer delay.
+ * Returns the sessions that started at these nodes since the last report, and the longest timer
+ * delay.
  */
 async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; lateMs: number }> {
   const each = await Promise.all(nodes.map(({ process }) => process.ask<Opened>("opened")));
@@ -137,7 +139,10 @@ async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; l
   };
 }
 
-/** The same, once enough sessions started or the time is up: the last ones may be in progress. */
+/**
+ * Returns the same once enough sessions have started or the time is up. The last sessions may still
+ * be starting.
+ */
 async function openedSoon(nodes: readonly FleetNode[], count: number): ReturnType<typeof opened> {
   const until = Date.now() + PATIENCE_MS;
   let found = await opened(nodes);
@@ -149,7 +154,7 @@ async function openedSoon(nodes: readonly FleetNode[], count: number): ReturnTyp
   return found;
 }
 
-/** The largest number of times within any window of a length. */
+/** Returns the largest number of times that lie within any window of a given length. */
 function mostWithin(times: readonly number[], windowMs: number): number {
   let most = 0;
   for (let from = 0, to = 0; to < times.length; to++) {

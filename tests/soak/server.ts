@@ -1,6 +1,6 @@
 /**
- * The server of the soak test, in a separate process with measured memory. Reads one command per
- * line from standard input, and replies to each with a line of JSON.
+ * The server of the soak test, in a separate process so that its memory can be measured. The
+ * process reads one command per line from standard input and replies to each with a line of JSON.
  *
  * @module
  */
@@ -17,7 +17,7 @@ export interface ServerStats {
   readonly present: number;
   /** Slots reserved for sessions during admission. */
   readonly reserved: number;
-  /** Messages dropped by policy. */
+  /** Messages that a policy dropped. */
   readonly dropped: number;
   /** Number of closed sessions, by close code. */
   readonly closeCodes: Readonly<Record<string, number>>;

@@ -1,12 +1,14 @@
 /**
- * Servers that become silent: killed and restarted, and frozen for a while.
+ * Servers that become silent because they are killed and restarted, or frozen for a while.
  *
- * - **Killed:** SIGKILL, and another process on the same port 0.2 s later. Measures how long
- *   messages that clients send right after the kill take to succeed or to fail.
- * - **Answers:** SIGKILL of the node that produces a kept response, on each engine. Measures when
- *   readers receive the next item.
- * - **Frozen:** SIGSTOP for 5 s with thousands of clients. No session may close, few clients may
- *   open another connection, and none of those may be rejected.
+ * - **Killed:** The server receives SIGKILL, and another process starts on the same port 0.2 s
+ *   later. The test measures how long messages that clients send right after the kill take to
+ *   succeed or fail.
+ * - **Answers:** On each engine, the node that produces a kept response receives SIGKILL. The test
+ *   measures when readers receive the next item.
+ * - **Frozen:** A server with thousands of clients receives SIGSTOP and continues 5 s later. No
+ *   session may close, only a few clients may open another connection, and the server must not
+ *   reject those connections.
  *
  * @module
  */
@@ -26,16 +28,16 @@ const MOST_MS = 4_000;
 /** Time for which the server is frozen, in milliseconds. */
 const FROZEN_MS = 5_000;
 
-/** Share of the clients that always wait for replies, and may dial. */
+/** Share of the clients that always wait for a reply. These clients may open another connection. */
 const BUSY_SHARE = 0.1;
 
-/** Processes of the clients of the frozen server; half of them are on each transport. */
+/** Number of client processes of the frozen server. Each transport is used by half of them. */
 const CLIENT_PROCESSES = 4;
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 
 /**
- * Messages that a client sends right after the kill; each promise resolves when the message has
+ * Messages that a client sends right after the kill. Each promise resolves when the message has
  * succeeded or failed.
  */
 const SENT: Readonly<Record<string, (client: Client, id: string) => Promise<unknown>>> = {
@@ -66,7 +68,7 @@ export async function soakSilent(check: Check, isShort: boolean): Promise<void> 
   await soakFrozen(check, isShort ? 400 : 2_000);
 }
 
-/** Kills a server and restarts it, a number of times for each transport. */
+/** Kills a server and restarts it, several times for each transport. */
 async function soakKilled(check: Check, times: number): Promise<void> {
   const file = await Deno.makeTempFile();
   let server = startServer(0, file, 100);
@@ -110,7 +112,8 @@ async function soakKilled(check: Check, times: number): Promise<void> {
     const handled = (await Deno.readTextFile(file)).split("\n");
     const wrong = ids.filter((id) => {
       const count = handled.filter((line) => line === id).length;
-      // Publications reach no handler, and a plain request was sent only to the killed process.
+      // Publications reach no handler, and a request without a retry was sent only to the killed
+      // process.
       return count !== (/publication|a request$/.test(id) ? 0 : 1);
     });
     check(`each message over ${transport} is handled once`, wrong.length === 0, wrong.join(", "));

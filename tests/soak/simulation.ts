@@ -1,13 +1,16 @@
-/**
- * Searches for cases that violate properties, and for seeds of clusters that break an invariant.
- */
+/** Searches for cases that violate properties, and for cluster seeds that break an invariant. */
 import { simulate } from "../simulation/main.ts";
 import type { Check } from "./webtransport.ts";
 
-/** A thousand cases of each property and half an hour of plans, from a random seed. */
+/**
+ * The full run has a thousand cases of each property and half an hour of plans, from a random seed.
+ */
 const LONG = ["--minutes", "30", "--cases", "1000"];
 
-/** The same cases and plans each time, so that a change of the library is the cause of each new finding. */
+/**
+ * The short run uses the same cases and plans each time, so that any new finding is caused by a
+ * change of the library.
+ */
 const SHORT = ["--seed", "1", "--seeds", "20", "--cases", "20"];
 
 /**

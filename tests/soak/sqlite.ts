@@ -1,6 +1,6 @@
 /**
- * A process that writes to a `SqliteBroker` and is killed repeatedly: no acknowledged data may be
- * lost, and the epoch stays the same.
+ * A process that writes to a `SqliteBroker` and is killed repeatedly. No acknowledged data may be
+ * lost, and the epoch must stay the same.
  *
  * @module
  */
@@ -12,10 +12,10 @@ import { sleep } from "./processes.ts";
 const PROGRAM = new URL("../../brokers/sqlite/_writer_test.ts", import.meta.url).href;
 const PERMISSIONS = ["-R", "-W", "--allow-sys=osUptime"];
 
-/** Longest life of a process after the file is open, in milliseconds. */
+/** The longest time that a process runs after it has opened the file, in milliseconds. */
 const MOST_LIFE_MS = 1_000;
 
-/** More publications and records than a round writes. */
+/** A number larger than the publications and records that a round writes. */
 const MANY = 10_000_000;
 
 const BOUNDS = { size: 1_000_000, ttlMs: 3_600_000, bytes: 1_000_000_000 };
@@ -74,7 +74,7 @@ export async function soakSqlite(
   }
 }
 
-/** Starts a process, and kills it at a random time; returns its lines. */
+/** Starts a process, kills it at a random time, and returns its lines. */
 async function writeAndDie(path: string, synchronous: string): Promise<string[]> {
   await using child = new Deno.Command(Deno.execPath(), {
     args: ["run", "--no-check", ...PERMISSIONS, PROGRAM, path, synchronous],

@@ -22,7 +22,7 @@ export const PER_SECOND = 5;
 /** Interval of the engine's statistics, in milliseconds. */
 const SAMPLE_MS = 200;
 
-/** Number of measurements before the storm; the calmest second counts. */
+/** Number of measurements before the storm. The test uses the calmest second. */
 const CALM_LOOKS = 3;
 
 /** Length of the measurement after the storm, in milliseconds. */
@@ -38,9 +38,9 @@ const PATIENCE_MS = 60_000;
 const SPARE_FILES = 200;
 
 /**
- * Allowed commands to the engine for one topic on one node that takes over: to subscribe, to read
- * the position, to read publications, and to repeat this if more arrived meanwhile. For comparison:
- * a topic has hundreds of clients.
+ * Allowed commands to the engine for one topic on one node that takes over. The commands subscribe,
+ * read the position and read publications, and are repeated if more publications have arrived in
+ * the meantime. For comparison, a topic has hundreds of clients.
  */
 const MOST_PER_TOPIC = 40;
 
@@ -54,7 +54,7 @@ const MOST_PER_USER = 14;
 export interface Load {
   /** Length of the interval, in milliseconds. */
   readonly ms: number;
-  /** Most commands per second, over any {@linkcode SAMPLE_MS}. */
+  /** The highest rate of commands per second over any {@linkcode SAMPLE_MS}. */
   readonly peak: number;
   /** Number of commands, by kind. */
   readonly counts: Readonly<Record<string, number>>;
@@ -217,7 +217,10 @@ async function look<Part extends string>(
   return { atMs: performance.now(), cpuMs, machine: await machineTimes() };
 }
 
-/** Time of all cores: used by this machine or by others on the same hardware, and in total. */
+/**
+ * CPU time of all cores: the time used by this machine or by others on the same hardware, and the
+ * total time.
+ */
 async function machineTimes(): Promise<Look<string>["machine"]> {
   if (Deno.build.os !== "linux") return { busyMs: NaN, allMs: NaN };
   const [line] = (await Deno.readTextFile("/proc/stat")).split("\n");
@@ -253,7 +256,10 @@ async function untilBack(fleet: Fleet, clients: number): Promise<void> {
   }
 }
 
-/** CPU time of processes so far, in milliseconds; NaN on systems that do not report it. */
+/**
+ * Returns the CPU time of processes so far, in milliseconds, or NaN on systems that do not report
+ * it.
+ */
 async function cpuOf(pids: readonly number[]): Promise<number> {
   const each = await Promise.all(pids.map(usageOf));
   return each.reduce((all, { cpuUs = NaN }) => all + cpuUs / 1_000, 0);

@@ -1,6 +1,6 @@
 /**
- * The flood of unread streams: four connections from one address open as many streams as QUIC
- * allows, send more than a stream's window on each, and open another one for each rejected stream.
+ * The flood of unread streams. Four connections from one address open as many streams as QUIC
+ * allows, send more than a stream's window on each, and open another stream for each rejected one.
  *
  * @module
  */
@@ -29,7 +29,10 @@ const SHARE_BYTES = new UnreadStreams().maxBytesPerAddress;
  */
 const MOST_GROWTH_BYTES = SHARE_BYTES + 400_000_000;
 
-/** One kind of flood: the way the server leaves streams unread, and the sessions per connection. */
+/**
+ * One kind of flood: how the server leaves streams unread, and the number of sessions per
+ * connection.
+ */
 interface Flood {
   readonly way: UnreadWay;
   readonly sessions: number;

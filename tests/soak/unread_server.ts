@@ -1,7 +1,7 @@
 /**
- * The server of the flood of unread streams, in a separate process with measured memory. All
- * options that bound streams have their defaults. Reads one command per line from standard input,
- * and replies to each with a line of JSON.
+ * The server for the flood of unread streams, in a separate process so that its memory can be
+ * measured. All options that limit streams have their defaults. The process reads one command per
+ * line from standard input and replies to each with a line of JSON.
  *
  * @module
  */
@@ -29,7 +29,7 @@ const WAYS: Readonly<Record<UnreadWay, ServeOptions>> = {
   nothing: {},
   /** A handler receives each stream, and does not read it. */
   onStream: { onStream: () => new Promise(() => {}) },
-  /** A loop receives one stream, and no more. */
+  /** A loop receives one stream and then stops. */
   incomingStreams: { onOpen: (session) => void takeOne(session) },
   /** The readers of the connection below receive no stream. */
   connection: {

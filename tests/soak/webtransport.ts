@@ -1,6 +1,6 @@
 /**
- * The soak test of WebTransport: sessions that open and close in every way, regular and irregular,
- * and one healthy session that must not be affected.
+ * The soak test of WebTransport, with sessions that open and close in every way, regular and
+ * irregular, and one healthy session that must not be affected.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import type { WebTransportStats } from "./webtransport_server.ts";
 /** Reports the result of a check. */
 export type Check = (what: string, isRight: boolean, detail: string) => void;
 
-/** Sessions of one round, by kind of end. */
+/** Number of sessions in one round, by how they end. */
 const ROUND = { normally: 60, killed: 15, stopped: 15, garbage: 10 } as const;
 const SESSIONS_A_ROUND = ROUND.normally + ROUND.killed + ROUND.stopped + ROUND.garbage;
 
@@ -26,7 +26,7 @@ const GARBAGE_PACKETS = 50;
 const ECHO_EVERY_MS = 20;
 const MOST_ECHO_MS = 1_500;
 
-/** The idle timeout of the server is two seconds, and it probes a silent peer before. */
+/** The server's idle timeout is two seconds, and the server probes a silent peer before that. */
 const MOST_SILENCE_MS = 6_000;
 
 /** Allowed growth of the memory: a tenth, plus the garbage of one round for small values. */
@@ -105,8 +105,8 @@ export async function soakWebTransport(check: Check, isShort: boolean): Promise<
     if (round === warmUps) before = await until(server, isAlone);
     const start = performance.now();
     wrong += await soakRound(target);
-    // The runtime frees QUIC's memory on a garbage collection, which QUIC's small objects rarely
-    // cause: each round leaves the same garbage.
+    // The runtime frees QUIC's memory during a garbage collection, but QUIC's small objects rarely
+    // cause one. Each round therefore leaves the same amount of garbage.
     await server.ask("stats");
     await sleep(Math.max(0, roundMs - (performance.now() - start)));
   }
@@ -175,7 +175,7 @@ async function until(
   }
 }
 
-/** Runs one hundred sessions; returns the number of regular sessions that failed. */
+/** Runs one hundred sessions and returns the number of regular sessions that failed. */
 async function soakRound(target: Target): Promise<number> {
   const [wrong] = await Promise.all([
     endNormally(target),

@@ -1,6 +1,6 @@
 /**
- * Clients of the soak test that vanish without a close: they open sessions, print a line, and wait
- * for the signal that kills or stops the process.
+ * Clients of the soak test that vanish without closing their sessions. They open sessions, print a
+ * line, and wait for the signal that kills or stops the process.
  *
  * @module
  */

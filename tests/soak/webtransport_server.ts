@@ -1,7 +1,7 @@
 /**
- * The WebTransport server of the soak test, in a separate process: the server echoes, and the test
- * measures its memory. Reads one command per line from standard input, and replies to each with a
- * line of JSON.
+ * The WebTransport server of the soak test, in a separate process so that the test can measure its
+ * memory. The server echoes what it receives. The process reads one command per line from standard
+ * input and replies to each with a line of JSON.
  *
  * @module
  */
@@ -55,7 +55,7 @@ async function acceptAll(): Promise<void> {
   }
 }
 
-/** A session may close in any way. */
+/** A session may end in any way. */
 async function echoAll(session: Connection): Promise<void> {
   try {
     session.datagrams.readable.pipeTo(session.datagrams.writable).catch(() => {});

@@ -1,6 +1,6 @@
 /**
- * A node of the soak test of streaming responses: `node.ts <port> <engine>`. Prints `{}` when the
- * node listens.
+ * A node of the soak test of streaming responses. Usage: `node.ts <port> <engine>`. It prints `{}`
+ * when it is listening.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * Compares received messages with published ones: each message arrives exactly once, in order, or a
- * gap is reported with a correct reason.
+ * Compares received messages with published ones. Either each message arrives exactly once and in
+ * order, or a gap is reported with a correct reason.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import {
   TIMES_STEP,
 } from "./log.ts";
 
-/** Retention of the engine, and clock precision of the processes. */
+/** The retention of the engine, its outages, and the time that clients have to report an outage. */
 export interface Truth {
   /** Most publications that a topic keeps. */
   readonly size: number;
@@ -22,7 +22,7 @@ export interface Truth {
   readonly ttlMs: number;
   /** Outages of the engine. */
   readonly outages: readonly Outage[];
-  /** Time after an outage in which its consequences may be reported, in milliseconds. */
+  /** Time after an outage during which clients may report its consequences, in milliseconds. */
   readonly slackMs: number;
 }
 
@@ -30,11 +30,11 @@ export interface Truth {
 export interface Findings {
   /** Delivered messages. */
   readonly delivered: number;
-  /** Acknowledged messages that were not delivered, where a gap was reported. */
+  /** Acknowledged messages that were not delivered because of a reported gap. */
   readonly missing: number;
   /**
-   * Messages that were delivered again in a new epoch: the engine published them, crashed before
-   * the reply, and lost them.
+   * Messages that were delivered again in a new epoch, because the engine published them, crashed
+   * before it replied, and lost them.
    */
   readonly repeated: number;
   /** Reported gaps, by reason. */
@@ -43,7 +43,7 @@ export interface Findings {
   readonly faults: readonly string[];
 }
 
-/** Most messages of one publisher on one topic that were in flight at a crash of the engine. */
+/** The most messages of one publisher on one topic that were in flight when the engine crashed. */
 const MOST_REPEATED = 50;
 
 const MOST_FAULTS = 20;
@@ -126,7 +126,7 @@ function follow(
   return { delivered, missing, repeated };
 }
 
-/** Returns true if the reason of a gap explains the missing numbers. */
+/** Returns true if the reason for a gap explains the missing numbers. */
 function isTrue(gap: GapNote, published: Published, hole: Run, truth: Truth): boolean {
   const { reason, since, at } = gap;
   const wasAway = truth.outages.some(({ from, to }) =>

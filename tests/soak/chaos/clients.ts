@@ -1,9 +1,10 @@
 /**
- * Clients of the chaos test: `clients.ts <name> <server's url> <clients> <topics of each>`. A `*`
- * in the URL becomes the name of each client, and a `#` one of the numbers 1 to 8. Clients start in
- * groups. Prints `{}` when all are subscribed. On standard input, `state` prints the state of the
- * clients, `recoveries` the times at which subscriptions recovered, `lacking <publisher's last
- * numbers>` the number of missing messages, and `read` all received messages.
+ * Clients of the chaos test. Usage: `clients.ts <name> <server's url> <clients> <topics of each>`.
+ * In the URL, each client replaces `*` with its name and `#` with a number from 1 to 8. Clients
+ * start in groups. The process prints `{}` when all of them are subscribed. It reads commands from
+ * standard input: `state` prints the state of the clients, `recoveries` prints the times at which
+ * subscriptions recovered, `lacking <publisher's last numbers>` prints the number of missing
+ * messages, and `read` prints all received messages.
  *
  * @module
  */
@@ -24,21 +25,21 @@ export interface ClientsState {
   readonly subscribed: number;
   /** Sessions that started. */
   readonly sessions: number;
-  /** Interruptions with full recovery. */
+  /** Interruptions after which all messages were recovered. */
   readonly recovered: number;
-  /** Interruptions without recovery. */
+  /** Interruptions after which messages were not recovered. */
   readonly failed: number;
   /** Longest timer delay of the process since the last report, in milliseconds. */
   readonly lateMs: number;
 }
 
-/** Clients that start at the same time; groups avoid a connection storm at the start. */
+/** Number of clients that start at the same time. Starting in groups avoids a connection storm. */
 const GROUP = 250;
 
 /**
- * Numbers for a `#` in the URL, which give several loopback addresses. With thousands of
- * connections to one address and port, Linux searches long for a free port, which clients on many
- * machines would not cause.
+ * Numbers that replace `#` in the URL, so that clients use several loopback addresses. With
+ * thousands of connections to one address and port, Linux takes long to find a free port. Clients
+ * on many machines would not cause this.
  */
 const ADDRESSES = 8;
 

@@ -20,8 +20,9 @@ export const TOPICS = 20;
 export const PATTERN = "chaos:{number}";
 
 /**
- * An engine, and the data that it has after a restart: none, the append-only file, the last
- * snapshot, or the streams. With `nats-kept` the nodes know that the streams survive.
+ * The name of an engine and of the data that survives a restart: none, the append-only file, the
+ * last snapshot, or the streams. With `nats-kept`, the nodes are configured for streams that
+ * survive.
  */
 export type EngineName = "redis" | "redis-aof" | "redis-snapshot" | "nats" | "nats-kept";
 
@@ -34,7 +35,7 @@ export interface Engine extends AsyncDisposable {
   readonly url: string;
   /** Id of the process, while running. */
   readonly pid: number;
-  /** Number of commands so far, by the engine's command names. */
+  /** The number of commands so far, by the engine's name for the command. */
   counts(): Promise<Readonly<Record<string, number>>>;
   /** Kills the engine as `kill -9` does. */
   kill(): Promise<void>;
@@ -63,7 +64,7 @@ async function startRedis(name: Exclude<EngineName, "nats" | "nats-kept">): Prom
     kill: () => server.kill(),
     restart: async () => {
       await server.restart();
-      // For the next start: this snapshot lacks all later data.
+      // The engine loads this snapshot at the next start. It lacks all later data.
       if (name === "redis-snapshot") await server.run("save");
     },
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
@@ -91,7 +92,7 @@ async function startNats(suffix: string): Promise<Engine> {
 
 /** Makes a node's broker. */
 export function brokerFor(url: string): Broker {
-  // The engine is down for seconds here, and the nodes must not give up in the meantime.
+  // In this test the engine is down for seconds, and the nodes must not give up in the meantime.
   const patience = { giveUpMs: 60_000 };
   return url.startsWith("redis")
     ? new RedisBroker({ url }, patience)

@@ -1,6 +1,6 @@
 /**
- * Nodes on an engine, behind a balancer or on one port, with publishers, and with clients that log
- * all messages. Each of them is a process.
+ * Nodes that share an engine, either behind a balancer or on one port, with publishers and with
+ * clients that log all messages. Nodes, publishers and groups of clients are separate processes.
  *
  * @module
  */
@@ -21,8 +21,8 @@ export interface FleetStartOptions {
   /** Number of nodes at the start. */
   readonly nodes: number;
   /**
-   * Puts all nodes on one port, which the kernel balances; clients bypass the balancer. The
-   * balancer is JavaScript too, and uses more CPU time than a node.
+   * If true, all nodes listen on one port, the kernel distributes the connections, and clients
+   * bypass the balancer. The balancer is written in JavaScript and uses more CPU time than a node.
    *
    * @default {false}
    */
@@ -38,7 +38,7 @@ export interface FleetOptions {
   /** Messages per second over all topics, for each of the two publishers. */
   readonly perSecond: number;
   /**
-   * Makes each client a separate user, which the engine then tracks too.
+   * If true, each client is a separate user, which the engine also tracks.
    *
    * @default {false}
    */
@@ -46,7 +46,7 @@ export interface FleetOptions {
 }
 
 export interface FleetNode {
-  /** Port of the node, unchanged after a restart. */
+  /** Port of the node. It stays the same after a restart. */
   readonly port: number;
   /** The process, while running. */
   process: LineProcess;
@@ -58,9 +58,9 @@ export interface Outcome {
   readonly published: readonly Published[];
   /** The received messages of the clients. */
   readonly received: readonly Received[];
-  /** Reasons of closed subscriptions; should be empty. */
+  /** Reasons why subscriptions closed. The array should be empty. */
   readonly failures: readonly string[];
-  /** Number of messages that the clients still lacked at the end of the wait. */
+  /** Number of messages that the clients had still not received when the wait ended. */
   readonly lacking: number;
   /** Sum of the clients' final states. */
   readonly state: ClientsState;
@@ -98,7 +98,7 @@ export class Fleet implements AsyncDisposable {
     return node;
   }
 
-  /** Starts clients and publishers; resolves once all clients are subscribed. */
+  /** Starts clients and publishers. Resolves once all clients are subscribed. */
   async begin({ clients, topicsEach, perSecond, hasUsers }: FleetOptions): Promise<void> {
     const url = `ws://127.0.0.1:${this.#port || this.balancer.port}/`;
     // Clients of one port are spread over addresses.
@@ -176,7 +176,7 @@ export class Fleet implements AsyncDisposable {
       try {
         process.kill("SIGKILL");
       } catch {
-        // The process has ended already.
+        // The process has already exited.
       }
       return process.end();
     }));
@@ -191,8 +191,8 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Waits until the clients have all messages or time is up; returns the number of missing
-   * messages.
+   * Waits until the clients have received all messages or the time is up. Returns the number of
+   * missing messages.
    */
   async #untilNone(last: LastNumbers): Promise<number> {
     const until = Date.now() + SETTLE_MS;

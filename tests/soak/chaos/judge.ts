@@ -10,8 +10,8 @@ import type { Outcome } from "./fleet.ts";
 import type { Outage } from "./log.ts";
 
 /**
- * Time after an outage in which its consequences may be reported: disconnected clients return
- * within seconds.
+ * Time after an outage during which clients may report its consequences. Disconnected clients
+ * return within seconds.
  */
 const SLACK_MS = 15_000;
 
@@ -27,7 +27,7 @@ export interface Trouble {
   readonly outages: readonly Outage[];
 }
 
-/** Checks the clients' logs; prints four lines. */
+/** Checks the clients' logs and prints four lines. */
 export function judge(check: Check, outcome: Outcome, trouble: Trouble): void {
   const { published, received, lacking, failures, state } = outcome;
   const { title, blows, clients, outages } = trouble;

@@ -10,13 +10,13 @@ export type Run = readonly [from: number, to: number];
 
 /** A client's messages of a topic between two gaps. */
 export interface Stretch {
-  /** Reason of the gap before these messages; absent at the start. */
+  /** Reason for the gap before these messages. It is absent for the first stretch. */
   readonly gap?: GapNote;
   /** The numbers of each publisher, in order of arrival. */
   readonly runs: Readonly<Record<string, readonly Run[]>>;
 }
 
-/** A report to a client that messages may be missing. */
+/** A gap: the server reported to a client that messages may be missing. */
 export interface GapNote {
   /** The reason that the server reported. */
   readonly reason: RecoveryReason;
@@ -32,7 +32,7 @@ export interface Received {
   readonly client: string;
   /** Name of the topic. */
   readonly topic: string;
-  /** The stretches in order. */
+  /** The stretches, in order. */
   readonly stretches: readonly Stretch[];
   /** Descriptions of faults, such as decreasing offsets. */
   readonly faults: readonly string[];
@@ -46,7 +46,7 @@ export interface Published {
   readonly topic: string;
   /** The last number that the publisher sent. */
   readonly last: number;
-  /** Numbers that the engine did not acknowledge: these messages may or may not have arrived. */
+  /** Numbers that the engine did not acknowledge. These messages may or may not have arrived. */
   readonly unsure: readonly number[];
   /**
    * Time at which every hundredth number, starting with number 1, was acknowledged, in milliseconds
@@ -59,7 +59,8 @@ export interface Published {
 export const TIMES_STEP = 100;
 
 /**
- * An outage of the engine, from its crash to the next start, in milliseconds since the Unix epoch.
+ * An outage of the engine, from its crash until it replies again, in milliseconds since the Unix
+ * epoch.
  */
 export interface Outage {
   /** Time of the crash. */

@@ -1,8 +1,8 @@
 /**
- * Publishes on all topics of the chaos test, and records the acknowledged messages: `publisher.ts
+ * Publishes on all topics of the chaos test and records the acknowledged messages. `publisher.ts
  * <name> node <engine's url> <messages per second>` publishes as a node, and `publisher.ts <name>
- * client <server's url> <messages per second>` as a client. Prints `{}` at the first message;
- * `stop` stops publishing, and prints the published messages.
+ * client <server's url> <messages per second>` publishes as a client. The process prints `{}` at
+ * the first message. The command `stop` stops publishing and prints the published messages.
  *
  * @module
  */
@@ -19,7 +19,7 @@ interface Publisher extends AsyncDisposable {
   publish(topic: string, data: unknown): Promise<unknown>;
 }
 
-/** Most publications in flight; the publisher waits at this limit. */
+/** The most publications in flight. The publisher waits when it reaches this limit. */
 const MAX_UNANSWERED = 1_000;
 
 const [name, kind, url, perSecond] = Deno.args;

@@ -1,7 +1,8 @@
 /**
- * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` when the node
- * listens. `opened` prints the sessions that started since the last `opened`; `drain <ms>` drains
- * the node and exits. The session's user is the `user` in the URL, or a guest.
+ * A node of the chaos test. Usage: `server.ts <port> <engine's url> [shared]`. It prints `{}` when
+ * it is listening. The command `opened` prints the sessions that started since the last `opened`,
+ * and `drain <ms>` drains the node and exits. The session's user is taken from `user` in the URL;
+ * without it, the user is a guest.
  *
  * @module
  */
@@ -27,7 +28,7 @@ const lateness = new Lateness();
 let times: number[] = [];
 const server = serve({
   port: Number(port),
-  // Nodes on one port have many clients, over several loopback addresses.
+  // Nodes that share a port have many clients, which use several loopback addresses.
   hostname: shared === undefined ? "127.0.0.1" : "0.0.0.0",
   webTransport: false,
   reusePort: shared !== undefined,

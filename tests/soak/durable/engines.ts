@@ -15,7 +15,7 @@ export interface DurableEngine extends AsyncDisposable {
   readonly url: string;
   /** Number of nodes that the engine allows. */
   readonly nodes: number;
-  /** Kills the engine and restarts it; absent for an engine within the node. */
+  /** Kills the engine and restarts it. It is absent if the engine runs inside the node. */
   readonly strike?: () => Promise<void>;
 }
 

@@ -1,6 +1,6 @@
 /**
- * A node of the soak test of durable streams: `node.ts <port> <engine>`. Prints `{}` when the node
- * listens. The engine is a URL, or the path of a file for SQLite.
+ * A node of the soak test of durable streams. Usage: `node.ts <port> <engine>`. The engine is a URL
+ * or, for SQLite, the path of a file. The process prints `{}` when it is listening.
  *
  * @module
  */
@@ -15,7 +15,7 @@ serve({
   onListen() {},
   broker: await durableBroker(engine!),
   authorize: () => true,
-  // Requests fail while the engine is down, and are retried.
+  // Requests fail while the engine is down, and the clients retry them.
   onError() {},
   durableStreams: { path: "/streams", authorize: () => true },
   limits: { maxSessionsPerAddress: Infinity },

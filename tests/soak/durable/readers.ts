@@ -1,6 +1,6 @@
 /**
- * Readers of a durable stream that resume at their position after each interruption: by
- * long-polling, by server-sent events, and by a session.
+ * Readers of a durable stream that resume at their position after each interruption. One uses
+ * long-polling, one uses server-sent events, and one uses a session.
  *
  * @module
  */
@@ -10,10 +10,12 @@ import { sleep } from "../processes.ts";
 /** Pause before a reader reconnects, in milliseconds. */
 const RETRY_MS = 50;
 
-/** Longest wait for the head of a response, in milliseconds. */
+/** Longest wait for the headers of a response, in milliseconds. */
 const ANSWER_MS = 40_000;
 
-/** Temporary rejections of a read: the stream does not exist yet, or the engine is unreachable. */
+/**
+ * Statuses of temporary rejections: the stream does not exist yet, or the engine is unreachable.
+ */
 const FOR_NOW: ReadonlySet<string> = new Set(["not-found", "unavailable", "too-many"]);
 
 /** Reads numbers up to the end of the stream. */
@@ -53,7 +55,7 @@ export const READERS: Readonly<Record<string, ReadNumbers>> = {
           if (event === "data") waiting.push(...JSON.parse(data));
           if (event !== "control") continue;
           const { streamNextOffset, streamClosed } = JSON.parse(data);
-          // An event whose offset did not arrive is read again.
+          // If the offset of an event did not arrive, the event is read again.
           numbers.push(...waiting);
           waiting = [];
           offset = streamNextOffset;
@@ -96,7 +98,7 @@ async function tryFetch(url: string): Promise<Response | undefined> {
   }
 }
 
-/** Returns true if a response is a result; throws if no retry can lead to one. */
+/** Returns true if a response is a result. Throws if retrying cannot help. */
 function isAnswer({ status }: Response): boolean {
   if (status === 200 || status === 204) return true;
   // The stream may not exist yet.
@@ -104,7 +106,7 @@ function isAnswer({ status }: Response): boolean {
   throw new Error(`Expected a result, received ${status}`);
 }
 
-/** Reads server-sent events; they end when the body is cut off. */
+/** Reads server-sent events until the response ends or is cut off. */
 async function* events(
   body: ReadableStream<Uint8Array>,
 ): AsyncGenerator<{ readonly event: string; readonly data: string }> {

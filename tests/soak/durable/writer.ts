@@ -1,6 +1,6 @@
 /**
- * A writer that appends numbers to a durable stream over HTTP and retries until it succeeds: an
- * append without a reply is repeated on any node with the same sequence number.
+ * A writer that appends numbers to a durable stream over HTTP and retries until it succeeds. If an
+ * append gets no reply, the writer repeats it on any node with the same sequence number.
  *
  * @module
  */

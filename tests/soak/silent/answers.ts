@@ -1,7 +1,7 @@
 /**
- * A node that produces streaming responses for the soak test of silent servers: `answers.ts <port>
- * <engine>`. Prints `{}` when it listens. Each item includes its number, starting at 0, and the
- * process that produced it.
+ * A node that produces streaming responses for the soak test of silent servers. Usage: `answers.ts
+ * <port> <engine>`. It prints `{}` when it is listening. Each item includes its number, starting at
+ * 0, and the process that produced it.
  *
  * @module
  */

@@ -1,7 +1,8 @@
 /**
- * Clients of the soak test of silent servers: `clients.ts <url> <transport> <clients> <busy
- * clients>`. All subscribe to a topic; the busy ones send one request after the other. Prints `{}`
- * when all are connected; `report` on standard input prints the events since then.
+ * Clients of the soak test of silent servers. Usage: `clients.ts <url> <transport> <clients> <busy
+ * clients>`. All clients subscribe to a topic, and the busy clients send one request after the
+ * other. The process prints `{}` when all clients are connected. The command `report` on standard
+ * input prints the events since then.
  *
  * @module
  */

@@ -1,5 +1,6 @@
 /**
- * Kept responses whose server is killed: measures the time until a reader receives the next item.
+ * Kept responses whose server is killed. The test measures the time until a reader receives the
+ * next item.
  *
  * @module
  */
@@ -21,7 +22,7 @@ const MOST_MS = { sqlite: 4_000, redis: 8_000, nats: 8_000 } as const;
 
 const KILLS = 10;
 
-/** Longest wait for an item, in milliseconds: several takeovers. */
+/** Longest wait for an item, in milliseconds. It is long enough for several takeovers. */
 const PATIENCE_MS = 60_000;
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
@@ -55,7 +56,7 @@ export async function soakKeptAnswers(check: Check, isShort: boolean): Promise<v
   }
 }
 
-/** Nodes on one engine, the first of which produces the responses. */
+/** Nodes on one engine. The first node produces the responses. */
 class Nodes implements AsyncDisposable {
   readonly #engine: string;
   readonly #nodes: { readonly port: number; readonly process: LineProcess }[] = [];
@@ -75,7 +76,7 @@ class Nodes implements AsyncDisposable {
     return this.#nodes.map(({ port }) => `http://127.0.0.1:${port}/`);
   }
 
-  /** Kills the first node, and restarts it as the last one. */
+  /** Kills the first node, and restarts it as the last node. */
   async killFirst(): Promise<void> {
     const { port, process } = this.#nodes.shift()!;
     process.kill("SIGKILL");
@@ -99,7 +100,7 @@ class Nodes implements AsyncDisposable {
 class Reader {
   /** Resolves once the response is being received. */
   readonly isReading: Promise<void>;
-  /** Resolves at the first item of another process, with the time. */
+  /** Resolves with the time at which the first item from another process arrives. */
   readonly goesOn: Promise<number>;
   readonly #client;
   readonly #answer;
@@ -133,16 +134,16 @@ class Reader {
 }
 
 /**
- * Number of times from which the limit excludes the random delay of a dial; with fewer times, the
- * delay may dominate the median.
+ * Number of times above which the limit excludes the random delay before a connection attempt. With
+ * fewer times, this delay may dominate the median.
  */
 const MANY = 10;
 
-/** Longest random delay of a dial, in milliseconds. */
+/** Longest random delay before a connection attempt, in milliseconds. */
 const SPREAD_MS = 1_000;
 
 /**
- * Checks the median of some times.
+ * Checks the median of the given times.
  *
  * @param check Receives the result.
  * @param what Name of the times.

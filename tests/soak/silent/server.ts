@@ -1,7 +1,8 @@
 /**
- * Server of the soak test of silent servers: `server.ts <port> <file of handled messages>
- * <sessions>`. Prints `{"port"}` when it listens; `stats` on standard input prints the sessions and
- * rejections. Each handled message adds a line to the file, which outlives the process.
+ * The server of the soak test of silent servers. Usage: `server.ts <port> <file of handled
+ * messages> <sessions>`. It prints `{"port"}` when it is listening. The command `stats` on standard
+ * input prints the sessions and rejections. For each handled message, the server adds a line to the
+ * file, which outlives the process.
  *
  * @module
  */
@@ -18,7 +19,7 @@ export interface SilentServerStats {
   readonly refused: number;
 }
 
-/** Time that the handler of `work` takes, in milliseconds. */
+/** Time that the handler for `work` takes, in milliseconds. */
 const WORK_MS = 300;
 
 const [port, file, sessions] = Deno.args;
@@ -34,7 +35,8 @@ const server = serve({
   port: Number(port),
   hostname: "127.0.0.1",
   authorize: () => true,
-  // Exactly the number of clients, so that a client that counts twice is rejected.
+  // The limit is exactly the number of clients, so that the server rejects a client that it counts
+  // twice.
   limits: { maxSessions: most, maxSessionsPerAddress: most, maxSessionsPerUser: most },
   onListen() {},
   onOpen: () => void began++,
