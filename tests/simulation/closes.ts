@@ -1,4 +1,7 @@
-/** The status of a client after a close: docs/protocol.md 15.4, and the docs of `ClientStatus`. */
+/**
+ * The status of a client after a close, as described in docs/protocol.md 15.4 and in the docs of
+ * `ClientStatus`.
+ */
 import type { ClientStatus } from "../../client/client_options.ts";
 import { CloseCode, type CloseInfo } from "../../errors.ts";
 
@@ -11,10 +14,11 @@ export const FINAL: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * Returns the name of a client's status after the end of a session or an attempt.
+ * Returns the name of a client's status after a session has ended or a connection attempt has
+ * failed.
  *
- * @param end The end.
- * @param wasConnected True for the end of a session.
+ * @param end How it ended.
+ * @param wasConnected True if a session ended, false if an attempt failed.
  * @returns The name.
  */
 export function nameAfter(

@@ -1,21 +1,21 @@
-/** Random draws. */
+/** Functions that pick random values. */
 
 /**
- * Draws a number.
+ * Returns a random number.
  *
  * @param random The random numbers.
  * @param least The minimum.
  * @param most The maximum (exclusive).
- * @returns A number from the minimum to the maximum.
+ * @returns A number from the minimum up to the maximum.
  */
 export function between(random: () => number, least: number, most: number): number {
   return least + (most - least) * random();
 }
 
 /**
- * Draws one element.
+ * Picks one element at random.
  *
- * @param random The chance.
+ * @param random The random numbers.
  * @param from The list, which is not empty.
  * @returns An element.
  */
@@ -24,9 +24,9 @@ export function oneOf<T>(random: () => number, from: readonly T[]): T {
 }
 
 /**
- * Draws an order.
+ * Shuffles a list.
  *
- * @param random The chance.
+ * @param random The random numbers.
  * @param from The list.
  * @returns All elements, in random order.
  */

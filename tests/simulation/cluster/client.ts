@@ -25,7 +25,7 @@ const CLIENTS_PER_USER = 2;
 /** Maximum delay before a client starts, in milliseconds. */
 const START_MS = 3_000;
 
-/** Delay before a program restarts after its client's end, in milliseconds. */
+/** Delay before a program restarts after its client has closed, in milliseconds. */
 const AGAIN_MS = 5_000;
 
 /** Mean interval of reads of a durable stream, in milliseconds. */
@@ -34,13 +34,13 @@ const READ_EVERY_MS = 20_000;
 /** Mean time until a program closes its client and another program starts, in milliseconds. */
 const RELOAD_EVERY_MS = 60_000;
 
-/** Maximum time of a client's close, in milliseconds. */
+/** Maximum time that closing a client may take, in milliseconds. */
 const CLOSE_MS = 20_000;
 
 /** Transports of a client, in order of preference. */
 type ClientTransports = NonNullable<ConnectOptions["transports"]>;
 
-/** Parts of a cluster for clients. */
+/** The parts of a cluster that clients use. */
 export interface ClientParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
@@ -64,7 +64,7 @@ export class ClusterClient {
   readonly #random: () => number;
   readonly #isReliable: boolean;
   readonly #network: SimulatedNetwork;
-  /** Random number that determines the machine's transports and other programs. */
+  /** Random number that determines the machine's transports and its other programs. */
   readonly #kind: number;
   readonly #storage: Storage = {
     positions: new Map(),
@@ -77,7 +77,7 @@ export class ClusterClient {
   #isClosing = false;
 
   /**
-   * Prepares a client, which starts within the first seconds.
+   * Prepares a client. It starts within the first seconds.
    *
    * @param host The host, which runs.
    * @param index Number of the client.
@@ -94,18 +94,18 @@ export class ClusterClient {
     host.after(START_MS * this.#random(), () => this.#start());
   }
 
-  /** The running program; `undefined` before the start. */
+  /** The running program. It is `undefined` before the first program starts. */
   get program(): Program | undefined {
     return this.#program;
   }
 
-  /** Ends the workload: no new operation starts. */
+  /** Ends the workload. No new operation starts after this. */
   rest(): void {
     this.#isWorking = false;
     this.#program?.rest();
   }
 
-  /** Restarts the machine after its end. */
+  /** Restarts the machine after it has ended. */
   restart(): void {
     if (this.host.isAlive) return;
     this.host.start();

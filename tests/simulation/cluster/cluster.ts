@@ -46,21 +46,21 @@ const WRITE_EVERY_MS = 15_000;
 /** Time between two checks of the state, in milliseconds. */
 const STEP_MS = 250;
 
-/** Time from a node's return to the drain of the next one, in milliseconds. */
+/** Time between the return of a node and the drain of the next node, in milliseconds. */
 const ROLL_MS = 2_000;
 
-/** Share of publications made by nodes, if nodes publish. */
+/** Share of the publications that nodes make, if nodes publish. */
 const NODE_SHARE = 0.3;
 
 /** Options of a {@linkcode Cluster}. */
 export interface ClusterOptions {
-  /** Kinds of trace entries; see `SimulationOptions`. */
+  /** Kinds of trace entries to record. See `SimulationOptions`. */
   readonly trace?: "facts" | "packets" | undefined;
-  /** Invariants to check; all by default. */
+  /** Invariants to check. By default, all are checked. */
   readonly invariants?: readonly Invariant[] | undefined;
 }
 
-/** Parts of a cluster that are created before the hosts. */
+/** The parts of a cluster that are created before the hosts. */
 interface ClusterParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
@@ -78,11 +78,11 @@ interface ClusterParts {
 
 /** A running cluster. */
 export class Cluster implements LiveCluster, Disposable {
-  /** Virtual time and hosts. */
+  /** The virtual time and the hosts. */
   readonly simulation: Simulation;
   /** The network. */
   readonly network: SimulatedNetwork;
-  /** Checks the invariants. */
+  /** The witness that checks the invariants. */
   readonly witness: Witness;
   /** The facts. */
   readonly journal: Journal;
@@ -148,7 +148,7 @@ export class Cluster implements LiveCluster, Disposable {
    * @param plan The plan.
    * @param options See {@linkcode ClusterOptions}.
    * @returns The cluster.
-   * @throws {TypeError} If there is no model of the engine.
+   * @throws {TypeError} If the engine has no model.
    */
   static async start(
     plan: Plan,
@@ -167,7 +167,7 @@ export class Cluster implements LiveCluster, Disposable {
     const spares = settings.has("brokers")
       ? await startSpares(plan.engine, { simulation, network })
       : [];
-    // After the engine, which needs the runtime's own QUIC.
+    // This comes after the engine, because the engine needs the runtime's own QUIC.
     const quic = settings.has("http3") ? simulateQuic(network[internals].links) : undefined;
     if (quic !== undefined) network[internals].webTransport = quic;
     const { links, http } = network[internals];
@@ -214,19 +214,19 @@ export class Cluster implements LiveCluster, Disposable {
    * Returns true if bytes that a node or a client sent long ago are still arriving at a host.
    *
    * @param host The receiving host.
-   * @returns True while such bytes are in flight on a slow link.
+   * @returns True while such bytes are in flight over a slow link.
    */
   isBehind(host: Host): boolean {
     const { nodes, machines, network } = this;
     return [...nodes, ...machines].some((from) => network.backlogMs(from.host, host) > 0);
   }
 
-  /** Servers on hosts that live. */
+  /** Servers on live hosts. */
   get servers(): readonly LiveServer[] {
     return this.nodes.filter(({ host }) => host.isAlive);
   }
 
-  /** Clients on hosts that live. */
+  /** Clients on live hosts. */
   get clients(): readonly LiveClient[] {
     return this.machines.flatMap(({ host, program }) =>
       host.isAlive && program !== undefined && !program.client.status.isEnded ? [program] : []
@@ -244,7 +244,7 @@ export class Cluster implements LiveCluster, Disposable {
   }
 
   /**
-   * Restarts the program of a host after its end.
+   * Restarts a host's program after the host has ended.
    *
    * @param host The host of a node or a client.
    */
@@ -253,7 +253,7 @@ export class Cluster implements LiveCluster, Disposable {
     this.machines.find((machine) => machine.host === host)?.restart();
   }
 
-  /** Ends the workload: no new operation starts. */
+  /** Ends the workload. No new operation starts after this. */
   rest(): void {
     this.#isWorking = false;
     for (const machine of this.machines) machine.rest();
@@ -264,8 +264,8 @@ export class Cluster implements LiveCluster, Disposable {
    *
    * @param host The host of the client.
    * @param chance Number from 0 to 1 that picks the topic.
-   * @returns The topic, and a function that ends the denial; `undefined` without a topic or a
-   * client.
+   * @returns The topic and a function that ends the denial, or `undefined` if there is no topic or
+   * no client.
    */
   deny(host: Host, chance: number): { readonly topic: string; end(): void } | undefined {
     const user = this.machines.find((machine) => machine.host === host)?.user;
@@ -284,7 +284,7 @@ export class Cluster implements LiveCluster, Disposable {
    * Restarts all nodes, one after another, as a deploy does.
    *
    * @param withinMs Duration of each drain, in milliseconds.
-   * @returns False if a deploy is in progress.
+   * @returns False if a deploy is already in progress.
    */
   roll(withinMs: number): boolean {
     if (this.#isRolling) return false;
@@ -297,10 +297,10 @@ export class Cluster implements LiveCluster, Disposable {
   }
 
   /**
-   * Restarts all nodes of the quiet cluster, as a deploy does, while some clients publish; ignored
-   * without other nodes, and in a plan without a tour.
+   * Restarts all nodes of the quiet cluster, as a deploy does, while some clients publish. The call
+   * is ignored if there is only one node or if the plan includes no tour.
    *
-   * @param withinMs Time of each drain, in milliseconds.
+   * @param withinMs Duration of each drain, in milliseconds.
    */
   deploy(withinMs: number): void {
     const { terms, has } = this.#settings;
@@ -318,7 +318,8 @@ export class Cluster implements LiveCluster, Disposable {
   }
 
   /**
-   * Publishes once on each topic, from each node and each client; each node sends to some users.
+   * Publishes once on each topic from each node and each client, and sends messages from each node
+   * to some users.
    */
   probe(): void {
     const users = [...new Set(this.machines.map(({ user }) => user))];
@@ -343,7 +344,7 @@ export class Cluster implements LiveCluster, Disposable {
     );
   }
 
-  /** Starts nodes whose users come and go, if the plan includes that. */
+  /** Starts nodes whose users come and go, if the plan includes them. */
   visits(): Visits | undefined {
     if (!this.#settings.has("growth")) return undefined;
     return new Visits(new Examiner(this.#examination));
@@ -388,7 +389,7 @@ export class Cluster implements LiveCluster, Disposable {
     await this.engine.close?.();
   }
 
-  /** Drains the nodes, each after the previous one is up again. */
+  /** Drains the nodes, each after the previous node is up again. */
   #restartAll(
     withinMs: number,
     { goesOn = () => true, onDrain = () => {}, onEnd }: {
@@ -442,7 +443,7 @@ export class Cluster implements LiveCluster, Disposable {
     this.simulation.after(WRITE_EVERY_MS * random(), next);
   }
 
-  /** Parts for examinations. */
+  /** The parts that examinations use. */
   get #examination(): ExaminationParts {
     const { simulation, network, journal } = this;
     return { simulation, network, journal, settings: this.#settings, tokens: this.#tokens };

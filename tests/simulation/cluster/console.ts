@@ -1,13 +1,13 @@
-/** Lines that the library prints during a run, recorded as facts of the run. */
+/** Records the lines that the library prints during a run as facts of the run. */
 import type { EventLoop } from "../../../testing/simulation/event_loop.ts";
 import type { Journal } from "./journal.ts";
 
 /**
  * Captures everything that the library prints, until disposed.
  *
- * @param events The virtual time, which knows the current host.
+ * @param events The virtual time, from which the current host is known.
  * @param journal The facts.
- * @returns Restores the console.
+ * @returns A disposable that restores the console.
  */
 export function takeConsole(events: EventLoop, journal: Journal): Disposable {
   const { warn, error } = console;

@@ -9,13 +9,13 @@ import type { Journal } from "./journal.ts";
 export interface EngineFault {
   /** Description of the fault, for readers. */
   readonly text: string;
-  /** Ends the fault; absent for an instantaneous one. */
+  /** Ends the fault. It is absent if the fault is instantaneous. */
   readonly heal?: () => void;
 }
 
-/** Limits and times of a broker; the library's defaults by default. */
+/** Limits and times of a broker. Values that are absent are the library's defaults. */
 export interface WaitingBounds {
-  /** Most operations. */
+  /** Maximum number of operations. */
   readonly maxWaiting?: number;
   /** Maximum total bytes. */
   readonly maxWaitingBytes?: number;
@@ -28,29 +28,34 @@ export interface WaitingBounds {
 /** The engine of a cluster. */
 export interface ClusterEngine extends Disposable {
   /**
-   * Faults by kind, each starting with `engine-`. A fault receives a size from 0 to 1, and returns
-   * `undefined` if it cannot start now.
+   * Faults by kind. Each kind starts with `engine-`. The function that starts a fault receives a
+   * size from 0 to 1, and returns `undefined` if the fault cannot start now.
    */
   readonly faults: Readonly<Record<string, (amount: number) => EngineFault | undefined>>;
   /**
    * Creates the broker of a node.
    *
    * @param host The host of the node, in its current life.
-   * @param bounds See {@linkcode WaitingBounds}; ignored by engines that nodes reach without a network.
-   * @returns The broker; `undefined` for independent nodes.
+   * @param bounds See {@linkcode WaitingBounds}. Engines that nodes reach without a network ignore
+   * it.
+   * @returns The broker, or `undefined` for independent nodes.
    */
   broker(host: Host, bounds?: WaitingBounds): Broker | undefined;
   /**
-   * False if two concurrent changes of one row may both succeed; absent for an engine without rows.
+   * False if two concurrent changes of one row may both succeed. It is absent if the engine has no
+   * rows.
    */
   readonly hasExactRows?: boolean;
-  /** Ends all faults, and starts all servers of the engine that have ended. */
+  /** Ends all faults, and starts all servers of the engine that are down. */
   heal(): void;
-  /** False while the shared process of engine and nodes is down; absent without such a process. */
+  /**
+   * False while the process that the engine and the nodes share is down. It is absent if there is
+   * no such process.
+   */
   readonly isUp?: boolean;
-  /** Called when that process is back, and the nodes may start. */
+  /** Called when that process is running again and the nodes may start. */
   onRestart?: () => void;
-  /** Closes an engine with files. */
+  /** Closes the files of an engine that has any. */
   close?(): Promise<void>;
 }
 

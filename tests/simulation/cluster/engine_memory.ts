@@ -11,9 +11,9 @@ import { NodePorts } from "./node_ports.ts";
  * engine of their process.
  */
 export class MemoryEngine implements ClusterEngine {
-  /** No faults: this engine is always reachable. */
+  /** There are no faults, because this engine is always reachable. */
   readonly faults = {};
-  /** True, because one thread has all rows. */
+  /** True, because one thread owns all rows. */
   readonly hasExactRows = true;
   readonly #ports: NodePorts;
 
@@ -27,14 +27,14 @@ export class MemoryEngine implements ClusterEngine {
     this.#ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));
   }
 
-  /** Creates the broker of a node, for one life of the host. */
+  /** Creates the broker of a node for one life of the host. */
   broker(host: Host): Broker {
     return this.#ports.broker(host);
   }
 
-  /** Has no faults to end. */
+  /** Does nothing, because this engine has no faults. */
   heal(): void {}
 
-  /** Has no globals to restore. */
+  /** Does nothing, because no globals were replaced. */
   [Symbol.dispose](): void {}
 }

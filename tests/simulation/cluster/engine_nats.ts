@@ -12,12 +12,12 @@ import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./e
 const LAME_MS = 5_000;
 
 /**
- * One server or a cluster of three, which nodes reach over the network. The client library uses the
- * platform's clocks and random numbers, so the globals of the process are replaced by the
- * simulation's.
+ * One NATS server or a cluster of three, which nodes reach over the network. The client library
+ * uses the platform's clocks and random numbers, so the simulation replaces the globals of the
+ * process.
  */
 export class NatsEngine implements ClusterEngine {
-  /** Faults by kind; the size picks a server. */
+  /** Faults by kind. The size picks a server. */
   readonly faults: ClusterEngine["faults"] = {
     "engine-kill": (amount) => this.#end(amount, false),
     "engine-power": (amount) => this.#end(amount, true),
@@ -54,7 +54,7 @@ export class NatsEngine implements ClusterEngine {
     });
   }
 
-  /** Creates the broker of a node, for one life of the host. */
+  /** Creates the broker of a node for one life of the host. */
   broker(host: Host, bounds?: WaitingBounds): Broker {
     const { hosts, servers } = this.#nats;
     const connect = simulatedNatsConnect(this.#network, host, hosts);
@@ -63,14 +63,14 @@ export class NatsEngine implements ClusterEngine {
   }
 
   /**
-   * True for a single server: a leader compares before replication; see docs/deploy/nats.md,
-   * Outages.
+   * True for a single server. In a cluster, the leader compares before it replicates. See
+   * docs/deploy/nats.md, Outages.
    */
   get hasExactRows(): boolean {
     return this.#nats.hosts.length === 1;
   }
 
-  /** Ends all faults, and starts the servers that have ended. */
+  /** Ends all faults, and starts the servers that are down. */
   heal(): void {
     for (const host of this.#nats.hosts) {
       host.thaw();

@@ -12,19 +12,19 @@ const PERSISTENCE = ["none", "snapshot", "everysec", "always"] as const;
 /** Maximum time of a command on a slow server, in milliseconds. */
 const COMMAND_MS = 20;
 
-/** Maximum time of a script that blocks the server, in milliseconds. */
+/** Maximum time for which a script blocks the server, in milliseconds. */
 const BUSY_MS = 8_000;
 
 /** Maximum lag of a replica, in milliseconds. */
 const LAG_MS = 2_000;
 
-/** Memory of a server that is too small for a run, in bytes. */
+/** Memory of a server, too small for a run, in bytes. */
 const SMALL_BYTES = 200_000;
 
 /** Maximum time with two primaries, in milliseconds. */
 const SPLIT_MS = 5_000;
 
-/** A primary, with a replica in half of all runs, which nodes reach over the network. */
+/** A Redis primary that nodes reach over the network. In half of all runs, it has a replica. */
 export class RedisEngine implements ClusterEngine {
   /** Faults by kind. */
   readonly faults: ClusterEngine["faults"] = {
@@ -81,13 +81,13 @@ export class RedisEngine implements ClusterEngine {
     return new RedisEngine(redis, onLost, onEnded);
   }
 
-  /** Creates the broker of a node, for one life of the host. */
+  /** Creates the broker of a node for one life of the host. */
   broker(host: Host, bounds?: WaitingBounds): Broker {
     const { runtime } = host;
     return new RedisBroker({ client: this.#redis.client(host) }, { runtime, ...bounds });
   }
 
-  /** Ends all faults, and starts the servers that have ended. */
+  /** Ends all faults, and starts the servers that are down. */
   heal(): void {
     const { servers } = this.#redis;
     for (const server of servers) {
@@ -99,7 +99,7 @@ export class RedisEngine implements ClusterEngine {
     this.#redis.restart();
   }
 
-  /** Has no globals to restore. */
+  /** Does nothing, because no globals were replaced. */
   [Symbol.dispose](): void {}
 
   #end(power: boolean): EngineFault | undefined {

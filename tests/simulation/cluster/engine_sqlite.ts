@@ -1,4 +1,4 @@
-/** SQLite, with faults of its disk and of the process with the file. */
+/** SQLite, with faults of its disk and of the process that has the file open. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
@@ -9,27 +9,27 @@ import { NodePorts } from "./node_ports.ts";
 /** Path of the file. */
 const PATH = "cluster.db";
 
-/** Time from the process's end to its next start, in milliseconds. */
+/** Time between the end of the process and its next start, in milliseconds. */
 const RESTART_MS = 2_000;
 
 /**
- * Time after a machine's boot in which opening a file that was not closed always starts a new
- * epoch, unless each commit is synced; see docs/deploy/sqlite.md, Durability.
+ * Time after a machine has booted during which opening a file that was not closed always starts a
+ * new epoch, unless each commit is synced. See docs/deploy/sqlite.md, Durability.
  */
 const YOUNG_MS = 5_000;
 
-/** Ends of the process and errors of the disk, within a write or a sync. */
+/** Points within a write or a sync at which the process ends or the disk fails. */
 const DISK_FAULTS = ["error", "kill", "power"] as const;
 
 /** Maximum disk operations before a fault. */
 const MAX_OPERATIONS = 50;
 
-/** Maximum consecutive operations that fail. */
+/** Maximum number of consecutive operations that fail. */
 const MAX_FAILURES = 5;
 
 /**
- * One process with the file and all nodes, as `serveWorkers` runs nodes: if the process ends, so do
- * the nodes. A supervisor restarts the process.
+ * One process that runs all nodes and has the file open, as with `serveWorkers`. If the process
+ * ends, the nodes end too. A supervisor restarts the process.
  */
 export class SqliteEngine implements ClusterEngine {
   /** Faults by kind. */
@@ -39,9 +39,9 @@ export class SqliteEngine implements ClusterEngine {
     "engine-full": () => this.#fill(),
     "engine-disk": (amount) => this.#fail(amount),
   };
-  /** True, because one thread has the file. */
+  /** True, because one thread owns the file. */
   readonly hasExactRows = true;
-  /** Called when the process is back. */
+  /** Called when the process is running again. */
   onRestart?: () => void;
   readonly #parts: EngineParts;
   readonly #host: Host;
@@ -79,18 +79,18 @@ export class SqliteEngine implements ClusterEngine {
     return this.#open !== undefined;
   }
 
-  /** Creates the broker of a node, for one life of the host. */
+  /** Creates the broker of a node for one life of the host. */
   broker(host: Host): Broker {
     this.#nodes.add(host);
     return this.#open!.ports.broker(host);
   }
 
-  /** Ends the disk faults; the process restarts by itself. */
+  /** Ends the disk faults. The process restarts by itself. */
   heal(): void {
     this.#disk.heal();
   }
 
-  /** Has no globals to restore. */
+  /** Does nothing, because no globals were replaced. */
   [Symbol.dispose](): void {}
 
   /** Closes the file. */
@@ -110,7 +110,7 @@ export class SqliteEngine implements ClusterEngine {
       const broker = this.#sqlite.open(this.#disk, PATH, { synchronous: this.#synchronous });
       this.#open = { broker, ports: new NodePorts(simulation, host, broker) };
     } catch (error) {
-      // Opening failed: the program ends, and the supervisor retries.
+      // The file could not be opened, so the program ends and the supervisor retries.
       simulation.note(`cannot open the file: ${error}`, host.name, { kind: "engine" });
       host.kill();
     }

@@ -9,7 +9,7 @@ import { MemoryEngine } from "./engine_memory.ts";
  * @param name The engine.
  * @param parts See {@linkcode EngineParts}.
  * @returns The engine.
- * @throws {TypeError} If there is no model of the engine.
+ * @throws {TypeError} If the engine has no model.
  */
 export async function startEngine(name: EngineName, parts: EngineParts): Promise<ClusterEngine> {
   switch (name) {

@@ -1,4 +1,4 @@
-/** Examinations of an idle cluster, by programs on separate machines. */
+/** Tools for programs on separate machines that examine an idle cluster. */
 import type { Client } from "../../../client/client.ts";
 import type { ConnectOptions } from "../../../client/connect.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
@@ -18,12 +18,12 @@ export const LOOK_MS = 20;
 const TIMER_LOOKS = 5;
 
 /**
- * Host of a server, hosts in the order of attempts, or a function that returns the host for each
- * attempt.
+ * The host of a server, several hosts in the order of the connection attempts, or a function that
+ * returns the host for each attempt.
  */
 export type ServerHosts = Host | readonly Host[] | (() => Host | Promise<Host>);
 
-/** Parts of a cluster for an {@linkcode Examination}. */
+/** The parts of a cluster that an {@linkcode Examination} uses. */
 export interface ExaminationParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
@@ -32,9 +32,9 @@ export interface ExaminationParts {
   readonly tokens: Tokens;
 }
 
-/** The tools of examinations: machines, clients, and waits for a state. */
+/** The tools of an examination: it creates machines and clients, and waits for states. */
 export abstract class Examination {
-  /** Name of the examination. */
+  /** The name of the examination. */
   abstract readonly name: string;
   /** The network. */
   readonly network: SimulatedNetwork;
@@ -51,7 +51,7 @@ export abstract class Examination {
   readonly #clients: { readonly host: Host; readonly client: Client }[] = [];
 
   /**
-   * Examines nothing yet.
+   * Creates an examination.
    *
    * @param parts See {@linkcode ExaminationParts}.
    * @param prefix Prefix of the names of machines and users.
@@ -76,7 +76,7 @@ export abstract class Examination {
   abstract pause(ms: number): Promise<void>;
 
   /**
-   * Returns the machine with a name; creates it if needed.
+   * Returns the machine with a name, and creates it if needed.
    *
    * @param name Name of the machine.
    * @returns The host.
@@ -94,9 +94,9 @@ export abstract class Examination {
   /**
    * Waits for a state.
    *
-   * @param isThere Returns true if the state is there.
+   * @param isThere Returns true once the state is reached.
    * @param withinMs Maximum wait, in milliseconds.
-   * @returns False after the maximum wait.
+   * @returns False if the state is not reached within the maximum wait.
    */
   async until(isThere: () => boolean, withinMs: number = this.#patienceMs): Promise<boolean> {
     const endMs = this.nowMs + withinMs;
@@ -124,7 +124,7 @@ export abstract class Examination {
    *
    * @param one A machine.
    * @param other The other machine.
-   * @param isBlocked False to unblock.
+   * @param isBlocked True to block, false to unblock.
    */
   block(one: Host, other: Host, isBlocked = true): void {
     this.change(one, other, { isBlocked });
@@ -167,8 +167,8 @@ export abstract class Examination {
   }
 
   /**
-   * Counts the timers of a machine: the minimum of some checks, because packets come and go in
-   * between.
+   * Counts the timers of a machine. The result is the minimum of several checks, because packets
+   * come and go in between.
    *
    * @param host The machine.
    * @returns The number.
@@ -184,7 +184,7 @@ export abstract class Examination {
     return fewest;
   }
 
-  /** Connects a client over WebSocket, for {@linkcode closeClients}. */
+  /** Connects a client over WebSocket. {@linkcode closeClients} closes it. */
   protected open(host: Host, server: ServerHosts, options: ConnectOptions): Client {
     const servers = typeof server === "function" ? server : [server].flat();
     const client = simulatedClient(this.network, host, servers, {
@@ -200,7 +200,7 @@ export abstract class Examination {
     return client;
   }
 
-  /** Closes all clients, except those of ended machines. */
+  /** Closes all clients, except those on machines that have ended. */
   protected async closeClients(): Promise<void> {
     const left = this.#clients.filter(({ host }) => host.isAlive);
     await Promise.all(left.map(({ client }) => client.close()));

@@ -1,4 +1,4 @@
-/** Faults of a simulated cluster: one function for each kind of action. */
+/** Faults of a simulated cluster, with one function for each kind of action. */
 import type { Host } from "../../../testing/simulation/host.ts";
 import {
   GOOD_CONDITIONS,
@@ -12,22 +12,22 @@ import { type Action, FAULTS } from "../plan.ts";
 /** Default duration of a fault, in milliseconds. */
 const LASTS_MS = 3_000;
 
-/** Maximum drain of a node in rolling restarts, in milliseconds. */
+/** Maximum duration of a drain in rolling restarts, in milliseconds. */
 const ROLLING_MS = 4_000;
 
 /** Maximum jump of a clock, in milliseconds. */
 const JUMP_MS = 60_000;
 
-/** Maximum share by which a clock runs fast or slow; a quartz drifts a hundred times less. */
+/** Maximum share by which a clock runs fast or slow. A quartz clock drifts a hundred times less. */
 const DRIFT = 0.01;
 
 /** Prefix of the kinds of engine faults. */
 const ENGINE = "engine-";
 
-/** Failures of every connection attempt; a number is a proxy's response. */
+/** Failures that affect every connection attempt. A number is the status of a proxy's response. */
 const HANDSHAKES = ["hangs", "refused", "tls", 401, 403, 404, 500, 502, 503] as const;
 
-/** Conditions without faults. */
+/** Conditions of a link without faults. */
 const USUAL: LinkConditions = { ...GOOD_CONDITIONS, ...NETWORK };
 
 /** Kinds of faults of a node. */
@@ -41,7 +41,7 @@ const NODE_FAULTS: ReadonlySet<string> = new Set([
   "drift",
 ]);
 
-/** A fault whose hosts exist. */
+/** A fault all of whose hosts exist. */
 interface Fault {
   readonly cluster: Cluster;
   readonly action: Action;
@@ -51,11 +51,11 @@ interface Fault {
   readonly amount: number;
   /** The host of the action. */
   readonly target: Host;
-  /** The host at the other end; the target if the plan has none. */
+  /** The host at the other end, or the target if the plan names no other host. */
   readonly peer: Host;
 }
 
-/** Starts a fault; returns its text and a function that ends it. */
+/** Starts a fault. Returns its text and a function that ends it. */
 type Begin = (fault: Fault) => readonly [text: string, heal?: () => void] | undefined;
 
 const KINDS: Readonly<Record<string, Begin>> = {
@@ -65,7 +65,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
   freeze: ({ target }) => freeze(target),
   "freeze-client": ({ peer }) => freeze(peer),
   "move-client": ({ cluster, peer }) => {
-    // Machines of nodes don't move.
+    // The machines of nodes don't move.
     if (!peer.isAlive || cluster.nodeOf(peer)) return undefined;
     cluster.network.move(peer);
     return ["moves to another network"];
@@ -87,7 +87,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
   "jump-clock": ({ target, amount }) => {
     const byMs = Math.round((amount - 0.5) * 2 * JUMP_MS);
     target.jumpClock(byMs);
-    // Tokens are useless at a node whose clock stays wrong for longer than they last.
+    // Tokens are useless at a node whose clock stays wrong for longer than their lifetime.
     return [`clock jumps by ${byMs} ms`, () => target.jumpClock(-byMs)];
   },
   drift: ({ target, amount }) => {
@@ -126,7 +126,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
     change(cluster, [[target, peer], [peer, target]], { blockUdp: true }),
 };
 
-/** The faults of a cluster, including the active ones. */
+/** The faults of a cluster, including the currently active ones. */
 export class Faults {
   readonly #cluster: Cluster;
   readonly #underWay = new Set<() => void>();
@@ -141,8 +141,8 @@ export class Faults {
   }
 
   /**
-   * Schedules a fault, which ends by itself. Ignored if a host of the action does not exist by
-   * then.
+   * Schedules a fault, which ends by itself. The fault is ignored if a host of the action does not
+   * exist when it is due.
    *
    * @param action The action.
    * @throws {TypeError} If the kind is unknown.
@@ -201,13 +201,13 @@ export class Faults {
   }
 }
 
-/** Returns the part that a kind of fault affects. */
+/** Returns the part of the cluster that a kind of fault affects. */
 function scopeOf(kind: string): Facts["faulted"]["scope"] {
   if (kind.endsWith("-client") || kind === "deny") return "client";
   return NODE_FAULTS.has(kind) ? "node" : "link";
 }
 
-/** Ends the process of a host, which returns later. */
+/** Ends the process of a host and restarts it later. */
 function end(cluster: Cluster, host: Host, power: boolean): ReturnType<Begin> {
   if (!host.isAlive) return undefined;
   host.kill({ power });
@@ -223,7 +223,7 @@ function freeze(host: Host): ReturnType<Begin> {
   }];
 }
 
-/** Cuts connections of the target: those to the peer, or about half of all. */
+/** Cuts the target's connections to the peer or, without a peer, about half of its connections. */
 function cut({ cluster, target, peer, amount, action }: Fault, silent: boolean): ReturnType<Begin> {
   const random = cluster.simulation.chanceOf(`cut/${action.atMs}`);
   let count = 0;
@@ -237,7 +237,7 @@ function cut({ cluster, target, peer, amount, action }: Fault, silent: boolean):
   return [`${count} connections are cut${silent ? " in silence" : ""}`];
 }
 
-/** Changes conditions between hosts, and restores them later. */
+/** Changes the conditions between hosts, and restores them later. */
 function change(
   { network }: Cluster,
   ways: readonly (readonly [from: Host, to: Host])[],

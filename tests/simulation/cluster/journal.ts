@@ -1,14 +1,17 @@
-/** Facts of a run: each is passed to the witness, the trace, and the coverage of the search. */
+/**
+ * Facts of a run. Each fact is passed to the witness, to the trace, and to the coverage of the
+ * search.
+ */
 import type { TraceKind } from "../../../testing/simulation/event_loop.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Facts } from "../facts.ts";
 import type { Witness } from "../witness.ts";
 
-/** Time for which a fault counts as related to later events, in milliseconds. */
+/** Time for which a fault is considered related to later events, in milliseconds. */
 const NEIGHBOUR_MS = 15_000;
 
-/** Maximum states per run; further ones are not recorded. */
+/** Maximum number of states per run. Further states are not recorded. */
 const MAX_STATES = 4_096;
 
 /** The facts of one run. */
@@ -23,7 +26,7 @@ export class Journal {
    * Creates an empty journal.
    *
    * @param simulation The simulation.
-   * @param witness The witness of the run, if there is one.
+   * @param witness The witness of the run, if any.
    */
   constructor(simulation: Simulation, witness: Witness | undefined) {
     this.#simulation = simulation;
@@ -39,7 +42,7 @@ export class Journal {
    * Reports a fact to the witness.
    *
    * @param kind Kind of the fact.
-   * @param host Name of the host; empty for the whole cluster.
+   * @param host Name of the host. It is empty for the whole cluster.
    * @param fact The fact.
    */
   tell<K extends keyof Facts>(kind: K, host: string, fact: Facts[K]): void {
@@ -50,7 +53,7 @@ export class Journal {
    * Awaits a promise of the library, which must settle in time.
    *
    * @param host Host of the waiting program.
-   * @param what The promise, in words.
+   * @param what A description of the promise.
    * @param withinMs The time, in milliseconds of the host's clock.
    * @param promise The promise.
    * @returns The promise.
@@ -75,7 +78,7 @@ export class Journal {
    *
    * @param state Kind of the event, without names and numbers, such as `closed 4401`.
    * @param host Name of the host.
-   * @param text Details for readers; by default only the state.
+   * @param text Details for readers. The default is the state alone.
    */
   event(state: string, host: string, text: string = ""): void {
     this.#simulation.note(text === "" ? state : `${state}: ${text}`, host, { kind: "session" });

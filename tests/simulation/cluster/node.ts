@@ -1,4 +1,4 @@
-/** A node of a simulated cluster: a server with handlers, which can end and restart. */
+/** A node of a simulated cluster: a server with handlers that can end and restart. */
 import type { Server, ServerOptions } from "../../../server.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Session } from "../../../session/session.ts";
@@ -17,7 +17,7 @@ import { GUEST, type Holds, LIMITS, queuePolicy, stall } from "./tour/holds.ts";
 import { answerHandlers } from "./work/answers.ts";
 import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 
-/** Time from a process's end to its next start, in milliseconds. */
+/** Time between the end of a process and its next start, in milliseconds. */
 const RESTART_MS = 1_000;
 
 /** Maximum wait of a node for the engine to accept a publication, in milliseconds. */
@@ -29,7 +29,7 @@ const PAGE_TOPIC = "news:0";
 /** Text of the errors that handlers throw on purpose. */
 const PLANNED = "planned failure of a handler";
 
-/** Parts of a cluster for nodes. */
+/** The parts of a cluster that nodes use. */
 export interface NodeParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
@@ -70,7 +70,7 @@ export class ClusterNode implements LiveServer {
     this.#program = new SimulatedServer(parts.network, host, () => this.#options());
   }
 
-  /** The server of the current life. */
+  /** The server in the host's current life. */
   get server(): Server<Identity> {
     return this.#program.server;
   }
@@ -80,7 +80,7 @@ export class ClusterNode implements LiveServer {
     return this.host.isAlive && !this.host.isFrozen && !this.#isDraining;
   }
 
-  /** Restarts the process after its end. */
+  /** Restarts the process after it has ended. */
   restart(): void {
     if (this.host.isAlive || this.#parts.engine.isUp === false) return;
     this.#isDraining = false;
@@ -157,7 +157,7 @@ export class ClusterNode implements LiveServer {
   /**
    * Creates a name that is unique in a run.
    *
-   * @param kind First letters of the name.
+   * @param kind The first letters of the name.
    * @returns The name.
    */
   newId(kind: string): string {

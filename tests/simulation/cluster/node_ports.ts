@@ -1,4 +1,4 @@
-/** Ports from an engine in one process to nodes next to it, as workers of a server have. */
+/** Ports between an engine and nodes in the same process, like the ports of a server's workers. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import { EnginePorts } from "../../../pubsub/ports/engine_port.ts";
@@ -10,7 +10,7 @@ import type { Simulation } from "../../../testing/simulation/simulation.ts";
 /** Mean latency of a batch between a node and the engine, in milliseconds. */
 const BATCH_MS = 0.5;
 
-/** Ports to nodes: batches arrive in order, each after a moment. */
+/** Ports to nodes. Batches arrive in order, each after a short delay. */
 export class NodePorts {
   readonly #simulation: Simulation;
   readonly #host: Host;
@@ -46,7 +46,7 @@ export class NodePorts {
     return broker;
   }
 
-  /** Creates one direction of a port: batches arrive in order. */
+  /** Creates one direction of a port. Batches arrive in order. */
   #lane(to: Host, name: string): (arrive: () => void) => void {
     const random = this.#simulation.chanceOf(name);
     let lastMs = 0;
@@ -63,7 +63,7 @@ export class NodePorts {
  *
  * @param simulation The simulation.
  * @param host The running host of the engine.
- * @returns Creates the broker of a node, for one life of the host.
+ * @returns A function that creates the broker of a node for one life of the host.
  */
 export function brokersInMemory(simulation: Simulation, host: Host): (host: Host) => Broker {
   const ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));

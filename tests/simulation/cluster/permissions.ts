@@ -1,6 +1,6 @@
-/** Rights of users: the application revokes some temporarily. */
+/** The rights of users. The application revokes some of them temporarily. */
 
-/** Topics that users may not use at present. */
+/** The topics that users may not use at present. */
 export class Permissions {
   readonly #denied = new Map<string, number>();
 
@@ -20,7 +20,7 @@ export class Permissions {
    *
    * @param user The user.
    * @param topic The topic.
-   * @returns Revokes this denial; returns true if no other is left.
+   * @returns A function that ends this denial. It returns true if no other denial is left.
    */
   deny(user: string, topic: string): () => boolean {
     const key = `${user} ${topic}`;

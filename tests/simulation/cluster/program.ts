@@ -1,4 +1,4 @@
-/** A program of a client: one life of a machine, or of a page. */
+/** A program of a client: one life of a machine or of a page. */
 import type { Client } from "../../../client/client.ts";
 import type { Subscription } from "../../../client/subscription.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
@@ -11,11 +11,11 @@ import type { Settings } from "./settings.ts";
 /** Maximum wait of a program for a reply, in milliseconds. */
 export const WAIT_MS = 30_000;
 
-/** A durable stream that a machine writes over HTTP; the machine's next program continues it. */
+/** A durable stream that a machine writes over HTTP. The machine's next program continues it. */
 export interface Written {
   /** Total number of records. */
   readonly records: number;
-  /** Number of acknowledged records; -1 until the stream is known to exist. */
+  /** Number of acknowledged records, or -1 until the stream is known to exist. */
   next: number;
   /** Epoch of the producer. */
   epoch: number;
@@ -51,8 +51,8 @@ export interface ProgramParts {
 }
 
 /**
- * One program on a client's machine. All its operations end with the life of the host or with the
- * client.
+ * One program on a client's machine. All its operations end when the host's life ends or the client
+ * closes.
  */
 export class Program implements LiveClient {
   /** The machine. */
@@ -67,11 +67,11 @@ export class Program implements LiveClient {
   readonly journal: Journal;
   /** The settings. */
   readonly settings: Settings;
-  /** Data of the machine's earlier programs. */
+  /** Data that the machine's earlier programs stored. */
   readonly storage: Storage;
   /** Subscriptions of the program, by name. */
   readonly subscriptions: Map<string, Subscription> = new Map();
-  /** Ids of the open sessions: two or more while the client moves. */
+  /** Ids of the open sessions. There are two or more while the client moves. */
   readonly sessions: Set<string> = new Set();
   /** Ids of the durable streams that loops of the program read, by the name of the reader. */
   readonly readers: Map<string, string> = new Map();
@@ -83,7 +83,7 @@ export class Program implements LiveClient {
   readonly #onRest: (() => void)[] = [];
   #isWorking = true;
 
-  /** Starts no operation. */
+  /** Creates a program without starting an operation. */
   constructor(parts: ProgramParts) {
     const { simulation, host, journal, settings, client, user, isReliable, storage } = parts;
     this.#simulation = simulation;
@@ -103,7 +103,7 @@ export class Program implements LiveClient {
     return this.#isWorking && !this.client.status.isEnded;
   }
 
-  /** Ends the workload; pending operations continue. */
+  /** Ends the workload. Pending operations continue. */
   rest(): void {
     this.#isWorking = false;
     for (const end of this.#onRest.splice(0)) end();
@@ -123,7 +123,7 @@ export class Program implements LiveClient {
    * Creates a sequence of random numbers for this program.
    *
    * @param purpose Name of the sequence.
-   * @returns Returns numbers from 0 to 1.
+   * @returns A function that returns numbers from 0 to 1.
    */
   chanceOf(purpose: string): () => number {
     return this.#simulation.chanceOf(`${this.name}/${purpose}`);
@@ -132,7 +132,7 @@ export class Program implements LiveClient {
   /**
    * Creates a name that is unique in a run.
    *
-   * @param kind First letters of the name.
+   * @param kind The first letters of the name.
    * @returns The name.
    */
   newId(kind: string): string {
@@ -144,7 +144,7 @@ export class Program implements LiveClient {
    *
    * @param meanMs Mean time between two operations, in milliseconds.
    * @param purpose Name of the operation, for its random numbers.
-   * @param run The operation; receives the random numbers.
+   * @param run The operation. It receives the random numbers.
    */
   every(meanMs: number, purpose: string, run: (random: () => number) => void): void {
     const random = this.chanceOf(purpose);
@@ -200,7 +200,7 @@ export class Program implements LiveClient {
   /**
    * Awaits a promise of the library, which must settle in time.
    *
-   * @param what The promise, in words.
+   * @param what A description of the promise.
    * @param promise The promise.
    * @param withinMs The time, in milliseconds of the machine's clock.
    * @returns The promise.
@@ -225,7 +225,7 @@ export class Program implements LiveClient {
  * Returns the kind of an error, as a state for the search.
  *
  * @param error The error.
- * @returns Name of the class, with the code of a rejection.
+ * @returns The name of the class and, for a rejection, its code.
  */
 export function nameOf(error: unknown): string {
   const { name = typeof error, failure } = Object(error) as {

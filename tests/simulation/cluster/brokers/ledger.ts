@@ -1,37 +1,40 @@
-/** The publications of programs at some brokers, the deliveries, and their differences. */
+/**
+ * Records what programs publish through brokers and what the brokers deliver, and compares the two.
+ */
 import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
 import type { HistoryPage, Publication } from "../../../../pubsub/broker.ts";
 
-/** Maximum complaints per rule that are reported. */
+/** Maximum number of violations that are reported per rule. */
 const MAX_TOLD = 3;
 
 /**
- * Earliest and latest end of a wait, as shares of the maximum wait: brokers check ten times in
- * between.
+ * The earliest and the latest time at which a wait ends, as shares of the maximum wait. Brokers
+ * check ten times during that wait.
  */
 const [EARLY, LATE] = [0.9, 1.25] as const;
 
-/** Time before trouble in which a publication may still be in flight, in milliseconds. */
+/** A publication that was made this long before a fault may still be in flight, in milliseconds. */
 const AROUND_MS = 60;
 
 /**
- * Maximum time after trouble until appends are acknowledged, in milliseconds: a missing reply, the
- * next check of the queue, and the requests and delays of an opening stream.
+ * Maximum time after a fault until appends are acknowledged, in milliseconds. It covers a missing
+ * reply, the next check of the queue, and the requests and delays of opening a stream.
  */
 const RECOVERED_MS = 22_000;
 
-/** Maximum time in which a broker queries an append without a reply, in milliseconds. */
+/** Maximum time until a broker queries an append that received no reply, in milliseconds. */
 const ASKED_MS = 1_000;
 
 /**
- * Age of an append without a reply at which later ones start to wait, with slack, in milliseconds.
+ * Age at which an append without a reply makes later appends wait, including slack, in
+ * milliseconds.
  */
 const QUIET_MS = 1_100;
 
 /** Maximum time until a silent engine replies or its connection ends, in milliseconds. */
 const UNCONFIRMED_MS = 20_000;
 
-/** Trouble of the engine during which all connections stay open. */
+/** A fault of the engine during which all connections stay open. */
 export interface Trouble {
   readonly fromMs: number;
   readonly toMs: number;
@@ -41,7 +44,7 @@ export interface Trouble {
 
 /** A publication of a program. */
 export interface Sent {
-  /** Number of the publication, which grows with each publication of any program. */
+  /** Number of the publication. It increases with each publication of any program. */
   readonly number: number;
   /** Number of the broker. */
   readonly by: number;
@@ -50,7 +53,7 @@ export interface Sent {
   readonly isKept: boolean;
   readonly atMs: number;
   readonly payload: Publication["payload"];
-  /** True for one of many large publications, after which later ones wait. */
+  /** True for one of many large publications, which make later publications wait. */
   readonly isLong: boolean;
   readonly except: string | undefined;
   /** Outcome of an append. */
@@ -65,7 +68,7 @@ export interface Sent {
 export interface Heard {
   readonly atMs: number;
   readonly publication: Publication;
-  /** The publication of a program; `undefined` for an unknown one. */
+  /** The program's publication, or `undefined` if no program made it. */
   readonly sent: Sent | undefined;
 }
 
@@ -75,12 +78,12 @@ export interface Listening {
   readonly at: number;
   readonly topic: string;
   readonly isKept: boolean;
-  /** True for the first subscription of the broker to the topic. */
+  /** True for the broker's first subscription to the topic. */
   readonly isFirst: boolean;
   /** Number of the first publication after the call. */
   readonly before: number;
   readonly heard: Heard[];
-  /** The publications of `heard`. */
+  /** The publications in `heard`. */
   readonly got: Set<Sent | undefined>;
   /** Times at which `onInterrupted` was called. */
   readonly interruptedMs: number[];
@@ -91,7 +94,7 @@ export interface Listening {
   late: number;
 }
 
-/** The newest offset of a topic, according to a read. */
+/** The newest offset of a topic that a read returned. */
 interface Head {
   readonly topic: string;
   readonly epoch: string;
@@ -104,17 +107,17 @@ interface Head {
 export interface Producer {
   /** Times at which the broker reported an interruption. */
   readonly awayMs: readonly number[];
-  /** Publications that the broker counts as dropped. */
+  /** Number of publications that the broker counts as dropped. */
   readonly dropped: number;
 }
 
-/** Terms of a trial. */
+/** The limits and guarantees of a trial's brokers. */
 export interface LedgerTerms {
   /** Maximum wait of a publication, in milliseconds. */
   readonly giveUpMs: number;
   /** True if appends may be rejected because too many wait. */
   readonly isNarrow: boolean;
-  /** True if a broker counts each publication that was lost in transit to the engine. */
+  /** True if a broker counts each publication that is lost in transit to the engine. */
   readonly countsLosses: boolean;
 }
 
@@ -145,7 +148,8 @@ export class Ledger {
    *
    * @param sent The publication, without number and payload.
    * @param characters Minimum length of the payload.
-   * @returns The publication, with a unique payload: text, or bytes for every third.
+   * @returns The publication, with a unique payload. Every third payload is bytes, the others are
+   * text.
    */
   note(sent: Omit<Sent, "number" | "payload" | "isLong" | "except">, characters = 0): Sent {
     const number = this.sent.length;
@@ -200,7 +204,7 @@ export class Ledger {
   }
 
   /**
-   * Records the end of a read.
+   * Records the result of a read.
    *
    * @param topic The topic.
    * @param page The page.
@@ -210,9 +214,9 @@ export class Ledger {
   }
 
   /**
-   * Records trouble during which all connections stay open.
+   * Records a fault during which all connections stay open.
    *
-   * @param trouble The trouble.
+   * @param trouble The fault.
    */
   disturb(trouble: Trouble): void {
     this.#troubles.push(trouble);
@@ -221,16 +225,16 @@ export class Ledger {
   /**
    * Records a period in which the engine rejects all requests.
    *
-   * @param untilMs The end: later requests are stored.
+   * @param untilMs The end of the period. Later requests are stored.
    */
   refuse(untilMs: number): void {
     this.#refusedUntilMs.push(untilMs);
   }
 
   /**
-   * Finds the publication of a program, if it is entirely equal.
+   * Finds the program's publication that is equal to a publication from the engine.
    *
-   * @param publication A publication from the engine.
+   * @param publication The publication from the engine.
    * @returns The publication; `undefined` if no program made it.
    */
   find({ topic, payload, except }: Publication): Sent | undefined {
@@ -241,7 +245,7 @@ export class Ledger {
   }
 
   /**
-   * Lists the differences by rule, once no publication is in flight.
+   * Lists the differences by rule. Call this once no publication is in flight.
    *
    * @param producers The brokers, by number.
    * @returns A text for each broken rule.
@@ -267,7 +271,7 @@ export class Ledger {
         );
       if (late > 0) complain("publications after the end of the subscription", heard.at(-1)!);
       const seen = new Set<string>();
-      /** Newest number of each producer, and newest offset, in the current epoch. */
+      /** The newest number of each producer and the newest offset, in the current epoch. */
       let newest = new Map<number, number>();
       let place = { epoch: "", offset: 0 };
       for (const one of heard) {
@@ -312,7 +316,7 @@ export class Ledger {
    * @param topic The topic.
    * @param epoch The current epoch.
    * @param kept All publications of the history.
-   * @returns A text for the differences; empty without any.
+   * @returns A text that lists the differences, or no text if there are none.
    */
   compare(topic: string, epoch: string, kept: HistoryPage["publications"]): string {
     const wrong: string[] = [];
@@ -339,7 +343,7 @@ export class Ledger {
     for (const sent of this.sent) {
       const { position, error, atMs = 0 } = sent.settled ?? {};
       const isGivenUp = error !== undefined && atMs - sent.atMs < this.#terms.giveUpMs * EARLY;
-      // An append that failed before its time is known to be missing.
+      // An append that failed before its time limit is known to be missing.
       if (isGivenUp && !this.#terms.isNarrow && places.has(sent.number)) {
         wrong.push(`${nameOf(sent)} was given up, found at ${places.get(sent.number)!.offset}`);
       }
@@ -352,11 +356,11 @@ export class Ledger {
   }
 
   /**
-   * A subscription need not wait until the engine has everything that the same broker published
-   * before.
+   * A subscription need not wait until the engine has received everything that the same broker
+   * published before.
    */
   #isBehindLong({ by, number, atMs }: Sent): boolean {
-    // Bytes that were passed to the engine count until it replies, or the connection ends.
+    // Bytes that were passed to the engine count until the engine replies or the connection ends.
     const fromMs = atMs - Math.max(this.#terms.giveUpMs, UNCONFIRMED_MS);
     return this.sent.some((sent) =>
       sent.isLong && sent.by === by && sent.number < number && sent.atMs >= fromMs
@@ -386,8 +390,9 @@ export class Ledger {
   }
 
   /**
-   * Returns true if an append was dropped although the engine had long stored a later one, made
-   * after the engine had recovered. An append whose request may have been lost does not count.
+   * Returns true if an append was dropped although the engine had long since stored a later append
+   * that was made after the engine had recovered. An append whose request may have been lost does
+   * not count.
    */
   #isForgotten({ by, number, atMs, settled }: Sent): boolean {
     const touching = this.#troubles.filter(({ fromMs, toMs }) =>
@@ -402,7 +407,7 @@ export class Ledger {
   }
 
   /**
-   * Returns true if a request may have been lost or rejected, and a later one of the topic was
+   * Returns true if a request may have been lost or rejected, and a later append to the topic was
    * stored.
    */
   #isOvertaken(sent: Sent): boolean {
@@ -410,11 +415,12 @@ export class Ledger {
     const settledMs = sent.settled!.atMs;
     const isLost = this.#troubles.some(({ fromMs, toMs, loses }) => {
       if (loses === undefined || atMs > toMs || settledMs < fromMs) return false;
-      // Without any reply, later publications wait starting some time after the oldest was sent.
+      // If there is no reply at all, later publications start to wait some time after the oldest
+      // was sent.
       const untilMs = loses === "all requests" ? this.#latestSending(sent) + QUIET_MS : Infinity;
       return this.#isKeptBehind(sent, untilMs);
     });
-    // At the end of rejections, later ones are already in flight: nothing is dropped before.
+    // When the rejections end, later publications are already in flight. Nothing is dropped before.
     return isLost ||
       this.#refusedUntilMs.some((untilMs) =>
         atMs <= untilMs && settledMs > untilMs && this.#isKeptBehind(sent, untilMs + AROUND_MS)
@@ -422,7 +428,8 @@ export class Ledger {
   }
 
   /**
-   * Latest time at which an append may have been sent: earlier ones without an outcome delay it.
+   * The latest time at which an append may have been sent. Earlier appends without an outcome delay
+   * it.
    */
   #latestSending({ by, number, atMs, settled }: Sent): number {
     const ahead = this.sent.slice(0, number).filter((one) => one.by === by && one.isKept);
@@ -432,7 +439,10 @@ export class Ledger {
     return Math.max(atMs, ...ends);
   }
 
-  /** Returns true if a later append of the broker to the topic, made up to a time, was stored. */
+  /**
+   * Returns true if the engine stored a later append of the broker to the topic that was made
+   * before a given time.
+   */
   #isKeptBehind({ by, topic, number }: Sent, untilMs: number): boolean {
     return this.sent.slice(number + 1).some((later) =>
       later.by === by && later.topic === topic && later.atMs <= untilMs && isStored(later)
@@ -440,8 +450,9 @@ export class Ledger {
   }
 
   /**
-   * Appends that had no outcome for long, although the engine had recovered and answered a later
-   * one of the same broker: then a reply is missing, and the broker queries the engine.
+   * Appends that had no outcome for a long time, although the engine had recovered and answered a
+   * later append of the same broker. In that case a reply is missing, and the broker should query
+   * the engine.
    */
   #unnoticed(): string[] {
     return this.sent.flatMap((sent) => {
@@ -473,7 +484,10 @@ export class Ledger {
     );
   }
 
-  /** Stored publications that a listener missed without an interruption or an offset gap. */
+  /**
+   * Stored publications that a listener missed although it saw neither an interruption nor a gap in
+   * the offsets.
+   */
   #gaps(listening: Listening): string[] {
     const { topic, heard, got, leftMs, readyMs, interruptedMs } = listening;
     if (leftMs !== undefined || readyMs === undefined) return [];
@@ -490,7 +504,7 @@ export class Ledger {
     });
   }
 
-  /** Publications without a history that a listener missed without an interruption. */
+  /** Publications without a history that a listener missed although it saw no interruption. */
   #lostBy(by: number, { awayMs }: Producer): string[] {
     const lostMs = this.#terms.countsLosses ? -1 : awayMs.at(-1) ?? -1;
     return this.sent.flatMap((sent) => {
@@ -506,7 +520,7 @@ export class Ledger {
   }
 }
 
-/** Returns true if an append was acknowledged, perhaps without a position. */
+/** Returns true if an append was acknowledged, with or without a position. */
 function isStored({ settled }: Sent): boolean {
   return settled !== undefined && settled.error === undefined;
 }

@@ -6,7 +6,7 @@ const TERMS: LedgerTerms = { giveUpMs: 1_000, isNarrow: false, countsLosses: tru
 
 const CALM: Producer = { awayMs: [], dropped: 0 };
 
-/** Opens a ledger, with shortcuts for its calls. */
+/** Opens a ledger, and returns it with shortcuts for its methods. */
 function open(terms: Partial<LedgerTerms> = {}) {
   const ledger = new Ledger({ ...TERMS, ...terms });
   return {
@@ -118,7 +118,7 @@ Deno.test("Ledger complains about lost publications that neither an interruption
     const lost = { [rule]: "publication 0 on plain of broker 0, of which 0 count as dropped" };
     assertEquals(broken(), lost);
     assertEquals(broken([{ awayMs: [], dropped: 1 }, CALM]), {});
-    // A broker that counts losses loses no waiting publication.
+    // A broker that counts losses does not lose a waiting publication.
     assertEquals(broken([{ awayMs: [15], dropped: 0 }, CALM]), countsLosses ? lost : {});
   }
 });

@@ -1,17 +1,19 @@
-/** Logs that programs keep in an engine, one per broker, and the differences. */
+/**
+ * Logs that programs keep in an engine, one per broker, compared with the outcomes of their calls.
+ */
 import { BrokerError } from "../../../../errors.ts";
 import type { BrokerLogs, LogCreated } from "../../../../pubsub/logs/log.ts";
 
-/** Maximum complaints that are reported. */
+/** Maximum number of violations that are reported. */
 const MAX_TOLD = 3;
 
-/** Maximum bytes and logs: more than a trial creates. */
+/** Maximum number of bytes and of logs. A trial creates fewer. */
 const [MAX_BYTES, MAX_LOGS] = [1 << 24, 1_000_000];
 
 /** Number of newest records that a read requests. */
 const NEWEST = 12;
 
-/** Maximum lists of the overdue logs until one is correct. */
+/** Maximum number of times that the overdue logs are listed until the list is correct. */
 const LISTS = 8;
 
 /** A log that one broker writes and all brokers read. */
@@ -22,7 +24,7 @@ interface Log {
   isCreated: boolean;
   /** Number of records that the engine acknowledged. */
   kept: number;
-  /** True once a call for the next record, or for the log, had an unknown outcome. */
+  /** True once the outcome of a call for the next record, or for the log, was unknown. */
   isUnsure: boolean;
   /** True while a call of the writer is pending. */
   isAsking: boolean;
@@ -34,13 +36,13 @@ export class TrialLogs {
   underWay = 0;
   readonly #complaints: string[] = [];
   readonly #logs = new Map<number, Log>();
-  /** Logs without an end whose writers are lost. */
+  /** Open logs whose writers are lost. */
   readonly #lost = new Map<string, "unsure" | "created">();
   /** Number of times that the engine lost all logs. */
   #era = 0;
   #count = 0;
 
-  /** Starts without logs, because the engine lost all. */
+  /** Starts again without logs, because the engine has lost all of them. */
   forget(): void {
     this.#era++;
     this.#logs.clear();
@@ -48,11 +50,11 @@ export class TrialLogs {
   }
 
   /**
-   * Makes a call, whose outcome is compared when it arrives.
+   * Makes a call and compares its outcome when it arrives.
    *
    * @param by Number of the broker.
    * @param logs The logs of the broker.
-   * @param draw Selects the operation, from 0 to 1.
+   * @param draw Number from 0 to 1 that selects the operation.
    */
   call(by: number, logs: BrokerLogs, draw: number): void {
     if (draw < 0.6) void this.#run(() => this.#write(by, logs));
@@ -64,16 +66,16 @@ export class TrialLogs {
   }
 
   /**
-   * Compares the logs with the outcomes of all calls, once no call is pending: each broker makes
-   * each kind of call.
+   * Compares the logs with the outcomes of all calls. Call this once no call is pending. It makes
+   * each broker run each kind of call.
    *
    * @param all The logs of the brokers.
-   * @returns The differences so far; empty without any.
+   * @returns The differences so far. The array is empty if there are none.
    */
   async compare(all: readonly BrokerLogs[]): Promise<string> {
     for (const [by, logs] of all.entries()) {
-      // A log that is not created yet needs another call, and so does a record with an unknown
-      // outcome.
+      // A log that has not been created yet needs another call, and so does a record with an
+      // unknown outcome.
       const calls = 1 + Number(!this.#log(by).isCreated) + Number(this.#log(by).isUnsure);
       for (let left = calls; left > 0; left--) await this.#succeed(by, () => this.#write(by, logs));
     }
@@ -111,7 +113,7 @@ export class TrialLogs {
     return `log${`${++this.#count}`.padStart(5, "0")}`;
   }
 
-  /** Runs a call that may fail with the engine. */
+  /** Runs a call that may fail if the engine fails. */
   async #run(call: () => Promise<void>): Promise<void> {
     this.underWay++;
     try {
@@ -175,7 +177,7 @@ export class TrialLogs {
     log.kept = kept + 1;
   }
 
-  /** Reads the newest records: all acknowledged ones, and at most one more. */
+  /** Reads the newest records. They must be all acknowledged records and at most one more. */
   async #read(log: Log, logs: BrokerLogs, by: number): Promise<void> {
     const { id, isCreated, kept } = log;
     const after = Math.max(0, kept - NEWEST);
@@ -192,7 +194,7 @@ export class TrialLogs {
     if (tail < kept || tail > log.kept + 1) complain(`ends at ${tail}, of ${kept} to ${log.kept}`);
     const records = [...page.records];
     const count = Math.min(tail - after, 2 * NEWEST);
-    // A page may end early; the next one continues there.
+    // A page may end early, and the next page continues from there.
     for (let isMore = records.length > 0; isMore && records.length < count;) {
       const rest = await read(after + records.length, count - records.length);
       if (this.#isOver(log)) return;
@@ -241,14 +243,14 @@ export class TrialLogs {
         ifWriterLost: true,
         maxBytes: MAX_BYTES,
       });
-      // A log whose creation got no reply may be missing.
+      // A log may be missing if its creation received no reply.
       const isGood = kind === "appended" || kind === "missing" && state === "unsure";
       if (!isGood) this.#complain(`the end of ${id} is ${kind}`);
       this.#lost.delete(id);
     }
   }
 
-  /** True for a log that the engine has lost meanwhile. */
+  /** True for a log that the engine has lost in the meantime. */
   #isOver(log: Log): boolean {
     return ![...this.#logs.values()].includes(log);
   }

@@ -22,13 +22,13 @@ export interface TrialParts {
    */
   cut(host: Host, isSilent: boolean): void;
   /**
-   * Records that a broker loses all connections.
+   * Records that a broker has lost all connections.
    *
    * @param host The machine of the broker.
    */
   breaks(host: Host): void;
   /**
-   * Checks that a broker knows that the engine is unreachable.
+   * Checks that a broker has noticed that the engine is unreachable.
    *
    * @param host The machine of the broker.
    * @param what The cause.
@@ -40,26 +40,26 @@ export interface TrialParts {
    * @param hiccup The fault.
    */
   hasHiccup(hiccup: Hiccup): void;
-  /** Ends the process of the engine, for a time in milliseconds. */
+  /** Kills the engine's process for a time in milliseconds. */
   endEngine(lastsMs: number): Promise<void>;
 }
 
-/** A fault that is over at its end. */
+/** A fault that ends by itself. */
 export interface Mishap {
-  /** Name, in words. */
+  /** Name of the fault, in words. */
   readonly name: string;
   /** Time until everything has recovered, in milliseconds. */
   readonly lastsMs: number;
-  /** Starts the fault at a broker, and waits for its end. */
+  /** Starts the fault at a broker, and waits until the fault ends. */
   readonly run: (trial: TrialParts, host: Host) => Promise<void>;
 }
 
-/** Time in which commands reach the engine, in milliseconds. */
+/** Time until commands reach the engine, in milliseconds. */
 const COMMANDS_MS = 60;
 
 /**
- * Delays of a slow link, below the silence that a broker notices, and their duration, in
- * milliseconds.
+ * Delays of a slow link and how long they last, in milliseconds. The delays are shorter than the
+ * silence that a broker notices.
  */
 const [SLOW_MS, SLOW_FOR_MS] = [[150, 800], 2_500] as const;
 
@@ -69,7 +69,10 @@ const GREETING_MS = 1_500;
 /** Short and long outage of an engine, in milliseconds. */
 const [SHORT_MS, LONG_MS] = [300, 6_500] as const;
 
-/** Time until a broker notices silence: in ping intervals, and for the end of a connection. */
+/**
+ * Time until a broker notices silence, in ping intervals, and until it notices that a connection
+ * has ended.
+ */
 const SILENCE = { pings: 5, endMs: 3_000 } as const;
 
 /** Blocks one or both directions between a broker and the engine. */
@@ -83,7 +86,9 @@ function block(
   if (way !== "requests") network.change(engine.host, host, { isBlocked });
 }
 
-/** Blocks one direction briefly, then breaks the connection: messages in flight are lost. */
+/**
+ * Blocks one direction briefly, then breaks the connection, so that messages in flight are lost.
+ */
 function loses(way: "requests" | "answers"): Mishap {
   return {
     name: `a break that takes ${way} along`,
@@ -97,7 +102,7 @@ function loses(way: "requests" | "answers"): Mishap {
   };
 }
 
-/** Ends the engine for a time. */
+/** Stops the engine for a time. */
 function away(lastsMs: number): Mishap {
   return {
     name: `an end of the engine for ${lastsMs} ms`,
@@ -106,7 +111,7 @@ function away(lastsMs: number): Mishap {
   };
 }
 
-/** Ends the engine for a time, without replies to a broker's last requests. */
+/** Stops the engine for a time, and drops the replies to a broker's last requests. */
 function endBeforeAnswers(lastsMs: number): Mishap {
   return {
     name: `an end of the engine before its answers, for ${lastsMs} ms`,
@@ -175,7 +180,8 @@ function frozen(lastsMs: number): Mishap {
 }
 
 /**
- * An engine that accepts a connection and sends no greeting; the broker does not notice the end.
+ * An engine that accepts a connection but sends no greeting. The broker does not notice that its
+ * old connection has ended.
  */
 function lostGreeting(lastsMs: number): Mishap {
   return {
@@ -222,14 +228,14 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     loses("requests"),
     loses("answers"),
     away(SHORT_MS),
-    // Twice, because more depends on their timing.
+    // These are listed twice, because more depends on their timing.
     away(LONG_MS),
     away(LONG_MS),
     endBeforeAnswers(SHORT_MS),
     silence(SHORT_MS, false),
     silence(noticedMs, true),
     silentBreak(noticedMs),
-    // Twice, as for an unreachable engine.
+    // These are listed twice, like an unreachable engine.
     ...SLOW_MS.map(slowWay),
     ...SLOW_MS.map(slowWay),
     frozen(LONG_MS),

@@ -1,24 +1,30 @@
-/** Numbers and claims that programs keep in an engine's store, and the differences. */
+/**
+ * Numbers and claims that programs keep in an engine's store, compared with the outcomes of their
+ * calls.
+ */
 import { BrokerError } from "../../../../errors.ts";
 import type { BrokerStore } from "../../../../pubsub/broker.ts";
 
-/** Maximum complaints that are reported. */
+/** Maximum number of violations that are reported. */
 const MAX_TOLD = 3;
 
-/** Time for which a number or a claim is valid, in milliseconds: longer than a trial. */
+/** Time for which a number or a claim is valid, in milliseconds. It is longer than a trial. */
 const HOLDS_MS = 1_800_000;
 
-/** Maximum members of the scope, and claiming members per broker. */
+/** Maximum number of members in the scope, and number of claiming members per broker. */
 const [MAX_MEMBERS, ASKING] = [3, 3] as const;
 
 /** A member of the scope. */
 interface Member {
   readonly name: string;
-  /** `unknown` once a call failed, until the next comparison: the engine may have run the call. */
+  /**
+   * The state is `unknown` from a failed call until the next comparison, because the engine may
+   * have run the call.
+   */
   state: "in" | "out" | "unknown";
   /** True while a call is pending. */
   isAsking: boolean;
-  /** Number of the last call that started or ended. */
+  /** The number of the last call that started or ended. */
   touched: number;
 }
 
@@ -32,12 +38,15 @@ export class Rows {
   /** Number of times that the engine lost all rows. */
   #era = 0;
   #events = 0;
-  /** The last number of any call, the largest of the era, and the largest that is surely stored. */
+  /**
+   * The last number that any call used, the largest number of the era, and the largest number that
+   * is certainly stored.
+   */
   #last = 0;
   #tried = -1;
   #noted = -1;
 
-  /** Starts with empty rows, because the engine lost all others. */
+  /** Starts again with no rows, because the engine has lost all of them. */
   forget(): void {
     this.#era++;
     this.#members.clear();
@@ -45,11 +54,11 @@ export class Rows {
   }
 
   /**
-   * Makes a call, whose outcome is compared when it arrives.
+   * Makes a call and compares its outcome when it arrives.
    *
    * @param by Number of the broker.
    * @param store The store of the broker.
-   * @param draw Selects the operation, from 0 to 1.
+   * @param draw Number from 0 to 1 that selects the operation.
    */
   call(by: number, store: BrokerStore, draw: number): void {
     if (draw < 0.3) this.#advance(store, ++this.#last, true);
@@ -63,7 +72,7 @@ export class Rows {
   }
 
   /**
-   * Makes a member leave an otherwise empty scope while a member at another broker joins.
+   * Makes the only member of a scope leave while a member at another broker joins.
    *
    * @param stores The stores of the brokers.
    */
@@ -84,10 +93,10 @@ export class Rows {
   }
 
   /**
-   * Compares the rows with the outcomes of all calls, once no call is pending.
+   * Compares the rows with the outcomes of all calls. Call this once no call is pending.
    *
    * @param stores The stores of the brokers.
-   * @returns The differences so far; empty without any.
+   * @returns The differences so far. The array is empty if there are none.
    */
   async compare(stores: readonly BrokerStore[]): Promise<string> {
     for (const [by, store] of stores.entries()) {
@@ -137,7 +146,7 @@ export class Rows {
     }
   }
 
-  /** Runs a call, and passes on its outcome unless the engine lost all rows meanwhile. */
+  /** Runs a call and passes on its outcome, unless the engine has lost all rows in the meantime. */
   #run<T>(call: Promise<T>, hear: (result: T | undefined) => void): void {
     const era = this.#era;
     this.underWay++;
@@ -151,7 +160,7 @@ export class Rows {
     call.then((result) => settle(result), (error) => settle(undefined, error));
   }
 
-  /** Stores a number, which is new unless a call with a larger one started before. */
+  /** Stores a number. It is new unless a call with a larger number started earlier. */
   #advance(store: BrokerStore, number: number, isNew: boolean): void {
     if (number < 0) return;
     this.#tried = Math.max(this.#tried, number);

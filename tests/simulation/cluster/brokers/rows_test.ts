@@ -3,10 +3,13 @@ import { BrokerError } from "../../../../errors.ts";
 import type { BrokerStore } from "../../../../pubsub/broker.ts";
 import { Rows } from "./rows.ts";
 
-/** Draws that select an operation: a new number, the newest one again, a claim, and a release. */
+/**
+ * Numbers that select an operation: store a new number, store the newest number again, claim a
+ * slot, and release a slot.
+ */
 const [NEW, AGAIN, CLAIM, RELEASE] = [0, 0.3, 0.402, 0.801] as const;
 
-/** A store in memory, with changes. */
+/** A store in memory, some of whose methods are replaced. */
 function storeWith(changes: Partial<BrokerStore> = {}): BrokerStore {
   const numbers = new Map<string, number>();
   const scopes = new Map<string, Set<string>>();
@@ -37,7 +40,7 @@ function storeWith(changes: Partial<BrokerStore> = {}): BrokerStore {
   };
 }
 
-/** Makes calls one after another, and compares. */
+/** Makes calls one after another, and returns the differences. */
 async function differencesOf(store: BrokerStore, draws: readonly number[]): Promise<string> {
   const rows = new Rows();
   for (const draw of draws) {

@@ -1,9 +1,9 @@
-/** Separate engines for trials of brokers: they fail without affecting the nodes. */
+/** Separate engines for trials of brokers. They fail without affecting the nodes. */
 import type { Broker } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { EngineParts } from "../engine.ts";
 
-/** Prefix of the machine names of spare engines; a number follows. */
+/** Prefix of the machine names of spare engines. A number follows it. */
 export const SPARE_HOST = "spare-";
 
 /** Limits and times of the brokers on a spare engine. */
@@ -20,14 +20,18 @@ export interface SpareSettings {
 export interface Hiccup {
   /** Time of the fault, in milliseconds. */
   readonly lastsMs: number;
-  /** Begins the fault. */
+  /** Starts the fault. */
   readonly begin: () => void;
-  /** Requests that may be lost while the connections last; none by default. */
+  /**
+   * The requests that may be lost while the connections stay open. By default, no request is lost.
+   */
   readonly loses?: "all requests" | "some requests";
-  /** True if requests are rejected until the end, and those right after it are stored. */
+  /**
+   * True if requests are rejected until the fault ends, and requests right after that are stored.
+   */
   readonly refuses?: boolean;
   /**
-   * True if only the part of the engine that stores publications fails, and no connection breaks.
+   * True if only the part of the engine that stores publications fails and no connection breaks.
    */
   readonly keepsConnections?: boolean;
 }
@@ -36,9 +40,9 @@ export interface Hiccup {
 export interface SpareEngine {
   /** The running machine. */
   readonly host: Host;
-  /** True if epochs of histories survive the end of the engine, with all publications. */
+  /** True if the epochs of histories survive a restart of the engine, with all publications. */
   readonly keepsEpochs: boolean;
-  /** True if the store's rows survive the end of the engine. */
+  /** True if the store's rows survive a restart of the engine. */
   readonly keepsRows: boolean;
   /** True if a broker sends the engine only a limited number of unacknowledged bytes. */
   readonly hasWindow: boolean;
@@ -56,7 +60,7 @@ export interface SpareEngine {
    * @returns The broker.
    */
   broker(host: Host, settings: SpareSettings): Broker;
-  /** Restarts the engine after the end of its process. */
+  /** Restarts the engine after its process has ended. */
   restart(): void;
 }
 

@@ -13,40 +13,41 @@ import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 const DROP_MS = 1_000;
 
 /**
- * Durations of JetStream trouble, one of which is drawn, in milliseconds: below and above the time
- * for which a queue holds back further appends, and above the maximum wait for a reply.
+ * Durations of JetStream faults in milliseconds, one of which is chosen at random. They are below
+ * and above the time for which a queue holds back further appends, and above the maximum wait for a
+ * reply.
  */
 const TROUBLE_MS = [300, 1_300, 3_000, 6_500] as const;
 
-/** Troubles that lose requests. */
+/** Faults in which requests are lost. */
 const REQUESTS: ReadonlySet<JetStreamTrouble> = new Set(["lost requests", "lost messages"]);
 
-/** Troubles in which requests are answered with status 503. */
+/** Faults in which requests are answered with status 503. */
 const REFUSALS: ReadonlySet<JetStreamTrouble> = new Set(["no responders", "no leader"]);
 
 /**
- * Trouble during reconnects, of which two kinds are drawn, and their durations, in milliseconds: a
- * broker's streams do not open at first.
+ * Faults during reconnects, two kinds of which are chosen at random, and their durations in
+ * milliseconds. A broker's streams do not open at first.
  */
 const [COMEBACKS, COMEBACK_MS] = [
   ["no responders", "no leader", "lost requests", "lost answers"],
   [1_300, 3_000, 6_500],
 ] as const;
 
-/** Shares of lost messages, one of which is drawn. */
+/** Shares of lost messages, one of which is chosen at random. */
 const LOST_SHARES = [1, 0.4] as const;
 
-/** Duration in which a server stores some publications and answers none, in milliseconds. */
+/** Time during which a server stores some publications but replies to none, in milliseconds. */
 const MUTE_MS = 600;
 
-/** Share of requests that such a server loses. */
+/** Share of the requests that such a server loses. */
 const MUTE_SHARE = 0.4;
 
-/** Number of consecutive short troubles, with maximum duration and pause, in milliseconds. */
+/** Number of consecutive short faults, and their maximum duration and pause in milliseconds. */
 const SHORT = { count: 6, mostMs: 400, pauseMs: 200 } as const;
 
 /**
- * Starts a server, which stores streams in files or in memory.
+ * Starts a server that stores streams in files or in memory.
  *
  * @param parts See {@linkcode SpareParts}.
  * @returns The engine.
@@ -97,7 +98,7 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
       "loses consumers": { lastsMs: DROP_MS, begin: () => nats.loseConsumers() },
       ...Object.fromEntries(troubles),
       ...Object.fromEntries(comebacks),
-      // Twice, because more depends on which requests are lost.
+      // This fault is listed twice, because more depends on which requests are lost.
       ...Object.fromEntries([1, 2].map((nth) => [`keeps some and answers none (${nth})`, {
         lastsMs: MUTE_MS,
         keepsConnections: true,

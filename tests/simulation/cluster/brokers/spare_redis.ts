@@ -8,14 +8,14 @@ import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 const SLOW_MS = 20;
 
 /**
- * Durations of another program's script, one of which is drawn, in milliseconds: errors start after
- * 5 s.
+ * Durations of another program's script in milliseconds, one of which is chosen at random. Errors
+ * start after 5 s.
  */
 const BUSY_MS = [5_600, 9_000] as const;
 
 /**
- * Errors that each write receives for a time, durations of which one is drawn for each, in
- * milliseconds, and the number of errors per engine.
+ * Errors that each write receives for a time, their possible durations in milliseconds, one of
+ * which is chosen at random for each error, and the number of errors per engine.
  */
 const [REFUSALS, REFUSED_MS, REFUSED] = [
   [
@@ -32,17 +32,17 @@ const [REFUSALS, REFUSED_MS, REFUSED] = [
   4,
 ] as const;
 
-/** Time for which the server is slow, or full, in milliseconds. */
+/** Time for which the server is slow or full, in milliseconds. */
 const [SLOW_FOR_MS, FULL_FOR_MS] = [1_500, 2_500];
 
 /** Time until clients reconnect, in milliseconds. */
 const DROP_MS = 1_000;
 
-/** Time to load the files at a start, in milliseconds. */
+/** Time that the server needs to load its files when it starts, in milliseconds. */
 const LOADING_MS = 1_200;
 
 /**
- * Starts a server, which stores all writes in files, or loses all.
+ * Starts a server that stores all writes in files, or loses them all when it ends.
  *
  * @param parts See {@linkcode SpareParts}.
  * @returns The engine.

@@ -8,7 +8,7 @@ interface Spares {
   readonly start: (parts: SpareParts) => Promise<SpareEngine>;
 }
 
-/** Spare engines: concurrent trials have more faults in the same virtual time. */
+/** The spare engines. Running trials concurrently gives more faults in the same virtual time. */
 const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
   redis: {
     count: 4,
@@ -21,12 +21,12 @@ const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
 };
 
 /**
- * Starts spare engines of the cluster's kind, before virtual time starts, because models load from
- * files.
+ * Starts spare engines of the cluster's kind. This happens before virtual time starts, because the
+ * models are loaded from files.
  *
  * @param engine Name of the engine.
  * @param within Virtual time and network.
- * @returns The engines; none for an engine without a server on the network.
+ * @returns The engines. There are none for an engine without a server on the network.
  */
 export async function startSpares(
   engine: EngineName,

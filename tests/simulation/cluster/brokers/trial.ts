@@ -1,6 +1,6 @@
 /**
- * Trials of brokers: some brokers on separate machines, and a spare engine that fails in each
- * round. After each round, everything that the broker contract guarantees is examined.
+ * Trials of brokers. Each trial has brokers on separate machines and a spare engine that fails in
+ * each round. After each round, the trial examines everything that the broker contract guarantees.
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
@@ -13,15 +13,15 @@ import { TrialLogs } from "./logs.ts";
 import { Rows } from "./rows.ts";
 import type { Hiccup, SpareEngine, SpareSettings } from "./spare.ts";
 
-/** Limits of all histories: no publication of a trial is forgotten. */
+/** Limits of all histories. They are so large that no publication of a trial is removed. */
 const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 27 };
 
-/** Topics that are used throughout, and topics that are left immediately. */
+/** Topics that are used throughout, and topics that programs leave immediately. */
 const TOPICS = ["plain:0", "plain:1", "kept:0", "kept:1"] as const;
 const BRIEF = ["plain:2", "plain:3", "kept:2"] as const;
 
 /**
- * Topics to which programs subscribe in a round, after a publication, and which they leave
+ * Topics to which programs subscribe in a round after a publication, and which they leave
  * afterwards.
  */
 const VISITED: readonly string[] = [
@@ -31,45 +31,48 @@ const VISITED: readonly string[] = [
 ];
 
 /**
- * Visits per round, and the maximum time until the next topic, in milliseconds: the time of a
- * reply.
+ * Number of visits per round, and the maximum time until the next topic in milliseconds, which is
+ * the time that a reply takes.
  */
 const [VISITS, NEXT_MS] = [3, 1_200] as const;
 
-/** Share of visits that end once the topic is live, and start again in the same turn. */
+/** Share of the visits that end once the topic is live and start again in the same turn. */
 const AGAIN_SHARE = 0.4;
 
 /** Maximum time from a ready subscription to a publication of another broker. */
 const PROMPT_MS = 20;
 
-/** Topic with listeners, but without publications during a mishap. */
+/** Topic that has listeners but no publications during a mishap. */
 const QUIET = "kept:quiet";
 
 /** Topics with listeners at each broker. */
 const FOLLOWED = [...TOPICS, QUIET];
 
-/** Time in which mishaps start, in milliseconds: the last one is over before the cluster closes. */
+/**
+ * Time during which mishaps start, in milliseconds. The last mishap is over before the cluster
+ * closes.
+ */
 const TRIAL_MS = 110_000;
 
-/** Share of mishaps that happen twice in a row, to the same broker. */
+/** Share of the mishaps that happen to the same broker twice in a row. */
 const TWICE_SHARE = 0.25;
 
-/** Maximum waits of a publication, one of which is drawn, in milliseconds. */
+/** Maximum waits of a publication in milliseconds, one of which is chosen at random. */
 const GIVE_UP_MS = [30_000, 30_000, 4_000, 2_500] as const;
 
-/** Limit of waiting publications: more than the programs make. */
+/** Limit of waiting publications. The programs make fewer. */
 const MANY = 65_536;
 
-/** Operations around the start of a mishap, during it, and after its end. */
+/** Number of operations around the start of a mishap, during it, and after its end. */
 const [EARLY, LATER, BEHIND] = [6, 8, 5] as const;
 
-/** Time after a mishap in which programs work, in milliseconds. */
+/** Time after a mishap during which programs work, in milliseconds. */
 const BEHIND_MS = 1_500;
 
-/** Reads and store calls around the start of a mishap, and during it. */
+/** Number of reads and store calls around the start of a mishap, and during it. */
 const [EARLY_CALLS, LATER_CALLS] = [4, 4] as const;
 
-/** Log calls at the start of a mishap, and during it. */
+/** Number of log calls at the start of a mishap, and during it. */
 const LOG_CALLS = 5;
 
 /** Time around the start of a mishap, in milliseconds. */
@@ -78,13 +81,13 @@ const EARLY_MS = 60;
 /** Maximum publications per operation. */
 const MAX_BURST = 4;
 
-/** Share of rounds with large publications, their characters, and how many a broker makes. */
+/**
+ * Share of the rounds with large publications, their size in characters, and how many of them a
+ * broker makes.
+ */
 const LONG = { share: 0.1, characters: 600_000, plain: 8, kept: 4 } as const;
 
-/**
- * Maximum time between two publications of an operation, in milliseconds: shorter than a reply
- * takes.
- */
+/** Maximum time between two publications of an operation, in milliseconds. A reply takes longer. */
 const MAX_GAP_MS = 8;
 
 /** Maximum stay of programs that leave soon, in milliseconds. */
@@ -93,10 +96,10 @@ const MAX_STAY_MS = 400;
 /** Maximum subscriptions per broker. */
 const MAX_LISTENINGS = 7;
 
-/** Maximum time until everything is as before, and interval of checks, in milliseconds. */
+/** Maximum time until everything has recovered, and the interval of the checks, in milliseconds. */
 const [CALM_MS, LOOK_MS] = [30_000, 250] as const;
 
-/** Time in which all timers of publications end, in milliseconds. */
+/** Time after which all timers of publications have ended, in milliseconds. */
 const REST_MS = 6_000;
 
 /** Time for a publication to reach all nodes, in milliseconds. */
@@ -125,7 +128,7 @@ class Seat implements Producer {
     this.broker = broker;
   }
 
-  /** Publications that count as dropped. */
+  /** Number of publications that count as dropped. */
   get dropped(): number {
     return this.broker.stats.dropped;
   }
@@ -138,9 +141,9 @@ class Seat implements Producer {
 
 /** A random operation of a program. */
 interface Act {
-  /** Kind of the operation, from 0 to 1. */
+  /** Number from 0 to 1 that selects the kind of the operation. */
   readonly kind: number;
-  /** Topic of the operation, from 0 to 1. */
+  /** Number from 0 to 1 that selects the topic of the operation. */
   readonly which: number;
   /** Time between two publications, in milliseconds. */
   readonly gapMs: number;
@@ -199,8 +202,8 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Tests the brokers of some engines of one kind, concurrently. The mishaps are divided among the
-   * trials; a trial that has finished its own continues with those of the next one.
+   * Tests the brokers of some engines of one kind concurrently. The mishaps are divided among the
+   * trials. A trial that has finished its own mishaps continues with those of the next trial.
    *
    * @param parts Parts of the cluster.
    * @param engines The engines.
@@ -233,7 +236,8 @@ export class Trial extends Examination implements TrialParts {
   cut(host: Host, isSilent: boolean): void {
     for (const link of this.network.links) {
       if (link.client === host && link.server === this.engine.host) {
-        // The engine notices the end, like the end of a process: no subscription is left.
+        // The engine notices that the connections have ended, as it does when a process ends. No
+        // subscription is left.
         link.disconnect({ silent: isSilent && "client" });
       }
     }
@@ -241,7 +245,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Records that a broker lost all connections.
+   * Records that a broker has lost all connections.
    *
    * @param host The machine of the broker.
    */
@@ -251,7 +255,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Checks that a broker knows that the engine is unreachable.
+   * Checks that a broker has noticed that the engine is unreachable.
    *
    * @param host The machine of the broker.
    * @param what The cause.
@@ -261,14 +265,14 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `status of a broker after ${what}`, "interrupted", current.name);
   }
 
-  /** Records a fault of the engine that starts now. */
+  /** Records that a fault of the engine starts now. */
   hasHiccup({ lastsMs, loses, refuses = false, keepsConnections = false }: Hiccup): void {
     if (refuses) this.#ledger.refuse(this.nowMs + lastsMs);
     if (!keepsConnections) return;
     this.#ledger.disturb({ fromMs: this.nowMs, toMs: this.nowMs + lastsMs, loses });
   }
 
-  /** Ends the engine's process for a time. */
+  /** Kills the engine's process for a time. */
   async endEngine(lastsMs: number): Promise<void> {
     this.#hasEnded = true;
     this.engine.host.kill();
@@ -290,7 +294,7 @@ export class Trial extends Examination implements TrialParts {
     return oneOf(this.random, from);
   }
 
-  /** Runs mishaps, given as indexes into the list of all, while there is time. */
+  /** Runs mishaps, given as indexes into the list of all mishaps, while there is time. */
   async #run(deck: readonly number[]): Promise<void> {
     const endMs = this.nowMs + TRIAL_MS;
     await this.#begin();
@@ -310,7 +314,7 @@ export class Trial extends Examination implements TrialParts {
     await this.#end();
   }
 
-  /** Opens all streams and connections, so that they count before the first subscription. */
+  /** Opens all streams and connections, so that they are counted before the first subscription. */
   async #begin(): Promise<void> {
     for (const seat of this.#seats) {
       seat.host.after(0, () => {
@@ -376,17 +380,19 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Draws the broker of the mishap, or any broker. */
+  /** Picks the broker of the mishap or any broker at random. */
   #near(target: Seat): Seat {
     return this.random() < 0.6 ? target : this.#pick(this.#seats);
   }
 
-  /** Makes the program of a broker act after a time. */
+  /** Makes a broker's program act after a time. */
   #later({ host }: Seat, ms: number, act: () => void): void {
     this.simulation.after(ms, () => host.after(0, act));
   }
 
-  /** Publishes more bytes than a broker sends to the engine unacknowledged. */
+  /**
+   * Publishes more bytes than a broker sends to the engine before it receives an acknowledgment.
+   */
   #publishLong(seat: Seat): void {
     for (let i = 0; i < LONG.plain; i++) this.#publish(seat, TOPICS[0], LONG.characters);
     for (let i = 0; i < LONG.kept; i++) this.#publish(seat, TOPICS[2], LONG.characters);
@@ -412,7 +418,10 @@ export class Trial extends Examination implements TrialParts {
     });
   }
 
-  /** Draws the time between the publications of one operation; half of all operations have none. */
+  /**
+   * Picks the random time between the publications of one operation. In half of all operations it
+   * is 0.
+   */
   get #gapMs(): number {
     return Math.max(0, 2 * this.random() - 1) * MAX_GAP_MS;
   }
@@ -565,7 +574,7 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Expects that the store has the outcomes of all calls, and works. */
+  /** Expects that the store reflects the outcomes of all calls, and that it works. */
   async #examineRows(what: string): Promise<void> {
     const stores = this.#seats.map(({ broker }) => broker.store!);
     const before = await this.#rows.compare(stores);
@@ -580,8 +589,8 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Expects that statistics count all outages and publications, and each rejected append as
-   * dropped.
+   * Expects that the statistics count all outages and publications, and that they count each
+   * rejected append as dropped.
    */
   #examineCounts(what: string): void {
     for (const { index, broker: { stats }, awayMs, dropped } of this.#seats) {
@@ -619,7 +628,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Makes each broker publish on each topic, and expects that each listener receives everything in
+   * Makes each broker publish on each topic, and expects each listener to receive everything in
    * time.
    */
   async #examinePassage(what: string): Promise<void> {
@@ -647,7 +656,7 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `appends without a position after ${what}`, 0, failed.length);
   }
 
-  /** Expects the history to have the appends of the current epoch once, in order. */
+  /** Expects the history to contain the appends of the current epoch exactly once and in order. */
   async #examineHistory(topic: string, what: string): Promise<void> {
     const { history } = this.#pick(this.#seats).broker;
     const kept = [];
@@ -674,7 +683,9 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `other epoch of ${topic} after ${what}`, isOther, epoch !== known);
   }
 
-  /** Leaves all topics, then closes the brokers, some while the engine is unreachable. */
+  /**
+   * Leaves all topics, then closes the brokers. Some of them close while the engine is unreachable.
+   */
   async #end(): Promise<void> {
     for (const seat of this.#seats) {
       seat.host.after(0, () => {

@@ -1,4 +1,7 @@
-/** Brokers on a calm engine for longer than it remembers a history: the epoch stays. */
+/**
+ * Brokers on an engine without faults, for longer than the engine remembers a history. The epoch
+ * must stay the same.
+ */
 import type {
   Broker,
   BrokerHistory,
@@ -11,28 +14,28 @@ import type { ClusterEngine } from "../engine.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
-/** Time until the engine is calm, and duration of the vigil after that, in milliseconds. */
+/** Time until the engine has no faults, and duration of the vigil after that, in milliseconds. */
 const [CALM_MS, VIGIL_MS] = [30_000, 128_000] as const;
 
 /** Minimum time for which an engine remembers a history, in milliseconds. */
 const REMEMBER_MS = { redis: 5_000, nats: 120_000 } as const;
 
-/** Maximum time without a call, in milliseconds: shorter than that. */
+/** Maximum time without a call, in milliseconds. It is shorter than the time above. */
 const QUIET_MS = 2_400;
 
 /** Share of reads among the calls. */
 const READ_SHARE = 0.2;
 
-/** Maximum appends per call, and maximum microtasks between two of them. */
+/** Maximum number of appends per call, and of microtasks between two appends. */
 const [MOST, TURNS] = [4, 12] as const;
 
-/** Time until all calls have an outcome, and until subscriptions are live, in milliseconds. */
+/** Time until all calls have an outcome and all subscriptions are live, in milliseconds. */
 const [REST_MS, READY_MS] = [2_000, 8_000] as const;
 
 /** Topic of all publications. */
 const TOPIC = "vigil";
 
-/** Limits: publications are kept for a much shorter time than positions. */
+/** The limits. Publications are kept for a much shorter time than positions. */
 const BOUNDS: HistoryBounds = { size: 6, ttlMs: 1_500, bytes: 1 << 20 };
 
 const READ = { bounds: BOUNDS, maxMessages: 100, maxBytes: 1 << 20 } as const;
@@ -47,7 +50,7 @@ interface Watcher {
   isReady: boolean;
 }
 
-/** Appends and reads for a long time, on the engine of the cluster. */
+/** Appends to and reads from the cluster's engine for a long time. */
 export class Vigil extends Examination {
   override readonly name = "brokers";
   readonly #engine: ClusterEngine;
@@ -60,7 +63,7 @@ export class Vigil extends Examination {
   #made = 0;
 
   /**
-   * Starts nothing yet.
+   * Creates a vigil, which does not start yet.
    *
    * @param parts Parts of the cluster.
    * @param engine The engine.
@@ -122,7 +125,7 @@ export class Vigil extends Examination {
     void ready.then(() => watcher.isReady = true);
   }
 
-  /** Appends some publications in one turn: replies arrive together with other messages. */
+  /** Appends some publications in one turn, so that replies arrive together with other messages. */
   async #append(history: BrokerHistory, turns: readonly number[]): Promise<void> {
     for (const between of turns) {
       const payload = `${this.#made++}`;
@@ -138,7 +141,7 @@ export class Vigil extends Examination {
     }
   }
 
-  /** Reads a page, whose head must be at least the newest acknowledged offset. */
+  /** Reads a page. Its head must be at least the newest acknowledged offset. */
   async #read(history: BrokerHistory): Promise<void> {
     const newest = this.#newest();
     try {
@@ -161,7 +164,7 @@ export class Vigil extends Examination {
   }
 
   /**
-   * Expects that a listener received each publication once, in order, without gaps and
+   * Expects that a listener received each publication once and in order, without gaps or
    * interruptions.
    */
   #compare({ heard, interruptions }: Watcher): void {

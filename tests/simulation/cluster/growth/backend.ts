@@ -1,19 +1,17 @@
-/**
- * The program of a backend, which sends HTTP requests to nodes and leaves some responses unread.
- */
+/** The program of a backend that sends HTTP requests to nodes and leaves some responses unread. */
 import { type Examiner, outcomeOf } from "./examiner.ts";
 import type { Node } from "./nodes.ts";
 import { ROUND_MS } from "./waits.ts";
 
-/** Headers of a request of an inspector's page. */
+/** Headers of a request from an inspector's page. */
 const PAGE = { "skein-inspector": "1" } as const;
 
-/** A request, with a body that is sent as JSON. */
+/** A request. Its body is sent as JSON. */
 export interface Question {
   readonly method?: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly json?: unknown;
-  /** A body instead of JSON. */
+  /** A body that is sent as it is, instead of JSON. */
   readonly body?: BodyInit;
   /** Time after which the backend aborts, in milliseconds. */
   readonly leaveMs?: number;
@@ -24,7 +22,7 @@ export class Backend {
   readonly #examiner: Examiner;
 
   /**
-   * Sends nothing yet.
+   * Creates a backend.
    *
    * @param examiner The examiner.
    */

@@ -1,5 +1,6 @@
 /**
- * Failing connections: refused, without a token, one too many, cut at some time, or broken later.
+ * Connections that fail: they are refused, have no token, exceed a limit, are cut at some time, or
+ * break later.
  */
 import type { SimulatedWebSocket } from "../../../../testing/simulation/network/websocket.ts";
 import { type Examiner, outcomeOf } from "./examiner.ts";
@@ -7,10 +8,13 @@ import { HttpConnectionByHand, noteBody } from "./http_by_hand.ts";
 import { MAX_SESSIONS, type Node, REFUSED, UNDECIDED } from "./nodes.ts";
 import { ROUND_MS, Waits } from "./waits.ts";
 
-/** Times at which an upgrade is cut: in flight, before the decision, and just after it. */
+/**
+ * Times at which an upgrade is cut: while the request is in flight, before the server decides, and
+ * just after it has decided.
+ */
 const CUTS_MS = [3, 20, 60] as const;
 
-/** Headers of an upgrade that has no socket. */
+/** Headers of an upgrade request that has no socket. */
 const UPGRADE = {
   upgrade: "websocket",
   connection: "Upgrade",
@@ -22,18 +26,18 @@ const UPGRADE = {
 /** Address of raw connections. */
 const ADDRESS = "192.0.2.77";
 
-/** Connects peers that are not admitted, or do not stay. */
+/** Connects peers that are not admitted or do not stay. */
 export class Entrances {
   readonly #examiner: Examiner;
   readonly #nodes: readonly [Node, Node];
   readonly #mortal: Node;
 
   /**
-   * Opens nothing yet.
+   * Creates the peers without connecting them.
    *
    * @param examiner The examiner.
    * @param nodes Two nodes.
-   * @param mortal A node that dies soon, with connections that the others know.
+   * @param mortal A node that dies soon, with connections that the other nodes know about.
    */
   constructor(examiner: Examiner, nodes: readonly [Node, Node], mortal: Node) {
     this.#examiner = examiner;
@@ -52,7 +56,7 @@ export class Entrances {
     const sockets = [
       this.#open(one, `${REFUSED}${visit}`),
       this.#open(other, `${UNDECIDED}${visit}`),
-      // The token would be in the first frame.
+      // The first frame would contain the token.
       this.#open(one, undefined, ["skein.1", "skein.auth"]),
       this.#open(other, visit, ["skein.0"]),
     ];

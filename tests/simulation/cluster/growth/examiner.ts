@@ -1,4 +1,4 @@
-/** Machines of the users that come and go, next to the cluster. */
+/** The machines of users that come and go, separate from the cluster. */
 import { pause } from "../../../../base/wait.ts";
 import { SkeinError } from "../../../../errors.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
@@ -14,7 +14,7 @@ export class Examiner extends Examination {
   readonly #host: Host;
 
   /**
-   * Examines nothing yet.
+   * Creates an examiner.
    *
    * @param parts See {@linkcode ExaminationParts}.
    */
@@ -26,7 +26,7 @@ export class Examiner extends Examination {
   /**
    * Creates a sequence of random numbers.
    *
-   * @returns Returns numbers from 0 to 1.
+   * @returns A function that returns numbers from 0 to 1.
    */
   chance(): () => number {
     return this.simulation.chanceOf(this.name);
@@ -62,17 +62,18 @@ export class Examiner extends Examination {
  * Returns the outcome of a promise.
  *
  * @param promise The promise.
- * @returns `"fulfilled"`, or the code or the name of the error.
+ * @returns `"fulfilled"`, or the code or name of the error.
  */
 export function outcomeOf(promise: Promise<unknown>): Promise<string> {
   return promise.then(() => "fulfilled", shown);
 }
 
 /**
- * Reads items until any end, which is not checked: the items show what is missing.
+ * Reads items until the loop ends in any way. How it ends is not checked, because the items show
+ * what is missing.
  *
  * @param items The items.
- * @param take Receives each item.
+ * @param take Called with each item.
  */
 export async function readAll<T>(
   items: AsyncIterable<T>,
@@ -81,15 +82,15 @@ export async function readAll<T>(
   try {
     for await (const item of items) take(item);
   } catch {
-    // See above.
+    // The end is not checked; see above.
   }
 }
 
-/** Returns the code of a library error, and other errors in full. */
+/** Returns the code of a library error, or any other error in full. */
 function shown(error: unknown): string {
   const { failure } = Object(error) as { readonly failure?: { readonly code: string } };
   if (failure !== undefined) return failure.code;
-  // A RangeError subclass of the library has the name that programs see.
+  // A subclass of RangeError from the library has the name that programs see.
   if (error instanceof RangeError) return error.name;
   return error instanceof SkeinError ? error.constructor.name : `${error}`;
 }

@@ -1,14 +1,17 @@
-/** Client calls that end early: rejected, left, cancelled, too large, or one too many. */
+/**
+ * Client calls that end early because they are rejected, abandoned, cancelled, too large, or exceed
+ * a limit.
+ */
 import type { Client } from "../../../../client/client.ts";
 import { type Examiner, outcomeOf, readAll } from "./examiner.ts";
 import { KEPT_TOPIC, MAX_REQUESTS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** A position that no history has. */
+/** A position that does not exist in any history. */
 const NOWHERE = { epoch: "none", offset: 7 } as const;
 
 /**
- * Makes a client start all kinds of calls, and leave most of them.
+ * Makes a client start all kinds of calls and abandon most of them.
  *
  * @param examiner The examiner.
  * @param client The client.
@@ -68,7 +71,7 @@ export async function fail(examiner: Examiner, client: Client, visit: string): P
   await examiner.inTime(waits.over(), 4 * ROUND_MS, []);
 }
 
-/** Subscribes to topics, and leaves them before or after the reply. */
+/** Subscribes to topics, and unsubscribes before or after the reply. */
 function leaveTopics(client: Client, waits: Waits, visit: string): void {
   const names = [KEPT_TOPIC, "free", "slow", "denied", "broken", "room", "room:slow"];
   for (const [i, name] of names.entries()) {
@@ -83,7 +86,7 @@ function leaveTopics(client: Client, waits: Waits, visit: string): void {
   }
 }
 
-/** Opens streams that either end resets, if the transport has streams. */
+/** Opens streams that one of the ends resets, if the transport supports streams. */
 async function breakStreams({ session }: Client): Promise<void> {
   if (!session?.connection.capabilities.streams) return;
   for (const way of ["abort", "cancel", "both", "refused"] as const) {

@@ -1,11 +1,12 @@
-/** Growth in a program's memory, leaks or not. */
+/** Tells leaks apart from other growth in a program's memory. */
 import type { Change } from "./heap.ts";
 
 /**
- * Collections whose limit is larger than their size after some visits, by the newest entry: users
- * with their last time, users seen at an address, handler failures, rows of a store in memory,
- * facts of durable streams, responses that were read to the end, keys of callers, secrets of HTTP
- * connections, nodes that said farewell, and traces of the simulation.
+ * Collections whose limit is larger than their size after some visits, identified by their newest
+ * entry. They contain users with the time at which they were last seen, users seen at an address,
+ * handler failures, rows of a store in memory, facts of durable streams, responses that were read
+ * to the end, keys of callers, secrets of HTTP connections, nodes that said farewell, and traces of
+ * the simulation.
  */
 const KEPT: readonly RegExp[] = [
   / => \d{13}$/,
@@ -35,7 +36,7 @@ const COUNTS = [
 /** Names of counters of bytes and messages. */
 const PASSED = /(bytes(Received|Sent)|(received|sent)(Bytes|Messages))$/i;
 
-/** Fields of the simulation, and fields with a current value. */
+/** Fields of the simulation, and fields that hold a current value. */
 const OTHERS =
   /^(FixedCircularBuffer|Life|Liveness|Port\w+|Simulat\w+|StreamWriter|Visits)\.|^SharedBucket.#owed|^Holder.bytes|^TopicHistory.(#bytes|#producerBytes|counted)|^Log.(#overhead|#producerBytes|counted)|^Sum.#bytes|^Faults.(messages|protocolErrors)|^Window.#(count|since)|^Ledger.streamErrors|^ReceiveCredit.#lost|^ReceiveHalf.#size|^RecordScheduler.#flushBytes|^Engine.#awayUntil|^UnreadStreams.#connections/;
 
@@ -48,7 +49,8 @@ const COUNT = new RegExp(
  *
  * @param change A difference between two snapshots.
  * @param by Minimum growth.
- * @returns True for a collection with more entries, and for a larger number, unless a counter or a time.
+ * @returns True for a collection with more entries, and for a number that has increased, unless it
+ * is a counter or a time.
  */
 export function hasGrown({ of, before, after }: Change, by: number): boolean {
   if (after < before + by) return false;

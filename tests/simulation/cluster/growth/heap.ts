@@ -4,7 +4,7 @@
  */
 import inspector from "node:inspector";
 
-/** Maximum array size that is recorded. */
+/** Maximum size of an array that is recorded. */
 const MAX_LENGTH = 100_000;
 
 /** Objects that the debugger holds for a snapshot. */
@@ -15,7 +15,10 @@ const BATCH = 500;
 
 /** A difference between two snapshots. */
 export interface Change {
-  /** Names of class and field, such as `Queue.#bytes`; for a collection, of the kind and the newest entry. */
+  /**
+   * The class and the field, such as `Queue.#bytes`. A collection also includes its kind and its
+   * newest entry.
+   */
   readonly of: string;
   /** Number or size in the first snapshot. */
   readonly before: number;
@@ -24,7 +27,7 @@ export interface Change {
 }
 
 /**
- * Compares the sizes of all collections, and the numbers in all class instances, between two
+ * Compares the sizes of all collections and the numbers in all class instances between two
  * snapshots.
  *
  * Most of them are in private fields, which a program cannot read. The debugger finds each live
@@ -34,12 +37,12 @@ export class Heap implements Disposable {
   readonly #session = new inspector.Session();
   readonly #key = "skein-simulation-heap";
   /**
-   * Fields by object number; created after the first snapshot, which would otherwise count this
-   * map.
+   * Fields by object number. The map is created after the first snapshot, which would otherwise
+   * count it.
    */
   #fields: Map<number, ReadonlyMap<string, number>> | undefined;
 
-  /** Takes no snapshot yet. */
+  /** Creates an instance without a snapshot. */
   constructor() {
     this.#session.connect();
   }
@@ -47,7 +50,7 @@ export class Heap implements Disposable {
   /**
    * Takes a snapshot.
    *
-   * @returns The differences to the previous snapshot; none for the first one.
+   * @returns The differences from the previous snapshot. For the first snapshot there are none.
    */
   async look(): Promise<Change[]> {
     const { result } = await this.#post("Runtime.evaluate", {
@@ -150,7 +153,7 @@ function part(this: { readonly objects: readonly object[] }, from: number, to: n
   return this.objects.slice(from, to);
 }
 
-/** Runs in the debugger: compares collections, and numbers the other objects. */
+/** Runs in the debugger. It compares collections and assigns numbers to the other objects. */
 function see(this: readonly object[], key: string, most: number): unknown {
   interface Store {
     readonly sizes: WeakMap<object, number>;
@@ -171,7 +174,7 @@ function see(this: readonly object[], key: string, most: number): unknown {
   const ids: number[] = [];
   const sources = new Map<unknown, boolean>();
   for (const one of this) {
-    // The list also contains prototypes.
+    // The list also includes prototypes.
     if (typeof one !== "object" || Object.hasOwn(one, "constructor")) continue;
     const kind = one instanceof Map
       ? "Map"
@@ -186,8 +189,8 @@ function see(this: readonly object[], key: string, most: number): unknown {
       if (isOwn === undefined) {
         isOwn = typeof constructor === "function" &&
           /^class (?!extends Zod)/.test(Function.prototype.toString.call(constructor)) &&
-          // Objects of runtime and simulation: many without a number that could show a leak, and lists of
-          // timers, whose numbers are times of the machine.
+          // These are objects of the runtime and the simulation. Many have no number that could
+          // show a leak, and the numbers in lists of timers are times of the machine.
           !/^(Abort|DOMEx|Deferred|Direction$|Headers|Immediate|NetworkPath|Readable|Simul|Timeout$|TimersList$|URL|Writable)/
             .test(constructor.name);
         sources.set(constructor, isOwn);

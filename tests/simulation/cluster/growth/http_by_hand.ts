@@ -1,15 +1,15 @@
-/** A connection of the HTTP transport without code of the library. */
+/** A connection of the HTTP transport that uses no code of the library. */
 import type { Node } from "./nodes.ts";
 
 /** A request to a node. */
 export interface Asked {
-  /** The method; `GET` by default. */
+  /** The method. The default is `GET`. */
   readonly method?: string;
-  /** Headers besides the connection's own. */
+  /** Headers in addition to the connection's own headers. */
   readonly headers?: Readonly<Record<string, string>>;
   /** The body. */
   readonly body?: BodyInit;
-  /** The secret; by default the connection's own. */
+  /** The secret. The default is the connection's own secret. */
   readonly secret?: string;
 }
 
@@ -43,7 +43,7 @@ export class HttpConnectionByHand {
   }
 
   /**
-   * Sends a request of the connection.
+   * Sends a request on the connection.
    *
    * @param node The node.
    * @param asked See {@linkcode Asked}.
@@ -54,7 +54,7 @@ export class HttpConnectionByHand {
     return send(node, this.#address, "/", { ...asked, headers: { ...own, ...headers } });
   }
 
-  /** Requests the events after the first one from a node. */
+  /** Requests all events after the first event from a node. */
   poll(node: Node): Promise<Response> {
     return this.ask(node, { headers: { "skein-poll": "1", "last-event-id": "1" } });
   }
@@ -67,7 +67,7 @@ export class HttpConnectionByHand {
 }
 
 /**
- * Writes a message as the body of a post: a frame after its length and type.
+ * Encodes a message as the body of a post: the length and the type, followed by the frame.
  *
  * @param n Number of the message.
  * @returns The body.
@@ -77,7 +77,7 @@ export function noteBody(n: number): Uint8Array<ArrayBuffer> {
   return Uint8Array.of(frame.length, 0, ...frame);
 }
 
-/** Sends a request of the transport to a node; its machine produces the response. */
+/** Sends a request of the transport to a node, whose machine produces the response. */
 function send(
   { host, server }: Node,
   address: string,

@@ -1,4 +1,4 @@
-/** Nodes with all services and short retention times. */
+/** Nodes that offer all services and have short retention times. */
 import { AuthenticationError } from "../../../../errors.ts";
 import type { ServerOptions } from "../../../../server.ts";
 import type { Contract } from "../../../../session/contract.ts";
@@ -23,26 +23,29 @@ export const KEPT_TOPIC = "growth:one";
 /** Room in which some users stay while others come and go. */
 export const KEPT_ROOM = "room:kept";
 
-/** Prefixes of tokens that a server rejects, or never decides on. */
+/** Prefixes of tokens that a server rejects or never decides on. */
 export const [REFUSED, UNDECIDED] = ["refused-", "undecided-"] as const;
 
 /** Prefix of the names of users that stay. */
 export const RESIDENT = "resident";
 
 /**
- * Lifetimes of the credentials of a user that stays, and of other users, in milliseconds: the
+ * Lifetimes of the credentials of a user that stays, and of other users, in milliseconds. The
  * simulation keeps a stopped timer, and with it the session, until the timer is due.
  */
 const [STAY_MS, VISIT_MS] = [600_000, 70_000] as const;
 
-/** Maximum sessions per user, requests per session, and bytes of an append over HTTP. */
+/**
+ * Maximum number of sessions per user, of requests per session, and of bytes in an append over
+ * HTTP.
+ */
 export const [MAX_SESSIONS, MAX_REQUESTS, MAX_APPEND_BYTES] = [3, 28, 10_000] as const;
 
 /** Duration of a rights check for a slow topic, in milliseconds. */
 const SLOW_MS = 80;
 
 /**
- * Interval of a response's items, and duration of a request that no client waits for, in
+ * Interval between a response's items, and duration of a request that no client waits for, in
  * milliseconds.
  */
 const [ITEM_MS, HELD_MS] = [20, 5_000] as const;
@@ -56,14 +59,14 @@ export const RATE = 30;
  */
 const KEEPS_MS = 5_000;
 
-/** A node; the token of a client is the name of the user. */
+/** A node. A client's token is the name of the user. */
 export type Node = SimulatedServer<string>;
 
 /**
- * Starts the nodes, on an engine in memory.
+ * Starts the nodes on an engine in memory.
  *
  * @param examiner The examiner.
- * @returns Two nodes for the whole run, and a mortal one.
+ * @returns Two nodes that run all the time, and a node that may die.
  */
 export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
   const brokerOf = brokersInMemory(examiner.simulation, examiner.host(ENGINE));
@@ -119,7 +122,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   onRefusal() {},
 };
 
-/** Decides on a topic by the prefix of its name. */
+/** Decides whether to allow a topic, by the prefix of its name. */
 function isAllowed({ runtime }: Host, topic: string): boolean | Promise<boolean> {
   if (topic.startsWith("broken")) throw new Error("planned");
   if (!/^(room:)?slow/.test(topic)) return !topic.startsWith("denied");

@@ -1,11 +1,14 @@
-/** Services of the nodes, as applications, backends and inspectors use them. */
+/** Uses the services of the nodes as applications, backends and inspectors do. */
 import type { Client } from "../../../../client/client.ts";
 import type { Examiner } from "./examiner.ts";
 import type { Backend } from "./backend.ts";
 import { API, KEPT_TOPIC, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** Topics that a page inspects per visit; those of two visits exceed what an inspector keeps. */
+/**
+ * Number of topics that a page inspects per visit. Two visits exceed the number that an inspector
+ * keeps.
+ */
 const HISTORIES = 9;
 
 /** A visit. */
@@ -18,11 +21,11 @@ export interface Visit {
 }
 
 /**
- * Uses the services of both nodes completely.
+ * Uses all services of both nodes.
  *
  * @param visit See {@linkcode Visit}.
  * @param user A user, and the user's client.
- * @returns Outcomes of all calls.
+ * @returns The outcomes of all calls.
  */
 export async function askNodes(
   { examiner, nodes, backend, name: visit }: Visit,
@@ -65,7 +68,8 @@ export async function askNodes(
 }
 
 /**
- * Sends requests with keys: repeated, with another body, at both nodes at once, and failing ones.
+ * Sends requests with keys. Some are repeated, have another body, run at both nodes at the same
+ * time, or fail.
  *
  * @param visit See {@linkcode Visit}.
  */
@@ -73,7 +77,7 @@ export async function askTwice({ nodes, backend, name: visit }: Visit): Promise<
   const waits = new Waits();
   const topics = [`free:${visit}`, KEPT_TOPIC, `presence:${visit}`, `${"x".repeat(300)}`];
   for (const [round, data] of [1, 1, 2].entries()) {
-    // Reuses the key of an answered request with another body.
+    // This reuses the key of an answered request with another body.
     if (round === 2) await waits.over();
     for (const node of nodes) {
       for (const [i, topic] of topics.entries()) {
@@ -146,7 +150,7 @@ export async function callNodes(
 }
 
 /**
- * Inspects both nodes through one inspector, and follows a session for a while.
+ * Inspects both nodes through one inspector and follows a session for a while.
  *
  * @param visit See {@linkcode Visit}.
  */

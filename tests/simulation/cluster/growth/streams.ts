@@ -1,19 +1,22 @@
-/** Durable streams: writers on both nodes, requests of all kinds, and readers that leave. */
+/** Durable streams with writers on both nodes, requests of all kinds, and readers that leave. */
 import { outcomeOf } from "./examiner.ts";
 import type { Backend, Question } from "./backend.ts";
 import { MAX_APPEND_BYTES, type Node, STREAMS } from "./nodes.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** Time after which a stream expires, in seconds: after the visit, and before the next one. */
+/**
+ * Time after which a stream expires, in seconds. It expires after the visit and before the next
+ * visit.
+ */
 const LIFE_S = "20";
 
 /** Headers of requests that create a stream. */
 const FACTS = { "content-type": "application/json", "stream-ttl": LIFE_S } as const;
 
-/** Maximum wait for an expected response, in milliseconds: packets may be randomly slow. */
+/** Maximum wait for an expected response, in milliseconds. Packets may be randomly slow. */
 const ANSWER_MS = 1_150;
 
-/** Readers of one kind, one more than an address may have. */
+/** Number of readers of one kind, which is one more than an address may have. */
 const READERS = 4;
 
 /**
@@ -65,12 +68,12 @@ export async function writeStreams(
 }
 
 /**
- * Sends requests for streams, many of which are rejected, and reads in all ways.
+ * Sends requests for streams, many of which are rejected, and reads streams in all ways.
  *
  * @param backend The backend.
  * @param nodes Two nodes.
  * @param visit Name of the visit.
- * @returns Statuses of the requests, in order.
+ * @returns The statuses of the responses, in order.
  */
 export async function askForStreams(
   backend: Backend,
@@ -133,8 +136,8 @@ export async function askForStreams(
   });
   await ask(other, id, { method: "DELETE" });
   await ask(other, id, { query: "?offset=-1" });
-  // Until the next heartbeat, readers that left the first node may still count, so these two may be
-  // rejected.
+  // Until the next heartbeat, readers that left the first node may still be counted, so the server
+  // may reject these two.
   for (const query of ["?offset=-1&live=sse", "?offset=-1&live=long-poll"]) {
     waits.add(backend.ask(other, path(id, query), { leaveMs: ANSWER_MS }));
   }

@@ -1,4 +1,4 @@
-/** Users of two nodes: some come, use all services and leave; some stay. */
+/** Users of two nodes. Some come, use all services and leave, and some stay. */
 import type { Client } from "../../../../client/client.ts";
 import type { TransportName } from "../../../../transport/race/options.ts";
 import { simulatedClient } from "../../../../testing/simulation/programs.ts";
@@ -11,13 +11,13 @@ import { askNodes, askTwice, callNodes, inspect } from "./services.ts";
 import { askForStreams, writeStreams } from "./streams.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
 
-/** Time after a visit in which all retention times end, in milliseconds. */
+/** Time after a visit until all retention times have ended, in milliseconds. */
 const KEPT_MS = 60_000;
 
 /** Maximum time of a visit, in milliseconds. */
 export const VISIT_MS = KEPT_MS + 30_000;
 
-/** Time for the return of a client, in milliseconds. */
+/** Time until a client has returned, in milliseconds. */
 const BACK_MS = 5_000;
 
 /** Transports of the users. */
@@ -27,7 +27,8 @@ const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport", "http
 const MOVING = /-0-/;
 
 /**
- * Time for which the engine does not respond, in milliseconds: longer than nodes wait for replies.
+ * Time for which the engine does not respond, in milliseconds. Nodes wait for replies for a shorter
+ * time.
  */
 const STALL_MS = 3_500;
 
@@ -50,9 +51,9 @@ export class Visits {
   readonly #entrances: Entrances;
   /** Room notices that the staying users receive, by user. */
   readonly #notices: ReadonlyMap<string, string[]>;
-  /** Outcomes at the first visit. */
+  /** The outcomes of the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
-  /** True if the mortal node drains when it dies, and if the engine stalls while guests leave. */
+  /** True if the mortal node drains before it dies and the engine stalls while guests leave. */
   readonly #isDrained: boolean;
   readonly #isStalled: boolean;
   #count = 0;
@@ -78,7 +79,7 @@ export class Visits {
     this.#notices = new Map(this.#residents.map(({ name, client }) => [name, attend(client)]));
   }
 
-  /** Makes users come, use all services, and leave; then lets time pass. */
+  /** Makes users come, use all services and leave, and then lets time pass. */
   async next(): Promise<void> {
     const examiner = this.#examiner;
     const name = `v${this.#count++}`;
@@ -105,7 +106,7 @@ export class Visits {
     if (this.#isDrained) void this.#mortal.server.drain({ withinMs: 2 * BACK_MS });
     if (this.#isStalled) await this.#stall(name);
     await examiner.pause(BACK_MS);
-    // These nodes wait for the dying one.
+    // These nodes wait for the node that is dying.
     const [{ server }] = this.#nodes;
     const calls = [
       server.sessions(name),
@@ -136,7 +137,7 @@ export class Visits {
     const client = simulatedClient(
       this.#examiner.network,
       this.#examiner.host(`growth-${machine}`),
-      // Users of the first node move to another one when a session ends.
+      // Users of the first node move to another node when a session ends.
       node === 0 ? hosts.slice(0, 2) : hosts.slice(node),
       {
         token: () => name,
@@ -185,7 +186,7 @@ export class Visits {
     else if (MOVING.test(user)) await outcomeOf(client.handOver());
   }
 
-  /** Uses the services of both nodes. */
+  /** Uses all services of both nodes. */
   async #serve(user: User, name: string): Promise<void> {
     const visit = { examiner: this.#examiner, nodes: this.#nodes, backend: this.#backend, name };
     this.#compare("calls of the nodes", await askNodes(visit, user));
@@ -193,7 +194,7 @@ export class Visits {
     this.#compare("requests for streams", statuses);
   }
 
-  /** Makes calls of staying users fail, and connects peers that are not admitted. */
+  /** Makes calls of the staying users fail, and connects peers that are not admitted. */
   async #fail(name: string): Promise<void> {
     const visit = { examiner: this.#examiner, nodes: this.#nodes, backend: this.#backend, name };
     await Promise.all([
@@ -233,7 +234,7 @@ export class Visits {
     }
   }
 
-  /** Compares outcomes with the first visit's. */
+  /** Compares the outcomes with those of the first visit. */
   #compare(what: string, outcomes: readonly string[]): void {
     const first = this.#outcomes.get(what) ?? outcomes;
     this.#outcomes.set(what, first);
@@ -241,13 +242,13 @@ export class Visits {
   }
 }
 
-/** Enters the room with data, and collects the notices of other members. */
+/** Enters the room with data, and collects the notices about other members. */
 function attend(client: Client): string[] {
   const got: string[] = [];
   void readAll(client, ({ topic, data }) => {
     if (topic !== `presence:${KEPT_ROOM}`) return;
     const { type, user } = data as { readonly type: string; readonly user?: string };
-    // Data arrives with a join or, a little later, in an update.
+    // The data arrives with the join or, a little later, in an update.
     if (user !== undefined && type !== "update") got.push(`${type} ${user}`);
   });
   void readAll(client.subscribe(KEPT_ROOM), () => {});
@@ -260,7 +261,7 @@ function without(visit: string): (text: string) => string {
   return (text) => text.replaceAll(`-${visit}`, "");
 }
 
-/** Sends bytes on a stream, and reads the echo, if the transport has streams. */
+/** If the transport supports streams, sends bytes on a stream and reads the echo. */
 async function stream({ session }: Client): Promise<void> {
   if (!session?.connection.capabilities.streams) return;
   const { readable, writable } = await session.createBidirectionalStream();

@@ -9,7 +9,7 @@ export class Waits {
   readonly #all: Promise<string>[] = [];
 
   /**
-   * Adds promises.
+   * Adds promises to wait for.
    *
    * @param waits The promises.
    */
@@ -31,7 +31,7 @@ export class Waits {
  * Reads some items.
  *
  * @param items The items.
- * @param most Number of items after which the reader leaves; by default there is none.
+ * @param most Number of items after which the reader leaves. By default, it reads all items.
  */
 export async function read(items: AsyncIterable<unknown>, most = Infinity): Promise<void> {
   for await (const _ of items) if (--most === 0) break;

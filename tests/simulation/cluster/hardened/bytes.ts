@@ -1,11 +1,14 @@
-/** TCP connections as bytes between hosts of a simulation: windows, half-close, resets. */
+/**
+ * TCP connections between hosts of a simulation as streams of bytes, with windows, half-close and
+ * resets.
+ */
 import { Buffer } from "node:buffer";
 import type { Link, LinkEnd } from "../../../../testing/simulation/network/link.ts";
 
 /** Bytes that the receiver's system buffers before the program reads. */
 const WINDOW_BYTES = 16_384;
 
-/** Bytes that the sender's system buffers besides those in flight. */
+/** Bytes that the sender's system buffers in addition to the bytes in flight. */
 const SYSTEM_BYTES = 4_096;
 
 /** Maximum bytes of a segment. */
@@ -14,7 +17,7 @@ const SEGMENT_BYTES = 8_192;
 /** Bytes of a packet without a payload. */
 const HEADER_BYTES = 40;
 
-/** Receiver of the events of a {@linkcode SimulatedBytes}. */
+/** Receives the events of a {@linkcode SimulatedBytes}. */
 export interface ByteReceiver {
   /** Called when bytes or the end can be read. */
   arrived(): void;
@@ -24,9 +27,9 @@ export interface ByteReceiver {
   taken?(): void;
 }
 
-/** One end of a connection: the system below a socket. */
+/** One end of a connection, as the system below a socket sees it. */
 export class SimulatedBytes implements LinkEnd {
-  /** The program; bytes wait while there is none. */
+  /** The program. Bytes wait while there is none. */
   receiver: ByteReceiver | undefined;
   readonly #link: Link;
   readonly #side: "client" | "server";
@@ -47,7 +50,7 @@ export class SimulatedBytes implements LinkEnd {
   }
 
   /**
-   * Creates both ends of a connection, and attaches the server's.
+   * Creates both ends of a connection, and attaches the server's end.
    *
    * @param link The connection.
    * @returns The ends.
@@ -62,27 +65,27 @@ export class SimulatedBytes implements LinkEnd {
     return { client, server };
   }
 
-  /** Bytes that have not arrived. */
+  /** Number of bytes that have not arrived. */
   get bufferedBytes(): number {
     return this.#waitingBytes + this.#path.bufferedBytes;
   }
 
-  /** True while the system accepts more. */
+  /** True while the system accepts more bytes. */
   get hasRoom(): boolean {
     return this.#waitingBytes <= SYSTEM_BYTES || this.#isOver;
   }
 
-  /** True once the peer has ended and all bytes are read. */
+  /** True once the peer has ended its direction and all bytes have been read. */
   get isAtEnd(): boolean {
     return this.#hasEnded && this.#arrived.length === 0;
   }
 
-  /** Attaches this end as the client's, instead of a handshake. */
+  /** Attaches this end as the client's end, instead of a handshake. */
   attach(): void {
     this.#link.attach({ [this.#side]: this });
   }
 
-  /** Sends bytes after all earlier ones; ignored after the end. */
+  /** Sends bytes after all earlier bytes. Ignored after the end. */
   send(bytes: Uint8Array): void {
     if (this.#isOver || this.#isEnding || bytes.length === 0) return;
     this.#waiting.push(Buffer.from(bytes));
@@ -90,7 +93,7 @@ export class SimulatedBytes implements LinkEnd {
     this.#pump();
   }
 
-  /** Ends this direction after all bytes. */
+  /** Ends this direction after all bytes have been sent. */
   end(): void {
     this.#isEnding = true;
     this.#pump();
@@ -101,7 +104,7 @@ export class SimulatedBytes implements LinkEnd {
     const bytes = this.#arrived.shift();
     if (bytes === undefined) return undefined;
     this.#ungranted += bytes.length;
-    // Like real systems, announces no small windows.
+    // Like real systems, this end announces no small windows.
     if (this.#ungranted >= WINDOW_BYTES / 4 && !this.#isOver) {
       const granted = this.#ungranted;
       this.#ungranted = 0;
@@ -110,14 +113,14 @@ export class SimulatedBytes implements LinkEnd {
     return bytes;
   }
 
-  /** Returns bytes that were read too far. */
+  /** Puts back bytes that were read too far. */
   unread(bytes: Buffer): void {
     if (bytes.length === 0) return;
     this.#ungranted -= bytes.length;
     this.#arrived.unshift(bytes);
   }
 
-  /** Closes the socket: a peer that has not closed its own is reset after the last bytes. */
+  /** Closes the socket. A peer that has not closed its own socket is reset after the last bytes. */
   close(): void {
     if (this.#isOver) return;
     this.#over();
@@ -133,11 +136,12 @@ export class SimulatedBytes implements LinkEnd {
     this.receiver?.wasReset();
   }
 
-  /** Reports the end of the peer's bytes. */
+  /** Reports that the peer sends no more bytes. */
   finish(): void {
     if (this.#isOver || this.#hasEnded) return;
     this.#hasEnded = true;
-    // Unacknowledged bytes are retransmitted: a system without the connection resets this one.
+    // Unacknowledged bytes are retransmitted, and a system that no longer has the connection resets
+    // it.
     if (this.#credit < WINDOW_BYTES) this.#path.send(() => {}, 0, HEADER_BYTES);
     this.receiver?.arrived();
   }

@@ -26,21 +26,25 @@ import {
 /** Suffix of the key in a server's `Sec-WebSocket-Accept`. */
 const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/** End of a head. */
+/** The end of a head. */
 const HEAD_END = "\r\n\r\n";
 
 /**
- * Shares of fragmented messages, of control frames between fragments, and of compressed messages.
+ * Shares of messages that are fragmented, that have control frames between fragments, and that are
+ * compressed.
  */
 const [FRAGMENT_SHARE, CONTROL_SHARE, COMPRESSED_SHARE] = [0.15, 0.5, 0.6] as const;
 
-/** Maximum fragments of a message, and bytes of a ping. */
+/** Maximum number of fragments of a message, and of bytes in a ping. */
 const [MAX_FRAGMENTS, MAX_PING_BYTES] = [4, 125] as const;
 
-/** Minimum bytes of a message to compress, and maximum bytes that may have any ratio. */
+/**
+ * Minimum size of a message to compress, and maximum size at which any compression ratio is
+ * allowed, in bytes.
+ */
 const [MIN_COMPRESSED_BYTES, ANY_RATIO_BYTES] = [40, 65_536] as const;
 
-/** Ratio that a server accepts for larger messages. */
+/** Compression ratio that a server accepts for larger messages. */
 const MAX_RATIO = 100;
 
 /** Response to a handshake. */
@@ -118,7 +122,7 @@ export async function openOver(
   wire.arrived();
 }
 
-/** Creates the head of a request, with names in any case. */
+/** Creates the head of a request, with header names in random case. */
 function requestOf(
   { url, protocols, headers, isStripped }: Handshake,
   key: string,
@@ -149,7 +153,7 @@ function answerOf(head: string): Answer {
   return { status: Number(first!.split(" ")[1]), headers: new Map(headers) };
 }
 
-/** Reads the window from a compression agreement; 0 for none. */
+/** Reads the window from a compression agreement. Returns 0 if there is none. */
 function windowOf(agreement: string | undefined): number {
   if (agreement === undefined) return 0;
   return Number(/server_max_window_bits=(\d+)/.exec(agreement)?.[1] ?? 15);
@@ -231,7 +235,7 @@ class FrameWire implements SocketWire, ByteReceiver {
       case PING:
         return this.#write(PONG, payload);
       case PONG: {
-        // A server may answer only the newest ping.
+        // A server may reply only to the newest ping.
         const at = this.#pings.findIndex((ping) => ping.equals(payload));
         if (at < 0) throw new Error("a server sent a pong without a ping");
         this.#pings.splice(0, at + 1);
@@ -259,7 +263,7 @@ class FrameWire implements SocketWire, ByteReceiver {
     this.#write(PING, payload);
   }
 
-  /** Compresses some messages, if that was agreed. */
+  /** Compresses some messages, if compression was agreed. */
   #packed(payload: Buffer): Buffer | undefined {
     if (this.#windowBits === 0 || payload.length < MIN_COMPRESSED_BYTES) return undefined;
     if (this.#random() >= COMPRESSED_SHARE) return undefined;

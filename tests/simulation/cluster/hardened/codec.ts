@@ -1,4 +1,4 @@
-/** WebSocket frames (RFC 6455): encodes a client's frames, and validates a server's. */
+/** WebSocket frames (RFC 6455). Encodes a client's frames, and validates a server's frames. */
 import { Buffer } from "node:buffer";
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 
@@ -8,7 +8,7 @@ export const [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG] = [0, 1, 2, 8, 9, 1
 /** The bit that marks a compressed message. */
 const COMPRESSED = 0x40;
 
-/** End of each flushed deflate block. */
+/** The bytes at the end of each flushed deflate block. */
 const TAIL = Buffer.of(0, 0, 0xff, 0xff);
 
 /** `Z_SYNC_FLUSH` of zlib. */
@@ -22,7 +22,7 @@ export interface ServerFrame {
 
 /** Options of {@linkcode encodeFrame}. */
 export interface EncodeOptions {
-  /** False if other frames continue this one. */
+  /** False if other frames continue this frame. */
   readonly isLast?: boolean;
   /** True for the first frame of a compressed message. */
   readonly isCompressed?: boolean;
@@ -63,7 +63,7 @@ export function compressed(payload: Uint8Array): Buffer {
   return deflateRawSync(payload, { finishFlush }).subarray(0, -TAIL.length);
 }
 
-/** Encodes the payload of a close; empty without a code. */
+/** Encodes the payload of a close frame. It is empty without a code. */
 export function closePayload(code: number | undefined, reason: string): Buffer {
   if (code === undefined) return Buffer.alloc(0);
   return Buffer.concat([Buffer.from([code >> 8, code & 0xff]), Buffer.from(reason)]);
@@ -77,9 +77,9 @@ export class ServerFrames {
   #isOver = false;
 
   /**
-   * Starts before the first frame.
+   * Creates a reader that starts before the first frame.
    *
-   * @param windowBits Negotiated window of the server's compression; 0 without compression.
+   * @param windowBits Negotiated window of the server's compression, or 0 without compression.
    */
   constructor(windowBits: number) {
     this.#mayCompress = windowBits > 0;

@@ -2,11 +2,12 @@
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { HardenedWebSocketOptions } from "../../../../transport/hardened/mod.ts";
 
-/** Minimum sizes of messages to compress, one of which is drawn, in bytes. */
+/** Minimum sizes of messages to compress in bytes, one of which is chosen at random. */
 const MIN_BYTES = [0, 64, 512] as const;
 
 /**
- * Draws the engine options of a host: machines of a simulation open many connections at once.
+ * Picks the engine options of a host at random. The machines of a simulation open many connections
+ * at once.
  *
  * @param host The host.
  * @param mayCompress False if parts of the plan count message bytes.

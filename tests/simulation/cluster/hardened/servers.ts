@@ -1,4 +1,6 @@
-/** node:http and node:https servers on a simulated network, below the hardened WebSocket engine. */
+/**
+ * Servers of node:http and node:https on a simulated network, below the hardened WebSocket engine.
+ */
 import net, { type AddressInfo } from "node:net";
 import https from "node:https";
 import type { Server } from "node:http";
@@ -16,7 +18,7 @@ import { SimulatedBytes } from "./bytes.ts";
 import { openOver } from "./client.ts";
 import { SimulatedNodeSocket } from "./socket.ts";
 
-/** Members of node:net that this file replaces. */
+/** The members of node:net that this file replaces. */
 interface Replaced {
   _createServerHandle(address: string, port: number, family: number): object | number;
 }
@@ -27,7 +29,7 @@ interface Replaced {
  * @param links Connections of the network.
  * @param plain The network's HTTP, for requests without an upgrade.
  * @param optionsOf Returns the engine options of a host.
- * @returns The network; disposing it restores the runtime's sockets.
+ * @returns The network. Disposing it restores the runtime's sockets.
  */
 export function simulateHardened(
   links: Links,
@@ -171,7 +173,7 @@ class ServerHandle {
     this.#bound = bound;
   }
 
-  /** Listens, like node:net's `Server.listen()` with a bound socket. */
+  /** Starts listening, like node:net's `Server.listen()` with a bound socket. */
   listen(server: Server): Server {
     this.#server = server;
     if (server instanceof https.Server) {
@@ -185,7 +187,7 @@ class ServerHandle {
       if (this.#bound.get(key) === this) this.#bound.delete(key);
     };
     const stop = this.#links.whileAlive(this.#host, unbind);
-    // The sockets of an ended process have no further events.
+    // The sockets of a process that has ended have no further events.
     this.#host.onEnd(() => {
       this.#sockets.clear();
       this.#onEmpty?.();
@@ -211,7 +213,7 @@ class ServerHandle {
    *
    * @param end The system's end.
    * @param address Address of the peer.
-   * @returns Completes the TLS handshake, if the server uses TLS.
+   * @returns A function that completes the TLS handshake, if the server uses TLS.
    */
   accept(end: SimulatedBytes, address: Deno.NetAddr): () => void {
     const { runtime } = this.#host;

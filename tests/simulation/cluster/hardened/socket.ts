@@ -10,15 +10,15 @@ type Done = (error?: Error | null) => void;
 /** Time until a process is notified of a socket's end, in milliseconds. */
 const END_MS = 2;
 
-/** A server socket, with the members of node:net's class that an HTTP server uses. */
+/** A server's socket, with the members of node:net's class that an HTTP server uses. */
 export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
   readonly remoteAddress: string;
   readonly remotePort: number;
   bytesRead = 0;
   bytesWritten = 0;
-  /** Connected socket below a TLS socket. */
+  /** The connected socket below a TLS socket. */
   readonly below: SimulatedNodeSocket | undefined;
-  /** TLS socket on top of this one, which receives the bytes. */
+  /** The TLS socket on top of this socket, which receives the bytes. */
   above: SimulatedNodeSocket | undefined;
   readonly #runtime: Runtime;
   readonly #end: SimulatedBytes;
