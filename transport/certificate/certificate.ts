@@ -1,24 +1,25 @@
 /**
- * Server certificates, and the hashes by which browsers trust some of them without an authority.
+ * Checks server certificates, and computes the hashes by which browsers trust some of them without
+ * an authority.
  */
 import { builtin } from "../../base/builtins.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
 /** A certificate and its key. */
 export interface Certificate {
-  /** The chain in PEM, starting with the server's own certificate. */
+  /** The certificate chain in PEM, starting with the server's own certificate. */
   readonly cert: string;
   /** The private key in PEM. */
   readonly key: string;
 }
 
 /**
- * Checks a certificate before a port is bound: a server without a valid certificate would serve
+ * Checks a certificate before a port is bound. A server without a valid certificate would serve
  * without encryption, and a server with the key of another certificate would fail every handshake.
  *
- * @param what Start of the error text: `listen: the certificate`.
- * @throws {TypeError} If the value is not two texts in PEM, if one of them cannot be read, or if the
- * key does not belong to the certificate.
+ * @param what The start of the error text, such as `listen: the certificate`.
+ * @throws {TypeError} If the value is not a pair of PEM texts, if one of them cannot be read, or if
+ * the key does not belong to the certificate.
  */
 export function checkCertificate(
   certificate: unknown,
@@ -47,7 +48,8 @@ function readPem<T>(pem: unknown, rule: string, read: (pem: string) => T): T {
 }
 
 /**
- * The longest validity of a trusted certificate: two weeks, from the first second to the last.
+ * The longest validity of a trusted certificate: two weeks, including the first and the last
+ * second.
  *
  * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
  */
@@ -62,11 +64,11 @@ export function hashOf(der: Uint8Array): Sha256Hash {
 }
 
 /**
- * Finds the hash by which clients can trust a server's certificate. Browsers accept only
- * certificates with an elliptic curve and a validity of at most two weeks.
+ * Computes the hash by which clients can trust a server's certificate. Browsers accept only
+ * certificates that use an elliptic curve and are valid for at most two weeks.
  *
- * @param cert A certificate, or a chain that starts with it, in PEM.
- * @returns The only hash; empty if browsers would not accept the certificate.
+ * @param cert The certificate, or a chain that starts with it, in PEM.
+ * @returns An array with the hash, or an empty array if browsers would not accept the certificate.
  */
 export function certificateHashes(cert: string): readonly Sha256Hash[] {
   try {

@@ -1,4 +1,4 @@
-/** A development certificate, which browsers trust by its hash, and its renewal. */
+/** Creates and renews a development certificate, which browsers trust by its hash. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, integer, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
@@ -10,19 +10,20 @@ import type { CertificateHash } from "../webtransport.ts";
 /** The options for {@linkcode devCertificate}. */
 export interface DevCertificateOptions {
   /**
-   * DNS names and IP addresses of the server, at most 100.
+   * The DNS names and IP addresses of the server, at most 100.
    *
    * @default {["localhost", "127.0.0.1", "::1"]}
    */
   readonly names?: readonly string[] | undefined;
   /**
-   * Folder of the certificate; `null` keeps the certificate only in memory. By default, the user's
-   * cache folder: `$XDG_CACHE_HOME/skein` or `~/.cache/skein`, `~/Library/Caches/skein`,
-   * `%LOCALAPPDATA%\skein`.
+   * The folder of the certificate; `null` keeps the certificate only in memory. The default is the
+   * user's cache folder: `$XDG_CACHE_HOME/skein` or `~/.cache/skein`, `~/Library/Caches/skein` or
+   * `%LOCALAPPDATA%\skein`, depending on the platform.
    */
   readonly cacheFolder?: string | URL | null | undefined;
   /**
-   * Validity from now in days, 1 to 13. It starts an hour ago, for clocks that are slow.
+   * How long the certificate is valid from now, in days, 1 to 13. The validity starts an hour in
+   * the past, for clients whose clock is slow.
    *
    * @default {13}
    */
@@ -33,7 +34,7 @@ export interface DevCertificateOptions {
    * @default {false}
    */
   readonly renew?: boolean | undefined;
-  /** Current time; by default, that of the clock. */
+  /** The current time. The default is the time of the clock. */
   readonly now?: Date | undefined;
   /**
    * The clocks, timers and randomness of this node.
@@ -49,24 +50,24 @@ export interface DevCertificate {
   readonly cert: string;
   /** The private key, PKCS#8 in PEM. */
   readonly key: string;
-  /** DNS names and IP addresses of the server. */
+  /** The DNS names and IP addresses of the server. */
   readonly names: readonly string[];
-  /** Start of the validity. */
+  /** The time from which the certificate is valid. */
   readonly notBefore: Date;
-  /** End of the validity. */
+  /** The time until which the certificate is valid. */
   readonly notAfter: Date;
   /**
-   * The time at which {@linkcode devCertificate} creates a new one: two days before the end, or
-   * when a quarter of the days is left.
+   * The time from which {@linkcode devCertificate} creates a new certificate: two days before this
+   * one expires, or when a quarter of its days are left, whichever is later.
    */
   readonly renewAt: Date;
-  /** Hashes for a client's `serverCertificateHashes` option. */
+  /** The hashes for a client's `serverCertificateHashes` option. */
   readonly hashes: readonly (CertificateHash & { readonly value: Uint8Array<ArrayBuffer> })[];
-  /** File of certificate and key; `undefined` if only in memory. */
+  /** The file that contains the certificate and key, or `undefined` if they are only in memory. */
   readonly file: string | undefined;
 }
 
-/** The options with every default. */
+/** The options with all defaults filled in. */
 interface CertificateSpec {
   readonly names: readonly string[];
   readonly days: number;
@@ -77,12 +78,12 @@ interface CertificateSpec {
 const DEFAULT_NAMES: readonly string[] = ["localhost", "127.0.0.1", "::1"];
 const MAX_NAMES = 100;
 
-/** Maximum days: W3C allows 14 in total, of which an hour lies in the past. */
+/** The maximum number of days. W3C allows 14 in total, of which an hour lies in the past. */
 const MAX_DAYS = 13;
 const DAY_MS = 86_400_000;
 const LATE_CLOCK_MS = 3_600_000;
 
-/** Days before the end at which a certificate is renewed. */
+/** How many days before it expires a certificate is renewed. */
 const RENEW_DAYS = 2;
 
 const OPTIONS: OptionKinds<DevCertificateOptions> = {
@@ -95,23 +96,24 @@ const OPTIONS: OptionKinds<DevCertificateOptions> = {
 };
 
 /**
- * Returns the development certificate: the stored one, or a new one if none is stored, or if the
- * stored one expires soon or has other names.
+ * Returns the stored development certificate. Creates a new one if none is stored, or if the stored
+ * one expires soon or has other names.
  *
- * A browser trusts the certificate only by its hash, without an authority, because the key is ECDSA
- * and the validity at most 14 days. Only the user can read the file. Use it for development,
- * because only clients that know the hash trust it.
+ * A browser can trust the certificate by its hash, without an authority, because the key is ECDSA
+ * and the validity is at most 14 days. Only the user can read the file. Use the certificate only
+ * for development, because only clients that know the hash trust it.
  *
- * Never prompts: without permission to read and write the environment or the folder, the
- * certificate is only in memory.
+ * This function never prompts. Without permission to read the environment, or to read and write the
+ * folder, the certificate is only kept in memory.
  *
  * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
  *
  * @param options See {@linkcode DevCertificateOptions}.
  * @returns The certificate, the key, and the hash by which a client trusts the certificate.
- * @throws {TypeError} If a name is neither a DNS name nor an IP address, or an option has the wrong
- *   type.
- * @throws {RangeError} If there are no names or too many, or `days` is not an integer from 1 to 13.
+ * @throws {TypeError} If a name is neither a DNS name nor an IP address, or if an option has the
+ *   wrong type.
+ * @throws {RangeError} If there are no names or too many, or if `days` is not an integer from 1 to
+ * 13.
  *
  * @example Usage
  * ```ts
@@ -136,7 +138,8 @@ export function devCertificate(options: DevCertificateOptions = {}): DevCertific
 
   const { certificate, text } = made(wanted);
   let theirs: DevCertificate | undefined;
-  // If several processes start at the same time, one is first, and the others use its certificate.
+  // If several processes start at the same time, the first one stores its certificate, and the
+  // others use it.
   const isKept = file.write(
     text,
     wanted.runtime.randomUUID(),
@@ -171,7 +174,7 @@ function checked(options: DevCertificateOptions): CertificateSpec {
 function made(
   { names, days, now }: CertificateSpec,
 ): { readonly certificate: DevCertificate; readonly text: string } {
-  // Times in a certificate are whole seconds.
+  // A certificate contains times in whole seconds.
   const second = Math.floor(now / 1_000) * 1_000;
   const notBefore = new Date(second - LATE_CLOCK_MS);
   const notAfter = new Date(second + days * DAY_MS);
@@ -184,7 +187,8 @@ function made(
 }
 
 /**
- * Reads a stored certificate; `undefined` if broken, about to expire, or created for other options.
+ * Reads a stored certificate. Returns `undefined` if it is broken, about to expire, or created for
+ * other options.
  */
 function readStored(
   text: string | undefined,
@@ -236,8 +240,8 @@ function contains(bytes: Uint8Array, part: Uint8Array): boolean {
 }
 
 /**
- * Interval between checks of the certificate's age, in milliseconds: timers stop while a machine
- * sleeps.
+ * The interval between checks of the certificate's age, in milliseconds. Frequent checks are needed
+ * because timers stop while a machine sleeps.
  */
 const CHECK_INTERVAL_MS = 3_600_000;
 
@@ -251,9 +255,9 @@ export class DevRenewal implements Disposable {
   readonly first: DevCertificate;
 
   /**
-   * Creates the first certificate, and starts the renewal.
+   * Creates the first certificate, and starts to renew it.
    *
-   * @param replace Called with each certificate after the first.
+   * @param replace Called with each new certificate after the first.
    */
   constructor(options: DevCertificateOptions, replace: (certificate: DevCertificate) => void) {
     const { runtime = platformRuntime() } = options;
@@ -274,7 +278,7 @@ export class DevRenewal implements Disposable {
     Deno.unrefTimer(this.#timer);
   }
 
-  /** Renews the certificate if due, and returns the time of the next renewal. */
+  /** Renews the certificate if it is due, and returns the time of the next renewal. */
   #renewed(time: Date): Date {
     if (this.#runtime.now() < time.getTime()) return time;
     try {
@@ -282,7 +286,7 @@ export class DevRenewal implements Disposable {
       this.#replace(certificate);
       return certificate.renewAt;
     } catch (error) {
-      // No caller is left to receive the error.
+      // There is no caller who could receive the error.
       // deno-lint-ignore no-console
       console.error("The development certificate was not renewed:", error);
       return new Date(this.#runtime.now() + CHECK_INTERVAL_MS);
@@ -297,9 +301,9 @@ const FILE_NAME = "dev_certificate.pem";
 const MAX_FILE_BYTES = 64 * 1024;
 
 /**
- * Finds the user's cache folder for Skein, by the platform's convention.
+ * Returns the user's cache folder for Skein, according to the platform's convention.
  *
- * @returns The path, or `undefined` if the environment lacks the variable, or may not be read.
+ * @returns The path, or `undefined` if the variable is not set or the environment may not be read.
  */
 function userCacheFolder(): string | undefined {
   switch (Deno.build.os) {
@@ -314,11 +318,11 @@ function userCacheFolder(): string | undefined {
 }
 
 /**
- * A PEM file that only one user can read. Certificate and key share the file, so that a reader
- * never gets a new certificate with an old key.
+ * A PEM file that only one user can read. It contains both the certificate and the key, so that a
+ * reader never gets a new certificate with an old key.
  *
- * No method prompts for a permission, and none throws: a certificate that cannot be stored is
- * created again the next time.
+ * No method prompts for a permission or throws. A certificate that cannot be stored is created
+ * again the next time.
  */
 class CertificateFile {
   readonly path: string;
@@ -334,7 +338,10 @@ class CertificateFile {
     this.path = builtin("node:path").join(this.#folder, FILE_NAME);
   }
 
-  /** Reads the file; `undefined` if there is none, or if other users may read or write the file. */
+  /**
+   * Reads the file. Returns `undefined` if there is no file, or if other users may read or write
+   * it.
+   */
   read(): string | undefined {
     if (!this.#may("read")) return undefined;
     try {
@@ -351,9 +358,10 @@ class CertificateFile {
   /**
    * Replaces the whole file atomically.
    *
-   * @param id Unique part of a temporary file's name.
-   * @param isTaken Called last; tells if another process has stored a valid certificate meanwhile.
-   * @returns `true` if the text is stored.
+   * @param id The unique part of the temporary file's name.
+   * @param isTaken Called last. Returns whether another process has stored a valid certificate in
+   * the meantime.
+   * @returns `true` if the text was stored.
    */
   write(text: string, id: string, isTaken: () => boolean): boolean {
     if (!this.#may("read") || !this.#may("write")) return false;

@@ -188,7 +188,7 @@ for (const [what, permissions] of denials) {
     name: `devCertificate() stays in memory without permission for the ${what}`,
     permissions: permissions!,
     fn() {
-      // The user's own certificate may exist and be read.
+      // The user's own certificate may exist, in which case it may be read.
       const { file, hashes } = devCertificate({ renew: true });
       assertEquals(file, undefined);
       assertEquals(hashes.length, 1);

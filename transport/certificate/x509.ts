@@ -1,4 +1,4 @@
-/** Self-signed certificates for development: ECDSA P-256, X.509 v3. */
+/** Creates self-signed certificates for development: X.509 v3 with ECDSA P-256. */
 import { builtin } from "../../base/builtins.ts";
 
 /** A context-specific tag that contains other values. */
@@ -11,10 +11,10 @@ const PRIMITIVE = 0x80;
 const FIRST_LONG_YEAR = 2050;
 
 /**
- * Writes one value: tag, length, content.
+ * Writes one value: its tag, length and content.
  *
- * @param tag The tag, one byte.
- * @param parts The content, which is joined.
+ * @param tag The tag, which is one byte.
+ * @param parts The parts of the content, which are joined.
  */
 export function value(tag: number, ...parts: readonly Uint8Array[]): Uint8Array {
   const length = parts.reduce((sum, part) => sum + part.length, 0);
@@ -39,13 +39,13 @@ function setOf(member: Uint8Array): Uint8Array {
   return value(0x31, member);
 }
 
-/** Writes a positive INTEGER of these bytes, which MUST NOT start with a zero. */
+/** Writes these bytes as a positive INTEGER. They MUST NOT start with a zero. */
 export function integer(bytes: Uint8Array): Uint8Array {
   const isNegative = (bytes[0] ?? 0) >= 0x80;
   return value(0x02, isNegative ? Uint8Array.of(0, ...bytes) : bytes);
 }
 
-/** Writes BOOLEAN `true`; DER omits the default `false`. */
+/** Writes a BOOLEAN `true`. In DER, the default `false` is omitted. */
 function yes(): Uint8Array {
   return value(0x01, Uint8Array.of(0xff));
 }
@@ -55,7 +55,7 @@ export function octets(bytes: Uint8Array): Uint8Array {
   return value(0x04, bytes);
 }
 
-/** Writes a BIT STRING; the `unused` bits of the last byte do not count. */
+/** Writes a BIT STRING without the `unused` bits of the last byte. */
 export function bits(bytes: Uint8Array, unused = 0): Uint8Array {
   return value(0x03, Uint8Array.of(unused), bytes);
 }
@@ -71,7 +71,7 @@ export function oid(text: string): Uint8Array {
   return value(0x06, Uint8Array.from([first * 40 + second, ...rest].flatMap(base128)));
 }
 
-/** Writes a time in whole seconds, in the form of RFC 5280, section 4.1.2.5. */
+/** Writes a time in whole seconds, in the format of RFC 5280, section 4.1.2.5. */
 export function time(date: Date): Uint8Array {
   const digits = date.toISOString().replace(/\.\d+/, "").replace(/[-:T]/g, "");
   const isLong = date.getUTCFullYear() >= FIRST_LONG_YEAR;
@@ -94,7 +94,7 @@ function base128(number: number): number[] {
 }
 
 export interface SelfSignOptions {
-  /** DNS names and IP addresses of the server. */
+  /** The DNS names and IP addresses of the server. */
   readonly names: readonly string[];
   readonly notBefore: Date;
   readonly notAfter: Date;
@@ -107,10 +107,12 @@ export interface SelfSigned {
   readonly key: string;
 }
 
-/** Common name of all these certificates; the names that clients check are in `subjectAltName`. */
+/**
+ * The common name of all these certificates. The names that clients check are in `subjectAltName`.
+ */
 const COMMON_NAME = "Skein development";
 
-/** The bytes of a serial number: RFC 5280 allows 20. */
+/** The number of bytes in a serial number. RFC 5280 allows 20. */
 const SERIAL_BYTES = 16;
 
 const DNS_NAME = PRIMITIVE | 2;
@@ -120,9 +122,9 @@ const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
 /**
  * Creates a key, and a certificate signed with it.
  *
- * The certificate is not an authority (`CA:FALSE`): a client that trusts it by hash or by name
- * trusts no other certificate through it. Also, rustls does not accept an authority's certificate
- * from a server.
+ * The certificate is not an authority (`CA:FALSE`), so a client that trusts it by hash or by name
+ * does not trust other certificates because of it. Also, rustls does not accept an authority's
+ * certificate from a server.
  *
  * @see {@link https://www.rfc-editor.org/rfc/rfc5280 | RFC 5280}, sections 4.1 and 4.2
  *
@@ -159,10 +161,10 @@ export function selfSign({ names, notBefore, notAfter }: SelfSignOptions): SelfS
 }
 
 /**
- * Writes the extension with the names. A certificate that contains the same bytes has the same
- * names.
+ * Writes the extension that contains the names. If a certificate contains the same bytes, it has
+ * the same names.
  *
- * @param names DNS names and IP addresses.
+ * @param names The DNS names and IP addresses.
  * @returns The extension, in DER.
  * @throws {TypeError} If a name is neither a DNS name nor an IP address.
  */
@@ -188,11 +190,11 @@ function generalName(name: string): Uint8Array {
 function isDnsName(name: string): boolean {
   const labels = name.toLowerCase().replace(/^\*\./, "").split(".");
   return name.length <= 253 && labels.every((label) => LABEL.test(label)) &&
-    // Some programs would read `1.2.3` as an address.
+    // Some programs would parse `1.2.3` as an address.
     !/^\d+$/.test(labels.at(-1) ?? "");
 }
 
-/** Parses an IP address; `undefined` for any other text. */
+/** Parses an IP address. Returns `undefined` for any other text. */
 function addressBytes(name: string): Uint8Array | undefined {
   if (/^\d+(?:\.\d+){3}$/.test(name)) {
     const bytes = name.split(".").map(Number);
