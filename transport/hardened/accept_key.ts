@@ -1,12 +1,13 @@
 /**
- * The proof that a server has read the key of a handshake (RFC 6455, section 1.3): SHA-1, which
- * needs no secrecy here. The runtime's hash takes several times as long for so short a text.
+ * The proof that a server has read the key of a handshake (RFC 6455, section 1.3). It is a SHA-1
+ * hash, whose weaknesses do not matter here. For a text this short, the runtime's own hash function
+ * takes several times as long.
  */
 
-/** Suffix of the key in the hashed text. */
+/** The suffix that is appended to the key before hashing. */
 const GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/** The length of each text: a key of 24 characters, and the suffix. */
+/** The length of each text: a key of 24 characters plus the suffix. */
 const TEXT_BYTES = 60;
 
 const BLOCK_BYTES = 64;
@@ -14,7 +15,7 @@ const BLOCK_BYTES = 64;
 /** The initial state of SHA-1. */
 const START = [0x67452301, 0xefcdab89 | 0, 0x98badcfe | 0, 0x10325476, 0xc3d2e1f0 | 0] as const;
 
-/** Words of a block; used only during a call. */
+/** The words of a block, which are used only during a call. */
 const words = new Int32Array(80);
 
 const digest = new DataView(new ArrayBuffer(20));
@@ -23,10 +24,11 @@ const digestBytes = new Uint8Array(digest.buffer);
 /**
  * Computes the value of `Sec-WebSocket-Accept`.
  *
- * @param key The value of `Sec-WebSocket-Key`: 24 ASCII characters, as in a checked upgrade.
+ * @param key The value of `Sec-WebSocket-Key`. It MUST be 24 ASCII characters, as in an upgrade
+ * that was checked.
  * @returns The hash in base64.
  *
- * @example Key of RFC 6455
+ * @example The key from RFC 6455
  * ```ts
  * import { acceptKeyOf } from "./accept_key.ts";
  * import { assertEquals } from "@std/assert";
@@ -74,7 +76,7 @@ export function acceptKeyOf(key: string): string {
   return digestBytes.toBase64();
 }
 
-/** Fills the first words with a block of the text, a bit after its end, and zeros. */
+/** Fills the first words with a block of the text, the bit after its end, and zeros. */
 function fill(text: string, start: number): void {
   words.fill(0, 0, BLOCK_BYTES / 4);
   for (let i = 0; i < BLOCK_BYTES && start + i <= TEXT_BYTES; i++) {

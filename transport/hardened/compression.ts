@@ -1,7 +1,7 @@
 /**
- * Compression of messages (permessage-deflate, RFC 7692), without state between messages: each
- * message is compressed separately, so that all receivers share the bytes, and no secret in one
- * message affects the size of another.
+ * Compression of messages (permessage-deflate, RFC 7692), without state between messages. Each
+ * message is compressed separately, so that all receivers can share its bytes, and so that a secret
+ * in one message cannot affect the size of another.
  */
 import { Buffer } from "node:buffer";
 import { constants, deflateRawSync, inflateRaw, inflateRawSync } from "node:zlib";
@@ -11,21 +11,24 @@ import { encodeFrame } from "./frame_writer.ts";
 
 const finishFlush = constants.Z_SYNC_FLUSH;
 
-/** End of each flushed block, which a message omits at its own end. */
+/** The end of each flushed block, which is omitted at the end of a message. */
 const TAIL = Buffer.of(0x00, 0x00, 0xff, 0xff);
 
 /** The largest compressed message that is inflated on this thread, in bytes. */
 export const MAX_SYNC_INFLATE_BYTES = 16_384;
 
-/** The maximum bytes to which a message may inflate on this thread: about a millisecond of work. */
+/**
+ * The maximum size to which a message may inflate on this thread, in bytes. This takes about a
+ * millisecond.
+ */
 export const MAX_SYNC_INFLATED_BYTES = 1_048_576;
 
 /** The maximum bytes of a stored deflate block. */
 const MAX_STORED_BYTES = 65_535;
 
-/** Parameters of an agreement. */
+/** The parameters of an agreement. */
 export interface CompressionAgreement {
-  /** The window of the server's compression, as a power of two. */
+  /** The window of the server's compression, as an exponent of two. */
   readonly windowBits: number;
   /** The value of `Sec-WebSocket-Extensions` in the response. */
   readonly header: string;
@@ -36,7 +39,7 @@ export interface CompressionAgreement {
  * each message separately.
  *
  * @param offers The value of `Sec-WebSocket-Extensions` in the request.
- * @returns The agreement; `undefined` without an acceptable offer.
+ * @returns The agreement, or `undefined` if no offer is acceptable.
  */
 export function agreeOnCompression(offers: string | null): CompressionAgreement | undefined {
   for (const offer of offers?.split(",") ?? []) {
@@ -52,7 +55,10 @@ export function agreeOnCompression(offers: string | null): CompressionAgreement 
   return undefined;
 }
 
-/** Returns the window that an offer allows this end; `undefined` for an offer to decline. */
+/**
+ * Returns the window that an offer allows this end to use, or `undefined` if the offer must be
+ * declined.
+ */
 function windowOf(parameters: readonly string[]): number | "default" | undefined {
   const seen = new Set<string>();
   let windowBits: number | "default" = "default";
@@ -76,18 +82,18 @@ function windowOf(parameters: readonly string[]): number | "default" | undefined
 }
 
 /**
- * Compresses messages that go to many sockets: each part once, as its own block, and frames of
- * several parts by joining the blocks.
+ * Compresses messages that are sent to many sockets. Each part is compressed once, as its own
+ * block. A frame of several parts is built by joining their blocks.
  */
 export class SharedDeflater {
   readonly #windowBits: number;
   readonly #minBytes: number;
-  /** Blocks by part, kept while a part waits in a queue. */
+  /** The blocks by part, which are kept while a part waits in a queue. */
   readonly #blocks = new WeakMap<FramePart, Buffer>();
   /** The frames by their parts; `undefined` for a frame that would not become smaller. */
   readonly #frames = new WeakMap<readonly FramePart[], { readonly frame: Buffer | undefined }>();
 
-  /** Expects the window as a power of two, and the smallest part to compress, in bytes. */
+  /** Expects the window as an exponent of two, and the smallest part to compress, in bytes. */
   constructor(windowBits: number, minBytes: number) {
     this.#windowBits = windowBits;
     this.#minBytes = minBytes;
@@ -96,8 +102,8 @@ export class SharedDeflater {
   /**
    * Encodes a compressed frame, once for all sockets that send the same parts.
    *
-   * @param parts Parts of the frame, separated by line feeds.
-   * @returns The frame; `undefined` if the frame would not become smaller.
+   * @param parts The parts of the frame. In the frame, line feeds separate them.
+   * @returns The frame, or `undefined` if it would not become smaller.
    */
   encode(parts: readonly FramePart[]): Buffer | undefined {
     let known = this.#frames.get(parts);
@@ -115,7 +121,8 @@ export class SharedDeflater {
       plainBytes += 1 + part.size;
     }
     const whole = Buffer.concat(blocks);
-    // A stored block at the end is followed by an empty one, of which only the head is left.
+    // If the last block is a stored one, an empty block follows it, of which only the header is
+    // kept.
     const payload = whole.subarray(-TAIL.length).equals(TAIL)
       ? whole.subarray(0, -TAIL.length)
       : Buffer.concat([whole, Buffer.of(0)]);
@@ -140,7 +147,7 @@ export class SharedDeflater {
   }
 }
 
-/** Creates deflate blocks that store bytes unchanged, and end with an empty one. */
+/** Creates deflate blocks that store bytes unchanged, followed by an empty block. */
 function storedBlock(frame: Frame): Buffer {
   const bytes = Buffer.from(frame as string);
   const blocks: Buffer[] = [];
@@ -161,14 +168,14 @@ export type Inflated =
   | { readonly bytes: Buffer }
   | { readonly fault: InflateFault };
 
-/** Fault of a compressed message: above the size limit, or invalid. */
+/** The fault of a compressed message: it is above the size limit, or invalid. */
 type InflateFault = "too large" | "invalid";
 
 /**
  * Inflates a small message.
  *
- * @param maxOutputLength Maximum inflated bytes.
- * @returns The message, or the fault of the peer.
+ * @param maxOutputLength The maximum number of inflated bytes.
+ * @returns The message, or the peer's fault.
  */
 export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated {
   try {
@@ -182,8 +189,8 @@ export function inflateSync(payload: Buffer, maxOutputLength: number): Inflated 
 /**
  * Inflates a message on another thread.
  *
- * @param maxOutputLength Maximum inflated bytes.
- * @param done Receives the message, or the fault of the peer.
+ * @param maxOutputLength The maximum number of inflated bytes.
+ * @param done Receives the message, or the peer's fault.
  */
 export function inflate(
   payload: Buffer,

@@ -110,7 +110,7 @@ Deno.test("SharedDeflater.encode() creates a frame once for all sockets, and a b
   const joined = deflater.encode([partOf(LONG), counted])!;
   assertStrictEquals(deflater.encode(parts), first);
   assertEquals(opened(joined).text, `${LONG}\n${LONG}`);
-  // One more read distinguishes text from bytes; no read is for another block.
+  // One more read distinguishes text from bytes. None of the reads creates another block.
   assertLess(reads - readsOfOne, readsOfOne);
 });
 

@@ -1,4 +1,4 @@
-/** WebSocket connections on hardened sockets, which pause while their receiver is too slow. */
+/** WebSocket connections on hardened sockets. They pause while their receiver is too slow. */
 import type { ConnectionCloseInfo, ConnectionStats, Frame, FrameReceiver } from "../connection.ts";
 import type { Socket } from "../websocket/connection.ts";
 import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
@@ -6,7 +6,7 @@ import type { HardenedSocket } from "./socket.ts";
 
 /**
  * A connection on an open hardened socket. Unlike the sockets of browsers and of the runtime, it
- * can pause reading, report when the system has taken all bytes, and end immediately.
+ * can pause reading, report when the system has accepted all bytes, and end immediately.
  */
 export class HardenedConnection extends ServerWebSocketConnection implements Pausable {
   readonly #socket: HardenedSocket;
@@ -25,13 +25,14 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     return this.#buffer?.isPaused ?? false;
   }
 
-  /** Resolves immediately: the socket is open from the start. */
+  /** Resolves immediately, because the socket is open from the start. */
   override get ready(): Promise<void> {
     return Promise.resolve();
   }
 
   /**
-   * Sets the receiver of frames; reading pauses while a receiver with `backpressure` is too slow.
+   * Sets the receiver of frames. If the receiver has `backpressure`, reading pauses while it is too
+   * slow.
    */
   override receive(receiver: FrameReceiver): void {
     if (receiver.backpressure !== undefined) {
@@ -41,7 +42,8 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
   }
 
   /**
-   * Stops reading, unless the connection is closed: the reply to the close must still be read.
+   * Stops reading, unless the connection is closing, because the reply to the close must still be
+   * read.
    */
   pause(): void {
     if (!this.#isClosed) this.#socket.pause();
@@ -58,7 +60,7 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
   }
 
   /**
-   * Waits until the socket buffers no more than the low-water mark; the socket reports this without
+   * Waits until the socket buffers no more than the low-water mark. The socket reports this without
    * polling.
    */
   override drained(): Promise<void> {
@@ -66,7 +68,7 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     return this.#flushing ??= this.#flush().finally(() => this.#flushing = undefined);
   }
 
-  /** Closes the socket after all frames that were sent before. */
+  /** Closes the socket after sending all earlier frames. */
   override close(info?: ConnectionCloseInfo): void {
     super.close(info);
     this.#isClosed = true;
@@ -97,23 +99,23 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
 }
 
 /**
- * The share of the receiver's capacity at which the connection pauses. The rest is for frames in
- * flight.
+ * The fill level of the receiver at which the connection pauses. The remaining capacity is for
+ * frames in flight.
  */
 const PAUSE_AT = 1 / 2;
 
-/** The share of the receiver's capacity at which the connection resumes. */
+/** The fill level of the receiver at which the connection resumes. */
 const RESUME_AT = 1 / 4;
 
 /**
- * The maximum number of frames held while the receiver is too slow: 64 KiB, which a socket may have
- * read already, contain more than ten thousand empty frames.
+ * The maximum number of frames held while the receiver is too slow. A socket may already have read
+ * 64 KiB, which can contain more than ten thousand empty frames.
  */
 export const MAX_HELD_FRAMES = 16_384;
 
 /**
- * Maximum bytes held while the receiver is too slow. The first frame is not counted, because one
- * message may be larger than this limit.
+ * The maximum number of bytes held while the receiver is too slow. The first frame is not counted,
+ * because a single message may be larger than this limit.
  */
 export const MAX_HELD_BYTES = 1_048_576;
 
@@ -122,18 +124,21 @@ interface Pausable {
   /** Stops reading until `resume`. */
   pause(): void;
   resume(): void;
-  /** Ends the connection: more frames arrived than a {@linkcode BackpressureBuffer} holds. */
+  /**
+   * Ends the connection, because more frames arrived than a {@linkcode BackpressureBuffer} can
+   * hold.
+   */
   overflow(): void;
 }
 
 /**
- * Pauses a connection while its receiver is too slow, and holds in order the frames that the
- * connection had already read.
+ * Pauses a connection while its receiver is too slow. Holds the frames that the connection has
+ * already read, in order.
  */
 export class BackpressureBuffer implements FrameReceiver {
   readonly #receiver: FrameReceiver;
   readonly #wire: Pausable;
-  /** Frames held while the connection is paused; `undefined` while it reads. */
+  /** The frames held while the connection is paused; `undefined` while it reads. */
   #held: Frame[] | undefined = undefined;
   /** The bytes of the held frames, except the first. */
   #heldBytes = 0;
@@ -159,7 +164,7 @@ export class BackpressureBuffer implements FrameReceiver {
     void this.#catchUp(this.#held);
   }
 
-  /** Passes on all held frames, then the end. */
+  /** Passes on all held frames, and then the end. */
   framesEnded(): void {
     this.#isEnded = true;
     for (const frame of this.#held ?? []) this.#receiver.receiveFrame(frame);
@@ -196,7 +201,10 @@ export class BackpressureBuffer implements FrameReceiver {
   }
 }
 
-/** The length in UTF-16 units for a text: the bound limits memory, not bytes sent. */
+/**
+ * Returns the size of a frame. For text, this is the length in UTF-16 units, because the limit is
+ * on memory, not on bytes sent.
+ */
 function sizeOf(frame: Frame): number {
   return typeof frame === "string" ? frame.length : frame.byteLength;
 }

@@ -33,24 +33,25 @@ import type { FrameLimits } from "./frame_reader.ts";
 import { WriteTurn } from "./frame_writer.ts";
 import { HardenedSocket } from "./socket.ts";
 
-/** Largest message, in bytes, if neither the engine nor `serve()` sets a limit. */
+/** The largest message, in bytes, if neither the engine nor `serve()` sets a limit. */
 const DEFAULT_PAYLOAD_BYTES = 262_144;
 
 /**
- * The smallest average size of a message's fragments, in bytes: every fragment costs time, however
- * small, so the limit on fragments follows from the limit on bytes.
+ * The smallest average size of a message's fragments, in bytes. Every fragment costs time, however
+ * small it is, so the limit on fragments follows from the limit on bytes.
  */
 const MIN_FRAGMENT_BYTES = 256;
 
-/** Fragments that any message may have. */
+/** The number of fragments that any message may have. */
 const MIN_FRAGMENTS = 64;
 
-/** The limits of {@linkcode hardenedWebSocket}, all optional. */
+/** The limits of {@linkcode hardenedWebSocket}. All are optional. */
 export interface HardenedWebSocketOptions {
   /**
    * The largest message to read, in bytes. A larger message closes the connection with 4413 before
-   * it is buffered, whether its header announces the size or its fragments add up. The default is
-   * the limit of `session.maxMessageBytes`, and at least 64 KiB; `serve` throws for a lower one.
+   * it is buffered, whether its header announces the size or its fragments add up to it. The
+   * default is `session.maxMessageBytes`, but at least 64 KiB. `serve` throws if you set a lower
+   * limit than this.
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
@@ -67,7 +68,7 @@ export interface HardenedWebSocketOptions {
    */
   readonly handshakeTimeoutMs?: number | undefined;
   /**
-   * The time for a request with its body, in milliseconds; checked every second.
+   * The time for a request with its body, in milliseconds. It is checked every second.
    *
    * @default {60000}
    */
@@ -79,58 +80,62 @@ export interface HardenedWebSocketOptions {
    */
   readonly keepAliveTimeoutMs?: number | undefined;
   /**
-   * The size of a request's head, in bytes; a larger one is rejected with 431.
+   * The maximum size of a request's head, in bytes. A request with a larger head is rejected with
+   * 431.
    *
    * @default {16384}
    */
   readonly maxHeaderBytes?: number | undefined;
   /**
-   * Connections per second that one network address may open, on average; an IPv6 /64 is one
-   * address. Beyond it, a request is rejected with 429 and `retry-after`; over TLS, the connection
-   * is dropped before the handshake.
+   * The number of connections per second that one network address may open, on average. An IPv6 /64
+   * counts as one address. If an address exceeds this rate, its requests are rejected with 429 and
+   * `retry-after`; over TLS, its connections are dropped before the handshake.
    *
    * @default {20}
    */
   readonly handshakesPerSecond?: number | undefined;
   /**
-   * Connections that one address may open in a burst after a pause. `Infinity` removes the limit,
-   * for example behind a proxy, where all connections share one address.
+   * The number of connections that one address may open in a burst after a pause. `Infinity`
+   * removes the limit, for example for a server behind a proxy, where all connections share one
+   * address.
    *
    * @default {200}
    */
   readonly handshakeBurst?: number | undefined;
   /**
-   * Connections of one address without a request yet; another one is dropped. The default applies
-   * once more than half of `maxPending` have no request; a number that you set always applies.
+   * The number of connections of one address that may be open without having sent a request.
+   * Another connection is dropped. The default applies only once more than half of `maxPending` is
+   * in use; a number that you set always applies.
    *
    * @default {200}
    */
   readonly maxPendingPerAddress?: number | undefined;
   /**
-   * Connections of all addresses without a request yet; another one drops the oldest of them.
+   * The number of connections of all addresses that may be open without having sent a request. When
+   * another connection arrives, the oldest of these is dropped.
    *
    * @default {2048}
    */
   readonly maxPending?: number | undefined;
   /**
-   * The maximum number of addresses to remember until all their tokens are back; beyond it, the
-   * address that has opened no connection for longest is forgotten.
+   * The maximum number of addresses to remember until their tokens are refilled. If there are more,
+   * the address that has not opened a connection for the longest time is forgotten.
    *
    * @default {16384}
    */
   readonly maxIdleAddresses?: number | undefined;
   /**
-   * Compression of messages (permessage-deflate) for peers that offer it, each message separately.
-   * Only messages to many sessions are compressed, once for all of them; replies and messages to
-   * one session are sent uncompressed. `minBytes` is the smallest message to compress, in bytes,
-   * 512 by default.
+   * Compresses messages (permessage-deflate) for peers that offer it. Only messages to many
+   * sessions are compressed, each separately and once for all sessions. Replies and messages to one
+   * session are sent uncompressed. `minBytes` is the smallest message to compress, in bytes; the
+   * default is 512.
    *
    * @default {false}
    */
   readonly compression?: boolean | { readonly minBytes?: number | undefined } | undefined;
 }
 
-/** Check of a limit that must be finite. */
+/** The check of a limit that must be finite. */
 const FINITE = numberIn({ min: 0, max: Number.MAX_VALUE, isAbove: true });
 
 const OPTIONS: OptionKinds<HardenedWebSocketOptions> = {
@@ -148,7 +153,10 @@ const OPTIONS: OptionKinds<HardenedWebSocketOptions> = {
   requestTimeoutMs: FINITE,
 };
 
-/** The smallest message to compress, in bytes: below it, a packet hardly becomes smaller. */
+/**
+ * The smallest message to compress, in bytes. Compressing a smaller one hardly makes its packet
+ * smaller.
+ */
 const MIN_COMPRESSED_BYTES = 512;
 
 const DEFAULTS = {
@@ -163,7 +171,7 @@ const DEFAULTS = {
   maxIdleAddresses: 16_384,
 };
 
-/** The maximum number of connections without that option: the default of `serve()`. */
+/** The maximum number of connections if that option is not set: the default of `serve()`. */
 const MAX_CONNECTIONS = 20_000;
 
 /** A WebSocket engine created by {@linkcode hardenedWebSocket}. */
@@ -175,19 +183,22 @@ export interface HardenedWebSocket extends WebSocketHost {
 /**
  * Creates a WebSocket engine with hard limits, for a server that faces the internet without a proxy.
  *
- * - **Too large:** a message is rejected while it arrives, before all of it is in memory.
+ * - **Too large:** a message that is too large is rejected while it arrives, before all of it is in
+ *   memory.
  * - **Too fast:** the engine stops reading from a peer that sends faster than its messages are
- *   handled. The peer's own system buffers the rest; no message is lost, and no connection is
+ *   handled. The peer's own system buffers the rest, so no message is lost and no connection is
  *   closed.
  * - **Too slow:** a peer that does not read, or does not reply to a close, is dropped together with
- *   the bytes that wait for it.
- * - **Too many:** connections, unfinished handshakes and their rate are limited by address.
+ *   the bytes that are queued for it.
+ * - **Too many:** the number of connections, the number of unfinished handshakes and their rate are
+ *   limited per address.
  *
  * The HTTP handler must return the response of `accept` unchanged. `Deno.upgradeWebSocket` does not
  * accept requests of this engine.
  *
  * @param options The limits.
- * @returns The engine, for `webSocket` of `serve()`; several servers may share one.
+ * @returns The engine, for the `webSocket` option of `serve()`. Several servers may share one
+ * engine.
  * @throws {RangeError} If a limit is not a number above 0.
  *
  * @example Usage
@@ -211,7 +222,7 @@ export function hardenedWebSocket(options: HardenedWebSocketOptions = {}): Harde
   return new Engine(options);
 }
 
-/** The response to the server for an accepted upgrade; the listener does not read it. */
+/** The response to the server for an accepted upgrade. The listener does not read it. */
 const ACCEPTED = new Response(null);
 
 /** A hardened socket calls its connection itself. */
@@ -223,11 +234,11 @@ class Engine implements HardenedWebSocket {
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
   readonly #listeners = new Set<Listener>();
-  /** The limits of the newest socket, without and with compression. */
+  /** The limits of the newest socket with compression and of the newest one without. */
   readonly #frameLimits = new Map<boolean, FrameLimits>();
   readonly #turn = new WriteTurn();
   readonly #minCompressedBytes: number | undefined;
-  /** Compression by window, of which zlib has seven. */
+  /** The compressors by window. zlib supports seven windows. */
   readonly #deflaters = new Map<number, SharedDeflater>();
 
   constructor(options: HardenedWebSocketOptions) {
@@ -348,7 +359,7 @@ class Engine implements HardenedWebSocket {
     { protocol, maxPayload, fields }: {
       readonly protocol: string;
       readonly maxPayload: number;
-      /** The headers of the response in addition to those of the upgrade. */
+      /** The response's headers, in addition to those of the upgrade. */
       readonly fields: Iterable<[string, string]>;
     },
   ): HardenedSocket {

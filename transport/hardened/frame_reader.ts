@@ -1,10 +1,11 @@
 /**
- * A reader of WebSocket frames (RFC 6455): a client's bytes in, messages and control frames out.
+ * A reader of WebSocket frames (RFC 6455). It turns a client's bytes into messages and control
+ * frames.
  */
 import { Buffer, isUtf8 } from "node:buffer";
 import { FIRST_UTF8, INVALID_UTF8, utf8After } from "./utf8_check.ts";
 
-/** Opcodes of RFC 6455, section 5.2. */
+/** The opcodes of RFC 6455, section 5.2. */
 export const Opcode = {
   continuation: 0x0,
   text: 0x1,
@@ -14,7 +15,7 @@ export const Opcode = {
   pong: 0xa,
 } as const;
 
-/** Close codes of RFC 6455, section 7.4, for the faults of a peer. */
+/** The close codes for a peer's faults (RFC 6455, section 7.4). */
 export const FaultCode = {
   protocol: 1002,
   noUtf8: 1007,
@@ -22,54 +23,59 @@ export const FaultCode = {
   tooLarge: 1009,
 } as const;
 
-/** The close code for a close frame without a code; no frame carries this code. */
+/** The close code that stands for a close frame without a code. No frame carries this code. */
 export const NO_CLOSE_CODE = 1005;
 
 const FIN = 0x80;
 const RESERVED_BITS = 0x70;
 
-/** Bit of the first frame of a compressed message (RFC 7692). */
+/** The bit that marks the first frame of a compressed message (RFC 7692). */
 export const COMPRESSED = 0x40;
 
 const MASKED = 0x80;
 
-/** Bit of an opcode that marks control frames. */
+/** The bit of an opcode that marks control frames. */
 const CONTROL = 0x8;
 
 /** The largest payload of a control frame, in bytes. */
 const MAX_CONTROL_BYTES = 125;
 
 /**
- * Smallest payload, in bytes, that is unmasked by words: for shorter ones, creating the view of
- * words costs more time than unmasking the bytes.
+ * The smallest payload that is unmasked in words rather than bytes, in bytes. For a shorter
+ * payload, creating the view of words takes longer than unmasking the bytes.
  */
 const MIN_WORD_BYTES = 256;
 
-/** Bits that no ASCII byte has set, in each byte of a word. */
+/** The bits of a word that are not set if all its bytes are ASCII. */
 const NOT_ASCII = 0x80808080;
 
-/** Capacity of the first buffer of an incomplete message, in bytes; doubled while bytes arrive. */
+/**
+ * The capacity of the first buffer of an incomplete message, in bytes. It doubles as bytes arrive.
+ */
 const FIRST_CAPACITY = 1_024;
 
-/** The receiver of the events of a {@linkcode FrameReader}, called synchronously, in order. */
+/** The receiver of a {@linkcode FrameReader}'s events. It is called synchronously and in order. */
 export interface FrameEvents {
-  /** Receives a whole message; bytes have their own buffer. */
+  /** Receives a whole message. The bytes of a binary message have their own buffer. */
   onMessage(data: string | ArrayBuffer): void;
   /** Receives the payload of a compressed message, if compression was agreed. */
   onCompressed(isText: boolean, payload: Buffer): void;
-  /** Receives a ping. The payload MUST be copied: its bytes belong to the chunk. */
+  /** Receives a ping. The payload MUST be copied, because its bytes belong to the chunk. */
   onPing(payload: Uint8Array): void;
   /** Reports a pong. */
   onPong(): void;
-  /** Receives the peer's close, the last event; the code is 1005 for a close without a code. */
+  /**
+   * Receives the peer's close, which is the last event. The code is 1005 for a close without a
+   * code.
+   */
   onClose(code: number, reason: string): void;
-  /** Reports a fault of the peer, the last event, with the code to close with. */
+  /** Reports a fault of the peer, with the code to close with. This is the last event. */
   onFault(closeCode: number, reason: string): void;
 }
 
 /** The limits of a {@linkcode FrameReader}. */
 export interface FrameLimits {
-  /** Largest message, in bytes of payload. */
+  /** The largest message, in bytes of payload. */
   readonly maxPayloadBytes: number;
   /** The maximum number of frames of one message. */
   readonly maxFragments: number;
@@ -80,14 +86,14 @@ export interface FrameLimits {
 /**
  * Reads a client's frames.
  *
- * - **Limits:** a message that is too large is a fault as soon as a head announces the excess. The
- *   reader holds no more than about twice the received bytes of one message.
- * - **Text:** invalid UTF-8 is a fault at the first chunk that cannot become valid.
+ * - **Limits:** a message that is too large is a fault as soon as a frame header announces the
+ *   excess. The reader holds no more than about twice the received bytes of one message.
+ * - **Text:** invalid UTF-8 is a fault at the first chunk that rules out valid text.
  * - **Pause:** `pause` stops the events in the middle of a chunk; the rest of the chunk waits for
  *   `resume`.
  * - **Idle:** between messages the reader holds no buffer.
  *
- * A chunk is unmasked in place, and therefore belongs to the reader.
+ * A chunk is unmasked in place, so it belongs to the reader.
  */
 export class FrameReader {
   readonly #events: FrameEvents;
@@ -116,9 +122,9 @@ export class FrameReader {
   }
 
   /**
-   * Reads a chunk. Ignored after a close or a fault.
+   * Reads a chunk. Chunks after a close or a fault are ignored.
    *
-   * @param chunk The bytes of the peer, which the reader may change.
+   * @param chunk The peer's bytes, which the reader may change.
    */
   read(chunk: Buffer): void {
     if (this.#isOver) return;
@@ -131,7 +137,7 @@ export class FrameReader {
     this.#isPaused = true;
   }
 
-  /** Continues with the bytes that waited. */
+  /** Continues with the bytes that were held. */
   resume(): void {
     this.#isPaused = false;
     if (!this.#isReading && this.#rest !== undefined) this.#advance();
@@ -147,7 +153,7 @@ export class FrameReader {
   #advance(): void {
     this.#isReading = true;
     try {
-      // A receiver of an event may pause, end, or resume the reader.
+      // The receiver of an event may pause, end or resume the reader.
       while (this.#rest !== undefined && !this.#isPaused && this.#readFrames(this.#rest));
     } finally {
       this.#isReading = false;
@@ -155,7 +161,7 @@ export class FrameReader {
   }
 
   /**
-   * Reads all complete frames. Returns true if the reader was paused before the end of the bytes.
+   * Reads all complete frames. Returns `true` if the reader was paused before the end of the bytes.
    */
   #readFrames(bytes: Buffer): boolean {
     this.#rest = undefined;
@@ -164,7 +170,7 @@ export class FrameReader {
       const next = this.#readFrame(bytes, at);
       if (this.#isOver) return false;
       if (next === at) {
-        // A copy, so that a few bytes do not keep a whole chunk alive.
+        // Copy the rest, so that a few bytes do not keep a whole chunk alive.
         this.#rest = Buffer.allocUnsafeSlow(bytes.length - at);
         this.#rest.set(bytes.subarray(at));
         return false;
@@ -202,13 +208,13 @@ export class FrameReader {
       start += 2;
     } else if (length === 127) {
       if (bytes.length < start + 8) return at;
-      // Above 2^53 the value is inexact, but then it is far beyond any limit.
+      // Above 2^53, the value is inexact, but it is then far above any limit.
       length = bytes.readUInt32BE(start) * 2 ** 32 + bytes.readUInt32BE(start + 4);
       start += 8;
     }
     const opcode = first & 0xf;
     const isControl = (opcode & CONTROL) !== 0;
-    // A control frame in the middle of a message is not part of the message.
+    // A control frame between the fragments of a message is not part of the message.
     if (!isControl && length + (message?.length ?? 0) > this.#limits.maxPayloadBytes) {
       return this.#fault(FaultCode.tooLarge, "The message is too large");
     }
@@ -223,7 +229,7 @@ export class FrameReader {
       return end;
     }
     const isLast = (first & FIN) !== 0;
-    // The usual frame: a whole message in one chunk.
+    // This is the usual case: the frame is a whole message, and is in one chunk.
     if (isLast && message === undefined && end <= bytes.length) {
       const seen = unmask(bytes, start, end, mask);
       if ((first & COMPRESSED) !== 0) {
@@ -297,13 +303,13 @@ class PartialMessage {
   /** The state of the UTF-8 check after the last byte. */
   #utf8 = FIRST_UTF8;
   #isAscii = true;
-  /** The bytes of payload so far. */
+  /** The number of payload bytes so far. */
   length = 0;
-  /** Frames so far. */
+  /** The number of frames so far. */
   fragments = 0;
-  /** Missing bytes of the current frame. */
+  /** The number of bytes of the current frame that have not arrived yet. */
   remaining = 0;
-  /** Masking key of the next four bytes. */
+  /** The masking key of the next four bytes. */
   mask = 0;
   /** True if the message ends with the current frame. */
   isLastFrame = false;
@@ -318,7 +324,7 @@ class PartialMessage {
     return this.#utf8 === FIRST_UTF8;
   }
 
-  /** Adds bytes of the current frame. Returns false if the text cannot be UTF-8. */
+  /** Adds bytes of the current frame. Returns `false` if the text cannot be valid UTF-8. */
   add(bytes: Buffer, start: number, end: number): boolean {
     const count = end - start;
     if (count === 0) return true;
@@ -347,7 +353,10 @@ class PartialMessage {
     return this.#bytes.subarray(0, this.length);
   }
 
-  /** Makes room for the bytes that arrived; an announced length alone gets no memory. */
+  /**
+   * Makes room for the bytes that have arrived. No memory is allocated for an announced length
+   * alone.
+   */
   #grow(length: number): void {
     const { length: capacity } = this.#bytes;
     if (length <= capacity) return;
@@ -383,7 +392,7 @@ function headerFault(
   return isWithinMessage ? "A message is within another message" : undefined;
 }
 
-/** Codes that a close frame may carry, according to the registry of RFC 6455. */
+/** Returns whether a close frame may carry a code, according to the registry of RFC 6455. */
 function isCloseCode(code: number): boolean {
   if (code >= 3_000) return code < 5_000;
   return code >= 1_000 && code <= 1_014 && (code < 1_004 || code > 1_006);
@@ -395,7 +404,10 @@ function rotate(mask: number, count: number): number {
   return bits === 0 ? mask : (mask << bits) | (mask >>> (32 - bits));
 }
 
-/** Removes the mask from bytes in place. Returns all bytes or-ed, so that ASCII can be detected. */
+/**
+ * Removes the mask from bytes in place. Returns the bitwise OR of all bytes, so that the caller can
+ * detect ASCII.
+ */
 function unmask(bytes: Buffer, start: number, end: number, mask: number): number {
   let seen = 0;
   let at = start;

@@ -9,7 +9,7 @@ const LIMITS: FrameLimits = {
   allowsCompression: false,
 };
 
-/** Records the events of a reader as lines, binary data in hex. */
+/** Records the events of a reader as lines. Binary data is in hex. */
 class Recorder implements FrameEvents {
   readonly events: string[] = [];
   onEvent: (event: string) => void = () => {};
@@ -84,7 +84,7 @@ function eventsOf(bytes: Uint8Array, cuts: readonly number[], limits?: Partial<F
   return events;
 }
 
-/** Bytes as sent, and their events. */
+/** The bytes as sent, and the events that they cause. */
 const GOLDEN: readonly (readonly [string, string, readonly string[]])[] = [
   ["the masked text of RFC 6455, section 5.7", "81 85 37fa213d 7f9f4d5158", ["text Hello"]],
   ["the masked pong of section 5.7", "8a 85 37fa213d 7f9f4d5158", ["pong"]],

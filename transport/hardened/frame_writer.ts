@@ -1,4 +1,4 @@
-/** Encoded WebSocket frames of a server (RFC 6455), and the sockets that write them in a turn. */
+/** Encodes the WebSocket frames of a server (RFC 6455), and writes those of one turn together. */
 import { Buffer } from "node:buffer";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Frame, FramePart } from "../connection.ts";
@@ -10,7 +10,7 @@ const FIN = 0x80;
 const MAX_REASON_BYTES = 123;
 
 /**
- * Encodes a frame, neither masked nor fragmented.
+ * Encodes a frame, without a mask and without fragments.
  *
  * @returns A new buffer with a copy of the payload.
  */
@@ -32,20 +32,20 @@ export function encodeFrame(opcode: number, payload: Frame): Buffer {
  * Encodes a close frame.
  *
  * @param code The close code; `undefined` for a frame without code and reason.
- * @param reason The reason, cut at 123 bytes.
+ * @param reason The reason, which is truncated to 123 bytes.
  */
 export function encodeClose(code: number | undefined, reason: string): Buffer {
   if (code === undefined) return encodeFrame(Opcode.close, "");
   const payload = new Uint8Array(2 + MAX_REASON_BYTES);
-  // `encodeInto` writes whole characters only.
+  // `encodeInto` writes only whole characters.
   const { written } = new TextEncoder().encodeInto(reason, payload.subarray(2));
   payload.set([code >> 8, code & 0xff]);
   return encodeFrame(Opcode.close, payload.subarray(0, 2 + written));
 }
 
 /**
- * Encodes each message once for all sockets, at any size: a message that many sessions share is
- * kept with its parts, any other until the next message.
+ * Encodes each message once for all sockets, whatever its size. The encoded frame is kept for as
+ * long as the parts exist if many sessions share the message, and otherwise until the next message.
  */
 export class FrameEncoder {
   readonly #shared = new WeakMap<readonly FramePart[], Buffer>();
@@ -56,9 +56,10 @@ export class FrameEncoder {
    * Encodes a message.
    *
    * @param frame The message to send. Bytes MUST NOT be changed afterwards.
-   * @param parts Parts of a message that many sessions share: the same array for all of them.
-   * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
-   * NOT be changed.
+   * @param parts The parts of a message that many sessions share. It must be the same array for all
+   * of them.
+   * @returns The encoded frame. All sockets that send the same message share these bytes, so they
+   * MUST NOT be changed.
    */
   encode(frame: Frame, parts?: readonly FramePart[]): Buffer {
     if (parts !== undefined) {
@@ -78,21 +79,23 @@ function encodeMessage(frame: Frame): Buffer {
   return encodeFrame(typeof frame === "string" ? Opcode.text : Opcode.binary, frame);
 }
 
-/** A socket with frames that wait for the end of the turn. */
+/** A socket whose frames wait for the end of the turn. */
 export interface FrameSource {
-  /** Writes all frames that wait. */
+  /** Writes all waiting frames. */
   flush(): void;
 }
 
 /**
- * Writes of one turn for all sockets of an engine. The frames of a socket become one write, and
+ * The writes of one turn for all sockets of an engine. The frames of a socket become one write, and
  * sockets with the same frames share the joined bytes.
  */
 export class WriteTurn {
-  /** Encoder of all sockets. */
+  /** The encoder of all sockets. */
   readonly encoder: FrameEncoder = new FrameEncoder();
   #sources: FrameSource[] = [];
-  /** New sockets. Bounded by the connections that one turn of the event loop accepts. */
+  /**
+   * The new sockets. Bounded by the connections that are accepted in one turn of the event loop.
+   */
   #greeting: FrameSource[] = [];
   #parts: readonly Buffer[] = [];
   #joined: Buffer | undefined = undefined;
@@ -103,9 +106,9 @@ export class WriteTurn {
   }
 
   /**
-   * Flushes a new socket at the end of the next turn of the event loop. The first messages of a
-   * session wait for the end of this turn, and so are sent with the response to the handshake: one
-   * write instead of two.
+   * Flushes a new socket at the end of the next turn of the event loop. A session's first messages,
+   * which wait for the end of this turn, are then sent together with the response to the handshake,
+   * in one write instead of two.
    *
    * @param source The socket, which holds the response to its handshake.
    */
@@ -124,7 +127,7 @@ export class WriteTurn {
    * Joins frames, once for all sockets that have the same frames.
    *
    * @param parts The frames of one socket, in order.
-   * @returns The bytes of all frames, which MUST NOT be changed.
+   * @returns The bytes of all frames. They MUST NOT be changed.
    */
   join(parts: readonly Buffer[]): Buffer {
     if (parts.length === 1) return parts[0]!;

@@ -5,29 +5,32 @@ import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../ba
 import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
 import { connectionQuota } from "../connection_quota.ts";
 
-/** The default share of one address in the connections without a request yet. */
+/** The default number of connections without a request that one address may have. */
 const MAX_PENDING_PER_ADDRESS = 200;
 
-/** Complete limits of {@linkcode HandshakeLimits}. */
+/** The complete limits of {@linkcode HandshakeLimits}. */
 export interface HandshakeLimitsOptions {
-  /** Connections per second that one address may open, on average. */
+  /** The number of connections per second that one address may open, on average. */
   readonly handshakesPerSecond: number;
-  /** Connections that one address may open in a burst after a pause. */
+  /** The number of connections that one address may open in a burst after a pause. */
   readonly handshakeBurst: number;
   /**
-   * Connections of one address without a request yet; by default a share, once more than half are
-   * in use.
+   * The number of connections of one address that may be open without having sent a request. By
+   * default, an address is limited to a share once more than half of `maxPending` is in use.
    */
   readonly maxPendingPerAddress?: number | undefined;
-  /** Connections of all addresses without a request yet. */
+  /** The number of connections of all addresses that may be open without having sent a request. */
   readonly maxPending: number;
-  /** Connections of one address, with `maxPendingPerAddress` more; see `connectionQuota`. */
+  /**
+   * The number of connections of one address, in addition to `maxPendingPerAddress`; see
+   * `connectionQuota`.
+   */
   readonly maxConnectionsPerAddress?: number | undefined;
-  /** Connections of all addresses, in addition to `maxPending`. */
+  /** The number of connections of all addresses, in addition to `maxPending`. */
   readonly maxConnections: number;
-  /** Addresses to remember until all their tokens are back. */
+  /** The number of addresses to remember until their tokens are refilled. */
   readonly maxIdleAddresses: number;
-  /** All quotas of the server, if there is one. */
+  /** All quotas of the server, if there is a server. */
   readonly quotas?: Quotas | undefined;
 }
 
@@ -35,15 +38,20 @@ export interface HandshakeLimitsOptions {
 export interface HandshakeStats {
   /** Open connections of any kind. */
   readonly connections: number;
-  /** Open connections without a request yet: in the TLS handshake, or in the head of a request. */
+  /**
+   * Open connections that have not sent a request yet: they are in the TLS handshake, or in the
+   * head of a request.
+   */
   readonly pending: number;
-  /** Remembered addresses: those that opened a connection recently. */
+  /** Addresses that opened a connection recently, and are therefore remembered. */
   readonly addresses: number;
-  /** Connections dropped, or rejected with 429, because the address opens connections too often. */
+  /**
+   * Connections dropped, or rejected with 429, because the address opened connections too often.
+   */
   readonly tooFrequent: number;
   /**
-   * Connections dropped, immediately or in favor of a newer one, because too many had no request
-   * yet.
+   * Connections dropped, immediately or in favor of a newer one, because too many had not sent a
+   * request yet.
    */
   readonly tooManyPending: number;
   /** Connections dropped because there were too many. */
@@ -57,9 +65,12 @@ interface Droppable {
   destroy(): void;
 }
 
-/** Slots of one connection in the limits, held until disposal. */
+/** The slots that one connection uses in the limits, held until disposal. */
 export class ConnectionSlot implements Disposable {
-  /** Seconds until the address may open another connection; 0 for a connection within the rate. */
+  /**
+   * The number of seconds until the address may open another connection, or 0 if this connection is
+   * within the rate.
+   */
   readonly retryAfterS: number;
   readonly #waiting: Set<ConnectionSlot>;
   readonly #place: Place;
@@ -84,7 +95,9 @@ export class ConnectionSlot implements Disposable {
     waiting.add(this);
   }
 
-  /** Marks the connection as no longer pending: the first request arrived. Idempotent. */
+  /**
+   * Marks the connection as no longer pending, because the first request has arrived. Idempotent.
+   */
   requested(): void {
     this.#waiting.delete(this);
     this.#pending[Symbol.dispose]();
@@ -104,23 +117,28 @@ export class ConnectionSlot implements Disposable {
 }
 
 /**
- * Counts connections by address; an IPv6 /64 is one address. Each connection takes a token of its
- * address, and tokens are refilled over time.
+ * Counts connections by address. An IPv6 /64 counts as one address. Each connection uses a token of
+ * its address, and tokens are refilled over time.
  *
- * - **Memory:** an address is forgotten when all its tokens are back. At most `maxIdleAddresses`
- *   are remembered; beyond it, the address that was quiet for longest is forgotten first.
+ * - **Memory:** an address is forgotten when all its tokens are refilled. At most
+ *   `maxIdleAddresses` are remembered. If there are more, the address that was quiet for the
+ *   longest time is forgotten first.
  * - **No timer:** tokens are computed when a connection arrives.
- * - **Crowded:** when too many connections have no request yet, the newest replaces the oldest of
- *   them. An honest client sends its request immediately; an attacker only holds the slot.
+ * - **Crowded:** when too many connections have not sent a request yet, a new one replaces the
+ *   oldest of them. An honest client sends its request immediately, while an attacker only holds
+ *   the slot.
  */
 export class HandshakeLimits {
   readonly #rate: Required<Rate>;
   readonly #maxIdleAddresses: number;
-  /** Tokens by address, in the order of the last connection. At most `maxIdleAddresses`. */
+  /** The tokens by address, in the order of the last connection. At most `maxIdleAddresses`. */
   readonly #buckets = new Map<string, TokenBucket>();
   readonly #connections: Quota;
   readonly #pending: Quota;
-  /** Slots without a request yet, the oldest first. Bounded by `maxPending`. */
+  /**
+   * The slots of connections that have not sent a request yet, oldest first. Bounded by
+   * `maxPending`.
+   */
   readonly #waiting = new Set<ConnectionSlot>();
   #tooFrequent = 0;
   #replaced = 0;
@@ -140,7 +158,8 @@ export class HandshakeLimits {
       name: "connections",
       maxConnections,
       maxConnectionsPerAddress,
-      // Connections beyond the maximum are admitted while pending, so that a 429 can be sent.
+      // Connections above the maximum are admitted while they are pending, so that a 429 can be
+      // sent.
       more: [maxPending, pendingShares.shares.address!],
       quotas,
     });
@@ -172,15 +191,15 @@ export class HandshakeLimits {
   /**
    * Counts a connection.
    *
-   * @param now Current time, in milliseconds.
-   * @param connection The connection, which a newer one may displace later.
-   * @returns The slot of the connection; `undefined` if the connection must be dropped.
+   * @param now The current time, in milliseconds.
+   * @param connection The connection. A newer one may displace it later.
+   * @returns The connection's slot, or `undefined` if the connection must be dropped.
    */
   admit(address: string, now: number, connection: Droppable): ConnectionSlot | undefined {
     const owner = socketOwner(address);
     const place = this.#connections.tryTake(owner);
     if (typeof place === "string") return undefined;
-    // No address can displace another's connections beyond its own share.
+    // An address that exceeds its own share cannot displace the connections of others.
     if (this.#pending.isFull && this.#pending.levelFull(owner) === "server") this.#dropOldest();
     const pending = this.#pending.tryTake(owner);
     if (typeof pending === "string") {
@@ -203,7 +222,7 @@ export class HandshakeLimits {
     oldest.drop();
   }
 
-  /** Takes a token of an address; returns the time until a token is available, in milliseconds. */
+  /** Takes a token of an address. Returns the time until a token is available, in milliseconds. */
   #takeToken(key: string, now: number): number {
     const bucket = this.#buckets.get(key) ?? new TokenBucket(this.#rate, now);
     const waitMs = bucket.waitMs(1, now);

@@ -115,7 +115,8 @@ Deno.test("HandshakeLimits.admit() limits an address to its default share only a
   assertEquals([fill("192.0.2.1"), fill("192.0.2.2"), fill("192.0.2.2")], [500, 200, 0]);
   const { tooManyPending, tooMany } = limits.stats;
   assertEquals([tooManyPending, tooMany], [3, 0]);
-  // A proxy's address has no share, and drops the oldest connections beyond the total limit.
+  // A proxy's address is not limited to a share. Above the total limit, its connections drop the
+  // oldest ones.
   for (let i = 0; i < 400; i++) assert(limits.admit("10.0.0.1", 0, keep));
   assertEquals([limits.stats.pending, limits.stats.tooManyPending], [1_000, 103]);
 });

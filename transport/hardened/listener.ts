@@ -1,6 +1,7 @@
 /**
- * An HTTP server with the interface of `Deno.serve`, limits, and upgrades. A connection whose first
- * request is an upgrade to a WebSocket is handled here; node:http serves any other connection.
+ * An HTTP server with the interface of `Deno.serve`, with limits and upgrades. If the first request
+ * of a connection is an upgrade to a WebSocket, this module handles the connection; node:http
+ * serves all others.
  */
 import { Buffer } from "node:buffer";
 import { once } from "node:events";
@@ -48,18 +49,24 @@ import {
 } from "./request.ts";
 import { type HardenedSocket, Liveness } from "./socket.ts";
 
-/** Interval of node:http's checks for slow requests, in milliseconds. */
+/** The interval at which node:http checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
 
-/** Requests of one connection that are handled at the same time; few clients pipeline at all. */
+/**
+ * The number of requests of one connection that are handled at the same time. Few clients pipeline
+ * requests at all.
+ */
 const MAX_PIPELINED = 16;
 
-/** Further requests of one connection that wait; a connection with more is dropped. */
+/**
+ * The number of further requests of one connection that may wait. A connection with more is
+ * dropped.
+ */
 const MAX_QUEUED = 256;
 
 /**
- * The options with one that the types lack. If the callback declines a request, it is served as a
- * plain request.
+ * The options of node:http, plus one that its types lack. If the callback declines an upgrade, it
+ * is served as a plain request.
  */
 interface Settings extends ServerOptions {
   readonly shouldUpgradeCallback: (message: IncomingMessage) => boolean;
@@ -72,7 +79,7 @@ export class Upgrade {
   readonly #peer: Peer;
   readonly #rest: Buffer;
 
-  /** Creates an upgrade that no receiver has taken yet; `rest` arrived after the head. */
+  /** Creates an upgrade that has no receiver yet. The bytes in `rest` arrived after the head. */
   constructor(peer: Peer, socket: Socket, rest: Buffer) {
     this.listener = peer.listener;
     this.socket = socket;
@@ -88,7 +95,8 @@ export class Upgrade {
   /**
    * Passes the socket on.
    *
-   * @param receiver Receives the bytes after the request, the first of them in a later turn.
+   * @param receiver Receives the bytes that follow the request. The first of them arrive in a later
+   * turn.
    */
   take(receiver: HardenedSocket): void {
     const { socket } = this;
@@ -101,7 +109,7 @@ export class Upgrade {
   }
 }
 
-/** An upgrade whose head the server has read itself, so that few need a `Request`. */
+/** An upgrade whose head this server has read itself, so that a `Request` is rarely needed. */
 class HeadUpgrade extends Upgrade implements OfferedUpgrade {
   readonly method: string;
   readonly url: string;
@@ -138,12 +146,12 @@ class HeadUpgrade extends Upgrade implements OfferedUpgrade {
 /** The options of a {@linkcode Listener}. */
 export interface ListenerOptions {
   readonly runtime: Runtime;
-  /** TCP port; 0 selects a free one. */
+  /** The TCP port; 0 selects a free port. */
   readonly port: number;
   readonly hostname: string;
   /** Lets other processes listen on the same port. */
   readonly reusePort: boolean;
-  /** The certificate and key in PEM; `undefined` listens without TLS. */
+  /** The certificate and key in PEM, or `undefined` to listen without TLS. */
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
   /** The limits on connections and handshakes. */
   readonly limits: HandshakeLimitsOptions;
@@ -153,9 +161,9 @@ export interface ListenerOptions {
   readonly requestTimeoutMs: number;
   /** The time that a connection may wait for its next request, in milliseconds. */
   readonly keepAliveTimeoutMs: number;
-  /** The size of a request's head, in bytes. */
+  /** The maximum size of a request's head, in bytes. */
   readonly maxHeaderBytes: number;
-  /** The time that a shutdown waits for responses, in milliseconds. */
+  /** How long a shutdown waits for responses, in milliseconds. */
   readonly closeTimeoutMs: number;
   /** Receives each upgrade before the handler responds to the request. */
   readonly onUpgrade: (request: Request, upgrade: Upgrade) => void;
@@ -167,14 +175,17 @@ export interface ListenerOptions {
   ) => AcceptedWebSocket;
 }
 
-/** Handlers of a {@linkcode Listener}. */
+/** The handlers of a {@linkcode Listener}. */
 export interface ListenerHandlers {
   readonly handler: HttpHandler;
   /** Handles upgrades that need no `Request`. */
   readonly onUpgrade: UpgradeHandler | undefined;
 }
 
-/** Property of a socket that holds its connection, so that all sockets share their listeners. */
+/**
+ * The property of a socket that holds its connection, so that all sockets can share their
+ * listeners.
+ */
 const peerOf: unique symbol = Symbol("peer");
 
 /** A TCP or TLS socket that the server accepted. */
@@ -186,24 +197,24 @@ interface PeerSocket extends Socket {
 class Peer {
   readonly listener: Listener;
   readonly slot: ConnectionSlot;
-  /** TCP socket, also below TLS. */
+  /** The TCP socket, or the one below the TLS socket. */
   readonly socket: Socket;
-  /** Start of the first request's head, until the head is complete. */
+  /** The start of the first request's head, until the head is complete. */
   bytes: Buffer | undefined = undefined;
   /**
-   * Aborts the request for an upgrade when the peer disconnects before the response; created if
+   * Aborts the request for an upgrade if the peer disconnects before the response. Created when
    * needed.
    */
   leaving: AbortController | undefined = undefined;
-  /** WebSocket that receives the bytes after an upgrade. */
+  /** The WebSocket that receives the bytes after an upgrade. */
   receiver: HardenedSocket | undefined = undefined;
-  /** Unfinished responses of node:http. Bounded by `MAX_PIPELINED`. */
+  /** The unfinished responses of node:http. Bounded by `MAX_PIPELINED`. */
   answers: Set<ServerResponse> | undefined = undefined;
-  /** Requests that wait for these responses. Bounded by `MAX_QUEUED`. */
+  /** The requests that wait for these responses. Bounded by `MAX_QUEUED`. */
   queued: (readonly [IncomingMessage, ServerResponse])[] | undefined = undefined;
   /**
-   * True if further requests of this connection must not be handled, because the bytes are not
-   * trustworthy or too many requests wait.
+   * True if further requests of this connection must not be handled, because the bytes cannot be
+   * trusted or too many requests are waiting.
    */
   isOver = false;
 
@@ -213,7 +224,7 @@ class Peer {
     this.socket = socket;
   }
 
-  /** Aborts when the connection ends, unless it became a WebSocket before. */
+  /** Aborts when the connection ends, unless it has become a WebSocket. */
   get signal(): AbortSignal {
     if (this.leaving === undefined) {
       this.leaving = new AbortController();
@@ -237,20 +248,20 @@ export class Listener {
   readonly limits: HandshakeLimits;
   /** Accepts an upgrade that was checked. */
   readonly accept: ListenerOptions["accept"];
-  /** Liveness checks by idle timeout; each server has one. */
+  /** The liveness checks by idle timeout. Each server has one idle timeout. */
   readonly #liveness = new Map<number, Liveness>();
   readonly #options: ListenerOptions;
   readonly #console: ConsoleReport;
   readonly #handler: HttpHandler;
   readonly #onUpgrade: UpgradeHandler | undefined;
   readonly #server: Server;
-  /** The listener of node:http for a connection. */
+  /** The function of node:http that serves a connection. */
   readonly #serveHttp: (socket: Socket) => void;
-  /** Connections. Bounded by the limits. */
+  /** The open connections. Bounded by the limits. */
   readonly #peers = new Set<Peer>();
   /**
-   * Connections in the TLS handshake, by remote address and port: the TLS socket and the connected
-   * socket are two objects. Bounded by the limits.
+   * The connections in the TLS handshake, by remote address and port, because the TLS socket and
+   * the TCP socket are two objects. Bounded by the limits.
    */
   readonly #securing = new Map<string, Peer>();
   readonly #handshakes: Deadlines<Peer>;
@@ -259,7 +270,7 @@ export class Listener {
   #closing: Promise<void> | undefined;
 
   /**
-   * @throws {Deno.errors.AddrInUse} If the port is in use.
+   * @throws {Deno.errors.AddrInUse} If the port is already in use.
    * @throws {UnsupportedError} If the runtime cannot listen synchronously.
    */
   constructor(options: ListenerOptions, { handler, onUpgrade }: ListenerHandlers) {
@@ -321,23 +332,23 @@ export class Listener {
   }
 
   /**
-   * Stops listening, and ends every connection; connections with an unfinished response end last.
+   * Stops listening, and ends every connection. Connections with an unfinished response end last.
    * Idempotent.
    */
   shutdown({ answersMs = 0 }: { readonly answersMs?: number | undefined } = {}): Promise<void> {
     return this.#closing ??= this.#close(Math.max(answersMs, this.#options.closeTimeoutMs));
   }
 
-  /** Stops reading the bodies of incomplete requests; their handlers may still respond. */
+  /** Stops reading the bodies of incomplete requests. Their handlers may still respond. */
   cutBodies(): void {
     // The same error as from the runtime's own server.
     this.#cut.abort(runtimeError("BadResource", "The server is shutting down"));
   }
 
   /**
-   * Finds the liveness check of an idle timeout, or creates one.
+   * Returns the liveness check for an idle timeout. Creates it if needed.
    *
-   * @param idleTimeoutMs Idle timeout, in milliseconds.
+   * @param idleTimeoutMs The idle timeout, in milliseconds.
    */
   livenessOf(idleTimeoutMs: number): Liveness {
     const known = this.#liveness.get(idleTimeoutMs);
@@ -370,7 +381,7 @@ export class Listener {
     socket.on("error", ignore);
     const slot = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), socket);
     const isSecure = this.#isSecure;
-    // The TLS handshake is the expensive part: beyond the rate, drop the connection instead of
+    // The TLS handshake is the expensive part, so above the rate, drop the connection instead of
     // replying with 429.
     const isDropped = slot === undefined || this.#closing !== undefined ||
       slot.retryAfterS > 0 && isSecure;
@@ -400,11 +411,13 @@ export class Listener {
   }
 
   /**
-   * Listens to the bytes of a socket, also for a WebSocket: another listener per socket would use
-   * memory, and removing this one would turn the socket's events into a dictionary of 450 bytes.
+   * Listens to the bytes of a socket, even after it becomes a WebSocket. Another listener for each
+   * socket would use memory, and removing this one would turn the socket's events into a dictionary
+   * of 450 bytes.
    */
   #listen(socket: PeerSocket): void {
-    // A peer that ends its half before the end of a head, or of a WebSocket, has disconnected.
+    // A peer has disconnected if it ends its half before a head is complete, or while a WebSocket
+    // is open.
     socket.allowHalfOpen = false;
     socket.on("data", Listener.#onData);
     socket.on("end", Listener.#onEnd);
@@ -435,8 +448,8 @@ export class Listener {
 
   #received(peer: Peer, socket: PeerSocket, chunk: Buffer): void {
     const { bytes: earlier } = peer;
-    // A head that arrives byte by byte is copied for each byte, which `maxHeaderBytes` bounds: 0.1
-    // s of CPU time for 16 KiB.
+    // A head that arrives byte by byte is copied for each byte. `maxHeaderBytes` limits the cost:
+    // 16 KiB take 0.1 s of CPU time.
     const bytes = earlier === undefined ? chunk : Buffer.concat([earlier, chunk]);
     const head = readUpgrade(bytes, earlier?.length ?? 0, this.#options.maxHeaderBytes);
     if (head === "incomplete") {
@@ -449,15 +462,15 @@ export class Listener {
     this.#offer(peer, socket, head);
   }
 
-  /** Lets node:http serve a connection, from the first byte on. */
+  /** Lets node:http serve a connection, starting with its first byte. */
   #handOver(socket: Socket, bytes: Buffer): void {
     socket.removeListener("data", Listener.#onData);
     socket.removeListener("end", Listener.#onEnd);
-    // A client may end its half after a request, and read the response.
+    // A client may end its half after a request, and still read the response.
     socket.allowHalfOpen = true;
     this.#serveHttp(socket);
-    // Within this turn: node:http reads later bytes from the system itself, bypassing the stream,
-    // and bytes put back into the stream with `unshift` could arrive after them.
+    // Do this within the turn: node:http reads later bytes from the system itself, bypassing the
+    // stream, so bytes put back into the stream with `unshift` could arrive after them.
     socket.emit("data", bytes);
   }
 
@@ -492,15 +505,15 @@ export class Listener {
   }
 
   /**
-   * Accepts an upgrade only on a connection without an unfinished response, and without a body. Any
-   * other upgrade is served as a plain request, in turn: an unfinished response would be written
-   * into the WebSocket, and a proxy may disagree about where a body ends.
+   * Accepts an upgrade only if it has no body, and if no response on the connection is unfinished.
+   * Any other upgrade is served as a plain request, in turn. Otherwise an unfinished response would
+   * be written into the WebSocket, and a proxy might disagree about where a body ends.
    */
   #isUpgrade({ headers, httpVersion, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
     const [answer, next] = (socket as PeerSocket)[peerOf]?.answers ?? [];
-    // A client with a complete response may send its next request before the system reports the
-    // write.
+    // A client that has received a complete response may send its next request before the system
+    // reports that the response was written.
     const isAnswered = next === undefined && answer?.writableEnded !== false;
     return isWebSocket(upgrade) && httpVersion === "1.1" && length === "0" &&
       coding === undefined && isAnswered;
@@ -550,7 +563,7 @@ export class Listener {
     method: string,
   ): Promise<void> {
     const { socket } = upgrade;
-    // Reads no further than one buffer, which is enough to notice that a peer disconnects.
+    // Read at most one buffer, which is enough to notice that a peer has disconnected.
     socket.pause();
     socket.read(0);
     const response = await answer;
@@ -619,7 +632,7 @@ export class Listener {
     }
   }
 
-  /** Reports an error of the handler, as the runtime's own server does, but at a bounded rate. */
+  /** Reports an error of the handler as the runtime's own server does, but at a limited rate. */
   #failed(error: unknown): Response {
     this.#console.failed("A request", error);
     return new Response("Internal Server Error", { status: 500 });
@@ -642,8 +655,8 @@ export class Listener {
 function ignore(): void {}
 
 /**
- * Writes to a TLS socket, unless there is nothing to write: the runtime never completes an empty
- * write over TLS, and writes nothing after it. node:http ends a body of known length with such a
+ * Writes to a TLS socket, unless there is nothing to write. The runtime never completes an empty
+ * write over TLS, and writes nothing after it; node:http ends a body of known length with such a
  * write.
  */
 function writeBytes(this: Socket, ...args: Parameters<Socket["_write"]>): void {
@@ -659,7 +672,7 @@ function writeAllBytes(this: Socket, ...args: Parameters<NonNullable<Socket["_wr
   else net.Socket.prototype._writev!.apply(this, args);
 }
 
-/** Rejects a connection beyond the rate of its address. */
+/** Rejects a connection if its address has exceeded the rate. */
 function tooFrequent({ slot: { retryAfterS } }: Peer): Response | undefined {
   if (retryAfterS === 0) return undefined;
   return lastAnswer(429, "Too many connections", { "retry-after": `${retryAfterS}` });
@@ -727,8 +740,8 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
 /**
  * Rejects a request for an upgrade with an HTTP response, and ends the connection.
  *
- * @param options The method of the request, the current time in milliseconds, and the signal that
- * aborts when the peer disconnects.
+ * @param options The request's method, the current time in milliseconds, and the signal that aborts
+ * when the peer disconnects.
  */
 async function refuseUpgrade(
   socket: Socket,
@@ -741,7 +754,7 @@ async function refuseUpgrade(
     if (!CONNECTION_HEADERS.has(name)) lines.push(`${name}: ${value}`);
   }
   lines.push(`date: ${new Date(now).toUTCString()}`);
-  // The names of protocols to which the peer may upgrade require `upgrade` here.
+  // A header with the names of protocols to which the peer may upgrade requires `upgrade` here.
   lines.push(`connection: ${headers.has("upgrade") ? "upgrade, close" : "close"}`);
   const isEmpty = body === null || method === "HEAD";
   lines.push(isEmpty ? "content-length: 0" : "transfer-encoding: chunked", "", "");
@@ -762,8 +775,8 @@ async function refuseUpgrade(
 const CRLF = Buffer.from("\r\n", "latin1");
 
 /**
- * Sends a response, and waits until a streamed body was sent. Never rejects: a client that
- * disconnects ends the body.
+ * Sends a response, and waits until a streamed body has been sent. Never rejects. If the client
+ * disconnects, the body ends.
  *
  * @param out The response of node:http to write to.
  */
@@ -777,7 +790,8 @@ async function respond(response: Response, out: ServerResponse): Promise<void> {
     if (cookies.length > 0) out.setHeader("set-cookie", cookies);
     const { body } = response;
     if (body === null) {
-      // After an unfinished response, the end waits for its turn, or for the end of the connection.
+      // If an earlier response is unfinished, the end waits for its turn, or for the end of the
+      // connection.
       await new Promise<void>((resolve) => out.once("close", resolve).end(resolve));
     } else await pipeline(Readable.fromWeb(body as unknown as NodeReadableStream), out);
   } catch {
@@ -801,7 +815,7 @@ interface SynchronousNet {
 const REUSE_PORT = 4;
 
 /**
- * Listens, and returns the address immediately: with a host name, `listen` would report the address
+ * Listens, and returns the address immediately. For a host name, `listen` would report the address
  * in a later turn.
  */
 function bind(
@@ -819,7 +833,7 @@ function bind(
   const flags = reusePort ? REUSE_PORT : 0;
   const handle = _createServerHandle(address, port, net.isIPv6(address) ? 6 : 4, undefined, flags);
   if (typeof handle === "object") {
-    // The error of a later turn is thrown below instead.
+    // An error that is reported in a later turn is thrown below instead.
     server.on("error", () => {});
     server.listen(handle);
     const found = server.address();
@@ -828,16 +842,17 @@ function bind(
     }
   }
   listenAt({ hostname, port, transport: "TCP" }, () => {
-    // Throws the runtime's own error with the reason.
+    // This throws the runtime's own error, which contains the reason.
     if (isDeno) Deno.listen({ hostname, port }).close();
-    // Node reports a port in use only after the socket listens, any other failure immediately.
+    // Node reports that a port is in use only after the socket listens; it reports any other
+    // failure immediately.
     else if (typeof handle === "object") throw runtimeError("AddrInUse", "EADDRINUSE");
     else throw new Error(`Cannot listen on ${hostname}:${port}: ${getSystemErrorName(handle)}`);
   });
   throw runtimeError("AddrNotAvailable", `Cannot listen on ${hostname}:${port}`);
 }
 
-/** Resolves a host name with the runtime's synchronous resolver, which Node lacks. */
+/** Resolves a host name with the synchronous resolver, which Deno has and Node lacks. */
 function resolve(hostname: string): string {
   if (!isDeno) {
     if (hostname === "localhost") return "127.0.0.1";

@@ -1,6 +1,6 @@
 /**
  * A second WebSocket engine, with hard limits, for servers that face the internet without a proxy.
- * It is a separate entry, because only this engine needs `node:` modules.
+ * It is a separate entry point, because only this engine needs `node:` modules.
  *
  * @example A server without a proxy
  * ```ts

@@ -1,13 +1,14 @@
-/** Request heads: the bytes of an upgrade, and the web platform's request for any head. */
+/** Reads the head of an upgrade, and converts any head to a web platform request. */
 import { Buffer } from "node:buffer";
 import { isHost } from "../url.ts";
 
 export interface RequestHead {
   readonly method: string;
-  /** A path, or a whole URL as sent to proxies. */
+  /** A path, or a whole URL as clients send it to proxies. */
   readonly target: string;
   /**
-   * The names in lower case, and values, in the order of the head; a name may occur more than once.
+   * The names in lower case and the values, in the order of the head. A name may occur more than
+   * once.
    */
   readonly headers: Iterable<readonly [name: string, value: string]>;
 }
@@ -19,14 +20,14 @@ export interface UpgradeHead extends RequestHead {
 }
 
 /**
- * The header fields of a head. A value is decoded when requested, into its own string: a slice of
- * the head's text would keep the whole text alive for as long as a session keeps the value.
+ * The header fields of a head. A value is decoded into its own string when it is requested. A slice
+ * of the head's text would keep the whole text alive for as long as a session keeps the value.
  */
 export class HeadFields implements Iterable<[name: string, value: string]> {
   readonly #bytes: Buffer;
   /** The names in lower case. Bounded by the size of the head. */
   readonly #names: string[] = [];
-  /** Start and end of each value in the bytes. */
+  /** The start and end of each value in the bytes. */
   readonly #bounds: number[] = [];
 
   /** Creates fields whose values are in `bytes`. */
@@ -50,7 +51,7 @@ export class HeadFields implements Iterable<[name: string, value: string]> {
     return value;
   }
 
-  /** Returns true if a field has the name. */
+  /** Returns whether there is a field with the name. */
   has(name: string): boolean {
     return this.#names.includes(name.toLowerCase());
   }
@@ -75,7 +76,7 @@ const LINE_END = "\r\n";
 /** The bytes after most heads: a client waits for the response. */
 const NOTHING = Buffer.alloc(0);
 
-/** The version at the end of the request line, with the space before. */
+/** The version at the end of the request line, with the space before it. */
 const VERSION = " HTTP/1.1";
 
 const TARGET = /^[\x21-\x7e]+$/;
@@ -83,7 +84,7 @@ const TARGET = /^[\x21-\x7e]+$/;
 /** The name of a header in lower case. */
 const HEADER_NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 
-/** A character that no head may contain, or a line end of one character. */
+/** Matches a character that no head may contain, or a line ending of one character. */
 const FORBIDDEN = /[^\t\x20-\x7e\x80-\xff\r\n]|\r(?!\n)|[^\r]\n/;
 
 const BARE_LINE_FEED = /[^\r]\n/;
@@ -92,14 +93,14 @@ const BARE_LINE_FEED = /[^\r]\n/;
 const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
 
 /**
- * Reads the first request of a connection, while it may be an upgrade to a WebSocket. Only an
- * unambiguous head is accepted; node:http judges any other head, malformed or not.
+ * Reads the first request of a connection, as long as it may be an upgrade to a WebSocket. Only an
+ * unambiguous head is accepted. Any other head, malformed or not, is left to node:http.
  *
  * @param bytes All bytes of the connection so far.
- * @param checked The number of bytes that an earlier call has seen.
+ * @param checked The number of bytes that an earlier call has checked.
  * @param maxBytes The largest head to read.
- * @returns The upgrade; `undefined` if the request is not one; `"incomplete"` if more bytes are
- * needed.
+ * @returns The upgrade, `undefined` if the request is not an upgrade, or `"incomplete"` if more
+ * bytes are needed.
  */
 export function readUpgrade(
   bytes: Buffer,
@@ -122,8 +123,8 @@ export function readUpgrade(
 /**
  * Parses a head without its last line.
  *
- * @param bytes All bytes of the connection, of which the head is the start.
- * @returns The head; `undefined` if the request is not an upgrade.
+ * @param bytes All bytes of the connection. They start with the head.
+ * @returns The head, or `undefined` if the request is not an upgrade.
  */
 function parseUpgrade(head: string, bytes: Buffer): UpgradeHead | undefined {
   if (FORBIDDEN.test(head)) return undefined;
@@ -141,8 +142,8 @@ function parseUpgrade(head: string, bytes: Buffer): UpgradeHead | undefined {
     if (colon < 0 || colon > lineEnd) return undefined;
     const name = head.slice(start, colon).toLowerCase();
     if (!HEADER_NAME.test(name)) return undefined;
-    // A loop, because an expression for the space around a value would take quadratic time: 0.7 s
-    // for a value with 15,000 spaces in the middle.
+    // This is a loop, because a regular expression for the space around a value would take
+    // quadratic time: 0.7 s for a value with 15,000 spaces in the middle.
     let from = colon + 1;
     let to = lineEnd;
     while (from < to && isSpace(bytes[from]!)) from++;
@@ -195,7 +196,7 @@ export function isWebSocket(upgrade: string): boolean {
 
 /**
  * A request whose signal is created when it is first read. Few handlers read the signal of an
- * upgrade, and it takes longer to create than the rest of the request. A copy of the request by
+ * upgrade, and creating it takes longer than creating the rest of the request. A copy made with
  * `new Request(request)` has its own signal.
  */
 class LateSignalRequest extends Request {
@@ -214,9 +215,9 @@ class LateSignalRequest extends Request {
 /**
  * Converts the head of a request to a web platform request.
  *
- * @param options Use of TLS, the body, and the signal that aborts the request, or a function that
- * returns the signal when it is read.
- * @returns The request; `undefined` if the head is malformed.
+ * @param options Whether the connection uses TLS, the body, and the signal that aborts the request,
+ * or a function that returns the signal when it is read.
+ * @returns The request, or `undefined` if the head is malformed.
  */
 export function requestOf(
   { method, target, headers }: RequestHead,
@@ -234,7 +235,7 @@ export function requestOf(
   const url = requestUrl(target, hosts[0]?.[1] ?? "", isSecure);
   if (url === undefined) return undefined;
   try {
-    // Node requires `duplex` next to a body that is a stream; Deno ignores the member.
+    // If the body is a stream, Node also requires `duplex`; Deno ignores this member.
     const init = { method, headers: fields as [string, string][], body, duplex: "half" };
     return typeof signal === "function"
       ? new LateSignalRequest(url, init, signal)
@@ -246,17 +247,17 @@ export function requestOf(
 }
 
 /**
- * Builds the URL of a request. The URL uses the `Host` even if the target is a whole URL, so that
- * all parts of a server see the same host.
+ * Builds the URL of a request. The URL uses the `Host` header even if the target is a whole URL, so
+ * that all parts of a server see the same host.
  *
  * @param host The value of the `Host` header.
  * @param isSecure True if the connection uses TLS.
- * @returns The URL, as in a `Request`; `undefined` for a malformed target or host.
+ * @returns The URL, as in a `Request`, or `undefined` if the target or the host is malformed.
  */
 export function requestUrl(target: string, host: string, isSecure: boolean): string | undefined {
   if (!target.startsWith("/")) {
     const url = /^https?:\/\//i.test(target) ? URL.parse(target) : null;
-    // The URL of a `Request` never has a user.
+    // The URL of a `Request` never contains a user name.
     if (url === null || url.username !== "" || url.password !== "") return undefined;
     target = url.pathname + url.search;
   }

@@ -103,7 +103,7 @@ Deno.test("readUpgrade() takes linear time, wherever a header has spaces", () =>
   const count = 400_000;
   const spaces = " ".repeat(count);
   const maxBytes = 3 * count;
-  // In quadratic time, each of these heads would take minutes.
+  // If the time were quadratic, each of these heads would take minutes.
   for (const line of [`X: a${spaces}b`, `X:${spaces}b${spaces}`, `Connection: ,${spaces}b`]) {
     assertEquals(typeof read(headWith([line]), { maxBytes }), "object");
   }

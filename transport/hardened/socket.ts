@@ -1,5 +1,6 @@
 /**
- * The server sockets of RFC 6455 on raw TCP or TLS, with immediate termination and batched pongs.
+ * WebSockets of a server (RFC 6455) on raw TCP or TLS, with immediate termination and batched
+ * pongs.
  */
 import { type Buffer, isUtf8 } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
@@ -25,7 +26,7 @@ import {
 } from "./frame_reader.ts";
 import { encodeClose, encodeFrame, type FrameSource, type WriteTurn } from "./frame_writer.ts";
 
-/** States of a socket, as on the web platform. */
+/** The states of a socket, as on the web platform. */
 const OPEN = 1;
 const CLOSING = 2;
 const CLOSED = 3;
@@ -34,46 +35,55 @@ const CLOSED = 3;
 const ABNORMAL_CLOSE = 1006;
 
 /**
- * The time for a peer that broke the protocol to read the close frame, in milliseconds. Nothing
- * more is read from that peer.
+ * How long a peer that broke the protocol may take to read the close frame, in milliseconds.
+ * Nothing more is read from that peer.
  */
 const FAREWELL_MS = 1_000;
 
 /**
- * The maximum bytes of pongs that wait for the system: the replies to four reads of pings, of 64
- * KiB each. A peer that reads its pongs stays far below.
+ * The maximum bytes of pongs that the system has not accepted yet. These are the replies to four
+ * reads of 64 KiB of pings. A peer that reads its pongs stays far below this.
  */
 export const MAX_UNSENT_PONG_BYTES = 262_144;
 
 /**
- * Inflated bytes that a socket reads: 8 MiB per second, after a burst of 16 MiB. Above this rate
- * the socket waits. So a peer that sends a megabyte that inflates to a gigabyte costs little CPU
- * time per second, and the memory of one message.
+ * The rate at which a socket reads inflated bytes: 8 MiB per second, after a burst of 16 MiB. Above
+ * this rate, the socket waits. A peer that sends a megabyte that inflates to a gigabyte therefore
+ * costs little CPU time per second, and no more memory than one message.
  */
 export const INFLATE_RATE = { perSecond: 8 * 1_048_576, burst: 16 * 1_048_576 };
 
-/** The minimum cost of a compressed message in that rate: even an empty one has to start zlib. */
+/**
+ * The minimum number of bytes that a compressed message counts towards that rate, because even an
+ * empty message has to start zlib.
+ */
 const MIN_INFLATED_BYTES = 512;
 
-/** The maximum bytes of frames that are joined into one write; beyond it, a socket writes early. */
+/**
+ * The maximum bytes of frames that are joined into one write. If there are more, a socket writes
+ * early.
+ */
 const MAX_JOINED_BYTES = 65_536;
 
 const PING = encodeFrame(Opcode.ping, "");
 
-/** Types of the events that a socket emits; a socket is open from the start. */
+/**
+ * The types of the events that a socket emits. There is no `open`, because a socket is open from
+ * the start.
+ */
 const EMITTED: ReadonlySet<string> = new Set(["message", "close"]);
 
 /** The lists of an idle socket, which all sockets share. */
 const NO_LISTENERS: readonly Listener[] = [];
 const NO_FRAMES: readonly Buffer[] = [];
 
-/** A listener of the web platform. */
+/** A listener as on the web platform. */
 interface Listener {
   readonly type: string;
   readonly listener: EventListenerOrEventListenerObject;
 }
 
-/** An event of a socket, with the members of the web platform's event that a connection reads. */
+/** An event of a socket, with those members of the web platform's event that a connection reads. */
 type SocketEvent =
   | { readonly type: "message"; readonly data: string | ArrayBuffer }
   | ({ readonly type: "close" } & Pick<CloseEvent, "code" | "reason" | "wasClean">);
@@ -92,14 +102,14 @@ export interface HardenedSocketOptions {
 }
 
 /**
- * The server's end of an open WebSocket: the members of the web platform's class that a connection
- * uses, and others that only a raw socket can offer.
+ * The server's end of an open WebSocket. It has the members of the web platform's class that a
+ * connection uses, and others that only a raw socket can offer.
  *
- * Frames of one turn become one write. Events are plain objects with the members that the
- * connection reads: an `Event` per message would cost more than the message.
+ * The frames of one turn become one write. Events are plain objects with the members that the
+ * connection reads, because an `Event` for each message would cost more than the message.
  */
 export class HardenedSocket implements FrameEvents, FrameSource {
-  /** TCP or TLS socket. */
+  /** The TCP or TLS socket. */
   readonly raw: RawSocket;
   readonly protocol: string;
   binaryType: BinaryType = "arraybuffer";
@@ -107,9 +117,9 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readyState = OPEN;
   /** True if the peer sent a message, ping or pong since the last check. */
   isHeard = true;
-  /** The connection on this socket, which receives each event before all listeners. */
+  /** The connection on this socket. It receives each event before all listeners. */
   connection: (Pick<Connection, "close"> & EventListenerObject) | undefined = undefined;
-  /** Check of this socket's liveness, which is notified when the socket ends. */
+  /** The liveness check of this socket, which is notified when the socket ends. */
   liveness: Liveness | undefined = undefined;
   readonly #runtime: Runtime;
   readonly #turn: WriteTurn;
@@ -117,7 +127,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readonly #closeTimeoutMs: number;
   readonly #reader: FrameReader;
   readonly #limits: FrameLimits;
-  /** Listeners in the order of their addition; a list is never modified. */
+  /** The listeners in the order in which they were added. A list is never modified. */
   #listeners = NO_LISTENERS;
   /** The frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
   #waiting: readonly Buffer[] = NO_FRAMES;
@@ -130,18 +140,21 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #isCloseSent = false;
   /** True between `pause` and `resume` of the connection. */
   #isHeld = false;
-  /** True while another thread inflates a message; nothing is read meanwhile, to keep the order. */
+  /**
+   * True while another thread inflates a message. Nothing is read during that time, to keep the
+   * order.
+   */
   #isInflating = false;
-  /** Inflated bytes, since the first compressed message. */
+  /** The budget for inflated bytes, created with the first compressed message. */
   #inflatedBytes: TokenBucket | undefined = undefined;
-  /** The timer of a socket that has inflated too much; nothing is read meanwhile. */
+  /** The timer of a socket that has inflated too much. Nothing is read until it fires. */
   #pacing: Timer | undefined = undefined;
   /** True after the raw socket closed. */
   #isGone = false;
   #received: { readonly code: number; readonly reason: string } | undefined = undefined;
 
   /**
-   * Opens a WebSocket. The caller passes on the bytes and the end of the raw socket.
+   * Opens a WebSocket. The caller must pass on the bytes and the end of the raw socket.
    *
    * @param raw The socket, after the request of the handshake was read.
    * @param greeting The response to the handshake, which is sent with the first frames of the turn.
@@ -156,21 +169,22 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#limits = limits;
     this.#reader = new FrameReader(this, limits);
-    // Otherwise a frame after another frame waits for the peer's acknowledgement, up to 40 ms.
+    // Otherwise a frame that follows another one would wait for the peer's acknowledgement, for up
+    // to 40 ms.
     raw.setNoDelay(true);
     this.#waiting = [greeting];
     this.#waitingBytes = greeting.length;
     turn.greet(this, runtime);
   }
 
-  /** Reads bytes of the peer, which belong to this socket from now on. */
+  /** Reads the peer's bytes, which belong to this socket from now on. */
   receiveBytes(chunk: Buffer): void {
     this.#reader.read(chunk);
   }
 
-  /** Ends the connection of a peer that sends no more bytes. */
+  /** Ends the connection of a peer that will send no more bytes. */
   bytesEnded(): void {
-    // Messages and a close that waited for `resume` arrived before the end.
+    // Messages and a close that wait for `resume` arrived before the end.
     if (!this.#isBusy) this.#reader.resume();
     this.flush();
     this.#leave();
@@ -181,9 +195,9 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   socketClosed(): void {
     this.readyState = CLOSING;
     this.#isGone = true;
-    // Called again after the remaining compressed messages.
+    // This is called again after the remaining compressed messages.
     if (this.#isBusy) return;
-    // Messages that waited for `resume` arrived before the end.
+    // Messages that wait for `resume` arrived before the end.
     this.#reader.resume();
     if (this.#isBusy) return;
     this.#reader.end();
@@ -195,7 +209,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#emit({ type: "close", code, reason, wasClean });
   }
 
-  /** The bytes that the system has not taken yet. */
+  /** The bytes that the system has not accepted yet. */
   get bufferedAmount(): number {
     return this.raw.writableLength + this.#waitingBytes;
   }
@@ -205,9 +219,10 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     return this.#reader.isPaused;
   }
 
-  /** Adds a listener of `message` or `close`. */
+  /** Adds a listener for `message` or `close`. */
   addEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
-    // A new list of the exact size: a list that grows by its first element has room for 17.
+    // Create a new list of the exact size, because an empty list that grows by one element gets
+    // room for 17.
     if (EMITTED.has(type)) this.#listeners = this.#listeners.concat({ type, listener });
   }
 
@@ -235,7 +250,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     if (this.readyState === OPEN) this.#write(PING);
   }
 
-  /** Reads nothing until `resume`. Messages of a chunk that was already read wait, too. */
+  /** Reads nothing until `resume`. Messages in a chunk that was already read also wait. */
   pause(): void {
     this.#isHeld = true;
     this.#stop();
@@ -259,12 +274,13 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #continue(): void {
     if (this.#isHeld || this.#isBusy) return;
     this.#reader.resume();
-    // A message that waited may have paused the socket again.
+    // A message that was held may have paused the socket again.
     if (!this.#reader.isPaused) this.raw.resume();
   }
 
   /**
-   * Closes the socket after all frames sent before, and drops a peer that takes too long to reply.
+   * Closes the socket after sending all earlier frames, and drops a peer that takes too long to
+   * reply.
    *
    * @param code The close code; `undefined` for a close without a code.
    */
@@ -276,8 +292,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   }
 
   /**
-   * Drops the connection together with the bytes that the system buffers, not only those of this
-   * process.
+   * Drops the connection, together with the bytes that this process and the system have buffered.
    */
   terminate(): void {
     if (this.readyState === CLOSED) return;
@@ -290,11 +305,14 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     else raw.destroy();
   }
 
-  /** Resolves after the system took everything sent before, or the socket closed. */
+  /**
+   * Returns a promise that resolves after the system has accepted everything sent before, or after
+   * the socket has closed.
+   */
   flushed(): Promise<void> {
     this.flush();
     const { raw } = this;
-    // `raw.closed` may be true before the `close` event, until which this socket stays open.
+    // `raw.closed` may be true before the `close` event; this socket stays open until that event.
     if (this.#isGone || raw.writableLength === 0) return Promise.resolve();
     return new Promise((resolve) => {
       if (raw.writable) raw.write("", () => resolve());
@@ -307,7 +325,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     const waiting = this.#waiting;
     if (waiting.length === 0) return;
     const pongBytes = this.#waitingPongBytes;
-    // A broken socket accepts nothing, and reports its end with an event.
+    // A broken socket accepts nothing, and will report its end with an event.
     if (this.raw.writable) {
       const bytes = this.#turn.join(waiting);
       if (pongBytes === 0) this.raw.write(bytes);
@@ -324,7 +342,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#emit({ type: "message", data });
   }
 
-  /** Inflates a message, and passes the message on. */
+  /** Inflates a message, and passes it on. */
   onCompressed(isText: boolean, payload: Buffer): void {
     const { maxPayloadBytes } = this.#limits;
     if (payload.length <= MAX_SYNC_INFLATE_BYTES) {
@@ -370,8 +388,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     if (this.readyState !== OPEN) return;
     const pong = encodeFrame(Opcode.pong, payload);
     if (this.#unsentPongBytes + pong.length > MAX_UNSENT_PONG_BYTES) {
-      // Later pings are read but get no reply, so that a peer that writes first can still read the
-      // close reason.
+      // Later pings are read but get no reply, so that a peer that writes before it reads can still
+      // read the close reason.
       return this.close(FaultCode.policy, "Too many pongs are unread");
     }
     this.#unsentPongBytes += pong.length;
@@ -383,7 +401,10 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.isHeard = true;
   }
 
-  /** Replies to the peer's close, and ends the connection after everything sent before. */
+  /**
+   * Replies to the peer's close, and ends the connection after sending everything that was sent
+   * before.
+   */
   onClose(code: number, reason: string): void {
     this.#received = { code, reason };
     if (this.readyState === OPEN) {
@@ -428,7 +449,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#leave();
   }
 
-  /** Starts to end the connection, which the peer cannot delay for long. */
+  /** Starts to end the connection. The peer cannot delay the end for long. */
   #leave(): void {
     this.readyState = CLOSING;
     this.#timer ??= this.#runtime.setTimeout(() => this.terminate(), this.#closeTimeoutMs);
@@ -458,14 +479,17 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 }
 
 /**
- * Pings each socket that was silent for a third of the idle timeout, and ends each socket that
+ * Pings each socket that has been silent for a third of the idle timeout, and ends each socket that
  * stays silent for another third. One timer checks all sockets every third of the timeout, so that
- * no socket stays silent for longer than the timeout.
+ * no socket is silent for longer than the timeout.
  */
 export class Liveness {
   readonly #runtime: Runtime;
   readonly #idleTimeoutMs: number;
-  /** Sockets, each with `true` while a ping is unanswered. Bounded by the open sockets. */
+  /**
+   * The sockets, each with `true` while a ping is unanswered. Bounded by the number of open
+   * sockets.
+   */
   readonly #sockets = new Map<HardenedSocket, boolean>();
   #timer: Timer | undefined = undefined;
 

@@ -1,4 +1,4 @@
-/** A UTF-8 check that continues from chunk to chunk. */
+/** Checks UTF-8 text that arrives in chunks. */
 
 /** The state between two characters. */
 export const FIRST_UTF8 = 0;
@@ -9,13 +9,13 @@ export const INVALID_UTF8 = -1;
 /**
  * Checks further bytes of a text.
  *
- * A state in the middle of a character holds the number of missing bytes, and the bounds of the
- * next byte.
+ * In the middle of a character, the state contains the number of missing bytes, and the bounds of
+ * the next byte.
  *
- * @param state The state after the bytes before; {@linkcode FIRST_UTF8} at the start.
+ * @param state The state after the preceding bytes; {@linkcode FIRST_UTF8} at the start.
  * @param start The index of the first byte to check.
  * @param end The index after the last byte to check.
- * @returns The state after the bytes; {@linkcode INVALID_UTF8} if the text cannot be valid.
+ * @returns The state after the bytes, or {@linkcode INVALID_UTF8} if the text cannot be valid.
  */
 export function utf8After(
   state: number,
@@ -38,9 +38,9 @@ export function utf8After(
   return state;
 }
 
-/** Returns the state after the first byte of a character of several bytes. */
+/** Returns the state after the first byte of a multi-byte character. */
 function afterFirst(byte: number): number {
-  // Below 0xc2 are continuation bytes and overlong characters.
+  // Values below 0xc2 are continuation bytes and the start of overlong characters.
   if (byte < 0xc2 || byte > 0xf4) return INVALID_UTF8;
   if (byte < 0xe0) return stateOf(1, 0x80, 0xbf);
   if (byte === 0xe0) return stateOf(2, 0xa0, 0xbf);
