@@ -11,7 +11,7 @@ import type {
   WebTransportSendOptions,
 } from "./send_stream.ts";
 
-/** The session as the datagrams see it. */
+/** The part of a session that its datagrams use. */
 export interface DatagramsOwner {
   /** Tells whether the session has ended. */
   isOver(): boolean;
@@ -19,13 +19,13 @@ export interface DatagramsOwner {
   groupOf(group: WebTransportSendGroup | null, error: ForeignGroupError): unknown;
 }
 
-/** Sink of a writable for datagrams. */
+/** The sink of a writable for datagrams. */
 export class DatagramSink implements UnderlyingSink<Uint8Array> {
   readonly owner: DatagramsOwner;
   /** The priority; a higher order is sent first. */
   sendOrder: number;
   sendGroup: WebTransportSendGroup | null;
-  /** Locked writer; `undefined` for a pipe. */
+  /** The writer that locks the stream; `undefined` if the stream is piped to. */
   writer: WritableStreamDefaultWriter<Uint8Array> | undefined = undefined;
 
   readonly #queues: DatagramQueues;
@@ -33,7 +33,7 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   #controller: WritableStreamDefaultController | undefined = undefined;
 
   /**
-   * @param behind `queues` receives the datagrams; `open` lists the sink until closed.
+   * @param behind `queues` receives the datagrams. `open` holds the sink until it is closed.
    */
   constructor(
     owner: DatagramsOwner,
@@ -71,8 +71,8 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   }
 
   /**
-   * Ends the sink with the session. A pipe fails with an error, because only the stream's writer
-   * can close the stream.
+   * Ends the sink when the session ends. If the stream is piped to, it fails with an error, because
+   * only the stream's writer can close it.
    */
   end(error: Error, isBroken: boolean): void {
     if (isBroken || this.writer === undefined) return this.#controller?.error(error);
@@ -80,7 +80,7 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   }
 }
 
-/** A writable for datagrams. Chunks are bytes in any `BufferSource`. */
+/** A writable for datagrams. A chunk can be any `BufferSource`. */
 export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   static {
     defineInterface(this, {
@@ -92,9 +92,9 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   readonly #sink: DatagramSink;
 
   /**
-   * @ignore Creates a writable; callable only by `createWritable()`.
+   * @ignore Creates a writable. Only `createWritable()` can call it.
    *
-   * @param sink Sink of the writable.
+   * @param sink The sink of the writable.
    */
   constructor(sink: DatagramSink | undefined = undefined) {
     const checked = constructible(sink, DatagramSink);
@@ -102,7 +102,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
     this.#sink = checked;
   }
 
-  /** Priority among datagrams; a higher order is sent first. */
+  /** The priority among datagrams; a higher order is sent first. */
   get sendOrder(): number {
     return this.#sink.sendOrder;
   }
@@ -112,7 +112,8 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   }
 
   /**
-   * The group of the writable. Setting a group of another session throws an `InvalidStateError`.
+   * The send group of the writable. Setting a group that belongs to another session throws an
+   * `InvalidStateError`.
    */
   get sendGroup(): WebTransportSendGroup | null {
     return this.#sink.sendGroup;
@@ -133,7 +134,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   }
 }
 
-/** Internal parts of a session's datagrams. */
+/** The internal parts of a session's datagrams. */
 export class DatagramEnds {
   readonly owner: DatagramsOwner;
   /** Incoming datagrams. */
@@ -143,7 +144,7 @@ export class DatagramEnds {
   readonly open: Set<DatagramSink>;
 
   /**
-   * @param behind Datagram queues, and the set of open sinks.
+   * @param behind The datagram queues and the set of open sinks.
    */
   constructor(
     owner: DatagramsOwner,
@@ -157,7 +158,7 @@ export class DatagramEnds {
   }
 }
 
-/** The datagrams in both directions. */
+/** The datagrams of a session, in both directions. */
 export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   static {
     defineInterface(this, {
@@ -181,9 +182,9 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   #writable: WebTransportDatagramsWritable | undefined = undefined;
 
   /**
-   * @ignore Creates the datagrams of a session; callable only by `WebTransport`.
+   * @ignore Creates the datagrams of a session. Only `WebTransport` can call it.
    *
-   * @param ends Internal parts of the datagrams.
+   * @param ends The internal parts of the datagrams.
    */
   constructor(ends: DatagramEnds | undefined = undefined) {
     const { owner, readable, queues, open } = constructible(ends, DatagramEnds);
@@ -193,17 +194,19 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#open = open;
   }
 
-  /** Received datagrams; the oldest unread ones are dropped. */
+  /** The received datagrams. If too many wait to be read, the oldest are dropped. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#readable;
   }
 
-  /** A single writable for datagrams, as in older browsers. */
+  /** A single writable for datagrams, as older browsers have it. */
   get writable(): WebTransportDatagramsWritable {
     return this.#writable ??= this.#createWritable({});
   }
 
-  /** The datagrams as plain calls. MUST NOT be mixed with the web streams. */
+  /**
+   * Sends and receives datagrams with plain calls. MUST NOT be used together with the web streams.
+   */
   get direct(): DirectDatagrams {
     return this.#queues;
   }
@@ -214,8 +217,8 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * The maximum age of a datagram when read, in milliseconds. `null`, or setting 0, disables the
-   * limit.
+   * The maximum age of a datagram when it is read, in milliseconds. `null` means no limit; setting
+   * 0 also removes the limit.
    */
   get incomingMaxAge(): number | null {
     return this.#queues.incomingMaxAge;
@@ -226,8 +229,8 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * The maximum age of a datagram when sent, in milliseconds. `null`, or setting 0, disables the
-   * limit.
+   * The maximum age of a datagram when it is sent, in milliseconds. `null` means no limit; setting
+   * 0 also removes the limit.
    */
   get outgoingMaxAge(): number | null {
     return this.#queues.outgoingMaxAge;
@@ -238,8 +241,8 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. At least
-   * 1.
+   * The maximum number of datagrams held for a reader, at least 1. Once it is exceeded, the oldest
+   * datagram is dropped.
    */
   get incomingMaxBufferedDatagrams(): number {
     return this.#queues.maxIncoming;
@@ -250,8 +253,8 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 
   /**
-   * The maximum number of datagrams accepted before they are sent; beyond it, a write waits. At
-   * least 1.
+   * The maximum number of datagrams that can wait to be sent, at least 1. Once it is reached, a
+   * write waits.
    */
   get outgoingMaxBufferedDatagrams(): number {
     return this.#queues.maxOutgoing;
@@ -261,7 +264,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.maxOutgoing = Math.max(1, value >>> 0);
   }
 
-  /** Older name of `incomingMaxBufferedDatagrams`, with the older validation rules. */
+  /** The older name of `incomingMaxBufferedDatagrams`, with the older validation rules. */
   get incomingHighWaterMark(): number {
     return this.#queues.maxIncoming;
   }
@@ -270,7 +273,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     this.#queues.maxIncoming = checkHighWaterMark(value, "incomingHighWaterMark");
   }
 
-  /** Older name of `outgoingMaxBufferedDatagrams`, with the older validation rules. */
+  /** The older name of `outgoingMaxBufferedDatagrams`, with the older validation rules. */
   get outgoingHighWaterMark(): number {
     return this.#queues.maxOutgoing;
   }
@@ -299,16 +302,16 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   }
 }
 
-/** Source of the readable for datagrams. */
+/** The source of the readable for datagrams. */
 export class DatagramSource {
-  /** `bytes` for a byte stream. */
+  /** `"bytes"` for a byte stream. */
   readonly type: "bytes" | undefined;
 
   readonly #queues: DatagramQueues;
   #controller: ReadableStreamController<Uint8Array> | undefined = undefined;
 
   /**
-   * @param type `bytes` for a byte stream.
+   * @param type `"bytes"` for a byte stream.
    */
   constructor(queues: DatagramQueues, type: "bytes" | undefined) {
     this.#queues = queues;
@@ -341,7 +344,7 @@ export class DatagramSource {
     this.#queues.maxIncoming = 1; // Keeps the queue short without a reader.
   }
 
-  /** Ends the source with the session. */
+  /** Ends the source when the session ends. */
   end(error: Error, isBroken: boolean): void {
     const controller = this.#controller;
     this.#controller = undefined;
@@ -373,38 +376,38 @@ function checkHighWaterMark(value: number, name: string): number {
   );
 }
 
-/** The default limit of incoming datagrams held for a reader. */
+/** The default limit on incoming datagrams held for a reader. */
 const MAX_INCOMING = 1_024;
 
-/** The default limit of outgoing datagrams accepted before they are sent. */
+/** The default limit on outgoing datagrams that wait to be sent. */
 const MAX_OUTGOING = 64;
 
 /**
- * The limit of datagrams passed to the runtime; other outgoing datagrams can still expire or be
- * overtaken.
+ * The maximum number of datagrams that the runtime holds at the same time. Outgoing datagrams
+ * beyond it stay in the queue, where they can still expire or be overtaken.
  */
 const MAX_IN_FLIGHT = 16;
 
 /** The maximum size of a datagram before the path is known. */
 const SAFE_BYTES = 1_024;
 
-/** The session as the queues see it. */
+/** The part of a session that the queues use. */
 interface DatagramsLink {
-  /** Largest datagram, as far as known. */
+  /** The size of the largest datagram, as far as it is known. */
   readonly maxDatagramSize: number;
-  /** Sends a datagram after waiting for room. Never rejects. */
+  /** Waits for room and sends a datagram. Never rejects. */
   write(datagram: Uint8Array): Promise<void>;
   /** Sends a datagram, or drops it if there is no room. */
   send(datagram: Uint8Array): void;
 }
 
-/** The counters of datagrams dropped at this end. */
+/** Counters of the datagrams dropped at this end. */
 export interface WebTransportDatagramStats {
   /** Incoming datagrams dropped because the queue was full. */
   readonly droppedIncoming: number;
-  /** Incoming datagrams dropped because of the maximum age. */
+  /** Incoming datagrams dropped because they exceeded the maximum age. */
   readonly expiredIncoming: number;
-  /** Outgoing datagrams dropped because of the maximum age. */
+  /** Outgoing datagrams dropped because they exceeded the maximum age. */
   readonly expiredOutgoing: number;
 }
 
@@ -418,15 +421,15 @@ interface OutgoingDatagram extends QueuedDatagram {
   readonly sent: () => void;
 }
 
-/** Datagram queues of one session. */
+/** The datagram queues of one session. */
 export class DatagramQueues implements DirectDatagrams {
   /** The maximum age of an incoming datagram, in milliseconds. */
   incomingMaxAge: number | null = null;
   /** The maximum age of an outgoing datagram, in milliseconds. */
   outgoingMaxAge: number | null = null;
-  /** The limit of incoming datagrams held for a reader. */
+  /** The limit on incoming datagrams held for a reader. */
   maxIncoming: number = MAX_INCOMING;
-  /** The limit of outgoing datagrams accepted before they are sent. */
+  /** The limit on outgoing datagrams that wait to be sent. */
   maxOutgoing: number = MAX_OUTGOING;
 
   readonly #runtime: Runtime;
@@ -455,7 +458,7 @@ export class DatagramQueues implements DirectDatagrams {
     return { ...this.#stats };
   }
 
-  /** Connects the queues to a session, which sends the waiting datagrams. */
+  /** Connects the queues to a session, and starts to send the waiting datagrams. */
   connect(link: DatagramsLink): void {
     if (this.#isOver) return;
     this.#link = link;
@@ -465,9 +468,9 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Queues an outgoing datagram.
    *
-   * @param bytes The bytes with their own memory.
-   * @returns Resolves immediately while the queue has room, otherwise after the datagram was sent
-   * or dropped.
+   * @param bytes The bytes, in a buffer that nothing else uses.
+   * @returns A promise that resolves immediately if the queue has room, and otherwise once the
+   * datagram has been sent or dropped.
    */
   write(bytes: Uint8Array, place: { readonly sendOrder: number }): Promise<void> {
     if (this.#isOver || bytes.byteLength > this.maxDatagramSize) return Promise.resolve();
@@ -475,7 +478,8 @@ export class DatagramQueues implements DirectDatagrams {
     this.#isOrdered ||= place.sendOrder !== 0;
     this.#outgoing.push({ bytes, at: this.#runtime.now(), place, sent: resolve });
     if (this.#outgoing.length + this.#inFlight < this.maxOutgoing) resolve();
-    // Deferred, because the priority and the limit apply to datagrams written together.
+    // The pump starts later, so that the priority and the limit apply to datagrams that are written
+    // together.
     if (this.#link !== undefined && !this.#isPumping) {
       this.#isPumping = true;
       this.#runtime.schedule(() => {
@@ -502,7 +506,7 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Queues a received datagram.
    *
-   * @param bytes The bytes with their own memory.
+   * @param bytes The bytes, in a buffer that nothing else uses.
    */
   deliver(bytes: Uint8Array): void {
     if (this.#isOver) return;
@@ -572,5 +576,5 @@ export class DatagramQueues implements DirectDatagrams {
   }
 }
 
-/** Default priority. */
+/** The default priority. */
 const FIRST = { sendOrder: 0 };

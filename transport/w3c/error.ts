@@ -1,4 +1,4 @@
-/** The error of the W3C `WebTransport`, and the factory for sessions. */
+/** The error class of the W3C `WebTransport`, and the factory of its sessions' errors. */
 import { H3Error } from "../h3/wire/error_codes.ts";
 import type { SessionErrors } from "../h3/session.ts";
 import { defineInterface } from "./web_idl.ts";
@@ -15,7 +15,7 @@ export interface WebTransportErrorOptions extends ErrorOptions {
    */
   readonly source?: "stream" | "session" | undefined;
   /**
-   * The stream error code of the application, clamped to 32 bits.
+   * The application's stream error code, clamped to an unsigned 32-bit integer.
    *
    * @default {null}
    */
@@ -23,8 +23,8 @@ export interface WebTransportErrorOptions extends ErrorOptions {
 }
 
 /**
- * An error of the server or the network, or a reason for ending a stream. This class belongs to
- * Skein, even if the runtime has its own.
+ * An error caused by the server or the network, or a reason for ending a stream. This is Skein's
+ * own class, even if the runtime has a class of that name.
  *
  * @example Usage
  * ```ts
@@ -51,8 +51,8 @@ export class WebTransportError extends DOMException {
   /**
    * Creates an error.
    *
-   * @param message Description. For compatibility with older browsers, also an options object with
-   * a `message`.
+   * @param message The description. For compatibility with older browsers, it can also be an
+   * options object with a `message`.
    * @param options The origin, stream error code and cause.
    * @throws {TypeError} If `source` is neither `stream` nor `session`.
    */
@@ -80,20 +80,20 @@ export class WebTransportError extends DOMException {
     return this.#source;
   }
 
-  /** The stream error code of the application; `null` if absent. */
+  /** The application's stream error code; `null` if there is none. */
   get streamErrorCode(): number | null {
     return this.#streamErrorCode;
   }
 }
 
-/** Factory of the W3C errors. */
+/** The factory of the W3C errors. */
 export const W3C_ERRORS: SessionErrors = {
   stream(failure, code) {
     if (failure.code === H3Error.sessionGone) {
       return new WebTransportError("The session is over", { source: "session" });
     }
     const what = failure.kind === "reset" ? "reset" : "stopped reading";
-    // Browsers use 0 for codes outside the applications' range.
+    // Browsers report 0 for codes outside the range for applications.
     return new WebTransportError(`The server ${what} the stream`, { streamErrorCode: code ?? 0 });
   },
   session: (message, options) =>
@@ -101,10 +101,11 @@ export const W3C_ERRORS: SessionErrors = {
 };
 
 /**
- * Converts any error to the error of a session that has ended or could not be opened.
+ * Converts any error to the error of a session that broke or could not be opened.
  *
  * @param error Any thrown value.
- * @returns The value itself if it is a {@linkcode WebTransportError}; otherwise a wrapper.
+ * @returns The value itself if it is a {@linkcode WebTransportError}; otherwise an error that wraps
+ * the value.
  */
 export function sessionError(error: unknown): WebTransportError {
   if (error instanceof WebTransportError) return error;
@@ -113,15 +114,15 @@ export function sessionError(error: unknown): WebTransportError {
 }
 
 /**
- * Creates the error of a call after the session has ended.
+ * Creates the error for a call made after the session has ended.
  *
- * @param what Action that failed, as a verb phrase.
+ * @param what The action that failed, as a verb phrase.
  */
 export function invalidState(what: string): DOMException {
   return new DOMException(`Cannot ${what}: the session is over`, "InvalidStateError");
 }
 
-/** Web IDL's `[Clamp]`. */
+/** Implements `[Clamp]` of Web IDL. */
 function clamped(code: number): number {
   const number = Number(code);
   return Number.isNaN(number) ? 0 : Math.min(MAX_CODE, Math.max(0, Math.round(number)));

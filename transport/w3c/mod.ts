@@ -1,8 +1,9 @@
 /**
- * The browsers' `WebTransport` class for Deno, on the runtime's QUIC: run with `--unstable-net`. It
- * is a separate entry, so that importing Skein shadows no global class.
+ * The browsers' `WebTransport` class for Deno. It uses the runtime's QUIC, so run Deno with
+ * `--unstable-net`. The class has its own entry point, so that importing Skein does not shadow a
+ * global class.
  *
- * @example A datagram to a server and back
+ * @example Send a datagram to a server and back
  * ```ts
  * import { devCertificate, listenWebTransport } from "@skein/skein/transport";
  * import { WebTransport } from "@skein/skein/webtransport";

@@ -2,10 +2,10 @@
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 
-/** Longest subprotocol, in characters. */
+/** The maximum length of a subprotocol, in characters. */
 const MAX_PROTOCOL_LENGTH = 512;
 
-/** Characters valid in a structured field string (RFC 9651 section 3.3.3). */
+/** The characters that are valid in a structured field string (RFC 9651 section 3.3.3). */
 const PRINTABLE = /^[\x20-\x7e]+$/;
 
 /** The size of a SHA-256 hash in bytes. */
@@ -15,8 +15,8 @@ const HASH_BYTES = 32;
 const MAX_ANTICIPATED = 0xffff;
 
 /**
- * The headers of an HTTP/1.1 connection (RFC 9114 section 4.2), or covered by a pseudo-header;
- * removed.
+ * Headers that are removed: they either describe an HTTP/1.1 connection (RFC 9114 section 4.2), or
+ * are replaced by a pseudo-header.
  */
 const CONNECTION_HEADERS = [
   "connection",
@@ -28,14 +28,14 @@ const CONNECTION_HEADERS = [
   "upgrade",
 ];
 
-/** Goal of QUIC congestion control. */
+/** The goal of QUIC congestion control. */
 export type WebTransportCongestionControl = "default" | "throughput" | "low-latency";
 
-/** Hash of a certificate; hashes with other algorithms are ignored. */
+/** The hash of a certificate. Hashes with an algorithm other than SHA-256 are ignored. */
 export interface WebTransportHash {
-  /** `sha-256`. */
+  /** The hash algorithm, `sha-256`. */
   readonly algorithm: string;
-  /** SHA-256 of the certificate in DER: 32 bytes. */
+  /** The SHA-256 hash of the DER-encoded certificate, 32 bytes. */
   readonly value: BufferSource;
 }
 
@@ -48,29 +48,35 @@ export interface WebTransportOptions {
    */
   readonly allowPooling?: boolean | undefined;
   /**
-   * Requires an unreliable transport. No effect: HTTP/3 is the only transport.
+   * Requires an unreliable transport. The option has no effect, because HTTP/3 is the only
+   * transport.
    *
    * @default {false}
    */
   readonly requireUnreliable?: boolean | undefined;
-  /** Request headers; absent by default. Headers that browsers forbid to pages are allowed. */
+  /**
+   * The request headers; none by default. Headers that browsers forbid pages to set are allowed.
+   */
   readonly headers?: HeadersInit | undefined;
-  /** Hashes of the only certificates to trust, without an authority. Absent by default. */
+  /**
+   * The hashes of certificates to trust without a certificate authority. If this option is set, no
+   * other certificate is trusted. Absent by default.
+   */
   readonly serverCertificateHashes?: readonly WebTransportHash[] | undefined;
   /**
-   * Goal of QUIC congestion control.
+   * The goal of QUIC congestion control.
    *
    * @default {"default"}
    */
   readonly congestionControl?: WebTransportCongestionControl | undefined;
   /**
-   * Hint without effect: the server may always have 128 such streams open.
+   * A hint that has no effect, because the server can always have 128 such streams open.
    *
    * @default {null}
    */
   readonly anticipatedConcurrentIncomingUnidirectionalStreams?: number | null | undefined;
   /**
-   * Hint without effect: the server may always have 128 such streams open.
+   * A hint that has no effect, because the server can always have 128 such streams open.
    *
    * @default {null}
    */
@@ -78,14 +84,14 @@ export interface WebTransportOptions {
   /** The subprotocols to offer, in order of preference; empty by default. */
   readonly protocols?: readonly string[] | undefined;
   /**
-   * `bytes` makes the datagrams a byte stream for BYOB readers; otherwise they are a default
-   * stream.
+   * `"bytes"` turns the readable for datagrams into a byte stream, which supports BYOB readers. By
+   * default it is a plain stream.
    */
   readonly datagramsReadableType?: "bytes" | undefined;
   /**
-   * The timeout for the server's response in milliseconds, counted from the constructor; then
-   * `ready` and `closed` reject. `Infinity` waits as long as the connection lives. Browsers lack
-   * this option.
+   * The timeout for the server's response in milliseconds, measured from the constructor call. If
+   * it passes, `ready` and `closed` reject. With `Infinity`, the session waits as long as the
+   * connection is open. Browsers do not have this option.
    *
    * @default {10000}
    */
@@ -93,12 +99,12 @@ export interface WebTransportOptions {
 }
 
 /**
- * The key of an option that is not part of the public dictionary: the session's
+ * The key of an option that is not part of the public dictionary. Its value is the session's
  * {@linkcode Runtime}.
  */
 export const RUNTIME: unique symbol = Symbol("runtime");
 
-/** The runtime of sessions that have none of their own; all share one pool of connections. */
+/** The default runtime. All sessions that use it share one pool of connections. */
 const PLATFORM: Runtime = platformRuntime();
 
 export interface CheckedOptions {
@@ -107,24 +113,24 @@ export interface CheckedOptions {
   /** Lets the session share a connection with other sessions of the same origin. */
   readonly allowPooling: boolean;
   readonly headers: Headers;
-  /** Hashes that can match a certificate; `undefined` if the option was absent. */
+  /** The hashes that can match a certificate; `undefined` if the option was absent. */
   readonly serverCertificateHashes: readonly CertificateHash[] | undefined;
-  /** Goal of QUIC congestion control. */
+  /** The goal of QUIC congestion control. */
   readonly congestionControl: WebTransportCongestionControl;
   readonly protocols: readonly string[];
-  /** `bytes` if the datagrams are a byte stream. */
+  /** `"bytes"` if the readable for datagrams is a byte stream. */
   readonly datagramsReadableType: "bytes" | undefined;
   /** The timeout for the server's response, in milliseconds. */
   readonly timeoutMs: number;
-  /** Reason why no certificate can be trusted; `undefined` if a certificate can be trusted. */
+  /** The reason why no certificate can be trusted; `undefined` if some certificate can be. */
   readonly distrust: string | undefined;
 }
 
 /**
  * Validates the arguments of the constructor.
  *
- * @throws {DOMException} `SyntaxError` for an invalid URL or subprotocol, `NotSupportedError` for
- * hashes combined with pooling.
+ * @throws {DOMException} `SyntaxError` if the URL or a subprotocol is invalid, `NotSupportedError`
+ * if certificate hashes are combined with pooling.
  * @throws {TypeError} If an option has an invalid type.
  */
 export function checkOptions(url: string | URL, options: WebTransportOptions): CheckedOptions {
@@ -167,8 +173,8 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
 /**
  * Validates a hint for the number of the server's streams.
  *
- * @returns The integer part of the hint.
- * @throws {TypeError} If the value does not fit 16 bits.
+ * @returns The integer part of the hint, or `null`.
+ * @throws {TypeError} If the value does not fit into 16 bits.
  */
 export function checkAnticipated(hint: number | null | undefined): number | null {
   if (hint === null || hint === undefined) return null;
@@ -180,10 +186,10 @@ export function checkAnticipated(hint: number | null | undefined): number | null
 }
 
 /**
- * Reads a Web IDL `BufferSource`. Shared memory is excluded, because other threads could change the
- * bytes.
+ * Reads a Web IDL `BufferSource`. Shared memory is not accepted, because other threads could change
+ * the bytes.
  *
- * @returns A view of the bytes; `undefined` for other values.
+ * @returns A view of the bytes; `undefined` for any other value.
  */
 export function viewOf(chunk: unknown): Uint8Array<ArrayBuffer> | undefined {
   if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
@@ -215,9 +221,9 @@ function checkTimeout(timeoutMs: number = DIAL_TIMEOUT_MS): number {
 }
 
 /**
- * Selects the hashes that can match a certificate. In W3C's specification, unusable hashes are not
- * an error and simply match no certificate. Without a usable hash no certificate can be trusted,
- * and `distrust` gives the reason.
+ * Selects the hashes that can match a certificate. According to the W3C specification, an unusable
+ * hash is not an error; it simply matches no certificate. If there is no usable hash, no
+ * certificate can be trusted, and `distrust` contains the reason.
  */
 function checkHashes(
   hashes: readonly WebTransportHash[],

@@ -1,20 +1,20 @@
-/** Sending streams of the W3C `WebTransport`, over the halves of a session. */
+/** The sending streams of the W3C `WebTransport`, on top of the stream halves of a session. */
 import type { DirectWritable, SendStream } from "../connection.ts";
 import { toInteger, wireOrder } from "../quic/send_half.ts";
 import type { StreamHalf, StreamHalves } from "../quic/stream_owner.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 import { viewOf } from "./options.ts";
 
-/** The counters of a sending stream; counters that the runtime does not know are absent. */
+/** The counters of a sending stream. Counters that the runtime does not provide are missing. */
 export interface WebTransportSendStreamStats {
-  /** Bytes written. */
+  /** The number of bytes written. */
   readonly bytesWritten: number;
 }
 
-/** The options of a stream, or of a writable for datagrams. */
+/** The options of a sending stream, or of a writable for datagrams. */
 export interface WebTransportSendOptions {
   /**
-   * The group that counts the bytes.
+   * The group whose counters include the stream's bytes.
    *
    * @default {null}
    */
@@ -30,7 +30,8 @@ export interface WebTransportSendOptions {
 /** The options for opening a stream. */
 export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
   /**
-   * Waits for stream credit. By default a call without credit fails with a `QuotaExceededError`.
+   * Set to `true` to wait for stream credit. By default, the call fails with a `QuotaExceededError`
+   * if there is no credit.
    *
    * @default {false}
    */
@@ -40,27 +41,27 @@ export interface WebTransportSendStreamOptions extends WebTransportSendOptions {
 /** The shared state of the streams of a group. */
 export class GroupState {
   readonly streams: Set<SendSource> = new Set();
-  /** The bytes written to ended streams. */
+  /** The number of bytes written to streams that have ended. */
   endedBytes = 0;
 }
 
 /**
- * The name of the error for a group of another session: `TypeError` as an option,
- * `InvalidStateError` as a setter.
+ * The name of the error for a group that belongs to another session: `TypeError` if it was passed
+ * as an option, `InvalidStateError` if it was set.
  */
 export type ForeignGroupError = "TypeError" | "InvalidStateError";
 
-/** The session as the streams see it. */
+/** The part of a session that its streams use. */
 export interface StreamsOwner {
-  /** Halves to end with the session. */
+  /** The stream halves that end with the session. */
   readonly halves: StreamHalves;
   /** Tells whether the session has ended. */
   isOver(): boolean;
-  /** Creates the error of the ended session. */
+  /** Creates the error for a call on the ended session. */
   connectionError(cause: unknown): Error;
   /**
-   * The state of a group; `undefined` for `null`. Throws an error of the given name if the group
-   * belongs to another session.
+   * Returns the state of a group, or `undefined` for `null`. Throws an error of the given name if
+   * the group belongs to another session.
    */
   groupOf(group: WebTransportSendGroup | null, error: ForeignGroupError): GroupState | undefined;
 }
@@ -74,8 +75,8 @@ export interface OrderedWritable extends DirectWritable {
 }
 
 /**
- * A group whose streams are counted together. QUIC has no groups, so `sendOrder` is compared across
- * groups.
+ * A group of streams with common counters. QUIC has no groups, so the `sendOrder` of a stream is
+ * compared with that of all streams, whatever their group.
  */
 export class WebTransportSendGroup {
   static {
@@ -89,7 +90,7 @@ export class WebTransportSendGroup {
   readonly #state: GroupState;
 
   /**
-   * @ignore Creates a group; callable only by `createSendGroup()`.
+   * @ignore Creates a group. Only `createSendGroup()` can call it.
    *
    * @param state The shared state of the group's streams.
    */
@@ -98,7 +99,7 @@ export class WebTransportSendGroup {
   }
 
   /**
-   * Reads the counters of bytes written to the group's streams.
+   * Reads how many bytes were written to the group's streams.
    *
    * @returns The counters.
    */
@@ -109,7 +110,7 @@ export class WebTransportSendGroup {
   }
 }
 
-/** A chunk to send completely or not at all. */
+/** A chunk that is sent completely or not at all. */
 class AtomicChunk {
   readonly chunk: unknown;
   /** Set if the chunk was not sent. */
@@ -120,7 +121,7 @@ class AtomicChunk {
   }
 }
 
-/** Sink of a sending stream. */
+/** The sink of a sending stream. */
 export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;
@@ -130,9 +131,9 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
 
   readonly #owner: StreamsOwner;
   readonly #half: OrderedWritable;
-  /** Chunks that wait after the current one. */
+  /** The number of chunks that wait after the current one. */
   #pending = 0;
-  /** Atomic chunks among the waiting ones. */
+  /** The atomic chunks among the waiting chunks. */
   readonly #atomic = new Set<AtomicChunk>();
   #controller: WritableStreamDefaultController | undefined = undefined;
   #closing: PromiseWithResolvers<void> | undefined = undefined;
@@ -151,7 +152,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     owner.halves.add(this);
   }
 
-  /** The default strategy, extended to count the chunks. */
+  /** The default queuing strategy, which also counts the chunks. */
   get strategy(): QueuingStrategy<Uint8Array> {
     return {
       highWaterMark: 1,
@@ -162,7 +163,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     };
   }
 
-  /** The half, for plain calls instead of a web stream. */
+  /** The stream half, for plain calls instead of a web stream. */
   get half(): OrderedWritable {
     this.#owner.halves.delete(this);
     return this.#half;
@@ -263,11 +264,12 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     this.#controller?.error(error);
   }
 
-  /** No-op: this direction needs no release. */
+  /** Does nothing, because this direction needs no release. */
   release(): void {}
 
   /**
-   * Rejects a chunk that does not fit, and all atomic chunks after it, to keep the order of writes.
+   * Rejects a chunk that does not fit, and all atomic chunks after it, so that the writes stay in
+   * order.
    */
   #refuseAtomic(first: AtomicChunk, behind: number): void {
     const failure = new DOMException(
@@ -275,7 +277,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
       "AbortError",
     );
     if (behind > this.#atomic.size) {
-      // A plain write waits too, and cannot fail on its own.
+      // A plain write is also waiting, and it cannot fail without the stream.
       this.abort(failure);
       this.#controller!.error(failure);
       throw failure;
@@ -299,8 +301,8 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
 }
 
 /**
- * A sending stream. Chunks are bytes in any `BufferSource`. The stream buffers as the specification
- * requires; `direct` bypasses these buffers.
+ * A sending stream. A chunk can be any `BufferSource`. The stream buffers chunks as the
+ * specification requires; `direct` bypasses these buffers.
  */
 export class WebTransportSendStream extends WritableStream<Uint8Array> implements SendStream {
   static {
@@ -314,10 +316,10 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   readonly #source: SendSource;
 
   /**
-   * @ignore Creates a stream; callable only by `createUnidirectionalStream()` and
-   * `createBidirectionalStream()`.
+   * @ignore Creates a stream. Only `createUnidirectionalStream()` and `createBidirectionalStream()`
+   * can call it.
    *
-   * @param source Sink of the stream.
+   * @param source The sink of the stream.
    */
   constructor(source: SendSource | undefined = undefined) {
     const checked = constructible(source, SendSource);
@@ -325,7 +327,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
     this.#source = checked;
   }
 
-  /** The stream as plain calls. MUST NOT be mixed with the web stream. */
+  /** Writes to the stream with plain calls. MUST NOT be used together with the web stream. */
   get direct(): DirectWritable {
     return this.#source.half;
   }
@@ -340,8 +342,8 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   }
 
   /**
-   * The group that counts the bytes. Setting a group of another session throws an
-   * `InvalidStateError`.
+   * The group whose counters include the stream's bytes. Setting a group that belongs to another
+   * session throws an `InvalidStateError`.
    */
   get sendGroup(): WebTransportSendGroup | null {
     return this.#source.sendGroup;
@@ -362,7 +364,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
   }
 
   /**
-   * Reads the counters of written bytes.
+   * Reads how many bytes were written.
    *
    * @returns The counters.
    */
@@ -372,9 +374,9 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
 }
 
 /**
- * Writer of a sending stream.
+ * The writer of a sending stream.
  *
- * @example A whole message, or nothing
+ * @example Send a whole message or nothing
  * ```ts
  * import type { WebTransport } from "@skein/skein/webtransport";
  *
@@ -403,9 +405,9 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   readonly #source: SendSource;
 
   /**
-   * @ignore Creates a writer; callable only by `getWriter()`.
+   * @ignore Creates a writer. Only `getWriter()` can call it.
    *
-   * @param source Sink of the stream.
+   * @param source The sink of the stream.
    * @param stream The stream to lock.
    */
   constructor(source: SendSource | undefined = undefined, stream?: WebTransportSendStream) {
@@ -415,28 +417,28 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   }
 
   /**
-   * Writes a chunk if the server's flow control has room for the whole chunk when its turn comes,
-   * and fails otherwise. So a transaction never stops halfway.
+   * Writes a chunk if, when its turn comes, the server's flow control has room for all of it.
+   * Otherwise the write fails, so a transaction never stops halfway.
    *
-   * - **Failure:** all atomic writes that wait after it fail too, and the stream continues. If a
-   *   plain write waits after it, the stream fails with an error, because the order of writes could
-   *   not be kept.
-   * - **Credit:** the check covers the session's credit, if both ends use flow control. The runtime
-   *   does not report the credit of a single QUIC stream; without that credit the write waits like
-   *   a plain one.
+   * - **Failure:** if a write fails, all atomic writes that wait after it fail too, and the stream
+   *   stays open. If a plain write also waits after it, the whole stream fails, because the order
+   *   of the writes could not be kept.
+   * - **Credit:** if both ends use flow control, the session's credit is checked. The runtime does
+   *   not report the credit of a single QUIC stream; if that credit is used up, the write waits
+   *   like a plain write.
    *
-   * @param chunk The bytes in any `BufferSource`.
+   * @param chunk The bytes, in any `BufferSource`.
    * @throws {DOMException} `AbortError` if there is no room for the whole chunk.
-   * @throws {TypeError} If the chunk is not a `BufferSource`, which also breaks the stream, or if
-   * the writer was released.
+   * @throws {TypeError} If the chunk is not a `BufferSource` (the stream then fails too), or if the
+   * writer was released.
    */
   atomicWrite(chunk: unknown = undefined): Promise<void> {
     return this.#source.writeAtomic(chunk, this);
   }
 
   /**
-   * Guarantees delivery of the bytes written so far even if the stream is aborted. On this runtime
-   * this always holds: it cannot reset streams, so an abort looks like a normal end.
+   * Guarantees that the bytes written so far are delivered even if the stream is aborted. Here this
+   * is always the case: the runtime cannot reset streams, so an abort looks like a normal end.
    */
   commit(): void {
     if (!(#source in this)) throw new TypeError("Illegal invocation");

@@ -1,4 +1,4 @@
-/** Bidirectional and incoming streams of the W3C `WebTransport`. */
+/** The bidirectional and incoming streams of the W3C `WebTransport`. */
 import type {
   BidirectionalStream,
   DirectReadable,
@@ -17,13 +17,13 @@ import type { StreamHalf } from "../quic/stream_owner.ts";
 
 /** The counters of a receiving stream. */
 export interface WebTransportReceiveStreamStats {
-  /** The bytes received from the runtime. */
+  /** The number of bytes received from the runtime. */
   readonly bytesReceived: number;
-  /** Received bytes that the reader has read. */
+  /** The number of received bytes that the reader has read. */
   readonly bytesRead: number;
 }
 
-/** Source of a receiving stream. */
+/** The source of a receiving stream. */
 export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;
@@ -31,7 +31,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   /** Marks a byte stream. */
   readonly type = "bytes";
   received = 0;
-  /** The bytes that the reader has read. */
+  /** The number of bytes that the reader has read. */
   read = 0;
 
   readonly #owner: StreamsOwner;
@@ -46,13 +46,16 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
     owner.halves.add(this);
   }
 
-  /** The half, for plain calls instead of a web stream. */
+  /** The stream half, for plain calls instead of a web stream. */
   get half(): DirectReadable {
     this.#owner.halves.delete(this);
     return this.#half;
   }
 
-  /** Reads one chunk ahead, so that the end of the stream is noticed without a read. */
+  /**
+   * Reads one chunk ahead, so that the end of the stream is noticed even if the application does
+   * not read.
+   */
   begin(): void {
     if (!this.#isOver) this.#ahead ??= this.#readAhead();
   }
@@ -75,14 +78,14 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
     this.#half.cancel(reason);
   }
 
-  /** Ends the stream, with the session or by the peer. */
+  /** Ends the stream because the session ended or the peer reset the stream. */
   fail(error: unknown): void {
     if (this.#isOver) return;
     this.#end();
     this.#controller?.error(error);
   }
 
-  /** No-op: this direction needs no release. */
+  /** Does nothing, because this direction needs no release. */
   release(): void {}
 
   #readAhead(): Promise<Uint8Array | null> {
@@ -100,7 +103,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
     try {
       this.#controller!.close();
     } catch {
-      return; // The stream ended inside an element wider than a byte; the reader got the error.
+      return; // The stream ended inside an element wider than a byte; the reader receives the error.
     }
     this.#controller!.byobRequest?.respond(0);
   }
@@ -111,7 +114,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   }
 }
 
-/** A receiving stream. As a byte stream, it can also be read with a BYOB reader. */
+/** A receiving stream. It is a byte stream, so it can also be read with a BYOB reader. */
 export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBuffer>>
   implements ReceiveStream {
   static {
@@ -125,18 +128,18 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   readonly #source: ReceiveSource;
 
   /**
-   * @ignore Creates a stream; callable only by the session.
+   * @ignore Creates a stream. Only the session can call it.
    *
-   * @param source Source of the stream.
+   * @param source The source of the stream.
    */
   constructor(source: ReceiveSource | undefined = undefined) {
     const checked = constructible(source, ReceiveSource);
-    // The types have no class for byte streams.
+    // TypeScript's types have no class for byte streams.
     super(checked as unknown as UnderlyingDefaultSource, { highWaterMark: 0 });
     this.#source = checked;
   }
 
-  /** The stream as plain calls. MUST NOT be mixed with the web stream. */
+  /** Reads the stream with plain calls. MUST NOT be used together with the web stream. */
   get direct(): DirectReadable {
     return this.#source.half;
   }
@@ -144,14 +147,14 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   /**
    * Locks the stream for a BYOB reader.
    *
-   * @param options `mode` is `byob`.
+   * @param options The options; `mode` is `"byob"`.
    * @returns The reader.
    */
   override getReader(options: { mode: "byob" }): ReadableStreamBYOBReader;
   /**
    * Locks the stream for a reader.
    *
-   * @param options Absent, or with an undefined `mode`.
+   * @param options The options; absent, or without a `mode`.
    * @returns The reader.
    */
   override getReader(
@@ -166,7 +169,7 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   }
 
   /**
-   * Reads the counters of received bytes.
+   * Reads how many bytes were received and read.
    *
    * @returns The counters.
    */
@@ -176,16 +179,16 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   }
 }
 
-/** Source of a bidirectional stream. */
+/** The source of a bidirectional stream. */
 export class BidirectionalSource {
   readonly owner: StreamsOwner;
-  /** The stream as plain calls. */
+  /** The stream, for plain calls. */
   readonly stream: DirectStream & OrderedWritable;
-  /** The group and priority, for a stream opened by this end. */
+  /** The group and priority, if this end opened the stream. */
   readonly options: WebTransportSendOptions | undefined;
 
   /**
-   * @param options Group and priority, for a stream opened by this end.
+   * @param options The group and priority, if this end opened the stream.
    */
   constructor(
     owner: StreamsOwner,
@@ -198,7 +201,7 @@ export class BidirectionalSource {
   }
 }
 
-/** A bidirectional stream. The web streams are created on first use. */
+/** A bidirectional stream. Its web streams are created on first use. */
 export class WebTransportBidirectionalStream implements BidirectionalStream {
   static {
     defineInterface(this, {
@@ -212,35 +215,37 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
   #writable: WebTransportSendStream | undefined = undefined;
 
   /**
-   * @ignore Creates a stream; callable only by the session.
+   * @ignore Creates a stream. Only the session can call it.
    *
-   * @param source Source of the stream.
+   * @param source The source of the stream.
    */
   constructor(source: BidirectionalSource | undefined = undefined) {
     this.#source = constructible(source, BidirectionalSource);
   }
 
-  /** Data written by the server. */
+  /** The data written by the server. */
   get readable(): WebTransportReceiveStream {
     const { owner, stream } = this.#source;
     return this.#readable ??= new WebTransportReceiveStream(new ReceiveSource(owner, stream));
   }
 
-  /** Data written by this end. */
+  /** The data written by this end. */
   get writable(): WebTransportSendStream {
     const { owner, stream, options } = this.#source;
     return this.#writable ??= new WebTransportSendStream(new SendSource(owner, stream, options));
   }
 
-  /** The stream as plain calls. MUST NOT be mixed with the web streams. */
+  /**
+   * Reads and writes the stream with plain calls. MUST NOT be used together with the web streams.
+   */
   get direct(): DirectStream {
     return this.#source.stream;
   }
 }
 
-/** Incoming streams of a session that may still be connecting. */
+/** The incoming streams of a session, which may still be connecting. */
 export class IncomingStreams<T, Half> {
-  /** Streams in order of arrival. */
+  /** The streams in order of arrival. */
   readonly readable: ReadableStream<T>;
 
   readonly #source: () => Promise<ReadableStream<Half>>;
@@ -250,7 +255,8 @@ export class IncomingStreams<T, Half> {
   #isOver = false;
 
   /**
-   * @param source Resolves after the session is ready; may reject.
+   * @param source Returns a promise that resolves with the streams once the session is ready. The
+   * promise may reject.
    */
   constructor(source: () => Promise<ReadableStream<Half>>, wrap: (half: Half) => T) {
     this.#source = source;
@@ -265,9 +271,9 @@ export class IncomingStreams<T, Half> {
   }
 
   /**
-   * Ends the readable with the session.
+   * Ends the readable when the session ends.
    *
-   * @param error The error of a broken session; `undefined` after a close.
+   * @param error The error if the session broke; `undefined` if it was closed.
    */
   end(error: Error | undefined): void {
     if (this.#isOver) return;

@@ -1,33 +1,34 @@
-/** The shape of classes that Web IDL specifies. */
+/** Gives classes the shape that Web IDL specifies. */
 
-/** A class as {@linkcode defineInterface} sees it. */
+/** The parts of a class that {@linkcode defineInterface} uses. */
 export interface InterfaceClass {
-  /** Prototype with the members. */
+  /** The prototype with the members. */
   readonly prototype: object;
 }
 
-/** Shape of an interface, as in the specification's IDL. */
+/** The shape of an interface, as in the specification's IDL. */
 export interface InterfaceShape {
-  /** The name of the interface, also the class string of instances. */
+  /** The name of the interface, which is also the class string of its instances. */
   readonly name: string;
-  /** Attributes and operations, including static ones. */
+  /** The attributes and operations, including static ones. */
   readonly members: readonly string[];
   /**
-   * Members that are, or return, a promise. On a foreign `this` they reject instead of throwing.
+   * The members that are or return a promise. If `this` is not an instance, they reject instead of
+   * throwing.
    */
   readonly promises?: readonly string[] | undefined;
 }
 
-/** A getter or a method with any `this`. */
+/** A getter or a method, called with any `this`. */
 type Member = (this: unknown, ...args: unknown[]) => unknown;
 
 /**
  * Gives a class the shape of a Web IDL interface. A class with private state already throws a
- * `TypeError` on a foreign `this`, so that rule is not repeated here.
+ * `TypeError` if `this` is not an instance, so this function does not implement that rule.
  *
- * - **Members** in the specification are enumerable; additional ones are not.
- * - **Class string:** `[object Name]`.
- * - **Promises:** a failing member rejects.
+ * - **Members** that are in the specification are enumerable; additional members are not.
+ * - **Class string:** instances are printed as `[object Name]`.
+ * - **Promises:** a member that returns a promise rejects if it fails.
  */
 export function defineInterface(type: InterfaceClass, shape: InterfaceShape): void {
   const { name, members, promises = [] } = shape;
@@ -48,7 +49,7 @@ export function defineInterface(type: InterfaceClass, shape: InterfaceShape): vo
  * Checks the argument of a constructor that only this library may call. The parameter needs a
  * default value, so that the class's `length` is 0.
  *
- * @param type Class without instances outside the library.
+ * @param type A class of which only the library has instances.
  * @throws {TypeError} If the argument is not an instance of the class.
  */
 export function constructible<T>(

@@ -1,4 +1,4 @@
-/** W3C `WebTransport` on HTTP/3 over the runtime's QUIC. */
+/** The W3C `WebTransport` class, with HTTP/3 over the runtime's QUIC. */
 import type { ReceiveStream } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { Http3Dialer } from "../h3/dialer.ts";
@@ -44,64 +44,76 @@ import {
 } from "./streams.ts";
 import { defineInterface } from "./web_idl.ts";
 
-/** The time for the connection to release an abandoned session, in milliseconds. */
+/**
+ * The maximum time that an abandoned session waits for its connection to release it, in
+ * milliseconds.
+ */
 const GIVE_UP_TIMEOUT_MS = 1_000;
 
-/** The longest label and context of an export, as in the specification. */
+/** The maximum length of a label and of a context in bytes, as in the specification. */
 const MAX_EXPORTER_BYTES = 255;
 
-/** The maximum keying material of one export; the minimum that the specification requires. */
+/**
+ * The maximum number of bytes that one call can export. The specification requires at least this
+ * many.
+ */
 const MAX_KEYING_BYTES = 4_096;
 
 /** The code and reason of a close. */
 export interface WebTransportCloseInfo {
   /**
-   * The close code of up to 32 bits.
+   * The close code, an unsigned 32-bit integer.
    *
    * @default {0}
    */
   closeCode?: number | undefined;
   /**
-   * Reason as text; at most 1024 bytes reach the server.
+   * The reason as text. At most 1024 bytes of it are sent to the server.
    *
    * @default {""}
    */
   reason?: string | undefined;
 }
 
-/** The counters of a session; counters that the runtime does not know are absent. */
+/** The counters of a session. Counters that the runtime does not provide are missing. */
 export interface WebTransportConnectionStats {
-  /** The bytes of streams and datagrams sent; absent if connections are shared. */
+  /** The number of bytes sent in streams and datagrams; absent if `allowPooling` is set. */
   readonly bytesSent?: number | undefined;
-  /** The bytes of streams and datagrams received; absent if connections are shared. */
+  /** The number of bytes received in streams and datagrams; absent if `allowPooling` is set. */
   readonly bytesReceived?: number | undefined;
-  /** The counters of datagrams dropped at this end. */
+  /** Counters of the datagrams dropped at this end. */
   readonly datagrams: WebTransportDatagramStats;
 }
 
 /**
- * A WebTransport session with the interface of browsers. This class belongs to Skein, even if the
- * runtime has its own: code written for browsers runs if this class replaces the global one.
+ * A WebTransport session with the interface of browsers. This is Skein's own class, even if the
+ * runtime has a class of that name. Code written for browsers runs if this class replaces the
+ * global one.
  *
- * Differences from browsers, due to the runtime's QUIC:
+ * The runtime's QUIC causes these differences from browsers:
  *
- * - **Codes:** codes of the server's resets are read; codes of a local `abort()` or `cancel()` are
- *   not sent. To the server, an aborted stream looks like an ended one.
- * - **Ends:** the close of a session looks like a clean end of all streams, so send a length with
- *   data that must arrive complete.
- * - **Stop:** the next write notices that the server stopped reading.
- * - **Absent:** counters unknown to the runtime, such as the round-trip time, and keying material:
- *   `exportKeyingMaterial()` rejects.
- * - **Atomic writes:** the check covers the credit of the session, if both ends use flow control,
- *   but not the credit of a single QUIC stream.
- * - **Groups:** send groups have counters, but no scheduling.
+ * - **Codes:** you receive the codes of the server's resets, but the code that you pass to
+ *   `abort()` or `cancel()` is not sent. To the server, an aborted stream looks like a stream that
+ *   ended normally.
+ * - **Ends:** when a session is closed, all of its streams seem to end normally. If data must
+ *   arrive complete, send its length too.
+ * - **Stop:** if the server stops reading a stream, your next write fails.
+ * - **Missing:** there are no counters that the runtime does not provide, such as the round-trip
+ *   time, and `exportKeyingMaterial()` always rejects.
+ * - **Atomic writes:** if both ends use flow control, the session's credit is checked. The credit
+ *   of a single QUIC stream is not checked.
+ * - **Groups:** send groups have counters, but do not affect scheduling.
  *
- * Differences outside a page: `headers` accepts any header, a URL must be absolute, `closed`
- * settles after the server knows, at most a second later, `ready` has a timeout, and `await using`
- * closes a session. Without QUIC in the runtime `ready` and `closed` reject, and the message names
- * the flag.
+ * There are also differences because the class runs outside a page:
  *
- * @example Instead of the global class
+ * - `headers` accepts any header.
+ * - The URL must be absolute.
+ * - `closed` settles once the server has received the close, or after a second.
+ * - `ready` has a timeout.
+ * - `await using` closes a session.
+ * - If the runtime has no QUIC, `ready` and `closed` reject, and the message names the flag to set.
+ *
+ * @example Use the class instead of the global one
  * ```ts
  * import { WebTransport, WebTransportError } from "@skein/skein/webtransport";
  * import { devCertificate, listenWebTransport } from "@skein/skein/transport";
@@ -177,7 +189,7 @@ export class WebTransport implements AsyncDisposable {
     });
   }
 
-  /** Pools of shared connections, one for each runtime. */
+  /** The pools of shared connections, one for each runtime. */
   static readonly #pools = new WeakMap<Runtime, Http3Pool>();
 
   readonly #options: CheckedOptions;
@@ -185,7 +197,7 @@ export class WebTransport implements AsyncDisposable {
   readonly #ready = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<WebTransportCloseInfo>();
   readonly #draining = Promise.withResolvers<void>();
-  /** Resolves when the connection has finished with the session, or with dialing. */
+  /** Resolves when the connection no longer uses the session, or when dialing has ended. */
   readonly #gone = Promise.withResolvers<void>();
   readonly #groups = new WeakMap<WebTransportSendGroup, GroupState>();
   readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, QuicStream>;
@@ -204,12 +216,12 @@ export class WebTransport implements AsyncDisposable {
   #anticipatedBidirectional: number | null;
 
   /**
-   * Starts to connect to a server and to request a session.
+   * Starts to connect to a server and to request a session there.
    *
    * @param url An `https:` URL without a fragment.
    * @param options The subprotocols, headers, certificates, pooling and timeouts.
-   * @throws {DOMException} `SyntaxError` for an invalid URL or subprotocol, `NotSupportedError` for
-   * hashes combined with pooling.
+   * @throws {DOMException} `SyntaxError` if the URL or a subprotocol is invalid,
+   * `NotSupportedError` if certificate hashes are combined with pooling.
    * @throws {TypeError} If an option has an invalid type.
    */
   constructor(url: string | URL, options: WebTransportOptions = {}) {
@@ -264,50 +276,53 @@ export class WebTransport implements AsyncDisposable {
     void this.#run();
   }
 
-  /** Always false: HTTP/3 is the only transport. */
+  /** Always `false`, because HTTP/3 is the only transport. */
   static get supportsReliableOnly(): boolean {
     return false;
   }
 
-  /** Resolves after the server accepted; rejects with a {@linkcode WebTransportError} otherwise. */
+  /**
+   * Resolves when the server has accepted the session. Otherwise rejects with a {@linkcode
+   * WebTransportError}.
+   */
   get ready(): Promise<void> {
     return this.#ready.promise;
   }
 
   /**
-   * Resolves when either end closed the session; rejects with a {@linkcode WebTransportError} if
-   * the session broke or was never established.
+   * Resolves when either end has closed the session. Rejects with a {@linkcode WebTransportError}
+   * if the session broke or was never established.
    */
   get closed(): Promise<WebTransportCloseInfo> {
     return this.#closed.promise;
   }
 
-  /** Resolves when the server requests to drain; may never settle. */
+  /** Resolves when the server asks the client to drain the session. May never settle. */
   get draining(): Promise<void> {
     return this.#draining.promise;
   }
 
-  /** `pending`, later `supports-unreliable`. */
+  /** The value is `pending` at first, and `supports-unreliable` later. */
   get reliability(): "pending" | "supports-unreliable" {
     return this.#responseHeaders === null ? "pending" : "supports-unreliable";
   }
 
-  /** Goal of QUIC congestion control. */
+  /** The goal of QUIC congestion control. */
   get congestionControl(): WebTransportCongestionControl {
     return this.#options.congestionControl;
   }
 
-  /** The negotiated subprotocol; empty before `ready`, and if there is none. */
+  /** The negotiated subprotocol. It is empty before `ready` has resolved, and if there is none. */
   get protocol(): string {
     return this.#responseHeaders === null ? "" : this.#session!.protocol;
   }
 
-  /** Read-only headers of the response; `null` before `ready`. */
+  /** The read-only headers of the response; `null` before `ready` has resolved. */
   get responseHeaders(): Headers | null {
     return this.#responseHeaders;
   }
 
-  /** Hint without effect; must fit into 16 bits. */
+  /** A hint that has no effect. The value must fit into 16 bits. */
   get anticipatedConcurrentIncomingUnidirectionalStreams(): number | null {
     return this.#anticipatedUnidirectional;
   }
@@ -316,7 +331,7 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedUnidirectional = checkAnticipated(value);
   }
 
-  /** Hint without effect; must fit into 16 bits. */
+  /** A hint that has no effect. The value must fit into 16 bits. */
   get anticipatedConcurrentIncomingBidirectionalStreams(): number | null {
     return this.#anticipatedBidirectional;
   }
@@ -325,7 +340,7 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedBidirectional = checkAnticipated(value);
   }
 
-  /** The datagrams; writable even before `ready`. */
+  /** The datagrams of the session. You can write datagrams even before `ready` has resolved. */
   get datagrams(): WebTransportDatagramDuplexStream {
     return this.#datagrams;
   }
@@ -341,13 +356,13 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Opens a bidirectional stream, after the session is ready.
+   * Waits until the session is ready, and opens a bidirectional stream.
    *
-   * @param options The group, priority and waiting.
+   * @param options The group and priority, and whether to wait for stream credit.
    * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
-   * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError`
-   * without stream credit.
+   * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError` if
+   * there is no stream credit.
    */
   async createBidirectionalStream(
     options: WebTransportSendStreamOptions = {},
@@ -362,13 +377,13 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Opens a unidirectional stream, after the session is ready.
+   * Waits until the session is ready, and opens a unidirectional stream.
    *
-   * @param options The group, priority and waiting.
+   * @param options The group and priority, and whether to wait for stream credit.
    * @returns The stream.
    * @throws {TypeError} If the group belongs to another session.
-   * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError`
-   * without stream credit.
+   * @throws {DOMException} `InvalidStateError` if the session has ended, `QuotaExceededError` if
+   * there is no stream credit.
    */
   async createUnidirectionalStream(
     options: WebTransportSendStreamOptions = {},
@@ -381,7 +396,7 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Creates a group that counts streams together.
+   * Creates a group of streams with common counters.
    *
    * @returns The group.
    * @throws {DOMException} `InvalidStateError` if the session has ended.
@@ -395,10 +410,10 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Closes the session; data not yet sent may be lost. Before `ready`, abandons the session:
-   * `ready` and `closed` reject. Idempotent.
+   * Closes the session. Data that has not been sent yet may be lost. If `ready` has not resolved
+   * yet, the session is abandoned, and `ready` and `closed` reject. Further calls have no effect.
    *
-   * @param closeInfo The code and reason; 0 and empty by default.
+   * @param closeInfo The code, 0 by default, and the reason, empty by default.
    */
   close(closeInfo: WebTransportCloseInfo = {}): void {
     const { closeCode = 0, reason = "" } = closeInfo;
@@ -412,7 +427,7 @@ export class WebTransport implements AsyncDisposable {
   }
 
   /**
-   * Reads the counters of bytes and datagrams, after the session is ready.
+   * Waits until the session is ready, and reads the counters of bytes and datagrams.
    *
    * @returns The counters.
    * @throws {DOMException} `InvalidStateError` if the session broke or was never established.
@@ -422,19 +437,18 @@ export class WebTransport implements AsyncDisposable {
     if (this.#state === "failed") throw invalidState("get stats");
     const { bytesSent = 0, bytesReceived = 0 } = await this.#session!.getStats();
     const datagrams = this.#queues.stats;
-    // Bytes of other sessions on a shared connection are excluded.
+    // The byte counters would include other sessions on a shared connection.
     return this.#options.allowPooling ? { datagrams } : { bytesSent, bytesReceived, datagrams };
   }
 
   /**
-   * Exports keying material of the TLS session. The runtime's QUIC does not expose any, so this
-   * always rejects: with the error for invalid arguments or state, or else with
-   * `NotSupportedError`.
+   * Always rejects, because the runtime's QUIC does not expose keying material of the TLS session.
+   * If the arguments and the session's state are valid, the error is a `NotSupportedError`.
    *
-   * @param label At most 255 bytes.
-   * @param context At most 255 bytes.
-   * @param outputLength The bytes to export, from 1 to 4096.
-   * @returns Never resolves.
+   * @param label The label, at most 255 bytes.
+   * @param context The context, at most 255 bytes.
+   * @param outputLength The number of bytes to export, from 1 to 4096.
+   * @returns A promise that always rejects.
    * @throws {TypeError} If an argument is missing, or the label or context is not a `BufferSource`.
    * @throws {RangeError} If a length is out of range.
    * @throws {DOMException} `InvalidStateError` if the session has ended, and `NotSupportedError`
@@ -476,13 +490,13 @@ export class WebTransport implements AsyncDisposable {
     );
   }
 
-  /** Closes the session and waits for the end; called by `await using`. */
+  /** Closes the session and waits until it has ended. `await using` calls this method. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
   }
 
-  /** True after the session has ended, for the application or already for the connection. */
+  /** True once the session has ended for the application, or for the connection. */
   get #isOver(): boolean {
     return this.#state === "closed" || this.#state === "failed" ||
       this.#state === "connected" && this.#session!.isOver;
@@ -539,7 +553,7 @@ export class WebTransport implements AsyncDisposable {
     this.#dialer.abort();
   }
 
-  /** Handles a close by either end. */
+  /** Handles the close of the session by either end. */
   #close(info: WebTransportCloseInfo): void {
     if (this.#state === "connected") {
       this.#state = "closed";
@@ -566,7 +580,7 @@ export class WebTransport implements AsyncDisposable {
     this.#unidirectional.end(isBroken ? error : undefined);
   }
 
-  /** Waits for the end of abandoned dialing, within the timeout. */
+  /** Waits until abandoned dialing has ended, or the timeout has passed. */
   async #settle(settle: () => void): Promise<void> {
     await settlesWithin(this.#options.runtime, this.#gone.promise, GIVE_UP_TIMEOUT_MS);
     settle();
@@ -595,7 +609,7 @@ export class WebTransport implements AsyncDisposable {
     const session = await this.#live("open stream");
     const order = wireOrder(sendOrder);
     try {
-      // Order 0 is the runtime's default and is omitted, because setting an order is slow.
+      // Order 0 is the runtime's default. It is omitted, because setting an order is slow.
       return await open(session, {
         waitUntilAvailable: Boolean(waitUntilAvailable),
         sendOrder: order === 0 ? undefined : order,
@@ -615,7 +629,7 @@ export class WebTransport implements AsyncDisposable {
   }
 }
 
-/** Read-only headers. */
+/** Headers that cannot be changed. */
 class ResponseHeaders extends Headers {
   constructor(fields: readonly Field[]) {
     const isShown = ([name]: Field) => !name.startsWith(":") && !HIDDEN_HEADERS.includes(name);
@@ -636,7 +650,7 @@ class ResponseHeaders extends Headers {
 }
 
 /**
- * The headers hidden from the application: `protocol` shows the subprotocol, and cookies belong to
- * a cookie store.
+ * The headers hidden from the application. `protocol` already shows the subprotocol, and cookies
+ * belong in a cookie store.
  */
 const HIDDEN_HEADERS = ["wt-protocol", "set-cookie"];
