@@ -1,4 +1,7 @@
-/** Connections of a WebTransport server, with HTTP/3 or raw QUIC: loaded once the server listens. */
+/**
+ * The connections of a WebTransport server, with HTTP/3 or raw QUIC. This module is loaded when the
+ * server starts to listen.
+ */
 import { Deadlines } from "../../base/deadlines.ts";
 import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
 import type { AcceptedConnection, QuicProtocol } from "../quic/acceptor.ts";
@@ -13,10 +16,10 @@ import {
 } from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
 
-/** The time in milliseconds within which a client must send the first request. */
+/** The time within which a client must send the first request, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
-/** A connection of a WebTransport server; raw QUIC has no sessions. */
+/** A connection of a WebTransport server. A raw QUIC connection has no sessions. */
 export interface ServerConnection extends AcceptedConnection {
   /** The number of sessions, including pending ones. */
   readonly sessionCount?: number | undefined;
@@ -24,7 +27,7 @@ export interface ServerConnection extends AcceptedConnection {
   stop?(): void;
 }
 
-/** Handler of a server's connections, with their timeouts. */
+/** The handler of a server's connections, with their timeouts. */
 export interface Http3Protocol extends QuicProtocol<ServerConnection> {
   /** Clears all timeouts. */
   clear(): void;
@@ -33,8 +36,9 @@ export interface Http3Protocol extends QuicProtocol<ServerConnection> {
 /**
  * Creates the handler of a server's connections.
  *
- * @param options The options of connections with HTTP/3.
- * @param onQuic Receives connections with raw QUIC; `undefined` without raw QUIC. MUST NOT throw.
+ * @param options The options of HTTP/3 connections.
+ * @param onQuic Called with each raw QUIC connection; `undefined` if the server has no raw QUIC.
+ * MUST NOT throw.
  */
 export function acceptProtocol(
   options: Omit<Http3ConnectionOptions, "firstRequests" | "lateSettings" | "graces">,
@@ -57,13 +61,14 @@ export function acceptProtocol(
     (connection) => connection.close(),
   );
   const shared = { ...options, firstRequests, lateSettings, graces };
-  // Start of every control stream.
+  // The first bytes of every control stream.
   const controlHead = encodeControlHead(options);
   return {
     begin(conn) {
-      // A client that receives the settings with the handshake requests a session one round trip
-      // earlier. A long first TLS message takes two packets; until the second one arrives, neither
-      // the protocol nor the peer's credit is known, and the runtime would never open the stream.
+      // A client that receives the settings with the handshake can request a session one round trip
+      // earlier. If the client's first TLS message is so long that it takes two packets, neither
+      // the protocol nor the peer's credit is known before the second packet arrives, and the
+      // runtime would never open the stream.
       const early = conn.protocol === "h3" ? openControl(conn, controlHead) : undefined;
       return (peer) => {
         if (onQuic === undefined || conn.protocol === "h3") {

@@ -1,4 +1,4 @@
-/** WebTransport client for Deno: HTTP/3 on the runtime's QUIC. */
+/** The WebTransport client for Deno, with HTTP/3 over the runtime's QUIC. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
 import { within } from "../../base/wait.ts";
@@ -25,14 +25,14 @@ const DIAL: OptionKinds<DialWebTransportOptions> = {
 };
 
 /**
- * Dials WebTransport. The session has its own connection; sessions of {@linkcode WebTransport} can
- * share one, with `allowPooling`.
+ * Dials a WebTransport session on a connection of its own. Sessions of {@linkcode WebTransport} can
+ * share a connection if you set `allowPooling`.
  *
- * - **Addresses:** all addresses of a name are tried, IPv6 and IPv4 alternating, 250 ms apart (RFC
- *   8305). The first to answer wins. The certificate is checked against the name. An error names
- *   each address tried.
+ * - **Addresses:** if a name has several addresses, attempts start 250 ms apart and alternate
+ *   between IPv6 and IPv4 (RFC 8305). The first address that answers is used. The certificate is
+ *   checked against the name. An error lists each address that was tried.
  *
- * @example An echo
+ * @example Send bytes to a server that echoes them
  * ```ts
  * import {
  *   devCertificate,
@@ -68,8 +68,8 @@ const DIAL: OptionKinds<DialWebTransportOptions> = {
  * @param options The subprotocols, headers, certificates, limits and timeouts.
  * @returns The established connection.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If the connection fails; `status` is set if the server rejected the
- * session.
+ * @throws {ConnectionError} If the connection fails. If the server rejected the session, `status`
+ * is set.
  * @throws {TimeoutError} If `timeoutMs` passes first.
  * @throws {TypeError} If the URL is not `https:`.
  * @throws {RangeError} If a limit is invalid.

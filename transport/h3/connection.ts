@@ -48,31 +48,31 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { TurnEnd } from "../quic/stream_owner.ts";
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
-/** The time that a request waits for the peer's settings, in milliseconds. */
+/** How long a request waits for the peer's settings, in milliseconds. */
 export const SETTINGS_TIMEOUT_MS = 5_000;
 
 /**
- * The time that a connection stays open after the last session, in milliseconds: browsers never
- * close idle connections.
+ * How long a connection stays open after its last session, in milliseconds. The limit is needed
+ * because browsers never close idle connections.
  */
 export const GRACE_MS = 2_000;
 
-/** Bound of a quarter stream ID (RFC 9297 section 2.1). */
+/** The exclusive upper bound of a quarter stream ID (RFC 9297 section 2.1). */
 const MAX_QUARTER_ID = 2 ** 60;
 
 /**
- * The size of control stream reads: frames are small and rare, and the buffer stays pinned while
- * the connection is idle.
+ * The buffer size for reads of a control stream. It is small, because frames are small and rare,
+ * and the buffer stays pinned while the connection is idle.
  */
 const CONTROL_READ_BYTES = 256;
 
 /**
- * The size of QPACK stream reads: with tables of capacity 0 nearly no data arrives, and the buffer
- * stays pinned.
+ * The buffer size for reads of a QPACK stream. It is small, because the tables have capacity 0, so
+ * hardly any data arrives, and the buffer stays pinned.
  */
 const QPACK_READ_BYTES = 16;
 
-/** Types of unidirectional streams (RFC 9114 section 6.2, RFC 9204 section 4.2). */
+/** The types of unidirectional streams (RFC 9114 section 6.2, RFC 9204 section 4.2). */
 const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as const;
 
 /** The options of an {@linkcode Http3Connection}. */
@@ -80,57 +80,59 @@ export interface Http3ConnectionOptions {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
   /**
-   * The maximum number of concurrent sessions; more are rejected with 429.
+   * The maximum number of concurrent sessions. Further requests are rejected with 429.
    *
    * @default {16}
    */
   readonly maxSessions?: number | undefined;
   /** The limits that sessions grant to the peer. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Called with each request of the peer, on a server. */
+  /** Called on a server with each request of the peer. */
   readonly onRequest?: ((request: Http3Request) => void) | undefined;
   /**
-   * Tells whether the client of a request hands over from another connection; otherwise a spare
-   * connection is closed. If absent, no connection is spare.
+   * Tells whether the client of a request hands over from another connection. If it returns `false`
+   * for a spare connection, that connection is closed. If this callback is absent, no connection is
+   * spare.
    */
   readonly isSuccessor?: ((request: Http3Request) => boolean) | undefined;
-  /** Timeouts for the first request of a server's connection. */
+  /** The timeouts for the first request on each of a server's connections. */
   readonly firstRequests?: Deadlines<Http3Connection> | undefined;
   /**
-   * Timeouts of {@linkcode SETTINGS_TIMEOUT_MS} for the settings of a client whose request arrived
-   * first. Such a request is frequent, and a timer of its own would cost more than the wait, which
-   * usually ends in the same turn.
+   * The timeouts for the settings of a client whose request arrived before its settings, each of
+   * {@linkcode SETTINGS_TIMEOUT_MS}. The timeouts share one timer, because such requests are
+   * frequent, and the wait usually ends in the same turn of the event loop.
    */
   readonly lateSettings?: Deadlines<Http3Connection> | undefined;
   /**
-   * Timeouts of {@linkcode GRACE_MS} for a server's connections without a session. A timer for each
-   * would cost more than everything else at the end of a session.
+   * The timeouts for a server's connections without a session, each of {@linkcode GRACE_MS}. The
+   * timeouts share one timer, because a timer per connection would cost more than all other work at
+   * the end of a session.
    */
   readonly graces?: Deadlines<Http3Connection> | undefined;
-  /** True if a client's connection stays open after the last session. */
+  /** True if a client's connection stays open after its last session. */
   readonly isPooled?: boolean | undefined;
 }
 
-/** A request for a session, on a client. */
+/** A client's request for a session. */
 export interface ConnectOptions {
   /** The `https:` URL. */
   readonly url: URL;
-  /** Request headers without the pseudo-headers. */
+  /** The request headers without the pseudo-headers. */
   readonly fields?: readonly Field[] | undefined;
   /**
-   * Reads the subprotocol from the response; `undefined` if the server selected a subprotocol that
-   * was not offered.
+   * Reads the subprotocol from the response. Returns `undefined` if the server selected a
+   * subprotocol that was not offered.
    */
   readonly protocolOf: (fields: readonly Field[]) => string | undefined;
   /** Chooses the value of `:protocol`; by default the value that the server's settings suggest. */
   readonly tokenOf?: ((settings: Settings) => UpgradeToken) | undefined;
-  /** Factory of the session's errors. */
+  /** The factory of the session's errors. */
   readonly errors?: SessionErrors | undefined;
 }
 
 /**
- * One HTTP/3 connection: control streams, classification of the peer's streams, and routing of
- * datagrams (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
+ * One HTTP/3 connection. It reads and writes the control streams, classifies the peer's streams,
+ * and passes datagrams to their sessions (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
  */
 export class Http3Connection implements SessionLink {
   readonly runtime: Runtime;
@@ -143,11 +145,14 @@ export class Http3Connection implements SessionLink {
   readonly #remoteAddress: Deno.NetAddr | undefined;
   readonly #sessions = new Map<number, Http3Session>();
   #peerSettings: Settings | undefined;
-  /** Pending wait for the peer's settings, if any. */
+  /** The pending wait for the peer's settings, if any. */
   #settings: PromiseWithResolvers<Settings> | undefined;
-  /** Client-opened bidirectional streams whose first frame has not arrived. */
+  /** The bidirectional streams opened by the client whose first frame has not arrived yet. */
   readonly #unread = new Set<number>();
-  /** Streams that MUST live as long as the connection; referenced to keep them open. */
+  /**
+   * The streams that MUST stay open as long as the connection. They are referenced here so that
+   * they are not garbage-collected.
+   */
   readonly #critical: unknown[] = [];
   readonly #uniqueTypes = new Set<number>();
   readonly #early: EarlyStreams;
@@ -159,7 +164,8 @@ export class Http3Connection implements SessionLink {
   #isReadingDatagrams = false;
   #isRefusing = false;
   /**
-   * True for a connection beyond the listener's limits, until the client proves that it hands over.
+   * True if the connection exceeds the listener's limits and the client has not yet proved that it
+   * hands over from another connection.
    */
   #isSpare: boolean;
   #idle: Timer | undefined;
@@ -167,9 +173,9 @@ export class Http3Connection implements SessionLink {
   /**
    * Starts HTTP/3 on a QUIC connection by sending the settings.
    *
-   * @param conn A connection after the handshake.
-   * @param accepted Facts from the listener, on a server. `control` is the control stream, if
-   * opened during the handshake.
+   * @param conn A connection whose handshake is complete.
+   * @param accepted On a server, what the listener knows about the peer. `control` is the control
+   * stream, if it was opened during the handshake.
    */
   constructor(
     conn: Deno.QuicConn,
@@ -211,7 +217,7 @@ export class Http3Connection implements SessionLink {
     return this.#isOver;
   }
 
-  /** True if the connection has ended, or accepts no further sessions. */
+  /** True if the connection has ended, or accepts no more sessions. */
   get isOver(): boolean {
     return this.#isOver || this.#isRefusing;
   }
@@ -222,8 +228,8 @@ export class Http3Connection implements SessionLink {
   }
 
   /**
-   * Reads how many concurrent sessions the peer allows, after its settings have arrived. The limit
-   * is one without flow control (draft-ietf-webtrans-http3 section 5.2).
+   * Waits for the peer's settings, and reads how many concurrent sessions the peer allows. Without
+   * flow control, the limit is one (draft-ietf-webtrans-http3 section 5.2).
    *
    * @throws {ConnectionError} If the connection has ended.
    */
@@ -238,10 +244,10 @@ export class Http3Connection implements SessionLink {
   }
 
   /**
-   * Requests a session, after the peer's settings have arrived.
+   * Waits for the peer's settings, and requests a session.
    *
-   * @returns The session; `ready` reports the response.
-   * @throws {ConnectionError} If the server does not support WebTransport, or the connection has
+   * @returns The session. Its `ready` settles when the response has arrived.
+   * @throws {ConnectionError} If the server does not support WebTransport, or if the connection has
    * ended.
    */
   async connect(options: ConnectOptions): Promise<Http3Session> {
@@ -302,9 +308,9 @@ export class Http3Connection implements SessionLink {
   }
 
   /**
-   * Closes the connection with all sessions.
+   * Closes the connection and all of its sessions.
    *
-   * @param code HTTP/3 error code.
+   * @param code The HTTP/3 error code.
    */
   close(code: number = H3Error.noError, reason = ""): void {
     if (this.#isOver) return;
@@ -320,7 +326,7 @@ export class Http3Connection implements SessionLink {
     this.close(error.h3Code, error.message);
   }
 
-  /** Ends the connection because the peer sent no settings in time. */
+  /** Ends the connection because the peer did not send its settings in time. */
   failWithoutSettings(): void {
     const peer = this.side === "server" ? "client" : "server";
     const message = `The ${peer} sent no SETTINGS in time`;
@@ -354,7 +360,7 @@ export class Http3Connection implements SessionLink {
     return this.ending.then(() => {});
   }
 
-  /** Registers a session of a request. */
+  /** Registers the session that a request creates. */
   #add(session: Http3Session): void {
     this.#endGrace();
     this.#options.firstRequests?.delete(this);
@@ -385,7 +391,7 @@ export class Http3Connection implements SessionLink {
   }
 
   /**
-   * Accepts streams. A fault of one stream ends only that stream; a protocol violation ends the
+   * Accepts streams. If a stream fails, only that stream ends. A protocol violation ends the
    * connection.
    */
   async #acceptAll<T>(
@@ -398,12 +404,12 @@ export class Http3Connection implements SessionLink {
         const { done, value } = await reader.read();
         if (done) return;
         accept(value).catch((error) => {
-          // Other errors concern the stream: the peer reset it, or the connection has ended.
+          // Any other error means that the peer reset the stream, or that the connection has ended.
           if (error instanceof H3ProtocolError) this.fail(error);
         });
       }
     } catch {
-      // The connection has ended; `ending` reports the outcome.
+      // The connection has ended, and `ending` reports the outcome.
     }
   }
 
@@ -462,7 +468,7 @@ export class Http3Connection implements SessionLink {
     this.#uniqueTypes.add(type);
   }
 
-  /** Reads a stream that MUST live as long as the connection. */
+  /** Reads a stream that MUST stay open as long as the connection. */
   async #readCritical(
     reader: ReadableStreamBYOBReader,
     what: string,
@@ -507,7 +513,8 @@ export class Http3Connection implements SessionLink {
   }
 
   #windUp(): void {
-    // No request may follow; a pool opens another connection (RFC 9114 section 5.2).
+    // The client must not send further requests, so a pool opens another connection (RFC 9114
+    // section 5.2).
     this.#isRefusing ||= this.#options.side === "client";
     for (const session of this.#sessions.values()) session.windUp();
   }
@@ -535,7 +542,7 @@ export class Http3Connection implements SessionLink {
       if (head !== "empty") frames.push(head.whole);
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
       try {
-        // Most requests arrive completely with the first packet of their stream.
+        // Most requests arrive complete in the first packet of their stream.
         const fields = nextFields(frames) ?? await readFields(reader, frames);
         const settings = this.#peerSettings ?? await this.#settingsInTime();
         this.#request(connect, fields, settings);
@@ -545,7 +552,7 @@ export class Http3Connection implements SessionLink {
           const isTooLarge = error.h3Code === H3Error.excessiveLoad;
           return Http3Request.refuse(connect, isTooLarge ? 431 : 400);
         }
-        // An open stream would count against the stream limit.
+        // If the stream stayed open, it would count against the stream limit.
         connect.writer.abort().catch(() => {});
         throw error;
       }
@@ -584,7 +591,7 @@ export class Http3Connection implements SessionLink {
     onRequest?.(request);
   }
 
-  /** Waits for the peer's settings; ends the connection if they do not arrive in time. */
+  /** Waits for the peer's settings. If they do not arrive in time, the connection ends. */
   async #settingsInTime(): Promise<Settings> {
     if (this.#peerSettings !== undefined) return this.#peerSettings;
     if (this.#fault !== undefined) throw connectionFailed(this.#fault);
@@ -599,7 +606,7 @@ export class Http3Connection implements SessionLink {
     return await promise;
   }
 
-  /** The credit of a session; `undefined` unless both ends announced flow control. */
+  /** The credit of a session; `undefined` if either end did not announce flow control. */
   #creditOf(settings: Settings): SessionCreditPair | undefined {
     const { flowControl } = this.#options;
     const theirs = flowControlOf(settings);
@@ -645,11 +652,11 @@ export class Http3Connection implements SessionLink {
     );
   }
 
-  /** Buffers a stream until its session arrives, if the session may still arrive. */
+  /** Buffers a stream until its session's request arrives, if that is still possible. */
   #hold(stream: EarlyStream): void {
     const { sessionId } = stream;
-    // QUIC delivers streams in order: an earlier stream that is not a session will never become
-    // one.
+    // QUIC delivers streams in order, so a stream that was already read and is not a session will
+    // never become one.
     const mayCome = sessionId >= this.#nextId || this.#unread.has(sessionId);
     if (this.#options.side === "server" && mayCome && !this.#isOver) this.#early.hold(stream);
     else stream.refuse();
@@ -677,12 +684,12 @@ export class Http3Connection implements SessionLink {
         this.#sessions.get(4 * quarterId)?.receiveDatagram(datagram.subarray(length));
       }
     } catch (error) {
-      // Otherwise the connection has ended; `ending` reports the outcome.
+      // Any other error means that the connection has ended, and `ending` reports the outcome.
       if (error instanceof H3ProtocolError) this.fail(error);
     }
   }
 
-  /** Closes the connection later, unless another session starts. */
+  /** Closes the connection after a grace period, unless another session starts. */
   #beginGrace(): void {
     const { graces } = this.#options;
     if (graces !== undefined) return graces.add(this);
@@ -722,9 +729,9 @@ export function encodeControlHead(
 /**
  * Opens the control stream and sends its head.
  *
- * @param conn The connection; the handshake may be in progress.
- * @returns The writer, which MUST stay referenced as long as the connection: a stream ends when
- * garbage-collected, and this one MUST NOT end (RFC 9114 section 6.2.1).
+ * @param conn The connection, whose handshake may still be in progress.
+ * @returns The writer, which MUST stay referenced as long as the connection is open. A stream ends
+ * when it is garbage-collected, and the control stream MUST NOT end (RFC 9114 section 6.2.1).
  */
 export async function openControl(
   conn: Deno.QuicConn,
@@ -736,7 +743,7 @@ export async function openControl(
     writer.write(head).catch(() => {});
     return writer;
   } catch {
-    return undefined; // The connection has ended; `closed` reports the outcome.
+    return undefined; // The connection has ended, and `closed` reports the outcome.
   }
 }
 
@@ -769,7 +776,10 @@ async function readFields(
   }
 }
 
-/** Decodes the HEADERS frame at the start of a request; `undefined` if more bytes are needed. */
+/**
+ * Decodes the HEADERS frame at the start of a request. Returns `undefined` if more bytes are
+ * needed.
+ */
 function nextFields(frames: FrameParser): Field[] | undefined {
   const frame = frames.next();
   if (frame === undefined) return undefined;

@@ -1,4 +1,4 @@
-/** Dialing a WebTransport session: resolve, connect, request. */
+/** Dials a WebTransport session: resolves the name, connects, and requests the session. */
 import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { checkPositive, DIAL_KEEP_ALIVE_MS } from "../quic/options.ts";
@@ -16,22 +16,22 @@ import { encodeStringList, parseStringItem } from "./wire/structured_fields.ts";
 /** The default idle timeout of a connection, in milliseconds. */
 const IDLE_TIMEOUT_MS = 30_000;
 
-/** The default limit of the server's open streams, per direction. */
+/** The default limit on streams that the server may have open in one direction. */
 const MAX_STREAMS = 128;
 
-/** Statuses of servers that do not know the value of `:protocol`. */
+/** The status codes of servers that do not know the value of `:protocol`. */
 const UNKNOWN_TOKEN: readonly unknown[] = [400, 404, 501];
 
 /** The options for {@linkcode Http3Dialer}. */
 export interface Http3DialOptions extends DialWebTransportOptions {
   readonly runtime: Runtime;
-  /** Factory of errors; Skein's own by default. */
+  /** The factory of errors; by default, it creates Skein's own errors. */
   readonly errors?: SessionErrors | undefined;
-  /** QUIC congestion control. */
+  /** The goal of QUIC congestion control. */
   readonly congestionControl?: "throughput" | "low-latency" | "default" | undefined;
-  /** Pool of connections shared by sessions of one origin. */
+  /** The pool of connections that sessions of one origin share. */
   readonly pool?: Http3Pool | undefined;
-  /** Called with the fields of an accepting response. */
+  /** Called with the fields of the response that accepts the session. */
   readonly onResponse?: ((fields: readonly Field[]) => void) | undefined;
 }
 
@@ -41,7 +41,7 @@ export class Http3Dialer {
   readonly #options: Http3DialOptions;
   #dial: QuicDial | undefined;
   #session: Http3Session | undefined;
-  /** The first response, if a second request was made. */
+  /** The error of the first request, if a second request was made. */
   #refusal: unknown = undefined;
   /** The remaining values of `:protocol` to try. */
   #tokens: readonly UpgradeToken[] | undefined;
@@ -75,10 +75,10 @@ export class Http3Dialer {
   }
 
   /**
-   * Dials, and waits for the server's response. If the server does not seem to know the value of
-   * `:protocol`, a second request uses the other value.
+   * Dials, and waits for the server's response. If the response suggests that the server does not
+   * know the value of `:protocol`, a second request uses the other value.
    *
-   * @param onRequest Called with each requested session, before the response.
+   * @param onRequest Called with each requested session, before the response arrives.
    */
   async session(onRequest?: (session: Http3Session) => void): Promise<Http3Session> {
     const request = async () => {
@@ -92,7 +92,7 @@ export class Http3Dialer {
     } catch (error) {
       if (this.#isAborted || !this.#tokens?.length || !isUnknownToken(error)) throw error;
       this.#refusal = error;
-      // If both are rejections, the first response says more than the second.
+      // If the server rejects both requests, the first response is more informative.
       return await request().catch(() => {
         throw error;
       });
@@ -137,8 +137,9 @@ export class Http3Dialer {
   /**
    * Adds the tried server addresses to the error of a timed-out dial.
    *
-   * @param error An error; other kinds are returned unchanged.
-   * @returns The error with the addresses; the first response if the second attempt got none.
+   * @param error An error; if it is not a timeout, it is returned unchanged.
+   * @returns The error with the addresses, or the error of the first request if the second request
+   * received no response.
    */
   explain(error: unknown): unknown {
     if (this.#refusal !== undefined && error instanceof TimeoutError) return this.#refusal;
@@ -146,8 +147,8 @@ export class Http3Dialer {
   }
 
   /**
-   * The server addresses that were tried without success, with reasons; empty with a single
-   * address.
+   * The server addresses that were tried without success, with the reasons. The text is empty if
+   * there is only one address.
    */
   get outcome(): string {
     return this.#dial?.outcome ?? "";
@@ -167,7 +168,7 @@ export class Http3Dialer {
       maxIdleTimeout: idleTimeoutMs,
       keepAliveInterval: Math.min(DIAL_KEEP_ALIVE_MS, Math.max(1, Math.round(idleTimeoutMs / 3))),
       maxConcurrentBidirectionalStreams: maxBidirectionalStreams,
-      // Control streams count in addition to the streams of sessions.
+      // The control streams count against this limit too.
       maxConcurrentUnidirectionalStreams: maxUnidirectionalStreams + 3,
       congestionControl,
       serverCertificateHashes: serverCertificateHashes && [...serverCertificateHashes],
@@ -192,7 +193,7 @@ export class Http3Dialer {
   }
 }
 
-/** Tells whether a server may have rejected because of the value of `:protocol`. */
+/** Tells whether a server may have rejected a request because of the value of `:protocol`. */
 function isUnknownToken(error: unknown): boolean {
   const cause = error instanceof Error ? error.cause as { readonly status?: unknown } : undefined;
   return UNKNOWN_TOKEN.includes(cause?.status);
@@ -206,7 +207,7 @@ function checkUrl(url: string | URL): URL {
   return parsed;
 }
 
-/** Reads the subprotocol of a response; `undefined` if it was not offered. */
+/** Reads the subprotocol of a response. Returns `undefined` if the client did not offer it. */
 function chosen(fields: readonly Field[], protocols: readonly string[]): string | undefined {
   const value = fields.find(([name]) => name === "wt-protocol")?.[1];
   const protocol = value === undefined ? undefined : parseStringItem(value);

@@ -1,27 +1,29 @@
-/** Buffer for streams whose CONNECT request has not arrived yet: QUIC may reorder packets. */
+/**
+ * A buffer for streams whose CONNECT request has not arrived yet, because QUIC may reorder packets.
+ */
 import type { UnreadShare } from "../quic/unread_streams.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Http3Session } from "./session.ts";
 
 /**
- * The maximum number of buffered streams; draft-ietf-webtrans-http3 section 4.6 requires a bound.
- * Beyond it, the oldest is rejected.
+ * The maximum number of buffered streams (draft-ietf-webtrans-http3 section 4.6 requires a limit).
+ * Once it is exceeded, the oldest stream is rejected.
  */
 const MAX_EARLY_STREAMS = 16;
 
-/** The longest wait in milliseconds. */
+/** How long a stream can wait for its session, in milliseconds. */
 const EARLY_TIMEOUT_MS = 5_000;
 
 /** A stream that arrived before its session. */
 export interface EarlyStream {
-  /** Stream ID of the session. */
+  /** The session's stream ID. */
   readonly sessionId: number;
   /** Passes the stream to the session. */
   readonly accept: (session: Http3Session) => void;
   readonly refuse: () => void;
 }
 
-/** Buffered streams of one connection. */
+/** The buffered streams of one connection. */
 export class EarlyStreams {
   readonly #runtime: Runtime;
   readonly #unread: UnreadShare | undefined;
@@ -29,14 +31,14 @@ export class EarlyStreams {
   #timer: Timer | undefined = undefined;
 
   /**
-   * @param unread Counters of unread streams, which also count the buffered ones.
+   * @param unread The counters of unread streams, which include buffered streams.
    */
   constructor(runtime: Runtime, unread?: UnreadShare) {
     this.#runtime = runtime;
     this.#unread = unread;
   }
 
-  /** Buffers a stream, or rejects it beyond a limit of unread streams. */
+  /** Buffers a stream, or rejects it if a limit on unread streams is exceeded. */
   hold(stream: EarlyStream): void {
     if (this.#streams.length >= MAX_EARLY_STREAMS) {
       const [oldest] = this.#streams;
@@ -47,7 +49,7 @@ export class EarlyStreams {
     this.#timer ??= this.#runtime.setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
   }
 
-  /** Passes on the streams of a session whose request arrived. */
+  /** Passes buffered streams to their session, whose request has arrived. */
   accept(session: Http3Session): void {
     for (const { accept } of this.#take(({ sessionId }) => sessionId === session.id)) {
       accept(session);

@@ -3,8 +3,8 @@ import type { Http3Connection } from "./connection.ts";
 import type { Http3Session } from "./session.ts";
 
 /**
- * The maximum number of sessions on one shared connection, also assumed until the server's limit is
- * known.
+ * The maximum number of sessions on one shared connection. It also applies until the server's limit
+ * is known.
  */
 const MAX_POOLED_SESSIONS = 16;
 
@@ -12,15 +12,15 @@ interface PooledConnection {
   readonly connecting: Promise<Http3Connection>;
   /** The open connection; `undefined` while connecting. */
   connection: Http3Connection | undefined;
-  /** The session limit of the server, as far as known. */
+  /** The server's session limit, as far as it is known. */
   limit: number;
-  /** The current and pending sessions. */
+  /** The number of current and pending sessions. */
   users: number;
 }
 
 /**
- * Pool of connections, each shared by sessions of one origin. The pool keeps live connections, and
- * opens another if the server allows no more sessions on one.
+ * A pool of connections, each shared by sessions of one origin. Connections in the pool stay open.
+ * If the server allows no more sessions on a connection, the pool opens another one.
  */
 export class Http3Pool {
   readonly #connections = new Map<string, Set<PooledConnection>>();
@@ -33,9 +33,9 @@ export class Http3Pool {
   }
 
   /**
-   * Opens a session on a connection with room, or on a new one.
+   * Opens a session on a connection that has room, or on a new connection.
    *
-   * @param key The key of the sessions that may share a connection.
+   * @param key The key that is common to the sessions that may share a connection.
    */
   async session(
     key: string,

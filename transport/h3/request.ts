@@ -1,4 +1,4 @@
-/** A request for a WebTransport session, on a server. */
+/** A request for a WebTransport session, as a server receives it. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions } from "../../base/option_checks.ts";
 import type { Connection } from "../connection.ts";
@@ -7,42 +7,43 @@ import { encodeFields, type Field } from "./wire/qpack.ts";
 import type { ConnectStream, Http3Session } from "./session.ts";
 import { encodeStringItem, parseStringList } from "./wire/structured_fields.ts";
 
-/** A request for a session. Call `accept` or `refuse` once. */
+/** A request for a session. Call either `accept` or `refuse`, and only once. */
 export interface WebTransportRequest {
-  /** The URL with `https:`, authority, path and query. */
+  /** The requested URL: `https:`, authority, path and query. */
   readonly url: string;
-  /** Request headers without the pseudo-headers. */
+  /** The request headers without the pseudo-headers. */
   readonly headers: Headers;
   /** The subprotocols offered by the client, in order of preference. */
   readonly protocols: readonly string[];
-  /** UDP address from which the client connected. */
+  /** The UDP address from which the client connected. */
   readonly remoteAddress: Deno.NetAddr;
-  /** Aborts when the client ends the request before the response. */
+  /** Aborts if the client cancels the request before you respond. */
   readonly signal: AbortSignal;
   /**
    * Accepts the session.
    *
-   * @param options The subprotocol, headers and admission.
-   * @returns The session; already closed if the client ended the request.
-   * @throws {TypeError} If the request already has a response, or the protocol was not offered.
+   * @param options The subprotocol, response headers and admission.
+   * @returns The session. If the client has cancelled the request, the session is already closed.
+   * @throws {TypeError} If the request already has a response, or if the client did not offer the
+   * protocol.
    */
   accept(options?: {
-    /** The subprotocol, one of those offered; none by default. */
+    /** The subprotocol, which must be one that the client offered. None by default. */
     readonly protocol?: string | undefined;
-    /** Response headers; absent by default. */
+    /** The response headers; none by default. */
     readonly headers?: HeadersInit | undefined;
     /**
-     * Resolves when the client is admitted, if a token must arrive first. Until then the client may
-     * have 16 streams, of which only the first is read, and no datagrams. By default the client is
-     * admitted immediately.
+     * A promise that resolves when the client is admitted. Set it if the client must first send a
+     * token. Until it resolves, the client can open 16 streams, of which only the first is read,
+     * and its datagrams are dropped. By default, the client is admitted immediately.
      */
     readonly admitted?: Promise<unknown> | undefined;
   }): Connection;
   /**
    * Rejects the session.
    *
-   * @param status HTTP status, from 300 to 599.
-   * @param options Response headers; absent by default. Browsers hide these from a page.
+   * @param status The HTTP status, from 300 to 599.
+   * @param options The response headers; none by default. Browsers hide them from a page.
    * @throws {TypeError} If the request already has a response.
    * @throws {RangeError} If the status is not from 300 to 599.
    */
@@ -55,7 +56,10 @@ export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]
 
 const ACCEPT: OptionKinds<AcceptOptions> = { admitted: "object", headers: 0, protocol: "string" };
 
-/** The only response to a request, which the client may cancel before. */
+/**
+ * The response to a request. It makes sure that there is only one response, and notices if the
+ * client cancels the request first.
+ */
 export class RequestAnswer {
   readonly #closed: Promise<unknown>;
   #isGiven = false;
@@ -65,7 +69,7 @@ export class RequestAnswer {
     this.#closed = closed;
   }
 
-  /** Aborts when the client ends the request before the response. */
+  /** Aborts if the client cancels the request before you respond. */
   get signal(): AbortSignal {
     if (this.#aborted !== undefined) return this.#aborted.signal;
     const aborted = this.#aborted = new AbortController();
@@ -78,13 +82,13 @@ export class RequestAnswer {
     return aborted.signal;
   }
 
-  /** Records the response; throws if there already is one. */
+  /** Records that the request has a response. Throws if it already has one. */
   give(): void {
     if (this.#isGiven) throw new TypeError("Cannot respond to request: it already has a response");
     this.#isGiven = true;
   }
 
-  /** Checks the status of a rejection. */
+  /** Checks that a status is valid for a rejection. */
   static checkStatus(status: number): void {
     if (Number.isInteger(status) && status >= 300 && status <= 599) return;
     throw new RangeError(
@@ -105,7 +109,7 @@ export class Http3Request implements WebTransportRequest {
   readonly #answer: RequestAnswer;
 
   /**
-   * @param request Fields of the request, and address of the client.
+   * @param request The fields of the request, and the client's address.
    */
   constructor(
     session: Http3Session,
@@ -120,7 +124,7 @@ export class Http3Request implements WebTransportRequest {
     this.url = `https://${this.#field(":authority")}${this.#field(":path")}`;
   }
 
-  /** Request headers, built on first access. */
+  /** The request headers, built on first access. */
   get headers(): Headers {
     if (this.#headers !== undefined) return this.#headers;
     const headers = this.#headers = new Headers();
@@ -132,7 +136,7 @@ export class Http3Request implements WebTransportRequest {
     // Cookies may be split into several fields, which must not be joined with commas (RFC 9114
     // section 4.2.1).
     if (cookies.length > 0) headers.set("cookie", cookies.join("; "));
-    // Consumers of headers expect the authority in `host`; a `host` field from the client is
+    // Code that reads headers expects the authority in `host`. A `host` field from the client is
     // overwritten.
     headers.set("host", this.#field(":authority")!);
     return headers;
@@ -162,7 +166,7 @@ export class Http3Request implements WebTransportRequest {
     this.#answer.give();
     if (!this.#session.isOver) {
       const frame = fields.length === 0 ? ACCEPTED : acceptance(fields);
-      // The session's reader notices a failure.
+      // If the write fails, the session's reader notices it.
       this.#connect.writer.write(frame).catch(() => {});
       if (admitted !== undefined) this.#session.holdUntil(admitted);
       this.#session.establish(protocol);
@@ -195,8 +199,8 @@ export class Http3Request implements WebTransportRequest {
 }
 
 /**
- * The shared bytes of the most frequent response. The `draft` field is for Chromium; other clients
- * ignore it.
+ * The bytes of the most frequent response, which requests share. Chromium needs the `draft` field;
+ * other clients ignore it.
  */
 const ACCEPTED = acceptance([]);
 

@@ -1,10 +1,10 @@
-/** Requests of a WebTransport listener that wait for the application. */
+/** The requests of a WebTransport listener that wait for the application. */
 import type { WebTransportRequest } from "./request.ts";
 
-/** The maximum number of waiting requests; more are rejected with 503. */
+/** The maximum number of waiting requests. Further requests are rejected with 503. */
 const MAX_WAITING_REQUESTS = 1_024;
 
-/** Requests of a listener in order of arrival. The iteration ends after `stop()`. */
+/** The requests of a listener in order of arrival. The iteration ends after `stop()` is called. */
 export class RequestQueue implements AsyncIterable<WebTransportRequest> {
   readonly #waiting: WebTransportRequest[] = [];
   #wake: PromiseWithResolvers<void> | undefined = undefined;
@@ -14,7 +14,7 @@ export class RequestQueue implements AsyncIterable<WebTransportRequest> {
     return this.#isStopped;
   }
 
-  /** Adds a request, or rejects it with 503. */
+  /** Adds a request. Rejects it with 503 if the queue is full or has stopped. */
   push(request: WebTransportRequest): void {
     if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
       return request.refuse(503);
@@ -23,14 +23,14 @@ export class RequestQueue implements AsyncIterable<WebTransportRequest> {
     this.#wake?.resolve();
   }
 
-  /** Rejects all waiting and later requests with 503. Idempotent. */
+  /** Rejects all waiting and later requests with 503. Further calls have no effect. */
   stop(): void {
     this.#isStopped = true;
     for (const request of this.#waiting.splice(0)) request.refuse(503);
     this.#wake?.resolve();
   }
 
-  /** Yields requests until `stop()`. */
+  /** Yields requests until `stop()` is called. */
   async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
     while (true) {
       for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;

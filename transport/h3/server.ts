@@ -1,4 +1,4 @@
-/** The server side of WebTransport: HTTP/3 on the runtime's QUIC. */
+/** The WebTransport server, with HTTP/3 over the runtime's QUIC. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import { CloseCode } from "../../errors.ts";
@@ -31,55 +31,58 @@ export interface ListenWebTransportOptions
   extends
     Omit<ListenQuicOptions, "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"> {
   /**
-   * The maximum number of concurrent sessions of one connection; more are rejected with 429.
+   * The maximum number of concurrent sessions on one connection. Further requests are rejected with
+   * 429.
    *
    * @default {16}
    */
   readonly maxSessionsPerConnection?: number | undefined;
   /**
-   * The maximum number of a peer's open streams per connection and direction. Each may hold up to
-   * 1.25 MB of unread data; see `unreadStreams`.
+   * The maximum number of streams that a peer can have open, per connection and direction. Each
+   * stream can hold up to 1.25 MB of unread data; see `unreadStreams`.
    *
    * @default {128}
    */
   readonly maxStreams?: number | undefined;
   /**
-   * The maximum number of a peer's open unidirectional streams per connection, if different: peers
-   * of Media over QUIC open streams without waiting. `maxStreams` by default, or 1024 with `quic`.
-   * The value is also the default of `flowControl.maxStreamsUni`.
+   * The maximum number of unidirectional streams that a peer can have open, per connection. The
+   * default is `maxStreams`, or 1024 if `quic` is set, because peers of Media over QUIC open
+   * streams without waiting. The value is also the default of `flowControl.maxStreamsUni`.
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
-   * The limits on data that a client may send ahead of the readers, for clients with flow control,
-   * such as Skein in Deno; a browser may lack flow control. The stream limits above and QUIC's own
-   * limits also apply.
+   * The limits on data that a client can send before you read it. They apply to clients that
+   * support flow control, such as Skein in Deno; a browser may not support it. The stream limits
+   * above and QUIC's own limits also apply.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Tells whether the client of a request hands over from a session of this server. Beyond
-   * `maxConnections` and `maxConnectionsPerAddress`, as many additional connections are admitted if
-   * their first request arrives within two seconds and is from such a client; others are closed. By
-   * default the limits apply to all connections. MUST NOT throw.
+   * Tells whether the client of a request hands over from a session of this server. If this
+   * callback is set, twice as many connections as `maxConnections` and `maxConnectionsPerAddress`
+   * can be open. A connection beyond those limits is closed unless its first request arrives within
+   * two seconds and comes from such a client. By default, the limits apply to all connections. MUST
+   * NOT throw.
    *
-   * @param request The request, which must not be accepted or refused here.
+   * @param request The request. Do not accept or refuse it here.
    */
   readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
-  /** Raw QUIC for protocols other than HTTP/3 on the same port. Absent by default. */
+  /** Serves protocols other than HTTP/3 with raw QUIC on the same port. Absent by default. */
   readonly quic?: {
     /**
-     * Supported protocols (ALPN), in order of preference. MUST NOT include `h3`, which WebTransport
-     * uses.
+     * The supported protocols (ALPN), in order of preference. They MUST NOT include `h3`, which
+     * WebTransport uses.
      */
     readonly protocols: readonly string[];
     /**
-     * Called with each ready connection. If the callback throws or rejects, the connection is closed
-     * with 4500.
+     * Called with each connection once it is ready. If the callback throws or rejects, the
+     * connection is closed with 4500.
      *
-     * @param connection The connection; `protocol` is the negotiated one.
+     * @param connection The connection; `protocol` is the negotiated protocol.
      */
     onConnection(connection: QuicConnection): void | Promise<void>;
     /**
-     * Called with errors of `onConnection`, which are otherwise ignored. MUST NOT throw.
+     * Called with each error of `onConnection`. If it is absent, these errors are ignored. MUST NOT
+     * throw.
      *
      * @param error The error.
      */
@@ -97,26 +100,28 @@ const LISTEN: OptionKinds<ListenWebTransportOptions> = {
   quic: { onConnection: "function", onError: "function", protocols: "array" },
 };
 
-/** Raw QUIC next to WebTransport; see {@linkcode ListenWebTransportOptions.quic}. */
+/**
+ * The options for raw QUIC next to WebTransport; see {@linkcode ListenWebTransportOptions.quic}.
+ */
 export type RawQuicOptions = NonNullable<ListenWebTransportOptions["quic"]>;
 
 /**
- * Listener for WebTransport sessions; iterate to receive requests.
+ * A listener for WebTransport sessions. Iterate over it to receive requests.
  *
- * - **Robust:** a failed handshake affects no other connection.
- * - **0-RTT:** a request is handled only after the handshake, so a replayed request is never
- *   handled.
- * - **Bound:** connections, handshakes, waiting requests, and sessions per connection have limits;
- *   excess ones are rejected.
- * - **Open under a flood:** excess handshakes are ignored, so that honest clients try again, and
- *   newer handshakes replace unfinished ones.
- * - **Grace:** a connection is closed after two seconds without a session, because browsers keep
- *   idle connections open.
+ * - **Robust:** a failed handshake does not affect other connections.
+ * - **0-RTT:** a request is handled only once the handshake is complete, so a replayed request is
+ *   never handled.
+ * - **Limits:** connections, handshakes, waiting requests, and sessions per connection are limited.
+ *   Excess connections, requests and sessions are rejected.
+ * - **Open under a flood:** excess handshakes are ignored, so that honest clients retry, and newer
+ *   handshakes replace unfinished ones.
+ * - **Idle connections:** a connection is closed after two seconds without a session, because
+ *   browsers keep idle connections open.
  */
 export class WebTransportListener implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<ServerConnection>;
   readonly #signal: AbortSignal | undefined;
-  /** Resolves after the code for connections has loaded. */
+  /** Resolves when the code for connections has loaded. */
   readonly #loaded: Promise<Http3Protocol>;
   readonly #requests = new RequestQueue();
   readonly #onAbort = (): void => void this.close();
@@ -142,7 +147,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       : options.flowControl;
     flowLimitsOf(flowControl); // Throws for an invalid limit, before the server listens.
     this.#signal = options.signal;
-    // HTTP/3 loads while the server starts to listen: a third of all code that a server may need.
+    // HTTP/3, a third of all code that a server may need, loads while the server starts to listen.
     const protocol = import("./accept.ts").then(({ acceptProtocol }) =>
       acceptProtocol({
         runtime,
@@ -156,7 +161,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.#loaded = protocol;
     this.#acceptor = new QuicAcceptor<ServerConnection>(runtime, options, {
       protocols: ["h3", ...quic?.protocols ?? []],
-      // Requests and control streams count in addition to the streams of sessions.
+      // Requests and control streams count against these limits too.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxUnidirectionalStreams + 3,
       protocol,
@@ -164,7 +169,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** Bound address. */
+  /** The address that the listener is bound to. */
   get address(): Deno.NetAddr {
     return this.#acceptor.address;
   }
@@ -189,16 +194,16 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /**
-   * Replaces the certificate for new handshakes. Sessions stay open.
+   * Replaces the certificate for new handshakes. Open sessions are not affected.
    *
    * @param certificate The certificate and key.
-   * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
+   * @throws {TypeError} If the certificate or key is invalid, or if the listener is closed.
    */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
-  /** Rejects new connections, and new requests with 503. Sessions stay open. */
+  /** Rejects new connections, and rejects new requests with 503. Open sessions are not affected. */
   stop(): void {
     if (this.#requests.isStopped) return;
     this.#acceptor.stop();
@@ -209,14 +214,15 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /**
-   * Closes every connection, and stops listening. Idempotent. Clients see open sessions as lost, so
-   * close them first. The runtime frees the port on garbage collection, not immediately.
+   * Closes every connection and stops listening. Further calls have no effect. Close open sessions
+   * first, because to their clients they would otherwise look lost. The runtime frees the port when
+   * it collects garbage, not immediately.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
 
-  /** Closes the listener; called by `await using`. */
+  /** Closes the listener. `await using` calls this method. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -231,7 +237,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.stop();
     this.#signal?.removeEventListener("abort", this.#onAbort);
     await this.#acceptor.close(H3Error.noError);
-    const protocol = await this.#loaded.catch(() => undefined); // The iteration throws the error.
+    const protocol = await this.#loaded.catch(() => undefined); // The iteration throws this error.
     protocol?.clear();
   }
 }
@@ -240,12 +246,12 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
  * Listens for WebTransport sessions.
  *
  * @param options The certificate, address and limits.
- * @returns The listener; iterate to receive requests.
+ * @returns The listener. Iterate over it to receive requests.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is in use.
- * @throws {RangeError} If a limit is not a positive integer, or a limit in `flowControl` is
+ * @throws {RangeError} If a limit is not a positive integer, or if a limit in `flowControl` is
  * invalid.
- * @throws {TypeError} If the certificate and key are not PEM strings.
+ * @throws {TypeError} If the certificate or the key is not a PEM string.
  */
 export function listenWebTransport(options: ListenWebTransportOptions): WebTransportListener {
   return new WebTransportListener(options);
