@@ -56,95 +56,97 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { ConnectionError, StreamError } from "../../errors.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
-/** The HTTP/3 connection as its sessions see it. */
+/** The part of an HTTP/3 connection that its sessions use. */
 export interface SessionLink {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
   readonly conn: Deno.QuicConn;
-  /** Resolves at the end of the connection. */
+  /** Resolves when the connection has ended. */
   readonly ending: Promise<QuicEnding>;
-  /** True after the connection has ended, when nothing can be sent. */
+  /** True once the connection has ended, so that nothing more can be sent. */
   readonly isEnded: boolean;
   /** True if this end closed the connection. */
   readonly isClosedHere: boolean;
-  /** Fault for which this end closed the connection. */
+  /** The peer's protocol violation because of which this end closed the connection, if any. */
   readonly fault: H3ProtocolError | undefined;
   /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
-  /** Starts to read datagrams; before this call the runtime holds the newest ones. */
+  /** Starts to read datagrams. Before this call, the runtime holds the newest datagrams. */
   readDatagrams(): void;
   /**
-   * Watchers for the end of the current turn, for stream halves that the application has not
-   * touched.
+   * Notifies stream halves that the application has not used yet at the end of the current turn of
+   * the event loop.
    */
   readonly turnEnd: TurnEnd;
   /** Ends the connection because the peer violated the protocol. */
   fail(error: H3ProtocolError): void;
-  /** Removes an ended session; resolves once the cleanup is complete. */
+  /** Removes a session that has ended. The promise resolves once the cleanup is complete. */
   sessionEnded(id: number, ending: SessionEnding): Promise<void> | undefined;
 }
 
-/** End of a session, as seen by the connection. */
+/** The end of a session, as its connection must know it. */
 export interface SessionEnding {
   /** True if the connection must end with the session. */
   readonly closeConnection: boolean;
   /**
-   * Violation by the peer that ended the session. A connection that ends with the session uses the
-   * code of this fault.
+   * The peer's violation that ended the session, if any. If the connection ends with the session,
+   * it uses the code of this violation.
    */
   readonly fault: H3ProtocolError | undefined;
 }
 
-/** The stream of a CONNECT request, after its head was read or written. */
+/** The stream of a CONNECT request, once its head has been read or written. */
 export interface ConnectStream {
-  /** Stream ID, which is also the session ID. */
+  /** The stream ID, which is also the session ID. */
   readonly id: number;
   readonly reader: ReadableStreamBYOBReader;
   readonly writer: WritableStreamDefaultWriter<Uint8Array>;
-  /** Frame parser, with the bytes of the next frame read so far. */
+  /** The frame parser, which holds the bytes of the next frame read so far. */
   readonly frames: FrameParser;
 }
 
 export interface OpenSessionStreamOptions extends OpenStreamOptions {
   /**
-   * Waits for stream credit; `false` fails with a `RangeError` instead.
+   * If `true`, the call waits for stream credit. If `false`, it fails with a `RangeError` when
+   * there is no credit.
    *
    * @default {true}
    */
   readonly waitUntilAvailable?: boolean | undefined;
 }
 
-/** Highest send order, so that stream heads go first. */
+/** The highest send order, so that stream heads are sent first. */
 const HEAD_SEND_ORDER = 2 ** 31 - 1;
 
-/** The time for the peer to confirm a close, in milliseconds. */
+/** How long the peer has to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * The size of CONNECT stream reads. A connection that ends loses all unread bytes that the
- * pending read has no room for, so this read has room for a whole close. Otherwise capsules are small and rare,
- * and the buffer stays pinned while the session is idle.
+ * The buffer size for reads of a CONNECT stream. When a connection ends, unread bytes are lost
+ * unless the pending read has room for them, so the buffer has room for a whole close. It is no
+ * larger, because other capsules are small and rare, and the buffer stays pinned while the session
+ * is idle.
  */
 const CONNECT_READ_BYTES = MAX_CLOSE_FRAME_BYTES;
 
 const NO_CLOSE = "The peer ended the session without a close";
 
 /**
- * The maximum number of untaken streams of one direction: more than QUIC lets the peer open at the
- * same time.
+ * The maximum number of streams of one direction that wait for the application. QUIC does not let
+ * the peer open that many at the same time.
  */
 const MAX_UNACCEPTED_STREAMS = 1_024;
 
 /**
- * The maximum number of untaken streams of one direction while there is no reader, because the
- * application may never add one.
+ * The maximum number of streams of one direction that wait while there is no reader. It is low,
+ * because the application may never add a reader.
  */
 const MAX_UNREAD_STREAMS = 16;
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime cannot send reset codes; the peer's codes are read.
+  // The runtime cannot send reset codes, but the peer's codes are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
@@ -169,11 +171,11 @@ export class Http3Session extends CountedConnection
   implements Connection, DirectStreams, StreamOwner {
   readonly transport: string = "webtransport";
   /**
-   * The capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code.
+   * The capabilities. `resetCodes` is false, because the runtime cannot reset a stream with a code.
    * `credit` is true if both ends use flow control.
    */
   readonly capabilities: ConnectionCapabilities;
-  /** Open stream halves, which end with the session. */
+  /** The open stream halves, which end with the session. */
   readonly halves: StreamHalves = new StreamHalves();
 
   readonly #link: SessionLink;
@@ -213,8 +215,8 @@ export class Http3Session extends CountedConnection
   /**
    * Creates a pending session and starts to read the CONNECT stream.
    *
-   * @param options `errors` creates the session's errors, `credit` holds the limits of both ends,
-   * and `onResponse` handles the response on a client.
+   * @param options `errors` creates the session's errors. `credit` holds the limits of both ends.
+   * On a client, `onResponse` handles the response.
    */
   constructor(
     link: SessionLink,
@@ -255,27 +257,29 @@ export class Http3Session extends CountedConnection
     return this.#link.unread;
   }
 
-  /** Flow control, if both ends announced limits and the session was accepted. */
+  /**
+   * The flow control of the session, if both ends announced limits and the session was accepted.
+   */
   get credit(): ConnectionCredit | undefined {
     return this.#wasOpen ? this.#credit : undefined;
   }
 
-  /** Stream ID of the CONNECT stream. */
+  /** The stream ID of the CONNECT stream. */
   get controlStreamId(): number {
     return this.id;
   }
 
-  /** The streams of the peer that the application has not taken yet. */
+  /** The number of the peer's streams that the application has not taken yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Stream ID of the CONNECT stream. */
+  /** The stream ID of the CONNECT stream. */
   get id(): number {
     return this.#connect.id;
   }
 
-  /** True after the session has ended locally. */
+  /** True once the session has ended at this end. */
   get isOver(): boolean {
     return this.#state === "over";
   }
@@ -284,7 +288,7 @@ export class Http3Session extends CountedConnection
     return this.#protocol;
   }
 
-  /** Resolves after the request was accepted. */
+  /** Resolves once the request has been accepted. */
   get ready(): Promise<void> {
     if (this.#ready === undefined) {
       this.#ready = Promise.withResolvers();
@@ -294,7 +298,7 @@ export class Http3Session extends CountedConnection
     return this.#ready.promise;
   }
 
-  /** Settles after the peer has confirmed a close, or the connection has ended. */
+  /** Settles once the peer has confirmed a close, or the connection has ended. */
   get closed(): Promise<ConnectionCloseInfo> {
     return this.#closed.promise;
   }
@@ -307,7 +311,7 @@ export class Http3Session extends CountedConnection
     return this.#draining.promise;
   }
 
-  /** The datagrams; the oldest unread ones are dropped. */
+  /** The datagrams. If too many wait to be read, the oldest are dropped. */
   get datagrams(): QuicDatagrams {
     return this.#ownDatagrams;
   }
@@ -325,8 +329,8 @@ export class Http3Session extends CountedConnection
   }
 
   /**
-   * Opens a stream. Waits for stream credit, or fails with a `RangeError` if `waitUntilAvailable`
-   * is false.
+   * Opens a stream. If there is no stream credit, the call waits, or fails with a `RangeError` if
+   * `waitUntilAvailable` is false.
    */
   async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<QuicStream> {
     const leftMs = await this.#mayOpen("bidirectional", options);
@@ -342,8 +346,8 @@ export class Http3Session extends CountedConnection
   }
 
   /**
-   * Opens a stream. Waits for stream credit, or fails with a `RangeError` if `waitUntilAvailable`
-   * is false.
+   * Opens a stream. If there is no stream credit, the call waits, or fails with a `RangeError` if
+   * `waitUntilAvailable` is false.
    */
   async createUnidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<SendStream> {
     return (await this.openUnidirectional(options)).writable;
@@ -371,13 +375,13 @@ export class Http3Session extends CountedConnection
     for (const held of this.#unidirectional.takeHeld()) this.#hand(held, receiver);
   }
 
-  /** Closes with code and reason; the peer has one second to confirm. */
+  /** Closes the session with a code and a reason. The peer has one second to confirm the close. */
   close(options?: CloseOptions): void {
     const info = checkWireClose(options, MAX_WEBTRANSPORT_CLOSE_CODE);
     this.closeWith({ ...info, closeConnection: options?.closeConnection === true });
   }
 
-  /** Closes with any code, as the W3C interface permits. */
+  /** Closes the session with any code, as the W3C interface permits. */
   closeWith({ closeCode = 0, reason = "", closeConnection = false }: CloseOptions): void {
     if (this.#closing !== undefined || this.#state === "over") return;
     this.#closesConnection = closeConnection;
@@ -399,7 +403,7 @@ export class Http3Session extends CountedConnection
     }, CLOSE_TIMEOUT_MS);
   }
 
-  /** Asks the peer to drain, once. */
+  /** Asks the peer to drain the session. Further calls have no effect. */
   drain(): void {
     if (this.#state === "open" && !this.#isDraining) {
       this.#isDraining = true;
@@ -407,14 +411,15 @@ export class Http3Session extends CountedConnection
     }
   }
 
-  /** Closes the session; called by `await using`. */
+  /** Closes the session. `await using` calls this method. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
   }
 
   requireClose(): boolean {
-    // An earlier end can no longer be distinguished from a close.
+    // If the session has already ended, an end without a close can no longer be distinguished from
+    // a close.
     return this.#requiresClose = !this.#isSettled;
   }
 
@@ -425,13 +430,13 @@ export class Http3Session extends CountedConnection
     return held.length > 0;
   }
 
-  /** Accepts no datagrams and few streams until the peer is admitted. */
+  /** Drops datagrams and accepts only a few streams until the peer is admitted. */
   holdUntil(admitted: Promise<unknown>): void {
     this.#isHeld = true;
     admitted.then(() => this.#isHeld = false, () => {});
   }
 
-  /** Handles the acceptance of the request, by this end or by the peer. */
+  /** Opens the session after this end or the peer has accepted the request. */
   establish(protocol: string): void {
     if (this.#state !== "pending") return;
     this.#state = "open";
@@ -441,7 +446,7 @@ export class Http3Session extends CountedConnection
     this.#settleReady();
   }
 
-  /** Handles the rejection of the request, by this end or by the peer. */
+  /** Ends the session after this end or the peer has rejected the request. */
   refuse(error: Error): void {
     if (this.#state !== "pending") return;
     this.#over({ message: error.message, error });
@@ -450,7 +455,7 @@ export class Http3Session extends CountedConnection
     this.#settleWith(() => this.#closed.reject(error));
   }
 
-  /** Handles the peer's request to drain, for the session or for the connection. */
+  /** Handles the peer's request to drain the session or the connection. */
   windUp(): void {
     this.#isWindingUp = true;
     this.#draining?.resolve();
@@ -467,7 +472,7 @@ export class Http3Session extends CountedConnection
     const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     const send = new SendHalf(this, stream.writable, { onEnd, account });
     const accepted = new QuicStream(receive, send);
-    // A stream without an account carries the messages, including the token.
+    // A stream without an account carries the session's messages, including the token.
     if (account === undefined) return this.#bidirectional.push(accepted);
     const receiver = this.#bidirectionalReceiver;
     if (receiver !== undefined && !this.#isHeld) return this.#hand(accepted, receiver);
@@ -492,7 +497,7 @@ export class Http3Session extends CountedConnection
     this.#watch(half);
   }
 
-  /** Handles a received datagram; the bytes have their own buffer. */
+  /** Handles a received datagram, whose bytes are in a buffer of their own. */
   receiveDatagram(payload: Uint8Array): void {
     if (this.#isHeld) return this.ledger.droppedDatagram(payload.byteLength);
     if (this.#state !== "over") this.#ownDatagrams.deliver(payload);
@@ -518,13 +523,13 @@ export class Http3Session extends CountedConnection
     if (stream !== undefined) return endStream(stream, error);
     const receive = takeOut(this.#unidirectional, (one) => one === half);
     if (receive !== undefined) return receive.cancel(error);
-    // The application already holds the stream: a clean end would hide the rejection.
+    // The application already has the stream, and a normal end would hide the rejection.
     half.fail(error);
   }
 
   /**
-   * Passes a stream to the application. Its end is then awaited even if the application does not
-   * read.
+   * Passes a stream to the application. From then on, the end of the stream is noticed even if the
+   * application does not read.
    */
   #taken<T extends QuicStream | ReceiveHalf>(stream: T): T {
     stream.taken();
@@ -532,28 +537,28 @@ export class Http3Session extends CountedConnection
     return stream;
   }
 
-  /** Passes a stream to a receiver; most receivers read immediately. */
+  /** Passes a stream to a receiver. Most receivers start to read immediately. */
   #hand<T extends QuicStream | ReceiveHalf>(stream: T, receiver: (stream: T) => void): void {
     stream.taken();
     receiver(stream);
     if (!stream.isRead) this.#link.turnEnd.add(stream);
   }
 
-  /** Counts a waiting stream as unread after this turn. */
+  /** Counts a waiting stream as unread once the current turn of the event loop has ended. */
   #watch(half: ReceiveHalf): void {
     if (this.unread !== undefined) this.#link.turnEnd.add(half);
   }
 
   /**
-   * Tells whether another stream may wait for the application. Before admission, both directions
-   * count together.
+   * Tells whether another stream may wait for the application. Until the peer is admitted, the
+   * streams of both directions count towards one limit.
    */
   #hasRoom(queue: IncomingQueue<QuicStream> | IncomingQueue<ReceiveHalf, ReceiveStream>): boolean {
     if (this.#isHeld) return this.unreadStreams < MAX_UNREAD_STREAMS;
     return queue.size < MAX_UNREAD_STREAMS || queue.readable.locked;
   }
 
-  /** Counts a stream that is rejected because too many wait. */
+  /** Counts a stream that is rejected because too many streams wait. */
   #tooMany(): Error | undefined {
     this.ledger.streamsRefused++;
     return this.unread?.refused();
@@ -589,15 +594,14 @@ export class Http3Session extends CountedConnection
     const half = new SendHalf(this, stream, { head: streamHead(type, this.id), account });
     if (sendOrder === undefined) this.#link.turnEnd.add(half);
     else {
-      // The head is sent before all payload: a later stream must not overtake the head of an
-      // earlier one.
+      // The head is sent before any payload, so that no later stream overtakes it.
       half.flushHead();
       half.sendOrder = sendOrder;
     }
     return half;
   }
 
-  /** Waits for credit; resolves with the time left. */
+  /** Waits for stream credit, and resolves with the time left. */
   async #mayOpen(
     kind: StreamDirection,
     options: OpenSessionStreamOptions,
@@ -621,7 +625,7 @@ export class Http3Session extends CountedConnection
     error: unknown,
     { signal }: OpenStreamOptions,
   ): never {
-    this.#credit?.giveBack(kind); // The peer cannot know to which session the stream belonged.
+    this.#credit?.giveBack(kind); // The peer cannot know which session the stream belonged to.
     if (signal?.aborted || !(error instanceof Error) || error.name === "TimeoutError") throw error;
     // No stream is available, and the caller does not want to wait.
     if (error instanceof RangeError) throw error;
@@ -642,7 +646,7 @@ export class Http3Session extends CountedConnection
         if (this.#isSettled) return void reader.cancel().catch(() => {});
         frames.push(value);
       }
-      // A local close may have cut the stream at any point.
+      // After a local close, the stream may have been cut at any point.
       if (this.#closing !== undefined) return this.#settle();
       if (this.#isSettled) return;
       if (!frames.isBetweenFrames) {
@@ -678,7 +682,7 @@ export class Http3Session extends CountedConnection
       return this.#onResponse(payload);
     }
     if (type !== FrameType.data || this.#onResponse !== undefined) {
-      // Trailers have no meaning here; other frames are invalid on this stream.
+      // Trailers have no meaning here. Other frames are invalid on this stream.
       if (type === FrameType.headers && this.#state === "open") return;
       throw new H3ProtocolError(
         H3Error.frameUnexpected,
@@ -706,7 +710,7 @@ export class Http3Session extends CountedConnection
           H3Error.messageError,
           "Expected stream credit from QUIC, received a capsule for it",
         );
-      // A malformed capsule is a fault even without flow control.
+      // A malformed capsule is a violation even without flow control.
       case CapsuleType.maxData:
       case CapsuleType.dataBlocked:
         decodeVarintCapsule(payload);
@@ -726,11 +730,11 @@ export class Http3Session extends CountedConnection
   }
 
   #endConnect(): void {
-    // A write to an ended connection would only create an error with a stack trace.
+    // If the connection has ended, a write would only create an error with a stack trace.
     if (!this.#link.isEnded) this.#connect.writer.close().catch(() => {});
   }
 
-  /** Handles the peer's close, or its confirmation of a local close. */
+  /** Handles the peer's close, or the peer's confirmation of a local close. */
   #peerClosed(info: Required<ConnectionCloseInfo>): void {
     if (this.#closing !== undefined) return this.#settle();
     if (this.#isSettled) return;
@@ -748,14 +752,14 @@ export class Http3Session extends CountedConnection
       error.h3Code === H3Error.flowControlError;
     if (!isOfSession) this.#link.fail(error);
     else if (this.#state === "open") {
-      // The close capsule carries the code, because the runtime cannot reset with a code.
+      // The close capsule carries the code, because the runtime cannot reset a stream with a code.
       this.#sendCapsule(encodeCloseCapsule({ closeCode: error.h3Code, reason: error.message }));
     }
     const message = `The peer broke the protocol: ${error.message}`;
     this.#fail(this.#errors.session(message, { cause: error }), error);
   }
 
-  /** Handles a reset of the CONNECT stream, or the end of the connection. */
+  /** Ends the session after the CONNECT stream was reset, or the connection has ended. */
   async #lost(cause: unknown): Promise<void> {
     if (this.#isSettled) return;
     const { ending, fault } = this.#link;
@@ -782,7 +786,7 @@ export class Http3Session extends CountedConnection
     this.#fail(this.#errors.session(message, { cause }));
   }
 
-  /** Ends a broken session; `fault` is the peer's violation, if any. */
+  /** Ends a broken session. `fault` is the peer's violation, if there was one. */
   #fail(error: Error, fault?: H3ProtocolError): void {
     if (this.#isSettled) return;
     if (this.#closing !== undefined) return this.#settle();
@@ -812,7 +816,8 @@ export class Http3Session extends CountedConnection
   }
 
   /**
-   * The error of the ended session. Created on demand, because capturing the stack trace is slow.
+   * The error of the ended session. It is created on demand, because capturing a stack trace is
+   * slow.
    */
   get #error(): Error | undefined {
     const ending = this.#ending;
@@ -851,7 +856,7 @@ interface Ending {
   readonly isBroken?: boolean;
 }
 
-/** Ends both directions of a stream that the application will not receive. */
+/** Ends both directions of a stream that is not passed to the application. */
 function endStream(stream: QuicStream, error?: Error): void {
   stream.cancel(error);
   stream.abort(error);
@@ -862,23 +867,26 @@ function discardStream(reader: ReadableStreamBYOBReader, writable?: WritableStre
   writable?.abort().catch(() => {});
 }
 
-/** Factory of errors for the application: Skein's own errors, or W3C's. */
+/**
+ * A factory of errors for the application. The errors are Skein's own, or those of the W3C
+ * interface.
+ */
 export interface SessionErrors {
   /**
-   * Creates the error of a stream that the peer ended; `code` is the application's, if the peer
-   * sent one.
+   * Creates the error for a stream that the peer ended. `code` is the application's code, if the
+   * peer sent one.
    */
   stream(failure: StreamFailure, code: number | undefined): Error;
-  /** Creates the error of a session that has ended or could not be opened. */
+  /** Creates the error for a session that has ended or could not be opened. */
   session(message: string, options?: ErrorOptions & { status?: number | undefined }): Error;
 }
 
-/** Factory of Skein's own errors. */
+/** The factory of Skein's own errors. */
 export const SKEIN_ERRORS: SessionErrors = {
   stream({ kind, code: http3Code }, code) {
     const which = code === undefined ? `HTTP/3 code ${http3Code}` : `code ${code}`;
     const what = kind === "reset" ? "reset" : "stopped reading";
-    // A server on Deno's QUIC can reject a stream only with code 0.
+    // A server on Deno's QUIC can reject a stream with code 0 only.
     const mayBeUnread = kind !== "reset" && http3Code === 0;
     const hint = mayBeUnread
       ? "; the peer's application may not read streams, or may have too many unread"
@@ -892,10 +900,10 @@ export const SKEIN_ERRORS: SessionErrors = {
 };
 
 /**
- * Converts options for opening a stream.
+ * Converts the options for opening a stream.
  *
- * @returns The options of the runtime. With a send order, the head gets the highest order, before
- * all payload.
+ * @returns The options for the runtime. If the stream has a send order, its head has the highest
+ * order, so that it is sent before any payload.
  */
 function quicOptions(options: OpenSessionStreamOptions): Deno.QuicSendStreamOptions {
   const { sendOrder, waitUntilAvailable = true } = options;

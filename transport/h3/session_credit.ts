@@ -26,21 +26,21 @@ export interface SessionCreditPair {
   readonly ours: FlowControlLimits;
   /** The limits for this end. */
   readonly theirs: FlowControlLimits;
-  /** True if the windows of this end move automatically. */
+  /** True if this end raises its limits automatically. */
   readonly automatic: boolean;
 }
 
-/** The session as its {@linkcode SessionCredit} sees it. */
+/** The part of a session that its {@linkcode SessionCredit} uses. */
 interface SessionCreditHost {
-  /** Sends a limit to the peer in a capsule of the given type. */
+  /** Sends the peer a limit, in a capsule of the given type. */
   sendLimit(type: number, value: number): void;
-  /** Reports an event to the observer of the session. */
+  /** Reports an event to the session's observer. */
   report(event: ConnectionEvent): void;
   /** Handles a violation of flow control by the peer. */
   overrun(): void;
 }
 
-/** The names of each kind in messages, settings and capsules. */
+/** The names of each kind of credit in messages, and its settings and capsules. */
 const KINDS = {
   data: {
     what: "bytes",
@@ -63,8 +63,8 @@ const KINDS = {
 } as const;
 
 /**
- * The credit of one session, if both ends use flow control. The credit of each kind is created on
- * first use, because many sessions open no stream.
+ * The credit of one session, if both ends use flow control. Each kind of credit is created on first
+ * use, because many sessions open no streams.
  */
 export class SessionCredit implements ConnectionCredit {
   readonly #runtime: Runtime;
@@ -73,7 +73,7 @@ export class SessionCredit implements ConnectionCredit {
   #data: CreditPair | undefined = undefined;
   #bidirectional: CreditPair | undefined = undefined;
   #unidirectional: CreditPair | undefined = undefined;
-  /** Creates the error for the end of the session; set after it has ended. */
+  /** Creates the error for waiters once the session has ended; `undefined` before. */
   #failure: (() => unknown) | undefined = undefined;
 
   constructor(runtime: Runtime, initial: SessionCreditPair, host: SessionCreditHost) {
@@ -95,7 +95,7 @@ export class SessionCredit implements ConnectionCredit {
     this.#of(kind).receive.grant(total);
   }
 
-  /** Tells whether a stream can be opened immediately; reports to the peer if not. */
+  /** Tells whether a stream can be opened immediately. If not, the peer is notified. */
   has(kind: StreamDirection): boolean {
     const { send } = this.#of(kind);
     if (send.left > 0) return true;
@@ -103,7 +103,7 @@ export class SessionCredit implements ConnectionCredit {
     return false;
   }
 
-  /** Takes the credit for one stream, or waits for it. */
+  /** Takes the credit for one stream, or waits until there is some. */
   async take(kind: StreamDirection, options: OpenStreamOptions): Promise<void> {
     await this.#of(kind).send.take(1, options);
   }
@@ -114,7 +114,7 @@ export class SessionCredit implements ConnectionCredit {
   }
 
   /**
-   * Counts a stream of the peer. Returns a callback for the end of each half, or `false` if the
+   * Counts a stream of the peer. Returns a function to call when each half ends, or `false` if the
    * stream exceeds the limit.
    */
   opened(kind: StreamDirection): (() => void) | false {
@@ -130,9 +130,9 @@ export class SessionCredit implements ConnectionCredit {
   }
 
   /**
-   * Handles a flow-control capsule; ignores others.
+   * Handles a flow-control capsule. Ignores other capsules.
    *
-   * @throws {H3ProtocolError} If the capsule is malformed, or lowers a limit.
+   * @throws {H3ProtocolError} If the capsule is malformed or lowers a limit.
    */
   receiveCapsule(type: number, payload: Uint8Array): void {
     for (const kind of ["data", "bidirectional", "unidirectional"] as const) {
@@ -146,9 +146,10 @@ export class SessionCredit implements ConnectionCredit {
   }
 
   /**
-   * Rejects all waiters, and all later ones.
+   * Rejects all current and later waiters.
    *
-   * @param error Creates the error, which is slow and unnecessary if no stream was opened.
+   * @param error Creates the error. It is only called when needed, because creating an error is
+   * slow.
    */
   fail(error: () => unknown): void {
     this.#failure = error;

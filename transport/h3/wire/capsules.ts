@@ -10,7 +10,7 @@ import {
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { encodeVarint } from "../../quic/varint.ts";
 
-/** Known capsule types. */
+/** The known capsule types. */
 export const CapsuleType = {
   /** DATAGRAM: a datagram on the stream. */
   datagram: 0x0,
@@ -18,17 +18,17 @@ export const CapsuleType = {
   close: 0x2843,
   /** Asks the peer to end the session soon. */
   drain: 0x78ae,
-  /** The limit of bytes on all streams, in total. */
+  /** The limit on the bytes of all streams, in total. */
   maxData: 0x190b_4d3d,
-  /** Valid over HTTP/2 only; an error over HTTP/3. */
+  /** Valid over HTTP/2 only. Over HTTP/3, this capsule is an error. */
   maxStreamData: 0x190b_4d3e,
-  /** The limit of bidirectional streams, in total. */
+  /** The limit on bidirectional streams, in total. */
   maxStreamsBidi: 0x190b_4d3f,
-  /** The limit of unidirectional streams, in total. */
+  /** The limit on unidirectional streams, in total. */
   maxStreamsUni: 0x190b_4d40,
   /** The sender waits for a higher `maxData`. */
   dataBlocked: 0x190b_4d41,
-  /** Valid over HTTP/2 only; an error over HTTP/3. */
+  /** Valid over HTTP/2 only. Over HTTP/3, this capsule is an error. */
   streamDataBlocked: 0x190b_4d42,
   /** The sender waits for a higher `maxStreamsBidi`. */
   streamsBlockedBidi: 0x190b_4d43,
@@ -39,31 +39,33 @@ export const CapsuleType = {
 export interface Capsule {
   /** One of {@linkcode CapsuleType}. */
   readonly type: number;
-  /** Payload; may be a view of the received chunk. */
+  /** The payload, which may be a view of the received chunk. */
   readonly payload: Uint8Array;
 }
 
-/** Content of a close capsule. */
+/** The content of a close capsule. */
 interface CloseCapsule {
   /** The close code, an unsigned 32-bit integer. */
   readonly closeCode: number;
-  /** Reason as text; may be empty. */
+  /** The reason as text, which may be empty. */
   readonly reason: string;
 }
 
 /**
- * The longest datagram accepted in a capsule; a longer one is dropped. The limit is the size of a
- * packet, because the number of held datagrams is bounded, but not their bytes.
+ * The maximum size of a datagram in a capsule. A longer datagram is dropped. The limit is the size
+ * of a packet: the number of datagrams held is limited, but the number of their bytes is not.
  */
 export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
 
-/** The largest valid number of streams of one direction: stream IDs end at 2^62 - 1. */
+/**
+ * The largest valid number of streams of one direction, because the largest stream ID is 2^62 - 1.
+ */
 const MAX_STREAM_COUNT = 2n ** 60n;
 
 const CLOSE_CODE_BYTES = 4;
 const MAX_VARINT_BYTES = 8;
 
-/** The longest payload of each type; longer ones are malformed. */
+/** The maximum payload size of each type. A capsule with a longer payload is malformed. */
 const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.close, CLOSE_CODE_BYTES + MAX_WEBTRANSPORT_REASON_BYTES],
   [CapsuleType.drain, 0],
@@ -78,10 +80,16 @@ const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.streamsBlockedUni, MAX_VARINT_BYTES],
 ]);
 
-/** The longest head of a frame or capsule: a type and a length, varints of up to 8 bytes. */
+/**
+ * The maximum size of the head of a frame or capsule. It consists of a type and a length, both of
+ * which are varints of up to 8 bytes.
+ */
 const MAX_HEAD_BYTES = 2 * MAX_VARINT_BYTES;
 
-/** The maximum bytes of a DATA frame with a close: two heads, the code, and the longest reason. */
+/**
+ * The maximum size of a DATA frame that contains a close: two heads, the code, and the longest
+ * reason.
+ */
 export const MAX_CLOSE_FRAME_BYTES: number = 2 * MAX_HEAD_BYTES + CLOSE_CODE_BYTES +
   MAX_WEBTRANSPORT_REASON_BYTES;
 
@@ -93,7 +101,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /**
  * Encodes a capsule.
  *
- * @param type One of {@linkcode CapsuleType}, or another type.
+ * @param type One of {@linkcode CapsuleType}, or any other type.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  */
 export function encodeCapsule(type: number, payload: Uint8Array): Uint8Array<ArrayBuffer> {
@@ -103,7 +111,7 @@ export function encodeCapsule(type: number, payload: Uint8Array): Uint8Array<Arr
 /**
  * Encodes a capsule whose payload is one integer.
  *
- * @param type One of {@linkcode CapsuleType}, or another type.
+ * @param type One of {@linkcode CapsuleType}, or any other type.
  * @throws {RangeError} If the type or the value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeVarintCapsule(type: number, value: number): Uint8Array<ArrayBuffer> {
@@ -113,7 +121,7 @@ export function encodeVarintCapsule(type: number, value: number): Uint8Array<Arr
 /**
  * Decodes a payload that consists of one integer.
  *
- * @returns The integer; rounded above 2^53 - 1.
+ * @returns The integer. It is rounded if it is above 2^53 - 1.
  * @throws {H3ProtocolError} If the payload is not exactly one varint.
  */
 export function decodeVarintCapsule(payload: Uint8Array): number {
@@ -125,9 +133,9 @@ export function decodeVarintCapsule(payload: Uint8Array): number {
 /**
  * Decodes a payload that is a number of streams.
  *
- * @returns The number; rounded above 2^53 - 1.
- * @throws {H3ProtocolError} If the payload is not exactly one varint, or with `flowControlError` if
- * the number is above {@linkcode MAX_STREAM_COUNT}.
+ * @returns The number. It is rounded if it is above 2^53 - 1.
+ * @throws {H3ProtocolError} If the payload is not exactly one varint, or if the number is above
+ * {@linkcode MAX_STREAM_COUNT}; the code is then `flowControlError`.
  */
 export function decodeStreamCount(payload: Uint8Array): number {
   const count = readOnlyBigVarint(payload);
@@ -142,7 +150,7 @@ export function decodeStreamCount(payload: Uint8Array): number {
 /**
  * Encodes a capsule that closes a session.
  *
- * @param close The code and reason; the reason is cut at 1,024 bytes, never inside a character.
+ * @param close The code and reason. The reason is cut at 1,024 bytes, but never inside a character.
  * @throws {RangeError} If the code is not an integer from 0 to 2^32 - 1.
  *
  * @example Usage
@@ -194,19 +202,19 @@ export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
 /**
  * Splits the content of a CONNECT stream into capsules.
  *
- * - **Known types** arrive complete, up to a limit per type. A datagram longer than
+ * - **Known types** are returned complete; each type has a maximum size. A datagram longer than
  *   {@linkcode MAX_DATAGRAM_CAPSULE_BYTES} is dropped, because datagrams are unreliable.
  * - **Unknown types** are skipped without buffering.
- * - **Errors** are final: each later call throws again.
+ * - **Errors** are final: each later call throws the error again.
  *
- * Read all capsules before the next push, because unread bytes are copied.
+ * Read all capsules before you push the next chunk, because unread bytes are copied.
  */
 export class CapsuleParser {
   readonly #parser = new TlvParser(handlingOf);
 
   /**
-   * True at the boundary between two capsules. If the stream ends elsewhere, that is a
-   * {@linkcode H3Error.messageError}.
+   * True at the boundary between two capsules. A stream that ends anywhere else is a {@linkcode
+   * H3Error.messageError}.
    */
   get isBetweenCapsules(): boolean {
     return this.#parser.isBetween;
@@ -215,7 +223,7 @@ export class CapsuleParser {
   /**
    * Adds bytes.
    *
-   * @param chunk The bytes, used without a copy; MUST NOT change afterwards.
+   * @param chunk The bytes. They are not copied, so they MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     this.#parser.push(chunk);

@@ -1,19 +1,23 @@
-/** Rules of the peer's control stream (RFC 9114 sections 5.2 and 7.2). */
+/** The rules for the peer's control stream (RFC 9114 sections 5.2 and 7.2). */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { decodeIdPayload, type Frame, FrameType } from "./frames.ts";
 import { decodeSettings, type Settings } from "./settings.ts";
 
-/** Effect of a frame: the peer's settings, a GOAWAY, or no effect. */
+/** The effect of a frame: the peer's settings, a GOAWAY, or nothing. */
 type ControlEvent = Settings | "goaway" | undefined;
 
-/** Step between request IDs, which are IDs of client-opened bidirectional streams. */
+/**
+ * The difference between two request IDs, which are the IDs of bidirectional streams opened by the
+ * client.
+ */
 const REQUEST_IDS_EVERY = 4n;
 
 /**
- * Validator for the frames of one control stream. Neither end ever pushes, so frames about pushes
+ * A validator for the frames of one control stream. Neither end ever pushes, so frames about pushes
  * have no effect.
  *
- * The `FrameParser` of a control stream already rejects missing, late and repeated SETTINGS.
+ * The `FrameParser` of a control stream already rejects SETTINGS frames that are missing, late or
+ * repeated.
  */
 export class ControlFrames {
   readonly #side: "client" | "server";
@@ -23,7 +27,7 @@ export class ControlFrames {
   /**
    * Creates a validator.
    *
-   * @param side This end's role; the frames come from the other end.
+   * @param side The role of this end. The frames come from the other end.
    */
   constructor(side: "client" | "server") {
     this.#side = side;
@@ -55,7 +59,7 @@ export class ControlFrames {
   }
 
   #goaway(id: bigint): void {
-    // A server sends a request ID; a client sends a push ID, which can be any number.
+    // A server sends a request ID. A client sends a push ID, which can be any number.
     if (this.#side === "client" && id % REQUEST_IDS_EVERY !== 0n) {
       throw new H3ProtocolError(
         H3Error.idError,

@@ -3,70 +3,72 @@ import { ProtocolError } from "../../../errors.ts";
 import type { ConnectionCloseInfo } from "../../connection.ts";
 import { MAX_WEBTRANSPORT_CLOSE_CODE, unmarkReason } from "../../wire_close.ts";
 
-/** Codes of RFC 9114 section 8.1, RFC 9204 section 6, RFC 9297, and WebTransport over HTTP/3. */
+/**
+ * The codes of RFC 9114 section 8.1, RFC 9204 section 6, RFC 9297, and WebTransport over HTTP/3.
+ */
 export const H3Error = {
-  /** End without an error. */
+  /** The connection or stream ended without an error. */
   noError: 0x100,
-  /** Protocol violation without a specific code. */
+  /** A protocol violation that has no specific code. */
   generalProtocolError: 0x101,
-  /** Internal failure of the sending end. */
+  /** An internal failure of the sending end. */
   internalError: 0x102,
   /** A stream of a type that the peer may not open. */
   streamCreationError: 0x103,
-  /** Closed stream that the connection needs. */
+  /** A stream that the connection needs was closed. */
   closedCriticalStream: 0x104,
   /** A frame in an invalid place. */
   frameUnexpected: 0x105,
   /** A frame with an invalid layout. */
   frameError: 0x106,
-  /** Excessive demand of the peer. */
+  /** The peer caused too much load. */
   excessiveLoad: 0x107,
-  /** Misuse of a stream ID or push ID. */
+  /** A stream ID or push ID was misused. */
   idError: 0x108,
-  /** Invalid SETTINGS frame. */
+  /** An invalid SETTINGS frame. */
   settingsError: 0x109,
-  /** Control stream without SETTINGS at the start. */
+  /** A control stream that does not start with SETTINGS. */
   missingSettings: 0x10a,
-  /** Request rejected without processing. */
+  /** A request that was rejected without being processed. */
   requestRejected: 0x10b,
-  /** Request or response no longer wanted. */
+  /** A request or response that is no longer needed. */
   requestCancelled: 0x10c,
   /** A request that ended early. */
   requestIncomplete: 0x10d,
-  /** Malformed message. */
+  /** A malformed message. */
   messageError: 0x10e,
-  /** Broken connection of a CONNECT request. */
+  /** The connection of a CONNECT request broke. */
   connectError: 0x10f,
   /** A request that requires HTTP/1.1. */
   versionFallback: 0x110,
-  /** Invalid datagram, or invalid value of the setting. */
+  /** An invalid datagram, or an invalid value of the setting for datagrams. */
   datagramError: 0x33,
-  /** Undecodable field section. */
+  /** A field section that cannot be decoded. */
   qpackDecompressionFailed: 0x200,
-  /** Invalid instruction on the QPACK encoder stream. */
+  /** An invalid instruction on the QPACK encoder stream. */
   qpackEncoderStreamError: 0x201,
-  /** Invalid instruction on the QPACK decoder stream. */
+  /** An invalid instruction on the QPACK decoder stream. */
   qpackDecoderStreamError: 0x202,
-  /** A stream that arrived before its session, and found no room in the buffer. */
+  /** A stream that arrived before its session, when the buffer was full. */
   bufferedStreamRejected: 0x3994_bd84,
   /** A stream of a closed session. */
   sessionGone: 0x170d_7b68,
-  /** Violation of WebTransport's flow control. */
+  /** A violation of WebTransport's flow control. */
   flowControlError: 0x045d_4487,
-  /** Server's subprotocol that was not offered. */
+  /** The server selected a subprotocol that was not offered. */
   alpnError: 0x0817_b3dd,
-  /** Missing setting or transport parameter that WebTransport needs. */
+  /** A setting or transport parameter that WebTransport needs is missing. */
   requirementsNotMet: 0x212c_0d48,
 } as const;
 
-/** Protocol violation of HTTP/3 or WebTransport by the peer, with the code to close with. */
+/** A violation of HTTP/3 or WebTransport by the peer, with the code for the close. */
 export class H3ProtocolError extends ProtocolError {
   /** One of {@linkcode H3Error}. */
   readonly h3Code: number;
 
   /**
    * @param h3Code One of {@linkcode H3Error}.
-   * @param message Expected and received input.
+   * @param message What was expected, and what was received.
    */
   constructor(h3Code: number, message: string, options?: ErrorOptions) {
     super(message, options);
@@ -76,8 +78,8 @@ export class H3ProtocolError extends ProtocolError {
 }
 
 /**
- * Codes that end a request but not the connection: a malformed, an incomplete, and an oversize
- * message (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
+ * The codes that end a request but not the connection. They stand for a malformed, an incomplete,
+ * and an oversize message (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
  */
 export const STREAM_ERRORS: ReadonlySet<number> = new Set([
   H3Error.messageError,
@@ -85,21 +87,21 @@ export const STREAM_ERRORS: ReadonlySet<number> = new Set([
   H3Error.excessiveLoad,
 ]);
 
-/** HTTP/3 code of the application's stream code 0. */
+/** The HTTP/3 code for the application's stream code 0. */
 const FIRST_STREAM_CODE = 0x52e4_a40f_a8db;
 
-/** HTTP/3 code of the application's stream code 2^32 - 1. */
+/** The HTTP/3 code for the application's stream code 2^32 - 1. */
 const LAST_STREAM_CODE = 0x52e5_ac98_3162;
 
-/** Reserved codes are 0x1f * n + 0x21; the mapping skips one in 31. */
+/** The distance between reserved codes, which are 0x1f * n + 0x21. The mapping skips them. */
 const RESERVED_EVERY = 0x1f;
 const RESERVED_OFFSET = 0x21;
 
 /**
- * Maps an HTTP/3 code to an application's stream code, as WebTransport over HTTP/3 does. The
- * opposite direction is up to the runtime: Deno sends no application codes.
+ * Maps an HTTP/3 code to an application's stream code, as WebTransport over HTTP/3 specifies. The
+ * runtime would have to do the opposite, and Deno does not send application codes.
  *
- * @returns Code of the application; `undefined` for a code outside the mapped range.
+ * @returns The application's code; `undefined` for a code outside the mapped range.
  */
 export function fromHttp3StreamCode(code: number): number | undefined {
   if (!Number.isInteger(code) || code < FIRST_STREAM_CODE || code > LAST_STREAM_CODE) {
@@ -112,12 +114,12 @@ export function fromHttp3StreamCode(code: number): number | undefined {
 
 /**
  * Reads the close of a session from a CONNECTION_CLOSE, for peers that close the connection instead
- * of the session: quiche maps the code like a stream code, and Deno's own WebTransport sends it
- * unchanged.
+ * of the session. Of these, quiche maps the code like a stream code, and Deno's own WebTransport
+ * sends it unchanged.
  *
- * @returns The code and reason of the session's close; `undefined` if the connection was lost. That
- * includes HTTP/3 codes, codes above 32 bits, and 0 without Skein's mark: a process that exits with
- * an uncaught error closes its connections with 0.
+ * @returns The code and reason of the session's close, or `undefined` if the connection was lost.
+ * The connection counts as lost if the code is an HTTP/3 code, is longer than 32 bits, or is 0
+ * without Skein's mark: a process that exits with an uncaught error closes its connections with 0.
  *
  * @example Usage
  * ```ts
@@ -143,7 +145,8 @@ export function sessionCloseOf(
 }
 
 /**
- * Tells whether a close code belongs to HTTP/3, QPACK or WebTransport, and thus not to a session.
+ * Tells whether a close code belongs to HTTP/3, QPACK or WebTransport, and therefore not to a
+ * session.
  */
 function isHttp3Code(code: number): boolean {
   return code === H3Error.datagramError || code >= 0x100 && code <= 0x1ff ||

@@ -2,25 +2,25 @@
 import { encodeTlv, readOnlyBigVarint, TlvParser, type TlvPolicy } from "./tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
-/** Known frame types. */
+/** The known frame types. */
 export const FrameType = {
-  /** The part of a message's content. */
+  /** A part of a message's content. */
   data: 0x0,
   /** Fields, encoded with QPACK. */
   headers: 0x1,
-  /** Cancellation of a push. */
+  /** Cancels a push. */
   cancelPush: 0x3,
-  /** Settings of the sender; the first frame of a control stream. */
+  /** The settings of the sender. This is the first frame of a control stream. */
   settings: 0x4,
-  /** Announcement of a pushed response. */
+  /** Announces a pushed response. */
   pushPromise: 0x5,
-  /** Announcement that the sender accepts no more requests. */
+  /** Announces that the sender accepts no more requests. */
   goaway: 0x7,
-  /** The limit of pushes that the client accepts. */
+  /** The limit on pushes that the client accepts. */
   maxPushId: 0xd,
   /**
-   * Start of a WebTransport stream, followed by a session ID instead of a length. Valid only at the
-   * start of a stream, so {@linkcode FrameParser} rejects this type.
+   * Starts a WebTransport stream, and is followed by a session ID instead of a length. It is valid
+   * only at the start of a stream, so {@linkcode FrameParser} rejects it.
    */
   webTransportStream: 0x41,
 } as const;
@@ -29,40 +29,40 @@ export const FrameType = {
 export interface Frame {
   /** One of {@linkcode FrameType}. */
   readonly type: number;
-  /** Payload; may be a view of the received chunk. */
+  /** The payload, which may be a view of the received chunk. */
   readonly payload: Uint8Array;
 }
 
 /** The options for {@linkcode FrameParser}. */
 export interface FrameParserOptions {
   /**
-   * The longest payload of a frame other than DATA.
+   * The maximum payload size of frames other than DATA.
    *
    * @default {65_536}
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
-   * The kind of stream that carries the frames. A frame that does not belong there (RFC 9114
-   * section 7) is rejected as soon as its type has arrived. By default all kinds of frames are
+   * The kind of stream that carries the frames. A frame that is not allowed on this kind of stream
+   * (RFC 9114 section 7) is rejected as soon as its type has arrived. By default, all frames are
    * accepted.
    *
-   * - `control` starts with SETTINGS, which occurs once, and forbids DATA, HEADERS and
-   *   PUSH_PROMISE.
-   * - `request` permits only DATA, HEADERS, PUSH_PROMISE and unknown types.
+   * - `control`: the first frame must be SETTINGS, and SETTINGS must not be repeated. DATA, HEADERS
+   *   and PUSH_PROMISE are not allowed.
+   * - `request`: only DATA, HEADERS, PUSH_PROMISE and unknown types are allowed.
    */
   readonly stream?: "control" | "request" | undefined;
 }
 
-/** The default limit of the payload of a frame other than DATA. */
+/** The default maximum payload size of frames other than DATA. */
 const DEFAULT_MAX_PAYLOAD_BYTES = 65_536;
 
-/** The longest payload of a frame that is one varint. */
+/** The maximum payload size of a frame whose payload is one varint. */
 const MAX_VARINT_BYTES = 8;
 
 /**
  * Encodes a frame.
  *
- * @param type One of {@linkcode FrameType}, or another type.
+ * @param type One of {@linkcode FrameType}, or any other type.
  * @throws {RangeError} If the type is not an integer from 0 to 2^53 - 1.
  *
  * @example Usage
@@ -81,9 +81,9 @@ export function encodeFrame(type: number, payload: Uint8Array): Uint8Array<Array
 }
 
 /**
- * Decodes the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame, which is one ID.
+ * Decodes the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame, which consists of one ID.
  *
- * @returns The ID, which is exact because IDs are compared.
+ * @returns The ID. It is not rounded, because IDs are compared.
  * @throws {H3ProtocolError} If the payload is not exactly one varint.
  */
 export function decodeIdPayload(payload: Uint8Array): bigint {
@@ -98,12 +98,13 @@ export function decodeIdPayload(payload: Uint8Array): bigint {
 /**
  * Splits a byte stream into frames.
  *
- * - **DATA** arrives in pieces and is never buffered; an empty DATA frame is one empty piece.
- * - **Known types** arrive complete, up to a limit.
+ * - **DATA** is returned in pieces and never buffered. An empty DATA frame is returned as one empty
+ *   piece.
+ * - **Known types** are returned complete; their size is limited.
  * - **Unknown types** are skipped without buffering.
- * - **Errors** are final: each later call throws again.
+ * - **Errors** are final: each later call throws the error again.
  *
- * Read all frames before the next push, because unread bytes are copied.
+ * Read all frames before you push the next chunk, because unread bytes are copied.
  */
 export class FrameParser {
   readonly #parser: TlvParser;
@@ -124,8 +125,8 @@ export class FrameParser {
   }
 
   /**
-   * True at the boundary between two frames. If the stream ends elsewhere, that is a
-   * {@linkcode H3Error.frameError}.
+   * True at the boundary between two frames. A stream that ends anywhere else is a {@linkcode
+   * H3Error.frameError}.
    */
   get isBetweenFrames(): boolean {
     return this.#parser.isBetween;
@@ -134,7 +135,7 @@ export class FrameParser {
   /**
    * Adds bytes.
    *
-   * @param chunk The bytes, used without a copy; MUST NOT change afterwards.
+   * @param chunk The bytes. They are not copied, so they MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     this.#parser.push(chunk);
@@ -145,14 +146,14 @@ export class FrameParser {
    *
    * @returns The frame or piece; `undefined` if more bytes are needed.
    * @throws {H3ProtocolError} If a frame is too long, malformed, reserved for HTTP/2, or not
-   * allowed on the stream.
+   * allowed on this kind of stream.
    */
   next(): Frame | undefined {
     return this.#parser.next();
   }
 }
 
-/** Builds the handling of frames on any stream. */
+/** Builds the policy for frames on any kind of stream. */
 function policyOf(maxPayloadBytes: number): TlvPolicy {
   return (type, length) => {
     switch (type) {
@@ -192,7 +193,7 @@ function policyOf(maxPayloadBytes: number): TlvPolicy {
   };
 }
 
-/** Types valid on a control stream only (RFC 9114 section 7). */
+/** The types that are valid on a control stream only (RFC 9114 section 7). */
 const CONTROL_TYPES: ReadonlySet<number> = new Set([
   FrameType.cancelPush,
   FrameType.settings,
@@ -200,14 +201,14 @@ const CONTROL_TYPES: ReadonlySet<number> = new Set([
   FrameType.maxPushId,
 ]);
 
-/** Types valid on a request only (RFC 9114 section 7). */
+/** The types that are valid on a request stream only (RFC 9114 section 7). */
 const REQUEST_TYPES: ReadonlySet<number> = new Set([
   FrameType.data,
   FrameType.headers,
   FrameType.pushPromise,
 ]);
 
-/** Extends a policy: rejects frames that are not allowed on the stream. */
+/** Extends a policy to reject frames that are not allowed on the given kind of stream. */
 function placed(policy: TlvPolicy, stream: FrameParserOptions["stream"]): TlvPolicy {
   switch (stream) {
     case undefined:
@@ -240,7 +241,10 @@ function placed(policy: TlvPolicy, stream: FrameParserOptions["stream"]): TlvPol
   }
 }
 
-/** The shared policy of the most frequent case; a closure per parser would be wasteful. */
+/**
+ * The policy of the most frequent case. Parsers share it, because a closure per parser would be
+ * wasteful.
+ */
 const REQUEST_POLICY: TlvPolicy = placed(policyOf(DEFAULT_MAX_PAYLOAD_BYTES), "request");
 
 function misplaced(type: number, place: string): H3ProtocolError {

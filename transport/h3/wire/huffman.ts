@@ -1,23 +1,29 @@
 /**
- * Decoder for the Huffman code of RFC 7541 Appendix B, which QPACK shares.
+ * A decoder for the Huffman code of RFC 7541 Appendix B, which QPACK also uses.
  *
- * The code is canonical: among codes of one length, symbols are numbered in ascending order, and
- * longer codes start where the shorter ones end. So the lengths alone define the code.
+ * The code is canonical: codes of the same length are assigned to symbols in ascending order, and
+ * longer codes start where the shorter ones end. The lengths alone therefore define the code.
  *
  * @module
  */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
-/** Symbol that ends a string, after the 256 bytes; MUST NOT be sent. */
+/**
+ * The symbol for the end of a string, which follows the symbols of the 256 bytes. It MUST NOT be
+ * sent.
+ */
 const END_OF_STRING = 256;
 
-/** The length of the longest code. */
+/** The length of the longest code, in bits. */
 const MAX_CODE_BITS = 30;
 
-/** The length of the shortest code, which bounds the decoded size. */
+/** The length of the shortest code in bits, which limits the decoded size. */
 const MIN_CODE_BITS = 5;
 
-/** The length of each symbol's code in bits: the 256 bytes in order, then the end of string. */
+/**
+ * The length of each symbol's code, in bits. The 256 bytes come first, in order; the end of a
+ * string comes last.
+ */
 // deno-fmt-ignore
 const CODE_BITS: readonly number[] = [
   13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, // 0x00
@@ -39,13 +45,13 @@ const CODE_BITS: readonly number[] = [
   30,
 ];
 
-/** The canonical code, indexed by length. */
+/** The canonical code; its lists are indexed by length. */
 interface CodeTable {
   /** The first code of each length. */
   readonly firstCode: Int32Array;
   /** The number of codes of each length. */
   readonly count: Int32Array;
-  /** Start of the symbols of each length in {@linkcode CodeTable.symbols}. */
+  /** The index in {@linkcode CodeTable.symbols} of the first symbol of each length. */
   readonly offset: Int32Array;
   /** All symbols, sorted by length and then by value. */
   readonly symbols: Uint16Array;
@@ -56,7 +62,8 @@ const CODE_TABLE = buildTable(CODE_BITS);
 /**
  * Decodes a Huffman-coded string.
  *
- * @throws {H3ProtocolError} If the padding is invalid, or the string contains the end of string.
+ * @throws {H3ProtocolError} If the padding is invalid, or if the string contains the symbol for the
+ * end.
  */
 export function decodeHuffman(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   const { firstCode, count, offset, symbols } = CODE_TABLE;

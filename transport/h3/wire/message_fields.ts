@@ -1,11 +1,13 @@
 /**
- * Rules for the fields of requests and responses (RFC 9114 sections 4.2 and 4.3, RFC 9220,
+ * The rules for the fields of requests and responses (RFC 9114 sections 4.2 and 4.3, RFC 9220,
  * draft-ietf-webtrans-http3 section 3.2).
  */
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { Field } from "./qpack.ts";
 
-/** Pseudo-headers of a request: each at most once, before all other fields. */
+/**
+ * The pseudo-headers of a request. Each can occur at most once, and they precede all other fields.
+ */
 const REQUEST_PSEUDO_HEADERS: ReadonlySet<string> = new Set([
   ":method",
   ":protocol",
@@ -16,7 +18,7 @@ const REQUEST_PSEUDO_HEADERS: ReadonlySet<string> = new Set([
 
 const RESPONSE_PSEUDO_HEADERS: ReadonlySet<string> = new Set([":status"]);
 
-/** Fields about an HTTP/1.1 connection, which are forbidden. */
+/** Fields that describe an HTTP/1.1 connection, which are forbidden. */
 const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "connection",
   "keep-alive",
@@ -25,20 +27,20 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "upgrade",
 ]);
 
-/** Values of `:protocol`; `webtransport-h3` is used since draft 15. */
+/** The values of `:protocol`; `webtransport-h3` has been used since draft 15. */
 const PROTOCOLS: ReadonlySet<string> = new Set(["webtransport", "webtransport-h3"]);
 
-/** Three digits of a class from 1 to 5. */
+/** Matches a status of three digits, the first of which is 1 to 5. */
 const STATUS = /^[1-5]\d\d$/;
 
-/** The status that HTTP/3 forbids, because there are no upgrades (RFC 9114 section 4.5). */
+/** The status that HTTP/3 forbids, because it has no upgrades (RFC 9114 section 4.5). */
 const SWITCHING_PROTOCOLS = "101";
 
 /**
- * Finds the status to reject a request with, unless it is a valid request for a session.
+ * Finds the status with which to reject a request, if it is not a valid request for a session.
  *
- * @returns 400 for a malformed request, 405 for another method, 501 for another protocol;
- * `undefined` for a valid request for a session.
+ * @returns 400 if the request is malformed, 405 if it has another method, 501 if it asks for
+ * another protocol, and `undefined` if it is a valid request for a session.
  */
 export function refusalStatus(fields: readonly Field[]): number | undefined {
   const pseudo = pseudoHeadersOf(fields, REQUEST_PSEUDO_HEADERS);
@@ -46,7 +48,7 @@ export function refusalStatus(fields: readonly Field[]): number | undefined {
   const authority = pseudo.get(":authority");
   for (const [name, value] of fields) {
     if (name === "te" && value.toLowerCase() !== "trailers") return 400;
-    // If both are present, both must be equal (RFC 9114 section 4.3.1).
+    // If both are present, they must be equal (RFC 9114 section 4.3.1).
     if (name === "host" && value.toLowerCase() !== authority?.toLowerCase()) return 400;
   }
   const method = pseudo.get(":method");
@@ -61,7 +63,7 @@ export function refusalStatus(fields: readonly Field[]): number | undefined {
  * Reads the status of a response.
  *
  * @returns The status, from 100 to 599.
- * @throws {H3ProtocolError} With `messageError` if the response is malformed.
+ * @throws {H3ProtocolError} With code `messageError` if the response is malformed.
  */
 export function statusOf(fields: readonly Field[]): number {
   const pseudo = pseudoHeadersOf(fields, RESPONSE_PSEUDO_HEADERS);
@@ -75,7 +77,7 @@ export function statusOf(fields: readonly Field[]): number {
   throw new H3ProtocolError(H3Error.messageError, `Cannot read response: expected ${fault}`);
 }
 
-/** Collects the pseudo-headers of a message; returns `undefined` for a malformed message. */
+/** Collects the pseudo-headers of a message. Returns `undefined` if the message is malformed. */
 function pseudoHeadersOf(
   fields: readonly Field[],
   known: ReadonlySet<string>,
@@ -95,7 +97,8 @@ function pseudoHeadersOf(
 }
 
 /**
- * Tells whether authority and path form a URL with exactly these parts, without user information.
+ * Tells whether the authority and the path form a URL that consists of exactly these parts and has
+ * no user information.
  */
 function isTarget(authority = "", path = ""): boolean {
   if (authority === "" || /[@/?#\\]/.test(authority) || !path.startsWith("/")) return false;

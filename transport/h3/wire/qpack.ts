@@ -1,8 +1,8 @@
 /**
- * Field sections of QPACK (RFC 9204) with a dynamic table of capacity 0.
+ * The field sections of QPACK (RFC 9204) with a dynamic table of capacity 0.
  *
- * A peer of an end that announces capacity 0 sends only static references and literals. So the ends
- * share no state, and each section is decoded independently.
+ * If an end announces capacity 0, its peer sends only static references and literals. The two ends
+ * therefore share no state, and each section is decoded independently.
  *
  * @module
  */
@@ -10,39 +10,41 @@ import { decodeHuffman } from "./huffman.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /**
- * A field: a name in lower case, and a value. Each character of a value stands for one byte, as in
- * `Headers`.
+ * A field, which consists of a name in lower case and a value. Each character of the value stands
+ * for one byte, as in `Headers`.
  */
 export type Field = readonly [name: string, value: string];
 
 /**
- * The largest section in bytes, counted like RFC 9114 section 4.2.2: name, value and 32 bytes for
- * each field.
+ * The maximum size of a section in bytes. As in RFC 9114 section 4.2.2, the size of a field is its
+ * name, its value and 32 bytes.
  */
 const MAX_SECTION_BYTES = 65_536;
 
-/** The bytes counted for each field in addition to name and value. */
+/** The bytes added for each field to the size of its name and value. */
 const FIELD_OVERHEAD_BYTES = 32;
 
-/** A token (RFC 9110 section 5.6.2), after a colon for a pseudo-header. */
+/** A token (RFC 9110 section 5.6.2). In a pseudo-header, a colon precedes it. */
 const NAME = /^:?[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 const NAME_OF_ANY_CASE = /^:?[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 
-/** Characters forbidden in values (RFC 9114 section 10.3). */
+/** The characters that are forbidden in values (RFC 9114 section 10.3). */
 const FORBIDDEN_IN_VALUE = /[\0\r\n]/;
 
-/** Prefix integers have up to 62 bits (RFC 9204 section 4.1.1). */
+/**
+ * The exclusive upper bound of a prefix integer, which has up to 62 bits (RFC 9204 section 4.1.1).
+ */
 const INTEGER_LIMIT = 2 ** 62;
 const MAX_INTEGER_SHIFT = 56;
 
-/** The bytes converted to characters in one call. */
+/** The number of bytes converted to characters in one call. */
 const DECODE_STEP_BYTES = 8192;
 
 /**
  * Encodes a field section with static references and plain strings.
  *
- * @param fields Fields in order; names are lowercased.
- * @returns Payload of a HEADERS frame.
+ * @param fields The fields in order. Their names are converted to lower case.
+ * @returns The payload of a HEADERS frame.
  * @throws {TypeError} If a name is not a token, or a value contains CR, LF, NUL or a character
  * above U+00FF.
  *
@@ -56,7 +58,7 @@ const DECODE_STEP_BYTES = 8192;
  * ```
  */
 export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
-  // Required insert count and base, 0 without a dynamic table.
+  // The required insert count and the base are 0, because there is no dynamic table.
   const bytes = [0, 0];
   for (const [anyName, value] of fields) {
     checkField(anyName, value);
@@ -80,11 +82,11 @@ export function encodeFields(fields: Iterable<Field>): Uint8Array<ArrayBuffer> {
 /**
  * Decodes a field section.
  *
- * @param bytes Payload of a HEADERS frame.
- * @returns Fields in order.
- * @throws {H3ProtocolError} With `qpackDecompressionFailed` if the section is invalid or refers to
- * the dynamic table, `excessiveLoad` if the section is too large, and `messageError` if a name is
- * not a token in lower case or a value contains CR, LF or NUL.
+ * @param bytes The payload of a HEADERS frame.
+ * @returns The fields in order.
+ * @throws {H3ProtocolError} With code `qpackDecompressionFailed` if the section is invalid or
+ * refers to the dynamic table, with `excessiveLoad` if the section is too large, and with
+ * `messageError` if a name is not a token in lower case, or if a value contains CR, LF or NUL.
  */
 export function decodeFields(bytes: Uint8Array): Field[] {
   const reader = new SectionReader(bytes);
@@ -107,7 +109,7 @@ export function decodeFields(bytes: Uint8Array): Field[] {
   return fields;
 }
 
-/** Reader for the representations of RFC 9204 section 4.5. */
+/** A reader for the representations of RFC 9204 section 4.5. */
 class SectionReader {
   readonly #bytes: Uint8Array;
   #at = 0;
@@ -155,7 +157,8 @@ class SectionReader {
   }
 
   /**
-   * Reads a string with a length of the given prefix; the bit above the prefix marks Huffman code.
+   * Reads a string whose length is an integer with the given prefix. The bit above the prefix is
+   * set if the string uses the Huffman code.
    */
   #readString(prefixBits: number): string {
     const isCoded = (this.#peek() & 1 << prefixBits) !== 0;
@@ -189,7 +192,7 @@ class SectionReader {
 }
 
 interface IntegerPrefix {
-  /** Bits above the prefix. */
+  /** The bits above the prefix. */
   readonly flags: number;
   readonly prefixBits: number;
 }
@@ -236,7 +239,7 @@ function fromLatin1(bytes: Uint8Array): string {
   let text = "";
   for (let at = 0; at < bytes.length; at += DECODE_STEP_BYTES) {
     const step = bytes.subarray(at, at + DECODE_STEP_BYTES);
-    // Spreading the bytes takes six times as long.
+    // Spreading the bytes would take six times as long.
     text += String.fromCharCode.apply(null, step as unknown as number[]);
   }
   return text;
@@ -250,28 +253,30 @@ function malformed(message: string): H3ProtocolError {
   return new H3ProtocolError(H3Error.messageError, `Cannot decode fields: ${message}`);
 }
 
-// Instructions of the encoder and decoder streams (RFC 9204 sections 4.3 and 4.4). Both ends use
-// only the static table, so nearly all instructions are errors.
+// These are the instructions of the encoder and decoder streams (RFC 9204 sections 4.3 and 4.4).
+// Both ends use only the static table, so nearly all instructions are errors.
 
 /** The only valid encoder instruction: "Set Dynamic Table Capacity" to 0. */
 const CAPACITY_OF_0 = 0b0010_0000;
 
-/** Mask of the instruction bits on a decoder stream. */
+/** The mask of the instruction bits on a decoder stream. */
 const DECODER_INSTRUCTION = 0b1100_0000;
 
-/** "Stream Cancellation", valid even though no field refers to the dynamic table. */
+/** "Stream Cancellation", which is valid even though no field refers to the dynamic table. */
 const STREAM_CANCELLATION = 0b0100_0000;
 
-/** Mask of a prefix of 6 bits; all ones mean that the integer continues in the next byte. */
+/**
+ * The mask of a 6-bit prefix. If all of its bits are ones, the integer continues in the next byte.
+ */
 const FULL_PREFIX = 0b0011_1111;
 
-/** The maximum bytes after the prefix for an integer of 62 bits. */
+/** The maximum number of bytes after the prefix, for an integer of 62 bits. */
 const MAX_CONTINUATION_BYTES = 9;
 
 /**
- * Checks bytes of the peer's encoder stream, for which this end announces a table of capacity 0.
+ * Checks bytes of the peer's encoder stream. This end announces a table of capacity 0.
  *
- * @throws {H3ProtocolError} With `qpackEncoderStreamError` if an instruction needs a table.
+ * @throws {H3ProtocolError} With code `qpackEncoderStreamError` if an instruction needs a table.
  */
 export function checkEncoderInstructions(bytes: Uint8Array): void {
   const wrong = bytes.find((byte) => byte !== CAPACITY_OF_0);
@@ -282,17 +287,20 @@ export function checkEncoderInstructions(bytes: Uint8Array): void {
   );
 }
 
-/** Validator for one decoder stream of the peer. This end never inserts table entries. */
+/** A validator for one decoder stream of the peer. This end never inserts table entries. */
 export class DecoderInstructions {
-  /** The bytes that the current integer may still have; `undefined` between instructions. */
+  /**
+   * The maximum number of bytes that remain of the current integer; `undefined` between
+   * instructions.
+   */
   #bytesLeft: number | undefined = undefined;
 
   /**
    * Checks the next bytes.
    *
-   * @param bytes Received bytes; instructions may be split anywhere.
-   * @throws {H3ProtocolError} With `qpackDecoderStreamError` for an acknowledgment of a missing
-   * insert.
+   * @param bytes The received bytes. Instructions may be split anywhere.
+   * @throws {H3ProtocolError} With code `qpackDecoderStreamError` if an instruction acknowledges an
+   * entry that was never inserted.
    */
   check(bytes: Uint8Array): void {
     for (const byte of bytes) {
@@ -323,7 +331,7 @@ function brokenDecoderStream(message: string): H3ProtocolError {
   );
 }
 
-/** The static table (RFC 9204 Appendix A): 99 fields by index. */
+/** The static table (RFC 9204 Appendix A), which consists of 99 fields. */
 export const STATIC_TABLE: readonly (readonly [name: string, value: string])[] = [
   [":authority", ""],
   [":path", "/"],
@@ -435,7 +443,7 @@ const STATIC_FIELDS: ReadonlyMap<string, number> = indexBy(staticKey);
 /**
  * Builds the key of a field in {@linkcode STATIC_FIELDS}.
  *
- * @returns The name and value, separated by a character that is invalid in names.
+ * @returns The name and the value, separated by a character that is invalid in names.
  */
 function staticKey(name: string, value: string): string {
   return `${name}\n${value}`;

@@ -1,4 +1,4 @@
-/** HTTP/3 settings (RFC 9114 section 7.2.4), including those that announce WebTransport. */
+/** The HTTP/3 settings (RFC 9114 section 7.2.4), including those that announce WebTransport. */
 import type { FlowControlOptions } from "../../connection.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import {
@@ -10,13 +10,13 @@ import {
 } from "../../quic/varint.ts";
 
 /**
- * Known settings. WebTransport was announced under another ID every few drafts; peers of each kind
- * are in use.
+ * The known settings. Every few drafts, WebTransport was announced under another ID, and peers that
+ * use each of them are in use.
  */
 export const SettingId = {
-  /** Capacity of QPACK's dynamic table. */
+  /** The capacity of QPACK's dynamic table. */
   qpackMaxTableCapacity: 0x1,
-  /** Largest field section. */
+  /** The maximum size of a field section. */
   maxFieldSectionSize: 0x6,
   /** The number of streams that may wait for QPACK's dynamic table. */
   qpackBlockedStreams: 0x7,
@@ -26,34 +26,36 @@ export const SettingId = {
   h3Datagram: 0x33,
   /** 1 if HTTP datagrams are supported, in draft 04. */
   h3DatagramDraft04: 0xff_d277,
-  /** WebTransport of drafts 02 to 06, required by Chromium and Firefox. */
+  /** Announces WebTransport in drafts 02 to 06. Chromium and Firefox require it. */
   enableWebTransport: 0x2b60_3742,
-  /** The session limit of a server, in draft 02. Known, but never sent. */
+  /** The session limit of a server, in draft 02. It is known, but never sent. */
   webTransportMaxSessionsDraft02: 0x2b60_3743,
   /** The session limit of a server, in drafts 07 to 12. */
   webTransportMaxSessionsDraft07: 0xc671_706a,
-  /** The session limit of a server, in drafts 13 and 14, required by Safari. */
+  /** The session limit of a server, in drafts 13 and 14. Safari requires it. */
   webTransportMaxSessions: 0x14e9_cd29,
-  /** WebTransport since draft 15. */
+  /** Announces WebTransport since draft 15. */
   webTransportEnabled: 0x2c7c_f000,
-  /** The initial limit of bytes on all streams. */
+  /** The initial limit on the bytes of all streams. */
   initialMaxData: 0x2b61,
-  /** The initial limit of unidirectional streams. */
+  /** The initial limit on unidirectional streams. */
   initialMaxStreamsUni: 0x2b64,
-  /** The initial limit of bidirectional streams. */
+  /** The initial limit on bidirectional streams. */
   initialMaxStreamsBidi: 0x2b65,
 } as const;
 
-/** Settings by ID; a value above 2^53 - 1 is rounded. */
+/** The settings by ID. A value above 2^53 - 1 is rounded. */
 export type Settings = ReadonlyMap<number, number>;
 
-/** Flow control that this end announces; it is off if all values are zero. */
+/**
+ * The flow-control limits that this end announces. If all of them are zero, flow control is off.
+ */
 interface ClientSettingsOptions {
-  /** The initial limit of bytes that the peer may send on all streams. */
+  /** The initial limit on bytes that the peer can send on all streams. */
   readonly initialMaxData: number;
-  /** The initial limit of bidirectional streams that the peer may open. */
+  /** The initial limit on bidirectional streams that the peer can open. */
   readonly initialMaxStreamsBidi: number;
-  /** The initial limit of unidirectional streams that the peer may open. */
+  /** The initial limit on unidirectional streams that the peer can open. */
   readonly initialMaxStreamsUni: number;
 }
 
@@ -62,23 +64,23 @@ interface ServerSettingsOptions extends ClientSettingsOptions {
   readonly maxSessions: number;
 }
 
-/** The maximum number of settings in a frame; known peers send fewer than 20. */
+/** The maximum number of settings in a frame. Known peers send fewer than 20. */
 export const MAX_SETTINGS = 256;
 
 /** The largest field section that this end accepts. */
 const MAX_FIELD_SECTION_BYTES = 65_536;
 
-/** Settings of HTTP/2 that are invalid in HTTP/3 (RFC 9114 section 7.2.4.1). */
+/** The settings of HTTP/2 that are invalid in HTTP/3 (RFC 9114 section 7.2.4.1). */
 const RESERVED_IDS: ReadonlySet<number> = new Set([0x2, 0x3, 0x4, 0x5]);
 
-/** Settings whose value is 0 or 1. */
+/** The settings whose value is 0 or 1. */
 const BOOLEAN_IDS: ReadonlySet<number> = new Set([
   SettingId.enableConnectProtocol,
   SettingId.h3Datagram,
   SettingId.webTransportEnabled,
 ]);
 
-/** Settings that both ends always send. */
+/** The settings that both ends always send. */
 const COMMON_SETTINGS: readonly (readonly [id: number, value: number])[] = [
   [SettingId.qpackMaxTableCapacity, 0],
   [SettingId.qpackBlockedStreams, 0],
@@ -90,7 +92,7 @@ const COMMON_SETTINGS: readonly (readonly [id: number, value: number])[] = [
   [SettingId.webTransportEnabled, 1],
 ];
 
-/** Settings that announce WebTransport up to draft 14. */
+/** The settings that announce WebTransport up to draft 14. */
 const EARLY_IDS: readonly number[] = [
   SettingId.enableWebTransport,
   SettingId.webTransportMaxSessionsDraft02,
@@ -98,13 +100,16 @@ const EARLY_IDS: readonly number[] = [
   SettingId.webTransportMaxSessions,
 ];
 
-/** The value of `:protocol` in a request for a session: up to draft 14, and since draft 15. */
+/**
+ * The value of `:protocol` in a request for a session. The first value is used up to draft 14, the
+ * second since draft 15.
+ */
 export type UpgradeToken = "webtransport" | "webtransport-h3";
 
 /**
  * Encodes settings.
  *
- * @returns Payload of a SETTINGS frame.
+ * @returns The payload of a SETTINGS frame.
  * @throws {RangeError} If an ID or a value is not an integer from 0 to 2^53 - 1.
  */
 export function encodeSettings(
@@ -124,10 +129,11 @@ export function encodeSettings(
 /**
  * Decodes settings.
  *
- * @returns Settings by ID, including unknown ones; IDs above 2^53 - 1 are omitted.
- * @throws {H3ProtocolError} With `frameError` if the payload is truncated, `settingsError` if an ID
- * is repeated, reserved, or has an invalid value, and `excessiveLoad` beyond
- * {@linkcode MAX_SETTINGS}.
+ * @returns The settings by ID, including unknown ones. Settings whose ID is above 2^53 - 1 are
+ * omitted.
+ * @throws {H3ProtocolError} With code `frameError` if the payload is truncated, with
+ * `settingsError` if an ID is repeated, is reserved or has an invalid value, and with
+ * `excessiveLoad` if there are more than {@linkcode MAX_SETTINGS} settings.
  *
  * @example Usage
  * ```ts
@@ -152,16 +158,16 @@ export function decodeSettings(payload: Uint8Array): Settings {
     at = end;
     checkSetting(id, value);
     if (settings.has(id)) throw failure(H3Error.settingsError, `${hex(id)} is repeated`);
-    // IDs above the exact range are rounded, hence ambiguous, and never known IDs.
+    // A larger ID is rounded and therefore ambiguous. No known ID is that large.
     if (id <= MAX_VARINT) settings.set(id, value);
   }
   return settings;
 }
 
 /**
- * Lists server settings that clients of every draft in use accept.
+ * Lists the server settings, which clients of every draft in use accept.
  *
- * @returns Pairs of ID and value for {@linkcode encodeSettings}.
+ * @returns Pairs of an ID and a value, for {@linkcode encodeSettings}.
  */
 export function serverSettings(options: ServerSettingsOptions): [id: number, value: number][] {
   const flowControl = flowControlSettings(options);
@@ -176,9 +182,9 @@ export function serverSettings(options: ServerSettingsOptions): [id: number, val
 }
 
 /**
- * Lists client settings that servers of every draft in use accept.
+ * Lists the client settings, which servers of every draft in use accept.
  *
- * @returns Pairs of ID and value for {@linkcode encodeSettings}.
+ * @returns Pairs of an ID and a value, for {@linkcode encodeSettings}.
  */
 export function clientSettings(options: ClientSettingsOptions): [id: number, value: number][] {
   return serverSettings({ ...options, maxSessions: 1 });
@@ -187,7 +193,7 @@ export function clientSettings(options: ClientSettingsOptions): [id: number, val
 /**
  * Tells whether a peer supports WebTransport in any draft.
  *
- * @returns True if the peer announces both WebTransport and HTTP datagrams.
+ * @returns True if the peer announces WebTransport and HTTP datagrams.
  */
 export function supportsWebTransport(settings: Settings): boolean {
   const hasDatagrams = isOn(settings, SettingId.h3Datagram) ||
@@ -196,10 +202,10 @@ export function supportsWebTransport(settings: Settings): boolean {
 }
 
 /**
- * Lists the values of `:protocol` to request a session with.
+ * Lists the values of `:protocol` with which to request a session.
  *
- * @returns The likely value, and the other one for a second attempt. A server that announces both
- * early and late drafts knows both values, and gets one attempt.
+ * @returns The more likely value, followed by the other value for a second attempt. A server that
+ * announces both early and late drafts knows both values, so there is only one attempt.
  */
 export function upgradeTokensOf(settings: Settings): readonly [UpgradeToken, ...UpgradeToken[]] {
   if (!isOn(settings, SettingId.webTransportEnabled)) return ["webtransport", "webtransport-h3"];
@@ -215,10 +221,10 @@ function isOn(settings: Settings, id: number): boolean {
 }
 
 /**
- * Reads the peer's initial limits of a session. Flow control is on only if both ends announce
+ * Reads the peer's initial limits for a session. Flow control is on only if both ends announce
  * limits.
  *
- * @returns The limits; `undefined` if the peer announces no limit above 0.
+ * @returns The limits; `undefined` if the peer does not announce a limit above 0.
  */
 export function flowControlOf(settings: Settings): FlowControlLimits | undefined {
   const maxData = settings.get(SettingId.initialMaxData) ?? 0;
@@ -262,17 +268,17 @@ function failure(h3Code: number, message: string): H3ProtocolError {
   return new H3ProtocolError(h3Code, `Cannot read settings: ${message}`);
 }
 
-/** WebTransport flow-control limits at the start of a session. */
+/** The flow-control limits at the start of a WebTransport session. */
 export interface FlowControlLimits {
-  /** The bytes on all streams. */
+  /** The limit on the bytes of all streams. */
   readonly maxData: number;
-  /** The bidirectional streams. */
+  /** The limit on bidirectional streams. */
   readonly maxStreamsBidi: number;
-  /** The unidirectional streams. */
+  /** The limit on unidirectional streams. */
   readonly maxStreamsUni: number;
 }
 
-/** Default limits; QUIC's limits apply as well. */
+/** The default limits. QUIC's own limits also apply. */
 const DEFAULTS: FlowControlLimits = {
   maxData: 4 * 1024 * 1024,
   maxStreamsBidi: 128,
@@ -282,10 +288,10 @@ const DEFAULTS: FlowControlLimits = {
 /**
  * Reads the limits from the options.
  *
- * @param options The options of the application, if any.
- * @returns The limits, with defaults for missing ones.
- * @throws {RangeError} If a limit is not an integer from 0 to 2^53 - 1, or if all are 0, which
- * would announce that this end has no flow control.
+ * @param options The application's options, if any.
+ * @returns The limits, with the default for each missing limit.
+ * @throws {RangeError} If a limit is not an integer from 0 to 2^53 - 1, or if all limits are 0,
+ * which would announce that this end has no flow control.
  */
 export function flowLimitsOf(options: FlowControlOptions | undefined): FlowControlLimits {
   if (options === undefined) return DEFAULTS;

@@ -1,22 +1,22 @@
-/** Heads of streams (RFC 9114 section 6.2, draft-ietf-webtrans-http3 section 4). */
+/** The heads of streams (RFC 9114 section 6.2, draft-ietf-webtrans-http3 section 4). */
 import { FIRST_READ_BYTES, ReadBuffers } from "../../quic/receive_half.ts";
 import { concat } from "../../../base/bytes.ts";
 import { readVarint, varintLength, varintLengthAt, writeVarint } from "../../quic/varint.ts";
 
 /**
- * The head of a stream, with the data read so far: the type, and for WebTransport the session
- * (draft-ietf-webtrans-http3 sections 4.2 and 4.3).
+ * The head of a stream, with the data read so far. The head consists of the type and, for a
+ * WebTransport stream, the session ID (draft-ietf-webtrans-http3 sections 4.2 and 4.3).
  */
 export interface StreamHead {
-  /** Reader for the rest of the stream. */
+  /** The reader for the rest of the stream. */
   readonly reader: ReadableStreamBYOBReader;
   /** The type of a unidirectional stream, or of the first frame of a bidirectional stream. */
   readonly type: number;
-  /** Stream ID of the session, for a WebTransport stream. */
+  /** The session's stream ID, if this is a WebTransport stream. */
   readonly sessionId: number | undefined;
-  /** The bytes after the head. */
+  /** The bytes that were read after the head. */
   readonly held: Uint8Array | undefined;
-  /** True if more bytes must follow, because the read filled the buffer. */
+  /** True if more bytes probably follow, because the read filled the buffer. */
   readonly isFull: boolean;
   /** All bytes read, including the head. */
   readonly whole: Uint8Array;
@@ -26,8 +26,8 @@ export interface StreamHead {
  * Reads the head of a stream.
  *
  * @param sessionType The type that precedes a session ID.
- * @returns The head; `empty` if the stream ends without a byte, `undefined` if the stream fails or
- * ends inside the head.
+ * @returns The head, or `"empty"` if the stream ends without a byte, or `undefined` if the stream
+ * fails or ends inside the head.
  */
 export async function readHead(
   reader: ReadableStreamBYOBReader,
@@ -76,7 +76,7 @@ export const UNIDIRECTIONAL_STREAM = 0x54;
  * Encodes the head of a stream.
  *
  * @param type The type of the stream, or of the first frame.
- * @param id Stream ID of the session.
+ * @param id The session's stream ID.
  */
 export function streamHead(type: number, id: number): Uint8Array {
   const head = new Uint8Array(2 + varintLength(id));

@@ -5,7 +5,7 @@ const PRINTABLE = /^[\x20-\x7e]*$/;
 /** A string (RFC 9651 section 3.3.3). */
 const STRING = /"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"/y;
 
-/** A parameter with any bare item as its value (RFC 9651 section 3.1.2). */
+/** A parameter, whose value can be any bare item (RFC 9651 section 3.1.2). */
 const PARAMETER = new RegExp(
   String.raw`; *[a-z*][a-z0-9_.*-]*(?:=(?:${
     [
@@ -29,10 +29,10 @@ const SPACES = / */y;
 const SEPARATOR = /[ \t]*(?:,[ \t]*|$)/y;
 
 /**
- * Parses a list of strings; parameters are ignored.
+ * Parses a list of strings. Parameters are ignored.
  *
- * @param value The value of the field; several fields are joined with commas.
- * @returns Strings in order; `undefined` for other content, in which case the field MUST be
+ * @param value The value of the field. Several fields must be joined with commas.
+ * @returns The strings in order, or `undefined` for any other content; the field MUST then be
  * ignored.
  *
  * @example Usage
@@ -62,18 +62,18 @@ export function parseStringList(value: string): string[] | undefined {
 /**
  * Encodes a list of strings.
  *
- * @returns The value of the field; empty if there are no strings, in which case the field MUST be
+ * @returns The value of the field. It is empty if there are no strings; the field MUST then be
  * omitted.
- * @throws {TypeError} If a string contains characters other than printable ASCII.
+ * @throws {TypeError} If a string contains anything but printable ASCII characters.
  */
 export function encodeStringList(values: Iterable<string>): string {
   return Array.from(values, encodeStringItem).join(", ");
 }
 
 /**
- * Parses one string; parameters are ignored.
+ * Parses one string. Parameters are ignored.
  *
- * @returns The string; `undefined` for other content, in which case the field MUST be ignored.
+ * @returns The string, or `undefined` for any other content; the field MUST then be ignored.
  */
 export function parseStringItem(value: string): string | undefined {
   const scanner = new Scanner(value);
@@ -86,7 +86,7 @@ export function parseStringItem(value: string): string | undefined {
 /**
  * Encodes one string.
  *
- * @throws {TypeError} If the string contains characters other than printable ASCII.
+ * @throws {TypeError} If the string contains anything but printable ASCII characters.
  */
 export function encodeStringItem(value: string): string {
   if (!PRINTABLE.test(value)) {
@@ -97,7 +97,7 @@ export function encodeStringItem(value: string): string {
   return `"${value.replace(/["\\]/g, "\\$&")}"`;
 }
 
-/** Scanner for a text with sticky patterns. */
+/** Scans a text with sticky patterns. */
 class Scanner {
   readonly #text: string;
   #at = 0;
@@ -110,7 +110,10 @@ class Scanner {
     return this.#at === this.#text.length;
   }
 
-  /** Consumes a match of the pattern at the current position; `undefined` without a match. */
+  /**
+   * Consumes a match of the pattern at the current position. Returns `undefined` if the pattern
+   * does not match.
+   */
   take(pattern: RegExp): string | undefined {
     pattern.lastIndex = this.#at;
     const match = pattern.exec(this.#text)?.[0];
@@ -118,7 +121,7 @@ class Scanner {
     return match;
   }
 
-  /** Consumes a string and the parameters after it; returns the content of the string. */
+  /** Consumes a string and the parameters after it. Returns the content of the string. */
   takeString(): string | undefined {
     const quoted = this.take(STRING);
     while (quoted !== undefined && this.take(PARAMETER) !== undefined);

@@ -1,4 +1,6 @@
-/** The type, length, payload: the layout of frames (RFC 9114) and capsules (RFC 9297). */
+/**
+ * The layout that frames (RFC 9114) and capsules (RFC 9297) share: a type, a length and a payload.
+ */
 import {
   readBigVarint,
   readVarint,
@@ -11,32 +13,33 @@ import {
 interface Tlv {
   /** The type of the frame or capsule. */
   readonly type: number;
-  /** Payload; may be a view of the received chunk. */
+  /** The payload, which may be a view of the received chunk. */
   readonly payload: Uint8Array;
 }
 
 /**
- * Handling of a payload: `whole` buffers the payload until complete, `pieces` passes each piece on,
- * and `skip` drops the payload.
+ * How to handle a payload: `whole` buffers it until it is complete, `pieces` passes on each piece,
+ * and `skip` drops it.
  */
 export type TlvHandling = "whole" | "pieces" | "skip";
 
 /**
- * Decides how to handle a payload, when type and length are known.
+ * Decides how to handle a payload, once its type and length are known.
  *
  * - `type` is the type of the frame or capsule.
- * - `length` is the payload size in bytes; rounded above 2^53 - 1.
- * - MUST return `whole` only up to a bound, because the whole payload is buffered.
- * - An error thrown passes through `next()`, in this call and in each later one.
+ * - `length` is the payload size in bytes. It is rounded if it is above 2^53 - 1.
+ * - The policy MUST limit the length for which it returns `whole`, because the whole payload is
+ *   buffered.
+ * - If the policy throws, `next()` throws the error, and so does each later call.
  */
 export type TlvPolicy = (type: number, length: number) => TlvHandling;
 
-/** Two varints of eight bytes. */
+/** The maximum size of a header, which consists of two varints of up to eight bytes. */
 const MAX_HEADER_BYTES = 16;
 
 /**
- * The first buffer size for a payload in several chunks, so that a large announced length alone
- * costs little.
+ * The first buffer size for a payload that arrives in several chunks. It is small, so that merely
+ * announcing a large length costs little.
  */
 const FIRST_BUFFER_BYTES = 1024;
 
@@ -57,7 +60,7 @@ export function encodeTlv(type: number, payload: Uint8Array): Uint8Array<ArrayBu
 /**
  * Decodes a payload that consists of one varint.
  *
- * @returns The value; `undefined` if the payload is shorter or longer than one varint.
+ * @returns The value; `undefined` if the payload is not exactly one varint.
  */
 export function readOnlyVarint(payload: Uint8Array): number | undefined {
   if (payload.length === 0 || payload.length !== varintLengthAt(payload[0]!)) return undefined;
@@ -67,7 +70,7 @@ export function readOnlyVarint(payload: Uint8Array): number | undefined {
 /**
  * Decodes a payload that consists of one varint, without rounding.
  *
- * @returns The value; `undefined` if the payload is shorter or longer than one varint.
+ * @returns The value; `undefined` if the payload is not exactly one varint.
  */
 export function readOnlyBigVarint(payload: Uint8Array): bigint | undefined {
   const value = readOnlyVarint(payload);
@@ -77,20 +80,20 @@ export function readOnlyBigVarint(payload: Uint8Array): bigint | undefined {
 /**
  * Splits a byte stream into frames or capsules.
  *
- * - **Order:** as received.
- * - **Bound:** buffers one payload, up to the size that the policy accepts as `whole`, plus the
- *   unread rest of the last chunk.
+ * - **Order:** items are returned in the order in which they arrived.
+ * - **Bound:** the parser buffers one payload, up to the size for which the policy returns `whole`,
+ *   and the unread rest of the last chunk.
  */
 export class TlvParser {
   readonly #policy: TlvPolicy;
   #chunk: Uint8Array = NOTHING;
   #at = 0;
-  /** The header that is split over chunks, if any. */
+  /** The header, if it is split across chunks. */
   #header: Uint8Array | undefined;
   #headerBytes = 0;
   #handling: TlvHandling | undefined;
   #type = 0;
-  /** Payload bytes that have not arrived yet. */
+  /** The number of payload bytes that have not arrived yet. */
   #left = 0;
   #buffer: Uint8Array = NOTHING;
   #buffered = 0;
@@ -108,7 +111,7 @@ export class TlvParser {
   /**
    * Adds bytes.
    *
-   * @param chunk The bytes, used without a copy; MUST NOT change afterwards.
+   * @param chunk The bytes. They are not copied, so they MUST NOT change afterwards.
    */
   push(chunk: Uint8Array): void {
     const rest = this.#chunk.length - this.#at;
@@ -152,8 +155,8 @@ export class TlvParser {
   }
 
   /**
-   * Reads a header that is completely in the chunk, which is nearly always so; returns `false`
-   * otherwise.
+   * Reads a header that is completely in the chunk, as nearly all are. Returns `false` if it is
+   * not.
    */
   #readWholeHeader(): boolean {
     const chunk = this.#chunk;
@@ -174,7 +177,7 @@ export class TlvParser {
     this.#handling = this.#policy(this.#type, this.#left);
   }
 
-  /** Reads the payload, or the next piece; `undefined` if no bytes are available. */
+  /** Reads the payload or its next piece. Returns `undefined` if no bytes are available. */
   #readPayload(): Uint8Array | undefined {
     const handling = this.#handling;
     const start = this.#at;
@@ -212,7 +215,7 @@ export class TlvParser {
   }
 }
 
-/** Computes the header size, as far as the received bytes tell. */
+/** Computes the header size, as far as the received bytes determine it. */
 function neededBytes(header: Uint8Array, size: number): number {
   if (size === 0) return 1;
   const typeBytes = varintLengthAt(header[0]!);
