@@ -1,4 +1,4 @@
-/** Listening for QUIC connections: one UDP socket, certificates and limits. */
+/** Listens for QUIC connections on one UDP socket, with certificates and limits. */
 import type { OptionKinds } from "../../base/options.ts";
 import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
 import { socketOwner } from "../../base/owners.ts";
@@ -14,57 +14,57 @@ import { CERTIFICATE, UNREAD_STREAMS } from "../option_kinds.ts";
 import { IDLE_TIMEOUT_MS, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
-/** The default limit of connections. */
+/** The default limit on connections. */
 const MAX_CONNECTIONS = 10_000;
 
 /**
- * The default limit of concurrent handshakes. A handshake of an honest peer takes one round trip,
- * so this admits about 10,000 per second.
+ * The default limit on concurrent handshakes. A handshake with an honest peer takes one round trip,
+ * so this limit admits about 10,000 handshakes per second.
  */
 const MAX_HANDSHAKES = 1_024;
 
 /**
- * The longest handshake in milliseconds. Without this limit, a peer that sends packets slowly would
- * keep its slot forever.
+ * The maximum duration of a handshake, in milliseconds. Without this limit, a peer that sends
+ * packets slowly could keep its slot forever.
  */
 export const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
- * The time in milliseconds for which a handshake keeps its slot when others need one: enough for a
- * worldwide round trip and one lost packet. It also bounds the work of a flood, to `maxHandshakes`
- * handshakes in this time.
+ * How long a handshake keeps its slot when other handshakes need one, in milliseconds. The time is
+ * enough for a worldwide round trip and one lost packet. It also limits the work that a flood
+ * causes, to `maxHandshakes` handshakes in this time.
  */
 const HANDSHAKE_GRACE_MS = 2_000;
 
 /**
- * The delay in milliseconds between closing the connections and closing the socket, so that the
- * close packets are sent.
+ * The delay in milliseconds between closing the connections and closing the socket. It gives the
+ * runtime time to send the close packets.
  */
 const FAREWELL_MS = 10;
 
 /**
- * Connections of a client that hands over: the old one and the new one. If a protocol accepts spare
- * connections, each limit admits as many of them again.
+ * The number of connections of a client that hands over: the old connection and the new one. If a
+ * protocol accepts spare connections, each limit is multiplied by this number.
  */
 const PER_CLIENT = 2;
 
 /** The options for `listenQuic()`. */
 export interface ListenQuicOptions extends Certificate {
   /**
-   * Supported protocols (ALPN), in order of preference; a client that offers none of them is
+   * The supported protocols (ALPN), in order of preference. A client that offers none of them is
    * rejected.
    */
   readonly protocols: readonly string[];
   /**
-   * The maximum number of a peer's open bidirectional streams. Each may hold up to 1.25 MB of
-   * unread data.
+   * The maximum number of bidirectional streams that a peer can have open. Each stream can hold up
+   * to 1.25 MB of unread data.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * The maximum number of a peer's open unidirectional streams. Each may hold up to 1.25 MB of
-   * unread data.
+   * The maximum number of unidirectional streams that a peer can have open. Each stream can hold up
+   * to 1.25 MB of unread data.
    *
    * @default {1024}
    */
@@ -76,21 +76,21 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly hostname?: string | undefined;
   /**
-   * UDP port to listen on; 0 selects a free one.
+   * The UDP port to listen on. With 0, the system selects a free port.
    *
    * @default {0}
    */
   readonly port?: number | undefined;
   /**
-   * The longest silence of a connection in milliseconds, after which the connection counts as lost.
-   * A vanished peer is noticed within this time plus `keepAliveIntervalMs`. The client's idle
-   * timeout applies if it is shorter.
+   * How long a connection can be silent before it counts as lost, in milliseconds. If a peer
+   * vanishes, the loss is noticed within this time plus `keepAliveIntervalMs`. If the client's idle
+   * timeout is shorter, it applies instead.
    *
    * @default {9000}
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * Interval of keep-alive packets on a silent connection, in milliseconds.
+   * The interval between keep-alive packets on a silent connection, in milliseconds.
    *
    * @default {3000}
    */
@@ -102,29 +102,30 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly maxConnections?: number | undefined;
   /**
-   * The maximum number of concurrent connections of one address (an IPv6 /64 counts as one). A
-   * browser opens one connection per session. By default a tenth of `maxConnections`, and at least
-   * 1,000, once more than half of `maxConnections` are in use; a loopback or private address, which
-   * is probably a proxy, has no default. A number that you set always applies.
+   * The maximum number of concurrent connections from one address. An IPv6 /64 network counts as
+   * one address. A browser opens one connection per session. The default is a tenth of
+   * `maxConnections`, but at least 1,000. The default applies only once more than half of
+   * `maxConnections` are in use, and never to a loopback or private address, which is probably a
+   * proxy. A number that you set always applies.
    */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
-   * The maximum number of concurrent handshakes. Beyond it, a new handshake replaces the oldest one
-   * if that is older than two seconds. Otherwise the first packet of the new handshake is ignored,
-   * and an honest peer sends it again.
+   * The maximum number of concurrent handshakes. Once it is reached, a new handshake replaces the
+   * oldest one if that one started more than two seconds ago. Otherwise, the first packet of the
+   * new handshake is ignored, and an honest peer sends it again.
    *
    * @default {1024}
    */
   readonly maxHandshakes?: number | undefined;
-  /** The limits for unread streams that clients open. */
+  /** The limits on unread streams that clients open. */
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /**
-   * All quotas of the server, which count the connections; provided by a server.
+   * All quotas of the server, including the quota of connections. A server sets this option.
    *
    * @internal
    */
   readonly quotas?: Quotas | undefined;
-  /** Closes the listener. Absent by default. */
+  /** A signal that closes the listener. Absent by default. */
   readonly signal?: AbortSignal | undefined;
   /**
    * The clocks, timers and randomness of this node.
@@ -156,72 +157,80 @@ export const ACCEPT: OptionKinds<QuicListenOptions> = {
 };
 
 /**
- * The counters of handshakes in progress, and of handshakes that the listener's limits prevented.
+ * Counters of handshakes in progress, and of handshakes that the listener's limits prevented.
  */
 export interface QuicHandshakeStats {
-  /** Handshakes in progress. */
+  /** The number of handshakes in progress. */
   readonly pending: number;
-  /** The first packets ignored because of too many handshakes; peers send them again. */
+  /**
+   * The number of first packets that were ignored because too many handshakes were in progress.
+   * Peers send them again.
+   */
   readonly ignored: number;
-  /** Handshakes abandoned in favor of newer ones. */
+  /** The number of handshakes abandoned in favor of newer ones. */
   readonly replaced: number;
-  /** Handshakes abandoned after ten seconds. */
+  /** The number of handshakes abandoned after ten seconds. */
   readonly tooSlow: number;
 }
 
 export interface AcceptedConnection {
-  /** Settles at the end of the connection; never rejects. */
+  /** Resolves when the connection has ended. Never rejects. */
   readonly ending: Promise<unknown>;
   /** Closes the connection when the listener closes. */
   close(): void;
 }
 
-/** Facts about a connection, read once: the runtime creates a new address object at each access. */
+/**
+ * Facts about a connection. They are read once, because the runtime creates a new address object at
+ * each access.
+ */
 export interface AcceptedPeer {
   /** The address from which the peer connected. */
   readonly remoteAddress: Deno.NetAddr;
   /** The counters of unread streams. */
   readonly unread: UnreadShare;
   /**
-   * True for a connection beyond the limits: the protocol closes it unless the client soon proves
-   * that it hands over from another connection.
+   * True if the connection exceeds the limits. The protocol closes such a connection, unless the
+   * client soon proves that it hands over from another connection.
    */
   readonly isSpare: boolean;
 }
 
-/** Handles a connection after the handshake. */
+/** Handles a connection whose handshake is complete. */
 export type AcceptQuic<C extends AcceptedConnection> = (peer: AcceptedPeer) => C;
 
-/** Handler of a listener's connections. */
+/** The handler of a listener's connections. */
 export interface QuicProtocol<C extends AcceptedConnection> {
   /**
-   * Starts a connection whose handshake is in progress; `protocol` is `undefined` until the first
-   * TLS message is complete. MAY send data, which is sent with the server's part of the handshake.
-   * MUST NOT read data of the peer, which an attacker could replay. MUST NOT throw.
+   * Starts a connection whose handshake is in progress. Its `protocol` is `undefined` until the
+   * first TLS message is complete. This method MAY send data, which goes out with the server's part
+   * of the handshake. It MUST NOT read the peer's data, which an attacker could have replayed. It
+   * MUST NOT throw.
    *
-   * @returns Handler of the connection after the handshake; MUST NOT throw.
+   * @returns A function that handles the connection once the handshake is complete. It MUST NOT
+   * throw.
    */
   begin(conn: Deno.QuicConn): AcceptQuic<C>;
-  /** Closes a connection beyond a limit. */
+  /** Closes a connection that exceeds a limit. */
   refuse(conn: Deno.QuicConn): void;
   /**
-   * Tells whether a connection may be a spare one, after the handshake. If absent, the limits apply
-   * to all connections.
+   * Tells whether a connection whose handshake is complete may be a spare one. If this callback is
+   * absent, the limits apply to all connections.
    */
   takesSpare?: ((conn: Deno.QuicConn) => boolean) | undefined;
 }
 
 /** The protocol on top of a listener. */
 export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
-  /** Supported protocols (ALPN); a client that offers none of them is rejected. */
+  /** The supported protocols (ALPN). A client that offers none of them is rejected. */
   readonly protocols: readonly string[];
-  /** The bidirectional streams that a peer may have open. */
+  /** The maximum number of bidirectional streams that a peer can have open. */
   readonly maxBidirectionalStreams: number;
-  /** The unidirectional streams that a peer may have open. */
+  /** The maximum number of unidirectional streams that a peer can have open. */
   readonly maxUnidirectionalStreams: number;
   /**
-   * Handler of the connections. If it is a promise, the runtime holds the packets of clients until
-   * it resolves; after a rejection no client is accepted.
+   * The handler of the connections. If it is a promise, the runtime holds the clients' packets
+   * until the promise resolves. If the promise rejects, no client is accepted.
    */
   readonly protocol: QuicProtocol<C> | Promise<QuicProtocol<C>>;
 }
@@ -235,24 +244,25 @@ interface Handshake {
 /**
  * Accepts connections on one UDP socket.
  *
- * - **Robust:** a failed handshake affects no other connection.
- * - **Bound:** connections, connections per address, and handshakes have limits. A protocol that
- *   recognizes clients that hand over gets as many spare connections in addition.
+ * - **Robust:** a failed handshake does not affect other connections.
+ * - **Bound:** connections, connections per address, and handshakes are limited. A protocol that
+ *   recognizes clients that hand over can have the same number of spare connections in addition.
  * - **Open under a flood:** newer handshakes replace unfinished ones.
  *
- * @typeParam C A connection as the handlers wrap it.
+ * @typeParam C The connection that the handlers create.
  */
 export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #runtime: Runtime;
   #endpoint: Deno.QuicEndpoint | undefined;
   readonly #options: QuicListenOptions;
   readonly #handlers: QuicAcceptorHandlers<C>;
-  // Listeners stay referenced and read, because stopping one also stops the others in Deno 2.9.
+  // Old listeners stay referenced and are still read, because in Deno 2.9, stopping a listener also
+  // stops the others.
   readonly #listeners: Deno.QuicListener[] = [];
   readonly #connections = new Set<C>(); // Bounded by the slots.
   readonly #places: Quota;
   readonly #handshakePlaces: Quota;
-  /** Handshakes, the oldest first. Bounded by their slots. */
+  /** The handshakes in progress, the oldest first. Their slots limit their number. */
   readonly #handshakes = new Map<Deno.QuicConn, Handshake>();
   readonly #slow: Deadlines<Deno.QuicConn>;
   readonly #counts = { ignored: 0, replaced: 0, tooSlow: 0 };
@@ -327,7 +337,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     void this.#acceptAll(listener);
   }
 
-  /** Rejects new connections from now on. */
+  /** Rejects all further connections. */
   stop(): void {
     this.#isStopped = true;
   }
@@ -369,9 +379,8 @@ export class QuicAcceptor<C extends AcceptedConnection> {
         return; // The endpoint was closed.
       }
       const maxConnections = this.#maxConnections * (protocol.takesSpare ? PER_CLIENT : 1);
-      // `incoming.remoteAddr` and similar getters destroy the handshake in Deno 2.8.3 to 2.9.6.
-      // Addresses are therefore not distinguished here; a forged packet could carry any address
-      // anyway.
+      // In Deno 2.8.3 to 2.9.6, `incoming.remoteAddr` and similar getters destroy the handshake, so
+      // addresses are not distinguished here. A forged packet could carry any address anyway.
       if (this.#isStopped || this.#connections.size >= maxConnections) {
         incoming.refuse();
         continue;
@@ -379,14 +388,17 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       const place = this.#handshakePlace(maxConnections);
       if (place !== undefined) void this.#accept(incoming, protocol, place);
       else {
-        // A rejected peer stops trying; an ignored peer tries again.
+        // A rejected peer stops trying. An ignored peer tries again.
         this.#counts.ignored++;
         incoming.ignore();
       }
     }
   }
 
-  /** Takes a slot for a handshake; abandons the oldest one if its grace period is over. */
+  /**
+   * Takes a slot for a handshake. If none is free, abandons the oldest handshake if its grace
+   * period is over.
+   */
   #handshakePlace(maxConnections: number): Place | undefined {
     const places = this.#handshakePlaces;
     const hasNoRoom = () => places.taken >= maxConnections - this.#connections.size;
@@ -405,7 +417,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     conn.close({ closeCode: 0, reason: "" });
   }
 
-  /** Waits for the end of a handshake; resolves with true if the connection is open. */
+  /** Waits for the end of a handshake. Resolves with true if the connection is open. */
   async #shakeHands(conn: Deno.QuicConn, place: Place): Promise<boolean> {
     let isOpen = true;
     const lost = () => {
@@ -414,13 +426,13 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     conn.closed.then(lost, lost);
     this.#handshakes.set(conn, { startMs: this.#runtime.now(), place });
     this.#slow.add(conn);
-    // `conn.handshake` also resolves for a failed handshake; `closed` settles right after it.
+    // `conn.handshake` also resolves if the handshake failed; `closed` then settles right after it.
     await conn.handshake;
     await Promise.resolve();
     return this.#handshakeEnded(conn) && isOpen;
   }
 
-  /** Frees the slot of a handshake; returns false if it was already free. */
+  /** Frees the slot of a handshake. Returns false if it was already free. */
   #handshakeEnded(conn: Deno.QuicConn): boolean {
     this.#slow.delete(conn);
     this.#handshakes.get(conn)?.place[Symbol.dispose]();
@@ -434,12 +446,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   ): Promise<void> {
     let conn: Deno.QuicConn;
     try {
-      // With 0-RTT the connection exists immediately: data can be sent with the handshake, which
-      // can be closed early. No data is read until the handshake has ended.
+      // With 0-RTT, the connection exists immediately, so data can be sent with the handshake, and
+      // the handshake can be closed early. No data is read until the handshake has ended.
       conn = incoming.accept({ zeroRtt: true });
     } catch {
       handshake[Symbol.dispose]();
-      return; // For example, a client without a common protocol.
+      return; // For example, the client offers no common protocol.
     }
     const accept = protocol.begin(conn);
     if (!await this.#shakeHands(conn, handshake)) return;
@@ -460,7 +472,10 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   }
 }
 
-/** Handshakes have no share per address: the address of a first packet may be forged. */
+/**
+ * Creates the quota of handshakes. It has no limit per address, because the address of a first
+ * packet may be forged.
+ */
 function handshakeQuota({ maxHandshakes = MAX_HANDSHAKES, quotas }: QuicListenOptions): Quota {
   return quotaIn(quotas, {
     limit: "maxHandshakes",

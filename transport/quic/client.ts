@@ -1,4 +1,4 @@
-/** Client side of raw QUIC. */
+/** The client side of raw QUIC. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, POSITIVE, RUNTIME, TIME } from "../../base/option_checks.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
@@ -14,41 +14,47 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 /** The options for {@linkcode dialQuic}. */
 export interface DialQuicOptions {
-  /** Protocols to offer in the handshake (ALPN), in order of preference. */
+  /** The protocols to offer in the handshake (ALPN), in order of preference. */
   readonly protocols: readonly string[];
-  /** Hashes of certificates trusted without an authority: short-lived ones, for development. */
+  /**
+   * The hashes of certificates to trust without a certificate authority. Use them for short-lived
+   * certificates during development.
+   */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
-   * The maximum number of the server's open bidirectional streams.
+   * The maximum number of bidirectional streams that the server can have open.
    *
    * @default {128}
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * The maximum number of the server's open unidirectional streams. Each may hold up to 1.25 MB of
-   * unread data.
+   * The maximum number of unidirectional streams that the server can have open. Each stream can
+   * hold up to 1.25 MB of unread data.
    *
    * @default {1024}
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
-   * The longest silence of the connection in milliseconds, after which the connection counts as
-   * lost. The server's idle timeout applies if it is shorter. A vanished server is noticed within
-   * this time plus `keepAliveIntervalMs`.
+   * How long the connection can be silent before it counts as lost, in milliseconds. If the
+   * server's idle timeout is shorter, it applies instead. If the server vanishes, the loss is
+   * noticed within this time plus `keepAliveIntervalMs`.
    *
    * @default {30000}
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * Interval of keep-alive packets on a silent connection, in milliseconds. A Skein server sends
-   * such packets every 3 s.
+   * The interval between keep-alive packets on a silent connection, in milliseconds. A Skein server
+   * sends such packets every 3 s.
    *
    * @default {10000}
    */
   readonly keepAliveIntervalMs?: number | undefined;
-  /** Cancels the dial; no effect once connected. Absent by default. */
+  /**
+   * A signal that cancels the dial. It has no effect once the connection is open. Absent by
+   * default.
+   */
   readonly signal?: AbortSignal | undefined;
-  /** The timeout of the dial in milliseconds; `idleTimeoutMs` by default. */
+  /** The timeout of the dial, in milliseconds. The default is `idleTimeoutMs`. */
   readonly timeoutMs?: number | undefined;
   /**
    * The clocks, timers and randomness of this node.
@@ -73,17 +79,17 @@ const DIAL: OptionKinds<DialQuicOptions> = {
 /**
  * Dials a QUIC connection whose streams all belong to the application.
  *
- * - **Addresses:** all addresses of a name are tried, IPv6 and IPv4 alternating, 250 ms apart (RFC
- *   8305). The first to answer wins. The certificate is checked against the name. An error names
- *   each address tried.
+ * - **Addresses:** if a name has several addresses, attempts start 250 ms apart and alternate
+ *   between IPv6 and IPv4 (RFC 8305). The first address that answers is used. The certificate is
+ *   checked against the name. An error lists each address that was tried.
  *
- * @param url The URL of any scheme with a host, such as `moqt://example.com:4443/`. The port is 443
- * unless the URL names another. Path and query belong to the protocol on top and are not sent.
- * @param options Protocols, certificates, limits and timeouts.
- * @returns The ready connection; `protocol` is the negotiated one.
+ * @param url A URL of any scheme with a host, such as `moqt://example.com:4443/`. If it has no
+ * port, the port is 443. The path and query are not sent; they are for the protocol on top.
+ * @param options The protocols, certificates, limits and timeouts.
+ * @returns The ready connection; `protocol` is the negotiated protocol.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
- * @throws {ConnectionError} If the connection fails: no answer, an untrusted certificate, or no
- * common protocol.
+ * @throws {ConnectionError} If the server does not answer, its certificate is not trusted, or there
+ * is no common protocol.
  * @throws {TimeoutError} If `timeoutMs` passes first.
  * @throws {TypeError} If the URL has no host, `protocols` is empty, or a hash is malformed.
  * @throws {RangeError} If a limit is not a positive integer.

@@ -44,27 +44,27 @@ import { IncomingQueue, takeOut } from "../incoming_queue.ts";
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
   datagrams: "unreliable",
-  // The runtime cannot send reset codes; the peer's codes are read.
+  // The runtime cannot send reset codes, but the peer's codes are read.
   resetCodes: false,
   credit: false,
   independentStreams: true,
 };
 
-/** Waits for stream credit; by default the runtime fails immediately. */
+/** Makes the runtime wait for stream credit. By default, it fails immediately. */
 const WAITING = { waitUntilAvailable: true };
 
-/** A QUIC connection after the handshake; ready from the start. */
+/** A QUIC connection whose handshake is complete, so it is ready from the start. */
 export interface QuicConnection extends Connection {
   /** The address of the peer. */
   readonly remoteAddress: Deno.NetAddr;
   /**
-   * The server name that the client requested; `undefined` on a client, and if the client dialed an
-   * address.
+   * The server name that the client requested. It is `undefined` on a client, and if the client
+   * dialed an address.
    */
   readonly serverName: string | undefined;
-  /** Unidirectional streams as plain calls. */
+  /** Unidirectional streams with plain calls. */
   readonly direct: DirectStreams;
-  /** The counters and events. */
+  /** The counters and events of the connection. */
   readonly inspect: ConnectionInspection;
 }
 
@@ -76,15 +76,16 @@ export class RawQuicConnection extends CountedConnection
   implements QuicConnection, DirectStreams, StreamOwner {
   readonly transport: string = "quic";
   /**
-   * The capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code.
+   * The capabilities. `resetCodes` is false, because the runtime cannot reset a stream with a code.
    */
   readonly capabilities: ConnectionCapabilities = CAPABILITIES;
   readonly ready: Promise<void> = Promise.resolve();
   /**
-   * Resolves with the close code and reason of the closing end; rejects if the connection was lost.
+   * Resolves with the code and reason that the closing end gave. Rejects if the connection was
+   * lost.
    */
   readonly closed: Promise<ConnectionCloseInfo>;
-  /** Open stream halves, which end with the connection. */
+  /** The open stream halves, which end with the connection. */
   readonly halves: StreamHalves = new StreamHalves();
   /** `undefined`, because the runtime implements QUIC flow control. */
   readonly dataCredit = undefined;
@@ -125,8 +126,8 @@ export class RawQuicConnection extends CountedConnection
   #datagrams: QuicDatagrams | undefined = undefined;
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   /**
-   * True if both ends mark a close with 0: a process that crashes also closes with 0, without a
-   * mark.
+   * True if both ends mark a close with code 0. A process that crashes also closes with code 0, but
+   * without a mark.
    */
   #requiresClose = false;
   #error: ConnectionError | undefined = undefined;
@@ -135,9 +136,9 @@ export class RawQuicConnection extends CountedConnection
   /**
    * Wraps a connection of the runtime.
    *
-   * @param conn A connection after the handshake, with no data read yet.
-   * @param unread The counters of unread streams; streams of the peer are then accepted
-   * immediately. Otherwise they wait in the runtime until the application reads them.
+   * @param conn A connection whose handshake is complete, and of which no data has been read.
+   * @param unread The counters of unread streams. If they are given, the peer's streams are
+   * accepted immediately. Otherwise, they wait in the runtime until the application reads them.
    */
   constructor(runtime: Runtime, conn: Deno.QuicConn, unread?: UnreadShare) {
     super();
@@ -152,7 +153,7 @@ export class RawQuicConnection extends CountedConnection
     this.#unidirectional.accept();
   }
 
-  /** Protocol negotiated in the handshake (ALPN). */
+  /** The protocol negotiated in the handshake (ALPN). */
   get protocol(): string {
     return this.#conn.protocol ?? "";
   }
@@ -165,12 +166,12 @@ export class RawQuicConnection extends CountedConnection
     return this.#conn.serverName ?? undefined;
   }
 
-  /** Never settles: QUIC cannot request a drain. */
+  /** Never settles, because QUIC cannot request a drain. */
   get draining(): Promise<void> {
     return this.#draining ??= new Promise(() => {});
   }
 
-  /** The datagrams; the oldest unread ones are dropped. */
+  /** The datagrams. If too many wait to be read, the oldest are dropped. */
   get datagrams(): QuicDatagrams {
     if (this.#datagrams === undefined) {
       const error = this.#error;
@@ -184,16 +185,16 @@ export class RawQuicConnection extends CountedConnection
   }
 
   /**
-   * The bidirectional streams opened by the peer. On a client, the streams wait in the runtime
-   * until the first access.
+   * The bidirectional streams opened by the peer. On a client, they wait in the runtime until you
+   * first access this property.
    */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return this.#bidirectional.readable;
   }
 
   /**
-   * The unidirectional streams opened by the peer. On a client, the streams wait in the runtime
-   * until the first access.
+   * The unidirectional streams opened by the peer. On a client, they wait in the runtime until you
+   * first access this property.
    */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
@@ -203,12 +204,15 @@ export class RawQuicConnection extends CountedConnection
     return this;
   }
 
-  /** Accepted streams of the peer that the application has not taken yet. */
+  /** The number of accepted streams of the peer that the application has not taken yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Opens a stream; waits for stream credit. The peer notices the stream with its first byte. */
+  /**
+   * Waits for stream credit and opens a stream. The peer notices the stream when its first byte
+   * arrives.
+   */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<QuicStream> {
     const { readable, writable } = await this.#opened(openBidirectional, options);
     const account = this.account("bidirectional", "local");
@@ -216,7 +220,10 @@ export class RawQuicConnection extends CountedConnection
     return new QuicStream(receive, this.#sendHalf(writable, account, options));
   }
 
-  /** Opens a stream; waits for stream credit. The peer notices the stream with its first byte. */
+  /**
+   * Waits for stream credit and opens a stream. The peer notices the stream when its first byte
+   * arrives.
+   */
   async createUnidirectionalStream(options: OpenStreamOptions = {}): Promise<SendStream> {
     return (await this.openUnidirectional(options)).writable;
   }
@@ -234,7 +241,7 @@ export class RawQuicConnection extends CountedConnection
     this.#unidirectional.receive((half) => this.#hand(half, receiver));
   }
 
-  /** Closes immediately; data that the peer has not received yet is lost. */
+  /** Closes the connection immediately. Data that the peer has not received yet is lost. */
   close(options?: CloseOptions): void {
     const info = checkWireClose(options, MAX_QUIC_CLOSE_CODE);
     if (this.#closing !== undefined || this.#error !== undefined) return;
@@ -251,7 +258,7 @@ export class RawQuicConnection extends CountedConnection
     return this.#bidirectional.changeFirst((stream) => stream.discard());
   }
 
-  /** Closes; called by `await using`. */
+  /** Closes the connection. `await using` calls this method. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
@@ -267,7 +274,7 @@ export class RawQuicConnection extends CountedConnection
     return this.#error ?? new ConnectionError("The connection is over", { cause });
   }
 
-  /** No-op: QUIC enforces flow control. */
+  /** Does nothing, because QUIC enforces flow control. */
   overrun(): void {}
 
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void {
@@ -280,7 +287,7 @@ export class RawQuicConnection extends CountedConnection
     }
     const receive = this.#unidirectional.takeOut((one) => one === half);
     if (receive !== undefined) return receive.cancel(error);
-    // The application already holds the stream: a clean end would hide the rejection.
+    // The application already has the stream, and a normal end would hide the rejection.
     half.fail(error);
   }
 
@@ -294,7 +301,8 @@ export class RawQuicConnection extends CountedConnection
   }
 
   /**
-   * Reads the mark of a close with 0. If a mark is required and missing, the connection was lost.
+   * Reads the mark of a close with code 0. If a mark is required but missing, the connection was
+   * lost.
    */
   #unmark(ending: QuicEnding): QuicEnding {
     if (ending.closeCode !== 0) return ending;
@@ -304,7 +312,10 @@ export class RawQuicConnection extends CountedConnection
     return { closeCode: undefined, reason: "the peer ended it without a close" };
   }
 
-  /** Handles the peer's close, or a loss, for which an error is returned. */
+  /**
+   * Handles the peer's close, or the loss of the connection. Returns an error if the connection was
+   * lost.
+   */
   #ended({ closeCode, reason }: QuicEnding): ConnectionError | undefined {
     if (closeCode === undefined) return this.#over(`The connection broke: ${reason}`, true);
     const words = reason && `: ${reason}`;
@@ -328,11 +339,11 @@ export class RawQuicConnection extends CountedConnection
     try {
       while (this.#error === undefined) datagrams.deliver(await this.#conn.readDatagram());
     } catch {
-      // The connection has ended; `closed` reports the outcome.
+      // The connection has ended, and `closed` reports the outcome.
     }
   }
 
-  /** Opens a stream of the runtime, with the errors of this connection. */
+  /** Opens a stream of the runtime, and converts errors to those of this connection. */
   async #opened<T extends Deno.QuicBidirectionalStream | Deno.QuicSendStream>(
     open: OpenStream<T>,
     options: OpenStreamOptions,
@@ -354,8 +365,8 @@ export class RawQuicConnection extends CountedConnection
   }
 
   /**
-   * Passes a stream to the application. Its end is then awaited even if the application does not
-   * read.
+   * Passes a stream to the application. From then on, the end of the stream is noticed even if the
+   * application does not read.
    */
   #taken<T extends QuicStream | ReceiveHalf>(stream: T): T {
     stream.taken();
@@ -363,14 +374,14 @@ export class RawQuicConnection extends CountedConnection
     return stream;
   }
 
-  /** Passes a stream to a receiver; most receivers read immediately. */
+  /** Passes a stream to a receiver. Most receivers start to read immediately. */
   #hand<T extends QuicStream | ReceiveHalf>(stream: T, receiver: (stream: T) => void): void {
     stream.taken();
     receiver(stream);
     if (!stream.isRead) this.#turnEnd.add(stream);
   }
 
-  /** Counts a waiting stream as unread after this turn. */
+  /** Counts a waiting stream as unread once the current turn of the event loop has ended. */
   #watch(stream: TurnWatcher): void {
     if (this.unread !== undefined) this.#turnEnd.add(stream);
   }
@@ -395,27 +406,28 @@ export class RawQuicConnection extends CountedConnection
   }
 }
 
-/** Steps from a stream of the runtime to the application. */
+/** The steps that turn a stream of the runtime into a stream of the application. */
 interface PeerStreamsOptions<S, T, U> {
-  /** Streams of the runtime. */
+  /** Returns the streams of the runtime. */
   streams(): ReadableStream<S>;
   /** Wraps a stream of the runtime. */
   take(stream: S): T;
-  /** Converts a wrapped stream for a reader when it is read. */
+  /** Converts a wrapped stream when a reader takes it. */
   present(item: T): U;
   /** Called with a stream that enters the queue. */
   waits(item: T): void;
-  /** Ends a stream that no longer has a reader. */
+  /** Ends a stream that no reader will take. */
   drop(item: T): void;
 }
 
 /**
- * Streams that the peer opened. The runtime keeps streams until this queue accepts some, so the
- * peer waits for an application that reads no streams. The QUIC stream limit bounds their number.
+ * A queue of streams that the peer opened. The runtime holds the streams until this queue accepts
+ * them, so if the application reads no streams, the peer must wait. The QUIC stream limit bounds
+ * their number.
  *
  * @typeParam S The stream of the runtime.
- * @typeParam T Wrapped stream.
- * @typeParam U Stream as readers receive it.
+ * @typeParam T The wrapped stream.
+ * @typeParam U The stream as readers receive it.
  */
 class PeerStreams<S, T, U> {
   readonly #options: PeerStreamsOptions<S, T, U>;
@@ -433,7 +445,7 @@ class PeerStreams<S, T, U> {
     );
   }
 
-  /** Streams in order of arrival. */
+  /** The streams in order of arrival. */
   get readable(): ReadableStream<U> {
     this.accept();
     return this.#arrivals.readable;
@@ -445,10 +457,10 @@ class PeerStreams<S, T, U> {
   }
 
   /**
-   * Sets a receiver in place of the readable.
+   * Sets a receiver, which replaces the readable.
    *
-   * @param receiver Called with each stream, including those accepted earlier.
-   * @throws {TypeError} If there is a receiver already.
+   * @param receiver Called with each stream, including streams accepted earlier.
+   * @throws {TypeError} If there already is a receiver.
    */
   receive(receiver: (item: T) => void): void {
     if (this.#receiver !== undefined) {
@@ -462,13 +474,13 @@ class PeerStreams<S, T, U> {
   /**
    * Removes a stream from the queue.
    *
-   * @returns The stream; `undefined` if none in the queue matches.
+   * @returns The stream; `undefined` if no stream in the queue matches.
    */
   takeOut(isMeant: (item: T) => boolean): T | undefined {
     return takeOut(this.#arrivals, isMeant);
   }
 
-  /** Applies a change to the first stream in the queue; returns false if the queue is empty. */
+  /** Applies a change to the first stream in the queue. Returns false if the queue is empty. */
   changeFirst(change: (item: T) => void): boolean {
     const held = this.#arrivals.takeHeld();
     for (const [index, item] of held.entries()) {
@@ -479,9 +491,9 @@ class PeerStreams<S, T, U> {
   }
 
   /**
-   * Ends the streams with the connection.
+   * Ends the streams when the connection ends.
    *
-   * @param error The error for readers, if the connection broke.
+   * @param error The error for readers; `undefined` unless the connection broke.
    */
   end(error?: Error): void {
     this.#isOver = true;
@@ -489,7 +501,7 @@ class PeerStreams<S, T, U> {
     else this.#arrivals.fail(error);
   }
 
-  /** Starts to accept streams from the runtime. Idempotent. */
+  /** Starts to accept streams from the runtime. Further calls have no effect. */
   accept(): void {
     if (this.#isAccepting || this.#isOver) return;
     this.#isAccepting = true;
@@ -500,7 +512,7 @@ class PeerStreams<S, T, U> {
     try {
       while (true) {
         const { done, value } = await reader.read();
-        // Streams after the end of the connection are useless.
+        // Once the connection has ended, a stream is useless.
         if (done || this.#isOver) return;
         const item = this.#options.take(value);
         if (this.#receiver !== undefined) this.#receiver(item);
@@ -510,7 +522,7 @@ class PeerStreams<S, T, U> {
         }
       }
     } catch {
-      // The connection has ended; `closed` reports the outcome.
+      // The connection has ended, and `closed` reports the outcome.
     }
   }
 }

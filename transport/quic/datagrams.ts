@@ -5,23 +5,29 @@ import type { Ledger } from "../counters.ts";
 import { concat } from "../../base/bytes.ts";
 import { encodeVarint } from "./varint.ts";
 
-/** The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
+/**
+ * The maximum number of datagrams held for a reader. Once it is exceeded, the oldest datagram is
+ * dropped.
+ */
 const MAX_HELD_DATAGRAMS = 1_024;
 
 /**
- * The maximum number of datagrams that wait for room in the runtime; beyond it, the newest is
- * dropped.
+ * The maximum number of datagrams that wait for room in the runtime. Once it is reached, new
+ * datagrams are dropped.
  */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
-/** The size that fits every path, so that asking the runtime for the maximum is unnecessary. */
+/**
+ * A size that fits every path. For datagrams up to this size, the runtime need not be asked for the
+ * maximum.
+ */
 const SAFE_BYTES = 1_100;
 
 const NO_HEAD = new Uint8Array();
 
-/** The session or connection of the datagrams. */
+/** The session or connection that the datagrams belong to. */
 export interface DatagramsOwner {
-  /** The counters; created with the first datagram. */
+  /** The counters, which are created with the first datagram. */
   readonly ledger: Ledger;
 }
 
@@ -39,9 +45,9 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   #waiting = 0;
 
   /**
-   * @param owner The session, or the connection itself.
-   * @param options `quarterId` is a quarter of the session's stream ID, absent without sessions;
-   * `error` creates the error of a session that has already ended.
+   * @param owner The session, or the connection if it has no sessions.
+   * @param options `quarterId` is a quarter of the session's stream ID; it is absent if there are
+   * no sessions. `error` creates the error if the session has already ended.
    */
   constructor(
     conn: Deno.QuicConn,
@@ -60,18 +66,18 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
     if (error !== undefined) this.#arrivals.end();
   }
 
-  /** The largest datagram that fits a packet on the current path. */
+  /** The size of the largest datagram that fits into a packet on the current path. */
   get maxDatagramSize(): number {
     if (this.#error !== undefined) return 0;
     return Math.max(0, this.#conn.maxDatagramSize - this.#head.byteLength);
   }
 
-  /** Received datagrams; the oldest unread ones are dropped. */
+  /** The received datagrams. If too many wait to be read, the oldest are dropped. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#arrivals.readable;
   }
 
-  /** The datagrams to send; a write waits for room. An oversize datagram is dropped. */
+  /** The datagrams to send. A write waits for room. A datagram that is too large is dropped. */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream<Uint8Array>({
       start: (controller) => {
@@ -83,9 +89,9 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Sends a datagram after waiting for room in the runtime. An oversize datagram is dropped.
+   * Waits for room in the runtime and sends a datagram. A datagram that is too large is dropped.
    *
-   * @param datagram The bytes; MUST NOT change before the datagram is sent.
+   * @param datagram The bytes. They MUST NOT change before the datagram is sent.
    */
   async write(datagram: Uint8Array): Promise<void> {
     const { byteLength } = datagram;
@@ -118,7 +124,7 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Delivers a received datagram.
    *
-   * @param payload The bytes with their own memory.
+   * @param payload The bytes, in a buffer that nothing else uses.
    */
   deliver(payload: Uint8Array): void {
     this.#owner.ledger.receivedDatagram(payload);
@@ -127,10 +133,10 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Ends the datagrams with the session.
+   * Ends the datagrams when the session ends.
    *
    * @param error Creates the error for writers.
-   * @param isBroken True if readers receive the error too.
+   * @param isBroken True if readers also receive the error.
    */
   end(error: () => Error, isBroken: boolean): void {
     this.#error = error;
@@ -149,8 +155,8 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
     const length = head.byteLength;
     this.#owner.ledger.sentDatagram(datagram);
     if (byteOffset >= length) {
-      // In memory, an echoed datagram still has the header in front. An empty header always
-      // matches.
+      // If a received datagram is echoed, the header still precedes it in memory. An empty header
+      // always matches.
       const whole = new Uint8Array(buffer, byteOffset - length, length + byteLength);
       if (head.every((byte, at) => whole[at] === byte)) return whole;
     }

@@ -1,4 +1,7 @@
-/** The runtime's QUIC: missing types, availability, opening of streams, and ends of connections. */
+/**
+ * Helpers for the runtime's QUIC: missing types, checks of availability, and opening and ending
+ * streams and connections.
+ */
 import { TimeoutError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { CertificateHash } from "../webtransport.ts";
@@ -7,20 +10,20 @@ import { isDeno, isPermitted } from "../../base/platform.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
-/** The options of `Deno.connectQuic`, with one that the types of Deno lack. */
+/** The options of `Deno.connectQuic`, including an option that is missing from Deno's types. */
 export interface ConnectQuicOptions extends Deno.ConnectQuicOptions<false> {
-  /** Certificates trusted by their hash. */
+  /** The hashes of certificates to trust. */
   serverCertificateHashes?: CertificateHash[] | undefined;
 }
 
 export interface QuicEnding {
-  /** Application close code of the peer; `undefined` if the connection was lost. */
+  /** The peer's application close code; `undefined` if the connection was lost. */
   readonly closeCode: number | undefined;
-  /** Close reason, or the error of a loss. */
+  /** The reason of the close, or the error message if the connection was lost. */
   readonly reason: string;
 }
 
-/** The error text that says how to enable QUIC, which Node lacks. */
+/** The error text if QUIC is missing. It says how to enable QUIC, which Node does not have. */
 export const QUIC_MISSING: string = isDeno
   ? 'WebTransport and raw QUIC need QUIC in the runtime: run with --unstable-net, or set "unstable": ["net"] in deno.json'
   : "WebTransport and raw QUIC need Deno's QUIC: Node does not have it";
@@ -28,7 +31,7 @@ export const QUIC_MISSING: string = isDeno
 /**
  * Tells whether the runtime has QUIC, which requires `--unstable-net`.
  *
- * @returns True if listening and dialing are available.
+ * @returns True if the runtime can listen and dial.
  */
 export function isQuicAvailable(): boolean {
   return isDeno && typeof Deno.QuicEndpoint === "function" &&
@@ -36,7 +39,7 @@ export function isQuicAvailable(): boolean {
 }
 
 /**
- * Checks that the runtime has QUIC.
+ * Throws unless the runtime has QUIC.
  *
  * @throws {UnsupportedError} If QUIC is missing; the message names the flag.
  */
@@ -47,17 +50,17 @@ export function requireQuic(): void {
 /**
  * Throws unless the runtime has a WebTransport server.
  *
- * @throws {UnsupportedError} If the server is missing; the message names the flag.
+ * @throws {UnsupportedError} If there is no server; the message names the flag.
  */
 export function requireUpgrade(): void {
   if (typeof Deno.upgradeWebTransport !== "function") throw new UnsupportedError(QUIC_MISSING);
 }
 
 /**
- * Returns the address of a peer. The address of `conn` itself has no `transport`, although Deno's
- * types say so, and is another object at each access.
+ * Returns the address of a peer. The address in `conn` has no `transport`, although Deno's types
+ * say that it has one, and it is a new object at each access.
  *
- * @returns The address, with the transport `udp`.
+ * @returns The address, whose `transport` is `udp`.
  */
 export function remoteAddressOf(conn: Pick<Deno.QuicConn, "remoteAddr">): Deno.NetAddr {
   const { hostname, port } = conn.remoteAddr;
@@ -65,7 +68,7 @@ export function remoteAddressOf(conn: Pick<Deno.QuicConn, "remoteAddr">): Deno.N
 }
 
 /**
- * Chooses the address that this process may bind without a permission prompt.
+ * Chooses an address that this process may bind to without a permission prompt.
  *
  * @returns `::`, which also reaches IPv4, or `0.0.0.0`; `undefined` if neither is permitted.
  */
@@ -76,7 +79,7 @@ export function permittedHost(): string | undefined {
   });
 }
 
-/** Resolves at the end of a connection; never rejects. */
+/** Resolves when a connection has ended. Never rejects. */
 export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
   try {
     const { closeCode, reason } = await conn.closed;
@@ -89,9 +92,9 @@ export async function quicEnding(conn: Deno.QuicConn): Promise<QuicEnding> {
 interface OpeningOptions {
   readonly wire: Deno.QuicSendStreamOptions;
   readonly signal?: AbortSignal | undefined;
-  /** The time that the caller allows in milliseconds, for the error. */
+  /** The timeout that the caller set, in milliseconds. It is used in the error. */
   readonly timeoutMs?: number | undefined;
-  /** The remaining part of `timeoutMs`. */
+  /** The time that remains of `timeoutMs`. */
   readonly leftMs: number | undefined;
 }
 
@@ -102,10 +105,10 @@ export type OpenStream<T> = (
 ) => Promise<T>;
 
 /**
- * Opens a bidirectional stream. The runtime cannot cancel the opening: a stream that opens too late
+ * Opens a bidirectional stream. The runtime cannot cancel the call, so a stream that opens too late
  * is ended immediately.
  *
- * @throws {TimeoutError} If `leftMs` passed first.
+ * @throws {TimeoutError} If `leftMs` passes first.
  */
 export function openBidirectional(
   runtime: Runtime,
@@ -118,7 +121,7 @@ export function openBidirectional(
 /**
  * Opens a unidirectional stream; see {@linkcode openBidirectional}.
  *
- * @throws {TimeoutError} If `leftMs` passed first.
+ * @throws {TimeoutError} If `leftMs` passes first.
  */
 export function openUnidirectional(
   runtime: Runtime,
@@ -128,7 +131,7 @@ export function openUnidirectional(
   return inTime(runtime, conn.createUnidirectionalStream(options.wire), "unidirectional", options);
 }
 
-/** Ends a stream that no caller waits for any longer. */
+/** Ends a stream that no caller is waiting for any longer. */
 export function endUnused(stream: Deno.QuicBidirectionalStream | Deno.QuicSendStream): void {
   if ("readable" in stream) stream.readable.cancel().catch(() => {});
   const writable = "writable" in stream ? stream.writable : stream;

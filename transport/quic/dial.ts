@@ -1,4 +1,4 @@
-/** Dialing a server name over QUIC, with attempts at all addresses of the name (RFC 8305). */
+/** Dials a server name over QUIC, and tries the addresses of the name (RFC 8305). */
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../../base/builtins.ts";
@@ -8,22 +8,24 @@ import { type ConnectQuicOptions, permittedHost } from "./deno_quic.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
-/** The maximum number of idle sockets in the pool; beyond it, a socket is closed. */
+/**
+ * The maximum number of idle sockets in the pool. If the pool is full, a returned socket is closed.
+ */
 const MAX_IDLE_ENDPOINTS = 8;
 
 /**
- * Pool of client endpoints, each for one connection at a time. The runtime frees a socket only on
- * garbage collection, so sockets are reused: otherwise frequent dials would exhaust the file
- * descriptors.
+ * A pool of client endpoints, each of which serves one connection at a time. Their sockets are
+ * reused: the runtime frees a socket only when it collects garbage, so frequent dials would
+ * otherwise exhaust the file descriptors.
  */
 class ClientEndpoints {
-  // Module state, because the runtime's sockets are global too.
+  // This is module state, because the runtime's sockets are also global.
   static readonly #idle: Deno.QuicEndpoint[] = [];
 
   /**
-   * Takes an endpoint from the pool, or creates one.
+   * Takes an endpoint from the pool, or creates one if the pool is empty.
    *
-   * @returns An endpoint without a connection.
+   * @returns An endpoint that has no connection.
    */
   static take(): Deno.QuicEndpoint {
     return this.#idle.pop() ?? newEndpoint();
@@ -42,14 +44,14 @@ class ClientEndpoints {
 }
 
 /**
- * Closes the idle client sockets, none of which can be used after the runtime's QUIC has changed.
+ * Closes the idle client sockets. They can no longer be used after the runtime's QUIC has changed.
  */
 export function closeIdleEndpoints(): void {
   ClientEndpoints.clear();
 }
 
 function newEndpoint(): Deno.QuicEndpoint {
-  // Chosen so that Deno asks the user for one permission instead of two.
+  // With this address, Deno asks the user for one permission instead of two.
   const hostname = permittedHost();
   try {
     return new Deno.QuicEndpoint({ hostname: hostname ?? "::", port: 0 });
@@ -59,36 +61,38 @@ function newEndpoint(): Deno.QuicEndpoint {
   }
 }
 
-/** The delay between attempts at two addresses, in milliseconds (RFC 8305 section 5). */
+/** The delay between attempts to connect to two addresses, in milliseconds (RFC 8305 section 5). */
 export const ATTEMPT_DELAY_MS = 250;
 
 /**
- * The delay between attempts at two loopback addresses, in milliseconds. Loopback answers within a
- * few milliseconds, and development servers often listen on one address family only.
+ * The delay between attempts to connect to two loopback addresses, in milliseconds. A loopback
+ * address answers within a few milliseconds, and development servers often listen on one address
+ * family only.
  */
 export const LOOPBACK_DELAY_MS = 50;
 
 /**
- * The time for silent addresses after the last attempt started and one address rejected the
- * connection, in milliseconds. The caller thus receives a rejection soon, rather than at the
- * timeout.
+ * How long to wait for addresses that have not answered, once the last attempt has started and one
+ * address has rejected the connection, in milliseconds. The caller thus receives the rejection
+ * soon, and not only after the timeout.
  */
 export const AFTER_REFUSAL_MS = 500;
 
 /**
- * The maximum number of addresses tried per name. The last attempt starts after 1.75 s, well within
+ * The maximum number of addresses tried per name. The last attempt starts after 1.75 s, well before
  * the timeout of 10 s. Each attempt uses a UDP socket.
  */
 export const MAX_ADDRESSES = 8;
 
 /**
- * The maximum number of names whose last working address is remembered: a few for each service that
- * a process uses.
+ * The maximum number of names whose last working address is remembered. A process needs a few for
+ * each service that it uses.
  */
 const MAX_REMEMBERED = 64;
 
 /**
- * Addresses of `localhost` and names below it, regardless of the resolver (RFC 6761 section 6.3).
+ * The addresses of `localhost` and of names below it, whatever the resolver returns (RFC 6761
+ * section 6.3).
  */
 const LOOPBACKS = ["::1", "127.0.0.1"];
 
@@ -98,31 +102,31 @@ const IPV4 = /^\d{1,3}(?:\.\d{1,3}){3}$/;
 /** The options for {@linkcode raceAddresses}. */
 export interface AddressRaceOptions<T> {
   readonly runtime: Runtime;
-  /** Makes one attempt. MUST release all resources on failure or abort. */
+  /** Makes one attempt. If it fails or is aborted, it MUST release all resources. */
   readonly attempt: (address: string, signal: AbortSignal) => Promise<T>;
   /** Releases the result of an attempt that lost the race. */
   readonly discard: (late: T) => void;
   /** The delay between two attempts, in milliseconds. */
   readonly delayMs: number;
   readonly signal: AbortSignal;
-  /** Called with each address at the start of the attempt. */
+  /** Called with each address when the attempt starts. */
   readonly onAttempt?: ((address: string) => void) | undefined;
   /** Called with each failure. */
   readonly onFailure?: ((address: string, cause: unknown) => void) | undefined;
 }
 
 /**
- * Races attempts at several addresses, with a delay between the starts.
+ * Races attempts to connect to several addresses, with a delay between their starts.
  *
- * - The first success wins; all other attempts are aborted.
- * - The next attempt starts after `delayMs`, or immediately when one fails.
- * - The race fails when every attempt has failed. After a peer rejects the connection, silent
- *   addresses have only {@linkcode AFTER_REFUSAL_MS} left.
+ * - The first attempt that succeeds wins, and all others are aborted.
+ * - The next attempt starts after `delayMs`, or as soon as an attempt fails.
+ * - The race fails when every attempt has failed. Once a peer has rejected the connection,
+ *   addresses that have not answered have {@linkcode AFTER_REFUSAL_MS} left.
  *
- * @param addresses Addresses in order of preference; at least one.
+ * @param addresses One or more addresses, in order of preference.
  * @returns The result of the first successful attempt.
- * @throws {AggregateError} If the race failed; the causes are in order of occurrence.
- * @throws {unknown} The signal's reason, if the signal aborted.
+ * @throws {AggregateError} If the race failed. The causes are in the order in which they occurred.
+ * @throws {unknown} The signal's reason, if the signal was aborted.
  */
 export function raceAddresses<T>(
   addresses: readonly string[],
@@ -177,10 +181,10 @@ export function raceAddresses<T>(
 }
 
 /**
- * Sorts addresses for the attempts: the families alternate, starting with the family of the
+ * Sorts addresses for the attempts. The address families alternate, starting with the family of the
  * resolver's first address (RFC 8305 section 4).
  *
- * @param addresses Addresses in the order of the resolver.
+ * @param addresses The addresses in the resolver's order.
  * @param preferred The address to put first, if present.
  * @returns At most {@linkcode MAX_ADDRESSES} distinct addresses.
  */
@@ -195,19 +199,26 @@ export function interleave(addresses: readonly string[], preferred?: string): st
 }
 
 /**
- * The options for {@linkcode QuicDial}: options of the runtime, except those that the dial sets.
+ * The options for {@linkcode QuicDial}. They are the runtime's options, except those that the dial
+ * sets.
  */
 export type QuicDialOptions = Omit<ConnectQuicOptions, "endpoint" | "serverName">;
 
-/** One dial of a server, by name or address. The certificate is checked against the name. */
+/**
+ * One dial of a server, whose name or address is given. The certificate is checked against the
+ * name.
+ */
 export class QuicDial {
-  // Module state, like a resolver's cache.
+  // This is module state, like a resolver's cache.
   static readonly #answered = new Map<string, string>();
 
   readonly #runtime: Runtime;
   readonly #options: QuicDialOptions;
   readonly #ending = new AbortController();
-  /** Failed or pending addresses with the reason. Bounded by {@linkcode MAX_ADDRESSES}. */
+  /**
+   * The addresses that failed or are pending, with the reasons. There are at most {@linkcode
+   * MAX_ADDRESSES}.
+   */
   readonly #tried = new Map<string, string>();
   #conn: Deno.QuicConn | undefined;
 
@@ -216,17 +227,20 @@ export class QuicDial {
     this.#options = options;
   }
 
-  /** Addresses that were tried without success, with reasons; empty with a single address. */
+  /**
+   * The addresses that were tried without success, with the reasons. The text is empty if there is
+   * only one address.
+   */
   get outcome(): string {
     if (this.#conn !== undefined || this.#tried.size < 2) return "";
     return Array.from(this.#tried, ([address, why]) => `${bracketed(address)}: ${why}`).join("; ");
   }
 
   /**
-   * Dials. The UDP socket is returned to the pool when the connection ends.
+   * Dials the server. When the connection ends, its UDP socket is returned to the pool.
    *
-   * @throws {AggregateError} If every address of the name failed; the message names each address.
-   * @throws {Error} The runtime's error, if the only address failed or the name has no address.
+   * @throws {AggregateError} If every address of the name failed. The message lists each address.
+   * @throws {Error} The runtime's error, if the only address failed, or if the name has no address.
    */
   async connect(): Promise<Deno.QuicConn> {
     const { hostname, port } = this.#options;
@@ -256,7 +270,7 @@ export class QuicDial {
     return this.#conn;
   }
 
-  /** Cancels the dial; an established connection is closed. */
+  /** Cancels the dial. If the connection is already established, it is closed. */
   abort(): void {
     this.#ending.abort();
     this.#conn?.close({ closeCode: 0, reason: "" });
@@ -265,7 +279,7 @@ export class QuicDial {
   /**
    * Adds the tried addresses to the error of a timed-out dial.
    *
-   * @param error An error; other kinds are returned unchanged.
+   * @param error An error; if it is not a timeout, it is returned unchanged.
    */
   explain(error: unknown): unknown {
     const { outcome } = this;
@@ -276,7 +290,7 @@ export class QuicDial {
   async #attempt(address: string, signal: AbortSignal): Promise<Deno.QuicConn> {
     const { hostname, port } = this.#options;
     const endpoint = ClientEndpoints.take();
-    // Closing the endpoint is the only way to end a pending handshake.
+    // A pending handshake can only be ended by closing the endpoint.
     const close = () => endpoint.close({ closeCode: 0, reason: "" });
     signal.addEventListener("abort", close);
     try {
@@ -308,8 +322,9 @@ export class QuicDial {
 }
 
 /**
- * Resolves a name to addresses that this process may connect to. Without the permission to resolve,
- * or to connect to each address, returns the name; the runtime then chooses one address.
+ * Resolves a name to the addresses that this process may connect to. If the process has no
+ * permission to resolve the name, or to connect to each address, the name itself is returned, and
+ * the runtime chooses an address.
  */
 async function permittedAddresses(hostname: string, port: number): Promise<readonly string[]> {
   const isGranted = (host: string) =>
@@ -327,7 +342,7 @@ async function permittedAddresses(hostname: string, port: number): Promise<reado
 
 /** Resolves a name with the system resolver, which reads the hosts file. */
 async function resolve(hostname: string, port: number): Promise<readonly string[]> {
-  // If a port is given, Deno checks the permission only for this port.
+  // If a port is given, Deno checks the permission for this port only.
   const options: dns.LookupAllOptions & { readonly port: number } = {
     all: true,
     verbatim: true,

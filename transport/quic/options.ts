@@ -1,32 +1,34 @@
-/** The options of both ends of raw QUIC, checked before dialing or binding. */
+/** Checks the options of both ends of raw QUIC before they dial or bind. */
 
 /**
- * The default silence after which a connection counts as lost, in milliseconds, at a server. A
- * client uses the shorter timeout of both ends, so it notices a dead server within this time.
+ * The server's default for how long a connection can be silent before it counts as lost, in
+ * milliseconds. A client uses the shorter timeout of both ends, so it notices a dead server within
+ * this time.
  */
 export const IDLE_TIMEOUT_MS = 9_000;
 
 /**
- * The default interval of keep-alive packets at a server, in milliseconds: three within the idle
- * timeout, so that neither a lost packet nor a server that stalls for 5 s ends a connection. Each
- * costs two packets, one in each direction: 2,400 per hour.
+ * The server's default interval between keep-alive packets, in milliseconds. Three intervals fit
+ * into the idle timeout, so a connection survives a lost packet, and also a server that stalls for
+ * 5 s. Each interval costs one packet in each direction, 2,400 packets per hour in total.
  */
 export const KEEP_ALIVE_MS = 3_000;
 
 /**
- * The same at a client, in milliseconds, for servers that send none. The first unanswered packet
- * restarts the idle timer (RFC 9000 section 10.1), so this is above {@linkcode IDLE_TIMEOUT_MS}:
- * with a Skein server the client sends none, and notices its death 9 s after the last packet.
+ * The client's default interval between keep-alive packets, in milliseconds, for servers that send
+ * none. The interval is longer than {@linkcode IDLE_TIMEOUT_MS}, because the first unanswered
+ * packet restarts the idle timer (RFC 9000 section 10.1). With a Skein server, the client therefore
+ * sends no such packets, and notices that the server is dead 9 s after its last packet.
  */
 export const DIAL_KEEP_ALIVE_MS = 10_000;
 
-/** The longest protocol name in bytes (RFC 7301 section 3.1). */
+/** The maximum length of a protocol name, in bytes (RFC 7301 section 3.1). */
 const MAX_PROTOCOL_BYTES = 255;
 
 /**
- * Checks the protocols for the handshake.
+ * Checks the protocols to offer or support in the handshake.
  *
- * @throws {TypeError} If the list is empty, or a protocol is not a string of 1 to 255 bytes.
+ * @throws {TypeError} If the list is empty, or if a protocol is not a string of 1 to 255 bytes.
  */
 export function checkProtocols(protocols: unknown, verb: string): void {
   if (!Array.isArray(protocols) || protocols.length === 0) {
@@ -50,7 +52,7 @@ export function checkProtocols(protocols: unknown, verb: string): void {
 /**
  * Checks limits.
  *
- * @param limits The limits by name; `undefined` stands for the default.
+ * @param limits The limits by name. `undefined` stands for the default.
  * @throws {RangeError} If a limit is not a positive integer.
  */
 export function checkPositive(
@@ -64,24 +66,24 @@ export function checkPositive(
 }
 
 export interface QuicTarget {
-  /** The name, or address without brackets. */
+  /** The name, or the address without brackets. */
   readonly hostname: string;
   readonly port: number;
 }
 
 /**
- * The port of a URL that names none, for schemes whose default port the URL parser does not know.
+ * The default port for schemes whose default port the URL parser does not know.
  */
 const DEFAULT_PORT = 443;
 
-/** Schemes with a different default port, which the URL parser omits. */
+/** The schemes with a different default port, which the URL parser omits. */
 const OTHER_SCHEMES = ["http:", "ws:", "ftp:", "file:"];
 
 /**
- * Reads the server from a URL. Any scheme is valid, such as `moqt:` or `https:`. The port is 443
- * unless the URL names another; path and query belong to the protocol on top.
+ * Reads the server from a URL. Any scheme is valid, such as `moqt:` or `https:`. If the URL has no
+ * port, the port is 443. The path and query are for the protocol on top.
  *
- * @throws {TypeError} If the URL is invalid, has no host, or has the scheme of another protocol.
+ * @throws {TypeError} If the URL is invalid, has no host, or has a scheme of another protocol.
  */
 export function quicTarget(url: string | URL): QuicTarget {
   const { protocol, hostname, port } = new URL(url);

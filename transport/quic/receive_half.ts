@@ -10,30 +10,32 @@ import {
   type TurnWatcher,
 } from "./stream_owner.ts";
 
-/** Smallest read: after a small message, usually only the end follows. */
+/**
+ * The minimum size of a read. After a small message, usually only the end of the stream follows.
+ */
 const MIN_READ_BYTES = 256;
 
 /**
- * Consecutive small reads after which a stream counts as a stream of messages, and uses small
- * buffers.
+ * The number of consecutive small reads after which a stream counts as a stream of messages, and
+ * uses small buffers.
  */
 const MAX_SMALL_READS = 16;
 
 /**
- * The maximum bytes read ahead of the application: enough to see the end of most messages, and
- * little compared with the runtime's buffer.
+ * The maximum number of bytes that are read ahead of the application. It is enough to see the end
+ * of most messages, and small compared with the runtime's buffer.
  */
 const MAX_EARLY_BYTES = 16_384;
 
 /**
- * The direction that the peer writes.
+ * The direction of a stream that the peer writes.
  *
- * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead of an idle reader, so that the peer
- *   regains the stream credit of an ended stream.
- * - **Bound:** the stream counts as unread until the application takes it, and again while the
- *   application does not read and the runtime may hold more data.
- * - **Session:** a stream that has not ended fails with the session. After its end was seen, the
- *   data can still be read.
+ * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead if the application does not read, so that
+ *   the peer regains the stream credit of a stream that has ended.
+ * - **Bound:** the stream counts as unread until the application takes it. It counts as unread
+ *   again while the application does not read it and the runtime may hold more data.
+ * - **Session:** if the session ends before the stream, the stream fails. Once the end of the
+ *   stream has been seen, its data can still be read after the session has ended.
  */
 export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, UnreadStream {
   previous: StreamHalf | undefined = undefined;
@@ -44,13 +46,13 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   readonly #onEnd: (() => void) | undefined;
   #account: StreamAccount | undefined;
   #held: Uint8Array | undefined;
-  /** The bytes read ahead of the application; `undefined` after reading ahead has stopped. */
+  /** The bytes read ahead of the application; `undefined` if the stream is not read ahead. */
   #early: Uint8Array[] | undefined = undefined;
   #reading: Promise<void> | undefined = undefined;
   #isTaken = false;
   #isWanted = false;
   #isUnread = false;
-  /** Learns from the first read; absent afterwards. */
+  /** Learns from the size of the first read; `undefined` afterwards. */
   #firstReads: FirstReads | undefined;
   #size: number;
   #smallReads = 0;
@@ -64,10 +66,11 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   /**
    * Wraps a reader.
    *
-   * @param head Start of the stream. `held` are bytes already read, `isFull` means that more must
-   * follow, `firstReadBytes` is the size of the next read, `firstReads` the sizes of other streams,
-   * from which the size is taken instead, `onEnd` is called at the end. Without `account` the
-   * stream is internal, and the owner counts its bytes separately.
+   * @param head The state at the start of the stream. `held` contains bytes that were already read,
+   * and `isFull` means that more bytes probably follow. `firstReadBytes` is the size of the next
+   * read, unless `firstReads` determines it from the sizes of other streams. `onEnd` is called when
+   * the direction ends. If there is no `account`, the stream is internal, and the owner counts its
+   * bytes separately.
    */
   constructor(
     owner: StreamOwner,
@@ -108,7 +111,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     return this.#early === undefined ? this.#read(used) : this.#readEarly(used);
   }
 
-  /** True after the application started to read. */
+  /** True once the application has started to read. */
   get isRead(): boolean {
     return this.#isWanted;
   }
@@ -119,15 +122,15 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (this.#isUnread) this.#owner.unread?.taken(this);
   }
 
-  /** Rejects the stream, of which no data was read. */
+  /** Rejects the stream, whose data the application has not read. */
   refuse(error: Error): void {
     this.#owner.refuseUnread(this, error);
   }
 
   /**
-   * Starts to read ahead at the end of the turn in which the application took the stream, if the
-   * application does not read. A stream that arrived in this turn and was not taken counts as
-   * unread from now on.
+   * Called at the end of the turn in which the stream arrived, or in which the application took it.
+   * If the application took the stream but does not read it, the stream is read ahead. If the
+   * application did not take the stream, it counts as unread from now on.
    */
   endTurn(): void {
     if (this.#isWanted || this.#isEnded || this.#early !== undefined) return;
@@ -154,7 +157,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#controller?.error(error);
   }
 
-  /** Makes the stream internal: removes the stream from the counters. */
+  /** Makes the stream internal, and removes it from the counters. */
   discard(): StreamAccount | undefined {
     const account = this.#account;
     if (account === undefined) return undefined;
@@ -166,10 +169,10 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     return account;
   }
 
-  /** No-op: this direction needs no release. */
+  /** Does nothing, because this direction needs no release. */
   release(): void {}
 
-  /** The direction as a byte stream, created on first use. */
+  /** This direction as a byte stream, which is created on first use. */
   get readable(): ReceiveStream {
     return this.#readable ??= Object.defineProperty(
       new ReadableStream({
@@ -185,7 +188,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     );
   }
 
-  /** Received bytes that the application has not read. */
+  /** The number of received bytes that the application has not read. */
   get #unreadBytes(): number {
     let unread = this.#held?.byteLength ?? 0;
     for (const { byteLength } of this.#early ?? []) unread += byteLength;
@@ -200,16 +203,19 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
         early.push(bytes);
         left -= bytes.byteLength;
       }
-      // From now on the runtime holds the incoming data.
+      // From now on, the runtime holds the incoming data.
       if (!this.#isWanted) this.#countUnread();
     } catch {
-      // The reader receives the error on the next read, and the session when it ends.
+      // The reader receives the error on its next read, and the session when it ends.
     } finally {
       this.#reading = undefined;
     }
   }
 
-  /** Counts the stream as unread, unless internal; rejects the stream beyond a limit. */
+  /**
+   * Counts the stream as unread, unless it is internal. If a limit is exceeded, the stream is
+   * rejected.
+   */
   #countUnread(): void {
     const { unread } = this.#owner;
     if (unread === undefined || this.#isUnread || this.#account === undefined) return;
@@ -225,7 +231,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#owner.unread?.release();
   }
 
-  /** Returns bytes read ahead, and then continues with plain reads. */
+  /** Returns the bytes that were read ahead, and continues with plain reads afterwards. */
   async #readEarly(used: Uint8Array | null | undefined): Promise<Uint8Array | null> {
     if (this.#early?.length === 0) await this.#reading;
     const bytes = this.#early?.shift();
@@ -249,13 +255,13 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
       if (!result.done) bytes = isLent ? ReadBuffers.settle(result.value) : result.value;
       else if (result.value !== undefined) ReadBuffers.giveBack(result.value.buffer);
     } catch (error) {
-      // The owner, which knows the reason, reports a lost connection.
+      // The owner reports a lost connection, because it knows the reason.
       if (isEarly && streamFailure(error) === undefined) throw error;
       this.#failure ??= { cause: streamErrorOf(this.#owner, error) };
       if (!this.#isEnded) this.#account?.ended(this.#failure.cause);
       this.#cut();
     }
-    // The session may have ended meanwhile.
+    // The session may have ended in the meantime.
     if (this.#failure !== undefined) throw (this.#failure as { cause: unknown }).cause;
     if (bytes === undefined) {
       if (!this.#isEnded) this.#account?.ended();
@@ -277,7 +283,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     const bytes = await (this.#ahead ?? this.read());
     if (bytes === null) return this.#finish(controller);
     controller.enqueue(bytes as Uint8Array<ArrayBuffer>);
-    // Reads one chunk ahead: the peer only regains the stream credit after the end was seen.
+    // One chunk is read ahead, because the peer regains the stream credit only once the end has
+    // been seen.
     this.#ahead = this.read();
     this.#ahead.then((next) => next ?? this.#finish(controller), () => {});
   }
@@ -288,7 +295,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     try {
       controller.close();
     } catch {
-      return; // The stream ended inside an element wider than a byte; the reader got the error.
+      return; // The stream ended inside an element wider than a byte; the reader receives the error.
     }
     controller.byobRequest?.respond(0);
   }
@@ -301,8 +308,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   }
 
   /**
-   * Returns credit. The stream of the messages must not wait for credit that the application
-   * grants.
+   * Returns credit to the peer. The stream that carries the session's messages must not wait for
+   * credit that the application grants.
    */
   #release(bytes: number): void {
     const receive = this.#owner.dataCredit?.receive;
@@ -311,11 +318,11 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   }
 
   /**
-   * Ends the direction early. The runtime does not report how many bytes the peer has sent. Unless
-   * credit for these bytes is returned, the peer would wait forever. The amount is at most the QUIC
-   * window, and at most the granted bytes that have not arrived. Each such stream widens the window
-   * by at most this amount, until the peer reports that it is blocked. A window that is not
-   * automatic stays unchanged.
+   * Ends the direction early. The peer would wait forever if it did not regain the credit for the
+   * bytes that it has sent, but the runtime does not report their number. The amount returned is
+   * therefore at most the QUIC window, and at most the granted bytes that have not arrived. Each
+   * such stream widens the window by at most this amount, until the peer reports that it is
+   * blocked. A window that is not automatic is not changed.
    */
   #cut(): void {
     if (this.#isEnded) return;
@@ -331,7 +338,10 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (unreadBytes > 0) this.#owner.dataCredit?.receive.release(unreadBytes);
   }
 
-  /** Ends the direction. Bytes read ahead stay readable, even after the end of the session. */
+  /**
+   * Ends the direction. Bytes that were read ahead can still be read, even after the session has
+   * ended.
+   */
   #end(): void {
     if (this.#isEnded) return;
     this.#isEnded = true;
@@ -351,45 +361,46 @@ function isLarge(
 }
 
 /**
- * The size of the first read of a stream, which fits the head and a small message. A pending read
- * pins the buffer.
+ * The size of the first read of a stream. The stream head and a small message fit into it. A
+ * pending read pins its buffer.
  */
 export const FIRST_READ_BYTES = 1_024;
 
-/** The size of the read after one that filled the first buffer. */
+/** The size of the second read, if the first read filled its buffer. */
 const NEXT_READ_BYTES = 16_384;
 
 /**
- * The size of the first read for the streams of one connection. Groups of 12 KB cost a tenth less
- * CPU with one read than with two. The size grows only if streams fill the buffer: such a peer may
- * pin a large buffer of each stream in any case, because a large read follows a full one.
+ * The size of the first read of each stream of one connection. For streams of 12 KB, one read takes
+ * a tenth less CPU time than two. The size grows only if streams fill the buffer. A peer that sends
+ * such streams can pin a large buffer per stream in any case, because a large read follows a full
+ * one.
  */
 export class FirstReads {
   #bytes = FIRST_READ_BYTES;
 
-  /** The size for the next stream. */
+  /** The size of the first read of the next stream. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** Adapts to the first read of a stream. */
+  /** Adapts the size to the first read of a stream. */
   learn(byteLength: number, room: number): void {
     if (byteLength === room) this.#bytes = NEXT_READ_BYTES;
     else if (byteLength < FIRST_READ_BYTES) this.#bytes = FIRST_READ_BYTES;
   }
 }
 
-/** The size of the largest read, used after all further full reads. */
+/** The maximum size of a read, used after all further full reads. */
 const MAX_READ_BYTES = 65_536;
 
-/** The maximum number of idle buffers by size: 8.25 MiB in total. */
+/** The maximum number of idle buffers of each size, 8.25 MiB in total. */
 const MAX_POOLED_BUFFERS: ReadonlyMap<number, number> = new Map([
   [FIRST_READ_BYTES, 256],
   [NEXT_READ_BYTES, 256],
   [MAX_READ_BYTES, 64],
 ]);
 
-/** The share of a large buffer up to which received bytes are copied out. */
+/** The part of a large buffer up to which received bytes are copied out. */
 const MAX_COPIED_PART = 1 / 4;
 
 /** Computes the read size after a read that filled the buffer. */
@@ -398,20 +409,20 @@ export function nextReadBytes(size: number): number {
 }
 
 /**
- * Pool of read buffers. Memory outside the heap is slow to allocate, clear and collect: a stream of
- * 12 KB costs twice as much with new buffers.
+ * A pool of read buffers. Memory outside the heap is slow to allocate, clear and collect: with new
+ * buffers, a stream of 12 KB costs twice as much.
  */
 export class ReadBuffers {
-  // Module state, because memory belongs to the process: one pool serves all connections.
+  // This is module state, because memory belongs to the process. One pool serves all connections.
   static readonly #pools: ReadonlyMap<number, ArrayBuffer[]> = new Map(
     MAX_POOLED_BUFFERS.keys().map((size) => [size, []]),
   );
 
   /**
-   * Takes a buffer from the pool, or creates one.
+   * Takes a buffer from the pool, or creates one if the pool is empty.
    *
    * @param size The size in bytes.
-   * @returns A view of the whole buffer, with arbitrary content.
+   * @returns A view of the whole buffer, whose content is arbitrary.
    */
   static take(size: number): Uint8Array<ArrayBuffer> {
     const buffer = this.#pools.get(size)?.pop();
@@ -421,7 +432,7 @@ export class ReadBuffers {
   /**
    * Returns an unused buffer.
    *
-   * @param buffer The buffer; ignored unless of a pooled size.
+   * @param buffer The buffer. It is ignored if its size is not a pooled one.
    */
   static giveBack(buffer: ArrayBuffer): void {
     const size = buffer.byteLength;
@@ -430,9 +441,10 @@ export class ReadBuffers {
   }
 
   /**
-   * Copies bytes out of a large buffer that is mostly empty, and returns the buffer to the pool.
+   * If a large buffer is mostly empty, copies the bytes out of it and returns the buffer to the
+   * pool.
    *
-   * @returns The same bytes, owned by the reader.
+   * @returns The same bytes, which belong to the reader.
    */
   static settle(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
     const { buffer, byteLength } = bytes;

@@ -12,7 +12,7 @@ import {
 
 const EMPTY = new Uint8Array();
 
-/** The direction that this end writes. */
+/** The direction of a stream that this end writes. */
 export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   previous: StreamHalf | undefined = undefined;
   next: StreamHalf | undefined = undefined;
@@ -26,7 +26,9 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   #morePending: Set<PromiseWithResolvers<void>> | undefined = undefined;
   #head: Uint8Array | undefined;
   #sendOrder = 0;
-  /** Tail of the writes that wait for credit, in order; never rejects. */
+  /**
+   * Resolves when the last of the writes that wait for credit, in order, is done. Never rejects.
+   */
   #waiting: Promise<void> | undefined = undefined;
   #givingUp: AbortController | undefined = undefined;
   #isClosing = false;
@@ -38,8 +40,9 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   /**
    * Wraps a stream of the runtime.
    *
-   * @param options `head` is sent before the first bytes, `onEnd` is called at the end. Without
-   * `account` the stream is internal, and the owner counts its bytes separately.
+   * @param options `head` is sent before the first bytes. `onEnd` is called when the direction
+   * ends. If there is no `account`, the stream is internal, and the owner counts its bytes
+   * separately.
    */
   constructor(
     owner: StreamOwner,
@@ -66,7 +69,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
 
   set sendOrder(value: number) {
     this.#sendOrder = value;
-    // The runtime rejects priorities for ended streams.
+    // The runtime does not accept a priority for a stream that has ended.
     if (!this.#isEnded) this.#stream.sendOrder = wireOrder(value);
   }
 
@@ -74,7 +77,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     return this.writeAtOnce(bytes) ?? this.#writeInTurn(bytes);
   }
 
-  /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
+  /** Writes bytes if there is credit for all of them now. Otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
     if (this.#isClosing) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
@@ -106,7 +109,9 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.#end();
   }
 
-  /** Aborts the direction. The peer sees a normal end, because the runtime cannot reset. */
+  /**
+   * Aborts the direction. The peer sees a normal end, because the runtime cannot reset a stream.
+   */
   abort(reason?: unknown): void {
     if (this.#isEnded || this.#isClosing && this.#waiting === undefined) return;
     this.flushHead();
@@ -126,14 +131,14 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   }
 
   /**
-   * Ends the runtime's stream after the end of the session has reached the peer. Earlier, the peer
-   * would see a normal end.
+   * Ends the runtime's stream. Call this only once the peer has received the end of the session;
+   * before that, the peer would see a normal end.
    */
   release(): void {
     this.#writer.abort().catch(() => {});
   }
 
-  /** The direction as a writable stream, created on first use. */
+  /** This direction as a writable stream, which is created on first use. */
   get writable(): SendStream {
     return this.#writable ??= writableOf(this, (controller) => {
       this.#controller = controller;
@@ -157,7 +162,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   /** Tracks an operation of the runtime, unless the session ends first. */
   #settle(done: Promise<void>): Promise<void> {
     const write = Promise.withResolvers<void>();
-    // Usually one operation is pending at a time.
+    // Usually, only one operation is pending at a time.
     if (this.#pending === undefined) this.#pending = write;
     else (this.#morePending ??= new Set()).add(write);
     done.then(
@@ -191,7 +196,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.#givingUp?.abort(error);
   }
 
-  /** Queues a write; writes in several parts must not interleave. */
+  /** Queues a write, because writes that consist of several parts must not interleave. */
   #writeInTurn(bytes: Uint8Array): Promise<void> {
     const write = (this.#waiting ?? Promise.resolve()).then(() => this.#writeWithCredit(bytes));
     const waiting = this.#waiting = write.then(() => {}, () => {}).then(() => {
@@ -219,17 +224,17 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
   }
 }
 
-/** Highest QUIC priority for applications; the value above it is for the heads of streams. */
+/** The highest QUIC priority for applications. The value above it is reserved for stream heads. */
 const MAX_SEND_ORDER = 2 ** 31 - 2;
 const MIN_SEND_ORDER = -(2 ** 31);
 
-/** Converts to an integer like Web IDL's `long long`, within the range of numbers. */
+/** Converts a value to an integer like `long long` in Web IDL, within the range of numbers. */
 export function toInteger(value: unknown): number {
   const whole = Math.trunc(Number(value));
   return Number.isFinite(whole) ? whole + 0 : 0;
 }
 
-/** Clamps a priority to the range of QUIC. */
+/** Clamps a priority to QUIC's range. */
 export function wireOrder(sendOrder: unknown): number {
   return Math.min(MAX_SEND_ORDER, Math.max(MIN_SEND_ORDER, toInteger(sendOrder)));
 }

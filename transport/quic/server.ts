@@ -26,17 +26,17 @@ const LISTEN: OptionKinds<ListenQuicOptions> = {
 };
 
 /**
- * The maximum number of accepted connections that wait for the application; beyond it, a connection
- * is closed.
+ * The maximum number of accepted connections that wait for the application. Further connections are
+ * closed.
  */
 const MAX_WAITING_CONNECTIONS = 1_024;
 
 /**
- * Listener for QUIC connections; iterate to receive ready connections.
+ * A listener for QUIC connections. Iterate over it to receive ready connections.
  *
- * - **Robust:** a failed handshake affects no other connection.
- * - **Bound:** connections, connections per address, handshakes and waiting connections have
- *   limits. Excess connections are rejected; excess handshakes are ignored.
+ * - **Robust:** a failed handshake does not affect other connections.
+ * - **Bound:** connections, connections per address, handshakes and waiting connections are
+ *   limited. Excess connections are rejected, and excess handshakes are ignored.
  */
 export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<AcceptedConnection>;
@@ -70,7 +70,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
 
-  /** Bound address. */
+  /** The address that the listener is bound to. */
   get address(): Deno.NetAddr {
     return this.#acceptor.address;
   }
@@ -86,18 +86,18 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   }
 
   /**
-   * Replaces the certificate for new handshakes. Open connections stay open.
+   * Replaces the certificate for new handshakes. Open connections are not affected.
    *
    * @param certificate The certificate and key.
-   * @throws {TypeError} If the certificate or key is invalid, or the listener is closed.
+   * @throws {TypeError} If the certificate or key is invalid, or if the listener is closed.
    */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
   /**
-   * Rejects new connections, and closes those that wait for the application with 4503. Others stay
-   * open.
+   * Rejects new connections, and closes connections that wait for the application with 4503. Other
+   * open connections are not affected.
    */
   stop(): void {
     if (this.#isStopped) return;
@@ -108,14 +108,14 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   }
 
   /**
-   * Closes every connection with 0, and stops listening. Idempotent. The runtime frees the port on
-   * garbage collection, not immediately.
+   * Closes every connection with code 0 and stops listening. Further calls have no effect. The
+   * runtime frees the port when it collects garbage, not immediately.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
   }
 
-  /** Closes the listener; called by `await using`. */
+  /** Closes the listener. `await using` calls this method. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -150,13 +150,14 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
  * Listens for QUIC connections.
  *
  * @param options The certificate, protocols, address and limits.
- * @returns The listener; iterate to receive ready connections.
+ * @returns The listener. Iterate over it to receive ready connections.
  * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
  * @throws {Deno.errors.AddrInUse} If the UDP port is in use.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If `protocols` is empty, or the certificate and key are not PEM strings.
+ * @throws {TypeError} If `protocols` is empty, or if the certificate or the key is not a PEM
+ * string.
  *
- * @example An echo
+ * @example Echo each stream
  * ```ts
  * import { devCertificate, dialQuic, directStream, listenQuic } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
@@ -191,7 +192,7 @@ export function acceptedQuic(connection: Connection): AcceptedConnection {
   return { ending: connection.closed.catch(() => {}), close: () => connection.close() };
 }
 
-/** Closes a connection beyond a limit. */
+/** Closes a connection that exceeds a limit. */
 export function refuseQuic(conn: Deno.QuicConn): void {
   conn.close({ closeCode: CloseCode.tooMany, reason: "Too many connections" });
 }

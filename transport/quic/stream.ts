@@ -1,10 +1,10 @@
 /**
- * Bidirectional streams over QUIC, read with buffers that grow with the data, and written with the
- * stream head and first bytes in one write.
+ * Bidirectional streams over QUIC. The read buffers grow with the data, and the stream head is sent
+ * together with the first bytes.
  *
- * Limits of the runtime's QUIC: it cannot reset a stream, so `abort` looks like a normal end to the
- * peer, and it sends STOP_SENDING only with code 0. The peer's codes are read. A peer's
- * STOP_SENDING is noticed by the next write.
+ * The runtime's QUIC has limits. It cannot reset a stream, so `abort` looks like a normal end to
+ * the peer, and it can send STOP_SENDING with code 0 only. The peer's codes are read. If the peer
+ * sends STOP_SENDING, the next write notices it.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import type { ReceiveHalf } from "./receive_half.ts";
 import type { SendHalf } from "./send_half.ts";
 import type { TurnWatcher } from "./stream_owner.ts";
 
-/** A bidirectional stream of both halves, as plain calls and as web streams. */
+/** A bidirectional stream that consists of both halves, with plain calls and web streams. */
 export class QuicStream implements BidirectionalStream, DirectStream, TurnWatcher {
   readonly #receive: ReceiveHalf;
   readonly #send: SendHalf;
@@ -41,7 +41,7 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
     this.#send.discard();
   }
 
-  /** True after the application started to read. */
+  /** True once the application has started to read. */
   get isRead(): boolean {
     return this.#receive.isRead;
   }
@@ -56,7 +56,7 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
     return this.#receive === half;
   }
 
-  /** Starts to read ahead, see {@linkcode ReceiveHalf.endTurn}. */
+  /** Called at the end of a turn of the event loop; see {@linkcode ReceiveHalf.endTurn}. */
   endTurn(): void {
     this.#receive.endTurn();
   }
@@ -77,7 +77,7 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
     return this.#send.write(bytes);
   }
 
-  /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
+  /** Writes bytes if there is credit for all of them now. Otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined {
     return this.#send.writeAtOnce(bytes);
   }

@@ -1,30 +1,30 @@
-/** Common parts of both directions of a stream: the owner and flow control. */
+/** The parts that both directions of a stream share: the owner and flow control. */
 import { type StreamFailure, streamFailure } from "../deno_errors.ts";
 import type { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { type Linked, LinkedList } from "../../base/linked_list.ts";
 
-/** One direction of a stream, which ends with the session at the latest. */
+/** One direction of a stream, which ends at the latest when the session ends. */
 export interface StreamHalf extends Linked<StreamHalf> {
-  /** Ends the direction locally. */
+  /** Ends the direction at this end. */
   fail(error: unknown): void;
-  /** Ends a failed direction at the peer, after the end of the session has reached the peer. */
+  /** Ends a failed direction at the peer, once the peer has received the end of the session. */
   release(): void;
 }
 
-/** The callback for the end of a turn of the event loop. */
+/** A callback for the end of a turn of the event loop. */
 export interface TurnWatcher {
   /** Called at the end of the turn in which the watcher was added. */
   endTurn(): void;
 }
 
-/** Watchers of the current turn, served by a single call of the runtime. */
+/** The watchers of the current turn, all of which share one call of the runtime. */
 export class TurnEnd {
   readonly #runtime: Runtime;
   #watchers: TurnWatcher[] | undefined = undefined;
 
-  /** Creates an empty set, without a call of the runtime. */
+  /** Creates an empty set, and makes no call of the runtime yet. */
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
   }
@@ -32,7 +32,7 @@ export class TurnEnd {
   /**
    * Adds a watcher for the current turn.
    *
-   * @param watcher Called at the end of the turn.
+   * @param watcher Its `endTurn` is called at the end of the turn.
    */
   add(watcher: TurnWatcher): void {
     if (this.#watchers !== undefined) return void this.#watchers.push(watcher);
@@ -44,43 +44,43 @@ export class TurnEnd {
   }
 }
 
-/** Open stream halves. */
+/** The open stream halves. */
 export class StreamHalves extends LinkedList<StreamHalf> {}
 
-/** Flow control of bytes, if both ends use credit. */
+/** The flow control of bytes, if both ends use credit. */
 export interface DataCredit {
-  /** The credit for bytes of this end. */
+  /** The credit for bytes that this end sends. */
   readonly send: SendCredit;
-  /** The credit for bytes of the peer. */
+  /** The credit for bytes that the peer sends. */
   readonly receive: ReceiveCredit;
 }
 
-/** A session or connection as its streams see it. */
+/** The part of a session or connection that its streams use. */
 export interface StreamOwner {
-  /** Open stream halves. */
+  /** The open stream halves. */
   readonly halves: StreamHalves;
-  /** The bytes written to streams without an account. */
+  /** The number of bytes written to streams that have no account. */
   bytesSent: number;
-  /** The bytes read from streams without an account. */
+  /** The number of bytes read from streams that have no account. */
   bytesReceived: number;
-  /** Flow control of bytes, if both ends use credit. */
+  /** The flow control of bytes, if both ends use credit. */
   readonly dataCredit: DataCredit | undefined;
   /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
-  /** Rejects an unread stream of the peer; the application may already have taken it. */
+  /** Rejects an unread stream of the peer, which the application may already have taken. */
   refuseUnread(half: StreamHalf & UnreadStream, error: Error): void;
-  /** Creates the error of a stream that the peer ended early. */
+  /** Creates the error for a stream that the peer ended early. */
   streamError(failure: StreamFailure): Error;
-  /** Creates the error of a stream whose connection has ended. */
+  /** Creates the error for a stream whose connection has ended. */
   connectionError(cause: unknown): Error;
   /** Handles a violation of flow control by the peer. */
   overrun(): void;
 }
 
 /**
- * Converts an error of a read or write for the application.
+ * Converts the error of a read or write to an error for the application.
  *
- * @returns The error of the stream, or of the connection.
+ * @returns The error of the stream or of the connection.
  */
 export function streamErrorOf(owner: StreamOwner, error: unknown): Error {
   const failure = streamFailure(error);

@@ -1,4 +1,4 @@
-/** The limits for unread streams of peers. */
+/** The limits on a peer's unread streams. */
 import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -6,82 +6,88 @@ import { type Owner, socketOwner } from "../../base/owners.ts";
 import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
 
 /**
- * The bytes of one unread stream that the runtime may hold: the stream window of quinn, Deno's
- * QUIC, 12.5 MB/s for 100 ms (`STREAM_RWND` of `TransportConfig`). No option of
- * `Deno.QuicTransportOptions` changes it.
+ * The number of bytes that the runtime may hold for one unread stream. This is the stream window of
+ * quinn, Deno's QUIC implementation: 12.5 MB/s for 100 ms (`STREAM_RWND` of `TransportConfig`). No
+ * option of `Deno.QuicTransportOptions` changes it.
  */
 export const STREAM_WINDOW_BYTES = 1_250_000;
 
 /** The default time for the application to take a stream. */
 const DEFAULT_TIMEOUT_MS = 5_000;
 
-/** The default memory for unread streams: 512 windows, affordable for a server with 1 GB. */
+/**
+ * The default memory for unread streams, which is 512 windows. A server with 1 GB of memory can
+ * afford it.
+ */
 const DEFAULT_MAX_BYTES = 512 * STREAM_WINDOW_BYTES;
 
-/** The number of addresses that together use up all of the memory. */
+/** The number of addresses that can use up all of the memory together. */
 const ADDRESSES = 8;
 
 /**
- * The share of an address's limit that one connection may use, so that others from the same address
- * are not blocked.
+ * The share of an address's limit that one connection can use, so that it does not block other
+ * connections from the same address.
  */
 const SHARE_OF_CONNECTION = 0.75;
 
 /**
- * The limits for unread streams over QUIC: streams that the application has not taken, and taken
- * streams of which no data was read although the peer sent more than 16 KiB. Each counts as the
- * 1.25 MB that the runtime may hold. A stream that is read in the turn in which it arrives does not
- * count.
+ * The limits on unread streams over QUIC. A stream is unread if your application has not taken it,
+ * or has taken it but not read any data although the peer sent more than 16 KiB. Each unread stream
+ * counts as 1.25 MB, which the runtime may hold for it. A stream that you read in the turn of the
+ * event loop in which it arrives does not count.
  *
- * Beyond a limit the newest stream is rejected. On Deno's QUIC, the peer of a rejected stream sees
- * a normal end, and a STOP_SENDING with code 0.
+ * If a limit is exceeded, the newest stream is rejected. With Deno's QUIC, the peer sees a rejected
+ * stream end normally, and receives a STOP_SENDING with code 0.
  */
 export interface UnreadStreamLimits {
   /**
-   * The time for the application to take a stream, in milliseconds; then the stream is rejected.
-   * `Infinity` disables the limit.
+   * How long a stream can wait for the application to take it, in milliseconds. After that, the
+   * stream is rejected. `Infinity` disables the limit.
    *
    * @default {5000}
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * The bytes of all connections; the default is 512 streams. `Infinity` disables the limit.
+   * The maximum number of bytes for all connections. The default corresponds to 512 streams.
+   * `Infinity` disables the limit.
    *
    * @default {640000000}
    */
   readonly maxBytes?: number | undefined;
   /**
-   * The bytes of the connections of one network address; an IPv6 /64 counts as one. The default is
-   * an eighth of `maxBytes`, 64 streams. It applies while half of `maxBytes` or more are in use,
-   * and not to a loopback or private address, which is probably a proxy. A number that you set
-   * always applies.
+   * The maximum number of bytes for the connections from one network address. An IPv6 /64 network
+   * counts as one address. The default is an eighth of `maxBytes`, which corresponds to 64 streams.
+   * The default applies only while half of `maxBytes` or more are in use, and never to a loopback
+   * or private address, which is probably a proxy. A number that you set always applies.
    */
   readonly maxBytesPerAddress?: number | undefined;
   /**
-   * The bytes of one connection; this limit always applies. The default is three quarters of
-   * `maxBytesPerAddress`, 48 streams.
+   * The maximum number of bytes for one connection. This limit always applies. The default is three
+   * quarters of `maxBytesPerAddress`, which corresponds to 48 streams.
    */
   readonly maxBytesPerConnection?: number | undefined;
 }
 
 export interface UnreadStreamStats {
-  /** Streams that currently count as unread. */
+  /** The number of streams that currently count as unread. */
   readonly count: number;
-  /** The bytes that the runtime may hold for these streams. */
+  /** The number of bytes that the runtime may hold for these streams. */
   readonly bytes: number;
-  /** Streams rejected so far, by reason. */
+  /** The number of streams rejected so far, by reason. */
   readonly refused: Readonly<
     Record<("timeout" | "session" | "connection" | "address" | "server"), number>
   >;
 }
 
 /**
- * The reason of a rejection: not taken by the application in time (`timeout`), 16 untaken streams
- * in the session (`session`), or a limit in bytes (the others).
+ * The reason for a rejection. With `timeout`, the application did not take the stream in time. With
+ * `session`, 16 streams of the session were already waiting. The other reasons are limits in bytes.
  */
 type UnreadRefusal = keyof UnreadStreamStats["refused"];
 
-/** The reason of a rejection by level; the quota's session is the connection. */
+/**
+ * The reason for a rejection by the level of the limit. The connection is the session of the quota.
+ */
 const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {
   session: "connection",
   user: "connection",
@@ -97,16 +103,17 @@ export interface UnreadStream {
 
 /**
  * The counters of a server's unread streams. Listeners accept an instance in place of limits,
- * because its fields are the limits; several listeners then count together.
+ * because its fields are the limits. Several listeners can share one instance, so that the limits
+ * apply to all of them together.
  */
 export class UnreadStreams implements Required<UnreadStreamLimits> {
-  /** The time for the application to take a stream, in milliseconds. */
+  /** How long a stream can wait for the application to take it, in milliseconds. */
   readonly timeoutMs: number;
-  /** The bytes of all connections. */
+  /** The maximum number of bytes for all connections. */
   readonly maxBytes: number;
-  /** The bytes of the connections of one network address. */
+  /** The maximum number of bytes for the connections from one network address. */
   readonly maxBytesPerAddress: number;
-  /** The bytes of one connection. */
+  /** The maximum number of bytes for one connection. */
   readonly maxBytesPerConnection: number;
 
   readonly #places: Quota;
@@ -116,9 +123,9 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Creates counters at zero.
    *
-   * @param limits The limits; the defaults apply to missing ones.
+   * @param limits The limits. A missing limit has its default.
    * @param quotas All quotas of the server, if there is one.
-   * @throws {RangeError} If a limit is neither `Infinity` nor in range.
+   * @throws {RangeError} If a limit is neither `Infinity` nor within its range.
    */
   constructor(limits: UnreadStreamLimits = {}, quotas?: Quotas) {
     const { timeoutMs = DEFAULT_TIMEOUT_MS, maxBytes = DEFAULT_MAX_BYTES } = limits;
@@ -142,7 +149,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
       verb: "leave stream unread",
       what: "unread streams",
       max: streamsIn(maxBytes),
-      // The share of a connection always applies.
+      // The limit per connection always applies.
       ...sharesOf(
         { session: streamsIn(maxBytesPerConnection), ...(isSet && ofAddress) },
         ofAddress,
@@ -151,32 +158,32 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   }
 
   /**
-   * Converts the option of a listener.
+   * Converts a listener's option to counters.
    *
    * @param quotas All quotas of the server, if there is one.
-   * @throws {RangeError} If a limit is neither `Infinity` nor in range.
+   * @throws {RangeError} If a limit is neither `Infinity` nor within its range.
    */
   static of(limits: UnreadStreamLimits = {}, quotas?: Quotas): UnreadStreams {
     return limits instanceof UnreadStreams ? limits : new UnreadStreams(limits, quotas);
   }
 
-  /** Current counters. */
+  /** The current counters. */
   get stats(): UnreadStreamStats {
     const { taken: count, refused: { session: connection, address, server } } = this.#places.stats;
     const bytes = count * STREAM_WINDOW_BYTES;
     return { count, bytes, refused: { ...this.#refused, connection, address, server } };
   }
 
-  /** Creates the owner of the streams of another connection. */
+  /** Creates the owner for the streams of another connection. */
   ownerAt(address: string): Owner {
     return socketOwner(address, `${++this.#connections}`);
   }
 
   /**
-   * Counts a stream of a connection, if within the limits.
+   * Counts a stream of a connection, if the limits allow it.
    *
-   * @param owner The connection.
-   * @returns The slot of the stream, or the error of a rejection.
+   * @param owner The owner, which stands for the connection.
+   * @returns The slot of the stream, or an error if the stream is rejected.
    */
   take(owner: Owner): Place | StreamError {
     const place = this.#places.tryTake(owner);
@@ -206,7 +213,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   }
 }
 
-/** Unread streams of one connection. */
+/** The unread streams of one connection. */
 export class UnreadShare {
   readonly #runtime: Runtime;
   readonly #all: UnreadStreams;
@@ -222,9 +229,9 @@ export class UnreadShare {
   }
 
   /**
-   * Counts a stream; each counted stream is released once.
+   * Counts a stream. Each counted stream must be released once.
    *
-   * @returns The error of a rejection; `undefined` if the stream was counted.
+   * @returns An error if the stream is rejected; `undefined` if it was counted.
    */
   take(): StreamError | undefined {
     if (this.#isOver) return undefined;
@@ -239,7 +246,7 @@ export class UnreadShare {
     this.#places.pop()?.[Symbol.dispose]();
   }
 
-  /** Rejects a stream unless the application takes it in time. */
+  /** Starts the timeout after which a stream is rejected if the application has not taken it. */
   expect(stream: UnreadStream): void {
     const { timeoutMs } = this.#all;
     if (this.#isOver || timeoutMs === Infinity) return;
@@ -256,13 +263,14 @@ export class UnreadShare {
     this.#deadlines?.delete(stream);
   }
 
-  /** Counts a rejection because of too many waiting streams in the session. */
+  /** Counts a rejection for the reason that too many streams of the session wait. */
   refused(): StreamError {
     return this.#all.refused("session");
   }
 
   /**
-   * Removes all streams of the connection from the counters, when the connection ends. Idempotent.
+   * Removes all streams of the connection from the counters when the connection ends. Further calls
+   * have no effect.
    */
   end(): void {
     if (this.#isOver) return;

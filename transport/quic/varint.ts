@@ -1,15 +1,15 @@
-/** Variable-length integers of QUIC (RFC 9000 section 16). */
+/** The variable-length integers of QUIC (RFC 9000 section 16). */
 
-/** The largest value that can be written, and largest that is read exactly: 2^53 - 1. */
+/** The largest value that can be written or read exactly, 2^53 - 1. */
 export const MAX_VARINT: number = Number.MAX_SAFE_INTEGER;
 
-/** The unit of the upper four bytes of an eight-byte varint. */
+/** The value of the lowest bit in the upper four bytes of an eight-byte varint. */
 const HIGH_UNIT = 2 ** 32;
 
 /**
  * Computes the encoded length of a value.
  *
- * @returns 1, 2, 4 or 8.
+ * @returns The length: 1, 2, 4 or 8 bytes.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
  */
 export function varintLength(value: number): number {
@@ -26,7 +26,7 @@ export function varintLength(value: number): number {
 /**
  * Writes a value in the shortest form.
  *
- * @param target Destination; MUST have room for {@linkcode varintLength} bytes.
+ * @param target The destination. It MUST have room for {@linkcode varintLength} bytes.
  * @param at The offset of the first byte.
  * @returns The offset after the last byte.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
@@ -53,7 +53,7 @@ export function writeVarint(target: Uint8Array, at: number, value: number): numb
 /**
  * Encodes a value in the shortest form.
  *
- * @returns 1, 2, 4 or 8 bytes.
+ * @returns The encoded value, which has 1, 2, 4 or 8 bytes.
  * @throws {RangeError} If the value is not an integer from 0 to {@linkcode MAX_VARINT}.
  *
  * @example Usage
@@ -73,7 +73,7 @@ export function encodeVarint(value: number): Uint8Array<ArrayBuffer> {
 /**
  * Returns the length of a varint, from its first byte.
  *
- * @returns 1, 2, 4 or 8.
+ * @returns The length: 1, 2, 4 or 8 bytes.
  */
 export function varintLengthAt(firstByte: number): number {
   return 1 << (firstByte >>> 6);
@@ -83,8 +83,8 @@ export function varintLengthAt(firstByte: number): number {
  * Reads a varint. The caller MUST have checked with {@linkcode varintLengthAt} that all bytes are
  * present.
  *
- * A value above {@linkcode MAX_VARINT} is rounded, such as the 2^62 - 1 that some peers send for
- * "no limit". Use a rounded value only for comparisons.
+ * A value above {@linkcode MAX_VARINT} is rounded. For example, some peers send 2^62 - 1 for "no
+ * limit". Use a rounded value only for comparisons.
  */
 export function readVarint(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
