@@ -10,52 +10,53 @@ import type { Host } from "../../testing/simulation/host.ts";
 /**
  * Facts by kind. The cluster reports each fact when it happens.
  *
- * - **Names:** each call of `connect` gives a client a new name, and so does each life of a node.
- *   Ids and names of subscriptions are unique in a run.
+ * - **Names:** each call to `connect` creates a client with a new name, and each life of a node has
+ *   a new name too. Ids and names of subscriptions are unique in a run.
  * - **Hosts:** a fact names the host on which it happened, to help with debugging.
  */
 export interface Facts {
-  /** A fault or an operation started. */
+  /** A fault or an operation has started. */
   readonly faulted: {
-    /** The part that fails: `link` for faults of the network between clients and nodes. */
+    /** The part that fails. Faults of the network between clients and nodes affect `link`. */
     readonly scope: "client" | "node" | "engine" | "link";
     readonly kind: string;
     readonly target?: string;
     readonly peer?: string;
     readonly lastsMs?: number;
   };
-  /** All faults are over. From now on the cluster can recover undisturbed. */
+  /** All faults are over. From now on, the cluster can recover undisturbed. */
   readonly healed: Record<never, never>;
-  /** The cluster had time to recover. From now on nothing may be lost, rejected or closed. */
+  /** The cluster had time to recover. From now on, nothing may be lost, rejected or closed. */
   readonly settled: Record<never, never>;
-  /**
-   * A deploy starts or has ended: all nodes of the quiet cluster are drained, one after another.
-   */
+  /** A deploy has started or ended. It drains all nodes of the quiet cluster, one after another. */
   readonly deploy: { readonly isOver: boolean };
-  /** The client's server will close the session after a time. Reported on the client's host. */
+  /**
+   * The client's server will close the session after a time. This fact is reported on the client's
+   * host.
+   */
   readonly goAway: { readonly retryAfterMs: number };
-  /** A drain of a node ended. */
+  /** The drain of a node has ended. */
   readonly drained: { readonly closed: number; readonly cut: number };
   /**
-   * The engine lost acknowledged writes, or restarted; without `topic`, on all topics. After a loss
-   * without a trace the epoch stays: a reader that had none of the lost writes cannot notice the
-   * loss.
+   * The engine has lost acknowledged writes, or has restarted. Without `topic`, this affects all
+   * topics. After a loss without a trace, the epoch stays the same, and a reader that had received
+   * none of the lost writes cannot notice the loss.
    */
   readonly engineLost: {
     readonly why: string;
     readonly topic?: string;
     readonly leavesNoTrace?: boolean;
     /**
-     * Time of the first lost write on a former primary, in milliseconds: nodes that had found the
+     * Time of the first lost write on a former primary, in milliseconds. Nodes that had found the
      * next primary by then cannot notice the loss.
      */
     readonly fromMs?: number;
   };
-  /** All servers of the engine ended, and each connection of a node with them. */
+  /** All servers of the engine have ended, and all connections of nodes to them. */
   readonly engineEnded: Record<never, never>;
   /**
-   * The engine's servers start or finish electing the first leader of a group. Without a leader,
-   * the engine does not respond.
+   * The engine's servers have started or finished electing the first leader of a group. Without a
+   * leader, the engine does not respond.
    */
   readonly engineElects: { readonly group: string; readonly isOver: boolean };
 
@@ -64,18 +65,18 @@ export interface Facts {
     readonly topic: string;
     readonly id: string;
     readonly producer: string;
-    /** User of a client whose right to publish the server checks. */
+    /** User of the client. The server checks the user's right to publish. */
     readonly user?: string;
-    /** Session of the client at the call, if connected. */
+    /** The client's session at the time of the call, if it is connected. */
     readonly session?: string;
-    /** True if the client stores the publication, and resends it in the next session. */
+    /** True if the client stores the publication and resends it in the next session. */
     readonly isAtLeastOnce?: boolean;
-    /** True if the producer may stop waiting early, by a short timeout or a signal. */
+    /** True if the producer may stop waiting early because of a short timeout or a signal. */
     readonly givesUp?: boolean;
-    /** The excluded client; the producer itself with `except: "self"`. */
+    /** The excluded client. With `except: "self"`, it is the producer itself. */
     readonly except?: string;
   };
-  /** The promise of a publication resolved. Only `append` knows the position. */
+  /** The promise of a publication resolved. Only `append` returns the position. */
   readonly acknowledged: {
     readonly topic: string;
     readonly id: string;
@@ -104,15 +105,15 @@ export interface Facts {
     readonly client: string;
     readonly subscription: string;
     readonly topic: string;
-    /** `Subscription.position` at that time. */
+    /** The value of `Subscription.position` at that time. */
     readonly position?: HistoryPosition;
   };
-  /** `unsubscribe` resolved, or the loop of the subscription ended or threw. */
+  /** `unsubscribe` resolved, or the subscription's loop ended or threw an error. */
   readonly unsubscribed: {
     readonly client: string;
     readonly subscription: string;
     readonly topic: string;
-    /** Error of the loop. */
+    /** The error that the loop threw. */
     readonly error?: unknown;
   };
   /** The loop of a subscription yielded a publication. */
@@ -121,7 +122,7 @@ export interface Facts {
     readonly subscription: string;
     readonly topic: string;
     readonly id: string;
-    /** `Subscription.position`, on a topic with a history. */
+    /** The value of `Subscription.position`, on a topic with a history. */
     readonly position?: HistoryPosition;
   };
   /** A client's `onMessage` received a publication for which the client runs no loop. */
@@ -136,8 +137,8 @@ export interface Facts {
     readonly position?: HistoryPosition;
   };
   /**
-   * A user's rights changed and took effect: the server removed the user from the topic, or
-   * answered the token renewal.
+   * A user's rights have changed and taken effect. The server removed the user from the topic, or
+   * replied to the token renewal.
    */
   readonly permission: {
     readonly user: string;
@@ -153,15 +154,18 @@ export interface Facts {
   };
   /** A node's handler starts to handle a client's message. */
   readonly handled: { readonly client: string; readonly id: string };
-  /** A message left the outbox unhandled: the call threw, or the message was rejected. */
+  /**
+   * A message left the outbox without being handled, because the call threw or the message was
+   * rejected.
+   */
   readonly sendFailed: { readonly client: string; readonly id: string; readonly error: unknown };
-  /** A client's `flushed()` resolved: all messages sent before the call are handled. */
+  /** A client's `flushed()` resolved. All messages sent before the call must have been handled. */
   readonly flushed: {
     readonly client: string;
     /** The last message before the call. */
     readonly upTo: string;
   };
-  /** A request from a client or a node; the data contains the id, and the reply repeats it. */
+  /** A request from a client or a node. The data contains the id, and the reply repeats it. */
   readonly requestSent: {
     readonly requester: string;
     readonly id: string;
@@ -174,23 +178,24 @@ export interface Facts {
   readonly requestAnswered: {
     readonly requester: string;
     readonly id: string;
-    /** Id in the answer. */
+    /** Id in the reply. */
     readonly answerTo: string;
   };
   /** A node sent a message to a user, on whichever node the user has sessions. */
   readonly sentToUser: { readonly user: string; readonly id: string };
-  /** A client received such a message. */
+  /** A client received a message to its user. */
   readonly receivedAsUser: { readonly client: string; readonly user: string; readonly id: string };
 
   /**
-   * A node accepted a session, or a client connected: `onOpen`. Reported on the host of that end.
+   * A node accepted a session or a client connected, according to `onOpen`. This fact is reported
+   * on the host of that end.
    */
   readonly sessionOpened: {
     readonly side: "node" | "client";
     readonly session: string;
     readonly user?: string;
   };
-  /** `closed` of a session resolved. Reported on the host of that end. */
+  /** `closed` of a session resolved. This fact is reported on the host of that end. */
   readonly sessionClosed: {
     readonly side: "node" | "client";
     readonly session: string;
@@ -199,24 +204,26 @@ export interface Facts {
     readonly reason: string;
     readonly by: "local" | "remote" | "network";
   };
-  /** The status of a client: the first one, and each change. */
+  /** The status of a client. Its first status and each change are reported. */
   readonly clientStatus: {
     readonly client: string;
     readonly status: ClientStatus;
     /** True if the number of attempts is limited. */
     readonly isBounded?: boolean;
   };
-  /** The status of a subscription: the first one, and each change. */
+  /** The status of a subscription. Its first status and each change are reported. */
   readonly subscriptionStatus: {
     readonly client: string;
     readonly subscription: string;
     readonly topic: string;
     readonly status: Subscription["status"]["current"];
   };
-  /** A node's handler accepted a message within a rate, or the library rejected one above it. */
+  /**
+   * A node's handler accepted a message within a rate, or the library rejected a message above it.
+   */
   readonly rated: {
     readonly scope: "session" | "user" | "address";
-    /** The session, user or address. */
+    /** The session, user or address to which the rate applies. */
     readonly of: string;
     readonly isRefused: boolean;
   };
@@ -228,9 +235,9 @@ export interface Facts {
     readonly room: string;
     readonly users: readonly string[];
   };
-  /** A client calls `presence`; without data it removes the data. */
+  /** A client calls `presence`. Without data, the call removes the client's data. */
   readonly presenceSet: { readonly client: string; readonly room: string; readonly data?: unknown };
-  /** The call rejected: the client's data in the room is unknown. */
+  /** The call to `presence` rejected, so the client's data in the room is unknown. */
   readonly presenceFailed: { readonly client: string; readonly room: string };
   /** A notice of presence. */
   readonly presence: {
@@ -249,9 +256,9 @@ export interface Facts {
     /** True for a response that survives its session. */
     readonly isKept?: boolean;
   };
-  /** A loop received an item: the index, from 0. */
+  /** A loop received an item. Its index starts at 0. */
   readonly answerItem: { readonly answer: string; readonly reader: string; readonly index: number };
-  /** The loop ended; with `error` if it threw, with `isLeft` if the program left the loop. */
+  /** The loop ended. `error` is set if it threw, and `isLeft` if the program left the loop. */
   readonly answerEnded: {
     readonly answer: string;
     readonly reader: string;
@@ -259,12 +266,17 @@ export interface Facts {
     readonly isLeft?: boolean;
   };
 
-  /** A writer appends records to a durable stream: `first` to `first + count - 1`, from 0. */
+  /**
+   * A writer appends the records `first` to `first + count - 1` to a durable stream. Records are
+   * numbered from 0.
+   */
   readonly appending: {
     readonly stream: string;
     readonly first: number;
     readonly count: number;
-    /** True if a producer over HTTP starts a new epoch: the stream has no number to compare. */
+    /**
+     * True if a producer over HTTP starts a new epoch, so that the stream has no number to compare.
+     */
     readonly isNewEpoch?: boolean;
   };
   /** The append resolved. */
@@ -272,24 +284,25 @@ export interface Facts {
   /** A writer over HTTP received a final response, such as 409. */
   readonly appendRefused: { readonly stream: string; readonly status: number };
   /**
-   * The writer closed the stream; `records` is the total, and `code` is set if the end is not a
-   * success.
+   * The writer closed the stream. `records` is the total, and `code` is set if the stream did not
+   * end successfully.
    */
   readonly streamClosed: {
     readonly stream: string;
     readonly records: number;
     readonly code?: string;
   };
-  /** A reader, over a session or HTTP, starts after a number of records. */
+  /** A reader over a session or HTTP starts after a number of records. */
   readonly readBegan: { readonly stream: string; readonly reader: string; readonly after: number };
-  /** A reader received a record: the index, from 0. */
+  /** A reader received a record. Its index starts at 0. */
   readonly readDurable: {
     readonly stream: string;
     readonly reader: string;
     readonly record: number;
   };
   /**
-   * The reading ended: without a code at the end of the stream, with `isLeft` if the program left.
+   * The reader stopped. There is no code at the end of the stream, and `isLeft` is set if the
+   * program left.
    */
   readonly readEnded: {
     readonly stream: string;
@@ -298,9 +311,9 @@ export interface Facts {
     readonly isLeft?: boolean;
   };
 
-  /** An end is about to write an item to a stream of the session; the index, from 0. */
+  /** An end is about to write an item to a stream of the session. Its index starts at 0. */
   readonly streamSent: { readonly flow: string; readonly index: number };
-  /** The writer of a flow closes its direction, after this number of items. */
+  /** The writer of a flow closes its direction after this number of items. */
   readonly streamEnds: { readonly flow: string; readonly count: number };
   /** An end is about to abort a stream with a code, or to send an item that the schema rejects. */
   readonly streamBreaks: {
@@ -310,9 +323,9 @@ export interface Facts {
     readonly by: string;
     readonly isInvalid: boolean;
   };
-  /** The reader of a flow received an item; whole if the content matches the index. */
+  /** The reader of a flow received an item. It is whole if the content matches the index. */
   readonly streamGot: { readonly flow: string; readonly index: number; readonly isWhole: boolean };
-  /** The reader of a flow received the end. */
+  /** The reader of a flow received the end of the stream. */
   readonly streamOver: { readonly flow: string };
   /** A flow failed at the reporting end. */
   readonly streamFailed: {
@@ -336,7 +349,7 @@ export interface Facts {
     readonly wait: number;
     /** Life of the host; the wait ends with it. */
     readonly life: number;
-    /** The promise, in words: "request 7". */
+    /** A description of the promise, such as "request 7". */
     readonly what: string;
     /** Time within which the promise must settle, in milliseconds of the host's clock. */
     readonly withinMs: number;
@@ -364,7 +377,7 @@ export interface Facts {
     readonly received: string;
   };
 
-  /** An error or a rejection that no code handled. */
+  /** An error or a promise rejection that no code handled. */
   readonly unhandled: { readonly error: unknown };
   /** The library reported an error, for example to `onError`. */
   readonly reported: { readonly error: unknown; readonly isExpected?: boolean };
@@ -372,11 +385,11 @@ export interface Facts {
 
 export type FactKind = keyof Facts;
 
-/** A fact of a kind, with the time and the host. */
+/** A fact of one kind, with its time and host. */
 export type Fact<K extends FactKind> = Facts[K] & {
   /** Virtual time, in milliseconds since the start. */
   readonly atMs: number;
-  /** Name of the host; empty for the whole cluster. */
+  /** Name of the host. It is empty for the whole cluster. */
   readonly host: string;
 };
 
@@ -402,8 +415,8 @@ export interface LiveClient {
   /** User of the client, according to the servers. */
   readonly user?: string;
   /**
-   * Ids of all open sessions, including those that the client is moving from; the newest by
-   * default.
+   * Ids of all open sessions, including those from which the client is moving. By default, this is
+   * only the newest session.
    */
   readonly sessions?: ReadonlySet<string>;
   /** Subscriptions that the program holds, by name. */
@@ -416,9 +429,9 @@ export interface LiveClient {
 export interface Cluster {
   /** Virtual time, in milliseconds since the start. */
   readonly nowMs: number;
-  /** All hosts by name, such as `Simulation.hosts`. */
+  /** All hosts by name, as in `Simulation.hosts`. */
   readonly hosts: ReadonlyMap<string, Host>;
-  /** Waiting events, such as timers: those of `EventLoop.pending()`. */
+  /** Waiting events, such as timers, as in `EventLoop.pending()`. */
   pending(): Iterable<{
     readonly host: { readonly name: string } | undefined;
     readonly atMs: number;
@@ -431,21 +444,21 @@ export interface Cluster {
    * @returns True while such bytes are in flight.
    */
   isBehind(host: Host): boolean;
-  /** Servers on hosts that live; frozen ones too. */
+  /** Servers on live hosts, including frozen hosts. */
   readonly servers: readonly LiveServer[];
-  /** Clients on hosts that live; frozen ones too. */
+  /** Clients on live hosts, including frozen hosts. */
   readonly clients: readonly LiveClient[];
 }
 
 /** Guarantees that follow from the plan's options. */
 export interface Terms {
-  /** Limits of a topic's history; `undefined` without a history. */
+  /** Returns the limits of a topic's history, or `undefined` without a history. */
   readonly historyOf: (topic: string) => HistoryBounds | undefined;
-  /** True for a topic with presence. */
+  /** Returns true for a topic with presence. */
   readonly isRoom: (topic: string) => boolean;
-  /** True if nodes share nothing: each has its own topics and histories. */
+  /** True if nodes share nothing. Each node then has its own topics and histories. */
   readonly isApart: boolean;
-  /** `limits.maxSessionsPerUser`. */
+  /** The value of `limits.maxSessionsPerUser`. */
   readonly maxSessionsPerUser: number;
   /** True if the limit per user applies to all nodes together. */
   readonly hasSharedLimits: boolean;
@@ -490,17 +503,20 @@ export interface Report {
 export type Watch =
   & { readonly [K in FactKind]?: (fact: Fact<K>) => void }
   & {
-    /** Checks the state during the run. MUST be cheap: called at every step. */
+    /** Checks the state during the run. This MUST be cheap, because it is called at every step. */
     readonly step?: (cluster: Cluster) => void;
-    /** Checks the state at the end: after `settled`, with probes sent and received. */
+    /** Checks the state at the end, after `settled` and after probes were sent and received. */
     readonly end?: (cluster: Cluster) => void;
-    /** Checks that nothing is left, after clients, servers and brokers closed and time passed. */
+    /**
+     * Checks that nothing is left after clients, servers and brokers have closed and some time has
+     * passed.
+     */
     readonly closed?: (cluster: Cluster) => void;
   };
 
 /** A guarantee of the library that holds at each moment of each run. */
 export interface Invariant {
-  /** Name: words with hyphens. */
+  /** The name, as words joined by hyphens. */
   readonly name: string;
   /** The guarantee, in one sentence. */
   readonly promise: string;

@@ -298,7 +298,8 @@ export class Cluster implements LiveCluster, Disposable {
 
   /**
    * Restarts all nodes of the quiet cluster, as a deploy does, while some clients publish. The call
-   * is ignored if there is only one node or if the plan includes no tour.
+   * is ignored if there is only one node, if the nodes share nothing, or if the plan includes no
+   * tour.
    *
    * @param withinMs Duration of each drain, in milliseconds.
    */

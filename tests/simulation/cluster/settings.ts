@@ -3,7 +3,7 @@ import type { HistoryBounds } from "../../../pubsub/broker.ts";
 import type { Terms } from "../facts.ts";
 import type { Feature, Plan } from "../plan.ts";
 
-/** Conditions of the network without faults. */
+/** Conditions of the network when there are no faults. */
 export const NETWORK = { delayMs: 5, jitterMs: 5 } as const;
 
 /** Prefix of topics with presence. */
@@ -12,7 +12,7 @@ const ROOM_PREFIX = "room:";
 /** Prefixes of topics with a history. */
 const HISTORY_PREFIXES = ["news:", ROOM_PREFIX];
 
-/** Limits of a client's send queue: the library's defaults. */
+/** Limits of a client's send queue, which are the library's defaults. */
 export const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
 /** The library's defaults for limits that a plan does not change. */
@@ -30,11 +30,11 @@ export interface Settings {
   readonly history: Readonly<Record<string, HistoryBounds>>;
   /** Heartbeat of sessions. */
   readonly heartbeat: { readonly intervalMs: number; readonly timeoutMs: number };
-  /** Lifetime of a token, in milliseconds; `undefined` for tokens that don't expire. */
+  /** Lifetime of a token, in milliseconds. It is `undefined` for tokens that don't expire. */
   readonly tokenMs: number | undefined;
-  /** Maximum time of a message handler, in milliseconds. */
+  /** Maximum time that a message handler takes, in milliseconds. */
   readonly handlerMs: number;
-  /** Share of messages whose handler fails. */
+  /** Share of the messages whose handler fails. */
   readonly failureShare: number;
   /** Guarantees that follow from the options. */
   readonly terms: Terms;
@@ -69,7 +69,7 @@ export function settingsOf(plan: Plan): Settings {
       heartbeat,
       isApart: plan.engine === "none",
       hasSharedLimits: plan.engine !== "none",
-      // docs/deploy/nats.md, Outages: two concurrent changes of one row may both succeed.
+      // Two concurrent changes of one row may both succeed. See docs/deploy/nats.md, Outages.
       hasExactPlaces: plan.engine !== "nats",
       hasResetCodes: !has("http3"),
       rates: has("rates") ? { user: { perSecond: 5, burst: 20 } } : {},

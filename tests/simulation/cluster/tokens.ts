@@ -1,15 +1,18 @@
-/** Tokens of users: a service that all nodes and clients trust, with its own clock. */
+/** A token service that all nodes and clients trust. It has its own clock. */
 import type { EventLoop } from "../../../testing/simulation/event_loop.ts";
 import { AuthenticationError } from "../../../errors.ts";
 
-/** Wall clock of the service at the start of a run. */
+/** The wall-clock time of the service at the start of a run. */
 const START_MS = Date.UTC(2030, 0, 1);
 
 /** The user behind a token. */
 export interface Identity {
   /** The user. */
   readonly user: string;
-  /** Expiry of the token, in milliseconds since the Unix epoch; absent if it does not expire. */
+  /**
+   * Expiry of the token, in milliseconds since the Unix epoch. It is absent if the token does not
+   * expire.
+   */
   readonly endsAt?: number;
 }
 
@@ -22,7 +25,8 @@ export class Tokens {
    * Creates a token service.
    *
    * @param events The virtual time.
-   * @param lastsMs Lifetime of a token, in milliseconds; `undefined` for tokens that don't expire.
+   * @param lastsMs Lifetime of a token in milliseconds, or `undefined` for tokens that don't
+   * expire.
    */
   constructor(events: EventLoop, lastsMs: number | undefined) {
     this.#events = events;

@@ -2,13 +2,15 @@
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Plan } from "../plan.ts";
 
-/** Subscribers per topic. */
+/** Number of subscribers per topic. */
 const SUBSCRIBERS = 5;
 
-/** Clients that publish on a topic. */
+/** Number of clients that publish on a topic. */
 const PUBLISHERS = 2;
 
-/** Kinds of topics, in turn: with a history, with a history and presence, with neither. */
+/**
+ * Kinds of topics, which take turns: with a history, with a history and presence, and with neither.
+ */
 const KINDS = ["news", "room", "talk"] as const;
 
 /** A topic of a cluster. */
@@ -22,7 +24,7 @@ export interface ClusterTopic {
 }
 
 /**
- * Creates the topics of a plan. An additional topic does not change the others.
+ * Creates the topics of a plan. Adding a topic does not change the other topics.
  *
  * @param plan The plan.
  * @param simulation The simulation.

@@ -53,7 +53,10 @@ export class Visits {
   readonly #notices: ReadonlyMap<string, string[]>;
   /** The outcomes of the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
-  /** True if the mortal node drains before it dies and the engine stalls while guests leave. */
+  /**
+   * Whether the mortal node drains before it dies, and whether the engine stalls while guests
+   * leave.
+   */
   readonly #isDrained: boolean;
   readonly #isStalled: boolean;
   #count = 0;

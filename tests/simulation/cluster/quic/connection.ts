@@ -4,7 +4,9 @@ import type { Link } from "../../../../testing/simulation/network/link.ts";
 import type { StreamPath } from "../../../../transport/memory/path.ts";
 import { ReadHalf, WriteHalf } from "./streams.ts";
 
-/** Maximum datagrams that wait for the application; beyond that, the oldest is lost. */
+/**
+ * Maximum number of datagrams that wait for the application. If there are more, the oldest is lost.
+ */
 const MAX_HELD_DATAGRAMS = 256;
 
 /** Maximum bytes of a datagram. */
@@ -19,7 +21,7 @@ type Kind = "bidirectional" | "unidirectional";
 export interface QuicConnOptions {
   /** The connection of the network. */
   readonly link: Link;
-  /** The end. */
+  /** The end of that connection. */
   readonly side: "client" | "server";
   /** Negotiated protocol. */
   readonly protocol: string;
@@ -31,7 +33,7 @@ export interface QuicConnOptions {
   readonly endpoint: Deno.QuicEndpoint;
   /** Maximum streams that the peer may have open. */
   readonly limits: Readonly<Record<Kind, number>>;
-  /** Keep-alive interval, and idle timeout, in milliseconds. */
+  /** Keep-alive interval and idle timeout, in milliseconds. */
   readonly keepAliveMs: number;
   readonly idleMs: number;
 }
@@ -60,7 +62,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
   readonly #arrivals: Readonly<Record<Kind, Arrivals>>;
   #datagrams: Uint8Array<ArrayBuffer>[] = [];
   #reading: PromiseWithResolvers<Uint8Array<ArrayBuffer>>[] = [];
-  /** Packets in flight to the peer, and the close after them. */
+  /** Packets in flight to the peer, followed by the close. */
   #underWay = 0;
   #onArrived: (() => void) | undefined;
   #heardMs: number;
@@ -68,7 +70,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
   #error: Error | undefined;
 
   /**
-   * Creates an end, whose `peer` must be set first.
+   * Creates an end. Its `peer` must be set before it starts.
    *
    * @param options See {@linkcode QuicConnOptions}.
    */
@@ -104,7 +106,9 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     link.attach({ [side]: { reset, finish: reset } });
   }
 
-  /** Starts once both ends exist: the peer grants its streams, and both send keep-alives. */
+  /**
+   * Starts once both ends exist. The peer then grants its streams, and both ends send keep-alives.
+   */
   begin(): this {
     for (const kind of ["bidirectional", "unidirectional"] as const) {
       this.#open[kind].left = this.peer.#options.limits[kind];
@@ -123,7 +127,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     const told = () =>
       this.peer.#over(new Error(`closed by peer: ${closeCode}`), { closeCode, reason });
     this.#send(() => {
-      // The close is sent last, and packets of one path rarely overtake each other.
+      // The close is sent last, and packets on one path rarely overtake each other.
       this.#onArrived = told;
       if (this.#underWay === 0) told();
     });
@@ -169,7 +173,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     if (this.#datagrams.length > MAX_HELD_DATAGRAMS) this.#datagrams.shift();
   }
 
-  /** Sends a packet without an order relative to others. */
+  /** Sends a packet that is not ordered relative to other packets. */
   #send(arrive: () => void): void {
     this.#lane().send(arrive, 0, HEADER_BYTES);
   }
@@ -239,7 +243,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     return half;
   }
 
-  /** Grants another stream once both halves of a peer's stream have ended. */
+  /** Grants the peer another stream once both halves of one of its streams have ended. */
   #ended(id: bigint): void {
     const isPeers = (id & 1n) === (this.#options.side === "server" ? 0n : 1n);
     if (!isPeers || this.#readers.has(id) || this.#writers.has(id)) return;
@@ -254,7 +258,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     else next.resolve();
   }
 
-  /** Finds the reading half for a packet; a new number opens all streams up to it. */
+  /** Finds the reading half for a packet. A new number opens all streams up to that number. */
   #arrived(id: bigint): ReadHalf | undefined {
     if (this.#error !== undefined) return undefined;
     const isPeers = (id & 1n) === (this.#options.side === "server" ? 0n : 1n);
@@ -283,7 +287,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     arrivals.controller.enqueue(arrivals.held.shift()!);
   }
 
-  /** Sends a keep-alive, and closes a silent connection. */
+  /** Sends a keep-alive, and closes the connection if the peer is silent. */
   #tick(): void {
     const { keepAliveMs, idleMs } = this.#options;
     if (this.#runtime.monotonic() - this.#heardMs > idleMs) {

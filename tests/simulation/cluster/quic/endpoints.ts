@@ -1,4 +1,4 @@
-/** The runtime's QUIC API between hosts of a simulation: sockets, servers and dials. */
+/** The sockets, servers and dials of the runtime's QUIC API, between hosts of a simulation. */
 import type { ListenWebTransportOptions } from "../../../../transport/h3/server.ts";
 import { WebTransportListener } from "../../../../transport/h3/server.ts";
 import { dialWebTransport } from "../../../../transport/h3/client.ts";
@@ -19,10 +19,13 @@ const HELLO_BYTES = 1_200;
 /** Time until a client resends the first packet, in milliseconds. */
 const AGAIN_MS = 1_000;
 
-/** Defaults of the runtime: streams, keep-alive interval and idle timeout in milliseconds. */
+/**
+ * Defaults of the runtime: number of streams, and keep-alive interval and idle timeout in
+ * milliseconds.
+ */
 const [STREAMS, KEEP_ALIVE_MS, IDLE_MS] = [100, 60_000, 30_000] as const;
 
-/** Outcome of a handshake, at the client. */
+/** Outcome of a handshake for the client. */
 type Answer = { readonly begin: () => Deno.QuicConn } | { readonly error: string };
 
 /** First packet of a client. */
@@ -34,7 +37,7 @@ interface Hello {
   /** Socket of the client. */
   readonly endpoint: SimulatedEndpoint;
   readonly links: Links;
-  /** Answers the client. */
+  /** Replies to the client. */
   readonly answer: (answer: Answer) => void;
   /** Makes the client resend the packet. */
   readonly again: () => void;
@@ -48,7 +51,7 @@ export interface Http3Network {
   dialer(host: Host): WebTransportDialer;
 }
 
-/** The network, as sockets use it. */
+/** The parts of the network that sockets use. */
 interface Surroundings {
   readonly links: Links;
   /** Servers by host and port. */
@@ -59,7 +62,7 @@ interface Surroundings {
  * Replaces the runtime's QUIC with a simulated one between hosts.
  *
  * @param links Connections of the network.
- * @returns WebTransport over HTTP/3 on it; disposing it restores the runtime's QUIC.
+ * @returns WebTransport over HTTP/3 on that network. Disposing it restores the runtime's QUIC.
  */
 export function simulateQuic(links: Links): Http3Network & Disposable {
   const { simulation } = links;
@@ -83,8 +86,8 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
       "connectQuic",
       (options: Deno.ConnectQuicOptions<false>) => connect(surroundings, current(), options),
     ),
-    // Without a permission, the library leaves name resolution to the runtime; the simulated one
-    // knows all hosts.
+    // Without a permission, the library leaves name resolution to the runtime. The simulated
+    // runtime knows all hosts.
     replace(Deno.permissions, "querySync", (wanted: Deno.PermissionDescriptor) => {
       const isHost = wanted.name === "net" &&
         simulation.hosts.has(String(wanted.host).replace(/:\d+$/, ""));
@@ -93,7 +96,7 @@ export function simulateQuic(links: Links): Http3Network & Disposable {
   ];
   return {
     engine: (host) => (options) => {
-      // Loads with the listener, while virtual time is paused.
+      // This module loads with the listener, while virtual time is paused.
       const loading = import("../../../../transport/h3/accept.ts");
       starting = host;
       try {
@@ -255,7 +258,7 @@ async function connect(
   }
 }
 
-/** Handles a client's first packet on the server. */
+/** Handles a client's first packet at the server. */
 function arrive(listener: SimulatedListener | undefined, hello: Hello): void {
   const { link, answer } = hello;
   if (listener === undefined) return link.disconnect({ silent: true });

@@ -7,7 +7,7 @@ import { listenWebTransport } from "../../../../transport/h3/server.ts";
 import { devCertificate } from "../../../../transport/certificate/dev_certificate.ts";
 import { simulateQuic } from "./endpoints.ts";
 
-/** Echoes a stream between two hosts, and returns the bytes. */
+/** Echoes a stream between two hosts and returns the bytes. */
 async function runSimulated(): Promise<string> {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation, { delayMs: 5, jitterMs: 5, splitRate: 0.5 });

@@ -11,11 +11,11 @@ const HEADER_BYTES = 30;
 export interface Direction {
   /** Path of the data, which keeps packets in order. */
   readonly out: StreamPath;
-  /** Finds the reading half, which starts with the first packet. */
+  /** Finds the reading half. It starts with the first packet. */
   readonly reader: () => ReadHalf | undefined;
 }
 
-/** The half that the application writes. */
+/** The half to which the application writes. */
 export class WriteHalf {
   /** The stream of the runtime. */
   readonly stream: Deno.QuicSendStream;
@@ -39,7 +39,7 @@ export class WriteHalf {
     const stream = new WritableStream<Uint8Array>({
       write: (bytes) => this.#write(bytes.slice()),
       close: () => this.#finish(),
-      // The runtime cannot reset a stream: the peer sees a normal end.
+      // The runtime cannot reset a stream, so the peer sees a normal end.
       abort: () => this.#finish(),
     });
     this.stream = Object.assign(stream, { id, sendOrder: 0 });
@@ -56,9 +56,9 @@ export class WriteHalf {
   }
 
   /**
-   * Fails the half, because the peer stopped reading or the connection ended.
+   * Makes the half fail because the peer stopped reading or the connection ended.
    *
-   * @param error The error of writes.
+   * @param error The error for later writes.
    */
   fail(error: Error): void {
     if (this.#error !== undefined) return;
@@ -96,7 +96,7 @@ export class WriteHalf {
   }
 }
 
-/** The half that the application reads. */
+/** The half from which the application reads. */
 export class ReadHalf {
   /** The stream of the runtime. */
   readonly stream: Deno.QuicReceiveStream;
@@ -113,7 +113,8 @@ export class ReadHalf {
    *
    * @param id Number of the stream.
    * @param onRead Called with the bytes that the application has read.
-   * @param onEnd Called once the half has ended; true if the application stopped reading.
+   * @param onEnd Called once the half has ended. The argument is true if the application stopped
+   * reading.
    */
   constructor(
     id: bigint,
@@ -133,7 +134,7 @@ export class ReadHalf {
   /**
    * Receives a packet.
    *
-   * @param bytes The payload; `undefined` for the end of the stream.
+   * @param bytes The payload, or `undefined` at the end of the stream.
    */
   push(bytes: Uint8Array | undefined): void {
     if (this.#isEnded) return;
@@ -143,9 +144,9 @@ export class ReadHalf {
   }
 
   /**
-   * Ends the half with the connection. Received bytes stay readable.
+   * Ends the half because the connection has ended. Received bytes stay readable.
    *
-   * @param error The error of later reads.
+   * @param error The error for later reads.
    */
   fail(error: Error): void {
     this.#error ??= error;

@@ -1,26 +1,31 @@
-/** A node that dies with all its sessions on a calm cluster: the others forget it in time. */
+/**
+ * A node that dies with all its sessions on a calm cluster. The other nodes must forget it in time.
+ */
 import type { Client } from "../../../../client/client.ts";
 import { GRACE_MS } from "../../../../pubsub/presence/presence.ts";
 import type { Tour } from "./tour.ts";
 
-/** Silence after which a node is gone, in milliseconds: the default of `node.goneAfterMs`. */
+/**
+ * Silence after which a node is considered gone, in milliseconds. This is the default of
+ * `node.goneAfterMs`.
+ */
 const GONE_MS = 7_000;
 
 /**
- * Maximum time from the last heartbeat to the death, plus half a heartbeat, the resolution of
- * silence.
+ * Maximum time from the last heartbeat to the node's death, plus half a heartbeat, which is the
+ * resolution of silence.
  */
 const BEATS_MS = 3_000;
 
-/** Time from the node's death to its next start, in milliseconds. */
+/** Time between the node's death and its next start, in milliseconds. */
 const RESTART_MS = 20_000;
 
 /** The room of the guests. */
 const ROOM = "room:grave";
 
 /**
- * Fills a user's slots on one node, ends the node by a power loss, and fills the slots again on
- * another node.
+ * Fills a user's slots on one node, cuts that node's power, and fills the slots again on another
+ * node.
  *
  * @param tour The tour.
  */

@@ -1,17 +1,22 @@
-/** Peers that are silent for less, and for longer, than allowed. */
+/** Peers that are silent for a shorter or a longer time than allowed. */
 import type { Tour } from "./tour.ts";
 
-/** Resolution of heartbeats, plus the latency of the last sign of life, in milliseconds. */
+/** The resolution of heartbeats plus the latency of the last sign of life, in milliseconds. */
 const TICK_MS = 1_200;
 
-/** Delay before guests go silent, in milliseconds, so that the next heartbeat is not the first. */
+/**
+ * Delay before guests go silent, in milliseconds. It ensures that the next heartbeat is not the
+ * first one.
+ */
 const BEFORE_MS = 1_500;
 
-/** Time after which a client without a frame disconnects, in intervals of the server's pings. */
+/**
+ * Time after which a client that receives no frame disconnects, in intervals of the server's pings.
+ */
 const CLIENT_INTERVALS = 2.4;
 
 /**
- * Three guests: one stops for a while, one stops permanently, and one loses its network.
+ * Connects three guests. One stops for a while, one stops permanently, and one loses its network.
  *
  * @param tour The tour.
  */
@@ -43,7 +48,7 @@ export async function visitHeartbeats(tour: Tour): Promise<void> {
     follow(name, client.session.closed);
     client.send("page", "the last sign of life");
     session.send("page", "the last sign of life");
-    // Both messages arrive before the silence.
+    // Both messages arrive before the silence starts.
     void tour.pause(100).then(() => {
       if (name !== "lost") return host.freeze();
       tour.block(host, node.host);

@@ -1,15 +1,15 @@
-/** The servers' part of a tour: limits, policies, and request handlers. */
+/** The servers' part of a tour: their limits, policies and request handlers. */
 import { pause } from "../../../../base/wait.ts";
 import type { Runtime } from "../../../../base/runtime.ts";
 import type { OverflowPolicy } from "../../../../session/queue/turn.ts";
 
-/** Prefix of the names of guests: their machines and users. */
+/** Prefix of the names of guests, which are used for their machines and users. */
 export const GUEST = "guest-";
 
-/** Limits of servers in plans with the feature `limits`, besides the limit per user. */
+/** Limits of servers in plans with the feature `limits`, in addition to the limit per user. */
 export const LIMITS = { maxSessionsPerAddress: 8, maxTopicsPerSession: 16 } as const;
 
-/** Prefix of the topics of bursts; the policy follows. */
+/** Prefix of the topics of bursts. The name of the policy follows it. */
 export const BURST = "burst:";
 
 /** Policies that drop messages. */
@@ -32,8 +32,8 @@ export class Holds {
   most = 0;
 
   /**
-   * Handles a request: waits as long as its data says, and ends immediately when the request is
-   * aborted.
+   * Handles a request. The handler waits for as long as the request's data says, and ends
+   * immediately when the request is aborted.
    *
    * @param request The request.
    * @param runtime Timers of the handler's host.
@@ -50,10 +50,10 @@ export class Holds {
 }
 
 /**
- * Policy of the servers' queues by topic.
+ * Returns the policy of the servers' queues for a topic.
  *
  * @param topic The topic.
- * @returns The policy that the topic of a burst names, otherwise the default.
+ * @returns The policy that is named by the topic of a burst, or the default for other topics.
  */
 export function queuePolicy(topic: string): OverflowPolicy {
   const named = topic.startsWith(BURST) && topic.slice(BURST.length);
@@ -61,7 +61,7 @@ export function queuePolicy(topic: string): OverflowPolicy {
 }
 
 /**
- * The handler of responses whose second item never arrives.
+ * Produces responses whose second item never arrives.
  *
  * @param runtime Timers of the node.
  * @param signal Aborted when the response is cancelled.

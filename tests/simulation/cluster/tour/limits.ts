@@ -1,27 +1,31 @@
 /**
- * Limits: each is reached once, anything above is rejected, and the space is free again afterwards.
+ * Reaches each limit once, and checks that anything above it is rejected and that the space is free
+ * again afterwards.
  */
 import type { Client } from "../../../../client/client.ts";
 import type { ClusterNode } from "../node.ts";
 import { GUEST, LIMITS } from "./holds.ts";
 import { nameOfError, type Tour } from "./tour.ts";
 
-/** Maximum pending requests of one end: the default of `session.maxRequests`. */
+/** Maximum number of pending requests of one end, which is the default of `session.maxRequests`. */
 const MAX_REQUESTS = 64;
 
-/** Maximum message size in bytes: the default of `session.maxMessageBytes`. */
+/** Maximum size of a message in bytes, which is the default of `session.maxMessageBytes`. */
 const MAX_MESSAGE_BYTES = 262_144;
 
-/** Maximum bytes of a topic. */
+/** Maximum length of a topic in bytes. */
 const MAX_TOPIC_BYTES = 255;
 
-/** Timeout for a peer's first envelope, in milliseconds: the default of `handshakeTimeoutMs`. */
+/**
+ * Timeout for a peer's first envelope in milliseconds, which is the default of
+ * `handshakeTimeoutMs`.
+ */
 const HANDSHAKE_MS = 5_000;
 
 /** Time until a slot becomes free, in milliseconds. */
 const FREE_MS = 1_000;
 
-/** Maximum users of the workload whose slots are examined. */
+/** Maximum number of users of the workload whose slots are examined. */
 const MAX_WORKERS = 5;
 
 /**
@@ -42,7 +46,7 @@ export async function visitLimits(tour: Tour): Promise<void> {
   ]);
 }
 
-/** Sessions of one user, on all nodes that share the limit. */
+/** Examines the sessions of one user on all nodes that share the limit. */
 async function visitUser(tour: Tour): Promise<void> {
   const { maxSessionsPerUser: max, hasSharedLimits } = tour.settings.terms;
   const node = (number: number) => tour.node(hasSharedLimits ? number : 0);
@@ -53,16 +57,19 @@ async function visitUser(tour: Tour): Promise<void> {
     tour.examine("limits", "move of a client whose user has all places", true, isMoved);
     await tour.pause(FREE_MS);
   });
-  // The end of a connection takes another round trip.
+  // Ending a connection takes another round trip.
   if (tour.settings.has("hardened")) await tour.pause(FREE_MS);
   const left = await tour.node(0).server.sessions("guest-user");
   tour.examine("limits", "sessions of the user afterwards", "0", left.length);
 }
 
-/** Users of the workload, whose slots survived the faults: each is free, or has a session. */
+/**
+ * Examines users of the workload whose slots survived the faults. Each slot must be free or used by
+ * a session.
+ */
 async function visitWorkers(tour: Tour): Promise<void> {
   const { maxSessionsPerUser: max, hasExactPlaces } = tour.settings.terms;
-  // Nodes that share nothing count alone.
+  // Nodes that share nothing count separately.
   if (!hasExactPlaces || tour.settings.terms.isApart) return;
   const count = new Map<string, number>();
   for (const { server } of tour.nodes) {
@@ -90,7 +97,7 @@ async function visitWorkers(tour: Tour): Promise<void> {
   );
 }
 
-/** Sessions of one address, on one node. */
+/** Examines the sessions of one address on one node. */
 async function visitAddress(tour: Tour): Promise<void> {
   const host = tour.host("address");
   const node = tour.node(1);
@@ -101,14 +108,14 @@ async function visitAddress(tour: Tour): Promise<void> {
 
 /** Limited slots. */
 interface Places {
-  /** The noun for the owner of the slots. */
+  /** A noun for the owner of the slots. */
   readonly of: string;
   readonly max: number;
   /** Connects a guest. */
   readonly open: (name: string, number: number) => Client;
 }
 
-/** Fills all slots, twice. Another session is rejected until a slot is free. */
+/** Fills all slots twice. Another session is rejected until a slot is free. */
 async function visitPlaces(
   tour: Tour,
   { of, max, open }: Places,
@@ -145,7 +152,7 @@ async function visitPlaces(
   await Promise.all(again.map((client) => client.close()));
 }
 
-/** Subscriptions of one session, and names of topics. */
+/** Examines the subscriptions of one session and the names of topics. */
 async function visitTopics(tour: Tour): Promise<void> {
   const client = tour.guest(tour.host("topics"), "topics", tour.node(2));
   await tour.outcome(client);
@@ -173,7 +180,10 @@ async function visitTopics(tour: Tour): Promise<void> {
   tour.examine("limits", "subscription in a free place", "fulfilled", free);
 }
 
-/** Pending requests, at both ends: a client that respects the limit, and one that does not. */
+/**
+ * Examines pending requests at both ends, with a client that respects the limit and a client that
+ * does not.
+ */
 async function visitRequests(tour: Tour): Promise<void> {
   await Promise.all([
     ask("polite", {}, "QueueFullError"),
@@ -203,7 +213,7 @@ async function visitRequests(tour: Tour): Promise<void> {
   }
 }
 
-/** Messages of one user above the rate. */
+/** Examines a user that sends more messages than its rate allows. */
 async function visitRate(tour: Tour): Promise<void> {
   const rate = tour.settings.terms.rates.user;
   if (rate === undefined) return;
@@ -222,7 +232,7 @@ async function visitRate(tour: Tour): Promise<void> {
   };
   const most = rate.burst + 10;
   const first = await ask(most);
-  // Some tokens are refilled while the requests arrive.
+  // The bucket refills with some tokens while the requests arrive.
   const isBurst = first >= rate.burst && first <= rate.burst + 2;
   tour.examine("limits", `${first} of ${most} requests within a burst`, "true", isBurst);
   await tour.pause(1_000);
@@ -231,7 +241,7 @@ async function visitRate(tour: Tour): Promise<void> {
   tour.examine("limits", `${second} of ${most} requests a second later`, "true", isRate);
 }
 
-/** Messages of the maximum size, and of one byte more. */
+/** Examines messages of the maximum size and of one byte more. */
 async function visitSizes(tour: Tour): Promise<void> {
   for (const extra of [0, 1]) {
     const { socket, closed } = openPage(tour, "sizes", tour.node(0));
@@ -256,7 +266,7 @@ async function visitSizes(tour: Tour): Promise<void> {
   );
 }
 
-/** A peer that opens a session and sends nothing. */
+/** Examines a peer that opens a session and sends nothing. */
 async function visitHandshake(tour: Tour): Promise<void> {
   const { closed } = openPage(tour, "mute", tour.node(1), ["skein.1", "skein.auth"], "");
   const startMs = tour.nowMs;

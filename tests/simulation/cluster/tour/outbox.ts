@@ -1,11 +1,12 @@
 /**
- * The outbox of a client with at-least-once delivery, which the server's acknowledgements empty.
+ * Examines the outbox of a client with at-least-once delivery, which empties when the server
+ * acknowledges messages.
  */
 import { nameOfError, type Tour } from "./tour.ts";
 
 const OUTBOX = { maxMessages: 4, maxBytes: 2_000 } as const;
 
-/** Sizes of data, and the number of messages that fit. */
+/** Sizes of the data, and the number of messages that fit. */
 const CASES = [
   { what: "messages", data: "", fit: OUTBOX.maxMessages },
   { what: "bytes", data: "x".repeat(600), fit: 3 },
@@ -15,7 +16,7 @@ const CASES = [
 const FLUSH_MS = 5_000;
 
 /**
- * Fills a guest's outbox while the node is unreachable, then lets the messages pass.
+ * Fills a guest's outbox while the node is unreachable, and then lets the messages pass.
  *
  * @param tour The tour.
  */
@@ -38,7 +39,7 @@ export async function visitOutbox(tour: Tour): Promise<void> {
     } catch (thrown) {
       error = nameOfError(thrown);
     }
-    // Messages that were passed to the session count until the server has handled them.
+    // Messages that were passed to the session still count until the server has handled them.
     await tour.pause(200);
     const { messages } = client.outbox;
     tour.examine("limits", `${what} of an outbox`, [fit, fit, "QueueFullError"], [

@@ -8,10 +8,12 @@ import { CLIENT_QUEUE } from "../settings.ts";
 import { BURST, DROPS } from "./holds.ts";
 import type { Tour } from "./tour.ts";
 
-/** Data that makes a message large enough for few messages, and small enough for small queues. */
+/**
+ * Data that makes a message so large that a few fill a queue, and small enough for small queues.
+ */
 const PAD = "x".repeat(600);
 
-/** Data so large that the limit of bytes is reached before that of messages. */
+/** Data so large that the limit on bytes is reached before the limit on messages. */
 const LARGE_PAD = "x".repeat(8_192);
 
 /** Limits of a send queue. */
@@ -95,7 +97,7 @@ export async function visitQueues(tour: Tour): Promise<void> {
     const topic = BURST + policy;
     const { sent, most, error } = burst(session, sendQueue, topic, pad);
     tour.examine("queues", `error of ${policy}`, "none", error);
-    // One notice is in the queue next to the messages.
+    // The queue contains one notice in addition to the messages.
     const isBounded = most <= sendQueue.maxMessages + 1;
     tour.examine("queues", `bound of ${policy}`, "true", isBounded);
     await tour.until(() => got.length + dropped >= sent);
@@ -106,7 +108,7 @@ export async function visitQueues(tour: Tour): Promise<void> {
       got.length + dropped,
     );
     tour.examine("queues", `drops by ${policy}`, "true", dropped > 0);
-    // Dropped messages free their space: the others fill the queue.
+    // Dropped messages free their space, and the other messages fill the queue.
     const fill = Math.min(sendQueue.maxMessages, sendQueue.maxBytes / (pad.length + 64));
     const isFull = policy === "latest" || got.length >= Math.floor(fill);
     tour.examine("queues", `room of messages that ${policy} drops`, "true", isFull);
@@ -147,7 +149,7 @@ interface Burst {
   readonly error: string;
 }
 
-/** Number of messages of a burst that overflows the connection's buffer and the queue. */
+/** Number of messages in a burst that overflows the connection's buffer and the queue. */
 function lengthOf({ maxMessages, maxBytes }: Bounds, pad: string): number {
   const { length } = pad;
   return Math.min(maxMessages, Math.ceil(maxBytes / length)) +

@@ -1,10 +1,13 @@
-/** A room of guests: joins, leaves after the grace period, returns within it, data of members. */
+/**
+ * Examines a room of guests: members join, leave after the grace period, return within it, and set
+ * their data.
+ */
 import type { Client } from "../../../../client/client.ts";
 import { GRACE_MS } from "../../../../pubsub/presence/presence.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../../../session/wire/presence_notice.ts";
 import type { Tour } from "./tour.ts";
 
-/** Time for a notice to reach all nodes, in milliseconds. */
+/** Time until a notice has reached all nodes, in milliseconds. */
 const NOTICE_MS = 1_500;
 
 /** The room. */
@@ -21,7 +24,7 @@ interface Seen {
 }
 
 /**
- * A guest observes another guest on the next node.
+ * Makes a guest observe another guest on the next node.
  *
  * @param tour The tour.
  */

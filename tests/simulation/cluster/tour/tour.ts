@@ -1,6 +1,6 @@
 /**
- * A tour of the quiet cluster at the end of a run: guests on separate machines reach each limit
- * once. No fault disturbs a tour, so each reply and each time is known.
+ * A tour of the quiet cluster at the end of a run, on which guests on separate machines reach each
+ * limit once. No fault disturbs a tour, so each reply and each time is known.
  */
 import type { Client } from "../../../../client/client.ts";
 import type { ConnectOptions } from "../../../../client/connect.ts";
@@ -13,17 +13,17 @@ import { GUEST, type Holds } from "./holds.ts";
 /** Maximum wait for a state, in milliseconds. */
 const PATIENCE_MS = 3_000;
 
-/** Parts of a cluster for a tour. */
+/** The parts of a cluster that a tour uses. */
 export interface TourParts extends ExaminationParts {
   readonly holds: Holds;
-  /** The nodes, all running. */
+  /** The nodes, all of which are running. */
   readonly nodes: readonly ClusterNode[];
 }
 
 /** One part of a tour. */
 export type Visit = (tour: Tour) => Promise<void>;
 
-/** A tour: the tools of all visits. */
+/** A tour, which contains the tools that all visits use. */
 export class Tour extends Examination {
   override readonly name = "tour";
   /** Requests that nodes hold. */
@@ -43,7 +43,7 @@ export class Tour extends Examination {
   }
 
   /**
-   * Makes visits concurrently. Each has its own machines and users.
+   * Runs visits concurrently. Each visit uses its own machines and users.
    *
    * @param visits The visits.
    */
@@ -59,7 +59,7 @@ export class Tour extends Examination {
   }
 
   /**
-   * Ends a node by a power loss, and restarts it.
+   * Cuts the power of a node, and restarts it.
    *
    * @param node The node.
    * @param lastsMs Time until the next start.
@@ -73,7 +73,7 @@ export class Tour extends Examination {
   }
 
   /**
-   * Picks the node of a visit, which depends on visit and seed.
+   * Picks the node of a visit. It depends on the visit and the seed.
    *
    * @param number Number of the visit.
    * @returns The node.
@@ -109,7 +109,7 @@ export class Tour extends Examination {
    * Waits for the outcome of the first attempt to connect.
    *
    * @param client The client.
-   * @returns `connected`, or `refused` with the close code.
+   * @returns `connected`, or `refused` and the close code.
    */
   async outcome(client: Client): Promise<string> {
     await this.until(() => client.status.current.name !== "connecting");
@@ -123,7 +123,7 @@ export class Tour extends Examination {
    * @param part The examined part.
    * @param what The operation.
    * @param promise The promise.
-   * @param expected Name of the error, or `fulfilled`, and the times.
+   * @param expected The name of the error or `fulfilled`, and the times.
    */
   async settles(
     part: Facts["examined"]["part"],
@@ -155,7 +155,7 @@ export class Tour extends Examination {
  * Returns the name of an error.
  *
  * @param error The error.
- * @returns Name of the class, with the code of a rejection.
+ * @returns The name of the class and, for a rejection, its code.
  */
 export function nameOfError(error: unknown): string {
   const { name = typeof error, failure } = Object(error) as {

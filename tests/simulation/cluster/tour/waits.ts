@@ -6,17 +6,17 @@ import type { Tour } from "./tour.ts";
 /** Duration of a handler that holds a request, in milliseconds. */
 const LONG_MS = 20_000;
 
-/** Time for a message to the other end, in milliseconds. */
+/** Time until a message reaches the other end, in milliseconds. */
 const TRIP_MS = 200;
 
-/** Time for the event loop to settle a promise, in milliseconds. */
+/** Time until the event loop has settled a promise, in milliseconds. */
 const TURN_MS = 5;
 
 /** Limit of the outbox of a guest that never connects. */
 const OUTBOX = 5;
 
 /**
- * Waits on both ends of a session, and on a client that cannot connect.
+ * Examines waits at both ends of a session, and waits of a client that cannot connect.
  *
  * @param tour The tour.
  */
@@ -48,13 +48,13 @@ async function visitRequests(tour: Tour): Promise<void> {
       }
       const isHeld = await tour.until(() => tour.holds.open.has(id), 250);
       tour.examine("waits", `request of ${id} at the handler`, "true", isHeld);
-      // The wait started before the request was seen.
+      // The wait started before the node received the request.
       await tour.settles("waits", `request of ${id}`, asked, {
         as: kind === "signal" ? "AbortError" : "TimeoutError",
         fromMs: (kind === "signal" ? 300 : 700) - 250,
         toMs: (kind === "signal" ? 300 : 700) + TURN_MS,
       });
-      // Rule 6.8: the other end must be cancelled.
+      // By rule 6.8, the request must be cancelled at the other end.
       const isTold = await tour.until(() => !tour.holds.open.has(id), TRIP_MS);
       tour.examine("waits", `end of the handler of ${id}`, "true", isTold);
     }
@@ -73,7 +73,7 @@ async function visitRequests(tour: Tour): Promise<void> {
   ) tour.examine("waits", `requests of ${end} afterwards`, "0", openRequests);
 }
 
-/** A streaming response whose next item never arrives. */
+/** Examines a streaming response whose next item never arrives. */
 async function visitAnswers(tour: Tour): Promise<void> {
   if (!tour.settings.has("answers")) return;
   const client = tour.guest(tour.host("stream"), "stream", tour.node(1));
@@ -95,7 +95,7 @@ async function visitAnswers(tour: Tour): Promise<void> {
   });
 }
 
-/** A client whose connection attempts get no reply. */
+/** Examines a client whose connection attempts receive no reply. */
 async function visitUnconnected(tour: Tour): Promise<void> {
   const node = tour.node(2);
   const host = tour.host("alone");
@@ -156,7 +156,7 @@ async function visitUnconnected(tour: Tour): Promise<void> {
   await visitClose(tour, client);
 }
 
-/** Closing a client ends its waits. */
+/** Examines whether closing a client ends its waits. */
 async function visitClose(tour: Tour, client: Client): Promise<void> {
   const waits = [client.whenConnected(), client.request("echo", {})];
   const examined = waits.map((wait) =>

@@ -1,4 +1,4 @@
-/** Streaming responses: some end with the session, others survive sessions and nodes. */
+/** Streaming responses. Some end with the session, and others survive sessions and nodes. */
 import type { ServerOptions } from "../../../../server.ts";
 import { pause } from "../../../../base/wait.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
@@ -6,7 +6,7 @@ import type { Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
 import { patienceOf } from "./patience.ts";
 
-/** Mean interval of a client's requests, in milliseconds. */
+/** Mean interval between a client's requests, in milliseconds. */
 const ASK_EVERY_MS = 15_000;
 
 /** Maximum items of a response. */
@@ -18,11 +18,11 @@ const ITEM_MS = 300;
 /** Maximum wait for an item of a response that survives its session, in milliseconds. */
 const KEPT_ITEM_MS = 60_000;
 
-/** Maximum time of a whole response, in milliseconds. */
+/** Maximum duration of a whole response, in milliseconds. */
 const ANSWER_MS = 120_000;
 
 /**
- * Handlers of requests with streaming responses.
+ * Creates the handlers of requests for streaming responses.
  *
  * @param host The host of the node.
  * @returns The handlers.
@@ -45,7 +45,7 @@ export function answerHandlers(host: Host): NonNullable<ServerOptions<Identity>[
 }
 
 /**
- * Requests responses, reads most of them to the end, and leaves some.
+ * Requests responses, reads most of them to the end, and stops reading some of them.
  *
  * @param program The program.
  */
@@ -69,7 +69,7 @@ interface Asked {
   readonly isKept: boolean;
   /** Index of the item at which the program leaves the loop. */
   readonly leavesAt?: number | undefined;
-  /** Index and offset after which to continue. */
+  /** The index and offset after which to continue. */
   readonly index?: number;
   readonly offset?: string | undefined;
 }

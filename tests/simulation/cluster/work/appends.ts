@@ -1,9 +1,9 @@
-/** Durable streams that clients write over HTTP: each append is retried until a node responds. */
+/** Durable streams that clients write over HTTP. Each append is retried until a node responds. */
 import type { Program, Written } from "../program.ts";
 import type { DurableNames } from "./durable.ts";
 import { ANSWER_MS, type HttpParts, RETRY_MS, TimeLimit, urlOf } from "./http.ts";
 
-/** Mean interval of a machine's streams, in milliseconds. */
+/** Mean interval between a machine's streams, in milliseconds. */
 const WRITE_EVERY_MS = 30_000;
 
 /** Maximum records of a stream. */
@@ -12,19 +12,19 @@ const MAX_RECORDS = 10;
 /** Mean time between two records, in milliseconds. */
 const RECORD_MS = 700;
 
-/** Maximum attempts per append: together longer than all faults. */
+/** Maximum number of attempts per append. Together they take longer than all faults. */
 const MAX_ATTEMPTS = 100;
 
-/** Share of records before which the producer starts a new epoch. */
+/** Share of the records before which the producer starts a new epoch. */
 const EPOCH_SHARE = 0.2;
 
-/** Parts of writers over HTTP. */
+/** The parts that writers over HTTP use. */
 export interface AppendParts extends HttpParts {
   readonly streams: DurableNames;
 }
 
 /**
- * Writes streams over HTTP, one after another, and continues those of the previous program.
+ * Writes one stream after another over HTTP, and continues the streams of the previous program.
  *
  * @param program The program.
  * @param parts See {@linkcode AppendParts}.
@@ -57,7 +57,7 @@ async function write(program: Program, parts: AppendParts, writing: Writing): Pr
     if (status === undefined || status < 300) return status !== undefined;
     program.tell("appendRefused", { stream, status });
     program.storage.written.delete(stream);
-    // The engine lost part of the stream, and no other writer would end it.
+    // The engine has lost part of the stream, and no other writer would close it.
     await persist(program, parts, { stream, init: { method: "DELETE" }, random });
     return false;
   };
@@ -105,9 +105,10 @@ function producer(epoch: number, seq: number): Record<string, string> {
 }
 
 /**
- * Retries a request at any node until one returns a final response: a success or a rejection.
+ * Retries a request at any node until a node returns a final response, which is a success or a
+ * rejection.
  *
- * @returns The status of the response; `undefined` if the program ends or stops retrying.
+ * @returns The status of the response, or `undefined` if the program ends or stops retrying.
  */
 async function persist(
   program: Program,
@@ -131,7 +132,7 @@ async function persist(
       if (program.client.status.isEnded) return undefined;
       program.event(`${init.method} of a stream answers ${status}`);
       if (ok) return status;
-      // Proxies reject with other bodies, for as long as their fault lasts.
+      // Proxies reject requests with other bodies for as long as their fault lasts.
       const isOfServer = headers.get("content-type") === "application/problem+json";
       if (isOfServer && status < 500 && status !== 429) return status;
     } catch (error) {

@@ -1,4 +1,4 @@
-/** Durable streams: nodes write, clients read over sessions. */
+/** Durable streams that nodes write and clients read over sessions. */
 import { RequestError } from "../../../../errors.ts";
 import { pause } from "../../../../base/wait.ts";
 import type { ClusterNode } from "../node.ts";
@@ -11,7 +11,8 @@ const MAX_RECORDS = 30;
 const RECORD_MS = 400;
 
 /**
- * Maximum wait for the engine to store a record, in milliseconds: a little more than a writer's.
+ * Maximum wait for the engine to store a record, in milliseconds. It is a little longer than a
+ * writer's wait.
  */
 const APPEND_MS = 40_000;
 
@@ -32,7 +33,7 @@ export class DurableNames {
    * Picks a stream, preferring new ones.
    *
    * @param chance A number from 0 up to 1.
-   * @returns The id; `undefined` if there is no stream.
+   * @returns The id, or `undefined` if there is no stream.
    */
   pick(chance: number): string | undefined {
     return this.#names.at(-1 - Math.floor(chance * Math.min(4, this.#names.length)));

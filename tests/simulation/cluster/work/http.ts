@@ -1,16 +1,19 @@
-/** Programs without a session: the HTTP API, readers of durable streams over HTTP, plain pages. */
+/**
+ * Programs without a session: users of the HTTP API, readers of durable streams over HTTP, and
+ * plain pages.
+ */
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
 import { oneOf } from "../chance.ts";
 import type { Program } from "../program.ts";
 
-/** Mean interval of a machine's publications over HTTP, in milliseconds. */
+/** Mean interval between a machine's publications over HTTP, in milliseconds. */
 const PUBLISH_EVERY_MS = 15_000;
 
-/** Mean interval of reads of a durable stream over HTTP, in milliseconds. */
+/** Mean interval between reads of a durable stream over HTTP, in milliseconds. */
 const READ_EVERY_MS = 25_000;
 
-/** Maximum wait for a response, in milliseconds: a long-poll takes 20 s. */
+/** Maximum wait for a response, in milliseconds. A long-poll takes 20 s. */
 export const ANSWER_MS = 40_000;
 
 /** Delay before a retry, in milliseconds. */
@@ -22,7 +25,7 @@ const MAX_FAILURES = 20;
 /** Delay before a plain page opens the next socket, in milliseconds. */
 const REOPEN_MS = 3_000;
 
-/** Parts that programs over HTTP use. */
+/** The parts that programs over HTTP use. */
 export interface HttpParts {
   readonly network: SimulatedNetwork;
   readonly servers: readonly Host[];
@@ -52,7 +55,7 @@ export function useHttp(program: Program, parts: HttpParts, topics: readonly str
 }
 
 /**
- * Opens sockets of a plain page, one after another, and sends a message on each.
+ * Opens one socket of a plain page after another, and sends a message on each.
  *
  * @param program The program whose machine also runs the page.
  * @param parts See {@linkcode HttpParts}.
@@ -69,7 +72,8 @@ export function openPage(program: Program, parts: HttpParts): void {
     const opened = socket = parts.network.sockets(host)(url);
     const staysMs = random() < 0.5 ? 60_000 * random() : undefined;
     opened.onopen = () => {
-      // By the WebSocket standard, a socket that is closed before this event ends with 1006.
+      // According to the WebSocket standard, a socket that is closed before this event ends with
+      // 1006.
       if (staysMs !== undefined) host.runtime.setTimeout(() => opened.close(), staysMs);
       program.event("page open");
       opened.send(JSON.stringify({ topic: "page", data: "hello" }));
@@ -129,7 +133,7 @@ async function publish(
   }
 }
 
-/** Reads a stream with long-polls, on any node, until the end. */
+/** Reads a stream with long-polls on any node until the stream ends. */
 async function readStream(
   program: Program,
   parts: HttpParts,
@@ -175,7 +179,7 @@ async function readStream(
   program.tell("readEnded", { stream, reader, isLeft: true });
 }
 
-/** Aborts a request after a time on the machine's clock, unless disposed before. */
+/** Aborts a request after a time on the machine's clock, unless it is disposed earlier. */
 export class TimeLimit implements Disposable {
   /** Aborts the request. */
   readonly signal: AbortSignal;

@@ -1,17 +1,17 @@
-/** Messages and requests: from clients to nodes, and from nodes to clients and users. */
+/** Messages and requests from clients to nodes, and from nodes to clients and users. */
 import type { Session } from "../../../../session/session.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 import type { ClusterNode } from "../node.ts";
 import type { Identity } from "../tokens.ts";
 import { patienceOf } from "./patience.ts";
 
-/** Mean interval of a client's messages, in milliseconds. */
+/** Mean interval between a client's messages, in milliseconds. */
 const SEND_EVERY_MS = 4_000;
 
-/** Mean interval of a client's requests, in milliseconds. */
+/** Mean interval between a client's requests, in milliseconds. */
 const ASK_EVERY_MS = 6_000;
 
-/** Share of requests with slow handlers. */
+/** Share of the requests with slow handlers. */
 const SLOW_SHARE = 0.4;
 
 /** Maximum duration of such a handler, in milliseconds. */
@@ -61,7 +61,7 @@ export function ask(program: Program): void {
     const retry = random() < 0.3;
     program.tell("requestSent", { requester: name, id, isResent: retry });
     const { options, withinMs } = patienceOf(host.runtime, patience, WAIT_MS);
-    // Some handlers take long enough for a session to end meanwhile.
+    // Some handlers take so long that a session may end in the meantime.
     const isSlow = patience() < SLOW_SHARE;
     const data = isSlow ? { id, ms: SLOW_MS * patience() } : { id };
     const reply = client.request(isSlow ? "hold" : "echo", data, { retry, ...options });
@@ -79,7 +79,7 @@ export function ask(program: Program): void {
  * Answers requests from nodes.
  *
  * @param user The user.
- * @returns The handlers of a client.
+ * @returns A client's handlers.
  */
 export function clientRequests(
   user: string,

@@ -1,16 +1,19 @@
-/** Moves: clients open another session next to the current one, over any of their transports. */
+/**
+ * Moves, in which a client opens another session next to its current one over any of its
+ * transports.
+ */
 import type { ConnectOptions } from "../../../../client/connect.ts";
 import { oneOf } from "../chance.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 
-/** Mean interval of a client's moves, in milliseconds. */
+/** Mean interval between a client's moves, in milliseconds. */
 const MOVE_EVERY_MS = 12_000;
 
-/** Share of moves to a transport that the program chooses. */
+/** Share of the moves to a transport that the program chooses. */
 const CHOSEN_SHARE = 0.5;
 
 /**
- * Moves from time to time.
+ * Makes a client move from time to time.
  *
  * @param program The program.
  * @param transports The transports of the client.

@@ -1,13 +1,13 @@
-/** Timeouts of programs: some waits have a short timeout, or a signal that is aborted soon. */
+/** Timeouts of programs. Some waits have a short timeout or a signal that is aborted soon. */
 import type { Runtime } from "../../../../base/runtime.ts";
 
 /** Share of waits with a short timeout, and share of waits with a signal. */
 const SHARE = 0.25;
 
-/** Minimum time of such a wait, in milliseconds: a round trip. */
+/** Minimum duration of such a wait in milliseconds, which is a round trip. */
 const LEAST_MS = 5;
 
-/** Maximum time of such a wait, as a multiple of the minimum. */
+/** Maximum duration of such a wait, as a multiple of the minimum. */
 const SPREAD = 400;
 
 /** Options of a wait, and the time after which it ends. */
@@ -19,11 +19,11 @@ export interface Patience {
 }
 
 /**
- * Draws the timeout or signal of a wait.
+ * Picks the timeout or signal of a wait at random.
  *
  * @param runtime Timers of the host.
- * @param random Returns numbers from 0 to 1; called twice.
- * @param withinMs Maximum time of a wait without its own timeout, in milliseconds.
+ * @param random Returns numbers from 0 to 1. It is called twice.
+ * @param withinMs Maximum duration of a wait that has no timeout of its own, in milliseconds.
  * @returns The options and the time.
  */
 export function patienceOf(

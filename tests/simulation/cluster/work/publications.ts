@@ -1,11 +1,11 @@
-/** Publications: clients subscribe to topics, and publish on them. */
+/** Clients that subscribe to topics and publish on them. */
 import { RequestError } from "../../../../errors.ts";
 import type { Subscription } from "../../../../client/subscription.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 import { hasHistory } from "../settings.ts";
 import { patienceOf } from "./patience.ts";
 
-/** Share of publications without an echo. */
+/** Share of the publications without an echo. */
 const NO_ECHO_SHARE = 0.1;
 
 /** Delay before subscribing again after a failed subscription, in milliseconds. */
@@ -14,11 +14,12 @@ const AGAIN_MS = 2_000;
 /** Mean duration of a temporary subscription, in milliseconds. */
 const STAY_MS = 20_000;
 
-/** Maximum newest publications that a new subscriber requests. */
+/** Maximum number of newest publications that a new subscriber requests. */
 const MAX_LAST = 5;
 
 /**
- * Reads a topic for as long as the client lives, with another subscription whenever one fails.
+ * Reads a topic for as long as the client lives. Whenever a subscription fails, the program
+ * subscribes again.
  *
  * @param program The program.
  * @param topic The topic.

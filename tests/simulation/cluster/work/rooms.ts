@@ -1,9 +1,9 @@
-/** Presence: users with data in rooms, and the notices about them. */
+/** Presence: users that have data in rooms, and the notices about them. */
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../../../session/wire/presence_notice.ts";
 import { oneOf } from "../chance.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 
-/** Mean interval of changes to a user's data, in milliseconds. */
+/** Mean interval between changes to a user's data, in milliseconds. */
 const UPDATE_EVERY_MS = 12_000;
 
 /**
@@ -27,7 +27,7 @@ export function bePresent(program: Program, rooms: readonly string[]): void {
   });
 }
 
-/** Room lists that arrive in parts, for one program. */
+/** Collects room lists that arrive in parts, for one program. */
 export class RoomNotices {
   readonly #program: Program;
   readonly #parts = new Map<string, string[]>();
@@ -38,11 +38,11 @@ export class RoomNotices {
   }
 
   /**
-   * Handles a message, if it is a notice.
+   * Handles a message if it is a notice.
    *
    * @param topic The topic.
    * @param data The data.
-   * @returns True for a notice.
+   * @returns True if the message is a notice.
    */
   take(topic: string, data: unknown): boolean {
     if (!topic.startsWith(PRESENCE_PREFIX)) return false;
@@ -50,8 +50,7 @@ export class RoomNotices {
     const notice = data as PresenceNotice;
     this.#program.note(`notice ${notice.type} of ${room}`);
     const observer = this.#observerOf(room);
-    // A notice that was in flight when the client left the room; the next one may arrive much
-    // later.
+    // This notice was in flight when the client left the room. The next one may arrive much later.
     if (observer === undefined) return true;
     if (notice.type === "members") this.#list(room, observer, notice);
     else if (notice.type === "changes") {

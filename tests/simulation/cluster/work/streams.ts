@@ -1,4 +1,7 @@
-/** Streams and datagrams next to a session's messages: typed ones, and raw ones from nodes. */
+/**
+ * Typed and raw streams and datagrams next to a session's messages. The raw streams are opened by
+ * nodes.
+ */
 import { z } from "zod";
 import type { IncomingStream } from "../../../../session/streams/incoming_streams.ts";
 import type { StructuredStream } from "../../../../session/streams/structured.ts";
@@ -8,31 +11,31 @@ import type { Journal } from "../journal.ts";
 import { nameOf, type Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
 
-/** Mean interval of a client's streams, in milliseconds. */
+/** Mean interval between a client's streams, in milliseconds. */
 const OPEN_EVERY_MS = 9_000;
 
-/** Mean interval of a client's datagrams, in milliseconds. */
+/** Mean interval between a client's datagrams, in milliseconds. */
 const DATAGRAM_EVERY_MS = 3_000;
 
 /** Maximum items of a flow. */
 const MAX_ITEMS = 8;
 
-/** Maximum length of an item's text, more than part of a stream's credit. */
+/** Maximum length of an item's text. It exceeds part of a stream's credit. */
 const MAX_TEXT = 1_500;
 
 /** Maximum pause of a slow reader, in milliseconds. */
 const SLOW_MS = 300;
 
-/** Maximum time of a whole stream, in milliseconds; a session without a peer ends earlier. */
+/** Maximum duration of a whole stream, in milliseconds. A session without a peer ends earlier. */
 const STREAM_MS = 90_000;
 
-/** Credit so small that a complete stream needs a grant. */
+/** A credit so small that a complete stream needs a grant. */
 export const SMALL_CREDIT = { maxData: 16_384, maxStreamData: 4_096, maxStreamsBidi: 4 } as const;
 
-/** Modes of a stream: which end closes or aborts, and which end sends. */
+/** Modes of a stream. The mode determines which end closes or aborts, and which end sends. */
 const MODES = ["echo", "both", "abort", "refuse", "invalid", "push"] as const;
 
-/** Messages of a stream, by number; the first one says how both ends use the stream. */
+/** Messages of a stream, by number. The first message says how both ends use the stream. */
 const REGISTRY = {
   1: z.object({
     id: z.string(),
@@ -53,7 +56,7 @@ type Head = z.infer<(typeof REGISTRY)[1]>;
 /** An end of a stream. */
 type Messages = StructuredStream<typeof REGISTRY>;
 
-/** A program or a node, with the facts of that end. */
+/** A program or a node, to which that end reports its facts. */
 type End = Pick<Program, "host" | "tell">;
 
 /** The node of a session. */
@@ -66,18 +69,20 @@ interface NodeEnd extends End {
 interface Flow {
   readonly flow: string;
   readonly count: number;
-  /** Index of the item at which the flow breaks off; never if negative. */
+  /**
+   * Index of the item at which the flow breaks off. If it is negative, the flow does not break off.
+   */
   readonly breakAt?: number;
-  /** True if the break is an item that the schema rejects, not an abort. */
+  /** True if the flow breaks off with an item that the schema rejects, false if it is aborted. */
   readonly isInvalid?: boolean;
 }
 
-/** Text of an item, which the reader also knows. */
+/** Returns the text of an item, which the reader also knows. */
 function textOf(flow: string, index: number): string {
   return `${flow} ${index} `.padEnd(1 + (index * 577 + flow.length * 131) % MAX_TEXT, "x");
 }
 
-/** Code with which an end aborts a flow. */
+/** Returns the code with which an end aborts a flow. */
 function codeOf(flow: string): number {
   return 1_000 + flow.length;
 }
@@ -215,7 +220,7 @@ async function serve(
   }
 }
 
-/** Sends a flow, then closes or breaks off; `others` are flows that break off with this one. */
+/** Sends a flow, and then closes it or breaks it off. The flows in `others` break off with it. */
 async function write(
   end: End,
   session: string,
@@ -264,7 +269,10 @@ async function read(
   }
 }
 
-/** Opens a stream of bytes to the client: a line with the flow, then the items. */
+/**
+ * Opens a stream of bytes to the client and sends a line that describes the flow, followed by the
+ * items.
+ */
 async function push(
   node: NodeEnd,
   session: Session<Identity>,
@@ -329,7 +337,7 @@ async function take(
   }
 }
 
-/** Sends numbered datagrams for as long as the session lives, and reads the node's. */
+/** Sends numbered datagrams for as long as the session lives, and reads the node's datagrams. */
 async function sendDatagrams(
   program: Program,
   session: NonNullable<Program["client"]["session"]>,
@@ -352,7 +360,7 @@ async function sendDatagrams(
     }
     await program.sleep(DATAGRAM_EVERY_MS);
     if (session.isClosed) await reading;
-    else reading.catch(() => {}); // The disposal ends the loop.
+    else reading.catch(() => {}); // Disposing the session ends the loop.
   } catch (error) {
     program.event(`datagrams over: ${nameOf(error)}`, `${error}`);
   }
