@@ -13,7 +13,7 @@
  * ```
  *
  * Each finding is shrunk, printed with a timeline, and saved as a plan for `--replay`. The last
- * line is `ok | N passed | 0 failed` with the number of plans; after a finding the exit code is 1.
+ * line is `ok | N passed | 0 failed` with the number of plans. After a finding, the exit code is 1.
  * If a property does not hold, another line says so.
  *
  * @module
@@ -80,7 +80,7 @@ export interface SimulateContext {
    */
   readonly planOf?: (seed: number, options: PlanOptions) => Plan;
   /**
-   * Plays cases of the properties; true if all hold.
+   * Runs cases of the properties. Returns true if all properties hold.
    *
    * @default {searchProperties}
    */
@@ -97,7 +97,7 @@ interface Settings {
   readonly cases: number;
   readonly isFresh: boolean | undefined;
   readonly minutes: number;
-  /** Options of all plans of seeds. */
+  /** Options for all plans that are created from seeds. */
   readonly plans: PlanOptions;
   readonly jobs: number;
   readonly maxFindings: number;
@@ -115,7 +115,7 @@ interface Settings {
  * @param args Arguments of the task.
  * @param context See {@linkcode SimulateContext}.
  * @returns The exit code: 0, or 1 after a finding.
- * @throws {TypeError} If an argument is unknown or wrong.
+ * @throws {TypeError} If an argument is unknown or invalid.
  */
 export async function simulate(
   args: readonly string[],
@@ -150,7 +150,7 @@ export async function simulate(
   return failed || !holds ? 1 : 0;
 }
 
-/** Runs one plan, and shows its timeline. */
+/** Runs one plan and shows its timeline. */
 async function replayPlan(
   plan: Plan,
   runners: Runners,
@@ -180,7 +180,7 @@ async function saveTrace(
   return path;
 }
 
-/** Runs each seed in two processes; in the second one in reverse order. */
+/** Runs each seed in two processes. The second process runs the seeds in reverse order. */
 async function compareTwice(
   runners: Runners,
   { seed, equal, jobs, plans: options }: Settings,
@@ -217,7 +217,7 @@ async function sayDifference(
   for (const line of difference.split("\n")) say(`  ${line}`);
 }
 
-/** Searches, and shows each finding. */
+/** Searches for findings and shows each of them. */
 async function searchPlans(
   runners: Runners,
   settings: Settings,

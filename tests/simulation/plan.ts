@@ -1,37 +1,40 @@
-/** Runs of a simulated cluster as data: plans, and the outcomes of their runs. */
+/** Runs of a simulated cluster as data: plans and the outcomes of their runs. */
 import type { Checkpoint, TraceEntry } from "../../testing/simulation/event_loop.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
 
-/** The engine that the nodes of a cluster share; `none` for independent servers. */
+/** The engine that the nodes of a cluster share, or `none` for independent servers. */
 export type EngineName = "memory" | "redis" | "nats" | "sqlite" | "none";
 
 /**
- * A whole run as data: the same plan always produces the same run.
+ * A whole run as data. The same plan always produces the same run.
  *
- * Each host derives its random numbers from the seed and its own name. So removing an action, a
- * client or a topic does not change the numbers of the others, and any subset of the actions is a valid
- * plan.
+ * Each host derives its random numbers from the seed and its own name. Removing an action, a client
+ * or a topic therefore does not change the numbers of the others, and any subset of the actions is
+ * a valid plan.
  */
 export interface Plan {
-  /** Seed of all randomness. */
+  /** Seed for all random numbers. */
   readonly seed: number;
-  /** Duration of the workload in virtual time; healing and settling follow. */
+  /**
+   * Duration of the workload in virtual time. After that, all faults are healed and the cluster
+   * settles.
+   */
   readonly seconds: number;
   /** The engine. */
   readonly engine: EngineName;
-  /** Number of servers, `node0` and so on. */
+  /** Number of servers, which are named `node0` and so on. */
   readonly nodes: number;
-  /** Number of clients, `client0` and so on. */
+  /** Number of clients, which are named `client0` and so on. */
   readonly clients: number;
   /** Number of topics. */
   readonly topics: number;
   /** Parts of the library that the workload uses, from {@linkcode FEATURES}. */
   readonly features: readonly string[];
-  /** Faults and operations, by time. */
+  /** Faults and operations, ordered by time. */
   readonly actions: readonly Action[];
 }
 
-/** One fault or operation. An action is ignored if its target does not exist at that time. */
+/** One fault or operation. It is ignored if its target does not exist at that time. */
 export interface Action {
   /** Virtual time, in milliseconds since the start of the workload. */
   readonly atMs: number;
@@ -41,7 +44,7 @@ export interface Action {
   readonly target?: string;
   /** Host at the other end, for actions on the network. */
   readonly peer?: string;
-  /** Duration, in milliseconds; afterwards everything is as before. */
+  /** Duration, in milliseconds. Afterwards, everything is as before. */
   readonly lastsMs?: number;
   /** Size, in the unit of the kind. */
   readonly amount?: number;
@@ -51,15 +54,15 @@ export interface Action {
 export interface Outcome {
   /** The plan. */
   readonly plan: Plan;
-  /** Broken guarantees of the library; empty for a good run. */
+  /** Guarantees of the library that were broken. The array is empty for a good run. */
   readonly findings: readonly Finding[];
-  /** Digest of the run; the same for each run of the plan. */
+  /** Digest of the run. It is the same for each run of the plan. */
   readonly digest: string;
   /** Number of events that ran. */
   readonly events: number;
   /** Virtual time of the whole run, in milliseconds. */
   readonly simulatedMs: number;
-  /** States that the run reached, as short texts, each once. */
+  /** States that the run reached, as short texts without duplicates. */
   readonly coverage: readonly string[];
   /** Newest entries of the trace. */
   readonly trace: readonly TraceEntry[];
@@ -73,7 +76,7 @@ export interface Finding {
   readonly invariant: string;
   /** Virtual time, in milliseconds since the start. */
   readonly atMs: number;
-  /** Host on which the invariant broke; empty for the whole cluster. */
+  /** Host on which the invariant broke. It is empty for the whole cluster. */
   readonly host: string;
   /** Expected and received, for readers. */
   readonly text: string;
@@ -93,7 +96,7 @@ export const FEATURES = [
   "direct",
   /** Durable streams. */
   "durable",
-  /** Users that come and go at the end: no collection may grow by their visits. */
+  /** Users that come and go at the end. No collection may grow because of their visits. */
   "growth",
   /** The hardened WebSocket engine, on a model of node:net's sockets. */
   "hardened",
@@ -107,7 +110,7 @@ export const FEATURES = [
   "limits",
   /** Clients that move to another session on their node. */
   "moves",
-  /** Publications by nodes, besides those of clients. */
+  /** Publications by nodes, in addition to publications by clients. */
   "nodes-publish",
   /** Plain pages: WebSocket without the library's protocol. */
   "plain",
@@ -115,7 +118,7 @@ export const FEATURES = [
   "presence",
   /** Rates of messages. */
   "rates",
-  /** Programs of clients end and restart, and continue where the previous one ended. */
+  /** Programs of clients end and restart, and continue where the previous program ended. */
   "reload",
   /** Requests in both directions. */
   "requests",
@@ -140,7 +143,9 @@ export const FEATURES = [
 /** A part of the library that a plan may enable. */
 export type Feature = (typeof FEATURES)[number];
 
-/** Kinds of faults that {@linkcode planOf} draws. Kinds that an engine lacks are ignored. */
+/**
+ * Kinds of faults from which {@linkcode planOf} chooses. Kinds that an engine lacks are ignored.
+ */
 export const FAULTS = [
   "kill",
   "power",
@@ -179,13 +184,15 @@ export const FAULTS = [
   "engine-disk",
 ] as const;
 
-/** Fault of one engine, drawn only in plans with that engine. */
+/** A fault of one engine, which is only chosen in plans with that engine. */
 const SQLITE_FAULT = "engine-disk";
 
-/** Feature of a share of plans with an engine on the network, drawn after all others. */
+/**
+ * A feature of a share of the plans with an engine on the network. It is chosen after all others.
+ */
 const BROKERS = "brokers";
 
-/** Features of a share of plans, drawn after all others. */
+/** Features of a share of the plans, which are chosen after all others. */
 const [GROWTH, HTTP3, HARDENED] = ["growth", "http3", "hardened"] as const;
 
 /** Features with their own share. */
@@ -195,8 +202,8 @@ const APART: ReadonlySet<Feature> = new Set([BROKERS, GROWTH, HTTP3, HARDENED]);
 const BROKERS_SHARE = 0.5;
 
 /**
- * Share of plans that inspect the heap. Each takes as long as ten others, so this is a twentieth of
- * the time.
+ * Share of the plans that inspect the heap. Such a plan takes as long as ten others, so together
+ * they take a twentieth of the time.
  */
 const GROWTH_SHARE = 0.005;
 
@@ -208,29 +215,32 @@ const HARDENED_SHARE = 0.3;
 
 /** Options of {@linkcode planOf}. */
 export interface PlanOptions {
-  /** Engine of the plan; by default drawn. */
+  /** Engine of the plan. By default, it is chosen at random. */
   readonly engine?: EngineName | undefined;
-  /** Duration of the workload; by default 120, or less in some of the smallest clusters. */
+  /** Duration of the workload. The default is 120, or less in some of the smallest clusters. */
   readonly seconds?: number | undefined;
-  /** True for all features and faults, and the maximum size. */
+  /** True for all features, all faults and the maximum size. */
   readonly isFull?: boolean | undefined;
-  /** True for only the smallest clusters: more plans in the same time. */
+  /** True to create only the smallest clusters, so that more plans run in the same time. */
   readonly isSmall?: boolean | undefined;
 }
 
 /** Engines that have a model. */
 export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlite"];
 
-/** Share of plans with the first engine, whose runs are fastest. */
+/** Share of the plans with the first engine, whose runs are the fastest. */
 const FIRST_SHARE = 0.6;
 
 /**
- * Share of clusters with few nodes, clients and topics: most faults need no more, and a run takes a
- * third of the time.
+ * Share of the clusters with few nodes, clients and topics. Most faults need no more, and a run
+ * takes a third of the time.
  */
 const SMALL_SHARE = 0.85;
 
-/** Durations of small clusters (one is drawn), and of others, in seconds. */
+/**
+ * Durations of small clusters, one of which is chosen at random, and duration of other clusters, in
+ * seconds.
+ */
 const [SMALL_S, LARGE_S] = [[5, 40, 120], 120] as const;
 
 /** Mean time between two faults, in milliseconds. */
@@ -245,7 +255,7 @@ const FULL = { nodes: 4, clients: 50, topics: 10 } as const;
  *
  * @param seed An integer.
  * @param options See {@linkcode PlanOptions}.
- * @returns The plan, the same for the same arguments.
+ * @returns The plan, which is the same for the same arguments.
  */
 export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const random = seededRandom(seed * 2_654_435_761 % 2 ** 32);

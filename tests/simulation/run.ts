@@ -7,57 +7,59 @@ import { VISIT_MS } from "./cluster/growth/visits.ts";
 import { Faults } from "./cluster/faults.ts";
 import type { Outcome, Plan } from "./plan.ts";
 
-/** Time after the last fault in which a cluster must settle, in milliseconds. */
+/** Time after the last fault within which a cluster must settle, in milliseconds. */
 const SETTLE_MS = 130_000;
 
-/** Time after the last fault in which engines and nodes reconnect, in milliseconds. */
+/** Time after the last fault within which engines and nodes reconnect, in milliseconds. */
 const CALM_MS = 30_000;
 
 /**
- * Time after the last fault at which a deploy starts, once a dead node is back, in milliseconds.
+ * Time after the last fault at which a deploy starts, in milliseconds. By then, a dead node is
+ * back.
  */
 const DEPLOY_MS = 75_000;
 
-/** Maximum drain of a node in the deploy, in milliseconds. */
+/** Maximum duration of a node's drain in the deploy, in milliseconds. */
 const DRAIN_MS = 4_000;
 
-/** Time at the end of that in which sessions are idle, in milliseconds. */
+/** Time at the end of the settling time during which sessions are idle, in milliseconds. */
 const QUIET_MS = 20_000;
 
 /**
- * Maximum messages of an idle session in that time, in both directions: heartbeats and their
- * replies.
+ * Maximum number of messages that an idle session exchanges in that time, in both directions. They
+ * are heartbeats and their replies.
  */
 const MAX_AT_REST = 8;
 
-/** Time for the last publications and for the tour, in milliseconds. */
+/** Time that the last publications and the tour may take, in milliseconds. */
 const PROBE_MS = 26_000;
 
 /**
- * Time for the last closes before all statistics must be those of an idle cluster, in milliseconds.
+ * Time that the last closes may take before all statistics must match an idle cluster, in
+ * milliseconds.
  */
 const REST_MS = 6_000;
 
-/** Time in which all clients and servers must close, in milliseconds. */
+/** Time within which all clients and servers must close, in milliseconds. */
 const CLOSE_MS = 30_000;
 
 /**
- * Visits until all caches have reached their size, and visits after which no collection may be
- * larger.
+ * Number of visits until all caches have reached their size, and number of visits after which no
+ * collection may be larger.
  */
 const [FIRST_VISITS, VISITS] = [2, 3];
 
-/** Maximum time between checks of the signal, in milliseconds. */
+/** Maximum time between two checks of the signal, in milliseconds. */
 const SLICE_MS = 1_000;
 
 /** Options of {@linkcode runPlan}. */
 export interface RunOptions extends ClusterOptions {
-  /** Ends the run early, with the findings so far. */
+  /** Ends the run early, and returns the findings so far. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * Runs a plan: the workload with its faults, then all faults are healed, the cluster settles, and
+ * Runs a plan. The workload runs with its faults, all faults are healed, the cluster settles, and
  * all its parts close.
  *
  * @param plan The plan.
@@ -119,7 +121,10 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
   };
 }
 
-/** Removes leftover listeners of the global object: clients of killed hosts leave theirs. */
+/**
+ * Removes leftover listeners from the global object. The clients of killed hosts leave their
+ * listeners there.
+ */
 function takeListeners(): Disposable {
   type Listener = Parameters<EventTarget["addEventListener"]>;
   const page: EventTarget = globalThis;
@@ -159,7 +164,7 @@ async function watchRest(cluster: Cluster, signal: AbortSignal | undefined): Pro
   }
 }
 
-/** Makes users come and go, and looks for collections that grow meanwhile. */
+/** Makes users come and go, and looks for collections that grow in the meantime. */
 async function watchGrowth(cluster: Cluster, signal: AbortSignal | undefined): Promise<void> {
   const visits = cluster.visits();
   if (visits === undefined) return;
@@ -199,7 +204,7 @@ async function close(cluster: Cluster, signal: AbortSignal | undefined): Promise
   }
 }
 
-/** Lets time pass until a condition holds; an error in an event is recorded as a fact. */
+/** Lets time pass until a condition holds. An error in an event is recorded as a fact. */
 async function passTime(
   { simulation, journal }: Cluster,
   ms: number,

@@ -1,10 +1,12 @@
-/** Checks a run: receives all facts, and passes them to each invariant. */
+/** Checks a run by passing all facts to each invariant. */
 import type { Cluster, Fact, FactKind, Facts, Invariant, Terms, Watch } from "./facts.ts";
 import type { Host } from "../../testing/simulation/host.ts";
 import type { Finding } from "./plan.ts";
 import { INVARIANTS } from "./invariants/mod.ts";
 
-/** Maximum findings of an invariant per run; further ones are counted in the last. */
+/**
+ * Maximum number of an invariant's findings per run. Further findings are counted in the last one.
+ */
 const MAX_FINDINGS = 10;
 
 /** Options of a {@linkcode Witness}. */
@@ -25,7 +27,7 @@ export interface WitnessOptions {
  * Checks one run. The cluster reports facts as they happen, lets the witness check the state at
  * every step and at the end, and reads the findings.
  *
- * - **No influence:** a witness draws no random numbers, starts no timers, and changes nothing. A
+ * - **No influence:** a witness uses no random numbers, starts no timers, and changes nothing. A
  *   run is the same without it.
  * - **Order:** facts are checked in the order in which the cluster reports them.
  */
@@ -63,7 +65,7 @@ export class Witness {
     }
   }
 
-  /** Broken guarantees so far, at most 10 per invariant. */
+  /** Guarantees that were broken so far, at most 10 per invariant. */
   get findings(): readonly Finding[] {
     return this.#findings;
   }
@@ -72,7 +74,7 @@ export class Witness {
    * Reports a fact.
    *
    * @param kind Kind of the fact.
-   * @param host Name of the host; empty for the whole cluster.
+   * @param host Name of the host. It is empty for the whole cluster.
    * @param fact The fact.
    */
   tell<K extends FactKind>(kind: K, host: string, fact: Facts[K]): void {
@@ -86,7 +88,7 @@ export class Witness {
    * Awaits a promise of the library, which must settle in time.
    *
    * @param host Host of the program that waits.
-   * @param what The promise, in words: "request 7".
+   * @param what A description of the promise, such as "request 7".
    * @param withinMs Time within which the promise must settle, in milliseconds of the host's clock.
    * @param promise The promise.
    * @returns The promise.
@@ -109,7 +111,8 @@ export class Witness {
   }
 
   /**
-   * Checks the state of the cluster at the end: after `settled`, with probes sent and received.
+   * Checks the state of the cluster at the end, after `settled` and after probes were sent and
+   * received.
    *
    * @param cluster The live parts.
    */
@@ -118,7 +121,8 @@ export class Witness {
   }
 
   /**
-   * Checks that nothing is left, after clients, servers and brokers closed and time passed.
+   * Checks that nothing is left after clients, servers and brokers have closed and some time has
+   * passed.
    *
    * @param cluster The closed parts, on live hosts.
    */

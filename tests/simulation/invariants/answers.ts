@@ -1,4 +1,4 @@
-/** Streaming responses: each item once, in order, then one end. */
+/** Streaming responses: each item arrives once and in order, followed by one end. */
 import type { Invariant } from "../facts.ts";
 
 /** Progress of one reader of one answer. */
@@ -26,7 +26,7 @@ export const answersInOrder: Invariant = {
         const known = answers.get(answer);
         const first = known?.isKept ? known.readUpTo : 0;
         const state = readers.get(reader);
-        // A page that returns continues after its last item, or reads from the start.
+        // A page that returns continues after its last item or reads from the start.
         const isFine = state === undefined ? index === 0 || index === first : index === state.next;
         if (state?.isOver) {
           report(fact, `expected nothing after the end of ${answer}, received item ${index}`);

@@ -1,7 +1,7 @@
 import { answersInOrder } from "./answers.ts";
 import { Story } from "./story.ts";
 
-/** Answer `a` of three items, of which a reader gets some. */
+/** Answer `a` has three items, some of which a reader receives. */
 function answer(isKept: boolean, ...readers: readonly (readonly number[])[]): Story {
   const story = new Story(answersInOrder);
   readers.forEach((indexes, i) => {

@@ -1,10 +1,11 @@
-/** Deploys: draining nodes move their clients, and nothing is lost. */
+/** Deploys: draining nodes move their clients without losing anything. */
 import { CloseCode, QueueFullError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
 /**
- * Maximum time of a client without a session, including delays before attempts, in milliseconds.
+ * Maximum time that a client spends without a session, including delays before attempts, in
+ * milliseconds.
  */
 const AWAY_MS = 6_000;
 
@@ -24,9 +25,12 @@ export const smoothDeploys: Invariant = {
     let isUnderWay = false;
     let lostMs = -Infinity;
     const away = new Map<string, number>();
-    /** Announced ends of sessions, by client host. */
+    /** Announced ends of sessions, by the client's host. */
     const ends = new Map<string, number>();
-    /** Publications in outboxes by host and id; false if the program has abandoned it. */
+    /**
+     * Publications in outboxes, by host and id. The value is false if the program has abandoned the
+     * publication.
+     */
     const kept = new Map<string, Map<string, boolean>>();
     return {
       engineLost: ({ atMs }) => void (lostMs = Math.max(lostMs, atMs)),

@@ -1,32 +1,33 @@
-/** Durable streams: stored records are read once, in order, then the end. */
+/** Durable streams: readers receive the stored records once and in order, followed by the end. */
 import type { Fact, Invariant } from "../facts.ts";
 
-/** Codes of an end after the last record. */
+/** Codes with which a stream may end after its last record. */
 const ENDS: ReadonlySet<string> = new Set(["ended", "aborted", "writer-lost", "cancelled"]);
 
 /**
- * Maximum time after a failover in which the old primary still accepts writes, all of which are
- * lost, in milliseconds.
+ * Maximum time after a failover during which the old primary still accepts writes, in milliseconds.
+ * All of these writes are lost.
  */
 const SPLIT_MS = 5_000;
 
-/** A durable stream, as its writer and readers see it. */
+/** A durable stream as its writer and readers see it. */
 interface Log {
-  /** Records that the writer has started to append. */
+  /** Number of records that the writer has started to append. */
   begun: number;
-  /** Records whose append resolved. */
+  /** Number of records whose append has resolved. */
   kept: number;
   /** Total number of records, once the writer has closed the stream. */
   records: number | undefined;
   /** True if the engine may have lost records. */
   isUnsure: boolean;
-  /** First records of a producer's later epochs, which the stream accepts even after a loss. */
+  /** The first records of a producer's later epochs, which the stream accepts even after a loss. */
   readonly anew: Set<number>;
 }
 
 /**
- * True for a record after lost ones if the stream cannot notice the loss: a later epoch of the
- * producer reused the positions of the lost records, including positions that the reader has.
+ * True for a record after lost records if the stream cannot notice the loss. This is the case if a
+ * later epoch of the producer reused the positions of the lost records, including positions that
+ * the reader has received.
  */
 function isBehindLoss({ isUnsure, anew }: Log, record: number, next: number): boolean {
   return isUnsure && [...anew].some((first) => next <= first && first <= record);
@@ -104,7 +105,7 @@ export const recordsInOrder: Invariant = {
         if (fact.isLeft || fact.code !== undefined && !ENDS.has(fact.code)) return;
         over.push({ fact, next: state.next });
       },
-      // The writer may be notified of its close after the readers.
+      // The readers may be notified of the close before the writer.
       end() {
         for (const { fact, next } of over) {
           const { kept, records, isUnsure } = logOf(fact.stream);

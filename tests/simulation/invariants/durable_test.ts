@@ -1,7 +1,10 @@
 import { recordsInOrder } from "./durable.ts";
 import { Story } from "./story.ts";
 
-/** Stream `d`: three records started, some stored, and closed after some. */
+/**
+ * Stream `d` has three records that were started. Some are stored, and the stream is closed after
+ * some of them.
+ */
 function stream(kept: number, records?: number): Story {
   const story = new Story(recordsInOrder)
     .tells("appending", { stream: "d", first: 0, count: 3 })
@@ -10,7 +13,7 @@ function stream(kept: number, records?: number): Story {
   return story;
 }
 
-/** Reader `r` receives records, then the end. */
+/** Reader `r` receives records and then the end. */
 function reads(story: Story, records: readonly number[], code?: string): Story {
   story.tells("readBegan", { stream: "d", reader: "r", after: records[0] ?? 0 });
   for (const record of records) story.tells("readDurable", { stream: "d", reader: "r", record });

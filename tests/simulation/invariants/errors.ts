@@ -1,4 +1,4 @@
-/** Errors: none is unhandled, and none indicates a bug in the library. */
+/** Errors: all are handled, and none indicates a bug in the library. */
 import { SkeinError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 
@@ -41,6 +41,6 @@ function isKnown(error: unknown): boolean {
 function shown(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const place = error.stack?.split("\n").find((line) => /^\s+at /.test(line))?.trim() ?? "";
-  // With paths of a machine, two reports of one error would differ.
+  // Paths of a machine would make two reports of the same error differ.
   return `${error.name}: ${error.message} ${place.replace(/\(?file:.*\/([^/)]*)\)?$/, "($1)")}`;
 }

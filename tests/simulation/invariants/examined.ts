@@ -1,7 +1,7 @@
-/** Examinations: on an idle cluster, outcomes are the documented ones. */
+/** Examinations: on an idle cluster, all outcomes are as documented. */
 import type { Facts, Invariant } from "../facts.ts";
 
-/** Creates the invariant of one part. */
+/** Creates the invariant for one part of the library. */
 function examined(
   part: Facts["examined"]["part"],
   about: Pick<Invariant, "name" | "promise" | "source">,

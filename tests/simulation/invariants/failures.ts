@@ -2,12 +2,12 @@
 import type { Fact } from "../facts.ts";
 
 /**
- * Maximum time after an engine failure until a node notices that its connection is dead, by a ping
- * or a failing command, in milliseconds.
+ * Maximum time after an engine failure until a ping or a failing command shows a node that its
+ * connection is dead, in milliseconds.
  */
 const NOTICED_MS = 10_000;
 
-/** Elections of first leaders: until then, the engine does not respond. */
+/** Elections of the first leaders. The engine does not respond until they are over. */
 export class Elections {
   readonly #underWay = new Set<string>();
   readonly #over = new Set<string>();
@@ -36,7 +36,7 @@ export class Elections {
 /** The last failure of a node or of the engine. */
 export class Failures {
   readonly #elections = new Elections();
-  /** Virtual time at which nodes notice its end. */
+  /** Virtual time at which nodes notice that the failure is over. */
   #lastMs = -Infinity;
 
   /** Records a fault, unless it affects only a client or a link. */
@@ -45,7 +45,7 @@ export class Failures {
     if (scope === "engine") this.#note(atMs + lastsMs + NOTICED_MS);
   }
 
-  /** Records that the engine has no leader, such as at the start, or has one again. */
+  /** Records that the engine has no leader, for example at the start, or has one again. */
   engineElects(fact: Fact<"engineElects">): void {
     this.#elections.engineElects(fact);
     this.#note(fact.atMs);

@@ -1,8 +1,11 @@
-/** Gaps: a subscriber of a topic with a history misses nothing silently. */
+/** Gaps: a subscriber to a topic with a history misses nothing silently. */
 import type { Cluster, Invariant } from "../facts.ts";
 import { place } from "./texts.ts";
 
-/** Size of a history that keeps all publications that arrive while a node reads a new epoch. */
+/**
+ * Size of a history that is large enough for all publications that arrive while a node reads a new
+ * epoch.
+ */
 const LONG = 64;
 
 /** Publications of one epoch of one topic, by offset. */
@@ -22,7 +25,7 @@ class Epoch {
     this.ids.splice(at, 0, id);
   }
 
-  /** Index of the first publication after an offset; most queries are near the end. */
+  /** Index of the first publication after an offset. Most searches are near the end. */
   indexAfter(offset: number): number {
     let at = this.offsets.length;
     for (let looked = 0; looked < 8; looked++, at--) {
@@ -47,16 +50,16 @@ interface Reading {
   epoch: string | undefined;
   offset: number;
   /**
-   * True from a notice of a new epoch, whose oldest publications may be gone, until its first
-   * publication.
+   * True from the notice of a new epoch, whose oldest publications may be gone, until its first
+   * publication arrives.
    */
   isAnew: boolean;
 }
 
 /**
- * There is no known publication between two that a subscriber receives without a notice, and at the
- * end each subscriber has the newest. A publication is known once any subscriber received it, or
- * once `append` resolved.
+ * There is no known publication between two publications that a subscriber receives without a
+ * notice, and at the end each subscriber has received the newest one. A publication is known once
+ * any subscriber has received it or `append` has resolved.
  */
 export const noSilentGap: Invariant = {
   name: "no-silent-gap",
@@ -98,7 +101,7 @@ export const noSilentGap: Invariant = {
       `${place({ epoch: reading.epoch!, offset: from })} and ${to === Infinity ? "the end" : to} ` +
       `on "${reading.topic}" ` +
       `(${reading.subscription}), received neither these nor a notice`;
-    /** Moves a reading forward; `to` is the first offset that need not have come. */
+    /** Moves a reader forward. `to` is the first offset that need not have arrived. */
     const move = (reading: Reading, to: number, atMs: number) => {
       const epoch = epochOf(reading.topic, reading.epoch!);
       const ids = missing(reading, epoch, reading.offset, to);
@@ -116,7 +119,8 @@ export const noSilentGap: Invariant = {
         epochOf(topic, position.epoch).add(position.offset, id);
         newest.set(topic, position.epoch);
       },
-      // The engine forgot publications that some subscribers have, and reuses their offsets.
+      // The engine has lost publications that some subscribers have received, and reuses their
+      // offsets.
       engineLost({ topic }) {
         if (topic === undefined) topics.clear();
         else topics.delete(topic);
@@ -177,7 +181,7 @@ export const noSilentGap: Invariant = {
               `received it at ${place(position)}`,
           );
         }
-        // A subscription that receives no position continues from the known one in the next
+        // A subscription that receives no position continues from the known position in the next
         // session.
         if (!recovered && position === undefined && reason === "unavailable") return;
         if (!recovered || reading.epoch === undefined) {
@@ -193,7 +197,7 @@ export const noSilentGap: Invariant = {
       },
     };
 
-    /** Gaps that appear only when the publications become known. */
+    /** Finds gaps that appear only when the publications become known. */
     function lateGaps(epoch: Epoch): void {
       for (const [reading, from, to, atMs] of epoch.moves) {
         const ids = missing(reading, epoch, from, to);
@@ -210,7 +214,7 @@ export const noSilentGap: Invariant = {
       }
     }
 
-    /** Checks that a subscriber has the newest publication of the topic. */
+    /** Checks that a subscriber has received the newest publication of the topic. */
     function atHead(reading: Reading, nowMs: number): void {
       const current = newest.get(reading.topic);
       const epoch = current && topics.get(reading.topic)?.get(current);

@@ -2,17 +2,17 @@
 import type { Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
-/** Subscription to a topic without a history. */
+/** A subscription to a topic without a history. */
 interface Listening {
   readonly topic: string;
-  /** Time at which the engine ended, until a notice follows. */
+  /** Time at which the engine ended. It is set until a notice follows. */
   endedMs: number | undefined;
 }
 
 /**
- * The end of the whole engine breaks the connection of each node, and publications of other nodes
- * may be lost until the next connection. So each subscriber receives a notice: `interrupted`, or
- * the notice of a reconnect.
+ * If the whole engine ends, the connections of all nodes break, and publications from other nodes
+ * may be lost until the next connection. Each subscriber therefore receives a notice, which is
+ * `interrupted` or the notice of a reconnect.
  */
 export const interruptionsTold: Invariant = {
   name: "interruptions-told",

@@ -1,23 +1,27 @@
-/** Leaks: closed parts leave nothing behind. */
+/** Leaks: parts that have closed leave nothing behind. */
 import { measuresOf } from "../../../server/metrics/prometheus.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
 
-/** Systems drop a lost connection later than any server timer runs, in milliseconds. */
+/**
+ * Time after which systems drop a lost connection, in milliseconds. It is longer than any timer of
+ * a server.
+ */
 const LONGEST_TIMER_MS = 300_000;
 
-/** Gauges that stay on a closed server: its state, and its limits. */
+/** Gauges that a closed server keeps: its state and its limits. */
 const KEPT: ReadonlySet<string> = new Set(["skein.draining", "skein.quota.max"]);
 
-/** Limits of resources in the engine, which outlive a server. */
+/** Limits on resources in the engine, which outlive a server. */
 const OF_ENGINE: ReadonlySet<unknown> = new Set(["answers.maxKept", "durableStreams.maxStreams"]);
 
 /**
- * Gauges that include sockets with silently lost peers, which stay until the system closes them.
+ * Gauges that include sockets whose peers were lost silently. Those sockets stay until the system
+ * closes them.
  */
 const SILENT: ReadonlySet<string> = new Set(["skein.sockets", "skein.sockets.lingering"]);
 
-/** The gauge of slots in use; each socket uses one. */
+/** The gauge of slots in use. Each socket uses a slot. */
 const TAKEN = "skein.quota.taken";
 
 /** Closed servers have no sessions, topics or timers, and closed clients no timers. */
@@ -51,7 +55,7 @@ export const nothingLeaks: Invariant = {
           const { count, reserved, sockets, messages } = server.manager.stats();
           check("sessions", count);
           check("reservations", reserved);
-          // A socket with a silently lost peer stays until the peer or the system closes it.
+          // A socket whose peer was lost silently stays until the peer or the system closes it.
           check("sockets", sockets.open - sockets.lingering);
           check("queued messages", messages.queued);
           check("topics", server.topics.size);
@@ -70,7 +74,7 @@ export const nothingLeaks: Invariant = {
   },
 };
 
-/** Gauges of closed servers are zero again. */
+/** The gauges of closed servers are zero again. */
 export const emptyFigures: Invariant = {
   name: "empty-figures",
   promise: "Gauges are zero once a server is closed.",

@@ -3,7 +3,7 @@ import { createServer, type Server } from "../../../server.ts";
 import { emptyFigures, nothingLeaks } from "./leaks.ts";
 import { Story } from "./story.ts";
 
-/** A closed server with leftovers. */
+/** A closed server that has leftovers. */
 function left(count: number, ...timers: string[]): Story {
   const story = new Story(nothingLeaks);
   const host = story.host("node1");

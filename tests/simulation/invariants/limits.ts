@@ -6,15 +6,15 @@ import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
 
 /**
- * Time after a fault of a node or the engine in which nodes may count alone, in milliseconds: a claim
- * lasts for two minutes.
+ * Time after a fault of a node or the engine during which nodes may count separately, in
+ * milliseconds. A claim lasts for two minutes.
  */
 const CLAIM_MS = 120_000;
 
-/** Maximum messages of a session that wait for a handler. */
+/** Maximum number of a session's messages that wait for a handler. */
 const MAX_RECEIVED = 4_096;
 
-/** Maximum pending requests of one end, including the library's own. */
+/** Maximum number of pending requests of one end, including the library's own requests. */
 const MAX_REQUESTS = 64 + 64 + 128 + 32;
 
 /** A user never has more sessions than the limit. */
@@ -42,7 +42,7 @@ export const sessionsPerUser: Invariant = {
         for (const { host, server } of servers) {
           const own = new Map<string, number>();
           for (const { user, state } of server.manager.all()) {
-            // The tour examines guests, who have another session while they move.
+            // The tour examines guests. They have another session while they move.
             if (state === "connected" && !user.startsWith(GUEST)) {
               own.set(user, (own.get(user) ?? 0) + 1);
             }
@@ -133,7 +133,7 @@ export const boundedQueues: Invariant = {
           check(host, "messages in a send queue", queuedMessages, maxMessages);
           if (queuedMessages > 1) check(host, "bytes in a send queue", queuedBytes, maxBytes);
         };
-        // Each dropped message may leave a notice next to each message that stays.
+        // Each dropped message may leave a notice next to each message that remains.
         const most = sendQueue.maxMessages * (sendQueue.drops ? 2 : 1);
         for (const { host: { name }, server } of servers) {
           for (const session of server.manager.all()) {

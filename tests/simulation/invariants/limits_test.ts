@@ -3,7 +3,7 @@ import type { LiveClient, LiveServer } from "../facts.ts";
 import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import { Story } from "./story.ts";
 
-/** Nodes with sessions of users; each user may have two. */
+/** Nodes with sessions of users. Each user may have two sessions. */
 function nodes(story: Story, ...users: readonly string[][]): Story {
   users.forEach((own, index) => {
     const all = own.map((user) => ({ user, state: "connected" }));

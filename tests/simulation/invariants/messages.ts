@@ -1,4 +1,7 @@
-/** Messages from clients to nodes: at least once, in order, each with its own reply. */
+/**
+ * Messages from clients to nodes are handled at least once and in order, and each request receives
+ * its own reply.
+ */
 import type { Fact, Invariant } from "../facts.ts";
 import { Failures } from "./failures.ts";
 import { Spread } from "./spread.ts";
@@ -7,13 +10,13 @@ import { list } from "./texts.ts";
 /** A message that a client sent. */
 interface Sent {
   readonly fact: Fact<"sent">;
-  /** Number among the messages of the client, from 0. */
+  /** Number of the message among the client's messages, starting at 0. */
   readonly number: number;
   times: number;
   hasFailed: boolean;
 }
 
-/** All messages of each client, in the order of the calls. */
+/** All messages of each client, in the order in which they were sent. */
 class Messages {
   readonly byId = new Map<string, Sent>();
   readonly byClient = new Map<string, Sent[]>();
@@ -81,8 +84,8 @@ export const sentIsHandled: Invariant = {
 };
 
 /**
- * Messages are handled in the order of the `send` calls, and once, unless a node or the engine
- * failed after the call.
+ * Messages are handled in the order of the `send` calls. Each is handled once, unless a node or the
+ * engine failed after the call.
  */
 export const handledOnce: Invariant = {
   name: "handled-once-in-order",
@@ -115,7 +118,7 @@ export const handledOnce: Invariant = {
         }
         const last = newest.get(fact.client);
         if (last === undefined || sent.number > last.number) newest.set(fact.client, sent);
-        // Without at-least-once delivery, sessions overlap: an older message may be late.
+        // Without at-least-once delivery, sessions overlap, and an older message may be late.
         else if (sent.fact.isAtLeastOnce) {
           report(fact, `expected ${fact.id} before ${last.fact.id}, as sent, received it after`);
         }
@@ -173,7 +176,7 @@ export const requestsOnce: Invariant = {
 };
 
 /**
- * Messages to a user reach that user's clients once; they are repeated only to a client that moved
+ * Messages to a user reach that user's clients once. They are repeated only to a client that moved
  * while a node or the engine was unreachable, or that temporarily has sessions on several nodes.
  */
 export const onlyToTheUser: Invariant = {

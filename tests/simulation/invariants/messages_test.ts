@@ -8,7 +8,7 @@ import {
 } from "./messages.ts";
 import { Story } from "./story.ts";
 
-/** Client `c` sends messages, at least once each. */
+/** Client `c` sends messages with at-least-once delivery. */
 function sends(story: Story, ...ids: string[]): Story {
   for (const id of ids) story.tells("sent", { client: "c", id, isAtLeastOnce: true });
   return story;

@@ -1,24 +1,26 @@
-/** Order and number: each publication arrives once, in order, at one position. */
+/**
+ * Order and number of publications: each publication arrives once, in order, and at one position.
+ */
 import type { Fact, Invariant } from "../facts.ts";
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import { Failures } from "./failures.ts";
 import { Spread } from "./spread.ts";
 import { place, seconds } from "./texts.ts";
 
-/** Maximum time for which the notice of an epoch may be in flight, in milliseconds. */
+/** Maximum time for which the notice of a new epoch may be in flight, in milliseconds. */
 const UNDER_WAY_MS = 10_000;
 
 /**
- * Reasons after which an engine may deliver the same publications again, because another history
- * has started.
+ * Reasons for a gap after which an engine may deliver the same publications again, because another
+ * history has started.
  */
 const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
 
 /**
- * Publications that may be repeated or late on a topic without a history: a client with
- * at-least-once delivery resends a publication whose number was not stored because a node or the
- * engine failed; a publication that waits for the engine reaches clients that moved to another
- * node; and a client has sessions on two nodes during such a move.
+ * Publications that may be repeated or late on a topic without a history. There are three causes. A
+ * client with at-least-once delivery resends a publication whose number was not stored because a
+ * node or the engine failed. A publication that waits for the engine reaches clients that have
+ * moved to another node in the meantime. A client has sessions on two nodes during such a move.
  */
 class Repetitions extends Failures {
   readonly #times = new Map<string, number>();
@@ -43,7 +45,7 @@ class Repetitions extends Failures {
   }
 }
 
-/** Each subscription yields a publication once per epoch, and offsets grow. */
+/** Each subscription yields a publication once per epoch, and offsets increase. */
 export const onceInOrder: Invariant = {
   name: "once-in-order",
   promise: "A subscription yields each publication once per epoch, and positions grow.",
@@ -53,7 +55,7 @@ export const onceInOrder: Invariant = {
     const repetitions = new Repetitions();
     const readings = new Map<string, {
       last: HistoryPosition | undefined;
-      /** Ids with the epoch in which each arrived. */
+      /** Ids, with the epoch in which each of them arrived. */
       seen: Map<string, string>;
     }>();
     const readingOf = (subscription: string) => {
@@ -152,22 +154,23 @@ export const onePosition: Invariant = {
   },
 };
 
-/** A publication, as its producer made it. */
+/** A publication as its producer made it. */
 interface Produced {
   readonly producer: string;
-  /** Number among those of the producer on the topic. */
+  /** Number of the publication among the producer's publications on the topic. */
   readonly number: number;
   /**
-   * Session of a client's publication without at-least-once delivery, once there is one; a moving
-   * client has two.
+   * The session that a client without at-least-once delivery used, once it has one. A moving client
+   * has two sessions.
    */
   session: string | undefined;
   hasFailed: boolean;
 }
 
 /**
- * A producer's publications on a topic arrive in the order of the calls, except those of two
- * sessions without at-least-once delivery. A failed one may still be in flight, and arrive late.
+ * A producer's publications on a topic arrive in the order of the calls, except publications of two
+ * sessions without at-least-once delivery. A failed publication may still be in flight and arrive
+ * late.
  */
 export const producerOrder: Invariant = {
   name: "producer-order",
@@ -180,7 +183,7 @@ export const producerOrder: Invariant = {
     /** Publications that wait for the next session in a host's client. */
     const waiting = new Map<string, Produced[]>();
     const repetitions = new Repetitions();
-    /** Ids that a subscription received; "once-in-order" checks repetitions. */
+    /** Ids that a subscription received. The invariant "once-in-order" checks repetitions. */
     const seen = new Map<string, Set<string>>();
     const forget = (subscription: string) => {
       newest.delete(subscription);
@@ -253,8 +256,8 @@ function isApart({ session }: Produced, other: Produced): boolean {
 }
 
 /**
- * The epoch of a topic ends only when the engine may have lost publications, or forgot a topic that
- * was idle for the TTL of the history.
+ * The epoch of a topic ends only when the engine may have lost publications, or has forgotten a
+ * topic that was idle for the TTL of the history.
  */
 export const epochsStay: Invariant = {
   name: "epochs-stay",

@@ -1,4 +1,4 @@
-/** Presence: users join once, leave once, and all observers finally agree. */
+/** Presence: users join once and leave once, and in the end all observers agree. */
 import type { Cluster, Invariant } from "../facts.ts";
 import { list } from "./texts.ts";
 
@@ -118,7 +118,7 @@ export const presenceHasData: Invariant = {
   promise: "A member has the data that one of the user's clients set last, and no old data.",
   source: "docs/protocol.md 12.7, 12.9; docs/guide/topics.md, Presence with data",
   watch(report, terms) {
-    /** Data by client and room; a text that no data contains stands for unknown data. */
+    /** Data by client and room. A text that no data contains represents unknown data. */
     const data = new Map<string, string | undefined>();
     return {
       presenceSet({ client, room, data: value }) {
@@ -146,7 +146,7 @@ export const presenceHasData: Invariant = {
             for (const { user, data } of server.rooms.members(room)) {
               const all = own.get(`${user} ${room}`);
               if (all === undefined || all.has(UNKNOWN)) continue;
-              // The nodes' clocks decide which of several clients was last.
+              // The nodes' clocks decide which of several clients set its data last.
               const some = new Set([...all].filter((one) => one !== undefined));
               const shown = data === undefined ? undefined : JSON.stringify(data);
               if (shown === undefined ? some.size === 0 : some.has(shown)) continue;
@@ -163,5 +163,5 @@ export const presenceHasData: Invariant = {
   },
 };
 
-/** Marks data of which the server may have either value. */
+/** Marks data for which the server may have either value. */
 const UNKNOWN = "unknown";

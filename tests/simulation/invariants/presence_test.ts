@@ -33,7 +33,7 @@ Deno.test("joinsAndLeaves finds duplicate joins, leaves of absent users, and dup
     );
 });
 
-/** A client of each user is in the room, and node1 knows members. */
+/** A client of each user is in the room, and node1 knows some members. */
 function ends(story: Story, users: readonly string[], members: readonly string[]): Story {
   for (const user of users) {
     story.cluster.clients.push({

@@ -1,16 +1,19 @@
-/** Recoveries: their reasons are true, and everything acknowledged arrives. */
+/** Recoveries: the reported reasons are true, and everything that was acknowledged arrives. */
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import type { Invariant, LiveClient } from "../facts.ts";
 import { Elections, Failures } from "./failures.ts";
 import { list, seconds } from "./texts.ts";
 
-/** Publications that may be in flight while the library decides. */
+/** Number of publications that may be in flight while the library decides. */
 const UNDER_WAY = 5;
 
-/** Maximum bytes of a publication in a run. */
+/** Maximum size of a publication in a run, in bytes. */
 const MAX_PUBLICATION_BYTES = 1_024;
 
-/** Share of a history's TTL within which no publication is forgotten, because clocks drift. */
+/**
+ * Share of a history's TTL during which no publication is removed. It is less than the whole TTL
+ * because clocks drift.
+ */
 const SURE_SHARE = 0.8;
 
 /** Maximum time for which a publication waits for an unreachable engine, in milliseconds. */
@@ -21,10 +24,10 @@ const ANSWER_MS = 20_000;
 
 /** The known publications of a topic. */
 class Publications {
-  /** Times of the publications with an unknown offset, by id. */
+  /** Times of the publications whose offset is unknown, by id. */
   readonly #unplaced = new Map<string, number>();
   readonly #times = new Map<string, number>();
-  /** Offsets of each epoch in rising order, with the times of the publications. */
+  /** Offsets of each epoch in ascending order, with the times of the publications. */
   readonly #epochs = new Map<string, (readonly [offset: number, atMs: number])[]>();
 
   add(id: string, atMs: number): void {
@@ -42,8 +45,8 @@ class Publications {
   }
 
   /**
-   * Times of the publications that may be after a position. One with an unknown offset may have
-   * waited for the engine.
+   * Returns the times of the publications that may be after a position. A publication whose offset
+   * is unknown may have waited for the engine.
    */
   behind({ epoch, offset }: HistoryPosition): number[] {
     const offsets = this.#epochs.get(epoch) ?? [];
@@ -55,11 +58,11 @@ class Publications {
 }
 
 /**
- * A notice of a loss has a true reason: a history that reaches far enough is used. A library that
- * reports a loss after each reconnect would break no other guarantee.
+ * A notice of a loss has a true reason: if a history reaches far enough, it is used. A library that
+ * reported a loss after each reconnect would break no other guarantee.
  *
- * Missed publications are counted by offset: after an outage the engine stores publications of
- * several producers in an order that differs from the calls.
+ * Missed publications are counted by offset, because after an outage the engine may store
+ * publications of several producers in an order that differs from the order of the calls.
  */
 export const trueReasons: Invariant = {
   name: "true-reasons",
@@ -69,9 +72,10 @@ export const trueReasons: Invariant = {
     const topics = new Map<string, Publications>();
     const positions = new Map<string, HistoryPosition | undefined>();
     let hasEngineFailed = false;
-    // A cluster of servers starts without a leader, for longer than a node waits for replies.
+    // A cluster of servers starts without a leader. This takes longer than a node waits for
+    // replies.
     const elections = new Elections();
-    /** Time until which a node's clock, which determines the age of publications, is wrong. */
+    /** Time until which a node's clock is wrong. The clock determines the age of publications. */
     let wrongClockUntilMs = -Infinity;
     const publicationsOf = (topic: string): Publications => {
       let publications = topics.get(topic);
@@ -136,7 +140,7 @@ export const trueReasons: Invariant = {
             if (!terms.sendQueue.drops) lie("full send queues close the session");
             return;
           case "too-old": {
-            // A publication of that time seems too old or too young for as long as the history
+            // A publication from that time seems too old or too young for as long as the history
             // keeps it.
             if (known === undefined || fact.atMs < wrongClockUntilMs + bounds.ttlMs) return;
             const missed = publicationsOf(topic).behind(known);
@@ -162,15 +166,15 @@ export const trueReasons: Invariant = {
 interface Reader {
   readonly client: string;
   readonly topic: string;
-  /** Time since which each publication, or a notice, must arrive. */
+  /** Time since which each publication must arrive or be replaced by a notice. */
   sinceMs: number;
   readonly received: Set<string>;
 }
 
 /**
  * Publications that the engine acknowledged reach each earlier subscriber, or the subscriber
- * receives a notice. After the cluster has settled, this holds for all publications, including
- * topics without a history.
+ * receives a notice. After the cluster has settled, this applies to all publications, including
+ * publications on topics without a history.
  */
 export const acknowledgedArrives: Invariant = {
   name: "acknowledged-arrives",
@@ -183,16 +187,19 @@ export const acknowledgedArrives: Invariant = {
       readonly atMs: number;
       readonly except: string | undefined;
       /**
-       * Number of the first session with the publication; `undefined` if no other session repeats
-       * it.
+       * Number of the first session that sent the publication. It is `undefined` if no other
+       * session repeats it.
        */
       readonly session: number | undefined;
-      /** Time of the acknowledgement, in milliseconds; `undefined` without a certain one. */
+      /**
+       * Time of the acknowledgement, in milliseconds. It is `undefined` unless an acknowledgement
+       * is certain.
+       */
       acknowledgedMs: number | undefined;
       hasFailed: boolean;
-      /** True once any subscriber has the publication. */
+      /** True once any subscriber has received the publication. */
       isReceived: boolean;
-      /** True if the engine may have lost this one without a trace for subscribers. */
+      /** True if the engine may have lost the publication without a trace for subscribers. */
       mayBeLost: boolean;
     }
     const made = new Map<string, Made[]>();
@@ -243,7 +250,8 @@ export const acknowledgedArrives: Invariant = {
         if (one === undefined) return;
         const { session = Infinity, atMs } = one;
         const isRepeated = (sessions.get(host) ?? 0) > session;
-        // The rejection may be lost with its session, or arrive after the reply in the next one.
+        // The rejection may be lost with its session, or arrive after the reply in the next
+        // session.
         const mayBeRefused = terms.rates.user !== undefined || failures.hasFailedSince(atMs);
         one.acknowledgedMs = isRepeated && mayBeRefused ? undefined : acknowledgedMs;
       },

@@ -38,7 +38,7 @@ Deno.test("trueReasons allows an engine to start without a leader", () => {
   story().tells("engineElects", elects(true)).passes(20_000).recovers("t", lost("unavailable"))
     .finds(lie("unavailable"));
   story().recovers("t", lost("new-epoch")).finds(lie("new-epoch"));
-  // One server is late, but there is a leader.
+  // One server joins late, but there is a leader.
   story().tells("engineElects", elects(true)).tells("engineElects", elects(false)).passes(20_000)
     .recovers("t", lost("unavailable")).finds(lie("unavailable"));
   new Story(trueReasons).subscribes("t").tells("engineElects", elects(true))
@@ -46,7 +46,7 @@ Deno.test("trueReasons allows an engine to start without a leader", () => {
 });
 
 Deno.test("trueReasons counts by offset, not by publish() calls", () => {
-  // After an outage the engine stores the last call first.
+  // After an outage, the engine stores the publication of the last call first.
   const early = Array.from({ length: 98 }, (_, i) => `p${i + 2}`);
   const historyOf = () => ({ size: 100, ttlMs: 3_600_000, bytes: 1 << 20 });
   const story = (...ids: string[]) =>
@@ -122,8 +122,8 @@ Deno.test("acknowledgedArrives finds an acknowledged publication that no one rec
 });
 
 /**
- * Two publications are acknowledged, and a second subscriber has some of them before the engine
- * loses writes.
+ * Two publications are acknowledged, and a second subscriber receives some of them before the
+ * engine loses writes.
  */
 function storyOfLoss(received: readonly string[], loss: Facts["engineLost"]): Story {
   return new Story(acknowledgedArrives)
@@ -135,7 +135,7 @@ function storyOfLoss(received: readonly string[], loss: Facts["engineLost"]): St
     .ends();
 }
 
-/** The finding about publications that a subscriber lacks. */
+/** Returns the finding about publications that a subscriber lacks. */
 function lackOf(ids: string, fromS: number, toS: number, name: string): string {
   return `expected ${ids}, published from ${fromS}.000 s to ${toS}.000 s on "t" (${name}), ` +
     "received neither these nor a notice";

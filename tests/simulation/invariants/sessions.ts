@@ -1,11 +1,11 @@
-/** Sessions: they end for a documented reason, both ends agree, and so do the statistics. */
+/** Sessions end for a documented reason, both ends agree on it, and the statistics match. */
 import { CloseCode } from "../../../errors.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { Fact, Invariant } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 
-/** Codes of section 15 of the protocol. */
+/** Close codes from section 15 of the protocol. */
 const CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
 /** Codes that indicate a fault of the network or a bug in the library. */
@@ -15,10 +15,10 @@ const FAULTS: ReadonlySet<number> = new Set([
   CloseCode.timedOut,
 ]);
 
-/** Time after a fault in which its effects on sessions may show, in milliseconds. */
+/** Time after a fault during which it may affect sessions, in milliseconds. */
 const EFFECT_MS = 60_000;
 
-/** Time for messages in flight, and between two checks, in milliseconds. */
+/** Time for messages in flight plus the time between two checks, in milliseconds. */
 const NOTICE_MS = 5_000;
 
 /** Each session ends with a code of the documented table. */
@@ -47,7 +47,7 @@ export const calmSessionsStay: Invariant = {
       faulted: ({ atMs, lastsMs = 0 }) => void (faultMs = Math.max(faultMs, atMs + lastsMs)),
       healed: ({ atMs }) => void (faultMs = Math.max(faultMs, atMs)),
       step(cluster) {
-        // Bytes on a slow link keep their delay: heartbeats after them are late too.
+        // Bytes on a slow link keep their delay, so heartbeats after them are late too.
         const { nowMs } = cluster;
         const mayBeSlow = nowMs > faultMs && nowMs <= faultMs + EFFECT_MS;
         if (mayBeSlow && cluster.clients.some(({ host }) => cluster.isBehind(host))) {
@@ -71,7 +71,7 @@ export const calmSessionsStay: Invariant = {
   },
 };
 
-/** A session ends once at each end, after it has started. */
+/** A session ends once at each end, and only after it has started. */
 export const sessionsEndOnce: Invariant = {
   name: "sessions-end-once",
   promise: "Each end of a session sees one start, and one end after it.",
@@ -136,7 +136,9 @@ export const endsAgree: Invariant = {
   },
 };
 
-/** Finally each client has its session on one node, and no node has sessions without a client. */
+/**
+ * In the end, each client has its session on one node, and no node has sessions without a client.
+ */
 export const sessionsAgree: Invariant = {
   name: "sessions-agree",
   promise:
@@ -181,12 +183,13 @@ export const gonePeersNoticed: Invariant = {
     "A session whose other end is gone ends within the heartbeat's timeout after the last byte.",
   source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
   watch(report, { heartbeat: { intervalMs, timeoutMs } }) {
-    /** Time since which only one end has a session, by host and id. */
+    /** Time since which only one end has had a session, by host and id. */
     let alone = new Map<string, number>();
     const mostMs = timeoutMs + intervalMs + NOTICE_MS;
     return {
       faulted({ kind }) {
-        // A clock that is set forward looks like a sleep, after which peers get a new timeout.
+        // A clock that is set forward looks like a sleep. After a sleep, the timeouts of peers
+        // start over.
         if (kind === "jump-clock") alone = new Map();
       },
       step(cluster) {
@@ -200,7 +203,8 @@ export const gonePeersNoticed: Invariant = {
         const still = new Map<string, number>();
         const look = (host: Host, id: string, who: string) => {
           const name = `${host.name} ${id}`;
-          // Bytes that the other end sent earlier are a sign of life, however late.
+          // Bytes that the other end sent earlier are a sign of life, no matter how late they
+          // arrive.
           const sinceMs = cluster.isBehind(host) ? nowMs : alone.get(name) ?? nowMs;
           const isLate = nowMs - sinceMs > mostMs;
           still.set(name, isLate ? Infinity : sinceMs);

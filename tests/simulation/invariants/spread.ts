@@ -2,10 +2,11 @@
 import type { Fact } from "../facts.ts";
 
 /**
- * Machines whose client has sessions on several nodes, for example during a move behind a balancer.
+ * Machines whose client has sessions on several nodes, for example while it moves behind a load
+ * balancer.
  */
 export class Spread {
-  /** Node of each session that is open at a client. */
+  /** The node of each session that is open at a client. */
   readonly #nodes = new Map<string, string>();
   readonly #open = new Map<string, Set<string>>();
   readonly #lastMs = new Map<string, number>();
@@ -26,7 +27,7 @@ export class Spread {
     this.#nodes.delete(session);
   }
 
-  /** True if a machine's client had such sessions at a time or later. */
+  /** Returns true if a machine's client had such sessions at or after a given time. */
   wasSince(host: string, sinceMs: number): boolean {
     return this.#isSpread(host) || (this.#lastMs.get(host) ?? -Infinity) >= sinceMs;
   }

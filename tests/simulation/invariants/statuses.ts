@@ -1,4 +1,4 @@
-/** Statuses of clients and subscriptions: each change is one that the documentation allows. */
+/** Statuses of clients and subscriptions change only as the documentation allows. */
 import type { ClientStatus } from "../../../client/client_options.ts";
 import type { Subscription } from "../../../client/subscription.ts";
 import { CloseCode, RequestError, TimeoutError } from "../../../errors.ts";
@@ -11,7 +11,7 @@ type ClientName = ClientStatus["name"];
 /** Names of the statuses of a subscription. */
 type SubscriptionName = Subscription["status"]["current"];
 
-/** Statuses of a client that may come next. A move leads from one session to the next. */
+/** Statuses of a client that may follow each status. A move leads from one session to the next. */
 const NEXT: Readonly<Record<ClientName, readonly ClientName[]>> = {
   connecting: ["connected", "reconnecting", "refused", "closed"],
   connected: ["connected", "reconnecting", "refused", "closed"],
@@ -20,7 +20,7 @@ const NEXT: Readonly<Record<ClientName, readonly ClientName[]>> = {
   closed: [],
 };
 
-/** Statuses of a subscription that may come next. */
+/** Statuses of a subscription that may follow each status. */
 const NEXT_OF_SUBSCRIPTION: Readonly<Record<SubscriptionName, readonly SubscriptionName[]>> = {
   pending: ["subscribed", "ended"],
   subscribed: ["subscribed", "lost", "ended"],
@@ -28,12 +28,12 @@ const NEXT_OF_SUBSCRIPTION: Readonly<Record<SubscriptionName, readonly Subscript
   ended: [],
 };
 
-/** Codes of rejections that end no live subscription. */
+/** Codes of rejections that do not end a live subscription. */
 const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable", "superseded"]);
 
 /**
- * A client changes its status as documented, stays disconnected after a refusal, and ends with a
- * close.
+ * A client changes its status as documented, stays disconnected after a refusal, and is closed at
+ * the end.
  */
 export const statusesInOrder: Invariant = {
   name: "statuses-in-order",
@@ -43,7 +43,10 @@ export const statusesInOrder: Invariant = {
   watch(report) {
     const last = new Map<string, ClientStatus>();
     const sessions = new Set<string>();
-    /** Clients whose last attempt was refused with 4401: each retries once with a fresh token. */
+    /**
+     * Clients whose last attempt was refused with 4401. Each of them retries once with a fresh
+     * token.
+     */
     const refreshing = new Set<string>();
     return {
       clientStatus(fact) {
@@ -70,7 +73,7 @@ export const statusesInOrder: Invariant = {
           if (isFresh) refreshing.add(client);
           else refreshing.delete(client);
           if (isFresh || right === status.name) return;
-          // The last attempt of a client with a limited number.
+          // This was the last attempt of a client whose number of attempts is limited.
           if (fact.isBounded && right === "reconnecting" && status.name === "closed") return;
           const { code, by } = status.cause;
           report(
@@ -84,7 +87,10 @@ export const statusesInOrder: Invariant = {
   },
 };
 
-/** A subscription changes its status as documented; temporary rejections end no live one. */
+/**
+ * A subscription changes its status as documented. Temporary rejections do not end a live
+ * subscription.
+ */
 export const subscriptionsInForceStay: Invariant = {
   name: "subscriptions-in-force-stay",
   promise:

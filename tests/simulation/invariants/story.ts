@@ -1,4 +1,4 @@
-/** Made-up runs, fact by fact, that show when an invariant holds and when not. */
+/** Made-up runs, given fact by fact, that show when an invariant holds and when it is broken. */
 import { assertEquals } from "@std/assert";
 import { Host } from "../../../testing/simulation/host.ts";
 import { EventLoop } from "../../../testing/simulation/event_loop.ts";
@@ -13,7 +13,7 @@ import type {
 } from "../facts.ts";
 import { Witness } from "../witness.ts";
 
-/** Default terms of a story: histories of 100 publications for a minute. */
+/** Default terms of a story. Histories keep 100 publications for a minute. */
 export const TERMS: Terms = {
   historyOf: (topic) =>
     topic.startsWith("plain") ? undefined : { size: 100, ttlMs: 60_000, bytes: 1 << 20 },
@@ -55,7 +55,7 @@ export class Story {
    * Starts a run.
    *
    * @param invariant The checked invariant.
-   * @param terms Terms that differ from {@linkcode TERMS}.
+   * @param terms The terms that differ from {@linkcode TERMS}.
    */
   constructor(invariant: Invariant, terms: Partial<Terms> = {}) {
     this.#invariant = invariant;
@@ -86,7 +86,7 @@ export class Story {
     return this;
   }
 
-  /** Publishes ids on a topic, by producer `p`. */
+  /** Publishes ids on a topic, as producer `p`. */
   publishes(topic: string, ...ids: string[]): this {
     for (const id of ids) this.tells("published", { topic, id, producer: "p" });
     return this;
@@ -114,7 +114,8 @@ export class Story {
   }
 
   /**
-   * A subscription receives ids; the offset is the number at the end of the id, such as 7 for `p7`.
+   * Makes a subscription receive ids. The offset is the number at the end of the id, such as 7 for
+   * `p7`.
    */
   gets(topic: string, ids: readonly string[], subscription = "s", epoch = "e"): this {
     const client = subscription.replace("s", "c");
@@ -126,7 +127,7 @@ export class Story {
     return this;
   }
 
-  /** A subscription is notified of a recovery. */
+  /** Notifies a subscription of a recovery. */
   recovers(
     topic: string,
     how: Omit<Facts["recovery"], "client" | "subscription" | "topic">,
@@ -136,19 +137,19 @@ export class Story {
     return this.tells("recovery", { client, subscription, topic, ...how });
   }
 
-  /** Checks the state, as at every step. */
+  /** Checks the state as it is checked at every step. */
   steps(): this {
     this.#witness.checkStep(this.cluster);
     return this;
   }
 
-  /** Checks the state, as at the end. */
+  /** Checks the state as it is checked at the end. */
   ends(): this {
     this.#witness.checkEnd(this.cluster);
     return this;
   }
 
-  /** Checks the state, as after all parts have closed. */
+  /** Checks the state as it is checked after all parts have closed. */
   closes(): this {
     this.#witness.checkClosed(this.cluster);
     return this;

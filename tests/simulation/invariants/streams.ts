@@ -1,14 +1,14 @@
-/** Streams and datagrams of sessions: complete, in order, with ends and codes. */
+/** Streams and datagrams of sessions arrive completely and in order, with their ends and codes. */
 import { StreamError, StructuredError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 
 /** One direction of a stream. */
 interface Flow {
-  /** Number of items from the writer. */
+  /** Number of items that the writer has written. */
   sent: number;
-  /** Total number of items, known from the writer's close. */
+  /** Total number of items. It is known once the writer has closed the stream. */
   count: number | undefined;
-  /** The planned break. */
+  /** The code with which the stream is meant to break off. */
   broken: { readonly code: number; readonly by: string; readonly isInvalid: boolean } | undefined;
   /** Index of the next item. */
   next: number;
@@ -16,8 +16,8 @@ interface Flow {
 }
 
 /**
- * Maximum time in milliseconds from the end of a stream to the close of its session, if a transport
- * without resets delivers the end of the stream first.
+ * Maximum time between the end of a stream and the close of its session, in milliseconds, if a
+ * transport without resets delivers the end of the stream first.
  */
 const CLOSE_MS = 250;
 
@@ -81,7 +81,7 @@ export const streamsInOrder: Invariant = {
         const { flow: name, session, error, isReader = false, host } = fact;
         const { broken } = flowOf(name);
         if (broken === undefined) {
-          // The end of a session ends its streams; no stream fails alone.
+          // When a session ends, its streams end too. No stream fails alone.
           const isAlone = error instanceof StreamError && error.by !== "network" ||
             error instanceof StructuredError;
           if (isAlone || isSettled && !isClosing) {
@@ -115,7 +115,7 @@ export const trueDatagrams: Invariant = {
     return {
       datagramSent({ way, number }) {
         const known = ways.get(way);
-        // An echo follows the order in which datagrams arrived, which is any order.
+        // An echo follows the order in which datagrams arrived, which can be any order.
         if (known !== undefined) known.sent.add(number);
         else ways.set(way, { sent: new Set([number]), got: new Set(), newest: 0 });
       },

@@ -2,7 +2,7 @@ import { SessionClosedError, StreamError } from "../../../errors.ts";
 import { streamsInOrder, trueDatagrams } from "./streams.ts";
 import { Story } from "./story.ts";
 
-/** The error of a reset by the peer. */
+/** The error after the peer has reset the stream. */
 function reset(streamErrorCode: number): StreamError {
   return new StreamError("reset", { streamErrorCode, by: "remote" });
 }

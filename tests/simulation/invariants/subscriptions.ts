@@ -3,7 +3,7 @@ import { STREAM_PREFIX } from "../../../session/wire/recovery.ts";
 import type { Fact, Invariant } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 
-/** Maximum time until a server knows that a client left a topic, in milliseconds. */
+/** Maximum time until a server knows that a client has left a topic, in milliseconds. */
 const LEAVING_MS = 30_000;
 
 /** A client that left a topic receives no further publications of it. */
@@ -65,7 +65,7 @@ export const noEcho: Invariant = {
   },
 };
 
-/** A user who may not use a topic neither receives nor makes publications during that time. */
+/** While a user may not use a topic, the user neither receives nor makes publications on it. */
 export const onlyAllowed: Invariant = {
   name: "only-allowed",
   promise: "A client neither receives nor makes publications of a topic that its user may not use.",
@@ -74,12 +74,15 @@ export const onlyAllowed: Invariant = {
     const denied = new Map<string, number>();
     const users = new Map<string, string>();
     const publishedMs = new Map<string, number>();
-    /** Publications that a denied user tried, by id: the user with the topic. */
+    /**
+     * Publications that a denied user tried to make. The key is the id, the value is the user and
+     * the topic.
+     */
     const tried = new Map<string, string>();
     const forbid = (fact: Fact<"received" | "acknowledged">, what: string) => {
       const key = tried.get(fact.id);
       const deniedMs = key === undefined ? undefined : denied.get(key);
-      // A publication may wait until the user is allowed again.
+      // A publication may wait until the user may use the topic again.
       if (deniedMs === undefined || publishedMs.get(fact.id)! < deniedMs) return;
       report(
         fact,
@@ -129,7 +132,7 @@ export const rightsComeBack: Invariant = {
         if (topics === undefined) wanted.set(client, new Set([topic]));
         else topics.add(topic);
       },
-      // All rights are back since the last fault.
+      // All rights have been restored since the last fault.
       end({ clients, nowMs }) {
         for (const { name, host, client, subscriptions } of clients) {
           if (client.session === undefined) continue;
@@ -162,7 +165,8 @@ export const sameTopics: Invariant = {
         for (const { topic, isEnded, status } of subscriptions.values()) {
           if (!isEnded && status.current === "subscribed") topics.add(topic);
         }
-        // A reader waits while a stream is open, and may be between two subscriptions.
+        // A reader waits while a stream is open, and at that moment it may be between two
+        // subscriptions.
         const read = new Set([...readers.values()].map((stream) => STREAM_PREFIX + stream));
         wanted.set(client.session.id, { host: host.name, topics, read });
       }

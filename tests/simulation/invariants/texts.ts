@@ -12,7 +12,7 @@ export function seconds(ms: number): string {
 }
 
 /**
- * A position, with the start of the epoch.
+ * Formats a position, with the start of its epoch.
  *
  * @param position The position.
  * @returns Offset and epoch.
@@ -23,10 +23,10 @@ export function place(position: HistoryPosition | undefined): string {
 }
 
 /**
- * Lists names, of which only the first are shown.
+ * Lists names and shows only the first of them.
  *
  * @param names The names.
- * @returns At most five names, and the number of the others.
+ * @returns At most five names, and the number of other names.
  */
 export function list(names: readonly string[]): string {
   if (names.length === 0) return "none";

@@ -6,15 +6,15 @@ import { seconds } from "./texts.ts";
 /** Round-trip time, in milliseconds. */
 const SLACK_MS = 1_000;
 
-/** Time in which an idle session has no request for at least a moment, in milliseconds. */
+/** Time within which an idle session has no request for at least a moment, in milliseconds. */
 const REST_MS = 10_000;
 
 /** Maximum share by which a clock may run slow. */
 const SLOWEST_CLOCK = 0.1;
 
 /**
- * Each promise settles in time. Timers of a frozen host run after it thaws, so the time starts over
- * then. A wait ends with the life of the host.
+ * Each promise settles in time. The timers of a frozen host run only after it thaws, so the time
+ * starts over then. A wait ends when the host's life ends.
  */
 export const everyWaitEnds: Invariant = {
   name: "every-wait-ends",
@@ -55,7 +55,7 @@ export const everyWaitEnds: Invariant = {
   },
 };
 
-/** Finished waits leave no request: each session has none for at least a moment. */
+/** Finished waits leave no request behind: each session has no request for at least a moment. */
 export const nothingPending: Invariant = {
   name: "nothing-pending",
   promise: "Once programs rest, no request of a session waits for an answer any more.",
@@ -105,7 +105,7 @@ interface Pending {
   readonly sending: { readonly openRequests: number };
 }
 
-/** Latest end of a wait, in virtual time. */
+/** The latest end of a wait, in virtual time. */
 function dueOf({ atMs, withinMs }: Fact<"waits">, frozenMs = 0): number {
   return Math.max(atMs, frozenMs) + withinMs * (1 + SLOWEST_CLOCK) + SLACK_MS;
 }

@@ -5,7 +5,7 @@ import { everyWaitEnds, nothingPending } from "./waits.ts";
 
 const WAIT = { wait: 1, life: 0, what: "request r1", withinMs: 30_000 };
 
-/** Host `h` waits since second 1. */
+/** Host `h` has been waiting since second 1. */
 function waits(): { story: Story; host: ReturnType<Story["host"]> } {
   const story = new Story(everyWaitEnds);
   const host = story.host("h");

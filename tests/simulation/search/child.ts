@@ -1,5 +1,5 @@
 /**
- * A process that runs plans: each request and each reply is a line of JSON.
+ * A process that runs plans. Each request and each reply is a line of JSON.
  *
  * ```sh
  * deno run -A child.ts file:///PATH/TO/run.ts
@@ -31,7 +31,7 @@ function write(text: string): void {
 }
 
 if (import.meta.main) {
-  // Ctrl-C in a terminal reaches all processes; the searching process ends the others.
+  // Ctrl-C in a terminal reaches all processes. The searching process ends the others.
   Deno.addSignalListener("SIGINT", () => {});
   const program: PlanRunner = await import(Deno.args[0]!);
   const requests = Deno.stdin.readable.pipeThrough(new TextDecoderStream())

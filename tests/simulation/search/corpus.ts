@@ -1,19 +1,22 @@
-/** Plans that reached rare states, and mutations of them. */
+/** Plans that reached rare states, and mutations of these plans. */
 import type { Action, Plan } from "../plan.ts";
 
-/** Maximum plans in a corpus; one more displaces the most common one. */
+/** Maximum number of plans in a corpus. One more plan displaces the most common plan. */
 const MAX_PLANS = 512;
 
-/** Maximum known states, to bound memory; later ones are ignored. */
+/** Maximum number of known states, which limits the memory. Later states are ignored. */
 const MAX_STATES = 200_000;
 
 /** A state is rare until this number of runs has reached it. */
 const RARE = 4;
 
-/** Maximum actions of a plan after a change; the last ones are dropped. */
+/**
+ * Maximum number of a plan's actions after a change. If there are more, the last actions are
+ * dropped.
+ */
 const MAX_ACTIONS = 256;
 
-/** Maximum changes per mutation. */
+/** Maximum number of changes per mutation. */
 const MAX_CHANGES = 3;
 
 /** Maximum distance that an action moves, in milliseconds. */
@@ -22,21 +25,22 @@ const MAX_MOVE_MS = 10_000;
 /** Maximum distance between two actions that are moved together, in milliseconds. */
 const CLOSE_MS = 500;
 
-/** Plans drawn for each mutation; the rarest is used. */
+/** Number of plans that are picked for each mutation. The rarest of them is used. */
 const DRAWS = 3;
 
 /** A plan in the corpus. */
 interface Kept {
   readonly plan: Plan;
-  /** Rare states of the run when it was added. */
+  /** States of the run that were rare when the plan was added. */
   readonly states: readonly string[];
 }
 
 /**
- * Plans that reached rare states. Mutations of such plans reach deeper states than fresh plans.
+ * Plans that reached rare states. Mutations of such plans reach deeper states than fresh plans do.
  *
- * - **Rare:** a plan is ranked by its rarest state, the one that the fewest runs reached.
- * - **Bounded:** 512 plans, 200,000 states.
+ * - **Rare:** a plan is ranked by its rarest state, which is the state that the fewest runs
+ *   reached.
+ * - **Bounded:** it keeps at most 512 plans and 200,000 states.
  * - **Deterministic:** the same calls with the same random numbers return the same plans.
  */
 export class Corpus {
@@ -55,10 +59,10 @@ export class Corpus {
   }
 
   /**
-   * Counts the states of a run, and keeps the plan if a state is rare.
+   * Counts the states of a run, and keeps the plan if one of them is rare.
    *
    * @param plan The plan.
-   * @param states States of the run, each once.
+   * @param states States of the run, without duplicates.
    * @returns True if the plan is kept.
    */
   add(plan: Plan, states: readonly string[]): boolean {
@@ -78,7 +82,7 @@ export class Corpus {
   /**
    * Creates a plan by changing a stored one.
    *
-   * @param fresh A plan of another seed; parts of it may be used in the result.
+   * @param fresh A plan of another seed. Parts of it may be used in the result.
    * @param random Returns numbers from 0 to 1.
    * @returns The plan.
    * @throws {RangeError} If the corpus is empty.
@@ -93,7 +97,7 @@ export class Corpus {
     return { ...plan, actions };
   }
 
-  /** Draws a plan, preferring rare ones. */
+  /** Picks a plan at random, preferring rare plans. */
   #draw(random: () => number): Plan {
     if (this.#plans.length === 0) throw new RangeError("Cannot mutate: the corpus is empty");
     const drawn = Array.from({ length: DRAWS }, () => this.#plans[at(random, this.#plans.length)]!);
@@ -111,61 +115,61 @@ export class Corpus {
   }
 }
 
-/** Changes a plan, with parts of another one. */
+/** Changes a plan, possibly with parts of another plan. */
 type Change = (plan: Plan, other: Plan, random: () => number) => Plan;
 
 const CHANGES: readonly Change[] = [
-  // Other random numbers: the same faults hit other moments.
+  // Changes the random numbers, so that the same faults hit other moments.
   (plan, _other, random) => ({ ...plan, seed: at(random, 2 ** 32) }),
-  // An action earlier or later.
+  // Moves an action to an earlier or later time.
   changeOne((action, plan, random) => [
     { ...action, atMs: timeIn(plan, action.atMs + (2 * random() - 1) * MAX_MOVE_MS) },
   ]),
-  // An action close to another one: faults at the same time.
+  // Moves an action close to another action, so that faults happen at the same time.
   changeOne((action, plan, random) => {
     const near = plan.actions[at(random, plan.actions.length)]!;
     return [{ ...action, atMs: timeIn(plan, near.atMs + (2 * random() - 1) * CLOSE_MS) }];
   }),
-  // An action of another plan, close to one of this plan.
+  // Adds an action of another plan close to an action of this plan.
   changeOne((action, plan, random, other) => {
     if (other.actions.length === 0) return [action];
     const added = other.actions[at(random, other.actions.length)]!;
     const atMs = timeIn(plan, action.atMs + (2 * random() - 1) * CLOSE_MS);
     return [action, { ...added, atMs }];
   }),
-  // An action twice.
+  // Repeats an action.
   changeOne((action, plan, random) => [
     action,
     { ...action, atMs: timeIn(plan, random() * plan.seconds * 1_000) },
   ]),
-  // An action of longer or shorter effect.
+  // Makes the effect of an action longer or shorter.
   changeOne(({ lastsMs, ...action }, _plan, random) => [
     lastsMs === undefined
       ? action
       : { ...action, lastsMs: Math.round(lastsMs * 4 ** (2 * random() - 1)) },
   ]),
-  // An action on the target of another one.
+  // Gives an action the target of another action.
   changeOne((action, plan, random) => {
     const same = plan.actions.filter(({ kind }) => kind === action.kind);
     const { target } = same[at(random, same.length)]!;
     return [target === undefined ? action : { ...action, target }];
   }),
-  // Fewer actions.
+  // Removes actions.
   (plan, _other, random) => {
     const share = random() / 2;
     return { ...plan, actions: plan.actions.filter(() => random() >= share) };
   },
-  // Also the actions of another plan, starting at some time.
+  // Replaces the actions after some time with the actions of another plan.
   (plan, other, random) => {
     const fromMs = random() * plan.seconds * 1_000;
     const added = other.actions.filter(({ atMs }) => atMs >= fromMs);
     return { ...plan, actions: [...plan.actions.filter(({ atMs }) => atMs < fromMs), ...added] };
   },
-  // The features of another plan.
+  // Uses the features of another plan.
   (plan, other) => ({ ...plan, features: other.features }),
 ];
 
-/** Returns a change of one drawn action, which becomes any number of actions. */
+/** Returns a change that replaces one randomly picked action with any number of actions. */
 function changeOne(
   change: (
     action: Action,
@@ -186,7 +190,7 @@ function changeOne(
   };
 }
 
-/** Draws an integer from 0 to a bound (exclusive). */
+/** Returns a random integer from 0 up to a bound (exclusive). */
 function at(random: () => number, bound: number): number {
   return Math.floor(random() * bound);
 }

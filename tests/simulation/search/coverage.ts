@@ -1,19 +1,19 @@
-/** States that a run reached, as short texts, by which a search selects its plans. */
+/** States that a run reached, as short texts. A search selects its plans by these states. */
 import type { Outcome } from "../plan.ts";
 
-/** Maximum time between a fault and a trace entry that count as a pair, in milliseconds. */
+/** Maximum time between a fault and a trace entry that are counted as a pair, in milliseconds. */
 const WINDOW_MS = 5_000;
 
-/** Maximum faults that form pairs at a time; the oldest are forgotten first. */
+/** Maximum number of faults that form pairs at a time. The oldest are forgotten first. */
 const MAX_RECENT = 8;
 
-/** Maximum texts per run, to bound memory; later ones are dropped. */
+/** Maximum number of texts per run, which limits the memory. Later texts are dropped. */
 const MAX_TEXTS = 4_096;
 
 const MAX_LENGTH = 80;
 
 /**
- * Reduces a text to a shape: numbers, quoted words, ids and digests become `#`.
+ * Reduces a text to a shape in which `#` replaces numbers, quoted words, ids and digests.
  *
  * @param text A text of a trace or a finding.
  * @returns The shape, at most 80 characters.
@@ -31,7 +31,7 @@ export function shapeOf(text: string): string {
  * - each pair of a fault and an entry within five seconds of virtual time.
  *
  * @param outcome The result of a run, with the trace.
- * @returns Texts, each once.
+ * @returns The texts, without duplicates.
  */
 export function coverageOf({ coverage, trace }: Pick<Outcome, "coverage" | "trace">): string[] {
   const texts = new Set(coverage);

@@ -4,20 +4,23 @@ import { timeline } from "../../../testing/simulation/timeline.ts";
 import type { Action, Finding, Plan } from "../plan.ts";
 import type { Found } from "./search.ts";
 
-/** Maximum lines of the timeline in a report: the last ones before the finding. */
+/**
+ * Maximum number of lines of the timeline in a report. The report shows the last lines before the
+ * finding.
+ */
 const MAX_LINES = 60;
 
-/** Time before a finding in which all entries are in the timeline, in milliseconds. */
+/** Time before a finding during which the timeline includes all entries, in milliseconds. */
 const SHORTLY_MS = 200;
 
-/** Name of a message, an answer or a stream in texts, such as `m:client3.12`. */
+/** The name of a message, an answer or a stream in texts, such as `m:client3.12`. */
 const ID = /[a-z]+:\w+\.[\w.]*\w/g;
 
 /** A plan in a file. */
 export interface SavedPlan {
   /** A sentence about the bug that the plan showed. */
   readonly about: string;
-  /** Invariant that broke. */
+  /** The invariant that broke. */
   readonly invariant: string;
   /** The plan. */
   readonly plan: Plan;
@@ -29,7 +32,7 @@ export interface SavedPlan {
  *
  * @param finding The finding.
  * @param plan The plan.
- * @param folder Folder of the file; made if missing.
+ * @param folder Folder of the file. It is created if it does not exist.
  * @returns Path of the file.
  */
 export function savePlan({ invariant, text }: Finding, plan: Plan, folder: string): string {
@@ -42,10 +45,10 @@ export function savePlan({ invariant, text }: Finding, plan: Plan, folder: strin
 }
 
 /**
- * Reads a plan from a file: one from {@linkcode savePlan}, or a bare plan.
+ * Reads a plan from a file that {@linkcode savePlan} wrote or that contains a bare plan.
  *
  * @param path Path or URL of the file.
- * @returns The plan; a bare plan has no sentence and invariant.
+ * @returns The plan. A bare plan has no sentence and no invariant.
  * @throws {TypeError} If the file contains no plan.
  */
 export async function readSavedPlan(path: string | URL): Promise<SavedPlan> {
@@ -63,7 +66,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 /**
- * Describes a finding with the smallest plan.
+ * Describes a finding and its smallest plan.
  *
  * @param found The finding.
  * @param options `path` of the file with the plan, and the `trace` of that run.
@@ -94,8 +97,9 @@ function timelineOf(finding: Finding, trace: readonly TraceEntry[]): string[] {
 }
 
 /**
- * Returns true if an entry belongs to a finding: entries shortly before it, faults, entries of the
- * same host except messages, and entries that name a message or stream of the finding.
+ * Returns true if an entry belongs to a finding. These are entries shortly before it, faults,
+ * entries of the same host except messages, and entries that name a message or stream of the
+ * finding.
  */
 function belongsTo({ atMs, host, text }: Finding, entry: TraceEntry): boolean {
   const { kind } = entry;
@@ -124,7 +128,7 @@ export function describeFinding({ invariant, atMs, host, text }: Finding): strin
 }
 
 /**
- * Describes a plan: sizes and features, and one line per action.
+ * Describes a plan with its sizes and features and one line per action.
  *
  * @param plan The plan.
  * @returns Lines.

@@ -2,13 +2,13 @@
 import type { Finding, Outcome, Plan } from "../plan.ts";
 import { TextLineStream } from "../../soak/lines.ts";
 
-/** Prefix of the line with a reply; other lines are output of the run. */
+/** Prefix of a line that contains a reply. Other lines are output of the run. */
 export const REPLY = "\u0001reply ";
 
-/** Maximum characters of output that a finding shows: the newest ones. */
+/** Maximum number of characters of output that a finding shows. It shows the newest characters. */
 const MAX_OUTPUT = 2_000;
 
-/** Memory of one process, in MiB: a run that needs more is a finding. */
+/** Memory of one process, in MiB. A run that needs more is a finding. */
 const MAX_HEAP_MIB = 2_048;
 
 /** A module that runs plans, such as `tests/simulation/run.ts`. */
@@ -41,7 +41,7 @@ export const NOTHING: RunReply = {
 /** Options of one run. */
 export interface RunOptions {
   /**
-   * True to return the trace and the checkpoints, which are empty otherwise.
+   * True to return the trace and the checkpoints. Otherwise they are empty.
    *
    * @default {false}
    */
@@ -61,20 +61,20 @@ export interface RunOptions {
 }
 
 /**
- * Factor of the deadline for a retry: a loaded machine may need many times as long for a run, and
- * an endless run exceeds any factor.
+ * Factor by which the deadline of a retry is longer. A loaded machine may need many times as long
+ * for a run, and an endless run exceeds any factor.
  */
 const PATIENCE = 5;
 
 /** Options of {@linkcode Runners}. */
 export interface RunnersOptions {
-  /** URL of the module that runs plans; see {@linkcode PlanRunner}. */
+  /** URL of the module that runs plans. See {@linkcode PlanRunner}. */
   readonly program: URL;
   /** Number of parallel processes. */
   readonly jobs: number;
   /**
-   * Maximum real time of a run, in milliseconds. A run that takes longer is retried with
-   * {@linkcode PATIENCE} times this time.
+   * Maximum real time of a run, in milliseconds. A run that takes longer is retried with {@linkcode
+   * PATIENCE} times this limit.
    *
    * @default {120_000}
    */
@@ -86,9 +86,9 @@ export interface RunnersOptions {
 /**
  * Processes that run plans.
  *
- * - **Apart:** a run that crashes, or exceeds the deadline, ends only its process. The plan is run
- *   again in a new process; a second failure is a finding of the invariant `"a run ends"`.
- * - **Bounded:** at most `jobs` processes run in parallel; further runs wait in order.
+ * - **Apart:** a run that crashes or exceeds the deadline ends only its own process. The plan then
+ *   runs again in a new process. A second failure is a finding of the invariant `"a run ends"`.
+ * - **Bounded:** at most `jobs` processes run in parallel. Further runs wait in order.
  */
 export class Runners implements AsyncDisposable {
   readonly #options: Required<RunnersOptions>;
@@ -99,7 +99,7 @@ export class Runners implements AsyncDisposable {
   #isOver = false;
 
   /**
-   * Creates runners; processes start with the first runs.
+   * Creates runners. The processes start with the first runs.
    *
    * @param options See {@linkcode RunnersOptions}.
    */
@@ -114,7 +114,7 @@ export class Runners implements AsyncDisposable {
    * @param plan The plan.
    * @param options See {@linkcode RunOptions}.
    * @returns The result, with the trace if requested.
-   * @throws {TypeError} If the runners end.
+   * @throws {TypeError} If the runners have ended.
    */
   async run(plan: Plan, options: RunOptions = {}): Promise<Outcome> {
     const { trace = false, isApart = false, isUrgent = false } = options;
@@ -140,7 +140,7 @@ export class Runners implements AsyncDisposable {
     }
   }
 
-  /** Ends all processes; pending runs are rejected. */
+  /** Ends all processes and rejects pending runs. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isOver = true;
     await Promise.all([...this.#all].map((runner) => runner[Symbol.asyncDispose]()));
@@ -199,7 +199,7 @@ class Runner implements AsyncDisposable {
     this.#errors = this.#keepErrors();
   }
 
-  /** Runs a plan; returns a text if the process ends or times out. */
+  /** Runs a plan. Returns a text if the process ends or times out. */
   async run(request: RunRequest, deadlineMs: number): Promise<RunReply | string> {
     this.#output = "";
     let isLate = false;
@@ -216,7 +216,7 @@ class Runner implements AsyncDisposable {
         this.#keep(`${line}\n`);
       }
     } catch (error) {
-      this.#keep(`${error}\n`); // The process ended before the request.
+      this.#keep(`${error}\n`); // The process ended before it received the request.
     } finally {
       clearTimeout(timer);
     }
@@ -232,7 +232,7 @@ class Runner implements AsyncDisposable {
     await this.#process.status;
     await this.#errors;
     await this.#lines.cancel();
-    await this.#requests.abort().catch(() => {}); // Broken by the end of the process.
+    await this.#requests.abort().catch(() => {}); // The stream breaks when the process ends.
   }
 
   async #keepErrors(): Promise<void> {

@@ -6,24 +6,25 @@ import { shapeOf } from "./coverage.ts";
 import type { RunOptions } from "./runners.ts";
 import { shrink, type Shrunk } from "./shrink.ts";
 
-/** Invariant: each plan returns the same digest twice. */
+/** The invariant that two runs of a plan return the same digest. */
 export const EQUALITY = "a run is the same twice";
 
 /**
- * Number of plans by which results lag: a plan is chosen from the results of all plans up to this
- * many before it. So the sequence of plans depends neither on speed nor on the number of jobs.
+ * Number of plans by which results lag. Each plan is chosen from the results of all plans up to
+ * this many before it, so the sequence of plans depends neither on the speed nor on the number of
+ * jobs.
  */
 const LAG = 16;
 
-/** Share of plans that are mutations, unless the corpus is empty. */
+/** Share of the plans that are mutations, unless the corpus is empty. */
 const MUTATED = 0.5;
 
-/** Maximum findings of an invariant that are shrunk; further ones are only counted. */
+/** Maximum number of an invariant's findings that are shrunk. Further findings are only counted. */
 const MAX_OF_INVARIANT = 3;
 
 /** Options of a search. */
 export interface SearchOptions {
-  /** Seed of the search: the first seed of plans, and the seed of all mutations. */
+  /** Seed of the search. It is the first seed of the plans and the seed of all mutations. */
   readonly seed: number;
   /**
    * Number of seeds, not counting mutated plans.
@@ -32,7 +33,7 @@ export interface SearchOptions {
    */
   readonly seeds?: number;
   /**
-   * True to run only plans of seeds, and no mutated ones.
+   * True to run only plans of seeds, without mutated plans.
    *
    * @default {false}
    */
@@ -48,14 +49,15 @@ export interface SearchOptions {
    */
   readonly maxFindings?: number;
   /**
-   * Runs every n-th plan twice, the second time in a separate process, and compares the digests.
+   * Every n-th plan runs twice, the second time in a separate process, and the digests are
+   * compared.
    *
    * @default {50}
    */
   readonly repeatEvery?: number;
-  /** Stops the search; running plans finish. */
+  /** Stops the search. Running plans finish. */
   readonly signal?: AbortSignal | undefined;
-  /** Stops the shrinking of findings, which continues after the end of the search. */
+  /** Stops the shrinking of findings, which otherwise continues after the search has ended. */
   readonly shrinkSignal?: AbortSignal | undefined;
   /** Called with each result, in the order of the plans. */
   readonly onOutcome?: (outcome: Outcome, counts: SearchCounts) => void;
@@ -67,29 +69,29 @@ export interface SearchOptions {
 
 /** Counts of a search. */
 export interface SearchCounts {
-  /** Plans that ran, without those of shrinking. */
+  /** Number of plans that ran, not counting runs for shrinking. */
   readonly plans: number;
-  /** Plans of seeds among them. */
+  /** Number of these plans that came from seeds. */
   readonly seeds: number;
-  /** Plans with a finding, including known ones. */
+  /** Number of plans with a finding, including known findings. */
   readonly failed: number;
-  /** Events of all plans. */
+  /** Number of events in all plans. */
   readonly events: number;
   /** Virtual time of all plans, in milliseconds. */
   readonly simulatedMs: number;
-  /** Known states. */
+  /** Number of known states. */
   readonly states: number;
-  /** Plans in the corpus. */
+  /** Number of plans in the corpus. */
   readonly corpus: number;
 }
 
-/** A finding with the smallest plan. */
+/** A finding and the smallest plan that shows it. */
 export interface Found extends Shrunk {
-  /** The plan that showed the finding first. */
+  /** The plan that first showed the finding. */
   readonly first: Plan;
   /** Number of earlier plans. */
   readonly after: number;
-  /** The finding, in the smallest plan. */
+  /** The finding as the smallest plan shows it. */
   readonly finding: Finding;
 }
 
@@ -102,15 +104,15 @@ export interface SearchResult extends SearchCounts {
 /**
  * Searches plans that break an invariant.
  *
- * - **Guided:** plans that reach new states are kept, and mutations of them run next to plans of
+ * - **Guided:** plans that reach new states are kept, and their mutations run alongside plans of
  *   fresh seeds.
- * - **Deterministic:** the seed determines the sequence of plans, at any speed and number of
- *   processes.
- * - **Bounded:** findings with the same expectation count as one; at most three per invariant are
- *   shrunk.
+ * - **Deterministic:** the seed determines the sequence of plans, regardless of the speed and the
+ *   number of processes.
+ * - **Bounded:** findings with the same expectation are counted as one, and at most three per
+ *   invariant are shrunk.
  *
  * @param options See {@linkcode SearchOptions}.
- * @returns Counts, and findings with shrunk plans.
+ * @returns The counts, and the findings with shrunk plans.
  */
 export async function search(options: SearchOptions): Promise<SearchResult> {
   const { seed, seeds = Infinity, planOf, run, maxFindings = 10, repeatEvery = 50, signal } =
@@ -129,7 +131,7 @@ export async function search(options: SearchOptions): Promise<SearchResult> {
     counts.simulatedMs += simulatedMs;
     corpus.add(plan, coverage);
     if (findings.length > 0) counts.failed++;
-    // A known finding must not hide another one.
+    // A known finding must not hide another finding.
     const finding = findings.find((finding) =>
       !shrinking.has(kindOf(finding)) &&
       (ofInvariant.get(finding.invariant) ?? 0) < MAX_OF_INVARIANT
@@ -139,7 +141,7 @@ export async function search(options: SearchOptions): Promise<SearchResult> {
       ofInvariant.set(invariant, (ofInvariant.get(invariant) ?? 0) + 1);
       options.onSeen?.(finding, plan);
       const found = shrinkFinding({ plan, finding, after }, options);
-      found.catch(() => {}); // Thrown at the end, with the results of all others.
+      found.catch(() => {}); // The error is thrown at the end, after all other results.
       shrinking.set(kindOf(finding), found);
     }
     options.onOutcome?.(outcome, { ...counts, states: corpus.states, corpus: corpus.size });
@@ -154,7 +156,7 @@ export async function search(options: SearchOptions): Promise<SearchResult> {
       : planOf(seed + counts.seeds++);
     const isTwice = index % repeatEvery === repeatEvery - 1;
     const outcome = runOnceOrTwice(plan, { run, isTwice });
-    outcome.catch(() => {}); // Awaited in the order of the plans.
+    outcome.catch(() => {}); // The results are awaited in the order of the plans.
     underWay.push(outcome);
   }
   for (const outcome of underWay) absorb(await outcome);
@@ -162,12 +164,15 @@ export async function search(options: SearchOptions): Promise<SearchResult> {
   return { ...counts, states: corpus.states, corpus: corpus.size, found };
 }
 
-/** Kind of a finding: the invariant, and the shape of the expectation, which ends at a comma. */
+/**
+ * Returns the kind of a finding: the invariant and the shape of the expectation, which ends at a
+ * comma.
+ */
 function kindOf({ invariant, text }: Finding): string {
   return `${invariant}: ${shapeOf(text.split(",", 1)[0]!)}`;
 }
 
-/** Runs a plan; if requested, twice, and compares the digests. */
+/** Runs a plan. If requested, runs it twice and compares the digests. */
 async function runOnceOrTwice(
   plan: Plan,
   { run, isTwice, isUrgent = false }: Pick<SearchOptions, "run"> & {
@@ -195,7 +200,7 @@ export function withEquality(first: Outcome, second: Outcome): Outcome {
   return { ...first, findings: [...first.findings, finding] };
 }
 
-/** Shrinks a plan while the same invariant breaks. */
+/** Shrinks a plan for as long as the same invariant breaks. */
 async function shrinkFinding(
   { plan: first, finding, after }: {
     readonly plan: Plan;

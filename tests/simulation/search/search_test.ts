@@ -4,13 +4,13 @@ import type { Plan } from "../plan.ts";
 import { EQUALITY, search, type SearchOptions } from "./search.ts";
 import { planOf, runPlan } from "./toy.ts";
 
-/** Plans of actions that make no finding. */
+/** Plans whose actions cause no finding. */
 const quiet = (seed: number): Plan => ({
   ...planOf(seed),
   actions: planOf(seed).actions.filter(({ kind }) => kind !== "kill"),
 });
 
-/** Runs plans on a number of toy processes, whose replies come in a drawn order. */
+/** Runs plans on a number of toy processes, whose replies arrive in random order. */
 function pool(jobs: number): SearchOptions["run"] {
   const random = seededRandom(jobs);
   const waiting: (() => void)[] = [];

@@ -11,7 +11,7 @@ export interface ShrinkOptions {
    */
   readonly maxRuns?: number;
   /**
-   * Maximum real time, in milliseconds; the last run finishes.
+   * Maximum real time, in milliseconds. The last run is allowed to finish.
    *
    * @default {300_000}
    */
@@ -34,17 +34,17 @@ export interface Shrunk {
 }
 
 /**
- * Shrinks a failing plan: fewer clients, topics, seconds, actions, features and nodes, the engine
- * in memory, and smaller, shorter and earlier actions.
+ * Shrinks a failing plan. It tries fewer clients, topics, seconds, actions, features and nodes, the
+ * engine in memory, and smaller, shorter and earlier actions.
  *
- * - **Minimal:** no single step makes the plan smaller and still fail. A second call changes
+ * - **Minimal:** no single step leads to a smaller plan that still fails. A second call changes
  *   nothing.
- * - **Bounded:** at most `maxRuns` runs, and `maxMs` of real time; no plan runs twice.
+ * - **Bounded:** it takes at most `maxRuns` runs and `maxMs` of real time. No plan runs twice.
  *
  * @param plan A plan.
- * @param fails Runs a plan; `true` if the plan fails in the same way.
+ * @param fails Runs a plan and returns `true` if it fails in the same way.
  * @param options See {@linkcode ShrinkOptions}.
- * @returns The result; the plan itself if the second run passes.
+ * @returns The result. It contains the plan itself if the second run passes.
  */
 export async function shrink(
   plan: Plan,
@@ -72,16 +72,19 @@ export async function shrink(
   return { plan: counterexample[0], runs, isMinimal };
 }
 
-/** Position of a step in the order of {@linkcode stepsOf}: section, size of a part, offset. */
+/**
+ * Position of a step in the order of {@linkcode stepsOf}: the section, the size of the part, and
+ * the offset.
+ */
 type Position = readonly [section: number, size: number, offset: number];
 
-/** A plan that is one step smaller than another one. */
+/** A plan that is one step smaller than another plan. */
 interface Step {
   readonly position: Position;
   readonly plan: Plan;
 }
 
-/** The plan itself, and smaller ones derived from it, for fast-check's shrinking. */
+/** The plan and smaller plans derived from it, for fast-check's shrinking. */
 class SmallerPlans extends fc.Arbitrary<Plan> {
   readonly #plan: Plan;
 
@@ -98,7 +101,7 @@ class SmallerPlans extends fc.Arbitrary<Plan> {
     return false;
   }
 
-  /** Continues after the step that led here, and starts over after the last one. */
+  /** Continues after the step that led here, and starts over after the last step. */
   override shrink(plan: Plan, context: Position = [0, 0, 0]): fc.Stream<fc.Value<Plan>> {
     function* values() {
       for (const isRest of [true, false]) {
@@ -114,10 +117,10 @@ class SmallerPlans extends fc.Arbitrary<Plan> {
 /** Numbers of a plan, with their minimum. */
 const NUMBERS = { clients: 1, topics: 1, seconds: 1, nodes: 1 } as const;
 
-/** Lists all plans that are one step smaller, those with the most effect on time first. */
+/** Lists all plans that are one step smaller. Plans with the most effect on time come first. */
 function* stepsOf(plan: Plan): Generator<Step> {
   let section = 0;
-  // Parts that need no action, and have their own servers and clients, fail in the smallest run.
+  // Parts that need no action and have their own servers and clients fail in the smallest run.
   const { clients, topics, seconds } = NUMBERS;
   yield { position: [section++, 0, 0], plan: { ...plan, clients, topics, seconds, actions: [] } };
   for (const name of ["clients", "topics", "seconds"] as const) {
@@ -143,7 +146,7 @@ function* stepsOf(plan: Plan): Generator<Step> {
         actions: plan.actions.with(index, { ...action, [name]: value }),
       }));
     }
-    // A shorter time since the previous action; all later actions keep their distances.
+    // Shortens the time since the previous action. All later actions keep their distances.
     const sinceMs = plan.actions[index - 1]?.atMs ?? 0;
     yield* numbered(section++, smallerNumbers(action.atMs, sinceMs), (atMs) => ({
       ...plan,
@@ -154,7 +157,7 @@ function* stepsOf(plan: Plan): Generator<Step> {
   }
 }
 
-/** Removes parts of a list: large ones first, then each half as large. */
+/** Removes parts of a list. Large parts come first, and each following size is half as large. */
 function* parts<T>(
   section: number,
   list: readonly T[],
@@ -178,12 +181,13 @@ function* numbered(
 }
 
 /**
- * Lists numbers between a minimum and a value: the minimum first, then ever closer to the value.
+ * Lists numbers between a minimum and a value. The minimum comes first, and later numbers are ever
+ * closer to the value.
  */
 function* smallerNumbers(value: number, smallest: number): Generator<number> {
   if (Number.isInteger(value)) {
     const [min, max] = [Math.min(value, smallest), Math.max(value, smallest)];
-    // fast-check shrinks integers towards 0; positions count from the smallest value.
+    // fast-check shrinks integers towards 0, so positions count from the smallest value.
     const shift = value > smallest ? min : max;
     const distances = fc.integer({ min: min - shift, max: max - shift });
     for (const { value: distance } of distances.shrink(value - shift, undefined)) {

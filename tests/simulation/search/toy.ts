@@ -1,4 +1,4 @@
-/** A cluster of a few lines with planted bugs, for tests of the search. */
+/** A cluster in a few lines of code with planted bugs, for tests of the search. */
 import { seededRandom } from "../../../transport/memory/path.ts";
 import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
 import type { Action, Finding, Outcome, Plan } from "../plan.ts";
@@ -6,7 +6,7 @@ import type { Action, Finding, Outcome, Plan } from "../plan.ts";
 /** Kinds of harmless actions. */
 const KINDS = ["kill", "cut", "freeze", "drain", "loss", "slow", "drift", "refuse"];
 
-/** Maximum time between two actions that count as close, in milliseconds. */
+/** Maximum time between two actions that are considered close, in milliseconds. */
 const MEET_MS = 2_000;
 
 /**
@@ -36,16 +36,16 @@ export function planOf(seed: number): Plan {
 }
 
 /**
- * Runs a plan. Planted bugs:
+ * Runs a plan. These bugs are planted:
  *
  * - `no gap`: a cut within two seconds after a kill, with the feature `presence` and three clients.
  * - `no ghost`: a chain of kill, freeze, drain and slow, each within two seconds after the previous
- *   one.
- * - Actions of the kinds `exit`, `hang`, `throw`, `print` and `uneven` do what the name says; `exit
+ *   action.
+ * - Actions of the kinds `exit`, `hang`, `throw`, `print` and `uneven` do what the name says. `exit
  *   once` ends a process in which another plan ran before.
  *
  * @param plan The plan.
- * @returns The outcome; its coverage lists the links of the chain.
+ * @returns The outcome. Its coverage lists the links of the chain.
  */
 export function runPlan(plan: Plan): Promise<Outcome> {
   const { seed, clients, features } = plan;

@@ -360,7 +360,7 @@ async function sendDatagrams(
     }
     await program.sleep(DATAGRAM_EVERY_MS);
     if (session.isClosed) await reading;
-    else reading.catch(() => {}); // Disposing the session ends the loop.
+    else reading.catch(() => {}); // Disposing `datagrams` ends the loop.
   } catch (error) {
     program.event(`datagrams over: ${nameOf(error)}`, `${error}`);
   }
