@@ -1,4 +1,4 @@
-/** The contract between HTTP requests and the connection that they belong to. */
+/** The contract between HTTP requests and the connection to which they belong. */
 import type { Owner } from "../../base/owners.ts";
 import type { ConnectionCloseInfo } from "../connection.ts";
 
@@ -7,13 +7,13 @@ export interface TakeOptions {
   /** The ID of the GET request, which makes one or more calls. */
   readonly reader: string;
   /**
-   * True for the first call of a GET request: its client has received all events up to `after`, and
-   * the request replaces all earlier ones.
+   * True for the first call of a GET request. Its client has then received all events up to
+   * `after`, and the request replaces all earlier ones.
    */
   readonly isFirst: boolean;
   /** The longest wait for an event, in milliseconds. */
   readonly waitMs: number;
-  /** The bytes after which no further event is added; a single event may be larger. */
+  /** The size in bytes after which no further event is added. A single event may be larger. */
   readonly maxBytes: number;
   readonly signal: AbortSignal;
 }
@@ -25,20 +25,20 @@ export interface TakenEvents {
   /** The number of the last event, for the next call. */
   readonly last: number;
   /**
-   * The state of the reader: more events may follow (`open`), a newer GET request has replaced it
-   * (`replaced`), or these are the last events (`over`).
+   * The state of the GET request: more events may follow (`open`), a newer GET request has replaced
+   * it (`replaced`), or these are the last events (`over`).
    */
   readonly state: "open" | "replaced" | "over";
 }
 
-/** Outcome of {@linkcode HttpCarrier.give}. */
+/** The result of {@linkcode HttpCarrier.give}. */
 export interface GivenFrames {
   /**
-   * - `taken`: the connection has accepted all frames, now or in an earlier call.
-   * - `hole`: frames are missing before the first one; none was accepted.
+   * - `taken`: the connection has accepted all frames, in this call or an earlier one.
+   * - `hole`: frames before the first one are missing. No frame was accepted.
    * - `busy`: the receiver is too slow. Some of the frames may have been accepted.
    * - `malformed`: the bytes are not frames. The connection closes.
-   * - `large`: a frame, or all of them together, is too large. The connection closes.
+   * - `large`: one frame is too large, or all of them together are. The connection closes.
    */
   readonly result: "taken" | "hole" | "busy" | "malformed" | "large";
   /** The number of the next frame that the connection accepts. */
@@ -46,11 +46,12 @@ export interface GivenFrames {
 }
 
 /**
- * A connection of the HTTP transport, as seen by requests. The connection of this node is one
- * implementation; a connection of another node needs one that forwards the calls.
+ * A connection of the HTTP transport, as its requests use it. A connection on this node implements
+ * this interface itself. A connection on another node needs an implementation that forwards the
+ * calls.
  *
- * Every method rejects with a {@linkcode CarrierError} if the connection is unreachable, and with a
- * `LimitError` if the client requests too many connections that this node does not know.
+ * Every method rejects with a {@linkcode CarrierError} if the connection is unreachable. It rejects
+ * with a `LimitError` if the client requests too many connections that this node does not know.
  */
 export interface HttpCarrier {
   /**
@@ -58,30 +59,30 @@ export interface HttpCarrier {
    */
   prove(): Promise<void>;
   /**
-   * Takes the events after a number. Waits if there are none.
+   * Returns the events after a number. Waits if there are none.
    *
-   * @param after The number of the last event that the request has received; 0 for none.
+   * @param after The number of the last event that the request has received, or 0 for none.
    */
   take(after: number, options: TakeOptions): Promise<TakenEvents>;
   /**
-   * Passes frames of the client to the connection, which accepts each once.
+   * Passes frames from the client to the connection, which accepts each frame once.
    *
    * @param number The number of the first frame, 1 or more.
-   * @param frames The frames in the form of a POST request; see `frames.ts`. May be empty.
+   * @param frames The frames, encoded as in a POST request; see `frames.ts`. May be empty.
    * @param received The number of the last event that the client has received.
    */
   give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames>;
-  /** Ends the connection, because the client closed its end. Idempotent. */
+  /** Ends the connection, because the client has closed its end. Idempotent. */
   end(info: Required<ConnectionCloseInfo>): Promise<void>;
 }
 
 /** Thrown by an {@linkcode HttpCarrier} whose connection is unreachable. */
 export class CarrierError extends Error {
   /**
-   * - `unknown`: the connection does not exist, or no longer exists.
+   * - `unknown`: the connection never existed, or no longer exists.
    * - `forbidden`: the secret does not belong to the connection.
    * - `malformed`: the request does not fit the state of the connection.
-   * - `unavailable`: the node of the connection did not respond; it may respond later.
+   * - `unavailable`: the connection's node did not respond. It may respond later.
    */
   readonly reason: "unknown" | "forbidden" | "malformed" | "unavailable";
 
@@ -98,9 +99,9 @@ export interface HttpCarriers {
    * Finds a connection.
    *
    * @param id The ID of the connection, as the client sent it.
-   * @param secret Secret of the connection, as the client sent it.
-   * @param ownerOf Returns the owner of the request; called if another node must be asked whether
-   * the connection exists. By default the request has no owner.
+   * @param secret The connection's secret, as the client sent it.
+   * @param ownerOf Returns the owner of the request. It is called if another node must be asked
+   * whether the connection exists. By default, the request has no owner.
    * @returns The connection. If it is on another node, its methods may reject with `unknown` and
    * `forbidden`.
    * @throws {CarrierError} If there is no such connection, or the secret is wrong.
@@ -108,13 +109,16 @@ export interface HttpCarriers {
   find(id: string, secret: string, ownerOf?: () => Owner): HttpCarrier;
 }
 
-/** The maximum length of a connection's ID in characters: a node's ID, a dot and a UUID. */
+/**
+ * The maximum length of a connection's ID, in characters. The ID consists of a node's ID, a dot and
+ * a UUID.
+ */
 export const MAX_ID_LENGTH = 128;
 
 /**
- * Returns the node that a connection's id names.
+ * Returns the node that a connection's ID contains.
  *
- * @returns The ID of the node; `undefined` for a connection of a server without nodes.
+ * @returns The ID of the node, or `undefined` for a connection of a server without nodes.
  */
 export function nodeOf(id: string): string | undefined {
   const end = id.lastIndexOf(".");

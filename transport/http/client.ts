@@ -1,4 +1,6 @@
-/** The client's end of a connection over HTTP, on `fetch`: one GET and one POST at a time. */
+/**
+ * The client's end of a connection over HTTP. It uses `fetch`, with one GET and one POST at a time.
+ */
 import { ConnectionError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import { Backoff } from "../../base/backoff.ts";
@@ -20,36 +22,39 @@ import { EventReader, type HttpEvent, type OpenedConnection } from "./events.ts"
 import { type EncodedFrame, encodeFrame, joinFrames } from "./frames.ts";
 
 /**
- * The timeout for the first piece of an event stream, in milliseconds. If it arrives later, a proxy
- * may be holding back the stream: the client polls from then on.
+ * The timeout for the first piece of an event stream, in milliseconds. If the piece arrives later,
+ * a proxy may be holding back the stream, so the client polls from then on.
  */
 export const FIRST_PIECE_MS = 3_000;
 
 /**
- * The number of event streams in a row that may be late if an earlier one arrived in time: a node
- * that died makes streams late as well, until the other nodes notice.
+ * The number of event streams in a row that may be late if an earlier one arrived in time. A node
+ * that has died also makes streams late, until the other nodes notice.
  */
 const CHANCES = 2;
 
 /**
- * Silence of an event stream after which the client sends a new request; the server is never silent
- * that long.
+ * How long an event stream may be silent before the client sends a new request, in milliseconds.
+ * The server is never silent that long.
  */
 const SILENT_MS = 40_000;
 
 /** The timeout for the response to a poll or a post, in milliseconds. */
 const ANSWER_MS = { poll: 40_000, post: 20_000 };
 
-/** The bytes of frames that share a post; a single frame may be larger. */
+/** The maximum bytes of frames that share a post. A single frame may be larger. */
 const POST_BYTES = 65_536;
 
 /** The bytes of events after which the client acknowledges, even if there are no frames to post. */
 const ACKNOWLEDGE_BYTES = 65_536;
 
-/** The maximum bytes of all posts that a page may still send while it unloads. */
+/** The maximum total size of the posts that a page may still send while it unloads, in bytes. */
 const KEEPALIVE_BYTES = 60_000;
 
-/** The time for the last event if a post was rejected because the connection has ended. */
+/**
+ * How long to wait for the last event if a post was rejected because the connection has ended, in
+ * milliseconds.
+ */
 const LAST_EVENT_MS = 2_000;
 
 /** The first and longest delay before a failed request is repeated, in milliseconds. */
@@ -59,9 +64,9 @@ const LAST_DELAY_MS = 4_000;
 /** The options for {@linkcode dialHttp}. */
 export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl"> {
   readonly runtime: Runtime;
-  /** Knowledge of the network, which the dialer updates. */
+  /** What is known about the network. The dialer updates this. */
   readonly path?: HttpPath | undefined;
-  /** Sends requests; by default the `fetch` of the platform. */
+  /** The function that sends requests. The default is the platform's `fetch`. */
   readonly fetch?: typeof fetch | undefined;
 }
 
@@ -69,18 +74,22 @@ export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl
 export interface HttpPath {
   /** True if a proxy holds back event streams. */
   polls: boolean;
-  /** The number of further event streams that may be late; 0 until one has arrived in time. */
+  /**
+   * The number of further event streams that may be late. It is 0 until one has arrived in time.
+   */
   chances?: number | undefined;
 }
 
 /**
  * Opens a connection over HTTP, for networks that block WebTransport and WebSocket.
  *
- * @param url The URL of the server, the same as for a WebSocket.
- * @param options The subprotocols, which must include `skein.1`; headers, timeout and signal.
+ * @param url The server's URL, which is the same as for a WebSocket.
+ * @param options The subprotocols, which must include `skein.1`, and the headers, timeout and
+ * signal.
  * @throws {TypeError} If the URL is not a server URL, or the protocols lack `skein.1`.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.
- * @throws {ConnectionError} If the connection cannot be opened; `status` is that of a rejection.
+ * @throws {ConnectionError} If the connection cannot be opened. If the server rejected it, `status`
+ * is the HTTP status.
  * @throws {TimeoutError} If opening takes too long.
  */
 export async function dialHttp(
@@ -115,7 +124,7 @@ export async function dialHttp(
   }
 }
 
-/** Properties of a {@linkcode ClientHttpConnection}. */
+/** The options of a {@linkcode ClientHttpConnection}. */
 interface ClientHttpOptions {
   readonly runtime: Runtime;
   readonly headers: HeadersInit | undefined;
@@ -124,7 +133,7 @@ interface ClientHttpOptions {
   readonly announcesToken: boolean;
 }
 
-/** A connection that opens, and starts to read, when it is created. */
+/** A connection that starts to open and read when it is created. */
 class ClientHttpConnection extends HttpConnection {
   readonly #options: ClientHttpOptions;
   readonly #place: string;
@@ -177,7 +186,7 @@ class ClientHttpConnection extends HttpConnection {
 
   protected override conclude(): void {
     this.#lingering = this.runtime.setTimeout(() => this.terminate(), CLOSE_TIMEOUT_MS);
-    // A page that unloads has no time for the response to an acknowledgment.
+    // A page that unloads has no time to wait for the response to an acknowledgment.
     if (this.#queue.length === 0) void this.#leave();
   }
 
@@ -188,7 +197,7 @@ class ClientHttpConnection extends HttpConnection {
     this.#opened.reject(new ConnectionError(`Cannot open HTTP to ${this.#place}`));
   }
 
-  /** Reads events until the end, with one request after the other. */
+  /** Reads events until the end, with one request after another. */
   async #read(): Promise<void> {
     const { path } = this.#options;
     const failures = new Failures(this.runtime);
@@ -196,7 +205,7 @@ class ClientHttpConnection extends HttpConnection {
       const [before, startedAt] = [this.#received, this.runtime.monotonic()];
       const goesOn = () =>
         this.#received !== before || this.runtime.monotonic() - startedAt >= FIRST_DELAY_MS;
-      // Streams may break now and then for hours: a stream that continues clears the earlier
+      // Streams may break now and then for hours, so a stream that continues clears the earlier
       // failures.
       const onPiece = () => {
         if (goesOn()) failures.reset();
@@ -250,7 +259,7 @@ class ClientHttpConnection extends HttpConnection {
       const response = await this.#ask("GET", headers, { signal });
       return await response.text();
     });
-    // A server that sends no response at all does not hold back a stream.
+    // Only now: if a server sends no response at all, no proxy is holding back a stream.
     this.#options.path.polls = true;
     this.#takeAll(new EventReader().read(text));
   }
@@ -293,7 +302,7 @@ class ClientHttpConnection extends HttpConnection {
         await this.#postNext();
         failures.reset();
       } catch (error) {
-        // The close and its code may be about to arrive as an event.
+        // The close with its code may be about to arrive as an event.
         if (error instanceof FinalAnswer && error.status === 410) {
           await pause(this.runtime, LAST_EVENT_MS, this.#ended.signal);
         }
@@ -347,7 +356,7 @@ class ClientHttpConnection extends HttpConnection {
     this.finish(this.closing!);
   }
 
-  /** Sends a request, and waits for the head of a successful response. */
+  /** Sends a request, and waits for the headers of a successful response. */
   async #ask(
     method: string,
     headers: Readonly<Record<string, string>>,
@@ -372,7 +381,7 @@ class ClientHttpConnection extends HttpConnection {
       redirect: "error",
     });
     const isOwn = response.headers.get(Header.transport) === HTTP_TRANSPORT;
-    // The number reports missing frames, and how many frames were accepted.
+    // The number shows whether frames are missing, and how many were accepted.
     if (isOwn && (response.ok || response.headers.has(Header.number))) return response;
     throw await answerError(response, isOwn);
   }
@@ -388,7 +397,7 @@ class ClientHttpConnection extends HttpConnection {
     }
   }
 
-  /** Waits before a failed request is retried, or ends the connection. */
+  /** Waits before a failed request is retried, or ends the connection if it cannot be retried. */
   async #failed(failures: Failures, error: unknown): Promise<void> {
     if (this.isOver) return;
     const isOpen = this.#ids !== undefined;
@@ -411,7 +420,7 @@ class HeldStream extends Error {}
 /** Thrown for a response that ends the connection. */
 class FinalAnswer extends ConnectionError {}
 
-/** Consecutive failures, with growing delays between retries. */
+/** Counts consecutive failures. The delays between retries grow. */
 class Failures {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
@@ -430,7 +439,7 @@ class Failures {
     this.#backoff.reset();
   }
 
-  /** Waits before a retry; immediately `false` if requests have failed for too long. */
+  /** Waits before a retry. Returns `false` immediately if requests have failed for too long. */
   async pause(signal: AbortSignal, error?: unknown): Promise<boolean> {
     const now = this.#runtime.monotonic();
     this.#since ??= now;
@@ -444,7 +453,9 @@ class Failures {
 /** The response statuses that end a connection. */
 const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 403, 405, 410, 413]);
 
-/** Creates the error for an unsuccessful response; `isOwn` if the session's server sent it. */
+/**
+ * Creates the error for an unsuccessful response. `isOwn` is true if the session's server sent it.
+ */
 async function answerError(response: Response, isOwn: boolean): Promise<Error> {
   const { status } = response;
   if (!isOwn) {
@@ -475,8 +486,8 @@ function retryAfterOf({ headers }: Response): number {
 }
 
 /**
- * Returns the URL of requests. Only the first request includes the secrets of a session's URL:
- * token, ticket, and the mark of a token in band.
+ * Returns the URL of a request. Only the first request includes the secrets in a session's URL: the
+ * token, the ticket, and the mark of a token in band.
  */
 function exchangeUrl(url: URL, more: readonly string[], isFirst = false): string {
   const isSecret = /^(token=|ticket=|auth=in-band$)/;

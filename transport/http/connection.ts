@@ -1,4 +1,4 @@
-/** Connections of the HTTP transport: the code that both ends share. */
+/** The code that both ends of the HTTP transport share. */
 import { ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { checkCloseInfo } from "../close_info.ts";
@@ -19,7 +19,7 @@ import type {
 import { FrameInbox } from "../frame_inbox.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 
-/** The name of the transport, and value of the header {@linkcode Header.transport}. */
+/** The name of the transport, and the value of the header {@linkcode Header.transport}. */
 export const HTTP_TRANSPORT = "http";
 
 /** The only subprotocol of the transport. */
@@ -27,7 +27,7 @@ export const HTTP_PROTOCOL = "skein.1";
 
 /** The headers of requests, and of the transport's own responses. */
 export const Header = {
-  /** Marks requests and responses of the transport. */
+  /** Marks the requests and responses of the transport. */
   transport: "skein-transport",
   session: "skein-session",
   secret: "skein-secret",
@@ -35,19 +35,19 @@ export const Header = {
   number: "skein-number",
   /** Requests one response of known length instead of an event stream. */
   poll: "skein-poll",
-  /** Code of a close by the client, and the percent-encoded reason. */
+  /** The code of a close by the client, and the percent-encoded reason. */
   close: "skein-close",
   /** The number of the last event that the client has received. */
   lastEvent: "last-event-id",
 } as const;
 
-/** The time after which a connection ends if neither end reaches the other, in milliseconds. */
+/** The time after which a connection ends if neither end can reach the other, in milliseconds. */
 export const LOST_MS = 30_000;
 
 /** The longest wait for the last requests of a closed connection, in milliseconds. */
 export const CLOSE_TIMEOUT_MS = 5_000;
 
-/** Buffered bytes at or below which `drained` resolves. */
+/** The number of buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 32_768;
 
 const CAPABILITIES: ConnectionCapabilities = Object.freeze({
@@ -60,7 +60,7 @@ const CAPABILITIES: ConnectionCapabilities = Object.freeze({
 
 const NO_INSPECTION: ConnectionInspection = Object.freeze({});
 
-/** One end of a connection over HTTP: message frames, without streams and datagrams. */
+/** One end of a connection over HTTP. It has message frames, but no streams and datagrams. */
 export abstract class HttpConnection implements Connection, MessageFrames {
   readonly transport = HTTP_TRANSPORT;
   readonly protocol = HTTP_PROTOCOL;
@@ -86,10 +86,10 @@ export abstract class HttpConnection implements Connection, MessageFrames {
   /** Passes a frame to the transport. */
   protected abstract transmit(frame: Frame): void;
 
-  /** Notifies the peer of the close by this end, after all earlier frames were sent. */
+  /** Notifies the peer that this end has closed, after all earlier frames were sent. */
   protected abstract conclude(info: Required<ConnectionCloseInfo>): void;
 
-  /** Frees all resources; called once, when the connection has ended. */
+  /** Frees all resources. Called once, when the connection has ended. */
   protected abstract release(): void;
 
   /** Resolved from the start. */
@@ -101,7 +101,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return this.#closed.promise;
   }
 
-  /** Never settles: the session announces a drain in its messages. */
+  /** Never settles, because the session announces a drain in its messages. */
   get draining(): Promise<void> {
     return new Promise(() => {});
   }
@@ -122,7 +122,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return noStreams();
   }
 
-  /** Undefined: there are no streams, and no credit. */
+  /** Undefined, because there are no streams and no credit. */
   get inspect(): ConnectionInspection {
     return NO_INSPECTION;
   }
@@ -137,7 +137,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return this.#closing;
   }
 
-  /** Passes a frame to the peer; ignored once closed. */
+  /** Passes a frame to the peer. Ignored once the connection is closed. */
   send(frame: Frame): void {
     if (this.#isOver || this.#closing !== undefined) return;
     this.#framesSent++;
@@ -161,7 +161,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     return refuseStream(this.transport);
   }
 
-  /** Closes the connection after all frames that were sent before. */
+  /** Closes the connection after sending all earlier frames. */
   close(info?: ConnectionCloseInfo): void {
     const checked = checkCloseInfo(info);
     if (this.#isOver || this.#closing !== undefined) return;

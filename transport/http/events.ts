@@ -1,17 +1,17 @@
-/** Events of the HTTP transport, in the format of server-sent events. */
+/** The events of the HTTP transport, in the format of server-sent events. */
 import type { ConnectionCloseInfo, Frame } from "../connection.ts";
 
-/** A comment, which shows that the connection is alive. */
+/** A comment that shows that the connection is alive. */
 export const COMMENT = ":\n\n";
 
-/** IDs of a new connection. */
+/** The ID and secret of a new connection. */
 export interface OpenedConnection {
   readonly session: string;
-  /** Secret of the connection: 128 random bits. */
+  /** The secret of the connection: 128 random bits. */
   readonly secret: string;
 }
 
-/** An event as a client reads it. */
+/** An event, as a client reads it. */
 export type HttpEvent =
   | { readonly kind: "session"; readonly opened: OpenedConnection }
   | { readonly kind: "frame"; readonly number: number; readonly frame: Frame }
@@ -29,8 +29,8 @@ export function writeOpened(opened: OpenedConnection): string {
 /**
  * Writes a frame as an event.
  *
- * A text with a carriage return is written as a JSON string, because an event cannot contain that
- * character: readers treat every line ending as a line feed.
+ * A text with a carriage return is written as a JSON string, because readers treat every line
+ * ending in an event as a line feed.
  */
 export function writeFrame(number: number, frame: Frame): string {
   if (typeof frame !== "string") {
@@ -46,7 +46,7 @@ export function writeFrame(number: number, frame: Frame): string {
  * Writes a text as the data of an event. Every kind of line ending starts a new line, so that no
  * text can add fields.
  *
- * @param text The text; readers treat each of its line endings as a line feed.
+ * @param text The text. Readers treat each of its line endings as a line feed.
  * @returns The lines of the event, without the last line ending.
  */
 export function writeData(text: string): string {
@@ -66,7 +66,7 @@ export function writeClose(number: number, info: Required<ConnectionCloseInfo>):
 }
 
 /**
- * Reads events from a text that arrives in pieces.
+ * Reads events from text that arrives in pieces.
  *
  * @example Usage
  * ```ts
@@ -81,7 +81,7 @@ export function writeClose(number: number, info: Required<ConnectionCloseInfo>):
  * ```
  */
 export class EventReader {
-  /** Start of a line that is not complete yet. */
+  /** The start of a line that is not complete yet. */
   #rest: string[] = [];
   #id = "";
   #type = "message";
@@ -89,7 +89,7 @@ export class EventReader {
 
   /**
    * @returns The events that the piece completes.
-   * @throws {TypeError} If an event is malformed, or unknown.
+   * @throws {TypeError} If an event is malformed or unknown.
    */
   read(text: string): HttpEvent[] {
     const events: HttpEvent[] = [];
@@ -145,7 +145,7 @@ export class EventReader {
   }
 }
 
-/** Decodes base64; older browsers have no `fromBase64`. */
+/** Decodes base64, because older browsers have no `fromBase64`. */
 function bytesOf(text: string): Uint8Array {
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);

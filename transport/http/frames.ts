@@ -1,14 +1,17 @@
-/** The frames in the body of a POST request: length (a varint of RFC 9000), type, and the bytes. */
+/**
+ * The frames in the body of a POST request. Each consists of a length (a varint as in RFC 9000), a
+ * type and the bytes.
+ */
 import type { Frame } from "../connection.ts";
 import { readVarint, varintLength, varintLengthAt, writeVarint } from "../quic/varint.ts";
 
-/** Types of frames. */
+/** The types of frames. */
 const TEXT = 0;
 const BINARY = 1;
 
 const encoder = new TextEncoder();
 
-/** A frame, ready to be sent. */
+/** A frame that is ready to be sent. */
 export interface EncodedFrame {
   readonly type: number;
   readonly bytes: Uint8Array;
@@ -43,8 +46,8 @@ export function joinFrames(frames: readonly EncodedFrame[]): Uint8Array<ArrayBuf
 /**
  * Reads the frames of a body.
  *
- * @returns The frames, whose bytes are parts of the body; `undefined` if the body is cut off, or
- * has a frame of an unknown type or a text that is not UTF-8.
+ * @returns The frames, whose bytes are parts of the body; `undefined` if the body is cut off, or if
+ * it contains a frame of an unknown type or a text that is not UTF-8.
  *
  * @example Usage
  * ```ts

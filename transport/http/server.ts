@@ -1,4 +1,4 @@
-/** The server's end of a connection over HTTP: events that wait for GET requests. */
+/** The server's end of a connection over HTTP. It holds events until GET requests fetch them. */
 import { ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Deadlines } from "../../base/deadlines.ts";
@@ -17,8 +17,8 @@ import { type OpenedConnection, writeClose, writeFrame } from "./events.ts";
 import { readFrames } from "./frames.ts";
 
 /**
- * The maximum bytes of events that were sent to a client and not acknowledged; a client
- * acknowledges at a quarter. A single event may be larger.
+ * The maximum bytes of events that were sent to a client but not acknowledged. A client
+ * acknowledges when a quarter of this is reached. A single event may be larger.
  */
 export const MAX_UNACKNOWLEDGED_BYTES = 262_144;
 
@@ -28,16 +28,16 @@ export const MAX_UNACKNOWLEDGED_BYTES = 262_144;
  */
 const MAX_WAITING_GIVES = 2;
 
-/** The longest wait for a slow receiver, in milliseconds; then the client must retry. */
+/** The longest wait for a slow receiver, in milliseconds. After that, the client must retry. */
 const BUSY_MS = 10_000;
 
 /** The time within which a client retries after its frames were not accepted, in milliseconds. */
 const AGAIN_MS = 5_000;
 
-/** The share of the receiver's capacity at which frames of the client wait. */
+/** The fill level of the receiver at which the client's frames have to wait. */
 const PAUSE_AT = 1 / 2;
 
-/** The share of the receiver's capacity at which waiting frames continue. */
+/** The fill level of the receiver at which waiting frames are accepted again. */
 const RESUME_AT = 1 / 4;
 
 /** The options of {@linkcode HttpConnections}. */
@@ -51,20 +51,20 @@ export interface HttpConnectionsOptions {
 
 /** The options of one connection. */
 export interface AcceptHttpOptions {
-  /** Disposed of when the connection is removed, some time after it ended. */
+  /** Disposed of when the connection is removed, some time after it has ended. */
   readonly lease?: Disposable | undefined;
 }
 
 /**
  * The connections of a server.
  *
- * - **Lost:** a connection ends {@linkcode LOST_MS} after its last GET request.
+ * - **Lost:** a connection ends {@linkcode LOST_MS} after its last GET request has ended.
  * - **Closed:** a closed connection is kept for {@linkcode CLOSE_TIMEOUT_MS}, so that the client
  *   can request the last events.
  */
 export class HttpConnections implements HttpCarriers, Disposable {
   readonly #options: HttpConnectionsOptions;
-  // Bounded by the limits for sessions and sockets, which the caller checks.
+  // The caller checks the limits for sessions and sockets, which bound this.
   readonly #connections = new Map<string, ServerHttpConnection>();
   readonly #lost: Deadlines<ServerHttpConnection>;
   readonly #closed: Deadlines<ServerHttpConnection>;
@@ -82,7 +82,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
     this.#closed.clear();
   }
 
-  /** The number of connections, including those that ended a moment ago. */
+  /** The number of connections, including those that have just ended. */
   get size(): number {
     return this.#connections.size;
   }
@@ -135,10 +135,10 @@ export class HttpConnections implements HttpCarriers, Disposable {
   }
 }
 
-/** Alphabet of secrets. */
+/** The base64 alphabet for secrets. */
 const IN_HEADER = { alphabet: "base64url", omitPadding: true } as const;
 
-/** Compares secrets of a known length, in a time that does not depend on their content. */
+/** Compares secrets of a known length, in a time that does not depend on their contents. */
 function isSameSecret(secret: string, received: string): boolean {
   if (secret.length !== received.length) return false;
   let difference = 0;
@@ -148,13 +148,13 @@ function isSameSecret(secret: string, received: string): boolean {
   return difference === 0;
 }
 
-/** Services of a {@linkcode ServerHttpConnection}. */
+/** The options and callbacks of a {@linkcode ServerHttpConnection}. */
 interface ServerHttpOptions extends AcceptHttpOptions {
   readonly runtime: Runtime;
   readonly maxFrameBytes: number;
   /** Called when GET requests start and stop waiting for events. */
   readonly onRead: (isRead: boolean) => void;
-  /** Called once, when either end closed the connection. */
+  /** Called once, when either end has closed the connection. */
   readonly onClosing: () => void;
 }
 
@@ -178,11 +178,11 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #next = 1;
   #gives = 0;
   #isPaused = false;
-  /** Requests whose frames wait for the receiver. */
+  /** The number of requests whose frames are waiting for the receiver. */
   #waits = 0;
   /** The last time at which frames were not accepted, in monotonic milliseconds. */
   #refusedAt = -Infinity;
-  /** Pending wait for a change of a slow receiver. */
+  /** The pending wait for a slow receiver to change. */
   #watched: Promise<void> | undefined;
   #isForgotten = false;
   #receiver: FrameReceiver | undefined = undefined;
@@ -193,26 +193,24 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#options = options;
   }
 
-  /** The bytes not sent to any GET request yet. */
+  /** The number of bytes that were not sent to any GET request yet. */
   get bufferedAmount(): number {
     return this.isOver ? 0 : this.#waitingBytes;
   }
 
-  /** True while frames of the client wait for the receiver, here or at the client. */
+  /** True while the client's frames wait for the receiver, here or at the client. */
   get isPaused(): boolean {
     if (!this.#isPaused || this.#isBehind) return this.#isPaused;
     return this.runtime.monotonic() - this.#refusedAt < AGAIN_MS;
   }
 
-  /**
-   * Sets the receiver; frames of the client wait while a receiver with `backpressure` is too slow.
-   */
+  /** Sets the receiver. If it has `backpressure`, the client's frames wait while it is too slow. */
   override receive(receiver: FrameReceiver): void {
     this.#receiver = receiver;
     super.receive(receiver);
   }
 
-  /** Resolves: `find()` has already checked the secret. */
+  /** Resolves, because `find()` has already checked the secret. */
   prove(): Promise<void> {
     return this.#isGone ? Promise.reject(gone()) : Promise.resolve();
   }
@@ -239,7 +237,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     }
   }
 
-  /** Accepts frames of the client, as {@linkcode HttpCarrier.give} describes. */
+  /** Accepts the client's frames, as {@linkcode HttpCarrier.give} describes. */
   async give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames> {
     if (this.#isGone) throw gone();
     this.#acknowledge(received);
@@ -274,7 +272,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return Promise.resolve();
   }
 
-  /** Ends the connection of a client that shows no sign of life. */
+  /** Ends the connection of a client that has shown no sign of life. */
   lose(): void {
     this.finish(new ConnectionError(`The client sent no request within ${LOST_MS} ms`));
   }
@@ -300,7 +298,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   }
 
   protected override release(): void {
-    // The client may request the events before a close by this end once more.
+    // If this end closed the connection, the client may request the events before the close once
+    // more.
     if (this.closing === undefined) {
       this.#events = [];
       this.#options.onClosing();
@@ -308,7 +307,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#changes.notify();
   }
 
-  /** True if the connection ended, and has no close to report to the client. */
+  /** True if the connection has ended and has no close to report to the client. */
   get #isGone(): boolean {
     return this.#isForgotten || this.isOver && this.closing === undefined;
   }
@@ -330,7 +329,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return fill >= PAUSE_AT || this.#isPaused && fill > RESUME_AT;
   }
 
-  /** Waits for the receiver; `false` if the receiver stays too slow. */
+  /** Waits for the receiver. Returns `false` if it stays too slow. */
   async #hasRoom(): Promise<boolean> {
     this.#isPaused = true;
     this.#waits++;
@@ -343,8 +342,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   /**
    * Waits until a condition holds.
    *
-   * @param ms Longest wait, in milliseconds.
-   * @returns `false` after the wait timed out.
+   * @param ms The longest wait, in milliseconds.
+   * @returns `false` if the wait timed out.
    */
   async #until(holds: () => boolean, ms: number): Promise<boolean> {
     let isLate = false;
@@ -360,7 +359,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     return holds();
   }
 
-  /** Reports the next change of the receiver, once, however many calls wait for it. */
+  /** Reports the next change of the receiver once, however many calls are waiting for it. */
   #watchReceiver(): void {
     this.#watched ??= this.#receiver!.backpressure!.changed().then(() => {
       this.#watched = undefined;
@@ -369,8 +368,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   }
 
   /**
-   * Starts to serve another GET request, whose client has received the events up to the given
-   * number.
+   * Starts to serve another GET request. Its client has received the events up to the given number.
    */
   #rewind(after: number, reader: string): void {
     const isKnown = after >= this.#acknowledged && after <= this.#last + 1;

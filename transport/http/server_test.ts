@@ -17,7 +17,7 @@ const open = (node?: string) =>
 
 const body = (...frames: Frame[]) => joinFrames(frames.map(encodeFrame));
 
-/** Takes events as the first call of a GET request. */
+/** Takes events, as the first call of a GET request does. */
 function take(
   carrier: HttpCarrier,
   after: number,
@@ -43,7 +43,8 @@ function received(connection: ServerHttpConnection): Frame[] {
 }
 
 /**
- * Receives the frames of a connection into a queue of four; two frames in it pause the connection.
+ * Receives the frames of a connection into a queue with a capacity of four. Two frames in the queue
+ * pause the connection.
  */
 function fillingReceiver(connection: ServerHttpConnection) {
   const frames: Frame[] = [];
@@ -192,7 +193,7 @@ Deno.test("HttpCarrier.give() waits for a slow receiver, and then requests a ret
   const given = connection.give(1, body("a", "b", "c", "d"), 0);
   await time.tickAsync(0);
   assertEquals([receiver.frames, connection.isPaused], [["a", "b"], true]);
-  // A retry waits too; one more is rejected.
+  // A retry waits too. Another retry is rejected.
   const repeated = connection.give(1, body("a", "b", "c", "d"), 0);
   assertEquals((await connection.give(1, body("a"), 0)).result, "busy");
   await time.tickAsync(10_000);
@@ -213,7 +214,7 @@ Deno.test("HttpCarrier.give() continues for a retry after the first request ende
   connection.send("event");
   const first = connection.give(1, body("a", "b", "c", "d"), 0);
   await time.tickAsync(0);
-  // The acknowledgment wakes the retry first; the first request then ends.
+  // The acknowledgment wakes the retry first. The first request then ends.
   const repeated = connection.give(1, body("a", "b", "c", "d", "e"), 1);
   await time.tickAsync(0);
   receiver.fillTo(0.25);
@@ -251,7 +252,7 @@ Deno.test("HttpCarrier.give() keeps reading paused until the client may have ret
   assert(connection.isPaused);
   assertEquals((await connection.give(1, body("a"), 0)).result, "taken");
   assert(!connection.isPaused);
-  // A client that does not retry is silent.
+  // A client that does not retry counts as silent.
   fill = 1;
   const late = connection.give(2, body("b"), 0);
   await time.tickAsync(10_000);

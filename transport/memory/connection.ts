@@ -1,4 +1,4 @@
-/** One end of a memory pair, with the streams between both ends. */
+/** One end of a memory pair, with the streams between the two ends. */
 import { CloseCode, ConnectionError, StreamError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE, streamErrorCodeOf } from "../wire_close.ts";
@@ -23,28 +23,28 @@ import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 import type { PacketPath, StreamPath } from "./path.ts";
 
 /**
- * The maximum number of streams of one direction that the peer has not accepted yet; opening
- * another one waits.
+ * The maximum number of streams of one direction that the peer has not accepted yet. A call that
+ * opens another one waits.
  */
 const MAX_UNACCEPTED_STREAMS = 100;
 
-/** The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
+/** The maximum number of datagrams held for a reader. If there are more, the oldest is dropped. */
 const MAX_HELD_DATAGRAMS = 256;
 
-/** Largest datagram, which fits into a QUIC packet on any path. */
+/** The largest datagram. It fits into a QUIC packet on any path. */
 const MAX_DATAGRAM_BYTES = 1200;
 
-/** Buffered bytes at or below which `drained` resolves. */
+/** The number of buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
 
-/** Unread bytes at which a write starts to wait. */
+/** The number of unread bytes at which a write starts to wait. */
 const STREAM_WINDOW_BYTES = 64 * 1024;
 
-/** The share of withheld credit whose use makes the connection worn. */
+/** The share of the withheld credit that makes the connection worn when it is used up. */
 const WORN = 0.75;
 const encoder = new TextEncoder();
 
-/** Features of a connection in memory. */
+/** The features of a connection in memory. */
 export interface MemoryWire {
   readonly runtime: Runtime;
   /**
@@ -53,24 +53,21 @@ export interface MemoryWire {
   readonly transport?: string | undefined;
   /** The subprotocol. */
   readonly protocol: string;
-  /** Message frames without a stream. */
+  /** True for message frames without a stream. */
   readonly frames: boolean;
   readonly streams: boolean;
   readonly datagrams: boolean;
 }
 
-/** The credit that an end grants once, without granting more as the peer uses it up. */
+/** The credit that an end grants once. It grants no more as the peer uses the credit up. */
 export interface WithheldCredit {
   /** The bytes that the peer may send in total, including messages. */
   readonly bytes: number;
-  /** The streams of each direction that the peer may open in total; at least 100. */
+  /** The number of streams of each direction that the peer may open in total; at least 100. */
   readonly streams: number;
 }
 
-/**
- * A bidirectional stream that the other end opened: the reader of its bytes, and the writer of this
- * end.
- */
+/** A bidirectional stream that the other end opened, as the reader and the writer at this end. */
 type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
 
 /** A connection that uses a {@linkcode PacketPath} in each direction. */
@@ -84,7 +81,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   readonly #bidirectional: IncomingQueue<IncomingStream, BidirectionalStream>;
   readonly #unidirectional: IncomingQueue<ReadableStream<Uint8Array>>;
   readonly #datagrams: IncomingQueue<Uint8Array>;
-  /** Streams that this end may still open before the peer accepts one. */
+  /** The number of streams that this end may still open before the peer accepts one. */
   readonly #slots: Readonly<Record<StreamDirection, SendCredit>>;
   #peer!: MemoryConnection;
   #closeError: ConnectionError | undefined = undefined;
@@ -97,13 +94,13 @@ export class MemoryConnection extends CountedConnection implements Connection {
   #usedBytes = 0;
   #taken: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
   readonly #announced: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
-  /** Opened streams that have not arrived at the other end. */
+  /** The opened streams that have not arrived at the other end. */
   readonly #openings: Record<StreamDirection, (() => void)[]> = {
     bidirectional: [],
     unidirectional: [],
   };
 
-  /** The name of the transport, by default `memory`. */
+  /** The name of the transport. The default is `memory`. */
   readonly transport: string;
   readonly capabilities: ConnectionCapabilities;
   readonly protocol: string;
@@ -112,14 +109,17 @@ export class MemoryConnection extends CountedConnection implements Connection {
   readonly closed: Promise<ConnectionCloseInfo> = this.#closing.promise;
   /** Resolves when {@linkcode MemoryLink.drain} is called. */
   readonly draining: Promise<void> = this.#windingUp.promise;
-  /** Unreliable as set by the faults; the oldest unread datagrams are dropped. */
+  /**
+   * The datagrams. The faults determine how unreliable they are. If too many are unread, the oldest
+   * are dropped.
+   */
   readonly datagrams: DatagramDuplex;
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
-  /** Message frames, if enabled. */
+  /** The message frames, if enabled. */
   readonly frames?: MessageFrames;
 
-  /** Creates one end, which is complete after {@linkcode MemoryConnection.link}. */
+  /** Creates one end. It is complete after a call of {@linkcode MemoryConnection.link}. */
   constructor(wire: MemoryWire, out: PacketPath, inward: PacketPath) {
     super();
     this.#out = out;
@@ -171,10 +171,10 @@ export class MemoryConnection extends CountedConnection implements Connection {
   }
 
   /**
-   * Stops granting credit, as some browser engines do.
+   * Stops renewing credit, as some browser engines do.
    *
-   * @param credit The credit of the other end, in total.
-   * @throws {RangeError} If there are fewer than 100 streams.
+   * @param credit The total credit of the other end.
+   * @throws {RangeError} If `streams` is less than 100.
    */
   withhold(credit: WithheldCredit): void {
     if (!(credit.streams >= MAX_UNACCEPTED_STREAMS)) {
@@ -186,17 +186,17 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#owner.onReceived = (bytes) => {
       this.#usedBytes += bytes;
       if (this.#usedBytes >= credit.bytes * WORN) this.#worn.resolve();
-      // No more bytes arrive, and neither end notices.
+      // No more bytes arrive, but neither end notices.
       if (this.#usedBytes >= credit.bytes) this.#in.stall();
     };
   }
 
-  /** Resolves after three quarters of the withheld credit are used up. */
+  /** Resolves when three quarters of the withheld credit have been used up. */
   get worn(): Promise<void> {
     return this.#worn.promise;
   }
 
-  /** Breaks the connection like a network failure: `closed` rejects. */
+  /** Breaks the connection as a network failure does, so that `closed` rejects. */
   break(): void {
     if (this.#closeError !== undefined) return;
     const error = new ConnectionError("The connection broke: the network was disconnected");
@@ -212,12 +212,12 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#windingUp.resolve();
   }
 
-  /** The number of the other end's streams that were not accepted yet. */
+  /** The number of the other end's streams that have not been accepted yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Opens a stream; waits while too many are not accepted yet. */
+  /** Opens a stream. Waits while too many streams have not been accepted yet. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<BidirectionalStream> {
     if (!this.capabilities.streams) return await refuseStream(this.transport);
     await this.#slots.bidirectional.take(1, options);
@@ -236,7 +236,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     return { readable: back.reader.readable, writable: there.writer.writable };
   }
 
-  /** Opens a stream; waits while too many are not accepted yet. */
+  /** Opens a stream. Waits while too many streams have not been accepted yet. */
   async createUnidirectionalStream(
     options: OpenStreamOptions = {},
   ): Promise<WritableStream<Uint8Array>> {
@@ -254,7 +254,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     return writer.writable;
   }
 
-  /** Closes this end immediately, and the other end after all sent data. */
+  /** Closes this end immediately, and the other end after it has received all sent data. */
   close(info?: CloseOptions): void {
     const checked = checkWireClose(info, MAX_QUIC_CLOSE_CODE);
     if (this.#closeError !== undefined) return;
@@ -284,13 +284,13 @@ export class MemoryConnection extends CountedConnection implements Connection {
     return first !== undefined;
   }
 
-  /** Closes; called by `await using`. */
+  /** Closes the connection. Called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
   }
 
-  /** Handles a close with code and reason, by either end. */
+  /** Handles a close with a code and reason, by either end. */
   #finish(info: Required<ConnectionCloseInfo>): void {
     if (this.#closeError !== undefined) return;
     this.#closing.resolve(info);
@@ -300,7 +300,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     }
   }
 
-  /** Does the part that every ending shares; no more data arrives. */
+  /** Does what is common to all ways in which a connection ends. No more data arrives. */
   #end(error: ConnectionError): void {
     this.#closeError = error;
     this.#in.cut();
@@ -313,7 +313,8 @@ export class MemoryConnection extends CountedConnection implements Connection {
   }
 
   /**
-   * Removes the account of a stream that arrived, unread, before its use for messages was known.
+   * Removes the account of an unread stream that arrived before it was known that it carries
+   * messages.
    */
   #discard({ reader, writer }: IncomingStream): void {
     const { account, heldBytes } = reader;
@@ -358,7 +359,9 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#out.send(() => peer.#receive(sent, size), size);
   }
 
-  /** Paths of a new stream: separate ones, if the network has them. */
+  /**
+   * Returns the paths of a new stream. The stream has its own paths if the network supports this.
+   */
   #lanes(): { readonly out: StreamPath; readonly inward: StreamPath } {
     return {
       out: this.#out.lane?.() ?? this.#out,
@@ -367,7 +370,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   }
 
   /**
-   * Notifies the other end of a new stream. Earlier streams of the direction open first, as in
+   * Notifies the other end of a new stream. Earlier streams of the same direction open first, as in
    * QUIC.
    */
   #announce(direction: StreamDirection, out: StreamPath, open: () => void): void {
@@ -379,7 +382,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     });
   }
 
-  /** Grants the other end one more stream after an accepted one, while there is credit. */
+  /** Grants the other end one more stream after a stream was accepted, while there is credit. */
   #take(direction: StreamDirection): void {
     const { streams = Infinity } = this.#credit ?? {};
     const taken = ++this.#taken[direction];
@@ -421,30 +424,33 @@ export class MemoryConnection extends CountedConnection implements Connection {
   }
 }
 
-/** An active end of a stream; the connection keeps it to fail it on close. */
+/** An active end of a stream. The connection keeps it, so that a close can fail it. */
 interface StreamEnd {
-  /** Account of the stream's bytes; without one, the connection counts them separately. */
+  /**
+   * The account of the stream's bytes. Without an account, the connection counts them separately.
+   */
   account: StreamAccount | undefined;
   /** Ends the stream with an error, without notifying the other end. */
   fail(error: unknown): void;
 }
 
-/** Both ends of one direction. */
+/** Both ends of one direction of a stream. */
 interface MemoryStream {
   readonly writer: StreamEnd & { readonly writable: WritableStream<Uint8Array> };
   readonly reader: StreamEnd & {
     readonly readable: ReadableStream<Uint8Array>;
-    /** The bytes received and not read yet. */
+    /** The number of bytes that were received but not read yet. */
     readonly heldBytes: number;
   };
 }
 
-/** The open streams of a connection, and the bytes without an account. */
+/** The open streams of a connection, and the counts of the bytes without an account. */
 class StreamOwner {
-  /** Ends that a close must reach. */
+  /** The ends that a close must fail. */
   readonly live: Set<StreamEnd> = new Set();
   /**
-   * The bytes passed to the network without an account: of frames, and of the stream with messages.
+   * The bytes passed to the network without an account: those of frames, and of the stream with
+   * messages.
    */
   bytesSent = 0;
   /** The bytes received from the network without an account. */
@@ -476,7 +482,7 @@ class StreamWriter implements StreamEnd {
     this.writable = new WritableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;
-        // Otherwise a write that waits for room would delay the abort.
+        // Otherwise a write that is waiting for room would delay the abort.
         controller.signal.addEventListener(
           "abort",
           () => this.#room?.reject(controller.signal.reason),
@@ -511,7 +517,7 @@ class StreamWriter implements StreamEnd {
   }
 
   fail(error: unknown): void {
-    // An inactive end has already ended; an error now would only hide the cause.
+    // An inactive end has already ended. An error now would only hide the cause.
     if (!this.#owner.live.delete(this)) return;
     this.account?.ended(error);
     this.#controller.error(error);

@@ -1,4 +1,4 @@
-/** Pairs of established connections in one process, for tests. */
+/** Creates pairs of established connections in one process, for tests. */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
@@ -46,12 +46,12 @@ export interface MemoryPairOptions {
    * @default {true}
    */
   datagrams?: boolean | undefined;
-  /** Faults from the start, in both directions; see {@linkcode MemoryLink.setFaults}. */
+  /** The initial faults, in both directions; see {@linkcode MemoryLink.setFaults}. */
   faults?: MemoryFaults | undefined;
   /**
    * The credit that the client grants once and never renews, as in WebKit's WebTransport. Once the
-   * server has used up the bytes or streams, no more data arrives, while both ends look healthy. By
-   * default, credit is renewed.
+   * server has used up the bytes or streams, no more data arrives, although both ends look healthy.
+   * By default, credit is renewed.
    *
    * @example A connection that is worn after three quarters
    * ```ts
@@ -72,12 +72,12 @@ export interface MemoryPairOptions {
   withheldCredit?: {
     /** The bytes that the peer may send in total, including messages. */
     readonly bytes: number;
-    /** The streams of each direction that the peer may open in total; at least 100. */
+    /** The number of streams of each direction that the peer may open in total; at least 100. */
     readonly streams: number;
   } | undefined;
   /**
-   * Source of jitter, loss and order: a seed, or a function that returns numbers from 0 to below 1.
-   * The same seed gives the same run.
+   * The source of jitter, loss and reordering: a seed, or a function that returns random numbers in
+   * [0, 1). The same seed gives the same run.
    *
    * @default {1}
    */
@@ -101,37 +101,37 @@ export interface MemoryPairOptions {
  */
 export interface MemoryLink {
   /**
-   * Changes the given faults. Other faults stay, and packets in flight keep their faults.
+   * Changes the given faults. Other faults stay the same, and packets in flight keep their faults.
    *
    * @param faults The faults to change.
-   * @param direction Direction of the change; by default, both.
+   * @param direction The direction to change. The default is both directions.
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
    */
   setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void;
   /**
-   * Pauses reading at the receiving end: sent data stays with the sender.
+   * Pauses reading at the receiving end, so that sent data stays with the sender.
    *
-   * @param direction Direction of the change; by default, both.
+   * @param direction The direction to change. The default is both directions.
    */
   stall(direction?: "to-server" | "to-client"): void;
   /**
    * Resumes reading at the receiving end.
    *
-   * @param direction Direction of the change; by default, both.
+   * @param direction The direction to change. The default is both directions.
    */
   resume(direction?: "to-server" | "to-client"): void;
   /**
-   * Breaks the network permanently; data in flight is lost. `closed` of both ends rejects
-   * immediately, unless `silent`.
+   * Breaks the network permanently. Data in flight is lost. Unless `silent` is set, `closed`
+   * rejects immediately at both ends.
    *
-   * @param options With `silent`, the network breaks without notice: sent data vanishes, and only
-   * silence shows the break, as with a cable unplugged far away.
+   * @param options With `silent`, the network breaks without notice, as if a cable far away was
+   * unplugged. Sent data vanishes, and the ends can only notice the silence.
    */
   disconnect(options?: { readonly silent?: boolean | undefined }): void;
   /**
    * Asks the receiving end to finish, which resolves `draining` there.
    *
-   * @param direction Direction of the request; by default, both.
+   * @param direction The direction of the request. The default is both directions.
    */
   drain(direction?: "to-server" | "to-client"): void;
 }
@@ -144,11 +144,14 @@ export interface MemoryPair extends AsyncDisposable {
   readonly server: Connection;
   /** The network between the ends. */
   readonly link: MemoryLink;
-  /** Resolves after three quarters of `withheldCredit` are used up, when a client hands over. */
+  /**
+   * Resolves when three quarters of `withheldCredit` have been used up, which is when a client
+   * hands over.
+   */
   readonly worn: Promise<void>;
 }
 
-/** Acts on the path of each direction. */
+/** Controls the path of each direction. */
 class PairLink implements MemoryLink {
   readonly #paths: Readonly<Record<"to-server" | "to-client", MemoryPath>>;
   readonly #ends: Readonly<Record<"to-server" | "to-client", MemoryConnection>>;
@@ -218,16 +221,16 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
 };
 
 /**
- * Creates two established connections that are each other's peer, for tests: with delay, loss,
- * reordering, disconnects and peers that do not read.
+ * Creates two established connections that are each other's peer, for tests. The network between
+ * them can delay, lose and reorder data and disconnect, and a peer can stop reading.
  *
- * - **Delivery:** in a microtask, in order, without timers; with a delay, by the clock and timers
- *   of the runtime, so that fake time drives it.
- * - **Bounds:** frames without a receiver, unread stream bytes, unaccepted streams and unread
- *   datagrams are all bounded.
- * - **Close:** `closed` settles immediately at the end that closes; the other end receives all data
- *   sent before, then the close. After both ends are closed, no timer is left; disposing the pair
- *   closes both.
+ * - **Delivery:** data is delivered in order, in a microtask and without timers. With a delay, the
+ *   clock and timers of the runtime are used, so that fake time controls delivery.
+ * - **Limits:** the numbers of frames without a receiver, unread stream bytes, unaccepted streams
+ *   and unread datagrams are all limited.
+ * - **Close:** `closed` settles immediately at the end that closes. The other end receives all data
+ *   sent before, and then the close. Disposing of the pair closes both ends. After both ends are
+ *   closed, no timer is left.
  *
  * @example Usage
  * ```ts
@@ -240,7 +243,7 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
  * assertEquals(await received, "hello");
  * ```
  *
- * @example A delay, driven by fake time
+ * @example A delay, controlled by fake time
  * ```ts
  * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
@@ -258,7 +261,7 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
  * ```
  *
  * @param options See {@linkcode MemoryPairOptions}.
- * @returns Both ends and the link.
+ * @returns The two ends and the link.
  * @throws {RangeError} If a fault is out of range.
  */
 export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {

@@ -2,11 +2,12 @@
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /**
- * The maximum number of datagrams in flight; beyond it, the oldest is lost, as in a router's queue.
+ * The maximum number of datagrams in flight. If there are more, the oldest is lost, as in a
+ * router's queue.
  */
 const MAX_DATAGRAMS_UNDER_WAY = 256;
 
-/** Faults in one direction. */
+/** The faults in one direction. */
 export interface MemoryFaults {
   /**
    * The delay of every packet, in milliseconds; 0 delivers in a microtask.
@@ -27,22 +28,22 @@ export interface MemoryFaults {
    */
   readonly lossRate?: number | undefined;
   /**
-   * The share of datagrams that overtake the previous one, from 0 to 1, if that one is still in
-   * flight. Frames and streams stay in order.
+   * The share of datagrams that overtake the previous datagram if it is still in flight, from 0 to
+   * 1. Frames and streams stay in order.
    *
    * @default {0}
    */
   readonly reorderRate?: number | undefined;
 }
 
-/** A packet in flight: a callback for its arrival, and the earliest time. */
+/** A packet in flight: a callback for its arrival, and the earliest time at which it may arrive. */
 interface Packet {
   readonly arrive: () => void;
   readonly bytes: number;
   readonly dueMs: number;
 }
 
-/** Packets in order; a first packet that is not due delays the others. */
+/** A queue of packets in order. If the first packet is not due, it delays the others. */
 class Lane {
   readonly #runtime: Runtime;
   readonly #onShrink: () => void;
@@ -139,7 +140,7 @@ class Lane {
   }
 
   #pump(): void {
-    // An arrival may stall or clear this lane, so all state is read again each time.
+    // An arrival may stall or clear this lane, so all state is read again for each packet.
     while (!this.#stalled && this.size > 0 && this.#waitMs() <= 0) {
       this.#take().arrive();
       this.#onShrink();
@@ -151,29 +152,29 @@ class Lane {
 /** The path of the packets of one stream. */
 export type StreamPath = Pick<PacketPath, "send" | "split">;
 
-/** One direction of a connection in memory: carries packets from one end to the other. */
+/** One direction of a connection in memory. It carries packets from one end to the other. */
 export interface PacketPath {
-  /** Called when the bytes in flight decrease. */
+  /** Called when the number of bytes in flight decreases. */
   onShrink: (() => void) | undefined;
-  /** The bytes of reliable packets in flight. */
+  /** The number of bytes of reliable packets in flight. */
   readonly bufferedBytes: number;
   /**
-   * Sends a reliable packet, after those that were sent before.
+   * Sends a reliable packet after all earlier ones.
    *
    * @param arrive Called at the other end.
    * @param bytes The size of the packet in `bufferedBytes`.
-   * @param size The size of the packet on a path with limited bandwidth; `bytes` by default.
+   * @param size The size of the packet on a path with limited bandwidth. The default is `bytes`.
    */
   send(arrive: () => void, bytes?: number, size?: number): void;
   /**
    * Creates a path for the packets of one stream, on a network where streams do not wait for each
-   * other. Without this method, all streams share the path.
+   * other. If this method is absent, all streams share the path.
    */
   lane?(): StreamPath;
   /**
-   * Chooses where to divide a write to a stream, on a network that does not keep writes whole.
+   * Chooses where to split a write to a stream, on a network that does not keep writes whole.
    *
-   * @returns The size of the first part; `size` for a write that stays whole.
+   * @returns The size of the first part, or `size` if the write stays whole.
    */
   split?(size: number): number;
   /**
@@ -192,9 +193,10 @@ export interface PacketPath {
 /**
  * Carries packets from one end to the other, with faults.
  *
- * - **Reliable:** `send` keeps the order, and loses no packet until the path is cut.
- * - **Datagrams:** `sendDatagram` may lose and reorder datagrams, and is bounded.
- * - **Time:** without a delay, a microtask and no timer; with a delay, one timer.
+ * - **Reliable packets:** `send` keeps the order, and no packet is lost until the path is cut.
+ * - **Datagrams:** `sendDatagram` may lose and reorder datagrams. The number in flight is limited.
+ * - **Time:** without a delay, packets arrive in a microtask, without a timer. With a delay, the
+ *   path uses one timer.
  */
 export class MemoryPath implements PacketPath {
   readonly #runtime: Runtime;
@@ -209,7 +211,7 @@ export class MemoryPath implements PacketPath {
   /**
    * Creates a path without faults.
    *
-   * @param random Numbers from 0 to below 1, which decide on jitter, loss and order.
+   * @param random Returns random numbers in [0, 1), which determine jitter, loss and reordering.
    */
   constructor(runtime: Runtime, random: () => number) {
     this.#runtime = runtime;
@@ -223,7 +225,7 @@ export class MemoryPath implements PacketPath {
   }
 
   /**
-   * Changes the given faults; packets in flight keep the old ones.
+   * Changes the given faults. Packets in flight keep the old ones.
    *
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
    */
@@ -288,7 +290,7 @@ export class MemoryPath implements PacketPath {
     const { delayMs, jitterMs } = this.#faults;
     if (delayMs === 0 && jitterMs === 0) return 0;
     const jitter = jitterMs > 0 ? jitterMs * this.#random() : 0;
-    // Whole milliseconds, as in clocks and timers: a timer could never wait for a fraction.
+    // Use whole milliseconds, as clocks and timers do: a timer could never wait for a fraction.
     return this.#runtime.now() + Math.ceil(delayMs + jitter);
   }
 }
@@ -297,7 +299,7 @@ export class MemoryPath implements PacketPath {
  * Creates a random number generator that repeats its numbers for the same seed (mulberry32).
  *
  * @param seed Any number.
- * @returns A function that returns numbers from 0 to below 1.
+ * @returns A function that returns random numbers in [0, 1).
  */
 export function seededRandom(seed: number): () => number {
   let state = seed | 0;
