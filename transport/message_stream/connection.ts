@@ -1,4 +1,4 @@
-/** The message frames on one stream, for transports with streams and without frames. */
+/** Message frames on one stream, for transports that have streams but no frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
@@ -28,46 +28,50 @@ import { directStream } from "../direct.ts";
 import { FrameInbox } from "../frame_inbox.ts";
 import { FrameParser, FrameQueue, type FrameSink } from "./frames.ts";
 
-/** The message stream at one end: the client opens the stream, the server waits for it. */
+/** The message stream at one end. The client opens the stream, and the server waits for it. */
 export interface FirstStream {
   /** Resolves with the stream; rejects if there will be no stream. */
   readonly stream: Promise<BidirectionalStream>;
-  /** The longest wait of a server for the stream, in milliseconds; absent at the client. */
+  /** How long a server waits for the stream, in milliseconds. Absent at the client. */
   readonly timeoutMs?: number | undefined;
-  /** The streams after the first; only the inner connection buffers these. */
+  /** The streams after the first one. Only the inner connection buffers them. */
   readonly incoming: ReadableStream<BidirectionalStream>;
 }
 
 export const MESSAGE_PROTOCOL = "skein.1";
 
-/** The largest frame body that is read, in bytes; a session's lower bound applies on delivery. */
+/**
+ * The largest frame body that is read, in bytes. If a session has a lower limit, it applies on
+ * delivery.
+ */
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
 /**
- * The same bound at a client, in bytes: as much as Deno's WebSocket reads. A client drops a message
- * above its own bound and continues, rather than closing the connection.
+ * The same limit at a client, in bytes. This is as much as Deno's WebSocket reads. If a message
+ * exceeds the client's own limit, the client drops it and continues, rather than closing the
+ * connection.
  */
 const MAX_CLIENT_FRAME_BYTES = 64 * 1024 * 1024;
 
-/** Buffered bytes at or below which `drained` resolves. */
+/** The number of buffered bytes at or below which `drained` resolves. */
 const LOW_WATER_MARK = 16 * 1024;
 
-/** The longest wait for the peer to end the other half, in milliseconds. */
+/** How long to wait for the peer to end the other half, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
- * The longest time between the end of the stream and the end of the connection, in milliseconds:
- * after the first, the second may still be in flight.
+ * The longest time between the end of the stream and the end of the connection, in milliseconds.
+ * When one of them arrives, the other may still be in flight.
  */
 const LINGER_MS = 250;
 
 /**
- * An empty text, the first frame of the client: on some transports a peer only notices a stream
- * with its first byte, and the server may send the first message.
+ * An empty text, which is the client's first frame. On some transports, a peer notices a stream
+ * only when its first byte arrives, and the server may have to send the first message.
  */
 const GREETING_BYTES = [0, 0];
 
-/** Precedes a microtask. */
+/** A resolved promise, to start a microtask. */
 const SETTLED = Promise.resolve();
 
 const NORMAL: ConnectionCloseInfo = { closeCode: CloseCode.normal, reason: "" };
@@ -82,41 +86,42 @@ export interface MessageStreamOptions {
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Side of this end: the client opens the stream. */
+  /** The side of this end. The client opens the stream. */
   readonly side: "client" | "server";
   /**
-   * The longest wait of a server for the client's stream, in milliseconds; then the server closes
+   * How long a server waits for the client's stream, in milliseconds. After that, the server closes
    * with 4408.
    *
    * @default {10000}
    */
   readonly streamTimeoutMs?: number | undefined;
   /**
-   * The longest wait of a close for the writes of sent frames, and for the peer to end the other
-   * half, in milliseconds.
+   * How long a close waits for sent frames to be written, and for the peer to end the other half,
+   * in milliseconds.
    *
    * @default {1000}
    */
   readonly closeTimeoutMs?: number | undefined;
   /**
-   * The largest body of a frame, in bytes; a larger one closes with 4413 without being buffered. By
-   * default 4 MiB on a server, and 64 MiB on a client.
+   * The largest body of a frame, in bytes. A larger body closes the connection with 4413 without
+   * being buffered. The default is 4 MiB on a server and 64 MiB on a client.
    */
   readonly maxFrameBytes?: number | undefined;
   /**
-   * Resolves after the peer is admitted. Until then the peer may send `maxEarlyBytes`; more closes
-   * with 4401. By default, the peer is admitted immediately.
+   * Resolves when the peer is admitted. Until then, the peer may send `maxEarlyBytes`; if it sends
+   * more, the connection closes with 4401. By default, the peer is admitted immediately.
    */
   readonly admitted?: Promise<unknown> | undefined;
   /**
-   * The maximum bytes that the peer may send before it is admitted: a token with its envelope.
+   * The maximum number of bytes that the peer may send before it is admitted. The default is enough
+   * for a token with its envelope.
    *
    * @default {20480}
    */
   readonly maxEarlyBytes?: number | undefined;
 }
 
-/** Bounds of message frames, and the runtime of the node. */
+/** The limits of message frames, and the runtime of the node. */
 export interface MessageOptions
   extends Pick<MessageStreamOptions, "closeTimeoutMs" | "maxFrameBytes"> {
   readonly runtime: Runtime;
@@ -127,13 +132,13 @@ export interface MessageOptions
  * `withMessages`.
  *
  * @param connection A connection on which no stream has been opened yet.
- * @returns The connection with `frames`, whose close also closes the inner one.
+ * @returns The connection with `frames`. Closing it also closes the inner connection.
  */
 export function openMessages(
   connection: Connection,
   options: MessageOptions,
 ): MessageStreamConnection {
-  // Counters of streams exclude the message stream.
+  // The counters of streams exclude the message stream.
   connection.inspect?.excludeMessageStream?.("local");
   const stream = connection.createBidirectionalStream();
   return new MessageStreamConnection(connection, {
@@ -147,20 +152,23 @@ export function openMessages(
   });
 }
 
-/** End of a connection: code and reason, or an error. */
+/** How a connection ended: with a code and reason, or with an error. */
 interface Outcome {
   readonly info?: Required<ConnectionCloseInfo>;
   readonly error?: unknown;
 }
 
 /**
- * A connection with frames on a stream. The class is also the `frames` object, and the sink of
+ * A connection with frames on a stream. This class is also the `frames` object, and the sink of
  * parsed frames.
  */
 export class MessageStreamConnection
   implements Connection, DirectStreams, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
-  /** The maximum bytes that the peer may send; more closes with 4401. */
+  /**
+   * The maximum number of bytes that the peer may send. If it sends more, the connection closes
+   * with 4401.
+   */
   maxBytes = Infinity;
 
   readonly #runtime: Runtime;
@@ -169,7 +177,7 @@ export class MessageStreamConnection
   readonly #isServer: boolean;
   /** True if the transport reports an end without a close as a close with 0. */
   readonly #isAmbiguous: boolean;
-  /** Resolves after no other stream can overtake the message stream. */
+  /** Resolves when no other stream can overtake the message stream any more. */
   readonly #settled: Promise<unknown>;
   readonly #closeTimeoutMs: number;
   readonly #queue = new FrameQueue();
@@ -178,18 +186,18 @@ export class MessageStreamConnection
   readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
   #stream: DirectStream | undefined;
   #drained: PromiseWithResolvers<void> | undefined;
-  /** The only timer: for the stream, for the peer's end, or for data that lingers. */
+  /** The only timer. It waits for the stream, for the peer's end, or for data still in flight. */
   #timer: Timer | undefined;
   #closing: Required<ConnectionCloseInfo> | undefined;
   #closesConnection = false;
-  /** End of the inner connection. */
+  /** How the inner connection ended. */
   #outcome: Outcome | undefined;
   /** The error that broke the stream, and with it the connection. */
   #failure: ConnectionError | undefined;
   #isWriting = false;
   #isReading = false;
   #isGreeted = false;
-  /** True if a receiver of streams waits for the first stream. */
+  /** True if a receiver of streams is waiting for the first stream. */
   #isAwaited = false;
   #isEnding = false;
   #hasEnded = false;
@@ -286,7 +294,7 @@ export class MessageStreamConnection
       throw new TypeError("Cannot receive streams: there is a receiver already");
     }
     this.#isAwaited = true;
-    // The first stream carries the messages; if it never opens, the connection ends.
+    // The first stream carries the messages. If it never opens, the connection ends.
     this.#first.stream.then(() => direct.receiveBidirectional(receiver), () => {});
   }
 
@@ -342,8 +350,8 @@ export class MessageStreamConnection
     this.#closesConnection = options?.closeConnection === true;
     const hasNothingToSay = this.#stream === undefined && this.#queue.bytes === 0;
     if (this.#failure !== undefined || hasNothingToSay) this.#closeInner();
-    // If the peer is already closing, this has no effect; the peer's code counts if it arrives in
-    // time.
+    // If the peer is already closing, this has no effect: the peer's code is reported if it arrives
+    // in time.
     else this.#end(this.#closeTimeoutMs);
   }
 
@@ -384,7 +392,7 @@ export class MessageStreamConnection
     if (this.#outcome !== undefined) return this.#settle();
     // The peer may need all of its time for this end's last frames.
     if (this.#closing === undefined) return this.#end(this.#closeTimeoutMs * 2);
-    // This end's last frames go first, or the close would overtake them.
+    // Send this end's last frames first, or the close would overtake them.
     if (this.#hasEnded) this.#closeInner();
   }
 
@@ -411,7 +419,7 @@ export class MessageStreamConnection
     this.#wakeWriter();
   }
 
-  /** Starts a write in a microtask, so that all frames of one call are one write. */
+  /** Starts a write in a microtask, so that all frames of the same call become one write. */
   #wakeWriter(): void {
     const stream = this.#stream;
     if (this.#isWriting || stream === undefined) return;
@@ -473,7 +481,7 @@ export class MessageStreamConnection
     }
   }
 
-  /** Ends this half after the sent frames, and starts the peer's timeout. */
+  /** Ends this half after the sent frames, and starts the timeout for the peer's half. */
   #end(timeoutMs: number): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
@@ -484,7 +492,8 @@ export class MessageStreamConnection
 
   /** Closes the connection of a peer that did not end its half in time. */
   #giveUp(): void {
-    // The code decides whether a client reconnects: a lost code must not count as a normal close.
+    // The code decides whether a client reconnects, so a lost code must not count as a normal
+    // close.
     if (this.#closing !== undefined || this.#isServer) return this.#closeInner();
     const reason = "The server ended its messages, and its close did not arrive";
     this.#failure = new ConnectionError(reason);
@@ -499,7 +508,10 @@ export class MessageStreamConnection
     this.#inner.close({ ...this.#closing, closeConnection: this.#closesConnection });
   }
 
-  /** Breaks the stream. The connection may be about to report the cause. */
+  /**
+   * Breaks the connection because its stream failed. The inner connection may be about to report
+   * the cause.
+   */
   #break(what: string, cause: unknown): void {
     if (this.#outcome !== undefined || this.#isPeerEnded || this.#failure !== undefined) return;
     this.#failure = new ConnectionError(what, { cause });
@@ -512,7 +524,9 @@ export class MessageStreamConnection
     });
   }
 
-  /** Waits for the last frames: code and reason can overtake frames that have arrived. */
+  /**
+   * Waits for the last frames, because the code and reason can overtake frames that have arrived.
+   */
   #innerEnded(outcome: Outcome): void {
     this.#outcome = outcome;
     const isWhole = !this.#isReading || this.#isPeerEnded || this.#closing !== undefined;
@@ -534,7 +548,8 @@ export class MessageStreamConnection
 
   #settleClosed(outcome: Outcome): void {
     const { info } = outcome;
-    // A later, more precise reason of the connection wins over the failure of the stream.
+    // If the connection reported a more precise reason later, it takes precedence over the stream's
+    // failure.
     const isBroken = this.#failure !== undefined && this.#isInnerClosed &&
       this.#closing === undefined && (info === undefined || info.reason === this.#failure.message);
     if (isBroken) this.#closed.reject(this.#failure);
@@ -547,8 +562,8 @@ export class MessageStreamConnection
   }
 
   /**
-   * Distinguishes a close from a mere end: on an ambiguous transport, a close with 0 follows the
-   * end mark.
+   * Distinguishes a close from a loss. On an ambiguous transport, a close with 0 counts only after
+   * the end mark.
    */
   #isClose({ closeCode, reason }: Required<ConnectionCloseInfo>): boolean {
     // A client that closes before its stream sends no mark.

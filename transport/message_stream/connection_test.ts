@@ -30,14 +30,14 @@ function ambiguous(inner: Connection): Connection {
   });
 }
 
-/** One end with messages; the test speaks the bytes of the other end. */
+/** One end with messages. The test reads and writes the raw bytes of the other end. */
 interface Half extends AsyncDisposable {
   readonly end: Connection;
   readonly peer: Connection;
   readonly link: MemoryLink;
   /** The peer's side of the message stream. */
   readonly stream: DirectStream;
-  /** Frames that the end received; `undefined` marks the end of all frames. */
+  /** The frames that the end received; `undefined` marks the end of all frames. */
   readonly received: (Frame | undefined)[];
 }
 
@@ -70,7 +70,7 @@ async function half(
   };
 }
 
-/** Reads a number of bytes; fewer at the end of the stream. */
+/** Reads a number of bytes, or fewer at the end of the stream. */
 async function read(stream: DirectStream, count = Infinity): Promise<string> {
   let hex = "";
   while (hex.length < count * 2) {
@@ -84,7 +84,7 @@ async function read(stream: DirectStream, count = Infinity): Promise<string> {
 const write = (stream: DirectStream, hex: string) => stream.write(Uint8Array.fromHex(hex));
 
 /**
- * A connection that waits for a gate before it opens its first stream or reads those of the peer.
+ * A connection that waits for a gate before it opens its first stream or reads the peer's streams.
  */
 function slowed(inner: Connection, gate: Promise<void>): Connection {
   let opened = 0;
@@ -174,7 +174,7 @@ Deno.test("MessageFrames.send() needs two promises for a write, and encodes shar
     writes.push(bytes);
     return WRITTEN;
   };
-  // Counts only the promises of the messages.
+  // Count only the promises of the messages.
   const direct = { ...directStream(stream), write, close: () => WRITTEN };
   const inner = new Proxy(client, {
     get: (target, key) =>
@@ -442,7 +442,9 @@ Deno.test("withMessages() breaks at a client if the server ends the stream and i
   assertEquals((await hand.peer.closed).closeCode, 0);
 });
 
-/** Ways in which an ambiguous connection ends, with true if it counts as a close. */
+/**
+ * The ways in which an ambiguous connection ends. The value is true if the end counts as a close.
+ */
 const AMBIGUOUS: [
   what: string,
   hasEndMark: boolean,
@@ -556,7 +558,7 @@ Deno.test("withMessages() excludes its stream from the counters, even if it open
   while (events.length === 0) await Promise.resolve();
   await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
   assertEquals(server.inspect!.counters!.streamBytesReceived, 4);
-  // Only of the other stream.
+  // These are events of the other stream only.
   assertEquals(events, ["streamopened", "streamclosed"]);
 });
 
@@ -580,7 +582,7 @@ Deno.test("withMessages() passes on credit and closeConnection", () => {
 
 for (const reads of [true, false]) {
   Deno.test(`withMessages() closes right after its messages to a peer that has ended and ${reads ? "still reads" : "no longer reads"}`, async () => {
-    // The clock stands still: the close waits for no timer.
+    // The clock stands still, because the close must not wait for a timer.
     using _time = new FakeTime();
     await using pair = memoryPair({ frames: false });
     const client = withMessages(pair.client, { side: "client" });
@@ -591,7 +593,7 @@ for (const reads of [true, false]) {
     await stream.close();
     if (reads) {
       const hex = await read(stream);
-      // The greeting, the messages with their heads, and the end mark.
+      // These are the greeting, the messages with their heads, and the end mark.
       assertEquals([hex.length > 2 * 20 * 50_000, hex.slice(-5)], [true, "0002|"]);
     } else stream.cancel();
     assertEquals((await pair.server.closed).closeCode, 4000);

@@ -16,37 +16,43 @@ const KIND_BINARY = 1;
 const KIND_END = 2;
 
 /**
- * The first byte of the mark of a binary message, on transports with other binary frames. On a
- * message stream the kind replaces the mark, which each end removes and adds.
+ * The first byte of the mark of a binary message, on transports that also have other binary frames.
+ * On a message stream, the kind replaces the mark: the sender removes the mark, and the receiver
+ * adds it.
  */
 const MARK_0 = 0x40;
 
-/** Second byte of the mark. */
+/** The second byte of the mark. */
 const MARK_1 = 0x53;
 
-/** The length of the mark, which is at most the length of the shortest frame head. */
+/** The length of the mark. It is at most the length of the shortest frame head. */
 const MARK_BYTES = 2;
 
 /**
- * The size of the first buffer for a frame that arrives in parts: the peer's length may be false.
+ * The size of the first buffer for a frame that arrives in parts, because the length that the peer
+ * announced may be false.
  */
 const FIRST_BODY_BYTES = 16 * 1024;
 
-/** The maximum bytes of one write, so that the buffered bytes shrink step by step. */
+/** The maximum bytes of one write, so that the number of buffered bytes decreases step by step. */
 export const MAX_WRITE_BYTES = 256 * 1024;
 
 /**
- * The size from which a message is not copied into the next piece: a broadcast is in memory once.
+ * The size from which a message is not copied into the next piece, so that a broadcast is in memory
+ * only once.
  */
 const SHARED_BYTES = 16 * 1024;
 
-/** The size of the first buffer: most sessions send little at a time. */
+/** The size of the first buffer. Most sessions send little at a time. */
 const FIRST_BUFFER_BYTES = 512;
 
-/** The largest buffer that is kept for the next write; ten thousand idle sessions hold one each. */
+/**
+ * The largest buffer that is kept for the next write. It is small because every idle session holds
+ * one.
+ */
 const SPARE_BUFFER_BYTES = 4096;
 
-/** The longest head of a frame: a length of four bytes, and the kind. */
+/** The longest head of a frame: a length of four bytes plus the kind. */
 const MAX_HEAD_BYTES = 5;
 
 /** The bytes reserved beyond the size of an ASCII text. */
@@ -57,7 +63,7 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
- * Tells if bytes are a binary message with its mark.
+ * Returns whether bytes are a binary message with its mark.
  *
  * @returns `true` if the bytes start with the mark.
  */
@@ -67,25 +73,26 @@ function isMarked(frame: Uint8Array): boolean {
 
 /** The receiver of parsed frames. */
 export interface FrameSink {
-  /** Called with a whole frame: text, or a binary message with its mark. */
+  /** Called with each whole frame: text, or a binary message with its mark. */
   onFrame(frame: Frame): void;
   /** Called at the end mark. No other call follows. */
   onEnd(): void;
-  /** Called at malformed input. No other call follows. */
+  /** Called for malformed input. No other call follows. */
   onRefused(closeCode: number, reason: string): void;
 }
 
 /** A frame with an incomplete body. */
 interface OpenFrame {
   readonly kind: number;
-  /** The length of the body, with the mark of a binary message. */
+  /** The length of the body, including the mark of a binary message. */
   readonly length: number;
   filled: number;
   bytes: Uint8Array;
 }
 
 /**
- * An incremental parser. Holds at most one frame, in a buffer of at most twice the bytes received.
+ * An incremental parser. It holds at most one frame, in a buffer of at most twice the bytes
+ * received.
  */
 export class FrameParser {
   readonly #sink: FrameSink;
@@ -97,7 +104,7 @@ export class FrameParser {
   /**
    * Creates a parser.
    *
-   * @param maxFrameBytes The maximum length of a body; a longer one is rejected without being
+   * @param maxFrameBytes The maximum length of a body. A longer body is rejected without being
    * buffered.
    */
   constructor(sink: FrameSink, maxFrameBytes: number) {
@@ -105,7 +112,7 @@ export class FrameParser {
     this.#maxFrameBytes = maxFrameBytes;
   }
 
-  /** The bytes of the incomplete frame. */
+  /** The number of bytes of the incomplete frame. */
   get partialBytes(): number {
     return this.#open?.filled ?? this.#head?.length ?? 0;
   }
@@ -226,21 +233,23 @@ interface Piece {
 }
 
 /**
- * Frames in, bytes out: all frames since the last write are one piece.
+ * A queue that turns frames into bytes. All frames since the last write form one piece.
  *
  * - **Order:** first in, first out.
- * - **Copies:** text is encoded directly into the piece; large binary messages are pieces
- *   themselves. A frame for many queues is encoded once, and is a piece itself if it is large or if
- *   nothing else waits.
- * - **Bounds:** the queue has no bound, so the caller must watch {@linkcode FrameQueue.bytes}.
+ * - **Copies:** text is encoded directly into the piece. A large binary message is a piece of its
+ *   own. A frame for many queues is encoded once, and is a piece of its own if it is large or if
+ *   nothing else is waiting.
+ * - **Limits:** the queue has no limit, so the caller must watch {@linkcode FrameQueue.bytes}.
  */
 export class FrameQueue {
-  // Module state, because an encoded frame depends on nothing but its parts.
+  // This is shared by all queues, because an encoded frame depends only on its parts.
   static readonly #encoded = new WeakMap<readonly FramePart[], Uint8Array>();
 
   #pieces: Piece[] = [];
   #buffer: Uint8Array | undefined;
-  /** False if other queues have the same buffer. It is full, so adding to it replaces it. */
+  /**
+   * False if other queues share the buffer. A shared buffer is full, so adding to it replaces it.
+   */
   #isOwn = true;
   #used = 0;
   #spare: Uint8Array | undefined;
@@ -250,7 +259,7 @@ export class FrameQueue {
   #lastBytes = 0;
   #bytes = 0;
 
-  /** The bytes that were added and not yet confirmed as written. */
+  /** The number of bytes that were added but not yet confirmed as written. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -259,8 +268,9 @@ export class FrameQueue {
    * Adds a frame.
    *
    * @param frame The text, or a binary message with its mark.
-   * @param parts Parts of a frame that many queues send: the same array for all of them.
-   * @throws {TypeError} If the bytes have no mark: there is no kind for other bytes.
+   * @param parts The parts of a frame that many queues send. It must be the same array for all of
+   * them.
+   * @throws {TypeError} If the bytes have no mark, because there is no kind for other bytes.
    */
   add(frame: Frame, parts?: readonly FramePart[]): void {
     if (parts !== undefined) this.#addShared(FrameQueue.#encode(frame, parts));
@@ -279,7 +289,7 @@ export class FrameQueue {
   }
 
   /**
-   * Returns the next bytes to write, one piece at a time: call {@linkcode FrameQueue.confirm}
+   * Returns the next bytes to write, one piece at a time. Call {@linkcode FrameQueue.confirm}
    * before the next call.
    *
    * @returns The bytes, or `undefined` if the queue is empty.
@@ -353,7 +363,7 @@ export class FrameQueue {
   }
 
   #addText(text: string): void {
-    // Reserves space for ASCII; a text with many other characters is encoded in two steps.
+    // Reserve space for ASCII. A text with many other characters is encoded in two steps.
     let size = lengthBytes(text.length);
     this.#reserve(text.length + SLACK_BYTES);
     const at = this.#used;
@@ -403,7 +413,8 @@ export class FrameQueue {
     if (this.#buffer !== undefined) return this.#grow(this.#used + bytes);
     const spare = this.#spare;
     this.#spare = undefined;
-    // As large as the last buffer, so that a busy session does not grow each one again.
+    // Make it as large as the last buffer, so that a busy session does not have to grow each
+    // buffer.
     this.#buffer = spare !== undefined && spare.length >= bytes
       ? spare
       : new Uint8Array(Math.max(bytes, this.#lastBytes, FIRST_BUFFER_BYTES));
@@ -431,7 +442,7 @@ export class FrameQueue {
 /**
  * Returns the number of bytes that a length occupies.
  *
- * @param length Below 2^30, because the frame fits in memory.
+ * @param length The length, which is below 2^30 because the frame fits in memory.
  * @returns 1, 2 or 4.
  */
 export function lengthBytes(length: number): 1 | 2 | 4 {
@@ -442,7 +453,7 @@ export function lengthBytes(length: number): 1 | 2 | 4 {
  * Writes the head of a frame.
  *
  * @param at The index of the first byte.
- * @param head The kind of the frame, and length of the body.
+ * @param head The kind of the frame, and the length of the body.
  */
 export function writeHead(
   target: Uint8Array,

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { FrameParser, FrameQueue, MAX_WRITE_BYTES } from "./frames.ts";
 import type { Frame } from "../connection.ts";
 
-/** All waiting bytes of a queue. */
+/** Returns all waiting bytes of a queue. */
 function drain(queue: FrameQueue): Uint8Array[] {
   const pieces: Uint8Array[] = [];
   for (let bytes; (bytes = queue.next()) !== undefined;) {
@@ -19,7 +19,9 @@ function encode(...frames: Frame[]): Uint8Array {
   return new Uint8Array(drain(queue).flatMap((piece) => [...piece]));
 }
 
-/** Frames that a parser finds in chunks, in order with `end` and rejections. */
+/**
+ * Returns the frames that a parser finds in chunks, in order, together with `end` and rejections.
+ */
 function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[] {
   const found: unknown[] = [];
   const parser = new FrameParser({
@@ -31,7 +33,7 @@ function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[]
   return found;
 }
 
-/** Cuts bytes into chunks of these sizes, in turn. */
+/** Cuts bytes into chunks of these sizes, which are used in turn. */
 function* cut(bytes: Uint8Array, ...sizes: readonly number[]): Generator<Uint8Array> {
   for (let at = 0, turn = 0; at < bytes.length; turn++) {
     yield bytes.slice(at, at += sizes[turn % sizes.length]!);
@@ -51,7 +53,7 @@ const SAMPLES: Frame[] = [
   "\uFEFF with a mark of its own",
   "x".repeat(63),
   "x".repeat(64),
-  // Few characters, but a longer length in bytes: the guess must be corrected.
+  // This has few characters but more bytes, so the guess must be corrected.
   "é".repeat(40),
   "x".repeat(16_383),
   "x".repeat(16_384),

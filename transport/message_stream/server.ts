@@ -1,6 +1,5 @@
 /**
- * The message frames on a stream, for both sides. A page needs only the client's half:
- * `openMessages`.
+ * Message frames on a stream, for both sides. A page needs only `openMessages`, the client's half.
  *
  * @module
  */
@@ -17,10 +16,10 @@ import {
   openMessages,
 } from "./connection.ts";
 
-/** The longest wait of a server for the client's stream, in milliseconds. */
+/** How long a server waits for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;
 
-/** The maximum bytes that are read until the peer is admitted, by default. */
+/** The default maximum number of bytes that are read until the peer is admitted. */
 const MAX_EARLY_BYTES = 20_480;
 
 export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
@@ -34,17 +33,18 @@ export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
 };
 
 /**
- * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
- * client. Both ends must call this function, and the client before it opens any other stream.
+ * Adds message frames to a connection. The frames travel on the client's first bidirectional
+ * stream. Both ends must call this function. The client must call it before it opens any other
+ * stream.
  *
- * - **Order:** frames arrive complete and in the order of sending; frames sent early wait for the
- *   stream.
- * - **Writes:** one at a time. Frames sent meanwhile share the next write.
- * - **Close:** all earlier frames are sent first, then an end mark. Code and reason follow after
- *   the peer has ended the other half too, or after a timeout.
+ * - **Order:** frames arrive complete and in the order in which they were sent. Frames sent early
+ *   wait for the stream.
+ * - **Writes:** there is one write at a time. Frames sent during a write share the next one.
+ * - **Close:** all earlier frames are sent first, followed by an end mark. The code and reason
+ *   follow after the peer has also ended its half, or after a timeout.
  * - **Abort:** a stream that ends without an end mark breaks the connection.
  *
- * Sent bytes MUST be binary messages, which begin with `40 53`.
+ * The bytes that you send MUST be binary messages, which begin with `40 53`.
  *
  * @example Usage
  * ```ts
@@ -61,9 +61,9 @@ export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
  * assertEquals(await received, "hello");
  * ```
  *
- * @param connection A connection with streams; the first one no longer belongs to the caller.
+ * @param connection A connection with streams. Its first stream no longer belongs to the caller.
  * @param options See {@linkcode MessageStreamOptions}.
- * @returns The connection with `frames`, whose close also closes the inner one.
+ * @returns The connection with `frames`. Closing it also closes the inner connection.
  */
 export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
   checkOptions("add messages", options, MESSAGE_STREAM);
@@ -90,7 +90,7 @@ function boundUntil(
 /** A server's connection with message frames. */
 export interface AcceptedMessages {
   readonly connection: Connection;
-  /** Resolves with the client's first byte; rejects if the connection ends earlier. */
+  /** Resolves when the client's first byte arrives; rejects if the connection ends earlier. */
   readonly opened: Promise<unknown>;
 }
 
@@ -98,13 +98,13 @@ export interface AcceptedMessages {
  * Adds message frames to a server's connection. See {@linkcode withMessages}.
  *
  * @param connection A connection whose streams have not been read yet.
- * @returns The connection with `frames`, and the arrival of the client's stream.
+ * @returns The connection with `frames`, and a promise for the arrival of the client's stream.
  */
 export function acceptMessages(
   connection: Connection,
   options: Omit<MessageStreamOptions, "side"> & { readonly runtime: Runtime },
 ): AcceptedMessages {
-  // Counters of streams exclude the message stream.
+  // The counters of streams exclude the message stream.
   connection.inspect?.excludeMessageStream?.("remote");
   const first = new AwaitedStream(connection, options.streamTimeoutMs ?? STREAM_TIMEOUT_MS);
   return {
@@ -116,7 +116,7 @@ export function acceptMessages(
   };
 }
 
-/** The first bidirectional stream of the client, and the streams after it. */
+/** The client's first bidirectional stream, and the streams after it. */
 class AwaitedStream implements FirstStream {
   readonly timeoutMs: number;
   readonly #inner: Connection;
@@ -132,7 +132,7 @@ class AwaitedStream implements FirstStream {
     this.stream = this.#take(inner.incomingBidirectionalStreams.getReader());
   }
 
-  /** The streams after the first; only the inner connection buffers these. */
+  /** The streams after the first one. Only the inner connection buffers them. */
   get incoming(): ReadableStream<BidirectionalStream> {
     return this.#incoming ??= this.#isTaken
       ? this.#inner.incomingBidirectionalStreams
@@ -152,7 +152,7 @@ class AwaitedStream implements FirstStream {
     throw new TypeError("Cannot receive messages: the incoming streams ended");
   }
 
-  /** The streams after the first, for a reader that starts before the first stream. */
+  /** The streams after the first one, for a reader that starts before the first stream arrives. */
   #waiting(): ReadableStream<BidirectionalStream> {
     let reader: ReadableStreamDefaultReader<BidirectionalStream> | undefined;
     const source = async () => {
