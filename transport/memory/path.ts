@@ -161,7 +161,7 @@ export interface PacketPath {
   /**
    * Sends a reliable packet after all earlier ones.
    *
-   * @param arrive Called at the other end.
+   * @param arrive Called when the packet arrives at the other end.
    * @param bytes The size of the packet in `bufferedBytes`.
    * @param size The size of the packet on a path with limited bandwidth. The default is `bytes`.
    */
@@ -251,7 +251,7 @@ export class MemoryPath implements PacketPath {
   /**
    * Sends a reliable packet.
    *
-   * @param arrive Called at the other end.
+   * @param arrive Called when the packet arrives at the other end.
    * @param bytes The size of the packet in `bufferedBytes`.
    */
   send(arrive: () => void, bytes = 0): void {

@@ -1,5 +1,6 @@
 /**
- * Sessions of the runtime's own WebTransport server: loaded once a server with that engine listens.
+ * Sessions of the runtime's own WebTransport server. This module is loaded once a server with that
+ * engine listens.
  */
 import { checkOptions, RUNTIME } from "../../base/option_checks.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -13,7 +14,7 @@ import { markClose } from "../wire_close.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
-/** The number of newest datagrams that are kept for the reader. */
+/** The number of datagrams that are kept for the reader; the newest are kept. */
 const MAX_WAITING_DATAGRAMS = 1_024;
 
 const CAPABILITIES: ConnectionCapabilities = {
@@ -25,29 +26,30 @@ const CAPABILITIES: ConnectionCapabilities = {
 };
 
 /**
- * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
+ * Accepts a WebTransport session on a QUIC connection with the runtime's own WebTransport server.
  *
- * - **Close:** code and reason come from the QUIC connection. A peer that closes only its session
- *   appears to close with 0, regardless of the real code: the runtime hides the capsule, and
- *   H3_NO_ERROR follows. A browser that left the page may look the same; the end mark of
- *   `withMessages()` distinguishes the two. A peer that closes the connection with 0, such as the
- *   runtime's own client, appears as lost, because a crash looks the same.
+ * - **Close:** the code and reason come from the QUIC connection. A peer that closes only its
+ *   session appears to close with 0, regardless of the real code, because the runtime hides the
+ *   capsule, and H3_NO_ERROR follows. A browser whose user left the page may look the same; the end
+ *   mark of `withMessages()` distinguishes the two. A peer that closes the connection with 0, such
+ *   as the runtime's own client, appears to be lost, because a crash looks the same.
  * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
- * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
+ * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`. No other code may use it.
  * @param options The runtime of the node.
- * @returns The session, and its known defects.
- * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
+ * @returns The session and its known defects.
+ * @throws {UnsupportedError} If the runtime has no WebTransport. The message names the flag that
+ * enables it.
  */
 export async function acceptNativeWebTransport(
   conn: Deno.QuicConn,
   options: { readonly runtime?: Runtime | undefined } = {},
 ): Promise<{
-  /** Established connection. Its QUIC connection carries no other session. */
+  /** The established connection. Its QUIC connection carries no other session. */
   readonly connection: Connection;
   /** The URL of the request. */
   readonly url: string;
-  /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
+  /** The known defects of the connection; see {@linkcode nativeServerDefects}. */
   readonly defects: readonly NativeServerDefect[];
 }> {
   checkOptions("accept WebTransport", options, { runtime: RUNTIME });
@@ -63,9 +65,9 @@ export async function acceptNativeWebTransport(
 }
 
 /**
- * Reads datagrams instead of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime
- * keeps only one, and an empty one ends the process: a byte stream rejects empty chunks, and the
- * runtime does not handle the rejection.
+ * Reads datagrams in place of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime
+ * keeps only one datagram. An empty datagram ends the process, because a byte stream rejects empty
+ * chunks, and the runtime does not handle the rejection.
  */
 function takeDatagrams(conn: Deno.QuicConn, ending: Promise<unknown>): ReadableStream<Uint8Array> {
   const arrivals = new IncomingQueue<Uint8Array>({ capacity: MAX_WAITING_DATAGRAMS });
@@ -83,7 +85,7 @@ async function deliverDatagrams(
   try {
     while (true) {
       const datagram = await read();
-      // The only session of a connection has the ID 0, in one byte.
+      // The only session of a connection has the ID 0, which is encoded in one byte.
       if (datagram[0] === 0) arrivals.push(datagram.subarray(1));
     }
   } catch {
@@ -91,7 +93,7 @@ async function deliverDatagrams(
   }
 }
 
-/** A session of the runtime that ends with its QUIC connection. */
+/** A session of the runtime that ends when its QUIC connection ends. */
 class AcceptedSession implements NativeWebTransport {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
@@ -137,7 +139,8 @@ class AcceptedSession implements NativeWebTransport {
 
 /** Converts the end of a QUIC connection to the end of its session. */
 function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
-  // Peers close the connection with this code after the session, whose own code is hidden.
+  // Peers close the connection with this code after they have closed the session, whose own code is
+  // hidden.
   if (closeCode === H3Error.noError) return { closeCode: 0, reason: "" };
   if (closeCode === undefined) throw new ConnectionError(reason);
   const close = sessionCloseOf({ closeCode, reason });

@@ -1,4 +1,4 @@
-/** The client half of WebTransport on platforms that have one, such as browsers. */
+/** The client half of WebTransport on platforms that have their own, such as browsers. */
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
 import { CountedConnection, type StreamAccount } from "../counters.ts";
 import { orderedAs } from "../direct.ts";
@@ -29,7 +29,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
 /**
- * Members of W3C `WebTransport` that a connection uses; members that some platforms lack are
+ * The members of W3C `WebTransport` that a connection uses. Members that some platforms lack are
  * optional.
  */
 export interface NativeWebTransport {
@@ -66,7 +66,7 @@ interface NativeStreamOptions {
 const FIRST_RETRY_MS = 2;
 const MAX_RETRY_MS = 64;
 
-/** Members that the platform's global scope may have. */
+/** The members that the platform's global scope may have. */
 interface Globals {
   readonly WebTransport?: {
     readonly prototype: object;
@@ -84,22 +84,22 @@ interface Globals {
 /**
  * Opens a WebTransport connection with the platform's own `WebTransport`.
  *
- * - **Protocols:** a platform that cannot offer protocols sends the first one in the URL's query
+ * - **Protocols:** if the platform cannot offer protocols, the first one is sent in the URL's query
  *   (`?protocol=`), and the connection assumes that the server accepted it. The mark of a token in
  *   band (`skein.auth`) is sent in the same way, as `auth=in-band`.
- * - **Page:** leaving the page closes the connection, so that the server does not wait for a
- *   timeout. `closed` rejects, and a client reconnects if the page comes back from the browser's
- *   cache.
- * - **Stopping to read:** Firefox 153 does not report to the server that it stopped reading a
- *   stream.
- * - **Datagrams:** none if the platform has none, or reached the server only over TCP
- *   (`reliability`); see `capabilities`.
+ * - **Page:** when the user leaves the page, the connection closes, so that the server does not
+ *   wait for a timeout. `closed` then rejects, and a client reconnects if the page is restored from
+ *   the browser's cache.
+ * - **Cancelled streams:** when you stop reading a stream, Firefox 153 does not report this to the
+ *   server.
+ * - **Datagrams:** the connection has no datagrams if the platform has none, or if it could reach
+ *   the server only over TCP (`reliability`); see `capabilities`.
  * - **Failure:** every rejection also closes the platform's own session.
  *
  * @param url An `https:` URL without a fragment.
  * @throws {UnsupportedError} If the platform has no `WebTransport`.
- * @throws {TypeError} If headers are given, which browsers do not allow.
- * @throws {ConnectionError} If the connection cannot be opened; browsers give no reason.
+ * @throws {TypeError} If `headers` is set, because browsers do not allow request headers.
+ * @throws {ConnectionError} If the connection cannot be opened. Browsers give no reason.
  * @throws {TimeoutError} If opening takes longer than `timeoutMs`.
  */
 export async function dialNativeWebTransport(
@@ -140,7 +140,7 @@ export async function dialNativeWebTransport(
   }
 }
 
-/** Wraps a platform's `WebTransport`, of either side, as a connection. */
+/** Wraps a platform's `WebTransport`, on the client or the server, as a connection. */
 export function connectionOf(
   runtime: Runtime,
   native: NativeWebTransport,
@@ -161,7 +161,10 @@ const BROWSER: ConnectionCapabilities = {
   independentStreams: true,
 };
 
-/** A platform's `WebTransport` as a connection, with the errors that all connections use. */
+/**
+ * A platform's `WebTransport` as a connection. It converts errors to the classes that all
+ * connections use.
+ */
 class NativeConnection extends CountedConnection implements Connection {
   readonly capabilities: ConnectionCapabilities;
   readonly transport = "webtransport";
@@ -179,7 +182,9 @@ class NativeConnection extends CountedConnection implements Connection {
   #line: Promise<unknown> = Promise.resolve();
   #inLine = 0;
   #isOver = false;
-  /** Called once, when most of the credit that the engine does not renew has been used. */
+  /**
+   * Called once, when the connection has used most of the credit that the engine does not renew.
+   */
   onWorn: (() => void) | undefined = undefined;
   readonly #wornAt = engineWornAt();
   #used = { bytes: 0, streams: 0 };
@@ -291,7 +296,7 @@ class NativeConnection extends CountedConnection implements Connection {
     await this.closed.catch(() => {});
   }
 
-  /** Counts a stream. A stream of the peer counts after a reader accepts it. */
+  /** Counts a stream. A stream of the peer is counted after a reader has accepted it. */
   protected override account(
     direction: StreamDirection,
     by: StreamSide,
@@ -340,9 +345,9 @@ class NativeConnection extends CountedConnection implements Connection {
   }
 
   /**
-   * Opens a stream; after a rejection, calls wait in line. Chromium rejects despite
-   * `waitUntilAvailable`, and does not report when the peer allows more, so the first call in line
-   * retries until a stream opens.
+   * Opens a stream. After a rejection, calls wait in line. Chromium rejects calls despite
+   * `waitUntilAvailable`, and does not report when the peer allows more streams, so the first call
+   * in line retries until a stream opens.
    */
   async #openInTurn<T>(open: () => Promise<T>, isWanted: () => boolean): Promise<T> {
     if (this.#inLine === 0) {
@@ -385,7 +390,8 @@ function broken(message: string, cause: unknown): ConnectionError {
 }
 
 /**
- * Converts the error of a stream. The shape decides, because not every platform exposes the class.
+ * Converts the error of a stream. It checks the error's members, because not every platform exposes
+ * the class.
  */
 function streamError(error: unknown): unknown {
   const { source, streamErrorCode, name } = Object(error) as {
@@ -394,7 +400,7 @@ function streamError(error: unknown): unknown {
     name?: string;
   };
   if (source === "session") return broken("The connection is over", error);
-  // Chromium sometimes gives only this name.
+  // In Chromium, this name is sometimes all there is.
   if (source !== "stream" && name !== "NetworkError") return error;
   const code = streamErrorCode ?? 0;
   return new StreamError(`The peer ended the stream with code ${code}`, {
@@ -417,7 +423,7 @@ function nativeError(reason: unknown): unknown {
   return new WebTransportError("", { streamErrorCode });
 }
 
-/** Counter of the bytes that are read. */
+/** Counts the bytes that are read. */
 type Use = (bytes: number) => void;
 
 function wrap(
@@ -450,7 +456,9 @@ function byteSink(sink: SendStream, account: StreamAccount | undefined): SendStr
   return orderedAs(writeTo(sink, count, new HalfAccount(account)), sink);
 }
 
-/** Account of one direction of a stream, whose end is visible in several places. */
+/**
+ * The account of one direction of a stream. Several places can notice that the direction has ended.
+ */
 class HalfAccount {
   readonly #account: StreamAccount;
   #isEnded = false;
@@ -473,7 +481,8 @@ class HalfAccount {
 }
 
 /**
- * Wraps a stream to read on demand. `failed` throws the reader's error, or the stream ends cleanly.
+ * Wraps a stream so that it is read on demand. If `failed` does not throw the reader's error, the
+ * stream ends cleanly.
  */
 function readFrom<T>(
   source: ReadableStream<T>,
@@ -530,7 +539,7 @@ function writeTo(
         half?.ended(failure);
         controller.error(failure);
       });
-      // An abort waits for the current write, which may wait for the peer.
+      // Otherwise an abort would wait for the current write, which may be waiting for the peer.
       controller.signal.addEventListener("abort", () => {
         half?.cut(controller.signal.reason, "reset");
         writer.abort(nativeError(controller.signal.reason)).catch(() => {});

@@ -225,7 +225,7 @@ const SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebK
 const CHROMIUM = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) " +
   "Chrome/140.0.0.0 Safari/537.36";
 
-/** The server writes a number of bytes on a stream, and the client reads all of them. */
+/** Writes a number of bytes on a stream at the server, and reads all of them at the client. */
 async function readFromServer(server: Connection, client: Connection, bytes: number) {
   const writer = (await server.createUnidirectionalStream()).getWriter();
   void writer.write(new Uint8Array(bytes)).then(() => writer.close());

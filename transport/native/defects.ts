@@ -1,61 +1,60 @@
-/** Known defects of the runtime's own WebTransport server, as data. */
+/** The known defects of the runtime's own WebTransport server, as data. */
 
 /** The name of a defect of the runtime's own WebTransport server. */
 export type NativeServerDefect =
-  /** A closed stream sends no end: its reader waits until the session ends. */
+  /** A closed stream sends no end, so its reader waits until the session ends. */
   | "no-stream-end"
-  /** An aborted stream sends no reset: its reader waits until the session ends. */
+  /** An aborted stream sends no reset, so its reader waits until the session ends. */
   | "no-stream-reset"
-  /** A cancelled stream sends no STOP_SENDING: its writer continues. */
+  /** A cancelled stream sends no STOP_SENDING, so its writer continues. */
   | "no-stop-sending"
   /** An idle stream does not notice that the session ended. */
   | "idle-streams-stay"
-  /** Streams are returned to the peer only at the runtime's garbage collection. */
+  /** The peer can replace closed streams only after the runtime's garbage collection. */
   | "stream-limit"
   /**
-   * A pending read of incoming unidirectional streams never ends after a stream of HTTP/3 itself,
-   * such as QPACK's.
+   * After HTTP/3 itself has opened a stream, such as QPACK's, a pending read of incoming
+   * unidirectional streams never ends.
    */
   | "foreign-stream-stall"
   /**
-   * The peer's close is visible only as the end of the QUIC connection, without code and reason.
+   * The peer's close is visible only as the end of the QUIC connection, without a code and reason.
    */
   | "close-unseen"
   /**
-   * The code and reason of a close are sent in the close of QUIC, which browsers do not show to
-   * pages.
+   * The code and reason of a close are sent in QUIC's close, which browsers do not expose to pages.
    */
   | "close-code-lost"
   /** The headers of the request are hidden, including Origin and the offered subprotocols. */
   | "no-request"
-  /** The session is accepted before the application decides: no status can reject it. */
+  /** The session is accepted before the application can decide, so no status can reject it. */
   | "no-refusal"
   /**
    * A connection whose request fails or never arrives leaves two streams in memory until the
    * process exits.
    */
   | "request-leak"
-  /** Only one datagram waits for its reader, and the limit cannot be raised. Worked around. */
+  /** Only one datagram is kept for the reader, and this limit cannot be raised. Worked around. */
   | "one-datagram"
-  /** An empty datagram during a read ends the process. Worked around. */
+  /** An empty datagram that arrives during a read ends the process. Worked around. */
   | "empty-datagram-fatal";
 
 export interface NativeServerDefectFact {
   readonly name: NativeServerDefect;
-  /** Public issue; `undefined` if none is known. */
+  /** The URL of a public issue; `undefined` if none is known. */
   readonly issue: string | undefined;
   /** True if `acceptNativeWebTransport()` avoids the defect. */
   readonly isWorkedAround?: boolean | undefined;
-  /** Detects a fix by a feature of the runtime; absent if no feature shows a fix. */
+  /** Detects a fix by a feature of the runtime. Absent if no feature reveals a fix. */
   readonly isMended?: (() => boolean) | undefined;
 }
 
-/** One issue covers both the ends of streams and the limit on their number. */
+/** One issue covers both how streams end and the limit on their number. */
 const STREAMS_ISSUE = "https://github.com/denoland/deno/issues/36822";
 
 /**
- * Defects of Deno 2.9.6. This is the only list: `defects_test.ts` looks for each defect and fails
- * once the runtime no longer has it, and the conformance suites skip checks by name.
+ * The defects of Deno 2.9.6. This is the only list of them. `defects_test.ts` checks each defect
+ * and fails once the runtime no longer has it. The conformance suites use the names to skip checks.
  */
 export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
   { name: "no-stream-end", issue: STREAMS_ISSUE },
@@ -66,7 +65,7 @@ export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
   { name: "foreign-stream-stall", issue: undefined },
   { name: "close-unseen", issue: undefined },
   { name: "close-code-lost", issue: undefined },
-  // A runtime that negotiates subprotocols has read the headers of the request.
+  // If the runtime negotiates subprotocols, it has read the headers of the request.
   { name: "no-request", issue: undefined, isMended: hasProtocol },
   { name: "no-refusal", issue: undefined },
   { name: "request-leak", issue: undefined },
@@ -76,9 +75,9 @@ export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
 
 /**
  * Lists the defects of connections from `acceptNativeWebTransport()` on this runtime, except those
- * that a feature of the runtime disproves.
+ * that are fixed according to a feature of the runtime.
  *
- * @returns The defects; empty if the runtime has no WebTransport at all.
+ * @returns The defects; an empty array if the runtime has no WebTransport at all.
  *
  * @example Usage
  * ```ts

@@ -12,12 +12,12 @@ import { NATIVE_SERVER_DEFECTS, type NativeServerDefect, nativeServerDefects } f
 import { listenWebTransport } from "../h3/server.ts";
 
 /**
- * Time in which a fixed runtime succeeds, in milliseconds. At worst, a slow machine looks like one
- * without the fix.
+ * The time within which a runtime with a fix succeeds, in milliseconds. At worst, a slow machine
+ * looks like a runtime without the fix.
  */
 const SOON_MS = 100;
 
-/** Time after which a runtime without a fix has failed, in milliseconds. */
+/** The time after which a runtime without a fix has failed, in milliseconds. */
 const LATEST_MS = 20_000;
 
 const BIDIRECTIONAL = 0x41;
@@ -26,7 +26,7 @@ const QPACK_ENCODER = 0x02;
 const SESSION_ID = 0;
 const CLOSE_CAPSULE = 0x2843;
 
-/** Members of a session in Deno 2.9.6; a new member may show the request. */
+/** The members of a session in Deno 2.9.6. A new member may expose the request. */
 const MEMBERS: readonly string[] = [
   "anticipatedConcurrentIncomingBidirectionalStreams",
   "anticipatedConcurrentIncomingUnidirectionalStreams",
@@ -52,15 +52,15 @@ const certificate = devCertificate({ cacheFolder: null });
 interface Ends {
   readonly native: WebTransport;
   readonly peer: RawPeer;
-  /** CONNECT stream, at the peer. */
+  /** The CONNECT stream, at the peer. */
   readonly request: RawStream;
-  /** Status received by the peer. */
+  /** The status that the peer received. */
   readonly status: number;
-  /** Keeps an object from garbage collection, which also ends a stream. */
+  /** Protects an object from garbage collection, which also ends a stream. */
   keep<T>(item: T): T;
   /** Opens another connection of the runtime, without a request. */
   another(): Promise<{ readonly conn: Deno.QuicConn; readonly peer: RawPeer }>;
-  /** Checks that a promise settles as soon as on a fixed runtime. */
+  /** Returns whether a promise settles as soon as on a runtime with a fix. */
   settles(promise: Promise<unknown>): Promise<boolean>;
 }
 
@@ -103,7 +103,7 @@ async function withEnds<T>(body: (ends: Ends) => Promise<T>): Promise<T> {
   }
 }
 
-/** Checks that a promise settles in time; otherwise it may still settle later. */
+/** Returns whether a promise settles in time. If not, it may still settle later. */
 async function settlesWithin(promise: Promise<unknown>, withinMs: number): Promise<boolean> {
   const { promise: late, resolve } = Promise.withResolvers<false>();
   const timer = setTimeout(resolve, withinMs, false);
@@ -122,7 +122,7 @@ async function openFrom({ native, peer, keep }: Ends) {
   return { writer, receive };
 }
 
-/** Probe of each defect; resolves with `true` if the runtime has the defect. */
+/** The probe for each defect. It resolves with `true` if the runtime has the defect. */
 const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolean>>> = {
   async "no-stream-end"(ends) {
     const { writer, receive } = await openFrom(ends);
@@ -188,7 +188,7 @@ const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolea
     return Promise.resolve(members.every((name) => MEMBERS.includes(name)));
   },
   "no-refusal"({ status }) {
-    // Only the upgrade was called; no earlier call exists.
+    // Only the upgrade was called; there was no earlier call.
     return Promise.resolve(status === 200);
   },
   async "request-leak"(ends) {
@@ -221,7 +221,9 @@ const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolea
   },
 };
 
-/** Number of streams left by a malformed request after its connection closed. */
+/**
+ * Returns the number of streams that a malformed request leaves after its connection has closed.
+ */
 async function leftBy({ another }: Ends, upgrades: boolean): Promise<number> {
   const before = countStreams();
   const { conn, peer } = await another();
@@ -238,7 +240,7 @@ interface Internals {
   readonly core: { resources(): Record<string, string> };
 }
 
-/** Number of sending streams held by the runtime. */
+/** Returns the number of sending streams that the runtime holds. */
 function countStreams(): number {
   const { internal } = Deno as unknown as { readonly internal: symbol };
   const { core } = (Deno as unknown as Record<symbol, Internals>)[internal]!;
@@ -272,7 +274,7 @@ async function withOwnEnds<T>(body: (ends: Ends) => Promise<T>): Promise<T> {
   const { value } = await listener[Symbol.asyncIterator]().next();
   const session = value!.accept(); // The session ends with its peer.
   const status = await request.status();
-  await peer.nextUni(); // Control stream.
+  await peer.nextUni(); // NEVERMATCH
   const native = session as unknown as WebTransport;
   return await body({
     native,

@@ -1,40 +1,38 @@
-/** Known WebTransport defects of browser engines. */
+/** The known WebTransport defects of browser engines. */
 
 /** A known defect of an engine's WebTransport. */
 export interface EngineDefect {
   readonly name: "no-credit" | "no-datagrams" | "two-streams";
-  /** Pattern for `navigator.userAgent` of the engine; the first group is the version. */
+  /** A pattern for the engine's `navigator.userAgent`. The first group is the version. */
   readonly engine: RegExp;
-  /** First version without the defect; absent while no version has a fix. */
+  /** The first version without the defect. Absent while no version has a fix. */
   readonly mendedIn?: number | undefined;
-  /** Public report, without `https://`. */
+  /** The URL of a public report, without `https://`. */
   readonly bug: string;
-  /** Effect, in words. */
+  /** A description of the effect. */
   readonly effect: string;
   /**
-   * Received bytes, and streams of both ends, after which a connection must be replaced; absent for
-   * a defect that does not wear connections out.
+   * The number of received bytes, and of streams of both ends, after which a connection must be
+   * replaced. Absent for a defect that does not wear connections out.
    */
   readonly wornAt?: { readonly bytes: number; readonly streams: number } | undefined;
   /**
-   * Uses that try WebSocket first because of the defect; empty for a defect that is detected at
+   * The uses that try WebSocket first because of the defect; empty for a defect that is detected at
    * runtime.
    */
   readonly avoidedBy: readonly EngineUse[];
 }
 
-/**
- * A use of WebTransport: sessions of Skein, or Media over QUIC, whose servers open many streams.
- */
+/** A use of WebTransport: Skein's sessions, or Media over QUIC, whose servers open many streams. */
 export type EngineUse = "session" | "moq";
 
 /**
- * WebKit, including every browser on iOS, and iPadOS that identifies as a Mac. Only Chromium adds
- * `Chrome/` to `AppleWebKit/`.
+ * Matches WebKit, including every browser on iOS, and on iPadOS when it identifies as a Mac. Only
+ * Chromium adds `Chrome/` to `AppleWebKit/`.
  */
 const WEBKIT = /AppleWebKit\/(?!.*Chrom(?:e|ium)\/)/;
 
-/** Known defects; an entry is removed once the affected versions are no longer in use. */
+/** The known defects. An entry is removed once the affected versions are no longer in use. */
 export const ENGINE_DEFECTS: readonly EngineDefect[] = [
   // Reception also stops after 7,600 streams.
   {
@@ -45,7 +43,7 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
     wornAt: { bytes: 12 * 1_048_576, streams: 6_000 },
     avoidedBy: ["session", "moq"],
   },
-  // Only on iOS.
+  // This defect occurs only on iOS.
   {
     name: "no-datagrams",
     engine: WEBKIT,
@@ -64,9 +62,9 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
 ];
 
 /**
- * Finds a defect that makes a use try WebSocket first on this platform.
+ * Returns the defect that makes a use try WebSocket first on this platform.
  *
- * @returns The defect in words, with its report; `undefined` without a known defect.
+ * @returns A description of the defect with its report, or `undefined` if there is no known defect.
  *
  * @example On a server, without defects
  * ```ts
@@ -82,9 +80,10 @@ export function engineDefect(use: EngineUse): string | undefined {
 }
 
 /**
- * Looks up the limits after which a connection of this engine must be replaced.
+ * Returns the limits after which a connection of this engine must be replaced.
  *
- * @returns The limits as in {@linkcode EngineDefect.wornAt}; `undefined` if connections last.
+ * @returns The limits as in {@linkcode EngineDefect.wornAt}, or `undefined` if connections do not
+ * wear out.
  */
 export function engineWornAt(): EngineDefect["wornAt"] {
   return defectsHere().find(({ wornAt }) => wornAt)?.wornAt;

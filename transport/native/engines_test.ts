@@ -11,7 +11,7 @@ const IOS = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebKit/
 const MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7)";
 const BLINK = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0";
 
-/** User agents of browsers, with the uses that try WebSocket first. */
+/** The user agents of browsers, with the uses that try WebSocket first. */
 const AGENTS: readonly [browser: string, agent: string, avoids: string][] = [
   ["Safari on iOS", `${IOS} Version/26.4 Mobile/15E148 Safari/604.1`, "session moq"],
   [

@@ -15,40 +15,43 @@ import { type QuicEnding, quicEnding, remoteAddressOf, requireUpgrade } from "..
 import type { WebTransportRequest } from "../h3/request.ts";
 import { RequestQueue } from "../h3/request_queue.ts";
 
-/** The time for a client to request a session, in milliseconds. */
+/** How long a client may take to request a session, in milliseconds. */
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
-/** Code that loads once a server listens. */
+/** The code that is loaded once a server listens. */
 type AcceptPart = typeof import("./accept.ts");
 
 /** The options for {@linkcode listenNativeWebTransport}. */
 export interface ListenNativeWebTransportOptions extends QuicListenOptions {
   /**
-   * The streams of each kind that a peer may have open on a connection. The runtime counts a stream
-   * as open until garbage collection.
+   * The number of streams of each kind that a peer may have open on a connection. The runtime
+   * counts a stream as open until garbage collection.
    *
    * @default {128}
    */
   readonly maxStreams?: number | undefined;
-  /** Tells whether the client of a request hands over; see the option of `listenWebTransport()`. */
+  /**
+   * Returns whether the client of a request hands over; see the option of `listenWebTransport()`.
+   */
   readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
 }
 
 /**
- * Listener for WebTransport sessions of the runtime's own engine, with the members of
- * `WebTransportListener`. Iterating yields the sessions as requests.
+ * A listener for WebTransport sessions of the runtime's own engine, with the members of
+ * `WebTransportListener`. Iterating it yields the sessions as requests.
  *
- * - **Accepted first:** the session is open before its request is yielded. Rejecting the request
- *   closes the session with 4000 plus the status; headers of the response are lost.
+ * - **Accepted first:** the session is open before its request is yielded. If you reject the
+ *   request, the session closes with 4000 plus the status, and the headers of the response are
+ *   lost.
  * - **No headers:** a request has only its URL, and a `host` header built from the URL.
- * - **Bound:** connections, handshakes, the time to request a session, and waiting requests have
- *   limits. A connection carries one session.
+ * - **Limits:** the numbers of connections, handshakes and waiting requests are limited, and so is
+ *   the time to request a session. A connection carries one session.
  */
 export class NativeWebTransportListener
   implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
   readonly #acceptor: QuicAcceptor<ListenedConnection>;
   readonly #signal: AbortSignal | undefined;
-  /** Resolves after the code for sessions has loaded. */
+  /** Resolves when the code for sessions has loaded. */
   readonly #loaded: Promise<unknown>;
   readonly #requests = new RequestQueue();
   readonly #runtime: Runtime;
@@ -78,7 +81,7 @@ export class NativeWebTransportListener
     this.#loaded = protocol;
     this.#acceptor = new QuicAcceptor<ListenedConnection>(runtime, options, {
       protocols: ["h3"],
-      // The request and the control streams count too.
+      // The request and the control streams are also counted.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxStreams + 3,
       protocol,
@@ -101,21 +104,21 @@ export class NativeWebTransportListener
   /**
    * Uses another certificate for new handshakes. Sessions stay open.
    *
-   * @throws {TypeError} If the certificate and key are invalid, or the listener is closed.
+   * @throws {TypeError} If the certificate and key are invalid, or if the listener is closed.
    */
   rotate(certificate: Certificate): void {
     this.#acceptor.rotate(certificate);
   }
 
-  /** Accepts no new connections, and rejects waiting requests with 503. Sessions stay open. */
+  /** Stops accepting connections, and rejects waiting requests with 503. Sessions stay open. */
   stop(): void {
     this.#acceptor.stop();
     this.#requests.stop();
   }
 
   /**
-   * Closes every connection, and stops listening. Idempotent. The runtime frees the port at garbage
-   * collection, not immediately.
+   * Closes every connection, and stops listening. The runtime does not free the port immediately,
+   * but at garbage collection. Idempotent.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
@@ -164,7 +167,7 @@ export class NativeWebTransportListener
  * Listens for WebTransport sessions with the runtime's own engine.
  *
  * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
- * @throws {Deno.errors.AddrInUse} If the UDP port is in use.
+ * @throws {Deno.errors.AddrInUse} If the UDP port is already in use.
  * @throws {RangeError} If a limit is not a positive integer.
  * @throws {TypeError} If the certificate and key are not PEM texts.
  */
@@ -176,7 +179,7 @@ export function listenNativeWebTransport(
 
 class ListenedConnection implements AcceptedConnection {
   readonly conn: Deno.QuicConn;
-  /** True for a connection beyond the bounds, which is closed unless its client hands over. */
+  /** True for a connection above the limits, which is closed unless its client hands over. */
   readonly isSpare: boolean;
   readonly ending: Promise<QuicEnding>;
 
@@ -191,7 +194,7 @@ class ListenedConnection implements AcceptedConnection {
   }
 }
 
-/** Closes a connection beyond a limit. */
+/** Closes a connection that exceeds a limit. */
 function closeExcess(conn: Deno.QuicConn): void {
   conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
 }

@@ -10,7 +10,10 @@ import { acceptNativeWebTransport } from "./accept.ts";
 import { listenNativeWebTransport } from "./server.ts";
 import { dialWebTransport } from "../h3/client.ts";
 
-/** How a session ends with its connection: the outcome, or the text of a loss. */
+/**
+ * The code with which the connection closes, and how the session ends: the close, or the text of
+ * the error if it is lost.
+ */
 const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
   "0, as a crash does": [0, "0x0: why"],
   "no error, after a session": [0x100, { closeCode: 0, reason: "" }],
