@@ -1,4 +1,4 @@
-/** HTTP for one client, which remembers on which networks only HTTP works. */
+/** Uses HTTP for one client, and remembers when only HTTP works. */
 import { textOf } from "../../base/error_text.ts";
 import { anySignal } from "../../base/wait.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
@@ -17,21 +17,21 @@ import type { ClientDialer } from "./options.ts";
 import { Losses } from "./losses.ts";
 
 /**
- * Two sessions on a WebSocket that fall silent within this time count as a failure, in
- * milliseconds: some networks let a WebSocket open and drop everything that follows.
+ * If two sessions on a WebSocket fall silent within this time, it counts as a failure, in
+ * milliseconds. Some networks let a WebSocket open and then drop everything that follows.
  */
 const SILENCES_MS = 120_000;
 
 /**
- * Creates a dialer that uses HTTP if the other transports fail; `withLastResort` describes the
- * order and the memory.
+ * Creates a dialer that uses HTTP if the other transports fail. `withLastResort` describes the
+ * order and what the dialer remembers.
  *
- * - **Polls:** after a proxy held back an event stream once, the client polls for the rest of its
- *   life.
+ * - **Polls:** after a proxy has held back an event stream once, the client polls for the rest of
+ *   its life.
  *
- * @param dial Dialer of the other transports; unused if there are none.
- * @param send Sends requests; by default the `fetch` of the platform.
- * @returns The dialer; create one for each client.
+ * @param dial The dialer of the other transports. It is not used if there are none.
+ * @param send The function that sends requests. The default is the platform's `fetch`.
+ * @returns The dialer. Create one for each client.
  */
 export function fallBackToHttp(
   dial: ClientDialer,
@@ -40,7 +40,7 @@ export function fallBackToHttp(
 ): FallBackDialer {
   const path: HttpPath = { polls: false };
   const losses = new Losses();
-  // A client on HTTP tries WebSocket first, which more networks let through.
+  // A client on HTTP tries WebSocket first, because more networks allow it.
   const next = transports.includes("websocket") ? "websocket" : transports[0];
   const others = { dial, names: transports };
   const http: typeof others = {
@@ -72,7 +72,7 @@ export function fallBackToHttp(
   };
 }
 
-/** Opens a connection by further transports, unless the previous attempt opens one sooner. */
+/** Opens a connection with further transports, unless the previous attempt opens one sooner. */
 function openBesides(
   first: Leg,
   { dial }: { readonly dial: ClientDialer },

@@ -1,6 +1,6 @@
 /**
- * HTTP as the last transport of a client. Every page loads this module at first; the code of HTTP,
- * and of the choice after the others failed, loads after their first failure.
+ * HTTP as the last transport of a client. Every page loads this module. The code of HTTP, and the
+ * code that chooses a transport after the others failed, load after their first failure.
  */
 import { anySignal, within } from "../../base/wait.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -8,58 +8,64 @@ import type { Connection } from "../connection.ts";
 import type { CheckedTransports, ClientDialer, TransportName } from "./options.ts";
 
 /**
- * The time for which the other transports are tried alone, in milliseconds, and at most half of the
- * time for the whole attempt: some networks answer no WebSocket request.
+ * The time for which the other transports are tried alone, in milliseconds. It is limited to half
+ * of the time for the whole attempt, because some networks never respond to a WebSocket request.
  */
 const ALONE_MS = 5_000;
 
 export type DialOptions = Parameters<ClientDialer>[1];
 
-/** Loads the code of HTTP; called again after a failure. */
+/** Loads the code of HTTP. Called again after a failure. */
 export type LoadHttp = () => Promise<{
   fallBackToHttp(dial: ClientDialer, options: FallBackOptions): FallBackDialer;
 }>;
 
 /** The options for the code of HTTP. */
 export interface FallBackOptions {
-  /** The other transports, the preferred one first. */
+  /** The other transports, in order of preference. */
   readonly transports: readonly TransportName[];
   /**
-   * The time at which a WebSocket fell silent, in milliseconds since the epoch; never by default.
+   * The time at which a WebSocket fell silent, in milliseconds since the epoch. By default, none
+   * has.
    */
   readonly silentAt?: number | undefined;
 }
 
-/** Opens connections by all transports; `late` is an attempt of the others that is in progress. */
+/**
+ * Opens connections with all transports. `late` is an attempt with the others that is still in
+ * progress.
+ */
 export type FallBackDialer = (
   url: string | URL,
   options: DialOptions,
   late?: Leg,
 ) => Promise<Connection>;
 
-/** One attempt by some of the transports. */
+/** One attempt with some of the transports. */
 export interface Leg {
   /** The attempt, which may still open a connection after an error. */
   readonly opening: Promise<Connection>;
   readonly stop: AbortController;
-  /** The reason to try other transports: a failure or a timeout; absent if a connection opened. */
+  /** The reason to try other transports: a failure or a timeout. Absent if a connection opened. */
   readonly error?: unknown;
 }
 
 /**
  * Adds HTTP as the last transport to a client's dialer.
  *
- * - **Order:** HTTP is tried after the others failed, or in parallel with them after 5 s (at most
- *   half of the time for the attempt); the first that opens is used. A rejection by the server ends
- *   the attempt, because the server would reject HTTP too. An attempt tries HTTP once.
- * - **Code:** the code of HTTP loads after the first failure of all others, or after a WebSocket
- *   fell silent. If loading fails, the attempt fails.
- * - **Memory:** after a failure of all others, or a second silence of a WebSocket within 2 minutes,
- *   HTTP is tried first for 30 s. Each failure in a row doubles that time, up to 10 minutes.
- * - **Protocols:** HTTP carries only `skein.1`, and is left out if that is not offered.
+ * - **Order:** HTTP is tried after the others have failed, or in parallel with them after 5 s (at
+ *   most half of the time for the attempt). The first transport that opens is used. If the server
+ *   rejects the client, the attempt ends, because the server would reject HTTP too. An attempt
+ *   tries HTTP once.
+ * - **Code:** the code of HTTP loads after all others have failed for the first time, or after a
+ *   WebSocket fell silent. If loading fails, the attempt fails.
+ * - **Memory:** if all others fail, or if a WebSocket falls silent for the second time within 2
+ *   minutes, HTTP is tried first for 30 s. Each failure in a row doubles that time, up to 10
+ *   minutes.
+ * - **Protocols:** HTTP carries only `skein.1`, and is not used if that protocol is not offered.
  *
  * @param dial Dialer of the other transports; unused if there are none.
- * @returns The dialer, for one client; `dial` itself if HTTP is not among the transports.
+ * @returns The dialer for one client, or `dial` itself if HTTP is not among the transports.
  */
 export function withLastResort(
   dial: ClientDialer,
@@ -94,8 +100,9 @@ export function withLastResort(
 /**
  * Tries some of the transports alone for a limited time.
  *
- * @returns The attempt, after it opened a connection, failed, or ran out of time.
- * @throws The error of a rejection, an abort or wrong arguments, which other transports share.
+ * @returns The attempt, once it has opened a connection, failed, or run out of time.
+ * @throws The error, if it is a rejection, an abort or wrong arguments: other transports would fail
+ * in the same way.
  */
 export async function openAlone(
   { dial, names }: { readonly dial: ClientDialer; readonly names: readonly string[] },
@@ -117,7 +124,7 @@ export async function openAlone(
   }
 }
 
-/** Tells whether another transport would fail in the same way. */
+/** Returns whether another transport would fail in the same way. */
 export function isFinal(error: unknown, signal: AbortSignal): boolean {
   return signal.aborted || error instanceof TypeError ||
     (error as { status?: number } | null)?.status !== undefined;

@@ -14,16 +14,16 @@ import {
 } from "./options.ts";
 import { FIRST_REMEMBER_MS } from "./losses.ts";
 
-/** A client with a clock of its own, whose other transports do what the test sets. */
+/** A client with its own clock. The test sets what the other transports do. */
 class Bench implements AsyncDisposable {
   readonly ends = new HttpEnds();
   readonly fallbacks: TransportFallback[] = [];
-  /** Number of dials of the other transports. */
+  /** How often the other transports were dialed. */
   dials = 0;
-  /** Number of loads of the code of HTTP. */
+  /** How often the code of HTTP was loaded. */
   loads = 0;
   load = () => import("./http_fallback.ts");
-  /** Outcome of the other transports. */
+  /** The outcome of the other transports. */
   outcome: () => Promise<Connection> = () => Promise.reject(new ConnectionError("No socket"));
   /** True if the other transports open despite an abort. */
   ignoresAbort = false;

@@ -1,8 +1,8 @@
-/** Memory of the transports that failed, by server. */
+/** Remembers which transports failed, by server. */
 import { UnsupportedError } from "../../errors.ts";
 
 /**
- * The time for which a failed transport is not tried first, in milliseconds; each failure in a row
+ * The time for which a failed transport is not tried first, in milliseconds. Each failure in a row
  * doubles the time.
  */
 export const FIRST_REMEMBER_MS = 30_000;
@@ -10,24 +10,28 @@ export const FIRST_REMEMBER_MS = 30_000;
 /** The longest time for which a failure is remembered, in milliseconds. */
 export const REMEMBER_MS: number = 10 * 60_000;
 
-/** The maximum number of servers with a remembered failure; beyond it, the oldest is forgotten. */
+/**
+ * The maximum number of servers with a remembered failure. If there are more, the oldest is
+ * forgotten.
+ */
 export const MAX_REMEMBERED = 64;
 
-/** Failure of a transport of a server. */
+/** The failure of one of a server's transports. */
 export interface Loss {
   readonly error: unknown;
   /** The time from which the transport is tried first again, in milliseconds since the epoch. */
   readonly until: number;
-  /** Failures in a row; 0 for a session that opened and later fell silent. */
+  /** The number of failures in a row, or 0 for a session that opened and later fell silent. */
   readonly failures: number;
 }
 
-/** Failures by server. */
+/** The failures by server. */
 export class Losses extends Map<string, Loss> {
   /**
-   * Remembers a failure or a silence, but not a rejection, which shows that the network was fine.
+   * Remembers a failure or a silence. A rejection is not remembered, because it shows that the
+   * network was fine.
    *
-   * @param now Current time, in milliseconds since the epoch.
+   * @param now The current time, in milliseconds since the epoch.
    * @param isSilence True for a session that opened and later fell silent.
    */
   remember(origin: string, now: number, error: unknown, isSilence = false): void {

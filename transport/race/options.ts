@@ -1,4 +1,4 @@
-/** The options and contracts of the race between two transports, and the check of these options. */
+/** The options and interfaces of the race between two transports, and the check of the options. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
@@ -10,25 +10,27 @@ export type TransportName = "webtransport" | "websocket" | "http";
 /** The options for the transports of a client. */
 export interface TransportOptions {
   /**
-   * The transports to try, the preferred one first. WebTransport and WebSocket race, and the first
+   * The transports to try, in order of preference. WebTransport and WebSocket race, and the first
    * that opens is used. Without this option, a browser engine with a known defect uses WebTransport
    * only if WebSocket fails; see `engineDefect()`.
    *
-   * `http` is the last resort, for networks that block both: messages by requests and server-sent
-   * events, without streams and datagrams. Whatever its position in the list, it is tried only
-   * after the others failed; leave it out to never use it.
+   * `http` is the last resort, for networks that block both. It sends messages in requests and
+   * server-sent events, and has no streams and datagrams. Whatever its position in the list, it is
+   * tried only after the others have failed. If you leave it out, it is never used.
    *
    * @default {["webtransport", "websocket", "http"]}
    */
   readonly transports?: readonly TransportName[] | undefined;
   /**
-   * Certificates of the server that WebTransport trusts without an authority: short-lived ones,
-   * for development. A server on this machine announces its own certificates. Empty by default.
+   * The hashes of the server's certificates that WebTransport trusts without an authority, such as
+   * short-lived ones for development. A server on this machine announces its own certificates.
+   * Empty by default.
    */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
-   * Head start of the preferred transport, in milliseconds; at most half of the time for the whole
-   * attempt. If the preferred transport fails sooner, the other one starts immediately.
+   * The head start of the preferred transport, in milliseconds. It is limited to half of the time
+   * for the whole attempt. If the preferred transport fails sooner, the other one starts
+   * immediately.
    *
    * @default {500}
    */
@@ -37,11 +39,11 @@ export interface TransportOptions {
   readonly flowControl?: FlowControlOptions | undefined;
 }
 
-/** Report of a session that does not use the preferred transport. */
+/** A report that a session does not use the preferred transport. */
 export interface TransportFallback {
   /** The transport that was preferred. */
   readonly transport: TransportName;
-  /** The reason; browsers give little detail. */
+  /** The reason. Browsers give little detail. */
   readonly error: unknown;
 }
 
@@ -51,11 +53,11 @@ export interface TransportPlatform {
     url: URL,
     options: DialWebSocketOptions & { readonly runtime: Runtime },
   ) => Promise<Connection>;
-  /** Opens WebTransport; or a text that says why this platform cannot. */
+  /** The function that opens WebTransport, or a text that says why this platform cannot. */
   readonly webTransport: WebTransportLeg | string;
   /**
-   * Description of a defect of the platform's WebTransport. WebTransport is then tried only if
-   * WebSocket fails, unless the application set `transports`. Absent by default.
+   * The description of a defect of the platform's WebTransport. If there is one, WebTransport is
+   * tried only after WebSocket fails, unless the application sets `transports`. Absent by default.
    */
   readonly defect?: string | undefined;
 }
@@ -63,9 +65,9 @@ export interface TransportPlatform {
 /**
  * Finds the WebTransport endpoint of a server and opens a connection.
  *
- * The URL as the application passed it: `ws:`, `wss:`, `http:` or `https:`, without a fragment. If
- * the server has no WebTransport, the function SHOULD reject with {@linkcode UnsupportedError},
- * which the race does not remember as a failure.
+ * The function receives the URL as the application passed it: `ws:`, `wss:`, `http:` or `https:`,
+ * without a fragment. If the server has no WebTransport, the function SHOULD reject with
+ * {@linkcode UnsupportedError}, which the race does not remember as a failure.
  */
 export type WebTransportLeg = (
   url: URL,
@@ -83,31 +85,34 @@ export interface SilentTransport {
 
 /** The options for one connection. */
 export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransportOptions, "onWorn"> {
-  /** The only transport to try, regardless of remembered failures; all transports by default. */
+  /**
+   * The only transport to try, regardless of remembered failures. By default, all transports are
+   * tried.
+   */
   readonly only?: TransportName | undefined;
   /**
-   * Called when a transport other than the preferred one won, before the dialer resolves. MUST NOT
-   * throw.
+   * Called before the dialer resolves, if a transport other than the preferred one has won. MUST
+   * NOT throw.
    */
   readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
   /**
-   * Called with a late connection of the preferred transport: one that opened at most 3 s after the
-   * other transport won, while the winning connection is still open. The late connection has no
-   * session at this end, and the callback MUST close the connection when done. Without `onLate`,
-   * the late connection is closed immediately. MUST NOT throw.
+   * Called with a late connection of the preferred transport. A connection is late if it opens at
+   * most 3 s after the other transport has won, while the winning connection is still open. The
+   * late connection has no session at this end, and the callback MUST close it when done. Without
+   * `onLate`, the late connection is closed immediately. MUST NOT throw.
    */
   readonly onLate?: ((connection: Connection) => void) | undefined;
   /**
-   * The previous session if it fell silent after opening, which counts as a failure of its
+   * The previous session, if it fell silent after opening. This counts as a failure of its
    * transport.
    */
   readonly silent?: SilentTransport | undefined;
 }
 
-/** Opens connections, and remembers which transports of a server failed. */
+/** Opens connections, and remembers which of a server's transports failed. */
 export type RacingDialer = (url: string | URL, options?: RaceOptions) => Promise<Connection>;
 
-/** Opens connections for a client, which always sets these four options. */
+/** Opens connections for a client. A client always sets these four options. */
 export type ClientDialer = (
   url: string | URL,
   options: RaceOptions & {
@@ -120,15 +125,15 @@ export type ClientDialer = (
 
 const RACERS: readonly TransportName[] = ["webtransport", "websocket"];
 
-/** Transport options after the check, with defaults filled in. */
+/** The transport options after the check, with defaults filled in. */
 export interface CheckedTransports extends TransportOptions {
-  /** The transports that race, each once, the preferred one first; without `http`. */
+  /** The transports that race, in order of preference, without duplicates and without `http`. */
   readonly transports: readonly TransportName[];
   /** True if `http` is tried after the others. */
   readonly hasHttp: boolean;
   /** True if the application chose the transports. */
   readonly isChosen: boolean;
-  /** Head start of the preferred transport, in milliseconds. */
+  /** The head start of the preferred transport, in milliseconds. */
   readonly headStartMs: number;
 }
 
@@ -136,7 +141,7 @@ export interface CheckedTransports extends TransportOptions {
  * Checks transport options when a client is created, before the first connection.
  *
  * @returns The options with defaults filled in.
- * @throws {TypeError} If `transports` is empty, or contains an unknown name.
+ * @throws {TypeError} If `transports` is empty or contains an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function checkTransports(options: TransportOptions): CheckedTransports {

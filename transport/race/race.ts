@@ -1,5 +1,5 @@
 /**
- * Chooses a client's transport: the preferred one has a head start, and the other one starts when
+ * Chooses a client's transport. The preferred one has a head start, and the other one starts when
  * the preferred one fails or is late. A page without WebTransport never loads this module.
  */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
@@ -20,9 +20,9 @@ import {
 } from "./options.ts";
 
 /**
- * The time that a transport still has after the other one won or failed, in milliseconds. A QUIC
- * handshake that loses its first packet sends it again after a second, and a server that is down
- * does not answer over UDP.
+ * How long a transport may still take after the other one has won or failed, in milliseconds. If a
+ * QUIC handshake loses its first packet, it sends the packet again after a second. A server that is
+ * down does not respond over UDP.
  */
 export const LATE_LEG_MS = 3_000;
 
@@ -31,16 +31,16 @@ export const LATE_LEG_MS = 3_000;
  *
  * - **Race:** the preferred transport starts first. The other one starts after the head start, or
  *   as soon as the preferred one fails. The first transport that opens wins.
- * - **Late:** if the other transport wins, the preferred one may take 3 s more, while the winning
- *   connection stays open. A late connection is closed, or passed to `onLate`. A lost packet
- *   therefore affects only one connection.
+ * - **Late:** if the other transport wins, the preferred one may take 3 s longer, as long as the
+ *   winning connection stays open. A late connection is closed, or passed to `onLate`. A lost
+ *   packet therefore affects only one connection.
  * - **Memory:** if the preferred transport fails, does not open within these 3 s, or falls silent
  *   after opening, the other one is tried first for 30 s. Each failure in a row doubles that time,
  *   up to 10 minutes. A success clears the memory. Rejections and late connections are not
  *   remembered.
  *
- * @returns The dialer; create one for each client.
- * @throws {TypeError} If `transports` is empty, or contains `http` or an unknown name.
+ * @returns The dialer. Create one for each client.
+ * @throws {TypeError} If `transports` is empty, or if it contains `http` or an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function raceTransports(
@@ -85,7 +85,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     const known = losses.get(origin);
     const isLoss = known && known.until > runtime.now();
     const loss = isLoss ? known : defect ? { error: new UnsupportedError(defect) } : undefined;
-    // The other transport needs some of the time too.
+    // The other transport also needs some of the time.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = only ? [only] : loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
@@ -157,7 +157,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       errors.set(name, error);
       if (errors.size === order.length) {
         finish();
-        // All transports failed, so the network or the server is down: the previous session's
+        // All transports failed, so the network or the server is down, and the previous session's
         // silence was not the fault of its transport.
         if (!only && known?.failures === 0) losses.delete(origin);
         return reject(combined(errors));
@@ -191,7 +191,7 @@ function tooLate(name: TransportName, ms: number): TimeoutError {
 function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
   const [other, last] = [errors.get("webtransport"), errors.get("websocket")];
   if (errors.size === 1) return last ?? other;
-  // Arguments that WebSocket rejects with a `TypeError` are wrong for WebTransport too.
+  // Arguments that WebSocket rejects with a `TypeError` are also wrong for WebTransport.
   if (other instanceof UnsupportedError || last instanceof TypeError) return last;
   return new ConnectionError(`Cannot connect: ${textOf(last)}; ${textOf(other)}`, {
     cause: new AggregateError([other, last]),

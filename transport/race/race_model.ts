@@ -1,11 +1,11 @@
 /**
- * Reference model of the transport that a client uses, from docs/deploy/webtransport.md and
+ * A reference model of which transport a client uses, based on docs/deploy/webtransport.md and
  * docs/guide/client.md.
  */
 import type { TransportName } from "./options.ts";
 
 /**
- * The time for which a first failure is remembered, in milliseconds; each failure in a row doubles
+ * The time for which a first failure is remembered, in milliseconds. Each failure in a row doubles
  * it.
  */
 const FIRST_MS = 30_000;
@@ -16,22 +16,22 @@ const LONGEST_MS = 600_000;
 /** The time within which a second silence of a WebSocket counts as a failure, in milliseconds. */
 const SILENCES_MS = 120_000;
 
-/** The time in which the preferred transport may open after the other one, in milliseconds. */
+/** How long after the other transport the preferred one may still open, in milliseconds. */
 const LATE_MS = 3_000;
 
-/** Outcome of an attempt by WebTransport; without UDP it waits. */
+/** The outcome of an attempt with WebTransport. On a network without UDP, it waits. */
 export type Fate = "opens" | "waits" | "breaks" | "refused";
 
 /** An attempt to connect. */
 export interface ModelAttempt {
   readonly fate: Fate;
-  /** The time after the other transport opened at which WebTransport breaks, in milliseconds. */
+  /** How long after the other transport opened WebTransport breaks, in milliseconds. */
   readonly failsMs: number;
   /** The transport of the previous session, if that session fell silent. */
   readonly silent?: string | undefined;
 }
 
-/** Failures in a row. */
+/** Remembers failures in a row. */
 class Memory {
   failures = 0;
   untilMs = -Infinity;
@@ -42,12 +42,12 @@ class Memory {
   }
 }
 
-/** The memory of one client, whose WebSockets and HTTP requests all reach the server. */
+/** What one client remembers, if all its WebSockets and HTTP requests reach the server. */
 export class RaceModel {
   readonly #preferred: TransportName;
   readonly #other: TransportName | undefined;
   readonly #hasHttp: boolean;
-  /** Failures of the preferred transport, and of all transports except HTTP. */
+  /** The failures of the preferred transport, and of all transports except HTTP. */
   #race = new Memory();
   #all = new Memory();
   #silentMs = -Infinity;
@@ -55,7 +55,7 @@ export class RaceModel {
   /**
    * Creates a client that remembers no failure.
    *
-   * @param transports The transports, the preferred one first.
+   * @param transports The transports, in order of preference.
    */
   constructor(transports: readonly TransportName[]) {
     const others = transports.filter((name) => name !== "http");
@@ -64,7 +64,7 @@ export class RaceModel {
     this.#hasHttp = others.length < transports.length;
   }
 
-  /** Times at which failures are forgotten, in milliseconds since the epoch. */
+  /** The times at which failures are forgotten, in milliseconds since the epoch. */
   get endsMs(): readonly number[] {
     return [this.#race.untilMs, this.#all.untilMs, this.#silentMs + SILENCES_MS];
   }
@@ -74,7 +74,7 @@ export class RaceModel {
    *
    * @param nowMs The time at which the session was open.
    * @param attempt See {@linkcode ModelAttempt}.
-   * @returns The transport, with the transport that it replaces.
+   * @returns The transport, and the transport that it replaces.
    */
   next(nowMs: number, { fate, failsMs, silent }: ModelAttempt): string {
     if (this.#hasHttp) {

@@ -19,7 +19,7 @@ import { turns } from "../../tests/waiting.ts";
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
 
-/** A dial that waits for its outcome. */
+/** A dial that waits for the test to set its outcome. */
 interface Leg {
   readonly name: TransportName;
   readonly url: string;
@@ -53,7 +53,7 @@ class Legs implements TransportPlatform {
       dial(url, { onFallback: (fallback) => void this.fallbacks.push(fallback), ...more });
   }
 
-  /** Dials; the first leg fails and the other one opens. */
+  /** Dials. The first leg fails, and the other one opens. */
   async lose(dial: () => Promise<Connection>, error?: unknown): Promise<void> {
     const dialing = dial();
     await turns();
@@ -63,7 +63,7 @@ class Legs implements TransportPlatform {
     assertStrictEquals(await dialing, this.last.pair.client);
   }
 
-  /** Dials; WebSocket wins the race, and WebTransport is late. */
+  /** Dials. WebSocket wins the race, and WebTransport is late. */
   async beLate(time: FakeTime, dial: () => Promise<Connection>): Promise<[late: Leg, taken: Leg]> {
     const dialing = dial();
     await time.tickAsync(500);
@@ -167,7 +167,7 @@ Deno.test("raceTransports() starts WebSocket immediately if there is no WebTrans
   const legs = new Legs();
   legs.webTransport = "Run it with a flag";
   const dial = legs.racing();
-  // A transport without an attempt is not remembered: the reason is reported each time.
+  // A transport that was not tried is not remembered, so the reason is reported each time.
   for (const url of ["wss://example.com/", "wss://example.com/", "ws://127.0.0.1:8000/"]) {
     const dialing = dial(url);
     await turns();
@@ -241,7 +241,7 @@ Deno.test("raceTransports() remembers for a while that a server has only WebSock
   const second = dial("wss://example.com/other?path");
   await time.tickAsync(1);
   assertEquals(legs.names.slice(2), ["websocket"]);
-  // No head start: the dialer waits for a slow WebSocket.
+  // There is no head start, so the dialer waits for a slow WebSocket.
   await time.tickAsync(5_000);
   assertEquals(legs.names.slice(2), ["websocket"]);
   legs.last.up();
@@ -260,7 +260,7 @@ Deno.test("raceTransports() tries WebTransport after all when the remembered Web
   await legs.lose(dial);
   await legs.lose(dial);
   assertEquals(legs.names.slice(2), ["websocket", "webtransport"]);
-  // The memory no longer counts.
+  // The failure is no longer remembered.
   assertEquals(await legs.firstOf(dial), "webtransport");
 });
 
@@ -274,7 +274,7 @@ Deno.test("raceTransports() remembers 64 servers, and forgets the oldest", async
   assertEquals(await firstOf("wss://host-0/"), "webtransport");
   assertEquals(await firstOf("wss://host-1/"), "websocket");
   assertEquals(await firstOf(`wss://host-${MAX_REMEMBERED}/`), "websocket");
-  // Another failure makes a server the newest.
+  // Another failure makes a server the newest one.
   await time.tickAsync(FIRST_REMEMBER_MS);
   for (const host of [1, 100]) await lose(host);
   assertEquals(await firstOf("wss://host-1/"), "websocket");
@@ -431,7 +431,7 @@ Deno.test("raceTransports() passes a WebTransport connection that opens late to 
   await turns();
   assertEquals(came, [late.pair.client]);
   late.pair.client.close();
-  // A late connection is closed after the session ended, or the caller aborted.
+  // A late connection is closed if the session has ended, or if the caller has aborted.
   const giveUp = new AbortController();
   for (
     const end of [
@@ -521,7 +521,7 @@ Deno.test("raceTransports() counts a session that fell silent as a failure, unle
   }
   await assertRejects(() => failing, ConnectionError);
   assertEquals(await legs.firstOf(dial), "webtransport");
-  // The memory of the other transport does not count for this one.
+  // What is remembered about the other transport does not apply to this one.
   const other = { ...silent, transport: "websocket" } as const;
   assertEquals(await legs.firstOf(() => dial(undefined, { silent: other })), "webtransport");
   await time.tickAsync(0);

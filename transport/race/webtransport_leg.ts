@@ -1,4 +1,4 @@
-/** One attempt to open WebTransport: from the URL of a server to a connection with messages. */
+/** One attempt to open WebTransport, from the server's URL to a connection with messages. */
 import { anySignal } from "../../base/wait.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
@@ -16,14 +16,14 @@ import type { Runtime } from "../../base/runtime.ts";
 const WELL_KNOWN = "/.well-known/skein/webtransport";
 
 /**
- * The maximum wait for the announcement of a server on this machine, in milliseconds. A server that
- * stalls for a moment still has an endpoint.
+ * How long to wait for a server on this machine to announce its endpoint, in milliseconds. A server
+ * that stalls for a moment may still have an endpoint.
  */
 const WELL_KNOWN_MS = 5_000;
 
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
 
-/** Opens WebTransport at an `https:` URL; the connections carry no messages. */
+/** Opens WebTransport at an `https:` URL. The connections carry no messages. */
 export type WebTransportDialer = (
   url: URL,
   options: DialWebTransportOptions,
@@ -32,18 +32,18 @@ export type WebTransportDialer = (
 /**
  * Turns a platform's WebTransport dialer into a participant of the race.
  *
- * - **Endpoint:** for a `wss:` or `https:` URL, WebTransport has the same host and port. For a
- *   `ws:` or `http:` URL, there is an endpoint only if certificate hashes are given, or if the
- *   server is on this machine and announces the endpoint at `/.well-known/skein/webtransport`.
+ * - **Endpoint:** for a `wss:` or `https:` URL, WebTransport uses the same host and port. For a
+ *   `ws:` or `http:` URL, there is an endpoint only if certificate hashes are set, or if the server
+ *   is on this machine and announces the endpoint at `/.well-known/skein/webtransport`.
  * - **Messages:** a connection with the protocol `skein.1` carries messages. If the URL requests
- *   the protocol with `?protocol=skein.1`, a server that names no protocol counts as accepting it.
- * - **Failure:** the function rejects with `UnsupportedError` if the server has no endpoint, with
- *   `ConnectionError` if the server speaks none of the offered protocols, and with any error of
- *   `dial`.
+ *   the protocol with `?protocol=skein.1`, a server that names no protocol is assumed to accept it.
+ * - **Failure:** the function rejects with `UnsupportedError` if the server has no endpoint, and
+ *   with `ConnectionError` if the server supports none of the offered protocols. It passes on any
+ *   error of `dial`.
  *
  * @returns A function that finds the WebTransport endpoint of a server and opens a connection.
  *
- * @example The race of browsers
+ * @example The race as browsers run it
  * ```ts
  * import { dialWebSocket } from "@skein/skein/transport";
  * import { dialNativeWebTransport } from "../native/client.ts";
@@ -98,11 +98,11 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
 export interface WebTransportPlace {
   /** The `https:` URL. */
   readonly url: URL;
-  /** Certificates to trust without an authority. */
+  /** The hashes of certificates to trust without an authority. */
   readonly hashes: readonly CertificateHash[] | undefined;
 }
 
-/** Body of the response from the well-known URL. */
+/** The body of the response from the well-known URL. */
 interface Answer {
   readonly port: number;
   readonly hostname?: string;
@@ -111,13 +111,13 @@ interface Answer {
 
 /** The options for {@linkcode locateWebTransport}. */
 export interface LocateOptions {
-  /** Timers of the client. */
+  /** The client's timers. */
   readonly runtime: Runtime;
-  /** The certificate hashes that the application gave. */
+  /** The certificate hashes that the application set. */
   readonly hashes?: readonly CertificateHash[] | undefined;
   /** Cancels the search. */
   readonly signal?: AbortSignal | undefined;
-  /** Requests the well-known URL; the global `fetch` by default. */
+  /** The function that requests the well-known URL. The default is the global `fetch`. */
   readonly fetch?: typeof fetch | undefined;
 }
 
@@ -125,10 +125,10 @@ export interface LocateOptions {
  * Finds the WebTransport endpoint of a server.
  *
  * For a `wss:` or `https:` URL, the endpoint has the same host and port. For a `ws:` or `http:`
- * URL, there is an endpoint only if certificate hashes are given, or if the server is on this
- * machine and announces the endpoint at `/.well-known/skein/webtransport`.
+ * URL, there is an endpoint only if certificate hashes are set, or if the server is on this machine
+ * and announces the endpoint at `/.well-known/skein/webtransport`.
  *
- * @param url The server's URL as the application gave it: `ws:`, `wss:`, `http:` or `https:`.
+ * @param url The server's URL as the application passed it: `ws:`, `wss:`, `http:` or `https:`.
  * @throws {UnsupportedError} If the server has no WebTransport endpoint.
  */
 export async function locateWebTransport(
@@ -175,7 +175,7 @@ export async function locateWebTransport(
     throw new UnsupportedError("Cannot open WebTransport: the server does not offer it", { cause });
   } finally {
     runtime.clearTimeout(timer);
-    // Releases a response whose body was not read.
+    // This releases a response whose body was not read.
     late.abort();
   }
 }

@@ -10,7 +10,7 @@ const runtime = platformRuntime();
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
 
-/** A dialer to a server in memory that speaks a protocol. */
+/** Creates a dialer to a server in memory that speaks a protocol. */
 function dialer(protocol: string) {
   const calls: { readonly url: string; readonly options: DialWebTransportOptions }[] = [];
   const pair = memoryPair({ frames: false, protocol });
@@ -89,7 +89,7 @@ Deno.test("webTransportLeg() counts a server that names no protocol as accepting
   assertEquals([connection.frames, connection.protocol], [undefined, "chat"]);
 });
 
-/** A `fetch` with one response, which records its requests. */
+/** Creates a `fetch` that always has the same response, and records its requests. */
 function answering(answer: (signal: AbortSignal) => Promise<Response>) {
   const asked: string[] = [];
   const fetch: typeof globalThis.fetch = (input, init) => {
