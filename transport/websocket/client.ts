@@ -18,16 +18,17 @@ const DIAL: OptionKinds<DialWebSocketOptions> = {
 /**
  * Opens a WebSocket connection.
  *
- * - **`skein.1`:** message frames, plus streams and datagrams.
- * - **QMux:** streams and datagrams, if the server selected a subprotocol such as `qmux-01` or
- *   `qmux-01.chat`. The connection's `protocol` is the part after the dot. With `qmux-01.skein.1`,
- *   the first stream carries the messages.
- * - **Other subprotocols, or none:** message frames only.
+ * - **`skein.1`:** the connection has message frames, streams and datagrams.
+ * - **QMux:** if the server selected a subprotocol such as `qmux-01` or `qmux-01.chat`, the
+ *   connection has streams and datagrams. Its `protocol` is the part after the dot. With
+ *   `qmux-01.skein.1`, the first stream carries messages.
+ * - **Other subprotocols, or none:** the connection has only message frames.
  *
- * @param url A `ws:` or `wss:` URL; `http:` and `https:` also work.
+ * @param url A `ws:`, `wss:`, `http:` or `https:` URL.
  * @param options The subprotocols, headers, flow control, timeout and signal.
  * @returns The open connection.
- * @throws {TypeError} If the URL is not a WebSocket URL, or the runtime does not accept headers.
+ * @throws {TypeError} If the URL has another scheme or is invalid, or if headers are set and the
+ * runtime does not accept them.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.
  * @throws {ConnectionError} If the connection cannot be opened.
  * @throws {TimeoutError} If opening takes too long.

@@ -1,4 +1,4 @@
-/** WebSocket connections: dialing, and the code that client and server share. */
+/** Dials WebSocket connections, and contains the code that client and server share. */
 import { ConnectionError } from "../../errors.ts";
 import { isAnswerWithoutTls } from "../deno_errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
@@ -33,7 +33,7 @@ import { parseServerUrl, publicUrl } from "../url.ts";
 export interface DialWebSocketOptions {
   /** The subprotocols to offer, in order of preference. */
   readonly protocols?: readonly string[] | undefined;
-  /** Request headers; Deno only, because browsers do not allow them. */
+  /** The request headers. Deno only, because browsers do not allow them. */
   readonly headers?: HeadersInit | undefined;
   /** The amount that the server may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
@@ -46,14 +46,17 @@ export interface DialWebSocketOptions {
   /** Cancels the attempt. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * The timeout in milliseconds; `Infinity` waits without limit.
+   * The timeout, in milliseconds. `Infinity` waits without limit.
    *
    * @default {10000}
    */
   readonly timeoutMs?: number | undefined;
 }
 
-/** Code for streams and datagrams on a WebSocket, which a page with only messages does not load. */
+/**
+ * The code for streams and datagrams on a WebSocket. A page that uses only messages does not load
+ * it.
+ */
 export type StreamsPart = Pick<
   typeof import("./streams.ts"),
   "openStreams" | "withStreams"
@@ -67,7 +70,7 @@ interface OpenWebSocketOptions extends DialWebSocketOptions {
   readonly runtime: Runtime;
   /** Loads the code for streams and datagrams. */
   readonly load: LoadStreams;
-  /** Creates the socket; by default the platform's `WebSocket`. */
+  /** Creates the socket. The default creates the platform's `WebSocket`. */
   readonly socket?: typeof openSocket;
 }
 
@@ -112,7 +115,7 @@ function openSocket(
   headers: HeadersInit | undefined,
 ): Socket {
   const offered = [...protocols];
-  // Deno's constructor takes an object, which the web's types do not declare.
+  // Deno's constructor also accepts an object, which the web's types do not declare.
   const Socket = WebSocket as unknown as new (
     url: URL,
     options: string[] | { protocols: string[]; headers: HeadersInit },
@@ -124,28 +127,28 @@ function openSocket(
   }
 }
 
-/** Buffered bytes at or below which the socket counts as drained. */
+/** The number of buffered bytes at or below which the socket counts as drained. */
 const LOW_WATER_MARK = 32_768;
 
 /**
- * The first and longest interval between checks for a drained socket, in milliseconds; sockets emit
- * no event when they drain.
+ * The first and longest interval between checks for a drained socket, in milliseconds. The checks
+ * are needed because sockets emit no event when they drain.
  */
 const FIRST_POLL_MS = 2;
 const LAST_POLL_MS = 50;
 
-/** The time for a peer to reply to a close, in milliseconds. */
+/** How long a peer may take to reply to a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
- * The subprotocol with streams and datagrams: its binary frames that are not messages are QMux
- * records.
+ * The subprotocol with streams and datagrams. Its binary frames are QMux records, unless they are
+ * messages.
  */
 const STREAMS_PROTOCOL = "skein.1";
 
 /**
- * The maximum bytes of records held while the code for streams loads: a peer may not send much
- * before a reply.
+ * The maximum bytes of records held while the code for streams loads. A peer may not send much
+ * before it gets a reply.
  */
 const MAX_EARLY_BYTES = 65_536;
 
@@ -171,7 +174,10 @@ const FRAMES_AND_STREAMS: ConnectionCapabilities = Object.freeze({
   credit: true,
 });
 
-/** Members of a WebSocket that a connection uses; the sockets of Deno and of browsers both fit. */
+/**
+ * The members of a WebSocket that a connection uses. The sockets of Deno and of browsers both have
+ * them.
+ */
 export type Socket =
   & Pick<
     WebSocket,
@@ -196,10 +202,10 @@ export interface WebSocketConnectionOptions {
   readonly runtime: Runtime;
   /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Loads the code for streams, on an end that does not have it yet. */
+  /** Loads the code for streams, on an end that has not loaded it yet. */
   readonly loadStreams?: LoadStreams | undefined;
   /**
-   * Events of the socket to listen to: each uses memory for as long as the socket is open.
+   * The socket's events to listen to. Each uses memory for as long as the socket is open.
    *
    * @default {["open", "message", "close", "error"]}
    */
@@ -209,11 +215,11 @@ export interface WebSocketConnectionOptions {
 export type SocketEventName = typeof EVENTS[number];
 
 /**
- * A connection on a WebSocket, which may still be opening. It implements its own frames and event
- * listener, so that ten thousand idle connections do not each hold a dozen closures.
+ * A connection on a WebSocket, which may still be opening. It implements `frames` and the event
+ * listener itself, so that an idle connection does not hold a dozen closures.
  *
  * With `skein.1`, the binary frames that are not messages carry streams and datagrams. The
- * multiplexer is created when the first of these is sent or received.
+ * multiplexer is created when the first such frame is sent or received.
  */
 export class WebSocketConnection
   implements Connection, ConnectionInspection, MessageFrames, EventListenerObject, StreamsHost {
@@ -274,7 +280,7 @@ export class WebSocketConnection
   }
 
   get bufferedAmount(): number {
-    // The WebSocket of React Native does not report it.
+    // React Native's WebSocket does not report it.
     return this.#closeEvent === undefined ? this.#socket.bufferedAmount ?? 0 : 0;
   }
 
@@ -293,7 +299,7 @@ export class WebSocketConnection
     }
   }
 
-  /** Sends a frame or a record; ignored unless the socket is open. */
+  /** Sends a frame or a record. Ignored unless the socket is open. */
   send(frame: Frame, parts?: readonly FramePart[]): void {
     if (this.#socket.readyState !== OPEN) return;
     if (!this.#isRecord(frame)) this.#framesSent++;
@@ -334,7 +340,7 @@ export class WebSocketConnection
     return this.#ready.promise;
   }
 
-  /** Resolves with the reason after the socket closed. */
+  /** Resolves with the code and reason after the socket has closed. */
   get closed(): Promise<ConnectionCloseInfo> {
     if (this.#closed === undefined) {
       this.#closed = Promise.withResolvers();
@@ -344,12 +350,12 @@ export class WebSocketConnection
     return this.#closed.promise;
   }
 
-  /** Never settles: WebSocket has no such notice. */
+  /** Never settles, because WebSocket has no such notice. */
   get draining(): Promise<void> {
     return new Promise(() => {});
   }
 
-  /** The datagrams, loaded on first use. */
+  /** The datagrams. Their code is loaded on first use. */
   get datagrams(): DatagramDuplex {
     return this.#datagrams ??= this.#loadedStreams?.datagrams ?? {
       readable: lateReadable(async () => (await this.#loadMultiplexer()).datagrams.readable),
@@ -358,13 +364,13 @@ export class WebSocketConnection
     };
   }
 
-  /** Streams of the peer; closed immediately without `skein.1`. */
+  /** The peer's streams. Without `skein.1`, this closes immediately. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
     return this.#bidirectional ??= this.#loadedStreams?.incomingBidirectionalStreams ??
       lateReadable(async () => (await this.#loadMultiplexer()).incomingBidirectionalStreams);
   }
 
-  /** Streams of the peer; closed immediately without `skein.1`. */
+  /** The peer's streams. Without `skein.1`, this closes immediately. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#unidirectional ??= this.#loadedStreams?.incomingUnidirectionalStreams ??
       lateReadable(async () => (await this.#loadMultiplexer()).incomingUnidirectionalStreams);
@@ -375,24 +381,24 @@ export class WebSocketConnection
     return this;
   }
 
-  /** The counters, once there was a stream or a datagram. */
+  /** The counters. Absent until the first stream or datagram. */
   get counters(): ConnectionCounters | undefined {
     return this.#streams?.inspect?.counters;
   }
 
-  /** The streams of the peer that the application has not accepted yet. */
+  /** The number of the peer's streams that the application has not accepted yet. */
   get unreadStreams(): number | undefined {
     return this.#streams?.inspect?.unreadStreams;
   }
 
   /**
-   * Flow control of streams with `skein.1`. All amounts are 0 before the first use; a grant counts
-   * as a use.
+   * The flow control of streams with `skein.1`. All amounts are 0 before the first use. A grant
+   * counts as a use.
    */
   get credit(): ConnectionCredit | undefined {
     if (!this.hasStreams) return undefined;
     return this.#streams?.inspect?.credit ?? {
-      // The object may be kept beyond the first use.
+      // A caller may keep the object beyond the first use.
       state: (kind) =>
         this.#streams?.inspect?.credit?.state(kind) ??
           { granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 },
@@ -405,14 +411,14 @@ export class WebSocketConnection
     };
   }
 
-  /** Opens a bidirectional stream, with `skein.1`. */
+  /** Opens a bidirectional stream. Requires `skein.1`. */
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     const streams = this.#loadedStreams ??
       await within(this.runtime, this.#loadMultiplexer(), options);
     return await streams.createBidirectionalStream(options);
   }
 
-  /** Opens a unidirectional stream, with `skein.1`. */
+  /** Opens a unidirectional stream. Requires `skein.1`. */
   async createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
     const streams = this.#loadedStreams ??
       await within(this.runtime, this.#loadMultiplexer(), options);
@@ -424,13 +430,13 @@ export class WebSocketConnection
     this.#streams?.inspect?.observe?.(observer);
   }
 
-  /** Closes the socket after all frames that were sent before. */
+  /** Closes the socket after sending all earlier frames. */
   close(info?: ConnectionCloseInfo): void {
     const checked = checkCloseInfo(info);
     if (this.#closeEvent !== undefined || this.#closing !== undefined) return;
     this.#closing = checked;
     this.#endStreams();
-    // Before a browser's socket is open, it accepts no close code: `#onOpen` closes it later.
+    // A browser's socket accepts no close code before it is open, so `#onOpen` closes it later.
     if (this.#socket.readyState !== CONNECTING) this.#closeSocket(checked);
   }
 
@@ -453,14 +459,16 @@ export class WebSocketConnection
     this.#socket.close();
   }
 
-  /** Closes the connection if the peer may not send records yet, and returns `true` then. */
+  /**
+   * Returns `true` if the peer may not send records yet, and closes the connection in that case.
+   */
   protected refusesRecords?(): boolean;
 
-  /** Creates the multiplexer, on an end that has its code. */
+  /** Creates the multiplexer, on an end that has loaded its code. */
   protected openStreams?(): Multiplexer;
 
   /**
-   * Ends the connection to a peer that does not reply to the close; the socket may remain longer.
+   * Ends the connection to a peer that does not reply to the close. The socket may remain longer.
    */
   protected giveUp(): void {
     this.#end({ code: 1006, reason: "", wasClean: false });
@@ -469,7 +477,8 @@ export class WebSocketConnection
   #closeSocket({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
-    // A peer that does not read never replies: end the connection without waiting for the socket.
+    // A peer that does not read never replies, so end the connection without waiting for the
+    // socket.
     this.#lingering = this.runtime.setTimeout(() => this.giveUp(), CLOSE_TIMEOUT_MS);
   }
 
@@ -494,7 +503,7 @@ export class WebSocketConnection
     return streams;
   }
 
-  /** Ends the streams, once: when this end closes, or when the socket closes first. */
+  /** Ends the streams once, either when this end closes or when the socket closes first. */
   #endStreams(): void {
     if (this.#streams === undefined) return;
     const isBroken = this.#closing === undefined && !this.#closeEvent!.wasClean;
@@ -531,7 +540,7 @@ export class WebSocketConnection
     this.#socket.removeEventListener("open", this);
   }
 
-  /** Ends the connection. Deno can fire the close event twice; the first one counts. */
+  /** Ends the connection. Deno can fire the close event twice, so only the first one counts. */
   #end({ code, reason, wasClean }: CloseDetails): void {
     if (this.#closeEvent !== undefined) return;
     this.#closeEvent = { code, reason, wasClean };
@@ -567,7 +576,7 @@ export class WebSocketConnection
       ? `The WebSocket to ${publicUrl(url)} failed`
       : `Cannot open WebSocket to ${publicUrl(url)}`;
     const why = textOf(cause ?? "");
-    // Browsers give no reason; Deno's reasons start with the same words.
+    // Browsers give no reason. Deno's reasons start with the same words.
     let detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
     if (!this.#wasOpen && lacksTls(url ?? "", detail)) {
       detail = `${
@@ -579,19 +588,19 @@ export class WebSocketConnection
   }
 }
 
-/** Relevant part of a close event. */
+/** The relevant members of a close event. */
 type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
 
 /**
- * Checks whether a server that was dialed with TLS may not use TLS. Deno's error says so. Browsers
- * give no reason, so this is likely only on a developer's own machine.
+ * Returns whether a server that was dialed with TLS probably does not use TLS. Deno's error says
+ * so. Browsers give no reason, so this is assumed only for a server on the developer's own machine.
  */
 function lacksTls(url: string, detail: string): boolean {
   if (!url.startsWith("wss:")) return false;
   return detail === "" ? LOOPBACK.test(url) : isAnswerWithoutTls(detail);
 }
 
-/** Close codes 1000 (normal) and 1005 (no code given). */
+/** Returns true for the close codes 1000 (normal) and 1005 (no code). */
 function isNormal(code: number): boolean {
   return code === 1000 || code === 1005;
 }
@@ -599,7 +608,7 @@ function isNormal(code: number): boolean {
 /**
  * Creates a stream that opens its source on the first read.
  *
- * @param open Opens the source; called by the first read.
+ * @param open Opens the source. Called by the first read.
  */
 function lateReadable<T>(open: () => Promise<ReadableStream<T>>): ReadableStream<T> {
   let reader: ReadableStreamDefaultReader<T> | undefined;
@@ -609,7 +618,7 @@ function lateReadable<T>(open: () => Promise<ReadableStream<T>>): ReadableStream
       if (done) controller.close();
       else controller.enqueue(value);
     },
-    // Before the first read there is no source to cancel.
+    // Before the first read, there is no source to cancel.
     cancel: (reason) => reader?.cancel(reason),
   }, { highWaterMark: 0 });
 }
@@ -617,7 +626,7 @@ function lateReadable<T>(open: () => Promise<ReadableStream<T>>): ReadableStream
 /**
  * Creates a stream that opens its sink on the first write.
  *
- * @param open Opens the sink; called by the first write.
+ * @param open Opens the sink. Called by the first write.
  */
 function lateWritable<T>(open: () => Promise<WritableStream<T>>): WritableStream<T> {
   let writer: WritableStreamDefaultWriter<T> | undefined;

@@ -5,7 +5,7 @@ import { type Socket, type StreamsPart, WebSocketConnection } from "./connection
 import type { Frame } from "../connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** An open client socket; the test plays the peer. */
+/** An open client socket. The test plays the peer. */
 class Peer extends EventTarget implements Socket {
   binaryType: BinaryType = "blob";
   readonly bufferedAmount = 0;
@@ -64,7 +64,7 @@ class Loaded implements Multiplexer {
   }
 }
 
-/** A connection whose code for streams loads when the test decides. */
+/** Creates a connection whose code for streams loads when the test decides. */
 function late(): {
   connection: WebSocketConnection;
   peer: Peer;

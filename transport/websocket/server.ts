@@ -4,14 +4,14 @@
  *
  * The runtime has three limits:
  *
- * - It cannot limit the size of a message while reading, or pause reading. Size limits apply to
- *   messages that have arrived.
- * - It cannot drop a peer that stopped reading or does not reply to a close. Bytes passed to the
- *   runtime stay there until that peer reads or disconnects. Therefore a session passes on little
- *   at a time, and ends for the application immediately; sockets are counted until they are really
- *   gone (see {@linkcode SocketLease}).
- * - Its idle timeout does not help here: the runtime stops the timeout when the socket is closed,
- *   and the timeout would cost a timer per message.
+ * - It cannot limit the size of a message while it is read, and it cannot pause reading. Size
+ *   limits therefore apply only after a message has arrived.
+ * - It cannot drop a peer that has stopped reading or does not reply to a close. Bytes passed to
+ *   the runtime stay there until that peer reads or disconnects. Therefore a session passes on
+ *   little at a time, and when it ends, it ends for the application immediately. Sockets are
+ *   counted until they are really gone (see {@linkcode SocketLease}).
+ * - Its idle timeout does not help here, because the runtime stops the timeout when the socket is
+ *   closed, and because the timeout would cost a timer for each message.
  */
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { OptionKinds } from "../../base/options.ts";
@@ -35,11 +35,13 @@ import { type Socket, WebSocketConnection, type WebSocketConnectionOptions } fro
 import { openStreams, withStreams } from "./streams.ts";
 
 /**
- * Counts one socket from the upgrade until disposal. Disposal follows when the socket is really
+ * Counts one socket from the upgrade until disposal. It is disposed of when the socket is really
  * gone, even if the connection ended before.
  */
 export interface SocketLease extends Disposable {
-  /** Reports that this end closed the socket, and that the peer has not replied yet. Idempotent. */
+  /**
+   * Reports that this end has closed the socket, and that the peer has not replied yet. Idempotent.
+   */
   closing(): void;
   /** Reports that the socket is gone. Idempotent. */
   [Symbol.dispose](): void;
@@ -53,23 +55,25 @@ export interface AcceptWebSocketOptions {
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** Selected subprotocol, which the peer must have offered. */
+  /** The selected subprotocol. The peer must have offered it. */
   readonly protocol?: string | undefined;
-  /** The headers of the response, in addition to those of the upgrade; none by default. */
+  /**
+   * The headers of the response, in addition to those of the upgrade. There are none by default.
+   */
   readonly headers?: HeadersInit | undefined;
   /**
-   * Closes a peer that shows no sign of life for this long, in milliseconds; the runtime sends a
-   * WebSocket ping after half of this time. 0 turns the timeout off. The timeout stops with the
-   * first call of `close`, whether the peer replies or not.
+   * How long a peer may show no sign of life before its connection is closed, in milliseconds. The
+   * runtime sends a WebSocket ping after half of this time. 0 turns the timeout off. The timeout
+   * stops at the first call of `close`, whether the peer replies or not.
    *
    * @default {60000}
    */
   readonly idleTimeoutMs?: number | undefined;
-  /** Lease of the socket, held until the runtime releases the socket. */
+  /** The socket's lease, which is held until the runtime releases the socket. */
   readonly lease?: SocketLease | undefined;
   /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** The limits of the stream that carries the messages of `qmux-NN.skein.1`. */
+  /** The limits of the stream that carries the messages with `qmux-NN.skein.1`. */
   readonly messages?:
     | Pick<
       MessageStreamOptions,
@@ -77,9 +81,10 @@ export interface AcceptWebSocketOptions {
     >
     | undefined;
   /**
-   * Resolves after a peer that must first send a token is admitted. Until then an engine SHOULD
-   * accept no more than the token: no streams and datagrams of `skein.1`, and `maxEarlyBytes` of
-   * the first stream of `qmux-NN.skein.1`. By default, every peer is admitted immediately.
+   * Resolves when a peer that must first send a token is admitted. Until then, an engine SHOULD
+   * accept no more than the token. With `skein.1`, it should accept no streams and datagrams; with
+   * `qmux-NN.skein.1`, only `maxEarlyBytes` of the first stream. By default, every peer is admitted
+   * immediately.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
@@ -100,10 +105,11 @@ const ACCEPT: OptionKinds<AcceptWebSocketOptions> = {
 };
 
 /**
- * Function that accepts WebSockets. Another engine can replace {@linkcode acceptWebSocket}.
+ * A function that accepts WebSockets. Another engine can replace {@linkcode acceptWebSocket}.
  *
  * - It MUST throw a `TypeError` if the request is not an upgrade. A server passes only upgrade
- *   requests that are valid by RFC 6455: method, host, version and key are checked before.
+ *   requests that are valid according to RFC 6455; it has already checked the method, host, version
+ *   and key.
  * - It MUST NOT read the request's body.
  * - It MUST dispose of `lease` once the socket is really gone, even if the connection ended before.
  *   If the engine throws, the caller disposes of the lease.
@@ -112,12 +118,12 @@ export type WebSocketEngine = (
   request: Request,
   options?: AcceptWebSocketOptions,
 ) => {
-  /** The connection; `ready` resolves once the response was sent. */
+  /** The connection. Its `ready` resolves once the response was sent. */
   readonly connection: Connection;
   /** The response, which MUST be returned from the HTTP handler. */
   readonly response: Response;
   /**
-   * True if the connection is open already, before the response is returned.
+   * True if the connection is already open before the response is returned.
    *
    * @default {false}
    */
@@ -126,19 +132,19 @@ export type WebSocketEngine = (
 
 export type AcceptedWebSocket = ReturnType<WebSocketEngine>;
 
-/** Head of a request to upgrade. Every `Request` is one. */
+/** The head of an upgrade request. Every `Request` is one. */
 export interface UpgradeRequest extends Pick<Request, "method" | "url"> {
   readonly headers: Pick<Headers, "get" | "has" | typeof Symbol.iterator>;
 }
 
-/** A request to upgrade that can be accepted without a `Request`. */
+/** An upgrade request that can be accepted without a `Request`. */
 export interface OfferedUpgrade extends UpgradeRequest {
-  /** The request for the application; a host may create it on first use. */
+  /** The request for the application. A host may create it on first use. */
   readonly request: Request;
   /**
    * Accepts the upgrade, which MUST be valid; see {@linkcode findUpgradeFault}.
    *
-   * @param options The options of the engine; the peer MUST have offered the subprotocol.
+   * @param options The options of the engine. The peer MUST have offered the subprotocol.
    * @throws {TypeError} If the peer has disconnected.
    */
   accept(options: AcceptWebSocketOptions): AcceptedWebSocket;
@@ -152,11 +158,11 @@ export interface HttpListenOptions {
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime | undefined;
-  /** TCP port; 0 selects a free one. */
+  /** The TCP port; 0 selects a free port. */
   readonly port: number;
   /** The address to listen on. */
   readonly hostname: string;
-  /** The certificate and key in PEM; without them the server has no TLS. */
+  /** The certificate and key in PEM. Without them, the server does not use TLS. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /**
    * Lets other processes listen on the same TCP port; see `reusePort` of `serve`.
@@ -165,32 +171,35 @@ export interface HttpListenOptions {
    */
   readonly reusePort?: boolean | undefined;
   /**
-   * The largest message that the server accepts from peers, in bytes. A host with a lower bound
-   * MUST throw a `RangeError`: peers rely on the server's bound.
+   * The largest message that the server accepts from peers, in bytes. A host with a lower limit
+   * MUST throw a `RangeError`, because peers rely on the server's limit.
    */
   readonly maxFrameBytes?: number | undefined;
   /** The maximum number of simultaneous connections. */
   readonly maxConnections?: number | undefined;
   /**
-   * The maximum number of simultaneous connections per network address; by default a share, once
-   * more than half are in use.
+   * The maximum number of simultaneous connections per network address. By default, an address is
+   * limited to a share once more than half of all connections are in use.
    */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
-   * All quotas of the server, for a host that counts with them; provided by a server.
+   * All quotas of the server, for a host that uses them. The server provides them.
    *
    * @internal
    */
   readonly quotas?: Quotas | undefined;
 }
 
-/** Handler of upgrades without a `Request`; `undefined` for an upgrade that needs a `Request`. */
+/**
+ * A handler of upgrades without a `Request`. It returns `undefined` for an upgrade that needs a
+ * `Request`.
+ */
 export type UpgradeHandler = (
   upgrade: OfferedUpgrade,
   info: { readonly remoteAddr: Deno.NetAddr },
 ) => Response | Promise<Response> | undefined;
 
-/** Handler of requests; `remoteAddr` is the address of the peer. */
+/** A handler of requests. `remoteAddr` is the address of the peer. */
 export type HttpHandler = (
   request: Request,
   info: { readonly remoteAddr: Deno.NetAddr },
@@ -204,9 +213,9 @@ export interface WebSocketHost {
    * Starts an HTTP server.
    *
    * @param options The address, certificate and limits.
-   * @param handler Handler of requests.
+   * @param handler The handler of requests.
    * @returns The server.
-   * @throws {Deno.errors.AddrInUse} If the port is in use.
+   * @throws {Deno.errors.AddrInUse} If the port is already in use.
    */
   listen(
     options: HttpListenOptions,
@@ -218,15 +227,15 @@ export interface WebSocketHost {
     /** The address that the server listens on. */
     readonly addr: Deno.NetAddr;
     /**
-     * Stops listening, and ends every connection; connections with an unfinished response end last.
+     * Stops listening, and ends every connection. Connections with an unfinished response end last.
      * Idempotent.
      *
-     * @param options The time that the server allows for unfinished responses, in milliseconds; a
+     * @param options The time that the server allows for unfinished responses, in milliseconds. A
      * host may allow more.
      */
     shutdown(options?: { readonly answersMs?: number | undefined }): Promise<void>;
     /**
-     * Stops reading the bodies of incomplete requests: their reads reject, and the handler's
+     * Stops reading the bodies of incomplete requests. Their reads reject, but the handler's
      * response is still sent. Called once, before `shutdown`. Idempotent.
      */
     cutBodies?(): void;
@@ -234,15 +243,16 @@ export interface WebSocketHost {
 }
 
 /**
- * A host that may also offer upgrades before there is a `Request`, which takes longer to create
- * than a session. Every host qualifies: a host without support for `onUpgrade` calls only
- * `handler`.
+ * A host that may also offer upgrades before there is a `Request`, because creating a `Request`
+ * takes longer than creating a session. Every host qualifies: a host without support for
+ * `onUpgrade` calls only `handler`.
  */
 export interface UpgradeHost extends WebSocketHost {
   /**
    * Starts an HTTP server.
    *
-   * @param onUpgrade Handler of upgrades, called first; `undefined` leaves an upgrade to `handler`.
+   * @param onUpgrade The handler of upgrades, which is called first. If it returns `undefined`,
+   * `handler` is called.
    */
   listen(
     options: HttpListenOptions,
@@ -256,16 +266,17 @@ export type HttpListener = ReturnType<WebSocketHost["listen"]>;
 /**
  * Accepts a WebSocket.
  *
- * - **`skein.1`:** message frames, plus streams and datagrams.
- * - **QMux:** streams and datagrams, with a subprotocol such as `qmux-01` or `qmux-01.chat`. The
- *   connection's `protocol` is the part after the dot. With `qmux-01.skein.1`, the peer's first
- *   stream carries the messages.
- * - **Other subprotocols, or none:** message frames only.
+ * - **`skein.1`:** the connection has message frames, streams and datagrams.
+ * - **QMux:** with a subprotocol such as `qmux-01` or `qmux-01.chat`, the connection has streams
+ *   and datagrams. Its `protocol` is the part after the dot. With `qmux-01.skein.1`, the peer's
+ *   first stream carries messages.
+ * - **Other subprotocols, or none:** the connection has only message frames.
  *
  * @param request An upgrade request.
  * @param options The subprotocol, timeouts and limits.
  * @returns The connection, and the response to return.
- * @throws {TypeError} If the request is not a WebSocket upgrade, or does not offer the protocol.
+ * @throws {TypeError} If the request is not a WebSocket upgrade, or if it does not offer the
+ * protocol.
  */
 export function acceptWebSocket(
   request: Request,
@@ -297,7 +308,7 @@ export function acceptWebSocket(
 /**
  * Checks the additional headers of a response.
  *
- * @param headers The headers; `undefined` for none.
+ * @param headers The headers, or `undefined` for none.
  * @returns The names and values, without line breaks.
  * @throws {TypeError} If a name or a value is malformed.
  */
@@ -308,7 +319,7 @@ export function fieldsOf(headers: HeadersInit | undefined): Iterable<[string, st
 /**
  * Checks the subprotocol of a response.
  *
- * @param protocol The subprotocol; `""` for none.
+ * @param protocol The subprotocol, or `""` for none.
  * @throws {TypeError} If the peer does not offer the subprotocol.
  */
 export function checkOffered(request: UpgradeRequest, protocol: string): void {
@@ -319,11 +330,11 @@ export function checkOffered(request: UpgradeRequest, protocol: string): void {
 }
 
 /**
- * Adds the streams of a QMux subprotocol, with messages if the subprotocol names them, to a
- * server's WebSocket.
+ * Adds the streams of a QMux subprotocol to a server's WebSocket. If the subprotocol names
+ * `skein.1`, messages are added too.
  *
- * @param connection The WebSocket; returned unchanged with any other subprotocol.
- * @param options The runtime of the listener, and limits from the caller.
+ * @param connection The WebSocket. With any other subprotocol, it is returned unchanged.
+ * @param options The listener's runtime, and the caller's limits.
  */
 export function withAgreedStreams(
   connection: Connection,
@@ -332,7 +343,8 @@ export function withAgreedStreams(
     & { readonly runtime: Runtime },
 ): Connection {
   const { protocol } = connection;
-  // Most peers use no streams, and the parser builds the names of all drafts.
+  // Check the prefix first, because most peers use no streams, and the parser builds the names of
+  // all drafts.
   if (!protocol.startsWith("qmux-") || parseQmuxProtocol(protocol) === undefined) return connection;
   const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
@@ -341,17 +353,20 @@ export function withAgreedStreams(
   return withStreams(connection, { runtime, flowControl, hold, carry, side: "server" });
 }
 
-/** Checks for a request to upgrade to a WebSocket. */
+/** Returns whether a request is an upgrade to a WebSocket. */
 export function isWebSocketUpgrade(
   request: { readonly headers: Pick<Headers, "get"> },
 ): boolean {
   return request.headers.get("upgrade")?.toLowerCase() === "websocket";
 }
 
-/** Only version of the WebSocket protocol (RFC 6455). */
+/** The only version of the WebSocket protocol (RFC 6455). */
 const VERSION = "13";
 
-/** 16 bytes in base64. Only two bits of the last letter count, and clients differ in the others. */
+/**
+ * Matches 16 bytes in base64. Only two bits of the last letter are significant, and clients differ
+ * in the others.
+ */
 const KEY = /^[A-Za-z0-9+/]{22}==$/;
 
 /** The word `upgrade` in a `Connection` header. */
@@ -360,7 +375,7 @@ const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
 /** A fault of an upgrade request, with the response to send. */
 export interface UpgradeFault {
   readonly status: number;
-  /** Description of the fault, sent as the body of the response. */
+  /** A description of the fault, which is sent as the body of the response. */
   readonly message: string;
   readonly headers: Readonly<Record<string, string>>;
 }
@@ -369,7 +384,7 @@ export interface UpgradeFault {
  * Checks an upgrade request according to RFC 6455, section 4.2.1, because an engine may be more
  * lenient.
  *
- * @returns The first fault; `undefined` for a valid request.
+ * @returns The first fault, or `undefined` if the request is valid.
  */
 export function findUpgradeFault(
   { method, headers }: UpgradeRequest,
@@ -403,7 +418,7 @@ function faultOf(
 }
 
 /**
- * Lists the subprotocols offered by a peer.
+ * Lists the subprotocols that a peer offers.
  *
  * @returns The protocols, in the order of the header.
  */
@@ -414,7 +429,7 @@ export function offeredProtocols(request: UpgradeRequest): string[] {
 
 const CLOSING = 2;
 
-/** Events of a server's socket, whose close event includes the information of its error event. */
+/** The events of a server's socket. Its close event includes the information of its error event. */
 const SERVER_EVENTS = ["open", "message", "close"] as const;
 
 /** The options of a {@linkcode ServerWebSocketConnection}. */
@@ -426,8 +441,8 @@ export interface ServerWebSocketOptions extends Pick<WebSocketConnectionOptions,
   /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Resolves after the peer is admitted; until then, streams and datagrams are rejected. By
-   * default, every peer is admitted immediately.
+   * Resolves when the peer is admitted. Until then, streams and datagrams are rejected. By default,
+   * every peer is admitted immediately.
    */
   readonly admitted?: Promise<unknown> | undefined;
 }
@@ -463,13 +478,16 @@ export class ServerWebSocketConnection extends WebSocketConnection {
     if (event.type === "open") this.#tellClosing();
   }
 
-  /** Closes the socket after all frames that were sent before. */
+  /** Closes the socket after sending all earlier frames. */
   override close(info?: ConnectionCloseInfo): void {
     super.close(info);
     this.#tellClosing();
   }
 
-  /** Rejects streams and datagrams before admission: only a message with a token is allowed. */
+  /**
+   * Rejects streams and datagrams before the peer is admitted, because only a message with a token
+   * is allowed.
+   */
   protected override refusesRecords(): boolean {
     if (this.#isAdmitted) return false;
     const reason = "Expected a token and nothing else";
@@ -496,18 +514,18 @@ export class ServerWebSocketConnection extends WebSocketConnection {
 }
 
 /**
- * The credit until a peer is admitted, for example before a client sends its token: enough for the
- * stream of the token and a few others.
+ * The credit until a peer is admitted, for example before a client sends its token. It is enough
+ * for the stream with the token and a few others.
  */
 const HELD = { data: 20_480, bidirectional: 8, unidirectional: 8 };
 
 /**
  * Accepts no datagrams and little stream data until the peer is admitted.
  *
- * @param qmux A multiplexer before its start. A multiplexer without credit, in the framing from
- * before the drafts, stays unchanged.
- * @param admitted Resolves on admission.
- * @param data The maximum bytes of stream data.
+ * @param qmux A multiplexer that has not started. If it uses the framing from before the drafts, it
+ * has no credit and stays unchanged.
+ * @param admitted Resolves when the peer is admitted.
+ * @param data The maximum number of bytes of stream data.
  */
 function holdUntil(qmux: Qmux, admitted: Promise<unknown>, data: number = HELD.data): void {
   const { credit } = qmux;

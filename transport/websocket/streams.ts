@@ -1,5 +1,6 @@
 /**
- * Streams and datagrams of a WebSocket. A page loads this module on first use, a server at startup.
+ * The streams and datagrams of a WebSocket. A page loads this module on first use; a server loads
+ * it at startup.
  */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -18,14 +19,14 @@ import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 import { isPortableCloseCode } from "../wire_close.ts";
 
-/** QMux protocol whose messages travel on a stream. */
+/** The QMux protocol whose messages travel on a stream. */
 const MESSAGE_PROTOCOL = "skein.1";
 
-/** QMux version of the records of `skein.1`: the newest draft. */
+/** The QMux version of the records of `skein.1`: the newest draft. */
 const RECORD_VERSION = 2;
 
 /**
- * Creates the multiplexer of a WebSocket; only `skein.1` has streams.
+ * Creates the multiplexer of a WebSocket. Only `skein.1` has streams.
  *
  * @returns A multiplexer that sends no bytes before its first use.
  */
@@ -42,14 +43,17 @@ export interface WithStreamsOptions {
   readonly runtime: Runtime;
   readonly side: "client" | "server";
   /**
-   * Adds message frames to a connection; a server passes the server's half.
+   * Adds message frames to a connection. A server passes its own half here.
    *
    * @default {openMessages}
    */
   readonly carry?: ((connection: Connection) => Connection) | undefined;
   /** The amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Called with the multiplexer before its start; a server limits a peer without a token here. */
+  /**
+   * Called with the multiplexer before it starts. A server uses this to limit a peer without a
+   * token.
+   */
   readonly hold?: ((qmux: Qmux) => void) | undefined;
 }
 
@@ -57,9 +61,9 @@ export interface WithStreamsOptions {
  * Adds the streams of a QMux subprotocol to a WebSocket. If the subprotocol names `skein.1`, the
  * first stream carries messages.
  *
- * @param connection WebSocket connection, whose frames the caller MUST NOT use afterwards.
- * @param options Side of the connection, flow control and limits.
- * @returns A connection with streams; closing it closes the WebSocket.
+ * @param connection The WebSocket connection. The caller MUST NOT use its frames afterwards.
+ * @param options The side of the connection, flow control and limits.
+ * @returns A connection with streams. Closing it closes the WebSocket.
  * @throws {ConnectionError} If the subprotocol names an unsupported version.
  */
 export function withStreams(connection: Connection, options: WithStreamsOptions): Connection {
@@ -76,7 +80,7 @@ export function withStreams(connection: Connection, options: WithStreamsOptions)
   return agreed.protocol === MESSAGE_PROTOCOL ? carry(streams) : streams;
 }
 
-/** The multiplexer's view of a connection with messages. */
+/** The interface of a connection with messages for the multiplexer. */
 class HostLink implements MultiplexerLink {
   readonly #host: StreamsHost;
   #drain: EarlyDrain | undefined;
@@ -118,7 +122,7 @@ class HostLink implements MultiplexerLink {
   }
 }
 
-/** Multiplexer of a transport with neither streams nor datagrams. */
+/** The multiplexer of a transport with neither streams nor datagrams. */
 class NoStreams implements Multiplexer {
   readonly datagrams: DatagramDuplex;
   readonly incomingBidirectionalStreams: ReadableStream<never> = noStreams();
@@ -143,6 +147,6 @@ class NoStreams implements Multiplexer {
   /** Ignores records. */
   receive(): void {}
 
-  /** Does nothing: there are no streams to end. */
+  /** Does nothing, because there are no streams to end. */
   end(): void {}
 }
