@@ -1,4 +1,4 @@
-/** QMux as a complete connection on top of a connection of frames. */
+/** QMux as a complete connection on top of a connection that carries frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
@@ -30,29 +30,33 @@ export interface WithQmuxOptions {
   readonly side: "client" | "server";
   readonly version: QmuxVersion;
   /**
-   * Application protocol.
+   * The application protocol.
    *
    * @default {""}
    */
   readonly protocol?: string | undefined;
-  /** The limits on data that the peer may send ahead of the readers. */
+  /** The limits on data that the peer can send before you read it. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Called with the multiplexer before its start; a server limits a peer without a token here. */
+  /**
+   * Called with the multiplexer before it starts. A server uses it to limit a peer that has not
+   * sent a token yet.
+   */
   readonly hold?: ((qmux: Qmux) => void) | undefined;
 }
 
 /**
- * Turns a connection of frames into a connection of streams and datagrams. Both ends MUST do so;
- * the frames belong to QMux from then on.
+ * Turns a connection that carries frames into a connection with streams and datagrams. Both ends
+ * MUST do so. From then on, the frames belong to QMux.
  *
- * - **Ready:** after the peer's transport parameters have arrived.
- * - **Close:** a QMux frame carries code and reason; the underlying connection closes next.
- * - **Faults:** a peer that violates the protocol receives the QUIC error code, and the connection
- *   closes with 4400.
+ * - **Ready:** the connection is ready once the peer's transport parameters have arrived.
+ * - **Close:** a QMux frame carries the code and the reason. Then the underlying connection is
+ *   closed.
+ * - **Violations:** a peer that violates the protocol receives the QUIC error code, and the
+ *   connection is closed with 4400.
  *
- * @param connection A connection with binary frames; may still be opening.
- * @returns A connection with streams and without frames.
- * @throws {TypeError} If the connection has no frames, or already has a receiver for frames.
+ * @param connection A connection with binary frames, which may still be opening.
+ * @returns A connection that has streams but no frames.
+ * @throws {TypeError} If the connection has no frames, or if it already has a receiver for frames.
  *
  * @example In memory
  * ```ts
@@ -178,7 +182,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   }
 
   getStats(): Promise<ConnectionStats> {
-    // Frame counts are omitted: the underlying frames are records, which mean nothing to an
+    // Frame counts are omitted. The underlying frames are records, which mean nothing to an
     // application.
     return Promise.resolve({ bytesSent: this.#bytesSent, bytesReceived: this.#bytesReceived });
   }
@@ -188,7 +192,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     await this.closed.catch(() => {});
   }
 
-  // Members of the link, for the multiplexer.
+  // The members of the link, which the multiplexer uses.
 
   get bufferedAmount(): number {
     return this.#frames.bufferedAmount;
@@ -221,7 +225,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     this.#end(info, info);
   }
 
-  // Members of the frame receiver, for the carrier.
+  // The members of the frame receiver, which the carrier uses.
 
   receiveFrame(frame: Frame): void {
     if (this.#ending !== undefined) return;
@@ -266,7 +270,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     this.#carrier.close(info);
   }
 
-  /** Ends this connection with the first outcome; later outcomes have no effect. */
+  /** Ends this connection with the first outcome. Later outcomes have no effect. */
   #over(ending: Required<ConnectionCloseInfo> | ConnectionError): void {
     if (this.#ending !== undefined) return;
     this.#ending = ending;
@@ -280,8 +284,8 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
 }
 
 /**
- * Replaces a close code that the carrier, possibly a WebSocket, cannot send; the QMux frame carries
- * the original code.
+ * Replaces a close code that the carrier, which may be a WebSocket, cannot send. The QMux frame
+ * carries the original code.
  */
 function forCarrier(info: Required<ConnectionCloseInfo>): Required<ConnectionCloseInfo> {
   return isPortableCloseCode(info.closeCode) ? info : { ...info, closeCode: 0 };

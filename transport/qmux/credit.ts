@@ -1,4 +1,4 @@
-/** Flow control of a QMux connection: bytes and streams (RFC 9000 section 4). */
+/** The flow control of bytes and streams in a QMux connection (RFC 9000 section 4). */
 import type { Runtime } from "../../base/runtime.ts";
 import type {
   ConnectionCredit,
@@ -15,18 +15,18 @@ import {
 } from "../flow_control.ts";
 import { FrameType, type RecordWriter } from "./frames.ts";
 
-/** The default bytes of all streams that the peer may send ahead of the readers. */
+/** The default limit on bytes of all streams that the peer can send before they are read. */
 const MAX_DATA = 1_048_576;
 
-/** The default bytes of one stream that the peer may send ahead of the reader. */
+/** The default limit on bytes of one stream that the peer can send before they are read. */
 const MAX_STREAM_DATA = 262_144;
 
-/** The default number of streams that the peer may have open in one direction. */
+/** The default limit on streams that the peer can have open in one direction. */
 const MAX_STREAMS = 100;
 
 export const CREDIT_KINDS: readonly CreditKind[] = ["data", "bidirectional", "unidirectional"];
 
-/** The names of each kind in messages, and frame types in the protocol. */
+/** The name of each kind of credit in messages, and its frame types in the protocol. */
 const NAMES = {
   data: { what: "bytes", grant: FrameType.maxData, blocked: FrameType.dataBlocked },
   bidirectional: {
@@ -41,17 +41,17 @@ const NAMES = {
   },
 } as const;
 
-/** The credit of one kind, with the frames to send about the totals. */
+/** The credit of one kind, and the totals that must be announced in frames. */
 export interface Account extends CreditPair {
-  /** New total to announce in a MAX frame. */
+  /** The new total to announce in a MAX frame. */
   grant: number | undefined;
-  /** Used-up total to announce in a BLOCKED frame. */
+  /** The used-up total to announce in a BLOCKED frame. */
   blocked: number | undefined;
   /** The last total announced as used up. */
   announcedBlocked: number;
 }
 
-/** The connection as the credit sees it. */
+/** The part of a connection that its credit uses. */
 export interface CreditHost {
   readonly runtime: Runtime;
   /** Called when a frame about credit must be sent. */
@@ -62,7 +62,9 @@ export interface CreditHost {
   readonly waitingWrites: number;
 }
 
-/** The credit of one connection; zero for every kind until the peer's parameters arrive. */
+/**
+ * The credit of one connection. Until the peer's parameters arrive, there is no credit of any kind.
+ */
 export class QmuxCredit implements ConnectionCredit {
   /** The window of one stream, in bytes. */
   readonly maxStreamData: number;
@@ -101,14 +103,14 @@ export class QmuxCredit implements ConnectionCredit {
     };
   }
 
-  /** Both sides of one kind. */
+  /** Returns both sides of one kind of credit. */
   of(kind: CreditKind): Account {
     return this.#kinds[kind];
   }
 
   state(kind: CreditKind): CreditState {
     const state = creditState(this.#kinds[kind]);
-    // Writes wait in their streams, not in the queue of the credit.
+    // Writes wait in their streams, and not in the queue of the credit.
     return kind === "data" ? { ...state, waiting: this.#host.waitingWrites } : state;
   }
 
@@ -117,7 +119,7 @@ export class QmuxCredit implements ConnectionCredit {
     this.#kinds[kind].receive.grant(total);
   }
 
-  /** Announces that this end waits for more, once for each total. */
+  /** Announces that this end waits for more credit, once for each total. */
   block(kind: CreditKind, limit: number): void {
     const account = this.#kinds[kind];
     if (account.announcedBlocked === limit) return;
@@ -151,7 +153,7 @@ export class QmuxCredit implements ConnectionCredit {
     return false;
   }
 
-  /** Drops pending grants: the transport parameters announce all totals. */
+  /** Drops pending grants, because the transport parameters announce all totals. */
   dropGrants(): void {
     for (const kind of CREDIT_KINDS) this.#kinds[kind].grant = undefined;
   }

@@ -1,31 +1,37 @@
-/** The datagrams of QMux (RFC 9221), lost only in this end's full queues. */
+/** The datagrams of QMux (RFC 9221), which are lost only if the queues of an end are full. */
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 
-/** The maximum number of datagrams held for a reader; beyond it, the oldest is dropped. */
+/**
+ * The maximum number of datagrams held for a reader. Once it is exceeded, the oldest datagram is
+ * dropped.
+ */
 export const MAX_HELD_DATAGRAMS = 256;
 
-/** The maximum number of datagrams that wait to be sent; beyond it, the oldest is dropped. */
+/**
+ * The maximum number of datagrams that wait to be sent. Once it is exceeded, the oldest datagram is
+ * dropped.
+ */
 export const MAX_WAITING_DATAGRAMS = 256;
 
-/** The number of waiting datagrams at which a write to the web stream starts to wait. */
+/** The number of waiting datagrams from which a write to the web stream waits. */
 const HIGH_WATER_DATAGRAMS = MAX_WAITING_DATAGRAMS / 2;
 
-/** The connection as datagrams see it. */
+/** The part of a connection that its datagrams use. */
 export interface DatagramHost {
   readonly ledger: Ledger;
-  /** The largest datagram that the peer accepts. */
+  /** The size of the largest datagram that the peer accepts. */
   readonly maxDatagramSize: number;
   /** Tells whether the peer accepts a datagram of the given size. */
   takesDatagram(byteLength: number): boolean;
-  /** Puts a datagram into a record immediately, if no frame is ahead. */
+  /** Puts a datagram into a record immediately, if no other frame must be sent first. */
   sendDatagramNow(datagram: Uint8Array): boolean;
   /** Called when a datagram waits to be sent. */
   wantsDatagrams(): void;
 }
 
-/** The datagrams of one connection, over a link that is itself reliable. */
+/** The datagrams of one connection, sent over a reliable link. */
 export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #host: DatagramHost;
   readonly #arrivals: IncomingQueue<Uint8Array>;
@@ -46,21 +52,21 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * The largest datagram that the peer accepts; Skein's own limit until the peer's parameters
-   * arrive, and 0 after the end.
+   * The size of the largest datagram that the peer accepts. Until the peer's parameters arrive, it
+   * is Skein's own limit. Once the connection has ended, it is 0.
    */
   get maxDatagramSize(): number {
     return this.#failure === undefined ? this.#host.maxDatagramSize : 0;
   }
 
-  /** Received datagrams; the oldest unread ones are dropped. */
+  /** The received datagrams. If too many wait to be read, the oldest are dropped. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#arrivals.readable;
   }
 
   /**
-   * The datagrams to send. A write waits while many datagrams are waiting. An oversize datagram is
-   * dropped.
+   * The datagrams to send. A write waits while many datagrams wait to be sent. A datagram that is
+   * too large is dropped.
    */
   get writable(): WritableStream<Uint8Array> {
     return this.#writable ??= new WritableStream<Uint8Array>({
@@ -76,7 +82,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     return this;
   }
 
-  /** The datagrams that wait to be sent. */
+  /** The number of datagrams that wait to be sent. */
   get waiting(): number {
     return this.#waiting.length - this.#head;
   }
@@ -102,7 +108,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Drops waiting datagrams that the peer does not accept, after the peer's parameters have
+   * Drops waiting datagrams that the peer does not accept. Called once the peer's parameters have
    * arrived.
    */
   opened(): void {
@@ -138,7 +144,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   /**
    * Delivers a received datagram.
    *
-   * @param datagram The bytes with their own memory.
+   * @param datagram The bytes, in a buffer that nothing else uses.
    */
   deliver(datagram: Uint8Array): void {
     this.#host.ledger.receivedDatagram(datagram);
@@ -147,10 +153,10 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * Ends the datagrams with the connection.
+   * Ends the datagrams when the connection ends.
    *
    * @param error The error for writers.
-   * @param isBroken True if readers receive the error too.
+   * @param isBroken True if readers also receive the error.
    */
   end(error: unknown, isBroken: boolean): void {
     this.#failure = { cause: error };
@@ -162,7 +168,10 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
     else this.#arrivals.end();
   }
 
-  /** Sends a copy if the datagram must wait, because the writer may reuse the bytes. */
+  /**
+   * Sends a datagram. If the datagram must wait, it is copied, because the writer may reuse the
+   * bytes.
+   */
   #write(datagram: Uint8Array): Promise<void> | void {
     if (this.waiting === 0 && this.#host.sendDatagramNow(datagram)) return;
     this.send(new Uint8Array(datagram));

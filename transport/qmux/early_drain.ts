@@ -3,22 +3,24 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { MultiplexerLink } from "./multiplexer.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 
-/** Link for records or frames. */
+/** A link for records or frames. */
 type Wire = Pick<MultiplexerLink, "bufferedAmount" | "drained">;
 
-/** The number of checks of a fast link, one in each turn of the event loop. */
+/**
+ * The maximum number of checks of a fast link. There is one check in each turn of the event loop.
+ */
 const MAX_LOOKS = 32;
 
 /**
- * Wait in milliseconds below which the link had drained before the timer fired: the link is fast
- * again.
+ * If a wait takes less than this time in milliseconds, the link had drained before the timer fired,
+ * so the link is fast again.
  */
 const SOON_MS = 4;
 
 /**
- * Checks a link in quick succession while that succeeds, and leaves a slow link to its timer.
- * Sockets emit no event when they drain, and a timer is late: a fast socket is empty after
- * microseconds, and the timer fires after milliseconds.
+ * Checks a link in quick succession as long as such checks succeed, and leaves a slow link to its
+ * timer. The checks are needed because a socket emits no event when it drains, and a timer is late:
+ * a fast socket is empty after microseconds, but the timer fires after milliseconds.
  */
 export class EarlyDrain {
   readonly #runtime: Runtime;
@@ -30,7 +32,7 @@ export class EarlyDrain {
     this.#wire = wire;
   }
 
-  /** Waits until the link has few bytes buffered, or is closed. Never rejects. */
+  /** Waits until the link has few buffered bytes, or is closed. Never rejects. */
   async drained(): Promise<void> {
     if (this.#looks > 0 && await this.#look()) {
       this.#looks = Math.min(this.#looks * 2, MAX_LOOKS);

@@ -1,6 +1,5 @@
 /**
- * The frames of QMux, read and written (RFC 9000 sections 18 to 20, RFC 9221,
- * draft-ietf-quic-qmux).
+ * Reads and writes the frames of QMux (RFC 9000 sections 18 to 20, RFC 9221, draft-ietf-quic-qmux).
  */
 import { ProtocolError } from "../../errors.ts";
 import type { StreamDirection } from "../connection.ts";
@@ -12,7 +11,7 @@ import {
   writeVarint,
 } from "../quic/varint.ts";
 
-/** One-byte frame types. */
+/** The frame types of one byte. */
 export const FrameType = {
   padding: 0x00,
   /** RESET_STREAM: the writer abandoned a stream. */
@@ -21,32 +20,32 @@ export const FrameType = {
   stopSending: 0x05,
   /** STREAM: bytes of a stream; the low bits are {@linkcode StreamBit}. */
   stream: 0x08,
-  /** MAX_DATA: bytes of all streams that may be sent. */
+  /** MAX_DATA: the limit on bytes of all streams. */
   maxData: 0x10,
-  /** MAX_STREAM_DATA: bytes of one stream that may be sent. */
+  /** MAX_STREAM_DATA: the limit on bytes of one stream. */
   maxStreamData: 0x11,
-  /** MAX_STREAMS: bidirectional streams that may be opened. */
+  /** MAX_STREAMS: the limit on bidirectional streams. */
   maxStreamsBidi: 0x12,
-  /** MAX_STREAMS: unidirectional streams that may be opened. */
+  /** MAX_STREAMS: the limit on unidirectional streams. */
   maxStreamsUni: 0x13,
-  /** DATA_BLOCKED: the bytes of all streams are used up. */
+  /** DATA_BLOCKED: the credit for bytes of all streams is used up. */
   dataBlocked: 0x14,
-  /** STREAM_DATA_BLOCKED: the bytes of one stream are used up. */
+  /** STREAM_DATA_BLOCKED: the credit for bytes of one stream is used up. */
   streamDataBlocked: 0x15,
-  /** STREAMS_BLOCKED: the bidirectional streams are used up. */
+  /** STREAMS_BLOCKED: the credit for bidirectional streams is used up. */
   streamsBlockedBidi: 0x16,
-  /** STREAMS_BLOCKED: the unidirectional streams are used up. */
+  /** STREAMS_BLOCKED: the credit for unidirectional streams is used up. */
   streamsBlockedUni: 0x17,
   /** CONNECTION_CLOSE because of a protocol violation. */
   connectionClose: 0x1c,
   /** CONNECTION_CLOSE by the application. */
   applicationClose: 0x1d,
-  /** DATAGRAM up to the end of the record. */
+  /** DATAGRAM, which extends to the end of the record. */
   datagram: 0x30,
   datagramWithLength: 0x31,
 } as const;
 
-/** Bits in the type of a STREAM frame. */
+/** The bits in the type of a STREAM frame. */
 const StreamBit = {
   /** The stream ends with this frame. */
   fin: 0x01,
@@ -56,65 +55,71 @@ const StreamBit = {
   offset: 0x04,
 } as const;
 
-/** QX_TRANSPORT_PARAMETERS frame. */
+/** The type of a QX_TRANSPORT_PARAMETERS frame. */
 export const PARAMETERS_TYPE = 0x3f5153300d0a0d0an;
 
-/** QX_PING frame that requests a reply. */
+/** The type of a QX_PING frame that requests a reply. */
 export const PING_TYPE = 0x348c67529ef8c7bdn;
 
-/** QX_PING frame that replies. */
+/** The type of a QX_PING frame that is a reply. */
 export const PONG_TYPE = 0x348c67529ef8c7ben;
 
-/** Buffer size of a record that starts with a small frame. */
+/** The buffer size of a record that starts with a small frame. */
 const MIN_CAPACITY = 512;
 
-/** The frame size from which the buffer of a record is allocated to fit, with little slack. */
+/**
+ * The minimum size of a frame for which the record's buffer is allocated to fit, with little slack.
+ */
 const LARGE_BYTES = 4_096;
 
-/** Slack after a large frame for a small one, such as the end of the stream. */
+/** The slack after a large frame for a small frame, such as the end of the stream. */
 const SLACK_BYTES = 32;
 
-/** Longest frame without a payload: a type and three integers of eight bytes. */
+/**
+ * The maximum size of a frame without a payload. It consists of a type and three integers of eight
+ * bytes.
+ */
 const MAX_CONTROL_BYTES = 32;
 
 /**
- * Room below which a record counts as full: the header of a frame with a payload would hardly fit.
+ * A record with less room than this counts as full, because the header of a frame with a payload
+ * would hardly fit.
  */
 const MIN_ROOM = 64;
 const EMPTY = new Uint8Array();
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** QUIC transport error codes. */
+/** The QUIC transport error codes. */
 export const QuicError = {
-  /** Close without an error. */
+  /** The connection was closed without an error. */
   noError: 0x0,
-  /** Internal failure of the sending end. */
+  /** An internal failure of the sending end. */
   internalError: 0x1,
-  /** More bytes received than granted. */
+  /** More bytes were received than granted. */
   flowControlError: 0x3,
-  /** More streams opened than granted. */
+  /** More streams were opened than granted. */
   streamLimitError: 0x4,
   /** A frame that the stream's state does not allow. */
   streamStateError: 0x5,
-  /** Changed final size of a stream. */
+  /** The final size of a stream changed. */
   finalSizeError: 0x6,
-  /** Undecodable frame. */
+  /** A frame that cannot be decoded. */
   frameEncodingError: 0x7,
-  /** Undecodable or forbidden transport parameters. */
+  /** Transport parameters that cannot be decoded or are forbidden. */
   transportParameterError: 0x8,
   /** Any other protocol violation. */
   protocolViolation: 0xa,
 } as const;
 
-/** Protocol violation by the peer, with the QUIC error code. */
+/** A protocol violation by the peer, with the QUIC error code. */
 export class QmuxError extends ProtocolError {
   /** One of {@linkcode QuicError}. */
   readonly quicCode: number;
 
   /**
    * @param quicCode One of {@linkcode QuicError}.
-   * @param message Expected and received input.
+   * @param message What was expected, and what was received.
    */
   constructor(quicCode: number, message: string) {
     super(message);
@@ -126,11 +131,11 @@ export interface StreamFrame {
   readonly kind: "stream";
   readonly id: number;
   /**
-   * The offset of the bytes in the stream; `NaN` in a frame without an offset, whose bytes follow
-   * those received before.
+   * The offset of the bytes in the stream. It is `NaN` if the frame has no offset; its bytes then
+   * follow the bytes received before.
    */
   readonly offset: number;
-  /** Payload; a view of the record. */
+  /** The payload, a view of the record. */
   readonly data: Uint8Array;
   /** True if the stream ends after the payload. */
   readonly isFin: boolean;
@@ -139,26 +144,29 @@ export interface StreamFrame {
 export interface ResetFrame {
   readonly kind: "reset";
   readonly id: number;
-  /** Application error code. */
+  /** The application error code. */
   readonly code: number;
-  /** The total bytes of the stream. */
+  /** The total number of bytes in the stream. */
   readonly finalSize: number;
 }
 
 export interface CloseFrame {
   readonly kind: "close";
-  /** True if the application closed the connection; false for a protocol violation. */
+  /**
+   * True if the application closed the connection; false if it was closed because of a protocol
+   * violation.
+   */
   readonly isApplication: boolean;
-  /** Application close code, or QUIC error code. */
+  /** The application close code or the QUIC error code. */
   readonly code: number;
   readonly reason: string;
 }
 
 export interface DatagramFrame {
   readonly kind: "datagram";
-  /** Payload; a view of the record. */
+  /** The payload, a view of the record. */
   readonly data: Uint8Array;
-  /** The bytes of the whole frame. */
+  /** The size of the whole frame in bytes. */
   readonly frameSize: number;
 }
 
@@ -184,36 +192,37 @@ export type QmuxFrame =
   | { readonly kind: "ping" | "pong"; readonly sequence: bigint };
 
 /**
- * Parameters that an end announces before all other frames. QMux forbids some of QUIC's parameters.
+ * The parameters that an end announces before all other frames. QMux forbids some of QUIC's
+ * parameters.
  */
 export interface TransportParameters {
-  /** Idle timeout in milliseconds; 0 means none. */
+  /** The idle timeout in milliseconds; 0 means none. */
   readonly maxIdleTimeoutMs: number;
-  /** The bytes of all streams together that the other end may send initially. */
+  /** The initial limit on bytes of all streams that the other end can send. */
   readonly maxData: number;
-  /** The bytes of a bidirectional stream opened by this end. */
+  /** The initial limit on bytes of a bidirectional stream opened by this end. */
   readonly maxStreamDataBidiLocal: number;
-  /** The bytes of a bidirectional stream opened by the other end. */
+  /** The initial limit on bytes of a bidirectional stream opened by the other end. */
   readonly maxStreamDataBidiRemote: number;
-  /** The bytes of a unidirectional stream. */
+  /** The initial limit on bytes of a unidirectional stream. */
   readonly maxStreamDataUni: number;
-  /** The bidirectional streams that the other end may open initially. */
+  /** The initial limit on bidirectional streams that the other end can open. */
   readonly maxStreamsBidi: number;
-  /** The unidirectional streams that the other end may open initially. */
+  /** The initial limit on unidirectional streams that the other end can open. */
   readonly maxStreamsUni: number;
-  /** Largest DATAGRAM frame (RFC 9221); 0 means none. */
+  /** The maximum size of a DATAGRAM frame (RFC 9221); 0 means that datagrams are not accepted. */
   readonly maxDatagramFrameSize: number;
-  /** Largest record, without the size field. */
+  /** The maximum size of a record, without the size field. */
   readonly maxRecordSize: number;
 }
 
-/** The largest record of an end that does not announce `maxRecordSize`. */
+/** The maximum record size of an end that does not announce `maxRecordSize`. */
 export const DEFAULT_MAX_RECORD_SIZE = 16_382;
 
 /** The largest valid number of streams in one direction (RFC 9000 section 4.6). */
 const MAX_STREAM_COUNT: number = 2 ** 60;
 
-/** Parameters of an end that announces none. */
+/** The parameters of an end that announces none. */
 export const DEFAULT_PARAMETERS: TransportParameters = Object.freeze({
   maxIdleTimeoutMs: 0,
   maxData: 0,
@@ -226,7 +235,7 @@ export const DEFAULT_PARAMETERS: TransportParameters = Object.freeze({
   maxRecordSize: DEFAULT_MAX_RECORD_SIZE,
 });
 
-/** The reading position in a byte array; reading past the end throws. */
+/** A reading position in a byte array. Reading past the end throws an error. */
 class Cursor {
   readonly bytes: Uint8Array;
   /** The offset of the next byte. */
@@ -234,19 +243,19 @@ class Cursor {
   readonly #code: number;
 
   /**
-   * @param code QUIC error code to throw if the bytes end too early.
+   * @param code The QUIC error code to throw if the bytes end too early.
    */
   constructor(bytes: Uint8Array, code: number) {
     this.bytes = bytes;
     this.#code = code;
   }
 
-  /** The bytes left to read. */
+  /** The number of bytes left to read. */
   get left(): number {
     return this.bytes.byteLength - this.at;
   }
 
-  /** Reads a number; a number above 2^53 - 1 is rounded. */
+  /** Reads a number. A number above 2^53 - 1 is rounded. */
   varint(): number {
     const { bytes, at } = this;
     if (at < bytes.byteLength) {
@@ -264,7 +273,7 @@ class Cursor {
     throw this.#tooShort();
   }
 
-  /** Reads a number exactly. */
+  /** Reads a number without rounding. */
   exactVarint(): bigint {
     const { at } = this;
     const value = this.varint();
@@ -273,7 +282,7 @@ class Cursor {
     return new DataView(buffer, byteOffset + at, 8).getBigUint64(0) & 0x3fff_ffff_ffff_ffffn;
   }
 
-  /** Reads bytes, without a copy. */
+  /** Reads bytes without copying them. */
   take(count: number): Uint8Array {
     if (count > this.left) throw this.#tooShort();
     const start = this.at;
@@ -286,7 +295,7 @@ class Cursor {
   }
 }
 
-/** Reader for the frames of one record. */
+/** A reader for the frames of one record. */
 export class FrameReader {
   readonly #cursor: Cursor;
 
@@ -299,13 +308,13 @@ export class FrameReader {
     this.#cursor = new Cursor(record, QuicError.frameEncodingError);
   }
 
-  /** Tells whether the whole record is read. */
+  /** Tells whether the whole record has been read. */
   get isAtEnd(): boolean {
     return this.#cursor.left === 0;
   }
 
   /**
-   * Reads the next frame; padding is skipped.
+   * Reads the next frame. Padding is skipped.
    *
    * @returns The frame; `undefined` at the end of the record.
    * @throws {QmuxError} If the bytes are not a valid frame.
@@ -314,7 +323,7 @@ export class FrameReader {
     const cursor = this.#cursor;
     const { bytes } = cursor;
     while (cursor.at < bytes.byteLength && bytes[cursor.at] === FrameType.padding) cursor.at++;
-    // The receiver of the last frame may have transferred the record's memory.
+    // The receiver of the previous frame may have transferred the record's memory.
     if (cursor.left <= 0) return undefined;
     const first = bytes[cursor.at]!;
     if (first >= 0x40) return this.#own();
@@ -325,7 +334,7 @@ export class FrameReader {
   #stream(type: number): StreamFrame {
     const cursor = this.#cursor;
     const id = cursor.varint();
-    // QUIC defines an absent offset as 0. Older peers never send an offset, because their link
+    // In QUIC, a missing offset means 0. Older peers never send an offset, because their link
     // neither loses nor repeats bytes.
     const offset = (type & StreamBit.offset) === 0 ? NaN : cursor.varint();
     const length = (type & StreamBit.length) === 0 ? cursor.left : cursor.varint();
@@ -383,12 +392,12 @@ export class FrameReader {
   #close(isApplication: boolean): CloseFrame {
     const cursor = this.#cursor;
     const code = cursor.varint();
-    if (!isApplication) cursor.varint(); // Type of the offending frame.
+    if (!isApplication) cursor.varint(); // The type of the offending frame.
     const reason = decoder.decode(cursor.take(cursor.varint()));
     return { kind: "close", isApplication, code, reason };
   }
 
-  /** Reads a frame that QMux itself defines; these types are longer than one byte. */
+  /** Reads a frame that QMux itself defines. The types of these frames are longer than one byte. */
   #own(): QmuxFrame {
     const cursor = this.#cursor;
     const type = cursor.exactVarint();
@@ -407,7 +416,10 @@ export class FrameReader {
   }
 }
 
-/** Derives the direction from a frame type: of each pair, the even type is bidirectional. */
+/**
+ * Derives the direction from a frame type. In each pair of types, the even one is for bidirectional
+ * streams.
+ */
 function directionOf(type: number): StreamDirection {
   return (type & 1) === 0 ? "bidirectional" : "unidirectional";
 }
@@ -416,20 +428,20 @@ function malformed(message: string): QmuxError {
   return new QmuxError(QuicError.frameEncodingError, message);
 }
 
-/** Writer for records. Callers MUST check {@linkcode RecordWriter.room} before each write. */
+/** A writer for records. Callers MUST check {@linkcode RecordWriter.room} before each write. */
 export class RecordWriter {
   #bytes: Uint8Array = EMPTY;
   #at = 0;
 
   /** The maximum size of a record in bytes. */
   limit: number;
-  /** The maximum stream bytes in one frame. */
+  /** The maximum number of stream bytes in one frame. */
   maxPayload: number = Infinity;
 
   /**
    * Creates an empty record.
    *
-   * @param limit The maximum size of a record at first.
+   * @param limit The initial maximum size of a record.
    */
   constructor(limit: number) {
     this.limit = limit;
@@ -439,17 +451,17 @@ export class RecordWriter {
     return this.#at;
   }
 
-  /** The bytes left in the record. */
+  /** The number of bytes left in the record. */
   get room(): number {
     return this.limit - this.#at;
   }
 
-  /** Tells whether the next frame needs a new record. */
+  /** Tells whether the next frame must go into a new record. */
   get isFull(): boolean {
     return this.limit - this.#at < MIN_ROOM;
   }
 
-  /** Ends the record and starts another. */
+  /** Ends the record and starts another one. */
   take(): Uint8Array {
     const record = this.#bytes.subarray(0, this.#at);
     this.#bytes = EMPTY;
@@ -468,7 +480,7 @@ export class RecordWriter {
     this.control(FrameType.resetStream, id, code, finalSize);
   }
 
-  /** Writes a frame of a long type and an integer. */
+  /** Writes a frame that consists of a long type and an integer. */
   ping(type: bigint, sequence: bigint): void {
     this.#reserve(MAX_CONTROL_BYTES);
     this.#longVarint(type);
@@ -486,8 +498,8 @@ export class RecordWriter {
   }
 
   /**
-   * Writes a close. `frameType` is the type of the offending frame; absent when the application
-   * closes.
+   * Writes a close. `frameType` is the type of the offending frame; it is absent if the application
+   * closes the connection.
    */
   close(code: number, reason: string, frameType?: number): void {
     const text = encoder.encode(reason);
@@ -509,7 +521,7 @@ export class RecordWriter {
 
   /** Computes how many stream bytes fit into the record. */
   payloadRoom(id: number, offset: number): number {
-    // The length field occupies two bytes below 16 KiB, and four above.
+    // The length field has two bytes below 16 KiB, and four above.
     const header = 1 + varintLength(id) + (offset > 0 ? varintLength(offset) : 0) +
       (this.room < 16_384 ? 2 : 4);
     return Math.min(this.room - header, this.maxPayload);
@@ -518,7 +530,7 @@ export class RecordWriter {
   /**
    * Writes a STREAM frame.
    *
-   * @param payload Payload: `bytes` from `start` up to `end`.
+   * @param payload The payload, which is `bytes` from `start` up to `end`.
    * @param isFin True if the stream ends after the payload.
    */
   stream(
@@ -569,12 +581,12 @@ export class RecordWriter {
   }
 }
 
-/** Computes the size of a DATAGRAM frame with a length. */
+/** Computes the size of a DATAGRAM frame with a length field. */
 export function datagramFrameSize(byteLength: number): number {
   return 1 + varintLength(byteLength) + byteLength;
 }
 
-/** Parameter IDs of RFC 9000 section 18.2, RFC 9221 and draft-ietf-quic-qmux. */
+/** The parameter IDs of RFC 9000 section 18.2, RFC 9221 and draft-ietf-quic-qmux. */
 const IDS: ReadonlyMap<bigint, keyof TransportParameters> = new Map([
   [0x01n, "maxIdleTimeoutMs"],
   [0x04n, "maxData"],
@@ -587,16 +599,16 @@ const IDS: ReadonlyMap<bigint, keyof TransportParameters> = new Map([
   [0x0571c59429cd0845n, "maxRecordSize"],
 ]);
 
-/** Parameters that count streams. */
+/** The parameters that count streams. */
 const COUNTS: ReadonlySet<keyof TransportParameters> = new Set(["maxStreamsBidi", "maxStreamsUni"]);
 
-/** QUIC parameters that have no meaning in QMux. */
+/** The QUIC parameters that have no meaning in QMux. */
 const FORBIDDEN: ReadonlySet<bigint> = new Set(
   [0x00, 0x02, 0x03, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10].map(BigInt),
 );
 
 /**
- * Encodes parameters; default values are omitted.
+ * Encodes parameters. Default values are omitted.
  *
  * @returns The body of a QX_TRANSPORT_PARAMETERS frame.
  */
@@ -612,10 +624,10 @@ export function encodeTransportParameters(parameters: TransportParameters): Uint
 }
 
 /**
- * Decodes parameters; unknown ones are ignored.
+ * Decodes parameters. Unknown parameters are ignored.
  *
  * @param bytes The body of a QX_TRANSPORT_PARAMETERS frame.
- * @returns Announced values, with defaults for the rest.
+ * @returns The announced values, and the defaults of all other parameters.
  * @throws {QmuxError} If the parameters cannot be decoded or are not allowed.
  */
 export function decodeTransportParameters(bytes: Uint8Array): TransportParameters {

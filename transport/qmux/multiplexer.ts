@@ -1,4 +1,4 @@
-/** Contract between a WebSocket connection and QMux, which pages load on first use. */
+/** The contract between a WebSocket connection and QMux. Pages load QMux on first use. */
 import type { Runtime } from "../../base/runtime.ts";
 import type {
   Connection,
@@ -7,7 +7,7 @@ import type {
   FlowControlOptions,
 } from "../connection.ts";
 
-/** Streams, datagrams and flow control, as part of a connection. */
+/** The part of a connection that provides streams, datagrams and flow control. */
 export interface Multiplexer extends
   Pick<
     Connection,
@@ -19,36 +19,40 @@ export interface Multiplexer extends
     | "inspect"
   > {
   /**
-   * Handles a received record. MUST NOT throw: protocol violations of the peer are reported to the
-   * link.
+   * Handles a received record. It MUST NOT throw; the peer's protocol violations are reported to
+   * the link.
    *
-   * @param record The bytes of a binary frame, with their own memory.
+   * @param record The bytes of a binary frame, in a buffer that nothing else uses.
    */
   receive(record: Uint8Array): void;
   /**
-   * Ends every stream with the connection.
+   * Ends every stream when the connection ends.
    *
-   * @param isBroken True if incoming streams and datagrams fail with the error; otherwise they end.
+   * @param isBroken True if the lists of incoming streams and datagrams fail with the error.
+   * Otherwise, they end.
    */
   end(error: Error, isBroken: boolean): void;
 }
 
-/** The connection as a multiplexer sees it. */
+/** The part of a connection that its multiplexer uses. */
 export interface MultiplexerLink {
-  /** This end's role: the client opens streams 0, 4, 8 and so on. */
+  /** The role of this end. The client opens the streams 0, 4, 8 and so on. */
   readonly side: "client" | "server";
-  /** Passes a record to the connection. Never blocks; watch `bufferedAmount`. */
+  /** Passes a record to the connection. This call never blocks, so watch `bufferedAmount`. */
   send(record: Uint8Array): void;
-  /** The bytes that the connection still holds. */
+  /** The number of bytes that the connection still holds. */
   readonly bufferedAmount: number;
-  /** Waits until the connection holds few bytes, or has ended. Never rejects. */
+  /** Waits until the connection holds only a few bytes, or has ended. Never rejects. */
   drained(): Promise<void>;
-  /** Called when the peer closed the connection with a frame that has an application close code. */
+  /**
+   * Called when the peer has closed the connection with a frame that contains an application close
+   * code.
+   */
   peerClosed(info: Required<ConnectionCloseInfo>): void;
   /**
    * Ends the connection because the peer violated the protocol.
    *
-   * @param code QUIC error code (RFC 9000 section 20.1).
+   * @param code The QUIC error code (RFC 9000 section 20.1).
    */
   fail(code: number, reason: string): void;
 }
@@ -61,9 +65,9 @@ export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "d
   readonly side: "client" | "server";
   /** True if the connection can carry streams and datagrams. */
   readonly hasStreams: boolean;
-  /** The limits on data that the peer may send ahead of the readers. */
+  /** The limits on data that the peer can send before it is read. */
   readonly flowControl: FlowControlOptions | undefined;
-  /** Observer of the connection's events. */
+  /** The observer of the connection's events. */
   readonly observer: ConnectionObserver | undefined;
   /** Closes the connection. */
   close(info: ConnectionCloseInfo): void;

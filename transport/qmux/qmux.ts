@@ -1,4 +1,7 @@
-/** QMux: streams and datagrams on a connection of frames (draft-ietf-quic-qmux). */
+/**
+ * QMux, which provides streams and datagrams on a connection that carries frames
+ * (draft-ietf-quic-qmux).
+ */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type {
@@ -38,35 +41,41 @@ import { NO_FRAME, RecordScheduler } from "./record_scheduler.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import type { QmuxVersion } from "./versions.ts";
 
-/** Pings sent within the peer's idle timeout. */
+/** The number of pings sent within the peer's idle timeout. */
 const PINGS_PER_TIMEOUT = 3;
 
 /** The shortest interval between pings, in milliseconds. */
 const MIN_PING_MS = 100;
 
-/** Largest record, sent and received: fits a chunk of 64 KiB with the frame header. */
+/**
+ * The maximum size of a record in both directions. A chunk of 64 KiB and its frame header fit into
+ * it.
+ */
 export const MAX_RECORD_BYTES = 65_600;
 
-/** Records up to this size count as small. */
+/** The maximum size of a record that counts as small. */
 const SMALL_RECORD_BYTES = 16_384;
 
 /**
- * Maximum stream bytes per frame for peers with small records, which limit the payload of a frame
- * separately.
+ * The maximum number of stream bytes per frame for peers with small records. These peers limit the
+ * payload of a frame separately.
  */
 const MAX_SMALL_PAYLOAD = 16_352;
 
-/** Largest DATAGRAM frame that this end accepts. */
+/** The maximum size of a DATAGRAM frame that this end accepts. */
 export const MAX_DATAGRAM_FRAME_BYTES: number = DEFAULT_MAX_RECORD_SIZE;
 
-/** The maximum number of streams held for acceptance; beyond it, the oldest is dropped. */
+/**
+ * The maximum number of streams held for acceptance. Once it is exceeded, the oldest stream is
+ * dropped.
+ */
 const MAX_UNACCEPTED_STREAMS = 1_000;
 
-/** Link of a {@linkcode Qmux}. */
+/** The link of a {@linkcode Qmux}. */
 export interface QmuxLink extends MultiplexerLink {
   /**
-   * Called when the peer ended the connection because of this end's violation. Without this method,
-   * `fail` is called.
+   * Called when the peer has ended the connection because this end violated the protocol. If this
+   * method is absent, `fail` is called instead.
    */
   peerFailed?(code: number, reason: string): void;
 }
@@ -76,30 +85,30 @@ export interface QmuxOptions {
   readonly runtime: Runtime;
   readonly version: QmuxVersion;
   /**
-   * The limits on data that the peer may send ahead of the readers. The window of each stream is
-   * always automatic; `automatic` applies to the connection's windows.
+   * The limits on data that the peer can send before it is read. The window of each stream is
+   * always automatic; the option `automatic` applies to the connection's windows only.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Accepts deviations of older peers: resets with a final size of 0 although bytes arrived, and
-   * stream frames without an offset.
+   * Accepts two deviations of older peers: resets with a final size of 0 although bytes have
+   * arrived, and stream frames without an offset.
    *
    * @default {false}
    */
   readonly isLenient?: boolean | undefined;
-  /** Called after the peer's transport parameters have arrived. */
+  /** Called once the peer's transport parameters have arrived. */
   readonly onOpen?: (() => void) | undefined;
 }
 
 /**
- * Multiplexer of one connection. The first frame is sent on first use, or on
- * {@linkcode Qmux.start}.
+ * The multiplexer of one connection. It sends its first frame when it is first used, or when
+ * {@linkcode Qmux.start} is called.
  */
 export class Qmux
   implements Multiplexer, ConnectionInspection, StreamHost, CreditHost, DatagramHost {
   readonly runtime: Runtime;
   readonly ledger: Ledger = new Ledger();
-  /** True while datagrams of the peer are dropped. */
+  /** True while the peer's datagrams are dropped. */
   dropsDatagrams = false;
 
   readonly #link: QmuxLink;
@@ -135,12 +144,12 @@ export class Qmux
     this.#streams = new StreamRegistry(this, link.side, flowControl);
   }
 
-  /** The counters, flow control and events. */
+  /** The counters, flow control and events of the connection. */
   get inspect(): ConnectionInspection {
     return this;
   }
 
-  /** The counters of streams and datagrams; `undefined` before the first of either. */
+  /** The counters of streams and datagrams; `undefined` before the first stream or datagram. */
   get counters(): ConnectionCounters | undefined {
     const { ledger } = this;
     this.#isCounting ||= ledger.localBidirectionalOpened + ledger.localUnidirectionalOpened +
@@ -150,8 +159,8 @@ export class Qmux
   }
 
   /**
-   * Excludes the client's first bidirectional stream from the counters, because it carries
-   * messages. The stream is allowed even if the application grants none.
+   * Excludes the client's first bidirectional stream from the counters, because it carries the
+   * session's messages. This stream is allowed even if the application does not grant any streams.
    */
   excludeMessageStream(): void {
     this.#streams.excludeMessageStream();
@@ -166,7 +175,7 @@ export class Qmux
     return this.#isOpen;
   }
 
-  /** The bytes of streams received and not yet read. */
+  /** The number of stream bytes that were received but have not been read yet. */
   get heldBytes(): number {
     return this.#streams.heldBytes;
   }
@@ -175,12 +184,12 @@ export class Qmux
     return this.#streams.size;
   }
 
-  /** Streams kept for a frame that cannot be sent yet. */
+  /** The number of streams kept because they have a frame that cannot be sent yet. */
   get waitingStreams(): number {
     return this.scheduler.waitingStreams;
   }
 
-  /** The datagrams, created on first use. */
+  /** The datagrams, which are created on first use. */
   get datagrams(): QmuxDatagrams {
     const { scheduler } = this;
     if (scheduler.datagrams === undefined) {
@@ -200,12 +209,12 @@ export class Qmux
     return this.#streams.incomingUnidirectional;
   }
 
-  /** Opens a stream; waits for stream credit. */
+  /** Waits for stream credit and opens a stream. */
   createBidirectionalStream(options: OpenStreamOptions = {}): Promise<QmuxStream> {
     return this.#create("bidirectional", options);
   }
 
-  /** Opens a stream; waits for stream credit. */
+  /** Waits for stream credit and opens a stream. */
   async createUnidirectionalStream(options: OpenStreamOptions = {}): Promise<SendStream> {
     return (await this.#create("unidirectional", options)).send!.writable;
   }
@@ -214,7 +223,7 @@ export class Qmux
     this.ledger.observer = observer;
   }
 
-  /** Sends the transport parameters now, before the first use. */
+  /** Sends the transport parameters now, instead of on first use. */
   start(): void {
     if (this.#isStarted || this.#end !== undefined) return;
     this.#isStarted = true;
@@ -235,16 +244,16 @@ export class Qmux
     this.scheduler.begin(parameters);
   }
 
-  /** Sends a close by the application after the records written so far, and nothing more. */
+  /** Sends the application's close after the records written so far. Nothing is sent after it. */
   close({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     this.start();
     this.scheduler.close(closeCode, reason);
   }
 
   /**
-   * Sends a close because of the peer's violation, and nothing more.
+   * Sends a close because of the peer's violation. Nothing is sent after it.
    *
-   * @param code QUIC error code.
+   * @param code The QUIC error code.
    */
   abort(code: number, reason: string): void {
     this.start();
@@ -278,7 +287,7 @@ export class Qmux
     this.scheduler.datagrams?.end(error, isBroken);
   }
 
-  // Members for the streams.
+  // The members that the streams use.
 
   get dataLeft(): number {
     return this.credit.of("data").send.left;
@@ -292,7 +301,7 @@ export class Qmux
     this.#streams.halfEnded(stream);
   }
 
-  // Members for the credit.
+  // The members that the credit uses.
 
   creditChanged(): void {
     if (this.#isStarted) this.scheduler.fill();
@@ -307,20 +316,20 @@ export class Qmux
     return this.#streams.waitingWrites;
   }
 
-  // Members for the datagrams.
+  // The members that the datagrams use.
 
   get maxDatagramSize(): number {
     const { maxDatagramFrameSize, maxRecordSize } = this.#peer;
     const frame = this.#isOpen
       ? Math.min(maxDatagramFrameSize, maxRecordSize, MAX_RECORD_BYTES)
       : MAX_DATAGRAM_FRAME_BYTES;
-    // One byte of type, and the length.
+    // The frame header consists of one byte for the type, and the length.
     return Math.max(0, frame - 1 - varintLength(frame));
   }
 
   /**
-   * Distinguishes a peer without datagrams from a peer that accepts only empty ones: both have the
-   * maximum size 0.
+   * Tells whether the peer accepts a datagram of the given size. A peer that accepts no datagrams
+   * and a peer that accepts only empty datagrams both have the maximum size 0.
    */
   takesDatagram(byteLength: number): boolean {
     return byteLength <= this.maxDatagramSize &&
@@ -372,9 +381,9 @@ export class Qmux
           "Expected transport parameters as the first frame, and only there",
         );
       }
-      // The receiver of a frame may transfer the frame's memory. Only the last frame of a record
-      // may keep that memory. Other frames are copied, and so is a small frame, which would keep
-      // the whole record alive.
+      // The receiver of a frame may transfer the frame's memory, so only the last frame of a record
+      // may keep that memory. Other frames are copied. A small frame is also copied, because it
+      // would keep the whole record alive.
       const isOwn = reader.isAtEnd && "data" in frame &&
         frame.data.byteLength * 2 > record.byteLength;
       this.#dispatch(frame, isOwn);
@@ -382,7 +391,7 @@ export class Qmux
     }
   }
 
-  /** Handles a frame; with `isOwn`, the frame may keep the record's memory. */
+  /** Handles a frame. If `isOwn` is true, the frame may keep the record's memory. */
   #dispatch(frame: QmuxFrame, isOwn: boolean): void {
     switch (frame.kind) {
       case "stream":
@@ -470,7 +479,8 @@ export class Qmux
   }
 
   /**
-   * Raises a limit; a total that is not higher than before has no effect (RFC 9000 section 4.1).
+   * Raises a limit. A total that is not higher than the previous one has no effect (RFC 9000
+   * section 4.1).
    */
   #raise(kind: CreditKind, limit: number): boolean {
     const { send } = this.credit.of(kind);
@@ -487,13 +497,13 @@ export class Qmux
 }
 
 /**
- * Tells whether bytes fill most of their buffer: a small view must not keep a large record alive.
+ * Tells whether bytes fill most of their buffer. A small view must not keep a large record alive.
  */
 function fills(bytes: Uint8Array): boolean {
   return bytes.byteLength * 2 >= bytes.buffer.byteLength;
 }
 
-/** Pings of one connection. */
+/** The pings of one connection. */
 class Pings {
   readonly #runtime: Runtime;
   readonly #scheduler: RecordScheduler;
@@ -504,9 +514,9 @@ class Pings {
   #recordsAtPing = 0;
 
   /**
-   * Creates the pings; none are sent before {@linkcode Pings.keepAlive}.
+   * Creates the pings. None are sent before {@linkcode Pings.keepAlive} is called.
    *
-   * @param version Protocol version; draft 02 requires ascending ping numbers.
+   * @param version The protocol version. Draft 02 requires ascending ping numbers.
    */
   constructor(runtime: Runtime, scheduler: RecordScheduler, version: QmuxVersion) {
     this.#runtime = runtime;
@@ -515,9 +525,9 @@ class Pings {
   }
 
   /**
-   * Keeps the connection alive at a peer with an idle timeout.
+   * Sends pings so that a peer with an idle timeout keeps the connection open.
    *
-   * @param timeoutMs Idle timeout of the peer in milliseconds; 0 means none.
+   * @param timeoutMs The peer's idle timeout in milliseconds; 0 means none.
    */
   keepAlive(timeoutMs: number): void {
     const everyMs = Math.max(MIN_PING_MS, timeoutMs / PINGS_PER_TIMEOUT);
@@ -532,9 +542,9 @@ class Pings {
   }
 
   /**
-   * Replies to a ping of the peer.
+   * Replies to a ping that the peer sent.
    *
-   * @throws {QmuxError} If the number is not above the previous one.
+   * @throws {QmuxError} If the ping's number is not higher than the previous one.
    */
   received(sequence: bigint): void {
     if (this.#version === 2 && sequence <= this.#last) {
@@ -548,7 +558,7 @@ class Pings {
   }
 
   /**
-   * Checks a reply of the peer.
+   * Checks the peer's reply to a ping.
    *
    * @throws {QmuxError} If this end sent no such ping.
    */
@@ -565,12 +575,12 @@ class Pings {
   }
 }
 
-/** Streams opened so far in each direction. */
+/** The number of streams opened so far, by direction. */
 type Opened = Record<StreamDirection, number>;
 
 /** All streams of a connection. */
 class StreamRegistry {
-  /** Parameters of the peer, which set the first limit of each stream. */
+  /** The peer's parameters, which set the first limit of each stream. */
   peer: TransportParameters = DEFAULT_PARAMETERS;
 
   readonly #host: Qmux;
@@ -587,8 +597,8 @@ class StreamRegistry {
   /**
    * Creates an empty registry.
    *
-   * @param flowControl Stream limits; limits above the default raise the number of streams held for
-   * acceptance.
+   * @param flowControl The stream limits. Limits above the default also raise the number of streams
+   * held for acceptance.
    */
   constructor(host: Qmux, side: "client" | "server", flowControl: FlowControlOptions) {
     this.#host = host;
@@ -612,19 +622,19 @@ class StreamRegistry {
     return this.#streams.size;
   }
 
-  /** The streams of the peer that the application has not accepted yet. */
+  /** The number of the peer's streams that the application has not accepted yet. */
   get unread(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** The bytes received and not yet read. */
+  /** The number of bytes that were received but have not been read yet. */
   get heldBytes(): number {
     let held = 0;
     for (const { receive } of this.#streams.values()) held += receive?.heldBytes ?? 0;
     return held;
   }
 
-  /** The number of writes that wait for bytes granted by the peer. */
+  /** The number of writes that wait until the peer grants bytes. */
   get waitingWrites(): number {
     let waiting = 0;
     for (const { send } of this.#streams.values()) {
@@ -644,8 +654,8 @@ class StreamRegistry {
   }
 
   /**
-   * Excludes the client's first bidirectional stream from the counters, because it carries
-   * messages. The stream is allowed even if the application grants none.
+   * Excludes the client's first bidirectional stream from the counters, because it carries the
+   * session's messages. This stream is allowed even if the application does not grant any streams.
    */
   excludeMessageStream(): void {
     this.#messages = new Ledger();
@@ -654,10 +664,10 @@ class StreamRegistry {
   }
 
   /**
-   * Opens a stream of this end, after taking credit for it.
+   * Opens a stream of this end. The caller must have taken credit for it.
    *
    * @param sendOrder The priority; a higher order is sent first.
-   * @returns The stream, which is soon announced to the peer.
+   * @returns The stream. It is announced to the peer soon.
    */
   open(direction: StreamDirection, sendOrder: number | undefined): QmuxStream {
     const stream = this.#add(this.#local[direction]++, direction, { isRemote: false });
@@ -674,7 +684,7 @@ class StreamRegistry {
    * Finds the stream of a received frame. A frame for a new stream of the peer opens that stream
    * and all earlier ones.
    *
-   * @param half Direction that the frame concerns.
+   * @param half The direction that the frame concerns.
    * @returns The stream; `undefined` if the stream has ended.
    * @throws {QmuxError} If the stream cannot receive such a frame.
    */
@@ -694,7 +704,7 @@ class StreamRegistry {
     return index < this.#remote[direction] ? undefined : this.#arrive(direction, index);
   }
 
-  /** Removes a stream after both directions have ended; the peer may then open another one. */
+  /** Removes a stream once both directions have ended. The peer can then open another one. */
   halfEnded(stream: QmuxStream): void {
     if (!stream.isOver || !stream.isAccepted || !this.#streams.delete(stream.id)) return;
     if (stream.isRemote && !stream.carriesMessages) {
@@ -703,9 +713,10 @@ class StreamRegistry {
   }
 
   /**
-   * Ends every stream. After a clean end, unaccepted streams can still be accepted.
+   * Ends every stream. If the connection did not break, streams that have not been accepted yet can
+   * still be accepted.
    *
-   * @param isBroken True if the lists of incoming streams fail with the error too.
+   * @param isBroken True if the lists of incoming streams also fail with the error.
    */
   end(error: Error, isBroken: boolean): void {
     this.#host.runtime.clearTimeout(this.#announcing);
@@ -718,7 +729,7 @@ class StreamRegistry {
     }
   }
 
-  /** Announces a stream to the peer soon, even if nothing is written to it at first. */
+  /** Announces a stream to the peer soon, even if nothing has been written to it. */
   #announceSoon(half: SendHalf): void {
     this.#unannounced.push(half);
     this.#announcing ??= this.#host.runtime.setTimeout(() => {
@@ -741,7 +752,8 @@ class StreamRegistry {
     while (opened[direction] <= index) {
       credit.receive(1);
       stream = this.#add(opened[direction]++, direction, { isRemote: true });
-      // The stream of the messages is allowed in addition to the application's streams.
+      // The stream that carries the session's messages is allowed in addition to the application's
+      // streams.
       if (stream.carriesMessages) credit.release(1);
       stream.receive = this.#receiveHalf(stream);
       if (direction === "unidirectional") this.#unidirectional.push(stream);
@@ -760,7 +772,8 @@ class StreamRegistry {
   ): QmuxStream {
     const id = index * 4 + (direction === "bidirectional" ? 0 : 2) +
       (this.#isClient === isRemote ? 1 : 0);
-    // The stream of the messages has its own ledger, outside the application's counters.
+    // The stream that carries the session's messages has its own ledger, so the application's
+    // counters do not include it.
     const messages = id === 0 ? this.#messages : undefined;
     const ledger = messages ?? this.#host.ledger;
     const account = ledger.opened(direction, isRemote ? "remote" : "local");
@@ -778,7 +791,7 @@ class StreamRegistry {
     return new ReceiveHalf(stream, this.#host, this.#host.credit.maxStreamData);
   }
 
-  /** Accepts a stream for the application; only then may the peer open a replacement. */
+  /** Accepts a stream for the application. Only then can the peer open another one in its place. */
   #accept(stream: QmuxStream): QmuxStream {
     stream.isAccepted = true;
     this.halfEnded(stream);

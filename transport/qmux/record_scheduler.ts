@@ -1,4 +1,7 @@
-/** Scheduler of outgoing records: priorities, fairness, and a bound on buffered bytes. */
+/**
+ * The scheduler of outgoing records, which handles priorities, fairness, and a limit on buffered
+ * bytes.
+ */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Ledger } from "../counters.ts";
 import type { QmuxCredit } from "./credit.ts";
@@ -16,25 +19,28 @@ import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
 
 /**
- * Buffered bytes of the connection above which no further record is sent. The connection thus holds
- * at most this plus one record, so messages that share the connection with streams do not wait for
- * long. A WebSocket counts as drained at the same mark.
+ * If the connection has more buffered bytes than this, no further record is sent. The connection
+ * thus holds at most this number of bytes plus one record, so messages that share the connection
+ * with streams do not wait long. A WebSocket counts as drained at the same mark.
  */
 export const MAX_BUFFERED_BYTES = 32_768;
 
-/** The bytes that one stream sends in a row while another of the same order waits. */
+/**
+ * The number of bytes that one stream sends in a row while another stream of the same order waits.
+ */
 const QUANTUM_BYTES = 16_384;
 
 /**
  * True if the platform has a call for the end of a turn of the event loop, as Deno, Node and Bun
- * do. In browsers, {@linkcode Runtime.schedule} posts a message, which takes longer than a few
+ * have. In browsers, {@linkcode Runtime.schedule} posts a message, which takes longer than a few
  * microtasks.
  */
 const HAS_TURN_END = "setImmediate" in globalThis;
 
 /**
- * Microtasks without a new frame before a record is sent in a browser, where TCP does not delay
- * segments.
+ * In a browser, the number of microtasks without a new frame after which a record is sent; a
+ * browser's TCP does not delay segments. Elsewhere, the record is sent at the end of the turn of
+ * the event loop.
  */
 const IDLE_TURNS = HAS_TURN_END ? 1 : 8;
 
@@ -42,8 +48,8 @@ const IDLE_TURNS = HAS_TURN_END ? 1 : 8;
 const SWEEP_AT = 1_024;
 
 /**
- * The maximum number of empty levels kept for reuse; creating a level costs more than a small
- * message.
+ * The maximum number of empty levels kept for reuse. Creating a level costs more than sending a
+ * small message.
  */
 const MAX_EMPTY_LEVELS = 8;
 
@@ -53,14 +59,14 @@ const COMPACT_AT = 1_024;
 /** The frame type in a CONNECTION_CLOSE that does not concern a frame. */
 export const NO_FRAME: number = FrameType.padding;
 
-/** Collaborators of a {@linkcode RecordScheduler}. */
+/** The parts that a {@linkcode RecordScheduler} works with. */
 export interface RecordSchedulerParts {
   readonly link: MultiplexerLink;
-  /** Writer that frames go into. */
+  /** The writer to which frames are written. */
   readonly record: RecordWriter;
-  /** Flow control, with its own frames. */
+  /** The flow control, which has its own frames. */
   readonly credit: QmuxCredit;
-  /** Counts the datagrams that are sent. */
+  /** The counters, which include the datagrams that are sent. */
   readonly ledger: Ledger;
 }
 
@@ -72,7 +78,7 @@ export class RecordScheduler {
   readonly #credit: QmuxCredit;
   readonly #ledger: Ledger;
   readonly #queue = new SendQueue();
-  /** Streams with bytes that wait for the connection's credit. */
+  /** The streams with bytes that wait for the connection's credit. */
   readonly #blocked = new Set<SendHalf>();
   #control: QmuxStream[] = [];
   #sweepAt = SWEEP_AT;
@@ -97,13 +103,14 @@ export class RecordScheduler {
     if (!this.#isOver && byteLength > 0) this.#send();
   };
 
-  /** Records sent so far. */
+  /** The number of records sent so far. */
   records = 0;
-  /** The datagrams that wait to be sent; absent until the first use. */
+  /** The datagrams that wait to be sent; `undefined` until they are first used. */
   datagrams: QmuxDatagrams | undefined = undefined;
 
   /**
-   * Creates a scheduler that sends only parameters and credit before {@linkcode RecordScheduler.open}.
+   * Creates a scheduler. Before {@linkcode RecordScheduler.open} is called, it sends only
+   * parameters and credit.
    */
   constructor(runtime: Runtime, { link, record, credit, ledger }: RecordSchedulerParts) {
     this.#runtime = runtime;
@@ -113,7 +120,7 @@ export class RecordScheduler {
     this.#ledger = ledger;
   }
 
-  /** Streams with pending frames that have no payload. */
+  /** The number of streams that have pending frames without a payload. */
   get waitingStreams(): number {
     return this.#control.length;
   }
@@ -130,7 +137,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Allows streams and datagrams to be sent: the peer has announced the limits. */
+  /** Allows streams and datagrams to be sent, because the peer has announced its limits. */
   open(limit: number, maxPayload: number): void {
     this.#record.limit = limit;
     this.#record.maxPayload = maxPayload;
@@ -138,7 +145,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Collects frames without sending, until {@linkcode RecordScheduler.release}. */
+  /** Collects frames without sending them, until {@linkcode RecordScheduler.release} is called. */
   hold(): void {
     this.#holds++;
   }
@@ -149,7 +156,10 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Puts stream bytes into records immediately if no frame is ahead, and returns the count. */
+  /**
+   * Puts stream bytes into records immediately, if no other frame must be sent first. Returns the
+   * number of bytes put.
+   */
   sendNow(half: SendHalf, bytes: Uint8Array): number {
     if (!this.#isFree) return 0;
     const record = this.#record;
@@ -165,7 +175,7 @@ export class RecordScheduler {
     return at;
   }
 
-  /** Puts a datagram into a record immediately, if no frame is ahead. */
+  /** Puts a datagram into a record immediately, if no other frame must be sent first. */
   sendDatagramNow(datagram: Uint8Array): boolean {
     const record = this.#record;
     if (!this.#isFree || !this.#makeRoom(datagramFrameSize(datagram.byteLength))) return false;
@@ -176,7 +186,7 @@ export class RecordScheduler {
     return true;
   }
 
-  /** Queues a stream that has bytes, or an end, to send. */
+  /** Queues a stream that has bytes or its end to send. */
   wantsToSend(half: SendHalf): void {
     if (half.waitsFor !== "nothing") return;
     half.waitsFor = "wire";
@@ -199,7 +209,9 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Queues the blocked streams again: the peer granted bytes of the connection. */
+  /**
+   * Queues the blocked streams again, because the peer has granted more bytes for the connection.
+   */
   unblock(): void {
     if (this.#blocked.size === 0) return;
     for (const half of this.#blocked) {
@@ -210,7 +222,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Replies to a ping; of several pending pings only the last gets a reply. */
+  /** Replies to a ping. If several pings are pending, only the last one receives a reply. */
   pong(sequence: bigint): void {
     this.#pong = sequence;
     this.fill();
@@ -221,7 +233,7 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /** Sends a close after the current record, and nothing more. */
+  /** Sends a close after the current record. Nothing is sent after it. */
   close(code: number, reason: string, frameType?: number): void {
     if (this.#isOver) return;
     if (this.#record.byteLength > 0) this.#send();
@@ -231,7 +243,7 @@ export class RecordScheduler {
     this.stop();
   }
 
-  /** Sends the current record, whose writes were already reported as done, and stops. */
+  /** Sends the current record, because its writes were already reported as done, and stops. */
   stop(): void {
     if (!this.#isOver && this.#record.byteLength > 0) this.#send();
     this.#isOver = true;
@@ -240,7 +252,7 @@ export class RecordScheduler {
     this.#control = [];
   }
 
-  /** Fills and sends records as far as the connection accepts them. */
+  /** Fills and sends records as long as the connection accepts them. */
   fill(): void {
     if (this.#isOver || this.#isFilling || this.#holds > 0) return;
     this.#isFilling = true;
@@ -263,7 +275,7 @@ export class RecordScheduler {
       this.#parameters !== undefined || this.#credit.hasFrames;
   }
 
-  /** Fills the record; true if the record must be sent first. */
+  /** Fills the record. Returns true if the record must be sent before more frames are written. */
   #fillRecord(): boolean {
     const record = this.#record;
     do {
@@ -292,7 +304,7 @@ export class RecordScheduler {
     half.waitsFor = "nothing";
     const hasMore = half.fill(this.#record, this.#queue.size > 0 ? QUANTUM_BYTES : Infinity);
     if (!hasMore) return;
-    // `fill` has set this field; no other code runs in between.
+    // `fill` has set this field, and no other code has run since.
     const waitsFor = half.waitsFor as SendHalf["waitsFor"];
     if (waitsFor === "connection") {
       this.#blocked.add(half);
@@ -321,8 +333,8 @@ export class RecordScheduler {
   }
 
   /**
-   * Drops ended streams. Otherwise a peer that reads nothing, and only opens and resets streams,
-   * would make this end keep all of them.
+   * Drops streams that have ended. Otherwise, a peer that reads nothing and only opens and resets
+   * streams would make this end keep all of them.
    */
   #sweepControl(): void {
     this.#control = this.#control.filter((stream) => stream.hasControl = !stream.isOver);
@@ -362,8 +374,8 @@ export class RecordScheduler {
     this.#isWaiting = true;
     void this.#link.drained().then(() => {
       this.#isWaiting = false;
-      // One record passes after each drain, even if the connection still holds more than the mark.
-      // Otherwise the wait would restart immediately, forever.
+      // After each drain, one record is sent even if the connection still holds more bytes than the
+      // mark. Otherwise, the wait would restart immediately, forever.
       this.#isDrained = true;
       this.fill();
     });
@@ -375,7 +387,7 @@ export class RecordScheduler {
     this.#link.send(this.#record.take());
   }
 
-  /** Sends the record soon, so that frames written without a pause share a record. */
+  /** Sends the record soon, so that frames written without a pause go into the same record. */
   #flushSoon(): void {
     if (this.#isFlushing || this.#isOver || this.#record.byteLength === 0) return;
     this.#isFlushing = true;
@@ -384,10 +396,10 @@ export class RecordScheduler {
   }
 
   /**
-   * Delays a record to the end of the turn of the event loop, if the platform has a call for that.
-   * A loop of awaited writes then fills records, and the end of one stream shares a record with the
-   * start of the next. Two small records in a row would be 40 ms apart if the client's TCP stack
-   * delays small segments, as Deno's does.
+   * Delays a record until the end of the turn of the event loop, if the platform has a call for
+   * that. A loop of awaited writes then fills whole records, and the end of one stream goes into
+   * the same record as the start of the next. Otherwise, two small records in a row would be sent
+   * 40 ms apart if the client's TCP stack delays small segments, as Deno's does.
    */
   #nextTurn(): void {
     if (HAS_TURN_END) this.#runtime.schedule(this.#flush);
@@ -395,14 +407,17 @@ export class RecordScheduler {
   }
 }
 
-/** Streams of one send order, first in, first out. */
+/** The streams of one send order, first in, first out. */
 interface Level {
   readonly order: number;
   halves: SendHalf[];
   head: number;
 }
 
-/** Streams with data to send: a higher send order first, round-robin within one order. */
+/**
+ * The streams with data to send. Streams with a higher send order come first; streams of the same
+ * order take turns.
+ */
 class SendQueue {
   #levels: Level[] = [];
   #size = 0;
@@ -415,7 +430,7 @@ class SendQueue {
   /**
    * Adds a stream after the others of the same order.
    *
-   * @param half A stream that is in no queue.
+   * @param half A stream that is not in a queue.
    */
   add(half: SendHalf): void {
     this.#size++;

@@ -1,4 +1,4 @@
-/** A QMux stream, as plain calls and web streams (RFC 9000 section 3). */
+/** A QMux stream, with plain calls and web streams (RFC 9000 section 3). */
 import { StreamError, TimeoutError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
@@ -19,23 +19,24 @@ import { MAX_VARINT } from "../quic/varint.ts";
 import { streamErrorCodeOf } from "../wire_close.ts";
 import { FrameType, QmuxError, QuicError, type RecordWriter } from "./frames.ts";
 
-/** The size below which chunks are joined with the next ones. */
+/** The size below which a chunk is joined with the next chunks. */
 const SMALL_BYTES = 4_096;
 
-/** Largest joined chunk. */
+/** The maximum size of a joined chunk. */
 const MAX_JOINED_BYTES = 16_384;
 
 /** The first buffer size for joined chunks. */
 const FIRST_CAPACITY = 256;
 
 /**
- * Queue of chunks that joins small ones, and so holds at most about twice the received bytes.
- * Otherwise a peer that sends single bytes would make this end hold a hundred times as much.
+ * A queue of chunks. It joins small chunks, so its memory is at most about twice the number of
+ * received bytes. Otherwise, a peer that sends single bytes would make this end hold a hundred
+ * times as much.
  */
 class Chunks {
   #chunks: Uint8Array<ArrayBuffer>[] = [];
   #head = 0;
-  /** Buffer of the last chunk, while it has room. */
+  /** The buffer of the last chunk, as long as it has room. */
   #tail: Uint8Array<ArrayBuffer> | undefined = undefined;
   #tailLength = 0;
   #byteLength = 0;
@@ -77,7 +78,7 @@ class Chunks {
     const length = this.#tailLength;
     let tail = this.#tail;
     if (tail === undefined) {
-      // Usually this chunk stays the only one.
+      // Usually, this chunk remains the only one.
       this.#tail = bytes.slice();
       this.#tailLength = bytes.byteLength;
       return;
@@ -101,11 +102,14 @@ class Chunks {
   }
 }
 
-/** A connection's scheduler as its streams see it. */
+/** The part of a connection's scheduler that its streams use. */
 export interface StreamScheduler {
-  /** Puts stream bytes into a record immediately if no frame is ahead, and returns the count. */
+  /**
+   * Puts stream bytes into a record immediately, if no other frame must be sent first. Returns the
+   * number of bytes put.
+   */
   sendNow(half: SendHalf, bytes: Uint8Array): number;
-  /** Called when a stream has bytes, or an end, to send. */
+  /** Called when a stream has bytes or its end to send. */
   wantsToSend(half: SendHalf): void;
   /** Called when a stream has nothing more to send. */
   withdrawn(half: SendHalf): void;
@@ -113,25 +117,25 @@ export interface StreamScheduler {
   wantsControl(stream: QmuxStream): void;
 }
 
-/** A connection as its streams see it. */
+/** The part of a connection that its streams use. */
 export interface StreamHost {
   readonly runtime: Runtime;
-  /** Receive credit for the bytes of all streams. */
+  /** The receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
-  /** The bytes of all streams that this end may send now. */
+  /** The number of bytes, across all streams, that this end can send now. */
   readonly dataLeft: number;
   /** Counts stream bytes written to a record. */
   dataSent(byteLength: number): void;
-  /** Order in which streams send. */
+  /** The scheduler, which determines the order in which streams send. */
   readonly scheduler: StreamScheduler;
   /** Called when one direction of a stream has ended. */
   halfEnded(stream: QmuxStream): void;
 }
 
-/** Obstacle of a write or an end. */
+/** The reason why a write or the end of a stream waits. */
 export type SendWait = "nothing" | "wire" | "stream" | "connection";
 
-/** Descriptions of the obstacles for errors. */
+/** The descriptions, for errors, of what a write waits for. */
 const WAITS: Readonly<Record<SendWait, string>> = {
   nothing: "the connection accepted no bytes",
   wire: "the connection accepted no bytes",
@@ -142,19 +146,22 @@ const WAITS: Readonly<Record<SendWait, string>> = {
 const DONE: Promise<void> = Promise.resolve();
 const EMPTY = new Uint8Array();
 
-/** A write that is not fully sent yet. */
+/** A write that has not been sent completely yet. */
 interface Write {
   readonly bytes: Uint8Array;
-  /** The length of `bytes`; if it is smaller later, the buffer was transferred. */
+  /** The initial length of `bytes`. If the length is smaller later, the buffer was transferred. */
   readonly end: number;
   at: number;
   readonly done: PromiseWithResolvers<void>;
 }
 
-/** The direction that this end writes. */
+/** The direction of a stream that this end writes. */
 export class SendHalf implements DirectWritable {
   sendOrder: number;
-  /** Current obstacle; the connection keeps a direction in at most one list. */
+  /**
+   * The reason why the direction currently waits. The connection keeps a direction in at most one
+   * list.
+   */
   waitsFor: SendWait = "nothing";
 
   readonly #stream: QmuxStream;
@@ -174,7 +181,7 @@ export class SendHalf implements DirectWritable {
   #controller: WritableStreamDefaultController | undefined = undefined;
 
   /**
-   * @param options `limit` is the first limit of the peer, `sendOrder` the priority.
+   * @param options `limit` is the peer's first limit, and `sendOrder` is the priority.
    */
   constructor(
     stream: QmuxStream,
@@ -202,12 +209,12 @@ export class SendHalf implements DirectWritable {
   }
 
   /**
-   * Writes bytes. If a write is cancelled after a part was sent, the stream is reset, because the
-   * reader could not interpret the rest.
+   * Writes bytes. If a write is cancelled after some of its bytes were sent, the stream is reset,
+   * because the reader could not interpret the rest.
    *
-   * @param bytes The bytes to send. MUST NOT change before the write is done.
-   * @param options `signal` and `timeoutMs` end the wait.
-   * @throws {TimeoutError} If `timeoutMs` passed first; the message names the obstacle.
+   * @param bytes The bytes to send. They MUST NOT change before the write is done.
+   * @param options `signal` and `timeoutMs` limit how long the write waits.
+   * @throws {TimeoutError} If `timeoutMs` passes first. The message says what the write waited for.
    */
   write(
     bytes: Uint8Array,
@@ -246,17 +253,17 @@ export class SendHalf implements DirectWritable {
     );
   }
 
-  /** Handles a STOP_SENDING of the peer. */
+  /** Handles the peer's STOP_SENDING. */
   stopped(code: number): void {
     if (this.#isOver || this.#failure !== undefined) return;
     const message = `The peer stopped reading the stream with code ${code}`;
     const error = new StreamError(message, { streamErrorCode: code, by: "remote" });
-    // A code above 2^53 - 1 is not exact, and cannot be sent back.
+    // A code above 2^53 - 1 is not exact, so it cannot be sent back.
     this.#reset(Math.min(code, MAX_VARINT), error);
     this.#controller?.error(error);
   }
 
-  /** Raises the limit of the peer. */
+  /** Raises the limit that the peer grants. */
   raise(limit: number): void {
     if (limit <= this.#limit || this.#isOver) return;
     this.#limit = limit;
@@ -266,7 +273,7 @@ export class SendHalf implements DirectWritable {
     this.#host.scheduler.wantsToSend(this);
   }
 
-  /** Ends the direction with the connection. */
+  /** Ends the direction when the connection ends. */
   fail(error: unknown): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -283,7 +290,7 @@ export class SendHalf implements DirectWritable {
     this.#host.scheduler.wantsToSend(this);
   }
 
-  /** The direction as a writable stream, created on first use. */
+  /** This direction as a writable stream, which is created on first use. */
   get writable(): SendStream {
     return this.#writable ??= writableOf(this, (controller) => {
       this.#controller = controller;
@@ -295,8 +302,8 @@ export class SendHalf implements DirectWritable {
    * Puts bytes into a record.
    *
    * @param at The offset of the first byte to put.
-   * @param quantum The maximum bytes to put.
-   * @returns The number of bytes put; 0 without room or credit.
+   * @param quantum The maximum number of bytes to put.
+   * @returns The number of bytes put; 0 if there is no room or no credit.
    */
   put(record: RecordWriter, bytes: Uint8Array, at: number, quantum: number): number {
     const { id } = this.#stream;
@@ -317,8 +324,8 @@ export class SendHalf implements DirectWritable {
    * Puts pending bytes into a record, as far as they fit.
    *
    * @param record A record with some room.
-   * @param quantum Maximum payload bytes.
-   * @returns True if more is left to send.
+   * @param quantum The maximum number of payload bytes.
+   * @returns True if there is more to send.
    */
   fill(record: RecordWriter, quantum: number): boolean {
     if (this.#isOver || this.#failure !== undefined) return false;
@@ -391,7 +398,7 @@ export class SendHalf implements DirectWritable {
     this.#host.dataSent(count);
   }
 
-  /** Records the obstacle of bytes that the peer does not accept yet. */
+  /** Records what pending bytes wait for, if the peer does not accept them yet. */
   #blocked(): boolean {
     if (this.hasRoom) {
       this.waitsFor = "connection";
@@ -434,7 +441,7 @@ export class SendHalf implements DirectWritable {
       if (write.at > 0) return this.#reset(0, error);
       this.#writes.splice(at, 1);
       this.#host.scheduler.withdrawn(this);
-      // The next write, or the end, may not need to wait.
+      // The next write or the end may not have to wait.
       if (this.#writes.length > 0 || this.#isClosing) this.#host.scheduler.wantsToSend(this);
     };
     const onAbort = () => giveUp(signal?.reason);
@@ -451,7 +458,7 @@ export class SendHalf implements DirectWritable {
   }
 }
 
-/** An empty write without a waiter. */
+/** An empty write that no caller waits for. */
 const NOTHING: Write = {
   bytes: EMPTY,
   end: 0,
@@ -459,7 +466,7 @@ const NOTHING: Write = {
   done: { promise: DONE, resolve() {}, reject() {} },
 };
 
-/** The direction that the peer writes. */
+/** The direction of a stream that the peer writes. */
 export class ReceiveHalf implements DirectReadable {
   readonly #stream: QmuxStream;
   readonly #host: StreamHost;
@@ -469,7 +476,7 @@ export class ReceiveHalf implements DirectReadable {
   #grantToSend: number | undefined = undefined;
   #stopCode: number | undefined = undefined;
   #finalSize: number | undefined = undefined;
-  /** True if reading has ended; the peer may not know it yet. */
+  /** True if reading has ended. The peer may not know this yet. */
   #isCut = false;
   #isOver = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
@@ -480,7 +487,7 @@ export class ReceiveHalf implements DirectReadable {
   #isFinished = false;
 
   /**
-   * @param window Bytes that the peer may send ahead of the reader.
+   * @param window The number of bytes that the peer can send before they are read.
    */
   constructor(stream: QmuxStream, host: StreamHost, window: number) {
     this.#stream = stream;
@@ -496,12 +503,12 @@ export class ReceiveHalf implements DirectReadable {
     return this.#isOver;
   }
 
-  /** The bytes received. */
+  /** The number of bytes received. */
   get received(): number {
     return this.#received;
   }
 
-  /** The bytes received and not yet read. */
+  /** The number of bytes that were received but have not been read yet. */
   get heldBytes(): number {
     return this.#chunks?.byteLength ?? 0;
   }
@@ -534,7 +541,8 @@ export class ReceiveHalf implements DirectReadable {
   /**
    * Delivers received bytes.
    *
-   * @param options `isFin` marks the last bytes; with `isOwn`, the bytes have their own buffer.
+   * @param options `isFin` marks the last bytes. If `isOwn` is true, the bytes have a buffer of
+   * their own.
    * @throws {QmuxError} If the offset or the size violates the protocol.
    */
   deliver(
@@ -545,7 +553,7 @@ export class ReceiveHalf implements DirectReadable {
     const { byteLength } = bytes;
     const end = this.#received + byteLength;
     if (this.#finalSize !== undefined) {
-      if (end === this.#finalSize && offset === this.#received) return; // A repeated end.
+      if (end === this.#finalSize && offset === this.#received) return; // The end was repeated.
       throw new QmuxError(QuicError.finalSizeError, "Received bytes after the end of the stream");
     }
     if (offset < this.#received || offset > this.#received) {
@@ -563,10 +571,11 @@ export class ReceiveHalf implements DirectReadable {
   }
 
   /**
-   * Handles a RESET_STREAM of the peer.
+   * Handles the peer's RESET_STREAM.
    *
-   * @param code Application error code.
-   * @param finalSize The total bytes of the stream; by default the bytes received so far.
+   * @param code The application error code.
+   * @param finalSize The total number of bytes in the stream. The default is the number received so
+   * far.
    * @throws {QmuxError} If the final size contradicts the received bytes.
    */
   reset(code: number, finalSize: number = this.#received): void {
@@ -595,7 +604,10 @@ export class ReceiveHalf implements DirectReadable {
     this.#over();
   }
 
-  /** Ends the direction with the connection; a stream that arrived completely stays readable. */
+  /**
+   * Ends the direction when the connection ends. A stream that has arrived completely can still be
+   * read.
+   */
   fail(error: unknown): void {
     if (this.#isOver || this.#finalSize !== undefined && !this.#isCut) return;
     this.#chunks = undefined;
@@ -606,7 +618,7 @@ export class ReceiveHalf implements DirectReadable {
     this.#stream.account.ended(error);
   }
 
-  /** Grants the full window: the peer waits for credit of the stream. */
+  /** Grants the full window, because the peer waits for the stream's credit. */
   grantAll(): void {
     if (!this.#isCut) this.#credit.grantAll();
   }
@@ -622,7 +634,7 @@ export class ReceiveHalf implements DirectReadable {
     const stop = this.#stopCode;
     const grant = this.#grantToSend;
     this.#stopCode = this.#grantToSend = undefined;
-    // The peer has sent all bytes and needs neither frame.
+    // The peer has sent all bytes, so it needs neither frame.
     if (this.#isOver || this.#finalSize !== undefined) return;
     if (stop !== undefined) record.control(FrameType.stopSending, id, stop);
     else if (grant !== undefined && !this.#isCut) {
@@ -630,7 +642,7 @@ export class ReceiveHalf implements DirectReadable {
     }
   }
 
-  /** The direction as a byte stream, created on first use. */
+  /** This direction as a byte stream, which is created on first use. */
   get readable(): ReceiveStream {
     return this.#readable ??= Object.defineProperty(
       new ReadableStream({
@@ -682,7 +694,8 @@ export class ReceiveHalf implements DirectReadable {
 
   #release(byteLength: number): void {
     if (this.#finalSize === undefined) this.#credit.release(byteLength);
-    // The stream of the messages must not wait for credit that the application grants explicitly.
+    // The stream that carries the session's messages must not wait for credit that the application
+    // grants explicitly.
     if (this.#stream.carriesMessages) this.#host.dataReceived.giveBack(byteLength);
     else this.#host.dataReceived.release(byteLength);
   }
@@ -695,7 +708,7 @@ export class ReceiveHalf implements DirectReadable {
     if (this.#controller !== undefined) this.#finishReadable();
   }
 
-  /** Ends the direction after the last byte was read. */
+  /** Ends the direction once the last byte has been read. */
   #readWhole(): void {
     this.#isCut = true;
     this.#waiting?.resolve(null);
@@ -722,7 +735,7 @@ export class ReceiveHalf implements DirectReadable {
     try {
       controller.close();
     } catch {
-      return; // The stream ended inside an element wider than a byte; the reader got the error.
+      return; // The stream ended inside an element wider than a byte; the reader receives the error.
     }
     controller.byobRequest?.respond(0);
   }
@@ -748,27 +761,27 @@ export class ReceiveHalf implements DirectReadable {
   }
 }
 
-/** A stream; a unidirectional stream lacks one half. */
+/** A stream. A unidirectional stream has only one half. */
 export class QmuxStream implements BidirectionalStream, DirectStream {
-  /** Stream number, which encodes the opener and the direction. */
+  /** The stream number, which encodes the opener and the direction. */
   readonly id: number;
   readonly direction: StreamDirection;
   /** True if the peer opened the stream. */
   readonly isRemote: boolean;
   /** The counters of the stream. */
   readonly account: StreamAccount;
-  /** True if the stream is in the list of streams with pending frames without a payload. */
+  /** True if the stream is in the list of streams that have pending frames without a payload. */
   hasControl = false;
   /** True if the stream carries the session's messages and is hidden from the application. */
   carriesMessages = false;
-  /** True if the application has accepted the stream, or never will. */
+  /** True if the application has accepted the stream, or never will accept it. */
   isAccepted: boolean;
-  /** Half that this end writes. */
+  /** The half that this end writes. */
   send: SendHalf | undefined = undefined;
-  /** Half that the peer writes. */
+  /** The half that the peer writes. */
   receive: ReceiveHalf | undefined = undefined;
 
-  /** Creates a stream without halves; the caller sets both. */
+  /** Creates a stream without halves. The caller sets them. */
   constructor(
     id: number,
     options: {
@@ -813,7 +826,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     return this.receive!.read();
   }
 
-  /** Writes bytes, see {@linkcode SendHalf.write}. */
+  /** Writes bytes; see {@linkcode SendHalf.write}. */
   write(bytes: Uint8Array, options?: Parameters<SendHalf["write"]>[1]): Promise<void> {
     return this.send!.write(bytes, options);
   }
@@ -830,7 +843,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     this.send?.abort(reason);
   }
 
-  /** Ends both directions with the connection. */
+  /** Ends both directions when the connection ends. */
   fail(error: unknown): void {
     this.send?.fail(error);
     this.receive?.fail(error);

@@ -1,29 +1,30 @@
 /**
  * The versions of QMux on a WebSocket, with their subprotocols.
  *
- * Draft numbers refer to draft-ietf-quic-qmux. A binary message is a record without the size field.
+ * The draft numbers refer to draft-ietf-quic-qmux. A binary message is a record without the size
+ * field.
  *
  * @module
  */
 
-/** Draft number. */
+/** The draft number. */
 export type QmuxVersion = 1 | 2;
 
 /** A parsed subprotocol of QMux. */
 export interface QmuxProtocol {
   readonly version: QmuxVersion;
-  /** Application protocol; empty if the subprotocol names none. */
+  /** The application protocol; empty if the subprotocol does not name one. */
   readonly protocol: string;
 }
 
-/** Supported drafts, in order of preference. */
+/** The supported drafts, in order of preference. */
 const DRAFTS: readonly QmuxVersion[] = [2, 1];
 
 /**
  * Parses a WebSocket subprotocol.
  *
- * @param subprotocol Negotiated or offered subprotocol.
- * @returns The parsed subprotocol; `undefined` for other protocols and unsupported drafts.
+ * @param subprotocol A negotiated or offered subprotocol.
+ * @returns The parsed subprotocol; `undefined` for any other protocol or an unsupported draft.
  *
  * @example Usage
  * ```ts
@@ -48,10 +49,10 @@ export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined
 }
 
 /**
- * Lists the subprotocols that a client offers, in order of preference. A server may select any:
- * moq-relay 0.17 always selects draft 01 if offered.
+ * Lists the subprotocols that a client offers, in order of preference. A server may select any of
+ * them. For example, moq-relay 0.17 always selects draft 01 if it is offered.
  *
- * @param protocol Application protocol; without one, the bare names are listed.
+ * @param protocol The application protocol. If it is empty, the bare names are listed.
  * @example Usage
  * ```ts
  * import { qmuxProtocols } from "./versions.ts";
