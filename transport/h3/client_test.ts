@@ -19,7 +19,7 @@ function dialRaw(
     serverCertificateHashes: certificate.hashes,
     ...options,
   });
-  dialing.catch(() => {}); // The dial may fail before the test awaits the result.
+  dialing.catch(() => {}); // The dial may fail before the test awaits its result.
   return dialing;
 }
 
@@ -138,7 +138,7 @@ Deno.test("dialWebTransport() rejects when the connection ends immediately", asy
   await assertRejects(() => soon(dialing), ConnectionError, "Too many connections");
 });
 
-/** Progress of a dial before the abort. */
+/** The stages at which a dial is aborted. */
 const STAGES = ["handshake", "settings", "answer"] as const;
 
 for (const stage of STAGES) {

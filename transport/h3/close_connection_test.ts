@@ -12,7 +12,7 @@ import { Http3Dialer } from "./dialer.ts";
 import { Http3Pool } from "./pool.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** Two sessions on one connection: both ends of each. */
+/** Opens two sessions on one connection. Returns both ends of each. */
 async function twoSessions(): Promise<
   {
     readonly peer: WebTransportPeer;
@@ -40,7 +40,7 @@ async function twoSessions(): Promise<
   };
 }
 
-/** Sends a request and waits for the reply. */
+/** Sends a request, and waits for the reply. */
 async function isAlive(near: Connection, far: Connection): Promise<void> {
   const asked = directStream(await soon(near.createBidirectionalStream()));
   await soon(asked.write(Uint8Array.of(1)));

@@ -1,4 +1,7 @@
-/** Peer faults: which close the connection, which reject a request, and which are tolerated. */
+/**
+ * Tests a peer's faults. Some close the connection, some make this end reject a request, and some
+ * are tolerated.
+ */
 import { assert, assertEquals } from "@std/assert";
 import { nextBidirectional } from "../../tests/incoming.ts";
 import {
@@ -23,7 +26,7 @@ import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { encodeFields, type Field } from "./wire/qpack.ts";
 import { SettingId } from "./wire/settings.ts";
 
-/** A reserved type of frames, streams, settings and capsules, which every end must tolerate. */
+/** A reserved type of frames, streams, settings and capsules. Every end must tolerate it. */
 const GREASE = 0x1f * 7 + 0x21;
 
 const NOTHING = new Uint8Array();
@@ -32,10 +35,12 @@ const DATA = encodeFrame(FrameType.data, TEXT);
 const PUSH_PROMISE = encodeFrame(FrameType.pushPromise, TEXT);
 const GARBAGE = encodeFrame(FrameType.headers, new Uint8Array(40).fill(0xff));
 
-/** Bytes after a full prefix, for the largest integer of QPACK. */
+/** The bytes after a full prefix for the largest QPACK integer. */
 const LONGEST_INTEGER = new Uint8Array(9).fill(0xff, 0, 8).fill(0x7f, 8);
 
-/** A section in which each byte stands for a static field, which is too large. */
+/**
+ * A section that is too large, because each of its bytes stands for a field of the static table.
+ */
 const LARGE_SECTION = encodeFrame(
   FrameType.headers,
   bytesOf(0, 0, new Uint8Array(3_000).fill(0xd6)),
@@ -43,31 +48,33 @@ const LARGE_SECTION = encodeFrame(
 
 type Act = (peer: RawPeer) => Promise<unknown>;
 
-/** A fault of a peer, and the resulting code. */
+/** The faults of a peer, each with the resulting code. */
 type Faults = Readonly<Record<string, readonly [code: number, act: Act]>>;
 
 const uni = (...parts: (Uint8Array | number)[]): Act => (peer) => peer.uni(...parts);
 const bidi = (...parts: (Uint8Array | number)[]): Act => (peer) => peer.bidi(...parts);
 
-/** Frames after the settings on the control stream. */
+/** Sends frames after the settings on the control stream. */
 const control = (...frames: Uint8Array[]): Act => uni(0, settingsFrame(), ...frames);
 
 const settings = (...settings: [number, number][]): Act => (peer) => peer.control(settings);
 
-/** Instructions on a QPACK stream: 2 is the encoder's, 3 the decoder's. */
+/**
+ * Sends instructions on a QPACK stream. Type 2 is the encoder stream, type 3 the decoder stream.
+ */
 const qpack = (type: 2 | 3, ...bytes: number[]): Act => uni(type, Uint8Array.from(bytes));
 
-/** Opens a unidirectional stream, and ends it. */
+/** Opens a unidirectional stream and ends it. */
 const ended = (...parts: (Uint8Array | number)[]): Act => async (peer) =>
   await (await peer.uni(...parts)).end();
 
-/** Opens two streams with the same bytes. */
+/** Opens two streams, and sends the same bytes on both. */
 const twice = (...parts: (Uint8Array | number)[]): Act => async (peer) => {
   await peer.uni(...parts);
   await peer.uni(...parts);
 };
 
-/** A frame that contains one ID. */
+/** Encodes a frame that contains one ID. */
 function frameOfId(type: "goaway" | "cancelPush" | "maxPushId", id: bigint): Uint8Array {
   const payload = new Uint8Array(8);
   new DataView(payload.buffer).setBigUint64(0, 0b11n << 62n | id);
@@ -77,7 +84,7 @@ function frameOfId(type: "goaway" | "cancelPush" | "maxPushId", id: bigint): Uin
 const goaway = (id: bigint) => frameOfId("goaway", id);
 const maxPushId = (id: bigint) => frameOfId("maxPushId", id);
 
-/** Faults that close the connection, from either end. */
+/** Faults of either end that close the connection. */
 const FAULTS_OF_BOTH: Faults = {
   "opens two control streams": [H3Error.streamCreationError, twice(0, settingsFrame())],
   "starts its control stream with GOAWAY": [
@@ -176,7 +183,7 @@ const FAULTS_OF_BOTH: Faults = {
   "opens a bidirectional stream for the session 6": [H3Error.idError, bidi(0x41, 6)],
 };
 
-/** Faults of a client. */
+/** Faults of a client that close the connection. */
 const FAULTS_OF_CLIENT: Faults = {
   "lowers MAX_PUSH_ID": [H3Error.idError, control(maxPushId(8n), maxPushId(7n))],
   "sends PUSH_PROMISE on a request": [H3Error.frameUnexpected, bidi(PUSH_PROMISE)],
@@ -247,7 +254,8 @@ const FAULTS_OF_SERVER: Faults = {
   "answers with SETTINGS": answering(H3Error.frameUnexpected, settingsFrame()),
   "responds with DATA first": answering(H3Error.frameUnexpected, DATA),
   "responds with garbage instead of QPACK": answering(H3Error.qpackDecompressionFailed, GARBAGE),
-  // The rest is malformed or too large: a fault of the only session.
+  // The other responses are malformed or too large, which is a fault of the connection's only
+  // session.
   "responds with HEADERS of 2^40 bytes": answering(
     H3Error.excessiveLoad,
     bytesOf(FrameType.headers, 2 ** 40),
@@ -280,7 +288,7 @@ const FAULTS_OF_SERVER: Faults = {
   ),
 };
 
-/** A server that responds to a session's request with these bytes. */
+/** The fault of a server that responds to a request for a session with these bytes. */
 function answering(code: number, answer: Uint8Array): Faults[string] {
   return [code, async (peer) => {
     await peer.control();
@@ -288,7 +296,7 @@ function answering(code: number, answer: Uint8Array): Faults[string] {
   }];
 }
 
-/** A server that responds with malformed fields. */
+/** The fault of a server that responds with malformed fields. */
 function answeringWith(...fields: readonly Field[]): Faults[string] {
   return answering(H3Error.messageError, headersFrame(fields));
 }
@@ -310,7 +318,7 @@ for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS
   });
 }
 
-/** Critical streams, by their first bytes. */
+/** The critical streams, with their first bytes. */
 const CRITICAL_STREAMS: Readonly<Record<string, Uint8Array>> = {
   "the control stream": bytesOf(0, settingsFrame()),
   "QPACK's encoder stream": bytesOf(2),
@@ -329,7 +337,7 @@ for (const [name, head] of Object.entries(CRITICAL_STREAMS)) {
         controller.byobRequest!.respond(head.length);
       },
     });
-    // The runtime cannot reset a stream, so this test cannot play such a peer.
+    // The runtime cannot reset a stream, so the test cannot use a real peer.
     const conn = {
       closed,
       close: resolve,
@@ -359,14 +367,14 @@ for (const [fault, datagram] of Object.entries(BAD_DATAGRAMS)) {
     await using raw = await server.open();
     const reading = raw.session.datagrams.readable.getReader().read().catch(({ name }) => name);
     await raw.peer.conn.sendDatagram(datagram);
-    // A datagram of the session follows: nothing after the fault is read.
+    // A datagram of the session follows, to show that nothing after the fault is read.
     await raw.peer.conn.sendDatagram(bytesOf(raw.connect.id / 4, TEXT)).catch(() => {});
     assertEquals(await soon(reading), "ConnectionError");
     assertEquals((await soon(raw.peer.ending)).closeCode, H3Error.datagramError);
   });
 }
 
-/** Unusual behavior that is not a fault. */
+/** Unusual behavior of a peer that is not a fault. */
 const ODDITIES: Readonly<Record<string, Act>> = {
   "unknown frames, settings and streams": async (peer) => {
     await peer.uni(
@@ -393,7 +401,7 @@ const ODDITIES: Readonly<Record<string, Act>> = {
   "QPACK streams": async (peer) => {
     await peer.control();
     await peer.uni(2, Uint8Array.of(0x20, 0x20));
-    // Streams are cancelled with IDs of one byte, of two, and of all ten.
+    // The cancelled streams have IDs of one byte, of two bytes, and of all ten bytes.
     const decoder = await peer.uni(3, Uint8Array.of(0x44));
     await decoder.trickle(bytesOf(Uint8Array.of(0x7f, 0x81, 0x01, 0x7f), LONGEST_INTEGER));
   },
@@ -428,7 +436,7 @@ for (const [oddity, act] of Object.entries(ODDITIES)) {
     await using peer = await server.dial();
     await act(peer);
     const { session, connect } = await soon(server.ask(peer));
-    // Datagrams of unknown sessions, during reads.
+    // Datagrams of unknown sessions arrive while datagrams are read.
     await peer.conn.sendDatagram(bytesOf(4_000, TEXT));
     const stream = await peer.bidi(0x41, connect.id, TEXT);
     await stream.send.end();
@@ -440,7 +448,10 @@ for (const [oddity, act] of Object.entries(ODDITIES)) {
   });
 }
 
-/** Request fields, and more that QPACK can carry but HTTP does not allow. */
+/**
+ * Encodes the fields of a request, and an additional field that QPACK can carry but HTTP does not
+ * allow.
+ */
 const malformed = (...field: number[]) =>
   encodeFrame(FrameType.headers, bytesOf(encodeFields(REQUEST_FIELDS), Uint8Array.from(field)));
 
@@ -494,7 +505,7 @@ for (const [fault, [status, bytes]] of Object.entries(REFUSED)) {
     assertEquals(await soon(request.status()), status);
     assertEquals(await soon(request.receive.read()), undefined);
     assertEquals(server.listener.sessionCount, 1);
-    // The other sessions of the connection continue, and new ones are accepted.
+    // The connection's other sessions stay open, and new sessions are accepted.
     await first.connect.send.write(capsuleFrame(GREASE, TEXT));
     await soon(server.ask(first.peer));
   });

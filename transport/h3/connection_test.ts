@@ -1,4 +1,7 @@
-/** Requests and streams that arrive early, late or in pieces, and the lifetime of a connection. */
+/**
+ * Tests requests and streams that arrive early, late or in pieces, and the lifetime of a
+ * connection.
+ */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { nextBidirectional } from "../../tests/incoming.ts";
@@ -24,7 +27,7 @@ import { H3Error } from "./wire/error_codes.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
 import type { Field } from "./wire/qpack.ts";
 
-/** A reserved type of frames, for which every end must be prepared. */
+/** A reserved frame type, which every end must tolerate. */
 const GREASE = 0x1f * 7 + 0x21;
 
 const NOTHING = new Uint8Array();
@@ -66,7 +69,8 @@ Deno.test("Http3Connection reads the heads of streams byte by byte", async () =>
   await bidi.send.trickle(bytesOf(0x41, connect.id, TEXT));
   await bidi.send.end();
   const uni = await peer.uni();
-  // Four bytes for a number that needs two, and eight for a number that needs one.
+  // One number has four bytes although it needs two. The other has eight bytes although it needs
+  // one.
   await uni.trickle(
     bytesOf(Uint8Array.of(0x80, 0, 0, 0x54, 0xc0, 0, 0, 0, 0, 0, 0, connect.id), TEXT),
   );
@@ -119,7 +123,7 @@ Deno.test("Http3Connection holds at most 16 streams, and ends the oldest", async
   assertEquals(came.toSorted((a, b) => a - b), Array.from({ length: 16 }, (_, i) => i + 6));
 });
 
-/** A clock that stands still, and a peer that connected meanwhile. */
+/** A peer that connected while the clock stood still. */
 interface Frozen {
   readonly time: FakeTime;
   readonly server: TestServer;
@@ -137,7 +141,7 @@ async function frozen(act: (frozen: Frozen) => Promise<void>): Promise<void> {
   await until(() => server.listener.connectionCount === 0);
 }
 
-/** Waits until a server has read everything that arrived before. */
+/** Waits until a server has read everything that has arrived so far. */
 async function isRead(peer: RawPeer): Promise<void> {
   for (let i = 0; i < 3; i++) {
     const empty = await peer.bidi();
@@ -176,7 +180,7 @@ Deno.test("Http3Connection ends held streams when their session is rejected", as
   await request.send.write(headersFrame(requestFields({ ":protocol": "websocket" })));
   assertEquals(await soon(request.status()), 501);
   assertEquals(await soon(early.receive.readAll()), NOTHING);
-  // No session with that ID can arrive any longer, so later streams are not held at all.
+  // A session with that ID can no longer arrive, so later streams are not held at all.
   const late = await peer.bidi(0x41, request.id, TEXT);
   let isEnded = false;
   const ending = late.receive.readAll().then(() => isEnded = true, () => {});
@@ -216,7 +220,7 @@ Deno.test("Http3Connection stays open for two seconds after its last session", a
     await connect.send.end();
     await session.closed;
     await time.tickAsync(1_900);
-    // Another session: the connection stays.
+    // There is another session, so the connection stays open.
     const other = await server.ask(peer);
     await time.tickAsync(60_000);
     await other.connect.send.end();
@@ -250,7 +254,7 @@ Deno.test("Http3Connection rejects sessions beyond its limit with 429", async ()
   const next = server.request();
   const fields = await soon(Promise.race([third.receive.fields(), next.then(() => undefined)]));
   assertEquals([fields?.get(":status"), fields?.get("retry-after")], ["429", "5"]);
-  // After one has ended, there is room again.
+  // Once a session has ended, there is room again.
   second.session.close();
   await second.connect.send.end();
   await soon(second.session.closed);
@@ -279,7 +283,7 @@ Deno.test("Http3Connection separates 43 sessions in sequence, and four concurren
   await Promise.all(several.map(({ session, connect }) => talk(peer, connect.id, session)));
 });
 
-/** Sends a session's ID on each kind of stream, and in a datagram. */
+/** Sends the ID of a session on each kind of stream, and in a datagram. */
 async function talk(
   peer: RawPeer,
   id: number,

@@ -7,7 +7,7 @@ import { withMessages } from "../message_stream/server.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { CapsuleType } from "./wire/capsules.ts";
 
-/** A frame on the message stream: text, with its length. */
+/** A frame of the message stream, which contains text and its length. */
 const HELLO = Uint8Array.of(0, 10, ...new TextEncoder().encode("hello"));
 
 Deno.test("Http3Session counts each byte once in its statistics", async () => {
@@ -21,7 +21,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   for (const end of [client, server]) end.frames!.receive(receiver);
   client.frames!.send("hello");
   await until(() => frames.length === 1);
-  // The greeting, and a head for each frame.
+  // These bytes are the greeting and the head of each frame.
   const before = await client.getStats();
   assert(before.bytesSent! >= 5 && before.bytesSent! < 15, `${before.bytesSent}`);
   assertEquals(before.bytesSent, (await server.getStats()).bytesReceived);
@@ -45,7 +45,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   assertEquals(client.inspect!.counters!.localBidirectionalOpened, 0);
   assertEquals(server.inspect!.counters!.remoteBidirectionalOpened, 0);
   for (const end of [client, server]) await end[Symbol.asyncDispose]();
-  // The end of the message stream does not count as the end of a user's stream.
+  // When the message stream ends, it is not counted as a stream of the application that ended.
   assertEquals([client.inspect!.counters!.streamsClosed, client.inspect!.counters!.streamErrors], [
     1,
     0,
@@ -64,7 +64,7 @@ Deno.test("Http3Session does not count a message stream that arrived before the 
   const request = await soon(server.request());
   await peer.bidi(0x41, connect.id, HELLO);
   const second = await peer.bidi(0x41, connect.id, new Uint8Array(3));
-  // The replies follow everything that arrived before.
+  // The replies arrive after everything that was sent before them.
   for (let i = 0; i < 3; i++) {
     const empty = await peer.bidi();
     await empty.send.end();

@@ -22,7 +22,7 @@ import { SettingId } from "./wire/settings.ts";
 
 const WINDOW = 65_536;
 
-/** A raw peer's settings, which announce credit. */
+/** The settings of a raw peer that announces credit. */
 const COUNTING: readonly (readonly [number, number])[] = [
   ...PLAIN_SETTINGS,
   [SettingId.initialMaxData, 1_000_000],
@@ -30,7 +30,7 @@ const COUNTING: readonly (readonly [number, number])[] = [
   [SettingId.initialMaxStreamsUni, 100],
 ];
 
-/** Our client and a server with these limits. */
+/** Opens a session between Skein's client and server with these limits. */
 async function pairOf(
   flowControl: FlowControlOptions,
 ): Promise<{ readonly client: Connection; readonly server: Connection } & AsyncDisposable> {
@@ -55,7 +55,7 @@ function observed(end: Connection): ConnectionEvent[] {
   return events;
 }
 
-/** Only the events about credit. */
+/** Returns only the events about credit. */
 function ofCredit(events: readonly ConnectionEvent[]): ConnectionEvent[] {
   return events.filter(({ type }) => type === "blocked" || type === "credit");
 }
@@ -169,7 +169,7 @@ Deno.test("Http3Session grants nothing by itself if windows are not automatic", 
     capsuleFrame(CapsuleType.streamsBlockedUni, bytesOf(1)),
     capsuleFrame(CapsuleType.drain, new Uint8Array()),
   );
-  await soon(session.draining); // The last capsule to arrive.
+  await soon(session.draining); // Its capsule is the last to arrive.
   assertEquals(ofCredit(events), [
     { type: "blocked", what: "data", by: "remote", limit: 1_000 },
     { type: "blocked", what: "unidirectional", by: "remote", limit: 1 },
@@ -183,7 +183,7 @@ Deno.test("Http3Session grants nothing by itself if windows are not automatic", 
   assertEquals(frame?.payload, bytesOf(CapsuleType.maxData, 2, 2_000));
 });
 
-/** Frames that a peer must not send. */
+/** Actions by which a peer exceeds its credit. */
 const OVERRUNS: Record<string, (raw: RawSession) => Promise<unknown>> = {
   "bytes": async ({ peer, connect, session }) => {
     await peer.uni(0x54, connect.id, new Uint8Array(1_001));
@@ -325,7 +325,7 @@ Deno.test("withMessages() carries messages past a fixed window", async () => {
   const size = 8 * WINDOW;
   for (let i = 0; i < 16; i++) client.frames!.send("x".repeat(size / 16));
   await until(() => bytes === size);
-  // User data is held to the window anyway.
+  // The application's data is still limited by the window.
   const left = () =>
     client.inspect!.credit!.state("data").allowed - client.inspect!.credit!.state("data").sent;
   const writer = directStream(await client.createUnidirectionalStream());

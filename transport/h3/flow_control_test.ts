@@ -20,7 +20,7 @@ import { FrameType } from "./wire/frames.ts";
 import { SettingId } from "./wire/settings.ts";
 import { readVarint } from "../quic/varint.ts";
 
-/** A peer that uses flow control. */
+/** The settings of a peer that uses flow control. */
 function counting(limits: { data?: number; bidi?: number; uni?: number }): [number, number][] {
   const { data = 0, bidi = 0, uni = 0 } = limits;
   return [
@@ -65,7 +65,7 @@ Deno.test("Http3Session writes no more bytes than the peer granted", async () =>
   const bytes = Uint8Array.from({ length: 3_000 }, (_, i) => i);
   let isWritten = false;
   const write = stream.write(bytes).then(() => isWritten = true);
-  write.catch(() => {}); // In case the test fails first.
+  write.catch(() => {}); // The test may fail first.
   const { receive } = await soon(peer.nextBidi());
   const head = 3;
   let came = await soon(receive.readAtLeast(head + 1_000));
@@ -106,7 +106,7 @@ Deno.test("Http3Session shares credit between streams", async () => {
   await soon(Promise.all(writes));
 });
 
-/** Ways to end a write that waits for credit. */
+/** The ways in which a write that waits for credit can end. */
 const WAYS_OUT: Record<string, (raw: RawSession, stream: WritableStream) => unknown> = {
   "its stream is aborted": (_, stream) => directStream(stream).abort(new Error("enough")),
   "the session is closed": ({ session }) => session.close(),
@@ -126,7 +126,7 @@ for (const [what, act] of Object.entries(WAYS_OUT)) {
     await act(raw, stream);
     await Promise.all(all);
     await assertRejects(() => direct.write(new Uint8Array(1)), Error);
-    // No waiting write can take credit that others need.
+    // A write that no longer waits must not take credit that others need.
     if (what !== "its stream is aborted") return;
     await grant(raw, CapsuleType.maxData, 15);
     const other = directStream(await raw.session.createUnidirectionalStream());
@@ -224,7 +224,8 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
       maxStreams: 300,
     });
     const { peer, session, connect } = raw;
-    // A reader accepts them; otherwise most would be rejected, and return their credit.
+    // A reader accepts the streams. Otherwise, most of them would be rejected and would return
+    // their credit.
     const incoming: ReadableStream<unknown> = isBidi
       ? session.incomingBidirectionalStreams
       : session.incomingUnidirectionalStreams;
@@ -249,7 +250,7 @@ Deno.test("Http3Session returns the credit for a stream that QUIC did not open",
   await (await soon(peer.nextUni())).read();
   await first.close();
   await soon((await soon(peer.nextUni())).readAll());
-  // The late stream arrives, and ends without an error; the session does not count it.
+  // The late stream arrives and ends without an error. The session does not count it.
   assertEquals((await soon((await soon(peer.nextUni())).readAll())).length, 0);
   const second = directStream(await soon(session.createUnidirectionalStream()));
   await second.write(Uint8Array.of(7));
@@ -321,14 +322,14 @@ Deno.test("Http3Session fails when the peer revokes credit", async () => {
 Deno.test("Http3Session counts nothing for a peer that announced no credit", async () => {
   await using raw = await rawSession(undefined, { maxStreams: 300 });
   const { peer, session, connect } = raw;
-  // The peer accepts all data, and shrinking credit has no effect.
+  // The peer accepts all data, and lowering its credit has no effect.
   for (const limit of [5, 1]) await grant(raw, CapsuleType.maxData, limit);
   for (let i = 0; i < 200; i++) await peer.uni(0x54, connect.id, 1);
   const stream = directStream(await session.createBidirectionalStream());
   await soon(stream.write(new Uint8Array(1_000)));
   const reader = session.incomingUnidirectionalStreams.getReader();
   for (let i = 0; i < 200; i++) await soon(reader.read());
-  // This end sends no capsules about credit either.
+  // This end does not send capsules about credit either.
   let capsules = 0;
   void connect.receive.frame().then((frame) => frame && capsules++, () => {});
   for (let i = 0; i < 5; i++) {
@@ -361,7 +362,8 @@ for (
     ) {
       await using raw = await server.open(settings);
       const { connect, session } = raw;
-      // The largest valid number, and the next one, which is equal as a double.
+      // The first number is the largest valid one. The second is the next, which is equal to the
+      // first as a double.
       for (const count of [2n ** 60n, 2n ** 60n + 1n]) {
         const payload = new Uint8Array(8);
         new DataView(payload.buffer).setBigUint64(0, 0b11n << 62n | count);

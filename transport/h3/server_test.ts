@@ -75,13 +75,13 @@ Deno.test("WebTransportListener survives garbage packets", async () => {
     (size) => crypto.getRandomValues(new Uint8Array(size)),
     (size) => new Uint8Array(size),
     (size) => new Uint8Array(size).fill(0xff),
-    // The first packet of a connection, with garbage for the rest.
+    // The start of a connection's first packet, followed by garbage.
     (size) => {
       const packet = crypto.getRandomValues(new Uint8Array(size));
       packet.set([0xc3, 0, 0, 0, 1, 8].slice(0, size));
       return packet;
     },
-    // An unknown version.
+    // A packet with an unknown version.
     (size) => {
       const packet = crypto.getRandomValues(new Uint8Array(size));
       packet.set([0xc3, 0x1a, 0x2a, 0x3a, 0x4a, 8].slice(0, size));
@@ -151,7 +151,7 @@ for (const bounds of [{ maxConnections: 1 }, { maxConnectionsPerAddress: 1 }]) {
     const [mover, request] = await connect("/?ticket");
     await using _second = await soon(server.accept());
     assertEquals(await request.status(), 200);
-    // As many as the limit itself allows.
+    // There are as many spare connections as the limit allows connections.
     assertEquals(server.listener.connectionCount, 2);
     mover.close();
     await until(() => server.listener.connectionCount === 1);

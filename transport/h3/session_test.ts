@@ -40,7 +40,7 @@ function closeFrame(code: number, reason: string | Uint8Array = ""): Uint8Array 
   return capsuleFrame(CapsuleType.close, closePayload(code, reason));
 }
 
-/** Checks that a stream is no longer read: a write reports the stop at the latest. */
+/** Checks that the peer no longer reads a stream. A write notices this at the latest. */
 async function isStopped(send: RawSend, bytes: Uint8Array = TEXT): Promise<void> {
   await soon(assertRejects(async () => {
     while (true) {
@@ -63,7 +63,7 @@ async function isAlive({ peer, connect, session }: RawSession): Promise<void> {
   await soon(stream.receive.readAll());
 }
 
-/** Bytes of a peer on the CONNECT stream, with the resulting close of the session. */
+/** The bytes that a peer sends on the CONNECT stream, with the resulting close of the session. */
 const CLOSES: Record<string, [bytes: Uint8Array, code: number, reason: string]> = {
   "closes with code and reason": [closeFrame(4009, "bye — ✓"), 4009, "bye — ✓"],
   "closes without a reason": [closeFrame(7), 7, ""],
@@ -101,7 +101,7 @@ for (const [what, [bytes, closeCode, reason]] of Object.entries(CLOSES)) {
     await raw.connect.send.write(bytes);
     if (bytes === NOTHING) await raw.connect.send.end();
     assertEquals(await soon(raw.session.closed), { closeCode, reason });
-    // This end also ends its direction, without another byte.
+    // This end also ends its direction, and sends no further byte.
     assertEquals(await soon(raw.connect.receive.readAll()), NOTHING);
   });
 }
@@ -115,7 +115,7 @@ Deno.test("Http3Session reads capsules byte by byte", async () => {
   assertEquals(await soon(raw.session.closed), { closeCode: 77, reason: "é" });
 });
 
-/** Faults that end the session with MESSAGE_ERROR or this code, but not the connection. */
+/** Faults that end the session with MESSAGE_ERROR or the given code, but not the connection. */
 const FAULTS: Record<string, [bytes: Uint8Array, code?: number]> = {
   "sends a close without a code": [capsuleFrame(CapsuleType.close, Uint8Array.of(0, 0, 1))],
   "sends a close with a reason of 1,025 bytes": [closeFrame(1, "x".repeat(1_025))],
@@ -246,7 +246,7 @@ Deno.test("Http3Session ends its streams at both ends when it is closed", async 
 Deno.test("Http3Session.close() rejects writes that wait for the peer to read, without delay", async () => {
   await using raw = await rawSession();
   const { session } = raw;
-  // Without a reader, each waits after 1.25 MB.
+  // Nothing is read, so each write waits after 1.25 MB.
   const large = new Uint8Array(2_000_000);
   const written = directStream(await session.createBidirectionalStream());
   const write = written.write(large).catch((error) => error);
@@ -265,7 +265,8 @@ Deno.test("Http3Session.close() rejects writes that wait for the peer to read, w
   for (const end of await soon(Promise.all([write, close, webWrite, webClose]))) {
     assert(end instanceof ConnectionError, String(end));
   }
-  // Immediately, not after the second that the peer has to confirm the close.
+  // The writes were rejected immediately, and not only after the second in which the peer can
+  // confirm the close.
   assert(!isConfirmed);
 });
 
@@ -302,7 +303,7 @@ Deno.test("Http3Session reports code and reason when the connection ends with th
   }
 });
 
-/** How a session ends with its connection. */
+/** The outcomes of a session whose connection is closed. */
 const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
   "no error": [0x100, "0x100: why"],
   "0": [0, "0x0: why"],
@@ -331,7 +332,7 @@ for (const [what, [code, outcome]] of Object.entries(ENDINGS)) {
 Deno.test("Http3Session.closed rejects when the connection is closed inside a capsule", async () => {
   await using raw = await rawSession();
   await raw.connect.send.write(closeFrame(5, "ab").subarray(0, 7));
-  // The part has arrived when the reply to a later stream has.
+  // Once the reply to a later stream has arrived, this part has arrived too.
   await isAlive(raw);
   raw.peer.close(4009, "why");
   await assertRejects(() => soon(raw.session.closed), ConnectionError, "0xfa9: why");
@@ -353,7 +354,7 @@ Deno.test("Http3Session.closed rejects when the peer is silent", async () => {
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** Responses to a client, with the results of the dial. */
+/** Responses to a client, with the result of the dial. */
 const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined]> = {
   "200": [headersFrame([[":status", "200"]]), undefined],
   "103 ahead of 200": [
@@ -402,14 +403,18 @@ for (const [what, [answer, message]] of Object.entries(RESPONSES)) {
       await connect.send.end();
       await soon(session.closed);
     } else await assertRejects(() => soon(dialing), ConnectionError, message);
-    // The connection reports a fault of the only session: no stream can be reset with a code.
+    // A fault of the only session is reported by the connection, because no stream can be reset
+    // with a code.
     const isMalformed = message === "broke the protocol";
     const code = isMalformed ? H3Error.messageError : H3Error.noError;
     assertEquals((await soon(peer.ending)).closeCode, code);
   });
 }
 
-/** Server settings, the values of `:protocol` that a client requests, and all responses. */
+/**
+ * The server's settings, the values of `:protocol` that a client requests, and the server's
+ * responses.
+ */
 const TOKENS: [what: string, settings: [number, number][], asked: string[], statuses: string[]][] =
   [
     ["early drafts", [[SettingId.enableWebTransport, 1]], ["webtransport"], ["200"]],
@@ -490,7 +495,7 @@ Deno.test("Http3Session of a client ends when the server ends the stream without
   await assertRejects(() => soon(dialing), ConnectionError);
 });
 
-/** Number of held streams of one kind while the application reads none. */
+/** The number of streams of one kind that are held while the application reads none. */
 const MAX_UNREAD_STREAMS = 16;
 
 for (const kind of ["bidirectional", "unidirectional"] as const) {
@@ -538,7 +543,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
 
   Deno.test(`Http3Session accepts more than 16 ${kind} streams after a reader was added`, async () => {
     await using raw = await rawSession();
-    const streams = incoming(raw); // Locks the stream; at most one stream is taken ahead.
+    const streams = incoming(raw); // This locks the stream, and takes at most one stream ahead.
     const count = 5 * MAX_UNREAD_STREAMS;
     for (let i = 0; i < count; i++) await open(raw, i % 64);
     const sent = Array.from({ length: count }, (_, i) => i % 64).toSorted((a, b) => a - b);

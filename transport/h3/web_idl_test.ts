@@ -5,8 +5,9 @@ import * as ours from "../w3c/mod.ts";
 import { WebTransport } from "../w3c/mod.ts";
 
 /**
- * A member of an interface: `attribute` can be set and `readonly` cannot; `operation` contains the
- * number of required arguments. Members with a promise reject if others throw.
+ * A member of an interface. An `attribute` can be set, and a `readonly` cannot. An `operation`
+ * contains the number of required arguments. Where other members throw, a member with a promise
+ * rejects.
  */
 type Member =
   | readonly ["attribute" | "readonly" | "readonly promise" | "static readonly", name: string]
@@ -16,12 +17,14 @@ type Member =
 interface Idl {
   /** The parent interface. */
   readonly parent?: { readonly prototype: object };
-  /** Required arguments of the constructor; `undefined` without a constructor. */
+  /**
+   * The number of required arguments of the constructor; `undefined` if there is no constructor.
+   */
   readonly constructorLength?: number;
   readonly members: readonly Member[];
 }
 
-/** The IDL of the specification's editor's draft of 24 July 2026. */
+/** The IDL of the editor's draft of the specification of 24 July 2026. */
 const INTERFACES: Readonly<Record<string, Idl>> = {
   WebTransportDatagramsWritable: {
     parent: WritableStream,
@@ -90,7 +93,7 @@ const INTERFACES: Readonly<Record<string, Idl>> = {
   },
 };
 
-/** Types of the attributes of a `WebTransport`, in any state. */
+/** Checks the types of the attributes of a `WebTransport`, which are the same in any state. */
 const TYPES: Readonly<Record<string, (value: unknown) => boolean>> = {
   ready: (value) => value instanceof Promise,
   closed: (value) => value instanceof Promise,
@@ -110,10 +113,10 @@ function isShortOrNull(value: unknown): boolean {
   return value === null || Number.isInteger(value) && (value as number) >= 0;
 }
 
-/** An object whose members can be called in every wrong way. */
+/** A function that can be called with any `this` and any arguments. */
 type Callable = (this: unknown, ...args: unknown[]) => unknown;
 
-/** An interface object, as the harness of web-platform-tests sees it. */
+/** An interface object, with the properties that the harness of web-platform-tests checks. */
 interface InterfaceObject {
   new (...args: unknown[]): object;
   readonly prototype: object;
@@ -131,7 +134,10 @@ function assertConstant(target: object, key: string, value: unknown): void {
   });
 }
 
-/** Asserts that a member fails on a foreign `this`: a promise rejects, all others throw. */
+/**
+ * Asserts that a member fails if `this` is not an instance. If it returns a promise, the promise
+ * must reject; otherwise, it must throw.
+ */
 async function assertForeign(member: Callable, isPromise: boolean): Promise<void> {
   for (const foreign of [undefined, null, {}, globalThis]) {
     if (!isPromise) assertThrows(() => member.call(foreign), TypeError);
@@ -242,7 +248,7 @@ Deno.test("WebTransport has objects of all interfaces, with their class strings"
   for (const [name, object] of Object.entries(objects)) {
     assertEquals(String(Object.prototype.toString.call(object)), `[object ${name}]`);
     assertEquals(Object.getPrototypeOf(object), CLASSES[name]!.prototype);
-    // A loop does not visit members beyond the specification.
+    // A loop must not visit members that are not in the specification.
     const seen: string[] = [];
     for (const key in object) if (Object.hasOwn(CLASSES[name]!.prototype, key)) seen.push(key);
     const expected = INTERFACES[name]!.members.filter(([kind]) => kind !== "static readonly");

@@ -6,7 +6,7 @@ import { DEFAULT_PARAMETERS, PARAMETERS_TYPE, RecordWriter } from "./frames.ts";
 import { withQmux } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** A WebSocket in memory. */
+/** The capabilities of a WebSocket in memory. */
 const WEBSOCKET = { streams: false, datagrams: false };
 
 function record(write: (record: RecordWriter) => void): Uint8Array {

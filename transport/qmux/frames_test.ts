@@ -29,7 +29,7 @@ const PARAMETERS = {
   maxRecordSize: DEFAULT_MAX_RECORD_SIZE,
 };
 
-/** Bytes of `@moq/qmux` 0.3.3, with their meaning. */
+/** Bytes that `@moq/qmux` 0.3.3 wrote, with the frames that they encode. */
 const GOLDEN: Record<string, QmuxFrame> = {
   "0e04000568656c6c6f": { kind: "stream", id: 4, offset: 0, data: bytes("hello"), isFin: false },
   "0f078001117003627965": {
@@ -107,14 +107,14 @@ const { frameEncodingError, transportParameterError } = QuicError;
 const MALFORMED: Record<string, number> = {
   "0e": frameEncodingError, // The stream ID is missing.
   "0e0400": frameEncodingError,
-  "0e04000568656c6c": frameEncodingError, // The length field says five.
+  "0e04000568656c6c": frameEncodingError, // The length field says five bytes, but there are four.
   "0fc0": frameEncodingError,
-  "0f04ffffffffffffffff0101": frameEncodingError, // Longer than a stream can be.
+  "0f04ffffffffffffffff0101": frameEncodingError, // No stream can be that long.
   "04419007": frameEncodingError,
   "1d519b0566756c6c": frameEncodingError,
-  "12d000000000000001": frameEncodingError, // 2^60 + 1 streams, which a double rounds.
+  "12d000000000000001": frameEncodingError, // This is 2^60 + 1 streams, which a double rounds.
   "31056467": frameEncodingError,
-  "01": frameEncodingError, // PING, which QMux does not have.
+  "01": frameEncodingError, // This is PING, which QMux does not have.
   "02": frameEncodingError,
   "06": frameEncodingError,
   "18": frameEncodingError,
@@ -164,7 +164,7 @@ Deno.test("RecordWriter writes the same bytes as another implementation", () => 
     written.toHex(),
     "0f078001117003627965" + "0f03412c00" + "0441900780004e20" + "0509c0000000ee6b2800" +
       "1c0a00076772c3bcc39f65" + "1d519b0466756c6c" + "1080100000" +
-      // A record of the default size is not announced.
+      // The default record size is not announced.
       "ff5153300d0a0d0a2a010480007530040480100000050480040000060480040000070480040000" +
       "080240640902406420027ffe" +
       "f48c67529ef8c7bd05" + "f48c67529ef8c7beffffffffffffffff" + "3105646772616d",
@@ -192,7 +192,7 @@ Deno.test("RecordWriter never writes more than its room", () => {
           const end = record.payloadRoom(id, offset);
           record.stream(id, offset, { bytes: payload, start: 0, end }, false);
           assertEquals(record.byteLength <= limit && end > 0, true);
-          // It does not write much less, either.
+          // It must not write much less either.
           assertEquals(record.room < 4, true, `${record.room} of ${limit} are left`);
         }
       }

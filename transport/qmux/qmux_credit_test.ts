@@ -1,4 +1,4 @@
-/** Credit of streams and bytes, in both directions. */
+/** Tests the credit for streams and bytes, in both directions. */
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { nextBidirectional, nextUnidirectional } from "../../tests/incoming.ts";
 import { StreamError, TimeoutError } from "../../errors.ts";
@@ -28,7 +28,7 @@ Deno.test("Qmux reports once for each total that it is blocked, and when it cont
     waiting: 1,
   });
   assertEquals(await kinds(), []);
-  qmux.receive(control(0x10, 90)); // A smaller limit has no effect.
+  qmux.receive(control(0x10, 90)); // A lower limit has no effect.
   qmux.receive(control(0x10, 110));
   assertEquals(await kinds(), ["stream", "dataBlocked"]);
   qmux.receive(control(0x10, 1_000));
@@ -84,7 +84,7 @@ Deno.test("Qmux names the awaited event in its timeout errors", async () => {
   const waiting = one.write(Uint8Array.of(1), { signal: controller.signal });
   controller.abort(reason);
   assertEquals(await assertRejects(() => waiting), reason);
-  // Bytes of the abandoned write were never sent, and the stream continues.
+  // The bytes of the abandoned write were never sent, and the stream can still be used.
   qmux.receive(control(0x10, 11));
   await one.write(Uint8Array.of(7));
   await one.close();

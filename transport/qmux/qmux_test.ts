@@ -33,7 +33,7 @@ Deno.test("Qmux sends nothing before its first use", async () => {
   await turn();
   const [first] = decodeRecord(client.link.records[0]!);
   assert(first?.kind === "parameters");
-  // The earlier grant is included.
+  // The parameters include the earlier grant.
   assertEquals(first.parameters.maxData, 2_000_000);
   assertEquals(server.link.records, []);
   await pair.settle();
@@ -43,7 +43,7 @@ Deno.test("Qmux sends nothing before its first use", async () => {
 
 const LIMITS = { maxData: 1_000, maxStreamData: 600, maxStreamsBidi: 2, maxStreamsUni: 3 };
 
-/** Frames that a client must not send, with the code of the resulting close. */
+/** Records that a client must not send, with the code of the resulting close. */
 const VIOLATIONS: [title: string, code: number, records: Uint8Array[]][] = [
   ["more bytes of a stream than allowed", 3, [stream(0, 0, 601)]],
   ["more bytes of all streams than allowed", 3, [stream(0, 0, 600), stream(2, 0, 401)]],
@@ -99,7 +99,7 @@ for (const [title, code, records] of VIOLATIONS) {
       server.qmux.receive(one);
     }
     assertEquals(server.link.faults.map((fault) => fault.code), [code]);
-    server.qmux.receive(stream(0, 99, 99)); // Without a reader.
+    server.qmux.receive(stream(0, 99, 99)); // The stream has no reader.
     assertEquals(server.link.faults.length, 1);
   });
 }
@@ -221,7 +221,7 @@ Deno.test("Qmux shares the connection between streams of one order, and serves a
   const a = await open(1);
   const b = await open(1);
   const c = await open(2);
-  // The link is full from here on.
+  // From here on, the link is full.
   void filler.write(new Uint8Array(500_000)).catch(() => {});
   const writes = [a, b, c].map((one) => one.write(new Uint8Array(100_000)));
   while (link.bufferedAmount > 0) link.take();
@@ -268,7 +268,7 @@ Deno.test("Qmux reads the frames after large bytes in a record, whichever reader
   qmux.receive(stream(0, 0, 0));
   const accepting = qmux.incomingBidirectionalStreams.getReader();
   const { value: accepted } = await accepting.read();
-  // A web stream transfers the memory of its chunks to the reader.
+  // A web stream transfers the memory of its chunks to its reader.
   const reading = new Response(accepted!.readable).bytes();
   await turn();
   qmux.receive(record((writer) => {
@@ -413,7 +413,7 @@ Deno.test("Qmux puts the end of a stream and the start of the next into one reco
   await one.write(Uint8Array.of(1));
   await sent(server);
   await one.close();
-  // A connection opens streams like this, with its own promise.
+  // Like a connection, this opens a stream with a promise of its own.
   const open = async () => await server.qmux.createBidirectionalStream();
   await (await open()).write(Uint8Array.of(2));
   await turn();

@@ -10,16 +10,16 @@ import { turns } from "../../tests/waiting.ts";
 
 const SCHEDULES = 1_000;
 
-/** Bytes that the reader grants at a time, ahead of the bytes read. */
+/** The number of bytes that the reader grants ahead of the bytes that it has read. */
 const GRANT_BYTES = 65_536;
 
-/** Maximum bytes in flight in one direction: the bound, and a record. */
+/** The maximum number of bytes in flight in one direction: the limit plus one record. */
 const MAX_WIRE_BYTES = MAX_BUFFERED_BYTES + MAX_RECORD_BYTES;
 
-/** Steps without progress after which the schedule counts as stalled. */
+/** The number of steps without progress after which a schedule counts as stalled. */
 const PATIENCE_STEPS = 5_000;
 
-/** One sender, one reader that grants explicitly, and a random network between them. */
+/** A sender, a reader that grants credit explicitly, and a random network between them. */
 class Schedule {
   readonly #random: Random;
   readonly #pair: TestPair;
@@ -42,7 +42,7 @@ class Schedule {
     });
   }
 
-  /** Runs to the end, or until all progress stops. */
+  /** Runs until all streams have ended, or until there is no more progress. */
   async run(): Promise<void> {
     using pair = this.#pair;
     const { client, server } = pair;
@@ -55,7 +55,7 @@ class Schedule {
     let before = -1;
     for (let idle = 0; !isDone || this.#endedStreams < streams; idle++) {
       for (let i = random.below(4); i > 0; i--) await Promise.resolve();
-      // Records are sent at the end of a turn.
+      // Records are sent at the end of a turn of the event loop.
       if (random.below(8) === 0) await turns(1);
       this.#step();
       this.#check();
@@ -110,7 +110,7 @@ class Schedule {
     assertEquals(client.qmux.heldBytes, 0);
   }
 
-  /** Grants a number of bytes ahead of the bytes that were read or abandoned. */
+  /** Grants a fixed number of bytes ahead of the bytes that were read or abandoned. */
   #grant(): void {
     const { qmux } = this.#pair.server;
     const { received } = qmux.credit.state("data");
@@ -129,8 +129,8 @@ class Schedule {
       await this.#pair.client.qmux.createUnidirectionalStream({ sendOrder }),
     );
     const size = random.bits(17);
-    // The name precedes the end: streams arrive in the order of their opening, and end in any
-    // order.
+    // The name is sent first, because streams arrive in the order in which they were opened, but
+    // end in any order.
     await near.write(Uint8Array.of(at));
     const isCut = random.below(8) === 0;
     for (let sent = 0; sent < size;) {

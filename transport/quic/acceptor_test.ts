@@ -24,7 +24,9 @@ class HandHandshake {
     await turns(1);
   }
 
-  /** Fails as in the runtime: the handshake resolves, and then the connection is lost. */
+  /**
+   * Fails like a handshake of the runtime: the handshake resolves, and then the connection is lost.
+   */
   async fail(): Promise<void> {
     this.#handshake.resolve();
     this.#closed.reject(new Error("The handshake failed"));
@@ -42,10 +44,10 @@ class HandHandshake {
 class HandEndpoint {
   static last: HandEndpoint;
   readonly addr = { transport: "udp", hostname: "127.0.0.1", port: 4433 };
-  /** Handshakes that were accepted. */
+  /** The handshakes that were accepted. */
   readonly accepted: HandHandshake[] = [];
   readonly answers = { refused: 0, ignored: 0 };
-  /** Number of calls for the next client. */
+  /** The number of calls that have asked for the next client. */
   reads = 0;
   readonly #waiting: PromiseWithResolvers<unknown>[] = [];
 
@@ -53,7 +55,7 @@ class HandEndpoint {
     HandEndpoint.last = this;
   }
 
-  /** Starts the handshakes of a number of clients. */
+  /** Starts the handshakes of the given number of clients. */
   async begin(count: number): Promise<void> {
     for (let begun = 0; begun < count; begun++) {
       while (this.#waiting.length === 0) await Promise.resolve();
@@ -91,16 +93,16 @@ class HandEndpoint {
 class HandAcceptor implements AsyncDisposable {
   readonly acceptor: QuicAcceptor<AcceptedConnection>;
   readonly endpoint: HandEndpoint;
-  /** Connections whose handshake started. */
+  /** The number of connections whose handshake has started. */
   begun = 0;
-  /** Connections beyond the limits. */
+  /** The number of connections that were rejected because of a limit. */
   refused = 0;
-  /** Accepted connections, in order: true for a spare one. */
+  /** The accepted connections, in order. The value is true for a spare connection. */
   readonly spares: boolean[] = [];
   readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
   readonly #time: FakeTime | undefined;
 
-  /** Starts to listen; the code for connections is available after `loaded` resolves. */
+  /** Starts to listen. The code for connections is available once `loaded` has resolved. */
   constructor(
     { takesSpare, ...options }:
       & Partial<QuicListenOptions>
@@ -141,7 +143,7 @@ class HandAcceptor implements AsyncDisposable {
     this.endpoint = HandEndpoint.last;
   }
 
-  /** Connects clients of an address, one after the other. */
+  /** Connects clients from one address, one after the other. */
   async connect(hostname: string, count = 1): Promise<void> {
     for (let connected = 0; connected < count; connected++) {
       await this.endpoint.begin(1);

@@ -10,21 +10,21 @@ import { platformRuntime } from "../../base/runtime.ts";
 
 const TEXT = new TextEncoder().encode("hello");
 
-/** Sends a unidirectional stream from a bare peer. */
+/** Sends bytes on a unidirectional stream of a peer that uses the runtime directly. */
 async function sendBare(peer: Deno.QuicConn, bytes: Uint8Array): Promise<void> {
   const writer = (await peer.createUnidirectionalStream()).getWriter();
   await writer.write(bytes);
   await writer.close();
 }
 
-/** Reads a stream to the end. */
+/** Reads a stream until it ends. */
 async function readAll(stream: DirectReadable): Promise<number[]> {
   const bytes: number[] = [];
   for (let part; (part = await soon(stream.read())) !== null;) bytes.push(...part);
   return bytes;
 }
 
-/** A connection of the runtime that the test scripts. */
+/** Wraps a runtime connection whose methods the test defines. */
 function fakeConnection(conn: Partial<Record<keyof Deno.QuicConn, unknown>>): RawQuicConnection {
   return new RawQuicConnection(platformRuntime(), {
     closed: new Promise(() => {}),
@@ -118,7 +118,7 @@ Deno.test("QuicConnection.closed rejects when the peer falls silent", async () =
 });
 
 Deno.test("QuicConnection reports unchanged the codes of streams that the peer ended", async () => {
-  // The runtime cannot send these codes, so this test cannot play such a peer.
+  // The runtime cannot send these codes, so the test cannot use a real peer.
   for (const [text, code] of [["0", 0], ["77", 77], ["9007199254740991", 2 ** 53 - 1]] as const) {
     const stream = new ReadableStream({
       type: "bytes",
@@ -155,7 +155,7 @@ Deno.test("QuicConnection leaves streams to the runtime until the first call for
   for (let i = 0; i < 4; i++) {
     assertEquals(await readAll(await soon(nextUnidirectional(connection))), [i]);
   }
-  // Streams that were read free up credit for others.
+  // Streams that have been read free up credit for others.
   for (let i = 4; i < 20; i++) {
     const stream = await soon(peer.createUnidirectionalStream({ waitUntilAvailable: true }));
     const writer = stream.getWriter();
@@ -219,7 +219,7 @@ Deno.test("QuicConnection orders streams, in all their forms", async () => {
   }
   await direct.write(TEXT);
   await direct.close();
-  direct.sendOrder = 1; // The client sends no streams to order.
+  direct.sendOrder = 1; // The client has no streams to order.
   assertEquals(stream.sendOrder, 1);
   const both = await connection.createBidirectionalStream({ sendOrder: 2 });
   const forms = [directStream(both), directStream(both.writable)];

@@ -24,7 +24,9 @@ import {
 } from "./dial.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** Error texts of Deno 2.9 for a handshake that ends, each with true if the peer answered. */
+/**
+ * The error texts of Deno 2.9 for a handshake that fails. The flag is true if the peer answered.
+ */
 const FAILURES: readonly [text: string, isAnswer: boolean][] = [
   ["timed out", false],
   ["closed", false],
@@ -38,14 +40,14 @@ const FAILURES: readonly [text: string, isAnswer: boolean][] = [
   ["the cryptographic handshake failed: error 48: invalid peer certificate: UnknownIssuer", true],
 ];
 
-/** Attempts at addresses that end when the test says so. */
+/** Attempts to connect to addresses. The test determines when they end. */
 class Attempts {
   readonly #ends = new Map<string, PromiseWithResolvers<string>>();
   readonly #aborting = new AbortController();
   readonly discarded: string[] = [];
   readonly aborted: string[] = [];
   readonly result: Promise<string>;
-  /** The result, when there is one: its text, or the texts of the causes. */
+  /** The outcome, once there is one: the text of the result, or the texts of the causes. */
   settled: string | undefined;
 
   constructor(...addresses: string[]) {
@@ -119,7 +121,7 @@ Deno.test("raceAddresses() uses the first that succeeds, and cancels the others"
   assertEquals(await attempts.result, "b");
   await time.tickAsync(10_000);
   assertEquals([attempts.begun, attempts.aborted], [["a", "b"], ["a", "b"]]);
-  // An attempt that opens anyway is closed.
+  // If an attempt still succeeds, its result is discarded.
   attempts.succeed("a");
   await time.tickAsync(0);
   assertEquals(attempts.discarded, ["a"]);
@@ -135,7 +137,7 @@ Deno.test("raceAddresses() starts the next attempt immediately when one fails", 
   assertEquals(attempts.begun, ["a", "b", "c"]);
   attempts.fail("c", "timed out");
   await time.tickAsync(60_000);
-  // None of these errors is an answer: a slow address is still awaited.
+  // None of these errors is an answer, so the race still waits for a slow address.
   assertEquals(attempts.settled, undefined);
   attempts.fail("b", "timed out");
   await time.tickAsync(0);
@@ -184,7 +186,7 @@ class Dialed implements Disposable {
     Deno.connectQuic = record as typeof Deno.connectQuic;
   }
 
-  /** Waits for a number of attempts. */
+  /** Waits until there have been the given number of attempts. */
   async reach(count: number): Promise<void> {
     while (this.hosts.length < count) await this.#wake.promise;
   }

@@ -13,7 +13,7 @@ import { CloseCode } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { listenQuic, type ListenQuicOptions } from "./server.ts";
 
-/** Returns how a connection of the runtime ended. */
+/** Returns the close code of a runtime connection; `undefined` if it was lost. */
 async function ending(conn: Deno.QuicConn): Promise<number | undefined> {
   return (await soon(conn.closed)).closeCode;
 }
@@ -97,7 +97,7 @@ Deno.test("QuicListener accepts honest peers during a flood of unfinished handsh
   }
   attacker.close();
   await until(() => listener.handshakes.ignored === 4);
-  // Ignored at first, and sent again by the runtime.
+  // The handshake is ignored at first, and the runtime sends it again.
   const opening = server.open();
   await until(() => listener.handshakes.ignored > 4);
   const now = Date.now() + 2_000;

@@ -16,7 +16,7 @@ import {
 
 const TEXT = new TextEncoder().encode("hello");
 
-/** Listens for both, and echoes bidirectional streams of either. */
+/** Listens for sessions and raw connections, and echoes the bidirectional streams of both. */
 function listenBoth(
   quic: Partial<RawQuicOptions> = {},
   options: Partial<ListenWebTransportOptions> = {},
@@ -43,7 +43,7 @@ async function echo(connection: Connection): Promise<void> {
   }
 }
 
-/** Checks that the bytes of a stream come back. */
+/** Checks that the peer echoes the bytes of a stream. */
 async function checkEcho(connection: Connection): Promise<void> {
   const stream = directStream(await soon(connection.createBidirectionalStream()));
   await stream.write(TEXT);
@@ -108,7 +108,7 @@ Deno.test("WebTransportListener lets a raw peer open 1024 unidirectional streams
     const peer = await connectBare(listener.address.port);
     const connection = await soon(promise);
     const sending = [];
-    // Three more are for the control streams of HTTP/3.
+    // Three more streams are allowed, for the control streams of HTTP/3.
     for (let i = 0; i < max + 3; i++) {
       const writer = (await peer.createUnidirectionalStream()).getWriter();
       sending.push(writer.write(Uint8Array.of(i)).then(() => writer.close()));

@@ -20,7 +20,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 const NOTHING = new Uint8Array();
 const TEXT = new TextEncoder().encode("hello");
 
-/** A session without effects. */
+/** A session that does nothing. */
 class Owner implements StreamOwner {
   readonly halves = new StreamHalves();
   bytesSent = 0;
@@ -46,7 +46,7 @@ class Owner implements StreamOwner {
   }
 }
 
-/** A stream of the runtime that yields the bytes of a test. */
+/** Creates a runtime stream that yields the test's bytes. */
 function receiving(pull: (controller: ReadableByteStreamController) => void): {
   owner: Owner;
   half: ReceiveHalf;
@@ -134,11 +134,11 @@ Deno.test("ReceiveHalf.readable rejects a read of wider elements that the end cu
   const { value } = await soon(reader.read(new Uint16Array(4)));
   assertEquals(new Uint8Array(value!.buffer, value!.byteOffset, value!.byteLength).length, 2);
   await assertRejects(() => soon(reader.read(new Uint16Array(4))), TypeError);
-  await turns(1); // No rejection is left unhandled.
+  await turns(1); // There must be no unhandled rejection.
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
-/** A stream of the runtime that accepts bytes on demand. */
+/** Creates a runtime stream that accepts bytes when the test lets it. */
 function sending(write: () => Promise<void> | void): {
   owner: Owner;
   half: SendHalf;
@@ -231,7 +231,7 @@ Deno.test("SendHalf.write() does not interleave the parts of a write that waited
   await until(() => going.length === 3);
   going[2]!();
   await soon(second);
-  // The sizes include the head of three bytes.
+  // The first size includes the head of three bytes.
   assertEquals(log, ["13", "2", "5"]);
 });
 
@@ -249,7 +249,7 @@ async function echo(session: Connection, how: (stream: BidirectionalStream) => P
   for await (const stream of session.incomingBidirectionalStreams) how(stream).catch(() => {});
 }
 
-/** Ways to reply, each of which returns the stream's bytes. */
+/** Different ways to send a stream's bytes back. */
 const ANSWERS: Record<string, (stream: BidirectionalStream) => Promise<void>> = {
   "with plain calls": async (stream) => {
     const direct = directStream(stream);
@@ -312,7 +312,7 @@ Deno.test("Http3Session accepts 2,000 unidirectional streams in sequence", async
   }
 });
 
-/** Opens a session at a peer that allows only these streams. */
+/** Opens a session with a peer that allows only a few streams. */
 async function narrow(server: TestServer): Promise<RawSession> {
   const peer = await server.dial({
     maxConcurrentBidirectionalStreams: 1,
@@ -340,7 +340,7 @@ Deno.test("Http3Session.createBidirectionalStream() stops waiting, and ends a la
   );
   aborting.abort(reason);
   await waiting;
-  // The late streams get credit one after the other, and each ends without data.
+  // The late streams receive credit one after the other, and each ends without data.
   await soon(first.close());
   first.cancel();
   const theirs = await soon(peer.nextBidi());
@@ -455,7 +455,7 @@ Deno.test("ReceiveHalf.read() reads into returned memory if it is large enough",
   assertEquals(await half.read(null), null);
 });
 
-/** A half whose reads return chunks of a given size, and then the end. */
+/** Creates a receiving half whose reads return chunks of the given sizes, and then the end. */
 function ending(sizes: readonly number[]): ReturnType<typeof receiving> & { pulls: () => number } {
   let pulls = 0;
   const made = receiving((controller) => {

@@ -5,7 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 
 const NONE = { timeout: 0, session: 0, connection: 0, address: 0, server: 0 };
 
-/** Counts streams until one is rejected; returns the code and the reason. */
+/** Counts streams until one is rejected. Returns the number counted, the code and the reason. */
 function fill(share: UnreadShare): { taken: number; code: number; reason: string } {
   for (let taken = 0;; taken++) {
     const refusal = share.take();
@@ -20,7 +20,7 @@ Deno.test("UnreadStreams() gives one address an eighth of all, and one connectio
   const { timeoutMs, maxBytes, maxBytesPerAddress, maxBytesPerConnection } = new UnreadStreams();
   assertEquals([timeoutMs, maxBytes], [5_000, 640_000_000]);
   assertEquals([maxBytesPerAddress, maxBytesPerConnection], [80_000_000, 60_000_000]);
-  // A stream fits, however small the limits are.
+  // However small the limits are, one stream fits.
   const small = new UnreadStreams({ maxBytes: STREAM_WINDOW_BYTES });
   assertEquals(small.maxBytesPerConnection, STREAM_WINDOW_BYTES);
   assertEquals(new UnreadStreams({ maxBytes: Infinity }).maxBytesPerAddress, Infinity);
@@ -44,7 +44,7 @@ Deno.test("UnreadShare.take() rejects beyond the limits of a connection, an addr
   assertEquals(fill(shares[0]!), { taken: 48, code: 4429, reason: "a connection" });
   assertEquals(fill(shares[1]!), { taken: 16, code: 4429, reason: "an address" });
   assertEquals(all.stats.bytes * 8, all.maxBytes);
-  // Seven other addresses use as much.
+  // Seven other addresses use the same amount.
   for (const address of "bcdefgh") {
     assertEquals(fill(open(address)).taken, 48);
     assertEquals(fill(open(address)).taken, 16);
@@ -55,7 +55,7 @@ Deno.test("UnreadShare.take() rejects beyond the limits of a connection, an addr
     bytes: 640_000_000,
     refused: { ...NONE, connection: 8, address: 8, server: 1 },
   });
-  // Released streams return their bytes, and an ended account returns all.
+  // A released stream returns its bytes, and a connection that has ended returns all of its bytes.
   shares[1]!.release();
   assertEquals(fill(shares[1]!).taken, 1);
   for (const share of shares) share.end();
@@ -73,7 +73,7 @@ Deno.test("UnreadShare.take() limits an address to its default share only after 
   assertEquals(fill(open("192.0.2.1")), { taken: 16, code: 4429, reason: "an address" });
   const others = [open("192.0.2.2"), open("192.0.2.2")];
   assertEquals(others.map((one) => fill(one).taken), [48, 16]);
-  // A proxy's address has no share.
+  // The address of a proxy has no share.
   for (let i = 0; i < 4; i++) assertEquals(fill(open("10.0.0.1")).taken, 48);
   assertEquals(fill(open("10.0.0.1")), { taken: 0, code: 4429, reason: "the server" });
 });

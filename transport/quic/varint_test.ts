@@ -9,7 +9,7 @@ import {
   writeVarint,
 } from "./varint.ts";
 
-/** Both sides of each change of length. */
+/** The values on both sides of each change of length. */
 const EDGES: readonly [value: number, hex: string][] = [
   [0, "00"],
   [0x3f, "3f"],

@@ -19,7 +19,7 @@ import {
 } from "./mod.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** A session with a server that echoes. */
+/** Opens a session with a server that echoes datagrams. */
 function openEcho(
   options: WebTransportOptions = {},
 ): { transport: WebTransport } & AsyncDisposable {
@@ -34,7 +34,7 @@ function openEcho(
   };
 }
 
-/** A link that opens on demand. */
+/** A link that the test opens. */
 class Link {
   readonly maxDatagramSize = 1_200;
   readonly sent: number[] = [];
@@ -50,7 +50,7 @@ class Link {
   }
 }
 
-/** True once a promise is settled. */
+/** Tells whether a promise has settled. */
 async function isSettled(promise: Promise<unknown>): Promise<boolean> {
   let isSettled = false;
   promise.then(() => isSettled = true, () => isSettled = true);
@@ -142,7 +142,7 @@ Deno.test("WebTransport.datagrams also work with plain calls", async () => {
   const { promise, resolve } = Promise.withResolvers<Uint8Array>();
   direct.receive(resolve);
   assertThrows(() => direct.receive(() => {}), TypeError);
-  direct.send(Uint8Array.of(1, 2, 3)); // Before ready the datagram waits.
+  direct.send(Uint8Array.of(1, 2, 3)); // Until the session is ready, the datagram waits.
   assertEquals(await soon(promise), Uint8Array.of(1, 2, 3));
 });
 

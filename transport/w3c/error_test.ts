@@ -18,7 +18,7 @@ Deno.test("WebTransportError() is a DOMException with a source and a code", () =
   });
   assertEquals([error.message, error.source, error.streamErrorCode], ["lost", "session", 7]);
   assertEquals(error.cause, plain);
-  // The form of older browsers.
+  // Older browsers have this form.
   const old = new WebTransportError({ streamErrorCode: 139, message: "enough" });
   assertEquals([old.message, old.streamErrorCode], ["enough", 139]);
 });

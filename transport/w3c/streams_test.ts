@@ -20,7 +20,7 @@ import {
 
 const HELLO = new TextEncoder().encode("hello");
 
-/** A session with a server that echoes. */
+/** Opens a session with a server that echoes streams. */
 async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable> {
   const peer = new WebTransportPeer({ answer: acceptEcho });
   const transport = new WebTransport(peer.url, peer.trust);
@@ -34,7 +34,7 @@ async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable
   };
 }
 
-/** Repeats a step, and lets packets arrive in between. */
+/** Repeats a step forever, and lets packets arrive in between. */
 async function forever(act: () => Promise<unknown>): Promise<never> {
   while (true) {
     await soon(act());
@@ -162,7 +162,7 @@ Deno.test("WebTransportSendStream copies written bytes", async () => {
   await using echo = await openEcho();
   const { readable, writable } = await echo.transport.createBidirectionalStream();
   const writer = writable.getWriter();
-  await writer.ready; // The stream has started, and passes on a chunk immediately.
+  await writer.ready; // The stream has started, so it passes on a chunk immediately.
   const bytes = HELLO.slice();
   const writing = writer.write(bytes);
   bytes.fill(0);
@@ -184,7 +184,7 @@ Deno.test("WebTransportSendStream.abort() and cancel() reach the server without 
   assertEquals(await soon(server.read()), HELLO);
   await writer.abort(reason);
   assertStrictEquals(await assertRejects(() => writer.closed), reason);
-  // The runtime sends an end instead of a reset.
+  // The runtime ends the stream instead of resetting it.
   assertEquals(await soon(server.read()), null);
 
   await readable.cancel(reason);
@@ -226,7 +226,7 @@ Deno.test("WebTransportSendStream fails with an error after the server stopped r
   const writer = send.getWriter();
   await writer.write(HELLO);
   directStream(await first(session.incomingUnidirectionalStreams)).cancel();
-  // A write notices the stop.
+  // A write notices that the server stopped reading.
   const error = await assertRejects(async () => {
     await forever(() => writer.write(HELLO));
   }, WebTransportError);
@@ -348,21 +348,21 @@ Deno.test("WebTransportReceiveStream rejects a read of wider elements that the e
     await read;
     await assertRejects(() => soon(reader.closed), TypeError);
   }
-  // The session continues.
+  // The session can still be used.
   const sent = directStream(await session.createUnidirectionalStream());
   await sent.write(HELLO);
   const received = await first(transport.incomingUnidirectionalStreams);
   assertEquals((await soon(received.getReader().read())).value, HELLO);
 });
 
-/** A session with a server that grants a fixed number of bytes. */
+/** Opens a session with a server that grants a fixed number of bytes. */
 async function openWithCredit(maxData: number): Promise<
   {
     readonly transport: WebTransport;
     readonly writer: WebTransportWriter;
     /** Grants bytes beyond the first grant. */
     grant(bytes: number): void;
-    /** Bytes at the server until the end of the stream. */
+    /** Returns all bytes that the server receives until the stream ends. */
     received(): Promise<string>;
   } & AsyncDisposable
 > {
@@ -390,7 +390,7 @@ function text(letter: string, count: number): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(letter.repeat(count));
 }
 
-/** Returns the name of a write's error; `undefined` without an error. */
+/** Returns the name of a write's error, or `undefined` if there is no error. */
 function failureOf(writing: Promise<void>): Promise<string | undefined> {
   return soon(writing.then(() => undefined, ({ name }) => name));
 }
@@ -402,7 +402,7 @@ Deno.test("WebTransportWriter.atomicWrite() sends a whole chunk, or nothing", as
   assertInstanceOf(writer, WritableStreamDefaultWriter);
   assertEquals(await failureOf(writer.atomicWrite(text("a", 6))), undefined);
   assertEquals(await failureOf(writer.atomicWrite(text("b", 5))), "AbortError");
-  // The stream continues, in order.
+  // The stream can still be used, and writes stay in order.
   assertEquals(await failureOf(writer.atomicWrite(text("c", 3))), undefined);
   const plain = writer.write(text("d", 4));
   const behind = writer.atomicWrite(text("e", 2));

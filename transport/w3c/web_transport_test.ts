@@ -22,13 +22,13 @@ const NOBODY = "https://127.0.0.1:1/";
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** Timeouts, as options and in milliseconds. */
+/** The timeouts, as options and in milliseconds. */
 const TIMEOUTS: readonly [what: string, options: WebTransportOptions, timeoutMs: number][] = [
   ["ten seconds", {}, 10_000],
   ["its timeoutMs", { timeoutMs: 250 }, 250],
 ];
 
-/** Returns the error of a session's promise. */
+/** Returns the error with which a session's promise rejects. */
 async function sessionErrorOf(promise: Promise<unknown>): Promise<WebTransportError> {
   const error = await assertRejects(() => soon(promise));
   assertInstanceOf(error, WebTransportError);
@@ -118,7 +118,7 @@ Deno.test("WebTransport.ready rejects when no certificate hash can match, and sa
       assertStringIncludes((await sessionErrorOf(promise)).message, message);
     }
   }
-  // Next to a matching hash, they are not an error.
+  // If there is also a matching hash, they are not an error.
   await using peer = new WebTransportPeer();
   const short = { algorithm: "sha-256", value: new Uint8Array(31) };
   await using transport = new WebTransport(peer.url, {
@@ -150,7 +150,7 @@ for (const at of ["the handshake", "the answer"]) {
       assertEquals(state, "pending");
       await time.tickAsync(1);
       assertEquals(state, "rejected");
-      // The connection releases the session, or a second passes.
+      // Either the connection releases the session, or a second passes.
       await time.tickAsync(1_000);
       const error = await assertRejects(() => transport.closed);
       assertInstanceOf(error, WebTransportError);
@@ -257,7 +257,7 @@ Deno.test("WebTransport.ready rejects without a server, and with an untrusted on
       ["https://webtransport.invalid/", {}],
       [peer.url, {}],
       [peer.url, hash("sha-256", zeros)],
-      // A hash of an unknown algorithm is ignored, and then none is left.
+      // A hash of an unknown algorithm is ignored, so no hash remains.
       [peer.url, hash("sha-512", own)],
     ] as const
   ) {
@@ -300,7 +300,8 @@ Deno.test("WebTransport.close() reports code and reason at both ends", async () 
         { closeCode: 0xffff_ffff, reason: "bye" },
         { closeCode: 0xffff_ffff, reason: "bye" },
       ],
-      // The server receives the part that fits into 1024 bytes, cut between characters.
+      // The server receives the part that fits into 1024 bytes. The reason is cut between
+      // characters.
       [
         { closeCode: 11, reason: long },
         { closeCode: 11, reason: long },
@@ -369,7 +370,7 @@ Deno.test("WebTransport.closed rejects with the error of all streams if the conn
   const request = await peer.nextBidi();
   await request.send.write(headersFrame([[":status", "200"]]));
   await soon(transport.ready);
-  // The head of a stream of session 0, and a byte.
+  // These bytes are the head of a stream of session 0, and one byte of data.
   await peer.bidi(Uint8Array.of(0x40, 0x41, 0, 1));
   const incoming = transport.incomingBidirectionalStreams.getReader();
   const { value: stream } = await soon(incoming.read());
@@ -416,7 +417,7 @@ Deno.test("WebTransport streams fail with the session's error when it is closed"
     else session.close();
     const error = await sessionErrorOf(reading);
     assertStrictEquals(await sessionErrorOf(writer.closed), error);
-    // A stream that is first used after the end has ended too.
+    // A stream that is first used after the session's end has also ended.
     await sessionErrorOf(stream.writable.getWriter().closed);
     for (const { done } of await soon(Promise.all(pending))) assert(done);
     await soon(transport.closed);
@@ -503,7 +504,7 @@ Deno.test("WebTransport with allowPooling shares the connection of an origin", a
   await using peer = new WebTransportPeer();
   const file = await Deno.makeTempFile({ suffix: ".pem" });
   await Deno.writeTextFile(file, peer.cert);
-  // A shared connection accepts no hash, so an authority must have signed the certificate.
+  // A shared connection cannot use hashes, so an authority must have signed the certificate.
   const script = `
     import { WebTransport } from ${JSON.stringify(import.meta.resolve("./mod.ts"))};
     const open = () => new WebTransport(${JSON.stringify(peer.url)}, { allowPooling: true });
@@ -540,7 +541,7 @@ Deno.test("WebTransport leaves no unhandled rejection without listeners", async 
         return undefined;
       },
     });
-    // A page that never looks at the promises.
+    // This is like a page that never uses the promises.
     const transport = new WebTransport(peer.url, peer.trust);
     void transport.incomingUnidirectionalStreams.getReader();
     void transport.datagrams.readable.getReader();

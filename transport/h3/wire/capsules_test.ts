@@ -127,7 +127,7 @@ Deno.test("decodeCloseCapsule() rejects capsules that are too short, too long or
       `close must have 4 to 1028 bytes, received ${size}`,
     );
   }
-  // A stray byte, a cut character, a surrogate, an overlong form.
+  // These are a stray byte, a truncated character, a surrogate, and an overlong form.
   for (const reason of ["80", "c3", "eda080", "c080"]) {
     assertMalformed(
       () => decodeCloseCapsule(Uint8Array.fromHex("00000000" + reason)),
@@ -136,7 +136,7 @@ Deno.test("decodeCloseCapsule() rejects capsules that are too short, too long or
   }
 });
 
-/** Largest payload of each type, in bytes. */
+/** The maximum payload size of each type, in bytes. */
 const BOUNDS: ReadonlyMap<number, number> = new Map([
   [CapsuleType.close, 1_028],
   [CapsuleType.drain, 0],

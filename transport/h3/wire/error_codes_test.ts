@@ -50,7 +50,7 @@ Deno.test("fromHttp3StreamCode() rejects codes outside the range, and reserved o
     H3Error.sessionGone,
     0x52e4_a40f_a8da,
     0x52e5_ac98_3163,
-    // A reserved code, between the codes of 0x1d and 0x1e.
+    // This reserved code lies between the codes for 0x1d and 0x1e.
     0x52e4_a40f_a8f9,
     0x52e4_a40f_a8db + 0.5,
     2 ** 62,

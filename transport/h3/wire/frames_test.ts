@@ -29,7 +29,7 @@ Deno.test("encodeFrame() rejects a type that is not a varint", () => {
   assertThrows(() => encodeFrame(-1, EMPTY), RangeError, "Cannot encode varint");
 });
 
-/** Largest payload of the types that arrive complete, in bytes. */
+/** The maximum payload size of the types that are returned complete, in bytes. */
 const BOUNDS: ReadonlyMap<number, number> = new Map([
   [FrameType.headers, 65_536],
   [FrameType.settings, 65_536],
@@ -60,7 +60,7 @@ Deno.test("FrameParser.next() returns known frames completely, passes on DATA, a
   assertEquals(parser.isBetweenFrames, false);
 });
 
-/** Type and length of a frame. */
+/** Encodes the type and length of a frame. */
 const headOf = (type: number, length: number) =>
   encodeFrame(type, new Uint8Array(length)).subarray(0, -length || undefined);
 
@@ -150,7 +150,7 @@ Deno.test("FrameParser.next() returns only received bytes, for any input", () =>
     try {
       for (let part = 0; part < 8; part++) {
         const chunk = random.bytes(random.below(16));
-        // Small types and lengths are rare among random bytes.
+        // Small types and lengths are rare in random bytes, so half of the bytes are made small.
         for (let i = 0; i < chunk.length; i++) if (random.below(2) === 0) chunk[i]! &= 0xf;
         pushed += chunk.length;
         parser.push(chunk);

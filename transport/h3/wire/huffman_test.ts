@@ -80,7 +80,7 @@ Deno.test("decodeHuffman() decodes an empty input to an empty text", () => {
 });
 
 Deno.test("decodeHuffman() accepts up to 7 bits of padding", () => {
-  // "0" has 5 bits, so n of them leave every number of bits from 0 to 7.
+  // "0" has 5 bits, so 0 to 7 of them need every number of padding bits from 0 to 7.
   for (let count = 0; count < 8; count++) {
     assertEquals(
       decodeHuffman(pack("00000".repeat(count))),

@@ -30,7 +30,7 @@ Deno.test("DecoderInstructions.check() reads instructions wherever they are cut"
     const instructions = new DecoderInstructions();
     instructions.check(bytes.subarray(0, at));
     instructions.check(bytes.subarray(at));
-    // This byte is an acknowledgment only between instructions.
+    // This byte is an acknowledgment only if it comes between two instructions.
     assertThrows(() => instructions.check(Uint8Array.of(0x80)), H3ProtocolError);
   }
 });

@@ -65,7 +65,7 @@ Deno.test("encodeFields() writes each character of a value as one byte", () => {
 });
 
 Deno.test("encodeFields() rejects invalid names and values", () => {
-  // The last is the Kelvin sign, whose lower case is a plain k.
+  // The last name is the Kelvin sign, whose lower case is a plain k.
   for (const name of ["", ":", "a b", "a:b", "::a", "a\n", "é", "a\0", "\u212a"]) {
     assertThrows(
       () => encodeFields([[name, ""]]),
@@ -115,7 +115,8 @@ Deno.test("decodeFields() rejects invalid sections", () => {
     ["ff00 00", "the dynamic table has capacity 0"],
     ["0080", "the base may not be negative"],
     ["00ff00", "the base may not be negative"],
-    // Dynamic: indexed, name reference, post-base indexed, post-base name reference.
+    // These refer to the dynamic table: indexed, name reference, post-base indexed, and post-base
+    // name reference.
     ["0000 80", "a reference points into the dynamic table"],
     ["0000 40 00", "a reference points into the dynamic table"],
     ["0000 10", "a post-base reference points into the dynamic table"],
@@ -153,7 +154,7 @@ Deno.test("decodeFields() rejects integers of more than 62 bits", () => {
       "an integer has more than 62 bits",
     );
   }
-  // 62 bits are a valid integer, but not a valid index.
+  // An integer of 62 bits is valid, but it is not a valid index.
   assertRefused(
     `0000 ff${"ff".repeat(8)}3f`,
     H3Error.qpackDecompressionFailed,

@@ -15,7 +15,10 @@ import {
 const LIMITS = { initialMaxData: 1_000_000, initialMaxStreamsBidi: 100, initialMaxStreamsUni: 50 };
 const NO_LIMITS = { initialMaxData: 0, initialMaxStreamsBidi: 0, initialMaxStreamsUni: 0 };
 
-/** Observed settings of peers, and whether they support WebTransport. */
+/**
+ * The observed settings of peers, each with a flag that says whether the peer supports
+ * WebTransport.
+ */
 const PEERS: readonly [peer: string, settings: readonly [number, number][], speaks: boolean][] = [
   ["Chromium 156", [
     [0x1, 65536],

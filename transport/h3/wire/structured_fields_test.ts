@@ -9,7 +9,7 @@ import {
 
 const PRINTABLE = Array.from({ length: 0x5f }, (_, index) => String.fromCharCode(0x20 + index));
 
-/** Every character that may follow a string, RFC 9651 section 3.1.2. */
+/** Parameters with every kind of value that may follow a string (RFC 9651 section 3.1.2). */
 const PARAMETERS = [
   ";a",
   ";*",

@@ -4,7 +4,7 @@ import { concat } from "../../../base/bytes.ts";
 import { encodeVarint } from "../../quic/varint.ts";
 import { encodeTlv, type TlvHandling, TlvParser } from "./tlv.ts";
 
-/** A small type and a large one for each handling. */
+/** A small type and a large type for each handling. */
 const HANDLINGS: Readonly<Record<number, TlvHandling>> = {
   0x1: "whole",
   0x4000: "whole",
@@ -24,7 +24,7 @@ function drain(parser: TlvParser): Item[] {
   return items;
 }
 
-/** A varint of eight bytes, whatever its value. */
+/** Encodes a value as a varint of eight bytes, even if a shorter varint would do. */
 function longVarint(value: number): Uint8Array {
   const bytes = new Uint8Array(8);
   new DataView(bytes.buffer).setBigUint64(0, 0b11n << 62n | BigInt(value));
