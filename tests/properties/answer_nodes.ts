@@ -1,4 +1,4 @@
-/** Servers that generate answers, and users that request them. */
+/** Servers that generate answers, and users that request these answers. */
 import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
 import { RequestError } from "../../errors.ts";
@@ -10,7 +10,7 @@ import { faultyBroker, reach } from "./engines.ts";
 import { collect } from "./outcomes.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Topic of the answers. */
+/** The topic of the answers. */
 export const TOPIC = "count";
 
 /** Time between two items, in milliseconds. */
@@ -44,7 +44,7 @@ export class AnswerNode {
   readonly generators: string[] = [];
   /** Keys of the generators that have started here. */
   readonly begun: string[] = [];
-  /** Stop generators that ignore their signal, by key. */
+  /** Functions that stop generators that ignore their signal, by key. */
   readonly gates = new Map<string, PromiseWithResolvers<void>>();
   broker!: FaultyBroker;
   readonly #program: SimulatedServer<string>;
@@ -79,7 +79,7 @@ export class AnswerNode {
     return this.#program.server;
   }
 
-  /** Slots in use. */
+  /** Number of slots in use. */
   get taken(): number {
     return this.server.quotaStats["answers.maxRunning"]!.taken;
   }
@@ -123,7 +123,7 @@ export class Asker {
     this.client = world.connect(machine, host, { token: () => user, onError() {} });
   }
 
-  /** Requests an answer, and reads it to its end. */
+  /** Requests an answer and reads it to its end. */
   ask(key: string, kind: GeneratorKind, { name = nameOf(key), input = { key, kind } }: {
     readonly name?: string;
     readonly input?: unknown;
@@ -144,9 +144,9 @@ export class Asker {
  * Starts a user's endless answers on one node, and reads them on another.
  *
  * @param world The world.
- * @param nodes The node of the generators, and the one of the reader.
- * @param keys Keys of the answers.
- * @returns The answers, as the reader receives them.
+ * @param nodes The node of the generators and the node of the reader.
+ * @param keys The keys of the answers.
+ * @returns The answers as the reader receives them.
  */
 export async function readAtAnotherNode(
   world: World,
@@ -166,13 +166,13 @@ export async function readAtAnotherNode(
   return read;
 }
 
-/** Waits until a node has no generator and no slot in use. */
+/** Waits until a node has no generators and no slots in use. */
 export async function untilIdle(world: World, node: AnswerNode): Promise<void> {
   const isIdle = () => node.taken === 0 && node.generators.length === 0;
   await world.until(`no slot of ${node.host.name} in use`, isIdle);
 }
 
-/** The name that a user gives to an answer. */
+/** Returns the name that a user gives to an answer. */
 export function nameOf(key: string): string {
   return key.padEnd(22, "_");
 }

@@ -1,4 +1,7 @@
-/** Takeovers of a lost node's answers while engine calls fail, wait or lose their replies. */
+/**
+ * Other nodes take over the answers of a lost node while engine calls fail, wait or lose their
+ * replies.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
@@ -10,15 +13,16 @@ import { reach } from "./engines.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Slots of each node. */
+/** Number of slots on each node. */
 const PLACES = 2;
 
 /** Latest start of a fault after the first node ends, and its maximum duration, in milliseconds. */
 const [LATEST_MS, LASTS_MS] = [RESUME_LEASE_MS + 3_000, 3_000] as const;
 
 /**
- * Time after all faults until a node continues, in milliseconds. A takeover whose reply was lost
- * has a lease that must expire first, and counts as a lost node, so the next one pauses.
+ * Time after all faults until a node continues, in milliseconds. If the reply to a takeover was
+ * lost, its lease must expire first. The takeover then counts as a lost node, so the next takeover
+ * waits.
  */
 const GOES_ON_MS = 2 * (RESUME_LEASE_MS + RESCUE_INTERVAL_MS) + 10_000;
 
@@ -45,7 +49,10 @@ property("an answer of a lost node continues on exactly one node, even if engine
       }),
       { maxLength: 5 },
     ),
-    /** A single call per node that fails, by the number of earlier calls; searches do not count. */
+    /**
+     * The single call of each node that fails, as the number of earlier calls. Searches are not
+     * counted.
+     */
     single: maybe(
       fc.record({ before: fc.nat(14), fate: fc.constantFrom("fail", "lose their replies") }),
       2,

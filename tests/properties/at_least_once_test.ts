@@ -1,5 +1,5 @@
 /**
- * At-least-once delivery: messages and publications across lost connections, moves and engine
+ * At-least-once delivery of messages and publications across lost connections, moves and engine
  * failures.
  */
 import { assertEquals } from "@std/assert";
@@ -18,10 +18,12 @@ import { byToken, type World } from "./world.ts";
 /** Short waits between attempts. */
 const BACKOFF = { firstDelayMs: 50, maxDelayMs: 200 } as const;
 
-/** Time for messages in flight, and maximum time until all are handled, in milliseconds. */
+/**
+ * Time for messages in flight, and maximum time until all messages are handled, in milliseconds.
+ */
 const [TRIP_MS, REST_MS] = [200, 12_000] as const;
 
-/** An engine in memory with a slow store, which fails while it is unreachable. */
+/** An engine in memory with a slow store. Its calls fail while it is unreachable. */
 class AwayStore {
   readonly broker: FaultyBroker;
   isAway = false;
@@ -45,10 +47,10 @@ class AwayStore {
   }
 }
 
-/** End of a session with lost acknowledgments; the next session is on another node. */
+/** A session ends and its acknowledgments are lost. The next session is on another node. */
 const ELSEWHERE = "lost answers, and another node";
 
-/** Messages of a client, then the end of its session. */
+/** Messages of a client, followed by the end of its session. */
 const step = fc.record({
   count: fc.nat(3),
   pauseMs: fc.nat(250),
@@ -71,7 +73,10 @@ property("a message with at-least-once delivery is handled once, in order, and t
     handlerMs: fc.constantFrom(0, 30, 300),
     rounds: fc.array(
       fc.record({
-        /** The engine during the steps: it fails from the start or later, or stops responding. */
+        /**
+         * The state of the engine during the steps. It may fail from the start, fail later, or stop
+         * responding.
+         */
         engine: fc.constantFrom("there", "fails", "fails later", "hangs"),
         awayMs: fc.integer({ min: 50, max: 2_200 }),
         /** Steps of each client. */
@@ -156,8 +161,8 @@ class Sender {
   }
 
   /**
-   * Sends messages, and ends sessions only if each message can still be handled once: a node that
-   * forgot the client, or another node, cannot ask an unreachable engine.
+   * Sends messages. Ends a session only if each message can still be handled exactly once, because
+   * another node, or a node that has forgotten the client, cannot ask an unreachable engine.
    */
   async play(steps: readonly Step[], engine: "there" | "fails" | "fails later" | "hangs") {
     for (const { count, pauseMs, end: wanted } of steps) {
@@ -254,15 +259,18 @@ property("a client that moves with a backlog sends each message once, in order",
   },
 });
 
-/** Maximum unacknowledged publications, messages and bytes. */
+/** Maximum number of unacknowledged publications, messages and bytes. */
 const [MAX_PUBLICATIONS, MAX_MESSAGES, MAX_BYTES] = [32, 1_024, 524_288] as const;
 
-/** Heartbeat that tolerates a silent peer. */
+/** A heartbeat that tolerates a silent peer. */
 const PATIENT = { intervalMs: 10_000, timeoutMs: 30_000 } as const;
 
 property("a client has at most 32 unacknowledged publications, and each is published once", {
   cases: fc.record({
-    /** The server decides late, the replies are late or lost, or there is no session at first. */
+    /**
+     * What delays the replies: the server decides late, the replies are late or lost, or there is
+     * no session at first.
+     */
     how: fc.constantFrom("decided late", "moved", "answered late", "cut", "disconnected"),
     /** True for a publication that the server rejects. */
     denied: fc.array(fc.boolean(), { minLength: MAX_PUBLICATIONS + 1, maxLength: 85 }),
@@ -350,7 +358,7 @@ property("a client has a bounded number of unacknowledged messages", {
     await world.until("a session", () => client.isConnected);
     world.network.change(host, machine, { isBlocked: true });
     const count = (isLarge ? 60 : MAX_MESSAGES) + beyond;
-    // All numbers have five digits, and all messages the same size.
+    // All numbers have five digits, so all messages have the same size.
     const numbers = range(10_000, 9_999 + count);
     for (const n of numbers) client.send("burst", [n, isLarge ? "x".repeat(9_000) : ""]);
     const { messages, bytes } = client.outbox;

@@ -1,4 +1,7 @@
-/** Backups of a file in use: a copy is a snapshot, whatever changes meanwhile. */
+/**
+ * Backups of a file that is in use. A copy is a consistent snapshot, whatever changes in the
+ * meantime.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
@@ -12,7 +15,7 @@ import { property } from "./property.ts";
 const TOPICS = ["t0", "t1", "t2", "t3"] as const;
 const LOGS = ["l0", "l1", "l2"] as const;
 
-/** Contents of the file before: a backup of the last three needs several steps. */
+/** Contents of the file before the backup. With the last three, a backup needs several steps. */
 const CONTENTS = {
   few: { logs: 0, records: 0, length: 1 },
   "many records": { logs: 1, records: 1_300, length: 1 },
@@ -20,7 +23,7 @@ const CONTENTS = {
   "large records": { logs: 1, records: 3, length: 1_100_000 },
 } as const;
 
-/** Time in which a sweep deletes the rows of removed topics and logs, in milliseconds. */
+/** Time within which a sweep deletes the rows of removed topics and logs, in milliseconds. */
 const SWEPT_MS = 5_300;
 
 const BOUNDS: HistoryBounds = { size: 5, ttlMs: 3_600_000, bytes: 1 << 20 };
@@ -32,7 +35,7 @@ const change = fc.oneof(
   fc.record({ kind: fc.constantFrom("create", "delete"), name: fc.constantFrom(...LOGS) }),
   stepOf("append", {
     name: fc.constantFrom(...LOGS),
-    /** Also keeps two records, or ends the log. */
+    /** The append may also keep only two records, or end the log. */
     extra: fc.constantFrom("none", "none", "keep", "end"),
   }),
 );
@@ -44,9 +47,9 @@ property("a backup is a consistent snapshot, or leaves no file", {
     synchronous: fc.constantFrom("full", "full", "normal"),
     maxTopics: fc.constantFrom<number[]>(100, 3),
     before: fc.array(change, { maxLength: 16 }),
-    /** Time after which a first backup is aborted, in milliseconds. */
+    /** Time after which an earlier backup is aborted, in milliseconds. */
     givenUpMs: maybe(fc.nat(12)),
-    /** Changes during the backup, with the time until the next ones in milliseconds. */
+    /** Changes during the backup, each group with the time until the next group in milliseconds. */
     during: fc.array(
       fc.record({ changes: fc.array(change, { maxLength: 4 }), gapMs: fc.constantFrom(0, 1, 2) }),
       { minLength: 1, maxLength: 20 },
@@ -81,7 +84,7 @@ property("a backup is a consistent snapshot, or leaves no file", {
     for (const { changes: group, gapMs } of during) {
       if (known !== undefined) break;
       for (const one of group) changes.push(file.change(one));
-      // The file reads after the changes of the same group.
+      // The file is read after the changes of the same group.
       changes.push(contentOf(broker).then((state) => states.push(state)));
       await world.pause(gapMs);
     }
@@ -93,7 +96,7 @@ property("a backup is a consistent snapshot, or leaves no file", {
 
     const copy = open("copy.db", options);
     const state = await contentOf(copy);
-    // The last group may have finished the backup before its reads.
+    // The backup may have finished during the last group, before it was read.
     assert(states.slice(known! - 1, known! + 1).includes(state), `${state}\nof ${states.at(-1)}`);
     assertEquals(await copy.store.newest("number", 60_000), -1);
     assertEquals(await copy.store.claims("scope"), []);
@@ -110,7 +113,7 @@ property("a backup is a consistent snapshot, or leaves no file", {
 
 /** A file whose topics and logs change. */
 class ChangingFile {
-  /** The newest append of each log's producer, which a later one may repeat. */
+  /** The newest append of each log's producer. A later append may repeat it. */
   readonly #repeatable = new Map<string, AppendLogOptions>();
   #count = 0;
 
@@ -163,11 +166,14 @@ class ChangingFile {
     return this.broker.logs.create(id, { config, identity, records, maxLogs: MAX_LOGS });
   }
 
-  /** Repeats appends that the copy contains: it knows the producers. */
+  /**
+   * Repeats appends that the copy contains. They must have no effect, because the copy knows the
+   * producers.
+   */
   async repeatOn(copy: SqliteBroker, state: string): Promise<void> {
     const rows: readonly (readonly unknown[])[] = JSON.parse(state);
     for (const [id, options] of this.#repeatable) {
-      // Other logs may have an equal record.
+      // Other logs may contain an equal record.
       const [, , , , records] = rows.find(([name]) => name === id)!;
       if (!(records as readonly unknown[] | undefined)?.includes(options.records[0])) continue;
       assertEquals((await copy.logs.append(id, options)).kind, "repeated");
@@ -175,7 +181,10 @@ class ChangingFile {
   }
 }
 
-/** Reads all topics and logs at once, as text without the epoch, which differs in a copy. */
+/**
+ * Reads all topics and logs at the same time, and returns them as text. The text omits the epoch,
+ * which differs in a copy.
+ */
 async function contentOf({ history, logs }: SqliteBroker): Promise<string> {
   const topics = TOPICS.map(async (topic) => {
     const options = { bounds: BOUNDS, maxMessages: 100, maxBytes: MAX_BYTES };

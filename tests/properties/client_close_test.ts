@@ -1,5 +1,6 @@
 /**
- * Closing clients in any state: everything that the program waits for settles, and nothing leaks.
+ * Clients that close in any state. Everything that the program waits for must settle, and nothing
+ * may leak.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -13,13 +14,16 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Maximum time of a message, of a close without a reply, and of one attempt, in milliseconds. */
+/**
+ * Maximum time that a message, a close without a reply and a connection attempt take, in
+ * milliseconds.
+ */
 const [TRIP_MS, CLOSE_MS, DIAL_MS] = [60, 400, 300] as const;
 
-/** Ends by the program itself. */
+/** Ways in which the program itself closes the client. */
 const OWN = ["close", "signal", "dispose", "close of the session"] as const;
 
-/** States of a client, and the possible ends in each. */
+/** States of a client, with the ways in which it can end in each state. */
 const STATES = {
   connected: [...OWN, "normal close by the server", "forbidden"],
   "never connected": [...OWN.slice(0, 3), "unauthenticated", "no attempt left"],
@@ -34,7 +38,7 @@ const SERVER_CODES: Readonly<Partial<Record<End, number>>> = {
   forbidden: CloseCode.forbidden,
 };
 
-/** Status, code and origin after each end. */
+/** The status, code and origin after each end. */
 const STATUSES: Readonly<Partial<Record<End, readonly unknown[]>>> = {
   "normal close by the server": ["closed", CloseCode.normal, "remote"],
   forbidden: ["refused", CloseCode.forbidden, "remote"],
@@ -71,20 +75,20 @@ const CALLS = {
   Record<string, (client: Client, signal: AbortSignal) => PromiseLike<unknown>>
 >;
 
-/** Number of kept responses; each has its own id. */
+/** Number of kept responses. Each of them has its own id. */
 let ids = 0;
 
 type CallName = keyof typeof CALLS;
 const NAMES = Object.keys(CALLS) as CallName[];
 
-/** Calls that wait: all but a move, which has no end of its own. */
+/** Calls that wait. These are all calls except a move, which does not end by itself. */
 const WAITING = NAMES.filter((name) => name !== "move");
 
 const calls = fc.record({
   /** Calls before the end, and calls after the session is lost. */
   before: fc.subarray(WAITING),
   lost: fc.subarray(WAITING.filter((name) => name !== "messages")),
-  /** Calls after the end of the client, each with the number of microtasks before it. */
+  /** Calls after the client has ended, each with the number of microtasks before it. */
   after: fc.array(
     fc.tuple(
       fc.constantFrom(...WAITING.filter((name) => name !== "messages" && name !== "outbox")),
@@ -101,11 +105,11 @@ property("closing a client settles all calls in every state, and leaks nothing",
       end: fc.constantFrom<End>(...STATES[state]),
       isReliable: fc.boolean(),
       handshake: fc.constantFrom("hangs", "refused"),
-      /** Times before the session is lost and before the end, in milliseconds. */
+      /** Times before the session is lost and before the client ends, in milliseconds. */
       pausesMs: fc.tuple(fc.nat(150), fc.nat(150)),
-      /** Nothing reaches the server after the program ends a session. */
+      /** If true, nothing reaches the server after the program has closed a session. */
       isBlocked: fc.boolean(),
-      /** Time between the start of a move and the end, in milliseconds. */
+      /** Time between the start of a move and the client's end, in milliseconds. */
       moveMs: maybe(fc.nat(10)),
       calls,
     })
@@ -217,13 +221,13 @@ property("closing a client settles all calls in every state, and leaks nothing",
   },
 });
 
-/** The outcome of a call after the client's end. */
+/** Returns the outcome of a call after the client has ended. */
 function outcomeAfter(
   { name, hadEnded }: { readonly name: CallName; readonly hadEnded: boolean },
   isNormal: boolean,
 ): string {
   if (name === "status" || name === "move" || name === "messages" && isNormal) return "fulfilled";
-  // A closed client accepts no subscription.
+  // A closed client accepts no new subscription.
   if (hadEnded || !isNormal) return "SessionClosedError";
   if (name === "subscription" || name === "history") return "fulfilled";
   return name === "subscription to come" ? "AbortError" : "SessionClosedError";
@@ -240,14 +244,14 @@ function counted(signal: AbortSignal, listeners: { count: number }): AbortSignal
       addEventListener.apply(signal, args);
     },
     removeEventListener(...args: Parameters<AbortSignal["removeEventListener"]>) {
-      // A listener that was already removed no longer counts.
+      // A listener that was already removed is not counted again.
       if (known.delete(args[1])) listeners.count--;
       removeEventListener.apply(signal, args);
     },
   });
 }
 
-/** Waits until a machine has no timers, which may take a turn of the event loop. */
+/** Waits until a machine has no timers. This may take a turn of the event loop. */
 async function noTimersOf(world: World, machine: Host): Promise<void> {
   const isNone = () => ![...world.simulation.pending()].some(({ host }) => host === machine);
   await world.until(`no timer of ${machine.name}`, isNone, 100);
@@ -256,7 +260,10 @@ async function noTimersOf(world: World, machine: Host): Promise<void> {
 /** Timeouts of a handshake and of a connection attempt, in milliseconds. */
 const [HANDSHAKE_MS, ATTEMPT_MS] = [600, 900] as const;
 
-/** Maximum time of a server's close, and time until it has forgotten a client over HTTP. */
+/**
+ * Maximum time that a server takes to close, and time until it has forgotten a client over HTTP, in
+ * milliseconds.
+ */
 const [SERVER_CLOSE_MS, FORGOTTEN_MS] = [2 * CLOSE_MS + HANDSHAKE_MS, 12_000] as const;
 
 /** Moments at which a client closes itself. */
@@ -269,7 +276,7 @@ const guest = fc.record({
   transport,
   moment: fc.constantFrom(...MOMENTS),
   isBySignal: fc.boolean(),
-  /** Microtasks before the close, and the time of "later", in milliseconds. */
+  /** Number of microtasks before the close, and the delay for "later" in milliseconds. */
   steps: fc.nat(12),
   laterMs: fc.nat(90),
   /** Duration and result of the server's token check. */
@@ -284,7 +291,9 @@ property("clients and a server that close during connects finish in time, and le
     endMs: fc.nat(90),
     drainMs: fc.constantFrom(300, 5_000),
     hasUsers: fc.boolean(),
-    /** Without in-band tokens, the server knows each client before its session. */
+    /**
+     * If false, tokens are not sent in band, and the server knows each client before its session.
+     */
     isInBand: fc.boolean(),
   }),
   async check(world, { guests, end, endMs, drainMs, hasUsers, isInBand }) {
@@ -349,7 +358,7 @@ property("clients and a server that close during connects finish in time, and le
   },
 });
 
-/** A client that connects, and closes itself at a moment. */
+/** A client that connects and closes itself at a given moment. */
 class Guest {
   readonly machine: Host;
   readonly client: Client;

@@ -1,4 +1,7 @@
-/** Leases of clients that number their messages: one node at a time handles a client's messages. */
+/**
+ * Leases of clients that number their messages. Only one node at a time handles a client's
+ * messages.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -9,10 +12,16 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Maximum wait for an acknowledgment, in milliseconds: a lease, and all handlers of a client. */
+/**
+ * Maximum wait for an acknowledgment, in milliseconds. It covers a lease and all handlers of a
+ * client.
+ */
 const ACK_MS = 70_000;
 
-/** Maximum total time of a client's handlers: a message waits up to 30 s for its turn. */
+/**
+ * Maximum total time of a client's handlers, in milliseconds. A message waits up to 30 s for its
+ * turn.
+ */
 const BUSY_MS = 25_000;
 
 /** Time for messages in flight, in milliseconds. */
@@ -20,7 +29,7 @@ const TRIP_MS = 300;
 
 const visit = fc.record({
   node: fc.nat(1),
-  /** Messages, the step between their numbers, and the handler's duration. */
+  /** The number of messages, the step between their numbers, and the duration of the handler. */
   count: fc.integer({ min: 1, max: 3 }),
   gap: fc.constantFrom(1, 2),
   handlerMs: fc.constantFrom(0, 0, 150, 600, 2_600, 4_800),
@@ -29,11 +38,14 @@ const visit = fc.record({
   waits: fc.constantFrom(true, true, false),
   leaves: fc.constantFrom("closes", "stays", "is cut off"),
   pauseMs: fc.constantFrom(0, 300, 900),
-  /** Time for which the other node is frozen meanwhile, possibly longer than a lease. */
+  /** Time for which the other node is frozen in the meantime, possibly longer than a lease. */
   frozenMs: fc.constantFrom(0, 0, 0, 1_000, 6_000),
 });
 
-/** Visits in which the first node is frozen with a message in flight, for longer than its lease. */
+/**
+ * Visits during which the first node is frozen for longer than its lease while a message is in
+ * flight.
+ */
 const lapse = fc.tuple(visit, visit, visit).map(([first, second, third]): Visit[] => [
   { ...first, node: 0, count: 1, handlerMs: 4_800, waits: false, frozenMs: 0 },
   { ...second, node: 1, handlerMs: 0, frozenMs: 6_000 },
@@ -50,11 +62,11 @@ interface Work {
 
 /** A raw client that visits the nodes in turn. */
 class Visitor {
-  /** Numbers in the order of sending, and in the order in which handlers started. */
+  /** Numbers in the order in which they were sent, and in the order in which handlers started. */
   readonly sent: Work[] = [];
   readonly handled: number[] = [];
   acknowledged = -1;
-  /** True once a node was frozen, because it cannot renew its lease. */
+  /** True once a node was frozen. A frozen node cannot renew its lease. */
   wasFrozen = false;
   mostAtOnce = 0;
   #running = 0;
@@ -72,7 +84,7 @@ class Visitor {
     this.#running--;
   }
 
-  /** Sends messages to a node, and leaves. */
+  /** Sends messages to a node and leaves. */
   async visit(nodes: readonly SimulatedServer<string>[], visit: Visit): Promise<void> {
     const world = this.world;
     const [node, other] = [nodes[visit.node]!, nodes[1 - visit.node]!];
@@ -150,13 +162,13 @@ property(
         }))
       );
       await Promise.all(nodes.map(({ server }) => server.nodes!.ready));
-      // A node that cannot read numbers handles messages anyway.
+      // A node that cannot read the stored numbers handles messages anyway.
       for (const { server: { topics } } of nodes) {
         await untilReached(world, () => topics.broker.store!.newest("first", 1_000));
       }
       const visits = clients.map((visits, i) => async () => {
         for (const visit of visits) await visitors[i]!.visit(nodes, visit);
-        // The last messages also arrive once a session stays long enough.
+        // The last messages arrive too, once a session stays open long enough.
         await visitors[i]!.visit(nodes, { ...visits.at(-1)!, waits: true });
       });
       // A node that is frozen for one client is frozen for all.

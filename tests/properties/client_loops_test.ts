@@ -1,4 +1,4 @@
-/** Slow loops over the messages of a client. */
+/** Slow loops over a client's messages. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { MAX_UNREAD_SESSIONS } from "../../client/unread_sessions.ts";
@@ -6,13 +6,13 @@ import { CloseCode, QueueFullError } from "../../errors.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Maximum messages that wait in one session. */
+/** Maximum number of messages that wait in one session. */
 const MAX_WAITING = 4;
 
-/** Item that stands for the error about missing messages. */
+/** An item that represents the error about missing messages. */
 const GAP = "gap";
 
-/** Sessions of one client, as its loops see them. */
+/** The sessions of one client as its loops see them. */
 class LoopModel {
   #waiting: { readonly left: readonly string[]; readonly misses: boolean }[] = [];
   #isGap = false;
@@ -26,7 +26,7 @@ class LoopModel {
     this.#current = session.left;
   }
 
-  /** All remaining items: after a gap, a loop starts with the current session. */
+  /** All remaining items. After a gap, a loop starts with the current session. */
   get items(): readonly string[] {
     const items = this.#waiting.flatMap(({ left, misses }) => misses ? [GAP, ...left] : left);
     return this.#isGap ? [...items, GAP, ...this.#current] : items;
@@ -35,7 +35,7 @@ class LoopModel {
 
 property("a loop that pauses while sessions come and go reports every gap", {
   cases: fc.record({
-    /** Messages of the first session, and of the following ones. */
+    /** Number of messages in the first session and in the following sessions. */
     first: fc.nat(MAX_WAITING),
     others: fc.array(fc.nat(MAX_WAITING + 2), { maxLength: MAX_UNREAD_SESSIONS + 4 }),
     /** The first session ends because its loop is too slow. */
@@ -69,7 +69,7 @@ property("a loop that pauses while sessions come and go reports every gap", {
     model.add({ left: isSlow ? [] : names, misses: isSlow });
     for (const [i, count] of [...isSlow ? [0] : [], ...others].entries()) {
       const [old] = server.manager.all();
-      // One message more than allowed ends a session that a loop reads.
+      // One message more than allowed ends a session that a loop is reading.
       if (i === 0 && isSlow) old!.send("loop", "beyond");
       else world.cut(world.host("client"));
       await world.until(
@@ -100,7 +100,7 @@ property("a loop that pauses while sessions come and go reports every gap", {
 
 property("consecutive loops read each message once, across moves and session ends", {
   cases: fc.record({
-    /** Messages of each loop, and the time before the next one. */
+    /** Number of messages that each loop reads, and the time before the next loop. */
     loops: fc.array(fc.record({ count: fc.integer({ min: 1, max: 5 }), pauseMs: fc.nat(60) }), {
       minLength: 1,
       maxLength: 4,

@@ -11,7 +11,7 @@ import { property } from "./property.ts";
 import { areSubscribed } from "./readings.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Topics that each client reads throughout, with a history and without. */
+/** Topics that each client reads throughout, one with a history and one without. */
 const [KEPT, TALK] = ["kept:all", "talk:all"] as const;
 
 /** Topics to which clients subscribe for a while. */
@@ -20,7 +20,7 @@ const TOPICS = ["kept:some", "talk:some", "room:one", "room:two"] as const;
 /** Maximum time until everything is idle after a round, in milliseconds. */
 const REST_MS = 12_000;
 
-/** Codes of a close after which a client reconnects. */
+/** Close codes after which a client reconnects. */
 const CODES = [CloseCode.draining, CloseCode.tooMany, CloseCode.handlerFailed, 3_000] as const;
 
 /** A call of a program. */
@@ -28,7 +28,7 @@ const call = fc.oneof(
   stepOf("ask", { retry: fc.boolean(), ms: fc.nat(300) }),
   stepOf("send", { isLarge: fc.boolean() }),
   stepOf("publish", { isKept: fc.boolean(), echo: fc.boolean() }),
-  /** Subscribes or leaves; `again` reverts that some microtasks later. */
+  /** Subscribes or leaves. `again` reverts that some microtasks later. */
   stepOf("toggle", {
     topic: fc.constantFrom(...TOPICS),
     again: maybe(fc.nat(12)),
@@ -38,7 +38,7 @@ const call = fc.oneof(
 
 type Call = Drawn<typeof call>;
 
-/** Trouble in the session of one client. */
+/** A fault that affects one client's session. */
 const trouble = fc.record({
   kind: fc.constantFrom(
     "nothing",
@@ -53,7 +53,7 @@ const trouble = fc.record({
     "a move on a slow link",
     "a move on a narrow link",
   ),
-  /** Index of the call before, and a time. */
+  /** The index of the call before the fault, and a delay. */
   at: fc.nat(5),
   ms: fc.nat(150),
 });
@@ -69,7 +69,7 @@ const round = fc.record({
     }),
     { minLength: 1, maxLength: 3 },
   ),
-  /** Fate of a node in the middle of the round. */
+  /** What happens to a node in the middle of the round. */
   node: fc.constantFrom("stays", "stays", "stays", "is killed", "drains"),
   which: fc.nat(1),
 });
@@ -77,7 +77,7 @@ const round = fc.record({
 property("a client whose sessions end and move still does all that its program requested", {
   cases: fc.record({
     reliable: fc.boolean(),
-    /** Maximum time of a rights check. */
+    /** Maximum time that a rights check takes, in milliseconds. */
     rightMs: fc.constantFrom(0, 100, 250),
     transports: transport,
     rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
@@ -109,7 +109,7 @@ property("a client whose sessions end and move still does all that its program r
   },
 });
 
-/** Waits until each client has one session, with its program's topics, members and publications. */
+/** Waits until each client has one session with its program's topics, members and publications. */
 async function atRest(world: World, nodes: Nodes, programs: readonly Program[]): Promise<void> {
   const restless = () => {
     const sessions = nodes.servers.flatMap(({ manager }) => manager.all());
@@ -125,7 +125,7 @@ async function atRest(world: World, nodes: Nodes, programs: readonly Program[]):
       const expected = programs.filter(({ wanted }) => wanted.includes(room))
         .map(({ name, presence }) => `${name} ${presence.get(room)}`).sort();
       for (const { rooms, topics } of nodes.servers) {
-        // A node without its own members does not follow the room.
+        // A node that has no members itself does not follow the room.
         if (topics.subscribers(room).length === 0) continue;
         const members = rooms.members(room).map(({ user, data }) => `${user} ${data}`).sort();
         if (`${members}` !== `${expected}`) return `members of ${room}: ${members}`;
@@ -138,7 +138,10 @@ async function atRest(world: World, nodes: Nodes, programs: readonly Program[]):
   assertEquals(restless(), "", "what is not idle");
 }
 
-/** Publishes once on each topic: exactly the subscribers receive the publication, once each. */
+/**
+ * Publishes once on each topic. Only the subscribers must receive the publication, each of them
+ * once.
+ */
 async function probe(world: World, programs: readonly Program[]): Promise<void> {
   const [first] = programs as [Program];
   for (const topic of [KEPT, TALK, ...TOPICS]) {
@@ -206,7 +209,7 @@ class Nodes {
     return this.#programs.map(({ server }) => server);
   }
 
-  /** Topics of the sessions of a user, sorted. */
+  /** Returns the sorted topics of a user's sessions. */
   topicsOf(user: string): string[] {
     return this.servers.flatMap(({ manager, topics }) =>
       manager.sessionsOf(user).flatMap((session) => topics.requestedBy(session))
@@ -288,7 +291,7 @@ class Program {
       .flatMap(({ id }) => got.includes(id) ? [] : [id]);
   }
 
-  /** Makes calls, with trouble after one of them. */
+  /** Makes calls, with a fault after one of them. */
   async play({ calls, trouble }: { readonly calls: readonly [Call, number][]; trouble: Trouble }) {
     let running: Promise<unknown> | undefined;
     for (const [i, [call, pauseMs]] of calls.entries()) {
@@ -377,7 +380,7 @@ class Program {
       got.push((data as { readonly id: string }).id);
       const { position } = subscription;
       await this.world.pause(got.length % 3 * 10);
-      // A slow loop has the position of its own message.
+      // A slow loop is at the position of the message that it is processing.
       if (subscription.position !== position) this.#wrong.push(`position of ${topic}`);
     }).then((outcome) => {
       if (outcome !== "fulfilled") this.#wrong.push(`loop over ${topic}: ${outcome}`);

@@ -1,4 +1,4 @@
-/** Directories of nodes: each node knows the entries of all others, after any kind of loss. */
+/** Directories of nodes. Each node knows the entries of all other nodes after any kind of loss. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Directory } from "../../pubsub/nodes/directory.ts";
@@ -12,14 +12,18 @@ import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
 /**
- * Interval of checks, time in which changes are batched, and maximum time of a change in flight.
+ * Interval between checks, time during which changes are batched, and maximum time that a change is
+ * in flight, in milliseconds.
  */
 const [CHECK_MS, BATCH_MS, ON_WAY_MS] = [300, 40, 1_000] as const;
 
-/** Maximum scopes per check, and maximum wait of a new scope for entries, in milliseconds. */
+/**
+ * Maximum number of scopes per check, and maximum time that a new scope waits for entries, in
+ * milliseconds.
+ */
 const [CHECKED, OPEN_MS] = [200, 1_000] as const;
 
-/** Time in which changes arrive, in milliseconds. */
+/** Time within which changes arrive, in milliseconds. */
 const ROUND_MS = 150;
 
 const FAULTS = [
@@ -32,7 +36,7 @@ const FAULTS = [
   "node restarted",
 ] as const;
 
-/** A change of an entry; without a value, its deletion. */
+/** A change of an entry. Without a value, the entry is deleted. */
 const change = fc.record({
   node: fc.nat(3),
   scope: fc.nat(229),
@@ -118,9 +122,9 @@ class Member {
 property("each node knows the entries of all nodes soon after any loss", {
   cases: fc.record({
     nodeCount: fc.integer({ min: 2, max: 4 }),
-    /** With more scopes than fit into a check, a node takes turns. */
+    /** If there are more scopes than fit into a check, the scopes take turns. */
     scopeCount: fc.constantFrom(2, 3, 230),
-    /** Maximum delay of messages, which may be reordered. */
+    /** Maximum delay of messages. Delayed messages may be reordered. */
     delayMs: fc.constantFrom(0, 0, 60),
     rounds: fc.array(
       fc.record({
@@ -203,7 +207,10 @@ property("each node knows the entries of all nodes soon after any loss", {
   },
 });
 
-/** Compares the entries that each node knows, and its reported changes, with those of all nodes. */
+/**
+ * Compares the entries that each node knows, and the changes that it reported, with the entries of
+ * all nodes.
+ */
 function assertViews(members: readonly Member[]): void {
   for (const { opened, nodes: { id: ownId } } of members) {
     for (const [name, { scope, told }] of opened) {

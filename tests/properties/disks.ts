@@ -7,10 +7,10 @@ import {
 } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
-/** A disk, and the function that opens its files. */
+/** A disk and a function that opens its files. */
 export interface Disk {
   readonly disk: SimulatedDisk;
-  /** Opens or creates a file, for the machine's current life. */
+  /** Opens or creates a file for the machine's current life. */
   open(path: string, options?: SimulatedSqliteOptions): SqliteBroker;
 }
 

@@ -1,5 +1,6 @@
 /**
- * Drains of servers and single sessions with work in flight: which work finishes, and which is cut.
+ * Drains of servers and of single sessions with work in flight. The properties determine which work
+ * finishes and which work is cut.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -13,16 +14,19 @@ import { read } from "./readings.ts";
 import { ask, serveNodes } from "./requests.ts";
 import type { Ends, World } from "./world.ts";
 
-/** Share of a drain over which sessions leave, and the maximum mean time between two. */
+/**
+ * Share of a drain over which sessions leave, and the maximum mean time between two of them in
+ * milliseconds.
+ */
 const [SPREAD, MAX_SLOT_MS] = [0.8, 5];
 
-/** Time for a round trip and a close; over HTTP that takes several requests. */
+/** Time for a round trip and a close, in milliseconds. Over HTTP, this takes several requests. */
 const [ROUND_MS, HTTP_MS] = [100, 400];
 
 /** Time between two publications, in milliseconds. */
 const PUBLISH_MS = 60;
 
-/** Topic with a history. */
+/** A topic with a history. */
 const TOPIC = "log:deploy";
 
 /** Handlers that take some time. */
@@ -48,7 +52,7 @@ interface Work extends Pick<Planned, "kind"> {
   outcome: string;
 }
 
-/** Handlers of both ends, by virtual time. */
+/** Creates the handlers of both ends, which use virtual time. */
 function handlers(world: World) {
   const wait = async ({ data }: { readonly data: unknown }) => {
     await world.pause(Number(data));
@@ -100,10 +104,10 @@ property("a drain lets each session finish its work until its timeout or signal"
   cases: fc.record({
     clients: fc.array(fc.record({ transport, works }), { maxLength: 4 }),
     withinMs: fc.integer({ min: 1_000, max: 2_500 }),
-    /** Time of the signal; 0 for an already aborted one. */
+    /** Time of the signal. 0 means that the signal is already aborted. */
     signalMs: fc.oneof(fc.constant(undefined), fc.constant(0), fc.nat(2_500)),
     isManager: fc.boolean(),
-    /** True with another server, to which clients move. */
+    /** True if there is another server to which clients move. */
     hasReplacement: fc.boolean(),
   }),
   async check(world, { clients: planned, withinMs, signalMs, isManager, hasReplacement }) {
@@ -166,7 +170,7 @@ property("a drain lets each session finish its work until its timeout or signal"
     await world.until("the end of the drain", () => endMs < Infinity, HTTP_MS);
     await world.pause(HTTP_MS);
 
-    // Each session leaves in its own time slot, the oldest first.
+    // Each session leaves in its own time slot. The oldest session leaves first.
     const slotMs = Math.min(withinMs * SPREAD / count, MAX_SLOT_MS);
     for (const [i, { notices }] of sessions.entries()) {
       assertEquals(notices.map((notice) => notice.reason), [reason], `notices of ${i}`);
@@ -175,8 +179,8 @@ property("a drain lets each session finish its work until its timeout or signal"
       const isInSlot = least <= retryAfterMs && retryAfterMs <= most;
       assert(isInSlot, `${retryAfterMs} is not in ${least} to ${most}`);
     }
-    // A session with work after the timeout is cut. A client that moves does not wait for message
-    // handlers.
+    // A session that still has work after the timeout is cut. A client that moves does not wait for
+    // message handlers.
     const held = (slackMs: number, isSure: boolean) =>
       sessions.filter(({ notices, works }) => {
         const counted = works.filter(({ kind }) =>
@@ -201,7 +205,7 @@ property("a drain lets each session finish its work until its timeout or signal"
     assertEquals([manager.count, manager.isDraining], [0, true]);
     assertEquals(await world.inTime("a second drain", manager.drain()), report);
     if (!hasReplacement) return;
-    // Clients have all publications from before, during and after the drain.
+    // Clients must receive all publications from before, during and after the drain.
     const isThere = ({ client, got }: Drained) => client.isConnected && got.length >= published;
     await world.until("clients that moved", () => sessions.every(isThere), 20_000);
     await world.pause(HTTP_MS);

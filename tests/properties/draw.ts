@@ -1,7 +1,7 @@
 /** Generators shared by several properties. */
 import fc from "fast-check";
 
-/** The values that a generator draws. */
+/** The type of the values that a generator produces. */
 export type Drawn<G> = G extends fc.Arbitrary<infer T> | fc.WeightedArbitrary<infer T> ? T : never;
 
 export const transport: fc.Arbitrary<"websocket" | "webtransport" | "http"> = fc.constantFrom(
@@ -11,7 +11,7 @@ export const transport: fc.Arbitrary<"websocket" | "webtransport" | "http"> = fc
 );
 
 /**
- * Draws a key of a table.
+ * Generates a key of a table.
  *
  * @param table The table, with the plainest entry first.
  */
@@ -19,17 +19,17 @@ export function keyOf<T extends object>(table: T): fc.Arbitrary<Extract<keyof T,
   return fc.constantFrom(...Object.keys(table) as Extract<keyof T, string>[]);
 }
 
-/** Draws a value, or `undefined` in one of `freq` cases, towards which it shrinks. */
+/** Generates a value, or `undefined` in one of `freq` cases. It shrinks towards `undefined`. */
 export function maybe<T>(value: fc.Arbitrary<T>, freq: number = 6): fc.Arbitrary<T | undefined> {
   return fc.option(value, { nil: undefined, freq });
 }
 
 /**
- * Draws one kind of step, for `fc.oneof()`.
+ * Generates one kind of step, for `fc.oneof()`.
  *
  * @param kind Name of the kind.
  * @param parts Generators of the other parts.
- * @param weight Share among all kinds.
+ * @param weight Weight of this kind among all kinds.
  */
 export function stepOf<K extends string, P>(
   kind: K,

@@ -1,4 +1,7 @@
-/** Durable streams on two servers of one engine: over HTTP, through sessions and on the servers. */
+/**
+ * Durable streams on two servers that share an engine, used over HTTP, through sessions and on the
+ * servers.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -22,25 +25,34 @@ import type { World } from "./world.ts";
 
 const IDS = ["oak", "elm", "ash", "fir"] as const;
 
-/** Bytes of records: a stream holds six small ones, two halves, or one full one. */
+/**
+ * Sizes of records in bytes. A stream can hold six small records, two half records, or one full
+ * record.
+ */
 const SIZES = { small: 10, half: 158, full: 380, over: 381 } as const;
 const LIMITS = { maxStreamBytes: countedBytes(6 * SIZES.small, 6), maxForks: 2 };
 
-/** TTL of an expiring stream; it is gone after that time, the slack of NATS, and a search. */
+/**
+ * TTL of an expiring stream in seconds, and the time after which it is gone in milliseconds. That
+ * time is the TTL plus the slack of NATS and a search.
+ */
 const [TTL_S, EXPIRED_MS] = [90, 130_000];
 
 /** Time between two uses that renew the TTL of an expiring stream, in milliseconds. */
 const USED_MS = 60_000;
 
-/** Time until an engine has counted the streams that another server created or deleted. */
+/**
+ * Time until an engine has counted the streams that another server created or deleted, in
+ * milliseconds.
+ */
 const COUNT_MS = 1_300;
 
-/** Wait of a long-poll, in milliseconds. */
+/** Time that a long-poll waits, in milliseconds. */
 const POLL_MS = 400;
 
 const JSON_TYPE = { "content-type": "application/json" };
 
-/** The stream of a step: mostly an existing one. */
+/** The stream of a step, which is mostly an existing stream. */
 const of = fc.nat(19);
 const node = fc.constantFrom(0, 1);
 const isHttp = fc.constantFrom(true, true, false);
@@ -51,7 +63,7 @@ const record = fc.oneof(
   fc.constantFrom("half", "full", "over", undefined),
 );
 
-/** Draws `value` in one of ten cases; otherwise, and when shrunk, `usual`. */
+/** Generates `value` in one of ten cases and `usual` otherwise. It shrinks towards `usual`. */
 function seldom<T, U>(value: T, usual: U): fc.Arbitrary<T | U> {
   return fc.oneof({ weight: 9, arbitrary: fc.constant(usual) }, fc.constant(value));
 }
@@ -65,7 +77,8 @@ const stepsOf = fc.array(
       record,
       ends,
       isMortal: fc.boolean(),
-      // Of any source, at its end or after a number of records, counted from the oldest or not.
+      // A fork of any source, at its end or after a number of records, which may be counted from
+      // the oldest record.
       fork: maybe(
         fc.record({ of, place: maybe(fc.nat(5)), isCounted: fc.boolean() }),
         2,
@@ -76,7 +89,7 @@ const stepsOf = fc.array(
       node,
       record,
       ends,
-      // Added to the next number: mostly 0.
+      // The difference to the next number, which is mostly 0.
       producer: maybe(
         fc.record({
           id: seldom("__proto__", "p"),
@@ -99,10 +112,11 @@ const stepsOf = fc.array(
     stepOf("read", {
       of,
       node,
-      // From the oldest record, or after any offset of all streams, deleted ones included.
+      // The read starts at the oldest record or after any offset of any stream, including deleted
+      // streams.
       from: fc.oneof(fc.constant(undefined), fc.nat(40)),
       face,
-      // Intervals by which the cursor that a reader echoes is ahead.
+      // Number of intervals by which the cursor that a reader echoes is ahead.
       ahead: fc.constantFrom(undefined, -1, 0, 500),
     }, 6),
     stepOf("use in time", { node, use: fc.oneof(fc.constant("append" as const), face) }, 4),
@@ -121,7 +135,7 @@ class Streams {
   readonly #model: StreamsModel;
   readonly #faces: StreamFaces;
   readonly #writers = new Map<ModelStream, DurableStreamWriter>();
-  /** Places from replies, also of streams that are gone. */
+  /** Places from replies, including places in streams that are gone. */
   readonly #places: ModelPlace[] = [];
   #last: { readonly id: string; readonly append: ModelAppend } | undefined;
   #creator = 0;
@@ -182,7 +196,7 @@ class Streams {
     }
   }
 
-  /** Deletes all streams, one by one, and expects all their slots to be free. */
+  /** Deletes all streams one by one, and expects all their slots to be free afterwards. */
   async finish(most: number): Promise<void> {
     for (const { id } of this.#model.all) {
       if (this.#model.get(id)?.isDeleted === false) {
@@ -203,7 +217,7 @@ class Streams {
   async #create(step: StepOf<"create">): Promise<void> {
     const { id, node, ends, isMortal, fork } = step;
     const source = fork && { id: this.#idOf(fork.of), place: fork.place };
-    // An engine may count the streams of another server late.
+    // An engine may count streams of another server with a delay.
     if (node !== this.#creator) await this.world.pause(COUNT_MS);
     this.#creator = node;
     if (!step.isHttp) return await this.#createHeld(id, node, source);
@@ -227,7 +241,7 @@ class Streams {
     if (expected !== "201") return;
     this.#tell(id, told.get("stream-next-offset"));
     const again = await this.#ask(id, 1 - node, { method: "PUT", headers, ...body });
-    // A fork at the end of its source is the same wherever that end is now.
+    // A fork at the end of its source is the same fork, wherever that end is now.
     assertEquals(again.outcome, "200", `the same creation again ${JSON.stringify(made)}`);
   }
 
@@ -309,7 +323,7 @@ class Streams {
     const stream = this.#model.get(id);
     if (stream === undefined || stream.isDeleted) return;
     if (stream.end !== undefined) await this.#loseWriter(stream, "ended");
-    // A rejection reports the state only of an ended stream.
+    // A rejection reports the state only if the stream has ended.
     if (Number(outcome.slice(0, 3)) >= 300 && stream.end === undefined) return;
     assertEquals(headers.get("stream-closed"), stream.end === undefined ? null : "true", about);
     if (stream.records.length > before!) this.#tell(id, headers.get("stream-next-offset"));
@@ -405,8 +419,8 @@ class Streams {
   }
 
   /**
-   * Lets time pass: streams with a TTL and without a writer are as if deleted, even if a server
-   * read their states meanwhile.
+   * Lets time pass. After that, streams that have a TTL and no writer behave as if they were
+   * deleted, even if a server has read their state in the meantime.
    */
   async #expire(): Promise<void> {
     await this.#renew({ node: 0, use: "http" });
@@ -418,7 +432,7 @@ class Streams {
     }
   }
 
-  /** Appends to all streams or reads them, several times within their TTL. */
+  /** Appends to or reads all streams several times within their TTL. */
   async #use({ node, use }: StepOf<"use in time">): Promise<void> {
     for (let left = 3; left >= 0; left--) {
       await this.#renew({ node, use });
@@ -431,7 +445,7 @@ class Streams {
       if (isDeleted) continue;
       const { length } = records;
       if (use === "append") await this.#append(id, node, { record: this.#record("small") });
-      // A rejected append renews nothing.
+      // A rejected append does not renew the TTL.
       if (records.length > length) continue;
       await this.#read(id, { node, from: undefined, face: use === "append" ? "http" : use });
     }
@@ -447,7 +461,7 @@ class Streams {
     await this.#faces.read(id, { ...reading, place });
   }
 
-  /** Compares the state from HEAD requests and on a server with the model. */
+  /** Compares the state that HEAD requests and a server return with the model. */
   async look(): Promise<void> {
     for (const id of IDS) {
       const { outcome, headers } = await this.#ask(id, 0, { method: "HEAD" });
@@ -471,7 +485,7 @@ class Streams {
     }
   }
 
-  /** Notes the offset of the end of a stream. */
+  /** Records the offset at the end of a stream. */
   #tell(id: string, offset: string | null): void {
     const place = this.#model.get(id)!.places.at(-1)!;
     if (place.offset === undefined) {
@@ -517,7 +531,7 @@ class Streams {
   }
 }
 
-/** Outcomes of a creation by a server, by the outcomes over HTTP. */
+/** Outcomes when a server creates a stream, by the outcomes over HTTP. */
 const BY_SERVER: Readonly<Record<string, string>> = {
   "200": "exists",
   "201": "fulfilled",

@@ -1,4 +1,4 @@
-/** Histories on each engine: two nodes append and read, also over slow, closed or broken links. */
+/** Histories on each engine. Two nodes append and read, even over slow, closed or broken links. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type {
@@ -18,7 +18,7 @@ import type { World } from "./world.ts";
 const TOPIC = "topic";
 const HOUR_MS = 3_600_000;
 
-/** Limits of the history, each with one that is small. */
+/** Limits of the history. In each of them, one limit is small. */
 const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "many publications": { size: 1_000, ttlMs: HOUR_MS, bytes: 1 << 20 },
   "five publications": { size: 5, ttlMs: HOUR_MS, bytes: 1 << 20 },
@@ -26,7 +26,7 @@ const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "a short time": { size: 1_000, ttlMs: 3_000, bytes: 1 << 20 },
 };
 
-/** Maximum time until a publication reaches the listeners, in milliseconds. */
+/** Maximum time until a publication has reached the listeners, in milliseconds. */
 const ARRIVES_MS = 2_000;
 
 /** Maximum time after a fault until each publication is acknowledged, in milliseconds. */
@@ -85,7 +85,7 @@ property("an engine stores each publication once, in order, and returns what the
       else if (step.kind === "listen") await history.listenOrLeave(step.node);
       else if (step.kind === "pause") await world.pause(step.ms);
       else await history.appendInTrouble(step);
-      // A publication whose position is unknown ends the comparison.
+      // If the position of a publication is unknown, the comparison ends there.
       if (history.hasUnknown) break;
       await history.compareHeard();
     }
@@ -99,7 +99,7 @@ property("an engine stores each publication once, in order, and returns what the
   },
 });
 
-/** A node, as its broker. */
+/** A node, represented by its broker. */
 interface Node {
   readonly host: Host;
   readonly broker: Broker;
@@ -110,18 +110,18 @@ interface Node {
   } | undefined;
 }
 
-/** One history, next to the model. */
+/** One history and its model. */
 class SharedHistory {
   /** True once only the engine knows the position of some publication. */
   hasUnknown = false;
   readonly nodes: readonly Node[];
   readonly #model: HistoryModel;
-  /** Keys of the publications so far. */
+  /** Keys that publications have used so far. */
   readonly #keys: PublicationKey[] = [];
   #count = 0;
 
   constructor(readonly world: World, brokers: readonly Broker[], readonly bounds: HistoryBounds) {
-    // docs/deploy/nats.md, Delivery.
+    // See docs/deploy/nats.md, Delivery.
     this.#model = new HistoryModel(bounds, { hasExactBytes: brokers[0]!.name !== "nats" });
     this.nodes = brokers.map((broker, i) => {
       return { host: world.host(`node-${i}`), broker, listener: undefined };
@@ -159,7 +159,7 @@ class SharedHistory {
     return position && { payload, position, taken: { fromMs, toMs: this.world.nowMs } };
   }
 
-  /** Appends one after another while a node's link to the engine fails. */
+  /** Makes one append after another while a node's link to the engine fails. */
   async appendInTrouble({ node, of, lastsMs, count }: Trouble): Promise<void> {
     const world = this.world;
     // A listener may miss publications during the fault.
@@ -207,7 +207,10 @@ class SharedHistory {
     await subscription.ready;
   }
 
-  /** Compares the received publications with all since each listener's subscription. */
+  /**
+   * Compares the publications that each listener received with all publications since its
+   * subscription.
+   */
   async compareHeard(): Promise<void> {
     const { all, head } = this.#model;
     for (const { listener } of this.nodes) {
@@ -241,7 +244,7 @@ class SharedHistory {
     await this.#readPage(node, { ...part, maxMessages, maxBytes });
   }
 
-  /** Reads after each of the newest publications. */
+  /** Reads the history after each of the newest publications. */
   async readAfterAll(): Promise<void> {
     const offsets = this.#model.all.slice(-12).map(({ position }) => position.offset);
     await Promise.all(

@@ -1,4 +1,4 @@
-/** The engines of properties. */
+/** Helpers for the engines that properties use. */
 import { assert } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { CreateLogOptions } from "../../pubsub/logs/log.ts";
@@ -12,7 +12,7 @@ import type { World } from "./world.ts";
 const REACHED_MS = 20_000;
 
 /**
- * Repeats an engine call until it succeeds: a cluster starts without a leader.
+ * Repeats an engine call until it succeeds, because a cluster starts without a leader.
  *
  * @param world The world.
  * @param call The call.
@@ -26,7 +26,7 @@ export async function untilReached(world: World, call: () => Promise<unknown>): 
 }
 
 /**
- * Waits until an engine stores logs; its servers may have to elect a leader first.
+ * Waits until an engine stores logs. Its servers may have to elect a leader first.
  *
  * @param world The world.
  * @param node A machine with a broker of the engine.
@@ -47,11 +47,11 @@ export async function reach(
 }
 
 /**
- * Creates a node's broker whose calls fail as the case decides.
+ * Creates a node's broker, whose calls fail as the case determines.
  *
  * @param engine The engine.
  * @param host The node's machine, in its current life.
- * @returns The broker, which also closes the engine's broker.
+ * @returns The broker. Closing it also closes the engine's broker.
  */
 export function faultyBroker(engine: ClusterEngine, host: Host): FaultyBroker {
   const inner = engine.broker(host)!;

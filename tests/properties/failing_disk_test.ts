@@ -1,4 +1,4 @@
-/** SQLite files on failing disks and restarting machines: what a history keeps. */
+/** The properties of histories in SQLite files on failing disks and restarting machines. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
@@ -17,13 +17,15 @@ import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Time after a machine's start in which each end counts as a power loss, in milliseconds. */
+/**
+ * Time after a machine has started during which each end counts as a power loss, in milliseconds.
+ */
 const YOUNG_MS = 5_000;
 
 const HOUR_MS = 3_600_000;
 const TOPICS = 3;
 
-/** A page that holds a whole history. */
+/** The request for a page that holds a whole history. */
 const ALL = { maxMessages: 1_000, maxBytes: 1 << 24 } as const;
 
 const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
@@ -33,7 +35,7 @@ const BOUNDS: Readonly<Record<string, HistoryBounds>> = {
   "a short time": { size: 1_000, ttlMs: 1_500, bytes: 1 << 20 },
 };
 
-/** Draws a failure after some disk operations, in half of the cases. */
+/** Generates a failure after some disk operations in half of the cases. */
 function faultOf<Kind extends string>(...kinds: Kind[]) {
   return maybe(
     fc.record({
@@ -50,7 +52,7 @@ const appends = stepOf("append", {
   items: fc.array(
     fc.record({
       topic: fc.nat(TOPICS - 1),
-      /** A publication that fits into one page of the file, or needs several. */
+      /** A publication that fits into one page of the file or needs several pages. */
       length: fc.constantFrom<number[]>(10, 9_000),
       key: fc.constantFrom("none", "next", "repeated"),
     }),
@@ -62,10 +64,10 @@ const appends = stepOf("append", {
 }, 6);
 const restart = stepOf("restart", {
   how: fc.constantFrom("close", "kill", "power"),
-  /** Calls pending at that time. */
+  /** Calls that are pending when the process or machine ends. */
   underWay: fc.nat(2),
   synchronous: fc.constantFrom("full", "normal"),
-  /** Time between the start of the machine and the opening of the file, in milliseconds. */
+  /** Time between the start of the machine and the opening of its file, in milliseconds. */
   restMs: fc.constantFrom<number[]>(0, 1_000, YOUNG_MS + 200),
 }, 2);
 const fileSteps = fc.oneof(
@@ -110,7 +112,7 @@ const [MAX_LOGS, PLENTY] = [3, 1 << 26] as const;
 const logCall = fc.record({
   log: fc.nat(LOGS.length - 1),
   kind: fc.constantFrom("create", "append", "append again", "delete", "retain", "release"),
-  /** A record that fits into one page of the file, or needs several. */
+  /** A record that fits into one page of the file or needs several pages. */
   length: fc.constantFrom<number[]>(10, 9_000),
   keeps: fc.boolean(),
 });
@@ -149,7 +151,7 @@ property(
         const made = await world.inTime("outcomes", Promise.all(making));
         disk.heal();
         for (const { id, call, result } of made) {
-          // A call that failed had no effect.
+          // A call that failed must have had no effect.
           if (result !== "BrokerError") judge(id, call, result);
           else assertEquals(fault !== undefined, true);
         }
@@ -192,7 +194,7 @@ function logCallOf(
   }
 }
 
-/** A call whose outcome arrives later, or never. */
+/** A call whose outcome arrives later or never. */
 interface Append {
   readonly topic: Topic;
   readonly payload: string;
@@ -205,7 +207,7 @@ interface Append {
 interface Topic {
   readonly name: string;
   model: HistoryModel;
-  /** The producer's newest number. */
+  /** The newest number of the producer. */
   newest: number;
   listener: {
     readonly subscription: BrokerSubscription;
@@ -214,15 +216,15 @@ interface Topic {
   } | undefined;
 }
 
-/** A file, with a model of each history. */
+/** A file and a model of each history in it. */
 class FailingFile {
   readonly #topics: readonly Topic[];
-  /** Payloads by topic, epoch and offset: a position never identifies two publications. */
+  /** Payloads by topic, epoch and offset. A position must never identify two publications. */
   readonly #positions = new Map<string, string>();
   #synchronous: "full" | "normal";
   #broker: SqliteBroker;
   #epoch = "";
-  /** Power losses that dropped writes; each is followed by new producers. */
+  /** Number of power losses that dropped writes. Each of them is followed by new producers. */
   #losses = 0;
   #count = 0;
 
@@ -246,7 +248,7 @@ class FailingFile {
     return this.at.open("file.db", { synchronous: this.#synchronous });
   }
 
-  /** Appends at once, or shortly after one another, while the disk may fail. */
+  /** Makes appends at the same time or shortly after one another, while the disk may fail. */
   async appendAll({ items, gapMs, fault }: Appends): Promise<void> {
     const { disk } = this.at;
     if (fault?.kind === "power") await this.#grow();
@@ -267,14 +269,14 @@ class FailingFile {
       const how = fault.kind === "power" ? "power" : "kill";
       return await this.#comeBack(how, { calls, synchronous: this.#synchronous, restMs: 0 });
     }
-    // Operations of a group do not fail because of each other: each is retried once.
+    // The operations of a group do not fail because of each other. Each operation is retried once.
     const isRetried = fault.kind === "error" && fault.times === 1 && gapMs === 0 &&
       calls.length > 1;
     if (isRetried) assertEquals(calls.filter(({ outcome }) => outcome === "failed").length, 0);
     await this.#appendOne();
   }
 
-  /** Appends on a working disk: earlier failures no longer have an effect. */
+  /** Appends on a working disk, where earlier failures must no longer have an effect. */
   async #appendOne(): Promise<void> {
     const call = this.#append({ topic: 0, length: 10, key: "none" });
     await this.world.until("an outcome", () => call.outcome !== "none");
@@ -356,7 +358,7 @@ class FailingFile {
     });
     for (const one of found) this.#notePosition(topic, one);
     const others = found.filter(({ payload }) => all.every((one) => one.payload !== payload));
-    // A machine that loses power loses the last commits.
+    // A machine that loses power may lose the last commits.
     const kept = all.filter(({ position }) => !isLost || position.offset <= head);
     topic.model = new HistoryModel(this.bounds);
     topic.model.add(others);
@@ -379,7 +381,7 @@ class FailingFile {
     await subscription.ready;
   }
 
-  /** Compares pages and deliveries, when nothing waits. */
+  /** Compares pages and deliveries when nothing is waiting. */
   async compare(): Promise<void> {
     await this.world.until("no waiting operation", () => this.#broker.stats.waiting === 0, 100);
     for (const topic of this.#topics) {
@@ -407,7 +409,7 @@ class FailingFile {
     assertEquals(timers.length, 0, "timers of a closed broker");
   }
 
-  /** Reads a page, and compares it with the model. */
+  /** Reads a page and compares it with the model. */
   async #read(
     { name, model }: Topic,
     part: { readonly after?: number; readonly maxMessages?: number } = {},

@@ -1,4 +1,7 @@
-/** An engine in memory for several nodes, which a case can make unreachable, slow or forgetful. */
+/**
+ * An engine in memory for several nodes. A case can make it unreachable or slow, and can make it
+ * lose data.
+ */
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import {
@@ -17,15 +20,15 @@ import { byToken, type World } from "./world.ts";
 /** Topic of the nodes' heartbeats. */
 const BEATS = `${INTERNAL_PREFIX}nodes`;
 
-/** Publications and a store, without histories. */
+/** An engine with publications and a store but without histories. */
 export class FailingEngine extends FaultyBroker {
-  /** Duration of a claim, and of taking tokens of a rate, in milliseconds. */
+  /** Time that it takes to claim a slot or to take tokens of a rate, in milliseconds. */
   callMs = { claim: 0, take: 0 };
-  /** Claims without a reply yet. */
+  /** Number of claims that have not been answered yet. */
   claiming = 0;
   /** Share of lost messages between nodes, except heartbeats. */
   lostShare = 0;
-  /** Maximum delay of messages on new subscriptions, in milliseconds. */
+  /** Maximum delay of messages to new subscriptions, in milliseconds. */
   delayMs = 0;
   readonly #engine: FaultyEngine;
   readonly #ports: NodePorts;
@@ -58,20 +61,22 @@ export class FailingEngine extends FaultyBroker {
     this.#ports = new NodePorts(world.simulation, host, this);
   }
 
-  /** Creates a node's broker, for one life of its machine. */
+  /** Creates a node's broker for one life of its machine. */
   broker(host: Host): Broker {
     return this.#ports.broker(host);
   }
 
   /**
-   * Makes the engine unreachable: calls fail, and publications are lost. Nodes see no status
-   * change.
+   * Makes the engine unreachable. Calls fail and publications are lost, but nodes see no change of
+   * status.
    */
   goAway(): void {
     this.#engine.isAway = true;
   }
 
-  /** Makes the engine reachable; subscriptions notice that they may have missed publications. */
+  /**
+   * Makes the engine reachable again. Subscriptions notice that they may have missed publications.
+   */
   comeBack(): void {
     if (!this.#engine.isAway) return;
     this.#engine.isAway = false;
@@ -84,10 +89,10 @@ export class FailingEngine extends FaultyBroker {
   }
 
   /**
-   * Counts the claims of the sessions of a user.
+   * Counts the claims of a user's sessions.
    *
    * @param user The user.
-   * @returns The number.
+   * @returns The number of claims.
    */
   async claimsOf(user: string): Promise<number> {
     const scopes = [...this.#scopes].filter((scope) => scope.endsWith(`:${user}`));
@@ -103,7 +108,7 @@ export class FailingEngine extends FaultyBroker {
     if (!topic.startsWith(INTERNAL_PREFIX) || topic === BEATS) {
       return super.subscribe(topic, listener, options);
     }
-    // Messages stay in order within a topic, but may overtake those of other topics.
+    // Messages stay in order within a topic but may overtake messages of other topics.
     const delayMs = this.delayMs * this.#runtime.random();
     return super.subscribe(topic, (publication) => {
       if (this.#runtime.random() < this.lostShare) return;
@@ -114,7 +119,7 @@ export class FailingEngine extends FaultyBroker {
 }
 
 /**
- * Starts a node with rooms; a client's token is its user.
+ * Starts a node with rooms. A client's token is its user.
  *
  * @param world The world.
  * @param name Name of the machine.

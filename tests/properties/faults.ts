@@ -1,9 +1,9 @@
-/** Faults by name: a case contains the names and times of its faults. */
+/** Faults by name. A case contains the names and times of its faults. */
 import fc from "fast-check";
 import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
-/** A server, or a cluster, of which one process may end. */
+/** A server, or a cluster one of whose processes may end. */
 export interface Restartable {
   readonly host: Host;
   /** Restarts the process. */
@@ -16,7 +16,7 @@ export interface FaultyEnds {
   readonly server: Restartable;
 }
 
-/** Starts a fault; returns a function that ends it, if it lasts. */
+/** Starts a fault. If the fault lasts, returns a function that ends it. */
 export type Fault = (world: World, ends: FaultyEnds) => (() => void) | void;
 
 /** Faults between a client and a server, which affect no other machine. */
@@ -41,7 +41,7 @@ export const FAULTS = {
   },
 } as const satisfies Readonly<Record<string, Fault>>;
 
-/** Current effects, with the number of faults that cause each. */
+/** Current effects, with the number of faults that cause each of them. */
 const lastingEffects = new WeakMap<World, Map<string, { faults: number; end(): void }>>();
 
 /** Name of a fault in {@linkcode FAULTS}. */
@@ -52,16 +52,17 @@ export interface PlannedFault {
   readonly kind: FaultName;
   /** Time from the start of the plan, in milliseconds. */
   readonly atMs: number;
-  /** Duration, in milliseconds; ignored by an instantaneous fault. */
+  /** Duration, in milliseconds. An instantaneous fault ignores it. */
   readonly lastsMs: number;
 }
 
 /**
- * Draws faults.
+ * Generates faults.
  *
  * @param kinds The faults of the property.
- * @param bounds Maximum faults, the time in which they start, and the maximum duration.
- * @returns Lists of faults, which shrink to none.
+ * @param bounds Maximum number of faults, the time within which they start, and their maximum
+ * duration.
+ * @returns Lists of faults, which shrink to an empty list.
  */
 export function faultsOf(
   kinds: readonly FaultName[],
@@ -129,7 +130,9 @@ function frozen(world: World, host: Host): () => void {
   });
 }
 
-/** Starts an effect unless it is active; stops it when the last fault that causes it ends. */
+/**
+ * Starts an effect unless it is already active. Stops it when the last fault that causes it ends.
+ */
 function lasting(world: World, effect: string, begin: () => () => void): () => void {
   const effects = lastingEffects.get(world) ?? new Map<string, { faults: number; end(): void }>();
   lastingEffects.set(world, effects);

@@ -52,11 +52,14 @@ interface Visitor {
 
 /** A node in one of its lives. */
 class Follower {
-  /** The followed rooms, each with the members by the first list and the changes since. */
+  /**
+   * The rooms that the node follows, each with the members according to the first list and the
+   * changes since then.
+   */
   readonly followings = new Map<string, { end: Disposable; members?: Map<string, unknown> }>();
-  /** Rooms that the node's sessions were in since the last rest. */
+  /** Rooms that the node's sessions have been in since the last comparison. */
   readonly own = new Set<string>();
-  /** Changes of other rooms, and changes that contradict earlier ones. */
+  /** Changes in other rooms, and changes that contradict earlier changes. */
   readonly wrong: string[] = [];
 
   constructor(readonly node: SimulatedServer<string>) {
@@ -92,7 +95,7 @@ class Follower {
   }
 }
 
-/** Three nodes, and the sessions of their users. */
+/** Three nodes and their users' sessions. */
 class Followings {
   readonly #followers: Follower[];
   readonly #visitors = new Map<string, Visitor>();
@@ -139,7 +142,7 @@ class Followings {
     }
   }
 
-  /** Lets a user join a room, or change the data there. */
+  /** Makes a user join a room or change its data there. */
   async #enter({ user, node, room, hasData }: StepOf<"enter">, one?: Visitor): Promise<void> {
     const follower = this.#followers.find((other) => other.node === one?.node) ??
       this.#followers[node]!;
@@ -160,7 +163,8 @@ class Followings {
   }
 
   /**
-   * Kills a node. The others stop following within its users' grace period, and may follow again.
+   * Kills a node. Within its users' grace period, the other nodes stop following and may follow
+   * again.
    */
   async #kill({ node }: Follower, { hasReturn }: StepOf<"kill">): Promise<void> {
     node.host.kill({ power: true });

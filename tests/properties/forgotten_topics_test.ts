@@ -1,4 +1,7 @@
-/** More topics than a broker may remember: which histories it forgets, and where they continue. */
+/**
+ * Brokers with more topics than they may remember. The properties determine which histories a
+ * broker forgets and where they continue.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
@@ -12,12 +15,12 @@ import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Publications per history. */
+/** Number of publications per history. */
 const SIZE = 3;
 
 /**
- * The topic whose publications expire. There is only one, because of two empty histories either may
- * go first.
+ * The topic whose publications expire. There is only one such topic, because if there were two
+ * empty histories, either could be forgotten first.
  */
 const BRIEF = 5;
 
@@ -33,7 +36,7 @@ const publish = stepOf("publish", {
   key: fc.constantFrom("none", "next", "repeated"),
   /** A publication larger than the history of the brief topic. */
   isLarge: fc.boolean(),
-  /** Disk operations before some fail. */
+  /** Number of disk operations before some of them fail. */
   fault: maybe(
     fc.record({ after: fc.nat(5), times: fc.nat(2), operation: fc.constantFrom("write", "sync") }),
     2,
@@ -86,14 +89,14 @@ property(
   },
 );
 
-/** A listener, with the publications that it must receive. */
+/** A listener and the publications that it must receive. */
 interface Listener {
   readonly subscription: BrokerSubscription;
   readonly expected: string[];
   readonly received: string[];
 }
 
-/** A broker with few topics, and its model. */
+/** A broker that may remember few topics, and its model. */
 class FewTopics {
   readonly #model: ForgettingModel;
   readonly #open: () => MemoryBroker | SqliteBroker;
@@ -190,7 +193,7 @@ class FewTopics {
     await this.world.pause(EXPIRED_MS);
     this.#model.expire(`${BRIEF}`);
     await this.compareAll();
-    // A file counts forgotten topics in its sweeps.
+    // A file counts forgotten topics during its sweeps.
     assertEquals(this.#before + this.#broker.stats.forgotten!, this.#model.forgotten);
   }
 
@@ -216,7 +219,7 @@ class FewTopics {
     await this.#broker.close();
   }
 
-  /** Compares pages of a topic: the whole history, and the part after an offset. */
+  /** Compares pages of a topic, both the whole history and the part after an offset. */
   async #compare(topic: number): Promise<void> {
     const { head, kept } = this.#model.of(`${topic}`);
     for (const after of [undefined, Math.max(0, head - 1), head + 1]) {

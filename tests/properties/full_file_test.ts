@@ -1,4 +1,6 @@
-/** Full SQLite files: expired and removed rows free all their space, even after failed sweeps. */
+/**
+ * Full SQLite files. Expired and removed rows must free all their space, even after failed sweeps.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
@@ -9,10 +11,10 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Maximum bytes of the file, and maximum topics. */
+/** Maximum size of the file in bytes, and maximum number of topics. */
 const [MAX_BYTES, MAX_TOPICS] = [393_216, 120] as const;
 
-/** Numbers of rows, around the maximum that one step deletes. */
+/** Numbers of rows that are close to the maximum that one step deletes. */
 const COUNTS = [100, 1_000, 1_001, 1_700] as const;
 
 /** Bytes of a small row and of a large row. */
@@ -22,7 +24,8 @@ const [NARROW, WIDE] = [60, 5_000] as const;
 const USED_MS = 2_000;
 
 /**
- * Maximum time of a sweep with all its steps, in milliseconds: docs/deploy/sqlite.md, A full disk.
+ * Maximum time of a sweep with all its steps, in milliseconds. See docs/deploy/sqlite.md, A full
+ * disk.
  */
 const SWEPT_MS = 5_300;
 
@@ -30,7 +33,7 @@ const LONG: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: MAX_BYTES }
 const SHORT: HistoryBounds = { ...LONG, size: 7 };
 const TOPIC = "narrow";
 
-/** Adds many small rows, and removes them or lets them expire. */
+/** Adds many small rows, and then removes them or lets them expire. */
 const REMOVALS = {
   async "deleted log"({ broker: { logs }, createLog }: FullFile, count: number) {
     await createLog(TOPIC, count);
@@ -59,7 +62,7 @@ const REMOVALS = {
   },
   async "shorter history"(file: FullFile, count: number) {
     await file.publish(TOPIC, count, LONG);
-    // Each append deletes one step of rows; after the second, none of these numbers is left.
+    // Each append deletes one step of rows. After the second append, none of these rows is left.
     for (let more = 0; more < 3; more++) {
       await file.publish(TOPIC, 1, SHORT);
       const { head, publications } = await file.broker.history.read(TOPIC, {
@@ -73,7 +76,7 @@ const REMOVALS = {
   },
   async "expired history"(file: FullFile, count: number) {
     await file.publish(TOPIC, count, { ...LONG, ttlMs: USED_MS });
-    // A sweep deletes one step of rows, the next one the rest.
+    // A sweep deletes one step of rows, and the next sweep deletes the rest.
     await file.world.pause(USED_MS + SWEPT_MS);
   },
   async numbers({ broker: { store } }: FullFile, count: number) {
@@ -93,7 +96,8 @@ property("a full file regains all its space once its rows are gone", {
         kind: keyOf(REMOVALS),
         count: fc.constantFrom<number[]>(...COUNTS),
         /**
-         * Disk operations that fail while the rows are removed, and for how long in milliseconds.
+         * Disk operations that fail while the rows are removed, and how long they fail in
+         * milliseconds.
          */
         fault: maybe(
           fc.record({ operation: fc.constantFrom("write", "sync"), lastsMs: fc.nat(8_000) }),
@@ -145,14 +149,16 @@ class FullFile {
     );
   }
 
-  /** Publishes on a topic, which a full file may reject at first; returns the offset. */
+  /**
+   * Publishes on a topic and returns the offset. A full file may reject the publication at first.
+   */
   async #publishNext(): Promise<number> {
     const { history } = this.broker;
     const next = { topic: "next", payload: "next" };
     return (await history.append(next, { bounds: SHORT })).position!.offset;
   }
 
-  /** Adds large records until the file rejects one, and deletes them; returns their number. */
+  /** Adds large records until the file rejects one, deletes them, and returns their number. */
   async fill(): Promise<number> {
     const { world, broker } = this;
     const offset = await this.#publishNext();

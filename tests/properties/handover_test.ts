@@ -13,19 +13,24 @@ import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** The client's topics during the whole case: without a history, with one, and a room. */
+/**
+ * The client's topics during the whole case: one without a history, one with a history, and a room.
+ */
 const TOPICS = ["talk:a", "kept:a", "room:a"] as const;
 
 /** Topics to which the client subscribes shortly before a move. */
 const LATE = ["talk:late", "kept:late", "room:late"] as const;
 
-/** Topic to which the server subscribes each session, and topic of direct messages. */
+/** The topic to which the server subscribes each session, and the topic of direct messages. */
 const [OWN, NOTE] = ["talk:own", "note"] as const;
 
 /** Number of a publication that excludes the client. */
 const EXCEPTED = -1;
 
-/** Data of a large publication, and bytes per second of a link that such publications fill. */
+/**
+ * Data of a large publication, and the rate in bytes per second of a link that such publications
+ * fill.
+ */
 const [LARGE, NARROW] = ["x".repeat(9_000), 400_000] as const;
 
 /** Maximum time until a client has one session and all publications, in milliseconds. */
@@ -35,8 +40,8 @@ const REST_MS = 8_000;
 const TRICKLE_MS = 60;
 
 /**
- * The session that breaks during a move, and when: once the server has the new session, once the
- * client has requested a topic there, or once the client has moved.
+ * The session that breaks during a move, and when it breaks: once the server has the new session,
+ * once the client has requested a topic there, or once the client has moved.
  */
 const BREAKS = {
   none: undefined,
@@ -56,17 +61,23 @@ const call = fc.record({
   ms: fc.nat(2_500),
 });
 
-/** A round: consecutive moves, in which at most one session breaks. */
+/** A round of consecutive moves, during which at most one session breaks. */
 const round = fc.record({
   breaks: keyOf(BREAKS),
   breakMs: fc.nat(60),
   /** Subscribes to {@linkcode LATE} before the first move. */
   isLate: fc.boolean(),
   isLarge: fc.boolean(),
-  /** Maximum time of a rights check; at 0, the application may publish in the same turn. */
+  /**
+   * Maximum time that a rights check takes, in milliseconds. If it is 0, the application may
+   * publish in the same turn.
+   */
   rightMs: fc.constantFrom(0, 0, 40, 800),
   publishesInRight: fc.boolean(),
-  /** Time between two publications; if `excepts`, every fourth excludes the client. */
+  /**
+   * Time between two publications. If `excepts` is true, every fourth publication excludes the
+   * client.
+   */
   betweenMs: fc.integer({ min: 2, max: 25 }),
   excepts: fc.boolean(),
   calls: fc.array(call, { maxLength: 4 }),
@@ -79,7 +90,7 @@ const round = fc.record({
 
 type Round = Drawn<typeof round>;
 
-/** A round with one move, and nothing else. */
+/** A round with one move and nothing else. */
 const MOVE: Round = {
   breaks: "none",
   breakMs: 0,
@@ -96,7 +107,7 @@ const MOVE: Round = {
 property("a client that moves receives each publication once, in order, and counts as one", {
   cases: fc.record({
     transport,
-    /** A client without a user has no direct messages and no rooms. */
+    /** A client without a user receives no direct messages and cannot join rooms. */
     hasUser: fc.boolean(),
     rounds: fc.array(round, { minLength: 1, maxLength: 2 }),
   }),
@@ -164,7 +175,7 @@ property("a client that moves receives each publication once, in order, and coun
   },
 });
 
-/** A subscription, with the numbers that its loop received. */
+/** A subscription and the numbers that its loop received. */
 interface Reader {
   readonly subscription: Subscription;
   readonly got: number[];
@@ -178,7 +189,7 @@ class Moving {
   readonly #machine: Host;
   readonly #hasUser: boolean;
   readonly #readers: readonly Reader[];
-  /** Numbers received on {@linkcode OWN} and {@linkcode NOTE}. */
+  /** Numbers that were received on {@linkcode OWN} and {@linkcode NOTE}. */
   readonly #direct = { [OWN]: [] as number[], [NOTE]: [] as number[] };
   /** Sessions that were subscribed at each publication, by topic and number. */
   readonly #members = new Map<string, readonly string[]>();
@@ -186,7 +197,7 @@ class Moving {
   /** The link of the next session. */
   #front: Host;
   #fronts = 0;
-  /** Number of slow rights checks. */
+  /** Number of slow rights checks so far. */
   #rights = 0;
   #round: Round | undefined;
   #earlier: Session | undefined;
@@ -212,7 +223,7 @@ class Moving {
         if (id !== this.#earlier?.id) this.#events.asked();
         const { rightMs = 0, publishesInRight, breaks } = this.#round ?? {};
         const isSlow = rightMs > 0 || breaks === "the new session, with a request";
-        // Rights checks take different times, in turn.
+        // Rights checks take turns with different durations.
         if (isSlow) await world.pause(Math.max(rightMs, 200) * (1 + this.#rights++ % 3) / 3);
         else if (publishesInRight) this.#publish();
         return true;
@@ -309,8 +320,8 @@ class Moving {
   }
 
   /**
-   * After a move without a loss, one session is in each topic, receives messages, and is in the
-   * room.
+   * After a move without a loss, exactly one session is subscribed to each topic, receives
+   * messages, and is in the room.
    */
   #compareCounts(): void {
     assertEquals(this.#mostSubscribers, 1, "sessions of one topic at once");
@@ -350,7 +361,10 @@ class Moving {
     for (const { got } of this.#readers) got.length = 0;
   }
 
-  /** Expects everything that the server sent to the last session, which did not break. */
+  /**
+   * Expects the client to have received everything that the server sent to the last session, which
+   * did not break.
+   */
   #compareSent(topic: string, { got, first }: { readonly got: number[]; readonly first: number }) {
     const { id } = this.#client.session!;
     const sent = range(first, this.#next - 1)
@@ -375,7 +389,10 @@ class Moving {
     return n;
   }
 
-  /** Publishes to all except the client, by the client or with a session that may have ended. */
+  /**
+   * Publishes to everyone except the client. The client publishes first, and then the server
+   * publishes and excludes a session that may have ended.
+   */
   #publishExcept(i: number): void {
     const topic = TOPICS[i % 2]!;
     const data = { n: EXCEPTED };
@@ -479,12 +496,12 @@ class Moving {
   }
 }
 
-/** The number of a publication or message. */
+/** Returns the number of a publication or message. */
 function numberOf(data: unknown): number {
   return (data as { readonly n: number }).n;
 }
 
-/** The numbers in order, each once. */
+/** Returns the numbers in order and without duplicates. */
 function sorted(numbers: readonly number[]): number[] {
   return [...new Set(numbers)].sort((one, other) => one - other);
 }

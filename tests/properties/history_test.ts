@@ -1,6 +1,6 @@
 /**
- * Clients that read histories: from any position, with full queues, and on very many topics at
- * once.
+ * Clients that read histories from any position, with full queues, and on very many topics at the
+ * same time.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -21,7 +21,7 @@ import { areSubscribed, read as readAny, type Reading } from "./readings.ts";
 /** Publications per history. */
 const SIZE = 5;
 
-/** Time without a message after which a reader has everything, in milliseconds. */
+/** Time without a message after which a reader has received everything, in milliseconds. */
 const QUIET_MS = 300;
 
 /** Reads the numbers of a topic. */
@@ -57,7 +57,7 @@ property("a client reads all that a history keeps after a position, or the reaso
         start: fc.constantFrom("the end", "a position", "beyond", "another epoch", "none"),
         back: fc.nat(12),
         last: maybe(fc.nat(8)),
-        /** Publications meanwhile, and during an interruption of the connection. */
+        /** Number of publications in the meantime, and during an interruption of the connection. */
         during: fc.nat(6),
         lost: fc.nat(4),
       }),
@@ -181,7 +181,10 @@ property("a client recovers publications that its full queue dropped", {
   cases: fc.record({
     policy: fc.constantFrom("drop-oldest", "drop-newest"),
     maxMessages: fc.integer({ min: 2, max: 8 }),
-    /** Publications of each burst on the first topic, and if the second topic gets them too. */
+    /**
+     * Number of publications in each burst on the first topic, and whether they are also published
+     * on the second topic.
+     */
     bursts: fc.array(fc.record({ count: fc.integer({ min: 1, max: 25 }), onBoth: fc.boolean() }), {
       minLength: 1,
       maxLength: 3,
@@ -387,7 +390,7 @@ property("very many topics that miss publications at once are read again, a few 
     rounds: fc.array(
       fc.record({
         readMs: fc.integer({ min: 5, max: 60 }),
-        /** Every n-th topic is left while it waits for its read. */
+        /** The client leaves every n-th topic while the topic waits for its read. */
         leftEach: maybe(fc.integer({ min: 2, max: 5 })),
         failing: fc.nat(9),
       }),
@@ -456,7 +459,7 @@ property("very many topics that miss publications at once are read again, a few 
       await areIn();
       await arrive(readings, i + 1);
     }
-    // All topics are replayed at once to a client that reconnects.
+    // All topics are replayed at the same time to a client that reconnects.
     world.cut(world.host("reader"));
     await world.until("no session", () => server.manager.count === 0);
     for (const topic of topics) server.publish(topic, { n: rounds.length + 1 });

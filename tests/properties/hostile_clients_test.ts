@@ -1,4 +1,4 @@
-/** Clients that don't use the library: invalid messages, and silence. */
+/** Clients that don't use the library and send invalid messages or nothing at all. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -9,7 +9,8 @@ import { property } from "./property.ts";
 const [WINDOW_MS, BEYOND_MS] = [60_000, 1_000] as const;
 
 /**
- * Messages that each count as invalid; the last one is a request beyond the limit of open requests.
+ * Messages that are each counted as invalid. The last one is a request beyond the limit on open
+ * requests.
  */
 const INVALID: readonly ((id: number) => string)[] = [
   () => "{",
@@ -23,7 +24,10 @@ property("invalid messages close a session exactly at the limit per minute", {
     most: fc.integer({ min: 4, max: 8 }),
     hasProtocol: fc.boolean(),
     kinds: fc.array(fc.nat(INVALID.length - 1), { minLength: 1, maxLength: 8 }),
-    /** One less than the limit at once, or twice the limit slowly, each in a new minute. */
+    /**
+     * The client sends one message fewer than the limit all at once, or twice the limit slowly.
+     * Each phase starts in a new minute.
+     */
     phases: fc.array(fc.constantFrom("at once", "slowly"), { maxLength: 3 }),
   }),
   async check(world, { most, hasProtocol, kinds, phases }) {
@@ -52,7 +56,7 @@ property("invalid messages close a session exactly at the limit per minute", {
     for (const phase of [...phases, "at once"]) {
       host.jumpClock(WINDOW_MS + BEYOND_MS);
       if (phase === "at once") await send(most - 1);
-      // Slow enough that no minute reaches the limit.
+      // This is slow enough that the limit is not reached in any minute.
       for (let left = phase === "slowly" ? 2 * most : 0; left > 0; left--) {
         await send(1);
         host.jumpClock(Math.ceil(WINDOW_MS / (most - 2)) + BEYOND_MS);
@@ -70,7 +74,7 @@ property(
   {
     cases: fc.record({
       /**
-       * Pings at a short interval, or at one longer than the 10 s that indicate that the server
+       * Interval of pings. It is short, or longer than the 10 s that indicate that the server
        * slept.
        */
       pings: fc.constantFrom(

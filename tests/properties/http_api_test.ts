@@ -1,5 +1,6 @@
 /**
- * The HTTP API on two servers of one engine: each response, and everything that sessions receive.
+ * The HTTP API on two servers that share an engine. The property compares each response and
+ * everything that sessions receive.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -11,22 +12,25 @@ import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
 
-/** Users; one name must be encoded in a path. One user has no session. */
+/** The users. One name must be encoded in a path, and one user has no session. */
 const USERS = ["ann", "b/ö b"] as const;
 
-/** Topics without and with a history, one that nobody may publish on, and a room. */
+/** Topics without and with a history, a topic on which no one may publish, and a room. */
 const [PLAIN, KEPT, SECRET, ROOM] = ["news/ü", "log:orders", "secret", "room:lobby"] as const;
 
-/** Publications that the history keeps, and maximum size of a batch. */
+/** Number of publications that the history keeps, and maximum size of a batch. */
 const [SIZE, MAX_BATCH] = [4, 3] as const;
 
-/** Age at which publications expire, longer than all other steps. */
+/** Age at which publications expire. It is longer than all other steps take. */
 const TTL_MS = 30_000;
 
-/** Time for a message to reach all sessions, so that messages of both servers have an order. */
+/**
+ * Time until a message has reached all sessions, so that the messages of both servers have a
+ * defined order.
+ */
 const STEP_MS = 200;
 
-/** Time to start on each engine. */
+/** Time that servers need to start on each engine. */
 const READY_MS = 20_000;
 
 const node = fc.constantFrom(0, 1);
@@ -52,7 +56,7 @@ const steps = fc.array(
     stepOf("read the history", {
       node,
       limit,
-      // After this many publications, or the newest ones.
+      // The page starts after this number of publications, or contains the newest publications.
       after: maybe(fc.nat(10)),
       tag: fc.constantFrom(undefined, "its own", "another"),
       epoch: fc.constantFrom("its own", "its own", "another"),
@@ -94,7 +98,7 @@ interface Kept {
   readonly from?: string | undefined;
 }
 
-/** Body of a page of a history. */
+/** The body of a page of a history. */
 interface Page {
   readonly epoch: string;
   readonly head: number;
@@ -168,7 +172,8 @@ class Api {
   }
 
   /**
-   * Expects each message once at each session; topics and direct messages are ordered separately.
+   * Expects each session to receive each message once. Topics and direct messages are ordered
+   * separately.
    */
   async checkArrivals(): Promise<void> {
     await this.world.pause(STEP_MS);
@@ -192,7 +197,7 @@ class Api {
     assertEquals(body, this.#take({ topic, ...json }, Object(body).position));
   }
 
-  /** A batch with a rejected publication publishes nothing. */
+  /** If one publication of a batch is rejected, the batch publishes nothing. */
   async #publishBatch({ node, batch, refusal }: StepOf<"publish a batch">): Promise<void> {
     if (refusal !== undefined) {
       const [expected, wrong] = REFUSED[refusal]!;
@@ -257,7 +262,7 @@ class Api {
     this.#checkPage(answer, history.slice(count, count + limit));
   }
 
-  /** The tag of a publication that is kept. */
+  /** Returns the tag of a publication that is kept. */
   async #tagAt(node: number, count: number): Promise<string | undefined> {
     const { publications } = (await this.#read(node, `limit=${SIZE}`)).body as Page;
     return publications.find(({ offset }) => offset === this.#history[count - 1]?.offset)?.tag;
@@ -277,7 +282,7 @@ class Api {
     ]);
   }
 
-  /** Compares sessions and rooms on all servers, and the counts of one. */
+  /** Compares sessions and rooms on all servers, and the counts of one server. */
   async #list({ node, user, limit }: StepOf<"list">): Promise<void> {
     const { body: list } = await this.#ask(node, `/users/${encodeURIComponent(user)}/sessions`);
     const { sessions } = list as {
@@ -383,7 +388,7 @@ class Api {
   }
 }
 
-/** Publications that no batch may contain, with the outcomes. */
+/** Publications that no batch may contain, with their outcomes. */
 const REFUSED: readonly (readonly [outcome: string, publications: readonly object[]])[] = [
   ["403 forbidden", [{ topic: SECRET }]],
   ["422 invalid", [{ topic: "presence:x" }]],

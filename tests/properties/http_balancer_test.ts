@@ -1,4 +1,7 @@
-/** Sessions over HTTP behind a load balancer: lost requests, stopped nodes, vanished clients. */
+/**
+ * Sessions over HTTP behind a load balancer, with lost requests, stopped nodes and vanished
+ * clients.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -11,13 +14,13 @@ import type { World } from "./world.ts";
 /** Time between two heartbeats of a node, and silence after which it is gone, in milliseconds. */
 const [BEAT_MS, GONE_MS] = [500, 10_000] as const;
 
-/** Time after a node's end until its clients are back, in milliseconds. */
+/** Time until the clients of a node that has ended are back, in milliseconds. */
 const BACK_MS = 12_000;
 
 /** Time until a node detects a vanished client over HTTP, in milliseconds. */
 const VANISHED_MS = 60_000;
 
-/** Starts nodes; each request to the load balancer goes to the next one. */
+/** Starts nodes. The load balancer sends each request to the next node. */
 async function serveBalanced(
   world: World,
   count: number,
@@ -34,15 +37,18 @@ async function serveBalanced(
 const loss = fc.record({
   losesRequests: fc.boolean(),
   losesResponses: fc.boolean(),
-  /** Publications, the time between two, and from the last one to the loss. */
+  /**
+   * The number of publications, the time between two of them, and the time from the last one to the
+   * loss.
+   */
   count: fc.integer({ min: 1, max: 4 }),
   betweenMs: fc.nat(30),
   afterMs: fc.nat(120),
   /** Time of the loss, after which all connections break. */
   lostMs: fc.integer({ min: 1, max: 80 }),
-  /** The nodes don't notice the end, and continue to respond. */
+  /** If true, the nodes don't notice the loss and continue to respond. */
   isUnnoticed: fc.boolean(),
-  /** Old failures don't count. */
+  /** Old failures are not counted. */
   restMs: fc.constantFrom(0, 0, 31_000),
 });
 
@@ -90,7 +96,10 @@ const end = fc.record({
   /** The client whose session or node ends. */
   client: fc.nat(2),
   code: fc.constantFrom(CloseCode.draining, 3_001, 4_900),
-  /** Earlier messages of the client, and the time between them and the end, in milliseconds. */
+  /**
+   * Number of earlier messages of the client, and the time between them and the end in
+   * milliseconds.
+   */
   messages: fc.nat(4),
   afterMs: fc.nat(40),
 });
@@ -154,7 +163,8 @@ property("a client over HTTP returns to another node, and nodes forget vanished 
       await arrive();
       if (kind === "close of the session") assertEquals(one.causes, [`${code}`]);
       else assert(homeOf(one) !== home, "the session is at a node that ended");
-      // Messages in flight may be lost with the session; the others arrived once, in order.
+      // Messages in flight may be lost with the session. The others must have arrived once and in
+      // order.
       assertEquals(numbers, range(1, numbers.length));
       const before = numbers.length;
       one.client.send("up", 0);

@@ -1,4 +1,4 @@
-/** Raw requests of one connection over HTTP, at its node and at another one. */
+/** Raw requests of one HTTP connection, sent to its own node and to another node. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -10,13 +10,13 @@ import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Maximum bytes of a message, and of a frame that joins several. */
+/** Maximum size of a message, and of a frame that combines several messages, in bytes. */
 const [MESSAGE_BYTES, FRAME_BYTES] = [4_096, 65_536] as const;
 
-/** Duration of a poll without an event, by docs/protocol.md 26, in milliseconds. */
+/** Duration of a poll without an event according to docs/protocol.md 26, in milliseconds. */
 const POLL_MS = 25_000;
 
-/** Time for a call between two nodes, and timeout of such a call, in milliseconds. */
+/** Time that a call between two nodes takes, and the timeout of such a call, in milliseconds. */
 const [ROUND_MS, ANSWER_MS] = [150, 6_100] as const;
 
 /** Time between two heartbeats of a node, in milliseconds. */
@@ -28,18 +28,18 @@ const step = fc.oneof(
   fc.record({
     kind: fc.constant("post" as const),
     isHome,
-    /** Distance of the first frame from the expected one: repeated, or too early. */
+    /** Distance of the first frame from the expected frame. It may be repeated or too early. */
     shift: fc.integer({ min: -2, max: 2 }),
-    /** Frames of 4 KB; 30 are almost the maximum of a request. */
+    /** Number of frames of 4 KB. 30 of them almost reach the maximum size of a request. */
     count: fc.constantFrom(1, 0, 2, 3, 30),
   }),
   fc.record({
     kind: fc.constant("get" as const),
     isHome,
     isPoll: fc.boolean(),
-    /** Received events that the client requests again. */
+    /** Number of received events that the client requests again. */
     back: fc.nat(3),
-    /** Messages of the server after the request. */
+    /** Messages that the server sends after the request. */
     messages: fc.nat(3),
   }),
   fc.record({
@@ -73,7 +73,7 @@ property("a connection over HTTP does what each request says, whichever node rec
           await world.pause(ROUND_MS);
           assert(readers.every(({ isOver }) => isOver), "an earlier stream goes on");
           const texts = readers.map(({ text }) => text);
-          // A poll returns the waiting events, or the next one.
+          // A poll returns the events that are waiting, or else the next event.
           const most = step.isPoll ? Math.max(last, after + 1) : Infinity;
           for (let left = step.messages; left > 0; left--) {
             far.send("event", ++last);
@@ -130,7 +130,7 @@ property("a connection over HTTP does what each request says, whichever node rec
   },
 });
 
-/** Ends of a connection, with the status of their request. */
+/** Ways in which a connection ends, with the status of the request that ends it. */
 const ENDS: Readonly<Record<string, number>> = {
   "a DELETE": 204,
   "a body that is too large": 413,
@@ -159,7 +159,7 @@ property("a connection over HTTP ends with its reason on all nodes, and frees it
     const wrong = isLarge ? CloseCode.tooLarge : CloseCode.malformed;
     const code = end in WRONG ? wrong : end === "a close of the server" ? 3_003 : undefined;
     const isDeath = end === "the death of its node";
-    // The streams of a node end with it.
+    // When a node ends, its streams end too.
     const reader = connection.get(isHome && !isDeath, 1);
     await world.pause(ROUND_MS);
     const beganMs = world.nowMs;
@@ -177,7 +177,7 @@ property("a connection over HTTP ends with its reason on all nodes, and frees it
       while (!statuses.has(410) && world.nowMs - beganMs < 2 * BEAT_MS) {
         statuses.add((await connection.post(false, { count: 0 })).status);
       }
-      // The node does not respond, then it misses two heartbeats.
+      // At first the node does not respond, and then it misses two heartbeats.
       assertEquals([...statuses], [503, 410]);
     } else {
       await world.until("the end of the session", () => connection.sessions === 0, ROUND_MS);
@@ -243,7 +243,7 @@ class Connection {
     return this.nodes.reduce((sum, { server }) => sum + server.manager.count, 0);
   }
 
-  /** Sends a request to the node of the connection, or to the other one. */
+  /** Sends a request to the connection's node or to the other node. */
   ask(
     isHome: boolean,
     { path = "/", headers, ...init }: RequestInit & { readonly path?: string } = {},
@@ -264,7 +264,10 @@ class Connection {
     return new Events(this.ask(isHome, { headers }));
   }
 
-  /** Posts frames with numbered messages, followed by raw bytes; by default the next frame. */
+  /**
+   * Posts frames with numbered messages, followed by raw bytes. By default, it posts the next
+   * frame.
+   */
   async post(
     isHome: boolean,
     { first = this.next, count = 1, rest = new Uint8Array() },
@@ -290,7 +293,7 @@ class Events {
     void this.#read(asked);
   }
 
-  /** Numbers of the received events. */
+  /** Returns the numbers of the received events. */
   get ids(): number[] {
     return Array.from(this.text.matchAll(/^id:(\d+)$/gm), ([, id]) => Number(id));
   }
@@ -303,7 +306,7 @@ class Events {
   }
 }
 
-/** Writes text frames, each after its length and type. */
+/** Encodes text frames, each preceded by its length and type. */
 function framesOf(...texts: string[]): Uint8Array<ArrayBuffer> {
   return Uint8Array.from(texts.flatMap((text) => {
     const { length } = text;

@@ -1,4 +1,4 @@
-/** Sessions over HTTP: posts to a slow receiver, and unacknowledged events. */
+/** Sessions over HTTP with posts to a slow receiver and with unacknowledged events. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Host } from "../../testing/simulation/mod.ts";
@@ -6,30 +6,35 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Size of the receive queue; frames wait once half of it is filled. */
+/** Size of the receive queue. Frames wait once the queue is half full. */
 const ROOM = 4;
 
 /**
- * Heartbeat of the server; signs of life that wait behind a full queue would be too late for it.
+ * The server's heartbeat. Signs of life that had to wait behind a full queue would be too late for
+ * it.
  */
 const HEARTBEAT = { intervalMs: 4_000, timeoutMs: 8_000 };
 
-/** Bytes that a client may leave unacknowledged: docs/protocol.md 21.5. */
+/** Number of bytes that a client may leave unacknowledged. See docs/protocol.md 21.5. */
 const MAX_UNACKNOWLEDGED_BYTES = 262_144;
 
 /**
- * Maximum time of all messages once the receiver continues, in milliseconds; less than a repetition
- * takes.
+ * Maximum time until all messages have arrived after the receiver continues, in milliseconds. A
+ * repetition takes longer.
  */
 const ROUND_MS = 5_000;
 
-/** Time in which a client's first events must arrive; otherwise it polls. */
+/**
+ * Time within which a client's first events must arrive, in milliseconds. Otherwise the client
+ * polls.
+ */
 const FIRST_EVENTS_MS = 3_200;
 
 /**
- * Connects a client over HTTP, and records the numbers of the received events.
+ * Connects a client over HTTP and records the numbers of the received events.
  *
- * @param isPolling Delays the first events, so that the client polls for the next ones.
+ * @param isPolling If true, the first events are delayed, so that the client polls for the next
+ * events.
  */
 async function connectHttp(world: World, server: Host, isPolling: boolean) {
   const machine = world.host("ada");
@@ -53,7 +58,7 @@ property("everything posted to a slow receiver is handled once, in order", {
       fc.record({
         pausesMs: fc.array(fc.constantFrom(1, 30), { minLength: 1, maxLength: 12, size: "max" }),
         handlerMs: fc.constantFrom(0, 80),
-        /** Cuts of all connections, which the server may not notice. */
+        /** Times at which all connections are cut. The server may not notice the cut. */
         cuts: fc.array(fc.record({ afterMs: fc.nat(600), isHeard: fc.boolean() }), {
           maxLength: 3,
         }),
@@ -62,7 +67,7 @@ property("everything posted to a slow receiver is handled once, in order", {
       }),
       { minLength: 1, maxLength: 3 },
     ),
-    /** Final events of the server; after each, the client may post and be cut off. */
+    /** The server's final events. After each of them, the client may post and be cut off. */
     events: fc.array(
       fc.record({ posts: fc.boolean(), cuts: fc.constantFrom(false, false, false, true) }),
       { maxLength: 24, size: "max" },
@@ -110,7 +115,7 @@ property("everything posted to a slow receiver is handled once, in order", {
       await world.until("all messages", () => handled.length >= count, ROUND_MS);
       assertEquals(handled, range(1, count));
     }
-    // A client's pings wait behind a full queue, and a client without a reply may leave.
+    // A client's pings wait behind a full queue, and a client that receives no reply may leave.
     const mayMove = rounds.some(({ heldMs }) => heldMs > 1_000);
     if (!mayMove) assertEquals(client.session?.id, id);
     const far = server.manager.all().find((session) => session.id === client.session?.id)!;
@@ -176,7 +181,7 @@ property("a server limits the unacknowledged events that it sends a client over 
           await world.pause(10);
         }
       } else if (round === "during a slow post") {
-        // A post waits for space at the server, and acknowledges no later events.
+        // A post waits for space at the server, and does not acknowledge later events.
         gate = Promise.withResolvers();
         for (; answers < ROOM; answers++) {
           client.send("answer", answers);

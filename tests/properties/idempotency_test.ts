@@ -1,4 +1,7 @@
-/** Requests with an idempotency key, repeated at several servers, one of which freezes or ends. */
+/**
+ * Requests with an idempotency key that are repeated at several servers. One of the servers freezes
+ * or ends.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { keyOf } from "./draw.ts";
@@ -6,10 +9,13 @@ import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Reply, serveNodes } from "./requests.ts";
 
-/** Time for which servers remember a key. */
+/** Time for which servers remember a key, in milliseconds. */
 const WINDOW_MS = 1_500;
 
-/** Time for which a dead server may still count as alive, and time for a message. */
+/**
+ * Time for which a dead server may still be considered alive, and time for a message, in
+ * milliseconds.
+ */
 const [SLACK_MS, ROUND_MS] = [400, 100];
 
 /** Retry interval of a client whose request was lost. */
@@ -18,7 +24,7 @@ const RETRY_MS = 150;
 /** Topics without and with a history, and the topic of direct messages. */
 const [PLAIN, KEPT, DIRECT] = ["news", "log:orders", "direct"] as const;
 
-/** Requests of each kind: path, body, and the topics on which a message arrives. */
+/** Requests of each kind, with the path, the body, and the topics on which a message arrives. */
 const REQUESTS = {
   "a publication": (data) => ({
     path: `/topics/${PLAIN}/publications`,
@@ -42,14 +48,14 @@ const REQUESTS = {
   }),
 } satisfies Record<string, (data: string) => Request>;
 
-/** A request, and the topics on which its messages arrive. */
+/** A request and the topics on which its messages arrive. */
 interface Request {
   readonly path: string;
   readonly json: unknown;
   readonly topics: readonly string[];
 }
 
-/** The first server receives the request first, and has the fault. */
+/** The first server is the one that receives the request first. The fault affects it. */
 const round = fc.record({
   kind: keyOf(REQUESTS),
   fault: fc.oneof(
@@ -60,13 +66,16 @@ const round = fc.record({
       lastsMs: fc.integer({ min: 1, max: 60 }),
     }),
   ),
-  /** Repetitions while the request may be in progress. */
+  /** Repetitions while the request may still be in progress. */
   repeats: fc.array(fc.record({ node: fc.constantFrom(0, 1), afterMs: fc.nat(8) }), {
     maxLength: 6,
   }),
   /** Reuses the key with a different user, body or path. */
   other: fc.constantFrom(undefined, "user", "body", "path"),
-  /** Also sends a failing request with its own key: its repetition fails in the same way. */
+  /**
+   * If true, a failing request with its own key is sent too. When it is repeated, it must fail in
+   * the same way.
+   */
   fails: fc.boolean(),
   /** Time from the response to the last repetition. */
   thenMs: fc.constantFrom(0, WINDOW_MS - SLACK_MS, WINDOW_MS + SLACK_MS),
@@ -133,8 +142,8 @@ property("a request with an idempotency key is executed once, on any server", {
       }
       await world.pause(ROUND_MS);
 
-      // The request is executed once; other responses repeat the first, or say that it is in
-      // progress.
+      // The request is executed once. Other responses repeat the first response or report that the
+      // request is in progress.
       answers.push(last);
       const good = answers.filter(({ status }) => status === 200);
       const done = good.filter((answer) => !isReplayed(answer)).length;
@@ -143,8 +152,8 @@ property("a request with an idempotency key is executed once, on any server", {
       const rest = answers.filter(({ status }) => status !== 200).map(({ outcome }) => outcome);
       assertEquals(rest, rest.map(() => "409 in-progress"));
 
-      // Each message arrives once. If the server died in the middle, a topic without a history may
-      // receive it again after the window.
+      // Each message arrives once. If the server died while it handled the request, a topic without
+      // a history may receive the message again after the window.
       const all = arrivals.get(key) ?? [];
       for (const topic of topics) {
         const times = all.filter((one) => one.topic === topic).map(({ atMs }) => atMs);
@@ -155,7 +164,7 @@ property("a request with an idempotency key is executed once, on any server", {
       assertEquals(all.filter(({ topic }) => !topics.includes(topic)), []);
       if (hasEnded) first.restart();
 
-      // A key belongs to one user and one request.
+      // A key is only valid for one user and one request.
       if (other !== undefined) {
         const id = `${key} of another ${other}`;
         const changed = other === "path"
@@ -168,7 +177,7 @@ property("a request with an idempotency key is executed once, on any server", {
         assertEquals(arrivals.get(id)?.length ?? 0, isAllowed ? changed.topics.length : 0, id);
       }
 
-      // A key is remembered only for the window.
+      // Servers remember a key only for the window.
       if (!hasEnded) {
         await world.pause(thenMs);
         const again = await send(0, key, request);
@@ -176,7 +185,7 @@ property("a request with an idempotency key is executed once, on any server", {
         if (thenMs < WINDOW_MS) assertEquals(again.body, last.body);
       }
 
-      // Last, because these requests wait for a server that has ended.
+      // This comes last, because these requests wait for a server that has ended.
       for (const node of fails ? [1, 0] : []) {
         const failing = { path: "/sessions/nobody/disconnect", json: {} };
         assertEquals((await send(node, `${key}-fails`, failing)).outcome, "404 not-found");
@@ -185,7 +194,7 @@ property("a request with an idempotency key is executed once, on any server", {
   },
 });
 
-/** True for a response that repeats an earlier one. */
+/** Returns true for a response that repeats an earlier response. */
 function isReplayed({ headers }: Reply): boolean {
   return headers.get("idempotency-replayed") === "true";
 }

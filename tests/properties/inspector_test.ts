@@ -1,4 +1,4 @@
-/** The inspector on two servers: lists of both, recorded sessions, and a slow server. */
+/** The inspector on two servers: lists from both servers, recorded sessions, and a slow server. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -10,10 +10,13 @@ import { property } from "./property.ts";
 import { ask, type Node, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
 
-/** Topics of the sessions: without a history, with one, and rooms. */
+/** Topics of the sessions: topics without a history, topics with a history, and rooms. */
 const TOPICS = ["talk:one", "talk:two", "log:one", "room:one", "room:two"] as const;
 
-/** Time until all changes have arrived, and for which a page may receive cached data. */
+/**
+ * Time until all changes have arrived, and time for which a page may receive cached data, in
+ * milliseconds.
+ */
 const FRESH_MS = 600;
 
 /** A value that no page may receive. */
@@ -29,7 +32,7 @@ const COLUMNS = {
 
 type Rows = readonly Readonly<Record<string, unknown>>[];
 
-/** A list from all servers; `missing` lists those that did not reply in time. */
+/** A list from all servers. `missing` lists the servers that did not reply in time. */
 interface List {
   readonly rows: Rows;
   readonly matched: number;
@@ -140,7 +143,7 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
       ),
     );
 
-    /** For each topic with sessions: the numbers of sessions, users and servers. */
+    /** Returns the numbers of sessions, users and servers for each topic that has sessions. */
     const subscribed = TOPICS.toSorted().map((topic) => {
       const of = sessions.filter(({ topics }) => topics.includes(topic));
       const [users, at] = [of.map(({ user }) => user), of.map(({ node }) => node)];
@@ -209,10 +212,13 @@ property("an inspector lists the sessions, topics and rooms of all servers", {
   },
 });
 
-/** Sessions of a server, and the maximum recorded at once. */
+/** Number of sessions on a server, and the maximum number that is recorded at the same time. */
 const [SESSIONS, MAX_RECORDED] = [10, 8];
 
-/** Time after a request for which a session is surely recorded, and after which it is not. */
+/**
+ * Time after a request during which a session is certainly recorded, and time after which it is no
+ * longer recorded, in milliseconds.
+ */
 const [KEPT_MS, OVER_MS] = [9_900, 15_100];
 
 property("a session is recorded while a page requests it, and frees its slot later", {
@@ -222,7 +228,7 @@ property("a session is recorded while a page requests it, and frees its slot lat
       stepOf("ask for all", {}),
       stepOf("send", { count: fc.integer({ min: 1, max: 5 }) }, 2),
       stepOf("close", { of: fc.nat(SESSIONS - 1) }),
-      // An inspector is off after some time without requests.
+      // An inspector turns off after some time without requests.
       stepOf("wait", { ms: fc.constantFrom(300, 3_000, 16_000), isOff: fc.boolean() }, 3),
     ),
     { maxLength: 40, size: "max" },
@@ -256,7 +262,7 @@ property("a session is recorded while a page requests it, and frees its slot lat
       const most = others.filter((phase) => phase !== "none").length;
       const due = new Set<string>();
       if (before !== "none") due.add(one.isClosed ? "closed" : "following");
-      // A page with a number knows that the session existed.
+      // A page that has the session's number knows that the session existed.
       const lost = one.next > 0 ? "closed" : "unknown";
       if (before !== "recorded" && one.isClosed) due.add(lost);
       if (before !== "recorded" && !one.isClosed) {
@@ -281,7 +287,7 @@ property("a session is recorded while a page requests it, and frees its slot lat
       one.next = answer.next;
       const isSure = answer.state === "following" || before === "recorded";
       if (isSure) one.askedMs = world.nowMs;
-      // A closed session may no longer be recorded.
+      // A closed session may already be gone from the records.
       else if (before === "unsure") one.askedMs = world.nowMs - KEPT_MS;
     };
     for (const step of steps) {
@@ -309,7 +315,7 @@ property("a session is recorded while a page requests it, and frees its slot lat
   },
 });
 
-/** Timeout for a server's reply, and the timeout after its last reply was late. */
+/** Timeout for a server's reply, and the timeout if its last reply was late, in milliseconds. */
 const [ANSWER_MS, LATE_MS] = [1_500, 250];
 
 property("an inspector waits for a slow server, but less after a late reply", {

@@ -1,6 +1,6 @@
 /**
- * Answers that survive their sessions and nodes: each uses a slot of one node at a time, and frees
- * it however the answer ends.
+ * Answers that survive their sessions and nodes. Each answer uses a slot on one node at a time, and
+ * frees it however the answer ends.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -30,13 +30,13 @@ import type { World } from "./world.ts";
 
 const ENGINES = ["memory", "redis", "nats", "sqlite"] as const;
 
-/** Time for the calls of an engine, in milliseconds. */
+/** Time that the calls of an engine take, in milliseconds. */
 const CALLS_MS = 2_500;
 
-/** Time for which nodes that cannot continue an answer leave it to others, in milliseconds. */
+/** Time for which nodes that cannot continue an answer leave it to other nodes, in milliseconds. */
 const SPARE_MS = 20_000;
 
-/** Outcomes for readers whose answer ends by itself. */
+/** Outcomes for readers of an answer that ends by itself. */
 const ENDS: Partial<Record<GeneratorKind, string>> = {
   short: "fulfilled",
   empty: "fulfilled",
@@ -81,7 +81,7 @@ property("a node has as many slots for answers as configured, however answers en
   },
 });
 
-/** The answers of two users on one node, and their model. */
+/** Two users' answers on one node, and their model. */
 class RunningAnswers {
   readonly #askers: readonly Asker[];
   /** Answers whose generator has started, by key. */
@@ -117,7 +117,7 @@ class RunningAnswers {
     if (before !== undefined) {
       const generators = this.node.begun.filter((one) => one === key).length;
       assert(generators <= 1, `${generators} generators of one name`);
-      // The same items, from the first one.
+      // The same items arrive, starting with the first.
       if (!this.#running.has(key)) await this.#expectEnd(asked, before.asked.outcome!);
       return;
     }
@@ -173,7 +173,7 @@ class RunningAnswers {
     await this.compare();
   }
 
-  /** Fills all slots, and requests one more. */
+  /** Fills all slots and requests one more. */
   async fill(): Promise<void> {
     for (let i = 0; i < this.places - 1; i++) await this.#begin(0, `full-${i}`);
     assertEquals(this.#refusalOf(0), "too-many");
@@ -213,8 +213,8 @@ const turn = fc.record({
   stayMs: fc.integer({ min: 50, max: 400 }),
   end: fc.constantFrom("close", "drain", "kill", "freeze"),
   /**
-   * Time from the node's end to the start of the next one; if omitted, that one starts before the
-   * end.
+   * Time between the end of the node and the start of the next node, in milliseconds. If it is
+   * omitted, the next node starts before the end.
    */
   awayMs: fc.oneof(
     { withCrossShrink: true },
@@ -228,7 +228,7 @@ property("an answer continues on exactly one node, which frees its slots, howeve
   cases: fc.record({
     engine: fc.constantFrom(...ENGINES),
     answers: fc.integer({ min: 1, max: 3 }),
-    /** A second node is always running, and tries to take over. */
+    /** If true, a second node is always running and tries to take over. */
     hasRival: fc.boolean(),
     turns: fc.array(turn, { minLength: 1, maxLength: 7 }),
   }),
@@ -242,7 +242,7 @@ property("an answer continues on exactly one node, which frees its slots, howeve
     },
   },
   async check(world, { engine, answers, hasRival, turns }) {
-    // Rivals may each have one answer.
+    // Each of two rivals may take over one answer.
     const count = hasRival ? 1 : answers;
     const relay = new Relay(world, await world.engine(engine), count);
     await relay.begin();
@@ -255,17 +255,17 @@ property("an answer continues on exactly one node, which frees its slots, howeve
   },
 });
 
-/** Answers that are taken over by one node after another. */
+/** Answers that one node after another takes over. */
 class Relay {
   readonly #places: number;
   readonly #keys: readonly string[];
-  /** The node where the answers are read; it never takes over. */
+  /** The node on which the answers are read. It never takes over. */
   readonly #desk: AnswerNode;
   readonly #nodes: AnswerNode[] = [];
-  /** The node that has the answers. */
+  /** The node that currently generates the answers. */
   #holder!: AnswerNode;
   #read: readonly Asked[] = [];
-  /** Takeovers from nodes that did not hand their answers over. */
+  /** Number of takeovers from nodes that did not hand over their answers. */
   #lost = 0;
 
   constructor(readonly world: World, readonly engine: ClusterEngine, answers: number) {
@@ -274,15 +274,15 @@ class Relay {
     this.#desk = new AnswerNode(world, { name: "desk", engine, places: 1, resumes: false });
   }
 
-  /** Starts the answers on the first node, and reads them on another one. */
+  /** Starts the answers on the first node and reads them on another node. */
   async begin(): Promise<void> {
     const first = this.#holder = this.startNode();
     this.#read = await readAtAnotherNode(this.world, [first, this.#desk], this.#keys);
   }
 
   /**
-   * Ends the node with the answers; false if no other one takes over in time, or the answers are
-   * dropped.
+   * Ends the node that generates the answers. Returns false if no other node takes over in time, or
+   * if the answers are dropped.
    */
   async hasGoneOn({ stayMs, end, awayMs }: Drawn<typeof turn>) {
     const world = this.world;
@@ -309,7 +309,7 @@ class Relay {
     }
     if (awayMs !== undefined) {
       await world.pause(awayMs);
-      // A node that hands its answers over takes none back.
+      // A node that hands over its answers does not take any of them back.
       if (!isLost) await untilIdle(this.world, leaving);
       this.startNode();
     }
@@ -327,9 +327,9 @@ class Relay {
       takenByMs - world.nowMs,
     );
     const fromMs = world.nowMs;
-    // The pause depends on all lost nodes so far, even if the last one left on purpose.
+    // The pause depends on all nodes that were lost so far, even if the last node left on purpose.
     const pauseMs = this.#lost < 2 ? 0 : 1_000 * 2 ** (this.#lost - 2);
-    // A node that came second frees its slot.
+    // A node that was too late to take over frees its slot.
     const isHolder = (node: AnswerNode) =>
       node.taken === length && node.generators.length === length;
     await world.until("generators", () => others.some(isHolder), pauseMs + CALLS_MS);
@@ -351,7 +351,7 @@ class Relay {
     return true;
   }
 
-  /** Cancels the answers, and fills all slots of the last node. */
+  /** Cancels the answers and fills all slots of the last node. */
   async finish(): Promise<void> {
     const node = this.#holder;
     await Promise.all(this.#read.map((asked) => asked.cancel()));
@@ -359,12 +359,12 @@ class Relay {
     assertEquals(this.#read.map(({ outcome }) => outcome), this.#keys.map(() => "cancelled"));
     await untilIdle(this.world, node);
     await this.compareForgotten();
-    // The first user's share may still count the answers of a killed node.
+    // The answers of a killed node may still be counted against the first user's share.
     const users = ["cem", "dan"];
     await new RunningAnswers(this.world, node, this.#places, users).fill();
   }
 
-  /** Compares the items, and what the engine stores. */
+  /** Compares the items and the data that the engine stores. */
   async compareForgotten(): Promise<void> {
     for (const { items } of this.#read) assertEquals(items, range(0, items.length - 1));
     const { host, broker } = this.#desk;

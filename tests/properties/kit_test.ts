@@ -1,4 +1,4 @@
-/** Failing cases, and leftovers that fail a case. */
+/** Cases that fail, and leftovers that make a case fail. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import { Simulation } from "../../testing/simulation/mod.ts";
@@ -6,7 +6,7 @@ import { planFaults } from "./faults.ts";
 import { atSeed, property } from "./property.ts";
 import { World } from "./world.ts";
 
-/** Seed of each world, unless a test is about the seed. */
+/** The seed of each world, unless a test is about the seed. */
 const SEED = 1;
 
 Deno.test("a case that fails runs all its onEnd hooks, and shows its own error", async () => {

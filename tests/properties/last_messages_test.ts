@@ -1,4 +1,4 @@
-/** Messages that a server sends in the turn in which sessions end, or shortly before. */
+/** Messages that a server sends in the turn in which sessions end, or shortly before that. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -12,16 +12,16 @@ import { collect } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken } from "./world.ts";
 
-/** Users of the clients; two clients have the same user. */
+/** The clients' users. Two clients have the same user. */
 const USERS = ["ann", "ann", "ben"] as const;
 
-/** Topics of publications, and the topic of other messages. */
+/** The topics of publications, and the topic of other messages. */
 const [TOPICS, NOTE] = [["a", "b"], "note"] as const;
 
-/** Bytes of a large message, which is larger than a frame. */
+/** Size of a large message in bytes. It is larger than a frame. */
 const LARGE_BYTES = 60_000;
 
-/** A message to one client, or a publication that excludes one. */
+/** A message to one client, or a publication that excludes a client. */
 const message = fc.record({
   kind: fc.constantFrom("publication", "publication", "to a user", "to a session"),
   topic: fc.constantFrom(...TOPICS),
@@ -35,7 +35,7 @@ type Message = Drawn<typeof message>;
 const messages = fc.array(message, { maxLength: 5 });
 
 const round = fc.record({
-  /** Messages some milliseconds before the end, and messages in the last turn. */
+  /** Messages that are sent some milliseconds before the end, and messages in the last turn. */
   earlier: maybe(fc.tuple(messages, fc.nat(30))),
   last: messages,
   end: fc.constantFrom("nothing", "close", "disconnect", "close of all"),
@@ -43,12 +43,12 @@ const round = fc.record({
   /** Clients whose sessions close, and the user who is disconnected. */
   closed: fc.subarray([0, 1, 2]),
   user: fc.constantFrom("ann", "ben"),
-  /** A client that the server removes from its topics, and one on a slow link. */
+  /** A client that the server removes from its topics, and a client on a slow link. */
   removed: maybe(fc.nat(2)),
   narrow: maybe(fc.nat(2)),
 });
 
-/** A client, with its received and sent messages. */
+/** A client and the messages that were received and sent. */
 interface Listener {
   readonly user: string;
   readonly client: Client;
@@ -114,7 +114,7 @@ property("each session receives all messages from before its end, then the code 
         for (const one of earlier[0]) send({ server, listeners, sessions, n: count++ }, one);
         await world.pause(earlier[1]);
       }
-      // All of this is one turn.
+      // All of this happens in one turn.
       for (const one of last) send({ server, listeners, sessions, n: count++ }, one);
       const left = removed === undefined ? [] : [...listeners[removed]!.subscriptions.keys()];
       for (const topic of left) server.unsubscribe(sessions[removed!] as never, topic);
@@ -145,7 +145,7 @@ property("each session receives all messages from before its end, then the code 
   },
 });
 
-/** Counts message exclusions that outlive their turn: a leak that no client sees. */
+/** Counts message exclusions that outlive their turn. Such a leak is invisible to clients. */
 function countStale(): { count: number; readonly end: () => void } {
   const { take } = Broadcast.prototype;
   const stale = { count: 0, end: () => void (Broadcast.prototype.take = take) };
@@ -159,7 +159,7 @@ function countStale(): { count: number; readonly end: () => void } {
   return stale;
 }
 
-/** True once a client has one session, with all of its subscriptions. */
+/** Returns true once a client has one session with all of its subscriptions. */
 function isBack(one: Listener, server: Server<string>): boolean {
   const { client, subscriptions } = one;
   return client.isConnected && sessionOf(server, one) !== undefined &&
@@ -171,7 +171,7 @@ function sessionOf(server: Server<string>, { client }: Listener): Session | unde
   return server.manager.all().find(({ id }) => id === client.session?.id) as Session | undefined;
 }
 
-/** Sends a message, and records its recipients. */
+/** Sends a message and records its recipients. */
 function send(
   { server, listeners, sessions, n }: {
     readonly server: Server<string>;

@@ -1,4 +1,4 @@
-/** The logs of an engine: each call of two nodes has the result of the model. */
+/** The logs of an engine. Each call by two nodes must have the result that the model predicts. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { type Broker, countedBytes, ENTRY_BYTES } from "../../pubsub/broker.ts";
@@ -39,27 +39,28 @@ import type { World } from "./world.ts";
 const ENGINES = ["memory", "sqlite", "redis", "nats"] as const;
 type EngineName = typeof ENGINES[number];
 
-/** Ids of the logs: two streams, and an answer. */
+/** Ids of the logs, which are two streams and an answer. */
 const IDS = ["one", "two", "answer:a"] as const;
 
-/** Names of lease holders, forks and producers; one is a property of all objects. */
+/** Names of lease holders, forks and producers. One of them is also a property of all objects. */
 const [HOLDERS, FORKS, PRODUCERS] = [["v", "w"], ["fork1", "fork2"], ["p", "__proto__"]] as const;
 
 /** A limit that cases reach only on purpose. */
 const PLENTY = 1 << 26;
 
-/** TTL and lease that expire between two calls, and one that does not, in milliseconds. */
+/** A TTL and lease that expire between two calls, and one that does not, in milliseconds. */
 const [TTL_MS, LEASE_MS, LONG_MS] = [600, 300, 600_000] as const;
 
 /**
- * Time until an announcement arrives, and until a replica has the newest changes, in milliseconds.
+ * Time until an announcement has arrived, and until a replica has received the newest changes, in
+ * milliseconds.
  */
 const [ANNOUNCED_MS, SETTLED_MS] = [1_000, 800] as const;
 
 /** Time until the servers of an engine know of a subscription, in milliseconds. */
 const KNOWN_MS = 500;
 
-/** A producer's numbers, relative to its newest. */
+/** A producer's numbers, relative to its newest number. */
 const NUMBERS = {
   "the next": [0, 1],
   "the newest again": [0, 0],
@@ -70,10 +71,13 @@ const NUMBERS = {
   "the epoch before": [-1, 1],
 } as const;
 
-/** Bytes of records: some around the sizes at which an encoded length needs another byte. */
+/**
+ * Sizes of records in bytes. Some are close to the sizes at which an encoded length needs another
+ * byte.
+ */
 const SIZES = [0, 1, 64, 128, 129, 8_192] as const;
 
-/** Draws a part that one in `ofCalls` calls has. */
+/** Generates a part that one in `ofCalls` calls includes. */
 function rarely<T>(part: fc.Arbitrary<T>, ofCalls: number = 5): fc.Arbitrary<T | undefined> {
   return fc.oneof(
     { withCrossShrink: true },
@@ -108,7 +112,7 @@ const creation = fc.record({
   owner: rarely(fc.constantFrom("user1 address1", "address1"), 2),
   leaseMs: rarely(fc.constantFrom(LONG_MS, LEASE_MS), 2),
   end: rarely(end, 15),
-  /** Logs that the limit leaves room for; plenty if omitted. */
+  /** Number of logs for which the limit leaves room. If it is omitted, there is plenty of room. */
   room: rarely(fc.constantFrom(1, 0), 2),
 });
 
@@ -123,7 +127,7 @@ const call = fc.oneof(
     sequence: rarely(fc.constantFrom("a", "b", "bb", "\uffff")),
     cancel: rarely(fc.constantFrom("enough", "stop")),
     ifWriterLost: rarely(fc.constant(true as const), 15),
-    /** Bytes of the limit beyond those that the records need. */
+    /** Number of bytes by which the limit exceeds what the records need. */
     room: rarely(fc.constantFrom(0, 1, -1, -ENTRY_BYTES)),
     isOtherLog: rarely(fc.boolean()),
     keep: rarely(fc.record({ records: fc.integer({ min: 1, max: 4 }), bytes: fc.nat(8) })),
@@ -133,7 +137,7 @@ const call = fc.oneof(
     /** Relative place of the first record. */
     share: fc.double({ min: 0, max: 1, noNaN: true }),
     maxRecords: fc.constantFrom(1_000, 2, 1, 0),
-    /** Room for this many records and bytes; plenty if omitted. */
+    /** Room for this number of records and bytes. If it is omitted, there is plenty of room. */
     room: rarely(fc.record({ records: fc.nat(3), bytes: fc.constantFrom(0, 1, -1) }), 2),
     renews: fc.boolean(),
   }, 4),
@@ -149,7 +153,7 @@ const call = fc.oneof(
   },
 );
 
-/** A call as drawn. */
+/** A call as it was generated. */
 type DrawnCall = Drawn<typeof call>;
 type CallOf<Kind extends string> = Extract<DrawnCall, { readonly kind: Kind }>;
 
@@ -159,9 +163,9 @@ const log = fc.nat(IDS.length - 1);
 const step = fc.oneof(
   stepOf("call", {
     log,
-    /** Called first if there is no log. */
+    /** The call that is made first if there is no log. */
     creation: maybe(fc.record({ machine, call: creation })),
-    /** Concurrent calls. */
+    /** Calls that are made concurrently. */
     calls: fc.array(fc.record({ machine, call }), { minLength: 1, maxLength: 3, size: "small" }),
   }, 12),
   stepOf("wait", { ms: fc.nat(TTL_MS) }, 3),
@@ -182,7 +186,7 @@ type DrawnStep = Drawn<typeof step>;
 
 const cases = fc.record({
   engine: fc.constantFrom(...ENGINES),
-  /** Other overdue logs, and as many of each kind that no longer are. */
+  /** Number of other overdue logs, and of logs of each kind that are no longer overdue. */
   more: fc.constantFrom(0, 0, 0, 30),
   steps: fc.array(step, { maxLength: 50, size: "max" }),
 });
@@ -239,14 +243,14 @@ property("each log call returns the model's result, on two nodes of each engine"
   },
 });
 
-/** Calls that use a log, and one that only reads its state. */
+/** Calls that use a log, and a call that only reads its state. */
 const USES = {
   "a read": readAll({ renews: true }),
   "a look": readAll(),
   "an append": { kind: "append", options: { records: [], cancel: "enough", maxBytes: PLENTY } },
 } as const satisfies Record<string, LogCall>;
 
-/** A call, and the node that makes it. */
+/** A call and the node that makes it. */
 interface NodeCall {
   readonly machine: number;
   readonly call: LogCall;
@@ -260,9 +264,9 @@ interface Node {
   readonly heard: Map<string, number>;
 }
 
-/** The logs of an engine, and the possible states of each. */
+/** The logs of an engine and the possible states of each log. */
 class ModelledLogs {
-  /** Several states are possible after concurrent calls, and around an expiry. */
+  /** Several states are possible after concurrent calls and around an expiry. */
   readonly #states = new Map<string, readonly ModelState[]>(IDS.map((id) => [id, [undefined]]));
   readonly #last = new Map<string, LogCall>();
   #identities = 0;
@@ -275,7 +279,7 @@ class ModelledLogs {
     readonly engine: EngineName,
   ) {}
 
-  /** Starts an engine, and two nodes that are notified of changes to all logs. */
+  /** Starts an engine and two nodes that are notified of changes to all logs. */
   static async start(world: World, name: EngineName): Promise<ModelledLogs> {
     const engine = await world.engine(name);
     const nodes = await Promise.all(["near", "far"].map(async (name): Promise<Node> => {
@@ -294,7 +298,7 @@ class ModelledLogs {
     return new ModelledLogs(world, nodes, name);
   }
 
-  /** Creates logs without a writer: some have ended, and some are deleted but kept for a fork. */
+  /** Creates logs without a writer. Some have ended, and some are deleted but kept for a fork. */
   async addMore(count: number): Promise<void> {
     const { host, broker: { logs } } = this.nodes[0]!;
     const lease = { writer: { holder: "v", ttlMs: LEASE_MS }, maxLogs: PLENTY };
@@ -313,7 +317,7 @@ class ModelledLogs {
     await this.world.pause(LEASE_MS + SETTLED_MS);
   }
 
-  /** Creates a log if there is none, or an expired one. */
+  /** Creates a log if there is none or if it has expired. */
   async ensure(
     id: string,
     { machine, call }: { readonly machine: number; readonly call: CallOf<"create"> },
@@ -325,7 +329,7 @@ class ModelledLogs {
     await this.callDrawn(id, [{ machine, call }]);
   }
 
-  /** Makes drawn calls concurrently. */
+  /** Makes generated calls concurrently. */
   callDrawn(
     id: string,
     drawn: readonly { readonly machine: number; readonly call: DrawnCall }[],
@@ -334,7 +338,7 @@ class ModelledLogs {
     return this.call(id, drawn.map(({ machine, call }) => ({ machine, call: callOf(call) })));
   }
 
-  /** Makes calls concurrently, and compares their results and the announcements. */
+  /** Makes calls concurrently, and compares their results and their announcements. */
   async call(id: string, calls: readonly NodeCall[]): Promise<void> {
     const before = this.#states.get(id)!;
     const heard = this.nodes.map((node) => node.heard.get(id)!);
@@ -348,7 +352,7 @@ class ModelledLogs {
       return { call, result };
     }));
     const at = { fromMs, toMs: this.#nowMs };
-    // A read while records are removed may still return some of them.
+    // A read may still return some records while they are being removed.
     const isRemoval = calls.length > 1 && made.some(removesRecords);
     const judged = isRemoval ? [made, made.filter(({ call }) => call.kind !== "read")] : [made];
     const after = judged.flatMap((some) =>
@@ -369,7 +373,7 @@ class ModelledLogs {
     );
   }
 
-  /** Compares a node's lists, which may lack the latest changes. */
+  /** Compares a node's lists. They may lack the latest changes. */
   async compareLists(machine: number, limit: number): Promise<void> {
     for (const id of IDS) await this.call(id, [{ machine, call: readAll() }]);
     const { host, broker: { logs } } = this.nodes[machine]!;
@@ -391,14 +395,14 @@ class ModelledLogs {
     }
   }
 
-  /** Compares the contents of all logs, on both nodes. */
+  /** Compares the contents of all logs on both nodes. */
   async compareAll(): Promise<void> {
     for (const id of IDS) {
       for (const machine of this.nodes.keys()) await this.call(id, [{ machine, call: readAll() }]);
     }
   }
 
-  /** Wall clock of all machines. */
+  /** The wall clock of all machines. */
   get #nowMs(): number {
     return this.nodes[0]!.host.runtime.now();
   }
@@ -442,13 +446,13 @@ class ModelledLogs {
     return [...faults, ...[...listed.keys()].filter(isGone)];
   }
 
-  /** True if it is certain which logs exist. */
+  /** Whether it is certain which logs exist. */
   get #isSure(): boolean {
     const kinds = (states: readonly ModelState[]) => new Set(states.map((state) => typeof state));
     return [...this.#states.values()].every((states) => kinds(states).size === 1);
   }
 
-  /** The engine's facts for the model. */
+  /** The facts about the engine that the model needs. */
   #factsOf(id: string): EngineFacts {
     return { others: this.#othersOf(id), hasShortPages: this.engine === "nats" };
   }
@@ -487,7 +491,7 @@ class ModelledLogs {
 
   #creation(id: string, drawn: CallOf<"create">, isAlone: boolean): CreateLogOptions {
     const { records, ttlMs, expiresInMs, owner, leaseMs, end, room } = drawn;
-    // NATS counts its logs only periodically.
+    // NATS counts its logs only from time to time.
     const isBound = isAlone && this.engine !== "nats" && this.#isSure;
     return {
       config: {
@@ -528,10 +532,13 @@ class ModelledLogs {
   }
 }
 
-/** Results of calls that change a log, of which each node is notified. */
+/** Results of calls that change a log. Each node is notified of the change. */
 const CHANGES = /^\{.*"kind":"(?:created|appended|kept|removed)"/;
 
-/** The page of a read, from one before the oldest record to one after the newest. */
+/**
+ * Returns the page of a read. It starts anywhere from one before the oldest record to one after the
+ * newest record.
+ */
 function pageOf(
   state: ModelState,
   { share, room, maxRecords, renews }: CallOf<"read">,
@@ -547,7 +554,7 @@ function pageOf(
   };
 }
 
-/** The number of a producer's append. */
+/** Returns the number of a producer's append. */
 function numbered(
   state: ModelState,
   { id, number }: { readonly id: string; readonly number: keyof typeof NUMBERS },

@@ -1,4 +1,7 @@
-/** Streams on a Redis that loses acknowledged records: readers see a gap, and no wrong record. */
+/**
+ * Streams on a Redis server that loses acknowledged records. Readers must see a gap and no wrong
+ * record.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -12,7 +15,9 @@ import type { World } from "./world.ts";
 
 const PATH = "/streams/log";
 
-/** Delay of a replica that never applies later writes, and of one that does, in milliseconds. */
+/**
+ * Delay of a replica that never applies later writes, and of a replica that does, in milliseconds.
+ */
 const [NEVER_MS, APPLIED_MS] = [3_600_000, 100] as const;
 
 /** Time until all clients have left a former primary, in milliseconds. */
@@ -27,7 +32,7 @@ const TURN_MS = 1_000;
 const call = fc.record({
   node: fc.nat(1),
   kind: fc.constantFrom("read", "append"),
-  /** Offset of a read; the oldest record if omitted. */
+  /** Offset of a read. If it is omitted, the read starts at the oldest record. */
   place: maybe(fc.nat(9)),
 });
 
@@ -38,14 +43,15 @@ property(
       loss: fc.constantFrom("failover", "failover from a dead primary", "power", "kill"),
       persistence: fc.constantFrom("none", "snapshot", "everysec", "always"),
       /**
-       * Records that reach the replica and the disk, and later ones, one of which may end the stream.
+       * Records that reach the replica and the disk, and later records, one of which may end the
+       * stream.
        */
       sure: fc.nat(3),
       unsure: fc.nat(3),
       isEnded: fc.boolean(),
-      /** True if the second node also knows all of them; the first one appends them. */
+      /** True if the second node also knows all these records. The first node appends them. */
       areBothNodes: fc.boolean(),
-      /** Node with a reader that follows the stream. */
+      /** The node with a reader that follows the stream. */
       follows: maybe(fc.nat(1)),
       calls: fc.array(call, { maxLength: 8 }),
     }),
@@ -85,23 +91,23 @@ property(
   },
 );
 
-/** A log as a node remembers it, or as it is. */
+/** A log as a node remembers it or as it is. */
 interface State {
   readonly identity: number;
   readonly count: number;
   readonly isEnded: boolean;
 }
 
-/** One stream at two nodes, and its model. */
+/** One stream on two nodes, and its model. */
 class LossyLog {
-  /** Offsets from responses, each with its stream. */
+  /** Offsets from responses, each with the identity of its stream. */
   readonly places: { readonly offset: string; readonly identity: number; readonly at: number }[] =
     [];
   readonly #nodes: readonly SimulatedServer<string>[];
   readonly #witness: RedisBroker;
   readonly #known: (State | undefined)[] = [];
   #state: State | undefined;
-  /** Records by number: others follow the lost ones. */
+  /** Records by number. Other records follow the lost ones. */
   #records: number[] = [];
   #newest = 0;
   #identities = 0;
@@ -145,7 +151,7 @@ class LossyLog {
     await this.#compareFollower();
   }
 
-  /** Reads after a place, or from the oldest record. */
+  /** Reads after a place or from the oldest record. */
   async read(node: number, index: number | undefined): Promise<void> {
     this.#use(node);
     const place = index === undefined ? undefined : this.places[index % this.places.length]!;
@@ -173,7 +179,7 @@ class LossyLog {
           follower.got.push(data);
         },
       );
-      // A reader that starts over finds no stream.
+      // A reader that starts over does not find the stream.
       if (outcome !== "BrokerError") return outcome === "not-found" ? "gone" : outcome;
       await pause(host.runtime, RETRY_MS);
       return await read();
@@ -183,7 +189,7 @@ class LossyLog {
     await this.#compareFollower();
   }
 
-  /** Waits until the nodes reach the surviving server, and determines what is left. */
+  /** Waits until the nodes reach the surviving server, and determines which records are left. */
   async comeBack(): Promise<void> {
     const world = this.world;
     await world.pause(LEFT_MS);
@@ -218,7 +224,7 @@ class LossyLog {
     if (isLost) this.#state = { ...state, identity: ++this.#identities };
   }
 
-  /** Records what a node knows after a call, and a new offset. */
+  /** Records what a node knows after a call, and records a new offset. */
   #learn(node: number, offset: string | null): void {
     const [state, known] = [this.#state, this.#known[node]];
     this.#known[node] = state;
@@ -227,7 +233,10 @@ class LossyLog {
     this.places.push({ offset, identity: state.identity, at: state.count });
   }
 
-  /** Compares the following reader: all records, or an end because the stream is another one. */
+  /**
+   * Compares the reader that follows the stream. It must have received all records, or have ended
+   * because the stream has a new identity.
+   */
   async #compareFollower(): Promise<void> {
     const follower = this.#follower;
     if (follower === undefined) return;

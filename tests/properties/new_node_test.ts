@@ -1,5 +1,6 @@
 /**
- * A node that has just started: it reaches the users of the other nodes, and enforces their limits.
+ * A node that has just started. It must reach the users on the other nodes and enforce their
+ * limits.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -14,7 +15,7 @@ const TOPIC = "note";
 property("a node that has just started reaches and limits the sessions of other nodes", {
   cases: fc.record({
     sessions: fc.integer({ min: 1, max: 2 }),
-    /** Pauses before each message to the user, from the start of the new node. */
+    /** Pauses before each message to the user, starting when the new node starts. */
     pausesMs: fc.array(fc.nat(175), { minLength: 1, maxLength: 4 }),
     actMs: fc.nat(700),
     ends: fc.boolean(),

@@ -1,4 +1,4 @@
-/** Calls between nodes: each receives a reply or a failure, and leaks nothing on either node. */
+/** Calls between nodes. Each call receives a reply or fails, and leaks nothing on either node. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Quotas } from "../../base/shares.ts";
@@ -14,13 +14,13 @@ import type { World } from "./world.ts";
 
 const NODES = 3;
 
-/** Maximum bytes of a request or reply; a part has 196,608. */
+/** Maximum size of a request or reply in bytes. A part has 196,608 bytes. */
 const MAX_BYTES = 300_000;
 
-/** Timeout of a call, and of one that times out before the reply, in milliseconds. */
+/** Timeout of a call, and of a call that times out before the reply, in milliseconds. */
 const [CALL_MS, SHORT_MS] = [20_000, 150] as const;
 
-/** Duration of a handler, and of one whose caller does not wait for it, in milliseconds. */
+/** Duration of a handler, and of a handler whose caller does not wait for it, in milliseconds. */
 const [WORK_MS, LONG_MS] = [60, 7_000] as const;
 
 /** Kinds of calls, with their outcomes. */
@@ -36,15 +36,15 @@ const CALLS = {
 
 type CallName = keyof typeof CALLS;
 
-/** Faults of the first node during calls, with the outcomes of calls to it and from it. */
+/** Faults of the first node during calls, with the outcomes of calls to that node and from it. */
 const FAULTS: Readonly<
   Record<string, {
     readonly to: string;
-    /** Absent for a caller that cannot tell. */
+    /** The outcome is absent if the caller cannot know it. */
     readonly from?: string;
-    /** Outcome of calls between the other nodes. */
+    /** The outcome of calls between the other nodes. */
     readonly others?: string;
-    /** Maximum time until then, in milliseconds. */
+    /** Maximum time until that outcome, in milliseconds. */
     readonly withinMs: number;
   }>
 > = {
@@ -62,7 +62,7 @@ const FAULTS: Readonly<
 
 const size = fc.constantFrom(0, 40, 70_000, 196_608, 250_000, MAX_BYTES);
 
-/** Caller, and the distance to the called node. */
+/** The caller and its distance to the called node. */
 const ends = { from: fc.nat(NODES - 1), step: fc.integer({ min: 1, max: NODES - 1 }) };
 
 /** Instructions for the handler. */
@@ -98,7 +98,9 @@ property("a call between nodes returns its reply or its failure, and leaves noth
       }),
       { maxLength: 12, size: "max" },
     ),
-    /** Time from the start for which the first node is frozen; it makes no calls then. */
+    /**
+     * Time from the start for which the first node is frozen. It makes no calls during this time.
+     */
     frozenMs: fc.constantFrom(0, 150, 700),
   }),
   async check(world, { calls, frozenMs }) {
@@ -121,7 +123,7 @@ property("a call between nodes returns its reply or its failure, and leaves noth
       assertEquals(await world.inTime("the end of a call", calling), CALLS[name].outcome);
       await world.pause(frozenMs + TRIP_MS);
       const handled = begun.filter((one) => one.id === id);
-      // A call that ended before the other node ran may not arrive.
+      // A call that ended before the other node was running may not arrive.
       const reaches = CALLS[name].ms > 0 && (CALLS[name].ms < LONG_MS || handled.length > 0);
       assertEquals(handled.map((one) => one.from), reaches ? [caller.nodes.id] : []);
       const isAborted = CALLS[name].ms === LONG_MS;
@@ -181,8 +183,8 @@ property("a node that dies, freezes or loses the engine fails only its own calls
 });
 
 /**
- * Starts nodes that answer calls by the instructions in the request; the first one may be frozen at
- * first.
+ * Starts nodes that answer calls according to the instructions in the request. The first node may
+ * be frozen at first.
  */
 async function startCallers(world: World, frozenMs = 0) {
   const engine = new FailingEngine(world);
@@ -216,12 +218,14 @@ async function startCallers(world: World, frozenMs = 0) {
   return { callers, begun, engine };
 }
 
-/** Creates a request of a given size, or at least as large as its instructions. */
+/** Creates a request of a given size. It is at least as large as its instructions. */
 function workOf(work: Work, size: number): Uint8Array {
   return new TextEncoder().encode(JSON.stringify(work).padEnd(size));
 }
 
-/** Names the outcome of a call: the expected reply, another one, or a failure. */
+/**
+ * Returns the name of a call's outcome, which is the expected reply, another reply, or a failure.
+ */
 async function outcomeOf(calling: Promise<Uint8Array>, request: Uint8Array): Promise<string> {
   try {
     const reply = await calling;

@@ -20,12 +20,12 @@ export interface BareNode {
 }
 
 /**
- * Starts nodes without servers, closed at the end.
+ * Starts nodes without servers. They are closed at the end.
  *
  * @param world The world.
- * @param of The number of nodes, or their machines.
+ * @param of The number of nodes or their machines.
  * @param broker Creates the broker of a machine.
- * @returns The nodes, with their machines.
+ * @returns The nodes and their machines.
  */
 export function startNodes(
   world: World,
@@ -44,7 +44,7 @@ export function startNodes(
 }
 
 /**
- * Waits until nodes know each other.
+ * Waits until all nodes know each other.
  *
  * @param world The world.
  * @param all All nodes.

@@ -1,4 +1,6 @@
-/** Nodes of one broker: questions to all nodes, and nodes that miss each other's messages. */
+/**
+ * Nodes on one broker, with questions to all nodes and with nodes that miss each other's messages.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -12,13 +14,16 @@ import type { World } from "./world.ts";
 /** Timeout of a question, and duration of a late reply, in milliseconds. */
 const [ASK_MS, LATE_MS] = [700, 5_000] as const;
 
-/** Maximum concurrent questions of a node, and of all nodes to a node. */
+/** Maximum number of concurrent questions from a node, and from all nodes to one node. */
 const MOST_QUESTIONS = 1_000;
 
-/** Replies of a node; only "answers" counts. */
+/** Replies of a node. Only "answers" is counted. */
 const REPLIES = ["answers", "fails", "says what no message takes", "is late"] as const;
 
-/** Faults of a node that is answering a question, with the time until the question ends. */
+/**
+ * Faults of a node that is answering a question, with the time until the question ends in
+ * milliseconds.
+ */
 const FAULTS = {
   none: { isComplete: false, withinMs: [ASK_MS, ASK_MS] },
   closed: { isComplete: true, withinMs: [0, TRIP_MS] },
@@ -27,7 +32,7 @@ const FAULTS = {
   "asker closed": { isComplete: false, withinMs: [0, TRIP_MS] },
 } as const;
 
-/** Question with the reply of each node, by its number. */
+/** A question with the reply of each node, by the node's number. */
 interface Question {
   readonly id: number;
   readonly replies: readonly string[];
@@ -121,7 +126,7 @@ property("a node asks up to a thousand questions at once, and as many again once
       if (reply === "is late") {
         const { answers, isComplete } = await asker.nodes.ask("test", prompt);
         assertEquals([answers, isComplete], [[], false]);
-        // The late node has no room for a question from another node either.
+        // The late node cannot accept a question from another node either.
         const asked = await ask(world, third, prompt);
         assertEquals(asked.answers, [`${asker.nodes.id} 0`]);
         await world.pause(LATE_MS);
@@ -142,7 +147,7 @@ property("a node that misses messages declares no other node gone, and reports i
     rounds: fc.array(
       fc.record({
         fault: fc.constantFrom("none", "misses all", "misses its own", "frozen"),
-        /** Another node meanwhile. */
+        /** What happens to another node in the meantime. */
         other: fc.constantFrom("stays", "stays", "closes", "dies"),
         forMs: fc.constantFrom(2 * BEAT_MS + 110, GONE_MS, 3 * GONE_MS),
       }),
@@ -203,7 +208,7 @@ property("a node that misses messages declares no other node gone, and reports i
         assertEquals(node.nodes.isGone("unknown"), false);
       }
       if (fault === "misses all") {
-        // All timeouts start over, also for a node whose farewell was lost.
+        // All timeouts start over, even for a node whose farewell was lost.
         await world.pause(healedMs + GONE_MS - BEAT_MS / 2 - TRIP_MS - world.nowMs);
         assertEquals(events[first]!.filter((event) => event.startsWith("leave")), []);
       }
@@ -222,7 +227,7 @@ property("a node that misses messages declares no other node gone, and reports i
   },
 });
 
-/** Starts nodes that answer as the question says. */
+/** Starts nodes that answer as the question instructs them. */
 async function startAsking(world: World, count: number): Promise<readonly BareNode[]> {
   world.expectErrors(
     /^A handler or listener of nodes failed: (Error: planned|.* serialize a BigInt)$/,
@@ -253,7 +258,7 @@ async function ask(world: World, { nodes }: BareNode, data: Question, timeoutMs:
   };
 }
 
-/** Expects an end within a time range, plus the time of the messages. */
+/** Expects the question to end within a time range, plus the time that the messages take. */
 function assertTime(ms: number, [least, most]: readonly [number, number]): void {
   assert(ms >= least - 1 && ms <= most + TRIP_MS, `${ms} ms, not ${least} to ${most}`);
 }

@@ -1,6 +1,6 @@
 /**
- * Numbered messages of a client across several sessions: each is handled once, and acknowledged in
- * order.
+ * Numbered messages of a client across several sessions. Each is handled once, and they are
+ * acknowledged in order.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -13,7 +13,10 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Maximum concurrent requests of a session; a flood has more publications than may wait. */
+/**
+ * Maximum number of concurrent requests in a session. A flood contains more publications than may
+ * wait.
+ */
 const MOST_REQUESTS = 3;
 const FLOOD = MOST_REQUESTS + 32;
 
@@ -32,15 +35,15 @@ const CONTRACT = defineContract({
 /** Programs that receive the messages. */
 const READERS = ["handler", "loop", "loop and requests", "none"] as const;
 
-/** Kinds of envelopes apart from requests: messages, invalid ones, and publications. */
+/** Kinds of envelopes other than requests: messages, invalid messages, and publications. */
 const KINDS = ["work", "wrong", "stray", "publication", "forbidden", "failing"] as const;
 
 const envelope = fc.record({
   kind: fc.constantFrom(...KINDS),
-  /** Difference to the previous number. */
+  /** Difference from the previous number. */
   step: fc.integer({ min: 1, max: 2 }),
   ms: fc.nat(20),
-  /** A publication with an id receives a reply. */
+  /** A publication that has an id receives a reply. */
   hasId: fc.boolean(),
 });
 
@@ -49,13 +52,16 @@ const round = fc.record({
   firstMs: fc.nat(250),
   envelopes: fc.array(envelope, { maxLength: 12 }),
   isFlood: fc.boolean(),
-  /** Index of a request; `undefined` without one. */
+  /** Index of a request, or `undefined` without a request. */
   ask: maybe(fc.nat(11)),
-  /** All envelopes in one frame. */
+  /** True if all envelopes are sent in one frame. */
   isJoined: fc.boolean(),
   /** Percentage of the acknowledged envelopes that the session repeats. */
   repeats: fc.nat(100),
-  /** Time after which the session ends; if `undefined`, once everything is acknowledged. */
+  /**
+   * Time after which the session ends. If it is `undefined`, the session ends once everything is
+   * acknowledged.
+   */
   endsAfterMs: maybe(fc.nat(250)),
 });
 
@@ -101,7 +107,7 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
       const fresh = envelopesOf(round, before);
       sent.push(...fresh);
       const all = [...repeated, ...fresh];
-      // The reply to a repeated request says that the first reply was lost.
+      // The reply to a repeated request reports that the first reply was lost.
       const ids = all.filter(({ kind, hasId }) => hasId && (kind !== "ask" || reader !== "none"))
         .map(({ seq }) => seq);
       for (const frame of framesOf(all, round.isJoined)) page.sendFrame(frame);
@@ -132,7 +138,7 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
   },
 });
 
-/** Starts the server; returns the handled numbers. */
+/** Starts the server and returns the handled numbers. */
 function serve(world: World, reader: typeof READERS[number]): readonly number[] {
   const handled: number[] = [];
   const handle = async ({ data }: { readonly data: unknown }): Promise<number> => {
@@ -167,7 +173,7 @@ function serve(world: World, reader: typeof READERS[number]): readonly number[] 
   return handled;
 }
 
-/** The envelopes of a round, with numbers after `before`. */
+/** Returns the envelopes of a round, with numbers after `before`. */
 function envelopesOf({ firstMs, envelopes, isFlood, ask }: Round, before: number): Sent[] {
   let seq = before;
   const first: Sent = { seq: ++seq, kind: "work", ms: firstMs, hasId: false };
@@ -198,7 +204,7 @@ async function open(world: World): Promise<SimulatedPage> {
   return page;
 }
 
-/** Encodes envelopes as frames, one each or all in one. */
+/** Encodes envelopes as frames, with one envelope per frame or all in one frame. */
 function framesOf(all: readonly Sent[], isJoined: boolean): string[] {
   const texts = all.map(({ seq, kind, ms, hasId }, i) => {
     const keys = { seq, id: hasId ? seq : undefined, ...(i === 0 && { client: "page" }) };

@@ -1,13 +1,16 @@
-/** The outbox of a client: messages that wait for a session. */
+/** The outbox of a client, in which messages wait for a session. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Limits of the outbox; either may be reached first. */
+/** Limits of the outbox. Either of them may be reached first. */
 const OUTBOX = { maxMessages: 12, maxBytes: 6_000 } as const;
 
-/** Maximum bytes of a message for the server: less than the client assumes before its session. */
+/**
+ * Maximum size of a message that the server accepts, in bytes. It is less than the client assumes
+ * before its session.
+ */
 const MAX_MESSAGE_BYTES = 1_024;
 
 property("an outbox accepts messages up to its limits, and frees the space of sent ones", {

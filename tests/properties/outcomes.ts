@@ -1,8 +1,11 @@
-/** Outcomes as properties compare them: how a promise settled, and the items of a loop. */
+/**
+ * Outcomes in the form in which properties compare them: how a promise settled, and which items a
+ * loop received.
+ */
 import { SkeinError } from "../../errors.ts";
 
 /**
- * Names the outcome of a promise.
+ * Returns the name of a promise's outcome.
  *
  * @param promise The promise.
  * @returns `"fulfilled"`, the code of a failed request, or the name of another error.
@@ -12,10 +15,10 @@ export function outcomeOf(promise: Promise<unknown>): Promise<string> {
 }
 
 /**
- * Collects the items of a loop, which may end in any way.
+ * Collects the items of a loop. The loop may end in any way.
  *
  * @param items The items, such as a subscription.
- * @param got Receives each item; the loop waits for its promise.
+ * @param got Receives each item. The loop waits for the promise that it returns.
  * @returns How the loop ended, as {@linkcode outcomeOf} names it.
  */
 export function collect<T>(items: AsyncIterable<T>, got: (item: T) => unknown): Promise<string> {
@@ -27,7 +30,7 @@ export function collect<T>(items: AsyncIterable<T>, got: (item: T) => unknown): 
 /**
  * @param first The first number.
  * @param last The last number.
- * @returns All numbers from one to the other.
+ * @returns All numbers from the first to the last.
  */
 export function range(first: number, last: number): number[] {
   return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i);

@@ -1,4 +1,4 @@
-/** Presence data of one client, some of which the server rejects, across losses and moves. */
+/** Presence data of one client across losses and moves. The server rejects some of the data. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
@@ -16,7 +16,7 @@ const CONTRACT = defineContract({
   presence: { "room:{name}": z.object({ n: z.number(), text: z.string() }) },
 });
 
-/** Kinds of data, with their outcomes. */
+/** Kinds of data and their outcomes. */
 const DATA = {
   "other data": { outcome: "fulfilled", of: (n: number) => ({ n, text: "" }) },
   "no data": { outcome: "fulfilled", of: () => undefined },
@@ -38,7 +38,7 @@ property("a room shows the newest data that the server accepted, in each session
       fc.record({
         changes: fc.array(change, { maxLength: 7 }),
         end: fc.constantFrom("none", "cut", "close", "move"),
-        /** Data that changes between the end and the next session, for each room. */
+        /** Data that changes between the end of the session and the next session, for each room. */
         between: fc.array(keyOf(DATA), {
           maxLength: ROOMS.length,
         }),
@@ -60,7 +60,7 @@ property("a room shows the newest data that the server accepted, in each session
     let rejected = 0;
     const client = world.connect("ada", host, {
       token: "ada",
-      // Longer than the grace period, so the user leaves with the session.
+      // This is longer than the grace period, so the user leaves when the session ends.
       backoff: { firstDelayMs: 200, maxDelayMs: 200 },
       onRefused: () => void rejected++,
       onError() {},

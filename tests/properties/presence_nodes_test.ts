@@ -1,4 +1,6 @@
-/** Presence on several nodes: each node reports the users of a room as they join, move and leave. */
+/**
+ * Presence on several nodes. Each node reports the users of a room as they join, move and leave.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -14,20 +16,23 @@ import type { World } from "./world.ts";
 /** Grace period of a user without sessions, and time for messages in flight, in milliseconds. */
 const [GRACE_MS, ROUND_MS] = [1_500, 300] as const;
 
-/** Silence of a node that the others surely tolerate, in milliseconds. */
+/** Silence of a node that the other nodes certainly tolerate, in milliseconds. */
 const QUIET_MS = GONE_MS - BEAT_MS - BEAT_MS / 2 - 50;
 
-/** Maximum wait of a node for the users of the others, in milliseconds. */
+/** Maximum time that a node waits for the users of the other nodes, in milliseconds. */
 const SETTLED_MS = 1_000;
 
 const ROOM = "room:a";
 
 const USERS = ["ada", "bob"] as const;
 
-/** Number of nodes, and maximum sessions of a user. */
+/** Number of nodes, and maximum number of sessions per user. */
 const [NODES, MAX_TABS] = [3, 2] as const;
 
-/** Times for which a node is frozen: the others tolerate it, consider it gone, or its users too. */
+/**
+ * Times for which a node is frozen. The other nodes tolerate this, consider the node gone, or
+ * consider its users gone too.
+ */
 const FROZEN_MS = {
   "for a moment": QUIET_MS - 100,
   "until it is gone": QUIET_MS + GRACE_MS - ROUND_MS - 50,
@@ -38,7 +43,7 @@ const user = fc.nat(USERS.length - 1);
 const node = fc.nat(NODES - 1);
 const tab = fc.nat(MAX_TABS - 1);
 const hasData = fc.boolean();
-/** Time for which a user is away, well within the grace period. */
+/** Time for which a user is away. It is well within the grace period. */
 const awayMs = fc.constantFrom(0, 300, GRACE_MS - 3 * ROUND_MS);
 const isBack = fc.constantFrom(true, true, false);
 
@@ -64,7 +69,9 @@ type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 type Node = SimulatedServer<string>;
 type Change = "join" | "leave" | "update";
 
-/** A session of a user in the room, with its data; the user's data is the newest of all. */
+/**
+ * A user's session in the room and its data. The newest data of all sessions is the user's data.
+ */
 interface Tab {
   /** Name of the client's machine. */
   readonly name: string;
@@ -73,7 +80,7 @@ interface Tab {
   data: number | undefined;
 }
 
-/** Time range by the clocks of all nodes, in milliseconds since the Unix epoch. */
+/** Time range according to the clocks of all nodes, in milliseconds since the Unix epoch. */
 interface Span {
   readonly fromMs: number;
   readonly toMs: number;
@@ -85,7 +92,7 @@ interface Visitor {
   readonly tabs: Tab[];
   joined: Span | undefined;
   seen: Span | undefined;
-  /** Data of the last session, once there are none left. */
+  /** Data of the last session, once no session is left. */
   lastData: number | undefined;
 }
 
@@ -97,7 +104,7 @@ interface Told {
   readonly lastSeenAt?: number;
 }
 
-/** Nodes, their users, and the model. */
+/** The nodes, their users, and the model. */
 class Rooms {
   readonly nodes: readonly Node[];
   readonly visitors: readonly Visitor[] = USERS.map((user) => ({
@@ -158,7 +165,10 @@ class Rooms {
     }
   }
 
-  /** Compares the changes reported since the last look, and the nodes' state, with the model. */
+  /**
+   * Compares the nodes' state, and the changes that they have reported since the last comparison,
+   * with the model.
+   */
   look(
     one: Visitor,
     changes: readonly Change[],
@@ -202,7 +212,7 @@ class Rooms {
     return this.world.pause(ms);
   }
 
-  /** Users in the room, with the number of sessions and the data. */
+  /** Returns the users in the room, with their number of sessions and their data. */
   get #members():
     & readonly (readonly unknown[])[]
     & readonly (readonly [string, number, ...unknown[]])[] {
@@ -266,7 +276,7 @@ class Rooms {
     one.seen = { fromMs, toMs: this.#latest + ROUND_MS };
   }
 
-  /** Ends a session; the last one ends the presence after the grace period. */
+  /** Ends a session. If it is the user's last session, the user leaves after the grace period. */
   async #leave(one: Visitor, tab: Tab | undefined): Promise<void> {
     if (tab === undefined) return;
     const before = dataOf(one);
@@ -286,8 +296,8 @@ class Rooms {
   }
 
   /**
-   * The sessions of one node set data at once: that node reports each change, the others the last
-   * one.
+   * Makes the sessions on one node set data at the same time. That node reports each change, and
+   * the other nodes report the last change.
    */
   async #setInOneTurn(one: Visitor, { settings }: StepOf<"set data in one turn">): Promise<void> {
     const node = one.tabs[0]?.node;
@@ -307,7 +317,10 @@ class Rooms {
     this.look(one, updates(one, before), [node, changes]);
   }
 
-  /** Sessions of two nodes set data at once: all nodes agree, and later data always wins. */
+  /**
+   * Makes sessions on two nodes set data at the same time. All nodes must agree, and later data
+   * always wins.
+   */
   async #race(one: Visitor, { last }: StepOf<"set data on two nodes">): Promise<void> {
     const { tabs, user } = one;
     if (tabs.length < 2 || tabs[0]!.node === tabs[1]!.node) return;
@@ -329,7 +342,10 @@ class Rooms {
     this.look(one, ["update"]);
   }
 
-  /** True for a node without own sessions, now and during the last grace period. */
+  /**
+   * Returns true for a node that has no sessions of its own now and had none during the last grace
+   * period.
+   */
   #isFree(node: Node): boolean {
     const leftMs = this.#leftMs.get(node) ?? -Infinity;
     return this.visitors.every(({ tabs }) => tabs.every((tab) => tab.node !== node)) &&
@@ -337,8 +353,8 @@ class Rooms {
   }
 
   /**
-   * A node that does not follow the room knows nothing; once it follows again, it knows all
-   * members.
+   * Makes a node stop following the room, after which it knows nothing. Once it follows the room
+   * again, it must know all members.
    */
   async #followAnew({ node: number, lateMs }: StepOf<"follow">): Promise<void> {
     const node = this.nodes[number]!;
@@ -358,17 +374,17 @@ class Rooms {
     this.look(this.visitors[0]!, []);
   }
 
-  /** The first member on a node receives one list, with all members. */
+  /** Checks that the first member on a node receives one list with all members. */
   async #enterFirst(one: Visitor, step: StepOf<"first member">): Promise<void> {
     const node = this.nodes[step.node]!;
-    // With another clock, the user may seem to join this node before the others.
+    // If the clocks differ, the user may seem to join this node before the others.
     if (!this.#isFree(node) || one.tabs.length === MAX_TABS) return;
     if (!this.#areClocksEqual && one.tabs.length > 0) return;
     const [wasThere, before] = [one.tabs.length > 0, dataOf(one)];
     this.#followings.get(node)![Symbol.dispose]();
     await this.pause(ROUND_MS);
     const notices: PresenceNotice[] = [];
-    // Data that a node sets is newer than all data that it knows, but it knows none.
+    // Data that a node sets is newer than all data that it knows, but this node knows no data.
     await this.#enter(one, node, step.hasData && !wasThere, {
       onMessage: ({ topic, data }) => {
         if (topic === PRESENCE_PREFIX + ROOM) notices.push(data as PresenceNotice);
@@ -408,7 +424,7 @@ class Rooms {
     this.look(one, changes, [node, []]);
   }
 
-  /** Stops or kills a node: the user returns on another node, or leaves. */
+  /** Stops or kills a node. The user returns on another node or leaves. */
   async #end(one: Visitor, step: StepOf<"kill" | "deploy">): Promise<void> {
     const [tab] = one.tabs;
     if (tab === undefined || one.tabs.length !== 1 || this.#hasOthers(tab.node, one)) return;
@@ -439,7 +455,7 @@ class Rooms {
     this.#told.get(node)!.length = 0;
   }
 
-  /** Records that a node goes silent: the others received its last heartbeat some time ago. */
+  /** Records that a node goes silent. The other nodes received its last heartbeat some time ago. */
   #silence(one: Visitor): void {
     one.seen = { fromMs: this.#earliest - BEAT_MS - ROUND_MS, toMs: this.#latest + ROUND_MS };
   }
@@ -505,18 +521,18 @@ property("all nodes report the same changes of a room, and agree on its users", 
   },
 });
 
-/** The newest data of a user's sessions. */
+/** Returns the newest data of a user's sessions. */
 function dataOf({ tabs }: Visitor): number | undefined {
   const all = tabs.flatMap(({ data }) => data ?? []);
   return all.length === 0 ? undefined : Math.max(...all);
 }
 
-/** The change of a user whose data was different before. */
+/** Returns the change of a user whose data was different before. */
 function updates(one: Visitor, before: number | undefined): Change[] {
   return dataOf(one) === before ? [] : ["update"];
 }
 
-/** Members of the room that a node knows, by name. */
+/** Returns the members of the room that a node knows, by name. */
 function membersOf({ server }: Node): unknown[][] {
   return server.rooms.members(ROOM)
     .map(({ user, connections, data }) => [user, connections, data]).toSorted();

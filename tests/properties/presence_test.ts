@@ -1,5 +1,6 @@
 /**
- * Presence on one node: sessions that enter and leave topics and rooms, and the order of events.
+ * Presence on one node, with sessions that enter and leave topics and rooms. The order of events is
+ * compared too.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -15,19 +16,19 @@ import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Users of the sessions: one of them has two sessions. */
+/** The sessions' users. One of them has two sessions. */
 const USERS = ["ada", "ada", "bob", "cyd"] as const;
 
 /** Topics with presence, and rooms. */
 const [TOPICS, ROOMS] = [["one", "two"], ["room:one", "room:two"]] as const;
 
-/** Minimum time between a look and the end of a grace period, in milliseconds. */
+/** Minimum time between a comparison and the end of a grace period, in milliseconds. */
 const APART_MS = 4;
 
 const session = fc.nat(USERS.length - 1);
 const topic = fc.constantFrom(TOPICS[0], ...TOPICS);
 const room = fc.constantFrom(ROOMS[0], ...ROOMS);
-/** Few numbers, so that a session may also set unchanged data. */
+/** There are only a few numbers, so that a session may also set unchanged data. */
 const data = maybe(fc.nat(4));
 
 /** A change by the program or by a listener. */
@@ -43,7 +44,7 @@ const change = fc.oneof(
   stepOf("unsubscribe", { session, room }),
 );
 
-/** A change whose first event makes another one, a pause, or a closed session. */
+/** A change whose first event causes another change, or a pause, or a session that closes. */
 const step = fc.oneof(
   { weight: 8, arbitrary: fc.record({ change, reaction: fc.option(change, { freq: 2 }) }) },
   // Grace periods of 0 to 300 ms end within some of these.
@@ -54,22 +55,22 @@ const step = fc.oneof(
 
 type Change = Drawn<typeof change>;
 
-/** A session of the node, with its part of the model. */
+/** A session on the node, and its part of the model. */
 interface Visitor extends ModelSession {
   readonly session: Session;
   readonly client: Client;
   readonly rooms: Set<typeof ROOMS[number]>;
-  /** Data per room, also for rooms that the session has not joined. */
+  /** Data per room, including rooms that the session has not joined. */
   readonly kept: Map<string, unknown>;
 }
 
-/** A presence with its rooms, and the model. */
+/** A presence, its rooms, and the model. */
 class Attendance {
   readonly presence: Presence;
   readonly rooms: Rooms;
   readonly model: PresenceModel;
   readonly visitors: Visitor[] = [];
-  /** The change that a listener makes during the next event. */
+  /** The change that a listener will make during the next event. */
   reaction: Change | null = null;
   readonly #node;
   readonly #events: PresenceEvent[] = [];
@@ -122,7 +123,7 @@ class Attendance {
     await this.pass(0);
   }
 
-  /** Closes a session, and opens another one of the same user. */
+  /** Closes a session and opens another session of the same user. */
   async reopen(index: number): Promise<void> {
     const visitor = this.visitors[index]!;
     const { session, client } = visitor;
@@ -182,7 +183,7 @@ class Attendance {
     this.model.expire();
   }
 
-  /** Sets the clock: a running grace period still ends on time. */
+  /** Sets the clock. A running grace period must still end on time. */
   async setClock(byMs: number, graceMs: number): Promise<void> {
     this.#node.host.jumpClock(byMs);
     await this.world.pause(graceMs + APART_MS);
@@ -233,7 +234,7 @@ class Attendance {
     this.rooms[Symbol.dispose]();
   }
 
-  /** Makes a change in the model; returns the expected result of the call. */
+  /** Makes a change in the model and returns the expected result of the call. */
   #expect(one: Change, visitor: Visitor): boolean {
     const { model } = this;
     const { rooms, kept } = visitor;
@@ -254,7 +255,7 @@ class Attendance {
         if (one.data !== undefined) model.update(visitor, one.room, one.data);
         rooms.add(one.room);
         if (isNew) model.enter(visitor, one.room, kept.get(one.room));
-        // If a listener ends the membership that this call only updates, the outcome is undefined.
+        // If this call only updates a membership and a listener ends it, the outcome is undefined.
         else this.reaction = null;
         return isNew;
       }

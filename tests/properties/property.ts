@@ -1,39 +1,40 @@
 /**
- * Properties: statements about the library that hold for each drawn case.
+ * Properties: statements about the library that hold for every generated case.
  *
- * A property has a name in plain words, a generator of cases, and a function that plays one case in
- * a {@linkcode World} and compares the outcome with a model. `deno task test` plays a few cases
- * from a fixed seed; `deno task simulate` plays many from a random one. Two environment variables
- * override both: `PROPERTY_RUNS` (cases per property) and `PROPERTY_SEED`.
+ * A property has a name in plain words, a generator of cases, and a function that runs one case in
+ * a {@linkcode World} and compares the outcome with a model. `deno task test` runs a few cases from
+ * a fixed seed, and `deno task simulate` runs many cases from a random seed. Two environment
+ * variables override these defaults: `PROPERTY_RUNS` (the number of cases per property) and
+ * `PROPERTY_SEED`.
  *
  * A failure shows the smallest case that [fast-check](https://fast-check.dev) found, its timeline,
- * and the variables that replay it. To keep a case, add it to `regressions`, with
- * {@linkcode atSeed} if it fails only with the printed seed.
+ * and the variables that replay it. To keep a case, add it to `regressions`. If it fails only with
+ * the printed seed, wrap it in {@linkcode atSeed}.
  *
  * @module
  */
 import fc from "fast-check";
 import { World } from "./world.ts";
 
-/** Cases per property in `deno task test`. */
+/** Number of cases per property in `deno task test`. */
 const RUNS = 5;
 
-/** Seed of `deno task test`. */
+/** The seed that `deno task test` uses. */
 const SEED = 1;
 
-/** Maximum time of the search for a smaller case, in milliseconds: a test has two minutes. */
+/** Maximum time of the search for a smaller case, in milliseconds. A test may take two minutes. */
 const SHRINK_MS = 30_000;
 
-// By default, fast-check draws lists of at most ten items, whatever their `maxLength`.
+// By default, fast-check generates lists of at most ten items, whatever their `maxLength`.
 fc.configureGlobal({ defaultSizeToMaxWhenMaxSpecified: true });
 
-/** A case with its world's seed. */
+/** A case and the seed of its world. */
 export class Seeded<Case> {
   constructor(readonly seed: number, readonly value: Case) {}
 }
 
 /**
- * Gives a regression its world's seed, which a failure prints.
+ * Gives a regression the seed of its world, which a failure prints.
  *
  * @param seed The seed.
  * @param value The case.
@@ -43,34 +44,35 @@ export function atSeed<Case>(seed: number, value: Case): Seeded<Case> {
   return new Seeded(seed, value);
 }
 
-/** Parts of a {@linkcode property}. */
+/** The parts of a {@linkcode property}. */
 export interface PropertyParts<Case> {
-  /** Draws cases. Each part of a case should shrink towards its simplest value. */
+  /** Generates cases. Each part of a case should shrink towards its simplest value. */
   readonly cases: fc.Arbitrary<Case>;
   /**
-   * Cases that failed once, by name of the bug; played in each run. Their world's seed is 1, unless
-   * {@linkcode atSeed} sets it.
+   * Cases that failed once, by the name of the bug. They run every time. The seed of their world is
+   * 1, unless {@linkcode atSeed} sets it.
    */
   readonly regressions?: Readonly<Record<string, NoInfer<Case> | Seeded<NoInfer<Case>>>>;
   /**
-   * Cases in `deno task test`; fewer for a slow property.
+   * Number of cases in `deno task test`. Use fewer for a slow property.
    *
    * @default {5}
    */
   readonly runs?: number;
   /**
-   * Plays one case; throws if the property does not hold.
+   * Runs one case. Throws if the property does not hold.
    *
-   * @param world Virtual time, machines, network, servers and clients, all closed at the end.
+   * @param world Virtual time, machines, network, servers and clients. All of them are closed at
+   * the end.
    * @param value The case.
    */
   check(world: World, value: NoInfer<Case>): Promise<void>;
 }
 
 /**
- * Adds a test for a property, and one for each of its regressions.
+ * Adds a test for a property and a test for each of its regressions.
  *
- * @typeParam Case Type of the cases.
+ * @typeParam Case The type of the cases.
  * @param name The statement, in plain words.
  * @param parts See {@linkcode PropertyParts}.
  *
@@ -104,7 +106,10 @@ export function property<Case>(name: string, parts: PropertyParts<Case>): void {
   });
 }
 
-/** Passes all cases some time after the first failure, to end the search for smaller ones. */
+/**
+ * Passes all cases once some time has passed since the first failure, which ends the search for
+ * smaller cases.
+ */
 function untilLate<Args extends unknown[]>(
   play: (...args: Args) => Promise<void>,
 ): (...args: Args) => Promise<void> {
@@ -129,7 +134,7 @@ function numberOf(name: string, least: number): number | undefined {
   throw new TypeError(`Cannot play: ${name} must be an integer from ${least}, received "${text}"`);
 }
 
-/** Describes the smallest case, its failure, and how to replay it. */
+/** Describes the smallest case and its failure, and explains how to replay it. */
 function explain<Case>(
   { counterexample, errorInstance, numRuns, numShrinks, seed }: fc.RunDetails<[number, Case]>,
 ): string {
@@ -137,7 +142,7 @@ function explain<Case>(
     `does not hold for this case, the smallest after ${numShrinks} steps:`,
     fc.stringify(counterexample?.[1]),
     "",
-    // The stack of the case, and its timeline.
+    // The stack of the case and its timeline.
     errorInstance instanceof Error ? errorInstance.message : `${errorInstance}`,
     "",
     `again: PROPERTY_SEED=${seed} PROPERTY_RUNS=${numRuns} deno task test FILE`,
