@@ -1,6 +1,9 @@
-/** Reference model of a client's delays between attempts: rules 7.10 and 15.4 of the protocol. */
+/**
+ * A reference model of a client's delays between attempts, based on rules 7.10 and 15.4 of the
+ * protocol.
+ */
 
-/** The length of a session after which the waits start over, in milliseconds. */
+/** The length of a session after which the delays start over, in milliseconds. */
 const STABLE_MS = 5_000;
 
 export interface ModelWait {
@@ -13,7 +16,7 @@ export interface ModelWait {
 export interface ModelBackoff {
   /** The number of URLs. */
   readonly urls: number;
-  /** The random number of each wait. */
+  /** The random number that is used for each delay. */
   readonly share: number;
   readonly firstDelayMs: number;
   readonly maxDelayMs: number;
@@ -29,7 +32,7 @@ export class ReconnectModel {
   retryAtMs = 0;
   readonly #options: ModelBackoff;
   #attempt = 0;
-  /** URLs in a row without a stable session. */
+  /** The number of URLs in a row without a stable session. */
   #failed = 0;
   #connectedMs = Infinity;
 
@@ -38,16 +41,16 @@ export class ReconnectModel {
     this.#options = options;
   }
 
-  /** A session opens. */
+  /** Records that a session has opened. */
   connected(nowMs: number): void {
     this.#connectedMs = nowMs;
   }
 
   /**
-   * An attempt fails, or a session ends.
+   * Records that an attempt has failed, or that a session has ended.
    *
    * @param nowMs The time, in milliseconds.
-   * @returns The wait before the next attempt.
+   * @returns The delay before the next attempt.
    */
   lost(nowMs: number): ModelWait {
     const { urls, share, firstDelayMs, maxDelayMs } = this.#options;
@@ -58,7 +61,7 @@ export class ReconnectModel {
     this.retryAtMs = 0;
     const hasOther = ++this.#failed < urls;
     if (!hasOther) this.#failed = 0;
-    // The next URL follows immediately, until all have failed.
+    // The next URL is tried immediately, until all have failed.
     if (hasOther && retryAtMs === 0) return { delayMs: 0, attempt: this.#attempt };
     const drawnMs = share * Math.min(maxDelayMs, firstDelayMs * 2 ** this.#attempt);
     const delayMs = retryAtMs === 0 ? drawnMs : Math.max(0, retryAtMs - nowMs);

@@ -1,6 +1,6 @@
 /**
- * Code that a client loads late: it notices a lost server, carries subscriptions and messages to
- * the next session, and reports failures if no one reads the client's status.
+ * Code that a client loads late. It notices a lost server, moves subscriptions and messages to the
+ * next session, and reports failures if no one reads the client's status.
  */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { report, type SessionSettings } from "../session/settings.ts";
@@ -18,8 +18,8 @@ export { UnreadSessions } from "./unread_sessions.ts";
 export { MemberList } from "../session/wire/member_list.ts";
 
 /**
- * Reaction of a client to the end of a session or attempt: it closes, waits as `refused`, or
- * retries after its usual delay, after the longest delay, or soon with a fresh token.
+ * The reaction of a client to the end of a session or attempt. It closes, waits as `refused`, or
+ * retries after its usual delay, after the longest delay, or soon with a new token.
  */
 export type Verdict = "closed" | "refused" | "usual" | "longest" | "fresh-token";
 
@@ -31,19 +31,19 @@ export interface Failure {
   readonly place: string;
 }
 
-/** Words for failures after which a client does not retry on its own. */
+/** The words for failures after which a client does not retry on its own. */
 const OUTCOMES = { closed: "has ended", refused: "was refused" };
 
 /**
- * Reports a failure once for each URL: to `onError`, or to the console without that handler.
+ * Reports a failure once for each URL, to `onError`, or to the console if there is no such handler.
  *
- * @param settings Settings of the client's sessions.
+ * @param settings The settings of the client's sessions.
  * @param failure The failure.
  */
 export function reportFailure(settings: SessionSettings, { info, verdict, place }: Failure): void {
   const { code, reason, error } = info;
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
-  // Errors of this library already name the server, perhaps with another scheme.
+  // This library's errors already name the server, perhaps with another scheme.
   const isNamed = why.includes(`//${absoluteUrl(place)?.host}`);
   const isOver = verdict === "closed" || verdict === "refused";
   const line = isOver

@@ -1,4 +1,7 @@
-/** Recovery of a subscription to a topic with a history, loaded with the first such topic. */
+/**
+ * Recovers a subscription to a topic with a history. This module is loaded with the first such
+ * topic.
+ */
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import type { SubscriptionChange, SubscriptionState } from "./subscription_state.ts";
 import type { IncomingMessage, TopicNote } from "../session/message.ts";
@@ -13,10 +16,10 @@ import type {
 /** The maximum number of requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;
 
-/** Events of a topic, in order. */
+/** An event of a topic. Events arrive in order. */
 export type TopicEvent = IncomingMessage | Exclude<TopicNote, { readonly kind: "unsubscribed" }>;
 
-/** An item in the reader's queue: a message, or a function to call in turn. */
+/** An item in the reader's queue: a message, or a function to call in order. */
 export type Waiting =
   | IncomingMessage & { readonly position?: HistoryPosition | undefined }
   | (() => unknown);
@@ -27,41 +30,42 @@ export interface Progress {
   recovery: Recovery | undefined;
 }
 
-/** The subscription as recovery uses it. */
+/** The parts of a subscription that recovery uses. */
 export interface Resumed extends Progress {
   readonly state: SubscriptionState;
   change(change: SubscriptionChange): void;
-  /** Queues an item for the reader: a message, or a function to call in turn. */
+  /** Queues an item for the reader: a message, or a function to call in order. */
   put(next: Waiting, size: number): void;
 }
 
 /**
- * Puts the messages of one topic in order: each message once, and none after a hole. Events arrive
- * in the order in which the session received them.
+ * Puts the messages of one topic in order. Each message is delivered once, and none after a hole.
+ * Events arrive in the order in which the session received them.
  *
- * - **Known:** a message with an offset up to the newest known one is a duplicate, and is dropped.
- * - **Hole:** a message with a `prev` beyond the newest known offset reveals a hole. The client
- *   requests the missing messages, one request at a time. Messages that arrive before the reply
- *   come after the hole and are dropped; the server sends them again.
+ * - **Duplicates:** a message whose offset is at or below the newest known offset is a duplicate,
+ *   and is dropped.
+ * - **Hole:** a message with a `prev` above the newest known offset reveals a hole. The client
+ *   requests the missing messages, with one request at a time. Messages that arrive before the
+ *   reply are after the hole, so they are dropped; the server sends them again.
  * - **Loss:** if the server cannot send the missing messages, the reader is notified at that point
- *   in the order.
+ *   in the sequence.
  */
 export class Resume {
   readonly #subscription: Resumed;
   readonly #owner: { ask(): void };
   readonly #options: ClientSubscribeOptions;
-  /** The newest known position; `undefined` until the server sends one. */
+  /** The newest known position, or `undefined` until the server sends one. */
   #known: HistoryPosition | undefined;
   /**
-   * The position for the next session if the current one sends none: the one after the last loss,
-   * or, after `unavailable`, the one before it.
+   * The position for the next session, if the server sends none in the current one. It is the
+   * position after the last loss, or, after `unavailable`, the position before it.
    */
   #reached: HistoryPosition | undefined;
   /** True if the next request has a position from before a loss that was reported to the reader. */
   #isReturn = false;
   #repairs = 0;
   /**
-   * The bytes, or UTF-16 units, that the reader has received of the record after the known
+   * The number of bytes or UTF-16 units that the reader has received of the record after the known
    * position.
    */
   #sliced = 0;
@@ -99,7 +103,7 @@ export class Resume {
       case "dropped":
         return this.#repair();
       case "gap": {
-        // The pending reply says where the messages continue.
+        // The pending reply will say where the messages continue.
         if (this.#isNew) return;
         const { reason, epoch, offset = 0, tag } = event.gap;
         return this.#lost(reason, epoch === undefined ? undefined : at(epoch, offset, tag));
@@ -128,7 +132,7 @@ export class Resume {
       else if (newest) this.#goTo(newest);
       return;
     }
-    // Only the server can say if a known tag still belongs to the publication at that offset.
+    // Only the server can say whether a known tag still belongs to the publication at that offset.
     const isSure = known.tag === undefined || !this.#isNew ||
       offset === known.offset && tag === known.tag;
     if (known.epoch === epoch && offset <= known.offset && known.offset <= head && isSure) {
@@ -153,13 +157,13 @@ export class Resume {
     const known = this.#known;
     let position = epoch === undefined ? undefined : at(epoch, offset, tag);
     if (recovered && known?.epoch === epoch) {
-      // After filling a hole or moving, no message was lost.
+      // After a hole was filled or the client has moved, no message was lost.
       const wasLost = isFirst || state === "lost" || state === "moving" && this.#isReturn;
       if (wasLost) this.#tell({ recovered }, known);
     } else if (!isFirst || this.#options.since) {
       // In the same epoch, `last` must not repeat messages that were already received.
       const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);
-      // With "new-epoch", this is a different history with the same name, of which no message was
+      // With "new-epoch", this is a different history with the same name. None of its messages were
       // received.
       if (isAhead && known!.offset > offset && reason !== "new-epoch") position = known;
       this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
@@ -181,8 +185,8 @@ export class Resume {
   }
 
   /**
-   * Delivers the part of a slice that the reader lacks. The last slice of a record moves the
-   * position.
+   * Delivers the part of a slice that the reader has not received. The last slice of a record moves
+   * the position.
    */
   #takeSlice(message: IncomingMessage & { readonly offset: number }, size: number): void {
     const { offset, prev = 0, slice: [start, length] = [0, 0] } = message;
@@ -197,7 +201,7 @@ export class Resume {
     else if (data.length > 0) this.#put({ ...message, data }, size);
   }
 
-  /** Advances to an offset; `undefined` for a duplicate, or for a message after a hole. */
+  /** Advances to an offset. Returns `undefined` for a duplicate, or for a message after a hole. */
   #moveTo(
     { offset, prev = 0, tag }: Pick<IncomingMessage, "prev" | "tag"> & { readonly offset: number },
   ): HistoryPosition | undefined {
@@ -222,7 +226,7 @@ export class Resume {
   }
 
   #lost(reason: RecoveryReason, position: HistoryPosition | undefined): void {
-    // After `unavailable` the broker may still have the messages, so the next session requests
+    // After `unavailable`, the broker may still have the messages, so the next session requests
     // them.
     this.#reached = position ?? (reason === "unavailable" ? this.#known : undefined);
     this.#known = position;

@@ -1,4 +1,4 @@
-/** Retries of subscriptions that a server rejected temporarily. */
+/** Retries subscriptions that a server has rejected temporarily. */
 import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
 import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -7,19 +7,20 @@ import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import { tellSkipped } from "../session/settings.ts";
 
-/** Longest first pause, in milliseconds, if the server names no time. */
+/** The longest first pause if the server specifies no time, in milliseconds. */
 const FIRST_PAUSE_MS = 100;
 
 /**
- * The longest pause because of a limit, in milliseconds, after which a subscription that was never
- * in force is retried: as long as a server has to reply. If the limit asks for more, or names no
- * time (such as the limit of topics), the caller receives the rejection.
+ * The longest pause that a limit may require for a subscription that was never in force to be
+ * retried, in milliseconds. It equals the time that a server has to reply. If the limit requires a
+ * longer pause, or specifies no time, as the limit of topics does, the caller receives the
+ * rejection.
  */
 const MAX_FIRST_PAUSE_MS = 30_000;
 
 /**
- * Codes of failures at the server; `undefined` if there was no reply in time. Other codes are rules
- * of the server.
+ * The codes of temporary failures at the server, and `undefined` for no reply in time. Other codes
+ * come from the server's rules.
  */
 const PASSING: ReadonlySet<string | undefined> = new Set(["unavailable", undefined]);
 
@@ -29,24 +30,24 @@ export interface Refused {
   readonly session: Session;
   /** The readers of the topic. */
   readonly readers: { readonly isEnded: boolean; readonly topic: string };
-  /** True if a subscription was never in force, so that its status does not show the rejection. */
+  /** True if a subscription was never in force. Its status then does not show the rejection. */
   readonly isNew: boolean;
   /**
-   * Repeats the request. Resolves with true if the server confirmed; otherwise {@linkcode Retries}
-   * receives the rejection again. Never rejects.
+   * Repeats the request. Resolves with true if the server has confirmed it. If the server rejects
+   * it, {@linkcode Retries} receives the rejection again. Never rejects.
    */
   readonly ask: () => Promise<true | void>;
 }
 
 /**
- * Repeats temporarily rejected requests one after another, so that after a rate limit rejected many
- * requests, each is sent no earlier than the limit allows.
+ * Repeats requests that were rejected temporarily. It sends them one after another, so that if a
+ * rate limit has rejected many requests, none is sent earlier than the limit allows.
  */
 export class Retries {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
   #line: Promise<void> = Promise.resolve();
-  /** Readers whose rejection was reported to the application. */
+  /** The readers whose rejection was reported to the application. */
   readonly #told = new WeakSet<object>();
 
   constructor(runtime: Runtime) {
@@ -55,12 +56,12 @@ export class Retries {
   }
 
   /**
-   * True if a rejected subscription is to be retried.
+   * Returns whether a rejected subscription should be retried.
    *
    * @param error The rejection, or the error for a missing reply.
-   * @param wasInForce True if the subscription was in force before, so that the reader would miss
-   *   messages.
-   * @returns False if the rejection is final.
+   * @param wasInForce True if the subscription was in force before. Without a retry, its reader
+   *   would miss messages.
+   * @returns `false` if the rejection is final.
    */
   isForNow(error: unknown, wasInForce: boolean): boolean {
     const { code = "", retryAfterMs = 0 } = failureOf(error);

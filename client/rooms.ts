@@ -1,4 +1,4 @@
-/** Rooms of a client: its presence data there, and the members. */
+/** The rooms of a client: its presence data in them, and their members. */
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic, encodeEnvelope } from "../session/wire/encode.ts";
@@ -14,17 +14,17 @@ import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import type { WaitOptions } from "../session/types.ts";
 
 /**
- * The maximum number of rooms in which one client may have data: the number that a server keeps per
- * session.
+ * The maximum number of rooms in which one client may have data. A server keeps the data of as many
+ * rooms for each session.
  */
 export const MAX_ROOMS = 32;
 
-/** Pause before the client retries temporarily rejected data, in milliseconds. */
+/** The pause before the client retries data that was rejected temporarily, in milliseconds. */
 const PAUSE_MS = 1_000;
 
 const VERB = "set presence";
 
-/** Data that a session has sent, and the server's reply. */
+/** The data that was sent in a session, and the server's reply. */
 interface Given {
   readonly session: Session;
   readonly data: unknown;
@@ -36,7 +36,9 @@ export class ClientPresence {
   readonly #runtime: Runtime;
   readonly #data = new Map<string, unknown>();
   readonly #given = new Map<string, Given>();
-  /** The data that a server last accepted for each room, restored if newer data is rejected. */
+  /**
+   * The data that a server last accepted for each room. It is restored if newer data is rejected.
+   */
   readonly #taken = new Map<string, Given>();
 
   constructor(runtime: Runtime) {
@@ -44,9 +46,9 @@ export class ClientPresence {
   }
 
   /**
-   * Sets the data for a room, and sends it in the current session, or in the next one.
+   * Sets the data for a room, and sends it in the current or the next session.
    *
-   * @throws {QueueFullError} If 32 other rooms have data.
+   * @throws {QueueFullError} If the client already has data in 32 other rooms.
    */
   async set(
     room: string,
@@ -56,7 +58,7 @@ export class ClientPresence {
     checkTopic(room, VERB);
     if (data === undefined) this.#data.delete(room);
     else if (this.#data.has(room) || this.#data.size < MAX_ROOMS) {
-      // A copy, so that a later change by the caller does not affect the next session.
+      // Make a copy, so that a later change by the caller does not affect the next session.
       this.#data.set(room, JSON.parse(encodeEnvelope({ topic: room, data }, VERB)).data);
     } else {
       throw new QueueFullError(
@@ -65,14 +67,14 @@ export class ClientPresence {
     }
     const done = async () => {
       while (true) {
-        // Does not wait if there is a session: the data must be sent before a later subscription,
-        // which joins the room with it.
+        // Do not wait if there is a session. The data must be sent before a later subscription,
+        // which joins the room with this data.
         const found = next();
         const session = found instanceof Promise ? await found : found;
         try {
           return await this.#give(session, room);
         } catch (error) {
-          // If the session was lost, the next one sends the data.
+          // If the session was lost, the data is sent in the next one.
           if (!(error instanceof SessionClosedError)) throw error;
         }
       }
@@ -88,7 +90,7 @@ export class ClientPresence {
     for (const room of this.#data.keys()) void this.#giveAgain(session, room);
   }
 
-  /** Sends data without a caller; retries a temporary rejection, and reports any other. */
+  /** Sends data without a caller. Retries after a temporary rejection, and reports any other. */
   async #giveAgain(session: Session, room: string): Promise<void> {
     while (session.isReady && this.#data.has(room)) {
       try {
@@ -108,7 +110,7 @@ export class ClientPresence {
     }
   }
 
-  /** Sends the current data for a room, unless already sent in this session. */
+  /** Sends the current data for a room, unless it was already sent in this session. */
   #give(session: Session, room: string): Promise<void> {
     const data = this.#data.get(room);
     const known = this.#given.get(room);
@@ -134,7 +136,7 @@ export class ClientPresence {
         return;
       }
       this.#data.set(room, taken.data);
-      // A later session started with the rejected data, and holds none yet.
+      // A later session started with the rejected data, so it has no data yet.
       if (taken.session !== session) void this.#giveAgain(session, room);
     });
     return answer;
@@ -142,27 +144,25 @@ export class ClientPresence {
 }
 
 /**
- * The members of a room at one moment, by user, in the order of their joins. Each change creates a
- * new object.
+ * The members of a room at one moment, by user, in the order in which they joined. Each change
+ * creates a new object.
  *
  * @typeParam D The presence data.
  */
 export interface RoomMembers<D = unknown> extends ReadonlyMap<string, PresenceMember<D>> {
-  /**
-   * The number of members: the `size`, or the only known value if the room sends just the number.
-   */
+  /** The number of members. It equals `size`, unless the room sends only the number of members. */
   readonly count: number;
   /**
-   * `pending` before the server's first answer, then `subscribed`; `lost` while there is no
-   * connection, with the last known members; `ended` after a refusal or once the client is closed,
-   * without members.
+   * The status is `pending` before the server's first reply, and then `subscribed`. It is `lost`
+   * while there is no connection; the last known members stay. It is `ended` after a refusal, or
+   * once the client is closed; there are then no members.
    */
   readonly status: Subscription["status"]["current"];
   /** The error that ended the subscription to the room. */
   readonly error: Error | undefined;
 }
 
-/** A room without watchers, or before the first answer. */
+/** A room that no one watches, or whose first reply has not arrived. */
 export const NOBODY: RoomMembers<never> = Object.freeze(
   Object.assign(
     new Map<string, never>(),
@@ -171,7 +171,7 @@ export const NOBODY: RoomMembers<never> = Object.freeze(
 );
 
 /**
- * Subscription to a room to track its members; messages go to other subscriptions.
+ * A subscription to a room that tracks its members. Other subscriptions receive its messages.
  *
  * @typeParam C The contract.
  */
@@ -190,7 +190,7 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
   override offer(): void {}
 
   override serve(_answer: SubscribeAnswer, wasWaiting: boolean): void {
-    // The list of members follows a request of its own.
+    // The list of members follows only a request of its own.
     if (wasWaiting) this.change("answer");
   }
 
@@ -230,7 +230,7 @@ interface WatchedRoom {
   watchers: number;
 }
 
-/** The rooms that are watched through one client, by name, each with one subscription. */
+/** The rooms that are watched through one client, by name. Each has one subscription. */
 export class WatchedRooms {
   readonly #all = new Map<string, WatchedRoom>();
   readonly #join: (room: string) => AnyMembership;
@@ -244,8 +244,8 @@ export class WatchedRooms {
   }
 
   /**
-   * Watches a room. The first watcher joins the room, and the last one to end leaves it. A watcher
-   * that starts after a refusal tries again.
+   * Watches a room. The client joins the room with the first watcher, and leaves it when the last
+   * one ends. A watcher that starts after a refusal tries again.
    */
   watch(room: string): { readonly feed: StatusFeed<RoomMembers>; readonly leave: () => void } {
     const known = this.#all.get(room);
@@ -263,7 +263,7 @@ export class WatchedRooms {
         isOver = true;
         if (--watched.watchers > 0) return;
         if (this.#all.get(room) === watched) this.#all.delete(room);
-        // The membership has ended even if the server does not reply.
+        // The membership ends even if the server does not reply.
         membership.unsubscribe().catch(() => {});
       },
     };
@@ -271,20 +271,21 @@ export class WatchedRooms {
 }
 
 /**
- * The members of a room: `current`, and each change by `subscribe` or a loop.
+ * The members of a room. Read them from `current`, and follow each change with `subscribe` or a
+ * loop.
  *
- * - **Users:** a member is a user, as in presence: two tabs are one member.
- * - **Joined while watched:** the first callback or loop subscribes to the room, so that this
- *   client is a member too. The last one to end leaves the room, unless the application also
- *   subscribed to the topic. The object itself holds no resources, and need not be closed.
- * - **Sharing:** all objects for one room of a client share one subscription, which at the server
- *   is shared with the application's own subscriptions.
- * - **Reconnect:** while the connection is lost the last known members stay. The list of the next
- *   session replaces them, in one change.
- * - **Refused:** after a temporary refusal the client retries. After any other refusal `current` is
- *   empty and holds the `error`, a loop throws that error, and the next callback or loop tries
- *   again.
- * - **Notices** of presence still reach `onMessage` and the loop over the client.
+ * - **Users:** as in presence, a member is a user, so two tabs of a user are one member.
+ * - **Joined while watched:** the first callback or loop subscribes to the room, so this client is
+ *   also a member. When the last one ends, the client leaves the room, unless the application has
+ *   also subscribed to the topic. The object itself holds no resources, and need not be closed.
+ * - **Sharing:** all objects of a client for the same room share one subscription. At the server,
+ *   it is shared with the application's own subscriptions.
+ * - **Reconnect:** while the connection is lost, the last known members stay. The list of the next
+ *   session replaces them in a single change.
+ * - **Refused:** after a temporary refusal, the client retries. After any other refusal, `current`
+ *   is empty and contains the `error`, and a loop throws that error. The next callback or loop
+ *   tries again.
+ * - **Notices:** presence notices still reach `onMessage` and the loop over the client.
  *
  * @example In a page
  * ```ts
@@ -305,7 +306,7 @@ export class WatchedRooms {
  * for await (const now of ann.members("room:tea")) {
  *   if (now.size < 2) continue;
  *   assertEquals([...now.keys()].sort(), ["ann", "bob"]);
- *   break; // Leaving the loop leaves the room.
+ *   break; // When the loop ends, the client leaves the room.
  * }
  * ```
  *
@@ -316,22 +317,22 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
   readonly room: string;
   readonly #rooms: WatchedRooms;
 
-  /** Creates a view of a room; `client.members` does. */
+  /** Creates a view of a room. Called by `client.members`. */
   constructor(room: string, rooms: WatchedRooms) {
     this.room = room;
     this.#rooms = rooms;
   }
 
-  /** The members now; empty, and `pending`, while neither a callback nor a loop watches. */
+  /** The members now. It is empty and `pending` while neither a callback nor a loop is watching. */
   get current(): RoomMembers<D> {
     return this.#rooms.current(this.room) as RoomMembers<D>;
   }
 
   /**
-   * Calls a callback with the members immediately, and after each change. This is the contract of a
-   * Svelte store, like {@linkcode StatusFeed.subscribe}.
+   * Calls a callback with the members immediately and after each change. Like
+   * {@linkcode StatusFeed.subscribe}, it follows the contract of a Svelte store.
    *
-   * @param callback Receives the members. An error that the callback throws is printed, and the
+   * @param callback Receives the members. If it throws an error, the error is printed and the
    * subscription continues.
    * @returns A function that ends the subscription. Idempotent.
    * @throws {SessionClosedError} If the client is closed.
@@ -347,12 +348,12 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
   }
 
   /**
-   * Yields the members, then each change. A slow loop misses states in between, but never the
-   * newest. The loop ends when the client closes.
+   * Yields the members, and then yields them again after each change. A slow loop may miss
+   * intermediate states, but never the newest. The loop ends when the client closes.
    *
    * @returns The members.
-   * @throws {RequestError} If the server refuses the room, after the last state.
-   * @throws {SessionClosedError} If the client is closed before the loop, or fails.
+   * @throws {RequestError} If the server refuses the room. It is thrown after the last state.
+   * @throws {SessionClosedError} If the client was closed before the loop, or if it fails.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<RoomMembers<D>, void, undefined> {
     const { feed, leave } = this.#rooms.watch(this.room);

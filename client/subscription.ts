@@ -20,10 +20,10 @@ import type { IncomingMessage } from "../session/message.ts";
 /** The maximum number of messages and bytes that wait for a slow reader. */
 export const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
-/** The client, as a subscription uses it. */
+/** The parts of the client that a subscription uses. */
 export interface SubscriptionOwner {
   check(incoming: IncomingMessage, onInvalid: ClientSubscribeOptions["onInvalid"]): unknown;
-  /** Reports data that is skipped to the application. */
+  /** Tells the application that data was skipped. */
   skip(error: RequestError, of: Parameters<Faults["skip"]>[1]): void;
   /**
    * Requests the topic from the server, from the position that {@linkcode Subscription.from}
@@ -32,9 +32,9 @@ export interface SubscriptionOwner {
   ask(): void;
   /** Loads the module `resume.ts`. */
   loadRecovery(): Promise<unknown>;
-  /** Ends the subscription at the server; rejects if the server does not reply. */
+  /** Ends the subscription at the server. Rejects if the server does not reply. */
   end(): Promise<void>;
-  /** True if the server sent a notice about the users in the topic. */
+  /** Returns whether the server has sent a notice about the users in the topic. */
   isRoom(): boolean;
 }
 
@@ -42,26 +42,27 @@ export interface SubscriptionOwner {
  * The messages of one topic. A subscription survives reconnects. It ends with `unsubscribe`, with
  * `await using`, or when the client closes.
  *
- * - **Separate:** the client's own iterator does not receive the messages.
- * - **Several:** all subscriptions to one topic receive each message, and share its data. When the
- *   last subscription ends, the client leaves the topic. A new subscription with `last` or `since`
- *   requests the topic again; the other subscriptions receive no duplicates.
- * - **Reader:** one loop at a time.
- * - **Refused:** after a temporary refusal (`too-many`, `unavailable`, no reply in time) the client
- *   retries; any other refusal ends the subscription. A subscription that the server has not
- *   confirmed yet stays `pending` meanwhile, and the client's `onError` receives the first such
- *   error. `too-many` ends it, unless the limit allows a retry within 30 s.
+ * - **Separate:** the client's own iterator does not receive these messages.
+ * - **Several:** all subscriptions to the same topic receive each message, and share its data. When
+ *   the last subscription ends, the client leaves the topic. A new subscription with `last` or
+ *   `since` requests the topic again, but the other subscriptions receive no duplicates.
+ * - **Reader:** only one loop at a time may read the messages.
+ * - **Refused:** after a temporary refusal (`too-many`, `unavailable`, no reply in time), the
+ *   client retries. Any other refusal ends the subscription. If the server has not confirmed the
+ *   subscription yet, it stays `pending` during the retries, and the client's `onError` receives
+ *   the first such error. Such a subscription ends after `too-many`, unless the limit allows a
+ *   retry within 30 s.
  * - **Removed:** if the server removes the client from the topic, the loop yields the earlier
- *   messages, then throws a {@linkcode RequestError} with the server's code. After `too-many` and
- *   `unavailable` the client retries instead.
- * - **Superseded:** if the server meanwhile restarted the subscription, the client requests the
- *   topic again.
- * - **History:** for a topic with a history, messages missed during a loss follow, each exactly
- *   once, in order; otherwise `onRecovery` reports the failure.
+ *   messages, and then throws a {@linkcode RequestError} with the server's code. After `too-many`
+ *   and `unavailable`, the client retries instead.
+ * - **Superseded:** if the server restarted the subscription in the meantime, the client requests
+ *   the topic again.
+ * - **History:** if the topic has a history, messages that were missed during a loss are delivered
+ *   afterwards, exactly once and in order. If this is not possible, `onRecovery` reports it.
  * - **Invalid:** a message that does not fit the contract is skipped, and `onInvalid` or `onError`
  *   receives the error. The position moves past the message.
- * - **Bound:** a loop that falls more than 4,096 messages or 1 MiB behind throws a
- *   {@linkcode QueueFullError} after the queued messages, instead of skipping messages silently.
+ * - **Limit:** if a loop falls more than 4,096 messages or 1 MiB behind, it yields the queued
+ *   messages and then throws a {@linkcode QueueFullError}, instead of skipping messages silently.
  *
  * @typeParam C The contract.
  * @typeParam T The topic, which narrows the messages.
@@ -72,31 +73,35 @@ export class Subscription<
 > implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable {
   /** The topic. */
   declare readonly topic: string;
-  /** Resolves when the server first confirms the subscription; rejects if the server refuses. */
+  /**
+   * Resolves when the server confirms the subscription for the first time; rejects if the server
+   * refuses it.
+   */
   declare readonly ready: Promise<void>;
   /**
-   * The status: `current`, and each change, by a loop or `subscribe`. Between `lost` and
-   * `subscribed`, the client may miss messages. For a topic with a history, the missed messages
-   * follow, or {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why they don't.
+   * The status. Read it from `current`, and follow its changes with a loop or `subscribe`. Between
+   * `lost` and `subscribed`, the client may miss messages. If the topic has a history, the missed
+   * messages are delivered afterwards, or {@linkcode ClientSubscribeOptions.onRecovery} receives
+   * the reason why they are not.
    */
   readonly status: StatusFeed<"pending" | "subscribed" | "lost" | "ended"> = new StatusFeed<
     "pending" | "subscribed" | "lost" | "ended"
   >("pending");
 
   /**
-   * The position of the last message that the loop reached, for a topic with a history. A later
-   * subscription with this position as `since`, also in another client, continues after that
-   * message.
+   * The position of the last message that the loop has reached, for a topic with a history. If you
+   * pass this position as `since` to a later subscription, even in another client, it continues
+   * after that message.
    */
   declare readonly position: HistoryPosition | undefined;
   /**
-   * The newest offset of the topic at the server's last reply: a reader at this offset has caught
-   * up. `undefined` for a topic without history.
+   * The newest offset of the topic at the time of the server's last reply. A reader that has
+   * reached this offset has caught up. `undefined` for a topic without a history.
    */
   declare readonly head: number | undefined;
   /**
-   * The outcome of the last loss that the loop reached; `undefined` before the first loss. For a
-   * topic without history, it is set only with `onRecovery`.
+   * The outcome of the last loss that the loop has reached, or `undefined` before the first loss.
+   * For a topic without a history, it is set only if there is an `onRecovery` callback.
    */
   declare readonly recovery: Recovery | undefined;
 
@@ -110,12 +115,12 @@ export class Subscription<
   #isPrepared = false;
   #isIterated = false;
 
-  /** Creates a subscription; `client.subscribe` does. */
+  /** Creates a subscription. Called by `client.subscribe`. */
   constructor(topic: string, owner: SubscriptionOwner, options: ClientSubscribeOptions = {}) {
     this.topic = topic;
     this.#owner = owner;
     this.#options = options;
-    // `null` comes from storage in which a page has not saved a position yet.
+    // The value is `null` if it comes from storage in which a page has not saved a position yet.
     this.position = options.since ?? undefined;
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
@@ -127,7 +132,7 @@ export class Subscription<
   }
 
   /**
-   * The state, of which `status` shows a part.
+   * The state. `status` shows a simplified form of it.
    *
    * @ignore
    */
@@ -136,7 +141,7 @@ export class Subscription<
   }
 
   /**
-   * True if the subscription waits for a reply of the server.
+   * True if the subscription is waiting for a reply from the server.
    *
    * @ignore
    */
@@ -145,7 +150,7 @@ export class Subscription<
   }
 
   /**
-   * Changes the state according to {@linkcode STATES}.
+   * Changes the state as {@linkcode STATES} defines.
    *
    * @ignore
    */
@@ -160,7 +165,7 @@ export class Subscription<
   }
 
   /**
-   * True once the server sent a notice about the users in the topic.
+   * True once the server has sent a notice about the users in the topic.
    *
    * @ignore
    */
@@ -169,7 +174,7 @@ export class Subscription<
   }
 
   /**
-   * Handles a notice about the users in the topic, which a subscription to the messages ignores.
+   * Handles a notice about the users in the topic. A subscription to the messages ignores it.
    *
    * @ignore
    */
@@ -198,21 +203,21 @@ export class Subscription<
 
   /**
    * Handles a reply to another subscription to the topic. If the reply does not cover everything
-   * that this subscription needs, it still waits for a reply.
+   * that this subscription needs, the subscription continues to wait for its own.
    *
    * @param answer The reply.
-   * @param _wasWaiting True if this subscription waited when the request was sent.
+   * @param _wasWaiting True if this subscription was waiting when the request was sent.
    * @ignore
    */
   serve(answer: SubscribeAnswer, _wasWaiting: boolean): void {
     if (this.#resume) this.#resume.serve(answer);
-    // The code for histories loads with the subscription's own first request.
+    // The code for histories is loaded with the subscription's own first request.
     else if (this.#isPrepared) this.change("answer");
   }
 
   /**
-   * Handles the end of the session, or a move to another one, after which the client requests the
-   * topic again.
+   * Handles the end of the session, or a move to another session. Afterwards the client requests
+   * the topic again.
    *
    * @ignore
    */
@@ -222,7 +227,7 @@ export class Subscription<
   }
 
   /**
-   * Queues a message or a function for the reader.
+   * Queues a message for the reader, or a function to call in order.
    *
    * @ignore
    */
@@ -234,7 +239,7 @@ export class Subscription<
   }
 
   /**
-   * Reports data that the reader skips to the application.
+   * Tells the application that the reader skips data.
    *
    * @ignore
    */
@@ -243,8 +248,7 @@ export class Subscription<
   }
 
   /**
-   * Loads the code for histories if needed, and returns the position from which to request the
-   * topic.
+   * Loads the code for histories if needed. Returns the position from which to request the topic.
    *
    * @ignore
    */
@@ -258,7 +262,7 @@ export class Subscription<
     return this.#resume?.from ?? {};
   }
 
-  /** Ends the subscription at this end only; called by the client. */
+  /** Ends the subscription at this end only. Called by the client. */
   end(error?: unknown): void {
     this.#error ??= error;
     this.#ready.reject(error ?? abortError("The subscription ended"));
@@ -269,7 +273,7 @@ export class Subscription<
   /**
    * Leaves the topic. Idempotent.
    *
-   * @throws {TimeoutError} If the server does not reply; the subscription has ended anyway.
+   * @throws {TimeoutError} If the server does not reply. The subscription has ended anyway.
    */
   async unsubscribe(): Promise<void> {
     if (this.isEnded) return;
@@ -277,7 +281,7 @@ export class Subscription<
     await this.#owner.end();
   }
 
-  /** Leaves the topic; called by `await using`. */
+  /** Leaves the topic. Called by `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.unsubscribe();
   }
@@ -287,8 +291,9 @@ export class Subscription<
    * unsubscribe.
    *
    * @returns The messages, checked against the contract.
-   * @throws {TypeError} If another loop runs.
-   * @throws The error that ended the subscription: a refusal, or a loop that fell behind.
+   * @throws {TypeError} If another loop is already running.
+   * @throws The error that ended the subscription, because the server refused it or the loop fell
+   * behind.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {
     checkLoop("subscription", this.#isIterated);

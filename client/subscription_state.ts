@@ -30,7 +30,7 @@ export type SubscriptionChange = "join" | "answer" | "hole" | "move" | "loss" | 
 
 /**
  * The status of each state, and the state after each transition. A transition that is not listed
- * does nothing: a client that moves after a loss has still lost messages.
+ * does nothing. For example, a client that moves after a loss has still lost messages.
  */
 export const STATES: Readonly<
   Record<

@@ -24,9 +24,9 @@ class Scripted {
   readonly network = new Network();
   hasHistory: boolean;
   readonly asked: Asked[] = [];
-  /** Sessions that receive publications. */
+  /** The sessions that receive publications. */
   readonly on = new Set<Peer>();
-  /** Number of publications. */
+  /** The number of publications. */
   head = 0;
   readonly #read = new Map<Peer, number>();
 
@@ -45,7 +45,7 @@ class Scripted {
     return [...this.#read.keys()].at(-1)!;
   }
 
-  /** Reads requests, and answers pings. */
+  /** Reads requests, and responds to pings. */
   async read(): Promise<void> {
     await turns(4);
     for (const [peer, from] of this.#read) {
@@ -111,11 +111,11 @@ class Scene {
   readonly client: Client;
   readonly #time: FakeTime;
   subscription!: Subscription;
-  /** Messages of the subscription. */
+  /** The messages that the subscription received. */
   got: unknown[] = [];
-  /** Messages of the topic that went to the client's handler. */
+  /** The messages of the topic that the client's handler received. */
   readonly elsewhere: unknown[] = [];
-  /** End of the subscription's loop: `closed`, or a code. */
+  /** How the subscription's loop ended: `closed`, or a code. */
   end: unknown = "open";
 
   constructor(time: FakeTime, hasHistory: boolean) {
@@ -174,12 +174,12 @@ const move: Step = async ({ client, server }) => {
   for (let i = 0; i < 4; i++) await server.read();
 };
 
-/** Leaves the topic; a later event may be a rejection of that. */
+/** Leaves the topic. A later event may reject this request. */
 function leave(subscription: Subscription): void {
   void subscription.unsubscribe().catch(() => {});
 }
 
-/** Position before all publications. */
+/** The position before all publications. */
 const START = { epoch: "e", offset: 0 };
 
 /** The steps to each state. */
@@ -193,7 +193,7 @@ const STATES: Readonly<Record<string, readonly Step[]>> = {
   "lost, then moving": [live, lose, move],
 };
 
-/** Events, each in every state. */
+/** The events. Each is tested in every state. */
 const EVENTS: Readonly<Record<string, Step>> = {
   nothing() {},
   unsubscribe: ({ subscription }) => leave(subscription),
@@ -264,7 +264,7 @@ const EVENTS: Readonly<Record<string, Step>> = {
   close: ({ client }) => client.close(),
 };
 
-/** Ends of a subscription by an event, in all states or in those that have such an end. */
+/** How events end a subscription, in all states or only in the listed ones. */
 const ENDS: Readonly<Record<string, readonly [end: string, states?: readonly string[]]>> = {
   unsubscribe: ["closed"],
   close: ["closed"],
@@ -305,7 +305,7 @@ for (const hasHistory of [true, false]) {
   }
 }
 
-/** Events after which a subscription continues, or a new one starts. */
+/** The events after which a subscription continues, or a new one starts. */
 const { close: _close, "no answer in time": _late, ...PASSING } = EVENTS;
 
 Deno.test("Subscription delivers each message once and in order after any sequence of events", async () => {

@@ -101,7 +101,7 @@ Deno.test("Subscription whose reader falls behind leaves its topic, and throws a
   for (
     const { pending, isSilent } of [
       { pending: 0, isSilent: false },
-      // As many requests as may be pending.
+      // As many requests are pending as the server allows.
       { pending: 64, isSilent: false },
       // The server never replies that the client has left.
       { pending: 0, isSilent: true },
@@ -134,7 +134,7 @@ Deno.test("Subscription whose reader falls behind leaves its topic, and throws a
       '"news" fell behind',
     );
     assertEquals([got.length, got[0], got.at(-1)], [4_096, 0, 4_095]);
-    // A rejection of other requests is not a rejection of this one.
+    // If other requests were rejected, this one was not.
     if (!isSilent) await client.subscribe("news").ready;
     gate.resolve();
     await Promise.all(asked);
@@ -168,7 +168,7 @@ Deno.test("Subscription without a reply in time can be left, and the client's lo
   const others = Array.fromAsync(client, ({ topic }) => topic);
   const news = client.subscribe("news");
   await turns();
-  // In steps, so that the server responds to the client's pings meanwhile.
+  // Do this in steps, so that the server responds to the client's pings in between.
   await passTime(time, 30_000);
   assertEquals(news.status.current, "pending");
   const left = news.unsubscribe();
@@ -357,7 +357,7 @@ Deno.test("Subscription ignores an end from the server while its own request is 
   assertEquals([news.isEnded, log], [false, ["+news"]]);
   gates[0]!.resolve({});
   await news.ready;
-  // A subscription with a reply has ended, also if another session sent the reply.
+  // A subscription that had a reply has ended, even if the reply came in another session.
   network.cut();
   for await (const status of news.status) if (status === "lost") break;
   client.retryNow();
@@ -482,7 +482,8 @@ Deno.test("Subscription has its initial position before the first message; null 
   await using client = network.client();
   const position = { epoch: "e", offset: 3 };
   const news = client.subscribe("news", { since: position });
-  // As `JSON.parse(localStorage.getItem("position"))` returns on a page without a stored position.
+  // On a page without a stored position, `JSON.parse(localStorage.getItem("position"))` returns
+  // this.
   const nowhere = client.subscribe("nowhere", { since: JSON.parse("null") });
   assertEquals([news.position, nowhere.position], [position, undefined]);
   await Promise.all([news.ready, nowhere.ready]);

@@ -1,4 +1,4 @@
-/** A client's subscriptions, carried from one session to the next. */
+/** Keeps a client's subscriptions, and moves them from one session to the next. */
 import { RequestError } from "../errors.ts";
 import type { Retries } from "./retries.ts";
 import { Backoff } from "../base/backoff.ts";
@@ -21,14 +21,14 @@ import { checkTopic } from "../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 
 /**
- * The maximum number of concurrent requests to subscribe: half of the requests that a server lets
- * wait by default.
+ * The maximum number of concurrent requests to subscribe. It is half of the pending requests that a
+ * server allows by default.
  */
 const MAX_ASKED_AT_ONCE = 32;
 
 /**
- * The maximum number of concurrent requests to subscribe if the server has histories: the default
- * topic limit of a session.
+ * The maximum number of concurrent requests to subscribe if the server has histories. It equals the
+ * default topic limit of a session.
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
@@ -36,40 +36,45 @@ type RetriesPart = typeof import("./retries.ts");
 
 export class Subscriptions<C extends Contract> {
   readonly #all = new Map<string, TopicReaders<C>>();
-  /** Topics not yet requested in the session, the next one first. */
+  /** The topics that have not been requested in the session yet, the next one first. */
   #waiting: TopicReaders<C>[] = [];
-  /** Requests to leave a topic, which are sent before those in `#waiting`. */
+  /**
+   * The requests to leave a topic. They are sent before the requests for the topics in `#waiting`.
+   */
   #leaves: (() => Promise<unknown>)[] = [];
-  /** Unanswered requests of both kinds; a server closes a session that has too many. */
+  /** The number of pending requests of both kinds. A server closes a session that has too many. */
   #asking = 0;
   /**
-   * Topics that the client is leaving, each with the newest request for that: in-flight messages
-   * are not for the next subscription.
+   * The topics that the client is leaving, each with the newest request to leave it. Messages in
+   * flight are not for the next subscription.
    */
   readonly #leaving = new Map<string, Promise<unknown>>();
   readonly #loadRecovery: () => Promise<unknown>;
   #retries: Retries | undefined;
   readonly #runtime: Runtime;
-  /** Pauses after a failure to load code. */
+  /** The pauses after code has failed to load. */
   readonly #loads: Backoff;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
-  /** The last session, which checks queued messages of subscriptions even after it closed. */
+  /** The last session. It checks queued messages of subscriptions even after it has closed. */
   #last: Session | undefined;
 
-  /** Creates the subscriptions, which load the code for histories when first needed. */
+  /**
+   * Creates the object without subscriptions. The code for histories is loaded when it is first
+   * needed.
+   */
   constructor(runtime: Runtime, loadRecovery: () => Promise<unknown>) {
     this.#loadRecovery = loadRecovery;
     this.#runtime = runtime;
     this.#loads = new Backoff(runtime);
   }
 
-  /** True if there is no subscription. */
+  /** True if there are no subscriptions. */
   get isEmpty(): boolean {
     return this.#all.size === 0;
   }
 
-  /** Subscribes now, or as soon as there is a session. */
+  /** Subscribes immediately, or as soon as there is a session. */
   add(topic: string, options: ClientSubscribeOptions): Subscription<C> {
     checkTopic(topic, "subscribe");
     return this.#add(topic, (owner) => new Subscription<C>(topic, owner, options));
@@ -99,7 +104,8 @@ export class Subscriptions<C extends Contract> {
       isRoom: () => readers.isRoom,
     };
     const subscription: S = make(owner);
-    // The first subscription, and those that wait for a session, receive all events of the session.
+    // The first subscription, and those that are waiting for a session, receive all events of the
+    // session.
     if (this.#session && !readers.isEnded) subscription.change("join");
     readers.all.add(subscription);
     this.#later(readers);
@@ -111,7 +117,8 @@ export class Subscriptions<C extends Contract> {
     this.#session = this.#last = session;
     this.#hasHistories = session[internals].sending.features?.includes("history");
     this.#waiting = [...this.#all.values()];
-    // Routes exist before any request, so the readers receive even the server's first messages.
+    // Set the routes before any request, so that the readers receive even the server's first
+    // messages.
     for (const readers of this.#waiting) this.#route(session, readers.topic, readers);
     this.#pump();
   }
@@ -120,8 +127,8 @@ export class Subscriptions<C extends Contract> {
    * Moves all topics to another session while the previous session is still open.
    *
    * @param session The new session.
-   * @param pass Creates the sink for the remaining messages of a topic in the previous session;
-   *   `answer` settles with the last request for the topic there, if there was one.
+   * @param pass Creates the sink for the remaining messages of a topic in the previous session.
+   *   `answer` settles with the last request for the topic in that session, if there was one.
    */
   move(
     session: Session,
@@ -137,7 +144,7 @@ export class Subscriptions<C extends Contract> {
   }
 
   /**
-   * Routes a topic's events after a move to the readers again, or to the sink of an earlier move
+   * After a move, routes a topic's events to the readers again, or to the sink of an earlier move
    * that still holds events.
    */
   arrive(readers: TopicReaders<C>, head: HeadSink): void {
@@ -153,7 +160,7 @@ export class Subscriptions<C extends Contract> {
     this.#leaving.clear();
     this.#giveUp();
     for (const readers of this.#all.values()) {
-      // The next session does not wait for a reply in this one.
+      // The next session does not wait for a reply from this one.
       readers.request = undefined;
       readers.lose(by);
     }
@@ -190,10 +197,10 @@ export class Subscriptions<C extends Contract> {
     return next && this.#ask(session, next);
   }
 
-  /** Requests one topic; resolves with true if the server confirmed. */
+  /** Requests one topic. Resolves with true if the server has confirmed it. */
   async #ask(session: Session, readers: TopicReaders<C>): Promise<true | void> {
-    // One request per topic at a time: when it settles, the next one starts. A retry may start in a
-    // session that the client has left.
+    // There is only one request per topic at a time; when it settles, the next one starts. A retry
+    // may start in a session that the client has left.
     if (readers.request || this.#session !== session) return;
     const request: TopicRequest = readers.request = { answer: undefined };
     const { topic } = readers;
@@ -234,14 +241,14 @@ export class Subscriptions<C extends Contract> {
     }
   }
 
-  /** Repeats a request after a pause, because its code did not load. */
+  /** Repeats a request after a pause, because the code that it needs did not load. */
   async #prepareAgain(session: Session, readers: TopicReaders<C>): Promise<void> {
     await settlesWithin(this.#runtime, session.closed, this.#loads.next()!);
     if (this.#session === session && this.#all.get(readers.topic) === readers) this.#later(readers);
   }
 
   /**
-   * Handles a rejection: ends subscriptions that are rejected permanently, and retries the others.
+   * Handles a rejection. Ends subscriptions that are rejected permanently, and retries the others.
    */
   async #refused(
     session: Session,
@@ -251,15 +258,15 @@ export class Subscriptions<C extends Contract> {
   ): Promise<void> {
     const wasInForce = refused.map(({ status }) => status.current !== "pending");
     const part = await this.#loadRecovery().catch(() => undefined) as RetriesPart | undefined;
-    // If the session was lost meanwhile, the next session requests the topic.
+    // If the session was lost in the meantime, the next session requests the topic.
     const isLost = !session.isReady || this.#session !== session;
     if (isLost || this.#all.get(readers.topic) !== readers) return;
     const retries = this.#retries ??= part && new part.Retries(this.#runtime);
     const ended = refused.filter((_, i) => !retries?.isForNow(error, wasInForce[i]!));
     for (const subscription of ended) readers.refuse(subscription, error);
     if (readers.isEnded) {
-      // Without a reply, the topic may be in force at the server, now or later. After a rejection
-      // an earlier subscription stays in force.
+      // If there was no reply, the topic may be in force at the server, now or later. After a
+      // rejection, an earlier subscription stays in force.
       if (error instanceof RequestError && !readers.isInForce) this.#drop(session, readers);
       else void this.#leave(readers).catch(() => {});
     } else if (ended.length < refused.length) {
@@ -268,7 +275,10 @@ export class Subscriptions<C extends Contract> {
     } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
   }
 
-  /** Handles a removal by the server, unless a request is pending, whose reply will be newer. */
+  /**
+   * Handles a removal by the server. If a request is pending, the removal is ignored, because the
+   * reply will be newer.
+   */
   #removed(readers: TopicReaders<C>, { code, reason }: Unsubscribed): void {
     const session = this.#session;
     const { topic } = readers;
@@ -278,7 +288,7 @@ export class Subscriptions<C extends Contract> {
     const error = new RequestError(code, text);
     if (!CODES_FOR_NOW.has(code)) {
       readers.end(error, true);
-      // Subscriptions without a reply request the topic next.
+      // The subscriptions that had no reply yet request the topic next.
       if (readers.isEnded) this.#drop(session, readers);
       return;
     }
@@ -306,7 +316,7 @@ export class Subscriptions<C extends Contract> {
     const { promise, resolve } = Promise.withResolvers<unknown>();
     this.#leaving.set(topic, promise);
     this.#leaves.push(() => {
-      // `onAnswer` also permits the request at the limit of pending requests.
+      // `onAnswer` also allows the request when the limit of pending requests is reached.
       const answer = session[internals].sending.askTopic("unsubscribe", topic, {
         onAnswer: () => this.#left(session, topic, promise),
       });
@@ -317,27 +327,27 @@ export class Subscriptions<C extends Contract> {
     try {
       await promise;
     } catch (error) {
-      // If the session has ended, so has the subscription at the server.
+      // If the session has ended, the subscription at the server has ended too.
       if (session.isReady) throw error;
     }
   }
 
   /**
-   * Handles the reply to leaving a topic. Until now, the old readers received and discarded
-   * in-flight messages. A later subscription receives everything after this, including the list of
-   * a room, which precedes the reply.
+   * Handles the reply to leaving a topic. Until this reply, the old readers receive and discard
+   * messages in flight. A later subscription receives everything after it, including the list of a
+   * room, which arrives before the reply to that subscription.
    */
   #left(session: Session, topic: string, request: Promise<unknown>): void {
-    // In a session that the client has left, messages of the topic may remain, with a route of
-    // their own.
+    // In a session that the client has left, messages of the topic may remain. They have their own
+    // route.
     if (this.#session !== session || this.#leaving.get(topic) !== request) return;
     this.#leaving.delete(topic);
     this.#route(session, topic, this.#all.get(topic));
   }
 
   /**
-   * Drops waiting work, and settles waiting requests to leave a topic, which fail immediately in an
-   * ended session.
+   * Drops waiting work, and settles waiting requests to leave a topic. These fail immediately in a
+   * session that has ended.
    */
   #giveUp(): void {
     this.#waiting = [];
@@ -348,20 +358,23 @@ export class Subscriptions<C extends Contract> {
     const { receiving } = session[internals];
     const { head = sink, notices } = sink as Partial<TopicReaders<C>> ?? {};
     receiving.route(topic, head);
-    // After a move the new session starts with a list of the users; an older notice would corrupt
+    // After a move, the new session starts with a list of the users. An older notice would corrupt
     // it.
     receiving.route(PRESENCE_PREFIX + topic, notices ?? (sink && { offer() {} }));
   }
 }
 
 /**
- * A sink for events of the current session, which holds them until the earlier session's events are
- * through.
+ * A sink for events of the current session. It holds them until all events of the earlier session
+ * have been delivered.
  */
 export interface HeadSink extends TopicSink {
-  /** Called when the topic is in force in the current session. */
+  /** Called once the topic is in force in the current session. */
   begin?(session: Session): void;
-  /** Ends the wait for events of earlier sessions, because no subscription to the topic is left. */
+  /**
+   * Stops waiting for events of earlier sessions, because there is no subscription to the topic any
+   * more.
+   */
   leave?(): void;
 }
 
@@ -390,7 +403,8 @@ interface Question<C extends Contract> {
   /** The subscription whose position the request contains. */
   readonly asker: Subscription<C>;
   /**
-   * All subscriptions that waited when the request was sent; a rejection applies to all of them.
+   * All subscriptions that were waiting when the request was sent. A rejection applies to all of
+   * them.
    */
   readonly waiting: readonly Subscription<C>[];
   /** The position from which the subscription continues. */
@@ -401,10 +415,10 @@ interface Question<C extends Contract> {
  * Passes a topic's events to each subscription. Each subscription drops messages that it has
  * already received.
  *
- * - **Requests:** one at a time. The request contains the oldest position. The reply serves every
- *   subscription with a later position; the others need another request.
- * - **New subscriptions:** receive no event before a reply that serves them. While the topic is in
- *   force, a subscription without history options needs no reply, and starts after the newest
+ * - **Requests:** there is one request at a time. It contains the oldest position. The reply serves
+ *   every subscription with a later position; the others need another request.
+ * - **New subscriptions:** they receive no event before a reply that serves them. While the topic
+ *   is in force, a subscription without history options needs no reply. It starts after the newest
  *   publication.
  */
 export class TopicReaders<C extends Contract> implements TopicSink {
@@ -413,13 +427,13 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   /** The request in the current session that has no reply yet. */
   declare request: TopicRequest | undefined;
   /**
-   * Sink for events of the current session: these readers, unless an earlier session's events come
-   * first.
+   * The sink for events of the current session. It is this object, unless an earlier session's
+   * events must be delivered first.
    */
   head: HeadSink = this;
-  /** True once the server sent a notice about the users in the topic. */
+  /** True once the server has sent a notice about the users in the topic. */
   isRoom = false;
-  /** Sink for such notices, which the application receives as well. */
+  /** The sink for such notices. The application also receives them. */
   readonly notices: TopicSink = {
     offer: (event) => {
       if (event.kind !== "message") return true;
@@ -431,7 +445,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   #standing: Standing = "out";
   readonly #removed: (why: Unsubscribed) => void;
   readonly all = new Set<Subscription<C>>();
-  /** The position of the newest publication that was received or that the server named. */
+  /** The position of the newest publication that was received, or that the server reported. */
   #newest: HistoryPosition | undefined;
 
   constructor(topic: string, removed: (why: Unsubscribed) => void) {
@@ -448,24 +462,26 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     return this.#waiting.length > 0;
   }
 
-  /** True if the topic is in force and no request is sent, whose reply will be newer. */
+  /**
+   * True if the topic is in force and no request is pending. The reply to a request would be newer.
+   */
   get isInForce(): boolean {
     return this.#standing !== "out" && !this.request?.answer;
   }
 
-  /** Settles with the session's last reply; `undefined` if the session sent no request. */
+  /** Settles with the session's last reply. `undefined` if no request was sent in the session. */
   get answer(): Promise<unknown> | undefined {
     return this.isInForce ? Promise.resolve() : this.request?.answer;
   }
 
-  /** True if the server reported that the topic has a history. */
+  /** True if the server has reported that the topic has a history. */
   get hasHistory(): boolean {
     return this.#newest !== undefined;
   }
 
   /**
-   * Marks the topic as no longer in force, to be requested again. After a move, it stays in force
-   * in the previous session meanwhile.
+   * Marks the topic as no longer in force, so that it is requested again. After a move, the topic
+   * stays in force in the previous session until then.
    */
   lose(by: "loss" | "move"): void {
     this.#standing = "out";
@@ -477,7 +493,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     this.#standing = "superseded";
   }
 
-  /** Ends all subscriptions, or with `hadAnswer` only those that had a reply. */
+  /** Ends all subscriptions, or with `hadAnswer`, only those that have had a reply. */
   end(error: unknown, hadAnswer?: boolean): void {
     this.#standing = "out";
     for (const subscription of [...this.all]) {
@@ -493,7 +509,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
 
   /**
    * @param hasHistories True if the server has histories.
-   * @returns The request; `undefined` if no request is needed.
+   * @returns The request, or `undefined` if no request is needed.
    */
   async question(hasHistories: boolean | undefined): Promise<Question<C> | undefined> {
     const asked = await Promise.all(
@@ -506,7 +522,7 @@ export class TopicReaders<C extends Contract> implements TopicSink {
       if (this.#standing === "in force" && asker.isWaiting && isPlain(from)) {
         asker.serve(this.#here, false);
       }
-      // Served, or ended while the code for histories loaded.
+      // The subscription was served, or it ended while the code for histories was loading.
       if (!asker.isWaiting) continue;
       waiting.push(asker);
       if (!first || isBefore(from, first.from)) first = next;
@@ -560,7 +576,7 @@ function isPlain({ since, last }: HistoryOptions): boolean {
   return since === undefined && last === undefined;
 }
 
-/** True if one request goes before another, because its reply may serve both. */
+/** Returns whether one request must be sent before another, because its reply may serve both. */
 function isBefore(one: HistoryOptions, other: HistoryOptions): boolean {
   if (one.since && other.since) {
     return one.since.epoch === other.since.epoch && one.since.offset < other.since.offset;

@@ -1,4 +1,7 @@
-/** Sessions whose messages a loop over the client has yet to read; loaded with the first loop. */
+/**
+ * The sessions whose messages a loop over the client has yet to read. This module is loaded with
+ * the first loop.
+ */
 import { CloseCode, QueueFullError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
@@ -6,30 +9,31 @@ import type { UntypedMessage } from "../session/message.ts";
 import type { ClientStatus } from "./client_options.ts";
 
 /**
- * The maximum number of sessions with messages that wait for a slow reader; each session has a
- * bounded receive queue.
+ * The maximum number of sessions whose messages wait for a slow reader. Each session has a bounded
+ * receive queue.
  */
 export const MAX_UNREAD_SESSIONS = 8;
 
 /**
- * Queue of unread sessions, used once there is a loop; a client without a loop keeps no sessions.
+ * A queue of unread sessions. It is used once there is a loop; a client without a loop keeps no
+ * sessions.
  */
 export class UnreadSessions {
-  /** Each session with the number of messages that it had discarded when added. */
+  /** The sessions, each with the number of messages that it had discarded when it was added. */
   #sessions: Map<Session, number> | undefined;
   #isGap = false;
 
-  /** Starts the first loop with the sessions since its start. */
+  /** Expects the sessions since the first loop started. */
   constructor(sessions: Iterable<Session>) {
     this.#sessions = new Map();
     for (const session of sessions) this.add(session);
   }
 
   /**
-   * Yields the messages of one session after the other, until the client closes.
+   * Yields the messages of one session after another, until the client closes.
    *
    * @param status The status of the client.
-   * @param current The current session, with which the loop starts after a gap.
+   * @param current The current session, with which the loop continues after a gap.
    * @throws {QueueFullError} In place of missing messages.
    */
   async *read(
@@ -67,7 +71,7 @@ export class UnreadSessions {
     const [session] = this.#sessions!.keys();
     if (session === undefined) {
       if (!this.#isGap) return undefined;
-      // The next loop starts with the session that is current at that time.
+      // The next loop starts with the session that is then the current one.
       this.#isGap = false;
       this.#sessions = undefined;
       throw behind(`${MAX_UNREAD_SESSIONS} sessions wait to be read`);
@@ -91,7 +95,9 @@ export class UnreadSessions {
   }
 }
 
-/** True if a session closed because of a slow reader, and discarded the waiting messages. */
+/**
+ * Returns whether a session closed because of a slow reader, and discarded the waiting messages.
+ */
 function isLagged(session: Session): boolean {
   const { info } = session[internals];
   return info?.code === CloseCode.queueFull && info.by === "local" && info.error === undefined;

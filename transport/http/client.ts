@@ -64,7 +64,7 @@ const LAST_DELAY_MS = 4_000;
 /** The options for {@linkcode dialHttp}. */
 export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl"> {
   readonly runtime: Runtime;
-  /** What is known about the network. The dialer updates this. */
+  /** The known properties of the network. The dialer updates them. */
   readonly path?: HttpPath | undefined;
   /** The function that sends requests. The default is the platform's `fetch`. */
   readonly fetch?: typeof fetch | undefined;
@@ -259,7 +259,7 @@ class ClientHttpConnection extends HttpConnection {
       const response = await this.#ask("GET", headers, { signal });
       return await response.text();
     });
-    // Only now: if a server sends no response at all, no proxy is holding back a stream.
+    // Set this only now. If a server sends no response at all, no proxy is holding back a stream.
     this.#options.path.polls = true;
     this.#takeAll(new EventReader().read(text));
   }

@@ -42,7 +42,7 @@ class Memory {
   }
 }
 
-/** What one client remembers, if all its WebSockets and HTTP requests reach the server. */
+/** The memory of one client whose WebSockets and HTTP requests all reach the server. */
 export class RaceModel {
   readonly #preferred: TransportName;
   readonly #other: TransportName | undefined;

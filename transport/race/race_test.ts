@@ -521,7 +521,7 @@ Deno.test("raceTransports() counts a session that fell silent as a failure, unle
   }
   await assertRejects(() => failing, ConnectionError);
   assertEquals(await legs.firstOf(dial), "webtransport");
-  // What is remembered about the other transport does not apply to this one.
+  // A failure that is remembered for the other transport does not apply to this one.
   const other = { ...silent, transport: "websocket" } as const;
   assertEquals(await legs.firstOf(() => dial(undefined, { silent: other })), "webtransport");
   await time.tickAsync(0);
