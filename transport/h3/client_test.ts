@@ -165,7 +165,7 @@ for (const stage of STAGES) {
       const failure = await error;
       if (how === "signal") assertEquals(failure.message, "enough");
       else assert(failure instanceof TimeoutError, String(failure));
-      // The server is notified.
+      // The server notices that the connection has ended.
       if (peer !== undefined) await peer.ending;
       silent.close();
     });

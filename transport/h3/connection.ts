@@ -124,7 +124,10 @@ export interface ConnectOptions {
    * subprotocol that was not offered.
    */
   readonly protocolOf: (fields: readonly Field[]) => string | undefined;
-  /** Chooses the value of `:protocol`; by default the value that the server's settings suggest. */
+  /**
+   * Chooses the value of `:protocol`. By default, it is the value that the server's settings
+   * suggest.
+   */
   readonly tokenOf?: ((settings: Settings) => UpgradeToken) | undefined;
   /** The factory of the session's errors. */
   readonly errors?: SessionErrors | undefined;
@@ -704,7 +707,7 @@ export class Http3Connection implements SessionLink {
 }
 
 /**
- * Encodes the start of the control stream: the stream type and the settings.
+ * Encodes the start of the control stream, which consists of the stream type and the settings.
  *
  * @throws {RangeError} If a flow-control limit is invalid.
  */

@@ -229,7 +229,7 @@ for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS
   });
 }
 
-/** Faults of a server, after the client has requested a session. */
+/** Faults of a server that close the connection, after the client has requested a session. */
 const FAULTS_OF_SERVER: Faults = {
   "opens a push stream": [H3Error.idError, uni(1, 0)],
   "opens a request": [H3Error.streamCreationError, bidi(headersFrame(REQUEST_FIELDS))],
@@ -459,7 +459,7 @@ const extended = (...more: Field[]) => headersFrame([...REQUEST_FIELDS, ...more]
 const changed = (changes: Record<string, string | undefined>) =>
   headersFrame(requestFields(changes));
 
-/** Requests that are rejected, and the status of the response. */
+/** Requests that are rejected, each with the status of the response. */
 const REFUSED: Readonly<Record<string, readonly [status: number, request: Uint8Array]>> = {
   "has the method GET": [405, changed({ ":method": "GET", ":protocol": undefined })],
   "has the method POST": [405, changed({ ":method": "POST", ":protocol": undefined })],

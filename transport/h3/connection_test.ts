@@ -86,7 +86,7 @@ Deno.test("Http3Connection holds streams that arrive before their session", asyn
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
-  // The request has the ID 0, and arrives last.
+  // The request has the ID 0 and arrives last.
   const request = await peer.bidi();
   const bidi = await peer.bidi(0x41, request.id, TEXT);
   await bidi.send.end();

@@ -48,7 +48,7 @@ async function pairOf(
   };
 }
 
-/** Records the events of an end. */
+/** Records the events of one end of a connection. */
 function observed(end: Connection): ConnectionEvent[] {
   const events: ConnectionEvent[] = [];
   end.inspect!.observe!((event) => void events.push(event));

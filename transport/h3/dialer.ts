@@ -35,7 +35,7 @@ export interface Http3DialOptions extends DialWebTransportOptions {
   readonly onResponse?: ((fields: readonly Field[]) => void) | undefined;
 }
 
-/** Dials one session, on its own connection or on a pooled one. */
+/** Dials one session, either on a connection of its own or on a pooled connection. */
 export class Http3Dialer {
   readonly #url: URL;
   readonly #options: Http3DialOptions;
@@ -43,12 +43,12 @@ export class Http3Dialer {
   #session: Http3Session | undefined;
   /** The error of the first request, if a second request was made. */
   #refusal: unknown = undefined;
-  /** The remaining values of `:protocol` to try. */
+  /** The values of `:protocol` that have not been tried yet. */
   #tokens: readonly UpgradeToken[] | undefined;
   #isAborted = false;
 
   /**
-   * Checks the options without dialing.
+   * Checks the options, but does not dial yet.
    *
    * @param url An `https:` URL.
    * @throws {TypeError} If the URL is not `https:`, or an option is invalid.
@@ -135,7 +135,7 @@ export class Http3Dialer {
   }
 
   /**
-   * Adds the tried server addresses to the error of a timed-out dial.
+   * Adds the server addresses that were tried to the error of a dial that timed out.
    *
    * @param error An error; if it is not a timeout, it is returned unchanged.
    * @returns The error with the addresses, or the error of the first request if the second request

@@ -45,7 +45,7 @@ Deno.test("Http3Pool opens another connection if the server accepts no more sess
   const pool = new Http3Pool();
   const sessions = await Promise.all(Array.from({ length: 5 }, () => dial(peer, pool)));
   assertEquals([pool.size, peer.listener.connectionCount], [3, 3]);
-  // An ended session frees a slot.
+  // A session that has ended frees its slot.
   await sessions[0]![Symbol.asyncDispose]();
   sessions.push(await dial(peer, pool), await dial(peer, pool));
   assertEquals(pool.size, 3);

@@ -133,7 +133,7 @@ export class Http3Request implements WebTransportRequest {
       if (name === "cookie") cookies.push(value);
       else if (!name.startsWith(":")) headers.append(name, value);
     }
-    // Cookies may be split into several fields, which must not be joined with commas (RFC 9114
+    // A cookie may be split into several fields. These must not be joined with commas (RFC 9114
     // section 4.2.1).
     if (cookies.length > 0) headers.set("cookie", cookies.join("; "));
     // Code that reads headers expects the authority in `host`. A `host` field from the client is
@@ -185,7 +185,7 @@ export class Http3Request implements WebTransportRequest {
     this.#session.refuse(new Error(`The request was rejected with ${status}`));
   }
 
-  /** Rejects a request that is invalid or beyond a limit. */
+  /** Rejects a request that is invalid or exceeds a limit. */
   static refuse({ reader, writer }: ConnectStream, status: number): void {
     writer.closed.catch(() => {});
     writer.write(refusal(status, [])).catch(() => {});

@@ -224,7 +224,7 @@ Deno.test("WebTransportListener.stop() drains sessions, and rejects new ones", a
   assertEquals(await soon(stream.receive.readAtLeast(5)), TEXT);
 });
 
-Deno.test("WebTransportListener.close() ends sessions, requests and connections, twice", async () => {
+Deno.test("WebTransportListener.close() ends sessions, requests and connections, and can be called twice", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   await raw.peer.request();
@@ -276,7 +276,7 @@ Deno.test("WebTransportListener sends the settings with the handshake, and reads
 Deno.test("WebTransportListener sends the settings to a client whose first message takes two packets", async () => {
   await using server = new TestServer();
   await using path = new UdpPath(server.port);
-  // The second packet arrives late, when the client sends it again.
+  // The second packet arrives late, because it is lost until the client sends it again.
   path.loses = ({ from, placeOfSide }) => from === "client" && placeOfSide === 2;
   const alpn = ["h3", ...Array.from({ length: 10 }, (_, i) => `${i}`.repeat(200))];
   await using peer = await soon(RawPeer.dial(path.port, { hashes: server.hashes, alpn }));

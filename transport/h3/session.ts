@@ -166,7 +166,7 @@ const UNIDIRECTIONAL: IncomingQueueOptions<ReceiveHalf> = {
   onDropped: (half) => half.cancel(),
 };
 
-/** One session: a {@linkcode Connection} over HTTP/3. */
+/** One session, which is a {@linkcode Connection} over HTTP/3. */
 export class Http3Session extends CountedConnection
   implements Connection, DirectStreams, StreamOwner {
   readonly transport: string = "webtransport";
@@ -247,7 +247,7 @@ export class Http3Session extends CountedConnection
     void this.#run();
   }
 
-  /** The credit for bytes, if both ends use flow control. */
+  /** The credit for bytes; `undefined` unless both ends use flow control. */
   get dataCredit(): DataCredit | undefined {
     return this.#credit?.data;
   }
@@ -627,7 +627,7 @@ export class Http3Session extends CountedConnection
   ): never {
     this.#credit?.giveBack(kind); // The peer cannot know which session the stream belonged to.
     if (signal?.aborted || !(error instanceof Error) || error.name === "TimeoutError") throw error;
-    // No stream is available, and the caller does not want to wait.
+    // No stream is available, and the caller has chosen not to wait.
     if (error instanceof RangeError) throw error;
     throw this.connectionError(error);
   }
@@ -642,7 +642,7 @@ export class Http3Session extends CountedConnection
         }
         const { done, value } = await reader.read(new Uint8Array(CONNECT_READ_BYTES));
         if (done) break;
-        // No data may follow a close.
+        // No data may follow a close, so the rest is not read.
         if (this.#isSettled) return void reader.cancel().catch(() => {});
         frames.push(value);
       }

@@ -260,7 +260,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
     return ending;
   }
 
-  /** Ends this connection, then the carrier. */
+  /** Ends this connection, and then the carrier. */
   #end(
     ending: Required<ConnectionCloseInfo> | ConnectionError,
     info: Required<ConnectionCloseInfo>,

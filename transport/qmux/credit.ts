@@ -47,7 +47,7 @@ export interface Account extends CreditPair {
   grant: number | undefined;
   /** The used-up total to announce in a BLOCKED frame. */
   blocked: number | undefined;
-  /** The last total announced as used up. */
+  /** The last total that was announced as used up. */
   announcedBlocked: number;
 }
 
@@ -58,7 +58,7 @@ export interface CreditHost {
   creditChanged(): void;
   /** Called when this end has used up the credit of a kind. */
   creditBlocked(kind: CreditKind, limit: number): void;
-  /** The number of writes that wait for bytes. */
+  /** The number of writes that wait for credit. */
   readonly waitingWrites: number;
 }
 
@@ -66,7 +66,7 @@ export interface CreditHost {
  * The credit of one connection. Until the peer's parameters arrive, there is no credit of any kind.
  */
 export class QmuxCredit implements ConnectionCredit {
-  /** The window of one stream, in bytes. */
+  /** The credit window of one stream, in bytes. */
   readonly maxStreamData: number;
   readonly #kinds: Readonly<Record<CreditKind, Account>>;
   readonly #host: CreditHost;

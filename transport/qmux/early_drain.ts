@@ -1,4 +1,4 @@
-/** Early detection that a socket has drained. */
+/** Detects early that a socket has drained. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { MultiplexerLink } from "./multiplexer.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";

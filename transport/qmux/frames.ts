@@ -18,7 +18,7 @@ export const FrameType = {
   resetStream: 0x04,
   /** STOP_SENDING: the reader stopped reading a stream. */
   stopSending: 0x05,
-  /** STREAM: bytes of a stream; the low bits are {@linkcode StreamBit}. */
+  /** STREAM: bytes of a stream. The low bits of the type are {@linkcode StreamBit}. */
   stream: 0x08,
   /** MAX_DATA: the limit on bytes of all streams. */
   maxData: 0x10,
@@ -36,11 +36,11 @@ export const FrameType = {
   streamsBlockedBidi: 0x16,
   /** STREAMS_BLOCKED: the credit for unidirectional streams is used up. */
   streamsBlockedUni: 0x17,
-  /** CONNECTION_CLOSE because of a protocol violation. */
+  /** CONNECTION_CLOSE: the connection is closed because of a protocol violation. */
   connectionClose: 0x1c,
-  /** CONNECTION_CLOSE by the application. */
+  /** CONNECTION_CLOSE: the application closes the connection. */
   applicationClose: 0x1d,
-  /** DATAGRAM, which extends to the end of the record. */
+  /** DATAGRAM: a datagram that extends to the end of the record. */
   datagram: 0x30,
   datagramWithLength: 0x31,
 } as const;

@@ -70,7 +70,7 @@ for (const [hex, frame] of Object.entries(GOLDEN)) {
   });
 }
 
-Deno.test("decodeRecord() reads all frames from one record, over padding", () => {
+Deno.test("decodeRecord() reads all frames from one record, and skips padding", () => {
   const record = Uint8Array.fromHex("0000" + Object.keys(GOLDEN).join("00") + "0000");
   assertEquals(decodeRecord(record), Object.values(GOLDEN));
 });

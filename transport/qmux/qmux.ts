@@ -434,7 +434,7 @@ export class Qmux
 
   #onReset({ id, code, finalSize }: ResetFrame): void {
     const { isLenient = false } = this.#options;
-    // Older peers always send a final size of 0.
+    // Older peers send a final size of 0 in every reset.
     const size = isLenient && finalSize === 0 ? undefined : finalSize;
     this.#streams.find(id, "receive")?.receive?.reset(code, size);
   }
@@ -560,7 +560,7 @@ class Pings {
   /**
    * Checks the peer's reply to a ping.
    *
-   * @throws {QmuxError} If this end sent no such ping.
+   * @throws {QmuxError} If this end did not send such a ping.
    */
   answered(sequence: bigint): void {
     if (this.#version !== 2 || sequence < this.#sent) return;
@@ -738,7 +738,7 @@ class StreamRegistry {
     }, 0);
   }
 
-  /** Adds a stream that the peer opened, and all earlier ones. */
+  /** Adds a stream that the peer opened, and all of the peer's earlier streams. */
   #arrive(direction: StreamDirection, index: number): QmuxStream {
     const credit = this.#host.credit.of(direction).receive;
     const opened = this.#remote;

@@ -44,7 +44,7 @@ const HAS_TURN_END = "setImmediate" in globalThis;
  */
 const IDLE_TURNS = HAS_TURN_END ? 1 : 8;
 
-/** The number of streams with pending control frames at which ended streams are removed. */
+/** When this many streams have pending control frames, streams that have ended are removed. */
 const SWEEP_AT = 1_024;
 
 /**
@@ -53,7 +53,7 @@ const SWEEP_AT = 1_024;
  */
 const MAX_EMPTY_LEVELS = 8;
 
-/** The number of consumed entries at which a level may shrink its array. */
+/** When this many entries of a level have been consumed, the level may shrink its array. */
 const COMPACT_AT = 1_024;
 
 /** The frame type in a CONNECTION_CLOSE that does not concern a frame. */

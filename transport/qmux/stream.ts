@@ -48,7 +48,7 @@ class Chunks {
   /**
    * Adds bytes at the end.
    *
-   * @param isOwn True if the bytes have their own buffer.
+   * @param isOwn True if the bytes have a buffer of their own.
    */
   push(bytes: Uint8Array, isOwn: boolean): void {
     const { byteLength } = bytes;
@@ -323,7 +323,7 @@ export class SendHalf implements DirectWritable {
   /**
    * Puts pending bytes into a record, as far as they fit.
    *
-   * @param record A record with some room.
+   * @param record A record that has some room.
    * @param quantum The maximum number of payload bytes.
    * @returns True if there is more to send.
    */
@@ -659,7 +659,7 @@ export class ReceiveHalf implements DirectReadable {
     );
   }
 
-  /** Takes an unread chunk and grants the peer more credit. */
+  /** Takes an unread chunk, and grants the peer more credit. */
   #take(): Uint8Array<ArrayBuffer> | undefined {
     const chunk = this.#chunks?.shift();
     if (chunk === undefined) return undefined;

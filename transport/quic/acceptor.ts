@@ -245,7 +245,7 @@ interface Handshake {
  * Accepts connections on one UDP socket.
  *
  * - **Robust:** a failed handshake does not affect other connections.
- * - **Bound:** connections, connections per address, and handshakes are limited. A protocol that
+ * - **Limits:** connections, connections per address, and handshakes are limited. A protocol that
  *   recognizes clients that hand over can have the same number of spare connections in addition.
  * - **Open under a flood:** newer handshakes replace unfinished ones.
  *
@@ -337,7 +337,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     void this.#acceptAll(listener);
   }
 
-  /** Rejects all further connections. */
+  /** Rejects new connections from now on. */
   stop(): void {
     this.#isStopped = true;
   }
@@ -356,7 +356,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (connections.length > 0) await pause(this.#runtime, FAREWELL_MS);
     for (const listener of this.#listeners.splice(0)) listener.stop();
     this.#endpoint?.close({ closeCode, reason: "" });
-    // The runtime frees the port once the endpoint is no longer referenced.
+    // The runtime frees the port only once the endpoint is no longer referenced.
     this.#endpoint = undefined;
   }
 

@@ -111,7 +111,7 @@ class HandAcceptor implements AsyncDisposable {
     loaded: Promise<void> | undefined = undefined,
   ) {
     this.#time = time;
-    // The runtime defines the property with a getter.
+    // The runtime also defines this property with a getter.
     Object.defineProperty(Deno, "QuicEndpoint", { configurable: true, get: () => HandEndpoint });
     const protocol: QuicProtocol<AcceptedConnection> = {
       begin: (conn) => {

@@ -414,7 +414,7 @@ interface PeerStreamsOptions<S, T, U> {
   take(stream: S): T;
   /** Converts a wrapped stream when a reader takes it. */
   present(item: T): U;
-  /** Called with a stream that enters the queue. */
+  /** Called with each stream that enters the queue. */
   waits(item: T): void;
   /** Ends a stream that no reader will take. */
   drop(item: T): void;
@@ -436,7 +436,7 @@ class PeerStreams<S, T, U> {
   #isAccepting = false;
   #isOver = false;
 
-  /** Creates the queue without accepting streams. */
+  /** Creates the queue, but does not accept streams yet. */
   constructor(options: PeerStreamsOptions<S, T, U>) {
     this.#options = options;
     this.#arrivals = new IncomingQueue<T, U>(

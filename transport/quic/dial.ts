@@ -31,7 +31,7 @@ class ClientEndpoints {
     return this.#idle.pop() ?? newEndpoint();
   }
 
-  /** Returns an endpoint whose connection has ended. */
+  /** Returns an endpoint to the pool, once its connection has ended. */
   static giveBack(endpoint: Deno.QuicEndpoint): void {
     if (this.#idle.length < MAX_IDLE_ENDPOINTS) this.#idle.push(endpoint);
     else endpoint.close({ closeCode: 0, reason: "" });
@@ -111,7 +111,7 @@ export interface AddressRaceOptions<T> {
   readonly signal: AbortSignal;
   /** Called with each address when the attempt starts. */
   readonly onAttempt?: ((address: string) => void) | undefined;
-  /** Called with each failure. */
+  /** Called with the address and the cause when an attempt fails. */
   readonly onFailure?: ((address: string, cause: unknown) => void) | undefined;
 }
 
@@ -277,7 +277,7 @@ export class QuicDial {
   }
 
   /**
-   * Adds the tried addresses to the error of a timed-out dial.
+   * Adds the addresses that were tried to the error of a dial that timed out.
    *
    * @param error An error; if it is not a timeout, it is returned unchanged.
    */

@@ -32,7 +32,7 @@ const MAX_EARLY_BYTES = 16_384;
  *
  * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead if the application does not read, so that
  *   the peer regains the stream credit of a stream that has ended.
- * - **Bound:** the stream counts as unread until the application takes it. It counts as unread
+ * - **Limit:** the stream counts as unread until the application takes it. It counts as unread
  *   again while the application does not read it and the runtime may hold more data.
  * - **Session:** if the session ends before the stream, the stream fails. Once the end of the
  *   stream has been seen, its data can still be read after the session has ended.
@@ -403,7 +403,7 @@ const MAX_POOLED_BUFFERS: ReadonlyMap<number, number> = new Map([
 /** The part of a large buffer up to which received bytes are copied out. */
 const MAX_COPIED_PART = 1 / 4;
 
-/** Computes the read size after a read that filled the buffer. */
+/** Computes the size of the next read, after a read that filled its buffer. */
 export function nextReadBytes(size: number): number {
   return size < NEXT_READ_BYTES ? NEXT_READ_BYTES : MAX_READ_BYTES;
 }
@@ -430,7 +430,7 @@ export class ReadBuffers {
   }
 
   /**
-   * Returns an unused buffer.
+   * Returns an unused buffer to the pool.
    *
    * @param buffer The buffer. It is ignored if its size is not a pooled one.
    */

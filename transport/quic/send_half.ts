@@ -92,7 +92,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     this.flushHead();
   }
 
-  /** Sends only the head, if no bytes were written yet. */
+  /** Sends only the head, if no bytes have been written yet. */
   flushHead(): void {
     if (this.#head !== undefined && !this.#isEnded) this.#write(EMPTY).catch(() => {});
   }
@@ -159,7 +159,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     return this.#settle(this.#writer.write(data));
   }
 
-  /** Tracks an operation of the runtime, unless the session ends first. */
+  /** Waits for an operation of the runtime, unless the session ends first. */
   #settle(done: Promise<void>): Promise<void> {
     const write = Promise.withResolvers<void>();
     // Usually, only one operation is pending at a time.

@@ -35,7 +35,7 @@ const MAX_WAITING_CONNECTIONS = 1_024;
  * A listener for QUIC connections. Iterate over it to receive ready connections.
  *
  * - **Robust:** a failed handshake does not affect other connections.
- * - **Bound:** connections, connections per address, handshakes and waiting connections are
+ * - **Limits:** connections, connections per address, handshakes and waiting connections are
  *   limited. Excess connections are rejected, and excess handshakes are ignored.
  */
 export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposable {
@@ -187,7 +187,7 @@ export function listenQuic(options: ListenQuicOptions): QuicListener {
   return new QuicListener(options);
 }
 
-/** Adapts a connection for a listener. */
+/** Adapts a raw QUIC connection for a listener. */
 export function acceptedQuic(connection: Connection): AcceptedConnection {
   return { ending: connection.closed.catch(() => {}), close: () => connection.close() };
 }

@@ -161,7 +161,7 @@ Deno.test("QuicListener.stop() rejects new connections, and keeps accepted ones"
   assert((await soon(peer.incomingUnidirectionalStreams.getReader().read())).value !== undefined);
 });
 
-Deno.test("QuicListener.close() closes every connection with 0, twice", async () => {
+Deno.test("QuicListener.close() closes every connection with 0, and can be called twice", async () => {
   const server = new QuicServer();
   const { connection, peer } = await server.open();
   const waiting = server.next();

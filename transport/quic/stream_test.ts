@@ -244,7 +244,7 @@ Deno.test("SendHalf.writable accepts all views of bytes, and nothing else", asyn
   assertEquals(log.slice(0, 2), ["7", "6"]);
 });
 
-/** Echoes each stream of a session in one of several ways. */
+/** Echoes each stream of a session in the given way. */
 async function echo(session: Connection, how: (stream: BidirectionalStream) => Promise<void>) {
   for await (const stream of session.incomingBidirectionalStreams) how(stream).catch(() => {});
 }

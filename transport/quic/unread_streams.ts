@@ -12,7 +12,7 @@ import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../ba
  */
 export const STREAM_WINDOW_BYTES = 1_250_000;
 
-/** The default time for the application to take a stream. */
+/** By default, how long a stream can wait for the application to take it. */
 const DEFAULT_TIMEOUT_MS = 5_000;
 
 /**
@@ -95,7 +95,7 @@ const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {
   server: "server",
 };
 
-/** A stream that waits for the application. */
+/** A stream that waits for the application to take it. */
 export interface UnreadStream {
   /** Ends the stream. MUST NOT throw. */
   refuse(error: Error): void;
@@ -121,7 +121,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   #connections = 0;
 
   /**
-   * Creates counters at zero.
+   * Creates counters that are all zero.
    *
    * @param limits The limits. A missing limit has its default.
    * @param quotas All quotas of the server, if there is one.
@@ -193,7 +193,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Counts a rejection and creates the error.
    *
-   * @returns The error, with the close code of the rejection.
+   * @returns The error, which has the close code of the rejection.
    */
   refused(reason: "timeout" | "session"): StreamError {
     this.#refused[reason]++;

@@ -71,7 +71,7 @@ export function encodeVarint(value: number): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * Returns the length of a varint, from its first byte.
+ * Reads the length of a varint from its first byte.
  *
  * @returns The length: 1, 2, 4 or 8 bytes.
  */

@@ -211,7 +211,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
     return this.#queues;
   }
 
-  /** The largest datagram that can be sent; larger ones are dropped. */
+  /** The size of the largest datagram that can be sent. Larger datagrams are dropped. */
   get maxDatagramSize(): number {
     return this.#queues.maxDatagramSize;
   }
@@ -388,7 +388,7 @@ const MAX_OUTGOING = 64;
  */
 const MAX_IN_FLIGHT = 16;
 
-/** The maximum size of a datagram before the path is known. */
+/** The maximum size of a datagram before the network path is known. */
 const SAFE_BYTES = 1_024;
 
 /** The part of a session that the queues use. */
@@ -448,7 +448,7 @@ export class DatagramQueues implements DirectDatagrams {
     this.#runtime = runtime;
   }
 
-  /** The largest datagram that can be sent. */
+  /** The size of the largest datagram that can be sent. */
   get maxDatagramSize(): number {
     return this.#link?.maxDatagramSize ?? SAFE_BYTES;
   }
@@ -522,7 +522,7 @@ export class DatagramQueues implements DirectDatagrams {
   /**
    * Waits for the next received datagram. Calls MUST NOT overlap.
    *
-   * @returns The bytes; `undefined` after the session has ended.
+   * @returns The bytes, or `undefined` once the session has ended.
    */
   async next(): Promise<Uint8Array | undefined> {
     while (!this.#isOver) {

@@ -200,7 +200,7 @@ Deno.test("WebTransportDatagramDuplexStream.createWritable() creates a writable 
   assertThrows(() => datagrams.createWritable({ sendGroup: foreign }), TypeError);
 });
 
-Deno.test("DatagramQueues.write() waits beyond the limit until a datagram was sent", async () => {
+Deno.test("DatagramQueues.write() waits at the limit until a datagram has been sent", async () => {
   const queues = new DatagramQueues(platformRuntime());
   queues.maxOutgoing = 3;
   const link = new Link();

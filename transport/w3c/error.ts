@@ -9,7 +9,7 @@ const MAX_CODE = 0xffff_ffff;
 /** The options for {@linkcode WebTransportError}. */
 export interface WebTransportErrorOptions extends ErrorOptions {
   /**
-   * The origin of the error: one stream, or the whole session.
+   * The origin of the error, which is either one stream or the whole session.
    *
    * @default {"stream"}
    */
@@ -75,7 +75,7 @@ export class WebTransportError extends DOMException {
     }
   }
 
-  /** The origin of the error: one stream, or the whole session. */
+  /** The origin of the error, which is either one stream or the whole session. */
   get source(): "stream" | "session" {
     return this.#source;
   }

@@ -1,4 +1,4 @@
-/** The options of the W3C constructor, with validation. */
+/** The options of the W3C constructor, and their validation. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 
@@ -11,7 +11,7 @@ const PRINTABLE = /^[\x20-\x7e]+$/;
 /** The size of a SHA-256 hash in bytes. */
 const HASH_BYTES = 32;
 
-/** The largest hint for the number of the server's streams. */
+/** The largest hint for the number of streams that the server will open. */
 const MAX_ANTICIPATED = 0xffff;
 
 /**
@@ -42,7 +42,7 @@ export interface WebTransportHash {
 /** The options for {@linkcode WebTransport}. */
 export interface WebTransportOptions {
   /**
-   * Lets the session share a connection with other sessions of the same origin.
+   * Allows the session to share a connection with other sessions of the same origin.
    *
    * @default {false}
    */
@@ -110,7 +110,7 @@ const PLATFORM: Runtime = platformRuntime();
 export interface CheckedOptions {
   readonly runtime: Runtime;
   readonly url: URL;
-  /** Lets the session share a connection with other sessions of the same origin. */
+  /** Allows the session to share a connection with other sessions of the same origin. */
   readonly allowPooling: boolean;
   readonly headers: Headers;
   /** The hashes that can match a certificate; `undefined` if the option was absent. */
@@ -171,7 +171,7 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
 }
 
 /**
- * Validates a hint for the number of the server's streams.
+ * Validates a hint for the number of streams that the server will open.
  *
  * @returns The integer part of the hint, or `null`.
  * @throws {TypeError} If the value does not fit into 16 bits.

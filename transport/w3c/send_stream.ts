@@ -70,7 +70,7 @@ export interface StreamsOwner {
 export interface OrderedWritable extends DirectWritable {
   /** The priority; a higher order is sent first. */
   sendOrder: number;
-  /** Writes bytes if credit for all of them is available now; otherwise returns `undefined`. */
+  /** Writes bytes if there is credit for all of them now. Otherwise returns `undefined`. */
   writeAtOnce(bytes: Uint8Array): Promise<void> | undefined;
 }
 
@@ -113,7 +113,7 @@ export class WebTransportSendGroup {
 /** A chunk that is sent completely or not at all. */
 class AtomicChunk {
   readonly chunk: unknown;
-  /** Set if the chunk was not sent. */
+  /** The error, if the chunk was not sent. */
   failure: DOMException | undefined = undefined;
 
   constructor(chunk: unknown) {
@@ -196,7 +196,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
   start(controller: WritableStreamDefaultController): void {
     this.#controller = controller;
     if (this.#owner.isOver()) this.fail(this.#owner.connectionError(undefined));
-    // Otherwise a write that waits for the peer would delay the abort.
+    // Without this, a write that waits for the peer would delay the abort.
     const { signal } = controller;
     signal.addEventListener("abort", () => {
       this.abort(signal.reason);

@@ -288,7 +288,7 @@ export class IncomingStreams<T, Half> {
       const { done, value } = await reader.read();
       if (!done && !this.#isOver) this.#controller!.enqueue(this.#wrap(value));
     } catch {
-      // The session has ended; `end` reports the outcome.
+      // The session has ended, and `end` reports the outcome.
     }
   }
 

@@ -46,8 +46,8 @@ export function defineInterface(type: InterfaceClass, shape: InterfaceShape): vo
 }
 
 /**
- * Checks the argument of a constructor that only this library may call. The parameter needs a
- * default value, so that the class's `length` is 0.
+ * Checks the argument of a constructor that only this library may call. In such a constructor, the
+ * parameter needs a default value, so that the class's `length` is 0.
  *
  * @param type A class of which only the library has instances.
  * @throws {TypeError} If the argument is not an instance of the class.
@@ -60,7 +60,7 @@ export function constructible<T>(
   throw new TypeError("Illegal constructor");
 }
 
-/** Wraps a member, so that a failure becomes a rejection. */
+/** Wraps a member, so that it rejects instead of throwing. */
 function rejecting(member: Member): Member {
   const { wrapper } = {
     wrapper(this: unknown, ...args: unknown[]): unknown {

@@ -449,7 +449,8 @@ export class WebTransport implements AsyncDisposable {
    * @param context The context, at most 255 bytes.
    * @param outputLength The number of bytes to export, from 1 to 4096.
    * @returns A promise that always rejects.
-   * @throws {TypeError} If an argument is missing, or the label or context is not a `BufferSource`.
+   * @throws {TypeError} If an argument is missing, or if the label or the context is not a
+   * `BufferSource`.
    * @throws {RangeError} If a length is out of range.
    * @throws {DOMException} `InvalidStateError` if the session has ended, and `NotSupportedError`
    * otherwise.

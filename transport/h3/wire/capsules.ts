@@ -12,7 +12,7 @@ import { encodeVarint } from "../../quic/varint.ts";
 
 /** The known capsule types. */
 export const CapsuleType = {
-  /** DATAGRAM: a datagram on the stream. */
+  /** DATAGRAM: contains a datagram. */
   datagram: 0x0,
   /** Closes the session with a code and a reason. */
   close: 0x2843,
@@ -70,7 +70,7 @@ const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
   [CapsuleType.close, CLOSE_CODE_BYTES + MAX_WEBTRANSPORT_REASON_BYTES],
   [CapsuleType.drain, 0],
   [CapsuleType.maxData, MAX_VARINT_BYTES],
-  // The payload is a stream ID and the limit.
+  // The payload consists of a stream ID and the limit.
   [CapsuleType.maxStreamData, 2 * MAX_VARINT_BYTES],
   [CapsuleType.maxStreamsBidi, MAX_VARINT_BYTES],
   [CapsuleType.maxStreamsUni, MAX_VARINT_BYTES],

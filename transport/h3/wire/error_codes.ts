@@ -33,13 +33,13 @@ export const H3Error = {
   requestRejected: 0x10b,
   /** A request or response that is no longer needed. */
   requestCancelled: 0x10c,
-  /** A request that ended early. */
+  /** A request whose stream ended early. */
   requestIncomplete: 0x10d,
   /** A malformed message. */
   messageError: 0x10e,
   /** The connection of a CONNECT request broke. */
   connectError: 0x10f,
-  /** A request that requires HTTP/1.1. */
+  /** A request that must be made over HTTP/1.1. */
   versionFallback: 0x110,
   /** An invalid datagram, or an invalid value of the setting for datagrams. */
   datagramError: 0x33,

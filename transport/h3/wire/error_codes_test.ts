@@ -4,7 +4,7 @@ import { Random } from "../../../tests/random.ts";
 import { toHttp3StreamCode } from "../../../tests/raw_http3.ts";
 import { fromHttp3StreamCode, H3Error, H3ProtocolError } from "./error_codes.ts";
 
-/** The application's code, and the code in HTTP/3. */
+/** The application's codes, each with its HTTP/3 code. */
 const GOLDEN: readonly [code: number, http3Code: number][] = [
   [0, 0x52e4_a40f_a8db],
   [5, 0x52e4_a40f_a8e0],

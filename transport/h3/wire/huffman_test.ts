@@ -40,7 +40,7 @@ Deno.test("decodeHuffman() decodes the strings of RFC 7541 C.4 and C.6", () => {
 });
 
 Deno.test("decodeHuffman() decodes codes of every length", () => {
-  // Rows of RFC 7541 Appendix B.
+  // These are rows of RFC 7541 Appendix B.
   const rows: [bits: string, symbol: number][] = [
     ["00000", 48],
     ["01001", 116],
@@ -99,7 +99,7 @@ Deno.test("decodeHuffman() rejects wrong padding", () => {
   assertUndecodable(Uint8Array.of(0xff, 0xff, 0xff), "shorter than 8 bits, received 24");
 });
 
-Deno.test("decodeHuffman() rejects the end of string", () => {
+Deno.test("decodeHuffman() rejects the symbol for the end of a string", () => {
   assertUndecodable(pack("1".repeat(30)), "contains the end of string");
   assertUndecodable(pack("00000" + "1".repeat(30) + "00000"), "contains the end of string");
 });

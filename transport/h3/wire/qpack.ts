@@ -45,7 +45,7 @@ const DECODE_STEP_BYTES = 8192;
  *
  * @param fields The fields in order. Their names are converted to lower case.
  * @returns The payload of a HEADERS frame.
- * @throws {TypeError} If a name is not a token, or a value contains CR, LF, NUL or a character
+ * @throws {TypeError} If a name is not a token, or if a value contains CR, LF, NUL or a character
  * above U+00FF.
  *
  * @example Usage
@@ -132,16 +132,16 @@ class SectionReader {
 
   readField(): Field {
     const first = this.#peek();
-    // Indexed field line: 1 T index.
+    // An indexed field line has the bits 1 T and an index.
     if ((first & 0b1000_0000) !== 0) {
       return this.#readReference(6, (first & 0b0100_0000) !== 0);
     }
-    // Literal with name reference: 0 1 N T index, value.
+    // A literal with a name reference has the bits 0 1 N T, an index and a value.
     if ((first & 0b0100_0000) !== 0) {
       const [name] = this.#readReference(4, (first & 0b0001_0000) !== 0);
       return [name, this.#readString(7)];
     }
-    // Literal: 0 0 1 N H length name, value.
+    // A literal has the bits 0 0 1 N H, a length, a name and a value.
     if ((first & 0b0010_0000) !== 0) return [this.#readString(3), this.#readString(7)];
     throw failure("a post-base reference points into the dynamic table");
   }
@@ -256,7 +256,7 @@ function malformed(message: string): H3ProtocolError {
 // These are the instructions of the encoder and decoder streams (RFC 9204 sections 4.3 and 4.4).
 // Both ends use only the static table, so nearly all instructions are errors.
 
-/** The only valid encoder instruction: "Set Dynamic Table Capacity" to 0. */
+/** The only valid encoder instruction, which is "Set Dynamic Table Capacity" with capacity 0. */
 const CAPACITY_OF_0 = 0b0010_0000;
 
 /** The mask of the instruction bits on a decoder stream. */
@@ -434,10 +434,10 @@ export const STATIC_TABLE: readonly (readonly [name: string, value: string])[] =
   ["x-frame-options", "sameorigin"],
 ];
 
-/** The first index of each name. */
+/** The first index of each name in the static table. */
 const STATIC_NAMES: ReadonlyMap<string, number> = indexBy((name) => name);
 
-/** The index of each field, by {@linkcode staticKey}. */
+/** The index of each field in the static table, by {@linkcode staticKey}. */
 const STATIC_FIELDS: ReadonlyMap<string, number> = indexBy(staticKey);
 
 /**

@@ -67,7 +67,7 @@ interface ServerSettingsOptions extends ClientSettingsOptions {
 /** The maximum number of settings in a frame. Known peers send fewer than 20. */
 export const MAX_SETTINGS = 256;
 
-/** The largest field section that this end accepts. */
+/** The maximum size of a field section that this end accepts. */
 const MAX_FIELD_SECTION_BYTES = 65_536;
 
 /** The settings of HTTP/2 that are invalid in HTTP/3 (RFC 9114 section 7.2.4.1). */

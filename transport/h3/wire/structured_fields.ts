@@ -1,4 +1,6 @@
-/** Structured field strings (RFC 9651), for WebTransport subprotocols. */
+/**
+ * Reads and writes structured field strings (RFC 9651), which contain WebTransport subprotocols.
+ */
 
 const PRINTABLE = /^[\x20-\x7e]*$/;
 

@@ -81,7 +81,7 @@ export function readOnlyBigVarint(payload: Uint8Array): bigint | undefined {
  * Splits a byte stream into frames or capsules.
  *
  * - **Order:** items are returned in the order in which they arrived.
- * - **Bound:** the parser buffers one payload, up to the size for which the policy returns `whole`,
+ * - **Limit:** the parser buffers one payload, up to the size for which the policy returns `whole`,
  *   and the unread rest of the last chunk.
  */
 export class TlvParser {
