@@ -1,4 +1,7 @@
-/** Values that a page's components watch. They are updated together and at most once per frame. */
+/**
+ * Values that a page's components watch. The values are updated together, and at most once per
+ * frame.
+ */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** The shortest time between two rounds, in milliseconds: one frame at 60 frames per second. */

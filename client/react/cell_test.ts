@@ -76,7 +76,7 @@ Deno.test("Rounds.stop() leaves no timer running, and start() accepts changes ag
   const cell = new Counter(rounds, 0);
   cell.add();
   clock.pass(0);
-  cell.add(); // Waits for the next frame.
+  cell.add(); // This waits for the next frame.
   rounds.stop();
   cell.add();
   assert(clock.isIdle);

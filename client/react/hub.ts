@@ -20,7 +20,7 @@ export interface HubOptions {
   readonly client?: Client | undefined;
   /** Creates the hub's own client, which connects once a promise settles. */
   readonly open: (connectAfter: Promise<void>) => Client;
-  /** Provides the timers. */
+  /** The runtime that provides the timers. */
   readonly runtime: Runtime;
   /** How long a topic stays subscribed after its last component unmounts, in milliseconds. */
   readonly graceMs: number;
@@ -39,7 +39,7 @@ export interface HubOptions {
 export class Hub {
   /** Notifies listeners of changes in all cells. */
   readonly rounds: Rounds;
-  /** The client. It changes only if the hub is mounted again after the client was closed. */
+  /** The client. It changes only if the hub is mounted again after it has closed its client. */
   readonly current: View<Client>;
   readonly #options: HubOptions;
   readonly #cells: SharedCells;
@@ -127,7 +127,10 @@ export class Hub {
     };
   }
 
-  /** Sets the client's data in a room until the room's last component unmounts, if there is one. */
+  /**
+   * Sets the client's data in a room. If components use the room, the data is removed when the last
+   * of them unmounts.
+   */
   async setPresence(room: string, data: unknown, options?: WaitOptions): Promise<void> {
     const cell = this.#roomOf(room);
     await (cell ? cell.set(data, options) : this.client.presence(room, data, options));

@@ -84,7 +84,7 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
     publication.then(() => {
       line.isConfirmed = true;
       if (line.isPassed || !isEchoed) return drop();
-      // It may have arrived before the reply.
+      // The publication may have arrived before the reply.
       if (!this.#all.get(topic)?.includes(line)) return;
       line.timer = this.#runtime.setTimeout(drop, ARRIVAL_MS);
     }, drop);
@@ -92,8 +92,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
   }
 
   /**
-   * Adds a reader of a topic. If there are several, all receive the same messages, so only the
-   * oldest one's are recorded.
+   * Adds a reader of a topic. If there are several readers, all receive the same messages, so only
+   * those of the oldest reader are recorded.
    */
   follow(topic: string): TopicReader {
     const readers = this.#readers.get(topic) ?? new Set<TopicReader>();

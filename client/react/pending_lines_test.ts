@@ -5,7 +5,7 @@ import { passTime } from "../../tests/waiting.ts";
 import { Rounds } from "./cell.ts";
 import { PendingLines } from "./pending_lines.ts";
 
-/** Publications on one topic, each with its reply, and a reader of the topic. */
+/** Creates publications on one topic, each with its reply, and a reader of the topic. */
 function open() {
   const runtime = platformRuntime();
   const pending = new PendingLines(new Rounds(runtime), runtime);

@@ -277,10 +277,10 @@ export interface SkeinHooks<C extends Contract = Contract> {
    */
   useSkein(): Client<C>;
   /**
-   * Returns the status of the connection, and renders the component again at each change. A
-   * `refused` client keeps the topics of its components. After a login, call `retryNow()` on the
-   * client from {@linkcode SkeinHooks.useSkein}. While the server cannot serve, the `cause` has the
-   * kind `unavailable`.
+   * Returns the status of the connection, and rerenders the component at each change. A `refused`
+   * client keeps the topics of its components. After a login, call `retryNow()` on the client from
+   * {@linkcode SkeinHooks.useSkein}. While the server cannot serve, the `cause` has the kind
+   * `unavailable`.
    *
    * @returns The status. On a server it is `connecting`.
    * @throws {TypeError} If the component is not inside a provider.
@@ -435,7 +435,7 @@ class Provided {
   }
 }
 
-/** A value that changes if a provider needs another client. */
+/** Returns a value that changes if a provider needs another client. */
 function identityOf({ client, url }: SkeinProviderProps): unknown {
   if (client === undefined && url === undefined) {
     throw new TypeError(

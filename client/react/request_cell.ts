@@ -7,11 +7,11 @@ import { Cell, errorOf, type Rounds } from "./cell.ts";
  * @typeParam D The reply.
  */
 export interface RequestSnapshot<D = unknown> {
-  /** The newest reply. It stays while another request waits. */
+  /** The newest reply. It stays while another request is waiting. */
   readonly data: D | undefined;
   /** The error of the newest request. */
   readonly error: Error | undefined;
-  /** True while a request waits for its reply. */
+  /** True while a request is waiting for its reply. */
   readonly isPending: boolean;
 }
 
@@ -22,7 +22,7 @@ export const NO_REQUEST: RequestSnapshot<never> = Object.freeze({
   isPending: false,
 });
 
-/** Sends requests. Only the newest one counts. */
+/** Sends requests, and keeps only the newest one. */
 export class RequestCell extends Cell<RequestSnapshot> {
   #state: RequestSnapshot = NO_REQUEST;
   #waiting: AbortController | undefined;

@@ -59,7 +59,7 @@ export class RoomCell extends Cell<RoomSnapshot> {
   /** Leaves the room, and removes the data. */
   close(): void {
     this.#unsubscribe?.();
-    // A closed client is in no room.
+    // A closed client is not in any room.
     if (this.#hasData) this.set(undefined).catch(() => {});
   }
 

@@ -21,7 +21,7 @@ export type OpenCell = Cell<{ readonly error: Error | undefined }> & {
 interface Shared {
   readonly cell: OpenCell;
   users: number;
-  /** Runs while there are no users. */
+  /** Runs while no component uses the cell. */
   timer: Timer | undefined;
 }
 
@@ -59,7 +59,7 @@ export class SharedCells {
   use(key: string, open: () => OpenCell, listener: () => void): () => void {
     let shared = this.#all.get(key);
     if (shared?.users === 0 && shared.cell.snapshot.error) {
-      this.#end(key, shared); // Failed during the grace period.
+      this.#end(key, shared); // The cell failed during the grace period.
       shared = undefined;
     }
     if (shared === undefined) {

@@ -6,7 +6,7 @@ import { SharedCells } from "./shared_cells.ts";
 
 const GRACE_MS = 5_000;
 
-/** A table, with the names of the cells that were closed. */
+/** Creates the shared cells, and a list of the cells that were closed. */
 function setUp() {
   const runtime = platformRuntime();
   const rounds = new Rounds(runtime);

@@ -31,7 +31,7 @@ export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
   error: undefined,
 });
 
-/** A stream that has started, without items so far. */
+/** A stream that has started but has no items yet. */
 export const PENDING_ITEMS: StreamSnapshot<never> = Object.freeze({ ...NO_ITEMS, isPending: true });
 
 /** The items, and optionally a function to stop the source. */
@@ -166,7 +166,7 @@ export class StreamCell extends Cell<StreamSnapshot> {
 
   #add(item: unknown): void {
     this.#items.push(item);
-    // Holds at most twice the items of a snapshot, so that dropping the oldest is cheap.
+    // Hold at most twice the items of a snapshot, so that dropping the oldest is cheap.
     if (this.#items.length > 2 * this.#keep) {
       this.#items = this.#items.slice(-this.#keep);
       this.#omitted += this.#keep + 1;

@@ -9,7 +9,7 @@ import type { TopicReader } from "./pending_lines.ts";
 import { ROOM_GRACE_MS } from "./room_cell.ts";
 
 /**
- * A message with its number, for lists of components.
+ * A message with its number, for rendering lists.
  *
  * @typeParam M The message.
  */
@@ -64,7 +64,7 @@ export const PENDING_TOPIC: TopicSnapshot<never> = Object.freeze({
   error: undefined,
 });
 
-/** The options of a {@linkcode TopicCell}. */
+/** The options for a {@linkcode TopicCell}. */
 export interface TopicCellOptions extends Pick<ClientSubscribeOptions, "last" | "since"> {
   /** The maximum number of messages in a snapshot; the newest are kept. */
   readonly keep: number;
@@ -92,8 +92,8 @@ export class TopicCell extends Cell<TopicSnapshot> {
    * @param client The client.
    * @param topic The topic.
    * @param options The number of messages, the start position in a history, the reader to notify of
-   * each message, and the closed cell that this cell continues. That is the cell of a part of the
-   * page that was hidden.
+   * each message, and the closed cell that this cell continues. Such a closed cell belongs to a
+   * part of the page that was hidden.
    */
   constructor(
     rounds: Rounds,
