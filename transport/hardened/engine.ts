@@ -316,7 +316,7 @@ class Engine implements HardenedWebSocket {
     const upgrade = this.#upgrades.get(request);
     if (upgrade === undefined || upgrade.isTaken) {
       throw new TypeError(
-        "Cannot accept WebSocket: the request must be an upgrade that this engine's server received, and not accepted before",
+        "Cannot accept WebSocket: the request must be an upgrade that this engine's server received and has not accepted before",
       );
     }
     checkOffered(request, protocol);
