@@ -20,8 +20,8 @@ import { withTicket } from "../session/url.ts";
 const FINISH_MS = 30_000;
 
 /**
- * The same limit if there is no new session, in milliseconds. It is short, because the client has
- * to reconnect soon.
+ * The same limit for the case that there is no new session, in milliseconds. It is short, because
+ * the client has to reconnect soon.
  */
 const FINISH_ALONE_MS = 5_000;
 
@@ -32,10 +32,10 @@ const FINISH_ALONE_MS = 5_000;
 const QUIET_MS = 1_000;
 
 /**
- * The limits on a topic's messages that are held from the new session while the old one continues,
- * for a topic without a history. When either limit is reached, all held messages go to the readers.
- * The limits are a quarter of a subscription's queue, because the queue receives all held messages
- * at once.
+ * The limits on the messages from the new session that are held while the old session continues,
+ * for each topic without a history. When either limit is reached, all held messages go to the
+ * readers. The limits are a quarter of a subscription's queue, because the queue receives all held
+ * messages at once.
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
@@ -68,7 +68,7 @@ export class Left {
     this.session = session;
   }
 
-  /** Opens connections next to the session. */
+  /** Wraps a dialer so that it opens connections next to the session. */
   dialBeside(dial: Dialer): Dialer {
     return (url, options) =>
       dial(withTicket(url, this.session[internals].lineage.ticket!), options);
@@ -182,12 +182,14 @@ export async function replaceSilent<C extends Contract>(
   return { finished: Promise.resolve(), left: [], wasAlive: false };
 }
 
-/** True if a server or a proxy rejected the connection, which means that it is not silent. */
+/**
+ * Returns whether a server or a proxy rejected the connection, which means that it is not silent.
+ */
 function isRejection(error: unknown): boolean {
   return error instanceof SessionClosedError && error.info?.by === "remote";
 }
 
-/** Aborted when the client closes or the session ends. */
+/** Returns a signal that aborts when the client closes or the session ends. */
 function whileOpen(session: Session, signal: AbortSignal): AbortSignal {
   const gone = new AbortController();
   session[internals].whenEnded(() => gone.abort());
@@ -266,7 +268,7 @@ async function endAll<C extends Contract>(
     // A session that sends no pong ends on its own.
     const hasPong = await ping(from[internals], { signal }).then(() => true, () => false);
     for (const [passage, session] of all) {
-      // If the later session broke, the topic starts in the session after that, possibly after this
+      // If the later session broke, the topic starts in the session after it, possibly after this
       // pong.
       if (begun.get(passage) === session) begun.delete(passage);
       if (hasPong && session.isReady) passage.end();
@@ -275,13 +277,13 @@ async function endAll<C extends Contract>(
 }
 
 /**
- * Passes on the old session's remaining messages of one topic without a history. In the meantime it
- * holds the new session's events. The server sends `unsubscribed` after the last of the remaining
- * messages, unless the new session is on another node.
+ * Passes on the old session's remaining messages of one topic without a history. In the meantime,
+ * it holds the new session's events. The server sends `unsubscribed` after the last of the
+ * remaining messages, unless the new session is on another node.
  *
  * A client may move again before the passage ends. The remaining messages of the second session
- * then go to the earlier passage, which holds them until the messages of the first session are
- * through.
+ * then go to the earlier passage, which holds them until all messages of the first session have
+ * been delivered.
  */
 class Passage<C extends Contract> extends Signal implements HeadSink {
   /** Receives the remaining messages of the old session. */
@@ -304,7 +306,7 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   offer(event: IncomingMessage | TopicNote, size: number): void {
     // If the client has left the topic in the meantime, its events keep their route.
     if (!this.#held) return void this.#next.offer(event, size);
-    // The reply is newer than this removal, and is not held.
+    // The pending reply will be newer than this removal, so the removal is not held.
     if (event.kind === "unsubscribed" && !this.#readers.isInForce) return;
     this.#heldBytes += size;
     const count = this.#held.push([event, size]);

@@ -6,12 +6,15 @@ import { ping } from "../session/insight/ping.ts";
 import type { Session } from "../session/session.ts";
 
 /**
- * The silence before each ping of one wait, in milliseconds. The last value repeats, because a long
- * wait, such as for a response that takes minutes, needs only a few pings.
+ * The silence before each ping during one wait, in milliseconds. The last value repeats, because a
+ * long wait, such as for a response that takes minutes, needs only a few pings.
  */
 export const SILENCES_MS = [2_000, 4_000, 8_000, 15_000] as const;
 
-/** The minimum silence in round trips, because responses from a distant server take longer. */
+/**
+ * The minimum silence, in round trips. It exists because responses from a distant server take
+ * longer.
+ */
 const SILENCE_ROUND_TRIPS = 4;
 
 /**
@@ -79,11 +82,14 @@ export interface Alarm {
   confirm(openedInMs: number): Promise<void>;
 }
 
-/** A session with the server, as {@linkcode Liveness} sees it. */
+/** The parts of a session that {@linkcode Liveness} uses. */
 export interface WatchedSession {
   /** The number of responses, items and acknowledgments that the client is waiting for. */
   readonly awaited: number;
-  /** True to ping an idle session too, because nothing else detects a dead server in time. */
+  /**
+   * True if an idle session must also be pinged, because nothing else detects a dead server in
+   * time.
+   */
   readonly isPingedIdle: boolean;
   /** True while the page is not visible; an idle session is then not pinged. */
   readonly isHidden: boolean;
@@ -119,8 +125,8 @@ export interface WatchedSession {
  *    old one. The first sign of life on the old connection cancels this. Each such false alarm
  *    doubles both waits for five minutes, up to a factor of eight.
  *
- * If a timer fires late, no alarm is raised for a second, because this process was stalled, not the
- * server.
+ * If a timer fires late, no alarm is raised for a second, because this process was stalled rather
+ * than the server.
  */
 export class Liveness implements WaitObserver, Disposable {
   readonly #runtime: Runtime;
@@ -139,7 +145,7 @@ export class Liveness implements WaitObserver, Disposable {
   #roundTripMs = 0;
   #caution = 1;
   #cautiousUntil = -Infinity;
-  /** Set from an alarm until its outcome is known. */
+  /** Set from the start of an alarm until its outcome is known. */
   #alarm: AbortController | undefined;
 
   constructor(runtime: Runtime) {
@@ -169,7 +175,7 @@ export class Liveness implements WaitObserver, Disposable {
     this.#alarm = undefined;
   }
 
-  /** Records that the client waits for something from now on. */
+  /** Records that the client is waiting for something from now on. */
   began(): void {
     const session = this.#session;
     if (!session) return;
@@ -244,8 +250,8 @@ export class Liveness implements WaitObserver, Disposable {
   }
 
   /**
-   * True if something other than a frame has been a sign of life since the last call, or explains
-   * the silence.
+   * Returns whether something other than a frame has been a sign of life since the last call, or
+   * explains the silence.
    */
   #showsLife({ activity, unsentBytes, isPaused }: WatchedSession): boolean {
     const shows = isPaused || activity !== this.#activity || unsentBytes < this.#unsentBytes;
@@ -332,8 +338,8 @@ export interface WatchedClient {
 
 /**
  * Returns whether the browser engine is slow to notice a dead server. Firefox sends a keep-alive
- * after half of the idle timeout, which restarts the timeout. It takes 13 s instead of 9 s,
- * measured with Firefox 153.
+ * after half of the idle timeout, which restarts the timeout. In a measurement with Firefox 153,
+ * this took 13 s instead of 9 s.
  *
  * @returns True if the client must use pings to notice that a server is silent.
  */
@@ -342,7 +348,7 @@ export function isEngineLate(): boolean {
   return / Firefox\//.test(navigator?.userAgent ?? "");
 }
 
-/** Creates the view of a session for {@linkcode Liveness}. */
+/** Adapts a session and its client for {@linkcode Liveness}. */
 export function watchedSession(session: Session, client: WatchedClient): WatchedSession {
   const core = session[internals];
   const { frames, inspect, transport } = core.connection;

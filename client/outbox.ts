@@ -1,6 +1,6 @@
 /**
- * Holds a client's messages that wait for a connection, and publications that wait for a rate
- * limit.
+ * Holds a client's messages that are waiting for a connection, and publications that a rate limit
+ * holds back.
  */
 import { checkLimits } from "../base/options.ts";
 import { QueueFullError, RequestError, type SessionClosedError, SkeinError } from "../errors.ts";
@@ -22,14 +22,14 @@ export const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 const MAX_PAUSE_MS = 30_000;
 
 /**
- * The pause for a rejected publication if the session has too many requests after the first pause,
- * in milliseconds.
+ * The pause before a rejected publication is sent again if the session has too many pending
+ * requests after the first pause, in milliseconds.
  */
 const FULL_PAUSE_MS = 100;
 
 /** The publication that belongs to a message in the outbox. */
 export interface OutboxPublication {
-  /** Settled by the server's reply. */
+  /** Settles with the server's reply. */
   readonly answer: PromiseWithResolvers<void>;
   /** False if this client does not receive the publication itself. */
   readonly echo: boolean;
@@ -45,13 +45,13 @@ export interface OutboxEntry extends EncodedMessage {
 }
 
 /**
- * A bounded queue of messages that wait for a connection. The outbox signals each change. If
+ * A bounded queue of messages that are waiting for a connection. The outbox signals each change. If
  * `isKept` is true, each message stays until the server acknowledges it.
  */
 export class Outbox extends Signal {
   /** True if messages stay until they are acknowledged. */
   declare readonly isKept: boolean;
-  /** Set once the outbox has ended along with the client. */
+  /** Set once the outbox has ended together with the client. */
   declare error: SessionClosedError | undefined;
   declare readonly runtime: Runtime;
   readonly #limits: Readonly<typeof LIMITS>;
@@ -64,7 +64,7 @@ export class Outbox extends Signal {
   readonly #deliver: ((session: Session) => Promise<void>) | undefined;
 
   /**
-   * @param runtime Timers of the client.
+   * @param runtime The client's timers.
    * @param limits The maximum number of messages and bytes; see `outbox` of `ClientOptions`.
    * @param deliver Delivers messages at least once. Without it, messages leave the outbox once a
    *   session has accepted them.
@@ -125,7 +125,7 @@ export class Outbox extends Signal {
     return this.waiting[0];
   }
 
-  /** Removes a message, the first by default. */
+  /** Removes a message. The default is the first one. */
   shift(index = 0): void {
     this.#bytes -= this.waiting.splice(index, 1)[0]?.size ?? 0;
     this.notify();
@@ -169,9 +169,9 @@ export class Outbox extends Signal {
 
 /**
  * The publications of a client that does not number them, in the order of the calls. If a rate
- * limit rejects a publication, it and all later ones wait as long as the server says, and are then
- * sent in order. The server also rejects publications in flight that were sent after the rejected
- * one, so nothing overtakes it.
+ * limit rejects a publication, this publication and all later ones wait as long as the server says,
+ * and are then sent in order. The server also rejects publications in flight that were sent after
+ * the rejected one, so none can overtake it.
  */
 export class Publications {
   readonly #runtime: Runtime;
@@ -182,13 +182,13 @@ export class Publications {
   #last = 0;
   #unanswered = 0;
   /**
-   * The length of the current pause, or of the next one, which starts after the last reply. It is 0
-   * if there is no pause.
+   * The length of the current pause, or of the next one, which starts after the last pending reply
+   * has arrived. It is 0 if there is no pause.
    */
   #pauseMs = 0;
 
   /**
-   * @param runtime Timers of the client.
+   * @param runtime The client's timers.
    * @param max The maximum number of publications that wait for a reply or for the end of a pause.
    * @param signal Ends each pause when the client closes.
    */
@@ -230,7 +230,9 @@ export class Publications {
     };
     if (this.#pauseMs === 0) go();
     else if (this.#waiting.size + this.#unanswered < this.#max) this.#waiting.set(number, go);
-    else reject(new QueueFullError(`Cannot publish: ${this.#max} publications wait already`));
+    else {reject(
+        new QueueFullError(`Cannot publish: ${this.#max} publications are already waiting`),
+      );}
     return limited(promise).finally(() => {
       isOver = true;
       this.#waiting.delete(number);
@@ -247,8 +249,8 @@ export class Publications {
 }
 
 /**
- * True if the outbox must wait until a session has sent more of its queue. Half of the send queue
- * stays free for other messages, but an empty queue always accepts one message.
+ * Returns whether the outbox must wait until a session has sent more of its queue. Half of the send
+ * queue stays free for other messages, but an empty queue always accepts one message.
  */
 export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage): boolean {
   const { queuedMessages, queuedBytes } = queue!.stats;
@@ -257,7 +259,9 @@ export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage):
   return queuedMessages * 2 >= maxMessages || (queuedBytes + size) * 2 > maxBytes;
 }
 
-/** Returns true if a message is above the server's size limit, and reports that as a rejection. */
+/**
+ * Returns whether a message is above the server's size limit. If so, reports this as a rejection.
+ */
 export function isTooLarge(core: Inside, { size, topic }: EncodedMessage): boolean {
   const { maxSendBytes: max } = core.sending;
   if (size <= max) return false;

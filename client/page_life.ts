@@ -30,16 +30,19 @@ const FLOW_TIMEOUT_MS = 12_000;
 /** The time between two retries of the preferred transport, in milliseconds. */
 const UPGRADE_MS = 600_000;
 
-/** The same after a network change, to limit the dials if the network changes often. */
+/**
+ * The minimum time between two retries after network changes, in milliseconds. It limits the dials
+ * if the network changes often.
+ */
 const CHANGED_MS = 30_000;
 
-/** The globals of a page that this module uses. Other platforms lack some of them. */
+/** The globals of a page that this module uses. Platforms other than browsers lack some of them. */
 interface Page extends Partial<EventTarget> {
   readonly document?: EventTarget & { readonly hidden: boolean };
   readonly navigator?: { readonly connection?: EventTarget };
 }
 
-/** A client whose server this module watches. */
+/** The parts of a client that this module uses. */
 export interface LivingClient {
   /** The session, while there is one. */
   readonly session: Session | undefined;
@@ -62,8 +65,8 @@ export interface LifeOptions {
 }
 
 /**
- * Watches the page and machine of one client. After the page wakes, becomes visible, comes back
- * online or changes networks, and after the machine slept:
+ * Watches the page and machine of one client. It reacts after the page wakes, becomes visible,
+ * comes back online or changes networks, and after the machine has slept:
  *
  * - **Connected:** the client pings the server. If no pong arrives in time, the session is aborted
  *   and the client reconnects immediately.
@@ -74,7 +77,7 @@ export interface LifeOptions {
  *
  * - **Flow:** the client also pings the server when a flow of messages stops, with a longer time
  *   limit, because the heartbeat alone takes a minute to detect a dead connection. Over
- *   WebTransport no ping is needed, because QUIC's idle timeout is 9 s.
+ *   WebTransport, no ping is needed, because QUIC's idle timeout is 9 s.
  * - **Upgrade:** with `upgrades`, a client on a fallback transport retries the preferred one within
  *   35 s after a network change, and every 10 minutes.
  *

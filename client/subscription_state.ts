@@ -3,15 +3,15 @@
 /**
  * The state of a subscription to a topic.
  *
- * | state         | since                                               | a message                             |
- * | ------------- | --------------------------------------------------- | ------------------------------------- |
- * | `subscribing` | the start, with the first request for the topic     | is read, unless the answer repeats it |
- * | `joining`     | the start, in a session where others have the topic | is for the others                     |
- * | `live`        | an answer                                           | is read                               |
- * | `repairing`   | a hole, which the client asks the server to fill    | is repeated if it is after the hole   |
- * | `moving`      | a move to another session                           | is read, unless the answer repeats it |
- * | `lost`        | the end of the session, or a temporary removal      | is read, unless the answer repeats it |
- * | `ended`       | the end, or a final refusal                         | is dropped                            |
+ * | state         | since                                               | a message                            |
+ * | ------------- | --------------------------------------------------- | ------------------------------------ |
+ * | `subscribing` | the start, with the first request for the topic     | is read, unless the reply repeats it |
+ * | `joining`     | the start, in a session where others have the topic | is read only by the others           |
+ * | `live`        | a reply                                             | is read                              |
+ * | `repairing`   | a hole, which the client asks the server to fill    | is repeated if it is after the hole  |
+ * | `moving`      | a move to another session                           | is read, unless the reply repeats it |
+ * | `lost`        | the end of the session, or a temporary removal      | is read, unless the reply repeats it |
+ * | `ended`       | the end, or a final refusal                         | is dropped                           |
  */
 export type SubscriptionState =
   | "subscribing"

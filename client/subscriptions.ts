@@ -381,11 +381,11 @@ export interface HeadSink extends TopicSink {
 /**
  * The status of a topic in the current session.
  *
- * | standing     | since                              | a new subscription | a removal  |
- * | ------------ | ---------------------------------- | ------------------ | ---------- |
- * | `out`        | the session's start, or a removal  | asks               | is ignored |
- * | `in force`   | an answer                          | may need no answer | counts     |
- * | `superseded` | a newer subscription by the server | asks               | counts     |
+ * | standing     | since                              | a new subscription  | a removal  |
+ * | ------------ | ---------------------------------- | ------------------- | ---------- |
+ * | `out`        | the session's start, or a removal  | needs a request     | is ignored |
+ * | `in force`   | a reply                            | may need no request | is handled |
+ * | `superseded` | a newer subscription by the server | needs a request     | is handled |
  *
  * A rejection changes nothing. While a request waits for its reply, removals are ignored, because
  * the reply will be newer.
