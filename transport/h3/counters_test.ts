@@ -45,7 +45,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   assertEquals(client.inspect!.counters!.localBidirectionalOpened, 0);
   assertEquals(server.inspect!.counters!.remoteBidirectionalOpened, 0);
   for (const end of [client, server]) await end[Symbol.asyncDispose]();
-  // When the message stream ends, it is not counted as a stream of the application that ended.
+  // The end of the message stream is not counted, because the application did not open that stream.
   assertEquals([client.inspect!.counters!.streamsClosed, client.inspect!.counters!.streamErrors], [
     1,
     0,

@@ -74,8 +74,8 @@ export interface SessionLink {
   /** Starts to read datagrams. Before this call, the runtime holds the newest datagrams. */
   readDatagrams(): void;
   /**
-   * Notifies stream halves that the application has not used yet at the end of the current turn of
-   * the event loop.
+   * At the end of the current turn of the event loop, notifies stream halves that the application
+   * has not used yet.
    */
   readonly turnEnd: TurnEnd;
   /** Ends the connection because the peer violated the protocol. */
@@ -84,7 +84,7 @@ export interface SessionLink {
   sessionEnded(id: number, ending: SessionEnding): Promise<void> | undefined;
 }
 
-/** The end of a session, as its connection must know it. */
+/** The details of a session's end that the connection needs. */
 export interface SessionEnding {
   /** True if the connection must end with the session. */
   readonly closeConnection: boolean;

@@ -32,7 +32,7 @@ const QUANTUM_BYTES = 16_384;
 
 /**
  * True if the platform has a call for the end of a turn of the event loop, as Deno, Node and Bun
- * have. In browsers, {@linkcode Runtime.schedule} posts a message, which takes longer than a few
+ * do. In browsers, {@linkcode Runtime.schedule} posts a message, which takes longer than a few
  * microtasks.
  */
 const HAS_TURN_END = "setImmediate" in globalThis;

@@ -214,8 +214,8 @@ export interface QuicProtocol<C extends AcceptedConnection> {
   /** Closes a connection that exceeds a limit. */
   refuse(conn: Deno.QuicConn): void;
   /**
-   * Tells whether a connection whose handshake is complete may be a spare one. If this callback is
-   * absent, the limits apply to all connections.
+   * Tells whether a connection whose handshake is complete may be a spare connection. If this
+   * callback is absent, the limits apply to all connections.
    */
   takesSpare?: ((conn: Deno.QuicConn) => boolean) | undefined;
 }

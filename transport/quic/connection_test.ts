@@ -117,7 +117,7 @@ Deno.test("QuicConnection.closed rejects when the peer falls silent", async () =
   await soon(Promise.all([reading, incoming]));
 });
 
-Deno.test("QuicConnection reports the codes of streams that the peer ended unchanged", async () => {
+Deno.test("QuicConnection does not change the codes of streams that the peer ended", async () => {
   // The runtime cannot send these codes, so the test cannot use a real peer.
   for (const [text, code] of [["0", 0], ["77", 77], ["9007199254740991", 2 ** 53 - 1]] as const) {
     const stream = new ReadableStream({

@@ -9,7 +9,7 @@ import { type Linked, LinkedList } from "../../base/linked_list.ts";
 export interface StreamHalf extends Linked<StreamHalf> {
   /** Ends the direction at this end. */
   fail(error: unknown): void;
-  /** Ends a failed direction at the peer, once the peer has received the end of the session. */
+  /** Ends a failed direction for the peer, once the peer has received the end of the session. */
   release(): void;
 }
 

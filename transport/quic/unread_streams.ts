@@ -12,7 +12,7 @@ import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../ba
  */
 export const STREAM_WINDOW_BYTES = 1_250_000;
 
-/** By default, how long a stream can wait for the application to take it. */
+/** The default time that a stream can wait for the application to take it, in milliseconds. */
 const DEFAULT_TIMEOUT_MS = 5_000;
 
 /**

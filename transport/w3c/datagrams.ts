@@ -25,7 +25,7 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   /** The priority; a higher order is sent first. */
   sendOrder: number;
   sendGroup: WebTransportSendGroup | null;
-  /** The writer that locks the stream; `undefined` if the stream is piped to. */
+  /** The writer that locks the stream; `undefined` if the stream is the destination of a pipe. */
   writer: WritableStreamDefaultWriter<Uint8Array> | undefined = undefined;
 
   readonly #queues: DatagramQueues;
@@ -71,8 +71,8 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   }
 
   /**
-   * Ends the sink when the session ends. If the stream is piped to, it fails with an error, because
-   * only the stream's writer can close it.
+   * Ends the sink when the session ends. A stream that is the destination of a pipe fails with an
+   * error, because only a stream's writer can close it.
    */
   end(error: Error, isBroken: boolean): void {
     if (isBroken || this.writer === undefined) return this.#controller?.error(error);
@@ -92,7 +92,7 @@ export class WebTransportDatagramsWritable extends WritableStream<Uint8Array> {
   readonly #sink: DatagramSink;
 
   /**
-   * @ignore Creates a writable. Only `createWritable()` can call it.
+   * @ignore Creates a writable. Only `createWritable()` can call this constructor.
    *
    * @param sink The sink of the writable.
    */
@@ -182,7 +182,7 @@ export class WebTransportDatagramDuplexStream implements DatagramDuplex {
   #writable: WebTransportDatagramsWritable | undefined = undefined;
 
   /**
-   * @ignore Creates the datagrams of a session. Only `WebTransport` can call it.
+   * @ignore Creates the datagrams of a session. Only `WebTransport` can call this constructor.
    *
    * @param ends The internal parts of the datagrams.
    */

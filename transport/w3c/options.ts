@@ -85,7 +85,7 @@ export interface WebTransportOptions {
   readonly protocols?: readonly string[] | undefined;
   /**
    * `"bytes"` turns the readable for datagrams into a byte stream, which supports BYOB readers. By
-   * default it is a plain stream.
+   * default, it is a plain stream.
    */
   readonly datagramsReadableType?: "bytes" | undefined;
   /**

@@ -90,7 +90,7 @@ export class WebTransportSendGroup {
   readonly #state: GroupState;
 
   /**
-   * @ignore Creates a group. Only `createSendGroup()` can call it.
+   * @ignore Creates a group. Only `createSendGroup()` can call this constructor.
    *
    * @param state The shared state of the group's streams.
    */
@@ -405,7 +405,7 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   readonly #source: SendSource;
 
   /**
-   * @ignore Creates a writer. Only `getWriter()` can call it.
+   * @ignore Creates a writer. Only `getWriter()` can call this constructor.
    *
    * @param source The sink of the stream.
    * @param stream The stream to lock.

@@ -128,7 +128,7 @@ export class WebTransportReceiveStream extends ReadableStream<Uint8Array<ArrayBu
   readonly #source: ReceiveSource;
 
   /**
-   * @ignore Creates a stream. Only the session can call it.
+   * @ignore Creates a stream. Only the session can call this constructor.
    *
    * @param source The source of the stream.
    */
@@ -215,7 +215,7 @@ export class WebTransportBidirectionalStream implements BidirectionalStream {
   #writable: WebTransportSendStream | undefined = undefined;
 
   /**
-   * @ignore Creates a stream. Only the session can call it.
+   * @ignore Creates a stream. Only the session can call this constructor.
    *
    * @param source The source of the stream.
    */

@@ -79,7 +79,7 @@ export class H3ProtocolError extends ProtocolError {
 
 /**
  * The codes that end a request but not the connection. They stand for a malformed, an incomplete,
- * and an oversize message (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
+ * and an oversized message (RFC 9114 sections 4.1, 4.1.2 and 4.2.2).
  */
 export const STREAM_ERRORS: ReadonlySet<number> = new Set([
   H3Error.messageError,
@@ -99,7 +99,7 @@ const RESERVED_OFFSET = 0x21;
 
 /**
  * Maps an HTTP/3 code to an application's stream code, as WebTransport over HTTP/3 specifies. The
- * runtime would have to do the opposite, and Deno does not send application codes.
+ * opposite mapping is up to the runtime, but Deno does not send application codes.
  *
  * @returns The application's code; `undefined` for a code outside the mapped range.
  */

@@ -10,8 +10,8 @@ import {
 } from "../../quic/varint.ts";
 
 /**
- * The known settings. Every few drafts, WebTransport was announced under another ID, and peers that
- * use each of them are in use.
+ * The known settings. The ID that announces WebTransport changed every few drafts, and peers of all
+ * these drafts are in use.
  */
 export const SettingId = {
   /** The capacity of QPACK's dynamic table. */
