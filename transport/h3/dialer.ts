@@ -70,7 +70,7 @@ export class Http3Dialer {
         maxStreamsUni: given?.maxStreamsUni ?? maxUnidirectionalStreams,
         maxStreamsBidi: given?.maxStreamsBidi ?? maxBidirectionalStreams,
       };
-    flowLimitsOf(flowControl); // Validates before the dial.
+    flowLimitsOf(flowControl); // Validates the limits before the dial.
     this.#options = { ...options, flowControl };
   }
 

@@ -210,7 +210,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
       const bidi = isBidi ? await soon(peer.bidi(0x41, connect.id, 1)) : undefined;
       const sent = bidi?.send ?? await soon(peer.uni(0x54, connect.id, 1));
       const { value } = await soon(streams.read());
-      if (count <= 100) continue; // These stay open.
+      if (count <= 100) continue; // These streams stay open.
       await sent.end();
       while (await soon(value!.read()) !== null);
       await value!.close?.();

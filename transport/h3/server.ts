@@ -145,7 +145,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
         maxStreamsUni: options.flowControl?.maxStreamsUni ?? maxUnidirectionalStreams,
       }
       : options.flowControl;
-    flowLimitsOf(flowControl); // Throws for an invalid limit, before the server listens.
+    flowLimitsOf(flowControl); // Throws for an invalid limit before the server listens.
     this.#signal = options.signal;
     // HTTP/3, a third of all code that a server may need, loads while the server starts to listen.
     const protocol = import("./accept.ts").then(({ acceptProtocol }) =>

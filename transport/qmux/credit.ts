@@ -145,7 +145,7 @@ export class QmuxCredit implements ConnectionCredit {
       }
       if (blocked === undefined) continue;
       account.blocked = undefined;
-      if (account.send.limit !== blocked) continue; // The peer has granted more meanwhile.
+      if (account.send.limit !== blocked) continue; // The peer has granted more credit in the meantime.
       record.control(NAMES[kind].blocked, blocked);
       return true;
     }

@@ -259,7 +259,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   // Old listeners stay referenced and are still read, because in Deno 2.9, stopping a listener also
   // stops the others.
   readonly #listeners: Deno.QuicListener[] = [];
-  readonly #connections = new Set<C>(); // Bounded by the slots.
+  readonly #connections = new Set<C>(); // The slots limit their number.
   readonly #places: Quota;
   readonly #handshakePlaces: Quota;
   /** The handshakes in progress, the oldest first. Their slots limit their number. */

@@ -248,7 +248,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     if (this.#isEnded) return null;
     const isLent = !isLarge(used, this.#size);
     const view = isLent ? ReadBuffers.take(this.#size) : new Uint8Array(used.buffer);
-    const room = view.byteLength; // Read before the buffer is detached.
+    const room = view.byteLength; // The size is read before the buffer is detached.
     let bytes: Uint8Array | undefined;
     try {
       const result = await this.#reader.read(view);

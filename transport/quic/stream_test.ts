@@ -345,7 +345,7 @@ Deno.test("Http3Session.createBidirectionalStream() stops waiting, and ends a la
   first.cancel();
   const theirs = await soon(peer.nextBidi());
   await soon(theirs.receive.readAll());
-  theirs.send.end().catch(() => {}); // The peer stopped the stream.
+  theirs.send.end().catch(() => {}); // The peer stopped reading the stream.
   for (let i = 0; i < 3; i++) {
     const late = await soon(peer.nextBidi());
     assertEquals(await soon(late.receive.readAll()), NOTHING);
@@ -398,7 +398,7 @@ Deno.test("Http3Session sends the heads of streams ahead of payload for any orde
   const low = directStream(await session.createUnidirectionalStream({ sendOrder: 1 }));
   const high = directStream(await session.createUnidirectionalStream({ sendOrder: 9 }));
   const writes = [high.write(new Uint8Array(200_000)), low.write(TEXT)];
-  await soon(peer.nextUni()); // The control stream.
+  await soon(peer.nextUni()); // This is the control stream.
   const [first, second] = [await soon(peer.nextUni()), await soon(peer.nextUni())];
   await soon(Promise.all([first.readAtLeast(8), second.readAtLeast(200_003), ...writes]));
 });

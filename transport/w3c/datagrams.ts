@@ -56,7 +56,7 @@ export class DatagramSink implements UnderlyingSink<Uint8Array> {
   write(chunk: unknown): Promise<void> {
     const view = viewOf(chunk);
     if (view !== undefined) return this.#queues.write(view.slice(), this);
-    this.#open.delete(this); // The stream errors.
+    this.#open.delete(this); // The stream fails with this error.
     throw new TypeError(
       `Cannot write datagram: chunk must be a BufferSource, received ${typeof chunk}`,
     );
@@ -331,7 +331,7 @@ export class DatagramSource {
     const view = this.type && (controller as ReadableByteStreamController).byobRequest?.view;
     if (view && view.byteLength < bytes.byteLength) {
       const { byteLength } = bytes;
-      this.#controller = undefined; // The stream errors.
+      this.#controller = undefined; // The stream fails with this error.
       throw new RangeError(
         `Cannot read datagram: the buffer must have ${byteLength} bytes, received ${view.byteLength}`,
       );
@@ -341,7 +341,7 @@ export class DatagramSource {
 
   cancel(): void {
     this.#controller = undefined;
-    this.#queues.maxIncoming = 1; // Keeps the queue short without a reader.
+    this.#queues.maxIncoming = 1; // Keeps the queue short if there is no reader.
   }
 
   /** Ends the source when the session ends. */

@@ -225,7 +225,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
     const chunk = atomic === undefined ? given : atomic.chunk;
     const view = viewOf(chunk);
     if (view === undefined) {
-      this.abort(); // The stream errors.
+      this.abort(); // The stream fails with this error.
       throw new TypeError(
         `Cannot write to stream: chunk must be a BufferSource, received ${typeof chunk}`,
       );
@@ -317,7 +317,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
 
   /**
    * @ignore Creates a stream. Only `createUnidirectionalStream()` and `createBidirectionalStream()`
-   * can call it.
+   * can call this constructor.
    *
    * @param source The sink of the stream.
    */
