@@ -230,9 +230,7 @@ export class Publications {
     };
     if (this.#pauseMs === 0) go();
     else if (this.#waiting.size + this.#unanswered < this.#max) this.#waiting.set(number, go);
-    else {reject(
-        new QueueFullError(`Cannot publish: ${this.#max} publications are already waiting`),
-      );}
+    else reject(new QueueFullError(`Cannot publish: ${this.#max} publications are waiting`));
     return limited(promise).finally(() => {
       isOver = true;
       this.#waiting.delete(number);

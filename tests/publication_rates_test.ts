@@ -330,7 +330,7 @@ Deno.test("Client.publish() throws QueueFullError above the limit of waiting pub
   await assertRejects(
     () => client.publish("news", 9),
     QueueFullError,
-    "Cannot publish: 4 publications are already waiting",
+    "Cannot publish: 4 publications are waiting",
   );
   await passUntil(time, Promise.all(all));
   assertEquals(published, range(5));
