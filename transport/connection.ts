@@ -60,8 +60,8 @@ export interface DirectReadable {
    * @param used The bytes of an earlier read that are no longer needed. The next read may reuse
    * their memory, which saves an allocation of up to 64 KiB. The array is empty afterwards.
    * @returns The bytes, owned by the caller, or `null` if the peer has closed this direction.
-   * @throws {StreamError} If the peer reset the stream.
-   * @throws {ConnectionError} If the connection ended.
+   * @throws {StreamError} If the peer has reset the stream.
+   * @throws {ConnectionError} If the connection has ended.
    */
   read(used?: Uint8Array | null): Promise<Uint8Array | null>;
   /**
@@ -79,8 +79,8 @@ export interface DirectWritable {
    * Writes bytes. Waits while the peer accepts no more data.
    *
    * @param bytes The bytes to write. The caller MUST NOT change them before the write is done.
-   * @throws {StreamError} If the peer stopped reading.
-   * @throws {ConnectionError} If the connection ended.
+   * @throws {StreamError} If the peer has stopped reading.
+   * @throws {ConnectionError} If the connection has ended.
    */
   write(bytes: Uint8Array): Promise<void>;
   /** Closes this direction after all pending writes. */
@@ -151,7 +151,7 @@ export interface DirectStreams {
    * The receiver MUST NOT throw.
    *
    * @param receiver Receives each stream, including those that arrived earlier.
-   * @throws {TypeError} If there is a receiver already.
+   * @throws {TypeError} If a receiver is already set.
    */
   receiveBidirectional(receiver: (stream: DirectStream) => void): void;
   /**
@@ -166,7 +166,7 @@ export interface DirectStreams {
    * The receiver MUST NOT throw.
    *
    * @param receiver Receives each stream, including those that arrived earlier.
-   * @throws {TypeError} If there is a receiver already.
+   * @throws {TypeError} If a receiver is already set.
    */
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void;
 }
@@ -185,7 +185,7 @@ export interface DirectDatagrams {
    * throw.
    *
    * @param receiver Receives each datagram and owns the bytes.
-   * @throws {TypeError} If there is a receiver already.
+   * @throws {TypeError} If a receiver is already set.
    */
   receive(receiver: (datagram: Uint8Array) => void): void;
 }
@@ -342,8 +342,8 @@ export interface ConnectionInspection {
      *
      * @param kind The unit: bytes, or bidirectional or unidirectional streams.
      * @param total The total since the start of the connection.
-     * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, for streams, above
-     * 2^60.
+     * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or if it is above
+     * 2^60 for streams.
      */
     grant(kind: "data" | "bidirectional" | "unidirectional", total: number): void;
   } | undefined;
@@ -452,7 +452,10 @@ export interface FrameReceiver {
    * @param frame The text or bytes. Frames arrive complete and in order.
    */
   receiveFrame(frame: string | Uint8Array): void;
-  /** Called once after the last frame, when the connection has ended as `closed` reports. */
+  /**
+   * Called once, after the last frame, when the connection has ended. `closed` reports how it
+   * ended.
+   */
   framesEnded(): void;
   /**
    * The fill level of the receiver, if known. A transport that can pause reading pauses when this
@@ -519,7 +522,7 @@ export interface MessageFrames {
    * an iterator would cost one promise per frame.
    *
    * @param receiver Receives each frame in order, and then the end.
-   * @throws {TypeError} If there is a receiver already.
+   * @throws {TypeError} If a receiver is already set.
    */
   receive(receiver: FrameReceiver): void;
 }

@@ -38,7 +38,7 @@ export function isPeerReset(error: unknown): boolean {
 /**
  * Returns whether a response of the peer ended the handshake, rather than silence or a local fault.
  *
- * @param cause Rejection of `Deno.connectQuic`.
+ * @param cause The rejection of `Deno.connectQuic`.
  * @returns True if the peer rejected the connection or the protocols, or if this end rejected the
  * certificate.
  */
@@ -61,7 +61,7 @@ export function isNoCommonProtocol(error: unknown): boolean {
  * Detects a server that rejects connections before any HTTP (RFC 9000 section 10.2), as a draining
  * server does.
  *
- * @param cause Rejection of `Deno.connectQuic`.
+ * @param cause The rejection of `Deno.connectQuic`.
  * @returns True if the server rejected the connection.
  */
 export function isConnectionRefused(cause: unknown): boolean {
@@ -72,7 +72,7 @@ export function isConnectionRefused(cause: unknown): boolean {
  * Explains why dialing failed. For an untrusted certificate, the text includes the number of hashes
  * that the application passed.
  *
- * @param cause Rejection of `Deno.connectQuic`.
+ * @param cause The rejection of `Deno.connectQuic`.
  * @param hashes The certificate hashes that the application passed.
  * @returns The text for an error message.
  */

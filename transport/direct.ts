@@ -13,7 +13,7 @@ import type {
 } from "./connection.ts";
 
 /**
- * Forwards `sendOrder` from one form of a stream to another, if the transport can order streams.
+ * Forwards `sendOrder` from one object for a stream to another, if the transport can order streams.
  *
  * @param stream The stream that receives the property.
  * @param ordered The stream that has the property.

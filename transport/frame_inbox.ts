@@ -39,7 +39,7 @@ export class FrameInbox {
    * Sets the only receiver, and passes the held frames to it synchronously.
    *
    * @param receiver Receives each frame in order, and then the end.
-   * @throws {TypeError} If there is a receiver already.
+   * @throws {TypeError} If a receiver is already set.
    */
   receive(receiver: FrameReceiver): void {
     if (this.#taken) {

@@ -35,7 +35,7 @@ Deno.test("FrameInbox.receive() keeps the order when a receiver causes deliverie
   assertEquals(frames, ["1", "2", "3"]);
 });
 
-Deno.test("FrameInbox.receive() rejects a second receiver, also from within the first", () => {
+Deno.test("FrameInbox.receive() rejects a second receiver, even from within the first", () => {
   const inbox = new FrameInbox();
   inbox.deliver("1");
   inbox.receive({

@@ -12,7 +12,7 @@ export function absoluteUrl(url: string | URL): URL | null {
 }
 
 /**
- * Parses a URL. `URL.parse` is missing in Safari 17 and in Chrome up to 125.
+ * Parses a URL. This is needed because `URL.parse` is missing in Safari 17 and in Chrome up to 125.
  *
  * @param base The base for a relative URL.
  * @returns The absolute URL, or `null` if the URL is invalid.
@@ -68,7 +68,7 @@ export function isHost(host: string): boolean {
 /**
  * Returns the part of a URL after a path. Other spellings of the path do not match.
  *
- * @param path A path without a slash at its end.
+ * @param path The path, without a trailing slash.
  * @returns The rest of the path, still encoded, or `undefined` if the URL has another path.
  */
 export function pathBelow(url: string, path: string): string | undefined {

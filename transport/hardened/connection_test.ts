@@ -68,7 +68,7 @@ Deno.test("BackpressureBuffer delivers held frames at the end, and then reports 
   assertEquals([frames.length, log], [4, ["pause"]]);
 });
 
-Deno.test("BackpressureBuffer limits its frames by count, and after the first also by bytes", () => {
+Deno.test("BackpressureBuffer limits its frames by count, and all but the first by bytes", () => {
   for (
     const [first, frame, count] of [["", "", MAX_HELD_FRAMES - 1], [
       new Uint8Array(MAX_HELD_BYTES * 4),

@@ -104,7 +104,7 @@ export interface HttpCarriers {
    * whether the connection exists. By default, the request has no owner.
    * @returns The connection. If it is on another node, its methods may reject with `unknown` and
    * `forbidden`.
-   * @throws {CarrierError} If there is no such connection, or the secret is wrong.
+   * @throws {CarrierError} If there is no such connection, or if the secret is wrong.
    */
   find(id: string, secret: string, ownerOf?: () => Owner): HttpCarrier;
 }

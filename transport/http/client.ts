@@ -86,7 +86,7 @@ export interface HttpPath {
  * @param url The server's URL, which is the same as for a WebSocket.
  * @param options The subprotocols, which must include `skein.1`, and the headers, timeout and
  * signal.
- * @throws {TypeError} If the URL is not a server URL, or the protocols lack `skein.1`.
+ * @throws {TypeError} If the URL is not a server URL, or if the protocols do not include `skein.1`.
  * @throws {RangeError} If `timeoutMs` is negative or not a number.
  * @throws {ConnectionError} If the connection cannot be opened. If the server rejected it, `status`
  * is the HTTP status.

@@ -55,7 +55,7 @@ const SPARE_BUFFER_BYTES = 4096;
 /** The longest head of a frame: a length of four bytes plus the kind. */
 const MAX_HEAD_BYTES = 5;
 
-/** The bytes reserved beyond the size of an ASCII text. */
+/** The number of bytes reserved in addition to the size of an ASCII text. */
 const SLACK_BYTES = 16;
 const encoder = new TextEncoder();
 
@@ -311,7 +311,7 @@ export class FrameQueue {
   /** Confirms that the bytes of {@linkcode FrameQueue.next} were written. */
   confirm(): void {
     const lent = this.#lent;
-    if (lent === undefined) return; // Cleared meanwhile.
+    if (lent === undefined) return; // Cleared in the meantime.
     this.#bytes -= this.#writing;
     this.#written += this.#writing;
     if (this.#written < lent.bytes.length) return;

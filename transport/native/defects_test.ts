@@ -274,7 +274,7 @@ async function withOwnEnds<T>(body: (ends: Ends) => Promise<T>): Promise<T> {
   const { value } = await listener[Symbol.asyncIterator]().next();
   const session = value!.accept(); // The session ends with its peer.
   const status = await request.status();
-  await peer.nextUni(); // NEVERMATCH
+  await peer.nextUni(); // The control stream.
   const native = session as unknown as WebTransport;
   return await body({
     native,

@@ -166,7 +166,8 @@ export class NativeWebTransportListener
 /**
  * Listens for WebTransport sessions with the runtime's own engine.
  *
- * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
+ * @throws {UnsupportedError} If the runtime has no WebTransport. The message names the flag that
+ * enables it.
  * @throws {Deno.errors.AddrInUse} If the UDP port is already in use.
  * @throws {RangeError} If a limit is not a positive integer.
  * @throws {TypeError} If the certificate and key are not PEM texts.

@@ -64,7 +64,7 @@ export interface Leg {
  *   minutes.
  * - **Protocols:** HTTP carries only `skein.1`, and is not used if that protocol is not offered.
  *
- * @param dial Dialer of the other transports; unused if there are none.
+ * @param dial The dialer of the other transports. It is not used if there are none.
  * @returns The dialer for one client, or `dial` itself if HTTP is not among the transports.
  */
 export function withLastResort(

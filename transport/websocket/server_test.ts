@@ -4,7 +4,7 @@ import { ConnectionError } from "../../errors.ts";
 import { ServerWebSocketConnection, type SocketLease } from "./server.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** An open socket whose peer never answers a ping. */
+/** An open socket whose peer never responds to a ping. */
 class Silent extends EventTarget {
   binaryType: BinaryType = "blob";
   readonly bufferedAmount = 0;
