@@ -245,7 +245,7 @@ const EVENTS: Readonly<Record<string, Step>> = {
     await scene.server.refuse("unavailable");
     void scene.client.request("slow").catch(() => {}); // Keeps open the session that the client leaves.
     await move(scene);
-    await scene.settle(); // The pause after the rejection ends meanwhile.
+    await scene.settle(); // The pause after the rejection ends in the meantime.
     scene.subscribe();
   },
   superseded: ({ server }) => server.refuse("superseded"),

@@ -567,7 +567,7 @@ Deno.test("Subscriptions that were temporarily refused are requested one after a
   assertEquals(log.length, 20 + 20 + 15);
 });
 
-Deno.test("Subscription that is temporarily refused, and ends meanwhile, leaves nothing behind", async () => {
+Deno.test("Subscription that is temporarily refused, and ends in the meantime, leaves nothing behind", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let isRefused = false;
@@ -590,7 +590,7 @@ Deno.test("Subscription that is temporarily refused, and ends meanwhile, leaves 
   assertEquals(await Array.fromAsync(two), []);
 });
 
-Deno.test("Subscription whose request was superseded is requested again, also the first time", async () => {
+Deno.test("Subscription whose request was superseded is requested again, even the first time", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const network = new Network(services(log, () => {
@@ -607,7 +607,7 @@ Deno.test("Subscription whose request was superseded is requested again, also th
   assertEquals(log, ["+news", "+news"]);
 });
 
-Deno.test("Subscription that a rate limit refuses is requested again when the limit says, also the first time", async () => {
+Deno.test("Subscription that a rate limit refuses is requested again when the limit allows it, even the first time", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let retryAfterMs = 30_001;

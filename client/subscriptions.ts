@@ -223,7 +223,7 @@ export class Subscriptions<C extends Contract> {
             // The client has moved to another session and requested the topic there.
             if (this.#session !== session) return;
             route();
-            settle(); // A removal right after this counts.
+            settle(); // A removal right after this is handled.
             readers.answered(question!, answer as SubscribeAnswer);
             readers.head.begin?.(session);
           },
@@ -272,7 +272,7 @@ export class Subscriptions<C extends Contract> {
     } else if (ended.length < refused.length) {
       const isNew = refused.some(({ isEnded }, i) => !isEnded && !wasInForce[i]);
       retries?.take(error, { session, readers, isNew, ask: () => this.#ask(session, readers) });
-    } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
+    } else if (readers.isWaiting) this.#later(readers); // For subscriptions that were added in the meantime.
   }
 
   /**

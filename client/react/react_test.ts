@@ -187,7 +187,7 @@ Deno.test(
 );
 
 Deno.test(
-  "components with one topic share a subscription, also across a change of the route",
+  "components with one topic share a subscription, even across a route change",
   async () => {
     using time = new FakeTime();
     let asked = 0;
