@@ -1,6 +1,6 @@
 /**
- * Rates of sessions, users and addresses on one node: what counts, what is rejected, and for how
- * long.
+ * Rates of sessions, users and addresses on one node. The properties determine what is counted,
+ * what is rejected, and for how long.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -19,19 +19,19 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Token of a session without a user, and one that the server rejects. */
+/** The token of a session without a user, and a token that the server rejects. */
 const [GUEST, FORGED] = ["guest", "forged"] as const;
 
-/** Time for an envelope and its reply, in milliseconds. */
+/** Time that an envelope and its reply take, in milliseconds. */
 const TRIP_MS = 40;
 
 /** A rate that does not refill during a case, in tokens per second. */
 const SLOW = 0.01;
 
-/** Rejections within 10 s that close a session, by default. */
+/** Number of rejections within 10 s after which a session closes by default. */
 const MAX_REFUSALS = 100;
 
-/** Minimum and maximum burst of each unit. */
+/** The minimum and maximum burst of each unit. */
 const BURSTS = {
   messages: [1, 12],
   bytes: [60, 1_500],
@@ -39,11 +39,11 @@ const BURSTS = {
   subscriptions: [1, 8],
 } as const;
 
-/** A kind of envelope, with the units that it uses besides bytes. */
+/** A kind of envelope, with the units that it uses in addition to bytes. */
 interface Kind {
   readonly units: readonly Unit[];
   readonly isRequest?: boolean;
-  /** True for an envelope that ends work: the server handles it even above a rate. */
+  /** True for an envelope that ends work. The server handles it even above a rate. */
   readonly isAlways?: boolean;
   make(text: string, topic: string, token: string): object;
 }
@@ -81,7 +81,7 @@ const KINDS = {
 
 type KindName = keyof typeof KINDS;
 
-/** A rate of a unit; the default burst is that of one second, at least 1. */
+/** A rate of a unit. The default burst is the amount of one second, but at least 1. */
 function rateOf(unit: keyof typeof BURSTS) {
   const [min, max] = BURSTS[unit];
   const burst = fc.integer({ min, max }).map((burst) => ({ perSecond: SLOW, burst }));
@@ -105,29 +105,29 @@ const scopeRates = fc.record({
 const envelope = fc.record({
   kind: keyOf(KINDS),
   chars: fc.nat(100),
-  /** Uses characters of several UTF-8 bytes. */
+  /** If true, the data contains characters of several UTF-8 bytes. */
   isWide: fc.boolean(),
   topic: fc.constantFrom("a", "b", "c"),
 });
 
-/** Maximum token renewals of a session: fewer than the server allows. */
+/** Maximum number of token renewals in a session. The server allows more. */
 const MAX_RENEWALS = 8;
 
 type Envelope = Drawn<typeof envelope>;
 
-/** Users and machines of the sessions. */
+/** The sessions' users and machines. */
 const SESSIONS = [["ann", "x"], ["ann", "y"], ["ben", "x"], [GUEST, "y"]] as const;
 
-/** A session, and its part of the model. */
+/** A session and its part of the model. */
 interface Metered {
   readonly page: SimulatedPage;
   readonly accounts: readonly ModelAccount[];
   /**
-   * Publications that the server rejects together, until the client can know of the first
+   * Publications that the server rejects together, until the client can know about the first
    * rejection.
    */
   hold: { readonly need: Need; readonly isEarly: boolean } | undefined;
-  /** True once the client can know of a rejected publication. */
+  /** True once the client can know about a rejected publication. */
   isWarned: boolean;
   refusals: number;
   renewals: number;
@@ -143,7 +143,7 @@ property("each kind of envelope counts toward the rates of its session, user and
     steps: fc.array(
       fc.record({
         session: fc.nat(SESSIONS.length - 1),
-        /** Reopens the session first. */
+        /** If true, the session is reopened first. */
         isNew: fc.nat(4).map((n) => n === 4),
         envelopes: fc.array(envelope, { minLength: 1, maxLength: 12 }),
       }),
@@ -206,21 +206,21 @@ property("each kind of envelope counts toward the rates of its session, user and
       const stats = server.manager.stats().rates;
       assertEquals({ handled, closed: stats.closed, refused: stats.refused }, expected);
       assertEquals(page.code, session.isOver ? CloseCode.tooMany : undefined, "close code");
-      // A close loses replies in flight.
+      // If a session closes, replies in flight are lost.
       if (!session.isOver) compare(page, sent, world.nowMs);
     }
   },
 });
 
-/** An envelope, and its missing tokens. */
+/** An envelope and the number of tokens that it lacks. */
 interface Sent {
   readonly name: KindName;
-  /** Number of the request, if it is one. */
+  /** The number of the request, if the envelope is one. */
   readonly id: number | undefined;
   readonly shortage: Shortage | undefined;
 }
 
-/** Sends an envelope, and counts it in the model. */
+/** Sends an envelope and counts it in the model. */
 function send(
   session: Metered,
   { kind: drawn, chars, isWide, topic, token, ms }: Envelope & {
@@ -249,14 +249,14 @@ function compare(page: SimulatedPage, sent: readonly Sent[], toleranceMs: number
   for (const { name, id, shortage } of sent) {
     if (id === undefined) continue;
     const isHandled = shortage === undefined || (KINDS[name] as Kind).isAlways === true;
-    // The reply to a renewal follows the rights checks of all topics, up to a second later.
+    // The reply to a renewal follows after the rights checks of all topics, up to a second later.
     if (name === "auth" && isHandled && page.replyTo(id) === undefined) continue;
     assertEquals(outcomeOf(page, id), isHandled ? "granted" : "too-many", name);
     if (!isHandled) assertWait(page, { id, waitMs: shortage.waitMs, toleranceMs });
   }
 }
 
-/** Counts an envelope in the model; returns the shortage if the server rejects it. */
+/** Counts an envelope in the model. Returns the shortage if the server rejects the envelope. */
 function meter(
   session: Metered,
   kind: KindName,
@@ -280,12 +280,13 @@ function meter(
     isEarly: hold?.isEarly ?? session.isWarned,
   };
   session.isWarned = true;
-  // Publications sent before the client could know of a rejection do not close the session.
+  // Publications that were sent before the client could know about a rejection do not close the
+  // session.
   if (session.hold.isEarly) session.refusals++;
   return shortageOf(accounts, session.hold.need, ms);
 }
 
-/** The bounded rates, each with its burst. */
+/** The rates that are limited, each with its burst. */
 function bounded(rates: Readonly<Record<string, object | undefined>>): ModelRates {
   const known = Object.entries(rates).flatMap(([unit, rate]) => {
     const { perSecond = Infinity, burst = 1 } = (rate ?? {}) as {
@@ -299,7 +300,7 @@ function bounded(rates: Readonly<Record<string, object | undefined>>): ModelRate
   return Object.fromEntries(known);
 }
 
-/** Outcome of a request. */
+/** The outcome of a request. */
 function outcomeOf(page: SimulatedPage, id: number): string {
   const reply = page.replyTo(id);
   return reply === undefined ? "none" : reply.error?.code ?? "granted";
@@ -357,7 +358,7 @@ interface OpenPage {
   readonly machine: string;
 }
 
-/** A node with rates that refill, and its model. */
+/** A node whose rates refill, and its model. */
 class Metering {
   pages: OpenPage[] = [];
   refused = 0;
@@ -397,8 +398,9 @@ class Metering {
     if (step.kind === "wait") return await this.world.pause(step.ms);
     if (step.kind === "leave") return at && this.leave(at);
     this.#node.host.jumpClock(step.byMs);
-    // After the clock is set back, the first count of a bucket refills nothing. Each round is the
-    // first count of one more bucket, because a bucket that rejects keeps the others from counting.
+    // After the clock has been set back, the first count in a bucket refills nothing. In each
+    // round, one more bucket counts for the first time, because a bucket that rejects keeps the
+    // others from counting.
     for (let round = 0; round < 3; round++) {
       for (const { page } of this.pages) page.ask({ topic: "ask" });
       for (const [token, name] of [["ann", "x"], ["ben", "y"]] as const) {
@@ -411,7 +413,7 @@ class Metering {
     }
   }
 
-  /** Opens a page, which counts for its address and then for its user. */
+  /** Opens a page. It is counted against its address and then against its user. */
   async open({ token, machine, stays }: {
     readonly token: string;
     readonly machine: string;
@@ -465,7 +467,7 @@ class Metering {
     }
   }
 
-  /** Lets time pass while an outcome depends on a few milliseconds. */
+  /** Lets time pass for as long as an outcome depends on a few milliseconds. */
   async #leaveEdges(accounts: readonly ModelAccount[], need: Need): Promise<void> {
     const isNear = () => accounts.some((account) => account.isNear(need, this.world.nowMs));
     while (isNear()) await this.world.pause(TRIP_MS / 2);
@@ -488,7 +490,7 @@ property("rates refill over time, even while the user is away, and full buckets 
     await world.pause(TRIP_MS);
     const { remembered, refusedConnections: { user, address } } = metering.stats;
     assertEquals(user + address, metering.refused, "refused connections");
-    // After the clock is set back, a bucket counts as used until the clock has caught up.
+    // After the clock has been set back, a bucket is considered used until the clock has caught up.
     if (steps.some(({ kind }) => kind === "set the clock")) return;
     assert(remembered <= 2, `expected the buckets of the last session, received ${remembered}`);
   },

@@ -1,24 +1,24 @@
-/** Subscriptions, with the messages that their readers receive. */
+/** Subscriptions and the messages that their readers receive. */
 import type { ClientSubscribeOptions } from "../../client/client_options.ts";
 import type { Client, Subscription } from "../../mod.ts";
 import { collect } from "./outcomes.ts";
 
-/** A subscription, with everything that its loop has received. */
+/** A subscription and everything that its loop has received. */
 export interface Reading<T = unknown> {
   readonly subscription: Subscription;
   readonly got: T[];
-  /** `true` for each complete recovery, otherwise the reason for the gap. */
+  /** `true` for each complete recovery, or else the reason for the gap. */
   readonly recoveries: (string | boolean)[];
 }
 
 /**
- * Subscribes a client, and collects the values.
+ * Subscribes a client and collects the values.
  *
  * @param client The client.
  * @param topic The topic.
  * @param options Options of the subscription.
- * @param valueOf Returns the value of a publication; its data by default.
- * @returns The subscription, with the values.
+ * @param valueOf Returns the value of a publication. The default is its data.
+ * @returns The subscription and the values.
  */
 export function read<T = unknown>(
   client: Client,
@@ -35,7 +35,7 @@ export function read<T = unknown>(
   return { subscription, got, recoveries };
 }
 
-/** True once all subscriptions are live. */
+/** Returns true once all subscriptions are live. */
 export function areSubscribed(readings: readonly Pick<Reading, "subscription">[]): boolean {
   return readings.every(({ subscription: { status } }) => status.current === "subscribed");
 }

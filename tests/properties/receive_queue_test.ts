@@ -1,4 +1,4 @@
-/** Servers that stop reading while their handlers are slow, as they can over HTTP. */
+/** Servers that stop reading while their handlers are slow, which is possible over HTTP. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../../errors.ts";
@@ -7,16 +7,18 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Size of the receive queue; reading stops once half of it is filled. */
+/** Size of the receive queue. The server stops reading once the queue is half full. */
 const ROOM = 8;
 
-/** Heartbeat of a session; a peer that is silent for longer than both times is gone. */
+/** Heartbeat of a session. A peer that is silent for longer than both times together is gone. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 };
 
-/** Time for bytes in flight, in milliseconds: two requests over HTTP. */
+/** Time for bytes in flight, in milliseconds. Over HTTP, this takes two requests. */
 const TRIP_MS = 200;
 
-/** Calls of the server before it falls behind: each has ended, or has no waiting loop. */
+/**
+ * Calls that the server makes before it falls behind. Each has ended, or has no loop that waits.
+ */
 const CALLS = [
   "a reply",
   "a refusal",
@@ -35,7 +37,7 @@ property("a server with slow handlers handles everything over HTTP, and closes n
     rounds: fc.array(
       fc.record({
         calls: fc.array(fc.constantFrom(...CALLS), { maxLength: 3 }),
-        /** The first handler sends a request to the client, or waits for a time. */
+        /** What the first handler does: it sends a request to the client, or waits for a time. */
         asks: fc.boolean(),
         waitMs: fc.constantFrom(0, 200, 2_000, 4_400, 4_900),
       }),
@@ -71,8 +73,8 @@ property("a server with slow handlers handles everything over HTTP, and closes n
       for (const kind of calls) await call(world, far, kind);
       got.length = asked.length = 0;
       const first = sent + 1;
-      // After a handler that asks the client, the others fill the queue; after one that waits, they
-      // exceed it.
+      // After a handler that sends a request to the client, the other messages fill the queue.
+      // After a handler that waits, they exceed it.
       const count = asks ? ROOM : 2 * ROOM;
       const ms = asks ? Math.min(waitMs, 200) : waitMs;
       for (let i = 0; i < count; i++) {
@@ -88,7 +90,7 @@ property("a server with slow handlers handles everything over HTTP, and closes n
     if (isIdle) await world.pause(HEARTBEAT.intervalMs + HEARTBEAT.timeoutMs);
     assert(far.state === "connected" && client.isConnected, "a session ended");
 
-    // A vanished client is detected as soon as if the server had never fallen behind.
+    // A vanished client is detected as quickly as if the server had never fallen behind.
     const beganMs = world.nowMs;
     world.host("ada").kill({ power: true });
     await world.until("the end of the session", () => server.manager.count === 0, 5_000);
@@ -96,7 +98,7 @@ property("a server with slow handlers handles everything over HTTP, and closes n
   },
 });
 
-/** Calls the client once, in a way that leaves nothing waiting. */
+/** Calls the client once in a way that leaves nothing waiting. */
 async function call(world: World, far: Session, kind: typeof CALLS[number]): Promise<void> {
   if (kind.startsWith("a stream")) return await stream(world, far, kind);
   const stop = new AbortController();
@@ -112,7 +114,7 @@ async function call(world: World, far: Session, kind: typeof CALLS[number]): Pro
   }
 }
 
-/** Requests items, and reads some of them. */
+/** Requests items and reads some of them. */
 async function stream(world: World, far: Session, kind: string): Promise<void> {
   const isOpen = kind.includes("nobody") || kind.includes("left");
   const data = isOpen ? "stay" : kind.includes("fails") ? "fail" : "end";
@@ -144,7 +146,7 @@ async function* items(
   if (data === "fail") throw new RequestError("failed", "as planned");
 }
 
-/** Waits until the server cancels. */
+/** Waits until the server cancels the request. */
 function never({ signal }: { readonly signal: AbortSignal }): Promise<void> {
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve()));
 }

@@ -1,4 +1,4 @@
-/** Reconnect attempts of clients: their times and their servers. */
+/** The times and the servers of clients' reconnect attempts. */
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { ReconnectModel } from "../../client/reconnect_model.ts";
@@ -8,10 +8,10 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Maximum difference to the model's time, in milliseconds. */
+/** Maximum difference from the model's time, in milliseconds. */
 const EXACT_MS = 2;
 
-/** Backoff of a case, and the random number drawn for each wait. */
+/** The backoff of a case, and the random number for each wait. */
 const backoff = {
   firstDelayMs: fc.integer({ min: 20, max: 100 }),
   doublings: fc.integer({ min: 1, max: 4 }),
@@ -20,7 +20,9 @@ const backoff = {
 
 /** The end of a session, and the time until the servers accept the client again. */
 const step = fc.record({
-  /** The session lasts clearly shorter or longer than one that resets the backoff. */
+  /**
+   * The session lasts for a clearly shorter or longer time than a session that resets the backoff.
+   */
   stayMs: fc.constantFrom(300, 600, 4_700, 5_300, 8_000),
   end: fc.constantFrom("refused", "closed", "killed", "drained"),
   awayMs: fc.integer({ min: 0, max: 3_000 }),
@@ -30,7 +32,7 @@ property("a client makes each attempt when the documentation says, to the next U
   cases: fc.record({
     urls: fc.integer({ min: 1, max: 4 }),
     ...backoff,
-    /** Timeout of a request that is retried in each session. */
+    /** Timeout of a request that the client retries in each session. */
     timeoutMs: fc.integer({ min: 500, max: 5_000 }),
     steps: fc.array(step, { minLength: 1, maxLength: 4 }),
   }),

@@ -1,4 +1,7 @@
-/** Readers of histories whose nodes lose, repeat and delay publications: every loss is reported. */
+/**
+ * Readers of histories whose nodes lose, repeat and delay publications. Every loss must be
+ * reported.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -11,7 +14,7 @@ import { property } from "./property.ts";
 import { type Start, type Taken, TopicReader, type Truth } from "./topic_reader.ts";
 import type { World } from "./world.ts";
 
-/** Topics of all readers: two with a history, and one without. */
+/** Topics of all readers. Two of them have a history and one does not. */
 const [BUSY, BRIEF, PLAIN] = ["busy", "brief", "plain"];
 const TOPICS = [BUSY, BRIEF, PLAIN] as const;
 
@@ -20,19 +23,19 @@ const READERS = 3;
 /** TTL of a publication in the brief topic, in milliseconds. */
 const BRIEF_MS = 1_500;
 
-/** Interval and timeout of pings, in milliseconds. */
+/** The interval and timeout of pings, in milliseconds. */
 const BEAT_MS = 5_000;
 
 /** Maximum time until a node notices that it missed the last publication, in milliseconds. */
 const COMPARED_MS = 41_000;
 
 /**
- * Maximum time until readers have all publications again, in milliseconds: nodes read for seven
- * seconds.
+ * Maximum time until readers have received all publications again, in milliseconds. Nodes read for
+ * up to seven seconds.
  */
 const CALM_MS = 9_000;
 
-/** Fate of a delivery: a delay in milliseconds, a loss, or a repetition. */
+/** The fate of a delivery: a delay in milliseconds, a loss, or a repetition. */
 const DELIVERIES = [0, 0, 0, 30, 300, "lost", "twice"] as const;
 
 const LONG = { size: 1_000, ttlMs: 3_600_000, bytes: 1 << 28 } as const;
@@ -56,7 +59,7 @@ const step = fc.oneof(
       ...["now", "last", "place", "back", "ahead", "ahead", "another epoch", "wrong tag"] as const,
     ),
     by: fc.nat(20),
-    /** True if the newest publications are requested in case the position is too old. */
+    /** True if the reader requests the newest publications in case its position is too old. */
     hasLast: fc.boolean(),
   }, 6),
   stepOf("leave", { topic, reader }, 2),
@@ -64,7 +67,10 @@ const step = fc.oneof(
   stepOf("disconnect", { reader, isSilent: fc.boolean() }, 2),
   stepOf("block", { reader, ms: fc.nat(2_000) }, 2),
   stepOf("reads", {
-    /** Fate of the next reads: some fail, all fail, or all wait until the next such step. */
+    /**
+     * The fate of the next reads. Some fail, all fail, or all wait until the next step of this
+     * kind.
+     */
     fate: fc.constantFrom(
       ...["pass", "one fails", "three fail", "all fail", "all fail", "wait", "wait"] as const,
     ),
@@ -80,7 +86,7 @@ const cases = fc.record({
   nodes: fc.integer({ min: 1, max: 2 }),
   size: fc.integer({ min: 10, max: 50 }),
   maxMessages: fc.integer({ min: 8, max: 24 }),
-  /** Minimum length of a publication: a node caches a dozen long ones per topic. */
+  /** Minimum length of a publication. A node caches a dozen long publications per topic. */
   leastLength: fc.constantFrom<number[]>(0, 0, 45_000),
   steps: fc.array(step, { maxLength: 60 }),
 });
@@ -129,7 +135,7 @@ property("publications are appended once, in order, even if nodes die before the
       minLength: 1,
       maxLength: 2,
     }),
-    /** Nodes that die, one after another, and for how long in milliseconds. */
+    /** Nodes that die one after another, and how long they are down in milliseconds. */
     deaths: fc.array(
       fc.record({ atMs: fc.nat(800), node: fc.nat(1), lastsMs: fc.nat(1_500) }),
       { maxLength: 3 },
@@ -142,7 +148,7 @@ property("publications are appended once, in order, even if nodes die before the
     const engine = new FaultyEngine({ runtime });
     const taken: string[] = [];
     engine.inner.subscribe(BUSY, ({ payload }) => taken.push(idOf(payload)), { history: LONG });
-    // Appends and row changes take time, and the first row changes fail.
+    // Appends and changes of rows take time, and the first changes of rows fail.
     let left = failing;
     engine.make("history.append", async (run) => {
       const appended = await run();
@@ -193,7 +199,7 @@ property("publications are appended once, in order, even if nodes die before the
   },
 });
 
-/** Nodes on a failing engine, with readers. */
+/** Nodes on a failing engine, and their readers. */
 class Readers {
   readonly #engine: FaultyEngine;
   readonly #truth: EngineTruth;
@@ -205,7 +211,7 @@ class Readers {
     number,
     Pick<Extract<Step, { kind: "publish" }>, "delivery" | "at">
   >();
-  /** Newest offset that reached each node, by topic. */
+  /** The newest offset that has reached each node, by topic. */
   readonly #reached: Map<string, number>[] = [];
   readonly #leastLength: number;
   #held = Promise.withResolvers<void>();
@@ -264,7 +270,7 @@ class Readers {
       if (publication.position === undefined) return deliver(publication);
       const { delivery, at } = this.#deliveries.get(numberOf(publication)) ?? NO_FAULT;
       const { losses } = this.#truth;
-      // A connection that broke with the engine delivers nothing from before.
+      // A connection that broke when the engine failed delivers nothing from before the failure.
       const give: PublicationListener = (one) => {
         if (losses !== this.#truth.losses || this.#engine.isAway) return;
         const reached = this.#reached[i]!;
@@ -337,7 +343,7 @@ class Readers {
     }
   }
 
-  /** Derives a position from the reader's, or from the engine's newest one. */
+  /** Derives a position from the reader's position or from the engine's newest position. */
   #startOf({ topic, reader, start, by, hasLast }: Extract<Step, { kind: "subscribe" }>): Start {
     const { place } = this.#readers[reader]!.of(topic);
     if (start === "last") return { last: by };
@@ -349,7 +355,7 @@ class Readers {
     if (start === "wrong tag") return { since: { epoch, offset: earlier, tag: "wrong" }, ...last };
     if (start === "place") return { since: { epoch, offset, ...(tag && { tag }) }, ...last };
     if (start === "back") return { since: { epoch, offset: earlier }, ...last };
-    // A client of another node may have publications that have not reached this node yet.
+    // A client of another node may have received publications that have not reached this node yet.
     const head = epoch === this.#truth.epoch ? this.#truth.headOf(topic) : offset;
     return { since: { epoch, offset: head + (by > 10 ? by : 0) }, ...last };
   }
@@ -384,15 +390,16 @@ class Readers {
   }
 
   /**
-   * Waits without faults until readers have everything that reached their node, then publishes once
-   * more and waits until they have everything. The loss of a last publication is noticed too.
+   * Waits without faults until readers have received everything that reached their node. Then
+   * publishes once more and waits until they have received everything. The loss of a last
+   * publication must be noticed too.
    */
   async rest({ isSilent }: { readonly isSilent: boolean }): Promise<void> {
     const world = this.world;
     this.#readMs = 0;
     this.#setReads("pass");
     if (this.#engine.isAway) this.#engine.comeBack();
-    // By now links are open, and late publications have arrived.
+    // By now, links are open and late publications have arrived.
     await world.pause(2_500);
     await world.until("quiet readers", () => this.#readers.every((one) => one.isQuiet), CALM_MS);
     await this.#arrive("what reached the node", CALM_MS, ({ node }, topic) => {
@@ -427,7 +434,9 @@ class Readers {
     assertEquals(behind(), [], `readers are not at ${what}`);
   }
 
-  /** Expects one notice of an interruption; then all leave, and nothing is left of them. */
+  /**
+   * Expects one notice of an interruption. Then all readers leave, and nothing of them may be left.
+   */
   async end(): Promise<void> {
     const world = this.world;
     const followers = this.#readers.filter((reader) => reader.follows(PLAIN));
@@ -458,7 +467,7 @@ class Readers {
   }
 }
 
-/** The publications that the engine accepted, according to listeners without faults. */
+/** The publications that the engine accepted, as seen by listeners without faults. */
 class EngineTruth implements Truth {
   losses = 0;
   failures = 0;

@@ -1,5 +1,6 @@
 /**
- * Brokers on a Redis cluster whose slots move and whose masters fail: each topic is at its master.
+ * Brokers on a Redis cluster whose slots move and whose masters fail. Each topic must be at its
+ * master.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -13,18 +14,24 @@ import type { Drawn } from "./draw.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Topics; every second one has a history. */
+/** The topics. Every second one has a history. */
 const TOPICS = ["plain-0", "kept-1", "plain-2", "kept-3", "plain-4", "kept-5"] as const;
 
 const BOUNDS: HistoryBounds = { size: 100, ttlMs: 600_000, bytes: 1 << 20 };
 
-/** The log that both brokers watch, and the maximum logs on all masters together. */
+/** The log that both brokers watch, and the maximum number of logs on all masters together. */
 const [LOG, MAX_LOGS] = ["log", 3] as const;
 
-/** Interval of pings, and time until they detect a silently broken connection, in milliseconds. */
+/**
+ * The interval of pings, and the time until they detect a silently broken connection, in
+ * milliseconds.
+ */
 const [PING_MS, FOUND_MS] = [1_000, 5_000] as const;
 
-/** Maximum time until all subscriptions are live again, and time of a message, in milliseconds. */
+/**
+ * Maximum time until all subscriptions are live again, and time that a message takes, in
+ * milliseconds.
+ */
 const [CALM_MS, TRIP_MS] = [9_000, 400] as const;
 
 const toggles = fc.array(fc.record({ broker: fc.nat(1), topic: fc.nat(TOPICS.length - 1) }), {
@@ -32,7 +39,7 @@ const toggles = fc.array(fc.record({ broker: fc.nat(1), topic: fc.nat(TOPICS.len
 });
 const cases = fc.record({
   masters: fc.integer({ min: 2, max: 3 }),
-  /** Subscriptions that are toggled at first, and in each round during its fault. */
+  /** Subscriptions that are toggled at the start, and in each round during its fault. */
   first: toggles,
   rounds: fc.array(
     fc.record({
@@ -84,7 +91,7 @@ interface Listening {
 /** A broker on its own machine. */
 class ClusterBroker {
   readonly listenings = new Map<string, Listening>();
-  /** Number of announcements of the log. */
+  /** Number of announcements about the log. */
   announced = 0;
 
   constructor(readonly world: World, readonly host: Host, readonly broker: Broker) {}
@@ -93,7 +100,7 @@ class ClusterBroker {
     return this.world.run(this.host, () => act(this.broker));
   }
 
-  /** Subscribes to a topic, or unsubscribes. */
+  /** Subscribes to a topic, or unsubscribes from it. */
   async toggle(topic: string): Promise<void> {
     const known = this.listenings.get(topic);
     if (known !== undefined) {
@@ -123,7 +130,7 @@ interface Hit {
 class ClusterRounds {
   readonly #names = new Names("skein");
   #followsLog = false;
-  /** True once slots have moved: a broker may notice that by a reply that breaks a connection. */
+  /** True once slots have moved. A broker may notice that by a reply that breaks a connection. */
   #haveMoved = false;
   /** Masters that lost all slots, with the brokers that followed topics there. */
   readonly #idle = new Map<Host, readonly ClusterBroker[]>();
@@ -139,7 +146,7 @@ class ClusterRounds {
     for (const { broker, topic } of toggles) await this.brokers[broker]!.toggle(TOPICS[topic]!);
   }
 
-  /** Plays a fault, and expects that exactly the affected subscriptions are interrupted. */
+  /** Plays a fault, and expects exactly the affected subscriptions to be interrupted. */
   async play(round: Round): Promise<void> {
     const before = this.brokers.map(({ listenings }) =>
       [...listenings].map(([topic, listening]) => {
@@ -177,7 +184,7 @@ class ClusterRounds {
     return this.cluster.ownerOf(this.#channelOf(topic));
   }
 
-  /** Moves a master's slots to the next one; brokers that follow topics there are affected. */
+  /** Moves a master's slots to the next master. Brokers that follow topics there are affected. */
   #move(from: number, isMoved?: (slot: number) => boolean): void {
     this.#haveMoved = true;
     if (isMoved === undefined) {
@@ -226,7 +233,7 @@ class ClusterRounds {
     }
   }
 
-  /** Creates the maximum number of logs, and one more; both brokers watch one. */
+  /** Creates the maximum number of logs and one more. Both brokers watch one of the logs. */
   async createLogs(): Promise<void> {
     const kinds: string[] = [];
     for (let n = 0; n <= MAX_LOGS; n++) {
@@ -241,7 +248,7 @@ class ClusterRounds {
     }
   }
 
-  /** Waits until each subscription is live at its topic's master, and nowhere else. */
+  /** Waits until each subscription is live at its topic's master and nowhere else. */
   async settle(): Promise<void> {
     const { servers } = this.cluster;
     const log = this.#names.log(LOG).channel;
@@ -278,8 +285,8 @@ class ClusterRounds {
   }
 
   /**
-   * Publishes on each topic; each listener receives the publication once, and both brokers read the
-   * same.
+   * Publishes on each topic. Each listener must receive the publication once, and both brokers must
+   * read the same.
    */
   async publishAll(): Promise<void> {
     for (const { listenings } of this.brokers) {
@@ -307,7 +314,7 @@ class ClusterRounds {
     const announced = this.brokers.map((one) => one.announced);
     await this.brokers[this.#newest % 2]!.run(async (broker) => {
       const { kind } = await broker.logs!.append(LOG, { records: ["1"], maxBytes: 1 << 20 });
-      // A moved slot leaves its keys behind.
+      // A slot that moves leaves its keys behind.
       if (kind !== "appended") await create(broker, LOG, ["1"]);
     });
     await this.world.pause(TRIP_MS);
@@ -326,7 +333,7 @@ function create({ logs }: Broker, id: string, records: readonly string[]) {
   return logs!.create(id, { config, identity: "sharded0", records, maxLogs });
 }
 
-/** Shows the channels at a master, and the number of brokers with any. */
+/** Returns a text with the channels at a master and the number of brokers that have any. */
 function shown(brokers: number, channels: Iterable<readonly [string, number]>): string {
   const texts = Array.from(channels, ([name, count]) => `${name} ${count}`);
   return `${brokers} brokers at ${texts.toSorted()}`;

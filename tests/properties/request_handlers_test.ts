@@ -1,5 +1,6 @@
 /**
- * Handlers of messages and requests: their order, their concurrency, and the end of their callers.
+ * Handlers of messages and requests. The properties compare their order and their concurrency, and
+ * what happens when their callers end.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -10,12 +11,12 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { Ends, World } from "./world.ts";
 
-/** Items of a streaming response. */
+/** Number of items in a streaming response. */
 const ITEMS = 3;
 
 /**
- * Maximum time of a handler, and time for a message, for a post over HTTP, and after a cut, in
- * milliseconds.
+ * Maximum time of a handler, and the time that a message, a post over HTTP, and a recovery after a
+ * cut take, in milliseconds.
  */
 const [HANDLER_MS, TRIP_MS, POST_MS, CUT_MS] = [200, 60, 200, 2_000] as const;
 
@@ -24,7 +25,7 @@ const ALL_MS = 6_000;
 
 type Used = Ends["near"] | Ends["far"];
 
-/** The members of a message that handlers of both kinds have. */
+/** The members of a message that both kinds of handlers receive. */
 interface Received {
   readonly topic: string;
   readonly data: unknown;
@@ -35,31 +36,31 @@ interface Received {
 
 const operation = fc.record({
   kind: fc.constantFrom("value", "items", "message"),
-  /** Time of the handler, and time until the next operation, in milliseconds. */
+  /** Duration of the handler, and time until the next operation, in milliseconds. */
   ms: fc.integer({ min: 10, max: HANDLER_MS }),
   nextMs: fc.nat(30),
   /** Time after which the caller cancels, in milliseconds. */
   givesUpMs: maybe(fc.nat(2 * HANDLER_MS)),
-  /** The handler reads its signal at the start. */
+  /** If true, the handler reads its signal at the start. */
   listens: fc.boolean(),
 });
 
 type Operation = Drawn<typeof operation>;
 
-/** A handler call. */
+/** A call of a handler. */
 interface Call {
   readonly id: number;
   readonly startMs: number;
   readonly wasCancelled: boolean;
-  /** True once the handler has started: items are created only on request. */
+  /** True once the handler has started. Items are created only on request. */
   hasBegun: boolean;
   abortedMs: number;
   overMs: number;
-  /** The message's `isCancelled` at the end of the handler. */
+  /** The message's `isCancelled` when the handler ends. */
   isCancelled: boolean;
 }
 
-/** Handlers of one end, with a record of each call. */
+/** The handlers of one end, with a record of each call. */
 class Handlers {
   readonly calls: Call[] = [];
   running = 0;
@@ -67,20 +68,21 @@ class Handlers {
   isOpening = false;
   /** Number of calls whose signal and `isCancelled` differed at the end. */
   different = 0;
-  /** Calls before `onOpen` had returned. */
+  /** Number of calls before `onOpen` had returned. */
   early = 0;
   #sessions = 0;
 
   constructor(readonly world: World) {}
 
   readonly open = async (ms: number): Promise<void> => {
-    // A client that reconnects has another session, while handlers of the first one still run.
+    // A client that reconnects has another session while handlers of the first session are still
+    // running.
     this.isOpening = ++this.#sessions === 1;
     await this.world.pause(ms);
     this.isOpening = false;
   };
 
-  /** Handles a message or a request. */
+  /** Handles a message or request. */
   readonly value = async (message: Received): Promise<number> => {
     const call = this.#begin(message);
     this.most = Math.max(this.most, ++this.running);
@@ -136,14 +138,14 @@ class Handlers {
   }
 }
 
-/** Data of an operation. */
+/** The data of an operation. */
 interface Asked {
   readonly id: number;
   readonly ms: number;
   readonly listens: boolean;
 }
 
-/** A started operation, and its outcome at the caller. */
+/** An operation that has started, and its outcome for the caller. */
 interface Begun extends Operation {
   readonly id: number;
   gaveUpMs: number;
@@ -205,7 +207,7 @@ property("handlers run in order, a few at once, and see cancellations and the se
       () => begun.every(({ outcome }) => outcome !== "") && (!isOver || endedMs < Infinity),
       ALL_MS + HANDLER_MS,
     );
-    // `onClose` waits for `onOpen`, as all handlers do.
+    // `onClose` waits for `onOpen`, like all handlers.
     const restMs = one.operations.length * HANDLER_MS + (openMs ?? 0);
     await world.pause(isOver ? restMs : tripMs);
     await world.until(
@@ -240,7 +242,7 @@ property("handlers run in order, a few at once, and see cancellations and the se
   },
 });
 
-/** Sends a message or a request, which its caller may cancel. */
+/** Sends a message or a request. Its caller may cancel it. */
 function begin(world: World, caller: Used, operation: Operation & { readonly id: number }): Begun {
   const { id, kind, ms, listens, givesUpMs } = operation;
   const begun: Begun = { ...operation, gaveUpMs: Infinity, outcome: "" };
@@ -271,7 +273,7 @@ function begin(world: World, caller: Used, operation: Operation & { readonly id:
 
 interface Times {
   readonly endedMs: number;
-  /** Time of the trouble that ends the session: messages in flight may be lost. */
+  /** Time of the fault that ends the session. Messages in flight may be lost. */
   readonly troubleMs: number;
   readonly tripMs: number;
 }
@@ -279,14 +281,14 @@ interface Times {
 /** Checks when a handler was notified of the end of its call. */
 function checkCall(call: Call, { kind, gaveUpMs }: Begun, { endedMs, troubleMs, tripMs }: Times) {
   const { startMs, overMs, abortedMs, wasCancelled, isCancelled, hasBegun } = call;
-  // The session's end is known immediately; a cancellation takes time to arrive.
+  // The end of the session is known immediately, but a cancellation takes time to arrive.
   const firstMs = Math.min(endedMs, gaveUpMs);
   const toldMs = gaveUpMs + tripMs;
   const lastMs = Math.min(endedMs, toldMs < troubleMs ? toldMs : Infinity);
   if (startMs > lastMs) assert(wasCancelled, `${kind} starts late without a sign`);
   if (startMs < firstMs) assert(!wasCancelled, `${kind} starts in time with a sign`);
   if (overMs === Infinity) {
-    // If the caller has already cancelled, the items are never requested.
+    // If the caller has already cancelled, it never requests the items.
     return assert(!hasBegun && firstMs < Infinity, `${kind} does not end`);
   }
   if (overMs > lastMs) assert(isCancelled, `${kind} ends without a sign`);
@@ -298,7 +300,7 @@ function checkCall(call: Call, { kind, gaveUpMs }: Begun, { endedMs, troubleMs, 
   );
 }
 
-/** Checks the outcome of an operation at the caller. */
+/** Checks the outcome of an operation for the caller. */
 function checkOutcome(
   { kind, gaveUpMs, outcome }: Begun,
   { overMs = Infinity }: Partial<Call> = {},
@@ -317,7 +319,10 @@ function checkOutcome(
   assert(allowed.includes(outcome), `outcome of a ${kind}: ${outcome}, expected ${allowed}`);
 }
 
-/** Checks `onClose`: called once, after the handlers of earlier messages, or after their time. */
+/**
+ * Checks that `onClose` is called once, after the handlers of earlier messages or after their
+ * maximum time.
+ */
 function checkClose(
   closes: readonly { readonly atMs: number; readonly running: number }[],
   calls: readonly Call[],
@@ -330,7 +335,7 @@ function checkClose(
   assertEquals(calls.filter(({ startMs }) => startMs > atMs).length, 0, "handlers after onClose");
 }
 
-/** Additional concurrent handlers per end, and the maximum nesting. */
+/** Number of additional concurrent handlers per end, and the maximum nesting. */
 const [BESIDE, DEEPEST] = [8, 18] as const;
 
 property("nested requests are answered as deep as there are handlers, then rejected", {
@@ -390,7 +395,7 @@ property("nested requests are answered as deep as there are handlers, then rejec
       }
       await world.until("all messages", () => got.length >= 4, 1_000);
       assertEquals(got, range(0, 3));
-      // The additional handlers have freed their slots: one runs at a time again.
+      // The additional handlers have freed their slots, so again only one handler runs at a time.
       for (const one of [near, far]) {
         most = 0;
         await Promise.all(range(1, 3).map(() => one.request("alone")));
@@ -400,10 +405,10 @@ property("nested requests are answered as deep as there are handlers, then rejec
   },
 });
 
-/** Maximum bytes of a message. */
+/** Maximum size of a message in bytes. */
 const MAX_BYTES = 4_096;
 
-/** Data that no message can contain. */
+/** Data that a message cannot contain. */
 const BAD = {
   bigint: () => 1n,
   cycle: () => {
@@ -419,13 +424,13 @@ const BAD = {
   "large bytes": () => new Uint8Array(MAX_BYTES),
 } as const;
 
-/** Replies of a handler, how it continues, and the outcome at the caller. */
+/** The replies of a handler, how it continues, and the outcome for the caller. */
 const replies = fc.record({
   replies: fc.array(fc.constantFrom("good", "bad"), { maxLength: 3 }),
   /** If true, the handler catches the error of a failed reply. */
   isCaught: fc.boolean(),
   then: fc.constantFrom("returns", "throws"),
-  /** The caller cancels before the first reply. */
+  /** If true, the caller cancels before the first reply. */
   isGivenUp: fc.boolean(),
 });
 
@@ -440,7 +445,8 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
         replies,
         waitMs: fc.nat(10),
       }),
-      // More than may be open at once, so that a leaked slot fails a later request.
+      // These are more requests than may be open at the same time, so a leaked slot makes a later
+      // request fail.
       { maxLength: 9 },
     ),
   }),
@@ -451,7 +457,7 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
     const settings = { maxMessageBytes: MAX_BYTES, maxRequests: 3 };
     const handling = {
       async onMessage(message: Received) {
-        // A caller that has cancelled may send the next request meanwhile.
+        // A caller that has cancelled may send the next request in the meantime.
         const own = { ...plan };
         await world.pause(own.waitMs);
         if (own.isGivenUp) await world.until("a cancellation", () => message.isCancelled);
@@ -528,7 +534,7 @@ property("a handler whose reply cannot be sent has one outcome, and nothing wait
 
 const PLAIN = { replies: [] as string[], isCaught: false, then: "returns", isGivenUp: false };
 
-/** The outcome of a request, given its handler's replies. */
+/** Returns the outcome of a request, given its handler's replies. */
 function outcomeOfReplies({ replies, isCaught, then }: typeof PLAIN): string {
   const first = isCaught ? replies.indexOf("good") : replies[0] === "good" ? 0 : -1;
   if (first >= 0) return "fulfilled";

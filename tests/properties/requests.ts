@@ -1,4 +1,4 @@
-/** Servers that share an engine, and HTTP requests to them. */
+/** Servers that share an engine, and HTTP requests to these servers. */
 import type { SimulatedServer, SimulatedServerOptions } from "../../testing/simulation/mod.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { Contract } from "../../session/contract.ts";
@@ -7,21 +7,21 @@ import type { World } from "./world.ts";
 
 /** A request. */
 export interface Asking {
-  /** Method; by default GET without a body, and POST with one. */
+  /** The method. By default, it is GET without a body and POST with a body. */
   readonly method?: string;
   readonly headers?: Readonly<Record<string, string>>;
   /** Body that is sent as JSON, with its content type. */
   readonly json?: unknown;
   readonly body?: BodyInit;
-  /** Network address of the client; unknown by default, as in a mounted server. */
+  /** Network address of the client. By default it is unknown, as in a mounted server. */
   readonly address?: string;
 }
 
-/** A response with its body. */
+/** A response and its body. */
 export interface Reply {
   readonly status: number;
   readonly headers: Headers;
-  /** JSON, or another text. */
+  /** The body, as JSON or as text. */
   readonly body: unknown;
   /** The status, followed by the code of a problem. */
   readonly outcome: string;
@@ -31,11 +31,11 @@ export interface Reply {
 export type Node = Pick<SimulatedServer<string>, "host" | "server">;
 
 /**
- * Starts servers that share an engine; a client's token is its user.
+ * Starts servers that share an engine. A client's token is its user.
  *
  * @param world The world.
  * @param name The engine.
- * @param options Names of the machines, and options of each server.
+ * @param options The names of the machines and the options of each server.
  * @returns The servers.
  */
 export async function serveNodes(
@@ -64,7 +64,7 @@ export async function serveNodes(
  * @param node The server.
  * @param path Path and query.
  * @param asking The rest of the request.
- * @returns The response, whose body is not read.
+ * @returns The response. Its body has not been read.
  */
 export function respond(
   { host, server }: Node,
@@ -87,7 +87,7 @@ export function respond(
 }
 
 /**
- * Sends a request to a server, and reads the response.
+ * Sends a request to a server and reads the response.
  *
  * @param node The server.
  * @param path Path and query.

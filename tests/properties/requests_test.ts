@@ -1,5 +1,6 @@
 /**
- * Requests of one session: the limit of open requests at either end, and how each frees its slot.
+ * Requests of one session. The properties compare the limit on open requests at either end, and how
+ * each request frees its slot.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -8,7 +9,7 @@ import { keyOf } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Maximum concurrent requests. */
+/** Maximum number of concurrent requests. */
 const MAX_REQUESTS = 4;
 
 /** Timeout of a request that times out, in milliseconds. */
@@ -17,7 +18,7 @@ const SHORT_MS = 200;
 /** Data that is too large for a message. */
 const TOO_LARGE = "x".repeat(4_096);
 
-/** Ends of a request, with their outcomes. */
+/** Ways in which a request ends, with their outcomes. */
 const ENDS = {
   reply: "fulfilled",
   refusal: "refused",
@@ -32,7 +33,7 @@ type End = keyof typeof ENDS;
 
 property("a session has a bounded number of open requests, and each frees its slot", {
   cases: fc.record({
-    /** The end whose limit is reached first. */
+    /** The end that reaches its limit first. */
     bound: fc.constantFrom("asker", "answerer"),
     asker: fc.constantFrom("client", "server"),
     beyond: fc.constantFrom("request", "stream"),

@@ -1,5 +1,5 @@
 /**
- * Every action that needs a right, in sessions and over HTTP, checked against one table of rights.
+ * Checks every action that needs a right, in sessions and over HTTP, against one table of rights.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -12,10 +12,10 @@ import { property } from "./property.ts";
 import { ask, type Asking, type Node, respond, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
 
-/** With a history, without one, and a room. */
+/** A topic with a history, a topic without one, and a room. */
 const TOPICS = ["kept:a", "talk:a", "room:a"] as const;
 
-/** All rights: an action of a session, a request or a page, and its target. */
+/** All rights. Each consists of an action of a session, a request or a page, and its target. */
 const RIGHTS = [
   ...TOPICS.flatMap((topic) => [`subscribe ${topic}`, `publish ${topic}`, `follow ${topic}`]),
   ...["presence room:a", "history kept:a", "publish-batch ", "send ada", "sessions ada"],
@@ -25,13 +25,13 @@ const RIGHTS = [
   ...["inspect ", "measure "],
 ];
 
-/** Internal topics of a server, whatever its application allows. */
+/** Internal topics of a server. They are rejected, whatever the application allows. */
 const INTERNAL = ["presence:room:a", "$skein:answers", "stream:$skein:request:a"] as const;
 
-/** Time for a message to all clients, in milliseconds. */
+/** Time until a message has reached all clients, in milliseconds. */
 const TRIP_MS = 100;
 
-/** Ways in which a client gets other rights: with the same token, or with the next one. */
+/** Ways in which a client's rights change: with the same token, or with the next token. */
 const MOVES = {
   "its rights change": {},
   "it renews its token": { hasToken: true },
@@ -56,7 +56,7 @@ interface Publication {
   readonly from: string | undefined;
 }
 
-/** A request, the rights that it needs, and the status if it has all of them. */
+/** A request, the rights that it needs, and the status if the client has all of them. */
 interface Call {
   readonly needs: readonly string[];
   readonly status: number;
@@ -66,7 +66,7 @@ interface Call {
   readonly made?: readonly Publication[];
 }
 
-/** A client, with its live subscriptions, and all that it received and should receive. */
+/** A client, its live subscriptions, and everything that it received and should receive. */
 interface Reader {
   readonly client: Client;
   readonly open: Map<string, Subscription>;
@@ -78,7 +78,7 @@ const JSON_TYPE = { "content-type": "application/json" };
 const APPEND = { method: "POST", headers: JSON_TYPE };
 const CREATE = { method: "PUT", headers: JSON_TYPE };
 
-/** Returns all requests over HTTP; each publication and fork has its own number. */
+/** Returns all requests over HTTP. Each publication and each fork uses its own number. */
 function requestsOf(tree: string, next: () => number): readonly Call[] {
   const api = (topic: string) => `/api/topics/${encodeURIComponent(topic)}`;
   const publish = () => TOPICS.map((topic) => ({ topic, data: next(), from: "shop" }));
@@ -132,11 +132,11 @@ function requestsOf(tree: string, next: () => number): readonly Call[] {
   ];
 }
 
-/** Two servers, a client with all rights, and one whose rights change. */
+/** Two servers, a client that has all rights, and a client whose rights change. */
 class Servers {
   readonly #from: string | undefined;
   readonly #rights = new Map([["eve 0", RIGHTS]]);
-  /** The client with all rights, and the current one. */
+  /** The client that has all rights, and the current client whose rights change. */
   #readers: Reader[] = [];
   #nodes: readonly Node[] = [];
   #token = "ada 0";
@@ -170,7 +170,7 @@ class Servers {
     this.#readers = [eve, this.#connect("ada", () => this.#token, () => this.#at, transport)];
   }
 
-  /** Gives the client other rights, which apply to the subscriptions of its next token. */
+  /** Changes the client's rights. They apply to subscriptions from its next token. */
   async move(kind: keyof typeof MOVES, rights: string[]): Promise<void> {
     const { hasToken, isReconnect, isHandover, isElsewhere }: Move = MOVES[kind];
     const { client, open } = this.#readers[1]!;
@@ -192,7 +192,10 @@ class Servers {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Tries everything with the current token, in the session and by requests to the same server. */
+  /**
+   * Tries everything with the current token, both in the session and in requests to the same
+   * server.
+   */
   async tryAll(): Promise<void> {
     const path = `/streams/tree-${++this.#count}`;
     const creation = { ...CREATE, body: "[1]" };
@@ -211,7 +214,7 @@ class Servers {
     await this.#ask({ needs: ["delete tree"], status: 204, ...deletion }, this.#token);
   }
 
-  /** Tries requests without a token, and requests for internal topics. */
+  /** Tries requests without a token and requests for internal topics. */
   async tryDenied(): Promise<void> {
     await this.#askAll("/streams/tree-0", undefined);
     for (const topic of INTERNAL) {
@@ -265,7 +268,7 @@ class Servers {
     const { needs, path, asking, made = [] } = call;
     const mayAll = token !== undefined &&
       needs.every((right) => this.#rights.get(token)!.includes(right));
-    // Pages have no users.
+    // Requests for pages have no user.
     const denied = token === undefined && /^\/(?:api|streams)/.test(path) ? 401 : 403;
     const headers = { ...asking?.headers, ...token && { authorization: `Bearer ${token}` } };
     const status = await this.#statusOf(path, { ...asking, headers });
@@ -304,7 +307,7 @@ class Servers {
     }
   }
 
-  /** Expects publications at all subscribed clients, and waits for their arrival. */
+  /** Expects all subscribed clients to receive publications, and waits until they have arrived. */
   async #expect(made: readonly Publication[]): Promise<void> {
     for (const { open, due } of this.#readers) {
       due.push(...made.filter(({ topic }) => open.has(topic)));
@@ -312,7 +315,9 @@ class Servers {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Returns true if a token has a right; names that end with a number share one. */
+  /**
+   * Returns true if a token grants a right. Names that differ only in a final number share a right.
+   */
   #may(token: string | undefined, action: string, id: string): boolean {
     const right = `${action} ${id.replace(/-\d+$/, "")}`;
     const isInternal = INTERNAL.some((name) => name === id);

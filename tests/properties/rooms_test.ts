@@ -1,5 +1,5 @@
 /**
- * Rooms on two nodes as clients see them: members, changes and counts, with losses and slow links.
+ * Rooms on two nodes as clients see them, with members, changes and counts, losses and slow links.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -12,13 +12,18 @@ import { type Envelope, SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** User and node of each page. Two users have two pages; one of these users is on both nodes. */
+/**
+ * The user and node of each page. Two users have two pages each, and one of them is on both nodes.
+ */
 const PAGES = [["ann", 0], ["bob", 0], ["cyd", 1], ["dan", 1], ["ann", 1], ["bob", 0]] as const;
 
-/** Time for which changes are batched, in milliseconds. */
+/** Time during which changes are batched, in milliseconds. */
 const GATHER_MS = 200;
 
-/** Timeout of a list if nodes do not reply, and time until nodes detect losses, in milliseconds. */
+/**
+ * Timeout of a list if nodes do not reply, and time until nodes detect losses, both in
+ * milliseconds.
+ */
 const [LIST_MS, CHECKED_MS] = [1_000, 5_500] as const;
 
 /** Minimum time between data from two pages of a user, in milliseconds. */
@@ -27,11 +32,14 @@ const APART_MS = 5;
 /** Messages that fill a page's link, so that notices wait. */
 const [FILLS, FILL] = [72, "x".repeat(980)] as const;
 
-/** Maximum bytes of a small envelope, for which even a short list with data needs several parts. */
+/**
+ * Maximum size of a small envelope in bytes. It is so small that even a short list with data needs
+ * several parts.
+ */
 const SMALL_BYTES = 1_024;
 
 const change = fc.record({
-  /** The last numbers select the slow page, or the first one. */
+  /** The last numbers select the slow page or the first page. */
   page: fc.nat(PAGES.length + 2),
   does: fc.constantFrom(
     "toggle",
@@ -50,7 +58,7 @@ const change = fc.record({
   gapMs: fc.oneof(fc.constant(0), fc.nat(40), fc.nat(300)),
 });
 
-/** Changes in quick succession, with a fault. */
+/** Changes in quick succession, during a fault. */
 const burst = fc.record({
   changes: fc.array(change, { minLength: 1, maxLength: 14 }),
   trouble: fc.constantFrom(
@@ -69,7 +77,7 @@ const burst = fc.record({
 type Change = Drawn<typeof change>;
 type Burst = Drawn<typeof burst>;
 
-/** The members of a room, derived only from the notices to a page. */
+/** The members of a room, derived only from the notices that a page received. */
 class RoomReader {
   /** Notices that contradict earlier ones. */
   readonly faults: string[] = [];
@@ -77,7 +85,7 @@ class RoomReader {
   readonly #room: string;
   /** Pending requests to leave the room. */
   readonly #leaves = new Set<number>();
-  /** Subscriptions without a confirmed end. */
+  /** Number of subscriptions whose end is not confirmed. */
   #subscriptions = 0;
   #members: Map<string, unknown> | undefined;
   #count: number | undefined;
@@ -98,7 +106,7 @@ class RoomReader {
     this.#subscriptions++;
   }
 
-  /** Leaves the room, by a request or by the server. */
+  /** Leaves the room, by a request or because the server removes the page. */
   leave(id?: number): void {
     this.isIn = false;
     if (id !== undefined) this.#leaves.add(id);
@@ -141,7 +149,7 @@ class RoomReader {
   }
 }
 
-/** Applies a change of members; records one that does not fit as a fault. */
+/** Applies a change of members. If the change does not fit, records it as a fault. */
 function apply(
   members: Map<string, unknown>,
   { type, user, data }: { readonly type: string; readonly user: string; readonly data?: unknown },
@@ -152,14 +160,14 @@ function apply(
   else members.set(user, data);
 }
 
-/** A user's page with its data, in the room or not. */
+/** A user's page and its data. The page may be in the room or not. */
 interface Guest {
   readonly user: string;
   readonly node: SimulatedServer<string>;
   page: SimulatedPage;
   reader: RoomReader;
   data: string | undefined;
-  /** Order in which data was set, also by entering the room. */
+  /** The order in which data was set, including data that was set on entering the room. */
   setAt: number;
 }
 
@@ -241,7 +249,7 @@ class Room {
     for (const one of changes) {
       const guest = this.#guests[one.page] ?? slow;
       const hasTwin = this.#guests.filter(({ user }) => user === guest.user).length > 1;
-      // Which of two pages has the newest data is known only if all data arrives in order.
+      // Only if all data arrives in order is it known which of two pages has the newest data.
       if (hasTwin && guest.node.host.isFrozen) continue;
       await this.#change({ ...one, page: this.#guests.indexOf(guest) });
       await world.pause(hasTwin ? Math.max(APART_MS, one.gapMs) : one.gapMs);
@@ -291,7 +299,7 @@ class Room {
   async #settle(trouble: Burst["trouble"]): Promise<void> {
     const isLost = !["none", "a slow page"].includes(trouble);
     const ms = LIST_MS + this.#graceMs + 2 * GATHER_MS + BEAT_MS + 700;
-    // Data beyond one interval's bytes follows in the next intervals.
+    // Data that exceeds the bytes of one interval follows in the next intervals.
     await this.#world.pause(ms + (isLost ? CHECKED_MS : 0));
   }
 
@@ -385,7 +393,7 @@ class Room {
     }
   }
 
-  /** The members in the model: the newest data of each user's pages in the room. */
+  /** Returns the members in the model, with the newest data of each user's pages in the room. */
   #members() {
     const inRoom = this.#guests.filter(({ reader }) => reader.isIn)
       .toSorted((a, b) => a.setAt - b.setAt);

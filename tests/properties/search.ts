@@ -1,4 +1,4 @@
-/** Plays many cases of each property, in separate processes. */
+/** Runs many cases of each property in separate processes. */
 
 const FOLDER = new URL(".", import.meta.url);
 
@@ -8,17 +8,17 @@ const RUNNER = new URL("../../tools/run_tests.ts", import.meta.url);
 export interface PropertySearch {
   /** Seed of the cases. */
   readonly seed: number;
-  /** Cases per property. */
+  /** Number of cases per property. */
   readonly cases: number;
   /** Writes a line. */
   readonly say: (line: string) => void;
-  /** Ends the search. */
+  /** Signal that ends the search. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * Plays cases of each property. If a test fails, its output is shown: it contains the smallest
- * case, and the variables that replay it.
+ * Runs cases of each property. If a test fails, its output is shown. It contains the smallest case
+ * and the variables that replay it.
  *
  * @param search See {@linkcode PropertySearch}.
  * @returns True if all properties hold.

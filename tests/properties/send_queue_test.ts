@@ -1,4 +1,6 @@
-/** Sessions on slow connections: what the send queue keeps, drops and reports. */
+/**
+ * Sessions on slow connections. The property compares what the send queue keeps, drops and reports.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { QueueModel } from "../../session/queue/queue_model.ts";
@@ -6,7 +8,7 @@ import { transport } from "./draw.ts";
 import type { Ends, World } from "./world.ts";
 import { property } from "./property.ts";
 
-/** Maximum messages and bytes of a queue: either limit may be reached first. */
+/** Maximum number of messages and bytes in a queue. Either limit may be reached first. */
 const BOUNDS = {
   messages: { maxMessages: 8, maxBytes: 1 << 20 },
   bytes: { maxMessages: 200, maxBytes: 12_000 },
@@ -14,14 +16,15 @@ const BOUNDS = {
 
 const POLICIES = ["drop-oldest", "drop-newest", "latest"] as const;
 
-/** More than a connection buffers before the queue fills. */
+/** Number of bytes that exceeds what a connection buffers before the queue fills. */
 const PAD = "x".repeat(1 << 16);
 
-/** Topic of the messages that fill a connection. */
+/** The topic of the messages that fill a connection. */
 const FILL = "fill";
 
 /**
- * Faults of the link, by name: each starts once the connection is full, and ends with the backlog.
+ * Faults of the link, by name. Each fault starts once the connection is full, and ends when the
+ * backlog is gone.
  */
 const FAULTS = {
   "a slow link": { bytesPerSecond: 200_000 },
@@ -34,7 +37,7 @@ const cases = fc.record({
   transport,
   bound: fc.constantFrom("messages", "bytes"),
   fault: fc.constantFrom("a fast way", "a slow link", "lost packets"),
-  /** Policy, topic and size of each message. */
+  /** The policy, topic and size of each message. */
   messages: fc.array(
     fc.record({
       policy: fc.constantFrom(...POLICIES),
@@ -108,7 +111,7 @@ async function fillUp(world: World, session: Ends["near"] | Ends["far"]): Promis
   assert(session.stats.queuedMessages > 0, "the connection accepts everything");
 }
 
-/** Bytes of an envelope. */
+/** Returns the size of an envelope in bytes. */
 function sizeOf(topic: string, data: unknown): number {
   return new TextEncoder().encode(JSON.stringify({ topic, data })).length;
 }

@@ -13,21 +13,21 @@ import type { World } from "./world.ts";
 
 const TRANSPORTS = ["websocket", "webtransport", "http"] as const;
 
-/** Maximum duration of a token check, and of a close, in milliseconds. */
+/** Maximum duration of a token check and of a close, in milliseconds. */
 const [AUTHENTICATE_MS, CLOSE_MS] = [300, 800] as const;
 
-/** Maximum wait of a server for a slow reader, and slack, in milliseconds. */
+/** Maximum time that a server waits for a slow reader, and slack, in milliseconds. */
 const [BEHIND_MS, SLACK_MS] = [3_000, 1_200] as const;
 
-/** Timeout of a connection that announces a token and sends none, in milliseconds. */
+/** Timeout of a connection that announces a token but sends none, in milliseconds. */
 const HANDSHAKE_MS = 4_000;
 
 /** Data of a message that a reader without a network cannot receive. */
 const FILL = "x".repeat(200_000);
 
 /**
- * Calls that end a server. Some reject sessions as soon as they return; `close()` first ends other
- * services. Some leave connections without a session open.
+ * Calls that end a server. Some reject sessions as soon as they return, but `close()` first ends
+ * other services. Some leave connections without a session open.
  */
 const WAYS = {
   close: { refuses: false, leaves: true },
@@ -57,14 +57,14 @@ const cases = fc.record({
   hasHttp3: fc.boolean(),
   isInBand: fc.boolean(),
   residents: fc.array(fc.constantFrom(...TRANSPORTS), { minLength: 1, maxLength: 4 }),
-  /** The first resident does not read. */
+  /** If true, the first resident does not read. */
   isBehind: fc.boolean(),
-  /** Clients that connect from the start; the server ends after 300 ms. */
+  /** Clients that connect from the start. The server ends after 300 ms. */
   newcomers: fc.array(
     fc.record({ atMs: fc.nat(AUTHENTICATE_MS + CLOSE_MS), entry }),
     { maxLength: 6 },
   ),
-  /** Connections that announce a token and send none. */
+  /** Connections that announce a token but send none. */
   mutes: fc.nat(2),
 });
 
@@ -86,7 +86,7 @@ const PLAIN: Case = {
 /** A session of the server. */
 interface Opened {
   readonly atMs: number;
-  /** Codes that `onClose` received. */
+  /** Close codes that `onClose` received. */
   readonly codes: number[];
 }
 
@@ -151,7 +151,7 @@ property("a server that closes or drains closes each session once, and frees all
     const codes = new Set(all.flatMap(({ codes }) => codes));
     if (!way.startsWith("drain")) assertEquals([...codes], [given]);
     assertEquals([...closing.refused].filter((status) => status !== 503), [], "refusals");
-    // A slow reader may not receive the close.
+    // A slow reader may miss the close.
     const told = closing.clients.slice(isBehind ? 1 : 0);
     assertEquals(told.filter(({ isConnected }) => isConnected).length, 0, "clients with a session");
 
@@ -162,7 +162,7 @@ property("a server that closes or drains closes each session once, and frees all
   },
 });
 
-/** A server that ends, and its clients. */
+/** A server that ends and its clients. */
 class Closing {
   readonly program: SimulatedServer<string>;
   readonly clients: Client[] = [];
@@ -208,7 +208,7 @@ class Closing {
     }));
   }
 
-  /** Opens connections that announce a token and send none; returns their close codes. */
+  /** Opens connections that announce a token but send none, and returns their close codes. */
   enterMute(count: number): number[] {
     const codes: number[] = [];
     for (let i = 0; i < count; i++) {
@@ -220,7 +220,7 @@ class Closing {
     return codes;
   }
 
-  /** Ends the server in the case's way. */
+  /** Ends the server in the way that the case specifies. */
   async end(): Promise<void> {
     const { server } = this.program;
     const { way, code, withinMs, apartMs } = this.#case;
@@ -232,7 +232,7 @@ class Closing {
         return void await Promise.all([server.close(options), server.close({ code: 4_001 })]);
       case "signal":
         this.#stop.abort();
-        // The first call decides; others wait for the same end.
+        // The first call decides how the server ends. Later calls wait for the same end.
         return await server.close();
       case "shutdown":
         return await server.manager.shutdown(options);
@@ -254,7 +254,7 @@ property("a session that a drain cuts receives its code, even if the machine sto
   cases: fc.record({
     hasHttp3: fc.boolean(),
     withinMs: fc.integer({ min: 100, max: 1_500 }),
-    /** Time of a packet to the client over each transport, in milliseconds. */
+    /** Time that a packet to the client takes over each transport, in milliseconds. */
     delaysMs: fc.tuple(...TRANSPORTS.map(() => fc.integer({ min: 1, max: 200 }))),
   }),
   regressions: {
@@ -276,7 +276,7 @@ property("a session that a drain cuts receives its code, even if the machine sto
     });
     await world.until("all sessions", () => clients.every(({ isConnected }) => isConnected));
     const codes = clients.map((client, i) => {
-      // Without a pending reply, a client would leave early.
+      // If no reply were pending, the client would leave early.
       client.request("hold").catch(() => {});
       void client.session!.closed.then(({ code }) => codes[i] = code);
       return 0;

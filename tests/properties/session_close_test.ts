@@ -1,4 +1,7 @@
-/** Sessions that close or break: what each end receives, and how waiting calls settle. */
+/**
+ * Sessions that close or break. The property compares what each end receives and how waiting calls
+ * settle.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -12,40 +15,42 @@ import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { type Carrier, CARRIERS, type Ends, type World } from "./world.ts";
 
-/** Heartbeat of the server, which the client also uses. */
+/** The server's heartbeat. The client uses it too. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
 
-/** Time for each end to flush before a close, in milliseconds. */
+/** Time that each end has to flush before a close, in milliseconds. */
 const CLOSE_MS = 1_000;
 
 /**
- * Time until both ends know of an end without a fault, in milliseconds; HTTP needs one more
- * request.
+ * Time until both ends know that the session has ended without a fault, in milliseconds. HTTP needs
+ * one more request.
  */
 const KNOWN_MS = { near: 500, http: 1_200 } as const;
 
 /** Time until an end drops a silent peer, in milliseconds. */
 const SILENCE_MS = 4_200;
 
-/** Time until a peer knows of a close that a fault follows, or times out, in milliseconds. */
+/**
+ * Time until a peer knows of a close that is followed by a fault, or times out, in milliseconds.
+ */
 const FAULT_MS = 7_500;
 
 type Side = "client" | "server";
 const SIDES = ["client", "server"] as const;
 
-/** A session that one end uses. */
+/** A session as one end uses it. */
 type Used = Ends["near"] | Ends["far"];
 
-/** A call, with its outcomes. */
+/** A call and its outcomes. */
 interface Call {
   readonly call: (session: Used) => Promise<unknown>;
-  /** Outcomes of a call while the session ends; without one, the call is not made then. */
+  /** Outcomes of a call while the session ends. Without an outcome, the call is not made then. */
   readonly early: readonly string[];
-  /** Outcomes after the end. */
+  /** Outcomes after the session has ended. */
   readonly late: readonly string[];
   /** True for a call that waits as long as the session lasts. */
   readonly waits?: boolean;
-  /** True for a call that only clients have. */
+  /** True for a call that only clients can make. */
   readonly isOfClient?: boolean;
 }
 
@@ -57,17 +62,17 @@ function waiting(call: Call["call"]): Call {
   return { call, early: [CLOSED], late: [CLOSED], waits: true };
 }
 
-/** Returns such a call of a client. */
+/** Returns such a call for a client. */
 function waitingOfClient(call: (session: Ends["near"]) => Promise<unknown>): Call {
   return { ...waiting((session) => call(session as Ends["near"])), isOfClient: true };
 }
 
-/** Returns a call that resolves with the end. */
+/** Returns a call that resolves when the session ends. */
 function ending(call: Call["call"], ...early: string[]): Call {
   return { call, early, late: ["fulfilled"] };
 }
 
-/** Calls of either end. */
+/** Calls that either end can make. */
 const CALLS: Readonly<Record<string, Call>> = {
   request: waiting((one) => one.request("hold")),
   items: waiting((one) => Array.fromAsync(one.requestStream("hold"))),
@@ -120,7 +125,7 @@ const ends = [
   "client loses power",
 ] as const;
 
-/** Faults around a close: before it, or some milliseconds after it. */
+/** Faults before a close or some milliseconds after it. */
 const faults = [
   "none",
   "lost network",
@@ -133,7 +138,7 @@ const faults = [
 /** Messages before the end, by size in bytes. */
 const messages = fc.array(fc.constantFrom(10, 20_000), { maxLength: 6 });
 
-/** Waits of one end. */
+/** Calls of one end that wait. */
 const waits = (side: Side) =>
   fc.subarray(NAMES.filter((name) => CALLS[name]!.waits && hasCall(side, name, "websocket")));
 
@@ -148,9 +153,9 @@ const cases = fc.record({
   closes: fc.record({ client: close, server: close }),
   messages: fc.record({ client: messages, server: messages }),
   waits: fc.record({ client: waits("client"), server: waits("server") }),
-  /** Time in which the client loads the code for streams, in milliseconds. */
+  /** Time that the client needs to load the code for streams, in milliseconds. */
   loadMs: fc.constantFrom(0, 5, 100),
-  /** Calls in the turn of the end, after some microtasks. */
+  /** Calls in the turn in which the session ends, after some microtasks. */
   calls: fc.array(
     fc.record({
       side: fc.constantFrom(...SIDES),
@@ -163,12 +168,15 @@ const cases = fc.record({
 
 type Case = Drawn<typeof cases>;
 
-/** Replaces ends that a transport cannot have: over HTTP, a client resends what a fault lost. */
+/**
+ * Replaces ends that are impossible on a transport. For example, over HTTP, a client resends what
+ * was lost in a fault.
+ */
 function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {
   if (carrier === "http") {
     return { end: end.startsWith("reset") ? "server closes" : end, fault: "none" };
   }
-  // On this engine, the model of a page's socket keeps a connection whose other end is silent.
+  // With this engine, the model of a page's socket keeps a connection whose other end is silent.
   if (carrier === "hardened" && /only the server/.test(end)) return { end: "reset", fault: "none" };
   if (!end.endsWith("closes")) return { end, fault: "none" };
   // Only a message stream confirms its end.
@@ -196,7 +204,10 @@ class End {
   }
 }
 
-/** Returns how, and until when, a session may end at one side, by docs/protocol.md 15 and 16.9. */
+/**
+ * Returns how and until when a session may end at one side, according to docs/protocol.md 15 and
+ * 16.9.
+ */
 function expectedOf(one: Case, side: Side): {
   readonly infos: readonly (Pick<CloseInfo, "by" | "code"> & { readonly reason?: string })[];
   readonly withinMs: number;
@@ -215,11 +226,12 @@ function expectedOf(one: Case, side: Side): {
     const heard = { by: "remote", ...closes[closer] } as const;
     if (fault === "none") return { infos: [heard], withinMs: knownMs };
     if (fault === "no answer") return { infos: [heard], withinMs: 1_900 };
-    // The code follows the last message: a client that misses it reconnects, a server does not.
+    // The code follows the last message. A client that misses it reconnects, but a server does not.
     const unknown = { by: "remote", code: CloseCode.normal, reason: "" } as const;
     const missed = side === "client" ? lost : unknown;
     if (fault === "no answer, then death") {
-      // QUIC also waits for a dead peer to confirm the close, longer than a heartbeat does.
+      // QUIC also waits for a dead peer to confirm the close. This takes longer than a heartbeat's
+      // timeout.
       return carrier === "http3"
         ? { infos: [missed, silent], withinMs: SILENCE_MS }
         : { infos: [missed], withinMs: 2_600 };
@@ -345,8 +357,8 @@ property("both ends of a session report how it closed, and all waiting calls fai
 });
 
 /**
- * Gauges of a server that count resources of sessions, except sockets without a reply to their
- * close.
+ * Gauges of a server that count resources of sessions, except sockets that received no reply to
+ * their close.
  */
 function* gaugesOf(server: Parameters<typeof prometheusText>[0]): Generator<[string, number]> {
   let isCounted = false;
@@ -358,13 +370,13 @@ function* gaugesOf(server: Parameters<typeof prometheusText>[0]): Generator<[str
   }
 }
 
-/** Returns true if a side has a call over a transport. */
+/** Returns true if a side can make a call over a transport. */
 function hasCall(side: Side, name: string, carrier: Carrier): boolean {
   if (side === "server" && CALLS[name]!.isOfClient) return false;
   return carrier !== "http" || !/stream|datagram/.test(name);
 }
 
-/** Ends the session; returns the sides whose programs still run. */
+/** Ends the session and returns the sides whose programs are still running. */
 async function strike(
   world: World,
   { end, fault, one, both, host, machine }: Pick<Case, "end" | "fault"> & {
@@ -422,7 +434,7 @@ function checkEnd(
   assert(endedMs - beganMs <= withinMs, `${side}: ended after ${endedMs - beganMs} ms`);
 }
 
-/** Expects all messages from before a close; a fault may lose the last ones. */
+/** Expects all messages from before a close to have arrived. A fault may lose the last messages. */
 function checkMessages(one: Case, { end, got }: { readonly end: End; readonly got: number[] }) {
   const peer = end.side === "client" ? "server" : "client";
   const sent = range(0, one.messages[peer].length - 1);
@@ -432,7 +444,10 @@ function checkMessages(one: Case, { end, got }: { readonly end: End; readonly go
   assertEquals(got, isWhole ? sent : sent.slice(0, got.length), `messages at the ${end.side}`);
 }
 
-/** Expects each wait to have failed with the session's reason, and no new one to start. */
+/**
+ * Expects each wait to have failed with the session's reason, and expects that no new wait can
+ * start.
+ */
 async function checkWaits({ session, info, waits, side }: End): Promise<void> {
   const expected = `closed ${info?.code} by ${info?.by}`;
   const outcome = (error: unknown) =>
@@ -444,7 +459,7 @@ async function checkWaits({ session, info, waits, side }: End): Promise<void> {
   assertEquals(outcome(await sending.catch((error) => error)), expected);
 }
 
-/** Expects the outcome of each call after the end, and no open resources. */
+/** Expects each call after the end to have its outcome, and expects no open resources. */
 async function checkLateCalls(world: World, { side, session }: End, carrier: Carrier) {
   const outcomes = NAMES.filter((name) => hasCall(side, name, carrier)).map(async (name) => {
     const outcome = outcomeOf(Promise.try(() => CALLS[name]!.call(session)));
@@ -460,7 +475,7 @@ async function checkLateCalls(world: World, { side, session }: End, carrier: Car
   assertEquals([openRequests, awaitedAnswers, replies.size, replies.leaving], [0, 0, 0, 0], side);
 }
 
-/** Expects the client to reconnect after recoverable ends, and to stay closed after others. */
+/** Expects the client to reconnect after recoverable ends and to stay closed after other ends. */
 async function checkReturn(
   world: World,
   { client, both, program }: {

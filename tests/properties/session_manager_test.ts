@@ -1,5 +1,6 @@
 /**
- * Sessions of one server that come and go in every way: lists, counts and totals of the manager.
+ * Sessions of one server that come and go in every way. The properties compare the manager's lists,
+ * counts and totals.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -12,16 +13,19 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Maximum sessions in total, per user, and per address. */
+/** Maximum number of sessions in total, per user, and per address. */
 const LIMITS = { maxSessions: 6, maxSessionsPerUser: 2, maxSessionsPerAddress: 3 } as const;
 
-/** Token of a session without a user. */
+/** The token of a session without a user. */
 const GUEST = "guest";
 
 /** Round-trip time of messages and streams, in milliseconds. */
 const TRIP_MS = 150;
 
-/** Bytes of a message on a blocked link: several fill the connection, the others wait. */
+/**
+ * Size of a message on a blocked link, in bytes. Several messages fill the connection, and the
+ * others wait.
+ */
 const LARGE = 40_000;
 
 const session = fc.nat(LIMITS.maxSessions - 1);
@@ -59,12 +63,12 @@ interface Known {
   readonly session: Session;
 }
 
-/** A server, and the expected state of its manager. */
+/** A server and the expected state of its manager. */
 class Managed {
   readonly #program: SimulatedServer<unknown>;
-  /** Sessions of the manager, in the order of addition. */
+  /** The manager's sessions, in the order in which they were added. */
   #known: Known[] = [];
-  /** All sessions that the manager ever had, once each. */
+  /** All sessions that the manager ever had, without duplicates. */
   readonly #opened: Session[] = [];
   readonly #counts = { created: 0, closed: 0, removed: 0, peak: 0 };
   readonly #codes: Record<number, number> = {};
@@ -74,7 +78,7 @@ class Managed {
     maxSessionsPerAddress: 0,
     draining: 0,
   };
-  /** Makes handlers wait. */
+  /** While it is set, handlers wait. */
   #held = Promise.withResolvers<void>();
   #clients = 0;
 
@@ -145,7 +149,9 @@ class Managed {
     }
   }
 
-  /** Compares the manager with the model, and its totals with the sums over its sessions. */
+  /**
+   * Compares the manager with the model, and compares its totals with the sums over its sessions.
+   */
   look(): void {
     const manager = this.#manager;
     const known = this.#known;
@@ -176,7 +182,7 @@ class Managed {
     this.#compareSums(stats);
   }
 
-  /** Closes the manager; later sessions are rejected. */
+  /** Closes the manager, which then rejects later sessions. */
   async close(): Promise<void> {
     await this.#endHandlers();
     const all = this.#known;
@@ -232,7 +238,7 @@ class Managed {
   async #open({ token, machine, transport }: Extract<Step, { kind: "open" }>): Promise<void> {
     const countOf = (key: "token" | "machine", value: string) =>
       this.#known.filter((known) => known[key] === value).length;
-    // The address is checked first, the user last.
+    // The address is checked first, and the user is checked last.
     const limit = countOf("machine", machine) >= LIMITS.maxSessionsPerAddress
       ? "maxSessionsPerAddress"
       : this.#known.length >= LIMITS.maxSessions
@@ -260,7 +266,7 @@ class Managed {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Records that sessions close with a code, and waits for it. */
+  /** Records that sessions close with a code, and waits until they have closed. */
   async #left(some: readonly Known[], code: number): Promise<void> {
     this.#known = this.#known.filter((one) => !some.includes(one));
     this.#counts.closed += some.length;
@@ -281,7 +287,7 @@ class Managed {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Sends more than a link can carry, and compares while messages wait. */
+  /** Sends more than a link can carry, and compares the statistics while messages wait. */
   async #block({ machine, session }: Known, count: number): Promise<void> {
     const [world, { host }] = [this.world, this.#program];
     world.change(world.host(machine), host, { isBlocked: true });
@@ -307,7 +313,10 @@ class Managed {
     await this.world.pause(TRIP_MS);
   }
 
-  /** Removes a session, which stays open and may be added again, open or closed. */
+  /**
+   * Removes a session. The session stays open, and it may be added again while it is open or after
+   * it has closed.
+   */
   async #remove(one: Known, then: "add" | "close" | "close and add"): Promise<void> {
     const { client, session } = one;
     const manager = this.#manager;
@@ -321,7 +330,7 @@ class Managed {
     this.look();
     if (then !== "add") {
       await this.#endHandlers();
-      // Closing a removed session does not count.
+      // Closing a removed session is not counted.
       await client.close();
       await this.world.pause(2 * TRIP_MS);
     }
@@ -331,7 +340,7 @@ class Managed {
     if (then === "close and add") await this.#left([one], CloseCode.normal);
   }
 
-  /** Closes all sessions; the server accepts others. */
+  /** Closes all sessions. The server continues to accept new ones. */
   async #closeAll(): Promise<void> {
     await this.#endHandlers();
     const all = this.#known;
@@ -343,7 +352,7 @@ class Managed {
     assertEquals(await this.#manager.closeAll(), 0);
   }
 
-  /** Reads the ids of all sessions, two at a time. */
+  /** Reads the ids of all sessions, two per page. */
   #pages(): string[] {
     const ids: string[] = [];
     let after: number | undefined;

@@ -1,4 +1,4 @@
-/** Rates that two nodes count together in their engine: one rate for all sessions of a user. */
+/** Rates that two nodes count together in their engine. All sessions of a user share one rate. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
@@ -7,16 +7,19 @@ import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Round-trip time of a request that needs no engine, in milliseconds. */
+/** Round-trip time of a request that does not need the engine, in milliseconds. */
 const TRIP_MS = 60;
 
 /**
- * Time after which a node retries an engine that did not reply, and its maximum wait, in
- * milliseconds.
+ * Time after which a node retries an engine that did not reply, and the maximum time that it waits,
+ * in milliseconds.
  */
 const [AGAIN_MS, WAIT_MS] = [1_000, 500] as const;
 
-/** Time until a node has paid its debt of tokens, besides their refill, in milliseconds. */
+/**
+ * Time until a node has paid its debt of tokens, in addition to the time of their refill, in
+ * milliseconds.
+ */
 const SLACK_MS = 700;
 
 const rate = fc.record({
@@ -27,7 +30,7 @@ const rate = fc.record({
 /** An attempt to take one unit, such as a request or a session. */
 type Unit = "messages" | "connections";
 
-/** Two nodes with a page of one user at each. */
+/** Two nodes, each with a page of the same user. */
 class Sharing {
   readonly engine: FailingEngine;
   readonly #nodes;
@@ -55,7 +58,7 @@ class Sharing {
     await this.world.until("all sessions", () => this.#pages.every(({ isIn }) => isIn));
   }
 
-  /** Sends a request of some characters; returns its outcome. */
+  /** Sends a request of some characters and returns its outcome. */
   ask(node: number, chars = 0): () => string {
     const page = this.#pages[node]!;
     const id = page.ask({ topic: "ask", data: "x".repeat(chars) });
@@ -65,7 +68,7 @@ class Sharing {
     };
   }
 
-  /** Takes units at once; counts the granted ones. */
+  /** Takes units at the same time, and returns how many were granted. */
   async take(node: number, unit: Unit, times: number): Promise<number> {
     if (unit === "messages") {
       const outcomes = Array.from({ length: times }, () => this.ask(node));
@@ -107,7 +110,7 @@ property("a burst at one node is a debt of the other, which pays it in time and 
     for (let round = 0; round < rounds; round++) {
       const paidMs = world.nowMs + fillMs;
       assertEquals(await sharing.take(0, unit, rate.burst + 1), rate.burst, "a burst");
-      // The node first counts alone, so that no request waits for the engine.
+      // At first, the node counts alone, so that no request waits for the engine.
       assertEquals(await sharing.take(1, unit, rate.burst + 1), rate.burst, "at another node");
       assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
       engine.callMs.take = trouble === "slow" ? countMs : trouble === "late" ? 4 * WAIT_MS : 0;
@@ -135,7 +138,7 @@ property("a node without its engine counts alone: it enforces no debt, and owes 
     await world.pause(tokenMs);
     assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
     engine.goAway();
-    // The node notices through a count of the other unit.
+    // The node notices this when it counts the other unit.
     await sharing.take(1, unit === "messages" ? "connections" : "messages", 1);
     await world.pause(tokenMs);
     assertEquals(await sharing.take(1, unit, 1), 1, "in debt without the engine");

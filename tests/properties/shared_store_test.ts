@@ -1,4 +1,7 @@
-/** The store that nodes share: claims of slots, numbers that only grow, and tokens of a rate. */
+/**
+ * The store that nodes share, with claims of slots, numbers that only increase, and tokens of a
+ * rate.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { BrokerStore, TakenTokens } from "../../pubsub/broker.ts";
@@ -7,16 +10,16 @@ import { untilReached } from "./engines.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Nodes that share the store. */
+/** Number of nodes that share the store. */
 const NODES = 3;
 
-/** Time around a claim's expiry in which it may be valid or not, in milliseconds. */
+/** Time around a claim's expiry during which the claim may be valid or not, in milliseconds. */
 const EDGE_MS = 120;
 
 /** Minimum time for which a number is remembered, in milliseconds. */
 const WINDOW_MS = 4_000;
 
-/** Time added to a wait for tokens, in milliseconds: the duration of a request. */
+/** Time that is added to a wait for tokens, in milliseconds. It is the duration of a request. */
 const LATER_MS = 20;
 
 const engine = fc.constantFrom("memory", "redis", "sqlite", "nats");
@@ -29,7 +32,7 @@ property("nodes claim no more slots than a scope has, and keep those that they r
   cases: fc.record({
     engine,
     max: fc.integer({ min: 1, max: 3 }),
-    /** Concurrent operations, each of a different member. */
+    /** Concurrent operations, each by a different member. */
     rounds: fc.array(
       fc.record({
         pauseMs,
@@ -88,7 +91,10 @@ property("nodes claim no more slots than a scope has, and keep those that they r
 property("one of several nodes advances a number to its next value, and all read that", {
   cases: fc.record({
     engine,
-    /** Numbers that nodes store at once, relative to the newest one, and the pause afterwards. */
+    /**
+     * Numbers that nodes store at the same time, relative to the newest number, and the pause
+     * afterwards.
+     */
     rounds: fc.array(
       fc.record({
         steps: fc.array(fc.integer({ min: -1, max: 3 }), { minLength: 1, maxLength: NODES }),
@@ -113,7 +119,7 @@ property("one of several nodes advances a number to its next value, and all read
       assertEquals(granted.filter((n) => n === largest).length, largest > newest ? 1 : 0);
       if (largest > newest) [newest, untilMs] = [largest, startMs + WINDOW_MS];
       const leftMs = untilMs - EDGE_MS - world.nowMs;
-      // After that the number may be forgotten.
+      // After that, the number may be forgotten.
       if (leftMs <= 0) return;
       if (newest >= 0) await world.pause(leftMs * pauseShare);
       for (const store of stores) assertEquals(await store.newest("row", WINDOW_MS), newest);
@@ -132,7 +138,7 @@ property("nodes take no more tokens than a bucket has, and wait no longer than i
       fc.record({
         nodes: fc.array(node, { minLength: 1, maxLength: 4 }),
         amount: fc.integer({ min: 1, max: 3 }),
-        /** The pause, or the one that the rejection names. */
+        /** The length of the pause, or the length that the rejection names. */
         pauseMs: fc.oneof(fc.constant("as refused" as const), pauseMs),
       }),
       { maxLength: 20, size: "max" },
@@ -152,7 +158,7 @@ property("nodes take no more tokens than a bucket has, and wait no longer than i
   },
 });
 
-/** Takes tokens on several nodes at once. */
+/** Takes tokens on several nodes at the same time. */
 async function take(
   world: World,
   stores: readonly BrokerStore[],
@@ -165,8 +171,8 @@ async function take(
 }
 
 /**
- * Connects nodes to an engine, and waits until it responds to all. Returns nothing for a NATS
- * cluster, where two concurrent changes may both succeed.
+ * Connects nodes to an engine and waits until it responds to all of them. Returns nothing for a
+ * NATS cluster, where two concurrent changes may both succeed.
  */
 async function storesOf(
   world: World,

@@ -1,11 +1,11 @@
-/** A raw client on a simulated WebSocket, which lets a case see each envelope. */
+/** A raw client on a simulated WebSocket. It lets a case see each envelope. */
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
 import type { World } from "./world.ts";
 
-/** A server's envelope, with the keys that cases read. */
+/** An envelope from the server, with the keys that cases read. */
 export interface Envelope {
-  /** Number of the request that this replies to; `null` in a notice. */
+  /** Number of the request to which this envelope replies. It is `null` in a notice. */
   readonly reply?: number | null;
   readonly error?: {
     readonly code: string;
@@ -16,7 +16,7 @@ export interface Envelope {
   readonly data?: PresenceNotice | unknown;
   readonly ping?: number;
   readonly pong?: number;
-  /** Newest number of a handled client message. */
+  /** The newest number of a client message that was handled. */
   readonly ack?: number;
   /** Topic from which the server removed the client. */
   readonly unsubscribed?: string;
@@ -28,7 +28,7 @@ export class SimulatedPage {
   readonly received: Envelope[] = [];
   /** The machine. */
   readonly host: Host;
-  /** Code of the close, once the session is over. */
+  /** The close code, once the session is over. */
   code: number | undefined;
   readonly #socket;
   // Each number has two digits, so that all requests of a kind have the same size.
@@ -36,11 +36,11 @@ export class SimulatedPage {
   readonly #unanswered = new Set<number>();
 
   /**
-   * Starts connecting; the world closes the session at the end.
+   * Starts connecting. The world closes the session at the end.
    *
    * @param world The world.
    * @param server Machine of the server.
-   * @param options The token, and name of the machine.
+   * @param options The token and the name of the machine.
    */
   constructor(world: World, server: Host, { token, name }: {
     readonly token?: string;
@@ -57,17 +57,17 @@ export class SimulatedPage {
     world.onEnd(() => this.close());
   }
 
-  /** True while the server has admitted the session. */
+  /** True while the session is admitted. */
   get isIn(): boolean {
     return this.received.length > 0 && this.code === undefined;
   }
 
-  /** `in`, or the close code; `undefined` before the outcome. */
+  /** The outcome: `in`, or the close code. It is `undefined` until the outcome is known. */
   get entry(): "in" | number | undefined {
     return this.code ?? (this.isIn ? "in" : undefined);
   }
 
-  /** Numbers of the requests without a reply. */
+  /** Numbers of the requests that have received no reply. */
   get unanswered(): readonly number[] {
     return [...this.#unanswered];
   }
@@ -95,12 +95,12 @@ export class SimulatedPage {
     return id;
   }
 
-  /** Number of characters of a request if it is sent next. */
+  /** Returns the number of characters of a request if it is sent next. */
   sizeOf(envelope: object): number {
     return JSON.stringify({ ...envelope, id: this.#requests }).length;
   }
 
-  /** The reply to a request; `undefined` before it arrives. */
+  /** Returns the reply to a request, or `undefined` before it arrives. */
   replyTo(id: number): Envelope | undefined {
     return this.received.find(({ reply }) => reply === id);
   }

@@ -1,5 +1,6 @@
 /**
- * Readers of a durable stream that fall behind: each record once, in order, or `gone` for a gap.
+ * Readers of a durable stream that fall behind. Each must receive each record once and in order, or
+ * `gone` for a gap.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -20,31 +21,31 @@ import { CARRIERS, type World } from "./world.ts";
 
 const ID = "log-book";
 
-/** Records of a stream, and the characters of each. */
+/** Number of records in a stream, and of characters in each record. */
 const LOADS = {
   "a few small records": { records: 32, characters: 4 },
-  /** More bytes than may wait for a slow reader. */
+  /** A number of bytes larger than may wait for a slow reader. */
   "large records": { records: 32, characters: 60_000 },
-  /** More records than may wait for a slow reader. */
+  /** A number of records larger than may wait for a slow reader. */
   "many records": { records: 4_400, characters: 4 },
 } as const;
 
-/** Send queues of the sessions: a page fills at most half of one. */
+/** Send queues of the sessions. A page fills at most half of a queue. */
 const QUEUES = {
   "the default": {},
   "few messages": { maxMessages: 12 },
   "few bytes": { maxBytes: 240_000 },
 } as const;
 
-/** Duration of a slow read, which announcements overtake, in milliseconds. */
+/** Duration of a slow read in milliseconds. Announcements overtake it. */
 const SLOW_READ_MS = 40;
 
 /** Time until a reader on the server retries, in milliseconds. */
 const RETRY_MS = 60;
 
 /**
- * Time until all readers are at the end, in milliseconds, with network faults and without them.
- * Without, no reader waits for the periodic check of a stream.
+ * Time until all readers have reached the end, with and without network faults, in milliseconds.
+ * Without network faults, no reader waits for the periodic check of a stream.
  */
 const [END_MS, SOON_MS] = [120_000, 8_000] as const;
 
@@ -57,7 +58,7 @@ const reader = fc.record({
   restMs: fc.constantFrom(0, 1_000, 4_000),
   /** Number of records after which the reader leaves and returns. */
   leaveAt: maybe(fc.nat(20)),
-  /** Time for each tenth of the records, in milliseconds. */
+  /** Time that each tenth of the records takes, in milliseconds. */
   slowMs: fc.constantFrom(0, 100),
 });
 
@@ -76,7 +77,7 @@ property("a reader that falls behind receives each record once, in order, or `go
     /** Records that the stream keeps. */
     kept: fc.constantFrom(Infinity, Infinity, 6),
     readers: fc.array(reader, { minLength: 1, maxLength: 3 }),
-    /** Appends, each with the fate of the reads after it. */
+    /** Appends, each with the fate of the reads that follow. */
     appends: fc.array(fc.record({ reads: fc.constantFrom(...READS), thenMs: fc.nat(200) }), {
       minLength: 1,
       maxLength: 12,
@@ -97,7 +98,7 @@ property("a reader that falls behind receives each record once, in order, or `go
       appends: Array(32).fill({ reads: "are fine", thenMs: 100 }),
       faults: [
         { kind: "a frozen client", atMs: 50, lastsMs: 1_000 },
-        // One record is unsent, and the next one arrives before the event.
+        // One record has not been sent yet, and the next one arrives before the event.
         { kind: "a cut", atMs: 199, lastsMs: 1 },
       ],
       end: "fulfilled",
@@ -152,7 +153,7 @@ property("a reader that falls behind receives each record once, in order, or `go
     const ended = await world.inTime("the ends", Promise.all(outcomes), withinMs);
     assertEquals(ended, readers.map(() => end));
     const isLeft = () => node.server.durableStreams.activity().length === 0;
-    // The session of a silently cut client ends late.
+    // The session of a client that was cut silently ends late.
     await world.until("no reader of the stream", isLeft, END_MS);
     await engine.inner.close();
   },
@@ -161,7 +162,7 @@ property("a reader that falls behind receives each record once, in order, or `go
 /** A record, and its number. */
 type Numbered = readonly [number: number, text: string];
 
-/** The stream, as its writer knows it. */
+/** The stream as its writer knows it. */
 interface Written {
   readonly records: number;
   readonly kept: number;
@@ -172,19 +173,22 @@ interface Written {
   readonly offsets: Map<number, string>;
 }
 
-/** A stream as one reader sees it. */
+/** A stream, as one reader sees it. */
 interface Readable extends AsyncIterable<Numbered> {
   readonly offset: string | undefined;
 }
 
-/** Starts reading after an offset, or at the oldest record. */
+/** Starts reading after an offset or at the oldest record. */
 type Open = (after: string | undefined) => Readable;
 
-/** A reader of the stream, in a client or on the server. */
+/** A reader of the stream in a client or on the server. */
 class Reader {
   #count = 0;
   #newest = -1;
-  /** Minimum number of the next record: the oldest, or the one after the newest. */
+  /**
+   * Minimum number of the next record, which is the oldest record or the record after the newest
+   * one.
+   */
   #least = 0;
   #isAtOldest = true;
   #hasLeft = false;
@@ -196,7 +200,7 @@ class Reader {
     readonly open: Open,
   ) {}
 
-  /** Reads to the end of the stream, and starts over at the oldest record after a gap. */
+  /** Reads to the end of the stream. After a gap, starts over at the oldest record. */
   async run(): Promise<string> {
     for (let stream = this.open(undefined);;) {
       const { offset } = stream;
@@ -219,7 +223,7 @@ class Reader {
     }
   }
 
-  /** Reads to the end, or until the reader leaves; returns true in the latter case. */
+  /** Reads to the end or until the reader leaves. Returns true if the reader left. */
   async #read(stream: Readable): Promise<boolean> {
     const { restAt, restMs, leaveAt, slowMs } = this.drawn;
     const { records, offsets } = this.written;
@@ -244,7 +248,7 @@ class Reader {
   }
 }
 
-/** Reads on the server, with the members of a client's stream. */
+/** Reads on the server, and returns an object with the members of a client's stream. */
 function readableAt({ server }: SimulatedServer, after: string | undefined): Readable {
   const readable = {
     offset: after,

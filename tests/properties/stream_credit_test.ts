@@ -1,4 +1,7 @@
-/** Streams with little credit: how each ends, and the returned credit. */
+/**
+ * Streams with little credit. The property compares how each stream ends and how much credit is
+ * returned.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { StreamError } from "../../errors.ts";
@@ -7,7 +10,7 @@ import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { Ends, World } from "./world.ts";
 
-/** Credit of both ends, and the maximum bytes of a stream in these tests. */
+/** The credit of both ends, and the maximum number of bytes in a stream in these tests. */
 const CREDIT = { maxData: 6_144, maxStreamData: 4_096, maxStreamsBidi: 4, maxStreamsUni: 3 };
 
 /** Kinds of credit, with the window of each. */
@@ -17,17 +20,17 @@ const WINDOWS = {
   unidirectional: CREDIT.maxStreamsUni,
 } as const;
 
-/** Codes of a writer that aborts, and of a reader that leaves. */
+/** The code of a writer that aborts, and the code of a reader that leaves. */
 const [ABORTED, LEFT] = [77, 88];
 
-/** One direction of a stream, as its writer and reader use it. */
+/** One direction of a stream as its writer and reader use it. */
 const flow = fc.record({
   bytes: fc.nat(8_000),
   chunk: fc.constantFrom(3_000, 700),
   pauseMs: fc.constantFrom(0, 3),
   /** Time at which the writer aborts, in milliseconds. */
   abortMs: maybe(fc.nat(60)),
-  /** Bytes after which the reader leaves. */
+  /** Number of bytes after which the reader leaves. */
   leaveAt: maybe(fc.nat(3_000)),
   readerPauseMs: fc.constantFrom(0, 25, 150),
 });
@@ -48,7 +51,7 @@ property("a stream ends as its writer or reader ends it, and all credit is retur
   cases: fc.record({ transport: fc.constantFrom("websocket", "webtransport"), streams }),
   async check(world, { transport, streams }) {
     const flows: Promise<void>[] = [];
-    /** Uses both halves of a stream that the peer opened, whose first byte is its number. */
+    /** Uses both halves of a stream that the peer opened. The stream's first byte is its number. */
     const accept = async ({ readable, writable }: Halves) => {
       const reader = readable!.getReader();
       const first = await reader.read().catch(() => undefined);
@@ -73,7 +76,7 @@ property("a stream ends as its writer or reader ends it, and all credit is retur
         ? await session.createBidirectionalStream()
         : { writable: await session.createUnidirectionalStream() };
       flows.push(write(world, stream.writable!, { flow: out, number }));
-      // The other end never receives the number of a stream that ends before its first byte.
+      // If a stream ends before its first byte, the other end never receives its number.
       const isKnown = out.abortMs === undefined;
       if (back && isKnown) {
         flows.push(read(world, stream.readable!.getReader(), { flow: back, number }));
@@ -94,13 +97,13 @@ interface Halves {
   readonly writable?: WritableStream<Uint8Array>;
 }
 
-/** A flow of a numbered stream. */
+/** One flow of a numbered stream. */
 interface Numbered {
   readonly flow: Flow;
   readonly number: number;
 }
 
-/** Writes a flow; fails if the writer sees a different end than planned. */
+/** Writes a flow. Fails if the writer sees a different end than planned. */
 async function write(
   world: World,
   writable: WritableStream<Uint8Array>,
@@ -124,14 +127,15 @@ async function write(
     }
     if (abortMs === undefined) await writer.close();
   } catch (error) {
-    // By the Streams standard, closing a stream that the peer has left is a TypeError.
+    // According to the Streams standard, closing a stream that the peer has left throws a
+    // TypeError.
     const isLeft = flow.leaveAt !== undefined &&
       (error instanceof TypeError || codeOf(error) === LEFT);
     if (!isAborted && !isLeft) throw error;
   }
 }
 
-/** Reads a flow; fails if the bytes or the end differ from what the writer sent. */
+/** Reads a flow. Fails if the bytes or the end differ from what the writer sent. */
 async function read(
   world: World,
   reader: ReadableStreamDefaultReader<Uint8Array>,
@@ -155,7 +159,7 @@ async function read(
       take(value);
     }
     if (leaveAt !== undefined) {
-      // More bytes arrive, and nothing reads them.
+      // More bytes arrive, but nothing reads them.
       await world.pause(readerPauseMs);
       await reader.cancel(errorOf(LEFT));
     } else assert(abortMs !== undefined || count === expected.length, `only ${count} bytes`);
@@ -169,7 +173,7 @@ async function drain(readable: ReadableStream<Uint8Array>): Promise<void> {
   await outcomeOf(readable.pipeTo(new WritableStream()));
 }
 
-/** True if a session grants its full windows again; WebTransport has its own credit. */
+/** Returns true if a session grants its full windows again. WebTransport has its own credit. */
 function hasAllCredit({ connection }: Ends["near"] | Ends["far"]): boolean {
   const credit = connection.inspect?.credit;
   if (credit === undefined) return true;
@@ -181,7 +185,7 @@ function hasAllCredit({ connection }: Ends["near"] | Ends["far"]): boolean {
   });
 }
 
-/** Content of a flow: the number of the stream, then a pattern. */
+/** Returns the content of a flow, which is the number of the stream followed by a pattern. */
 function contentOf({ bytes }: Flow, number: number): Uint8Array<ArrayBuffer> {
   const content = Uint8Array.from({ length: 1 + bytes }, (_, i) => i * 7 + (i >> 8));
   content[0] = number;
@@ -209,7 +213,7 @@ property("a write that waits for credit ends with its connection, however that e
   async check(world, { transport, writer, end, kinds }) {
     const { server, host } = world.serve("node", () => ({
       flowControl: CREDIT,
-      // Nothing reads.
+      // Nothing reads the stream.
       onStream: () => new Promise<void>(() => {}),
     }));
     const client = world.connect("ada", host, { transports: [transport], flowControl: CREDIT });

@@ -1,4 +1,4 @@
-/** The ways to read a durable stream: over HTTP, by a session, and on the server itself. */
+/** The ways to read a durable stream: over HTTP, through a session, and on the server itself. */
 import { assert, assertEquals } from "@std/assert";
 import type { Client } from "../../client/client.ts";
 import type { ModelPlace, ModelStream, StreamsModel } from "../../server/durable/streams_model.ts";
@@ -6,32 +6,36 @@ import { collect, outcomeOf } from "./outcomes.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
 import type { World } from "./world.ts";
 
-/** Time without a record after which there is none, in milliseconds. */
+/** Time without a record after which no more records are expected, in milliseconds. */
 const QUIET_MS = 100;
 
-/** Epoch of cursors, the interval of each, and by how many one advances at most. */
+/**
+ * Epoch of the cursors, the interval of each cursor, and the maximum number of intervals by which a
+ * cursor advances.
+ */
 const [EPOCH_MS, CURSOR_MS, MAX_SKIPPED] = [Date.UTC(2024, 9, 9), 20_000, 180];
 
-/** Ways to read: three over HTTP, by a client's session, and on a server. */
+/** Ways to read: three over HTTP, one through a client's session, and one on a server. */
 export const FACES = ["http", "long-poll", "sse", "session", "server"] as const;
 
 export interface FaceReading {
   /** Index of the server. */
   readonly node: number;
   readonly face: typeof FACES[number];
-  /** The place to read after; the oldest record by default. */
+  /** The place after which to read. By default, the read starts at the oldest record. */
   readonly place: ModelPlace | undefined;
   /**
-   * Difference between the current cursor and the one that a reader echoes; no cursor by default.
+   * Difference between the current cursor and the cursor that a reader echoes. By default, it
+   * echoes no cursor.
    */
   readonly ahead?: number | undefined;
 }
 
-/** A reading, with its expected result. */
+/** A read and its expected result. */
 interface Due extends FaceReading {
   readonly id: string;
   readonly stream: ModelStream | undefined;
-  /** Outcome over HTTP for a stream or a place that is gone. */
+  /** The outcome over HTTP for a stream or a place that is gone. */
   readonly absence: string | undefined;
   readonly records: readonly unknown[];
   readonly about: string;
@@ -56,7 +60,7 @@ export class StreamFaces {
     this.#model = model;
   }
 
-  /** Reads a stream to its end, or to its newest record. */
+  /** Reads a stream to its end or to its newest record. */
   async read(id: string, reading: FaceReading): Promise<void> {
     const { face, place } = reading;
     const stream = this.#model.get(id);
@@ -106,7 +110,7 @@ export class StreamFaces {
     assertEquals(got, records, about);
   }
 
-  /** The cursor of a request, and the check of the one in the response. */
+  /** Returns the cursor of a request and a function that checks the cursor in the response. */
   #cursorOf({ node, ahead, about }: Due) {
     const time = () => Math.floor((this.#nodes[node]!.host.runtime.now() - EPOCH_MS) / CURSOR_MS);
     const now = time();
@@ -160,10 +164,10 @@ export class StreamFaces {
 }
 
 /**
- * The state of a stream over HTTP.
+ * Requests the state of a stream over HTTP.
  *
- * @returns Offset of the end, whether the stream is closed, and the reason of a writer that
- * aborted.
+ * @returns The offset of the end, whether the stream is closed, and the reason if a writer aborted
+ * it.
  */
 export function stateOf({ places, end }: ModelStream): (string | null | undefined)[] {
   return [places.at(-1)!.offset, end ? "true" : null, end?.error ?? null];

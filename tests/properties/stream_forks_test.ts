@@ -1,13 +1,13 @@
 /**
- * Forks of durable streams at any place: within a record, an array or a character, and at dropped
- * records.
+ * Forks of durable streams at any place, including places within a record, an array or a character,
+ * and places at dropped records.
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { property } from "./property.ts";
 import { ask, type Reply, respond, serveNodes } from "./requests.ts";
 
-/** Records that a stream with retention keeps. */
+/** Number of records that a stream with retention keeps. */
 const KEPT = 3;
 
 const TYPES = { text: "text/plain", bytes: "application/octet-stream" } as const;
@@ -29,7 +29,7 @@ const encode = (text: string) => new TextEncoder().encode(text);
 const join = (parts: readonly Uint8Array<ArrayBuffer>[]) =>
   Uint8Array.from(parts.flatMap((part) => [...part]));
 
-/** Headers of a fork. */
+/** Returns the headers that create a fork. */
 function forkOf(source: string, offset: string, rest: number): Record<string, string> {
   return {
     "stream-forked-from": `/streams/${source}`,
@@ -74,7 +74,7 @@ property("a fork of texts or bytes has the source's kept bytes up to any place",
       method: "PUT",
       headers: { ...headers, ...forkOf("source", offsets[place]!, cut) },
     });
-    // Before the oldest record, whole records and parts of records are gone.
+    // Everything before the oldest record is gone, including whole records and parts of records.
     const isGone = place < oldest;
     const isBeyond = cut > part.length;
     const expected = isGone ? "410 gone" : isBeyond ? "400 bad-offset" : "201";

@@ -1,4 +1,7 @@
-/** Readers of durable streams that wait over HTTP: how each ends, and frees its slot. */
+/**
+ * Readers of durable streams that wait over HTTP. The property compares how each reader ends and
+ * frees its slot.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { BrokerError } from "../../errors.ts";
@@ -11,23 +14,23 @@ import { property } from "./property.ts";
 import { ask, type Node, readReply, respond } from "./requests.ts";
 import type { World } from "./world.ts";
 
-/** Maximum readers of the server, and per address. */
+/** Maximum number of readers on the server, and per address. */
 const [MAX_READERS, MAX_OF_ADDRESS] = [4, 2];
 
-/** Wait of a long-poll, in milliseconds. */
+/** Time that a long-poll waits, in milliseconds. */
 const POLL_MS = 20_000;
 
-/** Records that a stream keeps. */
+/** Number of records that a stream keeps. */
 const KEPT = 3;
 
 /**
- * Time for a request and its effects, in milliseconds; no reader ends this close to a comparison.
+ * Time for a request and its effects, in milliseconds. No reader ends this close to a comparison.
  */
 const ROUND_MS = 40;
 
 const ADDRESSES = ["192.0.2.1", "192.0.2.2", "192.0.2.3"] as const;
 
-/** Places that cannot be read, with the responses. */
+/** Places that cannot be read, with their responses. */
 const REFUSED = {
   "no stream": "404 not-found",
   "a deleted stream": "410 gone",
@@ -54,7 +57,7 @@ const step = fc.oneof(
   }, 3),
   stepOf("read", { who }, 4),
   stepOf("leave", { who }, 2),
-  /** The reads that follow an append may fail. */
+  /** Whether the reads that follow an append fail. */
   stepOf("append", { areReadsLost: fc.constantFrom(false, false, true) }, 2),
   stepOf("wait", { ms: fc.constantFrom(1_300, 9_100, 14_700, 29_100, 31_900) }, 3),
 );
@@ -62,32 +65,35 @@ const step = fc.oneof(
 type Step = Drawn<typeof step>;
 type StepOf<K extends Step["kind"]> = Extract<Step, { readonly kind: K }>;
 
-/** A reader that waits, or could wait. */
+/** A reader that waits or could wait. */
 interface Reader {
   readonly wire: StepOf<"enter">["wire"];
   readonly address: string | undefined;
-  /** Time at which the reader ends, whatever it does. */
+  /** Time at which the reader ends, no matter what it does. */
   readonly overMs: number;
-  /** Number of records that the reader has, once it has taken the current page. */
+  /** Number of records that the reader has received, once it has taken the current page. */
   place: number;
   /** True while the reader has not taken the first page. */
   isNew: boolean;
-  /** Time since which an event is unread; `undefined` while the reader waits for one. */
+  /**
+   * Time since which an event has been unread. It is `undefined` while the reader waits for an
+   * event.
+   */
   idleMs: number | undefined;
-  /** Outcome of the current read. */
+  /** The outcome of the current read. */
   reading: Promise<string> | undefined;
-  /** Starts reading; a long-poll reads from the start. */
+  /** Starts reading. A long-poll reads from the start. */
   read(): Promise<string>;
   leave(): Promise<unknown>;
 }
 
-/** Failing calls: all reads, or only reads of records. */
+/** Calls that fail: all reads, or only reads of records. */
 interface Fault {
   isAway: boolean;
   areRecordsAway: boolean;
 }
 
-/** Readers of one server, and its expected counts. */
+/** The readers of one server, and its expected counts. */
 class Readers {
   readonly #limited = { maxReaders: 0, maxReadersPerAddress: 0, stalled: 0 };
   readonly #offsets: string[] = [];
@@ -96,7 +102,7 @@ class Readers {
 
   constructor(readonly world: World, readonly node: Node, readonly fault: Fault) {}
 
-  /** Creates a stream with dropped records, and a deleted one that a fork needs. */
+  /** Creates a stream with dropped records, and a deleted stream that a fork needs. */
   async start(): Promise<void> {
     const { durableStreams } = this.node.server;
     const deleted = await durableStreams.create("deleted");
@@ -134,7 +140,7 @@ class Readers {
     await this.compare(`after ${JSON.stringify(step)}`);
   }
 
-  /** Closes the server; each reader ends in its own way. */
+  /** Closes the server. Each reader ends in its own way. */
   async close(): Promise<void> {
     const open = this.#open.splice(0);
     await this.node.server.close();
@@ -220,7 +226,7 @@ class Readers {
     }
   }
 
-  /** Requests a place that cannot be read; the slot is freed immediately. */
+  /** Requests a place that cannot be read. The slot is freed immediately. */
   async #fail({ wire, address, of, isEngineAway }: StepOf<"fail to enter">): Promise<void> {
     const path = {
       "no stream": "none?offset=-1",
@@ -236,7 +242,7 @@ class Readers {
     assertEquals(outcome, expected);
   }
 
-  /** Reads a reader's next events, which are available or arrive with the next record. */
+  /** Reads a reader's next events. They are already available or arrive with the next record. */
   async #read(who: number): Promise<void> {
     const reader = this.#pick(who);
     if (reader?.wire !== "sse" || reader.reading !== undefined) return;
@@ -255,7 +261,7 @@ class Readers {
     await this.world.inTime("the leave of a reader", reader.leave());
   }
 
-  /** Appends a record for all waiting readers; a reader whose read fails ends. */
+  /** Appends a record for all waiting readers. A reader whose read fails ends. */
   async #append(areReadsLost = false): Promise<void> {
     this.fault.areRecordsAway = areReadsLost;
     const { headers } = await ask(this.node, "/streams/live", { json: 1 });
@@ -285,7 +291,7 @@ class Readers {
     assertEquals(await this.world.inTime(`the end of ${reader.wire}`, reading), outcome);
   }
 
-  /** Lets time pass, in which readers end or are dropped, each at its own time. */
+  /** Lets time pass. During this time, readers end or are dropped, each at its own time. */
   async #wait(ms: number): Promise<void> {
     const untilMs = this.world.nowMs + ms;
     for (let isOver = false; !isOver;) {
@@ -308,7 +314,7 @@ class Readers {
     return this.#open.some((one) => endOf(one) < this.world.nowMs + 10 * ROUND_MS);
   }
 
-  /** The rejection of one more reader, which is counted. */
+  /** Requests one more reader, and returns the rejection, which is counted. */
   #refusal(address: string): string | undefined {
     const ofAddress = this.#open.filter((one) => one.address === address).length;
     if (ofAddress >= MAX_OF_ADDRESS) this.#limited.maxReadersPerAddress++;
@@ -330,7 +336,9 @@ class Readers {
   }
 }
 
-/** Time at which a reader ends, or is dropped with an unread event. */
+/**
+ * Returns the time at which a reader ends, or at which it is dropped because of an unread event.
+ */
 function endOf({ overMs, idleMs }: Reader): number {
   return Math.min(overMs, (idleMs ?? Infinity) + STALLED_MS);
 }

@@ -1,4 +1,7 @@
-/** Writers of a durable stream: each record is stored once, in order, whichever writer fails. */
+/**
+ * Writers of a durable stream. Each record must be stored once and in order, whichever writer
+ * fails.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -20,47 +23,47 @@ import type { World } from "./world.ts";
 
 const ID = "log-book";
 
-/** Maximum bytes of the stream, and of a record. */
+/** Maximum size of the stream and of a record, in bytes. */
 const [MAX_BYTES, MAX_RECORD_BYTES] = [300_000, 1_000_000];
 
-/** Time for the calls of an engine, in milliseconds. */
+/** Time that the calls of an engine take, in milliseconds. */
 const CALLS_MS = 2_500;
 
-/** Interval of attempts to take the stream over, in milliseconds. */
+/** Interval between attempts to take over the stream, in milliseconds. */
 const ATTEMPT_MS = 150;
 
-/** Time until a reader whose reads fail retries, in milliseconds. */
+/** Time until a reader retries after a failed read, in milliseconds. */
 const RETRY_MS = 100;
 
-/** Maximum part of the lease that passes before a live writer renews it. */
+/** Maximum part of the lease that may pass before a live writer renews it. */
 const SIGN_SHARE = 2 / RENEWALS_PER_LEASE;
 
 /** Temporary fates of engine calls. */
 const FATES = { "are fine": pass, "fail": fail, "lose their replies": loseReply } as const;
 
 const turn = fc.record({
-  /** Records that are appended at once, one burst after the other. */
+  /** Number of records that are appended at the same time, one burst after another. */
   bursts: fc.array(
     fc.record({
       records: fc.integer({ min: 1, max: 5 }),
       calls: keyOf(FATES),
       forMs: fc.integer({ min: 1, max: 4_000 }),
-      /** Also cuts the connections to the engine, if it has any. */
+      /** If true, the connections to the engine are cut too, if there are any. */
       isCut: fc.boolean(),
     }),
     { maxLength: 3 },
   ),
-  /** Fate of the follower's reads meanwhile. */
+  /** Fate of the follower's reads in the meantime. */
   reads: keyOf(FATES),
   /** Time without an append. */
   quietMs: fc.constantFrom(0, 1_000, 2 * LEASE_MS),
-  /** How the writer hands the stream over. */
+  /** How the writer hands over the stream. */
   leaves: fc.constantFrom("release" as const, "kill" as const, "freeze" as const),
 });
 
 type Turn = Drawn<typeof turn>;
 
-/** Ends of the last writer, with the outcome for a reader. */
+/** Ways in which the last writer ends, with the outcome for a reader. */
 const ENDS = {
   close: "fulfilled",
   abort: "tired",
@@ -76,7 +79,10 @@ property("a stream has each record of its writers once, in order, and the last w
   cases: fc.record({
     engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     turns: fc.array(turn, { minLength: 1, maxLength: 4 }),
-    /** Records at once before the last end; one append to the engine takes up to 1,000. */
+    /**
+     * Number of records that are appended at the same time before the last writer ends. One append
+     * to the engine may contain up to 1,000.
+     */
     burst: fc.constantFrom(0, 0, 1_001, 2_400),
     end: keyOf(ENDS),
   }),
@@ -119,7 +125,7 @@ class Node {
   }
 }
 
-/** A stream that one node after another writes, and one node reads. */
+/** A stream to which one node after another writes, and which one node reads. */
 class Stream {
   readonly #reader: Node;
   #node: Node;
@@ -145,7 +151,7 @@ class Stream {
       .then((outcome) => this.#outcome = outcome);
   }
 
-  /** Reads the stream to its end, and continues after failed reads. */
+  /** Reads the stream to its end. Continues after failed reads. */
   async #follow(): Promise<string> {
     let place: { readonly after: string } | undefined;
     for (;;) {
@@ -179,7 +185,7 @@ class Stream {
     this.#reader.broker.make("logs.read", pass);
   }
 
-  /** Hands the stream over to the next node; false if a rescue came first. */
+  /** Hands over the stream to the next node. Returns false if a rescue came first. */
   async passOn(by: Turn["leaves"]): Promise<boolean> {
     const world = this.world;
     const [former, writer] = [this.#node, this.#writer];
@@ -212,7 +218,7 @@ class Stream {
     const writer = this.#writer;
     this.#expected = ENDS[by];
     const appending = Promise.all(range(1, burst).map(() => this.#append(this.#records++)));
-    // These ends wait for all records.
+    // These ways of ending wait for all records.
     if (by !== "close" && by !== "abort") await world.inTime("a burst", appending);
     const abort = () => world.run(host, () => writer.abort("given up", { code: "tired" }));
     switch (by) {
@@ -253,7 +259,7 @@ class Stream {
     }
   }
 
-  /** Compares the reader's records, and those of one that starts at the end. */
+  /** Compares the reader's records, and the records of a reader that starts at the end. */
   async compare(): Promise<void> {
     const world = this.world;
     const withinMs = LEASE_MS + SWEEP_INTERVAL_MS + CALLS_MS;
@@ -294,8 +300,8 @@ class Stream {
   }
 
   /**
-   * Takes the stream over from a lost writer, once the lease has expired; false if a rescue came
-   * first.
+   * Takes over the stream from a lost writer once the lease has expired. Returns false if a rescue
+   * came first.
    */
   async #takeOver(): Promise<boolean> {
     const world = this.world;
@@ -313,7 +319,10 @@ class Stream {
   }
 }
 
-/** True if a node has no writer, reader or announcement subscription of the stream. */
+/**
+ * Returns true if a node has no writer, no reader, and no subscription to announcements of the
+ * stream.
+ */
 function isIdle({ host, streams, broker }: Node): boolean {
   const hasLeft = () => streams.activity().length === 0 && !broker.topics.includes(logTopic(ID));
   return !host.isAlive || hasLeft();

@@ -1,5 +1,6 @@
 /**
- * Streaming responses: ends of readers and handlers, items ahead of the reader, and freed slots.
+ * Streaming responses. The properties compare how readers and handlers end, how many items are
+ * ahead of the reader, and which slots are freed.
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
@@ -9,19 +10,22 @@ import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Maximum concurrent requests of a session; each property makes more, one after another. */
+/**
+ * Maximum number of concurrent requests in a session. Each property makes more requests, one after
+ * another.
+ */
 const MAX_REQUESTS = 2;
 
-/** Time for an end to reach the other side, in milliseconds. */
+/** Time until the other side knows that a response has ended, in milliseconds. */
 const TRIP_MS = 400;
 
-/** Maximum time of a response, in milliseconds. */
+/** Maximum duration of a response, in milliseconds. */
 const RESPONSE_MS = 4_000;
 
-/** Maximum bytes ahead of the reader: docs/protocol.md 25.5. */
+/** Maximum number of bytes ahead of the reader. See docs/protocol.md 25.5. */
 const MAX_AHEAD_BYTES = 1_048_576;
 
-/** Ends of a response, with the outcome of the reader's loop. */
+/** Ways in which a response ends, with the outcome of the reader's loop. */
 const ENDS = {
   "all items": "fulfilled",
   "a break": "fulfilled",
@@ -37,15 +41,15 @@ interface Work {
   readonly items: number;
   readonly betweenMs: number;
   readonly pad: string;
-  /** After the items: the response ends, waits for its signal, or fails. */
+  /** What happens after the items: the response ends, waits for its signal, or fails. */
   readonly then: "end" | "wait" | "fail";
 }
 
-/** Responses of a server, as its handler sees them. */
+/** The responses of a server as its handler sees them. */
 class Producer {
-  /** Items generated for the newest response. */
+  /** Number of items that were generated for the newest response. */
   made = 0;
-  /** Handlers that have not ended. */
+  /** Number of handlers that have not ended. */
   running = 0;
 
   async *items(
@@ -140,14 +144,16 @@ property(
     cases: fc.record({
       end: fc.constantFrom("cancel", "signal", "time"),
       afterMs: fc.integer({ min: 1, max: 150 }),
-      /** True if the client's connection is lost, and restored before the handler would start. */
+      /**
+       * True if the client's connection is lost and then restored before the handler would start.
+       */
       isAway: fc.boolean(),
     }),
     async check(world, { end, afterMs, isAway }) {
       let made = 0;
       const { host } = world.serve("node", () => ({
         requests: {
-          // A generator that ignores its signal and starts late.
+          // This is a generator that ignores its signal and starts late.
           items: async () => {
             await world.pause(200);
             return (async function* () {
@@ -227,7 +233,7 @@ property("a handler generates no more bytes than the reader's credit, whatever t
   },
 });
 
-/** Breaks a client's connection, and keeps it offline. */
+/** Breaks a client's connection and keeps the client offline. */
 async function goAway(world: World, client: Client): Promise<void> {
   world.change(world.host("ada"), world.host("node"), { isBlocked: true });
   world.cut(world.host("ada"));

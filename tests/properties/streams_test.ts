@@ -1,4 +1,7 @@
-/** Streams and datagrams: opening without credit, failing handlers, and ends of sessions. */
+/**
+ * Streams and datagrams, with streams that open without credit, handlers that fail, and sessions
+ * that end.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { concat } from "../../base/bytes.ts";
@@ -9,7 +12,7 @@ import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Credit of both ends; each stream of a case needs more than its own. */
+/** The credit of both ends. Each stream of a case needs more than its own credit. */
 const CREDIT = {
   maxData: 16_384,
   maxStreamData: 4_096,
@@ -17,7 +20,7 @@ const CREDIT = {
   maxStreamsUni: 2,
 } as const;
 
-/** Bytes of a stream, which exceed its credit, and of each write. */
+/** Number of bytes in a stream, which exceeds its credit, and number of bytes in each write. */
 const [STREAM_BYTES, WRITE_BYTES] = [9_000, 3_000] as const;
 
 /** Time after which opening without credit times out, in milliseconds. */
@@ -31,7 +34,7 @@ property("streams without credit, streams of failed handlers and datagrams have 
     steps: fc.array(
       fc.record({
         kind: fc.constantFrom("datagrams", "failed handlers", "openings"),
-        /** Concurrent calls: more than there is credit for. */
+        /** Number of concurrent calls. It exceeds the number for which there is credit. */
         count: fc.integer({ min: 1, max: 6 }),
       }),
       { minLength: 1, maxLength: 6 },
@@ -72,7 +75,7 @@ async function bytesOf(readable: ReadableStream<Uint8Array>): Promise<Uint8Array
   return concat(await Array.fromAsync(readable));
 }
 
-/** Writes to streams whose handler fails: each is reset. */
+/** Writes to streams whose handler fails. Each stream must be reset. */
 async function failedHandlers(session: ClientSession, count: number): Promise<void> {
   const ends = await Promise.all(
     range(1, count).map(async () => {
@@ -86,12 +89,15 @@ async function failedHandlers(session: ClientSession, count: number): Promise<vo
       );
     }),
   );
-  // The runtime's QUIC cannot reset a stream: the peer sees a normal end.
+  // The runtime's QUIC cannot reset a stream, so the peer sees a normal end.
   const { resetCodes } = session.connection.capabilities;
   assertEquals(ends, ends.map(() => resetCodes ? CloseCode.handlerFailed : "an end"));
 }
 
-/** Opens streams while others use all credit: until there is credit, a timeout, or a signal. */
+/**
+ * Opens streams while others use all the credit. Each call waits until there is credit, a timeout
+ * ends, or a signal is aborted.
+ */
 async function openings(world: World, session: ClientSession, count: number): Promise<void> {
   const create = (options?: OpenStreamOptions) => session.createBidirectionalStream(options);
   const end = async ({ readable, writable }: Awaited<ReturnType<typeof create>>) => {
@@ -111,7 +117,10 @@ async function openings(world: World, session: ClientSession, count: number): Pr
   assertEquals(await Promise.all(outcomes), range(1, count).map((n) => expected[n % 3]));
 }
 
-/** Sends numbered datagrams and receives them again; then the largest one, and a larger one. */
+/**
+ * Sends numbered datagrams and receives them again, then sends a datagram of the maximum size and a
+ * larger one.
+ */
 async function datagrams(world: World, session: ClientSession, count: number): Promise<void> {
   const writer = session.datagrams.writable.getWriter();
   const reader = session.datagrams.readable.getReader();
@@ -134,11 +143,11 @@ property("a reader receives what arrived before the end of its session, then the
     transport: fc.constantFrom("websocket", "webtransport"),
     isServer: fc.boolean(),
     end: fc.constantFrom("this side closes", "the other side closes", "a cut"),
-    /** Number of streams per direction, and of datagrams. */
+    /** Number of streams per direction, and number of datagrams. */
     count: fc.nat(CREDIT.maxStreamsUni),
-    /** The streams have not ended yet. */
+    /** If true, the streams have not ended yet. */
     isOpen: fc.boolean(),
-    /** The reader starts after the end. */
+    /** If true, the reader starts after the end. */
     isLate: fc.boolean(),
   }),
   async check(world, { transport, isServer, end, count, isOpen, isLate }) {

@@ -1,4 +1,7 @@
-/** Subscriptions that a client requests, that the application adds, and that rights remove. */
+/**
+ * Subscriptions that a client requests, subscriptions that the application adds, and subscriptions
+ * that a lack of rights removes.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
@@ -12,13 +15,13 @@ import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** With a history, without one, and a room. */
+/** A topic with a history, a topic without one, and a room. */
 const TOPICS = ["kept:a", "kept:b", "talk:a", "talk:b", "room:a", "room:b"] as const;
 
-/** The client's timeout for a reply, and the time of a late reply. */
+/** The client's timeout for a reply, and the time that a late reply takes, in milliseconds. */
 const [REPLY_MS, LATE_MS] = [1_000, 1_300] as const;
 
-/** Time for messages in flight, and until all subscriptions are live, in milliseconds. */
+/** Time for messages in flight, and time until all subscriptions are live, in milliseconds. */
 const [TRIP_MS, REST_MS] = [100, 9_000] as const;
 
 /** A temporary rejection. */
@@ -28,7 +31,7 @@ interface Refusal {
 }
 
 /**
- * Replies to a subscribe request: the client retries, unless a new subscription exceeds the limit.
+ * Replies to a subscribe request. The client retries, unless a new subscription exceeds the limit.
  */
 const REFUSALS = {
   none: undefined,
@@ -53,7 +56,7 @@ const step = fc.oneof(
   stepOf("cut", { refusals }),
   stepOf("drop all for now", { refusals }),
   stepOf("change the mind", {
-    /** Calls while the network is blocked, and the number of microtasks before each. */
+    /** Calls while the network is blocked, with the number of microtasks before each call. */
     calls: fc.array(
       fc.record({
         topic,
@@ -78,17 +81,17 @@ interface Reader {
 /** A topic in the model. */
 interface Topic {
   readonly name: string;
-  /** True if a renewed token has no right to it. */
+  /** True if a renewed token has no right to the topic. */
   readonly isDenied: boolean;
   /** The client's live subscriptions. */
   readonly readers: Set<Reader>;
-  /** Publications without a client subscription. */
+  /** Publications that reached no subscription of the client. */
   readonly strays: number[];
   /** True if the application subscribed the session. */
   isAdded: boolean;
 }
 
-/** A server, and a client whose session has subscriptions from both sides. */
+/** A server and a client whose session has subscriptions from both sides. */
 class Rights {
   readonly #program: SimulatedServer<number>;
   readonly #client: Client;
@@ -178,7 +181,7 @@ class Rights {
     await this.world.meet(this.#client, this.#program.server);
   }
 
-  /** Closes the client, and expects no topic to be left. */
+  /** Closes the client and expects no topic to be left. */
   async close(): Promise<void> {
     await this.#client.close();
     await this.world.until("no topic", () => this.#program.server.topics.size === 0);
@@ -225,7 +228,7 @@ class Rights {
     return this.#program.server.manager.all()[0] as unknown as Session;
   }
 
-  /** Topics to which the current token has no right. */
+  /** Returns the topics to which the current token has no right. */
   get #deniedTopics(): readonly Topic[] {
     return this.#topics.filter(({ isDenied }) => this.#token > 0 && isDenied);
   }
@@ -236,7 +239,7 @@ class Rights {
     }
   }
 
-  /** Subscribes the session as the application, or again as the client did. */
+  /** Subscribes the session on behalf of the application, or again as the client did. */
   #add(session: Session, name: string, isRequested: boolean): void {
     const { rooms, topics } = this.#program.server;
     const isJoin = name.startsWith("room:") && !rooms.isMember(session, name);
@@ -256,7 +259,7 @@ class Rights {
   async #subscribe(topic: Topic, refusal: keyof typeof REFUSALS): Promise<void> {
     const isNew = topic.readers.size === 0;
     const isDenied = this.#deniedTopics.includes(topic);
-    // The client may request another subscription, or use its existing one.
+    // The client may request another subscription or use its existing one.
     if (topic.readers.size === 3 || isDenied && !isNew) return;
     const reader = this.#open(topic);
     if (isNew && refusal === "too many") return await this.#ends([topic], "too-many");
@@ -265,7 +268,9 @@ class Rights {
     await this.world.until("a subscription", () => status.current === "subscribed", REST_MS);
   }
 
-  /** Removes a reader from the model; the last one also ends what the application added. */
+  /**
+   * Removes a reader from the model. Removing the last reader also ends what the application added.
+   */
   #readerOf(topic: Topic, at: number): Reader | undefined {
     const reader = [...topic.readers][at % Math.max(1, topic.readers.size)];
     if (reader === undefined) return undefined;
@@ -285,7 +290,9 @@ class Rights {
     }
   }
 
-  /** Moves while publications arrive; each belongs to one of the sessions. */
+  /**
+   * Moves the client while publications arrive. Each publication belongs to one of the sessions.
+   */
   async #move(): Promise<void> {
     const { manager } = this.#program.server;
     for (const { readers, strays } of this.#topics) {
@@ -314,7 +321,9 @@ class Rights {
     }
   }
 
-  /** The application drops all topics temporarily; the client requests its own ones again. */
+  /**
+   * Makes the application drop all topics temporarily. The client requests its own topics again.
+   */
   async #dropAll(refusals: readonly (keyof typeof REFUSALS)[]): Promise<void> {
     this.#refuse(refusals);
     for (const topic of this.#topics) {
@@ -324,14 +333,17 @@ class Rights {
     await this.#ends(this.#deniedTopics, "forbidden");
   }
 
-  /** Subscribes and leaves while the network is blocked, so that the replies arrive together. */
+  /**
+   * Subscribes and unsubscribes while the network is blocked, so that the replies arrive together.
+   */
   async #waver(calls: Extract<Step, { readonly kind: "change the mind" }>["calls"]): Promise<void> {
     const [client, server] = [this.world.host("ada"), this.#program.host];
     this.world.change(client, server, { isBlocked: true });
     for (const { topic: index, isLeave, turns, at } of calls) {
       for (let i = 0; i < turns; i++) await Promise.resolve();
       const topic = this.#topics[index]!;
-      // A subscribe and its unsubscribe may cancel each other out, and then keep what was added.
+      // A subscribe and its unsubscribe may cancel each other out. In that case, what the
+      // application added stays.
       if (topic.isAdded || this.#deniedTopics.includes(topic)) continue;
       if (isLeave) this.#readerOf(topic, at)?.subscription.unsubscribe().catch(() => {});
       else if (topic.readers.size < 3) this.#open(topic);

@@ -1,4 +1,7 @@
-/** Subscriptions of one client: several to one topic, rejected ones, lost histories, and rates. */
+/**
+ * Subscriptions of one client, with several subscriptions to one topic, rejected subscriptions,
+ * lost histories, and rates.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -13,10 +16,12 @@ import { property } from "./property.ts";
 import { areSubscribed, read, type Reading } from "./readings.ts";
 import { byToken, type World } from "./world.ts";
 
-/** The main topic, which has a history, and its publications before the subscriptions. */
+/**
+ * The main topic, which has a history, and the number of its publications before the subscriptions.
+ */
 const [TOPIC, BEFORE] = ["kept:a", 6] as const;
 
-/** Time for a duplicate publication to arrive, in milliseconds. */
+/** Time within which a duplicate publication would arrive, in milliseconds. */
 const TRIP_MS = 200;
 
 /** Short waits between attempts. */
@@ -26,13 +31,13 @@ property("each subscription of a topic receives all publications from its own st
   cases: fc.record({
     delayMs: fc.integer({ min: 1, max: 40 }),
     rightMs: fc.nat(60),
-    /** Time of a move; `undefined` without one. */
+    /** Time of a move, or `undefined` without a move. */
     moveMs: maybe(fc.nat(120)),
     subscriptions: fc.array(
       fc.record({
         start: fc.constantFrom("now", "last", "since"),
         count: fc.integer({ min: 1, max: BEFORE }),
-        /** Time after which the subscription ends; `undefined` for one that stays. */
+        /** Time after which the subscription ends, or `undefined` for a subscription that stays. */
         staysMs: maybe(fc.nat(120)),
         publishesAfter: fc.boolean(),
         pauseMs: fc.constantFrom(0, 0, 30, 80),
@@ -40,8 +45,8 @@ property("each subscription of a topic receives all publications from its own st
       { minLength: 1, maxLength: 6 },
     ),
     /**
-     * The connection breaks at the end, and the next publication is made before another session
-     * opens.
+     * If true, the connection breaks at the end, and the next publication is made before another
+     * session opens.
      */
     isCut: fc.boolean(),
   }),
@@ -96,7 +101,7 @@ property("each subscription of a topic receives all publications from its own st
     await publishToAll();
     if (isCut) world.cut(world.host("client"));
     await publishToAll();
-    // The topic is live, so another subscription starts after the newest publication.
+    // The topic is already live, so another subscription starts after the newest publication.
     readers.push({ ...read(client, TOPIC), from: next });
     await world.until("one more subscription", () => areSubscribed(readers));
     const last = await publishToAll();
@@ -176,14 +181,17 @@ property("each subscription of a topic has the outcome of a request that was mad
 });
 
 /**
- * The epoch of two histories, such as a primary's and a replica's that lost the newest
- * publications.
+ * The epoch that two histories share, such as the history of a primary and the history of a replica
+ * that lost the newest publications.
  */
 const EPOCH = "10570000-0000-4000-8000-000000000000";
 
 property("a client is notified if a history lost its newest publications, and continues reading", {
   cases: fc.record({
-    /** Publications that are kept and lost, and new ones with the offsets of the lost ones. */
+    /**
+     * Number of publications that are kept and that are lost, and of new publications that reuse
+     * the offsets of the lost ones.
+     */
     left: fc.nat(4),
     lost: fc.integer({ min: 1, max: 5 }),
     later: fc.integer({ min: 1, max: 8 }),
@@ -240,10 +248,10 @@ property("a client is notified if a history lost its newest publications, and co
   },
 });
 
-/** Maximum time until a client has everything at the server's rates, in milliseconds. */
+/** Maximum time until a client has received everything at the server's rates, in milliseconds. */
 const RATES_MS = 15_000;
 
-/** Ends of a session; `none` keeps it. */
+/** Ways in which a session ends. `none` keeps it. */
 const ENDS = ["none", "cut", "close", "move"] as const;
 
 property("a client that reconnects at low rates subscribes again to all topics, with its data", {
@@ -254,12 +262,12 @@ property("a client that reconnects at low rates subscribes again to all topics, 
     rounds: fc.array(
       fc.record({
         end: fc.constantFrom(...ENDS),
-        /** New data for the room at each index; 0 is none. */
+        /** New data for the room at each index. 0 means no new data. */
         data: fc.array(fc.nat(3), { maxLength: 5 }),
       }),
       { minLength: 1, maxLength: 3 },
     ),
-    /** Time between a last cut and the close of the client; `undefined` without a cut. */
+    /** Time between a last cut and the close of the client, or `undefined` without a cut. */
     closesMs: maybe(fc.nat(300)),
   }),
   async check(world, { rooms, topics, kept, rounds, closesMs }) {
@@ -308,7 +316,7 @@ property("a client that reconnects at low rates subscribes again to all topics, 
       for (const { topic, got, recoveries } of readers) {
         assertEquals(got.splice(0), [round], `publications on ${topic}`);
         const told = recoveries.splice(0);
-        // Each loss is reported, but never a move, because nothing is lost between the two
+        // Each loss is reported, but a move never is, because nothing is lost between the two
         // sessions.
         if (topic.startsWith("kept:")) assertEquals(told, isLost ? [true] : []);
       }
@@ -321,7 +329,7 @@ property("a client that reconnects at low rates subscribes again to all topics, 
   },
 });
 
-/** Sets data, and retries while the server rejects it temporarily. */
+/** Sets data, and retries for as long as the server rejects it temporarily. */
 async function present(
   world: World,
   { client, room, data }: {
@@ -340,7 +348,7 @@ async function present(
   }
 }
 
-/** Ends the session of a client, and waits for the next one. */
+/** Ends a client's session and waits for the next session. */
 async function endSession(
   world: World,
   { client, server, end }: {

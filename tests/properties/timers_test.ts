@@ -1,4 +1,4 @@
-/** Timers of servers and clients: few per session, and none after its end. */
+/** Timers of servers and clients. There are few per session, and none after it has ended. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -8,11 +8,15 @@ import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Maximum timers of a server per session: the token's expiry, and one of the connection. */
+/**
+ * Maximum number of a server's timers per session: one for the token's expiry and one for the
+ * connection.
+ */
 const TIMERS = { websocket: 1, webtransport: 2, http: 2 } as const;
 
 /**
- * Lifetime of a token, which no case reaches, and time for which connections and presence are kept.
+ * Lifetime of a token, which no case reaches, and time for which connections and presence are kept,
+ * in milliseconds.
  */
 const [TOKEN_MS, KEPT_MS] = [600_000, 8_000] as const;
 
@@ -21,7 +25,7 @@ property("sessions have few timers, reconnects add none, and the last session le
     transport,
     topic: fc.constantFrom("talk", "room:a"),
     sessions: fc.integer({ min: 1, max: 4 }),
-    /** Ends of all sessions, one after another. */
+    /** How all sessions end, one after another. */
     ends: fc.array(fc.constantFrom("close", "cut", "move"), { maxLength: 3 }),
   }),
   async check(world, { transport, topic, sessions, ends }) {
@@ -77,7 +81,8 @@ property("sessions have few timers, reconnects add none, and the last session le
 });
 
 /**
- * The minimum timers of a machine within some moments, because messages in flight are events too.
+ * Returns the minimum number of a machine's timers at several moments, because messages in flight
+ * are events too.
  */
 async function timersOf({ simulation }: World, name: string): Promise<number> {
   let fewest = Infinity;

@@ -1,4 +1,7 @@
-/** Tokens that expire: renewals, their failures, and the rights that a later token removes. */
+/**
+ * Tokens that expire. The property covers renewals, their failures, and the rights that a later
+ * token removes.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { AuthenticationError, CloseCode, RequestError } from "../../errors.ts";
@@ -11,7 +14,7 @@ import type { World } from "./world.ts";
 const SLACK_MS = 150;
 
 /**
- * Time for which a client is watched, and maximum time until it has read everything, in
+ * Time for which a client is observed, and maximum time until it has read everything, in
  * milliseconds.
  */
 const [WATCH_MS, BACK_MS] = [6_000, 4_000] as const;
@@ -25,8 +28,8 @@ interface Identity {
 }
 
 /**
- * Kinds of the second token (all others are valid), with the result: the session continues, or ends
- * with its token.
+ * Kinds of the second token, with the result: the session continues, or it ends with its token. All
+ * other tokens are valid.
  */
 const SECOND = {
   good: { ends: false, token: (good: string) => good },
@@ -45,13 +48,15 @@ property("a session ends with its token unless that is renewed, and its client r
   cases: fc.record({
     tokenMs: fc.integer({ min: 1_000, max: 1_600 }),
     second: fc.constantFrom("good", ...Object.keys(SECOND) as (keyof typeof SECOND)[]),
-    /** The client is offline for longer than a token lasts, after the first renewal. */
+    /**
+     * If true, the client is offline for longer than a token's lifetime after the first renewal.
+     */
     isAway: fc.boolean(),
-    /** Durations of the provider, the token check, and the renewal hooks. */
+    /** How long the provider, the token check and the renewal hooks take. */
     providerMs: fc.constantFrom(0, 30, 60),
     checkMs: fc.constantFrom(0, 60, 120),
     hookMs: fc.constantFrom(0, 60, 120),
-    /** The decision about a topic, starting with some token. */
+    /** The decision about a topic, which applies from some token on. */
     verdict: fc.constantFrom("grants", "denies", "rejects", "fails"),
     deniedFrom: fc.integer({ min: 1, max: 2 }),
     /** Error of the server's clock. */
@@ -80,7 +85,7 @@ property("a session ends with its token unless that is renewed, and its client r
       userOf: ({ user }) => user,
       expiresAt: ({ endsAt }) => endsAt,
       authorize: async ({ value }, topic) => {
-        // Requests take turns: the first token could end before its renewal is read.
+        // Requests take turns, so the first token could expire before its renewal is read.
         if (topic === "kept:a" || value.number > 0) await world.pause(hookMs);
         if (topic === "kept:a" || value.number < deniedFrom || verdict === "grants") return true;
         if (verdict === "rejects") throw new RequestError("forbidden", "No longer");
@@ -137,7 +142,7 @@ property("a session ends with its token unless that is renewed, and its client r
       assertEquals(lateMs.length, ends ? 1 : 0, "ends of sessions with a token");
       const isIn = verdict === "grants";
       assertEquals(server.topics.subscribers("right").length, isIn ? 1 : 0);
-      // An error is no decision: the client retries.
+      // An error is not a decision, so the client retries.
       const expected = isIn ? "subscribed" : verdict === "fails" ? "lost" : "ended";
       if (!ends) assertEquals(right.status.current, expected);
     }
@@ -152,7 +157,7 @@ property("a session ends with its token unless that is renewed, and its client r
   },
 });
 
-/** Keeps the client offline for longer than a token lasts, once after a renewal. */
+/** Keeps the client offline once, for longer than a token's lifetime after a renewal. */
 async function beAway(
   world: World,
   { renewedMs, tokenMs }: { readonly renewedMs: readonly number[]; readonly tokenMs: number },

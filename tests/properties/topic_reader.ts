@@ -1,4 +1,4 @@
-/** A raw reader of topics, which checks the server against section 10 of the protocol. */
+/** A raw reader of topics that checks the server against section 10 of the protocol. */
 import { assert, assertEquals } from "@std/assert";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { Host } from "../../testing/simulation/mod.ts";
@@ -21,13 +21,13 @@ export interface Taken {
   readonly atMs: number;
 }
 
-/** The state of the engine, against which answers are checked. */
+/** The state of the engine. Replies are checked against it. */
 export interface Truth {
   /** Number of times that the engine lost all publications. */
   readonly losses: number;
-  /** Failed reads of histories since the last calm state. */
+  /** Number of failed reads of histories since the last state without faults. */
   readonly failures: number;
-  /** Topics of which a node missed publications. */
+  /** Topics whose publications a node has missed. */
   readonly missed: ReadonlySet<string>;
   /** Epoch of the current histories, if known. */
   readonly epoch: string | undefined;
@@ -39,13 +39,13 @@ export interface Truth {
   forgottenOf(topic: string): number;
 }
 
-/** Parts of a {@linkcode TopicReader}. */
+/** The parts of a {@linkcode TopicReader}. */
 export interface TopicReaderOptions {
   readonly name: string;
   readonly truth: Truth;
   /** Picks the node of the next connection. */
   readonly pick: () => Host;
-  /** True for a topic with a history. */
+  /** Returns true for a topic with a history. */
   readonly hasHistory: (topic: string) => boolean;
 }
 
@@ -64,7 +64,7 @@ interface Envelope extends Partial<HistoryPosition> {
   readonly dropped?: number;
 }
 
-/** Data of an answer. */
+/** The data of a reply. */
 interface Answer extends Envelope {
   readonly recovered?: boolean;
 }
@@ -81,22 +81,22 @@ interface Question extends Start {
 class Following {
   /** True if the reader wants the topic. */
   isWanted = false;
-  /** True between the server's answers to the subscribe and to the unsubscribe. */
+  /** True between the server's replies to the subscribe and to the unsubscribe. */
   isInForce = false;
   place: HistoryPosition | undefined;
-  /** Pending requests by id, oldest first. */
+  /** Pending requests by id. The oldest comes first. */
   readonly questions = new Map<number, Question>();
-  /** The request that was answered with `recovered: true`, until the next publication. */
+  /** The request whose reply was `recovered: true`, until the next publication. */
   recovered: Question | undefined;
-  /** True after an answer that didn't use the engine: the place may be beyond the head. */
+  /** True after a reply that didn't use the engine. The place may then be beyond the head. */
   isUnsure = false;
-  /** Notices of interruptions. */
+  /** Number of notices of interruptions. */
   interruptions = 0;
   /** Number of the last publication. */
   newest = 0;
 }
 
-/** Reads topics; reconnects when a connection ends, and continues after the last positions. */
+/** Reads topics. Reconnects when a connection ends, and continues after the last positions. */
 export class TopicReader {
   /** The machine. */
   readonly host: Host;
@@ -130,13 +130,13 @@ export class TopicReader {
     return following;
   }
 
-  /** True if the topic is live, without a pending request. */
+  /** Returns true if the topic is live and no request is pending. */
   follows(topic: string): boolean {
     const { isWanted, isInForce, questions } = this.of(topic);
     return this.#isOpen && isWanted && isInForce && questions.size === 0;
   }
 
-  /** True if each wanted topic is live, and no request is pending. */
+  /** Returns true if each wanted topic is live and no request is pending. */
   get isQuiet(): boolean {
     return this.#isOpen &&
       [...this.#topics.values()].every(({ isWanted, isInForce, questions }) =>
@@ -144,7 +144,7 @@ export class TopicReader {
       );
   }
 
-  /** Subscribes, or subscribes again; ignored while a request is pending. */
+  /** Subscribes, or subscribes again. Ignored while a request is pending. */
   ask(topic: string, start: Start = {}): void {
     const following = this.of(topic);
     const newest = [...following.questions.values()].at(-1);
@@ -164,7 +164,7 @@ export class TopicReader {
     this.#send({ unsubscribe: topic, id });
   }
 
-  /** Publishes, without an echo. */
+  /** Publishes without an echo. */
   publish(topic: string, n: number): void {
     if (!this.#isOpen) return;
     const { name } = this.host;
@@ -177,7 +177,7 @@ export class TopicReader {
     });
   }
 
-  /** Ends the connection; the server may not notice. */
+  /** Ends the connection. The server may not notice. */
   disconnect(isSilent: boolean): void {
     this.#isAsked = true;
     if (isSilent) this.#world.cut(this.host, "server");
@@ -268,7 +268,7 @@ export class TopicReader {
     }
   }
 
-  /** Adopts the position of an answer, after checking its parts (10.7, 10.14). */
+  /** Adopts the position of a reply after checking its parts (10.7, 10.14). */
   #begin(topic: string, question: Question, answer: Answer): void {
     const { truth } = this.#options;
     const following = this.of(topic);
@@ -288,7 +288,7 @@ export class TopicReader {
     if (reason === "new-epoch") {
       return assert(since!.epoch !== epoch || since!.tag === "wrong", `same epoch: ${about}`);
     }
-    // A node may still answer from the engine's previous life.
+    // A node may still reply with data from the engine's previous life.
     if (question.losses !== truth.losses || epoch !== truth.epoch) return;
     const [head, forgotten] = [truth.headOf(topic), truth.forgottenOf(topic)];
     assert(offset <= head, `beyond ${head}: ${about}`);
@@ -326,7 +326,7 @@ export class TopicReader {
         `kept after ${truth.forgottenOf(topic)}: ${about}`,
       );
     }
-    // A node that misses nothing knows what is gone before it promises the rest.
+    // A node that has missed nothing knows what is gone before it promises the rest.
     if (recovered?.losses === truth.losses && truth.failures === 0 && !truth.missed.has(topic)) {
       assert(place!.offset >= recovered.forgotten, `gone before the answer: ${about}`);
     }
@@ -339,8 +339,7 @@ export class TopicReader {
   }
 
   /**
-   * Accepts a publication, if none is missing between it and the reader's place (10.6, 10.8,
-   * 10.13).
+   * Accepts a publication if none is missing between it and the reader's place (10.6, 10.8, 10.13).
    */
   #takePublication(topic: string, { data, offset = 0, prev = 0, tag, skip }: Envelope): void {
     const following = this.of(topic);

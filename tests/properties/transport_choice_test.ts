@@ -1,4 +1,7 @@
-/** Clients with several transports: which one a session uses, and moves to the preferred one. */
+/**
+ * Clients with several transports. The properties determine which transport a session uses, and
+ * when it moves to the preferred one.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -9,24 +12,30 @@ import { maybe } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Heartbeat of a server that detects a silent session quickly. */
+/** The heartbeat of a server that detects a silent session quickly. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 2_000 } as const;
 
-/** Time around the moment at which a failure is forgotten in which no attempt is made, in ms. */
+/**
+ * Time around the moment at which a failure is forgotten, in milliseconds. No attempt is made
+ * during this time.
+ */
 const MARGIN_MS = 6_000;
 
-/** Time until a client notices that its clock jumped; an earlier silence counts as its sleep. */
+/**
+ * Time until a client notices that its clock has jumped. An earlier silence is considered a sleep
+ * of the client.
+ */
 const NOTICED_MS = 5_000 + 2 * HEARTBEAT.intervalMs;
 
 /** Time after which a client abandons a transport that does not open, in milliseconds. */
 const GIVEN_UP_MS = 3_300;
 
-/** The end of a session, and the fate of the next attempt over WebTransport. */
+/** How a session ends, and what happens to the next attempt over WebTransport. */
 const step = fc.record({
   end: fc.constantFrom("cut", "close", "silence"),
   fate: fc.constantFrom<Fate>("opens", "waits", "breaks", "refused"),
   failsMs: fc.nat(2_500),
-  /** The clock jumps, to a time before or after a failure is forgotten. */
+  /** If true, the clock jumps to a time before or after a failure is forgotten. */
   clock: fc.constantFrom("stays", "before", "after"),
   failure: fc.nat(2),
 });
@@ -67,7 +76,7 @@ property("a client uses the transport that it prefers, except while it remembers
     for (const { end, failsMs, clock, failure, ...step } of steps) {
       const { session } = client;
       const fate = transports[0] === "webtransport" ? step.fate : "opens";
-      // HTTP has no connection to cut; without UDP, WebTransport loses a close.
+      // HTTP has no connection to cut, and without UDP, WebTransport loses a close.
       const isHttp = session!.transport === "http";
       const blockUdp = fate === "waits" || fate === "breaks";
       const isDeaf = blockUdp && session!.transport === "webtransport";
@@ -102,18 +111,21 @@ property("a client uses the transport that it prefers, except while it remembers
   },
 });
 
-/** Interval of upgrade attempts, in milliseconds. */
+/** Interval between upgrade attempts, in milliseconds. */
 const AGAIN_MS = 600_000;
 
-/** Time before an attempt in which none may be made, and time to see one, in milliseconds. */
+/**
+ * Time before an attempt during which no other attempt may be made, and time until an attempt is
+ * visible, in milliseconds.
+ */
 const [EARLY_MS, SEEN_MS] = [30_000, 7_000] as const;
 
 property("a client moves to its preferred transport once that opens, if it may upgrade", {
   cases: fc.record({
     upgrade: fc.boolean(),
-    /** Time without UDP; `undefined` for longer than the client tries WebTransport. */
+    /** Time without UDP, or `undefined` if it lasts longer than the client tries WebTransport. */
     blockedMs: maybe(fc.nat(400)),
-    /** Number of attempts that fail too. */
+    /** Number of further attempts that fail. */
     fruitless: fc.nat(1),
     end: fc.constantFrom("cut", "close"),
   }),
@@ -167,7 +179,7 @@ property("a client moves to its preferred transport once that opens, if it may u
       }
     }
     assertEquals(transportOf(client), upgrade ? "webtransport" : "websocket for webtransport");
-    // On the preferred transport, or without the option, no further attempt is made.
+    // On the preferred transport or without the option, no further attempt is made.
     machine.jumpClock(AGAIN_MS + EARLY_MS);
     await world.pause(SEEN_MS);
     assertEquals(sessions, upgrade ? 2 : 1);
@@ -180,7 +192,7 @@ property("a client moves to its preferred transport once that opens, if it may u
   },
 });
 
-/** A clock jump to a time before or after a failure is forgotten, but not near it. */
+/** Returns a clock jump to a time well before or well after a failure is forgotten. */
 function jumpOf(
   { endsMs }: RaceModel,
   { clock, failure, nowMs }: {
@@ -202,7 +214,9 @@ function isNear(endMs: number, nowMs: number): boolean {
   return Math.abs(endMs - nowMs) < MARGIN_MS;
 }
 
-/** Names the transport of a client's session, and the one that it replaces. */
+/**
+ * Returns the name of the transport of a client's session, and of the transport that it replaces.
+ */
 function transportOf({ session }: Client): string {
   if (session === undefined) return "none";
   const { transport, fallback } = session;

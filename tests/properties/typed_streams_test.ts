@@ -1,4 +1,4 @@
-/** Typed messages on a stream that reuses the memory of earlier chunks, as Deno's QUIC does. */
+/** Typed messages on a stream that reuses the memory of earlier chunks, like Deno's QUIC. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { z } from "zod";
@@ -8,13 +8,13 @@ import type { DirectStream } from "../../transport/connection.ts";
 import { keyOf } from "./draw.ts";
 import { property } from "./property.ts";
 
-/** Value that marks reused memory. */
+/** A value that marks reused memory. */
 const REUSED = 0xaa;
 
 /** Characters of one to four bytes. */
 const LETTERS = ["x", "é", "語", "🧶"] as const;
 
-/** A stream that returns the written bytes in chunks of given sizes, in memory that it reuses. */
+/** A stream that returns the written bytes in chunks of given sizes, and reuses its memory. */
 class LendingStream implements DirectStream {
   readonly #written: Uint8Array[] = [];
   #reads = 0;
@@ -61,14 +61,14 @@ class LendingStream implements DirectStream {
   abort(): void {}
 }
 
-/** Passes bytes on as they are. */
+/** Passes on bytes as they are. */
 const BYTES: Codec = {
   name: "bytes",
   encode: (value) => value as Uint8Array,
   decode: (bytes) => bytes,
 };
 
-/** Codecs, with a value for a message of a size and a first byte. */
+/** Codecs, each with a function that creates a message of a given size and first byte. */
 const FORMATS: Readonly<
   Record<string, {
     readonly codec: Codec;
@@ -93,12 +93,15 @@ const FORMATS: Readonly<
 property("typed messages arrive whole, in order, from a stream that reuses its memory", {
   cases: fc.record({
     format: keyOf(FORMATS),
-    /** Maximum chunk size, and the percentage of it that each read fills. */
+    /** The maximum chunk size, and the percentage of it that each read fills. */
     largest: fc.constantFrom(65_536, 5_000, 400, 7),
     shares: fc.array(fc.integer({ min: 1, max: 100 }), { minLength: 1, maxLength: 4 }),
-    /** Uses an asynchronous schema. */
+    /** If true, the schema is asynchronous. */
     isLate: fc.boolean(),
-    /** Sizes: several messages in a chunk, about a chunk, and several chunks. */
+    /**
+     * Sizes of messages: several messages fit into a chunk, a message fills about a chunk, or it
+     * needs several chunks.
+     */
     messages: fc.array(
       fc.tuple(fc.constantFrom(0, 1, 30, 300, 3_000, 40_000), fc.nat(250)),
       { maxLength: 12 },

@@ -1,4 +1,7 @@
-/** Sessions of users on two nodes: limits and claims that every end of a session frees. */
+/**
+ * Sessions of users on two nodes. However a session ends, its place in the limits and its claims
+ * must be freed.
+ */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -15,22 +18,25 @@ import type { World } from "./world.ts";
 const USERS = ["ann", "ben"] as const;
 type User = typeof USERS[number];
 
-/** Topic of the messages to users. */
+/** The topic of the messages to users. */
 const NOTE = "note";
 
 /**
- * Duration of an authentication, maximum duration of a claim, and handshake timeout, in
+ * Duration of an authentication, maximum duration of a claim, and the handshake timeout, in
  * milliseconds.
  */
 const [AUTHENTICATE_MS, CLAIM_MS, HANDSHAKE_MS] = [10, 60, 600] as const;
 
-/** Maximum time until all counts are right: a node retries engine calls every second. */
+/**
+ * Maximum time until all counts are right, in milliseconds. A node retries engine calls every
+ * second.
+ */
 const SETTLED_MS = 6_000;
 
-/** Duration of a claim that is too slow for a node to wait for, in milliseconds. */
+/** Duration of a claim for which a node does not wait because it is too slow, in milliseconds. */
 const SLOW_MS = 2_600;
 
-/** Time until a claim without renewals expires, in milliseconds. */
+/** Time until a claim expires if it is not renewed, in milliseconds. */
 const CLAIM_ENDS_MS = 130_000;
 
 /** Messages that overflow the queue of a session on a blocked link. */
@@ -47,7 +53,7 @@ const UPGRADE = {
 
 const user = fc.constantFrom(USERS[0], USERS[0], USERS[1]);
 const node = fc.nat(1);
-/** Index among the open sessions. */
+/** The index among the open sessions. */
 const session = fc.nat(5);
 const claimMs = fc.nat(CLAIM_MS);
 
@@ -78,9 +84,9 @@ const step = fc.oneof(
   stepOf("restart the engine", {
     awayMs: fc.nat(3_000),
     forgets: fc.boolean(),
-    /** The engine replies, but later than a node waits. */
+    /** If true, the engine replies, but later than a node waits. */
     isSlow: fc.boolean(),
-    /** A session that opens meanwhile. */
+    /** A session that opens in the meantime. */
     opens: maybe(node),
   }),
   stepOf("wait for renewals", {}),
@@ -103,7 +109,7 @@ interface Tab {
   readonly host: Host;
   readonly node: SimulatedServer<string>;
   readonly client: Client;
-  /** Messages since the last look. */
+  /** Messages since the last comparison. */
   readonly got: unknown[];
 }
 
@@ -237,7 +243,7 @@ class Users {
     engine.callMs.claim = 0;
   }
 
-  /** Sends to all users continuously; sessions that stay receive each message exactly once. */
+  /** Sends to all users continuously. Sessions that stay must receive each message exactly once. */
   #chat(before: readonly Tab[]): { end(): Promise<void> } {
     const sent: { readonly user: User; readonly data: number }[] = [];
     for (const { got } of before) got.length = 0;
@@ -319,7 +325,7 @@ class Users {
     }
   }
 
-  /** Fills each slot that should be free, and expects no further one. */
+  /** Fills each slot that should be free, and expects no other slot to be free. */
   async fill(nodes: readonly number[]): Promise<void> {
     const [user, transport] = [USERS[0], "websocket"] as const;
     const taken = this.tabs.filter((tab) => tab.user === user).length;
@@ -329,7 +335,9 @@ class Users {
     await this.look();
   }
 
-  /** Drains a node while claims of new sessions are pending: all are rejected, and freed. */
+  /**
+   * Drains a node while claims of new sessions are pending. All of them must be rejected and freed.
+   */
   async drain(claimMs: number): Promise<void> {
     const world = this.world;
     const node = this.nodes[0]!;
@@ -344,11 +352,11 @@ class Users {
     assertEquals(pages.map(({ entry }) => entry), pages.map(() => CloseCode.draining));
   }
 
-  /** Closes all sessions, and expects no sockets to be left. */
+  /** Closes all sessions and expects no sockets to be left. */
   async close(): Promise<void> {
     await Promise.all(this.tabs.splice(0).map(({ client }) => client.close()));
     await this.look();
-    // A socket without a reply to its close outlives the session.
+    // A socket that receives no reply to its close outlives the session.
     const sockets = () =>
       this.nodes.map(({ server: { manager } }) => {
         const { open, lingering } = manager.stats().sockets;
@@ -379,7 +387,7 @@ class Users {
     this.tabs = this.tabs.filter((other) => other !== tab);
   }
 
-  /** Sends to a session that receives nothing, until the full queue closes it. */
+  /** Sends to a session that receives nothing, until its queue is full and the session closes. */
   async #overflow(tab: Tab): Promise<void> {
     const { manager } = tab.node.server;
     const { count } = manager;
@@ -407,7 +415,9 @@ class Users {
     host.kill({ power: true });
   }
 
-  /** Opens more sessions at once than allowed, while the node counts without its engine. */
+  /**
+   * Opens more sessions at the same time than allowed, while the node counts without its engine.
+   */
   async #crowd(node: SimulatedServer<string>): Promise<void> {
     this.engine.goAway();
     const user = USERS[0];
@@ -423,7 +433,8 @@ class Users {
   }
 
   /**
-   * Makes the engine unreachable or slow for a while; meanwhile a session opens without a claim.
+   * Makes the engine unreachable or slow for a while. In the meantime, a session opens without a
+   * claim.
    */
   async #restart({ awayMs, forgets, isSlow, opens }: {
     readonly awayMs: number;
@@ -454,7 +465,7 @@ property("a user's session uses one slot on all nodes, and frees it however it e
   cases: fc.record({
     max: fc.integer({ min: 1, max: 3 }),
     steps: fc.array(step, { maxLength: 10 }),
-    /** Duration of claims while the first node drains; if omitted, no node drains. */
+    /** Duration of claims while the first node drains. If it is omitted, no node drains. */
     drains: fc.option(fc.record({ claimMs }), { nil: undefined, freq: 2 }),
   }),
   async check(world, { max, steps, drains }) {

@@ -1,4 +1,7 @@
-/** Calls that wait for an engine: their buffer, their timeout, and the close. */
+/**
+ * Calls that wait for an engine. The properties compare their buffer and their timeout, and what
+ * happens when the broker closes.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Broker, HistoryBounds } from "../../pubsub/broker.ts";
@@ -17,7 +20,7 @@ const MAX_BYTES = 1 << 26;
 /** Maximum time until all calls have an outcome, in milliseconds. */
 const SETTLED_MS = 20_000;
 
-/** Broker calls by name; each receives the name of a topic, key or log. */
+/** Broker calls by name. Each receives the name of a topic, key or log. */
 const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<unknown>>> = {
   "append to a history": ({ history }, topic) =>
     history!.append({ topic, payload: "kept" }, { bounds: BOUNDS }),
@@ -36,13 +39,16 @@ const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<u
   "release a log": ({ logs }, id) => logs!.release(id, "fork"),
 };
 
-/** Names that a file rejects: see `SqliteBroker.subscribe`. */
+/** Names that a file rejects. See `SqliteBroker.subscribe`. */
 const UNFIT = ["x".repeat(1_025), "ü".repeat(513), "a\0b"];
 
 const engine = fc.constantFrom("sqlite", "redis", "nats");
 type EngineName = Drawn<typeof engine>;
 
-/** Payload sizes, as fractions of the buffer: three of the second size fit, none of the last. */
+/**
+ * Payload sizes as fractions of the buffer. Three payloads of the second size fit into it, and a
+ * payload of the last size never fits.
+ */
 const SIZES = [0, 0.3, 0.8, 1.5] as const;
 
 property("each call that waits for an engine frees its buffer space, whatever its outcome", {
@@ -180,7 +186,7 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
       fc.record({ call: keyOf(CALLS), name: fc.nat(2) }),
       { maxLength: 15 },
     ),
-    /** Subscriptions that become live, some of which were left meanwhile. */
+    /** Number of subscriptions that become live, some of which were left in the meantime. */
     subscriptions: fc.array(fc.record({ hasHistory: fc.boolean(), isLeft: fc.boolean() }), {
       maxLength: 3,
     }),
@@ -188,7 +194,7 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
     isAway: fc.boolean(),
     hasBackup: fc.boolean(),
     /**
-     * Time between the calls and the close, in milliseconds; a file needs 2 ms for a group of
+     * Time between the calls and the close, in milliseconds. A file needs 2 ms for a group of
      * calls.
      */
     afterMs: fc.constantFrom<number[]>(0, 1, 2, 3, 20),
@@ -266,7 +272,7 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
   },
 });
 
-/** Starts an engine, with one broker each on two machines. */
+/** Starts an engine with one broker on each of two machines. */
 async function brokerOf(
   world: World,
   name: EngineName,
@@ -300,7 +306,7 @@ async function brokerOf(
   return { broker, host, near, file: undefined };
 }
 
-/** Blocks the link between a machine and its engine; returns a function that unblocks it. */
+/** Blocks the link between a machine and its engine. Returns a function that unblocks it. */
 function block(world: World, host: Host): () => void {
   const engines = new Set(
     world.network.links.filter(({ client }) => client === host).map(({ server }) => server),

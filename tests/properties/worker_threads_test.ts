@@ -1,4 +1,6 @@
-/** Worker threads that exit, hang, run out of memory or do not start: each is replaced. */
+/**
+ * Worker threads that exit, hang, run out of memory or do not start. Each of them must be replaced.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import {
@@ -15,11 +17,11 @@ import { Workers } from "../../server/workers/workers.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/** Time of a message between threads, and of a round trip, in milliseconds. */
+/** Time that a message between threads and a round trip take, in milliseconds. */
 const [MESSAGE_MS, ROUND_MS] = [2, 50] as const;
 
 /**
- * Silence after which a worker counts as hanging, and maximum time until it is replaced, in
+ * Silence after which a worker is considered hung, and maximum time until it is replaced, in
  * milliseconds.
  */
 const [SILENT_MS, REPLACED_MS] = [2_000, 60_000] as const;
@@ -27,23 +29,23 @@ const [SILENT_MS, REPLACED_MS] = [2_000, 60_000] as const;
 /** Maximum delay before the first replacement, in milliseconds. */
 const FIRST_DELAY_MS = 200;
 
-/** Health states, best first: the overall state is the best of any worker. */
+/** Health states, best first. The overall state is the best state of any worker. */
 const STATES = ["ok", "full", "draining"] as const;
 
 const end = fc.record({
   index: fc.nat(2),
   how: fc.constantFrom("exits", "hangs", "has a full heap"),
-  /** Number of failed starts afterwards. */
+  /** Number of starts that fail afterwards. */
   failures: fc.integer({ min: 0, max: 2 }),
 });
 
-/** Sessions and health of each worker. */
+/** The number of sessions and the health of each worker. */
 const health = fc.array(
   fc.record({ sessions: fc.nat(9), status: fc.constantFrom(...STATES) }),
   { minLength: 3, maxLength: 3 },
 );
 
-/** A simulated thread that runs in this one. */
+/** A simulated thread that runs in the current thread. */
 class FakeThread {
   isAlive = true;
   hasUdp: boolean;
@@ -122,7 +124,7 @@ class FakeThread {
       udp: () => undefined,
       measures: () => [],
       health: () => ({ status: this.status, sessions: this.sessions }),
-      // Longer than the delay before a replacement.
+      // This is longer than the delay before a replacement.
       drain: async () => {
         await this.world.pause(10 * FIRST_DELAY_MS);
         return { closed: this.sessions, cut: 1, tookMs: 1 };
@@ -193,7 +195,7 @@ property("each worker that ends is replaced, and exactly one has the UDP port", 
       await world.until("the end of a thread", () => !thread.isAlive, 2 * SILENT_MS + ROUND_MS);
       await world.pause(ROUND_MS);
       const others = alive().filter((one) => one.index !== thread.index);
-      // Another worker takes the UDP port immediately.
+      // Another worker takes over the UDP port immediately.
       if (others.length > 0) {
         assertEquals(others.filter(({ hasUdp }) => hasUdp).length, Number(webTransport));
       }

@@ -1,4 +1,4 @@
-/** The world of a case: machines on virtual time, with servers and clients. */
+/** The world of a case, which consists of machines on virtual time, with servers and clients. */
 import { AssertionError } from "@std/assert";
 import type { Client } from "../../client/client.ts";
 import type { ConnectOptions } from "../../client.ts";
@@ -23,10 +23,10 @@ import { Journal } from "../simulation/cluster/journal.ts";
 import { simulateQuic } from "../simulation/cluster/quic/endpoints.ts";
 import type { EngineName } from "../simulation/plan.ts";
 
-/** Maximum virtual time of a case, in milliseconds; a longer one hangs. */
+/** Maximum virtual time of a case, in milliseconds. A case that takes longer is considered hung. */
 const MAX_CASE_MS = 24 * 3_600_000;
 
-/** Maximum wait for a state, in milliseconds: longer than a NATS request without a reply. */
+/** Maximum wait for a state, in milliseconds. It is longer than the timeout of a NATS request. */
 const PATIENCE_MS = 8_000;
 
 /** Polling interval of `until()`, in milliseconds. */
@@ -36,18 +36,18 @@ const LOOK_MS = 5;
 const SLICE_MS = 50;
 
 /**
- * Maximum time until closed connections and timers are gone, in milliseconds: longer than a system
- * retransmits to a machine without power.
+ * Maximum time until closed connections and timers are gone, in milliseconds. It is longer than a
+ * system retransmits to a machine without power.
  */
 const REST_MS = 1_000_000;
 
-/** Lines of the timeline that a failure shows. */
+/** Number of lines of the timeline that a failure shows. */
 const MAX_LINES = 40;
 
-/** Transports; `hardened` and `http3` run on the library's own WebSocket and HTTP/3 code. */
+/** The transports. `hardened` and `http3` run on the library's own WebSocket and HTTP/3 code. */
 export const CARRIERS = ["websocket", "webtransport", "http", "hardened", "http3"] as const;
 
-/** Name of a transport and its implementation. */
+/** The name of a transport and its implementation. */
 export type Carrier = typeof CARRIERS[number];
 
 /** Both ends of one session. */
@@ -61,14 +61,14 @@ export interface Ends {
 /** Options of {@linkcode World.connect}. */
 export interface WorldConnectOptions extends ConnectOptions {
   /**
-   * Machine of the client.
+   * The client's machine.
    *
    * @default {a machine with the name of the client}
    */
   readonly host?: Host;
 }
 
-/** Machines on one virtual time, with the servers and clients of a case. */
+/** Machines that share one virtual time, with the servers and clients of a case. */
 export class World {
   /** Virtual time. */
   readonly simulation: Simulation;
@@ -96,12 +96,12 @@ export class World {
   }
 
   /**
-   * Plays a case in its own world, then closes all clients and servers. A case also fails if an
-   * error is uncaught, or if a timer or a connection is left at the end.
+   * Runs a case in its own world, then closes all clients and servers. A case also fails if there
+   * is an uncaught error, or if a timer or connection is left at the end.
    *
-   * @param seed Seed of every random choice of the world.
-   * @param check Plays the case.
-   * @throws The error of the case, with the timeline in its message.
+   * @param seed Seed for every random choice of the world.
+   * @param check Runs the case.
+   * @throws The error with which the case failed. Its message includes the timeline.
    */
   static async play(seed: number, check: (world: World) => Promise<void>): Promise<void> {
     const world = new World(seed, { delayMs: 1, jitterMs: 0 });
@@ -134,7 +134,7 @@ export class World {
   }
 
   /**
-   * Returns the machine with a name; creates it if needed.
+   * Returns the machine with a name, and creates it if needed.
    *
    * @param name Name of the machine.
    * @returns The machine.
@@ -147,17 +147,17 @@ export class World {
    * Creates a sequence of random numbers, for details that are not part of a case.
    *
    * @param name Any text.
-   * @returns Returns numbers from 0 (inclusive) to 1 (exclusive).
+   * @returns A function that returns numbers from 0 (inclusive) to 1 (exclusive).
    */
   chanceOf(name: string): () => number {
     return this.simulation.chanceOf(name);
   }
 
   /**
-   * Starts a server, closed at the end.
+   * Starts a server. It is closed at the end.
    *
    * @param name Name of the machine.
-   * @param options Returns the options at each start of the process.
+   * @param options Returns the options each time the process starts.
    * @returns The machine and the server.
    */
   serve<V = unknown, C extends Contract = Contract>(
@@ -172,11 +172,12 @@ export class World {
   }
 
   /**
-   * Connects a client, closed at the end.
+   * Connects a client. It is closed at the end.
    *
    * @param name Name of the machine.
-   * @param servers Machine of the server, or machines in the order of attempts.
-   * @param options Options of `connect()`; WebSocket by default.
+   * @param servers The server's machine, or several machines in the order of the connection
+   * attempts.
+   * @param options Options of `connect()`. The default transport is WebSocket.
    * @returns The client.
    */
   connect(
@@ -195,10 +196,10 @@ export class World {
   }
 
   /**
-   * Prepares the network for a transport; call it before the first server starts.
+   * Prepares the network for a transport. Call this before the first server starts.
    *
    * @param carrier The transport.
-   * @returns The option `transports` of a client.
+   * @returns The value for a client's `transports` option.
    */
   carry(carrier: Carrier): { readonly transports: ["websocket" | "webtransport" | "http"] } {
     const parts = this.network[internals];
@@ -216,7 +217,7 @@ export class World {
   }
 
   /**
-   * Waits for the session of a client with a server that has no other.
+   * Waits for a client's session with a server that has no other sessions.
    *
    * @param client The client.
    * @param server The server.
@@ -231,7 +232,7 @@ export class World {
    * Starts the model of an engine.
    *
    * @param name The engine.
-   * @returns Creates brokers, and injects the engine's faults.
+   * @returns An object that creates brokers and injects the engine's faults.
    */
   async engine(name: EngineName): Promise<ClusterEngine> {
     const { simulation, network } = this;
@@ -250,7 +251,7 @@ export class World {
    *
    * @param host The machine.
    * @param act The call.
-   * @returns The result; never settles if the machine ends first.
+   * @returns The result. The promise never settles if the machine ends first.
    */
   run<T>(host: Host, act: () => T | Promise<T>): Promise<T> {
     return new Promise((resolve, reject) =>
@@ -270,10 +271,10 @@ export class World {
   /**
    * Waits for a state.
    *
-   * @param what The state, in words.
-   * @param isThere True once the state is there.
+   * @param what A description of the state.
+   * @param isThere Returns true once the state is reached.
    * @param withinMs Maximum wait, in milliseconds.
-   * @throws {AssertionError} If the state is not there in time.
+   * @throws {AssertionError} If the state is not reached in time.
    */
   async until(
     what: string,
@@ -292,7 +293,7 @@ export class World {
   /**
    * Waits for a promise, such as a request.
    *
-   * @param what The outcome, in words.
+   * @param what A description of the outcome.
    * @param promise The promise.
    * @param withinMs Maximum wait, in milliseconds.
    * @returns The value of the promise.
@@ -322,8 +323,8 @@ export class World {
    * Cuts all connections that a machine opened.
    *
    * @param host The machine.
-   * @param silent The ends that are not notified.
-   * @returns Number of connections.
+   * @param silent The ends that do not notice the cut.
+   * @returns The number of connections.
    */
   cut(host: Host, silent: boolean | "client" | "server" = false): number {
     const links = this.network.links.filter(({ client }) => client === host);
@@ -342,7 +343,7 @@ export class World {
   }
 
   /**
-   * Allows matching lines on `console.error` from now on; any other line fails the case.
+   * Allows matching lines on `console.error` from now on. Any other line makes the case fail.
    *
    * @param pattern Matches such lines.
    */
@@ -351,7 +352,8 @@ export class World {
   }
 
   /**
-   * Calls back when the case ends, also after a failure, before clients and servers are closed.
+   * Calls a function when the case ends, even after a failure, before clients and servers are
+   * closed.
    *
    * @param close Closes something that the case created.
    */
@@ -359,7 +361,7 @@ export class World {
     this.#onEnd.push(close);
   }
 
-  /** Lets time pass until a promise settles; an event that throws fails the case. */
+  /** Lets time pass until a promise settles. An event that throws makes the case fail. */
   async #passUntil(promise: Promise<void>): Promise<void> {
     let outcome: { readonly error?: unknown } | undefined;
     promise.then(() => outcome = {}, (error) => outcome = { error });
@@ -393,7 +395,7 @@ export class World {
     while (!isOver && this.nowMs < endMs) await this.simulation.run(SLICE_MS);
   }
 
-  /** Fails the case if the library prints an unexpected error line. */
+  /** Makes the case fail if the library prints an unexpected error line. */
   #hearError(line: string): void {
     this.note(line);
     if (this.#expectedErrors.some((pattern) => pattern.test(line))) return;
@@ -411,7 +413,7 @@ export class World {
     }
   }
 
-  /** Lists leftovers; engines keep timers and links among themselves. */
+  /** Lists leftovers. Engines may keep timers and links among themselves. */
   #left(): string[] {
     const isOfCase = ({ name }: { readonly name: string }) => !this.#engineHosts.has(name);
     const timers = [...this.simulation.pending()].filter(({ host }) => host && isOfCase(host));
