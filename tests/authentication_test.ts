@@ -260,7 +260,7 @@ Deno.test("Server refuses a token in band that is wrong, too long, not text, or 
   }
   gate.resolve();
   await until(() => server.manager.stats().reserved === 0);
-  // Only the last token reached authenticate, which decided after the close.
+  // Only the last token reached authenticate, which returned its decision after the close.
   assertEquals([server.manager.count, told], [0, [403, 401, 401, 401, 401]]);
 });
 

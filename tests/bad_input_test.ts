@@ -65,7 +65,7 @@ Deno.test("Server frees the slot of a socket that never opens, and closes one th
   const pairs: MemoryPair[] = [];
   const opens: (() => void)[] = [];
   const server = new Server({ session: { handshakeTimeoutMs: 20 } }, {
-    // Behaves like the runtime when the peer vanished while `authenticate` was running.
+    // Behaves like the runtime when the peer vanishes while `authenticate` is running.
     accept: () => {
       const pair = memoryPair();
       pairs.push(pair);

@@ -35,10 +35,13 @@ import { headOf, TextSocket } from "./text_socket.ts";
 /** The address of a user who uses a little of everything. */
 const HONEST = "198.51.100.7";
 
-/** The value of each attacked limit. It is small, so that an attack is short. */
+/** The value of each attacked limit; it is small, so that an attack is short. */
 const MAX = 20;
 
-/** A rate whose burst covers what an honest user needs, and that then allows nothing for hours. */
+/**
+ * A rate whose burst covers what an honest user needs. After the burst, it allows nothing for
+ * hours.
+ */
 const RATE = { perSecond: 0.001, burst: 10 };
 
 /** Attackers, each with its addresses. */
@@ -72,7 +75,7 @@ export interface WalkedEngine {
   readonly open: (room: AsyncDisposableStack) => Promise<Broker>;
 }
 
-/** A server with all features enabled, and a relay with one broadcast. */
+/** A server with all features enabled and a relay with one broadcast. */
 interface House {
   readonly server: Server<string | typeof guest>;
   readonly moq: MoqServer;
@@ -87,7 +90,7 @@ interface House {
   readonly room: AsyncDisposableStack;
 }
 
-/** Looks up HTTP connections on other nodes, and holds one such connection. */
+/** Looks up HTTP connections on other nodes, and holds one of them. */
 interface Carriers {
   readonly shared: SharedCarriers;
   readonly owners: Owners;
@@ -97,13 +100,13 @@ interface Carriers {
   readonly secret: string;
 }
 
-/** A limit that has a share, and an attack on it. */
+/** A limit that has a share, and an attack on the limit. */
 interface Walk {
-  /** Options for the server that make the limit small. */
+  /** Server options that make the limit small. */
   readonly options?: ServeOptions<string | typeof guest>;
-  /** Options for the MoQ server that make the limit small. */
+  /** MoQ server options that make the limit small. */
   readonly moq?: Partial<MoqServerOptions>;
-  /** Options for the relay that make the limit small. */
+  /** Relay options that make the limit small. */
   readonly relay?: MoqRelayOptions;
   /** True if the limit does not depend on the broker. */
   readonly isWithoutEngine?: boolean;
@@ -495,7 +498,7 @@ function fact({ headers, url }: Request, name: string): string | null {
   return headers.get(`x-${name}`) ?? new URL(url).searchParams.get(name);
 }
 
-/** Lets a user from another address use a little of everything. */
+/** Makes a user from another address use a little of everything. */
 async function serves(house: House): Promise<void> {
   const { server, room } = house;
   const ann = room.use(await Caller.dial(server, { from: HONEST, user: "ann" }));
@@ -580,7 +583,7 @@ async function callerOf({ server, room }: House, from: string, user = ""): Promi
   return caller;
 }
 
-/** Takes slots until one is rejected; returns the error text. */
+/** Takes slots until a request for one is rejected; returns the error text. */
 async function untilRefused(take: (i: number) => Promise<Answer>): Promise<string> {
   for (let i = 0;; i++) {
     const { error } = await take(i);
@@ -641,7 +644,7 @@ async function ask(
   return { status: Number(text.split(" ")[1]), text };
 }
 
-/** Sends as many endless bodies as the limit has slots; returns a rejection. */
+/** Sends as many endless bodies as the limit has slots; returns the first rejection. */
 async function slowPosts(house: House, path: string): Promise<string> {
   const head = { host: "localhost", "content-type": "text/plain", "content-length": "10" };
   const posts = Array.from(
@@ -666,7 +669,7 @@ async function viewerOf(
   return session;
 }
 
-/** Announces more broadcasts than the relay has slots; returns the reason for a rejection. */
+/** Announces more broadcasts than the relay has slots; returns the reason for the rejection. */
 async function announceMany(house: House, from: string, count: number): Promise<string> {
   const mux = new TrackMux();
   for (let i = 0; i < count; i++) mux.publish(`/${nameOf(from, i)}`, () => {});

@@ -67,8 +67,8 @@ function dialPeer(server: Server): Promise<RawPeer> {
 }
 
 /**
- * Opens a session with raw bytes: sends the request, then opens the message stream with its
- * greeting.
+ * Opens a session with raw bytes: sends the request, opens the message stream, and sends the
+ * greeting on it.
  */
 async function openMessages(peer: RawPeer): Promise<RawStream> {
   await peer.control();
@@ -240,9 +240,9 @@ const CRASH = { code: 1006, by: "network" } as const;
 const CLOSE = { code: 0, by: "remote" } as const;
 
 /**
- * How the server sees a client close its QUIC connection, before and after the end mark of its
- * messages. The engine hides the close capsule, so only the end mark distinguishes a close with 0
- * or H3_NO_ERROR from a crash.
+ * The close that the server sees when a client closes its QUIC connection, before and after the end
+ * mark of the client's messages. The engine hides the close capsule, so only the end mark
+ * distinguishes a close with 0 or H3_NO_ERROR from a crash.
  */
 const CLIENT_ENDS: [title: string, closeCode: number, unmarked: object, marked: object][] = [
   ["0", 0, CRASH, CLOSE],
@@ -381,7 +381,7 @@ Deno.test({
       await using peer = await dialPeer(server);
       await peer.control();
       await ask(peer);
-      // Opens a stream without a session, and a stream that ends before its type.
+      // Opens a stream without a session, and a stream that ends before its type is complete.
       await (await peer.uni()).end();
       await peer.uni(bytesOf(0x2222_2222));
     }

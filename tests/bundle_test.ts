@@ -32,7 +32,7 @@ const MAX_BYTES = {
   page: 33 * KIB,
   /** All exports of the client. */
   client: 35.4 * KIB,
-  /** Everything that the page loads until it has a session over WebTransport. */
+  /** Everything that the page loads before it has a session over WebTransport. */
   session: 43.3 * KIB,
 };
 
@@ -41,15 +41,15 @@ const MAX_BYTES = {
  * keyed by its content.
  */
 const MAX_PART_BYTES = {
-  /** WebTransport, and the race of both transports. */
+  /** WebTransport, and the race between both transports. */
   "chunk_webtransport": 10.4 * KIB,
   /** Recovery, and loops over clients and streams. */
   "chunk_recovery": 8.7 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19.3 * KIB,
-  /** HTTP as the last transport. */
+  /** HTTP as the last fallback transport. */
   "chunk_http": 5.7 * KIB,
-  /** The features of a session other than messages. */
+  /** The session features other than messages. */
   "chunk_insight": 11.4 * KIB,
   "chunk_answers": 4.1 * KIB,
 };
@@ -206,8 +206,8 @@ function* codeByModule(code: string, map: SourceMap): Generator<[module: string,
 }
 
 /**
- * Prints the largest modules of the first load: their sizes in bytes, minified and gzipped
- * separately.
+ * Prints the largest modules of the first load with their sizes in bytes. Each module is minified
+ * and gzipped separately.
  */
 function printLargest(modules: ReadonlyMap<string, string>, count: number): void {
   const largest = [...modules].sort(([, a], [, b]) => b.length - a.length).slice(0, count);

@@ -25,7 +25,7 @@ export class Caller extends Page {
    *
    * @param server The server.
    * @param options The address and the user.
-   * @returns The client; the promise rejects if the server rejects the upgrade.
+   * @returns The client. The promise rejects if the server rejects the upgrade.
    */
   static async dial(
     server: Pick<Server, "address">,

@@ -1,5 +1,5 @@
 /**
- * Tests that the program that checks the chaos test's log finds every kind of fault.
+ * Tests the program that checks the log of the chaos test: it must find every kind of fault.
  *
  * @module
  */

@@ -11,26 +11,29 @@ export interface FakeContextOptions {
   readonly columns?: number;
   /** Environment variables. */
   readonly env?: Readonly<Record<string, string>>;
-  /** Clocks and timers; by default, the platform's own. */
+  /** The clock and timers; by default, the platform's own. */
   readonly runtime?: Runtime;
 }
 
 /** A context with in-memory streams. */
 export interface FakeContext extends Context {
-  /** The text on standard output so far. */
+  /** The text written to standard output so far. */
   readonly out: string;
-  /** The text on standard error so far. */
+  /** The text written to standard error so far. */
   readonly err: string;
   /** True while the terminal is in raw mode. */
   readonly isRaw: boolean;
   /** Sends a text to standard input. */
   type(text: string): void;
   endInput(): void;
-  /** Aborts, like Ctrl-C outside of a prompt. */
+  /** Aborts the command, like Ctrl-C outside of a prompt. */
   interrupt(): void;
   /** URLs of the pages that the command opened. */
   readonly opened: readonly string[];
-  /** Resolves when standard output contains a text after the part that earlier calls waited for. */
+  /**
+   * Resolves when standard output contains a text. Each call starts to search after the text that
+   * the previous call found.
+   */
   until(text: string): Promise<void>;
   /** Resolves when standard error contains a text. */
   untilError(text: string): Promise<void>;

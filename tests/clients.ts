@@ -22,7 +22,7 @@ export interface Dialed {
   readonly at: number;
   /** The offered subprotocols. */
   readonly protocols: readonly string[];
-  /** The transport of the previous session, if the client reports that the session fell silent. */
+  /** The transport of the previous session, if the client reports that this session fell silent. */
   readonly silent?: SilentTransport;
 }
 
@@ -37,7 +37,9 @@ export class Network {
   readonly sessions: Session<unknown, Contract, "server">[] = [];
   /** The connection pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
-  /** The results of the next attempts, in order. Without a result, the server opens a session. */
+  /**
+   * The results of the next attempts, in order. If no result is left, the server opens a session.
+   */
   readonly answers: Answer[] = [];
   /** Settings of the server's sessions. */
   server: EndOptions<unknown, Contract, "server">;
@@ -80,7 +82,7 @@ export class Network {
   }
 
   /**
-   * Answers the attempt with a close.
+   * Answers the attempt with a connection that closes.
    *
    * @param closeCode The code.
    * @returns The answer.
@@ -107,7 +109,7 @@ export class Network {
     };
   }
 
-  /** Fails, like an unreachable server. */
+  /** Fails the attempt, as with an unreachable server. */
   readonly nobody: Answer = () => {
     throw new Error("Nobody is there");
   };

@@ -38,7 +38,7 @@ class Cluster implements AsyncDisposable {
     let isPending = true;
     dialing.catch(() => {}).finally(() => isPending = false);
     await this.pass(0);
-    // Another attempt of the server may claim a slot that was just released.
+    // The server's retry may claim a slot that was just released.
     if (isPending) await this.askAgain();
     return new User(await dialing);
   }
@@ -62,7 +62,7 @@ class Cluster implements AsyncDisposable {
     await this.time.tickAsync(0);
   }
 
-  /** Simulates a killed process: its broker and clients are cut off, without a goodbye. */
+  /** Simulates a killed process by cutting off its broker and clients without a goodbye. */
   async kill(server: TestServer<string>): Promise<void> {
     (server.topics.broker as FaultyBroker).cut();
     server.network.disconnect();
@@ -106,7 +106,7 @@ function inWords(notice: PresenceNotice): string {
   return `members ${members.sort().join(" ")}`;
 }
 
-/** Makes the session's own server join it to a room. */
+/** Adds the session to a room through its own server. */
 async function join(cluster: Cluster, server: TestServer<string>, user: User, room = "room:a") {
   server.rooms.join(server.manager.get(user.session.id)!, room);
   await cluster.pass(100);
@@ -177,7 +177,7 @@ Deno.test("Server.disconnect() reports that a node did not answer", async () => 
   await cluster.kill(b!);
   const closing = a!.disconnect("ann");
   await cluster.pass(6_000);
-  // The node has timed out, and its sessions with it.
+  // The node has timed out, and so have its sessions.
   await cluster.pass(1_000);
   assertEquals(await closing, { closed: 0, isComplete: true });
   const [c] = await cluster.start(1);
@@ -301,7 +301,7 @@ Deno.test("maxSessionsPerUser applies to all nodes together", async () => {
   for (let i = 0; i < 60; i++) await cluster.pass(10_000);
   assert(four.session.isReady && two!.isReady && three === undefined);
   await cluster.refused(a!, "ann");
-  // A slot is free immediately, even if its node's last heartbeat still counts it.
+  // A slot is free immediately, even if the last heartbeat of its node still includes it.
   await four.session.close();
   await cluster.pass(0);
   await cluster.dial(a!, "ann");
@@ -427,7 +427,7 @@ Deno.test("An address's share counts its sessions on all nodes, until their node
       drain: () => a!.drain(),
       close: () => a!.close(),
     }[how]();
-    // A drain and a goodbye are announced immediately.
+    // Nodes announce a drain and a goodbye immediately.
     if (how === "end") await cluster.pass(2_000);
     else if (how === "kill") await cluster.pass(7_000);
     else await cluster.pass(how === "close" ? 1_000 : 0);

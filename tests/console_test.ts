@@ -18,7 +18,7 @@ import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 import { type FaultyBroker, FaultyEngine } from "./faulty_broker.ts";
 
-/** Printed lines without their prefix. */
+/** The printed lines without their prefix. */
 function linesOf({ lines }: ConsoleLines): string[] {
   return lines.map((line) => line.replace(/^Skein: /, ""));
 }

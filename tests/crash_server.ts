@@ -1,5 +1,5 @@
 /**
- * The program of the crash tests: a server in its own process, which ends in a given way.
+ * The program that the crash tests run: a server in its own process, which ends in a given way.
  *
  * The argument is a {@linkcode CrashConfig} in JSON. The program prints a line of JSON once the
  * server is listening.
@@ -20,7 +20,7 @@ export interface CrashConfig {
   readonly kind: "default" | "hardened" | "moq";
   /** The database file of the histories. */
   readonly database: string;
-  /** True if the process reads from standard input how to end. */
+  /** True if the process reads the way in which it ends from standard input. */
   readonly takesOrders: boolean;
 }
 
@@ -42,7 +42,10 @@ const ENDS: Readonly<Record<string, () => void>> = {
   "exit 1": () => Deno.exit(1),
 };
 
-/** Serves sessions, and publishes the name of this run to a history that survives the process. */
+/**
+ * Serves sessions, and publishes the name of this run on a topic whose history survives the
+ * process.
+ */
 async function serveSessions(
   { port, kind, database }: CrashConfig,
   run: string,

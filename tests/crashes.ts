@@ -87,8 +87,8 @@ export class CrashingServer implements AsyncDisposable {
   async crash(): Promise<CrashReport> {
     const child = this.#child!;
     if (this.#way === "--watch") {
-      // Changes only the time, which causes one event. A write causes two, and a busy watcher
-      // restarts for each.
+      // Changes only the modification time, which causes one event. A write causes two events, and
+      // a busy watcher restarts after each of them.
       const now = new Date();
       await Deno.utime(this.#watched, now, now);
       return await this.#report();

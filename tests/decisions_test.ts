@@ -1,6 +1,6 @@
 /**
- * Tests the time limits for the application's decisions: each callback in the options hangs once.
- * The first test fails if a callback is not in any list in this file.
+ * Tests the time limits for the application's decisions by letting each callback in the options
+ * hang once. The first test fails if a callback is not in any list in this file.
  *
  * @module
  */
@@ -36,7 +36,7 @@ const NO_CALLBACK = [
     .map((key) => `durableStreams.${key}`),
 ];
 
-/** Callbacks whose promises are not awaited. */
+/** Callbacks whose promises the server does not await. */
 const NOT_AWAITED = [
   ...["clientAddress", "instrumentation", "metrics.allow", "onError", "onListen", "onRefusal"],
   "onRefused",
@@ -96,7 +96,7 @@ interface Case {
   readonly options: (hang: Hang) => ServeOptions<string>;
   /** Triggers the decision; returns what the client receives. */
   readonly ask: (server: Server<string>, page: Page) => Promise<unknown>;
-  /** The results while the callback hangs, and afterwards. */
+  /** The results while the callback hangs and afterwards. */
   readonly expected: readonly [late: unknown, next: unknown];
   /** The name in the session's issue; `undefined` if there is no session. */
   readonly issue?: string;
@@ -269,7 +269,7 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** Returns options for all servers: `echo` replies, and timers of 10 seconds fire soon. */
+/** Returns options for all servers. `echo` replies, and timers of 10 seconds fire early. */
 function common(): ServeOptions<string> {
   return {
     port: 0,
@@ -371,7 +371,7 @@ Deno.test("connect() stops waiting for a message's schema after its time limit, 
   await using client = connect(server.url, {
     contract,
     transports: ["websocket"],
-    // This is also the time limit for the reply to the subscription, which may take long on a busy
+    // This time limit also applies to the reply to the subscription, which may take long on a busy
     // machine.
     requestTimeoutMs: 3_000,
     onError() {},

@@ -1,5 +1,6 @@
 /**
- * HTTP requests in flight while a server drains or closes, on every endpoint and engine.
+ * Tests HTTP requests that are in flight while a server drains or closes, on every endpoint and
+ * engine.
  *
  * @module
  */
@@ -12,7 +13,7 @@ import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, TextSocket } from "./text_socket.ts";
 
-/** A server, and how to shut down the HTTP server in which it is mounted. */
+/** A server, and a function that shuts down the HTTP server in which it is mounted. */
 interface Served {
   readonly server: Server;
   readonly port: number;
@@ -40,10 +41,11 @@ interface Asked {
   readonly headers?: Readonly<Record<string, string>>;
   readonly body: string;
   /**
-   * Status and body of the response to the whole request; `undefined` if there is none to wait for.
+   * Status and body of the response to the whole request; `undefined` if there is no response to
+   * wait for.
    */
   readonly answer?: readonly [status: number, body: RegExp];
-  /** False if closing a mounted server cuts no body. */
+  /** False if closing a mounted server does not cut off the body. */
   readonly isCutMounted?: false;
   /** Prepares the server, and returns further headers. */
   readonly prepare?: (port: number) => Promise<Record<string, string>>;
@@ -122,7 +124,7 @@ async function answer(request: Request): Promise<Response> {
 class HalfRequest {
   readonly #socket: TextSocket;
   readonly #rest: string;
-  /** The whole response, after which the connection is closed. */
+  /** Reads the whole response, then closes the connection. */
   readonly answer: Promise<string>;
 
   private constructor(socket: TextSocket, rest: string) {
@@ -158,7 +160,7 @@ class HalfRequest {
   }
 }
 
-/** True for a response with its whole body: a server may leave the connection open. */
+/** Returns true for a response whose body is complete; a server may leave the connection open. */
 function isWhole(text: string): boolean {
   const end = text.indexOf("\r\n\r\n");
   if (end < 0) return false;

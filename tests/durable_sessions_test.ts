@@ -1,4 +1,4 @@
-/** Durable streams over sessions: the reader of a client, and the topics `stream:<id>`. */
+/** Tests durable streams over sessions: a client's reader, and the topics `stream:<id>`. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { z } from "zod";
 import {
@@ -120,7 +120,7 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
   });
 }
 
-// Over HTTP, a reply, the records and the end of a stream arrive together.
+// Over HTTP, the reply, the records and the end of the stream arrive together.
 for (const transport of ["http", "websocket"] as const) {
   Deno.test(`client.durableStream() delivers all records to each of several loops over ${transport}`, async () => {
     await using server = listen(STREAMS);
@@ -431,8 +431,8 @@ Deno.test("A record larger than a message ends the reader, not the session", asy
 });
 
 /**
- * Runs a test while the stream `a`, which may have one reader, is being read, and then closes the
- * stream.
+ * Runs a test while the stream `a` is being read, then closes the stream. It may have only one
+ * reader.
  */
 async function withFullStream(
   test: (server: Server, bob: Client) => Promise<void>,
@@ -452,7 +452,8 @@ async function withFullStream(
 
 Deno.test("A reader above the limit of readers is rejected", () =>
   withFullStream(async (_server, bob) => {
-    // A session receives the rejection; a client would retry after the delay in it.
+    // A session receives the rejection; a client would retry after the delay that the rejection
+    // contains.
     const session = await bob.whenConnected();
     const { failure } = await assertRejects(() => session.subscribe("stream:a"), RequestError);
     assertEquals([failure.code, failure.retryAfterMs], ["too-many", 5_000]);
@@ -483,7 +484,7 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
     assertEquals((await ask("POST", "end", { "stream-closed": "true" })).status, 204);
     const whole = await (await server.fetch(new Request(url))).text();
     assertEquals(whole, body + "end");
-    // Also with a client whose limit is below the server's.
+    // The same applies to a client whose limit is below the server's.
     for (const maxMessageBytes of [262_144, 70_000]) {
       await using client = server.connect({ maxMessageBytes } as never) as unknown as Client;
       const records = await soon(Array.fromAsync(client.durableStream<string | Uint8Array>("a")));
@@ -520,7 +521,8 @@ for (const contentType of ["application/octet-stream", "text/plain"]) {
     let losses = 0;
     for await (const part of client.durableStream<string | Uint8Array>("a")) {
       read += typeof part === "string" ? part : decoder.decode(part, { stream: true });
-      // Loses the connection within a record, and is then slow enough to fill the queue.
+      // Loses the connection in the middle of a record. The reader is then slow enough to fill the
+      // queue.
       if (read.length > 400_000 * (losses + 1) && losses < 2) {
         losses++;
         server.network.disconnect();

@@ -1,16 +1,16 @@
-/** The commands on the durable streams page, run as printed against the page's server. */
+/** Runs the commands on the durable streams page as printed, against the page's server. */
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../server.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const page = await Deno.readTextFile(new URL("docs/guide/durable-streams-http.md", ROOT));
 
-/** Commands, each with the lines that it prints. */
+/** The commands, each with the lines that it prints. */
 const COMMANDS = [
   ...page.matchAll(/```sh\n([\s\S]*?)```\n\n```text\n([\s\S]*?)```/g),
 ].map(([, command, printed]) => ({ command: command!, printed: printed!.trimEnd().split("\n") }));
 
-/** True if a line matches the printed one, in which "…" stands for any text. */
+/** Returns true if a line matches the printed line, in which "…" stands for any text. */
 function isLike(line: string, printed: string): boolean {
   const [start = "", ...rest] = printed.split("…");
   if (!line.startsWith(start)) return false;

@@ -1,4 +1,4 @@
-/** Shared parts of the example pages. */
+/** Tests the parts that the example pages share. */
 import { assertEquals } from "@std/assert";
 import { linksOf } from "../examples/shared/links.js";
 import { readPage, servePage } from "../examples/shared/site.ts";

@@ -1,5 +1,5 @@
 /**
- * The transport that a client chooses, with real servers.
+ * Tests which transport a client chooses, with real servers.
  *
  * @module
  */
@@ -136,7 +136,9 @@ Deno.test("dial() names the flag if this runtime has no QUIC", async () => {
   assertStringIncludes(text, "--unstable-net");
 });
 
-/** Permissions of a process that calls `connect()`, each with the transport that it uses. */
+/**
+ * Permissions of a process that calls `connect()`, each with the transport that the process uses.
+ */
 const PERMISSIONS: Record<string, [more: string[], taken: string]> = {
   "only connect to the server": [[], "websocket unsupported --allow-net=[::]:0 prompt"],
   "also bind an IPv4 port": [["0.0.0.0:0"], "webtransport undefined undefined prompt"],
@@ -158,7 +160,7 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
           const client = connect("ws://127.0.0.1:${portOf(server)}/", { headStartMs: 30_000 });
           const { transport, fallback } = await client.whenConnected();
           const hint = fallback?.error.message.match(/--allow-net=\\S+/)?.[0];
-          // A requested permission is denied, since no one answers the prompt.
+          // If the process requests a permission, it is denied, because no one answers the prompt.
           const { state } = await Deno.permissions.query({ name: "net", host: "[::]:0" });
           console.log(transport, fallback?.error.code, hint, state);
           await client.close();
@@ -210,7 +212,7 @@ Deno.test("connect() ends and dial() fails with the name of the flag if the proc
       `TypeError ${rule}`,
       ...Array(4).fill("closed 1006 local true"),
     ]);
-    // Without a subscriber to the status, each client prints its end once.
+    // Because nothing subscribes to the status, each client prints its end once.
     const end = `The client of http://127.0.0.1:9/chat has ended: ${rule}`;
     assertEquals(complaints!.split(end).length - 1, 4, complaints);
   } finally {
@@ -224,8 +226,8 @@ const WEBTRANSPORT_MS = 10_000;
 for (const isSilent of [true, false]) {
   const what = isSilent ? "drops every packet" : "is closed";
   Deno.test(`connect() connects over WebSocket long before the timeout of WebTransport if the UDP port ${what}`, async () => {
-    // A socket that receives packets and answers none; if it is closed, the system reports that the
-    // port is closed.
+    // This socket receives packets and never answers. If it were closed, the system would report
+    // that the port is closed.
     const hole = createSocket("udp4");
     await new Promise<void>((resolve) => hole.bind(0, "127.0.0.1", resolve));
     const { port } = hole.address();
@@ -245,7 +247,7 @@ for (const isSilent of [true, false]) {
     const tookMs = performance.now() - before;
     assertEquals(session.transport, "websocket");
     assertEquals(session.fallback!.transport, "webtransport");
-    // Only the head start of 500 ms.
+    // Only the head start of 500 ms passes.
     assert(tookMs < WEBTRANSPORT_MS / 2, `it took ${tookMs} ms`);
     if (isSilent) hole.close();
     await closed;

@@ -1,6 +1,7 @@
 /**
- * Decisions of the application that fail: an error is never a decision. Clients reconnect, requests
- * are rejected with `unavailable` or 503, and the first error of each function prints a line.
+ * Tests decisions of the application that fail. An error is never a decision: clients reconnect,
+ * and the server rejects requests with `unavailable` or 503. It prints a line for the first error
+ * of each function.
  *
  * The compiler requires an entry for each function among a server's options, so a new function gets
  * its cases here, or a note that it decides nothing.
@@ -32,7 +33,7 @@ type FunctionsOf<O> = {
     : K & string;
 }[keyof O];
 
-/** All functions of the application that a server may call. */
+/** All of the application's functions that a server may call. */
 type Callback =
   | FunctionsOf<ServeOptions>
   | `api.${FunctionsOf<ApiOptions>}`
@@ -47,7 +48,7 @@ type Kind = "connection" | "action" | "http";
 /** A function that decides, and how it fails. */
 interface Decision {
   readonly kind: Kind;
-  /** Makes options in which the function calls `answer`, which throws or returns the value. */
+  /** Creates options in which the function calls `answer`, which throws or returns the value. */
   readonly options: (answer: <T>(value: T) => T) => ServerOptions;
   /** Path of a request that needs the decision. */
   readonly path?: string;
@@ -57,7 +58,7 @@ interface Decision {
   readonly cure?: string;
 }
 
-/** The functions by name: a decision, or the reason why a function decides nothing. */
+/** The functions by name, each with its decision or with the reason why it decides nothing. */
 const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   authenticate: {
     kind: "connection",
@@ -135,7 +136,7 @@ const FAULTS: Readonly<Record<string, () => never>> = {
   },
 };
 
-/** A function of the application that fails until it is repaired. */
+/** A function of the application that fails until the test repairs it. */
 class Function {
   isBroken = true;
   readonly #fail: () => unknown;
@@ -147,7 +148,7 @@ class Function {
   readonly answer = <T>(value: T): T => (this.isBroken ? this.#fail() : value) as T;
 }
 
-/** The functions of a kind, with each way to fail. */
+/** The functions of a kind, each combined with each way to fail. */
 function* faultsOf(
   kind: Kind,
 ): Generator<[title: string, decision: Decision, fail: () => unknown]> {
@@ -160,7 +161,7 @@ function* faultsOf(
   }
 }
 
-/** The response to an upgrade by a page without Skein. */
+/** The response to an upgrade request from a page without Skein. */
 async function askPlainly(server: Pick<TestServer, "fetch">): Promise<Response> {
   const response = await server.fetch(
     new Request("http://localhost/", { headers: UPGRADE_HEADERS }),
@@ -251,7 +252,7 @@ for (const [title, decision, fail] of faultsOf("action")) {
     assertEquals(lines.length, 1);
     assertStringIncludes(lines[0]!, decision.cure!);
 
-    // A new subscription waits, and reports it.
+    // A new subscription waits, and reports that it is waiting.
     const told: string[] = [];
     await using page = server.connect({ onError: (error) => void told.push(String(error)) });
     const late = page.subscribe("late");
@@ -259,7 +260,7 @@ for (const [title, decision, fail] of faultsOf("action")) {
     assertEquals([late.status.current, told.length], ["pending", 1]);
     assertStringIncludes(told[0]!, "The server cannot tell now");
 
-    // A subscription that was in force is requested again, also in the next session.
+    // An active subscription is requested again, in the next session too.
     server.network.disconnect();
     await passTime(time, 20_000);
     assertEquals([client.status.current.name, server.topics.subscribers("news").length], [
@@ -306,7 +307,7 @@ Deno.test("Server answers 503 over HTTP while it cannot identify users", async (
       durableStreams: { path: "/streams", authorize: () => true },
     });
     for (const path of ["/api/health", "/streams/a"]) {
-      // Without a rate per address, streams don't need the address.
+      // If there is no rate per address, streams don't need the address.
       if (title.startsWith("clientAddress") && path !== "/api/health") continue;
       const response = await server.fetch(new Request(`http://localhost${path}`));
       await response.body?.cancel();

@@ -1,11 +1,11 @@
 /**
- * A shared engine that fails as a test decides, with one broker for each node.
+ * A shared engine with one broker for each node. The test decides how they fail.
  *
- * - **Calls** of histories, logs and the store get a {@linkcode Fate}, by {@linkcode
- *   FaultyBroker.make}: they fail, hang, are delayed, lose their reply, or run twice.
- * - **Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail at random by {@linkcode
- *   FaultyEngine.faults}.
- * - **Nodes and engine** can be disconnected, interrupted, or lose all data.
+ * - ***Calls** to histories, logs and the store have a {@linkcode Fate}, which {@linkcode
+ *   FaultyBroker.make} sets: they fail, hang, are delayed, lose their reply, or run twice.
+ * - ***Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail at random with the
+ *   probabilities in {@linkcode FaultyEngine.faults}.
+ * - ***Nodes and the engine** can be disconnected or interrupted, and the engine can lose all data.
  *
  * @example An append whose reply is lost
  * ```ts ignore
@@ -75,7 +75,7 @@ type Reply<O extends Operation> = Method<O> extends (...args: never[]) => Promis
 /** A call of a node. */
 export interface Call<O extends Operation = Operation> {
   readonly operation: O;
-  /** The arguments: first the publication, topic, id or key. */
+  /** The arguments; the first one is the publication, topic, id or key. */
   readonly args: CallArgs<O>;
 }
 
@@ -94,7 +94,7 @@ export const pass: Fate = (run) => run();
 /** The call does not reach the engine. */
 export const fail: Fate = () => Promise.reject(unreachable());
 
-/** Makes a fate: the call does not reach the engine, and fails with an error. */
+/** Creates a fate: the call does not reach the engine, and fails with an error. */
 export function failWith(error: Error): Fate {
   return () => Promise.reject(error);
 }
@@ -114,7 +114,7 @@ export const repeat: Fate = async (run) => {
   return await run();
 };
 
-/** Makes a fate: the call reaches the engine after a promise settles. */
+/** Creates a fate: the call reaches the engine after a promise settles. */
 export function waitFor(gate: PromiseLike<unknown>): Fate {
   return async (run) => {
     await gate;
@@ -123,7 +123,7 @@ export function waitFor(gate: PromiseLike<unknown>): Fate {
 }
 
 /**
- * Makes a fate: the call reaches the engine, and the reply reaches the node after a promise
+ * Creates a fate: the call reaches the engine, and the reply reaches the node after a promise
  * settles.
  */
 export function replyAfter(gate: PromiseLike<unknown>): Fate {
@@ -158,7 +158,7 @@ export interface FaultyEngineOptions {
   readonly random?: Random | undefined;
   /** Provides the timers of late deliveries; the platform's runtime by default. */
   readonly runtime?: Runtime | undefined;
-  /** Creates the broker that keeps all data; a broker in memory by default. */
+  /** Creates the broker that keeps all data; an in-memory broker by default. */
   readonly make?: (() => Broker) | undefined;
 }
 
@@ -172,7 +172,7 @@ export class FaultyEngine {
   delayMs = 0;
   /** True while no call and no publication of any node gets through. */
   isAway = false;
-  /** Number of publications without a history, and their bytes. */
+  /** The number and the total bytes of publications without a history. */
   publications = 0;
   bytes = 0;
   readonly #random: Random | undefined;
@@ -203,13 +203,13 @@ export class FaultyEngine {
     return new FaultyBroker(this, options);
   }
 
-  /** Adds the broker of a node; its constructor calls this. */
+  /** Adds the broker of a node; the constructor of the broker calls this method. */
   add(broker: FaultyBroker): void {
     this.#nodes.push(broker);
     this.brokers.add(broker);
   }
 
-  /** Publishes on a topic without a history, like another program. */
+  /** Publishes on a topic without a history, as another program would. */
   publish(publication: Publication): void {
     if (this.isAway) return;
     this.publications++;
@@ -217,7 +217,9 @@ export class FaultyEngine {
     this.#inner.publish(publication);
   }
 
-  /** Sets the fate of later calls of all nodes, unless a node has its own fate for them. */
+  /**
+   * Sets the fate of later calls of all nodes. A fate that a node sets for itself takes precedence.
+   */
   make<O extends Operation>(calls: O, fate: FateOf<O>): void;
   make(calls: keyof Parts | "all", fate: Fate): void;
   make(calls: Calls, fate: unknown): void {
@@ -250,7 +252,7 @@ export class FaultyEngine {
     for (const broker of this.#nodes) broker.subscribeAgain();
   }
 
-  /** Delivers a publication as `faults` and `delayMs` say. */
+  /** Delivers a publication with the failures and the delay that `faults` and `delayMs` set. */
   carry(publication: Publication, deliver: PublicationListener): void {
     const { lost, repeated, late, lateMs = 100 } = this.faults;
     if (this.#strikes(lost)) return;
@@ -271,7 +273,7 @@ interface Entry {
   readonly topic: string;
   readonly listener: PublicationListener;
   readonly options: BrokerSubscribeOptions;
-  /** The subscription at the engine. */
+  /** The subscription to the engine. */
   inner: BrokerSubscription | undefined;
 }
 
@@ -291,14 +293,14 @@ export class FaultyBroker implements Broker {
   readonly history?: BrokerHistory;
   readonly logs?: BrokerLogs;
   readonly store?: BrokerStore;
-  /** Result of `issues()`. */
+  /** The result of `issues()`. */
   problems: string[] = [];
   /** The calls so far. */
   readonly calls: Call[] = [];
   /** Delays the confirmation of new subscriptions. */
   ready: Promise<void> | undefined;
   /**
-   * Decides how a publication of the engine reaches the node: immediately, twice, late or never.
+   * Decides whether a publication of the engine reaches the node immediately, twice, late or never.
    */
   onDelivery: (publication: Publication, deliver: PublicationListener) => void;
   readonly #engine: FaultyEngine;
@@ -339,8 +341,8 @@ export class FaultyBroker implements Broker {
   /**
    * Sets the fate of later calls.
    *
-   * @param calls The calls; the fate of an operation overrides that of its part, which overrides
-   *   that of all.
+   * @param calls The calls. The fate of an operation overrides the fate of its part, which
+   * overrides the fate of all operations.
    * @param fate The fate.
    */
   make<O extends Operation>(calls: O, fate: FateOf<O>): void;
@@ -389,7 +391,7 @@ export class FaultyBroker implements Broker {
     }
   }
 
-  /** Notifies the node that publications may be missing, on one topic or on all. */
+  /** Notifies the node that publications may be missing on one topic or on all topics. */
   interrupt(topic?: string): void {
     for (const entry of [...this.#entries]) {
       if (topic === undefined || entry.topic === topic) entry.options.onInterrupted?.();

@@ -1,6 +1,6 @@
 /**
- * Each resource with a limit is acquired and released in a row, one time more than the limit: if
- * some path leaks a slot, the last acquisition fails.
+ * Acquires and releases each limited resource repeatedly, once more than its limit allows. If a
+ * code path leaks a slot, the last acquisition fails.
  *
  * @module
  */
@@ -65,17 +65,17 @@ import { fail, FaultyEngine } from "./faulty_broker.ts";
 
 /** A resource that is acquired and released. */
 interface Bench {
-  /** Acquires one, and releases it. MUST throw if it is refused. */
+  /** Acquires the resource and releases it. It must throw if the resource is refused. */
   take(i: number): unknown;
-  /** Counts of acquired resources: all are zero after each `take`. */
+  /** The counts of acquired resources; all are zero after each `take`. */
   left(): readonly number[];
 }
 
 /** A limit, and one path on which a resource is released. */
 interface Row {
-  /** The resource, and how it is released. */
+  /** The resource, and the way in which it is released. */
   readonly name: string;
-  /** The file of the `Quota`, if the limit is one. */
+  /** The file of the `Quota`, if the limit is a `Quota`. */
   readonly quota?: string;
   readonly bound: number;
   /** Creates whatever has the limit; `room` is disposed of after the test. */
@@ -84,7 +84,7 @@ interface Row {
 
 const runtime = platformRuntime();
 
-/** Slots in use of all quotas. */
+/** The slots in use in all quotas. */
 function takenOf(quotas: Quotas): number[] {
   return Object.values(quotas.stats).map(({ taken }) => taken);
 }
@@ -226,7 +226,7 @@ const SESSIONS: readonly Row[] = [
   },
   {
     name: "pongs that the peer reads",
-    bound: 21, // In total more pongs than may be queued.
+    bound: 21, // More pongs in total than may be queued.
     async open(room) {
       const server = room.use(listen({ webSocket: hardenedWebSocket(), webTransport: false }));
       const socket = room.use(await RawSocket.open(portOf(server)));
@@ -535,7 +535,7 @@ const TOPICS: readonly Row[] = [
 
 // Requests.
 
-/** Handlers, by how they end a request. */
+/** Handlers, keyed by the way in which they end a request. */
 const HANDLERS = {
   answers: () => 1,
   fails: () => {
@@ -612,7 +612,7 @@ const REQUESTS: readonly Row[] = (["client", "server"] as const).flatMap((asker)
 
 // Answers, readers and streams.
 
-/** The parts of a node for responses and readers, with two slots for each. */
+/** The parts of a node that handle responses and readers, with two slots for each. */
 function answering(
   room: AsyncDisposableStack,
   broker: MemoryBroker,
@@ -663,7 +663,7 @@ const waiting: BeginAnswer["answer"] = async function* (signal) {
 
 const ANSWERS_FILE = "server/durable/answers.ts";
 
-/** Forks, by their outcome. */
+/** Forks, keyed by their outcome. */
 const FORKS = {
   "are deleted": { id: "fork", kind: "created" },
   "already exist": { id: "present", kind: "exists" },
@@ -935,7 +935,7 @@ const HTTP: readonly Row[] = [
 
 const BOUNDS: HistoryBounds = { size: 10, ttlMs: 60_000, bytes: 100_000 };
 
-/** Calls between two nodes, by how they end. */
+/** Calls between two nodes, keyed by the way in which they end. */
 const CALLS: Readonly<Record<string, NodeCallsOptions["answer"]>> = {
   answered: (data) => data,
   failed: () => {
@@ -1068,7 +1068,7 @@ const NODES: readonly Row[] = [
 
 // Media.
 
-/** A relay with slots for two broadcasts, and for two that wait. */
+/** A relay with slots for two active broadcasts and for two that wait. */
 function relayOfTwo(room: AsyncDisposableStack) {
   const relay = new MoqRelay({ allowAnonymousPublish: true, maxBroadcasts: 2, maxShare: 1 });
   room.defer(() => relay.close());
@@ -1080,7 +1080,7 @@ function relayOfTwo(room: AsyncDisposableStack) {
   return { relay, join };
 }
 
-/** A relay with slots for two tracks and two fetches, its publisher, and a viewer. */
+/** A relay with slots for two tracks and two fetches, together with its publisher and a viewer. */
 async function relayed(room: AsyncDisposableStack) {
   const relay = new MoqRelay({
     allowAnonymousPublish: true,
@@ -1243,7 +1243,7 @@ const ROWS: readonly Row[] = [
   ...MEDIA,
 ];
 
-/** A line that creates a quota, outside of comments. */
+/** Matches a line that creates a quota, outside of comments. */
 const MAKES_QUOTA = /^(?! \*).*(?:new Quota\(|quotas\.open\(|quotaIn\()/m;
 
 for (const { name, bound, open } of ROWS) {

@@ -1,6 +1,6 @@
 /**
- * Guests and signed-in users: one hook decides. It is called once per session, with all credentials
- * of the client, and alike on every transport.
+ * Tests guests and signed-in users. One hook decides about both: it is called once per session,
+ * with all of the client's credentials, in the same way on every transport.
  *
  * @module
  */
@@ -30,9 +30,9 @@ import { listen, portOf, RawSocket } from "./servers.ts";
 
 const TOKEN = "s3cret-t0ken";
 
-/** How a client was admitted or refused. */
+/** The outcome of a client's connection. */
 interface Outcome {
-  /** The user at the server; `undefined` for a refused client. */
+  /** The user on the server; `undefined` for a refused client. */
   readonly user?: string | undefined;
   /** The code and the reason of a refusal. */
   readonly refused?: Pick<CloseInfo, "code" | "reason">;
@@ -41,13 +41,13 @@ interface Outcome {
 /** A way to connect to a server. */
 interface Way {
   readonly name: string;
-  /** True for a token in band; otherwise the URL contains the token. */
+  /** True if the token is sent in band; otherwise the URL contains it. */
   readonly isInBand: boolean;
   /** Connects once, and returns the outcome. */
   come(options: ServerOptions<string | typeof guest>, token: string | undefined): Promise<Outcome>;
 }
 
-/** The outcome for a reconnecting client: connected, or permanently refused. */
+/** The outcome for a reconnecting client: it is connected, or permanently refused. */
 async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Outcome> {
   for await (const status of client.status) {
     assert(status.name !== "reconnecting", "an admitted or refused client must not reconnect");
@@ -134,7 +134,7 @@ for (const way of WAYS) {
           }, token);
           const isMisplaced = hasToken && way.isInBand && !allowTokenMessage;
           if (isMisplaced) {
-            // The client sent no request, because it knows which features the server lacks.
+            // The client sent no request, because it knows which features the server doesn't have.
             assertEquals([user, refused?.code, asked, told.length], [undefined, 4401, [], 1]);
             assertStringIncludes(refused!.reason, "allowTokenMessage");
           } else if (hasToken || takesGuests) {

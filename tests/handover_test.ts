@@ -195,7 +195,7 @@ Deno.test("Server ignores a ticket of another user, and an invalid ticket", asyn
   await using ann = await server.dial({ path: "/?token=ann" });
   await ann.subscribe("news");
   const ticket = ticketOf(ann)!;
-  // A well-formed but invalid ticket: refused as one session too many.
+  // A well-formed but invalid ticket. The session is refused because it exceeds the limit.
   const wrong = await openSecond(server, `${ann.id}.${"A".repeat(22)}`, "/?token=ann&");
   assertEquals((await wrong.connection.closed).closeCode, 4429);
   const mallory = await openSecond(server, ticket, "/?token=mallory&");
@@ -277,7 +277,7 @@ Deno.test("Client.handOver() changes nothing if the server lacks the feature, or
   const first = await client.whenConnected();
   assertEquals(await client.handOver(), false);
   assertEquals([client.session, client.isConnected], [first, true]);
-  // A server without handover.
+  // A server that does not support handover.
   const old = memoryPair();
   const peer = new Peer(old.server);
   await using other = new Client("memory://old/", denoPlatform(() => Promise.resolve(old.client)));
@@ -303,7 +303,7 @@ Deno.test("Client.handOver() does not use a session that opens after the first o
   const gate = Promise.withResolvers<void>();
   const dial: Dialer = async (url) => {
     const { pathname, search } = new URL(url);
-    // A reconnect names no session, only the client's secret.
+    // A reconnect does not name a session; it sends only the client's secret.
     if (/ticket=[^.]/.test(search)) await gate.promise;
     return await server.open({ path: pathname + search });
   };
@@ -452,7 +452,7 @@ Deno.test("Client moves from WebSocket to WebTransport on a real server, with a 
     for await (const { data } of log) if (seen.push(data) === 300) return;
   })();
   const slow = client.request("slow");
-  // The recorded failure of the transport must not count.
+  // The recorded failure of the transport must have no effect.
   isBlocked = false;
   const publishing = (async () => {
     for (let i = 0; i < 300; i++) {
@@ -554,7 +554,7 @@ Deno.test("Client.handOver() does not wait for the rest of a topic that the serv
   const first = client.session!;
   const late = assertRejects(() => client.subscribe("late").ready, RequestError);
   await turns();
-  // Before the client subscribes to the topic in the new session.
+  // This happens before the client subscribes to the topic in the new session.
   const left = client.handOver().then(() => news.unsubscribe());
   await passTime(time, 0);
   gate.resolve();

@@ -1,5 +1,5 @@
 /**
- * Handshakes as an instrumentation sees them, on both ends.
+ * Tests which handshakes an instrumentation sees, on both ends.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import { connect, dial } from "../client.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
 
-/** Records how handshakes end. */
+/** Records the outcomes of handshakes. */
 class Handshakes implements Instrumentation {
   readonly infos: HandshakeInfo[] = [];
   readonly ends: string[] = [];
@@ -120,7 +120,7 @@ Deno.test("handshake() ends if a peer vanishes before the session is open", asyn
   socket.conn.close();
   go.resolve();
   const [end] = await instrumentation.count(1);
-  // The runtime reports the refusal, or a session exists for a moment.
+  // Either the runtime reports the refusal, or a session exists for a moment.
   assertEquals(["server undefined", "server session"].includes(end!), true);
 });
 
@@ -141,7 +141,7 @@ Deno.test("handshake() may throw without changing the outcome", async () => {
   } finally {
     console.error = error;
   }
-  // Two hooks that threw immediately, then each hook of the server, and the client's.
+  // Two hooks threw immediately, then each hook of the server, then the client's hook.
   assertEquals(errors.length, 5);
 });
 

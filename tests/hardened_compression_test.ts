@@ -1,5 +1,5 @@
 /**
- * Message compression on the hardened WebSocket engine, over raw TCP.
+ * Tests message compression on the hardened WebSocket engine, over raw TCP.
  *
  * @module
  */
@@ -61,8 +61,8 @@ Deno.test("hardened engine compresses publications, but not messages to a single
     frame = (await raw.read())!;
     assertEquals([frame.isCompressed, JSON.parse(textOf(frame)).data], [false, "short"]);
     if (protocol === "") continue;
-    // Publications of one turn share a frame, which stays uncompressed if a message to one session
-    // is in it.
+    // Publications of one turn share a frame. The frame stays uncompressed if it contains a message
+    // to a single session.
     server.publish("news", LONG);
     server.publish("news", "short");
     frame = (await raw.read())!;
@@ -96,7 +96,7 @@ Deno.test("hardened engine inflates messages of any size in order, in fragments 
   const server = listenCompressed({ onMessage: ({ data }) => void received.push(data) });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server), { headers: OFFER });
-  // Random data: more than 16 KiB even when compressed.
+  // The data is random, so it exceeds 16 KiB even when compressed.
   const noise = Buffer.from(crypto.getRandomValues(new Uint8Array(45_000))).toString("base64");
   const texts = ["first", noise, "second", LONG, noise.slice(1), "third"];
   const frames = texts.map((data, i) => {
@@ -108,7 +108,7 @@ Deno.test("hardened engine inflates messages of any size in order, in fragments 
       frameOf(payload.subarray(10), { head: 0x80 }),
     ]);
   });
-  // After a large message, the close waits for it.
+  // The close waits for a large message that was sent before it.
   await raw.write(Buffer.concat([...frames, frameOf("", { head: 0x88 })]));
   assertEquals((await raw.closed())?.code, 1005);
   assertEquals(received, texts);

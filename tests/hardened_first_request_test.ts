@@ -1,6 +1,6 @@
 /**
- * The first request of a connection on the hardened WebSocket engine, over TCP and TLS: the engine
- * answers an upgrade, and passes any other request to node:http.
+ * Tests the first request of a connection on the hardened WebSocket engine, over TCP and TLS. The
+ * engine answers an upgrade, and passes any other request to node:http.
  *
  * @module
  */
@@ -17,7 +17,7 @@ const UPGRADE_HEAD = `GET /session HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`;
 
 const { cert, key } = devCertificate({ cacheFolder: null });
 
-/** Serves an echo at `/session`, and the length of each body at every other path. */
+/** Serves an echo at `/session`. Every other path responds with the length of the request body. */
 function listenEcho(
   scheme: "tcp" | "tls",
   options: ServeOptions = {},
@@ -33,7 +33,7 @@ function listenEcho(
   return { engine, server, connect: () => dial(scheme, portOf(server)) };
 }
 
-/** Connects, with TLS or without. */
+/** Connects with or without TLS. */
 function dial(scheme: "tcp" | "tls", port: number): Promise<TextSocket> {
   return TextSocket.open(port, scheme === "tls" ? { cert } : {});
 }
@@ -70,7 +70,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     const frames = ["one", "two"].map((data) => frameOf(`{"topic":"t","data":"${data}"}`));
     const head = new TextEncoder().encode(UPGRADE_HEAD);
     const bytes = new Uint8Array([...head, ...frames[0]!, ...frames[1]!]);
-    // In one piece, and cut within each of the frames.
+    // The input is written in one piece, and then cut within each of the frames.
     for (const cut of [bytes.length, head.length + 1, bytes.length - 3]) {
       using wire = await connect();
       await wire.write(bytes.subarray(0, cut));
@@ -123,7 +123,7 @@ for (const scheme of ["tcp", "tls"] as const) {
     });
     await using _server = server;
     using wire = await connect();
-    // A body of known length ends by an empty write.
+    // An empty write ends a body of known length.
     for (let i = 0; i < 3; i++) {
       await wire.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);
       assertMatch(await wire.until("hello"), /content-length: 5\r\n/i);
@@ -144,7 +144,7 @@ for (const scheme of ["tcp", "tls"] as const) {
       closed.catch(() => {});
       frames!.receive({
         receiveFrame() {
-          // One write that the system cannot buffer whole.
+          // One write that is too large for the system to buffer as a whole.
           frames!.send("x".repeat(size));
           frames!.drained().then(() => frames!.send("the end"));
         },

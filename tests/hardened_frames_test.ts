@@ -1,6 +1,6 @@
 // run_tests: alone, and first, as these tests wait for long in real time.
 /**
- * Frames that RFC 6455 forbids, and allowed frames that no honest peer sends, on the hardened
+ * Tests frames that RFC 6455 forbids, and allowed frames that no honest peer sends, on the hardened
  * WebSocket engine over raw TCP.
  *
  * @module
@@ -12,7 +12,7 @@ import { connectFrom, listenHardened } from "./hardened.ts";
 import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** First bytes of frames: FIN is 0x80. */
+/** First bytes of frames; FIN is 0x80. */
 const CONTINUATION = 0x00, TEXT = 0x01, CLOSE = 0x88, PING = 0x89;
 const LAST = 0x80;
 
@@ -78,8 +78,8 @@ Deno.test("hardened engine accepts all frames that RFC 6455 allows", async () =>
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
   const whole = new TextEncoder().encode('{"topic":"t","data":"€"}');
-  // Each byte in its own frame, one character across three frames, with empty frames and pings in
-  // between.
+  // Each byte has its own frame, so that one character spans three frames, with empty frames and
+  // pings in between.
   const frames = [...whole].flatMap((byte, i) => [
     frameOf(bytes(byte), { head: i === 0 ? TEXT : CONTINUATION }),
     frameOf("", { head: CONTINUATION }),

@@ -1,6 +1,6 @@
 /**
- * HTTP on the hardened WebSocket engine, from malicious peers: request smuggling, thousands of
- * requests, misplaced bodies.
+ * Tests HTTP from malicious peers on the hardened WebSocket engine: request smuggling, thousands of
+ * requests, and misplaced bodies.
  *
  * @module
  */
@@ -85,7 +85,7 @@ Deno.test("hardened engine passes on the body of a request that offers another u
     fetch: async (request) => new Response(await request.text()),
   });
   await using _server = server;
-  // Like clients that would prefer HTTP/2.
+  // Clients that would prefer HTTP/2 send this.
   using plain = await TextSocket.send(
     portOf(server),
     `POST / HTTP/1.1\r\n${HOST}Upgrade: h2c\r\nConnection: Upgrade\r\nContent-Length: 5\r\n\r\nhello`,
@@ -139,7 +139,8 @@ Deno.test("hardened engine rejects ambiguous heads", async () => {
     `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`,
   ];
   const { error } = console;
-  // A handler throws if its request breaks off, which the engine reports like the runtime's server.
+  // A handler throws if its request breaks off. The engine reports this as the runtime's server
+  // does.
   console.error = () => {};
   try {
     for (const head of heads) {

@@ -1,5 +1,5 @@
 /**
- * `serve()` on the hardened WebSocket engine: limits for malicious peers.
+ * Tests the limits for malicious peers with `serve()` on the hardened WebSocket engine.
  *
  * @module
  */
@@ -16,7 +16,7 @@ import { TextSocket } from "./text_socket.ts";
 
 const websocket = { transports: ["websocket"] } as const;
 
-/** Bytes that the kernel and the runtime read from a socket ahead of any reader. */
+/** Bytes that the kernel and the runtime read from a socket before any reader asks for them. */
 const READ_AHEAD_BYTES = 256 * 1024;
 
 async function bytesReceived({ connection }: Session): Promise<number> {
@@ -24,8 +24,8 @@ async function bytesReceived({ connection }: Session): Promise<number> {
 }
 
 /**
- * Writes bytes repeatedly until the peer stops reading, or up to a maximum; returns the number of
- * written bytes.
+ * Writes bytes repeatedly until the peer stops reading or a maximum is reached; returns the number
+ * of written bytes.
  */
 async function flood(conn: Deno.Conn, bytes: Uint8Array, maxBytes: number): Promise<number> {
   let sent = 0;
@@ -116,7 +116,7 @@ Deno.test("serve() on the hardened engine refuses like on the runtime's: by stat
   for (const host of ["a b", "localhost:99999", "evil.test/session?token=ann#"]) {
     assertEquals(await statusOf({ path: "/session?token=ann", headers: { host } }), 400, host);
   }
-  // A client that offers HTTP/2 is answered in HTTP/1.1.
+  // A client that offers HTTP/2 receives an HTTP/1.1 response.
   assertEquals(await statusOf({ path: "/session", headers: { upgrade: "h2c" } }), 426);
   const error = await assertRejects(
     () => dial(`${server.url}session`, websocket),
@@ -205,7 +205,7 @@ Deno.test("hardened engine stops reading a peer that sends faster than messages 
     }
   })();
   await until(() => session!.stats.waitingMessages >= 50);
-  // The system buffers some bytes, and then no more.
+  // The system buffers some bytes and then stops.
   let taken = -1;
   while (taken !== await bytesReceived(session!)) {
     taken = await bytesReceived(session!);
@@ -231,7 +231,7 @@ Deno.test("hardened engine drops a peer that does not read, and its queued messa
   const [session] = server.manager.all();
   const data = "x".repeat(60_000);
   const over = session!.closed;
-  // One by one, so that the system's buffers fill up before the queue.
+  // Messages are sent one by one, so that the system's buffers fill up before the queue.
   while (session!.isReady) {
     try {
       session!.send("t", data);
@@ -278,7 +278,10 @@ Deno.test("hardened engine ends a TLS handshake that takes too long", async () =
   assertEquals(engine.stats().tooSlow, 1);
 });
 
-/** Requests an upgrade, and reads the head of the response; empty for a closed connection. */
+/**
+ * Requests an upgrade, and returns the head of the response, or an empty text for a closed
+ * connection.
+ */
 async function ask(socket: Socket): Promise<string> {
   socket.write(`GET / HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`);
   const [answer] = await Promise.race([
@@ -333,7 +336,8 @@ Deno.test("hardened engine limits the connections of one address, for all kinds 
   await using _server = server;
   using sockets = new DisposableStack();
   const connect = async () => sockets.use(await connectFrom("127.0.0.1", portOf(server)));
-  // Twice the number of sessions, and one for the response that the limit is reached.
+  // Twice the number of sessions, plus one for the response that says that the limit has been
+  // reached.
   for (let i = 0; i < 3; i++) {
     const socket = await connect();
     socket.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);

@@ -35,7 +35,7 @@ Deno.test("A client that subscribes with `last` or `since` receives the reply be
   ask(4, `,"since":{"epoch":"old","offset":1}`);
   ask(5, "");
   const at = `"epoch":"${epoch}","offset":3,"head":3`;
-  // The fourth replaces the third, which may already have its reply.
+  // The fourth request replaces the third, which may already have been answered.
   const answers = (await take(page, 3)).map((text) => JSON.parse(text));
   const fourth = answers.find(({ reply }) => reply === 4);
   assertEquals(JSON.stringify(fourth.data), `{${at},"recovered":false,"reason":"new-epoch"}`);
@@ -71,7 +71,7 @@ Deno.test("A position includes its publication's tag; another publication at its
   ]);
   const lost = { epoch, offset: 3, tag: c.tag, head: 3, recovered: false, reason: "new-epoch" };
   assertEquals(await ask(3, { since: { epoch, offset: 2, tag: a.tag } }, 1), [lost]);
-  // A position without a tag is compared only by its numbers.
+  // Only the numbers of a position without a tag are compared.
   assertEquals((await ask(4, { since: { epoch, offset: 2 } }, 2))[0].recovered, true);
   page.socket.send(`{"subscribe":"t","id":5,"since":{"epoch":"${epoch}","offset":2,"tag":7}}`);
   const [malformed] = (await take(page, 1)).map((text) => JSON.parse(text));
@@ -90,8 +90,8 @@ Deno.test("A read that is replaced or ended before its reply is rejected with `s
   page.socket.send('{"subscribe":"b","id":4,"last":1}');
   page.socket.send('{"unsubscribe":"b","id":5}');
   const early = (await take(page, 4)).map((text) => JSON.parse(text));
-  // A request for the position alone replaces no subscription, and is answered when the position is
-  // known.
+  // A request for only the position does not replace a subscription. It is answered once the
+  // position is known.
   page.socket.send('{"subscribe":"a","id":6}');
   page.socket.send('{"subscribe":"a","id":7}');
   const [sixth] = (await take(page, 1)).map((text) => JSON.parse(text));

@@ -1,6 +1,6 @@
 /**
- * Hostile networks, as a table: the initial state, the change, and a client's transports before and
- * after. The tests run the table with short times, the soak with the default times.
+ * A table of hostile networks: the initial state, the change, and a client's transports before and
+ * after it. The tests run the table with short times, and the soak runs it with the default times.
  *
  * @module
  */
@@ -31,7 +31,9 @@ const STALL_BYTES = 1_048_576;
 /** Size of a publication on a network that will stall, in bytes. */
 const STALL_PAYLOAD_BYTES = 32_768;
 
-/** A history for everything that a client can miss: more than a minute. */
+/**
+ * Settings of a history that holds everything that a client can miss, which is more than a minute.
+ */
 const HISTORY = { size: 10_000, ttlMs: 600_000, bytes: 64 * 1_048_576 };
 
 /** The two paths to one server. */
@@ -48,8 +50,8 @@ export interface HostileNetwork {
   /** Makes the network hostile, before the client connects. */
   readonly begin?: (paths: Paths, times: HostileTimes) => void;
   /**
-   * Changes the network when the client receives messages, or has failed if no transport works. By
-   * default nothing changes.
+   * Changes the network once the client receives messages or, if no transport works, once it has
+   * failed. By default nothing changes.
    */
   readonly change?: (paths: Paths) => void;
   /**
@@ -57,7 +59,7 @@ export interface HostileNetwork {
    * until then.
    */
   readonly changeOnce?: (paths: Paths, changed: () => void) => void;
-  /** Possible transports of the first session; none if no transport works at first. */
+  /** Possible transports of the first session; empty if no transport works at first. */
   readonly before: readonly TransportName[];
   /** Possible transports of the last session. */
   readonly after: readonly TransportName[];
@@ -81,12 +83,12 @@ export interface HostileTimes {
   readonly holdMs: number;
   /** Delay of a slow response, in milliseconds. */
   readonly answerMs: number;
-  /** Determines the lost packets. */
+  /** Seed that determines which packets are lost. */
   readonly seed?: number;
   /**
    * True if WebSocket opens only after the first session, on networks where both transports work at
-   * first: then a machine that is slower than WebTransport's head start does not decide the
-   * transport.
+   * first. The transport then does not depend on whether the machine is slower than WebTransport's
+   * head start.
    *
    * @default {false}
    */
@@ -107,7 +109,10 @@ export interface HostileResult {
   readonly connectedMs: number | undefined;
   /** Time from the start until the first publication was delivered. */
   readonly deliveredMs: number;
-  /** Time from the change to the first delivery of a later publication; `undefined` without one. */
+  /**
+   * Time from the change to the first delivery of a later publication; `undefined` if there was
+   * none.
+   */
   readonly backMs: number | undefined;
   /** Transports of the first and the last session. */
   readonly transports: readonly [first: TransportName, last: TransportName];
@@ -182,7 +187,7 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
       udp.cut();
     },
     change: ({ tcp }) => tcp.restore(),
-    // WebTransport gets its head start, and 3 s more after WebSocket has failed.
+    // WebTransport gets its head start, plus 3 s after WebSocket has failed.
     possibleMs: () => 3_500,
     before: ["http"],
     after: ["http"],
@@ -297,7 +302,7 @@ export async function runHostile(
     network.change(paths);
   }
   if (network.changeOnce !== undefined) {
-    // A client that lost its session early, or uses another transport, never triggers the change.
+    // A client that lost its session early or uses another transport never triggers the change.
     const isElsewhere = () => !network.before.includes(reader.transports.at(-1)!);
     await reader.until(() => changedAt !== undefined || isElsewhere());
     changedOnce();
@@ -307,8 +312,8 @@ export async function runHostile(
   // The missed publications arrive first.
   const newest = publisher.at.length;
   await reader.until(() => reader.has(newest));
-  // A WebTransport whose session fell silent waits up to a second for the peer's close. A WebSocket
-  // ends with its path.
+  // If a session over WebTransport fell silent, WebTransport waits up to a second for the peer's
+  // close. A WebSocket ends together with its path.
   const silent = reader.connections.slice(0, -1).filter((one) => one.transport === "webtransport");
   await Promise.allSettled(silent.map(({ closed }) => closed));
   const { connectedAt, firstAt, transports, delivered, lost, doubled } = reader;
@@ -326,7 +331,7 @@ export async function runHostile(
   };
 }
 
-/** Opens both paths on one port, like a server that has TCP and UDP under one name. */
+/** Opens both paths on one port, like a server that offers TCP and UDP under one name. */
 function pathsTo(url: string, webTransportUrl: string): Paths & AsyncDisposable {
   const portOf = (url: string) => Number(new URL(url).port);
   while (true) {

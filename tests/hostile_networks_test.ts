@@ -1,6 +1,6 @@
 /**
- * Clients on hostile networks, with real servers and short times. The soak uses the times of
- * production.
+ * Tests clients on hostile networks, with real servers and short times. The soak uses production
+ * times.
  *
  * @module
  */
@@ -9,8 +9,7 @@ import { HOSTILE_NETWORKS, type HostileTimes, runHostile } from "./hostile_netwo
 import { soon } from "./waiting.ts";
 
 /**
- * Short times. If the machine stalls for longer, a session is lost early, and the client
- * reconnects.
+ * Short times. If the machine stalls for longer, the client loses its session early and reconnects.
  */
 const SHORT: HostileTimes = {
   holdMs: 0,
@@ -24,7 +23,7 @@ const SHORT: HostileTimes = {
 };
 
 Deno.test("connect() delivers on hostile networks, and reconnects when they change", async () => {
-  // In parallel, as most of the time passes in silence.
+  // The networks run in parallel, because most of the time passes in silence.
   const results = await Promise.all(
     HOSTILE_NETWORKS.map((network) => soon(runHostile(network, SHORT))),
   );

@@ -1,4 +1,4 @@
-/** The commands on the HTTP API page, run as printed against the page's server. */
+/** Runs the commands on the HTTP API page as printed, against the page's server. */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
 
@@ -31,7 +31,7 @@ function valuesOf(text: string): unknown[] {
   return values;
 }
 
-/** Replaces times and texts that differ in each run by the printed values. */
+/** Replaces times and texts that differ in each run with the printed values. */
 function like(actual: unknown, printed: unknown): unknown {
   if (printed === "…") return typeof actual === "string" && actual !== "" ? printed : actual;
   // A printed time matches any time.
@@ -51,7 +51,7 @@ function like(actual: unknown, printed: unknown): unknown {
   );
 }
 
-/** The server of the page, with a session of each of two users. */
+/** The server of the page, with one session for each of two users. */
 const PROGRAM = /```ts ignore server\.ts\n([\s\S]*?)```/.exec(page)![1]!
   .replace("import { guest,", "import { connect, guest,")
   .replace("serve({\n  port: 8000,", "const server = serve({\n  port: 0,\n  onListen() {},") + `

@@ -1,6 +1,6 @@
 /**
- * A server's HTTP API, as a backend in another language uses it. Each response is checked against
- * the OpenAPI document.
+ * Tests a server's HTTP API as a backend in another language uses it. Each response is checked
+ * against the OpenAPI document.
  *
  * @module
  */
@@ -506,7 +506,7 @@ Deno.test("API limits bodies, concurrent requests, and the rate of an address", 
   assertEquals([beside.status, beside.headers.get("retry-after")], [429, "1"]);
   gate.resolve(true);
   assertEquals((await waiting).status, 200);
-  // A request above the concurrency limit does not count towards the rate.
+  // A request above the concurrency limit does not count towards the rate limit.
   const statuses = [];
   for (let i = 0; i < 3; i++) statuses.push((await api.get("/health")).status);
   assertEquals(statuses, [200, 200, 429]);
@@ -519,7 +519,7 @@ const ENGINES: readonly (readonly [string, () => ServeOptions<string>])[] = [
   ["the hardened engine", () => ({ webSocket: hardenedWebSocket() })],
 ];
 
-/** Headers of a POST, without the headers of an upgrade. */
+/** The headers of a POST request, without the headers of an upgrade. */
 const POST_HEADERS = {
   upgrade: "",
   connection: "",
@@ -602,7 +602,7 @@ Deno.test("API executes a request with an idempotency key once, on all nodes", a
 
 Deno.test("API separates the idempotency keys of callers, by their names or credentials", async () => {
   await using server = serveApi({
-    authenticate: undefined, // Otherwise the user replaces the credentials.
+    authenticate: undefined, // Otherwise the user would replace the credentials.
     api: {
       path: "/api",
       authorize: ({ request: { headers } }) =>

@@ -35,7 +35,7 @@ export interface Answer {
 
 /** A backend that uses a server's API. */
 export class Backend {
-  /** The seen response statuses, by operation. */
+  /** The response statuses seen so far, keyed by operation. */
   readonly seen = new Map<string, Set<number>>();
   readonly #url: string;
   #document: Promise<{ readonly document: Document; readonly ajv: Ajv2020 }> | undefined;
@@ -106,7 +106,7 @@ export class Backend {
   }
 }
 
-/** The document as a server serves it. */
+/** The document, as a server serves it. */
 export async function documentOf(): Promise<
   { readonly document: Document; readonly ajv: Ajv2020 }
 > {

@@ -1,5 +1,5 @@
 // run_tests: alone, and first, as these tests wait for long in real time.
-/** Sessions over HTTP behind a proxy, whose requests reach several nodes. */
+/** Tests sessions over HTTP behind a proxy that sends their requests to several nodes. */
 import { assert, assertEquals, assertGreater } from "@std/assert";
 import { captureConsole } from "./console_lines.ts";
 import { countsOf, hear, Site } from "./http_site.ts";
@@ -10,7 +10,7 @@ import { soon, until } from "./waiting.ts";
 const HOLDINGS: readonly Holding[] = ["nothing", "start", "blocks", "streams"];
 
 Deno.test("Sessions over HTTP have messages, requests, topics and presence, even if a proxy buffers responses", async () => {
-  // In parallel, as a client needs 3 s to detect that a proxy buffers streams.
+  // The cases run in parallel, because a client needs 3 s to detect that a proxy buffers streams.
   await Promise.all(HOLDINGS.map(useAll));
 });
 
@@ -36,7 +36,7 @@ async function useAll(holds: Holding): Promise<void> {
   await until(() => annHears.heard.length === 1);
   assertEquals(annHears.heard, ["say answer to 7"]);
 
-  // The posts of one session reached both nodes.
+  // The POST requests of one session reached both nodes.
   const posts = countsOf(site.proxy, "POST");
   assert(posts[0]! > 0 && posts[1]! > 0, `${posts}`);
 
@@ -53,7 +53,7 @@ async function useAll(holds: Holding): Promise<void> {
   await soon(ann.subscribe("room:a").ready);
   const both = (names: ReadonlyMap<string, unknown>) => names.has("ann") && names.has("bob");
   await until(() => both(annHears.members) && both(bobHears.members));
-  // It is all one session.
+  // All of this happened in one session.
   assertEquals((await ann.whenConnected()).id, session.id);
 }
 
@@ -70,7 +70,7 @@ Deno.test("Messages to the server over HTTP arrive exactly once, in order, throu
   site.proxy.losesAnswer = ({ method }) => method === "POST" && ++posts % 3 === 1;
   for (let i = 0; i < 300; i++) {
     client.send("say", i);
-    // Several messages share a post, and there are many posts.
+    // Several messages share a POST request, and there are many requests.
     if (i % 10 === 9) await until(() => handled.length > i - 20);
   }
   await until(() => handled.length >= 300);

@@ -1,5 +1,5 @@
 /**
- * Both ends of connections over HTTP, on the runtime's server.
+ * Both ends of connections over HTTP, with the runtime's server.
  *
  * @module
  */
@@ -14,16 +14,16 @@ import { HttpConnections } from "../transport/http/server.ts";
 
 /** Options of {@linkcode HttpEnds}. */
 export interface HttpEndsOptions {
-  /** Forwards a request, by default to the server. */
+  /** Forwards a request; by default to the server. */
   readonly proxy?: (
     request: Request,
     serve: (request: Request) => Promise<Response>,
   ) => Response | Promise<Response>;
-  /** Looks up connections; by default only this server's. */
+  /** Looks up connections; by default, only this server's connections. */
   readonly carriers?: (own: HttpConnections) => HttpCarriers;
 }
 
-/** A server that accepts every connection, and its clients. */
+/** A server that accepts every connection, together with its clients. */
 export class HttpEnds implements AsyncDisposable {
   readonly connections: HttpConnections;
   /** Errors that are not sent to any client. */

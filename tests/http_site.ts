@@ -1,5 +1,6 @@
 /**
- * Nodes that share a broker in this process, behind a proxy that blocks all transports but HTTP.
+ * Nodes that share a broker in this process. A proxy in front of them blocks all transports except
+ * HTTP.
  *
  * @module
  */
@@ -21,7 +22,7 @@ export interface SiteOptions extends RoundRobinOptions {
    * @default {2}
    */
   readonly nodes?: number;
-  /** Further options of all nodes. */
+  /** Further options for all nodes. */
   readonly serving?: ServeOptions;
 }
 
@@ -77,7 +78,7 @@ export class Site implements AsyncDisposable {
   }
 }
 
-/** Number of requests with a method to each node. */
+/** The number of requests with a given method to each node. */
 export function countsOf({ passed }: RoundRobin, method: string): number[] {
   const counts: number[] = [];
   for (const { node, status, ...request } of passed) {
@@ -86,7 +87,7 @@ export function countsOf({ passed }: RoundRobin, method: string): number[] {
   return counts;
 }
 
-/** Collects the messages that a client receives, and the members of their rooms. */
+/** Collects the messages that a client receives and the members of its rooms. */
 export function hear(
   client: Client,
 ): { readonly heard: unknown[]; readonly members: ReadonlyMap<string, PresenceMember> } {

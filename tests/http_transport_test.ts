@@ -1,5 +1,6 @@
 /**
- * Sessions over HTTP, behind a proxy that blocks WebSocket, and buffers or breaks responses.
+ * Tests sessions over HTTP behind a proxy that blocks WebSocket and that buffers or breaks off
+ * responses.
  *
  * @module
  */
@@ -44,7 +45,7 @@ class Front implements AsyncDisposable {
   allowsUpgrades = false;
   /** True while the server is unreachable, so that the proxy answers all requests. */
   isDown = false;
-  /** Number of requests while the server was unreachable, by kind. */
+  /** The number of requests while the server was unreachable, keyed by kind. */
   readonly unanswered = { upgrade: 0, session: 0 };
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
 
@@ -152,7 +153,7 @@ Deno.test("connect() tries HTTP again if its code did not load at first", async 
   const platform: MakePlatform = (options) => {
     const checked = checkTransports(options);
     const dial = race({ webSocket: dialWebSocket, webTransport: "None" }, checked);
-    // A browser throws a TypeError, which for invalid arguments ends a client.
+    // A browser throws a TypeError. A TypeError for invalid arguments ends a client.
     const load = () => {
       return ++loads === 1
         ? Promise.reject(new TypeError("Failed to fetch dynamically imported module"))
@@ -410,7 +411,7 @@ Deno.test("A connection over HTTP loses and repeats nothing when responses break
       const isPost = request.method === "POST";
       const number = ++count;
       const response = await serve(request);
-      // Every third response to a post is lost, and each event stream breaks off.
+      // Every third response to a POST request is lost, and each event stream breaks off.
       if (isPost) {
         await response.body?.cancel();
         return number % 3 === 0 ? new Response(null, { status: 502 }) : response;
@@ -592,7 +593,7 @@ Deno.test("A client over HTTP acknowledges again if an acknowledgment is lost", 
   const frames = received(client);
   server.frames!.send("x".repeat(200_000));
   await until(() => posts === 1);
-  // As much as the server may send unacknowledged, but too little to trigger another
+  // This is as much as the server may send unacknowledged, but too little to trigger another
   // acknowledgment.
   for (const length of [62_000, 500, 1]) server.frames!.send("x".repeat(length));
   await until(() => frames.length === 4);
@@ -638,7 +639,7 @@ Deno.test("A post over HTTP replaces earlier posts that never finish", async () 
   await using ends = new HttpEnds({
     async proxy(request, serve) {
       if (request.method !== "POST" || bodies.length === 3) return await serve(request);
-      // The network lost the client's end, and the server does not notice.
+      // The client's abort is lost on the network, so the server does not notice it.
       const { url, headers } = request;
       await request.body?.cancel();
       const body = new TransformStream();
@@ -652,7 +653,7 @@ Deno.test("A post over HTTP replaces earlier posts that never finish", async () 
   client.frames!.send("late");
   await until(() => texts.length > 0);
   assertEquals([bodies.length, texts], [3, ["late"]]);
-  // The bodies of two posts are read concurrently.
+  // The bodies of two POST requests are read concurrently.
   for (const answer of answers.slice(0, 2)) assertEquals((await soon(answer)).status, 503);
   await bodies[2]!.writable.abort();
   assertEquals((await soon(answers[2]!)).status, 400);
@@ -707,7 +708,7 @@ Deno.test("dialHttp() pauses before it repeats a request whose response broke of
     runtime: platformRuntime(),
     protocols: ["skein.1"],
     fetch: () => {
-      // A hundred requests are too many: then another server answers.
+      // After a hundred requests, another server answers.
       const headers = new Headers(++requests < 100 ? { "skein-transport": "http" } : {});
       return Promise.resolve(new Response("", { headers }));
     },

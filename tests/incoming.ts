@@ -11,14 +11,16 @@ import type {
 } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
 
-/** Accepts the next bidirectional stream of the peer, and leaves later ones to other readers. */
+/** Accepts the next bidirectional stream of the peer, and leaves later streams to other readers. */
 export async function nextBidirectional(
   end: Pick<Connection, "incomingBidirectionalStreams">,
 ): Promise<DirectStream> {
   return directStream(await nextOf(end.incomingBidirectionalStreams));
 }
 
-/** Accepts the next unidirectional stream of the peer, and leaves later ones to other readers. */
+/**
+ * Accepts the next unidirectional stream of the peer, and leaves later streams to other readers.
+ */
 export async function nextUnidirectional(
   end: Pick<Connection, "incomingUnidirectionalStreams">,
 ): Promise<DirectReadable> {

@@ -1,6 +1,6 @@
 /**
- * Statistics and diagnostics of a session, on every transport: each counter counts, reading has no
- * side effects, and no view shows a secret.
+ * Tests the statistics and diagnostics of a session on every transport: each counter increases when
+ * it should, reading has no side effects, and no view shows a secret.
  *
  * @module
  */
@@ -22,13 +22,16 @@ type Counter = Exclude<
   "streamsRefused" // Counted only by servers over QUIC: see `unread_streams_test.ts`.
 >;
 
-/** A way to make a counter count. */
+/** A way to make a counter increase. */
 interface Case {
-  /** The end that counts. */
+  /** The end whose counter increases. */
   readonly of: "client" | "server";
-  /** Makes the counter count; returned resources are disposed of after the counter was read. */
+  /**
+   * Makes the counter increase. The resources that it returns are disposed of after the counter is
+   * read.
+   */
   act(both: Both): unknown;
-  /** The exact increase; at least one, if left out. */
+  /** The exact increase. If it is omitted, the counter must increase by at least 1. */
   readonly by?: number;
 }
 
@@ -146,7 +149,7 @@ function insight(wire: Wire): Promise<Both> {
   });
 }
 
-/** Fields that are equal in counters and diagnostics. */
+/** The fields that are equal in the counters and the diagnostics. */
 const SHARED = [
   "id",
   "createdAt",
@@ -367,7 +370,7 @@ for (const wire of wires) {
       assertEquals([localMaxData, peerMaxData], [undefined, undefined]);
       return;
     }
-    await openAndEnd(both); // From then on a grant is reported.
+    await openAndEnd(both); // From now on, a grant is reported.
     const told: unknown[] = [];
     server.events.addEventListener("credit", ({ detail }) => {
       if (detail.limit === total) told.push(detail.what);

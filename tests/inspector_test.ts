@@ -1,6 +1,6 @@
 /**
- * The inspector of a server: permissions, the data for the page, all nodes, and no effect on the
- * server.
+ * Tests the inspector of a server: permissions, the data for the page, data from all nodes, and
+ * that the inspector has no effect on the server.
  *
  * @module
  */
@@ -26,7 +26,7 @@ import { captureConsole } from "./console_lines.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** Makes the request information with a remote address. */
+/** Creates the request information with a remote address. */
 const from = (hostname: string) =>
   ({ remoteAddr: { transport: "tcp", hostname, port: 1 } }) as const;
 
@@ -182,7 +182,7 @@ Deno.test("Inspector prevents other pages from reading data, framing the page, o
     assertEquals(response.status, 403);
     await response.body?.cancel();
   }
-  // The header makes browsers send a preflight, whose response allows nothing.
+  // The header makes browsers send a preflight request. The response to it allows nothing.
   const preflight = await get("/data/overview", {
     method: "OPTIONS",
     headers: {
@@ -457,7 +457,7 @@ Deno.test("Inspector shows other nodes and their sessions as long as they exist"
 Deno.test("Inspector names a node that does not answer, and later waits less for it", async () => {
   await using broker = new MemoryBroker();
   await using north = listen({ ...NAMED, broker, node: { name: "north" } });
-  // Without the option the other node answers no request.
+  // Without the option, the other node does not answer any request.
   await using south = listen({ broker, node: { name: "south" } });
   await until(() => north.nodes!.has(south.nodes!.id) || undefined);
   type Overview = { nodes: { node: { name: string }; failure?: string }[] };

@@ -1,4 +1,6 @@
-/** Resumable responses: page reloads, other devices, stopping, lost replies and nodes. */
+/**
+ * Tests resumable responses: page reloads, other devices, stopping, lost replies, and other nodes.
+ */
 import {
   assertEquals,
   assertInstanceOf,
@@ -27,7 +29,7 @@ import { soon, until } from "./waiting.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
 
-/** Returns the durable stream of a response, by a raw request. */
+/** Returns the durable stream of a response, which it reads with a raw request. */
 async function streamOf(client: Client<Shared>, name: string): Promise<string> {
   const session = await client.whenConnected();
   const core = session[internals];
@@ -241,7 +243,7 @@ Deno.test("A response belongs to its user, and a guest's response to everyone wh
   const answer = ann.requestStream("chat:lobby", "hi");
   assertEquals(await soon(Array.fromAsync(answer)), words(8));
   const { id } = answer;
-  // The same name means another response for another user, and on another topic.
+  // The same name refers to another response if the user or the topic differs.
   assertEquals(
     await soon(Array.fromAsync(bob.requestStream("chat:lobby", "ho", { id }))),
     words(8),

@@ -4,7 +4,9 @@ import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { Page } from "./page.ts";
 
-/** The URL of a server with a user in its query, as in the document's presence tracking. */
+/**
+ * The URL of a server with a user in its query, as in the document's section on presence tracking.
+ */
 const asUser = (url: string, user: string): string => `${url}?token=${user}`;
 
 Deno.test("A live session goes from authenticate over messages to one onClose", async () => {
