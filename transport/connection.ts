@@ -330,9 +330,9 @@ export interface CreditState {
  * the W3C members, so that a wrapper can forward them as a whole.
  */
 export interface ConnectionInspection {
-  /** The counters of streams and datagrams. Absent until the first stream or datagram. */
+  /** The counters of streams and datagrams. This is absent until the first stream or datagram. */
   readonly counters?: ConnectionCounters | undefined;
-  /** Flow control, if both ends use it. Absent before `ready`, and on other connections. */
+  /** Flow control, if both ends use it. This is absent before `ready`, and on other connections. */
   readonly credit?: {
     /** Reads the totals of one kind. */
     state(kind: "data" | "bidirectional" | "unidirectional"): CreditState;
@@ -365,8 +365,8 @@ export interface ConnectionInspection {
   observe?(observer: ((event: ConnectionEvent) => void) | undefined): void;
   /**
    * Excludes the first bidirectional stream of one end from counters, events and grants, because it
-   * carries messages and does not belong to the application. MUST be called before this end opens
-   * any stream, and before an observer is set.
+   * carries messages and does not belong to the application. This method MUST be called before this
+   * end opens any stream, and before an observer is set.
    *
    * @param by The end that opens the stream.
    */
@@ -374,7 +374,8 @@ export interface ConnectionInspection {
   /**
    * Makes `closed` reject if the connection ends without a close by the peer. By default, such an
    * end counts as a close with 0. On raw QUIC, this end then also marks its own close, so that the
-   * peer can require it too. Absent on transports where a connection cannot end this way.
+   * peer can require it too. This method is absent on transports where a connection cannot end this
+   * way.
    *
    * @returns `false` if the two cases cannot be told apart: in browsers, on the runtime's own
    * engine, and after the connection has ended.
@@ -447,7 +448,7 @@ export interface FramePart {
  */
 export interface FrameReceiver {
   /**
-   * Receives a frame. MUST NOT throw.
+   * Receives a frame. This method MUST NOT throw.
    *
    * @param frame The text or bytes. Frames arrive complete and in order.
    */
@@ -508,13 +509,13 @@ export interface MessageFrames {
   /** The number of buffered bytes at or below which `drained` resolves. */
   readonly lowWaterMark: number;
   /**
-   * True while reading is paused because the receiver is too slow. Absent if the transport cannot
-   * pause.
+   * True while reading is paused because the receiver is too slow. This is absent if the transport
+   * cannot pause.
    */
   readonly isPaused?: boolean | undefined;
   /**
-   * The number of bytes of the next frame that have arrived so far. Absent if the transport does
-   * not report this.
+   * The number of bytes of the next frame that have arrived so far. This is absent if the transport
+   * does not report it.
    */
   readonly partialBytes?: number | undefined;
   /**
@@ -605,7 +606,7 @@ export interface Connection extends AsyncDisposable {
   close(options?: ConnectionCloseInfo & { readonly closeConnection?: boolean | undefined }): void;
   /**
    * Drops the connection and all buffered bytes immediately, without notifying the peer.
-   * Idempotent. Absent if the transport cannot do this.
+   * Idempotent. This method is absent if the transport cannot do this.
    */
   terminate?: (() => void) | undefined;
   /**

@@ -163,7 +163,7 @@ export class StreamAccount {
   }
 
   /**
-   * Reports that one direction has ended. Must be called once for each direction.
+   * Reports that one direction has ended. Call this once for each direction.
    *
    * @param error The cause, if the direction was cut short.
    */

@@ -35,7 +35,7 @@ export interface CertificateHash {
 export interface DialWebTransportOptions {
   /** The subprotocols to offer, in order of preference; none by default. */
   readonly protocols?: readonly string[] | undefined;
-  /** The request headers; none by default. Deno only. */
+  /** The request headers; none by default. Only Deno supports this. */
   readonly headers?: HeadersInit | undefined;
   /**
    * The hashes of certificates to trust without an authority, such as short-lived ones for
@@ -44,13 +44,13 @@ export interface DialWebTransportOptions {
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
    * The amount that the server may send before the application reads, if the server also uses flow
-   * control. Deno only: a browser has its own limits.
+   * control. This applies only to Deno, because a browser has its own limits.
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
    * The number of unidirectional streams that the server may have open. Each may hold up to 1.25 MB
-   * of unread bytes. Deno only: a browser has its own limit. Media over QUIC servers open their
-   * streams without waiting, and need 1024. This is also the default of
+   * of unread bytes. This applies only to Deno, because a browser has its own limit. Media over
+   * QUIC servers open their streams without waiting, and need 1024. This is also the default of
    * `flowControl.maxStreamsUni`.
    *
    * @default {128}
@@ -64,18 +64,18 @@ export interface DialWebTransportOptions {
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * The time of silence after which the connection counts as lost, in milliseconds. Deno only: a
-   * browser has its own timeout. If the server's timeout is shorter, it applies instead; on a Skein
-   * server it is 9 s. If the server is silent for 10 s, or for a third of a timeout below 30 s, the
-   * client sends a ping, which restarts the timeout once.
+   * The time of silence after which the connection counts as lost, in milliseconds. This applies
+   * only to Deno, because a browser has its own timeout. If the server's timeout is shorter, it
+   * applies instead; on a Skein server it is 9 s. If the server is silent for 10 s, or for a third
+   * of a timeout below 30 s, the client sends a ping, which restarts the timeout once.
    *
    * @default {30000}
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
    * Called once when the connection should be replaced because its engine is about to stop
-   * receiving. WebKit does not renew the connection's credit, so it stops after some megabytes.
-   * MUST NOT throw.
+   * receiving. WebKit does not renew the connection's credit, so it stops after some megabytes. The
+   * callback MUST NOT throw.
    */
   readonly onWorn?: (() => void) | undefined;
   /** Cancels dialing. It has no effect once connected. There is none by default. */

@@ -27,7 +27,7 @@ export class Rounds {
   /**
    * Adds a callback to the next round. Adding it again has no effect.
    *
-   * @param tell Called in the round. MUST NOT throw.
+   * @param tell Called in the round. It MUST NOT throw.
    */
   add(tell: () => void): void {
     if (this.#isStopped) return;
@@ -39,7 +39,7 @@ export class Rounds {
     else this.#runtime.schedule(this.#run);
   }
 
-  /** Drops the pending round, and ignores changes until `start`. Leaves no timer running. */
+  /** Drops the pending round, and ignores changes until `start`. No timer keeps running. */
   stop(): void {
     this.#isStopped = true;
     this.#waiting.clear();

@@ -100,7 +100,7 @@ export class WriteTurn {
   #parts: readonly Buffer[] = [];
   #joined: Buffer | undefined = undefined;
 
-  /** Flushes a socket at the end of the turn. Must be called once before each flush. */
+  /** Flushes a socket at the end of the turn. Call this once before each flush. */
   mark(source: FrameSource): void {
     if (this.#sources.push(source) === 1) queueMicrotask(() => this.#flush());
   }

@@ -68,7 +68,7 @@ export interface HttpCarrier {
    * Passes frames from the client to the connection, which accepts each frame once.
    *
    * @param number The number of the first frame, 1 or more.
-   * @param frames The frames, encoded as in a POST request; see `frames.ts`. May be empty.
+   * @param frames The frames, encoded as in a POST request; see `frames.ts`. They may be empty.
    * @param received The number of the last event that the client has received.
    */
   give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames>;

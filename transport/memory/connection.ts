@@ -300,7 +300,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     }
   }
 
-  /** Does what is common to all ways in which a connection ends. No more data arrives. */
+  /** Performs the steps that are the same however a connection ends. No more data arrives. */
   #end(error: ConnectionError): void {
     this.#closeError = error;
     this.#in.cut();

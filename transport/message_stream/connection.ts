@@ -32,7 +32,7 @@ import { FrameParser, FrameQueue, type FrameSink } from "./frames.ts";
 export interface FirstStream {
   /** Resolves with the stream; rejects if there will be no stream. */
   readonly stream: Promise<BidirectionalStream>;
-  /** How long a server waits for the stream, in milliseconds. Absent at the client. */
+  /** How long a server waits for the stream, in milliseconds. This is absent at the client. */
   readonly timeoutMs?: number | undefined;
   /** The streams after the first one. Only the inner connection buffers them. */
   readonly incoming: ReadableStream<BidirectionalStream>;

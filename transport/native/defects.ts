@@ -45,7 +45,7 @@ export interface NativeServerDefectFact {
   readonly issue: string | undefined;
   /** True if `acceptNativeWebTransport()` avoids the defect. */
   readonly isWorkedAround?: boolean | undefined;
-  /** Detects a fix by a feature of the runtime. Absent if no feature reveals a fix. */
+  /** Detects a fix by a feature of the runtime. This is absent if no feature reveals a fix. */
   readonly isMended?: (() => boolean) | undefined;
 }
 

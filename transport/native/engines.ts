@@ -5,7 +5,7 @@ export interface EngineDefect {
   readonly name: "no-credit" | "no-datagrams" | "two-streams";
   /** A pattern for the engine's `navigator.userAgent`. The first group is the version. */
   readonly engine: RegExp;
-  /** The first version without the defect. Absent while no version has a fix. */
+  /** The first version without the defect. This is absent while no version has a fix. */
   readonly mendedIn?: number | undefined;
   /** The URL of a public report, without `https://`. */
   readonly bug: string;
@@ -13,7 +13,7 @@ export interface EngineDefect {
   readonly effect: string;
   /**
    * The number of received bytes, and of streams of both ends, after which a connection must be
-   * replaced. Absent for a defect that does not wear connections out.
+   * replaced. This is absent for a defect that does not wear connections out.
    */
   readonly wornAt?: { readonly bytes: number; readonly streams: number } | undefined;
   /**

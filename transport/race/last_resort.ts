@@ -46,7 +46,10 @@ export interface Leg {
   /** The attempt, which may still open a connection after an error. */
   readonly opening: Promise<Connection>;
   readonly stop: AbortController;
-  /** The reason to try other transports: a failure or a timeout. Absent if a connection opened. */
+  /**
+   * The reason to try other transports: a failure or a timeout. This is absent if a connection
+   * opened.
+   */
   readonly error?: unknown;
 }
 

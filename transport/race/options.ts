@@ -23,8 +23,8 @@ export interface TransportOptions {
   readonly transports?: readonly TransportName[] | undefined;
   /**
    * The hashes of the server's certificates that WebTransport trusts without an authority, such as
-   * short-lived ones for development. A server on this machine announces its own certificates.
-   * Empty by default.
+   * short-lived ones for development. A server on this machine announces its own certificates. The
+   * array is empty by default.
    */
   readonly serverCertificateHashes?: readonly CertificateHash[] | undefined;
   /**
@@ -57,7 +57,8 @@ export interface TransportPlatform {
   readonly webTransport: WebTransportLeg | string;
   /**
    * The description of a defect of the platform's WebTransport. If there is one, WebTransport is
-   * tried only after WebSocket fails, unless the application sets `transports`. Absent by default.
+   * tried only after WebSocket fails, unless the application sets `transports`. There is none by
+   * default.
    */
   readonly defect?: string | undefined;
 }
@@ -91,15 +92,15 @@ export interface RaceOptions extends DialWebSocketOptions, Pick<DialWebTransport
    */
   readonly only?: TransportName | undefined;
   /**
-   * Called before the dialer resolves, if a transport other than the preferred one has won. MUST
-   * NOT throw.
+   * Called before the dialer resolves, if a transport other than the preferred one has won. The
+   * callback MUST NOT throw.
    */
   readonly onFallback?: ((fallback: TransportFallback) => void) | undefined;
   /**
    * Called with a late connection of the preferred transport. A connection is late if it opens at
    * most 3 s after the other transport has won, while the winning connection is still open. The
    * late connection has no session at this end, and the callback MUST close it when done. Without
-   * `onLate`, the late connection is closed immediately. MUST NOT throw.
+   * `onLate`, the late connection is closed immediately. The callback MUST NOT throw.
    */
   readonly onLate?: ((connection: Connection) => void) | undefined;
   /**

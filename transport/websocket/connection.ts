@@ -33,7 +33,9 @@ import { parseServerUrl, publicUrl } from "../url.ts";
 export interface DialWebSocketOptions {
   /** The subprotocols to offer, in order of preference. */
   readonly protocols?: readonly string[] | undefined;
-  /** The request headers. Deno only, because browsers do not allow them. */
+  /**
+   * The request headers. Only Deno supports this, because browsers do not allow request headers.
+   */
   readonly headers?: HeadersInit | undefined;
   /** The amount that the server may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
@@ -381,7 +383,7 @@ export class WebSocketConnection
     return this;
   }
 
-  /** The counters. Absent until the first stream or datagram. */
+  /** The counters. They are absent until the first stream or datagram. */
   get counters(): ConnectionCounters | undefined {
     return this.#streams?.inspect?.counters;
   }
