@@ -89,7 +89,7 @@ export abstract class CountedConnection implements ConnectionInspection {
   /** The end that opens the next bidirectional stream, if that stream carries messages. */
   #messageStreamBy: StreamSide | undefined = undefined;
 
-  /** The counters, flow control and events: this object. */
+  /** The counters, flow control and events, which this object implements itself. */
   get inspect(): ConnectionInspection {
     return this;
   }
@@ -114,7 +114,7 @@ export abstract class CountedConnection implements ConnectionInspection {
     if (!isHeld) this.#messageStreamBy = by;
   }
 
-  /** The counters of all bytes: messages, streams and datagrams. */
+  /** Returns the byte counts of messages, streams and datagrams together. */
   getStats(): Promise<ConnectionStats> {
     let { bytesSent, bytesReceived } = this;
     if (this.#ledger !== undefined) {

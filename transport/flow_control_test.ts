@@ -98,7 +98,8 @@ const GRANTS: Readonly<Record<string, [window: number, steps: string, isFixed?: 
     100,
     "grant 100, grant 250 → 250, grant 200, receive 250, release 150, release 1 → 251",
   ],
-  // After the first loss, 70 bytes of the granted credit are left: a loss is not assumed twice.
+  // After the first loss, 70 bytes of the granted credit are left, because a loss is not assumed
+  // twice.
   "lose() restores at most as much as can have been lost": [
     100,
     "receive 30, lose 1000 → 170, lose 40 → 210, lose 1000 → 280",

@@ -240,7 +240,8 @@ export interface RequestStreamState<I = unknown, D = unknown> extends StreamSnap
   readonly request: (data?: I, options?: RequestStreamOptions) => void;
   /**
    * Stops the response. The server cancels the handler, even if the response is resumable.
-   * Unmounting the component also cancels the response, unless it is resumable: then it continues.
+   * Unmounting the component also cancels the response, unless the response is resumable; a
+   * resumable response continues.
    */
   readonly cancel: (reason?: string) => void;
 }

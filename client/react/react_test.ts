@@ -862,7 +862,7 @@ Deno.test(
     assertEquals(renderToString(h(SkeinProvider, none, "page")), "page");
     const _keepsDefault = () => useTopic("score:go", { keep: undefined, last: undefined });
 
-    // Only compiled, never called: each line is a type error.
+    // This is only compiled and never called, because each line is a type error.
     const _mistakes = () => {
       // @ts-expect-error The contract has no such topic.
       useTopic("news");

@@ -171,7 +171,10 @@ const DEFAULTS = {
   maxIdleAddresses: 16_384,
 };
 
-/** The maximum number of connections if that option is not set: the default of `serve()`. */
+/**
+ * The maximum number of connections if `maxConnections` is not set. It equals the default of
+ * `serve()`.
+ */
 const MAX_CONNECTIONS = 20_000;
 
 /** A WebSocket engine created by {@linkcode hardenedWebSocket}. */

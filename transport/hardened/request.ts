@@ -73,7 +73,7 @@ const HEAD_END = "\r\n\r\n";
 
 const LINE_END = "\r\n";
 
-/** The bytes after most heads: a client waits for the response. */
+/** The bytes that follow most heads. There are none, because a client waits for the response. */
 const NOTHING = Buffer.alloc(0);
 
 /** The version at the end of the request line, with the space before it. */

@@ -1,4 +1,6 @@
-/** The client half of the WebSocket connection: the global `WebSocket`, in browsers and in Deno. */
+/**
+ * The client half of the WebSocket connection. It uses the global `WebSocket` of browsers and Deno.
+ */
 import type { OptionKinds } from "../../base/options.ts";
 import { checkOptions, RUNTIME, TIME } from "../../base/option_checks.ts";
 import { platformRuntime } from "../../base/runtime.ts";
