@@ -226,9 +226,11 @@ export interface ConnectionStats {
 
 /** The counters of streams and datagrams, which never decrease. */
 export interface ConnectionCounters {
-  /** Payload bytes of streams passed to the transport. */
+  /** The payload bytes of streams passed to the transport. */
   readonly streamBytesSent: number;
-  /** Payload bytes of streams received, including unread ones if the transport reports them. */
+  /**
+   * The payload bytes of streams received, including unread bytes if the transport reports them.
+   */
   readonly streamBytesReceived: number;
   /** The bidirectional streams opened by this end. */
   readonly localBidirectionalOpened: number;
