@@ -1,5 +1,5 @@
 /**
- * The transport that a client chooses and remembers if packets of the handshake are lost.
+ * Tests which transport a client chooses and remembers if packets of the handshake are lost.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { hostBetween, listen } from "./servers.ts";
 import { soon, turns } from "./waiting.ts";
 import { type UdpPacket, UdpPath } from "./udp_path.ts";
 
-/** A server whose WebTransport is reached over a path. */
+/** A server whose WebTransport endpoint is reached over a simulated path. */
 function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server {
   const server: Server = listen({
     ...options,
@@ -29,7 +29,7 @@ function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server
   return server;
 }
 
-/** Lets the server close all sessions, and waits for the client's next session. */
+/** Makes the server close all sessions, and waits for the client's next session. */
 async function comeBack(client: Client, server: Server): Promise<Session<unknown>> {
   const { session } = client;
   for (const each of server.manager.all()) await each.close({ code: 4000 });

@@ -1,12 +1,13 @@
 /**
- * Values that JSON cannot represent, in every call that sends data: an error, and nothing is sent.
+ * Tests values that JSON cannot represent in every call that sends data: the call throws an error,
+ * and nothing is sent.
  */
 import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { RequestError } from "../mod.ts";
 import { jsonCodec } from "../session/streams/codec.ts";
 import { testServer } from "../testing/mod.ts";
 
-/** Values that JSON would send as `{}`; `base/json_test.ts` has more. */
+/** Values that JSON would send as `{}`; `base/json_test.ts` covers more values. */
 const LOST: readonly unknown[] = [
   new ArrayBuffer(2),
   Promise.resolve("a forgotten await"),
@@ -48,7 +49,7 @@ Deno.test("Every call that sends data rejects a value that JSON cannot represent
   const [peer] = server.manager.all();
   await using stream = await server.durableStreams.create("stream");
 
-  /** An application's calls with data. */
+  /** The application's calls that take data. */
   const calls: Record<string, (data: unknown) => unknown> = {
     "Client.send": (data) => client.send("a", data),
     "Client.send in the outbox": (data) => kept.send("a", data),
@@ -84,7 +85,9 @@ Deno.test("Every call that sends data rejects a value that JSON cannot represent
     }
   }
 
-  /** Results of handlers: the caller receives `failed`, and `onError` the reason. */
+  /**
+   * Results of handlers for which the caller receives `failed` and `onError` receives the reason.
+   */
   const handlers: Record<string, () => Promise<unknown>> = {
     "Message.reply": () => client.request("a"),
     "a request handler": () => client.request("returns"),

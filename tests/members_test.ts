@@ -1,4 +1,4 @@
-/** Members of rooms, from `client.members()` to the server's notices. */
+/** Tests the members of rooms, from `client.members()` to the server's notices. */
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { z } from "zod";
 import { FakeTime } from "@std/testing/time";
@@ -25,7 +25,7 @@ const as = (user: string) => ({ headers: { authorization: `Bearer ${user}` } });
 
 const names = (members: RoomMembers) => [...members.keys()].sort().join(",");
 
-/** Waits for a state of a room, and stays joined. */
+/** Waits for a state of a room without leaving it. */
 async function reach<D>(
   members: Members<D>,
   isReached: (now: RoomMembers<D>) => boolean,
@@ -50,7 +50,7 @@ Deno.test("Client.members() contains the users with their data, and reports each
   await reach(room, ({ size }) => size === 2);
   await bob.presence("room:a", { is: "away" });
   const away = await reach(room, (now) => Object(now.get("bob")?.data).is === "away");
-  assertEquals([...away.keys()], ["ann", "bob"]); // In the order of joining.
+  assertEquals([...away.keys()], ["ann", "bob"]); // Members are in the order in which they joined.
   await joined.unsubscribe();
   await reach(room, ({ size }) => size === 1);
   assertStrictEquals(room.current, seen.at(-1));
@@ -87,7 +87,7 @@ Deno.test("Client.members() receives the list of a room that was left and joined
     await reach(room, ({ size }) => size === 1);
     leave();
   }
-  // Twice in one tick: the client never sends the first of these requests.
+  // This happens twice in one tick. The client never sends the first of these requests.
   room.subscribe(() => {})();
   using _watch = room.subscribe(() => {});
   await reach(room, ({ size }) => size === 1);

@@ -1,5 +1,5 @@
 /**
- * `/metrics` and `/healthz` as a scraper sees them.
+ * Tests `/metrics` and `/healthz` as a scraper sees them.
  *
  * @module
  */
@@ -10,14 +10,14 @@ import { acceptWebSocket, type WebSocketHost } from "../transport/mod.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** A sample of the text. */
+/** A sample in the text. */
 interface Sample {
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;
 }
 
-/** A metric family of the text, which starts with `# TYPE`. */
+/** A metric family in the text, which starts with `# TYPE`. */
 interface Family {
   readonly type: string;
   readonly help: string;
@@ -219,7 +219,7 @@ Deno.test("prometheusText() contains each given value", async () => {
     ["quic_handshakes_dropped_total", { reason: "replaced" }, 5],
     ["quic_handshakes_dropped_total", { reason: "tooSlow" }, 6],
     ["quota_taken", { quota: "rooms" }, 3],
-    // A bound without a limit has no maximum.
+    // If a resource is unlimited, there is no metric for its maximum.
     ["quota_max", { quota: "rooms" }, undefined],
     // The broker is unreachable.
     ["broker_connected", {}, 0],
@@ -269,12 +269,13 @@ Deno.test("serve() answers metrics to clients that metrics.allow accepts", async
   };
   assertEquals(await asking(undefined, "/healthz"), 403);
   assertEquals(await asking("everybody", "/metrics"), 200);
-  // Probes may come from anywhere, and Prometheus only from its own network.
+  // Probes may come from anywhere, but Prometheus may only come from its own network.
   const allow = ({ url }: Request, { remoteAddr }: { remoteAddr?: Deno.Addr }) =>
     url.endsWith("/healthz") || (remoteAddr as Deno.NetAddr).hostname.startsWith("192.168.");
   assertEquals(await asking(allow, "/healthz"), 200);
   assertEquals(await asking(allow, "/metrics"), 403);
-  // The types forbid an asynchronous function; its promise allows no request.
+  // The types forbid an asynchronous function. If one is passed anyway, its promise does not allow
+  // any request.
   assertEquals(await asking((() => Promise.resolve(false)) as never, "/metrics"), 403);
 });
 

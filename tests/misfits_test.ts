@@ -1,7 +1,7 @@
 /**
- * Data that does not match a schema, such as a peer with another version of the contract sends:
- * wherever a schema validates data, mismatches are skipped, counted and reported, and nothing
- * closes.
+ * Tests data that does not match a schema, for example from a peer with another version of the
+ * contract. Wherever a schema validates data, mismatches are skipped, counted and reported, and
+ * nothing closes.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -87,7 +87,8 @@ async function firstOf(
 }
 
 /**
- * Places at a client. Each sends many mismatches and one matching message, and returns the latter.
+ * Places in a client where data is validated. Each sends many mismatches and one matching message,
+ * and returns the matching message.
  */
 const CLIENT_PLACES: Record<
   string,
@@ -133,7 +134,7 @@ const CLIENT_PLACES: Record<
 
 for (const [place, receive] of Object.entries(CLIENT_PLACES)) {
   for (const way of ["onInvalid", "onError"] as const) {
-    // Without `onInvalid`, an error of `parse` ends the loop.
+    // Without `onInvalid`, an error thrown by `parse` ends the loop.
     if (way === "onError" && place.includes("durable stream")) continue;
     Deno.test(`Client skips ${place} that does not match the schema, and reports to ${way}`, async () => {
       await using server = newerServer();
@@ -234,7 +235,10 @@ Deno.test("Subscription throws what onInvalid throws", async () => {
   await assertRejects(() => soon(first(strict)), RequestError, "Cannot read the message on");
 });
 
-/** Places at a server. Each sends one mismatch from an older page, which may not type-check. */
+/**
+ * Places in a server where data is validated. Each sends one mismatch from an older page; the
+ * mismatch need not type-check.
+ */
 const SERVER_PLACES: Record<string, (client: Client, data: unknown) => Promise<unknown>> = {
   "a message": (client, data) => Promise.resolve(client.send("typing", data)),
   "a request": (client, data) => client.request("ask", data),

@@ -1,4 +1,7 @@
-/** Requests that an application or its framework changed before a mounted server received them. */
+/**
+ * Tests requests that an application or its framework changed before a mounted server received
+ * them.
+ */
 import { assertEquals, assertMatch } from "@std/assert";
 import { Hono } from "npm:hono@^4";
 import { connect, createServer, type RequestInfo } from "../mod.ts";
@@ -111,5 +114,5 @@ Deno.test("Server.fetch() prints one line if the bodies of sessions over HTTP we
     connectTimeoutMs: 500,
   });
   await until(() => printed.lines.some((line) => line.includes("Cannot read body")));
-  await live.close(); // Ends the transport's responses, for which `http` would wait.
+  await live.close(); // Ends the transport's responses; otherwise `http` would wait for them.
 });

@@ -7,7 +7,7 @@ import { ConnectionError, StreamError } from "../errors.ts";
 import type { BidirectionalStream, Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 
-/** The parts of the standard that a browser supports. */
+/** The parts of the standard that the simulated browser supports. */
 export interface NativeTraits {
   /** True if a client can offer protocols and can read the selected one. */
   readonly protocol?: boolean;
@@ -17,7 +17,7 @@ export interface NativeTraits {
   readonly createWritable?: boolean;
   /** False for a platform without `datagrams`, such as WebKit on iOS. */
   readonly datagrams?: boolean;
-  /** Value of `reliability`; absent by default. */
+  /** The value of `reliability`; absent by default. */
   readonly reliability?: string;
   /** True if stream errors follow the newer draft of the standard. */
   readonly newErrors?: boolean;
@@ -28,14 +28,14 @@ export interface NativeTraits {
 /** A call of the constructor. */
 export interface NativeCall {
   readonly url: string;
-  /** Options such as protocols and hashes. */
+  /** The options, such as protocols and hashes. */
   readonly options: { protocols?: string[]; serverCertificateHashes?: unknown[] };
   readonly pair: MemoryPair;
 }
 
 /** The globals of a browser, until disposed of. */
 export class NativePlatform implements Disposable {
-  /** Calls of the constructor so far. */
+  /** The calls of the constructor so far. */
   readonly calls: NativeCall[] = [];
   /** Resolves when the handshake is done; immediately by default. */
   ready: Promise<void> = Promise.resolve();
@@ -166,7 +166,7 @@ export class NativePlatform implements Disposable {
   }
 }
 
-/** A browser's error, with its own fields. */
+/** A browser's error, with the fields that the standard adds. */
 class NativeErrorBase extends DOMException {
   /** The code, or `null` for errors that do not concern a stream. */
   readonly streamErrorCode: number | null;
@@ -181,7 +181,7 @@ class NativeErrorBase extends DOMException {
 
 type NativeErrorClass = typeof OldError | typeof NewError;
 
-/** The error of current browsers. */
+/** The error that current browsers throw. */
 class OldError extends NativeErrorBase {
   constructor(init: { streamErrorCode?: number; source?: "session" } = {}) {
     if (typeof init !== "object") throw new TypeError("Not a WebTransportErrorInit");
@@ -196,7 +196,7 @@ class OldError extends NativeErrorBase {
   }
 }
 
-/** The error of the newer draft of the standard. */
+/** The error that the newer draft of the standard defines. */
 class NewError extends NativeErrorBase {
   constructor(
     message: unknown = "",

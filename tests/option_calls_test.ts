@@ -1,7 +1,8 @@
 /**
- * Options of every public function and method: each rejects unknown names, and for each option a
- * value of another type or out of range. The wrong values come from the option tables, which the
- * compiler checks against their interfaces; `base/option_checks_test.ts` tests the kinds.
+ * Tests the options of every public function and method. Each call rejects unknown names. For each
+ * option, it rejects values of another type and values that are out of range. The wrong values come
+ * from the option tables, which the compiler checks against their interfaces.
+ * `base/option_checks_test.ts` tests the kinds.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { stub } from "@std/testing/mock";
@@ -62,7 +63,8 @@ import {
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 
 /**
- * Functions and constructors. Without the check, some would start something that no test can stop.
+ * Functions and constructors. Without the check, some of them would start something that no test
+ * can stop.
  */
 const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   connect: (options) => connect("ws://127.0.0.1:1", options),
@@ -314,7 +316,7 @@ function allCalls(
   return [...Object.entries(FUNCTIONS), ...methods];
 }
 
-/** Expects a TypeError, thrown or as a rejection. */
+/** Expects a TypeError that is thrown or is the reason of a rejection. */
 async function assertRefused(name: string, call: () => unknown, text: string): Promise<void> {
   const error = await assertRejects(async () => await call(), TypeError, undefined, name);
   assert(error.message.includes(text), `${name}: ${error.message}`);
@@ -369,7 +371,7 @@ function nameIn(options: unknown): string {
   return name;
 }
 
-/** Finds the table by which a call checks its options, by passing an unknown name. */
+/** Finds the table that a call uses to check its options. To do so, it passes an unknown name. */
 async function kindsOf(call: (options: never) => unknown): Promise<object> {
   let found: object | undefined;
   const { hasOwn } = Object;
@@ -414,7 +416,7 @@ const BASE: Readonly<Record<string, object>> = {
   serve: { hostname: "127.0.0.1", port: 0, webTransport: false, onListen() {} },
 };
 
-/** Calls that run until their peer answers, and have no signal. */
+/** Calls that run until their peer answers and that don't accept a signal. */
 const UNENDING: ReadonlySet<string> = new Set(["simulate", "assertNoLeaks", "watchLeaks"]);
 
 /** Closes an object that a call created. */
@@ -425,7 +427,7 @@ async function end(made: unknown): Promise<void> {
 }
 
 /**
- * Runs a call to completion, and describes the result: the error, or the class and the plain
+ * Runs a call to completion, and describes the result: either the error, or the class and the plain
  * values.
  */
 async function outcomeOf(call: (options: never) => unknown, options: object): Promise<unknown> {
@@ -513,7 +515,7 @@ Deno.test("connect() suggests http for the transports of socket.io", async () =>
 
 /**
  * Calls without their own check, each with the reason. A new public call with options needs an
- * entry above, or a reason here.
+ * entry above or a reason here.
  */
 const EXEMPT: Readonly<Record<string, RegExp>> = {
   "interfaces of brokers, connections and engines, which Skein calls itself":
@@ -566,7 +568,10 @@ function isOptions(param: DocParam): boolean {
   return name === "options" || kind === "object" || /Options$/.test(tsType?.repr ?? "");
 }
 
-/** Lists the public calls with options, by `deno doc` of all entry points. */
+/**
+ * Lists the public calls with options. It reads them from the output of `deno doc` for all entry
+ * points.
+ */
 async function publicCalls(): Promise<Set<string>> {
   const root = new URL("../", import.meta.url);
   const { exports } = await readRepository(root);

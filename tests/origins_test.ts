@@ -3,8 +3,8 @@ import { createServer, type Refusal, type ServeOptions } from "../server.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 
 /**
- * Requests to a server with certain options, each with its status; `PORT` stands for the server's
- * port.
+ * Requests to a server with certain options, each with the expected status. `PORT` stands for the
+ * server's port.
  */
 interface Site {
   readonly options?: ServeOptions;
@@ -24,7 +24,7 @@ const SITES: Readonly<Record<string, Site>> = {
       ["a file", "null", 403],
       ["nonsense", "http://", 403],
       ["its host as user information", "http://127.0.0.1:PORT@evil.example", 403],
-      // DNS rebinding: origin and host agree, but are not ours.
+      // DNS rebinding: the origin and the host are the same, but they are not ours.
       [
         "a foreign name that resolves to this host",
         "http://evil.example:PORT",

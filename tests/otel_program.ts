@@ -1,5 +1,6 @@
 /**
- * A program that serves and dials, so that `otel_test.ts` can inspect the exported telemetry.
+ * A program that runs a server and a client, so that `otel_test.ts` can inspect the exported
+ * telemetry.
  *
  * @module
  */

@@ -1,5 +1,6 @@
 /**
- * Traces and metrics of a program with Deno's own exporter, as a collector sees them.
+ * Tests the traces and metrics of a program that uses Deno's own exporter, as a collector sees
+ * them.
  *
  * @module
  */
@@ -118,7 +119,7 @@ function pointsOf({ sum, gauge, histogram }: OtlpMetric): readonly Point[] {
   return (sum ?? gauge ?? histogram)!.dataPoints;
 }
 
-/** The value for a side and one more attribute. */
+/** The value for a side and one further attribute. */
 function valueOf(metric: OtlpMetric, wanted: Record<string, string | number>): number | undefined {
   const point = pointsOf(metric).find((point) => {
     const attributes = attributesOf(point);
@@ -259,7 +260,8 @@ Deno.test("otel() reports handshakes, requests, handlers and metrics to a collec
   assertEquals(last("skein.sessions.refused", { "skein.refusal.reason": "maxSessions" }), 0);
   assertEquals(collector.metrics.get("skein.messages.sent.size")?.unit, "By");
 
-  // Deno's own span of the request has the unchanged URL; Skein's spans have neither secret.
+  // Deno's own span of the request contains the unchanged URL. Skein's spans contain neither of the
+  // secrets.
   const own = JSON.stringify([
     ...collector.spans.filter(({ scope }) => scope === "@skein/skein"),
     ...collector.metrics.values(),

@@ -1,6 +1,6 @@
 /**
- * Messages that are larger than their receiver accepts: every kind, in both directions. The waiting
- * caller is notified, nothing closes, and nothing is sent twice.
+ * Tests messages that are larger than their receiver accepts, of every kind and in both directions.
+ * The waiting caller is notified, nothing closes, and nothing is sent twice.
  */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -18,7 +18,7 @@ import { internals } from "../session/session.ts";
 import { type TestServer, testServer, turns } from "../testing/mod.ts";
 import { soon } from "./waiting.ts";
 
-/** The client's limit: below the server's, and below the default. */
+/** The client's limit, which is below the server's limit and below the default. */
 const BOUND = 10_000;
 
 /** Data that the server may send, but the client does not accept. */
@@ -132,8 +132,8 @@ async function subscribed(
 const GAPS = { seen: ["before", "between", "after"], told: ["too-large", "too-large"] };
 
 /**
- * Kinds of messages from the server: each returns what the waiting caller received, and what is
- * expected.
+ * Kinds of messages from the server. Each returns the result that the waiting caller received and
+ * the expected result.
  */
 const TO_CLIENT: Record<string, (setup: Setup, isUnaware: boolean) => Promise<[unknown, unknown]>> =
   {
@@ -180,7 +180,7 @@ const TO_CLIENT: Record<string, (setup: Setup, isUnaware: boolean) => Promise<[u
       [await codeOf(client.request("large", 1, { retry: true })), handled],
       ["too-large", ["large"]],
     ],
-    // The outline of a large rejection has no code.
+    // The outline of a large rejection does not include the code.
     "a rejection": async ({ client }, isUnaware) => [
       await codeOf(client.request("fails")),
       isUnaware ? "too-large" : "no",
@@ -296,7 +296,7 @@ Deno.test("Client receives the list of a room in parts that it accepts", async (
 });
 
 /**
- * Kinds of messages to a server that accepts 10,000 bytes: each returns the code of the rejection.
+ * Kinds of messages to a server that accepts 10,000 bytes. Each returns the code of the rejection.
  */
 const TO_SERVER: Record<string, (client: Client, server: TestServer) => Promise<string>> = {
   "a message": (client) => codeOf(Promise.try(() => client.send("news", LARGE))),
@@ -353,7 +353,7 @@ Deno.test("Client drops a message that is too large from an at-least-once outbox
   assertEquals([handled, refused, opened, client.outbox.messages], [[1, 2], ["too-large"], 1, 0]);
 });
 
-/** A proxy's limit, below the limit that the server announces. */
+/** The limit of a proxy, which is below the limit that the server announces. */
 const PROXY_BOUND = 5_000;
 
 for (const closeCode of [1009, 4413]) {

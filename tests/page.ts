@@ -1,5 +1,6 @@
 /**
- * A page without the library: a platform WebSocket whose envelopes the test writes and reads.
+ * A page that does not use the library. It uses the platform's WebSocket, and the test writes and
+ * reads the envelopes.
  *
  * @module
  */
@@ -16,12 +17,15 @@ export interface Answer {
   readonly error?: { readonly code: string; readonly message: string };
 }
 
-/** A WebSocket with the part of the protocol that every client needs: it answers pings. */
+/**
+ * A WebSocket that implements only the part of the protocol that every client needs: it answers
+ * pings.
+ */
 export class Page implements AsyncDisposable, Disposable {
   readonly socket: WebSocket;
   /** The frames, unchanged. */
   readonly frames: string[] = [];
-  /** The envelopes not yet taken, without `hello`, pings, and replies to {@linkcode ask}. */
+  /** The envelopes not yet taken, except `hello`, pings, and replies to {@linkcode ask}. */
   readonly texts: string[] = [];
   /** The server's first envelope, for a page that speaks the protocol. */
   hello: Envelope | undefined;
@@ -53,11 +57,11 @@ export class Page implements AsyncDisposable, Disposable {
   }
 
   /**
-   * Connects; with the protocol, also waits for `hello`.
+   * Connects. If the page offers the protocol, also waits for `hello`.
    *
    * @param url Address of the server.
-   * @param protocols As for the constructor.
-   * @returns The page; rejects if the upgrade is refused.
+   * @param protocols The offered subprotocols, as for the constructor.
+   * @returns The page. The promise rejects if the upgrade is refused.
    */
   static async open(url: string, protocols: string | string[] = []): Promise<Page> {
     const page = new Page(url, protocols);
@@ -90,7 +94,10 @@ export class Page implements AsyncDisposable, Disposable {
     this.socket.send(JSON.stringify(envelope));
   }
 
-  /** Sends an envelope with an id, and waits for the reply: `closed` if the session ends first. */
+  /**
+   * Sends an envelope with an id, and waits for the reply. The reply is `closed` if the session
+   * ends first.
+   */
   ask(envelope: object): Promise<Answer> {
     const id = ++this.#last;
     const { promise, resolve } = Promise.withResolvers<Answer>();

@@ -1,5 +1,5 @@
 /**
- * The server programs of the README and the documentation: tests run them, and `tools/types.ts`
+ * The server programs of the README and the documentation. Tests run them, and `tools/types.ts`
  * checks their types.
  *
  * @module
@@ -11,7 +11,7 @@ const readme = await Deno.readTextFile(new URL("README.md", ROOT));
 const nodes = await Deno.readTextFile(new URL("docs/deploy/many-nodes.md", ROOT));
 const moq = await Deno.readTextFile(new URL("docs/guide/moq.md", ROOT));
 
-/** A code block of a page, by the name after its language. */
+/** Returns the code block of a page that has a given name after its language. */
 function block(page: string, name: string): string {
   const found = new RegExp("```ts ignore " + name.replace(".", "\\.") + "\\n([\\s\\S]*?)```").exec(
     page,
@@ -20,9 +20,9 @@ function block(page: string, name: string): string {
   return found[1]!;
 }
 
-/** The programs, each with both ends in one process, on its own ports. */
+/** The programs. Each runs both ends in one process and uses its own ports. */
 export const PROGRAMS = {
-  // Both run in one process, so that the client need not wait for the server.
+  // Both ends run in one process, so that the client need not wait for the server.
   hello: block(readme, "file=server.ts")
     .replace("serve({\n  port: 8000", "const server = serve({\n  port: 0")
     .replace('"story.db"', "`${Deno.makeTempDirSync()}/story.db`") +

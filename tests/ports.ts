@@ -5,7 +5,10 @@
  */
 import { cacheFolder } from "../tools/launch.ts";
 
-/** Below the ephemeral ports, also for the bus of a Redis Cluster 10,000 above. */
+/**
+ * These ports are below the ephemeral ports, and so is the bus port of a Redis Cluster, which is
+ * 10,000 higher.
+ */
 const FIRST_PORT = 12_000;
 const PORTS = 10_000;
 const MOST_ATTEMPTS = 100;
@@ -20,7 +23,7 @@ export interface LowPortOptions {
 }
 
 /**
- * Finds a port that is free on TCP and UDP, below the ephemeral ports: no other test or client in
+ * Finds a port below the ephemeral ports that is free on TCP and UDP. No other test or client in
  * any process receives it, even while a server restarts on it.
  *
  * @param options See {@linkcode LowPortOptions}.
@@ -40,7 +43,7 @@ export function lowPort({ beside = 0 }: LowPortOptions = {}): number {
   }
 }
 
-/** Claims a port among all tests on this machine; false if another test has it. */
+/** Claims a port among all tests on this machine; returns false if another test is using it. */
 function claim(port: number): boolean {
   const folder = `${cacheFolder() ?? "/tmp/skein"}/ports`;
   const file = `${folder}/${port}`;

@@ -1,4 +1,4 @@
-/** Presence data of clients in rooms, from `client.presence()` to the notices. */
+/** Tests the presence data of clients in rooms, from `client.presence()` to the notices. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
@@ -47,7 +47,7 @@ Deno.test("Client.presence() sends data with the join, updates it later, and res
   await using bob = server.connect(as("bob"));
   const [toAnn, toBob] = [hear(ann), hear(bob)];
   await ann.subscribe("room:a").ready;
-  // Before there is a session, in any order.
+  // The calls are made before there is a session, in any order.
   const joining = bob.subscribe("room:a");
   await Promise.all([bob.presence("room:a", "here"), joining.ready]);
   await passTime(time, 100);
@@ -196,7 +196,7 @@ Deno.test("Client.presence() reports rejections in a later session, and delays u
   await passTime(time, 2_000);
   await client.presence("room:b", 2);
   server.network.disconnect();
-  // The second of two updates exceeds the rate, and follows a second later.
+  // The second of two updates exceeds the rate, so it is sent a second later.
   await passTime(time, 3_000);
   const [session] = server.manager.sessionsOf("ann");
   server.rooms.join(session!, "room:a");
@@ -254,7 +254,7 @@ Deno.test("Two clients of a user are one member, with the latest data", async ()
   await laptop.close();
 });
 
-/** The replies that a peer received: ids and codes. */
+/** The ids and codes of the replies that a peer received. */
 function answersOf(peer: Peer): unknown[] {
   return peer.envelopes.flatMap((envelope) => {
     const { reply, error } = envelope as { reply?: number | null; error?: { code: string } };

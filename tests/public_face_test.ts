@@ -1,10 +1,13 @@
-/** The names that users can import: each is used, and means the same in all entry points. */
+/**
+ * Tests the names that users can import: each is used, and each refers to the same thing in all
+ * entry points.
+ */
 import { assert, assertEquals } from "@std/assert";
 import { readRepository } from "../tools/arrows.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** Names with one build for Deno in the root, and another for browsers in `/client`. */
+/** Names that have one build for Deno in the root and another build for browsers in `/client`. */
 const BUILDS = ["connect", "dial"];
 
 /** An exported name of an entry point. */
@@ -12,7 +15,7 @@ interface Name {
   readonly name: string;
   /** File and name of the declaration. */
   readonly declared: string;
-  /** Names in the signature and in `@throws`. */
+  /** The names in the signature and in `@throws`. */
   readonly refers: ReadonlySet<string>;
   readonly signature: string;
 }
@@ -90,7 +93,7 @@ async function importedByExamples(): Promise<Map<string, Set<string>>> {
 
 const IMPORT = /\bimport (?:type )?\{([^}]*)\} from "([^"]+)"/g;
 
-/** The documentation pages, and the scripts of the example pages. */
+/** The documentation pages and the scripts of the example pages. */
 async function pages(): Promise<string[]> {
   const found = ["README.md"];
   for (const folders = ["docs/", "examples/"]; folders.length > 0;) {

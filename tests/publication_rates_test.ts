@@ -1,4 +1,7 @@
-/** Publications and numbered messages above a rate: rejected, sent again in order, or delayed. */
+/**
+ * Tests publications and numbered messages that exceed a rate limit: they are rejected, sent again
+ * in order, or delayed.
+ */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import {
@@ -21,7 +24,10 @@ const WINDOW = 60;
 /** Steps of the fake time, in milliseconds. */
 const STEP_MS = 20;
 
-/** A server that allows everything, and the publications and notes in the order of arrival. */
+/**
+ * A server that allows everything, and the publications and notes in the order in which they
+ * arrived.
+ */
 async function serverWith(rates?: RateLimitsOptions): Promise<
   AsyncDisposable & { readonly server: TestServer<string>; readonly published: unknown[] }
 > {
@@ -93,7 +99,7 @@ Deno.test("Server accepts a burst of 1,000 publications per session, and says wh
     retryAfterMs: 10,
     level: "session",
   });
-  // Nothing else counts towards this rate.
+  // Nothing else counts towards this rate limit.
   assertEquals(await session.request("ping"), "pong");
   for (const n of range(2_000)) session.send("say", n);
   await passTime(time, 10);
@@ -190,7 +196,8 @@ for (const { unit, send, plain } of NUMBERED) {
   });
 
   Deno.test(`Server delays numbered ${unit} until the session closes, and receives the rest again`, async () => {
-    // Real time, so that a wait that outlives its session leaks a timer of this test.
+    // This test uses real time, so that a wait that outlives its session leaks a timer and fails
+    // the test.
     const rates = { perSession: { [unit]: { perSecond: 0.001, burst: 2 } } };
     await using subject = await serverWith(rates);
     const { server, published } = subject;
@@ -291,7 +298,7 @@ Deno.test("Server closes a session that keeps publishing before its retry delay 
     reason,
     "More than 100 refusals in 10 s: at most 200 publications a second per session",
   );
-  // The first rejection named the delay, and the last one came with the close.
+  // The first rejection included the delay, and the last rejection came with the close.
   assertEquals([refused, server.manager.stats().rates.closed], [102, 1]);
 });
 

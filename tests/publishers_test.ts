@@ -1,5 +1,5 @@
 /**
- * Publishers: the user of a publication, and clients that exclude themselves from their own
+ * Tests publishers: the user of a publication, and clients that exclude themselves from their own
  * publications.
  *
  * @module
@@ -45,7 +45,7 @@ function connect(
   return server.connect({ path: `/?token=${user}`, backoff, ...options }) as unknown as Client;
 }
 
-/** Reads a subscription: the data, and the user of the publisher. */
+/** Reads the data and the publisher's user from a subscription. */
 async function reading(subscription: Subscription): Promise<[unknown, string | undefined][]> {
   const got: [unknown, string | undefined][] = [];
   await subscription.ready;
@@ -142,7 +142,7 @@ Deno.test("A client cannot set its user by `from`", async () => {
     if (protocols.length > 0) peer.say({ publish: "live", data: 2, from: "ann", id: 1 });
     await turns(20);
   }
-  // A server's session without services does not accept the publisher from a client either.
+  // A server session without services does not accept a publisher from a client either.
   await using hand = serverByHand({ onMessage });
   hand.peer.say({ topic: "say", from: "ann" });
   await turns(20);
@@ -189,7 +189,8 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     await bob.publish("kept:a", 2);
     await turns(20);
     const before = subscription.position;
-    // Another session reads the publications made during the disconnect from the history.
+    // Another session reads from the history the publications that were made while the client was
+    // disconnected.
     const session = ann.session!.id;
     near.network.down();
     await turns();
@@ -201,7 +202,7 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     await ann.publish("kept:a", 4, { except: "self" });
     await turns(20);
     assertEquals(got.map(([data]) => data), [2, 3]);
-    // The subscription starts again before its own publications: they are skipped, not missing.
+    // The subscription restarts before its own publications. They are skipped, not missing.
     assertEquals(before?.offset, 2);
     assertEquals(subscription.position?.offset, 4);
     await subscription.unsubscribe();
@@ -274,7 +275,7 @@ Deno.test("A client without an id is identified by its session if it wants no ec
   peer.say({ publish: "live", data: 1, id: 2, echo: false });
   peer.say({ publish: "live", data: 2, id: 3, echo: true });
   await turns(20);
-  // A client that sends its id later is identified by the id from then on.
+  // If a client sends its id later, it is identified by this id from then on.
   peer.say({ publish: "live", data: 3, id: 4, echo: false, client: "c" });
   await turns(20);
   assertEquals(

@@ -1,5 +1,5 @@
 /**
- * An in-memory link for QMux records, which the test advances step by step.
+ * An in-memory link for QMux records that the test advances step by step.
  *
  * @module
  */
@@ -27,7 +27,7 @@ export class TestLink implements QmuxLink {
   readonly side: "client" | "server";
   /** Records in flight to the other end. */
   readonly records: Uint8Array[] = [];
-  /** Faults of the other end. */
+  /** Faults that the other end reported. */
   readonly faults: { readonly code: number; readonly reason: string }[] = [];
   /** Closes by the other end. */
   readonly closes: Required<ConnectionCloseInfo>[] = [];
@@ -87,7 +87,7 @@ export class TestLink implements QmuxLink {
 }
 
 /**
- * Waits until an engine has sent all pending data: a timer opens a new stream, the end of a turn
+ * Waits until an engine has sent all pending data. A timer opens new streams, and the end of a turn
  * flushes all other data.
  */
 export async function turn(): Promise<void> {
@@ -130,7 +130,7 @@ export class TestPair implements Disposable {
     this.server = testEnd("server", server);
   }
 
-  /** Delivers records until none is in flight. */
+  /** Delivers records until no record is in flight. */
   async settle(): Promise<void> {
     for (let idle = 0; idle < MAX_IDLE_TURNS && !this.#isOver; idle++) {
       await turns(1);
@@ -203,7 +203,7 @@ export function control(type: number, ...numbers: number[]): Uint8Array {
   return record((writer) => writer.control(type, ...numbers));
 }
 
-/** The frames that an end sent, without the parameters. */
+/** The frames that an end sent, except the parameters. */
 export async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
   await turn();
   const frames: QmuxFrame[] = [];
@@ -211,7 +211,7 @@ export async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
   return frames.filter(({ kind }) => kind !== "parameters");
 }
 
-/** A server whose client is controlled by the test, and has sent its limits. */
+/** A server whose client is controlled by the test and has sent its limits. */
 export function serverOf(
   options: Partial<QmuxOptions> = {},
   theirs?: Partial<TransportParameters>,

@@ -1,5 +1,5 @@
 /**
- * A raw QUIC listener, and clients of the runtime without any code of the library.
+ * A raw QUIC listener, and clients that use only the runtime and no code of the library.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transp
 import { bindUdp } from "./raw_http3.ts";
 import { soon } from "./waiting.ts";
 
-/** The certificate of test servers, which clients trust by its hash. */
+/** The certificate of test servers. Clients trust it by its hash. */
 export const certificate: DevCertificate = devCertificate({ cacheFolder: null });
 
 /** The protocol of tests. */
@@ -28,7 +28,7 @@ export interface QuicEnds {
  * Connects with the runtime's client.
  *
  * @param port Port of the listener.
- * @param options Options of the runtime, over the test's defaults.
+ * @param options Options for the runtime, which override the test's defaults.
  * @returns The connection.
  */
 export async function connectBare(
@@ -48,8 +48,8 @@ export async function connectBare(
 }
 
 /**
- * Captures the first packets of unfinished handshakes, such as an attacker sends from spoofed
- * addresses.
+ * Captures the first packets of unfinished handshakes, such as those that an attacker sends from
+ * spoofed addresses.
  *
  * @param count Number of packets, each of a different connection.
  * @returns The packets.
@@ -110,7 +110,7 @@ export class QuicServer implements AsyncDisposable {
   /**
    * Creates one connection.
    *
-   * @param options Options of the runtime's client.
+   * @param options Options for the runtime's client.
    * @returns Both ends.
    */
   async open(options?: Partial<ConnectQuicOptions>): Promise<QuicEnds> {

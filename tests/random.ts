@@ -4,7 +4,7 @@
  * @module
  */
 
-/** A source of random numbers that a seed determines. */
+/** A source of random numbers that are determined by a seed. */
 export class Random {
   #state: number;
 
@@ -18,7 +18,7 @@ export class Random {
   }
 
   /**
-   * Draws an integer.
+   * Returns a random integer.
    *
    * @param end The exclusive upper bound; at most 2^53.
    * @returns An integer of 0 or more, below `end`.
@@ -30,8 +30,8 @@ export class Random {
   }
 
   /**
-   * Draws an integer with a random number of bits, so that small integers are as common as large
-   * ones.
+   * Returns a random integer with a random number of bits, so that small integers are as common as
+   * large ones.
    *
    * @param maxBits Maximum number of bits; at most 53.
    * @returns An integer of 0 or more, below 2 to the power of `maxBits`.
@@ -41,7 +41,7 @@ export class Random {
   }
 
   /**
-   * Draws bytes.
+   * Returns random bytes.
    *
    * @param length Number of bytes.
    * @returns The bytes.
@@ -51,7 +51,7 @@ export class Random {
   }
 
   /**
-   * Draws one of several.
+   * Returns a random item.
    *
    * @param items The items; not empty.
    * @returns One of the items.
@@ -60,7 +60,7 @@ export class Random {
     return items[this.below(items.length)]!;
   }
 
-  /** The next 32 bits: a Weyl sequence, mixed with the finalizer of MurmurHash3. */
+  /** Returns the next 32 bits: a Weyl sequence, mixed with the finalizer of MurmurHash3. */
   #next(): number {
     this.#state = this.#state + 0x9e37_79b9 >>> 0;
     let mixed = this.#state;

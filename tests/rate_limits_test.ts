@@ -17,7 +17,7 @@ const ANSWERING: ServeOptions<string> = {
   },
 };
 
-/** Sends requests; returns how many are answered. The others are rejected as too many. */
+/** Sends requests and returns how many are answered. The others are rejected as too many. */
 async function answered(session: Session<unknown>, count: number): Promise<number> {
   const answers = Array.from({ length: count }, () => session.request("ask"));
   let good = 0;
@@ -59,7 +59,7 @@ Deno.test("Server rejects a flood, closes its session with 4429, and does not af
   const { code, reason, by } = await soon(closed.promise);
   assertEquals([code, by], [4429, "local"]);
   assertEquals(reason, "More than 100 refusals in 10 s: at most 5 messages a second per session");
-  // The runtime drops a connection that sends while closing; then the peer receives 1006.
+  // The runtime drops a connection that sends while it is closing. The peer then receives 1006.
   const seen = await soon(flood.closed);
   assert([4429, 1006].includes(seen.code), JSON.stringify(seen));
   assertEquals([await answered(polite, 20), polite.isReady], [20, true]);
@@ -68,7 +68,9 @@ Deno.test("Server rejects a flood, closes its session with 4429, and does not af
   assertEquals(count, 1);
 });
 
-/** Subscribes up to `most` times; returns how many succeed before the first rejection. */
+/**
+ * Subscribes up to `most` times; returns how many subscriptions succeed before the first rejection.
+ */
 async function subscribed(raw: RawSocket, most: number): Promise<number> {
   for (let id = 0; id < most; id++) {
     await raw.frame(`{"subscribe":"t${id % 100}","id":${id}}`);
@@ -92,7 +94,7 @@ Deno.test("Server limits the rate of subscriptions by default, and rejections do
   await using server = listen({ authorize: () => true });
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
   await raw.envelope();
-  // A burst of 256, and 20 per elapsed second.
+  // A burst of 256, plus 20 per elapsed second.
   const count = await subscribed(raw, 10_000);
   assert(count >= 256 && count < 10_000, `${count} were answered`);
   const [session] = server.manager.all();
@@ -172,7 +174,10 @@ class MemoryCounts implements SharedCounts {
   }
 }
 
-/** Returns how many requests of ann each of two servers answers, alternating after 10 requests. */
+/**
+ * Alternates between two servers after every 10 requests of ann; returns how many requests each
+ * server answers.
+ */
 async function answeredByTwo(options: ServeOptions<string>): Promise<[number, number]> {
   await using one = testServer({ ...ANSWERING, ...options });
   await using two = testServer({ ...ANSWERING, ...options });
@@ -205,7 +210,8 @@ Deno.test("Servers share the rate of a user through a broker that can count, and
   for (const [what, isShared, options] of cases) {
     const [first, second] = await answeredByTwo(options);
     const about = `${what}: ${first} and ${second}`;
-    // 50 in total, and the requests that each server may admit before the shared count denies.
+    // 50 in total, plus the requests that each server may admit before the shared count rejects
+    // them.
     if (isShared) assert(first + second >= 50 && first + second <= 70, about);
     else assertEquals([first, second], [50, 50], about);
     assert(first >= 20 && second >= 20, about);

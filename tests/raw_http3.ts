@@ -1,5 +1,5 @@
 /**
- * A QUIC peer for tests, in either role, which sends exactly the bytes that a test writes.
+ * A QUIC peer for tests. It works in either role and sends exactly the bytes that a test writes.
  *
  * @module
  */
@@ -21,9 +21,9 @@ import { turns } from "./waiting.ts";
 
 /** The close of a connection, as the other end reported it. */
 export interface RawEnding {
-  /** The code of the other end; `undefined` if the connection was lost. */
+  /** The code that the other end sent; `undefined` if the connection was lost. */
   readonly closeCode: number | undefined;
-  /** The reason of the other end, or the error. */
+  /** The reason that the other end gave, or the error. */
   readonly reason: string;
 }
 
@@ -51,7 +51,7 @@ export interface RawDialOptions extends Deno.QuicTransportOptions {
 export interface RawRequestOptions {
   /** Replaces the usual fields. */
   readonly fields?: readonly Field[];
-  /** Follows the usual fields. */
+  /** Fields to send after the usual fields. */
   readonly more?: readonly Field[];
 }
 
@@ -64,7 +64,7 @@ export const REQUEST_FIELDS: readonly Field[] = [
   [":path", "/"],
 ];
 
-/** The header fields of a request with changed values; fields that are undefined are removed. */
+/** The header fields of a request, with changed values. Fields that are undefined are removed. */
 export function requestFields(changes: Readonly<Record<string, string | undefined>>): Field[] {
   const all = { ...Object.fromEntries(REQUEST_FIELDS), ...changes };
   return Object.entries(all).filter((field): field is [string, string] => field[1] !== undefined);
@@ -112,7 +112,7 @@ export class RawSend {
   async trickle(bytes: Uint8Array): Promise<void> {
     for (const byte of bytes) {
       await this.write(Uint8Array.of(byte));
-      // Otherwise all bytes would be sent in one packet.
+      // Otherwise, all bytes would be sent in one packet.
       await turns(1);
     }
   }
@@ -208,7 +208,7 @@ export class RawPeer implements AsyncDisposable {
   readonly #endpoint: Deno.QuicEndpoint | undefined;
   readonly #bidirectional: ReadableStreamDefaultReader<Deno.QuicBidirectionalStream>;
   readonly #unidirectional: ReadableStreamDefaultReader<Deno.QuicReceiveStream>;
-  /** Keeps streams reachable: garbage collection would end them for the other end. */
+  /** Keeps streams reachable, because garbage collection would end them for the other end. */
   readonly #kept: (RawSend | RawReceive | RawStream)[] = [];
 
   /** Takes over a connection, and its endpoint unless the endpoint is shared. */
@@ -302,7 +302,7 @@ export class RawPeer implements AsyncDisposable {
   }
 }
 
-/** A QUIC server that sends nothing by itself. */
+/** A QUIC server that sends nothing on its own. */
 export class RawServer implements AsyncDisposable {
   readonly port: number;
   readonly #endpoint: Deno.QuicEndpoint;
@@ -335,7 +335,7 @@ export class RawServer implements AsyncDisposable {
   }
 }
 
-/** The server under test, whose requests the test accepts one by one. */
+/** The server under test. The test accepts its requests one by one. */
 export class TestServer implements AsyncDisposable {
   readonly listener: WebTransportListener;
   /** The hash of the certificate. */
@@ -412,7 +412,7 @@ export interface RawSession extends AsyncDisposable {
   readonly session: Connection;
 }
 
-/** A server, and a session of a raw peer; disposal closes both. */
+/** A server and a session with a raw peer; disposal closes both. */
 export async function rawSession(
   settings?: Iterable<readonly [number, number]>,
   options?: Partial<ListenWebTransportOptions>,

@@ -1,7 +1,8 @@
 /**
- * The client in a realm with only the globals of React Native: from its `setUpXHR`, `setUpTimers`
- * and `setUpDOM`, on an engine without `Promise.withResolvers`, such as Hermes. The second test
- * adds the polyfills of the recipe; Deno's `URL` and `TextDecoder` replace Expo's.
+ * Tests the client in a realm that has only the globals of React Native. They come from its
+ * `setUpXHR`, `setUpTimers` and `setUpDOM`. The engine lacks `Promise.withResolvers`, as Hermes
+ * does. The second test adds the polyfills from the recipe, with Deno's `URL` and `TextDecoder` in
+ * place of Expo's.
  *
  * @module
  */
@@ -13,7 +14,9 @@ import { bundleClient } from "../examples/shared/site.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** Globals of React Native, each a class or function of the host, and the engine's own. */
+/**
+ * The globals of React Native, each a class or function of the host, plus the engine's own globals.
+ */
 const GLOBALS = {
   console,
   setTimeout,
@@ -52,7 +55,7 @@ globalThis.AbortController = class AbortController {
 };
 `;
 
-/** Sockets do not report their buffered bytes. */
+/** React Native's sockets do not report their buffered bytes. */
 class NativeSocket extends WebSocket {
   override get bufferedAmount(): number {
     return undefined as unknown as number;

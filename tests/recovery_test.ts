@@ -1,5 +1,6 @@
 /**
- * Clients that reconnect after broken connections: missed publications and notices.
+ * Tests which missed publications and notices clients receive when they reconnect after a broken
+ * connection.
  *
  * @module
  */
@@ -50,7 +51,9 @@ function nodes(count: number, serving: ServeOptions = {}): {
   };
 }
 
-/** Collects the results of a subscription: data, and a `Recovery` after each lost connection. */
+/**
+ * Collects the results of a subscription: the data, and a `Recovery` after each lost connection.
+ */
 function reading(client: Client, topic: string, since?: HistoryPosition) {
   const got: unknown[] = [];
   const subscription: Subscription = client.subscribe(topic, {
@@ -215,7 +218,7 @@ Deno.test("Subscription with a reader slower than the replay ends, and the next 
   let [position, ends] = [since, 0];
   while (got.length < count) {
     const room = client.subscribe("room:a", { since: position });
-    // The reader pauses until it has fallen behind, or everything has arrived.
+    // The reader pauses until it has fallen behind or everything has arrived.
     await until(() => room.isEnded || room.head === count && got.length + 4_096 >= count);
     try {
       for await (const { data } of room) {
@@ -295,7 +298,7 @@ Deno.test("Subscriptions resume on a server that temporarily rejects most of the
   await using broker = new MemoryBroker();
   const common = { broker, history, webTransport: false } as const;
   await using first = listen({ ...common, authorize });
-  // The rate's clock stands still until every topic was requested once.
+  // The clock of the rate limit stands still until every topic has been requested once.
   let heldAt: number | undefined = Date.now();
   const real = platformRuntime();
   const runtime: Runtime = Object.assign(platformRuntime(), { now: () => heldAt ?? real.now() });
@@ -316,7 +319,7 @@ Deno.test("Subscriptions resume on a server that temporarily rejects most of the
   await until(() => secret.status.current === "lost");
   for (const { subscription } of readers) first.publish(subscription.topic, 1);
   const refusals = () => second.manager.stats().rates.refused.session;
-  // 31 topics, of which the burst allows four.
+  // There are 31 topics, and the burst allows four.
   await until(() => refusals() >= 27);
   heldAt = undefined;
   await until(() => readers.every(({ got }) => got.length === 2));
@@ -326,7 +329,7 @@ Deno.test("Subscriptions resume on a server that temporarily rejects most of the
   }
   const error = await assertRejects(() => Array.fromAsync(secret), RequestError);
   assertEquals(error.failure.code, "forbidden");
-  // One round for all, and then few rejections.
+  // After one round for all topics, there are few rejections.
   assert(refusals() < 40, `${refusals()} refusals`);
   assertEquals(second.manager.stats().rates.closed, 0);
   await client.close();

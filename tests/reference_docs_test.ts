@@ -162,7 +162,7 @@ function named(properties: readonly Property[]): [string, Property][] {
   return properties.map((property) => [property.name, property]);
 }
 
-/** Returns option and default of each row of a page's tables. */
+/** Returns the option and the default from each row of a page's tables. */
 function rowsOf(page: string): Map<string, string> {
   return new Map(
     [...page.matchAll(/^\| `([\w.]+)`\s*\| (.*?)\s*\|/gm)].map((

@@ -1,5 +1,5 @@
 /**
- * Tokens that expire, and permissions that change during a session.
+ * Tests tokens that expire and permissions that change during a session.
  *
  * @module
  */
@@ -23,7 +23,10 @@ interface Login {
   readonly endsAt: number;
 }
 
-/** Reads a token such as `ann editor 60000`, which expires in that many milliseconds. */
+/**
+ * Reads a token such as `ann editor 60000`. The number is the time until it expires, in
+ * milliseconds.
+ */
 function login({ token, request }: AuthenticationContext): Login {
   const text = token ?? request.headers.get("cookie");
   if (text === null) throw new AuthenticationError("No token");
@@ -38,7 +41,7 @@ const LOGIN: TestServerOptions<Login> = {
   expiresAt: ({ endsAt }) => endsAt,
 };
 
-/** The renewals that a session was asked for. */
+/** The token renewals that the server requested from a session. */
 function renewals(session: Pick<Session, "events">): number[] {
   const asked: number[] = [];
   session.events.addEventListener("renew", ({ detail }) => void asked.push(detail.withinMs));
@@ -82,7 +85,7 @@ Deno.test("Server closes sessions without a renewal with 4401 when their credent
   const asked = sessions.map((session) => renewals(session));
   await passTime(time, MINUTE_MS - 1);
   assertEquals(sessions.map(({ isReady }) => isReady), sessions.map(() => true));
-  // A token cannot renew a cookie, and a plain page only ever receives messages.
+  // A token cannot renew a cookie, and a plain page can't receive requests, only messages.
   assertEquals(asked.map(({ length }) => length), [1, 1, 0, 0, 0]);
   await passTime(time, 1);
   for (const session of sessions) {
@@ -360,7 +363,7 @@ Deno.test("Server spreads the checks of a user's renewals over a second, and rej
     session.authenticate(`ann reader ${DAY_MS}`).then(() => void late.push(session))
   );
   await turns(5);
-  // Another user does not wait for them.
+  // Another user does not wait for these checks.
   await bob.authenticate(`bob reader ${DAY_MS}`);
   assertEquals([asked.filter(({ user }) => user === "bob").length, Date.now()], [1, startMs]);
   // The old permissions apply until a topic is checked.

@@ -1,6 +1,6 @@
 /**
- * A reverse proxy for HTTP, as hostile as corporate proxies: it forwards each request to the next
- * node, does not support upgrades, buffers responses, and closes idle responses.
+ * A reverse proxy for HTTP that is as hostile as corporate proxies. It forwards each request to the
+ * next node, does not support upgrades, buffers responses, and closes idle responses.
  *
  * @module
  */
@@ -21,7 +21,7 @@ const HOP_BY_HOP = ["connection", "upgrade", "keep-alive", "transfer-encoding", 
 
 /** Bytes of a response that are held back until it ends, or until more bytes arrive. */
 export type Holding =
-  /** None: each piece is forwarded immediately. */
+  /** None; each piece is forwarded immediately. */
   | "nothing"
   /** The first 4 KiB; all further bytes are forwarded immediately. */
   | "start"
@@ -39,7 +39,7 @@ export interface RoundRobinOptions {
    */
   readonly holds?: Holding;
   /**
-   * Time without bytes from a node after which the proxy aborts a response, in milliseconds.
+   * Time after which the proxy aborts a response if the node sends no bytes, in milliseconds.
    *
    * @default {60000}
    */
@@ -65,8 +65,8 @@ const HELD_BYTES = 4_096;
 const MAX_PASSED = 100_000;
 
 /**
- * Forwards HTTP to nodes of this machine in turn. A node that refuses connections is skipped. If a
- * node dies, the proxy answers its request with 502, or cuts the response off.
+ * Forwards HTTP to nodes on this machine in turn. It skips a node that refuses connections. If a
+ * node dies, the proxy responds to its request with 502 or cuts off the response.
  *
  * @example Two nodes
  * ```ts ignore
@@ -77,7 +77,7 @@ const MAX_PASSED = 100_000;
 export class RoundRobin implements AsyncDisposable {
   /** The newest forwarded requests, in order. */
   readonly passed: Passed[] = [];
-  /** Returns the status with which the proxy answers a request instead of a node, if any. */
+  /** Returns a status if the proxy itself, and not a node, should respond to a request. */
   onRequest: (request: Passed) => number | undefined = () => undefined;
   /** Returns `true` for a node's response that is lost on its way to the client. */
   losesAnswer: (request: Passed) => boolean = () => false;
@@ -113,7 +113,7 @@ export class RoundRobin implements AsyncDisposable {
    *
    * @param ports Ports of the nodes.
    * @param options See {@linkcode RoundRobinOptions}.
-   * @returns The proxy, listening.
+   * @returns The proxy, which is already listening.
    */
   static async start(
     ports: readonly number[],
@@ -193,7 +193,7 @@ export class RoundRobin implements AsyncDisposable {
     return passed;
   }
 
-  /** Sends a request to a node, and the response to the client. */
+  /** Sends a request to a node, and sends the response to the client. */
   async #carry(passed: Passed, body: Uint8Array, answer: ServerResponse): Promise<void> {
     const asking = this.#ask(passed, body);
     using idle = new Idle(this.#idleMs, () => asking.destroy());

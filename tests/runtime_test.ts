@@ -16,7 +16,7 @@ async function turns(): Promise<void> {
   for (let i = 0; i < 20; i++) await new Promise<void>((resolve) => void nextTurn(resolve));
 }
 
-/** A clock controlled by the test, its timers, and seeded random numbers; counts each call. */
+/** A clock that the test controls, with timers and seeded random numbers. Each call is counted. */
 class OwnRuntime implements Runtime {
   readonly calls = { now: 0, monotonic: 0, setTimeout: 0, schedule: 0, random: 0, randomUUID: 0 };
   readonly #timers = new Map<number, { readonly at: number; readonly callback: () => void }>();

@@ -52,7 +52,7 @@ Deno.test("serve() listens on a free port and reports it", async () => {
   assertEquals(server.manager.get(session.id)?.id, session.id);
 });
 
-/** Starts a server; returns the calls of the platform's timers until then. */
+/** Starts a server; returns the calls of the platform's timers made during the start. */
 function startCounted(options: ServeOptions): { readonly server: Server; readonly calls: number } {
   using set = stub(globalThis, "setTimeout");
   using cleared = stub(globalThis, "clearTimeout");
@@ -566,7 +566,7 @@ Deno.test("Server delays publications of a policy function to the next turn", as
     },
   });
   await using session = await dial(server.url);
-  // More than is sent in one turn, so that the policy is called.
+  // This is more than can be sent in one turn, so the policy is called.
   for (let i = 0; i < 5; i++) server.publish("news", "x".repeat(50_000));
   server.publish("notes", "last");
   const notes: unknown[] = [];

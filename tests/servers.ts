@@ -29,7 +29,7 @@ export function listen<V = unknown, C extends Contract = Contract>(
   return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
 }
 
-/** Both ends of a session; the server closes with them. */
+/** Both ends of a session. Disposing of them also closes the server. */
 export interface ServedEnds extends AsyncDisposable {
   /** The client's end. */
   readonly client: Session<unknown>;
@@ -67,8 +67,8 @@ export async function served(
 }
 
 /**
- * The platform's runtime, in which timers of ten seconds fire soon: the time limit for decisions of
- * the application, which no option sets.
+ * Returns the platform's runtime with shorter timers in place of ten-second timers. Ten seconds is
+ * the time limit for the application's decisions, which no option sets.
  *
  * @param soonMs Duration of these timers, in milliseconds.
  * @returns The runtime.
@@ -81,8 +81,8 @@ export function hurried(soonMs: number): Runtime {
 }
 
 /**
- * Makes a WebSocket host on the runtime's own HTTP server, in which a test can answer requests and
- * accept upgrades.
+ * Creates a WebSocket host on the runtime's own HTTP server, in which a test can answer requests
+ * and accept upgrades.
  *
  * @param test Answers requests instead of the server, and accepts upgrades instead of the runtime.
  * @returns The host.
@@ -114,14 +114,14 @@ export const UPGRADE_HEADERS = {
   host: "localhost",
 };
 
-/** How to open a raw socket. */
+/** Options for a raw socket. */
 export interface RawOptions {
-  /** Method of the request; GET by default. */
+  /** The request method; GET by default. */
   readonly method?: string;
-  /** Version of HTTP; 1.1 by default. */
+  /** The HTTP version; 1.1 by default. */
   readonly version?: string;
   readonly path?: string;
-  /** Headers that extend or replace the headers of an upgrade; an empty header is left out. */
+  /** Headers that extend or replace the headers of an upgrade. An empty header is omitted. */
   readonly headers?: Readonly<Record<string, string>>;
   /** The subprotocols to offer. */
   readonly protocol?: string;
@@ -213,7 +213,8 @@ export class RawSocket implements Disposable {
    * Writes a frame.
    *
    * @param payload Text or bytes.
-   * @param options The first byte (FIN and a text by default), and the masking.
+   * @param options The first byte, which means a final text frame by default, and whether to mask
+   * the frame.
    */
   async frame(
     payload: string | Uint8Array,
@@ -225,7 +226,7 @@ export class RawSocket implements Disposable {
   /**
    * Reads a frame.
    *
-   * @returns The frame; `undefined` once the connection ended.
+   * @returns The frame; `undefined` once the connection has ended.
    */
   async read(): Promise<RawFrame | undefined> {
     while (true) {
@@ -262,7 +263,7 @@ export class RawSocket implements Disposable {
   }
 
   /**
-   * Reads up to the close frame.
+   * Reads frames up to and including the close frame.
    *
    * @returns The code and the reason; `undefined` if the connection ended without a close frame.
    */
@@ -296,10 +297,11 @@ export class RawSocket implements Disposable {
 }
 
 /**
- * Makes a frame, masked with zeros.
+ * Creates a frame masked with zeros.
  *
  * @param payload Text or bytes.
- * @param options The first byte (FIN and a text by default), and the masking.
+ * @param options The first byte, which means a final text frame by default, and whether to mask the
+ * frame.
  * @returns The bytes of the frame.
  */
 export function frameOf(

@@ -18,14 +18,14 @@ import { type SessionSettingsOptions, settingsWith } from "../session/session_se
 import type { SessionSettings } from "../session/settings.ts";
 import { soon } from "./waiting.ts";
 
-/** Options of one end: handlers, limits and times, and the services of a server. */
+/** Options for one end: handlers, limits, timeouts, and the services of a server. */
 export type EndOptions<
   V = unknown,
   C extends Contract = Contract,
   S extends Side = Side,
 > = Omit<SessionSettingsOptions<V, C, S>, "side"> & SharedParts;
 
-/** Makes the settings of one end. */
+/** Creates the settings of one end. */
 export function endSettings<V, C extends Contract, S extends Side>(
   side: S,
   { turn, services, console, ...options }: EndOptions<V, C, S> = {},
@@ -72,7 +72,7 @@ export class Peer {
   }
 
   /**
-   * Sends text and bytes unchanged, and all other values as JSON.
+   * Sends text and bytes unchanged, and sends all other values as JSON.
    *
    * @param frame The frame.
    */
@@ -106,7 +106,7 @@ export interface HandMade<V, C extends Contract, S extends Side> extends AsyncDi
   readonly link: MemoryLink;
 }
 
-/** Options of {@linkcode serverByHand}, in addition to the settings. */
+/** Options for {@linkcode serverByHand}, in addition to the settings. */
 export interface HandMadeOptions<V> {
   /** Options of the connection. */
   readonly wire?: MemoryPairOptions;
@@ -114,11 +114,11 @@ export interface HandMadeOptions<V> {
   readonly identity?: SessionIdentity<V, Session>;
 }
 
-/** A plain WebSocket, as of a page without Skein. */
+/** A plain WebSocket, as used by a page without Skein. */
 export const PLAIN: MemoryPairOptions = { protocol: "", streams: false, datagrams: false };
 
 /**
- * A server's session, whose client the test controls.
+ * Creates a server's session whose client the test controls.
  *
  * @param settings Settings of the session.
  * @param options See {@linkcode HandMadeOptions}.
@@ -139,7 +139,7 @@ export function serverByHand<V = unknown, C extends Contract = Contract>(
 }
 
 /**
- * A client's session, whose server the test controls: the test sends `hello` first.
+ * Creates a client's session whose server the test controls. The test must send `hello` first.
  *
  * @param settings Settings of the session.
  * @param options See {@linkcode HandMadeOptions}.
@@ -165,12 +165,12 @@ export const HELLO = {
 };
 
 /**
- * Two connected sessions; the client's is ready.
+ * Creates two connected sessions; the client's session is ready.
  *
  * @param server Settings of the server's end.
  * @param client Settings of the client's end.
  * @param options Options of the connection, and the user of the client.
- * @returns Both.
+ * @returns Both sessions.
  */
 export async function ends<V = unknown, C extends Contract = Contract>(
   server: EndOptions<V, C, "server"> = {},
@@ -186,7 +186,7 @@ export async function ends<V = unknown, C extends Contract = Contract>(
  * Waits for the close of a session, and checks that all properties report it.
  *
  * @param session The session.
- * @returns Code, reason and initiator.
+ * @returns The code, the reason and the initiator.
  */
 export async function endOf(
   session: { readonly closed: Promise<CloseInfo> },
@@ -212,7 +212,7 @@ function handMade<V, C extends Contract, S extends Side>(
   };
 }
 
-/** The platform's runtime, whose random numbers are all the same. */
+/** The platform's runtime, except that all random numbers are the same. */
 export function drawing(number: number): Runtime {
   return Object.assign(platformRuntime(), { random: () => number });
 }

@@ -1,5 +1,5 @@
 /**
- * Several servers in one process that share a port, as several processes would.
+ * Tests several servers in one process that share a port, as several processes would.
  *
  * @module
  */

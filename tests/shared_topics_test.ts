@@ -1,6 +1,6 @@
 /**
- * Several subscriptions of one client to one topic: the client sends one subscription, and each
- * keeps its own position.
+ * Tests several subscriptions of one client to one topic. The client sends one subscription, and
+ * each of the subscriptions in the client keeps its own position.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import { soon, turns } from "./waiting.ts";
 
 const history = { "room:{name}": { size: 1_000 } };
 
-/** A server that records the requests for topics. */
+/** A server that records requests for topics. */
 function serving(options: TestServerOptions = {}) {
   const asked: string[] = [];
   const server = testServer({
@@ -32,7 +32,7 @@ function serving(options: TestServerOptions = {}) {
   return { server, asked };
 }
 
-/** Reads a topic, and collects the results: data, and reasons of gaps. */
+/** Reads a topic, and collects the results: the data, and the reasons of gaps. */
 function read(client: Client, topic: string, options: ClientSubscribeOptions = {}) {
   const got: unknown[] = [];
   const subscription: Subscription = client.subscribe(topic, {

@@ -1,6 +1,7 @@
 /**
- * Each limit of a whole server, exhausted by one network address while a user of another address is
- * served: without shares, the first client could use the whole capacity.
+ * Tests each limit of a whole server: one network address exhausts its share of the limit while the
+ * server still serves a user from another address. Without shares, the first client could use the
+ * whole capacity.
  *
  * @module
  */
@@ -15,10 +16,10 @@ import { captureConsole } from "./console_lines.ts";
 import { listen, portOf } from "./servers.ts";
 import { until } from "./waiting.ts";
 
-/** Address of a client that takes every slot. */
+/** The address of a client that takes every slot it can get. */
 const GREEDY = "203.0.113.66";
 
-/** Address of a user who needs one slot. */
+/** The address of a user who needs one slot. */
 const HONEST = "198.51.100.7";
 
 const OPTIONS: ServeOptions<string | typeof guest> = {
@@ -35,7 +36,7 @@ const OPTIONS: ServeOptions<string | typeof guest> = {
   },
 };
 
-/** Takes slots until one is refused; returns their number and the refusal. */
+/** Takes slots until one is refused; returns the number of slots taken and the refusal. */
 async function takeAll(
   take: (i: number) => Promise<Answer>,
 ): Promise<{ readonly count: number; readonly error: Answer["error"] }> {
@@ -50,7 +51,7 @@ Deno.test("serve() runs a user's responses while another address uses its whole 
   using stack = new DisposableStack();
   let caller: Caller | undefined;
   const { count, error } = await takeAll(async (i) => {
-    // A new guest for each guest's share.
+    // Each guest's share needs a new guest.
     if (i % 32 === 0) caller = stack.use(await Caller.dial(server, { from: GREEDY }));
     return await caller!.answer(`greedy-${i}`);
   });

@@ -3,14 +3,17 @@ import { filesIn } from "../tools/arrows.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** A TypeScript code block of a page. */
+/** Matches a TypeScript code block of a page. */
 const PROGRAM = /```ts[^\n]*\n([\s\S]*?)```/g;
 
-/** Ways in which a second signal ends the program: no listener, or an exit in the listener. */
+/**
+ * Ways in which a second signal ends the program: either there is no listener, or the listener
+ * exits.
+ */
 const WAYS =
   /removeSignalListener\(|isDraining\) (?:Deno\.exit|return impatience)|isDraining \? Deno\.exit|aborted\) Deno\.exit/;
 
-/** Programs that always end at the first signal: they wait for nothing that could hang. */
+/** Programs that always end at the first signal, because they wait for nothing that could hang. */
 const BRIEF: readonly string[] = ["docs/deploy/rolling-restarts.md"];
 
 /** Lists the programs of the documentation, the examples and the CLI. */

@@ -1,4 +1,4 @@
-/** Clients whose server falls silent while they wait for it. */
+/** Tests clients whose server falls silent while they wait for it. */
 import { assertEquals, assertNotEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Client, type ClientOptions, ConnectionError, SessionClosedError } from "../mod.ts";
@@ -14,9 +14,9 @@ import {
 } from "../testing/mod.ts";
 
 /**
- * Maximum time from the start of a wait until a silent session closes, in milliseconds: 2 s of
- * silence, 1 s after the ping, up to 1 s of jitter, 100 ms after the new connection opened, and the
- * steps of the fake time.
+ * Maximum time from the start of a wait until a silent session closes, in milliseconds. It is the
+ * sum of 2 s of silence, 1 s after the ping, up to 1 s of jitter, 100 ms after the new connection
+ * has opened, and the steps of the fake time.
  */
 const NOTICED_MS = 4_400;
 
@@ -62,7 +62,7 @@ class Site implements AsyncDisposable {
   }
 }
 
-/** A site with a log of the handled messages, and a connected client. */
+/** A site with a log of the handled messages and a connected client. */
 async function connected(options: TestServerOptions = {}, own: ClientOptions = {}) {
   const handled: unknown[] = [];
   const site = new Site({

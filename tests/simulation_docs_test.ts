@@ -1,4 +1,4 @@
-/** The program on the simulation page runs without a finding. */
+/** Tests that the program on the simulation page runs without a finding. */
 import { assertEquals } from "@std/assert";
 import { simulate, timeline } from "../testing/simulation/mod.ts";
 

@@ -18,7 +18,7 @@ async function linger(server: Server, protocol: string): Promise<RawSocket> {
   return raw;
 }
 
-/** The status of the next upgrade. */
+/** Returns the status of the next upgrade. */
 async function statusOf(server: Server, protocol = ""): Promise<number> {
   using raw = await RawSocket.open(portOf(server), { protocol });
   return raw.status;
@@ -43,7 +43,8 @@ Deno.test("Server limits the sockets of one address whose peers do not answer a 
     assertEquals([server.manager.count, sockets(server)], [0, [i, i, 0]]);
   }
   assertEquals([await statusOf(server), await statusOf(server, "skein.1")], [429, 429]);
-  // One rejection of the session, and one of the socket for a close with the refusal.
+  // One rejection of the session, plus one rejection of the socket that would deliver the refusal
+  // in a close.
   assertEquals(sockets(server), [4, 4, 3]);
   assertEquals(server.manager.stats().refused.maxSessionsPerAddress, 0);
 
@@ -159,7 +160,7 @@ Deno.test("Server releases the socket of a peer that vanishes during its request
 
 const QUIC = { cacheFolder: null, maxConnections: 1, maxConnectionsPerAddress: 1 };
 
-/** Each transport, with the options of its server. */
+/** The transports, each with the options for its server. */
 const TRANSPORTS: readonly [string, TransportName, ServeOptions][] = [
   ["WebTransport", "webtransport", { webTransport: QUIC }],
   ["the runtime's WebTransport", "webtransport", {

@@ -1,5 +1,6 @@
 /**
- * A server with a `SqliteBroker` that restarts: clients recover as after a lost connection.
+ * Tests a server with a `SqliteBroker` that restarts. Clients recover as they do after a lost
+ * connection.
  *
  * @module
  */

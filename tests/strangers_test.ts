@@ -1,5 +1,5 @@
 /**
- * Limits for a peer before its token is accepted.
+ * Tests the limits for a peer whose token has not been accepted yet.
  *
  * @module
  */
@@ -22,7 +22,7 @@ const TOKEN = "s3cret-t0ken";
 const MARKED = "skein.1, skein.auth";
 const REASON = "Expected a token and nothing else";
 
-/** Accepts one token, after a gate opens. */
+/** Accepts one token once a gate opens. */
 function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   return {
     allowTokenMessage: true,
@@ -33,7 +33,7 @@ function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   };
 }
 
-/** QMux parameters that grant no credit, and then 60,000 bytes of an unfinished stream. */
+/** QMux parameters that grant no credit, followed by 60,000 bytes of an unfinished stream. */
 function streamRecords(): Uint8Array[] {
   const data = new Uint8Array(60_000);
   const frame = new Uint8Array(4 + data.length);
@@ -142,7 +142,8 @@ Deno.test("Server reads 16 KiB of an unauthenticated peer's first stream, and cl
   for (const dial of dials) {
     const connection = await soon(dial());
     connection.frames!.receive({ receiveFrame() {}, framesEnded() {} });
-    // Otherwise the server would buffer the whole message before noticing that it has no token.
+    // Otherwise, the server would buffer the whole message before it notices that the message has
+    // no token.
     connection.frames!.send(" ".repeat(200_000));
     const { closeCode, reason } = await soon(connection.closed);
     assertEquals([closeCode, reason], [4401, REASON]);
@@ -174,7 +175,7 @@ Deno.test("WebTransport of an unauthenticated peer holds at most 16 unread strea
   }
   // Without a reader, the runtime keeps datagrams.
   const datagrams = server.datagrams.readable.getReader();
-  // One may be lost.
+  // One datagram may be lost.
   const sending = setInterval(() => client.datagrams.direct!.send(Uint8Array.of(7)), 5);
   await until(() => {
     const { remoteBidirectionalOpened = 0, remoteUnidirectionalOpened = 0, datagramsDropped = 0 } =
@@ -184,7 +185,7 @@ Deno.test("WebTransport of an unauthenticated peer holds at most 16 unread strea
   assertEquals(raw.inspect!.unreadStreams, 16);
   client.frames!.send("token");
   assertEquals(await soon(told), "token");
-  // After admission the application receives waiting streams and new datagrams.
+  // After the client is admitted, the application receives the waiting streams and new datagrams.
   admitted.resolve();
   const streams = server.incomingUnidirectionalStreams.getReader();
   assertEquals((await soon(streams.read())).done, false);

@@ -31,7 +31,7 @@ for (const transport of TRANSPORTS) {
       },
     });
     await using session = await dial(server.url, { transports: [transport] });
-    // Messages wait for onOpen, streams do not.
+    // Messages wait for onOpen, but streams do not.
     const answers = await soon(Promise.all(["a", "b", "c"].map((text) => echo(session, text))));
     assertEquals(answers, ["a", "b", "c"]);
     const note = await session.createUnidirectionalStream();

@@ -1,5 +1,5 @@
 /**
- * `examples/streams.ts --port`: the server for other measurements and tests.
+ * Tests `examples/streams.ts --port`, the server that other measurements and tests use.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import type { CertificateHash } from "../client.ts";
 import { dialWebTransport, directDatagrams, directStream } from "../transport/mod.ts";
 import { soon } from "./waiting.ts";
 
-/** The example in its own process. */
+/** Runs the example in its own process. */
 class Echo implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   port = 0;

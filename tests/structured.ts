@@ -27,8 +27,8 @@ export const END_MARK: Uint8Array<ArrayBuffer> = Uint8Array.of(0xff, 0xff, 0, 0,
  *
  * @param type The number of the type.
  * @param payload Bytes, or a value to encode as JSON.
- * @param claimed The length in the head; the actual length by default.
- * @returns Head and payload.
+ * @param claimed The length declared in the head; the actual length by default.
+ * @returns The head and the payload.
  */
 export function framed(type: number, payload: unknown, claimed?: number): Uint8Array<ArrayBuffer> {
   const body = payload instanceof Uint8Array ? payload : encoder.encode(JSON.stringify(payload));
@@ -44,11 +44,16 @@ export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array(parts.flatMap((part) => [...part]));
 }
 
-/** A stream with the test as the other end: the test supplies reads, and inspects writes. */
+/**
+ * A stream whose other end is the test: the test supplies the data to read, and inspects what is
+ * written.
+ */
 export class HandStream implements BidirectionalStream, DirectStream {
   /** The writes, one item per call. */
   readonly written: Uint8Array[] = [];
-  /** The next reads: bytes, an error, or the end. Without an item a read waits. */
+  /**
+   * The results of the next reads: bytes, an error, or the end. A read waits if there is no item.
+   */
   readonly incoming: (Uint8Array | Error | null)[];
   /** Number of requested chunks. */
   reads = 0;
@@ -70,12 +75,12 @@ export class HandStream implements BidirectionalStream, DirectStream {
   /** The same stream, by direct calls. */
   readonly direct: DirectStream = this;
 
-  /** Not used, because there is `direct`. */
+  /** Not used, because `direct` is set. */
   get readable(): ReadableStream<Uint8Array> {
     throw new Error("The stream has direct calls");
   }
 
-  /** Not used, because there is `direct`. */
+  /** Not used, because `direct` is set. */
   get writable(): WritableStream<Uint8Array> {
     throw new Error("The stream has direct calls");
   }
@@ -131,7 +136,10 @@ export const bytesCodec: Codec = {
   decode: (bytes) => bytes,
 };
 
-/** Wraps a stream that the test controls in typed messages, on the needed part of a session. */
+/**
+ * Wraps a stream that the test controls in typed messages. It provides only the part of a session
+ * that this needs.
+ */
 export async function byHand<R extends Registry = TestRegistry>(
   stream: HandStream,
   options: Partial<StructuredStreamOptions<R>> & { protocol?: string } = {},

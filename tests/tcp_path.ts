@@ -1,6 +1,6 @@
 /**
- * A TCP path between clients and a server, on which a test stops bytes, or answers instead of the
- * server.
+ * A TCP path between clients and a server. A test can stop bytes on the path, or answer instead of
+ * the server.
  *
  * @module
  */
@@ -25,7 +25,7 @@ export interface TcpPathOptions {
 interface Carried {
   readonly near: Deno.TcpConn;
   readonly far: Deno.TcpConn;
-  /** Bytes from the server so far. */
+  /** The number of bytes received from the server so far. */
   received: number;
   /** True if neither bytes nor the end of the connection pass any more, in either direction. */
   isSilent: boolean;
@@ -41,19 +41,22 @@ interface Carried {
  * ```
  */
 export class TcpPath implements AsyncDisposable {
-  /** Bytes from the server after which a connection is silent. */
+  /** The number of bytes from the server after which a connection falls silent. */
   stallsAfterBytes: number = Infinity;
-  /** Called when a connection has become silent by {@linkcode stallsAfterBytes}. */
+  /** Called when a connection has fallen silent because of {@linkcode stallsAfterBytes}. */
   onStall: () => void = () => {};
   /** Delay of the server's first bytes on each connection, in milliseconds. */
   answerDelayMs: number = 0;
-  /** Forwards upgrade requests, forwards them without the upgrade, or answers with a status. */
+  /**
+   * Whether the path forwards upgrade requests, forwards them without the upgrade, or answers them
+   * with a status.
+   */
   upgrades: "pass" | "strip" | number = "pass";
   readonly #server: Deno.ConnectOptions;
   readonly #listener: Deno.TcpListener;
   readonly #carried = new Set<Carried>();
   readonly #sockets = new Set<Deno.TcpConn>();
-  /** Delayed answers: the release of each, by timer. */
+  /** Delayed answers: the function that releases each answer, keyed by its timer. */
   readonly #heldUp = new Map<ReturnType<typeof setTimeout>, () => void>();
   readonly #running = new Set<Promise<void>>();
   #isCut = false;
@@ -81,7 +84,7 @@ export class TcpPath implements AsyncDisposable {
     for (const carried of this.#carried) carried.isSilent = true;
   }
 
-  /** Carries new connections again; silent connections stay silent. */
+  /** Carries new connections again. Silent connections stay silent. */
   restore(): void {
     this.#isCut = false;
     this.stallsAfterBytes = Infinity;
@@ -194,6 +197,6 @@ function close(socket: Deno.TcpConn): void {
   try {
     socket.close();
   } catch {
-    // The socket is closed already.
+    // The socket is already closed.
   }
 }

@@ -1,5 +1,5 @@
 /**
- * A TCP connection on which a test writes and reads text: raw HTTP/1.1.
+ * A TCP connection on which a test writes and reads text, such as raw HTTP/1.1.
  *
  * @module
  */
@@ -7,9 +7,9 @@ import { soon } from "./waiting.ts";
 
 const encoder = new TextEncoder();
 
-/** Options of {@linkcode TextSocket.open}. */
+/** Options for {@linkcode TextSocket.open}. */
 export interface TextSocketOptions {
-  /** Certificate to trust; connects with TLS if it is set. */
+  /** The certificate to trust. If it is set, the socket connects with TLS. */
   readonly cert?: string;
 }
 
@@ -44,7 +44,7 @@ export class TextSocket implements Disposable {
   }
 
   /**
-   * Reads until a text arrives, or to the end of the connection.
+   * Reads until a text arrives or the connection ends.
    *
    * @param end The text, or a function that returns true when everything has arrived.
    * @returns Everything received since the last call, as Latin-1.
@@ -69,7 +69,7 @@ export class TextSocket implements Disposable {
   }
 }
 
-/** Makes the head of a request, including the blank line before the body. */
+/** Creates the head of a request, including the blank line before the body. */
 export function headOf(
   line: string,
   headers: Readonly<Record<string, string>>,

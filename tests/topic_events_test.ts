@@ -1,5 +1,5 @@
 /**
- * Topics as server-sent events, read like `EventSource`.
+ * Tests topics as server-sent events, which are read as `EventSource` reads them.
  *
  * @module
  */
@@ -22,7 +22,7 @@ class Source implements Disposable {
   readonly response: Response;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
   readonly #events: Event[] = [];
-  /** Number of comments so far. */
+  /** The number of comments so far. */
   comments = 0;
   #text = "";
 
@@ -35,13 +35,13 @@ class Source implements Disposable {
     return new Source(await ask(server, topic, options));
   }
 
-  /** The next events; fewer at the end of the response. */
+  /** Returns the next events; fewer at the end of the response. */
   async take(count: number): Promise<Event[]> {
     while (this.#events.length < count && await this.read()) { /* reads on */ }
     return this.#events.splice(0, count);
   }
 
-  /** Reads a chunk; false at the end of the response. */
+  /** Reads a chunk; returns false at the end of the response. */
   async read(): Promise<boolean> {
     const { value, done } = await this.#reader.read();
     if (done) return false;

@@ -8,7 +8,7 @@ const ROOT = new URL("../", import.meta.url);
 /** The section with messages of browsers. */
 const FOREIGN = "## In the console of a browser";
 
-/** Messages of Deno and SQLite, which the last test provokes. */
+/** Messages of Deno and SQLite that the last test provokes. */
 const OF_OTHERS = /^Requires net access|unable to open database file$/;
 
 const page = await Deno.readTextFile(new URL("docs/troubleshooting.md", ROOT));

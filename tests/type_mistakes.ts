@@ -1,13 +1,14 @@
 /**
  * Mistakes in the use of a contract, each with the compiler's message. `tools/types.ts` checks the
- * messages: for a mistyped topic they must list the topics, and a missing section must be named.
+ * messages: the message for a mistyped topic must list the topics, and the message for a missing
+ * section must name it.
  *
  * @module
  */
 
 const from = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
 
-/** Error-free lines before the mistakes. */
+/** The lines before the mistakes, which contain no errors. */
 export const MISTAKES_BEGIN: readonly string[] = [
   `import type { Client } from ${from("../client/client.ts")};`,
   `import type { Contract } from ${from("../session/contract.ts")};`,

@@ -1,5 +1,5 @@
 /**
- * A UDP path between clients and a server, on which tests lose packets, and benchmarks delay them.
+ * A UDP path between clients and a server. Tests lose packets on it, and benchmarks delay packets.
  *
  * @module
  */
@@ -12,9 +12,9 @@ const MAX_PACKET_BYTES = 2_048;
 export interface UdpPacket {
   /** The sender of the packet. */
   readonly from: "client" | "server";
-  /** Number of the packet across both directions, starting with 1. */
+  /** The number of the packet across both directions, starting at 1. */
   readonly place: number;
-  /** Number of the packet in its direction, starting with 1. */
+  /** The number of the packet in its direction, starting at 1. */
   readonly placeOfSide: number;
   /** Size in bytes; QUIC pads the first packets of a handshake to 1,200 bytes. */
   readonly byteLength: number;
@@ -22,17 +22,17 @@ export interface UdpPacket {
 
 /** Numbers of packets and bytes in one direction. */
 export interface UdpCount {
-  /** Number of packets that reached the path, including lost packets. */
+  /** The number of packets that reached the path, including lost packets. */
   readonly packets: number;
-  /** Number of lost packets. */
+  /** The number of lost packets. */
   readonly lost: number;
-  /** Number of bytes that reached the path, including lost packets. */
+  /** The number of bytes that reached the path, including lost packets. */
   readonly bytes: number;
 }
 
 /**
  * Carries UDP between any number of clients and one port of this machine. Each client has its own
- * port towards the server, as behind a router.
+ * port towards the server, as if it were behind a router.
  *
  * @example The first packet of each handshake is lost
  * ```ts ignore
@@ -41,12 +41,12 @@ export interface UdpCount {
  * ```
  */
 export class UdpPath implements AsyncDisposable {
-  /** Decides which packets are lost; by default no packet. May be set at any time. */
+  /** Decides which packets are lost. By default, no packets are lost. It may be set at any time. */
   loses: (packet: UdpPacket) => boolean = () => false;
   readonly #delayMs: number;
   readonly #server: Deno.NetAddr;
   readonly #near: DatagramSocket = bindUdp();
-  /** The sockets towards the server, by the client's port. */
+  /** The sockets towards the server, keyed by the client's port. */
   readonly #far = new Map<number, DatagramSocket>();
   readonly #running: Promise<void>[] = [];
   readonly #held: (() => Promise<unknown>)[] = [];
@@ -71,12 +71,12 @@ export class UdpPath implements AsyncDisposable {
     return this.#near.addr.port;
   }
 
-  /** Counts of packets so far, by sender. */
+  /** The packet counts so far, keyed by sender. */
   get counts(): Readonly<Record<UdpPacket["from"], UdpCount>> {
     return this.#counts;
   }
 
-  /** Number of held packets of clients. */
+  /** The number of client packets that are held back. */
   get heldCount(): number {
     return this.#held.length;
   }
@@ -92,7 +92,7 @@ export class UdpPath implements AsyncDisposable {
     this.loses = () => true;
   }
 
-  /** Holds back packets of clients. */
+  /** Holds back client packets. */
   hold(): void {
     this.#isHolding = true;
   }
@@ -145,7 +145,7 @@ export class UdpPath implements AsyncDisposable {
         else await send();
       }
     } catch {
-      // The path was closed.
+      // The path has been closed.
     }
   }
 }

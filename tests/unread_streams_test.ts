@@ -1,5 +1,5 @@
 /**
- * Unread streams of a server: how long they may wait, and how many there may be.
+ * Tests a server's unread streams: how long they may wait, and how many there may be.
  *
  * @module
  */
@@ -19,7 +19,7 @@ import { headersFrame, RawPeer, REQUEST_FIELDS, TestServer } from "./raw_http3.t
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
-/** More than is read ahead for a stream that a handler holds. */
+/** More data than the server reads ahead for a stream that a handler holds. */
 const BODY = new Uint8Array(64 * 1024);
 
 /** Limits for the streams of a connection and an address. */
@@ -32,7 +32,7 @@ const LIMITS = {
 /** Lets the server notice a disconnected client soon even if its last packet is lost. */
 const webTransport = { keepAliveIntervalMs: 100 };
 
-/** A client without credit, with a number of sessions on its connection. */
+/** A client that grants no credit, with a number of sessions on its connection. */
 class Client implements AsyncDisposable {
   readonly #peer: RawPeer;
   readonly #sessions: readonly number[];
@@ -61,7 +61,7 @@ class Client implements AsyncDisposable {
       const id = this.#sessions[i % this.#sessions.length]!;
       const stream = i % 2 === 0 ? await this.#peer.bidi() : await this.#peer.uni();
       const send = "send" in stream ? stream.send : stream;
-      // The server may reject the stream meanwhile.
+      // The server may reject the stream in the meantime.
       send.write(i % 2 === 0 ? 0x41 : 0x54, id, BODY).catch(() => {});
     }
   }
@@ -185,7 +185,7 @@ Deno.test("serve() fails the read of a stream that a handler holds above a limit
     limits: { unreadStreams: { maxBytes: STREAM_WINDOW_BYTES } },
     async onStream({ readable }) {
       await gate.promise;
-      // A clean end would look as if the peer had sent no more.
+      // A clean end would look as if the peer had sent nothing more.
       for (const direct = directStream(readable); await direct.read() !== null;);
     },
     onError: (error) => failed.resolve(error),
@@ -278,7 +278,7 @@ Deno.test("listenQuic() counts unread streams before the application accepts the
     const writer = (await client.createUnidirectionalStream()).getWriter();
     writer.write(BODY).catch(() => {});
   }
-  // One per connection, as three quarters of an eighth are less than one stream.
+  // One stream per connection, because three quarters of an eighth are less than one stream.
   await until(() => connection.inspect.counters?.streamsRefused === 7);
   assertEquals(connection.inspect.unreadStreams, 1);
 });

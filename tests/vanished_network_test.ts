@@ -1,6 +1,6 @@
 /**
- * The time until both ends notice that the network between them is gone: packets are lost without
- * an error.
+ * Tests how long both ends take to notice that the network between them is gone. Packets are lost
+ * without an error.
  *
  * @module
  */
@@ -15,10 +15,10 @@ import { soon } from "./waiting.ts";
 import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
 
-/** Short times for QUIC, which notices a vanished network within their sum. */
+/** Short times for QUIC; it notices a vanished network within their sum. */
 const SHORT = { idleTimeoutMs: 600, keepAliveIntervalMs: 200 };
 
-/** A session at both ends. */
+/** Both ends of a session. */
 function arrivals(): {
   readonly onOpen: (session: Session) => void;
   readonly first: Promise<Session>;

@@ -3,8 +3,8 @@
  *
  * - {@linkcode soon} for a promise, with a time limit,
  * - {@linkcode until} for a condition without an event,
- * - {@linkcode turns} for messages over memory, and {@linkcode settlesSoon} for promises that need no
- *   more than that,
+ * - {@linkcode turns} for messages over in-memory connections, and {@linkcode settlesSoon} for
+ *   promises that depend only on such messages,
  * - {@linkcode passTime} for fake time.
  *
  * @module
@@ -15,14 +15,14 @@ import { turns } from "../testing/turns.ts";
 
 export { passTime, settlesSoon, turns } from "../testing/turns.ts";
 
-// Real timers, so that `until()` also works in fake time.
+// These are real timers, so that `until()` also works in fake time.
 const { setTimeout: startRealTimer } = globalThis;
 
-/** Maximum wait, in milliseconds: ends shortly before the test's deadline. */
+/** Maximum wait, in milliseconds. It ends shortly before the test's deadline. */
 export const PATIENCE_MS: number = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
 
 /**
- * Number of checks of a condition without a pause, and the maximum pause afterwards, in
+ * Number of times that a condition is checked without a pause, and the maximum pause after that, in
  * milliseconds.
  */
 const [EAGER_CHECKS, LONGEST_PAUSE_MS] = [20, 10];
@@ -38,11 +38,11 @@ export function soon<T>(promise: PromiseLike<T>): Promise<T> {
 }
 
 /**
- * Waits for a condition that has no event: first turn by turn, then with short pauses in real time.
- * Fake time does not advance meanwhile.
+ * Waits for a condition that has no event. It checks the condition turn by turn at first, then with
+ * short pauses in real time. Fake time does not advance in the meantime.
  *
  * @param look Returns a truthy value once the condition holds.
- * @returns That value.
+ * @returns The truthy value.
  */
 export async function until<T>(
   look: () => T | PromiseLike<T>,

@@ -1,6 +1,6 @@
 /**
- * WebSocket handshakes according to RFC 6455, section 4.2.1, on both engines: the server checks a
- * request before an engine sees it.
+ * Tests WebSocket handshakes according to RFC 6455, section 4.2.1, on both engines. The server
+ * checks a request before an engine sees it.
  *
  * @module
  */
@@ -62,7 +62,7 @@ for (const engine of ["runtime", "hardened"] as const) {
       onRefusal: (refusal) => void refusals.push(refusal),
       ...(engine === "hardened" ? { webSocket: hardenedWebSocket() } : {}),
     });
-    // Skein's client receives other refusals by a close, and therefore after an upgrade.
+    // Skein's client receives other refusals in a close, so after an upgrade.
     for (const protocol of [undefined, "skein.1"]) {
       for (const { name, status, hardened = status, ...options } of HANDSHAKES) {
         using raw = await RawSocket.open(portOf(server), {

@@ -1,5 +1,6 @@
 /**
- * Streams and datagrams in addition to messages on a WebSocket, between `serve()` and `dial()`.
+ * Tests streams and datagrams in addition to messages on a WebSocket, between `serve()` and
+ * `dial()`.
  *
  * @module
  */
@@ -33,14 +34,14 @@ const both = ({ server, client }: {
     { transports: ["websocket"], ...client },
   );
 
-/** Bytes that encode their position. */
+/** Returns bytes that encode their position. */
 function pattern(length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   for (let i = 0; i < length; i++) bytes[i] = (i * 31 + (i >> 10)) & 255;
   return bytes;
 }
 
-/** Writes until the peer accepts no more; returns the number of accepted bytes. */
+/** Writes until the peer accepts no more bytes; returns the number of accepted bytes. */
 async function writeUntilHeld(writable: DirectWritable, limit: number): Promise<number> {
   const chunk = new Uint8Array(16 * KIB);
   for (let written = 0; written < limit; written += chunk.length) {

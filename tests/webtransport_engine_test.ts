@@ -1,6 +1,6 @@
 /**
- * `serve()` over WebTransport on a fake engine, for events that real sockets do not produce on
- * demand.
+ * Tests `serve()` over WebTransport on a fake engine, for events that real sockets do not produce
+ * on demand.
  *
  * @module
  */
@@ -107,7 +107,7 @@ class FakeRequest implements WebTransportRequest {
 Deno.test("serve() passes the certificate, the address and the limits to its engine", async () => {
   const tls = devCertificate({ cacheFolder: null });
   const own = devCertificate({ cacheFolder: null });
-  // The maximum number of sockets: two for each session.
+  // The maximum number of sockets, which is two for each session.
   const base = { hostname: "127.0.0.1", maxConnections: 20_000 };
   const cases: [Parameters<typeof listen>[0], WebTransportServeOptions, Record<string, unknown>][] =
     [
@@ -226,8 +226,8 @@ Deno.test("serve() retries a UDP port that is in use, finally every 5 s, until i
       for (; taken.attempts === attempts; ms += 50) await time.tickAsync(50);
       delays.push(ms);
     }
-    // Ten attempts without pauses, of ten steps each, as only the garbage collector may be late;
-    // then with pauses.
+    // The first ten attempts have no pauses. Each takes at most ten steps, because only the garbage
+    // collector may be late. Later attempts have pauses.
     assert(delays.slice(0, 10).every((ms) => ms <= 550), `${delays}`);
     for (const [i, ms] of [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000].entries()) {
       assert(ms <= delays[10 + i]! && delays[10 + i]! <= ms + 600, `${delays}`);
@@ -284,7 +284,7 @@ Deno.test("Server renews its development certificate at run time, and rotates to
       hashes.push(hash());
     }
     assertEquals(new Set(hashes).size, 3);
-    // Only the application renews its own certificate.
+    // Only the application can renew its own certificate.
     server.rotateCertificate(devCertificate({ cacheFolder: null }));
     await time.tickAsync(20 * DAY_MS);
     assertEquals(rotations.length, 3);

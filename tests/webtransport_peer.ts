@@ -16,7 +16,7 @@ import { soon } from "./waiting.ts";
 
 /** Options for {@linkcode WebTransportPeer}. */
 export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptions> {
-  /** Answers a request; by default the server accepts the first offered subprotocol. */
+  /** Answers a request. By default, the server accepts the first offered subprotocol. */
   readonly answer?: (request: WebTransportRequest) => Connection | undefined;
 }
 
@@ -31,7 +31,7 @@ export class WebTransportPeer implements AsyncDisposable {
   readonly #sessions: ReadableStream<Connection>;
   readonly #reader: ReadableStreamDefaultReader<Connection>;
 
-  /** Starts to listen. */
+  /** Starts listening. */
   constructor({ answer = acceptFirst, ...options }: WebTransportPeerOptions = {}) {
     const certificate = devCertificate({ cacheFolder: null });
     this.cert = certificate.cert;
@@ -71,13 +71,13 @@ export class WebTransportPeer implements AsyncDisposable {
   }
 }
 
-/** Accepts with the first offered subprotocol. */
+/** Accepts a request with the first offered subprotocol. */
 export function acceptFirst(request: WebTransportRequest): Connection {
   const [protocol] = request.protocols;
   return request.accept(protocol === undefined ? {} : { protocol });
 }
 
-/** Accepts, and echoes all data: on the same stream, on a new stream, or as a datagram. */
+/** Accepts a request and echoes all data: on the same stream, on a new stream, or as a datagram. */
 export function acceptEcho(request: WebTransportRequest): Connection {
   const session = acceptFirst(request);
   const quietly = (work: Promise<unknown>) => void work.catch(() => {}); // The session ended.

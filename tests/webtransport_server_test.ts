@@ -1,5 +1,5 @@
 /**
- * `serve()` over WebTransport, on real sockets: the same admission as over WebSocket.
+ * Tests `serve()` over WebTransport on real sockets. Admission is the same as over WebSocket.
  *
  * @module
  */
@@ -22,7 +22,7 @@ import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
 import { headOf, partsOf, TextSocket } from "./text_socket.ts";
 
-/** Facts that a client needs to connect to a server. */
+/** Data that a client needs to connect to a server. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;
 
 /** The part of an unstable API that frees a port on close, which a QUIC endpoint does not. */
@@ -30,7 +30,7 @@ interface Datagrams extends Disposable {
   readonly addr: Deno.NetAddr;
 }
 
-/** Takes a UDP port whose TCP port is free. */
+/** Binds a UDP port whose TCP port is free. */
 function takePort(): Datagrams {
   const { listenDatagram } = Deno as unknown as {
     listenDatagram(options: Deno.TcpListenOptions & { readonly transport: "udp" }): Datagrams & {
@@ -127,7 +127,9 @@ Deno.test("Server speaks skein.1 with a client that requests it only in its URL"
   assertEquals((await soon(opened.promise)).protocol, "skein.1");
 });
 
-/** Closes of a connection by Deno's own client, each with the session's close at the server. */
+/**
+ * Ways in which Deno's own client closes a connection, each with the session's close at the server.
+ */
 const OWN_CLIENT_ENDS: [what: string, info: WebTransportCloseInfo, code: number, by: string][] = [
   ["closes without a code, like a crash", {}, 1006, "network"],
   ["closes with a code", { closeCode: 4010, reason: "bye" }, 4010, "remote"],
@@ -258,7 +260,7 @@ Deno.test("Server reads a token in band over WebTransport before any other messa
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   const wrong = await assertRejects(() => open(server, { token: "wrong" }), SessionClosedError);
   assertEquals(wrong.info?.code, 4401);
-  // A client that cannot send a token in band is refused before there is a session.
+  // If a client cannot send a token in band, it is refused before there is a session.
   assertEquals(await statusOf(dialRaw(server)), 401);
   // The server does not wait for a client that never opens its stream.
   const silent = await dialRaw(server, { protocols: ANNOUNCED });

@@ -1,5 +1,5 @@
 /**
- * The whiteboard: its pure functions, its boards in a file, and its server with clients.
+ * Tests the whiteboard: its pure functions, its boards in a file, and its server with clients.
  *
  * @module
  */
@@ -52,7 +52,7 @@ Deno.test("simplify() keeps the shape of a line with fewer points", () => {
   assertEquals(simplify(straight, 0.1), [straight[0]!, straight[49]!]);
   const corner: Point[] = [[0, 0, 0.5], [5, 0.01, 0.5], [10, 0, 0.5], [10, 10, 0.5]];
   assertEquals(simplify(corner, 0.1), [corner[0]!, corner[2]!, corner[3]!]);
-  // A point with another pressure stays.
+  // A point with another pressure is kept.
   const pressed: Point[] = [[0, 0, 0.1], [5, 0, 0.9], [10, 0, 0.1]];
   assertEquals(simplify(pressed, 0.1), pressed);
   assertEquals(simplify([[1, 1, 0.5]], 0.1), [[1, 1, 0.5]]);
@@ -138,7 +138,7 @@ Deno.test("A board outlives its history and its server, saved as a sheet", async
       outbox: { maxMessages: 5_000, maxBytes: 4_194_304 },
     });
     await client.publish("board:old", first);
-    // More changes than the history keeps, while no one opens the board.
+    // More changes are made than the history keeps, while no one opens the board.
     for (let i = 0; i < 1_200; i++) {
       const { id } = draw();
       void client.publish("board:old", { ...first, id }).catch(() => {});
@@ -245,7 +245,8 @@ Deno.test("Pointers reach the other users of the board by datagrams, and disappe
   const pen = { id: "stroke-live", colour: "red", width: 5, from: [0, 0] as [0, 0] } as const;
   await ann.send(1, { board: "a", at: [1, 2], pen });
   assertEquals(await next(bob), { id: 1, user: "ann", at: [1, 2], pen });
-  // A board that the session has not opened, and a point outside of the board.
+  // Sends a pointer for a board that the session has not opened, and then a point outside of the
+  // board.
   await ann.send(1, { board: "b", at: [3, 4] });
   await ann.send(1, { board: "a", at: [1e9, 4] });
   await bob.send(1, { board: "a", at: [5, 6] });
@@ -282,7 +283,7 @@ Deno.test("Pointers are sent as messages if the transport has no datagrams", asy
 
 type Whiteboard = Client<typeof contract>;
 
-/** Enters a board over WebSocket, which loses no datagrams. */
+/** Opens a board over WebSocket, which doesn't lose datagrams. */
 async function enter(
   url: string,
   name: string,

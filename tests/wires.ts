@@ -1,6 +1,6 @@
 /**
- * The transports on which sessions must behave alike, and two connected sessions on any of them. A
- * new transport is one more entry in {@linkcode wires}.
+ * The transports on which sessions must behave in the same way, and two connected sessions on any
+ * of them. To add a transport, add an entry to {@linkcode wires}.
  *
  * @module
  */
@@ -20,8 +20,8 @@ import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts"
 import { soon } from "./waiting.ts";
 
 /**
- * Two ends of one connection, with messages; disposing the pair closes both, and whatever carries
- * them.
+ * Two ends of one connection with messages. Disposing the pair closes both ends and whatever
+ * carries them.
  */
 export interface WirePair extends AsyncDisposable {
   /** The end that dialed. */
@@ -70,7 +70,7 @@ async function webSocketPair(protocol: string): Promise<WirePair> {
   };
 }
 
-/** Connections over HTTP, by GET and POST requests. */
+/** Connections over HTTP, which use GET and POST requests. */
 async function httpPair(): Promise<WirePair> {
   const http = new HttpEnds();
   const ends = disposable(await http.open());
@@ -119,10 +119,13 @@ export const wires: readonly Wire[] = [
   },
 ];
 
-/** HTTP requests: only messages, without streams. */
+/** HTTP requests, which carry only messages and no streams. */
 export const httpWire: Wire = { name: "HTTP", hasLink: false, makePair: httpPair };
 
-/** Session tests that the runtime's own WebTransport fails, by the defect that causes it. */
+/**
+ * Session tests that the runtime's own WebTransport fails, keyed by the defect that causes the
+ * failure.
+ */
 const BUILTIN_SKIPS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
   "close-unseen": ["flushes and sends its code when the client closes"],
 };
@@ -153,7 +156,7 @@ function withMessageStreams(pair: WebTransportPair): WirePair {
  * Creates a pair that closes both ends when disposed.
  *
  * @param pair The ends.
- * @returns The same, disposable.
+ * @returns The same ends as a disposable pair.
  */
 export function disposable(pair: Omit<WirePair, typeof Symbol.asyncDispose>): WirePair {
   return {
@@ -173,7 +176,7 @@ export interface WireEnds<V, C extends Contract> extends AsyncDisposable {
   readonly pair: WirePair;
 }
 
-/** Settings of both ends, and the user of the client. */
+/** Settings for both ends, and the user of the client. */
 export interface WireEndsOptions<V, C extends Contract> {
   /** Settings of the server's end. */
   readonly server?: EndOptions<V, C, "server">;
@@ -184,8 +187,8 @@ export interface WireEndsOptions<V, C extends Contract> {
 }
 
 /**
- * Opens two connected sessions; the client's is ready. Disposing them closes both and the
- * connection.
+ * Opens two connected sessions; the client's session is ready. Disposing them closes both sessions
+ * and the connection.
  *
  * @param wire The transport.
  * @param options See {@linkcode WireEndsOptions}.
@@ -234,7 +237,7 @@ export class Log<T> {
   }
 
   /**
-   * Waits until there is a number of items in total.
+   * Waits until there are a number of items in total.
    *
    * @param count Total number of items.
    * @returns All items so far.

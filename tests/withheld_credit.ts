@@ -1,6 +1,6 @@
 /**
- * A client on an engine that returns no credit: megabytes of publications and streams, each of
- * which must arrive exactly once.
+ * Runs a client on an engine that returns no credit. It receives megabytes of publications and
+ * streams, and each must arrive exactly once.
  *
  * @module
  */
@@ -14,7 +14,7 @@ const WINDOW_BYTES = 1 / 16;
 /** Maximum number of streams in flight. */
 const STREAMS_AT_ONCE = 8;
 
-/** The amount of data, and the credit of the engine. */
+/** The amount of data and the engine's credit. */
 export interface Load {
   /** Total bytes to publish on a topic with a history. */
   readonly bytes: number;
@@ -26,7 +26,7 @@ export interface Load {
   readonly credit: WithheldCredit;
 }
 
-/** Result of a run. */
+/** The result of a run. */
 export interface Outcome {
   readonly messages: number;
   readonly streams: number;
@@ -83,7 +83,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
       void new Response(readable).text().then((text) => {
         count(read, Number(text));
         proceed();
-        // A stream that was cut does not contain a number.
+        // A stream that was cut off does not contain a number.
       }).catch(() => {});
     }
   };
@@ -100,7 +100,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
     for (let n = 0; n < messages; n++) {
       while ((n - seen.size) * messageBytes > credit.bytes * WINDOW_BYTES) await progress.promise;
       server.publish("log", { n, text });
-      // Limits the rate: the data of a handover must fit into the rest of the credit.
+      // Limits the rate, because the data of a handover must fit into the remaining credit.
       await new Promise((resolve) => setTimeout(resolve));
     }
   };
@@ -116,7 +116,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
           await writer.close();
           break;
         } catch {
-          // The client has moved meanwhile: the next session has credit.
+          // The client has moved to the next session in the meantime, and that session has credit.
         }
       }
     }

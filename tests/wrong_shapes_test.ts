@@ -1,5 +1,5 @@
 /**
- * Options of a wrong shape, as newcomers write them: they cause an error at the start, or one
+ * Tests options of a wrong shape, as newcomers write them. They cause an error at the start or one
  * console line.
  */
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
