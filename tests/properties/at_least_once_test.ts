@@ -268,8 +268,8 @@ const PATIENT = { intervalMs: 10_000, timeoutMs: 30_000 } as const;
 property("a client has at most 32 unacknowledged publications, and each is published once", {
   cases: fc.record({
     /**
-     * What delays the replies: the server decides late, the replies are late or lost, or there is
-     * no session at first.
+     * The reason for late replies. The server decides late, the replies are late or lost, or there
+     * is no session at first.
      */
     how: fc.constantFrom("decided late", "moved", "answered late", "cut", "disconnected"),
     /** True for a publication that the server rejects. */

@@ -69,7 +69,7 @@ const round = fc.record({
     }),
     { minLength: 1, maxLength: 3 },
   ),
-  /** What happens to a node in the middle of the round. */
+  /** The fate of a node in the middle of the round. */
   node: fc.constantFrom("stays", "stays", "stays", "is killed", "drains"),
   which: fc.nat(1),
 });

@@ -338,7 +338,7 @@ class FailingFile {
     if (isLost) await this.#appendOne();
   }
 
-  /** Continues a topic's model with the epoch and the pending calls that the file contains. */
+  /** Updates a topic's model with the epoch and with the pending calls that the file contains. */
   async #takeOver(topic: Topic, calls: readonly Append[], isLost: boolean): Promise<void> {
     const { epoch, head, publications } = await this.#broker.history.read(topic.name, {
       ...ALL,

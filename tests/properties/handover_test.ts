@@ -450,7 +450,7 @@ class Moving {
       assert(isDraining || !outcomes.at(-1), "the earlier session takes new work");
       when.moved.resolve();
     }
-    // A failed move may not have opened a session, so the break may never happen.
+    // If a move fails, it may not have opened a session, so the break may never happen.
     await Promise.race([breaking, world.pause(2_000)]);
     return outcomes;
   }

@@ -166,7 +166,8 @@ property("a node replays histories larger than its cache, and keeps none of them
     await subscription.unsubscribe();
     const kept: number[] = [];
     for await (const { data } of server.topics.read("long")) {
-      // A program that reads several pages does not receive publications made after the first one.
+      // A program that reads several pages does not receive publications that were made after the
+      // first page.
       if (kept.length === 0) await numbers.add(1);
       kept.push((data as { readonly n: number }).n);
     }
@@ -357,7 +358,7 @@ property(
       if (isLost) {
         engine.lose();
         lives.push([]);
-        // A different publication at a known offset shows that the history is another one.
+        // A different publication at a known offset shows that this is another history.
         isDeaf = true;
         await publish(meanwhile + (isSame ? before : 0));
         isDeaf = false;

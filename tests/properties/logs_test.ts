@@ -446,7 +446,7 @@ class ModelledLogs {
     return [...faults, ...[...listed.keys()].filter(isGone)];
   }
 
-  /** Whether it is certain which logs exist. */
+  /** Returns true if it is certain which logs exist. */
   get #isSure(): boolean {
     const kinds = (states: readonly ModelState[]) => new Set(states.map((state) => typeof state));
     return [...this.#states.values()].every((states) => kinds(states).size === 1);

@@ -147,7 +147,7 @@ property("a node that misses messages declares no other node gone, and reports i
     rounds: fc.array(
       fc.record({
         fault: fc.constantFrom("none", "misses all", "misses its own", "frozen"),
-        /** What happens to another node in the meantime. */
+        /** The fate of another node in the meantime. */
         other: fc.constantFrom("stays", "stays", "closes", "dies"),
         forMs: fc.constantFrom(2 * BEAT_MS + 110, GONE_MS, 3 * GONE_MS),
       }),

@@ -37,7 +37,9 @@ property("a server with slow handlers handles everything over HTTP, and closes n
     rounds: fc.array(
       fc.record({
         calls: fc.array(fc.constantFrom(...CALLS), { maxLength: 3 }),
-        /** What the first handler does: it sends a request to the client, or waits for a time. */
+        /**
+         * The action of the first handler, which sends a request to the client or waits for a time.
+         */
         asks: fc.boolean(),
         waitMs: fc.constantFrom(0, 200, 2_000, 4_400, 4_900),
       }),

@@ -338,7 +338,7 @@ class Readers {
       const n = ++this.#count;
       this.#deliveries.set(n, { delivery, at });
       node.server.publish(topic, { n, text: "x".repeat(bytes) });
-      // In this time a healthy reader receives four short publications or a long one.
+      // In this time, a healthy reader receives four short publications or one long publication.
       if (bytes > 10_000 || i % 4 === 0) await this.world.pause(6);
     }
   }

@@ -95,7 +95,10 @@ class RoomReader {
     this.#room = room;
   }
 
-  /** The data of all members by name, or the number of users; `undefined` before the list. */
+  /**
+   * The data of all members by name, or the number of users. It is `undefined` before the list
+   * arrives.
+   */
   get known(): unknown {
     if (this.#members === undefined || this.#hasMore) return this.#count;
     return [...this.#members].toSorted(byName);

@@ -31,7 +31,7 @@ export class SimulatedPage {
   /** The close code, once the session is over. */
   code: number | undefined;
   readonly #socket;
-  // Each number has two digits, so that all requests of a kind have the same size.
+  // Each number has two digits, so that all requests of one kind have the same size.
   #requests = 10;
   readonly #unanswered = new Set<number>();
 

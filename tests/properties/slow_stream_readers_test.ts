@@ -166,7 +166,10 @@ type Numbered = readonly [number: number, text: string];
 interface Written {
   readonly records: number;
   readonly kept: number;
-  /** Number of records whose append has started, and that the engine has acknowledged. */
+  /**
+   * Number of records whose append has started, and number of records that the engine has
+   * acknowledged.
+   */
   begun: number;
   acknowledged: number;
   /** Offsets by the number of records before them. */

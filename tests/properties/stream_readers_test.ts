@@ -57,7 +57,7 @@ const step = fc.oneof(
   }, 3),
   stepOf("read", { who }, 4),
   stepOf("leave", { who }, 2),
-  /** Whether the reads that follow an append fail. */
+  /** The fate of the reads that follow an append. */
   stepOf("append", { areReadsLost: fc.constantFrom(false, false, true) }, 2),
   stepOf("wait", { ms: fc.constantFrom(1_300, 9_100, 14_700, 29_100, 31_900) }, 3),
 );

@@ -41,7 +41,7 @@ interface Work {
   readonly items: number;
   readonly betweenMs: number;
   readonly pad: string;
-  /** What happens after the items: the response ends, waits for its signal, or fails. */
+  /** The event after the items. The response ends, waits for its signal, or fails. */
   readonly then: "end" | "wait" | "fail";
 }
 

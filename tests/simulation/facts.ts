@@ -60,7 +60,7 @@ export interface Facts {
    */
   readonly engineElects: { readonly group: string; readonly isOver: boolean };
 
-  /** A program is about to call `publish`. The producer is a client or a life of a node. */
+  /** A program is about to call `publish`. The producer is a client or one life of a node. */
   readonly published: {
     readonly topic: string;
     readonly id: string;
@@ -83,7 +83,7 @@ export interface Facts {
     readonly position?: HistoryPosition;
   };
   /**
-   * The promise of a publication rejected, or the call threw. The engine may have stored the
+   * The promise of a publication was rejected, or the call threw. The engine may have stored the
    * publication anyway.
    */
   readonly publishFailed: { readonly topic: string; readonly id: string; readonly error: unknown };
@@ -237,7 +237,7 @@ export interface Facts {
   };
   /** A client calls `presence`. Without data, the call removes the client's data. */
   readonly presenceSet: { readonly client: string; readonly room: string; readonly data?: unknown };
-  /** The call to `presence` rejected, so the client's data in the room is unknown. */
+  /** The call to `presence` was rejected, so the client's data in the room is unknown. */
   readonly presenceFailed: { readonly client: string; readonly room: string };
   /** A notice of presence. */
   readonly presence: {
@@ -347,17 +347,19 @@ export interface Facts {
   /** A program waits for a promise of the library. */
   readonly waits: {
     readonly wait: number;
-    /** Life of the host; the wait ends with it. */
+    /** Life of the host. The wait ends when this life ends. */
     readonly life: number;
     /** A description of the promise, such as "request 7". */
     readonly what: string;
-    /** Time within which the promise must settle, in milliseconds of the host's clock. */
+    /** Time within which the promise must settle, in milliseconds on the host's clock. */
     readonly withinMs: number;
   };
   /** The promise settled, either way. */
   readonly waited: { readonly wait: number };
 
-  /** A part of the library was examined on the quiet cluster, where each outcome is known. */
+  /**
+   * A part of the library was examined on the quiet cluster, where the expected outcome is known.
+   */
   readonly examined: {
     readonly part:
       | "brokers"

@@ -46,8 +46,8 @@ const SPARE_FILES = 200;
 const MOST_KIB_PER_SESSION = 64;
 
 /**
- * The heartbeat during churn. Deno keeps an aborted plain socket until its idle timer fires, after
- * the heartbeat's timeout; memory is measured after that.
+ * The heartbeat during churn. Deno keeps an aborted plain socket until its idle timer fires after
+ * the heartbeat's timeout. Memory is measured after that.
  */
 const CHURN_HEARTBEAT_MS = 1_000;
 const CHURN_SETTLED_MS = 4_000;
@@ -302,7 +302,7 @@ async function soakChurn(): Promise<void> {
     await sleep(CHURN_SETTLED_MS);
     return await server.stats();
   };
-  // The first rounds warm up: the runtime compiles code, and tables reach their size.
+  // The first rounds are a warm-up, in which the runtime compiles code and tables reach their size.
   const warmUps = Math.max(2, rounds >> 2);
   let before = await server.stats();
   let opened = 0;
@@ -372,7 +372,8 @@ async function breakHandshake(port: number, index: number): Promise<void> {
   const request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n" +
     "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-  // Half of the clients leave in the middle of the request, the others before the response.
+  // Half of the clients leave in the middle of the request, and the others leave before the
+  // response.
   const part = index % 2 === 0 ? request.slice(0, 60) : request;
   await connection.write(new TextEncoder().encode(part));
 }

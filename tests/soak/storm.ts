@@ -1,7 +1,7 @@
 /**
- * A reconnect storm. The node of all clients is killed, and the clients reconnect immediately to
- * two other nodes on the same port. The test measures the time until all clients have recovered,
- * and the load on the engine.
+ * A reconnect storm. The node to which all clients are connected is killed, and the clients
+ * reconnect immediately to two other nodes on the same port. The test measures the time until all
+ * clients have recovered, and the load on the engine.
  *
  * @module
  */
@@ -28,7 +28,7 @@ const CALM_LOOKS = 3;
 /** Length of the measurement after the storm, in milliseconds. */
 const CALM_MS = 2_000;
 
-/** The tick of CPU times on Linux: a hundredth of a second. */
+/** The tick of CPU times on Linux, which is a hundredth of a second. */
 const MS_PER_TICK = 10;
 
 /** Longest recovery of the clients, in milliseconds. */
@@ -45,7 +45,7 @@ const SPARE_FILES = 200;
 const MOST_PER_TOPIC = 40;
 
 /**
- * Allowed commands for one user: to start and stop listening for messages to the user, and to count
+ * Allowed commands for one user. They start and stop listening for messages to the user, and count
  * the sessions with a script that runs a handful of commands.
  */
 const MOST_PER_USER = 14;
@@ -143,14 +143,17 @@ export interface StormResult {
   readonly outcome: Outcome;
 }
 
-/** Kills the node of all clients, and measures until all have recovered on two other nodes. */
+/**
+ * Kills the node to which all clients are connected, and measures until all clients have recovered
+ * on two other nodes.
+ */
 export async function measureStorm(options: StormOptions): Promise<StormResult> {
   const { engine: name, clients, hasUsers } = options;
   await using engine = await startEngine(name);
   await using fleet = await Fleet.start(engine, { nodes: 1, sharesPort: true });
   const [first] = fleet.nodes as [FleetNode];
   await fleet.begin({ clients, topicsEach: 1, perSecond: PER_SECOND, hasUsers });
-  // The kernel distributes new connections; open ones stay.
+  // The kernel distributes new connections. Open connections stay where they are.
   const others = await Promise.all(Array.from({ length: SPARE }, () => fleet.add()));
 
   // On a busy machine, the first measurements still include the start.
@@ -224,7 +227,7 @@ async function look<Part extends string>(
 async function machineTimes(): Promise<Look<string>["machine"]> {
   if (Deno.build.os !== "linux") return { busyMs: NaN, allMs: NaN };
   const [line] = (await Deno.readTextFile("/proc/stat")).split("\n");
-  // Ticks: user, nice, system, idle, waiting for disks, interrupts of two kinds, stolen.
+  // The ticks are user, nice, system, idle, waiting for disks, interrupts of two kinds, and stolen.
   const ticks = line!.split(/\s+/).slice(1, 9).map((text) => Number(text) * MS_PER_TICK);
   const allMs = ticks.reduce((all, ms) => all + ms, 0);
   return { busyMs: allMs - ticks[3]! - ticks[4]!, allMs };

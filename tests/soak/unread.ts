@@ -19,13 +19,13 @@ const STREAM_TYPE = { bidirectional: 0x41, unidirectional: 0x54 } as const;
 /** Pause before another stream on a full connection, in milliseconds. */
 const REOPEN_MS = 5;
 
-/** Default share of one address for unread streams, in bytes, which the server always enforces. */
+/** Default share of one address for unread streams, in bytes. The server always enforces it. */
 const SHARE_BYTES = new UnreadStreams().maxBytesPerAddress;
 
 /**
- * Largest growth of the server: that share, the bytes of streams that QUIC allows before the
- * rejection, and memory of thousands of rejected streams that the allocator and the garbage
- * collector still hold.
+ * Largest growth of the server's memory. It consists of that share, the bytes of streams that QUIC
+ * allows before the rejection, and the memory of thousands of rejected streams that the allocator
+ * and the garbage collector still hold.
  */
 const MOST_GROWTH_BYTES = SHARE_BYTES + 400_000_000;
 

@@ -29,7 +29,9 @@ const MOST_ECHO_MS = 1_500;
 /** The server's idle timeout is two seconds, and the server probes a silent peer before that. */
 const MOST_SILENCE_MS = 6_000;
 
-/** Allowed growth of the memory: a tenth, plus the garbage of one round for small values. */
+/**
+ * Allowed growth of the memory, which is a tenth plus the garbage of one round for small values.
+ */
 const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = 8 * 1_048_576;
 const HEAP_SLACK_BYTES = 1_048_576;
@@ -85,7 +87,7 @@ class Healthy {
   }
 }
 
-/** Soaks WebTransport: 10,000 sessions in ten minutes, or 300 in the short run. */
+/** Soaks WebTransport with 10,000 sessions in ten minutes, or 300 in the short run. */
 export async function soakWebTransport(check: Check, isShort: boolean): Promise<void> {
   const rounds = isShort ? 3 : 100;
   const warmUps = isShort ? 1 : 10;

@@ -1,4 +1,4 @@
-/** A client of a simulated cluster: a machine that runs one program after another. */
+/** A client of a simulated cluster, which is a machine that runs one program after another. */
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
 import { simulatedClient } from "../../../testing/simulation/programs.ts";

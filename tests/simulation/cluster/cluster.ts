@@ -237,7 +237,7 @@ export class Cluster implements LiveCluster, Disposable {
    * Finds the node of a host.
    *
    * @param host The host.
-   * @returns The node; `undefined` for another host.
+   * @returns The node, or `undefined` if the host is not a node.
    */
   nodeOf(host: Host): ClusterNode | undefined {
     return this.nodes.find((node) => node.host === host);

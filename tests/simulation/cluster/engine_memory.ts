@@ -7,8 +7,8 @@ import type { ClusterEngine } from "./engine.ts";
 import { NodePorts } from "./node_ports.ts";
 
 /**
- * An engine in memory on a separate host, without faults. Nodes reach it as workers reach the
- * engine of their process.
+ * An engine in memory on a separate host, without faults. Nodes reach it in the same way as workers
+ * reach the engine of their process.
  */
 export class MemoryEngine implements ClusterEngine {
   /** There are no faults, because this engine is always reachable. */

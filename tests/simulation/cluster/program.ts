@@ -110,7 +110,7 @@ export class Program implements LiveClient {
   }
 
   /**
-   * Calls back at the end of the workload.
+   * Calls a function at the end of the workload.
    *
    * @param callback Ends an operation that would not end by itself.
    */

@@ -1,4 +1,6 @@
-/** Settings of the servers and clients of a plan: limits, times, and the resulting guarantees. */
+/**
+ * Settings of a plan's servers and clients, which are limits, times, and the resulting guarantees.
+ */
 import type { HistoryBounds } from "../../../pubsub/broker.ts";
 import type { Terms } from "../facts.ts";
 import type { Feature, Plan } from "../plan.ts";

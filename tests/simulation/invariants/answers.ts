@@ -8,7 +8,7 @@ interface Reader {
   isOver: boolean;
 }
 
-/** Items arrive once, in order; a successful response is complete. */
+/** Items arrive once and in order. A successful response is complete. */
 export const answersInOrder: Invariant = {
   name: "answers-in-order",
   promise:

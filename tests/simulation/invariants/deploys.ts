@@ -15,7 +15,9 @@ const NOTICE_MS = 500;
 /** Time for which a user's slot may stay in use after a node dies or the engine fails. */
 const PLACE_MS = 120_000;
 
-/** A deploy of a quiet cluster cuts no session, and loses no publication of a history. */
+/**
+ * A deploy of a quiet cluster does not cut a session and does not lose a publication of a history.
+ */
 export const smoothDeploys: Invariant = {
   name: "smooth-deploys",
   promise:

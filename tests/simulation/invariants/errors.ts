@@ -12,7 +12,7 @@ export const nothingUnhandled: Invariant = {
   }),
 };
 
-/** The library's errors name the broken rule; others are bugs. */
+/** The library's errors name the broken rule. Other errors are bugs. */
 export const onlyKnownErrors: Invariant = {
   name: "only-known-errors",
   promise: "The library reports only errors that it created or that a handler threw.",
@@ -26,8 +26,8 @@ export const onlyKnownErrors: Invariant = {
 };
 
 /**
- * Returns true for an error that the library created on purpose, and false for one that JavaScript
- * threw.
+ * Returns true for an error that the library created on purpose, and false for an error that
+ * JavaScript threw.
  */
 function isKnown(error: unknown): boolean {
   if (error instanceof SkeinError || error instanceof DOMException) return true;

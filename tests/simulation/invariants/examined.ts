@@ -63,7 +63,7 @@ export const graceIsKept: Invariant = examined("presence", {
   source: "docs/concepts/presence.md; docs/guide/limits.md, presenceGraceMs",
 });
 
-/** Full queues close the session or drop messages, by policy. */
+/** Full queues close the session or drop messages, depending on the policy. */
 export const fullQueuesAct: Invariant = examined("queues", {
   name: "full-queues-act",
   promise: "A full send queue follows its policy, and no queue exceeds its limit.",
@@ -84,7 +84,7 @@ export const pacedAttempts: Invariant = examined("pacing", {
   source: "docs/protocol.md 7.10, 15.4; docs/reference/connect-options.md, backoff",
 });
 
-/** Nothing of a client is lost, duplicated or leaked, however its sessions end. */
+/** However a client's sessions end, nothing of the client is lost, duplicated or leaked. */
 export const livesGoOn: Invariant = examined("lives", {
   name: "lives-go-on",
   promise:

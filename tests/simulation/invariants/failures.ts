@@ -18,7 +18,7 @@ export class Elections {
     return this.#underWay.size > 0;
   }
 
-  /** Time of the last election, in milliseconds; `-Infinity` before the first one. */
+  /** Time of the last election, in milliseconds. It is `-Infinity` before the first election. */
   get lastMs(): number {
     return this.#lastMs;
   }
@@ -57,10 +57,10 @@ export class Failures {
   }
 
   /**
-   * Returns true if a node or the engine failed at a time or later.
+   * Returns true if a node or the engine failed at or after a given time.
    *
    * @param atMs Virtual time, in milliseconds.
-   * @returns True after such a failure.
+   * @returns True if there was such a failure.
    */
   hasFailedSince(atMs: number): boolean {
     return this.#elections.isUnderWay || atMs <= this.#lastMs;

@@ -1,4 +1,4 @@
-/** Interruptions: subscribers of topics without a history are notified of an engine outage. */
+/** Interruptions: subscribers to topics without a history are notified of an engine outage. */
 import type { Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 

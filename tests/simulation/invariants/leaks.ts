@@ -24,7 +24,7 @@ const SILENT: ReadonlySet<string> = new Set(["skein.sockets", "skein.sockets.lin
 /** The gauge of slots in use. Each socket uses a slot. */
 const TAKEN = "skein.quota.taken";
 
-/** Closed servers have no sessions, topics or timers, and closed clients no timers. */
+/** Closed servers have no sessions, topics or timers, and closed clients have no timers. */
 export const nothingLeaks: Invariant = {
   name: "nothing-leaks",
   promise:

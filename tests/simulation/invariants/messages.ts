@@ -209,7 +209,7 @@ export const onlyToTheUser: Invariant = {
   },
 };
 
-/** After the cluster has settled, each client of a user receives the messages to the user. */
+/** After the cluster has settled, each of a user's clients receives the messages to the user. */
 export const toAllOfTheUser: Invariant = {
   name: "to-all-of-the-user",
   promise: "On a settled cluster, a message to a user reaches each client of the user on any node.",

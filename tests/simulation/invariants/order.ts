@@ -104,7 +104,7 @@ export const onceInOrder: Invariant = {
   },
 };
 
-/** All programs see a publication at the same position, and at no other position of the epoch. */
+/** All programs see a publication at the same position, and at no other position in the epoch. */
 export const onePosition: Invariant = {
   name: "one-position",
   promise: "A position of an epoch has one publication, and a publication has one position.",
@@ -250,7 +250,7 @@ export const producerOrder: Invariant = {
   },
 };
 
-/** True for publications that different sessions of a client may carry concurrently. */
+/** Returns true for publications that different sessions of a client may carry concurrently. */
 function isApart({ session }: Produced, other: Produced): boolean {
   return session !== undefined && other.session !== undefined && session !== other.session;
 }

@@ -41,7 +41,9 @@ export const joinsAndLeaves: Invariant = {
   },
 };
 
-/** Finally each observer sees the present users: no ghost stays, and no user is missing. */
+/**
+ * In the end, each observer sees exactly the present users. No ghost stays, and no user is missing.
+ */
 export const presenceConverges: Invariant = {
   name: "presence-converges",
   promise: "Once the cluster has settled, every observer of a room sees the present users.",
@@ -112,7 +114,7 @@ export const presenceConverges: Invariant = {
   },
 };
 
-/** Finally each member of a room has data that one of the user's clients set last. */
+/** In the end, each member of a room has data that one of the user's clients set last. */
 export const presenceHasData: Invariant = {
   name: "presence-has-data",
   promise: "A member has the data that one of the user's clients set last, and no old data.",

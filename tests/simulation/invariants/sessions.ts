@@ -121,7 +121,8 @@ export const endsAgree: Invariant = {
         waiting.delete(session);
         for (const [one, peer] of [[fact, other], [other, fact]] as const) {
           if (one.by !== "remote") continue;
-          // A side that drops a silent peer sends it the code, which arrives if the peer is alive.
+          // A side that drops a silent peer sends it the code. The code arrives if the peer is
+          // alive.
           const agrees = peer.by !== "remote" && peer.code === one.code &&
             peer.reason === one.reason;
           if (agrees) continue;

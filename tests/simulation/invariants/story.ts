@@ -29,7 +29,7 @@ export const TERMS: Terms = {
   outbox: { maxMessages: 100, maxBytes: 1 << 18 },
 };
 
-/** A made-up run, for one invariant. Each fact happens a second after the previous one. */
+/** A made-up run for one invariant. Each fact happens a second after the previous fact. */
 export class Story {
   /** State of the cluster. */
   readonly cluster: {

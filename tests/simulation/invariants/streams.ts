@@ -21,7 +21,10 @@ interface Flow {
  */
 const CLOSE_MS = 250;
 
-/** A stream has all items once, in order, then the end; an abort arrives with its code. */
+/**
+ * A stream delivers all items once and in order, followed by the end. An abort arrives with its
+ * code.
+ */
 export const streamsInOrder: Invariant = {
   name: "streams-in-order",
   promise: "A stream has each item complete and in order, then its end or the code of its abort.",
@@ -104,7 +107,9 @@ export const streamsInOrder: Invariant = {
   },
 };
 
-/** Datagrams arrive from the peer, at most once; on a reliable transport all arrive, in order. */
+/**
+ * Datagrams arrive from the peer at most once. On a reliable transport, all arrive and in order.
+ */
 export const trueDatagrams: Invariant = {
   name: "true-datagrams",
   promise:

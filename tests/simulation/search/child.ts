@@ -24,7 +24,7 @@ async function answer({ runPlan }: PlanRunner, { plan, trace }: RunRequest): Pro
   }
 }
 
-/** Writes a whole text; `writeSync` may write only a part of it. */
+/** Writes a whole text, because `writeSync` may write only a part of it. */
 function write(text: string): void {
   let bytes = new TextEncoder().encode(text);
   while (bytes.length > 0) bytes = bytes.subarray(Deno.stdout.writeSync(bytes));

@@ -27,7 +27,7 @@ export interface Shrunk {
   /** Number of runs. */
   readonly runs: number;
   /**
-   * False if a limit or the signal stopped the shrinking, so that a smaller plan may exist, or if
+   * False if a smaller plan may exist because a limit or the signal stopped the shrinking, or if
    * the plan did not fail again.
    */
   readonly isMinimal: boolean;

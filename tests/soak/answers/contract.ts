@@ -1,6 +1,6 @@
 /**
- * The contract of the soak test of streaming responses: the numbers 0, 1, 2 and so on, each exactly
- * once, in order.
+ * The contract of the soak test of streaming responses. A response contains the numbers 0, 1, 2 and
+ * so on, each exactly once and in order.
  */
 import { defineContract } from "../../../mod.ts";
 import { z } from "zod";

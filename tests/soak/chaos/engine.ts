@@ -39,7 +39,7 @@ export interface Engine extends AsyncDisposable {
   counts(): Promise<Readonly<Record<string, number>>>;
   /** Kills the engine as `kill -9` does. */
   kill(): Promise<void>;
-  /** Restarts the engine; resolves once it replies. */
+  /** Restarts the engine. Resolves once the engine replies. */
   restart(): Promise<void>;
 }
 

@@ -70,7 +70,7 @@ export class Fleet implements AsyncDisposable {
   readonly balancer: Balancer = new Balancer(0, []);
   readonly nodes: FleetNode[] = [];
   readonly #engine: Engine;
-  /** The port of all nodes; 0 if each node has a separate port. */
+  /** The port of all nodes, or 0 if each node has a separate port. */
   readonly #port: number;
   readonly #clients: LineProcess[] = [];
   readonly #publishers: LineProcess[] = [];
@@ -146,7 +146,9 @@ export class Fleet implements AsyncDisposable {
     return Promise.all(this.#clients.map((process) => process.ask<T>(command)));
   }
 
-  /** Stops the publishers, waits until the clients have all messages, and reads the logs. */
+  /**
+   * Stops the publishers, waits until the clients have received all messages, and reads the logs.
+   */
   async settle(): Promise<Outcome> {
     const asked = this.#publishers.map((publisher) => publisher.ask<Published[]>("stop"));
     const published = (await Promise.all(asked)).flat();

@@ -85,7 +85,7 @@ export const READERS: Readonly<Record<string, ReadNumbers>> = {
   },
 };
 
-/** Returns the response; `undefined` if the node is unreachable. */
+/** Returns the response, or `undefined` if the node is unreachable. */
 async function tryFetch(url: string): Promise<Response | undefined> {
   const late = new AbortController();
   const timer = setTimeout(() => late.abort(), ANSWER_MS);

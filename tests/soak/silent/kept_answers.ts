@@ -28,8 +28,8 @@ const PATIENCE_MS = 60_000;
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 
 /**
- * Kills nodes that produce responses. On SQLite the node restarts on the same file and port; on
- * other engines a second node is running.
+ * Kills nodes that produce responses. On SQLite, the node restarts on the same file and port. On
+ * other engines, a second node is running.
  *
  * @param check Receives each result.
  * @param isShort True for one kill, only on SQLite.
@@ -71,7 +71,7 @@ class Nodes implements AsyncDisposable {
     return nodes;
   }
 
-  /** URLs for clients; the first node comes first. */
+  /** URLs for clients. The first node's URL comes first. */
   get urls(): string[] {
     return this.#nodes.map(({ port }) => `http://127.0.0.1:${port}/`);
   }
@@ -96,7 +96,7 @@ class Nodes implements AsyncDisposable {
   }
 }
 
-/** A client that reads a response, and checks that each item arrives exactly once, in order. */
+/** A client that reads a response and checks that each item arrives exactly once and in order. */
 class Reader {
   /** Resolves once the response is being received. */
   readonly isReading: Promise<void>;

@@ -609,7 +609,7 @@ export class Trial extends Examination implements TrialParts {
     }
   }
 
-  /** Expects that each listener of a broker that lost all connections was notified. */
+  /** If a broker lost all connections, expects that each of its listeners was notified. */
   #examineInterruptions(what: string): void {
     for (const { brokenMs, held, index } of this.#seats) {
       const untold = held.flatMap(({ listening: { topic, readyMs, interruptedMs } }) =>

@@ -1,5 +1,5 @@
 /**
- * Collections and counters of all objects of the program, read with the JavaScript engine's
+ * Reads the collections and counters of all objects in the program with the JavaScript engine's
  * debugger.
  */
 import inspector from "node:inspector";
@@ -76,7 +76,7 @@ export class Heap implements Disposable {
         changes.push(...this.#compare(id, value.className, await this.#fieldsOf(value.objectId)));
       }
     }
-    // Otherwise objects that die between two snapshots would still be in the second one.
+    // Otherwise, objects that die between two snapshots would still be in the second snapshot.
     await this.#post("Runtime.releaseObjectGroup", { objectGroup: GROUP });
     return changes;
   }

@@ -59,7 +59,7 @@ export class HttpConnectionByHand {
     return this.ask(node, { headers: { "skein-poll": "1", "last-event-id": "1" } });
   }
 
-  /** Posts a body to a node; `number` is the number of its first frame. */
+  /** Posts a body to a node. `number` is the number of its first frame. */
   post(node: Node, number: number, body: BodyInit): Promise<Response> {
     const headers = { "skein-number": `${number}`, "last-event-id": "1" };
     return this.ask(node, { method: "POST", headers, body });

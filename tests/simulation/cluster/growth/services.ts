@@ -162,7 +162,7 @@ export async function inspect({ examiner, nodes, backend, name: visit }: Visit):
   for (const name of ["overview", "sessions", "topics", "rooms", "streams", "nothing"]) look(name);
   look("sessions", { query: visit, sort: "user" });
   look("room", { id: `room:${visit}` });
-  // After the second visit, the page has inspected as many histories as are kept.
+  // After the second visit, the page has inspected as many histories as the inspector keeps.
   look("topic", { id: KEPT_TOPIC });
   for (let n = 0; n < HISTORIES; n++) look("topic", { id: `free:${visit}-${n}` });
   for (const id of [`kept-${visit}`, `none-${visit}`]) look("stream", { id });

@@ -54,7 +54,7 @@ export class Visits {
   /** The outcomes of the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
   /**
-   * Whether the mortal node drains before it dies, and whether the engine stalls while guests
+   * True if the mortal node drains before it dies, and true if the engine stalls while guests
    * leave.
    */
   readonly #isDrained: boolean;
@@ -151,7 +151,9 @@ export class Visits {
     return { name, machine, client };
   }
 
-  /** Makes a user subscribe, publish, send requests, and read responses, some to the end. */
+  /**
+   * Makes a user subscribe, publish, send requests, and read responses, some of them to the end.
+   */
   async #use({ name: user, machine, client }: User, visit: string): Promise<void> {
     const isResident = user.startsWith(RESIDENT);
     if (!isResident) attend(client);

@@ -215,7 +215,7 @@ async function serve(
       await Promise.all([reading(), write(node, session.id, messages, flow, [])]);
       break;
     case "abort":
-    case "invalid": // The client breaks the stream; nothing needs to come back.
+    case "invalid": // The client breaks off the stream, so nothing needs to come back.
       await reading();
   }
 }
