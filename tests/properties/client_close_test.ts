@@ -279,7 +279,7 @@ const guest = fc.record({
   /** Number of microtasks before the close, and the delay for "later" in milliseconds. */
   steps: fc.nat(12),
   laterMs: fc.nat(90),
-  /** Duration and result of the server's token check. */
+  /** The duration and result of the server's token check. */
   checkMs: fc.nat(30),
   isRefused: fc.boolean(),
 });

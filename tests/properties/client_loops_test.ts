@@ -18,7 +18,7 @@ class LoopModel {
   #isGap = false;
   #current: readonly string[] = [];
 
-  /** Adds a session after the earlier ones have ended. */
+  /** Adds a session after the earlier sessions have ended. */
   add(session: { readonly left: readonly string[]; readonly misses: boolean }): void {
     this.#waiting = this.#waiting.filter(({ left, misses }) => left.length > 0 || misses);
     if (this.#waiting.length >= MAX_UNREAD_SESSIONS) this.#isGap = true;
@@ -38,9 +38,9 @@ property("a loop that pauses while sessions come and go reports every gap", {
     /** Number of messages in the first session and in the following sessions. */
     first: fc.nat(MAX_WAITING),
     others: fc.array(fc.nat(MAX_WAITING + 2), { maxLength: MAX_UNREAD_SESSIONS + 4 }),
-    /** The first session ends because its loop is too slow. */
+    /** If true, the first session ends because its loop is too slow. */
     isSlow: fc.boolean(),
-    /** A second loop continues where the first one stopped. */
+    /** If true, a second loop continues where the first loop stopped. */
     isLeft: fc.boolean(),
   }),
   async check(world, { first, others, isSlow, isLeft }) {

@@ -227,11 +227,11 @@ class Nodes {
   }
 }
 
-/** A client, its calls, and their outcomes. */
+/** A client, its calls and their outcomes. */
 class Program {
   readonly client: Client;
   readonly presence: Map<string, string> = new Map();
-  /** Publications without a subscription. */
+  /** Publications that reached no subscription. */
   readonly strays: Set<string> = new Set();
   readonly #nodes: Nodes;
   readonly #isReliable: boolean;

@@ -45,7 +45,7 @@ const works = fc.array(
 
 type Planned = Drawn<typeof works>[number];
 
-/** Work in flight. */
+/** Work that is in flight. */
 interface Work extends Pick<Planned, "kind"> {
   /** Time at which the handler returns. */
   readonly overMs: number;

@@ -35,7 +35,7 @@ const ACKNOWLEDGED_MS = 12_000;
 const node = fc.nat(1);
 const length = fc.constantFrom<number[]>(10, 200);
 const append = stepOf("append", {
-  /** Concurrent publications, some of which repeat an earlier one with a key. */
+  /** Concurrent publications, some of which repeat an earlier publication with a key. */
   items: fc.array(
     fc.record({ node, length, key: fc.constantFrom("none", "new", "repeated"), back: fc.nat(2) }),
     { minLength: 1, maxLength: 4 },

@@ -166,7 +166,7 @@ const FULL_DISK = { kind: "full", operation: "write", times: Infinity } as const
 
 const nameOf = (error: Error): string => error.constructor.name;
 
-/** Makes a log call that fits the state. */
+/** Makes a log call that is possible in the current state. */
 function logCallOf(
   { kind, length, keeps }: Drawn<typeof logCall>,
   state: ModelState,

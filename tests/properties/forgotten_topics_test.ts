@@ -197,7 +197,7 @@ class FewTopics {
     assertEquals(this.#before + this.#broker.stats.forgotten!, this.#model.forgotten);
   }
 
-  /** Ends the process that has the file open, and starts another one. */
+  /** Ends the process that has the file open, and starts another process. */
   async reopen(): Promise<void> {
     if (this.#disk === undefined) return;
     await this.expire();

@@ -18,7 +18,7 @@ import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { areSubscribed, read as readAny, type Reading } from "./readings.ts";
 
-/** Publications per history. */
+/** Number of publications per history. */
 const SIZE = 5;
 
 /** Time without a message after which a reader has received everything, in milliseconds. */
@@ -328,7 +328,7 @@ property(
       const follower = read(world.connect("follower", host), "large");
       await world.until("a follower", () => areSubscribed([follower]));
       const positions: HistoryPosition[] = [];
-      /** Numbers, by life of the engine. */
+      /** Numbers, by the engine's life. */
       const lives: number[][] = [[]];
       const publish = async (count: number, text = "") => {
         for (; count > 0; count--) {

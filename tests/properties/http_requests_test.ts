@@ -257,7 +257,7 @@ class Connection {
     return this.world.inTime("a response", asked, POLL_MS + ANSWER_MS);
   }
 
-  /** Requests the events after a number. */
+  /** Requests the events that follow a number. */
   get(isHome: boolean, after: number, isPoll = false): Events {
     this.confirmed = after;
     const headers = { "last-event-id": `${after}`, ...(isPoll && { "skein-poll": "1" }) };

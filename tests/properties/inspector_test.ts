@@ -19,7 +19,7 @@ const TOPICS = ["talk:one", "talk:two", "log:one", "room:one", "room:two"] as co
  */
 const FRESH_MS = 600;
 
-/** A value that no page may receive. */
+/** A value that must not reach any page. */
 const SECRET = "open-sesame";
 
 /** Columns by which a page sorts sessions, with their values. */

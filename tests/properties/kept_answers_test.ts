@@ -206,7 +206,7 @@ class RunningAnswers {
   }
 }
 
-/** Maximum time of a takeover if no other node is left, in milliseconds. */
+/** Maximum duration of a takeover if no other node is left, in milliseconds. */
 const FORSAKEN_MS = 60_000;
 
 const turn = fc.record({

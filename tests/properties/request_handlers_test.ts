@@ -20,7 +20,7 @@ const ITEMS = 3;
  */
 const [HANDLER_MS, TRIP_MS, POST_MS, CUT_MS] = [200, 60, 200, 2_000] as const;
 
-/** Maximum time of all operations, in milliseconds. */
+/** Maximum total duration of all operations, in milliseconds. */
 const ALL_MS = 6_000;
 
 type Used = Ends["near"] | Ends["far"];

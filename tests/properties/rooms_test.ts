@@ -79,7 +79,7 @@ type Burst = Drawn<typeof burst>;
 
 /** The members of a room, derived only from the notices that a page received. */
 class RoomReader {
-  /** Notices that contradict earlier ones. */
+  /** Notices that contradict earlier notices. */
   readonly faults: string[] = [];
   isIn = false;
   readonly #room: string;

@@ -159,7 +159,7 @@ property("a reader that falls behind receives each record once, in order, or `go
   },
 });
 
-/** A record, and its number. */
+/** A record and its number. */
 type Numbered = readonly [number: number, text: string];
 
 /** The stream as its writer knows it. */

@@ -36,7 +36,7 @@ const ENDS = {
   "an error of the handler": "failed",
 } as const;
 
-/** Work of the handler. */
+/** The work that the handler does. */
 interface Work {
   readonly items: number;
   readonly betweenMs: number;

@@ -59,7 +59,7 @@ property("a session ends with its token unless that is renewed, and its client r
     /** The decision about a topic, which applies from some token on. */
     verdict: fc.constantFrom("grants", "denies", "rejects", "fails"),
     deniedFrom: fc.integer({ min: 1, max: 2 }),
-    /** Error of the server's clock. */
+    /** The error of the server's clock. */
     jumpMs: fc.integer({ min: -100_000, max: 100_000 }),
     drift: fc.double({ min: -0.005, max: 0.005, noNaN: true }),
   }),

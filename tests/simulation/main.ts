@@ -36,10 +36,10 @@ import { EQUALITY, type Found, search, type SearchCounts, withEquality } from ".
 /** Duration of a search without `--seed`, `--seeds` and `--minutes`. */
 const DEFAULT_MINUTES = 1;
 
-/** Interval of progress lines. */
+/** Interval between progress lines. */
 const PROGRESS_MS = 10_000;
 
-/** Cases per property without `--seed`, `--seeds` and `--minutes`. */
+/** Number of cases per property without `--seed`, `--seeds` and `--minutes`. */
 const DEFAULT_CASES = 100;
 
 const HELP = `\
@@ -93,7 +93,7 @@ export interface SimulateContext {
 interface Settings {
   readonly seed: number;
   readonly seeds: number;
-  /** Cases per property. */
+  /** Number of cases per property. */
   readonly cases: number;
   readonly isFresh: boolean | undefined;
   readonly minutes: number;

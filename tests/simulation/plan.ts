@@ -112,7 +112,7 @@ export const FEATURES = [
   "moves",
   /** Publications by nodes, in addition to publications by clients. */
   "nodes-publish",
-  /** Plain pages: WebSocket without the library's protocol. */
+  /** Plain pages, which use WebSocket without the library's protocol. */
   "plain",
   /** Rooms, their users, and the users' data. */
   "presence",
@@ -225,7 +225,7 @@ export interface PlanOptions {
   readonly isSmall?: boolean | undefined;
 }
 
-/** Engines that have a model. */
+/** The engines that have a model. */
 export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlite"];
 
 /** Share of the plans with the first engine, whose runs are the fastest. */

@@ -37,7 +37,7 @@ const ANSWER_MS = 120_000;
 
 interface Size {
   readonly answers: number;
-  /** Concurrent responses. */
+  /** Number of concurrent responses. */
   readonly lanes: number;
   /** Time between two kills of nodes, in milliseconds. */
   readonly betweenNodesMs: number;
@@ -165,7 +165,7 @@ async function strikeNodes(
   }
 }
 
-/** Reads one response, with a reload in the middle. */
+/** Reads one response, and reloads the page after a random item. */
 async function ask(number: number, ports: readonly number[], result: Result): Promise<void> {
   const what = `answer ${number}`;
   const input = { count: ITEMS, betweenMs: BETWEEN_MS };

@@ -19,9 +19,9 @@ export class SoakClient {
   histogram: Histogram | undefined;
   /** Received messages, by topic. */
   readonly received = new Map<string, number>();
-  /** Lost or reordered messages on numbered topics. */
+  /** Number of lost or reordered messages on numbered topics. */
   gaps = 0;
-  /** Messages that the server reported as dropped. */
+  /** Number of messages that the server reported as dropped. */
   dropped = 0;
   #next = -1;
   #answers: (() => void)[] = [];

@@ -19,7 +19,7 @@ export interface Growth {
   readonly deliveryUs: readonly [few: number, all: number];
   /** Number of received deliveries, and of expected deliveries. */
   readonly delivered: readonly [received: number, due: number];
-  /** Clients that have a session again after all connections were cut. */
+  /** Number of clients that have a session again after all connections were cut. */
   readonly back: number;
   /** Time until all clients had a session again, in milliseconds. */
   readonly backMs: number;
@@ -30,13 +30,13 @@ export interface Growth {
 /** Subscribers of the topic with few subscribers. */
 const FEW = 200;
 
-/** Deliveries to each client in each measurement. */
+/** Number of deliveries to each client in each measurement. */
 const DELIVERIES = 200;
 
-/** Publications in flight: a session queues 256 messages by default. */
+/** Number of publications in flight. By default, a session queues 256 messages. */
 const WINDOW = 64;
 
-/** Clients that connect at the same time. */
+/** Number of clients that connect at the same time. */
 const AT_ONCE = 500;
 
 /** Longest wait for the clients, in milliseconds. */

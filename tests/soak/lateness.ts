@@ -4,7 +4,7 @@
  * @module
  */
 
-/** Interval of the measurement, in milliseconds. */
+/** Interval between measurements, in milliseconds. */
 const EVERY_MS = 10;
 
 /** Measures the delay of timers in a process that does other work. */

@@ -22,7 +22,7 @@ const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = { short: 64 * 1_048_576, long: 16 * 1_048_576 } as const;
 const HEAP_SLACK_BYTES = 1_048_576;
 
-/** Allowed slowdown of other subscribers while one reads no stream. */
+/** Allowed slowdown of other subscribers while one subscriber reads no stream. */
 const MOST_SLOWDOWN = 2;
 const SLACK_MS = { p50: 50, p99: 500 } as const;
 

@@ -33,15 +33,15 @@ const GROUP_MS = 200;
 export interface MoqSubscribersLine {
   /** Subscribers that received a group since the last report. */
   readonly fed: number;
-  /** Complete groups. */
+  /** Number of complete groups. */
   readonly groups: number;
-  /** Groups reported as missing or incomplete. */
+  /** Number of groups that were reported as missing or incomplete. */
   readonly dropped: number;
   /** Groups that are missing but were not reported. */
   readonly silent: number;
-  /** Groups that arrived after a later one. */
+  /** Number of groups that arrived after a later group. */
   readonly disordered: number;
-  /** Frames with wrong content. */
+  /** Number of frames with wrong content. */
   readonly wrong: number;
   /** Announcements that reached subscribers. */
   readonly active: number;

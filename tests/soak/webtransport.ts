@@ -45,7 +45,7 @@ interface Target {
 
 /** Echoes at a steady rate while other sessions open and close. */
 class Healthy {
-  /** Received echoes. */
+  /** Number of received echoes. */
   echoes = 0;
   /** The slowest echo. */
   slowestMs = 0;

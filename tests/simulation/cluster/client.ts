@@ -19,7 +19,7 @@ import { follow, publish, stray } from "./work/publications.ts";
 import { SMALL_CREDIT, useStreams } from "./work/streams.ts";
 import { bePresent, RoomNotices } from "./work/rooms.ts";
 
-/** Clients per user. */
+/** Number of clients per user. */
 const CLIENTS_PER_USER = 2;
 
 /** Maximum delay before a client starts, in milliseconds. */
@@ -28,7 +28,7 @@ const START_MS = 3_000;
 /** Delay before a program restarts after its client has closed, in milliseconds. */
 const AGAIN_MS = 5_000;
 
-/** Mean interval of reads of a durable stream, in milliseconds. */
+/** Mean interval between reads of a durable stream, in milliseconds. */
 const READ_EVERY_MS = 20_000;
 
 /** Mean time until a program closes its client and another program starts, in milliseconds. */

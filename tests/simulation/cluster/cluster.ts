@@ -67,7 +67,7 @@ interface ClusterParts {
   readonly witness: Witness;
   readonly journal: Journal;
   readonly engine: ClusterEngine;
-  /** Engines for trials of brokers, if any. */
+  /** The engines for trials of brokers, if there are any. */
   readonly spares: readonly SpareEngine[];
   readonly settings: Settings;
   /** The simulated QUIC, in plans with HTTP/3. */

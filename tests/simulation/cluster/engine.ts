@@ -17,9 +17,9 @@ export interface EngineFault {
 export interface WaitingBounds {
   /** Maximum number of operations. */
   readonly maxWaiting?: number;
-  /** Maximum total bytes. */
+  /** Maximum total number of bytes. */
   readonly maxWaitingBytes?: number;
-  /** Maximum wait of a publication, in milliseconds. */
+  /** Maximum time that a publication waits, in milliseconds. */
   readonly giveUpMs?: number;
   /** Time for which the engine remembers the position of a history, in milliseconds. */
   readonly rememberMs?: number;

@@ -9,7 +9,7 @@ import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./e
 /** Persistence modes of the servers. */
 const PERSISTENCE = ["none", "snapshot", "everysec", "always"] as const;
 
-/** Maximum time of a command on a slow server, in milliseconds. */
+/** Maximum duration of a command on a slow server, in milliseconds. */
 const COMMAND_MS = 20;
 
 /** Maximum time for which a script blocks the server, in milliseconds. */
@@ -21,7 +21,7 @@ const LAG_MS = 2_000;
 /** Memory of a server, too small for a run, in bytes. */
 const SMALL_BYTES = 200_000;
 
-/** Maximum time with two primaries, in milliseconds. */
+/** Maximum time during which there are two primaries, in milliseconds. */
 const SPLIT_MS = 5_000;
 
 /** A Redis primary that nodes reach over the network. In half of all runs, it has a replica. */

@@ -21,7 +21,7 @@ const YOUNG_MS = 5_000;
 /** Points within a write or a sync at which the process ends or the disk fails. */
 const DISK_FAULTS = ["error", "kill", "power"] as const;
 
-/** Maximum disk operations before a fault. */
+/** Maximum number of disk operations before a fault. */
 const MAX_OPERATIONS = 50;
 
 /** Maximum number of consecutive operations that fail. */

@@ -11,7 +11,7 @@ import type { Journal } from "./journal.ts";
 import type { Settings } from "./settings.ts";
 import type { Tokens } from "./tokens.ts";
 
-/** Interval of checks of a state, in milliseconds. */
+/** Interval between checks of a state, in milliseconds. */
 export const LOOK_MS = 20;
 
 /** Number of checks of a machine's timers. */

@@ -15,7 +15,7 @@ const LASTS_MS = 3_000;
 /** Maximum duration of a drain in rolling restarts, in milliseconds. */
 const ROLLING_MS = 4_000;
 
-/** Maximum jump of a clock, in milliseconds. */
+/** Maximum time by which a clock jumps, in milliseconds. */
 const JUMP_MS = 60_000;
 
 /** Maximum share by which a clock runs fast or slow. A quartz clock drifts a hundred times less. */

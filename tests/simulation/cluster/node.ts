@@ -20,7 +20,7 @@ import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 /** Time between the end of a process and its next start, in milliseconds. */
 const RESTART_MS = 1_000;
 
-/** Maximum wait of a node for the engine to accept a publication, in milliseconds. */
+/** Maximum time that a node waits for the engine to accept a publication, in milliseconds. */
 const APPEND_MS = 60_000;
 
 /** Topic to which the server subscribes each plain page. */

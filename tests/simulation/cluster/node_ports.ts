@@ -31,7 +31,7 @@ export class NodePorts {
     this.#ports = new EnginePorts(engine, host.runtime);
   }
 
-  /** Creates the broker of a node, for one life of the host. */
+  /** Creates the broker of a node for one life of the host. */
   broker(host: Host): Broker {
     const name = `${host.name}/${host.life}`;
     const toEngine = this.#lane(this.#host, `${name} to engine`);

@@ -8,7 +8,7 @@ import type { Facts, LiveClient } from "../facts.ts";
 import type { Journal } from "./journal.ts";
 import type { Settings } from "./settings.ts";
 
-/** Maximum wait of a program for a reply, in milliseconds. */
+/** Maximum time that a program waits for a reply, in milliseconds. */
 export const WAIT_MS = 30_000;
 
 /** A durable stream that a machine writes over HTTP. The machine's next program continues it. */

@@ -18,21 +18,21 @@ function examined(
   };
 }
 
-/** Brokers keep the contract while their engine fails. */
+/** Brokers keep their contract while their engine fails. */
 export const brokersKeepContract: Invariant = examined("brokers", {
   name: "brokers-keep-contract",
   promise: "A broker keeps its contract through each engine failure, and fully recovers.",
   source: "pubsub/broker.ts; docs/deploy/nats.md, Outages; redis.md, When Redis is unreachable",
 });
 
-/** Timers end with their sessions. */
+/** Timers end when their sessions end. */
 export const timersEnd: Invariant = examined("leaks", {
   name: "timers-end",
   promise: "No timer, entry or count outlives its session, and a client that returns has no more.",
   source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
 });
 
-/** Limits reject what exceeds them, and nothing else. */
+/** Limits reject what exceeds them and nothing else. */
 export const limitsHold: Invariant = examined("limits", {
   name: "limits-hold",
   promise:
@@ -40,7 +40,7 @@ export const limitsHold: Invariant = examined("limits", {
   source: "docs/guide/limits.md, Bounds; docs/protocol.md 15.2",
 });
 
-/** Waits end by their time or signal. */
+/** Waits end at their timeout or when their signal is aborted. */
 export const waitsEnd: Invariant = examined("waits", {
   name: "waits-end-by-time-and-signal",
   promise: "A wait ends at its timeout or when its signal aborts, and the other end is cancelled.",

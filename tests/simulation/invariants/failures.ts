@@ -13,7 +13,7 @@ export class Elections {
   readonly #over = new Set<string>();
   #lastMs = -Infinity;
 
-  /** True while a group of servers has yet to elect its first leader. */
+  /** True while a group of servers has not elected its first leader yet. */
   get isUnderWay(): boolean {
     return this.#underWay.size > 0;
   }

@@ -14,7 +14,7 @@ class Epoch {
   readonly ids: string[] = [];
   /** Moves of subscribers from one offset to the next, without a known gap. */
   readonly moves: (readonly [reading: Reading, from: number, to: number, atMs: number])[] = [];
-  /** True if a publication became known after one with a higher offset. */
+  /** True if a publication became known after a publication with a higher offset. */
   isLate = false;
 
   add(offset: number, id: string): void {

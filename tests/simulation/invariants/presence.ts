@@ -2,7 +2,7 @@
 import type { Cluster, Invariant } from "../facts.ts";
 import { list } from "./texts.ts";
 
-/** An observer never sees a present user join, or an absent one leave. */
+/** An observer never sees a present user join or an absent user leave. */
 export const joinsAndLeaves: Invariant = {
   name: "joins-and-leaves",
   promise: "A user joins a room only when absent, and leaves only when present.",

@@ -5,7 +5,7 @@ import { planOf, runPlan } from "./toy.ts";
 
 const fails = async (plan: Plan) => (await runPlan(plan)).findings.length > 0;
 
-/** A plan with ten harmless actions and, among these, a cut soon after a kill. */
+/** A plan with ten harmless actions and, among them, a cut soon after a kill. */
 const gap: Plan = {
   ...planOf(1),
   actions: [

@@ -16,7 +16,7 @@ import {
 
 /** The retention of the engine, its outages, and the time that clients have to report an outage. */
 export interface Truth {
-  /** Most publications that a topic keeps. */
+  /** Maximum number of publications that a topic keeps. */
   readonly size: number;
   /** Retention of messages, in milliseconds. */
   readonly ttlMs: number;
@@ -28,7 +28,7 @@ export interface Truth {
 
 /** Findings of the check. */
 export interface Findings {
-  /** Delivered messages. */
+  /** Number of delivered messages. */
   readonly delivered: number;
   /** Acknowledged messages that were not delivered because of a reported gap. */
   readonly missing: number;

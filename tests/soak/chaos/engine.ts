@@ -33,7 +33,7 @@ const KEPT = "#kept";
 export interface Engine extends AsyncDisposable {
   /** URL of the engine for the nodes. */
   readonly url: string;
-  /** Id of the process, while running. */
+  /** Id of the process while it is running. */
   readonly pid: number;
   /** The number of commands so far, by the engine's name for the command. */
   counts(): Promise<Readonly<Record<string, number>>>;

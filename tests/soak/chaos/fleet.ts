@@ -29,7 +29,7 @@ export interface FleetStartOptions {
   readonly sharesPort?: boolean;
 }
 
-/** Clients and publications. */
+/** The clients and the publications. */
 export interface FleetOptions {
   /** Number of clients on all nodes together. */
   readonly clients: number;
@@ -48,7 +48,7 @@ export interface FleetOptions {
 export interface FleetNode {
   /** Port of the node. It stays the same after a restart. */
   readonly port: number;
-  /** The process, while running. */
+  /** The process while it is running. */
   process: LineProcess;
 }
 

@@ -13,17 +13,17 @@ import { TextLineStream } from "../lines.ts";
 export interface SilentClientsReport {
   /** Sessions that closed for any reason. */
   readonly ended: number;
-  /** Clients that opened another connection during their session. */
+  /** Number of clients that opened another connection during their session. */
   readonly dialed: number;
-  /** Clients that have a session. */
+  /** Number of clients that have a session. */
   readonly connected: number;
-  /** Requests that received their reply. */
+  /** Number of requests that received their reply. */
   readonly replies: number;
-  /** Requests that failed. */
+  /** Number of requests that failed. */
   readonly failures: number;
 }
 
-/** Clients that connect at the same time. */
+/** Number of clients that connect at the same time. */
 const GROUP = 50;
 
 const [url, transport, count, busy] = Deno.args;

@@ -11,11 +11,11 @@ import { TextLineStream } from "../lines.ts";
 
 /** Report of the server. */
 export interface SilentServerStats {
-  /** Current sessions. */
+  /** Number of current sessions. */
   readonly sessions: number;
   /** Sessions that started. */
   readonly began: number;
-  /** Connections that any limit rejected. */
+  /** Number of connections that a limit rejected. */
   readonly refused: number;
 }
 

@@ -113,7 +113,7 @@ export interface Producer {
 
 /** The limits and guarantees of a trial's brokers. */
 export interface LedgerTerms {
-  /** Maximum wait of a publication, in milliseconds. */
+  /** Maximum time that a publication waits, in milliseconds. */
   readonly giveUpMs: number;
   /** True if appends may be rejected because too many wait. */
   readonly isNarrow: boolean;
@@ -130,7 +130,7 @@ export class Ledger {
   readonly #byPayload = new Map<string, Sent>();
   readonly #heads: Head[] = [];
   readonly #troubles: Trouble[] = [];
-  /** Ends of periods in which the engine rejected all requests. */
+  /** The ends of periods during which the engine rejected all requests. */
   readonly #refusedUntilMs: number[] = [];
   readonly #terms: LedgerTerms;
 

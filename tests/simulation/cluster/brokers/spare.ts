@@ -8,9 +8,9 @@ export const SPARE_HOST = "spare-";
 
 /** Limits and times of the brokers on a spare engine. */
 export interface SpareSettings {
-  /** Maximum wait of a publication, in milliseconds. */
+  /** Maximum time that a publication waits, in milliseconds. */
   readonly giveUpMs: number;
-  /** Maximum waiting publications. */
+  /** Maximum number of waiting publications. */
   readonly maxWaiting: number;
   /** Interval of the pings of each connection, in milliseconds. */
   readonly pingMs: number;

@@ -78,7 +78,7 @@ const LOG_CALLS = 5;
 /** Time around the start of a mishap, in milliseconds. */
 const EARLY_MS = 60;
 
-/** Maximum publications per operation. */
+/** Maximum number of publications per operation. */
 const MAX_BURST = 4;
 
 /**
@@ -90,10 +90,10 @@ const LONG = { share: 0.1, characters: 600_000, plain: 8, kept: 4 } as const;
 /** Maximum time between two publications of an operation, in milliseconds. A reply takes longer. */
 const MAX_GAP_MS = 8;
 
-/** Maximum stay of programs that leave soon, in milliseconds. */
+/** Maximum time that programs stay if they leave soon, in milliseconds. */
 const MAX_STAY_MS = 400;
 
-/** Maximum subscriptions per broker. */
+/** Maximum number of subscriptions per broker. */
 const MAX_LISTENINGS = 7;
 
 /** Maximum time until everything has recovered, and the interval of the checks, in milliseconds. */
@@ -105,7 +105,7 @@ const REST_MS = 6_000;
 /** Time for a publication to reach all nodes, in milliseconds. */
 const PASSAGE_MS = 800;
 
-/** Publications per page. */
+/** Number of publications per page. */
 const PAGE = 7;
 
 /** A broker of a trial, with its programs. */

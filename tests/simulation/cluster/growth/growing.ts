@@ -25,7 +25,7 @@ const KEPT: readonly RegExp[] = [
   /^Array with Object { (atMs|offset, atMs|events, atMs|term, uid|index, uid), /,
 ];
 
-/** Last words in the names of counters, times and positions. */
+/** The last words in the names of counters, times and positions. */
 const COUNTS = [
   "acknowledged|at|check|closed|created|dials|done|ended|failures|finished|handed|handled|head",
   "heard|id|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",

@@ -50,7 +50,7 @@ const SLOW_MS = 80;
  */
 const [ITEM_MS, HELD_MS] = [20, 5_000] as const;
 
-/** Messages per second and user. */
+/** Number of messages per second and user. */
 export const RATE = 30;
 
 /**

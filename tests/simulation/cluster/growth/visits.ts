@@ -14,7 +14,7 @@ import { read, ROUND_MS, Waits } from "./waits.ts";
 /** Time after a visit until all retention times have ended, in milliseconds. */
 const KEPT_MS = 60_000;
 
-/** Maximum time of a visit, in milliseconds. */
+/** Maximum duration of a visit, in milliseconds. */
 export const VISIT_MS = KEPT_MS + 30_000;
 
 /** Time until a client has returned, in milliseconds. */

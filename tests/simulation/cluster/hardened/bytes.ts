@@ -11,7 +11,7 @@ const WINDOW_BYTES = 16_384;
 /** Bytes that the sender's system buffers in addition to the bytes in flight. */
 const SYSTEM_BYTES = 4_096;
 
-/** Maximum bytes of a segment. */
+/** Maximum size of a segment, in bytes. */
 const SEGMENT_BYTES = 8_192;
 
 /** Bytes of a packet without a payload. */

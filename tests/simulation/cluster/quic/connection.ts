@@ -9,7 +9,7 @@ import { ReadHalf, WriteHalf } from "./streams.ts";
  */
 const MAX_HELD_DATAGRAMS = 256;
 
-/** Maximum bytes of a datagram. */
+/** Maximum size of a datagram, in bytes. */
 const DATAGRAM_BYTES = 1_414;
 
 /** Bytes of a packet without a payload. */
@@ -31,7 +31,7 @@ export interface QuicConnOptions {
   readonly serverName: string | undefined;
   /** Socket of the end. */
   readonly endpoint: Deno.QuicEndpoint;
-  /** Maximum streams that the peer may have open. */
+  /** Maximum number of streams that the peer may have open. */
   readonly limits: Readonly<Record<Kind, number>>;
   /** Keep-alive interval and idle timeout, in milliseconds. */
   readonly keepAliveMs: number;
@@ -199,7 +199,7 @@ export class SimulatedQuicConn implements Deno.QuicConn {
     };
   }
 
-  /** Acquires the number of a new stream. */
+  /** Allocates the number of a new stream. */
   async #take(kind: Kind, waits: boolean): Promise<bigint> {
     const open = this.#open[kind];
     if (this.#error !== undefined) throw this.#error;

@@ -1,7 +1,7 @@
 /** Streams of the runtime's QUIC API between hosts of a simulation. */
 import type { StreamPath } from "../../../../transport/memory/path.ts";
 
-/** Maximum unread bytes of a stream, as in the runtime. */
+/** Maximum number of unread bytes of a stream, as in the runtime. */
 const WINDOW_BYTES = 1_250_000;
 
 /** Bytes of a packet without a payload. */

@@ -28,7 +28,7 @@ interface HeldRequest {
 export class Holds {
   /** Ids of pending requests, in order. */
   readonly open: Set<string> = new Set();
-  /** Maximum concurrent requests. */
+  /** Maximum number of concurrent requests. */
   most = 0;
 
   /**

@@ -142,9 +142,9 @@ export async function visitQueues(tour: Tour): Promise<void> {
 /** The outcome of a burst. */
 interface Burst {
   readonly sent: number;
-  /** Maximum messages in the queue. */
+  /** Maximum number of messages in the queue. */
   readonly most: number;
-  /** Maximum bytes in the queue. */
+  /** Maximum number of bytes in the queue. */
   readonly mostBytes: number;
   readonly error: string;
 }

@@ -9,7 +9,7 @@ import { patienceOf } from "./patience.ts";
 /** Mean interval between a client's requests, in milliseconds. */
 const ASK_EVERY_MS = 15_000;
 
-/** Maximum items of a response. */
+/** Maximum number of items in a response. */
 const MAX_ITEMS = 20;
 
 /** Mean time between two items, in milliseconds. */

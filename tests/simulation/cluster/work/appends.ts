@@ -6,7 +6,7 @@ import { ANSWER_MS, type HttpParts, RETRY_MS, TimeLimit, urlOf } from "./http.ts
 /** Mean interval between a machine's streams, in milliseconds. */
 const WRITE_EVERY_MS = 30_000;
 
-/** Maximum records of a stream. */
+/** Maximum number of records in a stream. */
 const MAX_RECORDS = 10;
 
 /** Mean time between two records, in milliseconds. */

@@ -4,7 +4,7 @@ import { pause } from "../../../../base/wait.ts";
 import type { ClusterNode } from "../node.ts";
 import { nameOf, type Program } from "../program.ts";
 
-/** Maximum records of a stream. */
+/** Maximum number of records in a stream. */
 const MAX_RECORDS = 30;
 
 /** Mean time between two records, in milliseconds. */

@@ -19,7 +19,7 @@ export const ANSWER_MS = 40_000;
 /** Delay before a retry, in milliseconds. */
 export const RETRY_MS = 2_000;
 
-/** Maximum consecutive failures before a reader stops. */
+/** Maximum number of consecutive failures before a reader stops. */
 const MAX_FAILURES = 20;
 
 /** Delay before a plain page opens the next socket, in milliseconds. */

@@ -21,7 +21,7 @@ const SLOW_MS = 4_000;
 const FLUSH_MS = 60_000;
 
 /**
- * Sends messages, and occasionally waits until all are handled.
+ * Sends messages, and occasionally waits until all of them are handled.
  *
  * @param program The program.
  */

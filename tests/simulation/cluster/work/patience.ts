@@ -14,7 +14,7 @@ const SPREAD = 400;
 export interface Patience {
   /** Options of the operation. */
   readonly options: { readonly timeoutMs?: number; readonly signal?: AbortSignal };
-  /** Maximum time of the wait, in milliseconds. */
+  /** Maximum duration of the wait, in milliseconds. */
   readonly withinMs: number;
 }
 

@@ -17,7 +17,7 @@ const OPEN_EVERY_MS = 9_000;
 /** Mean interval between a client's datagrams, in milliseconds. */
 const DATAGRAM_EVERY_MS = 3_000;
 
-/** Maximum items of a flow. */
+/** Maximum number of items in a flow. */
 const MAX_ITEMS = 8;
 
 /** Maximum length of an item's text. It exceeds part of a stream's credit. */
@@ -118,7 +118,7 @@ export function useStreams(program: Program): void {
   });
 }
 
-/** Opens a stream, and uses both directions as the head says. */
+/** Opens a stream and uses both directions as its head instructs. */
 async function openStream(
   program: Program,
   session: NonNullable<Program["client"]["session"]>,
