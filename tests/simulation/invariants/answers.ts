@@ -12,7 +12,7 @@ interface Reader {
 export const answersInOrder: Invariant = {
   name: "answers-in-order",
   promise:
-    "A response has each item once, in order, then one end; without an error it is complete.",
+    "A response delivers each item once and in order, then one end, and is complete unless it fails.",
   source: "docs/protocol.md 25.2, 25.7, 24.7; docs/guide/answers.md",
   watch(report) {
     const answers = new Map<string, { items: number; isKept: boolean; readUpTo: number }>();

@@ -21,7 +21,7 @@ const PLACE_MS = 120_000;
 export const smoothDeploys: Invariant = {
   name: "smooth-deploys",
   promise:
-    "A drain cuts no session, and closes each with 4503 when announced; clients miss nothing.",
+    "A drain cuts no session and closes each one with 4503 when announced, and clients miss nothing.",
   source: "docs/protocol.md 7.10; docs/deploy/operations.md, Failures and their effects",
   watch(report, terms) {
     let isUnderWay = false;

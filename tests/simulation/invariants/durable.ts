@@ -37,7 +37,7 @@ function isBehindLoss({ isUnsure, anew }: Log, record: number, next: number): bo
 export const recordsInOrder: Invariant = {
   name: "records-in-order",
   promise:
-    "A reader of a durable stream receives each record once, in order, then one end after the last.",
+    "A reader of a durable stream receives each record once and in order, followed by one end.",
   source: "docs/protocol.md 24.2 to 24.7; docs/guide/durable-streams.md, durable-streams-http.md",
   watch(report) {
     const logs = new Map<string, Log>();

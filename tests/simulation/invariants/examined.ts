@@ -21,14 +21,14 @@ function examined(
 /** Brokers keep their contract while their engine fails. */
 export const brokersKeepContract: Invariant = examined("brokers", {
   name: "brokers-keep-contract",
-  promise: "A broker keeps its contract through each engine failure, and fully recovers.",
+  promise: "A broker keeps its contract during each engine failure, and recovers fully.",
   source: "pubsub/broker.ts; docs/deploy/nats.md, Outages; redis.md, When Redis is unreachable",
 });
 
 /** Timers end when their sessions end. */
 export const timersEnd: Invariant = examined("leaks", {
   name: "timers-end",
-  promise: "No timer, entry or count outlives its session, and a client that returns has no more.",
+  promise: "No timer, entry or count outlives its session, and a client that returns adds none.",
   source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
 });
 
@@ -36,7 +36,7 @@ export const timersEnd: Invariant = examined("leaks", {
 export const limitsHold: Invariant = examined("limits", {
   name: "limits-hold",
   promise:
-    "A limit admits what fits, rejects one more with its code, and has space again afterwards.",
+    "A limit admits what fits, rejects anything above it with its code, and has space again later.",
   source: "docs/guide/limits.md, Bounds; docs/protocol.md 15.2",
 });
 
@@ -73,7 +73,8 @@ export const fullQueuesAct: Invariant = examined("queues", {
 /** The other nodes forget a node that died. */
 export const deadNodesForgotten: Invariant = examined("nodes", {
   name: "dead-nodes-forgotten",
-  promise: "A dead node is gone after goneAfterMs, not earlier, with its users, members and slots.",
+  promise:
+    "A dead node and its users, members and slots are gone after goneAfterMs, and not earlier.",
   source: "docs/deploy/many-nodes.md, Nodes, Presence, maxSessionsPerUser",
 });
 

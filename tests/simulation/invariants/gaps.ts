@@ -63,7 +63,7 @@ interface Reading {
  */
 export const noSilentGap: Invariant = {
   name: "no-silent-gap",
-  promise: "A subscriber of a topic with a history misses no publication without a notice.",
+  promise: "A subscriber to a topic with a history misses no publication without a notice.",
   source: "docs/protocol.md 10.22; docs/concepts/history.md",
   watch(report, terms) {
     const topics = new Map<string, Map<string, Epoch>>();

@@ -16,7 +16,7 @@ interface Listening {
  */
 export const interruptionsTold: Invariant = {
   name: "interruptions-told",
-  promise: "A subscriber of a topic without a history is notified of an engine outage.",
+  promise: "A subscriber to a topic without a history is notified of an engine outage.",
   source: "docs/protocol.md 10.14; docs/guide/client.md, interrupted",
   watch(report, terms) {
     const subscriptions = new Map<string, Listening>();

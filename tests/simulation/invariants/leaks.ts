@@ -28,7 +28,7 @@ const TAKEN = "skein.quota.taken";
 export const nothingLeaks: Invariant = {
   name: "nothing-leaks",
   promise:
-    "A closed server has no session, no subscription and no timer, a closed client no timer.",
+    "A closed server has no session, subscription or timer, and a closed client has no timer.",
   source: "server/server.ts, Server.close; client/client.ts, Client.close; docs/guide/sessions.md",
   watch: (report) => {
     const machines = new Set<string>();

@@ -90,7 +90,7 @@ export const sentIsHandled: Invariant = {
 export const handledOnce: Invariant = {
   name: "handled-once-in-order",
   promise:
-    "Messages of a client are handled in order, and twice only after a node or engine failed.",
+    "A client's messages are handled in order, and only a failed node or engine causes repetitions.",
   source: "docs/protocol.md 6.7, 11.4; docs/guide/client.md, At least once",
   watch(report) {
     const messages = new Messages();
@@ -130,7 +130,7 @@ export const handledOnce: Invariant = {
 /** Each request receives its own reply, once. */
 export const ownAnswers: Invariant = {
   name: "own-answers",
-  promise: "A request receives its own reply, once.",
+  promise: "A request receives its own reply exactly once.",
   source: "docs/protocol.md 6.1, 6.4",
   watch(report) {
     const answers = new Map<string, number>();
@@ -181,7 +181,7 @@ export const requestsOnce: Invariant = {
  */
 export const onlyToTheUser: Invariant = {
   name: "only-to-the-user",
-  promise: "A message to a user reaches only that user's clients, each once.",
+  promise: "A message to a user reaches only that user's clients, and each of them once.",
   source: "docs/concepts/nodes.md; docs/guide/client.md, Handover; server/server.ts, Server.to",
   watch(report) {
     const sent = new Map<string, Fact<"sentToUser">>();

@@ -48,7 +48,7 @@ class Repetitions extends Failures {
 /** Each subscription yields a publication once per epoch, and offsets increase. */
 export const onceInOrder: Invariant = {
   name: "once-in-order",
-  promise: "A subscription yields each publication once per epoch, and positions grow.",
+  promise: "A subscription yields each publication once per epoch, and positions increase.",
   source: "docs/protocol.md 10.3, 10.20, 10.22, 11.5; docs/guide/client.md, At least once; " +
     "docs/concepts/nodes.md; docs/guide/client.md, Handover",
   watch(report) {
@@ -107,7 +107,7 @@ export const onceInOrder: Invariant = {
 /** All programs see a publication at the same position, and at no other position in the epoch. */
 export const onePosition: Invariant = {
   name: "one-position",
-  promise: "A position of an epoch has one publication, and a publication has one position.",
+  promise: "A position in an epoch identifies one publication, and a publication has one position.",
   source: "docs/protocol.md 10.1, 10.2, 10.25",
   watch(report) {
     const topics = new Map<string, { ids: Map<string, string>; positions: Map<string, number> }>();

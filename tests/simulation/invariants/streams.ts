@@ -27,7 +27,8 @@ const CLOSE_MS = 250;
  */
 export const streamsInOrder: Invariant = {
   name: "streams-in-order",
-  promise: "A stream has each item complete and in order, then its end or the code of its abort.",
+  promise:
+    "A stream delivers its items complete and in order, then its end or the code of its abort.",
   source: "docs/guide/streams.md; docs/guide/structured.md, A stream, Errors",
   watch(report, terms) {
     const flows = new Map<string, Flow>();
@@ -113,7 +114,7 @@ export const streamsInOrder: Invariant = {
 export const trueDatagrams: Invariant = {
   name: "true-datagrams",
   promise:
-    "A datagram reaches its session complete, at most once; reliable ones all arrive, in order.",
+    "A datagram arrives complete and at most once, and reliable datagrams all arrive in order.",
   source: "docs/guide/structured.md, Datagrams; docs/guide/streams.md",
   watch(report) {
     const ways = new Map<string, { sent: Set<number>; got: Set<number>; newest: number }>();

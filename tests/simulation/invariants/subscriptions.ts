@@ -9,7 +9,7 @@ const LEAVING_MS = 30_000;
 /** A client that left a topic receives no further publications of it. */
 export const nothingAfterLeaving: Invariant = {
   name: "nothing-after-leaving",
-  promise: "A client that left a topic receives no more messages of the topic.",
+  promise: "A client that has left a topic receives no further messages from it.",
   source: "docs/protocol.md 9.3, 9.7",
   watch(report) {
     const publishedMs = new Map<string, number>();
@@ -68,7 +68,7 @@ export const noEcho: Invariant = {
 /** While a user may not use a topic, the user neither receives nor makes publications on it. */
 export const onlyAllowed: Invariant = {
   name: "only-allowed",
-  promise: "A client neither receives nor makes publications of a topic that its user may not use.",
+  promise: "A client neither receives nor makes publications on a topic that its user may not use.",
   source: "docs/protocol.md 8.8, 9.2",
   watch(report) {
     const denied = new Map<string, number>();

@@ -58,7 +58,7 @@ export const everyWaitEnds: Invariant = {
 /** Finished waits leave no request behind: each session has no request for at least a moment. */
 export const nothingPending: Invariant = {
   name: "nothing-pending",
-  promise: "Once programs rest, no request of a session waits for an answer any more.",
+  promise: "Once programs are idle, no request of a session is still waiting for a reply.",
   source: "docs/guide/limits.md, session.requestTimeoutMs; docs/protocol.md 6.8",
   watch(report) {
     let isSettled = false;
