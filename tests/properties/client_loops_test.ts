@@ -6,7 +6,7 @@ import { CloseCode, QueueFullError } from "../../errors.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
-/** Maximum number of messages that wait in one session. */
+/** Maximum number of messages that wait in a session. */
 const MAX_WAITING = 4;
 
 /** An item that represents the error about missing messages. */

@@ -1,5 +1,5 @@
 /**
- * Drains of servers and of single sessions with work in flight. The properties determine which work
+ * Drains of servers and of single sessions with work in flight. The properties check which work
  * finishes and which work is cut.
  */
 import { assert, assertEquals } from "@std/assert";

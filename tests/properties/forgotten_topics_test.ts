@@ -1,5 +1,5 @@
 /**
- * Brokers with more topics than they may remember. The properties determine which histories a
+ * Brokers with more topics than they may remember. The properties check which histories a
  * broker forgets and where they continue.
  */
 import { assertEquals } from "@std/assert";

@@ -1,5 +1,5 @@
 /**
- * Rates of sessions, users and addresses on one node. The properties determine what is counted,
+ * Rates of sessions, users and addresses on one node. The properties check what is counted,
  * what is rejected, and for how long.
  */
 import { assert, assertEquals } from "@std/assert";

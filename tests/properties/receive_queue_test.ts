@@ -17,7 +17,8 @@ const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 };
 const TRIP_MS = 200;
 
 /**
- * Calls that the server makes before it falls behind. Each has ended, or has no loop that waits.
+ * Calls that the server makes before it falls behind. By then, each call has ended or has no loop
+ * that waits for it.
  */
 const CALLS = [
   "a reply",

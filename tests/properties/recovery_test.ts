@@ -435,7 +435,8 @@ class Readers {
   }
 
   /**
-   * Expects one notice of an interruption. Then all readers leave, and nothing of them may be left.
+   * Expects one notice of an interruption. Then makes all readers leave, and expects that nothing
+   * of them is left.
    */
   async end(): Promise<void> {
     const world = this.world;

@@ -1,4 +1,6 @@
-/** Timers of servers and clients. There are few per session, and none after it has ended. */
+/**
+ * Timers of servers and clients. A session uses few timers, and none is left after it has ended.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";

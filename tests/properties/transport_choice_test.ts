@@ -1,5 +1,5 @@
 /**
- * Clients with several transports. The properties determine which transport a session uses, and
+ * Clients with several transports. The properties check which transport a session uses, and
  * when it moves to the preferred one.
  */
 import { assertEquals } from "@std/assert";

@@ -94,7 +94,7 @@ const step = fc.oneof(
 
 type Step = Drawn<typeof step>;
 
-/** Steps that don't affect messages to other sessions or to a session that hands over. */
+/** Steps that don't affect messages to other sessions or to a session that is moving. */
 const CALM: ReadonlySet<Step["kind"]> = new Set([
   "open",
   "close",

@@ -42,7 +42,7 @@ export const sessionsPerUser: Invariant = {
         for (const { host, server } of servers) {
           const own = new Map<string, number>();
           for (const { user, state } of server.manager.all()) {
-            // The tour examines guests. They have another session while they move.
+            // The tour examines guests, which have another session while they move.
             if (state === "connected" && !user.startsWith(GUEST)) {
               own.set(user, (own.get(user) ?? 0) + 1);
             }

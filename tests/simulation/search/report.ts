@@ -70,7 +70,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
  *
  * @param found The finding.
  * @param options `path` of the file with the plan, and the `trace` of that run.
- * @returns Lines.
+ * @returns The lines.
  */
 export function describeFound(
   found: Found,
@@ -117,7 +117,7 @@ function namesOf(text: string): readonly string[] {
  * Describes a finding.
  *
  * @param finding The finding.
- * @returns Lines.
+ * @returns The lines.
  */
 export function describeFinding({ invariant, atMs, host, text }: Finding): string[] {
   const place = host === "" ? "" : ` on ${host}`;
@@ -131,7 +131,7 @@ export function describeFinding({ invariant, atMs, host, text }: Finding): strin
  * Describes a plan with its sizes and features and one line per action.
  *
  * @param plan The plan.
- * @returns Lines.
+ * @returns The lines.
  */
 export function describePlan(plan: Plan): string[] {
   const { seed, engine, nodes, clients, topics, features, actions } = plan;

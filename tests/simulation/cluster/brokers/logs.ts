@@ -177,7 +177,10 @@ export class TrialLogs {
     log.kept = kept + 1;
   }
 
-  /** Reads the newest records. They must be all acknowledged records and at most one more. */
+  /**
+   * Reads the newest records. The result must contain all acknowledged records and at most one
+   * more.
+   */
   async #read(log: Log, logs: BrokerLogs, by: number): Promise<void> {
     const { id, isCreated, kept } = log;
     const after = Math.max(0, kept - NEWEST);
