@@ -157,7 +157,7 @@ async function watchRest(cluster: Cluster, signal: AbortSignal | undefined): Pro
     if (count <= MAX_AT_REST) continue;
     cluster.journal.tell("examined", "", {
       part: "pacing",
-      what: `messages of session ${session} at rest, in ${QUIET_MS} ms`,
+      what: `messages of idle session ${session} within ${QUIET_MS} ms`,
       expected: `at most ${MAX_AT_REST}`,
       received: `${count}`,
     });

@@ -234,7 +234,7 @@ function cut({ cluster, target, peer, amount, action }: Fault, silent: boolean):
     link.disconnect({ silent });
     count++;
   }
-  return [`${count} connections are cut${silent ? " in silence" : ""}`];
+  return [`${count} connections are cut${silent ? " silently" : ""}`];
 }
 
 /** Changes the conditions between hosts, and restores them later. */

@@ -228,7 +228,7 @@ export const noSilentGap: Invariant = {
         report(
           fact,
           `expected ${reading.subscription} to come to ${head} on "${reading.topic}", received ` +
-            `nothing behind ${was}`,
+            `nothing after ${was}`,
         );
         return;
       }

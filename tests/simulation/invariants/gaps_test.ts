@@ -74,7 +74,7 @@ Deno.test("noSilentGap finds a subscriber that does not catch up", () => {
     .subscribes("t").subscribes("t", 0, "s2").gets("t", ["p1"])
     .recovers("t", { ...told(0, false, "f"), reason: "new-epoch" }, "s2")
     .gets("t", ["p9"], "s2", "f").ends()
-    .finds('expected s to come to 9 of epoch f on "t", received nothing behind 1 of epoch e');
+    .finds('expected s to come to 9 of epoch f on "t", received nothing after 1 of epoch e');
 });
 
 Deno.test("noSilentGap finds a recovery at another place, and an epoch without a notice", () => {

@@ -93,7 +93,7 @@ export const onceInOrder: Invariant = {
         } else if (last?.epoch === epoch && position!.offset <= last.offset) {
           report(
             fact,
-            `expected ${id} behind ${place(last)} on "${topic}" (${subscription}), received it ` +
+            `expected ${id} after ${place(last)} on "${topic}" (${subscription}), received it ` +
               `at ${position!.offset}`,
           );
         }
@@ -290,7 +290,7 @@ export const epochsStay: Invariant = {
           report(
             { atMs, host },
             `expected epoch ${known.epoch.slice(0, 8)} of "${topic}", seen until ` +
-              `${seconds(known.lastMs)}, to go on, as the engine lost nothing, received epoch ` +
+              `${seconds(known.lastMs)}, to continue, as the engine lost nothing, received epoch ` +
               epoch.slice(0, 8),
           );
         }

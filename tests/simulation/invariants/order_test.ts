@@ -51,7 +51,7 @@ Deno.test("onceInOrder finds a repetition and a smaller offset", () => {
     .subscribes("t").gets("t", ["p1", "p2", "p2", "q1"])
     .finds(
       'expected p2 once on "t" (s), received it again, at 2 of epoch e',
-      'expected q1 behind 2 of epoch e on "t" (s), received it at 1',
+      'expected q1 after 2 of epoch e on "t" (s), received it at 1',
     );
   new Story(onceInOrder)
     .subscribes("t").gets("t", ["p5"]).recovers("t", anew("too-old", "e", 3)).gets("t", ["p5"])
@@ -140,7 +140,7 @@ Deno.test("epochsStay holds for an epoch whose notice was in flight when the eng
       .gets("t", ["p2"], "s", "f").gets("t", ["p3"], "s", "g");
   story(5_000).finds();
   story(20_000).finds(
-    'expected epoch f of "t", seen until 23.000 s, to go on, as the engine lost nothing, ' +
+    'expected epoch f of "t", seen until 23.000 s, to continue, as the engine lost nothing, ' +
       "received epoch g",
   );
 });
@@ -149,7 +149,7 @@ Deno.test("epochsStay finds an epoch that ends without a loss", () => {
   new Story(epochsStay)
     .gets("t", ["p1"]).gets("t", ["p2"], "s", "f")
     .finds(
-      'expected epoch e of "t", seen until 1.000 s, to go on, as the engine lost nothing, ' +
+      'expected epoch e of "t", seen until 1.000 s, to continue, as the engine lost nothing, ' +
         "received epoch f",
     );
 });

@@ -118,7 +118,7 @@ export const subscriptionsInForceStay: Invariant = {
         if (!inForce.has(fact.subscription) || !isForNow(fact)) return;
         report(
           fact,
-          `expected ${fact.subscription} on "${fact.topic}", once in force, to go on after a ` +
+          `expected ${fact.subscription} on "${fact.topic}", once in force, to continue after a ` +
             `refusal for now, received its end: ${fact.error}`,
         );
       },

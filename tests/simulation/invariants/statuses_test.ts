@@ -86,9 +86,9 @@ function follows(...statuses: readonly Subscription["status"]["current"][]): Sto
 const END = { client: "c", subscription: "s", topic: "news" };
 
 Deno.test("subscriptionsInForceStay holds for a rejection before the first reply, and for a permanent one", () => {
-  const unavailable = new RequestError("unavailable", "The engine is away");
+  const unavailable = new RequestError("unavailable", "The engine is unreachable");
   follows("pending", "ended").tells("unsubscribed", { ...END, error: unavailable }).finds();
-  const forbidden = new RequestError("forbidden", "Not any more");
+  const forbidden = new RequestError("forbidden", "No longer allowed");
   follows("pending", "subscribed", "lost", "subscribed", "ended")
     .tells("unsubscribed", { ...END, error: forbidden }).finds();
 });
@@ -97,7 +97,7 @@ Deno.test("subscriptionsInForceStay finds a live subscription that a temporary r
   for (const error of [new RequestError("too-many", "Later"), new TimeoutError("Cannot wait", 1)]) {
     follows("pending", "subscribed", "lost", "ended").tells("unsubscribed", { ...END, error })
       .finds(
-        'expected s on "news", once in force, to go on after a refusal for now, received its ' +
+        'expected s on "news", once in force, to continue after a refusal for now, received its ' +
           `end: ${error}`,
       );
   }

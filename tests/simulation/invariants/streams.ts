@@ -89,7 +89,8 @@ export const streamsInOrder: Invariant = {
           const isAlone = error instanceof StreamError && error.by !== "network" ||
             error instanceof StructuredError;
           if (isAlone || isSettled && !isClosing) {
-            const tell = () => report(fact, `expected ${name} to go on, received ${shown(error)}`);
+            const tell = () =>
+              report(fact, `expected ${name} to continue, received ${shown(error)}`);
             if (terms.hasResetCodes) return tell();
             const known = unexplained.get(session) ?? [];
             unexplained.set(session, [...known, { atMs: fact.atMs, tell }]);

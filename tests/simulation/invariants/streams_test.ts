@@ -33,9 +33,9 @@ Deno.test("streamsInOrder finds missing, changed and extra items, and wrong ends
       "expected nothing after the end of a up, received item 2",
       "expected item 0 of b up, received other data",
       "expected no end on b up, received the end after 1",
-      "expected c up to go on, received StreamError: reset 0 by remote",
+      "expected c up to continue, received StreamError: reset 0 by remote",
       "expected code 7 on d up, received StreamError: reset 0 by remote",
-      "expected e up to go on, received SessionClosedError: The session is closed",
+      "expected e up to continue, received SessionClosedError: The session is closed",
     );
 });
 
@@ -68,7 +68,7 @@ Deno.test("streamsInOrder accepts ends that overtake a close on a transport with
       .ends();
   };
   const expected = (name: string) =>
-    `expected ${name} to go on, received StreamError: reset 0 by remote`;
+    `expected ${name} to continue, received StreamError: reset 0 by remote`;
   story(true).finds(expected("early"), expected("alone"), expected("late"));
   story(false).finds(expected("early"), expected("alone"));
 });

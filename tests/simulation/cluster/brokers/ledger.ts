@@ -336,7 +336,7 @@ export class Ledger {
       }
       if (position.epoch !== epoch) wrong.push(`${text} is of epoch ${position.epoch}`);
       if (before !== undefined && position.prev !== before.offset) {
-        wrong.push(`${text} follows ${position.prev}, behind ${before.offset}`);
+        wrong.push(`${text} follows ${position.prev}, but comes after ${before.offset}`);
       }
       before = position;
     }
@@ -382,7 +382,7 @@ export class Ledger {
         atMs >= fromMs - AROUND_MS && atMs <= toMs && settled.atMs > toMs + RECOVERED_MS
       );
       if (isLate || this.#isForgotten(sent)) {
-        return `${nameOf(sent)} was given up though the engine was well again`;
+        return `${nameOf(sent)} was given up although the engine had recovered`;
       }
       if (tookMs >= giveUpMs * EARLY || this.#isOvertaken(sent)) return [];
       return `${nameOf(sent)} failed after ${Math.round(tookMs)} ms: ${settled.error}`;
@@ -468,7 +468,7 @@ export class Ledger {
       const lateMs = settled.atMs - (answered?.settled?.atMs ?? Infinity);
       return lateMs <= ASKED_MS
         ? []
-        : `${nameOf(sent)} had its outcome ${Math.round(lateMs)} ms behind ${nameOf(answered)}`;
+        : `${nameOf(sent)} had its outcome ${Math.round(lateMs)} ms after ${nameOf(answered)}`;
     });
   }
 
@@ -479,7 +479,7 @@ export class Ledger {
         if (sent.topic !== topic || position?.epoch !== epoch) return [];
         return position.offset > offset
           ? []
-          : [`${nameOf(sent)} at ${position.offset}, behind ${offset}`];
+          : [`${nameOf(sent)} at ${position.offset}, not after ${offset}`];
       })
     );
   }

@@ -155,7 +155,7 @@ Deno.test("Ledger compares a history with the appends of the epoch", () => {
   );
   assertEquals(
     ledger.compare("kept", "e", [kept(three, 2), kept(one, 3, 1), kept(one, 4)]),
-    "publication 0 at 3 is out of order; publication 0 at 3 follows 1, behind 2; " +
+    "publication 0 at 3 is out of order; publication 0 at 3 follows 1, but comes after 2; " +
       "publication 0 at 4 is kept twice",
   );
 });
@@ -180,7 +180,7 @@ Deno.test("Ledger.read() complains about an append at a head that an earlier rea
   ledger.read("kept", { epoch: "f", head: 9 });
   send("kept").settled = { atMs: 20, position: at(3, 2, "f") };
   assertEquals(broken(), {
-    "appends at or before a head that was read earlier": "publication 2 at 3, behind 9",
+    "appends at or before a head that was read earlier": "publication 2 at 3, not after 9",
   });
 });
 
@@ -192,7 +192,7 @@ Deno.test("Ledger complains about an append that was dropped after a later one, 
     send("kept:0", { atMs: 100 }).settled = { atMs: 4_100, error: new Error("given up") };
     send("kept:1", { atMs: 600 }).settled = { atMs: 620, position: at(1) };
     const rule = "appends without an outcome, or refused";
-    const text = "publication 0 was given up though the engine was well again";
+    const text = "publication 0 was given up although the engine had recovered";
     assertEquals(broken(), isWrong ? { [rule]: text } : {});
   }
 });

@@ -172,7 +172,7 @@ export class TrialLogs {
     const isGood = outcome.kind === "appended" || outcome.kind === "repeated" && wasUnsure;
     const tail = "info" in outcome ? outcome.info.tail : undefined;
     if (!isGood || tail !== kept + 1) {
-      this.#complain(`record ${kept} of ${id} at broker ${by} is ${outcome.kind}, behind ${tail}`);
+      this.#complain(`record ${kept} of ${id} at broker ${by} is ${outcome.kind}, with the tail at ${tail}`);
     }
     log.kept = kept + 1;
   }
@@ -207,7 +207,7 @@ export class TrialLogs {
     }
     const expected = records.map((_, i) => recordOf(id, after + i));
     if (records.length !== count || `${records}` !== `${expected}`) {
-      complain(`behind ${after} of ${tail} has ${records}`);
+      complain(`after ${after} of ${tail} has ${records}`);
     }
   }
 

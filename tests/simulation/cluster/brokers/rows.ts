@@ -184,7 +184,7 @@ export class Rows {
       const surelyIn = others.filter((other) => isSure(other, "in")).length;
       const surelyOut = others.filter((other) => isSure(other, "out")).length;
       if (isIn && before === "out" && surelyIn >= MAX_MEMBERS) {
-        this.#complain(`${member.name} got a place in a full scope`);
+        this.#complain(`${member.name} got a slot in a full scope`);
       }
       if (isIn === false && (before === "in" || others.length - surelyOut < MAX_MEMBERS)) {
         this.#complain(`${member.name} got no place`);

@@ -520,7 +520,7 @@ export class Trial extends Examination implements TrialParts {
         [
           ...(broker.status.current.name === "connected" ? [] : [broker.status.current.name]),
           ...(broker.stats.waiting === 0 ? [] : [`${broker.stats.waiting} publications wait`]),
-          ...(reads === 0 ? [] : [`${reads} reads are under way`]),
+          ...(reads === 0 ? [] : [`${reads} reads are pending`]),
           ...broker.issues(),
           ...held.flatMap(({ listening: { readyMs, topic } }) =>
             readyMs === undefined ? [`a subscription to ${topic} is not ready`] : []
@@ -537,7 +537,7 @@ export class Trial extends Examination implements TrialParts {
       }
       await this.pause(LOOK_MS);
     }
-    this.examine("brokers", `calls of store and logs under way after ${what}`, 0, underWay());
+    this.examine("brokers", `calls of store and logs pending after ${what}`, 0, underWay());
     this.examine("brokers", `state of the brokers after ${what}`, "", left().join("; "));
   }
 

@@ -147,7 +147,7 @@ export class Vigil extends Examination {
     try {
       const { epoch, head } = await history.read(TOPIC, READ);
       this.#epochs.add(epoch);
-      if (head < newest) this.#wrong.push(`a page has the head ${head}, behind ${newest}`);
+      if (head < newest) this.#wrong.push(`a page has the head ${head}, lower than ${newest}`);
     } catch (error) {
       this.#wrong.push(`a read failed: ${error}`);
     }
@@ -181,7 +181,7 @@ export class Vigil extends Examination {
     const gaps = heard.filter(({ position }, i) =>
       i > 0 && position?.prev !== heard[i - 1]!.position?.offset
     );
-    this.#expect("publications behind a gap", 0, gaps.length);
+    this.#expect("publications after a gap", 0, gaps.length);
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {

@@ -98,7 +98,7 @@ export class ServerFrames {
     for (;;) {
       const bytes = this.#bytes;
       if (bytes.length === 0) return;
-      if (this.#isOver) throw new Error("a server sent bytes behind its close");
+      if (this.#isOver) throw new Error("a server sent bytes after its close");
       if (bytes.length < 2) return;
       const [first, second] = [bytes[0]!, bytes[1]!];
       const opcode = first & 0xf;

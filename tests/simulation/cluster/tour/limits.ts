@@ -54,7 +54,7 @@ async function visitUser(tour: Tour): Promise<void> {
   await visitPlaces(tour, { of: "user", max, open }, async ([first]) => {
     // Both sessions of a moving client share one slot.
     const isMoved = await first!.handOver();
-    tour.examine("limits", "move of a client whose user has all places", true, isMoved);
+    tour.examine("limits", "move of a client whose user has all slots", true, isMoved);
     await tour.pause(FREE_MS);
   });
   // Ending a connection takes another round trip.
@@ -144,7 +144,7 @@ async function visitPlaces(
   await tour.pause(FREE_MS);
   extra.retryNow();
   const isIn = await tour.until(() => extra.isConnected, FREE_MS);
-  tour.examine("limits", `a session in the free place of one ${of}`, "true", isIn);
+  tour.examine("limits", `a session in the free slot of one ${of}`, "true", isIn);
   await Promise.all([...clients, extra].map((client) => client.close()));
   if (!tour.settings.terms.hasExactPlaces) return;
   await tour.pause(FREE_MS);
@@ -177,7 +177,7 @@ async function visitTopics(tour: Tour): Promise<void> {
   tour.examine("limits", `subscription ${max + 1}`, "RequestError too-many", beyond);
   await session.unsubscribe(long);
   const free = await subscribe("talk:guest-beyond");
-  tour.examine("limits", "subscription in a free place", "fulfilled", free);
+  tour.examine("limits", "subscription in a free slot", "fulfilled", free);
 }
 
 /**
