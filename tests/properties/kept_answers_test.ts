@@ -234,7 +234,7 @@ property("an answer continues on exactly one node, which frees its slots, howeve
   }),
   runs: 3,
   regressions: {
-    "a node that cannot go on waits for others anew after each takeover": {
+    "a node that cannot continue waits for others again after each takeover": {
       engine: "memory",
       answers: 1,
       hasRival: false,

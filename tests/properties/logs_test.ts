@@ -210,7 +210,7 @@ const PLAIN: CallOf<"create"> = {
 property("each log call returns the model's result, on two nodes of each engine", {
   cases,
   regressions: {
-    "a log that another node made in the place of an earlier one is renewed by reads": {
+    "reads renew a log that another node created in place of an earlier one": {
       engine: "nats",
       more: 0,
       steps: [

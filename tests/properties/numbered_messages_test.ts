@@ -81,7 +81,7 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
     rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
   }),
   regressions: {
-    "a refusal is repeated with its publication": {
+    "a rejection is repeated together with its publication": {
       reader: "handler",
       rounds: [0, 100].map((repeats): Round => ({
         firstMs: 0,

@@ -485,7 +485,7 @@ property("all nodes report the same changes of a room, and agree on its users", 
     steps: fc.array(step, { maxLength: 14, size: "max" }),
   }),
   regressions: {
-    "a user without sessions keeps the data of the last one, not newer data of one before it": {
+    "a user without sessions keeps the last session's data, not newer data of an earlier one": {
       clocksMs: [0, 0, 0],
       steps: [
         { kind: "enter", user: 0, node: 0, hasData: true },

@@ -99,7 +99,7 @@ property("a reader receives each publication once, in order, or a correct notice
   cases,
   runs: 8,
   regressions: {
-    "held publications and a small queue": {
+    "publications that are held back, and a small queue": {
       ...calm,
       steps: [
         { kind: "reads", fate: "wait", ms: 0 },

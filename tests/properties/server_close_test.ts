@@ -93,7 +93,7 @@ interface Opened {
 property("a server that closes or drains closes each session once, and frees all slots", {
   cases,
   regressions: {
-    "a client comes back to a server that closed while the client read nothing": PLAIN,
+    "a client returns to a server that closed while the client read nothing": PLAIN,
   },
   async check(world, one) {
     const { way, code, isInBand, residents, isBehind } = one;
@@ -258,7 +258,7 @@ property("a session that a drain cuts receives its code, even if the machine sto
     delaysMs: fc.tuple(...TRANSPORTS.map(() => fc.integer({ min: 1, max: 200 }))),
   }),
   regressions: {
-    "a drain whose last packets take longer than the server lives": {
+    "a drain whose last packets arrive after the server has ended": {
       hasHttp3: true,
       withinMs: 100,
       delaysMs: [1, 200, 1],

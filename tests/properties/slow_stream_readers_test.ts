@@ -89,7 +89,7 @@ property("a reader that falls behind receives each record once, in order, or `go
     end: fc.constantFrom("fulfilled", "tired"),
   }),
   regressions: {
-    "a hardened WebSocket that breaks with unsent bytes leaves a turn for the event of its end": {
+    "a hardened WebSocket that breaks with unsent bytes reports its end a turn later": {
       carrier: "hardened",
       load: "large records",
       sendQueue: "the default",

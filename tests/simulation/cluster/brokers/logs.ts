@@ -172,7 +172,9 @@ export class TrialLogs {
     const isGood = outcome.kind === "appended" || outcome.kind === "repeated" && wasUnsure;
     const tail = "info" in outcome ? outcome.info.tail : undefined;
     if (!isGood || tail !== kept + 1) {
-      this.#complain(`record ${kept} of ${id} at broker ${by} is ${outcome.kind}, with the tail at ${tail}`);
+      this.#complain(
+        `record ${kept} of ${id} at broker ${by} is ${outcome.kind}, with the tail at ${tail}`,
+      );
     }
     log.kept = kept + 1;
   }
