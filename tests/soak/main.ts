@@ -146,7 +146,11 @@ async function soakIdle(): Promise<void> {
   const tookMs = performance.now() - openedAt;
   const after = await server.until(({ sessions }) => sessions === idle, 5_000);
   const kib = (after.rssBytes - before.rssBytes) / 1_024 / idle;
-  check("idle sessions are there", after.sessions === idle, `${idle} in ${tookMs.toFixed(0)} ms`);
+  check(
+    "all idle sessions are open",
+    after.sessions === idle,
+    `${idle} in ${tookMs.toFixed(0)} ms`,
+  );
   check(
     `an idle session uses at most ${MOST_KIB_PER_SESSION} KiB`,
     kib <= MOST_KIB_PER_SESSION,
@@ -175,7 +179,7 @@ async function soakIdle(): Promise<void> {
   const all = [...idlers, ...workers];
   const still = await server.stats();
   check(
-    "no session was lost meanwhile",
+    "no session was lost in the meantime",
     still.sessions === all.length,
     `${still.sessions} sessions`,
   );

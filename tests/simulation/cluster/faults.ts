@@ -78,7 +78,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
   },
   rolling: ({ cluster, lastsMs }) => {
     const withinMs = Math.min(lastsMs, ROLLING_MS);
-    return cluster.roll(withinMs) ? [`begins rolling restarts, ${withinMs} ms each`] : undefined;
+    return cluster.roll(withinMs) ? [`starts rolling restarts, ${withinMs} ms each`] : undefined;
   },
   deny: ({ cluster, peer, amount }) => {
     const denied = cluster.deny(peer, amount);

@@ -255,11 +255,11 @@ export class Ledger {
       "unknown publications": [],
       "publications after the end of the subscription": [],
       "publications of the same node before the subscription": [],
-      "publications that came twice": [],
+      "publications that arrived twice": [],
       "publications out of order": [],
       "silent gaps": [],
       "appends without an outcome, or refused": this.#badAppends(),
-      "appends whose lost answers were noticed late": this.#unnoticed(),
+      "appends whose lost replies were noticed late": this.#unnoticed(),
       "appends at or before a head that was read earlier": this.#fallenHeads(),
       "publications that were lost without an interruption": [],
     };
@@ -286,7 +286,7 @@ export class Ledger {
         }
         // An append without a reply may have been stored in the previous epoch.
         const key = `${position?.epoch} ${sent.number}`;
-        if (seen.has(key)) complain("publications that came twice", one);
+        if (seen.has(key)) complain("publications that arrived twice", one);
         seen.add(key);
         const { epoch, offset } = position ?? { epoch: "", offset: 1 };
         if (epoch !== place.epoch) newest = new Map();

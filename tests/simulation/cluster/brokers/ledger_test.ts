@@ -60,7 +60,7 @@ Deno.test("Ledger complains about duplicate, late, changed and reordered publica
   assertEquals(broken(), {
     "unknown publications": `a publication of no program at 20 ms, ${on}`,
     "publications after the end of the subscription": `publication 2 at 20 ms, ${on}`,
-    "publications that came twice": `publication 0 at 20 ms, ${on}`,
+    "publications that arrived twice": `publication 0 at 20 ms, ${on}`,
     "publications out of order": `publication 0 at 20 ms, ${on}; publication 0 at 20 ms, ${on}`,
   });
 });
@@ -87,7 +87,7 @@ Deno.test("Ledger accepts a repeated append in the next epoch, but not in the sa
   hear(listening, two, at(2, 1, "f"));
   hear(listening, two, at(2, 1, "f"));
   assertEquals(Object.keys(broken()), [
-    "publications that came twice",
+    "publications that arrived twice",
     "publications out of order",
   ]);
 });

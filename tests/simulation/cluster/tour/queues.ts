@@ -45,9 +45,14 @@ export async function visitQueues(tour: Tour): Promise<void> {
   const load = burst(heavy.session, sendQueue, topic, LARGE_PAD);
   tour.examine("queues", "burst of large messages", "QueueFullError", load.error);
   const isWithin = load.mostBytes <= sendQueue.maxBytes;
-  tour.examine("queues", `${load.mostBytes} bytes of large messages in bounds`, true, isWithin);
+  tour.examine(
+    "queues",
+    `${load.mostBytes} bytes of large messages within the limit`,
+    true,
+    isWithin,
+  );
   const isUsed = load.mostBytes + 2 * LARGE_PAD.length > sendQueue.maxBytes;
-  tour.examine("queues", `${load.mostBytes} bytes of large messages let in`, true, isUsed);
+  tour.examine("queues", `${load.mostBytes} bytes of large messages admitted`, true, isUsed);
   await examineEnd("large messages", heavy.session.closed);
   await heavy.client.close();
 

@@ -68,7 +68,7 @@ export async function visitRooms(tour: Tour): Promise<void> {
 
   await member.close();
   await tour.pause(GRACE_MS - NOTICE_MS);
-  expect("notices within the grace");
+  expect("notices within the grace period");
   member = await enter(tour, host, 2);
   await tour.pause(GRACE_MS);
   const wasBack = seen.filter(({ change }) => change !== "updated");
@@ -80,11 +80,16 @@ export async function visitRooms(tour: Tour): Promise<void> {
   await tour.pause(GRACE_MS + NOTICE_MS);
   const waitedMs = (seen[0]?.atMs ?? 0) - leftMs;
   const isInTime = waitedMs >= GRACE_MS - 100 && waitedMs <= GRACE_MS + NOTICE_MS;
-  expect("notices after the grace", "left");
-  tour.examine("presence", `grace of ${Math.round(waitedMs)} ms in bounds`, "true", isInTime);
+  expect("notices after the grace period", "left");
+  tour.examine(
+    "presence",
+    `grace period of ${Math.round(waitedMs)} ms within its bounds`,
+    "true",
+    isInTime,
+  );
   for (const { server, host: { name } } of tour.nodes) {
     const found = server.rooms.members(ROOM).some(({ user }) => user === USER);
-    tour.examine("presence", `user in the room of ${name} after the grace`, "false", found);
+    tour.examine("presence", `user in the room of ${name} after the grace period`, "false", found);
     tour.examine("presence", `user online at ${name}`, "false", server.presence.isOnline(USER));
   }
   await room.unsubscribe();

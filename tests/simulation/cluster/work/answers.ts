@@ -79,7 +79,7 @@ async function readAnswer(program: Program, asked: Asked): Promise<void> {
   const { answer, items, isKept, leavesAt, offset } = asked;
   const reader = `${answer} by ${name}`;
   program.tell("answerBegan", { answer, client: name, items, ...(isKept && { isKept }) });
-  program.note(`asks for ${answer}, ${items} items${isKept ? ", kept" : ""}`);
+  program.note(`requests ${answer}, ${items} items${isKept ? ", kept" : ""}`);
   const id = answer.replace(/\W/g, "-").padStart(16, "0");
   const patience = patienceOf(host.runtime, program.chanceOf(`patience/${answer}`), ANSWER_MS);
   const { options: { signal, timeoutMs }, withinMs } = patience;

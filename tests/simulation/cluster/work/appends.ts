@@ -130,7 +130,7 @@ async function persist(
       await body?.cancel();
       // The requesting page has been reloaded, and the next one retries.
       if (program.client.status.isEnded) return undefined;
-      program.event(`${init.method} of a stream answers ${status}`);
+      program.event(`${init.method} of a stream returns ${status}`);
       if (ok) return status;
       // Proxies reject requests with other bodies for as long as their fault lasts.
       const isOfServer = headers.get("content-type") === "application/problem+json";

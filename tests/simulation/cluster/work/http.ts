@@ -80,7 +80,7 @@ export function openPage(program: Program, parts: HttpParts): void {
     };
     opened.onmessage = ({ data }) => {
       const { topic } = JSON.parse(data) as { readonly topic: string };
-      program.note(`page got ${topic}`);
+      program.note(`page received ${topic}`);
     };
     opened.onclose = ({ code }) => {
       program.event(`page closed ${code}`);
@@ -123,7 +123,7 @@ async function publish(
     );
     const response = await program.wait(`API ${id}`, asked, ANSWER_MS);
     const text = await response.text();
-    program.event(`API answers ${response.status}`);
+    program.event(`API returns ${response.status}`);
     if (!response.ok) throw new Error(`Cannot publish: ${response.status} ${text}`);
     const { position } = JSON.parse(text);
     program.tell("acknowledged", { topic, id, ...(position && { position }) });
@@ -154,7 +154,7 @@ async function readStream(
       const asked = request(url, { signal: limit.signal });
       const response = await program.wait(`GET ${stream}`, asked, ANSWER_MS);
       const text = await response.text();
-      program.event(`GET of a stream answers ${response.status}`);
+      program.event(`GET of a stream returns ${response.status}`);
       if (response.status === 404 || response.status === 410) {
         return program.tell("readEnded", { stream, reader, code: `${response.status}` });
       }
