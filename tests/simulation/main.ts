@@ -1,5 +1,6 @@
 /**
- * `deno task simulate`: properties, then whole clusters with faults, on virtual time, from seeds.
+ * The task `deno task simulate`. It checks the properties and then whole clusters with faults, on
+ * virtual time and from seeds.
  *
  * ```sh
  * deno task simulate                          # 100 cases of each property, and a minute of plans

@@ -152,10 +152,10 @@ export function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Returns the limit on open files of this process. JavaScript cannot raise the limit of its own
- * process, so the test uses a shell to read it.
+ * Returns the limit on open files of this process. JavaScript cannot read this limit, so the test
+ * uses a shell.
  *
- * @returns The limit; `Infinity` if unlimited or unknown.
+ * @returns The limit, or `Infinity` if it is unlimited or unknown.
  */
 export async function openFileLimit(): Promise<number> {
   if (Deno.build.os === "windows") return Infinity;

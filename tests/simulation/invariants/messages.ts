@@ -127,7 +127,7 @@ export const handledOnce: Invariant = {
   },
 };
 
-/** Each request receives its own reply, once. */
+/** Each request receives its own reply exactly once. */
 export const ownAnswers: Invariant = {
   name: "own-answers",
   promise: "A request receives its own reply exactly once.",

@@ -235,7 +235,7 @@ export class Ledger {
    * Finds the program's publication that is equal to a publication from the engine.
    *
    * @param publication The publication from the engine.
-   * @returns The publication; `undefined` if no program made it.
+   * @returns The publication, or `undefined` if no program made it.
    */
   find({ topic, payload, except }: Publication): Sent | undefined {
     const isText = typeof payload === "string";
