@@ -12,13 +12,13 @@ import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson } from "./mutate.ts";
 import { checkFaults } from "./session.ts";
 
-/** Most calls and faults of one client. */
+/** Maximum number of calls and faults per client. */
 const INPUTS_PER_CLIENT = 150;
 
 const OUTBOX = { maxMessages: 4, maxBytes: 2_048 };
 
 /**
- * Calls methods of clients at random while the network fails and recovers.
+ * Calls client methods at random while the network fails and recovers.
  *
  * @param random Source of the random choices.
  * @param rounds Number of calls and faults.

@@ -100,8 +100,8 @@ export function fuzzBinaryMessages(random: Random, rounds: number): void {
     const parts = decodeBinary(frame);
     if (parts === undefined) continue;
     const { head, data } = parts;
-    // The expected parts: the mark, a length, the head, the data. A byte order mark in a head is
-    // dropped.
+    // The expected parts: the mark, a length, the head, the data. A byte order mark at the start of
+    // the head is dropped.
     const headBytes = readVarint(frame, 2);
     assertEquals(2 + varintLengthAt(frame[2]!) + headBytes + data.length, frame.length);
     assert([0, 3].includes(headBytes - utf8Length(head)), `${headBytes} bytes of head`);

@@ -60,7 +60,7 @@ function checkError(error: unknown, allowed: readonly ErrorClass[]): Error {
   return error;
 }
 
-/** Counts steps, so that an endless loop is detected in the same way on every machine. */
+/** Counts steps, so that every machine detects an endless loop in the same way. */
 export class Steps {
   #left: number;
   readonly #what: string;
@@ -68,8 +68,8 @@ export class Steps {
   /**
    * Allows a number of steps.
    *
-   * @param most Number of steps.
-   * @param what Name of the steps.
+   * @param most The maximum number of steps.
+   * @param what The name of the steps.
    */
   constructor(most: number, what: string) {
     this.#left = most;

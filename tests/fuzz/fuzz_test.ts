@@ -15,7 +15,7 @@ for (const { name } of FUZZERS) {
   const rounds = Math.ceil(ROUNDS * weight / total);
   Deno.test(`fuzzing finds no fault: ${name}`, async () => {
     await fuzz({ seed: FIXED_SEED, rounds, only: name });
-    // New inputs in each run; the error of a failure includes the seed.
+    // Each run uses new inputs. If it fails, the error includes the seed.
     await fuzz({ seed: crypto.getRandomValues(new Uint32Array(1))[0]!, rounds, only: name });
   });
 }

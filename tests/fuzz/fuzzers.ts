@@ -36,9 +36,9 @@ import { fuzzWebSocketFrames, fuzzWebSocketHeads } from "./websocket.ts";
 export interface Fuzzer {
   /** Name of the fuzzer. */
   readonly name: string;
-  /** Share of all inputs, relative to the other fuzzers. */
+  /** The share of all inputs, relative to the other fuzzers. */
   readonly weight: number;
-  /** Draws a number of inputs and feeds them to the part. */
+  /** Generates a number of inputs and feeds them to the part. */
   readonly run: (random: Random, rounds: number) => void | Promise<void>;
 }
 
@@ -74,16 +74,16 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "client", weight: 1, run: fuzzClient },
 ];
 
-/** Inputs that share a seed: a finding is reproduced within this number. */
+/** The number of inputs that share a seed. A finding is reproduced within this number of inputs. */
 export const BATCH = 500;
 
 /** Options for {@linkcode fuzz}. */
 export interface FuzzOptions {
   /** The first seed; each batch uses the next. */
   readonly seed: number;
-  /** Number of inputs in total. */
+  /** The total number of inputs. */
   readonly rounds: number;
-  /** Name of the only fuzzer to run; all by default. */
+  /** The name of the only fuzzer to run; by default, all fuzzers run. */
   readonly only?: string | undefined;
   /** Called after each fuzzer. */
   readonly onDone?: (report: FuzzReport) => void;
@@ -103,7 +103,7 @@ export interface FuzzReport {
  * Runs the fuzzers.
  *
  * @param options See {@linkcode FuzzOptions}.
- * @throws {Error} At the first finding; the message includes the command that reproduces it.
+ * @throws {Error} At the first finding. The message includes the command that reproduces it.
  */
 export async function fuzz(options: FuzzOptions): Promise<void> {
   const { seed, rounds, only, onDone } = options;
@@ -148,7 +148,7 @@ class Unhandled implements Disposable {
     globalThis.addEventListener("error", this.#note);
   }
 
-  /** Throws the first error, once all errors of this turn are reported. */
+  /** Throws the first error once all errors of this turn have been reported. */
   async check(): Promise<void> {
     await new Promise<void>((resolve) => setTimeout(resolve, 0));
     if (this.#found.length > 0) {

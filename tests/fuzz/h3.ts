@@ -1,6 +1,5 @@
 /**
- * Malformed bytes for HTTP/3: varints, frames, capsules, settings, fields, and the stream of
- * messages.
+ * Malformed bytes for HTTP/3: varints, frames, capsules, settings, fields, and the message stream.
  *
  * @module
  */
@@ -81,17 +80,17 @@ export function fuzzVarints(random: Random, rounds: number): void {
   }
 }
 
-/** The members of a parser of frames or capsules that are used here. */
+/** The members of a frame or capsule parser that are used here. */
 interface Parser {
   push(chunk: Uint8Array): void;
   next(): { readonly type: number; readonly payload: Uint8Array } | undefined;
 }
 
-/** The results of a parser: whole payloads by type, and the end. */
+/** The results of a parser: the whole payloads by type, and how the input ended. */
 function readAll(parser: Parser, chunks: readonly Uint8Array[], joinsType: number): string[] {
   const found: string[] = [];
   const size = chunks.reduce((total, { length }) => total + length, 0);
-  // Each frame has at least two bytes, and each chunk may split one.
+  // Each frame has at least two bytes, and each chunk may split a frame.
   const steps = new Steps(size + 2 * chunks.length + 2, "the parser");
   let pieceOf = -1;
   for (const chunk of chunks) {
@@ -222,7 +221,7 @@ const SECTIONS: readonly Uint8Array[] = [
 ];
 
 /**
- * Reads malformed field sections, and the requests in them.
+ * Reads malformed field sections and the requests in them.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -264,7 +263,7 @@ export function fuzzStructuredFields(random: Random, rounds: number): void {
 const MAX_FRAME_BYTES = 1_024;
 
 /**
- * Writes a frame of the stream of messages.
+ * Writes a frame of the message stream.
  *
  * @param kind 0 text, 1 binary, 2 end.
  * @param body The payload.
@@ -287,7 +286,7 @@ const MESSAGES: readonly Uint8Array[] = [
   messageFrame(0, new Uint8Array(900).fill(0x61)),
 ];
 
-/** The results of a parser of messages, and the end. */
+/** The results of a message parser, and how the input ended. */
 function readMessages(chunks: readonly Uint8Array[]): string[] {
   const found: string[] = [];
   let isDone = false;
@@ -310,7 +309,7 @@ function readMessages(chunks: readonly Uint8Array[]): string[] {
 }
 
 /**
- * Splits a malformed stream of messages into frames.
+ * Splits a malformed message stream into frames.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -1,5 +1,5 @@
 /**
- * The HTTP API with arbitrary requests.
+ * Sends arbitrary requests to the HTTP API.
  *
  * @module
  */
@@ -119,7 +119,7 @@ export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
   assertEquals(console.lines, []);
 }
 
-/** Creates a request; `undefined` if the platform itself rejects the parts. */
+/** Creates a request; returns `undefined` if the platform itself rejects the parts. */
 function anyRequest(random: Random): Request | undefined {
   const method = random.pick(METHODS);
   const path = random.below(3) === 0 ? mutateText(random, PATHS) : random.pick(PATHS);

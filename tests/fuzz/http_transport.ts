@@ -1,5 +1,5 @@
 /**
- * The HTTP transport with arbitrary posts, events and requests.
+ * Feeds arbitrary POST bodies, events and requests to the HTTP transport.
  *
  * @module
  */
@@ -43,7 +43,8 @@ const EVENTS = [
 ];
 
 /**
- * Reads request bodies. Frames that were read can be written, and stay the same when read again.
+ * Reads request bodies. Frames that were read can be written, and reading them again gives the same
+ * frames.
  *
  * @param random Source of the random choices.
  * @param rounds Number of bodies.
@@ -61,7 +62,7 @@ export function fuzzPosts(random: Random, rounds: number): void {
 }
 
 /**
- * Reads events. Pieces of any size result in the same events, or the same failure.
+ * Reads events. Pieces of any size must give the same events or the same failure.
  *
  * @param random Source of the random choices.
  * @param rounds Number of texts.
@@ -130,7 +131,7 @@ const STATUSES: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * Sends requests of the transport to a server, some of them for open sessions.
+ * Sends requests to a server as the transport does, some of them for open sessions.
  *
  * @param random Source of the random choices.
  * @param rounds Number of requests.
@@ -179,7 +180,7 @@ export async function fuzzHttpTransport(random: Random, rounds: number): Promise
   assertEquals(console.lines, []);
 }
 
-/** Creates a request; `undefined` if the platform itself rejects the parts. */
+/** Creates a request; returns `undefined` if the platform itself rejects the parts. */
 function anyRequest(
   random: Random,
   ids: OpenedConnection | undefined,

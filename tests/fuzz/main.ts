@@ -1,6 +1,6 @@
 /**
- * `deno task fuzz`: a million malformed inputs for all code that reads a peer's data, and for whole
- * sessions and servers.
+ * The program of `deno task fuzz`. It feeds a million malformed inputs to all code that reads a
+ * peer's data, and to whole sessions and servers.
  *
  * ```sh
  * deno task fuzz                  # a million inputs from a random seed

@@ -1,6 +1,6 @@
 /**
- * Sessions with messages on a stream, as over WebTransport, whose peers write arbitrary bytes to
- * the stream.
+ * Sessions that send messages on a stream, as over WebTransport. Their peers write arbitrary bytes
+ * to the stream.
  *
  * @module
  */
@@ -41,7 +41,7 @@ function bytesOf(frame: Frame): Uint8Array {
 }
 
 /**
- * Feeds malformed streams to sessions: frames in pieces, broken frames, an early end, another
+ * Feeds malformed streams to sessions: frames in pieces, broken frames, an early end, or another
  * stream.
  *
  * @param random Source of the random choices.
@@ -85,7 +85,7 @@ export async function fuzzMessageWire(random: Random, rounds: number): Promise<v
   }
 }
 
-/** Writes the stream of messages, and reads the session's output. */
+/** Writes the message stream, and reads the session's output. */
 class HandWriter {
   readonly #connection: Connection;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
@@ -112,7 +112,7 @@ class HandWriter {
     this.#writer.write(bytes).catch(() => {});
   }
 
-  /** Performs a forbidden action of a peer. */
+  /** Performs an action that is forbidden to a peer. */
   misbehave(random: Random): void {
     switch (random.below(12)) {
       case 0:

@@ -1,6 +1,5 @@
 /**
- * Malformed bytes for MoQ: the bodies of messages in every version, the streams of messages, and
- * paths.
+ * Malformed bytes for MoQ: message bodies in every version, message streams, and paths.
  *
  * @module
  */
@@ -26,7 +25,7 @@ import { HandStream } from "../structured.ts";
 import { failsOnlyBy, rejectsOnlyBy, Steps } from "./expect.ts";
 import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
 
-/** Largest message on a stream, small enough that some messages are too large. */
+/** The largest message on a stream; it is small enough that some messages are too large. */
 const MAX_BODY_BYTES = 200;
 
 const SCOPES: readonly MoqErrorScope[] = [
@@ -64,9 +63,9 @@ function fuzzMessage(random: Random): void {
   const type = random.below(16) === 0 ? random.bits(53) : first.type;
   const outcome = failsOnlyBy(() => decode(body, traits, type), ProtocolError);
   if (!outcome.ok) return;
-  // A message that was read can be written with equal content and no more bytes.
+  // A message that was read can be written with the same content in at most as many bytes.
   const written = failsOnlyBy(() => encode(outcome.value, traits), RangeError);
-  // The limit on hops is lower for writing than for reading.
+  // The hop limit is lower for writing than for reading.
   if (!written.ok) return assertEquals(name, "ANNOUNCE", written.error.message);
   const again = cut(written.value, traits);
   assert(again.body.byteLength <= body.byteLength, `${name} grew`);
@@ -124,7 +123,7 @@ const STEPS: readonly Step[] = [
 ];
 
 /**
- * Reads malformed streams of messages, cut at different positions.
+ * Reads malformed message streams that are cut at different positions.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -1,5 +1,5 @@
 /**
- * Sessions of MoQ whose peer sends malformed streams and replies.
+ * MoQ sessions whose peer sends malformed streams and replies.
  *
  * @module
  */
@@ -22,7 +22,7 @@ const VERSION_NAMES: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gom
 /** Close codes of a session that received data it could not parse. */
 const OWN_CODES = [3, 6];
 
-/** A peer's requests: the type of the stream and the name of the message. */
+/** A peer's requests, each with the type of the stream and the name of the message. */
 const REQUESTS: readonly (readonly [type: number, name: string])[] = [
   [1, "announce interest"],
   [2, "SUBSCRIBE"],
@@ -137,7 +137,7 @@ async function feed(random: Random, send: () => Promise<HandExchange>): Promise<
   else if (how < 3) await outcome.value.end();
 }
 
-/** Checks that a session with malformed input is open, or closed by itself with a code. */
+/** Checks that a session with malformed input is open, or that it closed on its own with a code. */
 async function settled(session: MoqSession): Promise<void> {
   await turns();
   if (session.isClosed) {

@@ -6,10 +6,13 @@
 import { concat } from "../../base/bytes.ts";
 import type { Random } from "../random.ts";
 
-/** Longest input, in bytes or characters: enough for every length with special handling. */
+/**
+ * The longest input, in bytes or characters. It is long enough for every length with special
+ * handling.
+ */
 const MAX_LENGTH = 4_096;
 
-/** Bytes at which readers change behavior: ends of ranges, and wrong lengths. */
+/** Bytes at which readers change their behavior: the ends of ranges, and wrong lengths. */
 const BYTES = [0, 1, 2, 0x1f, 0x20, 0x3f, 0x40, 0x41, 0x53, 0x7f, 0x80, 0xbf, 0xc0, 0xf8, 0xff];
 
 /** Pieces of text that are significant to some reader. */
@@ -56,7 +59,7 @@ const TEXTS = [
 ];
 
 /**
- * Draws an input: usually a mutated seed, otherwise noise.
+ * Generates an input: usually a mutated seed, otherwise noise.
  *
  * @param random Source of the random choices.
  * @param seeds Valid inputs.
@@ -103,7 +106,7 @@ function changed(bytes: Uint8Array, at: number, change: (byte: number) => number
   return copy;
 }
 
-/** A varint of any length: small, at a boundary, or huge. */
+/** Returns a varint of any length: small, at a boundary, or huge. */
 function varint(random: Random): Uint8Array {
   const size = random.below(4);
   const bytes = random.bytes(1 << size);
@@ -123,7 +126,7 @@ export function joined(...parts: readonly Uint8Array[]): Uint8Array {
 }
 
 /**
- * Draws a text; see {@linkcode mutateBytes}.
+ * Generates a text; see {@linkcode mutateBytes}.
  *
  * @param random Source of the random choices.
  * @param seeds Valid texts.
@@ -168,10 +171,10 @@ function noise(random: Random, length: number): string {
 }
 
 /**
- * Draws a value that JSON can represent, sometimes nested.
+ * Generates a value that JSON can represent, sometimes nested.
  *
  * @param random Source of the random choices.
- * @param depth Greatest depth of nesting.
+ * @param depth The maximum nesting depth.
  * @returns The value.
  */
 export function anyJson(random: Random, depth = 3): unknown {
@@ -205,7 +208,7 @@ export function anyJson(random: Random, depth = 3): unknown {
  *
  * @param random Source of the random choices.
  * @param bytes The bytes.
- * @returns Copied pieces, all with at least one byte.
+ * @returns Copied pieces, each with at least one byte.
  */
 export function pieces(random: Random, bytes: Uint8Array): Uint8Array[] {
   const parts: Uint8Array[] = [];

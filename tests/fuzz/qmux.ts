@@ -1,5 +1,6 @@
 /**
- * Malformed bytes for QMux: frames, parameters, and engines in use while malformed records arrive.
+ * Malformed bytes for QMux: frames, parameters, and engines that are in use while malformed records
+ * arrive.
  *
  * @module
  */
@@ -24,13 +25,13 @@ import { decodeRecord, type TestEnd, testEnd } from "../qmux_wire.ts";
 import type { Random } from "../random.ts";
 import { joined, mutateBytes } from "./mutate.ts";
 
-/** Most records of one engine, which is then replaced. */
+/** The maximum number of records for one engine, which is then replaced. */
 const MAX_RECORDS = 200;
 
-/** Windows of the engines, small enough that the peer exceeds them. */
+/** The windows of the engines, which are small enough that the peer exceeds them. */
 const WINDOWS = { maxData: 2_000, maxStreamData: 500, maxStreamsBidi: 4, maxStreamsUni: 4 };
 
-/** Most streams and bytes that this end allowed, including later grants. */
+/** The maximum numbers of streams and bytes that this end has allowed, including later grants. */
 const MAX_STREAMS = 200;
 
 const PARAMETERS = {
@@ -48,7 +49,7 @@ const PARAMETERS = {
 const text = new TextEncoder().encode("hello, hello");
 const long = new Uint8Array(300);
 
-/** Valid records: every kind of frame, on existing streams and on others. */
+/** Valid records with every kind of frame, on existing streams and on other streams. */
 const SEEDS: readonly Uint8Array[] = [
   ...[0, 1, 2, 3, 4, 6, 8].flatMap((id) => [
     record((writer) => writer.stream(id, 0, { bytes: text, start: 0, end: 5 }, false)),
@@ -77,7 +78,7 @@ const SEEDS: readonly Uint8Array[] = [
 const PARAMETER_SEEDS = [encodeTransportParameters(PARAMETERS), text.slice(0, 0)];
 
 /**
- * Reads records, valid and malformed, and feeds engines with them.
+ * Reads valid and malformed records, and feeds them to engines.
  *
  * @param random Source of the random choices.
  * @param rounds Number of records.
@@ -110,7 +111,7 @@ function fuzzCodecs(random: Random): void {
   onlyQmuxErrors(() => decodeRecord(joined(Uint8Array.fromHex("ff5153300d0a0d0a"), parameters)));
 }
 
-/** Encodes a frame again; `undefined` for a frame with an unsafe integer. */
+/** Encodes a frame again; returns `undefined` for a frame with an unsafe integer. */
 function encode(frame: QmuxFrame): Uint8Array | undefined {
   const numbers = Object.values(frame).filter((value) => typeof value === "number");
   if (!numbers.every((number) => Number.isSafeInteger(number || 0))) return undefined;
@@ -154,7 +155,7 @@ function encode(frame: QmuxFrame): Uint8Array | undefined {
   });
 }
 
-/** Normalizes fields with several encodings; parameters are compared only by kind. */
+/** Normalizes fields that have several encodings. Parameters are compared only by kind. */
 function withoutSize(frames: QmuxFrame[]): unknown[] {
   return frames.map((frame) => {
     if (frame.kind === "stream") return { ...frame, offset: frame.offset || 0 };
@@ -198,7 +199,7 @@ class UsedEngine {
     const { link, qmux } = this.#end;
     for (let i = random.below(3); i > 0; i--) {
       const sent = link.take();
-      // Output is well-formed after any input.
+      // The output is well-formed after any input.
       if (sent !== undefined) assert(decodeRecord(sent).length > 0);
     }
     assert(
@@ -222,12 +223,12 @@ class UsedEngine {
     assertEquals([qmux.openStreams, qmux.heldBytes], [0, 0]);
   }
 
-  /** Returns true if the connection reported the code of a peer's close as a failure. */
+  /** Returns true if the connection reported the code of the peer's close as a failure. */
   #isTold(code: number): boolean {
     return this.#end.link.failures.some((failure) => failure.code === code);
   }
 
-  /** Valid frames, some of them in one record. */
+  /** Returns valid frames, some of them in one record. */
   #several(): Uint8Array {
     const count = this.#random.below(2) === 0 ? 1 : 1 + this.#random.below(6);
     return joined(...Array.from({ length: count }, () => this.#random.pick(SEEDS)));

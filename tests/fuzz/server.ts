@@ -1,5 +1,5 @@
 /**
- * A server with arbitrary input from many clients at the same time.
+ * Feeds arbitrary input from many clients to a server at the same time.
  *
  * @module
  */
@@ -13,13 +13,13 @@ import { rejectsOnlyBy } from "./expect.ts";
 import { mutateText } from "./mutate.ts";
 import { anyFrame, checkFaults } from "./session.ts";
 
-/** Inputs of one server before it closes. */
+/** The number of inputs for one server before it closes. */
 const INPUTS_PER_SERVER = 250;
 
 const PATHS = ["/", "/?token=ann", "/?token=bob&x=1", "/?protocol=skein.1", "/rooms/a"];
 
 /**
- * Feeds a real server: requests for sessions, frames, faults, publications.
+ * Feeds session requests, frames, faults and publications to a real server.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -1,5 +1,5 @@
 /**
- * Sessions with arbitrary input from peers, users and the network.
+ * Feeds arbitrary input from peers, users and the network to sessions.
  *
  * @module
  */
@@ -21,13 +21,13 @@ import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../../session/session_settings.ts";
 
-/** Most inputs of one session before it closes. */
+/** The maximum number of inputs for one session before it closes. */
 const INPUTS_PER_SESSION = 200;
 
-/** Inputs of one session after it closes. */
+/** The number of inputs for one session after it closes. */
 export const AFTER_END = 4;
 
-/** Bounds that are small enough to be reached. */
+/** Limits that are small enough to be reached. */
 const LIMITS = {
   sendQueue: { maxMessages: 8, maxBytes: 16_384 },
   receiveQueue: { maxMessages: 8, maxBytes: 4_096 },
@@ -42,7 +42,8 @@ const BINARIES: readonly Uint8Array[] = [
 ];
 
 /**
- * Draws a peer's data: an envelope, several in one frame, a binary message, or garbage.
+ * Generates a peer's data: an envelope, several envelopes in one frame, a binary message, or
+ * garbage.
  *
  * @param random Source of the random choices.
  * @returns A frame.
@@ -67,10 +68,10 @@ export function anyFrame(random: Random): Frame {
 }
 
 /**
- * Draws the number of inputs of a session.
+ * Returns a random number of inputs for a session.
  *
  * @param random Source of the random choices.
- * @param left Number of remaining inputs.
+ * @param left The number of remaining inputs.
  * @returns The number of inputs.
  */
 export function inputsOf(random: Random, left: number): number {
@@ -78,7 +79,7 @@ export function inputsOf(random: Random, left: number): number {
 }
 
 /**
- * Draws settings: every policy, with or without a handler, which fails occasionally.
+ * Generates settings with any policy, with or without a handler. The handler fails occasionally.
  *
  * @param random Source of the random choices.
  * @param options The side of the session, and the collector of errors that the application
@@ -124,7 +125,7 @@ export function anySettings<S extends Side>(
 }
 
 /**
- * Checks that the application received only errors from its own handlers.
+ * Checks that the application received errors only from its own handlers.
  *
  * @param faults The errors of `onError`.
  */
@@ -135,7 +136,7 @@ export function checkFaults(faults: readonly unknown[]): void {
   }
 }
 
-/** Pending calls of one session. */
+/** The pending calls of one session. */
 export type Waiting = Set<Promise<unknown>>;
 
 /**
@@ -179,7 +180,7 @@ export function act(random: Random, session: Session, waiting: Waiting): void {
       return;
     case 10:
     case 11: {
-      // More than the queue or the transport can hold.
+      // This is more than the queue or the transport can hold.
       const burst = new Uint8Array(random.bits(13));
       const send = () =>
         session.send(topic, random.below(2) === 0 ? burst : "x".repeat(burst.length));
@@ -227,8 +228,8 @@ export function disturb(random: Random, link: MemoryLink): void {
 export function checkBounds(session: Session, received: number): void {
   const { stats } = session;
   const { maxMessages, maxBytes } = LIMITS.sendQueue;
-  // Protected messages (replies, control) have the same bound in addition; one more closes the
-  // session.
+  // Protected messages (replies and control messages) have a second limit of the same size. One
+  // more message closes the session.
   assert(stats.queuedMessages <= 2 * maxMessages + LIMITS.maxRequests, `${stats.queuedMessages}`);
   assert(stats.queuedBytes <= 2 * (maxBytes + LIMITS.maxMessageBytes), `${stats.queuedBytes}`);
   assert(stats.waitingMessages <= LIMITS.receiveQueue.maxMessages, `${stats.waitingMessages}`);
@@ -300,7 +301,7 @@ export async function fuzzSession(random: Random, rounds: number): Promise<void>
     const waiting: Waiting = new Set();
     if (side === "client" && random.below(8) > 0) peer.frames?.send(JSON.stringify(HELLO));
     for (let i = 0; i < inputs; i++) {
-      // Faults after the close show quickly.
+      // Faults after the close show up quickly.
       if (session.isClosed) inputs = Math.min(inputs, i + AFTER_END);
       const kind = random.below(16);
       if (kind < 11) peer.frames?.send(anyFrame(random));

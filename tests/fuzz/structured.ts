@@ -123,7 +123,7 @@ async function fuzzDatagrams(random: Random, { codec, datagrams }: Seeds): Promi
   await structured[Symbol.asyncDispose]();
 }
 
-/** Checks that the registry includes the message, and that its data matches the schema. */
+/** Checks that the registry includes the message and that the message's data matches the schema. */
 function checked<M extends { readonly type: keyof typeof registry; readonly data: unknown }>(
   message: M,
 ): M {

@@ -1,5 +1,5 @@
 /**
- * Malformed bytes for the hardened WebSocket engine: request heads, and frames.
+ * Malformed bytes for the hardened WebSocket engine: request heads and frames.
  *
  * @module
  */
@@ -90,8 +90,8 @@ function toHex(bytes: Uint8Array): string {
 }
 
 /**
- * Reads frames whole and in pieces, with and without compression and pauses. The events do not
- * depend on the pieces, and every text is UTF-8.
+ * Reads frames as a whole and in pieces, with and without compression and pauses. The events must
+ * not depend on the pieces, and every text must be UTF-8.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.
@@ -135,8 +135,8 @@ const HEADS: readonly string[] = [
 const MAX_HEAD_BYTES = 512;
 
 /**
- * Reads request heads whole and in pieces. The result does not depend on the pieces, and an
- * accepted head has only one interpretation.
+ * Reads request heads as a whole and in pieces. The result must not depend on the pieces, and an
+ * accepted head must have only one interpretation.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -1,4 +1,7 @@
-/** `skein load` and `skein doctor` with a server of `ws`, the WebSocket library for Node. */
+/**
+ * Tests `skein load` and `skein doctor` with a server that uses `ws`, the WebSocket library for
+ * Node.
+ */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { WebSocketServer } from "npm:ws@^8";
 import { doctor } from "../../cli/commands/doctor.ts";

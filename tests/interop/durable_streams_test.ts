@@ -1,4 +1,4 @@
-/** Durable streams on each engine, checked by the conformance suite of the protocol's authors. */
+/** Tests durable streams on each engine with the conformance suite of the protocol's authors. */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -11,16 +11,16 @@ import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { listen } from "../servers.ts";
 import { buildDurableStreamsSuite, builtPeers, type Peer } from "./peers.ts";
 
-/** Timeout of a long-poll: the suite waits for some to expire. */
+/** The long-poll timeout; the suite waits until it expires for some polls. */
 const LONG_POLL_MS = 2_000;
 
-/** Tests of the suite, except tests of subscriptions, which are another protocol. */
+/** The tests of the suite, except the tests of subscriptions, which are a separate protocol. */
 const TESTS = 332;
 const TESTS_OF_SUBSCRIPTIONS = 6;
 
 /**
- * Names of the suite's tests that fail if one response takes half a second, as on a busy machine.
- * They are retried once.
+ * Names of the suite's tests that fail if one response takes half a second, as it may on a busy
+ * machine. These tests are retried once.
  */
 const HURRIED = /TTL|Expir/;
 
@@ -41,7 +41,7 @@ interface Engine {
   readonly name: string;
   /** True if the machine lacks the engine; the tests are then skipped. */
   readonly ignore?: boolean;
-  /** Starts the engine and its broker, which the stack disposes. */
+  /** Starts the engine and its broker; the stack disposes of both. */
   start(stack: AsyncDisposableStack): Broker | Promise<Broker>;
 }
 
@@ -75,7 +75,8 @@ const ENGINES: readonly Engine[] = [
 
 for (const suite of builtPeers(await buildDurableStreamsSuite())) {
   Deno.test(`durable streams pass the conformance suite ${suite.version}`, async (t) => {
-    // Run concurrently, because the suite mostly waits; the whole test checks for leaks.
+    // The engines run concurrently, because the suite mostly waits. The test as a whole checks for
+    // leaks.
     await Promise.all(ENGINES.map((engine) =>
       t.step({
         name: `on ${engine.name}`,

@@ -1,5 +1,5 @@
 /**
- * Electric's clients with our durable streams over HTTP: the programs of the recipe, each in a
+ * Tests Electric's clients with our durable streams over HTTP. Each program of the recipe runs in a
  * separate process, because the clients leave response bodies unread.
  */
 import { assert, assertEquals } from "@std/assert";
@@ -8,10 +8,10 @@ import { fileURLToPath } from "node:url";
 const ROOT = new URL("../../", import.meta.url);
 const PAGE = new URL("docs/recipes/electric.md", ROOT);
 
-/** Each program of the page with the heading above it. */
+/** Matches each program of the page with the heading above it. */
 const PROGRAM = /^## ([^\n]+)\n(?:(?!^## )[^])*?^```ts ignore\n([^]*?)^```/gm;
 
-/** The programs of the page, by heading. */
+/** The programs of the page, keyed by heading. */
 async function programsOf(page: URL): Promise<[heading: string, code: string][]> {
   const text = await Deno.readTextFile(page);
   return [...text.matchAll(PROGRAM)].map(([, heading = "", code = ""]) => [heading, code]);

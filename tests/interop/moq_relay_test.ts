@@ -1,5 +1,5 @@
 /**
- * Skein and relays: moq-relay between Skein and JavaScript, Skein's own relay between
+ * Tests Skein with relays: moq-relay between Skein and JavaScript, Skein's own relay between
  * implementations that cannot talk to each other, and a client that survives the restart of a
  * relay.
  */
@@ -20,10 +20,10 @@ import { CertificateFolder } from "./peers/skein.ts";
 import { playSkein, type Wire } from "./peers/skein_moq.ts";
 import { type Part, testTogether } from "./together.ts";
 
-/** Result of a subscriber after the relay forwarded a rejection by our publisher. */
+/** The result of a subscriber after the relay has forwarded a rejection by our publisher. */
 function refusalThrough(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return 51;
-  // Where streams cannot be reset, only this version has a message for a rejection.
+  // If streams cannot be reset, only this version has a message for a rejection.
   return version === "moq-lite-04" ? 3 : 18;
 }
 
@@ -39,8 +39,8 @@ interface SeenVideo {
 const TOO_OLD = 52;
 
 /**
- * Expected video after the relay, which may drop late groups, as on a busy machine: the received
- * parts must be right.
+ * The video that is expected after the relay. The relay may drop late groups, for example on a busy
+ * machine, but the received parts must be correct.
  */
 function expectedVideo({ frames, bytes, resets = [] }: SeenVideo): unknown {
   const isLate = (reset: unknown) => new RegExp(`\\b${TOO_OLD}$`).test(`${reset}`);
@@ -72,7 +72,7 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
         protocols: theirVersion,
       }),
     ]);
-    // The two sessions close independently; there are no updates if an end lacks them.
+    // The two sessions close independently. There are no updates if an end does not support them.
     const relayed = { closed: "withdrawn", ...(hasUpdates ? {} : { priority: ["7"] }) };
     const updated = hasUpdates ? {} : { updated: [] };
     if (scenario === "publish") {
@@ -91,7 +91,7 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
   return { name: `${other.name} ${does}, ${wire}`, fn };
 }
 
-/** Our relay between versions that cannot talk to each other. */
+/** Tests our relay between versions that cannot talk to each other. */
 function partOfOurs(publisher: Peer, subscriber: Peer): Part {
   const fn = async () => {
     await using relay = new MoqRelay({ allowAnonymousPublish: true });
@@ -119,7 +119,7 @@ function partOfOurs(publisher: Peer, subscriber: Peer): Part {
   return { name: `${publisher.name} publishes, ${subscriber.name} subscribes`, fn };
 }
 
-/** Results of a rejection by our relay at foreign subscribers, where streams cannot be reset. */
+/** Results of foreign subscribers after our relay rejected them, if streams cannot be reset. */
 const REFUSED: Readonly<Record<string, unknown>> = {
   "gomoqt 0.11": {
     track: "failed to read SUBSCRIBE_OK response: EOF",

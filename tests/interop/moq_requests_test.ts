@@ -1,6 +1,6 @@
 /**
- * Requests other than SUBSCRIBE with other implementations of Media over QUIC: fetches from a
- * cache, probes of rates, GOAWAY.
+ * Tests requests other than SUBSCRIBE with other implementations of Media over QUIC: fetches from a
+ * cache, rate probes, and GOAWAY.
  */
 import { assertEquals } from "@std/assert";
 import type { MoqVersion } from "../../moq/mod.ts";
@@ -115,7 +115,8 @@ if (net !== undefined) {
   testTogether("@moq/net: fetch, probe", [
     partOfTheirs(net, "websocket", version, { ...asked, missing: 51 }),
     partOfTheirs(net, "webtransport", version, { ...asked, missing: "unexpected end of stream" }),
-    // The peer measures no rate on WebSocket, and serves no fetches in the older version.
+    // The peer does not measure the rate on WebSocket, and does not serve fetches in the older
+    // version.
     partOfOurs(net, "websocket", version, { fetched: FETCHED, missing: 0, rate: "none" }),
     partOfOurs(net, "websocket", "moq-lite-04", { fetched: 0, missing: 0, rate: "none" }),
   ]);

@@ -1,7 +1,7 @@
 /**
- * Skein with other implementations of Media over QUIC, over every transport and in every common
- * version: as publisher and as subscriber, dialing and serving. The tests assert expected failures
- * as well.
+ * Tests Skein with other implementations of Media over QUIC, over every transport and in every
+ * common version. Skein is the publisher or the subscriber, and it dials or serves. The tests also
+ * assert expected failures.
  */
 import { assertEquals, equal } from "@std/assert";
 import type { Peer, PeerServer } from "./peers.ts";
@@ -19,7 +19,7 @@ interface Exception {
   readonly theirs?: Seen;
 }
 
-/** Result of a subscriber of gomoqt that did not read a close in time. */
+/** The result of a gomoqt subscriber that did not read a close in time. */
 const UNTOLD = "the code is not told";
 
 interface Case {
@@ -61,8 +61,8 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
       theirs: isTheirs ? subscriber : publisher,
     });
   }
-  // Our client closes its connection one second after its session; gomoqt then drops a close that
-  // it has not read.
+  // Our client closes its connection one second after its session. If gomoqt has not read the close
+  // by then, it drops it.
   const mayMissClose = peer.name === "gomoqt 0.11" ||
     peer.name === "gomoqt 0.17" && client === "ours";
   if (wire === "webtransport" && scenario === "subscribe" && mayMissClose) {
@@ -71,7 +71,7 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
   return exceptions;
 }
 
-/** Results of a rejection by our publisher at a subscriber, where streams cannot be reset. */
+/** Results of a subscriber after our publisher rejected it, if streams cannot be reset. */
 function refusalAt(peer: Peer, version: MoqVersion): unknown {
   const both = (text: string) => ({ track: text, broadcast: text });
   if (peer.name === "gomoqt 0.11") return both("failed to read SUBSCRIBE_OK response: EOF");
@@ -80,7 +80,7 @@ function refusalAt(peer: Peer, version: MoqVersion): unknown {
   return both("unexpected end of stream");
 }
 
-/** Result of a rejection by a peer in JavaScript that uses Skein's WebTransport. */
+/** The result after a rejection by a JavaScript peer that uses Skein's WebTransport. */
 function refusalBy(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return { track: 0, broadcast: 0 };
   const text = (track: string) =>
@@ -120,7 +120,7 @@ function expectedOf(
   };
 }
 
-/** Protocols that the peers in JavaScript offer. */
+/** Returns the protocol that the JavaScript peers offer for a version. */
 function protocolOf(version: MoqVersion): string {
   return isSetupVersion(version) ? "moql" : version;
 }
@@ -150,8 +150,8 @@ function partOf(test: Case): Part {
       const { url, hash } = server;
       assertSeen(await peer.play(scenario, { url, hash, ...protocols }) as Seen, theirs);
       const seen = await server.seen as Seen;
-      // The client of gomoqt closes its connection right after its session, and a lost connection
-      // discards unread data: the close then has code 0.
+      // The gomoqt client closes its connection right after its session. A lost connection discards
+      // unread data, so the close then has code 0.
       const { closed } = seen as { readonly closed?: { readonly code: number } };
       const mayLose = wire === "webtransport" && peer.name.startsWith("gomoqt");
       assertEquals(seen, mayLose && closed?.code === 0 ? { ...ours, closed } : ours);
@@ -173,7 +173,9 @@ function partOf(test: Case): Part {
   return { name: `${does} to our client, ${wire}${why}`, fn };
 }
 
-/** The library dials itself, as on a page without WebTransport, and has no codes for closes. */
+/**
+ * The library dials on its own, as on a page without WebTransport, and doesn't report close codes.
+ */
 function partOfOwnDial(peer: Peer, version: MoqVersion, scenario: Role): Part {
   const does = scenario === "publish" ? "publishes" : "subscribes";
   const fn = async () => {
@@ -190,7 +192,7 @@ function partOfOwnDial(peer: Peer, version: MoqVersion, scenario: Role): Part {
   return { name: `${does} at our server by the library's own WebSocket`, fn };
 }
 
-/** More groups than any initial window allows: the limits of streams must move. */
+/** More groups than any initial window allows, so the stream limits must be raised. */
 function partOfMany(peer: Peer, wire: Wire, version: MoqVersion): Part {
   const fn = async () => {
     await using files = await CertificateFolder.create();
@@ -235,9 +237,10 @@ if (net !== undefined) {
     const parts = SCENARIOS.flatMap((scenario) => [
       partOf({ peer: net, wire: "websocket", version, scenario, client: "theirs" }),
       partOf({ peer: net, wire: "websocket", version, scenario, client: "ours" }),
-      // The peer uses Skein's WebTransport: the runtime's own does not return streams.
+      // The peer uses Skein's WebTransport, because the runtime's own does not return stream
+      // credit.
       partOf({ peer: net, wire: "webtransport", version, scenario, client: "theirs" }),
-      // The library's own choice of transport.
+      // The library chooses the transport itself.
       ...(version === "moq-lite-05" ? [partOfOwnDial(net, version, scenario)] : []),
     ]);
     testTogether(`${net.name}, ${version}`, parts);

@@ -1,5 +1,5 @@
 /**
- * Expected results of both ends of a session of Media over QUIC when both have every feature.
+ * Expected results of both ends of a Media over QUIC session if both ends support every feature.
  *
  * @module
  */
@@ -12,10 +12,10 @@ export type Seen = Readonly<Record<string, unknown>>;
 
 const SUBSCRIBED = ["live video 7", "live priority 7", "brief withdraw 7", "live close 7"];
 
-/** Result of the track whose every byte is checked. */
+/** The result of the track in which every byte is checked. */
 export const VIDEO = { groups: 120, frames: 720, bytes: 2_125_440, wrong: 0, gaps: 0 } as const;
 
-/** Results of an end; paths start with a root, which is a slash or an empty string. */
+/** Returns the results of an end. Paths start with a root, which is a slash or an empty string. */
 export function seenBy(scenario: Role, root: string): Seen {
   const paths = (...names: readonly string[]) => names.map((name) => `${root}skein/${name}`);
   if (scenario === "publish") return { subscribed: paths(...SUBSCRIBED), updated: [200] };
@@ -37,7 +37,7 @@ export function isSetupVersion(version: MoqVersion): boolean {
   return version === "moq-lite-02" || version === "moq-lite-01";
 }
 
-/** The peers that could be built, by name. */
+/** The peers that could be built, keyed by name. */
 export async function moqPeers(): Promise<Map<string, Peer>> {
   return new Map(builtPeers(await buildMoqPeers()).map((peer) => [peer.name, peer]));
 }

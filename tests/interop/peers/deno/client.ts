@@ -51,7 +51,7 @@ export async function dial(url: string, hash: string, scenario: string): Promise
   throw new TypeError(`No such scenario: ${scenario}`);
 }
 
-/** The value of a promise, or `undefined` after a timeout. */
+/** Returns the value of a promise, or `undefined` after a timeout. */
 async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   return await Promise.race([
     promise,
@@ -59,7 +59,10 @@ async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined
   ]);
 }
 
-/** The reply is complete at its expected length: a peer sees no end of this client's streams. */
+/**
+ * The reply is complete once it has its expected length, because a peer doesn't see this client's
+ * streams end.
+ */
 async function roundTrip(session: WebTransport, payload: Uint8Array): Promise<Uint8Array> {
   const { readable, writable } = await session.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -92,7 +95,7 @@ async function isRight(session: WebTransport, payload: string): Promise<boolean>
 async function echoes(session: WebTransport): Promise<unknown> {
   let sequential = 0;
   while (sequential < SEQUENTIAL_ECHOES) {
-    // After the first stalled stream, all others would stall.
+    // After the first stalled stream, all other streams would stall.
     if (!await isRight(session, `sequential ${sequential}`)) return { sequential, concurrent: 0 };
     sequential++;
   }
@@ -129,7 +132,7 @@ async function datagrams(session: WebTransport): Promise<unknown> {
   const writer = session.datagrams.writable.getWriter();
   const reader = session.datagrams.readable.getReader();
   for (let n = 0; n < DATAGRAMS; n++) {
-    // One at a time: without a pending read, the runtime keeps only one datagram.
+    // Datagrams are sent one at a time, because the runtime keeps only one if no read is pending.
     await writer.write(encode(`datagram ${n}`));
     const result = await within(STALL_MS, reader.read());
     if (result?.value === undefined) break;

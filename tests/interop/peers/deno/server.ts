@@ -19,7 +19,7 @@ function print(line: unknown): void {
   console.log(JSON.stringify(line));
 }
 
-/** Accepts every path: the path is known only afterwards. */
+/** Accepts every path, because the path is known only after the session is accepted. */
 async function answer(incoming: Deno.QuicIncoming): Promise<void> {
   const session = await Deno.upgradeWebTransport(await incoming.accept());
   await session.ready;

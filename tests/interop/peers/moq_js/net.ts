@@ -16,7 +16,7 @@ import type { Transport } from "./transport.ts";
 
 /** The library. */
 export interface Library {
-  /** Dials by the library's own means, or uses the transport in the options. */
+  /** Dials with the library's own transport, or with the transport in the options. */
   connect(url: URL, options: object): Promise<VersionedSession>;
   /** Serves a session. */
   accept(transport: Transport, url: URL, options: object): Promise<VersionedSession>;
@@ -28,7 +28,7 @@ export interface VersionedSession extends AnySession {
   readonly version: string;
 }
 
-/** The used part of the library's exports. */
+/** The part of the library's exports that is used. */
 interface Net {
   readonly Connection: {
     connect(url: URL, options: object): Promise<Connection>;
@@ -92,7 +92,7 @@ interface Subscriber {
   close(): void;
 }
 
-/** Maximum age of a group: by default, the library may leave out all groups but the newest. */
+/** The maximum age of a group. By default, the library may omit all groups except the newest. */
 const MAX_LATENCY_MS = 10_000;
 
 /** Loads the library. */
@@ -175,7 +175,7 @@ class Session implements AnySession {
 
   async #serve(request: Request, serve: Tracks[string]): Promise<void> {
     const producer = request.accept({ latencyMax: MAX_LATENCY_MS });
-    // A request for the track's properties counts as use as well.
+    // A request for the track's properties also counts as use.
     await when(producer.used, (isUsed) => isUsed);
     await serve(new Writer(this.#net, producer));
   }

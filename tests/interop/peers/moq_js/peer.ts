@@ -41,7 +41,7 @@ const library = await loadNet("npm:@moq/net@0.3.4");
 
 switch (Deno.args[0]) {
   case "fetch":
-    // Loads the transport, which is otherwise loaded late.
+    // Loads the transport, which would otherwise be loaded late.
     await serveTransport([], { onListen: () => Deno.exit(), onSession: async () => {} });
     break;
   case "server":
@@ -94,7 +94,10 @@ async function serve(): Promise<void> {
   });
 }
 
-/** A session with the closes of its transport: the library reports neither codes nor reasons. */
+/**
+ * A session that includes the close of its transport, because the library reports neither codes nor
+ * reasons.
+ */
 function over(transport: Transport, session: AnySession): AnySession {
   return {
     closed: transport.closed,

@@ -6,13 +6,13 @@
  * @module
  */
 
-/** The role of an end, dialing or serving. */
+/** The role of an end; it dials or serves. */
 export type Role = "publish" | "subscribe";
 
 /** The scenario: `ask` is a subscriber that fetches and probes. */
 export type Scenario = Role | "ask";
 
-/** The used part of a session, of any implementation. */
+/** The part of a session that is used, in any implementation. */
 export interface AnySession {
   /** Resolves with the peer's code and reason. */
   readonly closed: Promise<Close>;
@@ -20,11 +20,11 @@ export interface AnySession {
   announced(prefix: string): AsyncIterable<Announcement>;
   /** Announces a broadcast; returns a function that withdraws it. */
   publish(path: string, tracks: Tracks): () => void;
-  /** Subscribes to a track; a rejection is thrown when the track is read. */
+  /** Subscribes to a track. If the subscription is rejected, reading the track throws. */
   subscribe(track: Track): AnyReader;
   /** Fetches a group. */
   fetch(group: FetchedGroup): Promise<GroupReader>;
-  /** The first rate that the peer reports, in bits per second, in versions with probes. */
+  /** Returns the first rate that the peer reports, in bits per second, in versions with probes. */
   probed(): Promise<number | undefined>;
   /** Closes the session. */
   close(info: Close): void;
@@ -40,7 +40,7 @@ export interface FetchedGroup {
   readonly sequence: number;
 }
 
-/** Handlers of the tracks of a broadcast, by name; the broadcast has no other tracks. */
+/** The track handlers of a broadcast, keyed by name; the broadcast has no other tracks. */
 export type Tracks = Readonly<Record<string, (track: AnyWriter) => Promise<void>>>;
 
 /** The close of a session. */
@@ -71,7 +71,7 @@ export interface Track {
 
 /** A track with a subscriber. */
 export interface AnyWriter {
-  /** The last priority of the subscriber. */
+  /** The subscriber's latest priority. */
   readonly priority: number;
   /** Resolves with true when the subscriber changes the priority, or with false if it leaves. */
   updated(): Promise<boolean>;
@@ -81,7 +81,7 @@ export interface AnyWriter {
   close(): void;
 }
 
-/** A group that is written. */
+/** A group that is being written. */
 export interface GroupWriter {
   /** Writes a frame. */
   write(frame: Uint8Array): Promise<void> | void;
@@ -89,9 +89,9 @@ export interface GroupWriter {
   close(): Promise<void> | void;
 }
 
-/** A track that is read. */
+/** A track that is being read. */
 export interface AnyReader {
-  /** The next group to arrive; rejects with the cause when the subscription ends. */
+  /** Returns the next group to arrive; rejects with the cause when the subscription ends. */
   nextGroup(): Promise<GroupReader | undefined>;
   /** Changes the priority, if the implementation can. */
   update(priority: number): void;
@@ -99,18 +99,21 @@ export interface AnyReader {
   close(): void;
 }
 
-/** A group that is read. */
+/** A group that is being read. */
 export interface GroupReader {
   /** Sequence number of the group. */
   readonly sequence: number;
-  /** The next frame; `undefined` at the end. */
+  /** Returns the next frame; `undefined` at the end. */
   nextFrame(): Promise<Uint8Array | undefined>;
 }
 
 const PREFIX = "skein/";
-/** The broadcast with all tracks but one. */
+/** The broadcast with all tracks except one. */
 const LIVE = "skein/live";
-/** A subscription to the track `withdraw` withdraws this broadcast; the other one replaces it. */
+/**
+ * A subscription to the track `withdraw` withdraws this broadcast, and the other broadcast replaces
+ * it.
+ */
 const BRIEF = "skein/brief";
 const LATE = "skein/late";
 /** A path outside the requested prefix. */
@@ -130,7 +133,7 @@ const SECOND_PRIORITY = 200;
 const CLOSE: Close = { closeCode: 42, reason: "grüße" };
 
 /**
- * The pause between two groups; without it, a reader would have to be as fast as the writer.
+ * The pause between two groups. Without it, a reader would have to be as fast as the writer.
  */
 const GROUP_GAP_MS = 10;
 
@@ -140,10 +143,10 @@ const ARRIVAL_MS = 500;
 /** Time for all groups of the video to arrive. */
 const VIDEO_ARRIVAL_MS = 5_000;
 
-/** Longest time of a step, on a busy machine. */
+/** The longest time that a step may take on a busy machine. */
 const STALL_MS = 20_000;
 
-/** Longest wait for the reply to an update, which not all publishers can send. */
+/** The longest wait for the reply to an update; not all publishers can send one. */
 const UPDATE_MS = 3_000;
 
 /**
@@ -194,11 +197,11 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
       await writeGroup(track, `${track.priority}`);
       if (!await track.updated()) return;
       updated.push(track.priority);
-      // The subscriber leaves by itself: closing the track might overtake the group.
+      // The subscriber leaves on its own, because closing the track might overtake the group.
       await writeGroup(track, `${track.priority}`);
     },
     close: async (track) => {
-      // Left open: the close of the session resets the group.
+      // The group is left open, so that the close of the session resets it.
       await (await track.openGroup()).write(encode("closed"));
       closing.resolve();
     },
@@ -210,7 +213,7 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
       await writeGroup(track, "withdrawn");
       await sleep(ARRIVAL_MS);
       withdraw();
-      // Of two changes at the same time, `@moq/net` reports only the first.
+      // If there are two changes at the same time, `@moq/net` reports only the first.
       await sleep(ARRIVAL_MS);
       announce(LATE, {});
     },
@@ -286,7 +289,7 @@ async function subscribe(session: AnySession, root: string): Promise<unknown> {
   return { announced, withdrawn, video, missing, priority, closed };
 }
 
-/** Fetches an existing and a missing group, and requests a rate. */
+/** Fetches an existing group and a missing group, and requests a rate. */
 async function ask(session: AnySession, root: string): Promise<unknown> {
   const fetched = async (path: string) => {
     try {
@@ -314,11 +317,11 @@ async function ask(session: AnySession, root: string): Promise<unknown> {
 interface Read {
   readonly sequence: number;
   readonly frames: readonly Uint8Array[];
-  /** Code or message of the reset, if any. */
+  /** The code or message of the reset, if any. */
   readonly reset?: unknown;
 }
 
-/** Reads all groups, and checks every byte; lists the resets if there were any. */
+/** Reads all groups, and checks every byte; lists any resets. */
 async function readVideo(track: AnyReader): Promise<unknown> {
   const groups: Promise<Read>[] = [];
   const end = performance.now() + 2 * STALL_MS;
@@ -421,7 +424,7 @@ function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** The value of a promise if it settles in time, `undefined` otherwise. */
+/** Returns the value of a promise if it settles in time, `undefined` otherwise. */
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
   const { promise: late, resolve } = Promise.withResolvers<undefined>();
   const timer = setTimeout(() => resolve(undefined), ms);

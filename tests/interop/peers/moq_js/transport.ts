@@ -1,12 +1,12 @@
 /**
- * The transports of the library: its own, the runtime's, and Skein's.
+ * The transports that the library can use: its own, the runtime's, and Skein's.
  *
  * @module
  */
 import { WebTransport as SkeinWebTransport } from "../../../../transport/w3c/mod.ts";
 import type { Close } from "./scenarios.ts";
 
-/** The used part of a WebTransport session, in any implementation. */
+/** The part of a WebTransport session that is used, in any implementation. */
 export interface Transport {
   /** Resolves once the session is established. */
   readonly ready: Promise<unknown>;
@@ -16,7 +16,7 @@ export interface Transport {
   close(info?: Close): void;
 }
 
-/** The used part of the exports of `@moq/qmux`. */
+/** The part of the exports of `@moq/qmux` that is used. */
 interface Qmux {
   readonly default: {
     new (url: string, options: QmuxOptions): Transport;
@@ -32,18 +32,18 @@ interface QmuxOptions {
   readonly requireProtocol?: boolean;
 }
 
-/** A variable, because the type checker would resolve a literal. */
+/** The module name is in a variable, because the type checker would resolve a literal. */
 const QMUX = "npm:@moq/qmux@0.3.3";
 
 function optionsOf(protocols: readonly string[]): QmuxOptions {
   return { protocols, versions: Object.fromEntries(protocols.map((name) => [name, null])) };
 }
 
-/** Address and options of a dial. */
+/** The address and the options of a dial. */
 export interface DialOptions {
   /** The URL: `https:` for WebTransport, `ws:` for QMux. */
   readonly url: string;
-  /** SHA-256 of the server's certificate, hexadecimal. */
+  /** SHA-256 hash of the server's certificate, in hexadecimal. */
   readonly hash: string | undefined;
   /** The offered protocols. */
   readonly protocols: readonly string[];

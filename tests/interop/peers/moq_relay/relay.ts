@@ -1,17 +1,17 @@
 /**
- * Runs moq-relay for the interop tests, self-signed and on free ports. The relay passes each
- * published broadcast on to all subscribers.
+ * Runs moq-relay for the interop tests, with a self-signed certificate and on free ports. The relay
+ * forwards each published broadcast to all subscribers.
  *
  * @module
  */
 import { deadline } from "@std/async/deadline";
 import { type CertificateFiles, PATIENCE_MS, type Peer } from "../../peers.ts";
 
-/** A relay, in a process of its own. */
+/** A relay in its own process. */
 export class Relay implements AsyncDisposable {
-  /** The port of QUIC, raw and under WebTransport. */
+  /** The port for raw QUIC and for WebTransport. */
   readonly quicPort: number;
-  /** The port of WebSocket. */
+  /** The port for WebSocket. */
   readonly webPort: number;
   readonly #child: Deno.ChildProcess;
   readonly #output: Promise<void>;
@@ -23,7 +23,7 @@ export class Relay implements AsyncDisposable {
     this.webPort = ports.http;
   }
 
-  /** Starts a relay on free ports, or on the ports of another one; clients need no token. */
+  /** Starts a relay on free ports or on the ports of another relay. Clients need no token. */
   static async start(
     peer: Peer,
     { cert, key }: CertificateFiles,
@@ -72,7 +72,7 @@ const LISTENING = /listening addr=\S+:(\d+) kind="(quic|http)"/;
 // deno-lint-ignore no-control-regex
 const COLORS = /\x1b\[\d*m/g;
 
-/** Reads the log to its end, so that the relay never has to wait. */
+/** Reads the log to its end, so that the relay never has to wait for a reader. */
 async function readPorts(
   stderr: ReadableStream<Uint8Array>,
   resolve: (ports: Ports) => void,

@@ -1,4 +1,4 @@
-/** A node of a server on Redis: the arguments are the node's name and the URL of Redis. */
+/** A node of a server on Redis. The arguments are the node's name and the Redis URL. */
 import { AuthenticationError, RequestError, serve } from "@skein/skein";
 import { RedisBroker } from "@skein/skein/redis";
 

@@ -1,5 +1,5 @@
 /**
- * The script of a page that plays a peer: exports the library and the scenarios.
+ * The script of a page that plays a peer. It exports the library and the scenarios.
  *
  * @module
  */

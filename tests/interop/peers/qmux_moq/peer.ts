@@ -13,7 +13,7 @@
  */
 import { answer, type AnySession, PING_IDLE_MS, play, type Scenario } from "./scenarios.ts";
 
-/** The used part of the library's exports. */
+/** The part of the library's exports that is used. */
 interface Library {
   readonly default: {
     new (source: string | WebSocket, options?: Options): LibrarySession;
@@ -72,7 +72,7 @@ switch (Deno.args[0]) {
         ? await violate()
         : await seen(dial(needed("url"), scenario), scenario),
     );
-    // A close is sent before the socket closes.
+    // The close is sent before the socket closes.
     await new Promise((resolve) => setTimeout(resolve, 150));
     Deno.exit();
     break;

@@ -20,11 +20,11 @@ export type Scenario =
   | "closed-by-server"
   | "close";
 
-/** A bidirectional stream of either implementation. */
+/** A bidirectional stream in either implementation. */
 export interface Stream {
-  /** Bytes of the peer. */
+  /** The bytes that the peer sends. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** Bytes of this end. */
+  /** The bytes that this end sends. */
   readonly writable: WritableStream<Uint8Array>;
 }
 
@@ -36,7 +36,7 @@ export interface Close {
   readonly reason?: string;
 }
 
-/** The used part of a session, of either implementation. */
+/** The part of a session that is used, in either implementation. */
 export interface AnySession {
   /** Resolves once the session is established. */
   readonly ready: Promise<unknown>;
@@ -70,7 +70,9 @@ const DATAGRAMS = 200;
 const BIG_BYTES = 5_000_000;
 /** More than the window of one stream, less than the window of the connection. */
 const STALLED_BYTES = 700_000;
-/** Duration of silence: several times the idle timeout of the end that plays `ping`. */
+/**
+ * The duration of silence, which is several times the idle timeout of the end that plays `ping`.
+ */
 const SILENCE_MS = 6_000;
 
 /** The idle timeout of the peer in `ping`, in milliseconds. */
@@ -87,7 +89,7 @@ function codeOf(error: unknown): number | null {
   return (error as { streamErrorCode?: number | null } | undefined)?.streamErrorCode ?? null;
 }
 
-/** Bytes in which no two places are alike, so a lost or duplicated piece is detected. */
+/** Bytes in which no two places are alike, so that a lost or duplicated piece is detected. */
 function counted(length: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
@@ -227,7 +229,7 @@ async function datagrams(session: AnySession): Promise<unknown> {
   return { returned: returned.size, largest: isLargest };
 }
 
-/** One stream is not read, while another one is. */
+/** Does not read one stream while it reads another. */
 async function stalled(session: AnySession): Promise<unknown> {
   const payload = counted(STALLED_BYTES);
   const { readable, writable } = await session.createBidirectionalStream();
@@ -270,7 +272,8 @@ async function giveUp(session: AnySession, how: "reset" | "stop"): Promise<numbe
 }
 
 /**
- * Streams that the server aborts: it resets the first one, and sends STOP_SENDING for the second.
+ * Handles streams that the server aborts: it resets the first stream, and sends STOP_SENDING for
+ * the second.
  */
 async function givenUp(session: AnySession): Promise<unknown> {
   const incoming = session.incomingBidirectionalStreams.getReader();
