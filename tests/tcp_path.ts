@@ -48,8 +48,8 @@ export class TcpPath implements AsyncDisposable {
   /** Delay of the server's first bytes on each connection, in milliseconds. */
   answerDelayMs: number = 0;
   /**
-   * Whether the path forwards upgrade requests, forwards them without the upgrade, or answers them
-   * with a status.
+   * How the path handles upgrade requests: it forwards them, forwards them without the upgrade, or
+   * answers with this status.
    */
   upgrades: "pass" | "strip" | number = "pass";
   readonly #server: Deno.ConnectOptions;
