@@ -1,6 +1,6 @@
 /**
- * The conformance suite for `Connection`, with the requirements that every transport must meet. One
- * call registers the tests for one implementation.
+ * The conformance suite for `Connection`, with the requirements for every transport. One call
+ * registers the tests for one implementation.
  *
  * @module
  */

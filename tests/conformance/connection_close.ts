@@ -1,5 +1,5 @@
 /**
- * Conformance: how connections close.
+ * Conformance tests of how connections close.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Conformance: counters of streams and datagrams, and events for observers.
+ * Conformance tests of the counters for streams and datagrams, and of events for observers.
  *
  * @module
  */

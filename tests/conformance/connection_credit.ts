@@ -1,5 +1,5 @@
 /**
- * Conformance: flow-control credit that the application grants, or its absence.
+ * Conformance tests of the flow-control credit that the application grants, or of its absence.
  *
  * @module
  */

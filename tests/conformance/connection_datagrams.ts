@@ -1,5 +1,5 @@
 /**
- * Conformance: datagrams, or their absence.
+ * Conformance tests of datagrams, or of their absence.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Conformance: message frames.
+ * Conformance tests of message frames.
  *
  * @module
  */

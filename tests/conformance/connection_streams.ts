@@ -1,5 +1,5 @@
 /**
- * Conformance: streams, or their absence.
+ * Conformance tests of streams, or of their absence.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Checkers of files, installed from the Python Package Index and from the proxy of Go, and kept in
+ * Installs checkers of files from the Python Package Index and Go's module proxy, and keeps them in
  * the cache folder.
  *
  * @module

@@ -1,4 +1,4 @@
-/** Walks through the page on the command, as a reader does. */
+/** Walks through the page about the command as a reader does. */
 import { walk } from "./walk.ts";
 
 walk(["docs/reference/cli.md"]);

@@ -1,6 +1,6 @@
 /**
- * The pages in `docs/deploy/`: their files pass the checkers of their programs, and their commands
- * run with the same user, permissions and folders.
+ * Tests the pages in `docs/deploy/`: their files pass the checkers of their programs, and their
+ * commands run with the same user, permissions and folders.
  *
  * @module
  */

@@ -1,5 +1,6 @@
 /**
- * The recipes for npm and Vite, on the oldest supported Node, with the pages opened in Chromium.
+ * Tests the recipes for npm and Vite on the oldest supported version of Node, with the pages opened
+ * in Chromium.
  *
  * @module
  */

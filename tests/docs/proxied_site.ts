@@ -1,6 +1,6 @@
 /**
- * Two nodes and Redis behind a proxy, with the exact files of a page: only names, ports, paths and
- * times differ.
+ * Runs two nodes and Redis behind a proxy with the exact files of a page. Only names, ports, paths
+ * and times differ.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * The proxies in `docs/deploy/`: nginx, Caddy and HAProxy run with the exact files of their pages,
- * in front of two nodes and Redis.
+ * Tests the proxies in `docs/deploy/`: nginx, Caddy and HAProxy run with the exact files of their
+ * pages, in front of two nodes and Redis.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * The recipe for React, with a reader who opens the page in Chromium: from Vite's server, and as
- * built.
+ * Tests the recipe for React with a reader who opens the page in Chromium, both from Vite's server
+ * and as a build.
  *
  * @module
  */

@@ -1,5 +1,6 @@
 /**
- * The README, with a reader who opens the page in Chromium, reloads it, and restarts the server.
+ * Tests the README with a reader who opens the page in Chromium, reloads it, and restarts the
+ * server.
  *
  * @module
  */

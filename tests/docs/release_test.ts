@@ -1,6 +1,6 @@
 /**
- * The release: the workflows pass their linter and follow their rules, and the bill of materials
- * matches the official schema.
+ * Tests the release: the workflows pass their linter and follow their rules, and the bill of
+ * materials matches the official schema.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * The skill for coding agents: its application runs in Chromium, and its nginx lines equal those of
- * the nginx page, which is tested.
+ * Tests the skill for coding agents: its application runs in Chromium, and its nginx lines equal
+ * those of the nginx page, which has its own test.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The tutorial, with a reader who opens the pages in Chromium and types.
+ * Tests the tutorial with a reader who opens the pages in Chromium and types.
  *
  * @module
  */

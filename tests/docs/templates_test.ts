@@ -1,4 +1,4 @@
-/** The templates of `skein new` as a user runs them, with this checkout's package. */
+/** Tests the templates of `skein new` as a user runs them, with the package of this checkout. */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async";
 import { dial, SessionClosedError } from "../../mod.ts";

@@ -1,5 +1,5 @@
 /**
- * The recipes for Svelte and Vue: their files are compiled by both compilers, and run in Chromium
+ * Tests the recipes for Svelte and Vue: both compilers compile the files, and Chromium runs them
  * with a server.
  *
  * @module

@@ -1,5 +1,5 @@
 /**
- * Tests Electric's clients with our durable streams over HTTP. Each program of the recipe runs in a
+ * Tests Electric's clients with durable streams over HTTP. Each program of the recipe runs in a
  * separate process, because the clients leave response bodies unread.
  */
 import { assert, assertEquals } from "@std/assert";

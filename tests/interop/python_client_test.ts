@@ -1,6 +1,6 @@
 /**
- * A client in Python, written from docs/protocol.md alone: it passes the vectors for clients, and
- * uses two nodes on one Redis, one of which is killed.
+ * Tests a Python client that was written from docs/protocol.md alone: it passes the vectors for
+ * clients, and uses two nodes on one Redis, one of which is killed.
  */
 import { assert, assertEquals } from "@std/assert";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";

@@ -1,6 +1,6 @@
 /**
- * Skein with other implementations of QMux: their clients with our server, and our client with
- * their servers, in every common version. The tests assert expected failures as well.
+ * Tests Skein with other implementations of QMux: their clients with Skein's server, and Skein's
+ * client with their servers, in every common version. The tests also assert expected failures.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { CloseCode, ConnectionError } from "../../errors.ts";

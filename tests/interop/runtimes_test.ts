@@ -1,5 +1,6 @@
 /**
- * The client on Node and on Bun, over WebSocket: one program, bundled as for a browser.
+ * Tests the client on Node and on Bun over WebSocket, with one program that is bundled as for a
+ * browser.
  */
 import { assertEquals } from "@std/assert";
 import { AuthenticationError } from "../../errors.ts";

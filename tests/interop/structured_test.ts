@@ -1,6 +1,7 @@
 /**
- * Structured messages between Skein and a Python program on pywebtransport that knows only the
- * specification: over HTTP/3 without a subprotocol, and so without end marks.
+ * Tests structured messages between Skein and a Python program that uses pywebtransport and knows
+ * only the specification. They run over HTTP/3 without a subprotocol, and therefore without end
+ * marks.
  */
 import { assert, assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";

@@ -1,6 +1,6 @@
 /**
- * Skein with other implementations of WebTransport: their clients with our server, and our client
- * with their servers. The tests assert expected failures as well.
+ * Tests Skein with other implementations of WebTransport: their clients with Skein's server, and
+ * Skein's client with their servers. The tests also assert expected failures.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { StreamError } from "../../errors.ts";

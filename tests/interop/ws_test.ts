@@ -1,6 +1,6 @@
 /**
- * Skein with `npm:ws`, the WebSocket implementation for Node: its client with our server, and our
- * client with its server.
+ * Tests Skein with `npm:ws`, the WebSocket implementation for Node: its client with Skein's server,
+ * and Skein's client with its server.
  */
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";

@@ -1,5 +1,6 @@
 /**
- * The parts of the AI chat: the writers, the Markdown of answers, and the file of conversations.
+ * Tests the parts of the AI chat: the writers, the Markdown of answers, and the file of
+ * conversations.
  */
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { connect } from "../../mod.ts";

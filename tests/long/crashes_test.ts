@@ -1,5 +1,5 @@
 /**
- * Clients whose server crashes, over every transport: each client reconnects and resumes its
+ * Tests clients whose server crashes, over every transport: each client reconnects and resumes its
  * subscriptions.
  */
 import { assertEquals } from "@std/assert";

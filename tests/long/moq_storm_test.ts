@@ -1,4 +1,7 @@
-/** Storms: very many announcements and subscriptions at the same time, with a memory limit. */
+/**
+ * Tests storms: a very large number of announcements and subscriptions at the same time, with a
+ * memory limit.
+ */
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertRejects } from "@std/assert";

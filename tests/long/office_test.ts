@@ -1,6 +1,6 @@
 /**
- * A day at an office: 200 users at one address, each with three tabs, on a server with default
- * shares that rejects none of their requests.
+ * Tests a day at an office: 200 users at one address, each with three tabs, use a server with
+ * default shares, which rejects none of their requests.
  *
  * @module
  */

@@ -1,4 +1,4 @@
-/** Skein servers on a simulated Redis under faults: no publication is lost silently. */
+/** Tests Skein servers on a simulated Redis under faults: no publication is lost silently. */
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";

@@ -1,5 +1,5 @@
 /**
- * Sessions behave the same over every connection: these tests run once for each entry of
+ * Tests that sessions behave the same over every connection. The tests run once for each entry of
  * `wires.ts`.
  */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";

@@ -1,4 +1,6 @@
-/** Whole clusters and their engines use only the time and randomness of their simulation. */
+/**
+ * Tests that whole clusters and their engines use only the time and randomness of their simulation.
+ */
 import { assertEquals } from "@std/assert";
 import { Traps } from "../traps.ts";
 import { planOf } from "../simulation/plan.ts";

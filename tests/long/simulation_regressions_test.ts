@@ -1,4 +1,4 @@
-/** Plans that once broke an invariant, rerun on every change. */
+/** Reruns the plans that once broke an invariant. */
 import { assertEquals } from "@std/assert";
 import { runPlan } from "../simulation/run.ts";
 import { readSavedPlan } from "../simulation/search/report.ts";

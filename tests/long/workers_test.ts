@@ -1,4 +1,7 @@
-/** Workers of one process on one port: what they share, and what remains when one exits. */
+/**
+ * Tests workers of one process that share a port: what they share, and what remains after one
+ * exits.
+ */
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { connect, dial, RequestError, type Session } from "../../mod.ts";

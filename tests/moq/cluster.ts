@@ -1,6 +1,6 @@
 /**
- * Relays that share an in-memory engine and dial each other over memory, with fake time, for the
- * tests of clusters.
+ * Creates relays that share an in-memory engine and dial each other over memory, with fake time,
+ * for tests of clusters.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Every codec of MoQ's messages, with a random source of messages.
+ * Lists every codec of MoQ's messages, with a random source of messages for each.
  *
  * @module
  */

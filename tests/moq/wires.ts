@@ -1,6 +1,5 @@
 /**
- * Sessions of MoQ over transports with fewer features: without resets, without credit, without a
- * URL.
+ * MoQ sessions over transports that lack features: resets, flow-control credit, or a URL.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * Programs of users who install the package. They are texts, because no import map includes the
- * package here.
+ * Programs of users who install the package. They are strings, because no import map here includes
+ * the package.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Projects of users: temporary folders with files, and the packed package, installed by npm itself.
+ * Projects of users: temporary folders with files, in which npm has installed the packed package.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The server for all consumers.
+ * The server that all consumers connect to.
  *
  * @module
  */

@@ -1,4 +1,6 @@
-/** The package in common bundlers, in Chromium: sizes, lazily loaded chunks, and a session. */
+/**
+ * Tests the package with common bundlers in Chromium: sizes, lazily loaded chunks, and a session.
+ */
 import { assert, assertEquals } from "@std/assert";
 import { gzipSync } from "node:zlib";
 import {

@@ -1,5 +1,6 @@
 /**
- * The complete server on Node: sessions, topics, presence, streaming responses, and the HTTP faces.
+ * Tests the complete server on Node: sessions, topics, presence, streaming responses, and the HTTP
+ * API.
  */
 import { fileURLToPath } from "node:url";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";

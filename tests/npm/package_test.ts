@@ -1,4 +1,4 @@
-/** The package as common tools see it: files, sizes, exports and types. */
+/** Tests the package as common tools see it: files, sizes, exports and types. */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { Project, ROOT, TARBALL } from "./_project.ts";

@@ -1,4 +1,4 @@
-/** The package on Node and on Bun, over WebSocket. */
+/** Tests the package on Node and on Bun, over WebSocket. */
 import { assertEquals } from "@std/assert";
 import { buildRuntimes, builtPeers, type Peer, PeerServer } from "../interop/peers.ts";
 import { PROGRAMS } from "./_programs.ts";

@@ -1,4 +1,4 @@
-/** The types of the package in TypeScript projects, without `skipLibCheck`. */
+/** Tests the types of the package in TypeScript projects without `skipLibCheck`. */
 import { assertEquals } from "@std/assert";
 import { Project } from "./_project.ts";
 

@@ -1,5 +1,5 @@
 /**
- * A WebSocket between a client and its server, which records every envelope.
+ * Records every envelope on a WebSocket between a client and its server.
  *
  * @module
  */
