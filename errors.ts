@@ -366,7 +366,7 @@ export class AuthenticationError extends SkeinError {
 
 /**
  * The error that a request is rejected with. A handler throws it to report a failure to the peer.
- * The text of any other error is not sent.
+ * The message of any other error is not sent.
  *
  * Skein's own failure codes are `malformed`, `invalid` (the data does not match the contract;
  * `path` says where), `unknown-topic`, `unauthenticated`, `forbidden`, `too-large`, `too-many`

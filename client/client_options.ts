@@ -256,7 +256,7 @@ export interface ClientSubscribeOptions extends HistoryOptions {
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
-   * Called each time the connection was lost; the argument says whether all missed messages will
+   * Called after each loss of the connection; the argument says whether all missed messages will
    * follow. The loop over the subscription calls and awaits this function between the messages
    * before the loss and the messages after it. If the function throws, the loop throws that error.
    * Without this function, read {@linkcode Subscription.recovery}, which holds the same

@@ -12,7 +12,7 @@ export interface OriginRules {
   readonly origins?: readonly string[] | undefined;
   /**
    * The host names of this server, without a port. A page may connect if its origin has one of
-   * these names, and if its host and port equal those of the request. Only listed names are
+   * these names, and if its host and port match the request's. Only listed names are
    * accepted, so that an attacker cannot use a name that resolves to this server (DNS rebinding). A
    * page from another port of the same host has another origin, so it must be listed in `origins`.
    *

@@ -4,7 +4,8 @@ import type { Colors } from "../context.ts";
 const BARS = "▁▂▃▄▅▆▇█";
 
 /**
- * Draws values as columns of eight heights, one character each, from 0 to the largest value.
+ * Draws each value as a one-character column with one of eight heights, scaled from 0 to the largest
+ * value.
  *
  * @param values The values, newest last; `undefined` leaves a gap.
  * @param width Maximum number of columns; older values are left out.

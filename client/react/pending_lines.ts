@@ -92,8 +92,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
   }
 
   /**
-   * Adds a reader of a topic. If there are several readers, all receive the same messages, so only
-   * those of the oldest reader are recorded.
+   * Adds a reader of a topic. All readers of a topic receive the same messages, so messages are
+   * recorded only for the oldest reader.
    */
   follow(topic: string): TopicReader {
     const readers = this.#readers.get(topic) ?? new Set<TopicReader>();

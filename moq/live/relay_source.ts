@@ -37,9 +37,9 @@ export function tellsHops({ session, remote }: RelaySource): boolean {
 }
 
 /**
- * Returns the distance to the publisher, in hops. The publisher may or may not be among its own
- * hops. A broadcast of another relay always counts as farther than one announced here, so that two
- * relays never get a broadcast from each other.
+ * Returns the distance to the publisher, in hops. The list of hops may or may not include the
+ * publisher itself. A broadcast received from another relay always counts as farther away than a
+ * broadcast announced here, so that two relays never fetch a broadcast from each other.
  */
 export function distanceOf({ hops, remote }: RelaySource): number {
   return Math.max(remote === undefined ? 1 : 2, hops.length);

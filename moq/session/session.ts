@@ -665,9 +665,9 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Closes the session with everything on it. Idempotent.
+   * Closes the session and everything on it. Idempotent.
    *
-   * @param reason The name of a session error, or a number of the application.
+   * @param reason The name of a session error, or an application-defined error code.
    * @param message The reason in words.
    * @throws {RangeError} If the transport cannot carry the number: every transport can carry 0 to
    * 2^32 - 1.

@@ -15,7 +15,7 @@ import type { TrackWriter } from "./track_writer.ts";
 /**
  * Parses a pattern.
  *
- * @param pattern Parts between slashes; `{name}` matches one part, a final `**` any number.
+ * @param pattern Parts separated by slashes; `{name}` matches one part, a final `**` any number.
  * @throws {TypeError} If the pattern is malformed.
  */
 function patternParts(pattern: string): string[] {
@@ -326,7 +326,7 @@ export class TrackMux {
   /**
    * Serves every path that matches a pattern, without announcements.
    *
-   * @param pattern Parts between slashes; `{name}` matches one part, a final `**` any number.
+   * @param pattern Parts separated by slashes; `{name}` matches one part, a final `**` any number.
    * @param handler Serves the tracks of matching paths.
    * @returns A handle that withdraws the pattern when disposed.
    * @throws {TypeError} If the pattern is malformed, or the handler is neither a function nor has

@@ -210,12 +210,12 @@ const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
 };
 
 /**
- * Finds the number of a name.
+ * Returns the error code for a name.
  *
  * @param scope The session or kind of stream that ends.
  * @param name The name.
  * @param family The family of numbers.
- * @returns The number; the number of `internal` if the family has neither the name nor a similar
+ * @returns The code, or the code for `internal` if the family has neither the name nor a similar
  * one.
  *
  * @example Usage

@@ -371,7 +371,7 @@ export class EventLoop {
   /**
    * Adds an error of the running host to the findings.
    *
-   * @param verb The fact, such as `throws`.
+   * @param verb What the host did, as a verb, such as `throws`.
    * @param error The error.
    */
   noteError(verb: string, error: unknown): void {

@@ -1,6 +1,6 @@
 /**
- * Tests the skill for coding agents: its application runs in Chromium, and its nginx lines equal
- * those of the nginx page, which has its own test.
+ * Tests the skill for coding agents: its application runs in Chromium, and its nginx lines are the
+ * same as on the nginx page, which has its own test.
  *
  * @module
  */

@@ -34,7 +34,7 @@ export class Seeded<Case> {
 }
 
 /**
- * Gives a regression the seed of its world, which a failure prints.
+ * Attaches to a regression the seed of its world. The seed is printed when a case fails.
  *
  * @param seed The seed.
  * @param value The case.

@@ -868,8 +868,8 @@ function discardStream(reader: ReadableStreamBYOBReader, writable?: WritableStre
 }
 
 /**
- * A factory of errors for the application. The errors are Skein's own, or those of the W3C
- * interface.
+ * A factory of errors for the application. It creates Skein's own errors, or the W3C interface's
+ * errors.
  */
 export interface SessionErrors {
   /**

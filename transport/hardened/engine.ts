@@ -362,7 +362,7 @@ class Engine implements HardenedWebSocket {
     { protocol, maxPayload, fields }: {
       readonly protocol: string;
       readonly maxPayload: number;
-      /** The response's headers, in addition to those of the upgrade. */
+      /** Headers to add to the upgrade response. */
       readonly fields: Iterable<[string, string]>;
     },
   ): HardenedSocket {

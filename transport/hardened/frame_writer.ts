@@ -1,4 +1,4 @@
-/** Encodes the WebSocket frames of a server (RFC 6455), and writes those of one turn together. */
+/** Encodes a server's WebSocket frames (RFC 6455), and writes all frames of a turn together. */
 import { Buffer } from "node:buffer";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Frame, FramePart } from "../connection.ts";

@@ -449,8 +449,8 @@ class StreamOwner {
   /** The ends that a close must fail. */
   readonly live: Set<StreamEnd> = new Set();
   /**
-   * The bytes passed to the network without an account: those of frames, and of the stream with
-   * messages.
+   * The bytes passed to the network without an account. They belong to frames, or to the stream
+   * with messages.
    */
   bytesSent = 0;
   /** The bytes received from the network without an account. */

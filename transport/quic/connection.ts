@@ -343,7 +343,7 @@ export class RawQuicConnection extends CountedConnection
     }
   }
 
-  /** Opens a stream of the runtime, and converts errors to those of this connection. */
+  /** Opens a stream of the runtime, and converts its errors to this connection's errors. */
   async #opened<T extends Deno.QuicBidirectionalStream | Deno.QuicSendStream>(
     open: OpenStream<T>,
     options: OpenStreamOptions,

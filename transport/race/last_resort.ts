@@ -60,14 +60,14 @@ export interface Leg {
  *   most half of the time for the attempt). The first transport that opens is used. If the server
  *   rejects the client, the attempt ends, because the server would reject HTTP too. An attempt
  *   tries HTTP once.
- * - **Code:** the code of HTTP loads after all others have failed for the first time, or after a
- *   WebSocket fell silent. If loading fails, the attempt fails.
+ * - **Code:** the code of the HTTP transport is loaded once all others have failed for the first
+ *   time, or once a WebSocket has fallen silent. If loading fails, the attempt fails.
  * - **Memory:** if all others fail, or if a WebSocket falls silent for the second time within 2
  *   minutes, HTTP is tried first for 30 s. Each failure in a row doubles that time, up to 10
  *   minutes.
  * - **Protocols:** HTTP carries only `skein.1`, and is not used if that protocol is not offered.
  *
- * @param dial The dialer of the other transports. It is not used if there are none.
+ * @param dial The dialer of the other transports. Ignored if there are no other transports.
  * @returns The dialer for one client, or `dial` itself if HTTP is not among the transports.
  */
 export function withLastResort(

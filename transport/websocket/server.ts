@@ -58,7 +58,7 @@ export interface AcceptWebSocketOptions {
   /** The selected subprotocol. The peer must have offered it. */
   readonly protocol?: string | undefined;
   /**
-   * The headers of the response, in addition to those of the upgrade. There are none by default.
+   * Headers to add to the upgrade response. There are none by default.
    */
   readonly headers?: HeadersInit | undefined;
   /**

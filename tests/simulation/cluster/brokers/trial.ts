@@ -203,7 +203,7 @@ export class Trial extends Examination implements TrialParts {
 
   /**
    * Tests the brokers of some engines of one kind concurrently. The mishaps are divided among the
-   * trials. A trial that has finished its own mishaps continues with those of the next trial.
+   * trials. A trial that has finished its own mishaps continues with the next trial's mishaps.
    *
    * @param parts Parts of the cluster.
    * @param engines The engines.

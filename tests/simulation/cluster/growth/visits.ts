@@ -239,7 +239,7 @@ export class Visits {
     }
   }
 
-  /** Compares the outcomes with those of the first visit. */
+  /** Compares the outcomes with the first visit's outcomes. */
   #compare(what: string, outcomes: readonly string[]): void {
     const first = this.#outcomes.get(what) ?? outcomes;
     this.#outcomes.set(what, first);
