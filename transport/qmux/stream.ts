@@ -2,6 +2,7 @@
 import { StreamError, TimeoutError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
+import { closeBytes } from "../byte_stream.ts";
 import type {
   BidirectionalStream,
   DirectReadable,
@@ -731,13 +732,7 @@ export class ReceiveHalf implements DirectReadable {
   #finishReadable(): void {
     if (this.#isFinished) return;
     this.#isFinished = true;
-    const controller = this.#controller!;
-    try {
-      controller.close();
-    } catch {
-      return; // The stream ended inside an element wider than a byte; the reader receives the error.
-    }
-    controller.byobRequest?.respond(0);
+    closeBytes(this.#controller!);
   }
 
   /** Discards unread bytes and returns their credit to the connection. */

@@ -1,4 +1,5 @@
 /** The receiving direction of a QUIC stream. */
+import { closeBytes } from "../byte_stream.ts";
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
 import { streamFailure } from "../deno_errors.ts";
@@ -292,12 +293,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   #finish(controller: ReadableByteStreamController): void {
     if (this.#isFinished) return;
     this.#isFinished = true;
-    try {
-      controller.close();
-    } catch {
-      return; // The stream ended inside an element wider than a byte; the reader receives the error.
-    }
-    controller.byobRequest?.respond(0);
+    closeBytes(controller);
   }
 
   #count(bytes: number): void {

@@ -1,4 +1,5 @@
 /** The bidirectional and incoming streams of the W3C `WebTransport`. */
+import { closeBytes } from "../byte_stream.ts";
 import type {
   BidirectionalStream,
   DirectReadable,
@@ -100,12 +101,7 @@ export class ReceiveSource implements StreamHalf, UnderlyingByteSource {
   #finish(): void {
     if (this.#isOver) return;
     this.#end();
-    try {
-      this.#controller!.close();
-    } catch {
-      return; // The stream ended inside an element wider than a byte; the reader receives the error.
-    }
-    this.#controller!.byobRequest?.respond(0);
+    closeBytes(this.#controller!);
   }
 
   #end(): void {
