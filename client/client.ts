@@ -890,7 +890,6 @@ export class Client<C extends Contract = Contract>
     return moved?.wasAlive === true;
   }
 
-  /** Runs one session, from the dial to the close. */
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
     let dialed: unknown;
     let session: Session;

@@ -213,7 +213,6 @@ export class Liveness implements WaitObserver, Disposable {
     return Math.max(WAIT_MS, WAIT_ROUND_TRIPS * this.#roundTripMs) * this.#factor;
   }
 
-  /** The factor for both waits. */
   get #factor(): number {
     return this.#caution > 1 && this.#runtime.now() < this.#cautiousUntil ? this.#caution : 1;
   }

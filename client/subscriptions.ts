@@ -306,7 +306,6 @@ export class Subscriptions<C extends Contract> {
     readers.head.leave?.();
   }
 
-  /** Leaves the topic if no subscription is left. */
   async #leave(readers: TopicReaders<C>): Promise<void> {
     const { topic } = readers;
     if (!readers.isEnded || this.#all.get(topic) !== readers) return;

@@ -225,7 +225,6 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     return this.ending === undefined && (this.state === "connected" || this.state === "draining");
   }
 
-  /** Resolves once the session is established; rejects if the session closes before. */
   get ready(): Promise<void> {
     if (this.#ready === undefined) {
       this.#ready = Promise.withResolvers();

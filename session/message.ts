@@ -190,15 +190,11 @@ export interface MessageMatch {
 
 /** A message, checked against the contract if there is one. */
 export class Message implements UntypedMessage {
-  /** The topic as it was sent. */
   declare readonly topic: string;
-  /** The checked data. */
   declare readonly data: unknown;
   /** The contract's pattern; `undefined` without a contract. */
   declare readonly pattern: string | undefined;
-  /** The parameters of the topic. */
   declare readonly params: Readonly<Record<string, string>>;
-  /** The verified user whose client published the message, according to the server. */
   declare readonly from: string | undefined;
   /** Items that a streaming response may still send. */
   credit: number;
@@ -240,7 +236,6 @@ export class Message implements UntypedMessage {
     this.#answerer = answerer;
   }
 
-  /** True if the peer waits for a reply. */
   get isRequest(): boolean {
     return this.#id !== undefined;
   }
@@ -250,12 +245,10 @@ export class Message implements UntypedMessage {
     return this.#isAnswered;
   }
 
-  /** True once the peer abandoned the request, or the session closed: a reply is then discarded. */
   get isCancelled(): boolean {
     return this.#cancelled !== undefined;
   }
 
-  /** Aborted when the peer abandons the request, or the session closes. */
   get signal(): AbortSignal {
     this.#abort ??= new AbortController();
     if (this.#cancelled) this.#abort.abort(this.#cancelled.reason);

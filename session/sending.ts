@@ -160,7 +160,6 @@ export class Sending implements SessionHalf {
     return this.#requests?.requests ?? 0;
   }
 
-  /** Size of the largest message that this end may send and the peer accepts, in bytes. */
   get maxSendBytes(): number {
     return Math.min(this.#core.settings.maxMessageBytes, this.#peerMaxBytes);
   }

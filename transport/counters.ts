@@ -10,7 +10,6 @@ import type {
   StreamSide,
 } from "./connection.ts";
 
-/** The names of the counters of opened streams. */
 const OPENED = {
   local: { bidirectional: "localBidirectionalOpened", unidirectional: "localUnidirectionalOpened" },
   remote: {

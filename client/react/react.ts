@@ -357,7 +357,6 @@ export interface SkeinHooks<C extends Contract = Contract> {
   ): DurableStreamState<D>;
 }
 
-/** An empty view, for `null`. */
 const nothing = <S>(value: S): View<S> => ({ watch: () => () => {}, get: () => value });
 
 /** Watches a view. A server uses the first value, and so does a page while it hydrates. */

@@ -46,13 +46,11 @@ export class StreamCell extends Cell<StreamSnapshot> {
   #reading: AbortController | undefined;
   #source: Source | undefined;
   #items: unknown[] = [];
-  /** The number of items that were dropped before `#items`. */
   #omitted = 0;
   #text = "";
   #isDone = false;
   #error: Error | undefined;
   #offset: string | undefined;
-  /** The last snapshot of a closed cell while its part of the page is hidden. */
   #parked: StreamSnapshot | undefined;
 
   constructor(rounds: Rounds, keep: number) {

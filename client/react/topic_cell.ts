@@ -77,7 +77,6 @@ export class TopicCell extends Cell<TopicSnapshot> {
   #subscription: Subscription | undefined;
   /** The position of the newest message, for a topic with a history. */
   #position: HistoryPosition | undefined;
-  /** The last snapshot of a closed cell while its part of the page is hidden. */
   #parked: TopicSnapshot | undefined;
   /** Holds at most twice the messages of a snapshot, so that dropping the oldest is cheap. */
   #messages: Keyed<UntypedMessage>[] = [];

@@ -43,7 +43,6 @@ class AnswerProducer extends Signal implements MessageProducer {
   /** Sizes of the parts for which the peer has not returned credit, and their sum. */
   readonly #unpaid: number[] = [];
   #unpaidBytes = 0;
-  /** The iterator's current step, or its last one. */
   #step: Promise<unknown> = Promise.resolve();
   #stopped: { readonly reason: unknown } | undefined;
 

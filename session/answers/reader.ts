@@ -108,7 +108,6 @@ export class AnswerReader {
   /** Items that wait for the loop, and their sizes. */
   #items: unknown[] = [];
   #sizes: number[] = [];
-  /** Index of the next item in `#items`. */
   #at = 0;
   #bytes = 0;
   #credit: number;

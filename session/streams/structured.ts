@@ -215,7 +215,6 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     this.#stream.cancel();
   }
 
-  /** Returns the next message; `undefined` at the end. */
   async #next(): Promise<StructuredMessage<R> | undefined> {
     const { codec } = this.#settings;
     try {

@@ -124,7 +124,6 @@ export async function dialHttp(
   }
 }
 
-/** The options of a {@linkcode ClientHttpConnection}. */
 interface ClientHttpOptions {
   readonly runtime: Runtime;
   readonly headers: HeadersInit | undefined;
@@ -144,7 +143,6 @@ class ClientHttpConnection extends HttpConnection {
   #ids: OpenedConnection | undefined = undefined;
   /** True after a proxy held back an event stream. */
   #polls: boolean;
-  /** The number of the last event. */
   #received = 0;
   #unacknowledgedBytes = 0;
   /** The frames that the server has not confirmed. */
@@ -342,7 +340,6 @@ class ClientHttpConnection extends HttpConnection {
     if (!response.ok) await pause(this.runtime, retryAfterOf(response), this.#ended.signal);
   }
 
-  /** Notifies the server of the close, once. */
   async #leave(): Promise<void> {
     if (this.#isLeaving) return;
     this.#isLeaving = true;
@@ -420,7 +417,6 @@ class HeldStream extends Error {}
 /** Thrown for a response that ends the connection. */
 class FinalAnswer extends ConnectionError {}
 
-/** Counts consecutive failures. The delays between retries grow. */
 class Failures {
   readonly #runtime: Runtime;
   readonly #backoff: Backoff;
@@ -450,7 +446,6 @@ class Failures {
   }
 }
 
-/** The response statuses that end a connection. */
 const FINAL_STATUSES: ReadonlySet<number> = new Set([400, 403, 405, 410, 413]);
 
 /**
@@ -479,7 +474,6 @@ function detailOf(problem: string): string | undefined {
   }
 }
 
-/** Reads the delay before a request may be retried, in milliseconds. */
 function retryAfterOf({ headers }: Response): number {
   const seconds = Number(headers.get("retry-after"));
   return seconds > 0 ? Math.min(seconds * 1_000, LOST_MS) : 0;

@@ -5,7 +5,6 @@
 import type { Frame } from "../connection.ts";
 import { readVarint, varintLength, varintLengthAt, writeVarint } from "../quic/varint.ts";
 
-/** The types of frames. */
 const TEXT = 0;
 const BINARY = 1;
 

@@ -190,9 +190,7 @@ export class MessageStreamConnection
   #timer: Timer | undefined;
   #closing: Required<ConnectionCloseInfo> | undefined;
   #closesConnection = false;
-  /** How the inner connection ended. */
   #outcome: Outcome | undefined;
-  /** The error that broke the stream, and with it the connection. */
   #failure: ConnectionError | undefined;
   #isWriting = false;
   #isReading = false;

@@ -45,7 +45,6 @@ export const FrameType = {
   datagramWithLength: 0x31,
 } as const;
 
-/** The bits in the type of a STREAM frame. */
 const StreamBit = {
   /** The stream ends with this frame. */
   fin: 0x01,

@@ -41,10 +41,8 @@ import { NO_FRAME, RecordScheduler } from "./record_scheduler.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import type { QmuxVersion } from "./versions.ts";
 
-/** The number of pings sent within the peer's idle timeout. */
 const PINGS_PER_TIMEOUT = 3;
 
-/** The shortest interval between pings, in milliseconds. */
 const MIN_PING_MS = 100;
 
 /**
@@ -53,7 +51,6 @@ const MIN_PING_MS = 100;
  */
 export const MAX_RECORD_BYTES = 65_600;
 
-/** The maximum size of a record that counts as small. */
 const SMALL_RECORD_BYTES = 16_384;
 
 /**
@@ -144,7 +141,6 @@ export class Qmux
     this.#streams = new StreamRegistry(this, link.side, flowControl);
   }
 
-  /** The counters, flow control and events of the connection. */
   get inspect(): ConnectionInspection {
     return this;
   }
@@ -199,12 +195,10 @@ export class Qmux
     return scheduler.datagrams;
   }
 
-  /** The bidirectional streams that the peer opened. */
   get incomingBidirectionalStreams(): ReadableStream<QmuxStream> {
     return this.#streams.incomingBidirectional;
   }
 
-  /** The unidirectional streams that the peer opened. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
     return this.#streams.incomingUnidirectional;
   }
@@ -503,7 +497,6 @@ function fills(bytes: Uint8Array): boolean {
   return bytes.byteLength * 2 >= bytes.buffer.byteLength;
 }
 
-/** The pings of one connection. */
 class Pings {
   readonly #runtime: Runtime;
   readonly #scheduler: RecordScheduler;
@@ -578,7 +571,6 @@ class Pings {
 /** The number of streams opened so far, by direction. */
 type Opened = Record<StreamDirection, number>;
 
-/** All streams of a connection. */
 class StreamRegistry {
   /** The peer's parameters, which set the first limit of each stream. */
   peer: TransportParameters = DEFAULT_PARAMETERS;
@@ -622,19 +614,16 @@ class StreamRegistry {
     return this.#streams.size;
   }
 
-  /** The number of the peer's streams that the application has not accepted yet. */
   get unread(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** The number of bytes that were received but have not been read yet. */
   get heldBytes(): number {
     let held = 0;
     for (const { receive } of this.#streams.values()) held += receive?.heldBytes ?? 0;
     return held;
   }
 
-  /** The number of writes that wait until the peer grants bytes. */
   get waitingWrites(): number {
     let waiting = 0;
     for (const { send } of this.#streams.values()) {
@@ -643,20 +632,14 @@ class StreamRegistry {
     return waiting;
   }
 
-  /** The bidirectional streams that the peer opened. */
   get incomingBidirectional(): ReadableStream<QmuxStream> {
     return this.#bidirectional.readable;
   }
 
-  /** The unidirectional streams that the peer opened. */
   get incomingUnidirectional(): ReadableStream<ReceiveStream> {
     return this.#unidirectional.readable;
   }
 
-  /**
-   * Excludes the client's first bidirectional stream from the counters, because it carries the
-   * session's messages. This stream is allowed even if the application does not grant any streams.
-   */
   excludeMessageStream(): void {
     this.#messages = new Ledger();
     const { receive } = this.#host.credit.of("bidirectional");

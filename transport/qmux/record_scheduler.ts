@@ -156,10 +156,6 @@ export class RecordScheduler {
     this.fill();
   }
 
-  /**
-   * Puts stream bytes into records immediately, if no other frame must be sent first. Returns the
-   * number of bytes put.
-   */
   sendNow(half: SendHalf, bytes: Uint8Array): number {
     if (!this.#isFree) return 0;
     const record = this.#record;
@@ -175,7 +171,6 @@ export class RecordScheduler {
     return at;
   }
 
-  /** Puts a datagram into a record immediately, if no other frame must be sent first. */
   sendDatagramNow(datagram: Uint8Array): boolean {
     const record = this.#record;
     if (!this.#isFree || !this.#makeRoom(datagramFrameSize(datagram.byteLength))) return false;

@@ -23,10 +23,8 @@ import { FrameType, QmuxError, QuicError, type RecordWriter } from "./frames.ts"
 /** The size below which a chunk is joined with the next chunks. */
 const SMALL_BYTES = 4_096;
 
-/** The maximum size of a joined chunk. */
 const MAX_JOINED_BYTES = 16_384;
 
-/** The first buffer size for joined chunks. */
 const FIRST_CAPACITY = 256;
 
 /**
@@ -136,7 +134,6 @@ export interface StreamHost {
 /** The reason why a write or the end of a stream waits. */
 export type SendWait = "nothing" | "wire" | "stream" | "connection";
 
-/** The descriptions, for errors, of what a write waits for. */
 const WAITS: Readonly<Record<SendWait, string>> = {
   nothing: "the connection accepted no bytes",
   wire: "the connection accepted no bytes",
@@ -504,7 +501,6 @@ export class ReceiveHalf implements DirectReadable {
     return this.#isOver;
   }
 
-  /** The number of bytes received. */
   get received(): number {
     return this.#received;
   }
@@ -761,9 +757,7 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
   /** The stream number, which encodes the opener and the direction. */
   readonly id: number;
   readonly direction: StreamDirection;
-  /** True if the peer opened the stream. */
   readonly isRemote: boolean;
-  /** The counters of the stream. */
   readonly account: StreamAccount;
   /** True if the stream is in the list of streams that have pending frames without a payload. */
   hasControl = false;
@@ -821,7 +815,6 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     return this.receive!.read();
   }
 
-  /** Writes bytes; see {@linkcode SendHalf.write}. */
   write(bytes: Uint8Array, options?: Parameters<SendHalf["write"]>[1]): Promise<void> {
     return this.send!.write(bytes, options);
   }
@@ -838,7 +831,6 @@ export class QmuxStream implements BidirectionalStream, DirectStream {
     this.send?.abort(reason);
   }
 
-  /** Ends both directions when the connection ends. */
   fail(error: unknown): void {
     this.send?.fail(error);
     this.receive?.fail(error);

@@ -67,7 +67,6 @@ export type StreamsPart = Pick<
 /** Loads a {@linkcode StreamsPart}. */
 export type LoadStreams = () => Promise<StreamsPart>;
 
-/** The options for {@linkcode openWebSocket}. */
 interface OpenWebSocketOptions extends DialWebSocketOptions {
   readonly runtime: Runtime;
   /** Loads the code for streams and datagrams. */
@@ -157,7 +156,6 @@ const MAX_EARLY_BYTES = 65_536;
 /** The largest datagram between two ends of Skein, in bytes. */
 const MAX_DATAGRAM_BYTES = 16_379;
 
-/** The URL of a server on this machine. */
 const LOOPBACK = /^wss:\/\/(localhost|127(\.\d+){3}|\[::1\])[:/]/;
 
 const FRAMES_ONLY: ConnectionCapabilities = Object.freeze({
@@ -378,7 +376,6 @@ export class WebSocketConnection
       lateReadable(async () => (await this.#loadMultiplexer()).incomingUnidirectionalStreams);
   }
 
-  /** The counters, flow control and events of the streams. */
   get inspect(): ConnectionInspection {
     return this;
   }
@@ -388,7 +385,6 @@ export class WebSocketConnection
     return this.#streams?.inspect?.counters;
   }
 
-  /** The number of the peer's streams that the application has not accepted yet. */
   get unreadStreams(): number | undefined {
     return this.#streams?.inspect?.unreadStreams;
   }
@@ -590,7 +586,6 @@ export class WebSocketConnection
   }
 }
 
-/** The relevant members of a close event. */
 type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
 
 /**

@@ -134,17 +134,14 @@ class NoStreams implements Multiplexer {
     this.datagrams = noDatagrams(wire);
   }
 
-  /** Rejects with an {@linkcode UnsupportedError}. */
   createBidirectionalStream(): Promise<never> {
     return refuseStream(this.#wire);
   }
 
-  /** Rejects with an {@linkcode UnsupportedError}. */
   createUnidirectionalStream(): Promise<never> {
     return refuseStream(this.#wire);
   }
 
-  /** Ignores records. */
   receive(): void {}
 
   /** Does nothing, because there are no streams to end. */
