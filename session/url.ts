@@ -103,11 +103,11 @@ export class ServerUrls {
   }
 
   /**
-   * Calls the function early, for the URL of the next attempt.
+   * Calls the URL function early to get the URL of the next attempt.
    *
    * @param lost URL of the lost session.
-   * @returns Resolves with true if the new URL has another host. Never rejects; the next attempt
-   * rejects instead.
+   * @returns Resolves with true if the new URL has another host. Never rejects: if the function
+   * fails, the next attempt rejects.
    */
   async isElsewhere(lost: string | URL): Promise<boolean> {
     if (this.#tell === undefined) return false;

@@ -159,7 +159,7 @@ export function encodeControl(envelope: OutgoingEnvelope, verb?: string): Encode
 }
 
 /**
- * Measures an encoded frame.
+ * Makes a message of an encoded frame, with its size.
  *
  * @param frame An envelope as text, or the frame of a binary message.
  * @param topic The topic; empty for a control envelope.
@@ -248,7 +248,7 @@ interface MessagePlace {
 }
 
 /**
- * Adds the place to a message that was encoded before its place was known.
+ * Adds the place in the history to an encoded message.
  *
  * @param frame An envelope as text, or the frame of a binary message.
  * @param topic The topic.

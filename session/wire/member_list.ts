@@ -5,8 +5,8 @@ import type { PresenceMember, PresenceNotice } from "./presence_notice.ts";
  * Updates a list of the members of a room.
  *
  * Accepts every kind of notice: the list, single changes, and the batched changes of a large room.
- * The list arrives first and after each reconnect; in a large room, it arrives in several parts.
- * Notices of a room that only reports the number of its users do not change the list.
+ * The list arrives first and after each reconnect; in a large room, it arrives in several parts. If
+ * the room only reports the number of its users, its notices do not change the list.
  *
  * @typeParam D The presence data.
  * @param members The members by user, in the order in which they joined. Start with an empty map.
@@ -58,12 +58,12 @@ export class MemberList {
   }
 
   /**
-   * Applies a notice. A count replaces an earlier list, and a list replaces an earlier count,
-   * because another server may have other options for the room.
+   * Applies a notice. After a reconnect, another server may have other options for the room, so a
+   * count replaces an earlier list, and a list replaces an earlier count.
    *
    * @param notice The notice.
-   * @returns False if nothing changed, because the rest of a list follows in further notices, or
-   * because this version cannot read the notice.
+   * @returns False if nothing changed because the rest of a list is still to come, or because this
+   * version cannot read the notice.
    */
   take(notice: PresenceNotice): boolean {
     if (!isReadable(notice)) return false;

@@ -31,7 +31,7 @@ export type PresenceNotice<D = unknown> =
   | {
     /**
      * All present users. This is the first notice after a subscription. In a large room, the list
-     * is split into several consecutive notices, of which the first starts a new list.
+     * is split into several consecutive notices; the first of them starts a new list.
      */
     readonly type: "members";
     /** All present users, or some of them. */

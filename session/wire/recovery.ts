@@ -8,9 +8,8 @@ export interface HistoryPosition {
   /** Offset of the newest known publication; 0 before the first one. */
   readonly offset: number;
   /**
-   * The tag of the publication at the offset. It reveals whether the history has another
-   * publication there. Absent if there is no publication at the offset, or if the broker provided
-   * no tag.
+   * The tag of the publication at the offset. It differs if the history has another publication at
+   * that offset. Absent if there is no publication at the offset, or if the broker provided no tag.
    */
   readonly tag?: string | undefined;
 }
@@ -102,7 +101,7 @@ export const MOVED = "handover";
 
 /**
  * The codes of temporary rejections, after which a client retries later. All other codes are final.
- * After `handover`, a client that has not used the next session yet subscribes there.
+ * After `handover`, a client that does not use the next session yet subscribes in that session.
  */
 export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
   "too-many",
@@ -114,8 +113,8 @@ export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
 /** Start of a subscription to a topic with a history. */
 export interface HistoryOptions {
   /**
-   * The known position. The messages after it follow. By default, the subscription starts with the
-   * next publication.
+   * The last known position. The subscription starts with the messages after it, or by default with
+   * the next publication.
    */
   readonly since?: HistoryPosition | undefined;
   /**

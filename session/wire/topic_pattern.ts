@@ -29,8 +29,8 @@ export type ParamsOf<P extends string> = string extends P ? Readonly<Record<stri
   // deno-lint-ignore ban-types -- no parameters: an object without members.
   : {};
 
-// Tokens of a pattern, for the overlap check. A parameter is one character of any kind, followed by
-// any number of further characters. Other numbers are UTF-16 code units.
+// Tokens of a pattern, for the overlap check. A parameter becomes `ONE`, which is any character,
+// and `RUN`, which is any number of further characters. All other tokens are UTF-16 code units.
 const ONE = -1;
 const RUN = -2;
 
