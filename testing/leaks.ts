@@ -29,7 +29,7 @@ export type LeakSubject =
   };
 
 /**
- * Throws an error that lists all leaks.
+ * Throws an error that lists all leaks. Without leaks:
  *
  * - **A server** has no session, handshake, socket, subscription or user left; its memory network
  *   has no connection and no client. Users within the presence grace period are not leaks.
@@ -37,8 +37,8 @@ export type LeakSubject =
  *   request.
  * - **A client** is closed.
  *
- * Timers belong to these objects. The timer that checks for late handshakes runs until the server
- * closes.
+ * Timers are not checked, because they belong to these objects. The timer that checks for late
+ * handshakes runs until the server closes.
  *
  * @param subject Server, session, pair or client to check.
  * @param options Time to wait for cleanup, in milliseconds of the real clock; 500 by default.

@@ -58,12 +58,13 @@ const OPTIONS: OptionKinds<MemorySessionsOptions> = {
 };
 
 /**
- * Creates two sessions that are connected to each other: the fastest way to run a handler. There
- * are no topics, users, or limits across sessions; {@linkcode testServer} has them.
+ * Creates two sessions that are connected to each other, which is the fastest way to test a
+ * handler. Topics, users and limits that span sessions need {@linkcode testServer}.
  *
- * - **Ready:** the server side immediately, the client side a turn later, after the server's hello:
- *   await `pair.client.ready` before you send messages. Requests wait automatically.
- * - **Time:** no step waits for a timer, so it works with fake time, without advancing it.
+ * - **Ready:** the server side is ready immediately, the client side a turn later, once the
+ *   server's hello has arrived. Await `pair.client.ready` before you send messages; requests wait
+ *   automatically.
+ * - **Time:** no step waits for a timer, so fake time need not advance.
  * - **Disposal** closes both sides, and cuts the link if a close would wait for the peer.
  *
  * @typeParam V Type of the value that `authenticate` would return.

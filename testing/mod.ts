@@ -1,9 +1,9 @@
 /**
- * Test kit: sessions, servers and clients in one process, with the test's clock and faults on
- * demand; leak checks; and the conformance suite for brokers. Whole clusters under faults, on
- * virtual time, are in `@skein/skein/simulation`.
+ * The test kit: sessions, servers and clients in one process, with the test's clock and faults on
+ * demand; leak checks; and the conformance suite for brokers. To simulate whole clusters with
+ * faults on virtual time, use `@skein/skein/simulation`.
  *
- * - {@linkcode memorySessions}: two connected sessions, to run one handler.
+ * - {@linkcode memorySessions}: two connected sessions, to test one handler.
  * - {@linkcode testServer}: a whole server without sockets, with clients that reconnect.
  * - {@linkcode memoryPair}: two connections, and the link between them with faults.
  * - {@linkcode receive}, {@linkcode nextEvent}, {@linkcode turns}, {@linkcode passTime}: waiting

@@ -40,14 +40,16 @@ const OPTIONS: OptionKinds<PlaySessionOptions> = {
 };
 
 /**
- * Plays the frames of a recorded session against a test server, each after the recorded time. The
- * server's handlers receive the messages that the client sent then, no matter how they respond now.
+ * Plays the frames of a recorded session against a test server, in order. The option `wait` keeps
+ * the recorded times. The server's handlers receive the recorded messages of the client, even if
+ * they now respond differently.
  *
  * @param server The server under test.
- * @param recording Lines of `recordSessions`, as a text or one by one.
+ * @param recording Lines from `recordSessions`, as one string or as an iterable of lines.
  * @param options See {@linkcode PlaySessionOptions}.
  * @returns The session after the last frame, and after its close if the client closed it.
- * @throws {TypeError} If the recording has no such session, or several without `session`.
+ * @throws {TypeError} If the recording does not contain the session, or contains several and
+ * `session` is absent.
  * @throws {SyntaxError} If a line is not JSON.
  * @throws {ConnectionError} If the server rejected the session of a plain client.
  *

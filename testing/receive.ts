@@ -15,15 +15,15 @@ const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
  * Reads the next messages of a session, client or subscription, or the next items of any other
  * iterable, such as `session.incomingStreams()` or `client.status`.
  *
- * - **In time:** if messages are missing, the test fails with an error that lists the received
- *   ones. The deadline is in real time, even in a test with fake time.
- * - **Afterwards**, unread messages wait for the next `receive`. After a failure, the source can no
+ * - **Deadline:** if too few messages arrive in time, the call rejects with an error that lists
+ *   them. The deadline is in real time, even in a test with fake time.
+ * - **Further messages** stay unread until the next `receive`. After a failure, the source can no
  *   longer be read.
  *
  * @typeParam T Type of the messages or items.
  * @param source Session, client, subscription or other iterable.
  * @param count Number of messages.
- * @param options Deadline, 5 s of the real clock by default, and signal.
+ * @param options Deadline (5 s of real time by default) and signal.
  * @returns The messages, in order.
  * @throws {TimeoutError} If fewer messages arrived in time; the error lists them.
  * @throws {SessionClosedError} If the source ended first; the error lists the messages, too.
@@ -71,7 +71,7 @@ export async function receive<T>(
  *
  * @typeParam T Type of the messages or items.
  * @param source Session, client, subscription or other iterable.
- * @param options Deadline, 5 s of the real clock by default, and signal.
+ * @param options Deadline (5 s of real time by default) and signal.
  * @returns The message.
  * @throws {TimeoutError} If no message arrived in time.
  * @throws {SessionClosedError} If the source ended first.
@@ -101,7 +101,7 @@ export async function receiveOne<T>(
  * @typeParam K Name of the event.
  * @param source `session.events`.
  * @param type Name of the event.
- * @param options Deadline, 5 s of the real clock by default, and signal.
+ * @param options Deadline (5 s of real time by default) and signal.
  * @returns The event.
  * @throws {TimeoutError} If the event did not arrive in time.
  */
@@ -115,7 +115,7 @@ export function nextEvent<K extends keyof SessionEventMap>(
  *
  * @param source Target of the events.
  * @param type Name of the event.
- * @param options Deadline, 5 s of the real clock by default, and signal.
+ * @param options Deadline (5 s of real time by default) and signal.
  * @returns The event.
  * @throws {TimeoutError} If the event did not arrive in time.
  *

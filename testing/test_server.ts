@@ -71,8 +71,8 @@ const TEST_REQUEST: OptionKinds<TestRequestOptions> = {
 const TEST_DIAL = { ...CLIENT_KINDS.dial, ...TEST_REQUEST };
 
 /**
- * A server over memory. All other parts are the same as in a real server: admission,
- * authentication, limits, topics, rooms, presence.
+ * A server over the memory transport. All other parts are the same as in a real server: admission,
+ * authentication, limits, topics, rooms and presence.
  *
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
@@ -106,9 +106,9 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   }
 
   /**
-   * Opens one session with this server, as `dial()` does. The server side is in `manager`, and is
-   * passed to `onOpen`. Without `protocols`, the client is a plain WebSocket, as in any page; with
-   * `qmux-02`, the session has only streams and datagrams.
+   * Opens one session with this server, as `dial()` does. The server's session is in `manager`, and
+   * is passed to `onOpen`. If `protocols` is empty, the client is a plain WebSocket, as in any
+   * page. With `qmux-02`, the session has only streams and datagrams.
    *
    * @param options Options of `dial()`, and the client's request.
    * @returns The established session of the client.
@@ -172,8 +172,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
   }
 
   /**
-   * Connects a client that reconnects automatically, as `connect()` does. Without a `runtime`, here
-   * or on the server, the delays have no jitter, so that fake time can skip them.
+   * Connects a client that reconnects automatically, as `connect()` does. If neither the client nor
+   * the server has a `runtime`, the delays have no jitter, so that fake time can skip them.
    *
    * @param options Options of `connect()`, and the client's request.
    * @returns The client, which connects in the background.
@@ -240,10 +240,10 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
 /**
  * Creates a real server for tests, without sockets.
  *
- * - **Whole:** requests pass path, origin, limits and `authenticate`; `topics`, `presence`, `rooms`
- *   and `manager` work as usual.
- * - **Time:** all timers belong to sessions, so that fake time drives the server. By default
- *   clients have the server's `runtime`.
+ * - **Complete:** requests pass the checks of path, origin and limits, then `authenticate`;
+ *   `topics`, `presence`, `rooms` and `manager` work as usual.
+ * - **Time:** all timers belong to sessions, so that fake time drives the server. By default,
+ *   clients use the server's `runtime`.
  * - **Disposal** cleans up completely; {@linkcode assertNoLeaks} finds leaks of a test before that.
  *
  * @typeParam V Type of the value that `authenticate` returns.
@@ -325,7 +325,7 @@ export class TestNetwork implements MemoryLink {
    *
    * @param end A session of either side, or a connected client.
    * @returns The link of the connection.
-   * @throws {TypeError} If it was never connected over this network.
+   * @throws {TypeError} If `end` was never connected over this network.
    *
    * @example Breaking one of two connections
    * ```ts

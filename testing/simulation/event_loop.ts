@@ -136,10 +136,10 @@ export interface SimulatedEvent {
 }
 
 /**
- * Virtual time: events in one order, with the trace of a run.
+ * Virtual time. It runs events in a fixed order, and records the trace of a run.
  *
- * - **One order:** events run one after the other, by time, and at the same time in the order of
- *   their creation. All microtasks run between two events, so promises settle in virtual time.
+ * - **One order:** events run one after the other, sorted by time and then by creation. All
+ *   microtasks run between two events, so promises settle before the next event.
  * - **One seed:** each sequence of random numbers derives from the seed and a name. Adding or
  *   removing a sequence does not change the others.
  * - **Fast:** waiting takes no real time. The process does not sleep.
@@ -295,12 +295,12 @@ export class EventLoop {
   }
 
   /**
-   * Waits for real work, such as loading a module or a digest of `crypto.subtle`, while virtual
-   * time stands still. No event runs before the promise has settled; its outcome arrives in an
-   * event of the calling host, at the same virtual time, in the order of the calls. MUST NOT be
-   * called with a promise that needs virtual time to settle. A call between two runs, or by work
-   * that is already held, returns the outcome once the promise has settled, in a later turn. A
-   * promise that this method returned is returned unchanged.
+   * Waits for real work, such as loading a module or computing a digest, while virtual time stands
+   * still. No event runs before the promise has settled. Outcomes arrive at the same virtual time,
+   * in the order of the calls, each in an event of the calling host. If the call is made between
+   * two runs or by held work, the outcome arrives in a later turn instead. A promise that this
+   * method returned is returned unchanged. MUST NOT be called with a promise that needs virtual
+   * time to settle.
    *
    * @param promise The real work.
    * @param host The host that waits; by default the host of the running event.
@@ -385,8 +385,8 @@ export class EventLoop {
    * @param ms Time to pass, in milliseconds.
    * @returns Resolves once all events of that time have run.
    * @throws {TypeError} If the simulation is already running.
-   * @throws {Error} If events run endlessly without advancing virtual time, or a promise of
-   * `hold()` does not settle.
+   * @throws {Error} If events run endlessly without advancing virtual time, or if a promise passed
+   * to `hold()` does not settle.
    * @throws Any error that an event threw; later events have not run.
    */
   async run(ms: number): Promise<void> {

@@ -67,9 +67,10 @@ export interface NetworkGlobals {
 }
 
 /**
- * Puts the globals of this realm on virtual time, as `FakeTime` does: clocks, timers and randomness
- * belong to the host whose event runs. Work of `crypto.subtle` and of files holds virtual time.
- * Everything that leaves the simulation throws an error that names it.
+ * Replaces the globals of this realm, as `FakeTime` does: clocks, timers and random numbers are
+ * those of the host whose event is running. Virtual time stands still during calls of
+ * `crypto.subtle` and file operations. Any call that would leave the simulation throws an error
+ * that names it.
  *
  * Code that was loaded earlier and kept a reference to a global is not affected.
  *
@@ -271,7 +272,7 @@ class Globals implements Disposable {
 /**
  * Replaces a property of an object of the runtime.
  *
- * @param property The property; as enumerable as the former one.
+ * @param property The new property. It is enumerable if the former one was.
  * @returns Restores the former property.
  */
 export function replaceProperty(

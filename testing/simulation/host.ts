@@ -28,9 +28,9 @@ export interface ClockFaults {
 /**
  * A simulated machine with one process.
  *
- * - **A life** starts with `start()` and ends with `kill()`. Timers and arrivals of an earlier life
- *   never run, so a killed process runs no cleanup.
- * - **Frozen**, a host runs no events; they wait, in order, until `thaw()`, while the clock
+ * - **A life** starts with `start()` and ends with `kill()`. Timers and packets of an ended life
+ *   are dropped, so a killed process runs no cleanup.
+ * - **While frozen**, a host runs no events: they wait, in order, until `thaw()`. The clock
  *   continues.
  * - **The clock** may be wrong, drift and jump. Timers follow the drift, but not the jumps.
  *
@@ -104,7 +104,8 @@ export class Host implements EventHost {
   }
 
   /**
-   * Runs a callback on this host: later if the host is frozen then, never if its life has ended.
+   * Runs a callback on this host. If the host is frozen when the callback is due, it runs after
+   * `thaw()`; if the life has ended, it never runs.
    *
    * @param waitMs True time from now, in milliseconds.
    * @param run The callback.
@@ -140,10 +141,10 @@ export class Host implements EventHost {
   }
 
   /**
-   * Ends the process immediately, as SIGKILL does. Its system resets all connections, except after
-   * a power loss.
+   * Ends the process immediately, as SIGKILL does. The system closes or resets its TCP connections,
+   * except after a power loss.
    *
-   * @param options `power: true` for a power loss: its peers receive nothing.
+   * @param options `power: true` for a power loss, after which peers receive nothing.
    */
   kill(options: { readonly power?: boolean | undefined } = {}): void {
     if (!this.#isAlive) return;

@@ -1,5 +1,5 @@
 /**
- * Simulation: a cluster of servers and clients in one process, on virtual time, with faults of
+ * Simulates a cluster of servers and clients in one process, on virtual time, with faults of the
  * network, hosts, disks and brokers. One seed determines the whole run.
  *
  * - {@linkcode Simulation}: hosts, virtual time, random numbers, and the trace with its findings.

@@ -24,7 +24,7 @@ export type SimulatedServerOptions<V, C extends Contract> = Omit<
 >;
 
 /**
- * A server on a host, which can be killed and restarted.
+ * A server that runs on a host and can be killed and restarted.
  *
  * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.

@@ -77,13 +77,13 @@ export type SimulationEnd =
   | { readonly failure: string };
 
 /**
- * Runs a program in a simulation, from a seed: servers, clients and everything that they use are in
- * one thread, on virtual time, over a network with faults.
+ * Simulates a program from a seed: its servers, its clients and everything that they use run in one
+ * thread, on virtual time, over a network with faults.
  *
  * The default export of the module is a function that receives a {@linkcode SimulationContext}. It
  * adds hosts, starts servers and clients, and advances time with `simulation.run()`. The globals of
- * its thread are on virtual time before the module loads: clocks, timers and randomness belong to
- * the host whose event runs. Real input and output throw an error.
+ * its thread are replaced before the module loads: clocks, timers and random numbers are those of
+ * the host whose event is running. Real input and output throw an error.
  *
  * The same seed always produces the same digest, on every machine with the same version of Deno.
  *

@@ -45,7 +45,7 @@ export class Simulation extends EventLoop {
   }
 
   /**
-   * Adds a host: a machine with one process, its own clock and randomness.
+   * Adds a host: a machine with one process and its own clock and random numbers.
    *
    * @param name Name of the host, unique in a simulation.
    * @param clock Faults of the clock from the start; none by default.

@@ -62,9 +62,9 @@ export interface RunRecord {
 }
 
 /**
- * Formats the end of a trace as readable lines: time, host, kind and fact. Repeated facts, on one
- * host or on many, are one line with their number. An entry with another host has an arrow. The
- * facts of each host stay in order.
+ * Formats the end of a trace as readable lines with the time, host, kind and fact. Repeated facts,
+ * on one host or several, share a line that shows their number. If an entry has a second host, an
+ * arrow points to it. The facts of each host stay in order.
  *
  * @param trace The trace of a simulation.
  * @param options See {@linkcode TimelineOptions}.
@@ -105,9 +105,10 @@ export function timeline(trace: readonly TraceEntry[], options: TimelineOptions 
 }
 
 /**
- * Finds where two runs of a seed diverge. That is a bug, because the seed alone determines a run.
+ * Finds where two runs of the same seed diverge. A difference is a bug, because the seed alone
+ * determines a run.
  *
- * @param one A run, such as a simulation at its end.
+ * @param one A run, such as a simulation that has ended.
  * @param other Another run.
  * @returns The last equal and the first different point as text; `undefined` for equal runs.
  *

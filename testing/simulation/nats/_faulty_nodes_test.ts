@@ -37,10 +37,10 @@ export interface FaultyRun {
 }
 
 /**
- * Runs three nodes under faults of the servers.
+ * Runs three nodes while the NATS servers fail.
  *
  * @param seed Seed of the run.
- * @param servers One server, or three; in a cluster one server fails at a time.
+ * @param servers Number of NATS servers. If there are three, one fails at a time.
  * @returns The outcome.
  */
 export async function runFaulty(seed: number, servers: 1 | 3): Promise<FaultyRun> {

@@ -15,7 +15,7 @@ export interface BusClient {
 
 /** A subscription of a client or of the server itself. */
 export interface BusSubscription {
-  /** Subject, may contain wildcards. */
+  /** The subject; it may contain wildcards. */
   readonly subject: string;
   /** Name of the queue group, of which one member receives each message; empty for none. */
   readonly queue: string;
@@ -31,9 +31,10 @@ export interface BusSubscription {
  *
  * - `no responders`: the clients' server cannot reach JetStream.
  * - `no leader`: streams and their consumers do not respond; the API responds with status 503.
- * - `lost requests`, `lost answers`, `lost messages`: messages to and from a server that stops or
- *   hands over its leadership, in one or both directions.
- * - `late requests`, `late answers`: a stall; all messages continue at its end, in order.
+ * - `lost requests`, `lost answers`, `lost messages`: requests, replies or both are lost, as when a
+ *   server stops or hands over its leadership.
+ * - `late requests`, `late answers`: messages stall; when the fault ends, all of them continue in
+ *   order.
  */
 export type JetStreamTrouble = (typeof JETSTREAM_TROUBLES)[number];
 
@@ -128,7 +129,7 @@ export class MessageBus {
   /**
    * Adds a subscription.
    *
-   * @param subject Subject, may contain wildcards.
+   * @param subject The subject; it may contain wildcards.
    * @param take Called with each message.
    * @param queue Name of the group; none by default.
    * @param client The client; none for the server itself.
@@ -169,9 +170,9 @@ export class MessageBus {
   }
 
   /**
-   * Delivers a message to all subscriptions, and to one member of each queue group.
+   * Delivers a message to all matching subscriptions, but in a queue group only to one member.
    *
-   * @param from The publishing client; none for the server itself.
+   * @param from The publishing client; absent if the server itself publishes.
    * @returns False if no subscription matches.
    */
   publish(message: NatsMessage, from?: BusClient): boolean {

@@ -21,9 +21,9 @@ type Dialer = (server: Server) => Promise<SimulatedSocket>;
 const DIAL_MS = 2_000;
 
 /**
- * Creates the `connect` of a program on a host: the option `connect` of a `NatsBroker`.
+ * Creates the function for the option `connect` of a `NatsBroker` on a host.
  *
- * The client library uses clocks, timers and randomness of the platform, so call {@linkcode
+ * The client library uses the platform's clocks, timers and random numbers, so call {@linkcode
  * installGlobals} first.
  *
  * @param host The running host of the program.

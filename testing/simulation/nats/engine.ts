@@ -49,13 +49,13 @@ interface ServerSeat {
 }
 
 /**
- * A modelled NATS with JetStream: one server, or a cluster of three, on simulated hosts.
+ * A model of NATS with JetStream: one server, or a cluster of three, on simulated hosts.
  *
- * - **Protocol:** clients speak the protocol of NATS over sockets of the simulated network; the
- *   model was compared with version 2.9.10.
- * - **Durability:** the end of a process keeps all writes. A power loss loses some writes since the
- *   last sync; in a cluster the other servers have all.
- * - **Refusals:** a request or an option that the model lacks throws an error that names it.
+ * - **Protocol:** clients speak the NATS protocol over sockets of the simulated network. The model
+ *   was compared with NATS 2.9.10.
+ * - **Durability:** when a process ends, all writes remain. After a power loss, some writes since
+ *   the last sync are lost; in a cluster, the other servers still have all writes.
+ * - **Unsupported** requests and options throw errors that name them.
  */
 export class SimulatedNats {
   readonly #events: EventLoop;
@@ -68,7 +68,7 @@ export class SimulatedNats {
   /**
    * Starts the servers.
    *
-   * @param hosts Running hosts: one, or three of a cluster.
+   * @param hosts Running hosts: one, or three for a cluster.
    * @throws {RangeError} If there are neither one nor three hosts, or `syncMs` is negative.
    */
   constructor(
@@ -129,11 +129,11 @@ export class SimulatedNats {
   }
 
   /**
-   * Makes a server lose the files of a stream, as with a damaged file that the server discards at
-   * its start. The server must not run.
+   * Makes a server lose the files of a stream, as a server does that discards damaged files at its
+   * start. The server must not be running.
    *
    * @param stream Name of the stream; all streams by default.
-   * @throws {TypeError} If the server runs.
+   * @throws {TypeError} If the server is running.
    */
   damage(host: Host, stream?: string): void {
     const { disk, process } = this.#seat(host);
@@ -147,9 +147,9 @@ export class SimulatedNats {
   }
 
   /**
-   * Makes a server lose its entire disk. The server must not run.
+   * Makes a server lose its entire disk. The server must not be running.
    *
-   * @throws {TypeError} If the server runs.
+   * @throws {TypeError} If the server is running.
    */
   wipe(host: Host): void {
     this.damage(host);

@@ -30,8 +30,9 @@ interface Kept<S> {
 /**
  * The disk of one replica.
  *
- * - **The end of the process** loses nothing, because the operating system has all writes.
- * - **A power loss** keeps synced entries, and some of the later ones.
+ * - **When the process ends**, nothing is lost, because the operating system has received all
+ *   writes.
+ * - **After a power loss**, the synced entries and some of the later ones remain.
  */
 export class GroupDisk<S, C> {
   /** Newest term seen. */
@@ -91,8 +92,8 @@ export class GroupDisk<S, C> {
   /**
    * Reads entries.
    *
-   * @param from Index of the first one, which must be kept.
-   * @param count Most entries.
+   * @param from Index of the first entry, which must still be stored.
+   * @param count Maximum number of entries.
    */
   from(from: number, count: number): GroupEntry<C>[] {
     const at = from - this.#baseIndex - 1;
@@ -111,9 +112,9 @@ export class GroupDisk<S, C> {
   }
 
   /**
-   * Replaces the state and all entries by the state of another replica.
+   * Replaces the state and all entries with the state of another replica.
    *
-   * @param state The state; copied.
+   * @param state The state, which is copied.
    * @param index Index of the newest entry in the state.
    * @param term Term of that entry.
    */

@@ -64,8 +64,8 @@ export class Route {
   /**
    * Notifies the other server of subscriptions on this one.
    *
-   * @param key Subject, and the group after a space.
-   * @param isThere False after the last one.
+   * @param key The subject; for a queue group, followed by a space and the group.
+   * @param isThere False once the last such subscription has ended.
    */
   announce(key: string, isThere: boolean): void {
     this.#send({ kind: "interest", key, isThere }, key.length);

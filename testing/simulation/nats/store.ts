@@ -25,9 +25,10 @@ export type StoreRefusal =
 /**
  * Messages by sequence and by subject.
  *
- * - **Limits** apply to each message: the number in total and per subject, the bytes, the age.
- * - **Sequences** only grow, also after the removal of all messages.
- * - **Bytes** are counted as by a server's files or memory.
+ * - **Limits** apply to the number of messages in total and per subject, to their bytes, and to
+ *   their age.
+ * - **Sequences** never decrease, even after all messages are removed.
+ * - **Bytes** are counted as a server counts them in its files or memory.
  */
 export class StreamStore {
   /** The configuration, with the limits. */
@@ -177,7 +178,8 @@ export class StreamStore {
    * Removes messages.
    *
    * @param filter Pattern of the subjects; all by default.
-   * @param options Keeps the newest messages, or all starting at a sequence.
+   * @param options `keep`: number of newest messages that remain. `before`: sequence of the first
+   * message that remains.
    * @returns The number of removed messages.
    */
   purge(

@@ -117,9 +117,10 @@ export class Stream {
   }
 
   /**
-   * Performs the checks before a message is replicated, or all checks of a single server.
+   * Makes the first checks of a message. In a cluster, the leader makes them before it replicates
+   * the message.
    *
-   * @param isReplicated True for the check of a leader before the replication.
+   * @param isReplicated True if the leader of a cluster makes the checks.
    * @returns The outcome if the stream stores nothing; `undefined` if the message can be stored.
    */
   check(message: NatsMessage, isReplicated: boolean): PublishOutcome | undefined {
@@ -198,7 +199,7 @@ export class Stream {
   /**
    * Creates the message that the stream republishes after a publication.
    *
-   * @param before Sequence of the previous message on the same subject; 0 without one.
+   * @param before Sequence of the previous message on the same subject; 0 if there is none.
    * @returns The message; `undefined` if the stream publishes nothing.
    */
   republished(message: NatsMessage, seq: number, before: number): NatsMessage | undefined {

@@ -16,7 +16,7 @@ export function isPublishSubject(subject: string): boolean {
 /**
  * Checks whether a subject can be subscribed to.
  *
- * @param subject The subject, may contain wildcards.
+ * @param subject The subject; it may contain wildcards.
  * @returns False for an empty token, a space, or tokens after `>`.
  */
 export function isSubject(subject: string): boolean {
@@ -39,7 +39,7 @@ export function hasWildcard(subject: string): boolean {
  * Checks whether a pattern matches all subjects of another pattern.
  *
  * @param subject A subject, or a narrower pattern.
- * @returns True if each subject that `subject` matches is matched by the pattern.
+ * @returns True if the pattern matches each subject that `subject` matches.
  */
 export function matches(pattern: string, subject: string): boolean {
   if (pattern === subject || pattern === ">") return true;
@@ -90,7 +90,7 @@ export function collide(one: string, other: string): boolean {
 
 /** An entry of an {@linkcode Interest}. */
 export interface Interested {
-  /** The subject, may contain wildcards. */
+  /** The subject; it may contain wildcards. */
   readonly subject: string;
 }
 
@@ -148,7 +148,7 @@ export class Interest<T extends Interested> {
    * Finds entries.
    *
    * @param subject A subject without wildcards.
-   * @returns All matching entries, in the order of their addition.
+   * @returns All matching entries, in the order in which they were added.
    */
   match(subject: string): readonly T[] {
     const exact = this.#exact.get(subject);

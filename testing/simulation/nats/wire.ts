@@ -67,7 +67,8 @@ export class CommandReader {
    * Reads bytes of the connection.
    *
    * @returns The complete commands.
-   * @throws {NatsViolation} For a command that a server rejects; no further command can be read.
+   * @throws {NatsViolation} If a server would reject a command. No further command can be read
+   * then.
    */
   read(bytes: Uint8Array): NatsCommand[] {
     const all = this.#rest.length === 0 ? bytes : concat([this.#rest, bytes]);

@@ -65,7 +65,8 @@ export class Body {
    * Sends all bytes of a stream, at the pace of the receiver.
    *
    * @param source The bytes; `null` for none.
-   * @returns Resolves to `true` once all are sent; to `false` after {@linkcode Body.stop}.
+   * @returns Resolves with `true` once all bytes are sent, or with `false` after {@linkcode
+   * Body.stop}.
    * @throws The error of the source.
    */
   async send(source: ReadableStream<Uint8Array> | null): Promise<boolean> {

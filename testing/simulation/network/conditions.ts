@@ -130,7 +130,7 @@ const HANDSHAKE_FAULTS: readonly unknown[] = ["none", "refused", "hangs", "tls"]
 /**
  * Checks conditions, and fills in missing ones.
  *
- * @param others The other conditions; no faults by default.
+ * @param others Values of missing conditions; by default, there are no faults.
  * @throws {RangeError} If a condition is out of range.
  */
 export function checkConditions(
@@ -233,7 +233,7 @@ export class Direction {
    * Reserves time on a slow link.
    *
    * @param bytes Size of the packet.
-   * @param nowMs Time of the sending.
+   * @param nowMs Time at which the packet is sent.
    * @returns Time until the last byte has left, in milliseconds.
    */
   transmission(bytes: number, nowMs: number): number {

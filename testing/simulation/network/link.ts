@@ -39,7 +39,7 @@ export interface SimulatedLink {
    */
   readonly isBroken: boolean;
   /**
-   * Breaks the connection. Messages in transit are lost, also in the middle of a stream.
+   * Breaks the connection. Messages in transit are lost, even in the middle of a stream.
    *
    * @param options The sides that are notified.
    */
@@ -153,11 +153,11 @@ export class Link implements SimulatedLink {
   }
 
   /**
-   * Waits on the client for a response.
+   * Makes the client wait for a response.
    *
-   * @param ask Sends the request, and settles on the client's host.
+   * @param ask Sends the request, and settles the promise that it receives on the client's host.
    * @throws {ConnectionError} If the connection ends first.
-   * @throws {TimeoutError} If the system times out.
+   * @throws {TimeoutError} If no response arrives in time.
    */
   answer<T>(
     signal: AbortSignal | undefined,
@@ -211,10 +211,10 @@ export class Link implements SimulatedLink {
   }
 
   /**
-   * Handles the end of a host. The system closes the connection in one of two ways: after all
-   * written bytes, or by a reset, which drops them. A host without power sends nothing. A restarted
-   * host responds to packets of unknown connections with a reset. Over QUIC, which the process
-   * itself runs, the peer is never notified.
+   * Handles the end of a host's life. The system closes the connection in one of two ways: after
+   * all written bytes, or with a reset, which drops them. After a power loss, the host sends
+   * nothing. A restarted host responds to packets of unknown connections with a reset. Over QUIC,
+   * which runs inside the process, the peer is never notified.
    */
   #lose(host: Host, isPowerLoss: boolean): void {
     const [own, side] = host === this.client

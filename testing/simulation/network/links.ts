@@ -48,7 +48,7 @@ export class Links {
   /**
    * Creates a network without connections.
    *
-   * @param conditions Conditions between any two hosts, unless changed.
+   * @param conditions Initial conditions between any two hosts.
    * @throws {RangeError} If a condition is out of range.
    */
   constructor(simulation: Simulation, conditions: LinkConditions) {
@@ -68,8 +68,8 @@ export class Links {
   }
 
   /**
-   * Returns how much a slow direction still has to send. This does not create a direction: faults
-   * are healed in the order of creation, so the run stays the same.
+   * Returns how long a slow direction still needs for everything sent so far. It never creates a
+   * direction, because that would change the order in which faults are healed, and so the run.
    *
    * @returns Time until the last byte sent so far has left, in milliseconds.
    */
@@ -103,7 +103,7 @@ export class Links {
   /**
    * Finds a host by name.
    *
-   * @param hostname Name of the host, in any case.
+   * @param hostname Name of the host, as is or in lower case.
    * @throws {ConnectionError} If no host has the name.
    */
   find(hostname: string): Host {
@@ -223,11 +223,11 @@ export class Links {
   }
 
   /**
-   * Calls back at the end of a host's life, and remembers a power loss.
+   * Calls a function when a host's life ends, and records a power loss.
    *
    * @param host The running host.
-   * @param stop Called once or twice.
-   * @returns Calls back now.
+   * @param stop The function. It may be called twice.
+   * @returns A function that calls `stop` now.
    */
   whileAlive(host: Host, stop: () => void): () => void {
     this.#dark.delete(host);

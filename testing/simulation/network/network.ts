@@ -36,7 +36,7 @@ export interface ConnectSocketOptions {
  * - **Each direction** between two hosts has its own conditions, which may change at any time.
  * - **Each connection** has its own random numbers, determined by the seed, the names of both hosts
  *   and the number of earlier connections between them.
- * - **Names** of hosts are the hostnames of URLs.
+ * - **The hostname** in a URL is the name of a host.
  *
  * @example A partition between two programs
  * ```ts
@@ -81,7 +81,7 @@ export class SimulatedNetwork {
    * Creates a network.
    *
    * @param simulation The simulation.
-   * @param conditions Conditions between any two hosts, unless changed.
+   * @param conditions Initial conditions between any two hosts.
    * @throws {RangeError} If a condition is out of range.
    */
   constructor(simulation: Simulation, conditions: LinkConditions = {}) {
@@ -120,8 +120,8 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Returns how much a slow link still has to send. Data that was sent while the link was slow
-   * arrives at that rate, also if the link is faster now.
+   * Returns how long a slow link still needs for everything sent so far. Data that was sent while
+   * the link was slow arrives at that rate, even if the link is faster now.
    *
    * @param from The sending host.
    * @param to The receiving host.
@@ -138,7 +138,7 @@ export class SimulatedNetwork {
 
   /**
    * Gives a host another address, as a move to another network does. TCP connections end on the
-   * host, without notifying the peers; QUIC continues.
+   * host without notifying the peers; QUIC connections continue.
    *
    * @param host The host.
    */
@@ -150,8 +150,8 @@ export class SimulatedNetwork {
    * Makes a host forward each connection to the next running host of a list, as a load balancer
    * does.
    *
-   * @param host The host, which has no program itself.
-   * @param nodes The hosts behind it.
+   * @param host The host, which runs no program itself.
+   * @param nodes The hosts that receive the connections.
    */
   front(host: Host, nodes: readonly Host[]): void {
     this.#links.front(host, nodes);
@@ -163,7 +163,7 @@ export class SimulatedNetwork {
    * @param host The host.
    * @param port Number of the port.
    * @param accept Called with each socket. MUST NOT throw.
-   * @returns Stops listening; open sockets stay.
+   * @returns A function that stops listening; open sockets stay open.
    * @throws {TypeError} If a program on the host already listens on the port.
    */
   listenSockets(host: Host, port: number, accept: (socket: SimulatedSocket) => void): () => void {
@@ -214,7 +214,7 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Creates the HTTP server of a host, with WebSockets: the option `webSocket` of `serve()`.
+   * Creates a host's HTTP server with WebSockets, for the option `webSocket` of `serve()`.
    *
    * @ignore
    * @param host The host.
@@ -225,8 +225,8 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Creates the WebTransport engine of a host: the option `engine` of `webTransport` of `serve()`.
-   * All clients trust the server's certificate, which may be any PEM text.
+   * Creates a host's WebTransport engine, for the option `webTransport.engine` of `serve()`. All
+   * clients trust the server's certificate, which may be any PEM text.
    *
    * @ignore
    * @param host The host.
@@ -242,7 +242,7 @@ export class SimulatedNetwork {
    * @param host The host.
    * @param port Number of the port.
    * @param handler Handles a request.
-   * @returns Stops listening, and resolves once all responses are sent.
+   * @returns A function that stops listening. It resolves once all responses are sent.
    * @throws {Deno.errors.AddrInUse} If a program on the host already listens on the port.
    */
   serve(
@@ -258,7 +258,7 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Creates the `fetch` of programs on a host.
+   * Creates the `fetch` function for programs on a host.
    *
    * @param host The host.
    * @returns A function that reaches the hosts of the simulation by name.
@@ -268,29 +268,29 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Creates the WebSocket constructor of programs on a host, such as plain pages.
+   * Creates the function with which programs on a host, such as plain pages, open WebSockets.
    *
    * @ignore
    * @param host The host.
-   * @returns Opens a socket, as the constructor of `WebSocket` does.
+   * @returns A function that opens a socket, as the constructor of `WebSocket` does.
    */
   sockets(host: Host): (url: URL, protocols?: readonly string[]) => SimulatedWebSocket {
     return this[internals].http.sockets(host);
   }
 
   /**
-   * Creates the WebTransport dialer of programs on a host, for streams and datagrams.
+   * Creates the WebTransport dialer for programs on a host, for streams and datagrams.
    *
    * @ignore
    * @param host The host.
-   * @returns Opens WebTransport at an `https:` URL; its connections carry no messages.
+   * @returns A dialer for `https:` URLs; its connections carry no messages.
    */
   dialWebTransport(host: Host): WebTransportDialer {
     return this[internals].webTransport.dialer(host);
   }
 
   /**
-   * Sets the time in which clients on a host load the code for streams over WebSocket; initially 0.
+   * Sets how long clients on a host take to load the code for streams over WebSocket; 0 by default.
    *
    * @ignore
    * @param host The host.
@@ -301,11 +301,11 @@ export class SimulatedNetwork {
   }
 
   /**
-   * Creates the dialer of a client on a host, with the transports of its options.
+   * Creates the dialer of a client on a host, for the given transports.
    *
    * @ignore
    * @param host The host.
-   * @param options The transports, checked.
+   * @param options The checked transports.
    * @returns The dialer.
    */
   dialer(host: Host, options: CheckedTransports): ClientDialer {

@@ -81,8 +81,8 @@ export class NetworkPath implements PacketPath {
    * Sends a reliable packet, after all earlier ones.
    *
    * @param arrive Called on the receiving host.
-   * @param bytes Size of the packet in `bufferedBytes`.
-   * @param size Size of the packet on a slow link.
+   * @param bytes Bytes that the packet adds to `bufferedBytes`.
+   * @param size Bytes that a slow link has to send.
    */
   send(arrive: () => void, bytes = 0, size: number = bytes): void {
     if (this.#isCut) return this.onLost?.();

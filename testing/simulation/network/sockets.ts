@@ -15,8 +15,8 @@ export interface SimulatedSocket {
   /** Called once when the connection ends, unless this side closed it. */
   onClose: ((reason: "closed" | "reset") => void) | undefined;
   /**
-   * Sends a message, which arrives exactly once and in order, or never if the connection breaks.
-   * Ignored after the end.
+   * Sends a message. It arrives exactly once and in order, or never if the connection breaks. After
+   * the connection has ended, the call is ignored.
    *
    * @param message Any value. MUST NOT be changed afterwards.
    * @param bytes Size of the message.

@@ -106,9 +106,9 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
   }
 
   /**
-   * Sends a message; ignored after the end.
+   * Sends a message. Once the socket is closing or closed, the call is ignored.
    *
-   * @param data Text or bytes, which are copied.
+   * @param data Text, or bytes, which are copied.
    * @throws {DOMException} If the socket is not open yet.
    */
   send(data: Frame | ArrayBuffer): void {
@@ -288,10 +288,10 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
 }
 
 /**
- * Creates the server's connection on a WebSocket.
+ * Creates the server's connection over a WebSocket.
  *
- * @param pair The connection and the dialing side; the other side is added.
- * @returns The connection, with the streams of the subprotocol.
+ * @param pair The link and the client's side. The server's side is added to it.
+ * @returns The connection, with streams if the subprotocol has them.
  */
 export function acceptedSocket(pair: SocketPair, options: AcceptWebSocketOptions): Connection {
   const { link, client } = pair;

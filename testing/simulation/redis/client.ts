@@ -227,7 +227,7 @@ export class SimulatedRedisClient extends EventEmitter {
    * Defines a script as a command.
    *
    * @param name Name of the command; a second command with the suffix `Buffer` returns bytes.
-   * @param definition The script, and how many arguments are keys, if always the same.
+   * @param definition The script, and the number of keys if it is always the same.
    */
   defineCommand(
     name: string,

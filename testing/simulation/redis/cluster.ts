@@ -55,7 +55,7 @@ export class SimulatedRedisCluster {
   }
 
   /**
-   * Starts the servers. Loads the interpreter of scripts, which takes real time.
+   * Starts the servers. Loads the script interpreter, which takes real time.
    *
    * @param parts The simulation, the network, and the hosts of the masters.
    */
@@ -87,7 +87,7 @@ export class SimulatedRedisCluster {
   }
 
   /**
-   * Creates a client of a program on a host, for the option `client` of `RedisBroker`.
+   * Creates a client for a program on a host, for the option `client` of `RedisBroker`.
    *
    * @param host The program's host, in its current life.
    * @returns The client, which does not connect itself; its duplicates do.

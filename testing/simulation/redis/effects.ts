@@ -137,12 +137,13 @@ export function applyEffect(keys: Keyspace, effect: Effect): void {
 }
 
 /**
- * Writes that survive the end of a server:
+ * The writes that survive when a server ends:
  *
- * - `none`: none.
- * - `snapshot`: all before the newest snapshot (`save`).
- * - `everysec`: all; after a power loss, all before the last second (`appendfsync everysec`).
- * - `always`: all (`appendfsync always`).
+ * - `none`: no writes.
+ * - `snapshot`: all writes before the newest snapshot (`save`).
+ * - `everysec`: all writes or, after a power loss, those before the last second (`appendfsync
+ *   everysec`).
+ * - `always`: all writes (`appendfsync always`).
  */
 export type RedisPersistence = "none" | "snapshot" | "everysec" | "always";
 
@@ -191,11 +192,11 @@ export class Disk {
   }
 
   /**
-   * Reads the files at a start.
+   * Reads the files when the server starts.
    *
    * @param data The keys at the end of the last life.
    * @param isPowerLoss True if the machine lost power.
-   * @returns The remaining keys, and the offset of the newest remaining write.
+   * @returns The surviving keys, and the offset of the newest surviving write.
    */
   recover(data: Dataset, isPowerLoss: boolean): { data: Dataset; offset: number } | undefined {
     if (this.#persistence === "none") return undefined;

@@ -207,8 +207,8 @@ export class ScriptEngine {
    * Runs a script.
    *
    * @param input `KEYS` and `ARGV`.
-   * @param call Runs the commands of the script; a command with a word of a wrong type is passed as
-   * empty.
+   * @param call Runs a command of the script. A command with an argument of a wrong type is passed
+   * as empty.
    */
   run(
     { hash, code }: { readonly hash: ByteString; readonly code: ByteString },

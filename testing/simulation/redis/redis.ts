@@ -44,10 +44,10 @@ export interface SimulatedRedisServer {
    */
   lag(ms: number): void;
   /**
-   * Limits the memory of all keys, and evicts keys immediately if there are too many.
+   * Limits the memory of all keys, and immediately evicts keys beyond the limit.
    *
-   * @param maxBytes Bytes; 0 for no limit.
-   * @param policy Choice of the evicted keys; `noeviction` rejects writes.
+   * @param maxBytes The limit in bytes; 0 for no limit.
+   * @param policy How keys are chosen; `noeviction` rejects writes instead.
    */
   limitMemory(maxBytes: number, policy?: EvictionPolicy): void;
   /**
@@ -197,7 +197,7 @@ export class SimulatedRedis {
   }
 
   /**
-   * Creates a client of a program on a host, for the option `client` of `RedisBroker`. The client
+   * Creates a client for a program on a host, for the option `client` of `RedisBroker`. The client
    * connects with its first command.
    *
    * @param host The program's host, in its current life.
@@ -222,13 +222,13 @@ export class SimulatedRedis {
 
   /**
    * Makes the replica with the newest writes the primary. Acknowledged writes that have not reached
-   * this replica are lost. A live old primary accepts commands until `demoteAfterMs`, so for a
-   * while there are two.
+   * this replica are lost. If the old primary is running, it accepts commands for `demoteAfterMs`,
+   * so there are two primaries for a while.
    *
    * @param options `demoteAfterMs`: time until the old primary becomes a replica, in milliseconds.
-   * `keepClients`: the clients of the old primary then stay connected, as without Sentinel, until a
-   * write is rejected.
-   * @returns `false` without a live replica.
+   * `keepClients`: true if the clients of the old primary then stay connected until a write is
+   * rejected, as without Sentinel.
+   * @returns `false` if no replica is running.
    */
   failOver(
     { demoteAfterMs = 1_000, keepClients = false }: {

@@ -158,9 +158,10 @@ interface Task {
 /**
  * A Redis server on a host.
  *
- * - **Commands** run one after the other, each in one step; scripts as well.
- * - **A life** ends with the host; `start()` starts another one with the keys in the files.
- * - **A primary** sends each write to all replicas; a replica rejects writes of clients.
+ * - **Commands** and scripts run one after the other, each in one step.
+ * - **A life** ends when the host is killed; `start()` starts another one with the keys from the
+ *   files.
+ * - **A primary** sends each write to all replicas; a replica rejects writes from clients.
  */
 export class RedisServer {
   readonly host: Host;
@@ -350,10 +351,10 @@ export class RedisServer {
   }
 
   /**
-   * Limits the memory of all keys, and evicts keys immediately if there are too many.
+   * Limits the memory of all keys, and immediately evicts keys beyond the limit.
    *
-   * @param maxBytes Bytes; 0 for no limit.
-   * @param policy Choice of the evicted keys.
+   * @param maxBytes The limit in bytes; 0 for no limit.
+   * @param policy How keys are chosen.
    */
   limitMemory(maxBytes: number, policy: EvictionPolicy = "noeviction"): void {
     this.#memory = { maxBytes, policy };

@@ -28,8 +28,8 @@ export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runti
 /**
  * Brokers with files on the disks of simulated machines.
  *
- * SQLite is the same C code as in the runtime, compiled to WebAssembly, and uses no file of this
- * machine. So the disk can tear each write, and commits have SQLite's guarantees.
+ * SQLite runs from the same C code as in the runtime, compiled to WebAssembly, and uses no real
+ * files. The simulated disk can therefore tear each write, and commits have SQLite's guarantees.
  *
  * @example A machine that loses power during a write
  * ```ts
@@ -86,7 +86,7 @@ export class SimulatedSqlite {
    * Loads SQLite once per process; call this before the simulation runs.
    *
    * @param simulation The simulation.
-   * @returns A source of brokers.
+   * @returns An object that opens brokers.
    */
   static async load(simulation: Simulation): Promise<SimulatedSqlite> {
     return new SimulatedSqlite(simulation, await SqliteLibrary.load());
@@ -167,10 +167,11 @@ class SimulatedMachine implements Machine {
 }
 
 /**
- * The thread of a file: the broker's thread, or a worker whose groups take time.
+ * The thread that uses a file: the broker's own thread, or a worker, in which each group of
+ * operations takes time.
  *
- * As in `WorkerFile`, a worker handles one request at a time. A request before the response to
- * another one fails, and the other one never receives a response.
+ * As in `WorkerFile`, a worker handles one request at a time. A second request before the first
+ * response fails, and the first request then never receives a response.
  */
 class SimulatedThread implements FileThread {
   readonly epoch: string;

@@ -73,11 +73,11 @@ export class DiskError extends Error {
 /**
  * The disk of a simulated machine.
  *
- * - **A killed process** leaves all its writes to the operating system.
- * - **A power loss** loses writes since the last sync of the file, at random: all, none, those
- *   after some point, or any sectors of 512 bytes. Synced bytes stay.
- * - **Faults** happen at a chosen operation: a full disk, an error, a kill or a power loss during a
- *   write, of which the first sectors are written.
+ * - **When a process is killed**, the operating system keeps all its writes.
+ * - **After a power loss**, a random part of the writes since the file's last sync is lost: all,
+ *   none, those after some point, or any sectors of 512 bytes. Synced bytes remain.
+ * - **Faults** happen at a chosen operation: the disk is full, an error occurs, or a kill or power
+ *   loss interrupts a write after its first sectors.
  *
  * @example A full disk
  * ```ts
@@ -158,7 +158,7 @@ export class SimulatedDisk {
    * Lets another process use a file, so that no program on the host can open it.
    *
    * @param path The file.
-   * @returns Ends the use.
+   * @returns A function that ends the use.
    */
   occupy(path: string): () => void {
     const file = this.file(path);
@@ -171,14 +171,14 @@ export class SimulatedDisk {
    * Reads the current content of a file, including unsynced writes.
    *
    * @param path The file.
-   * @returns A copy of the content; empty without such a file.
+   * @returns A copy of the content; empty if there is no such file.
    */
   read(path: string): Uint8Array {
     return this.#files.get(path)?.content() ?? new Uint8Array();
   }
 
   /**
-   * Replaces a file, as after damage or from a backup; the new content is synced.
+   * Replaces a file, as if it was damaged or restored from a backup. The new content is synced.
    *
    * @param path The file.
    * @param content The content.
@@ -238,8 +238,8 @@ export class SimulatedDisk {
   /**
    * Starts an operation on a file, unless a fault happens first.
    *
-   * @param operation The kind.
-   * @param torn Performs a share of a write, between 0 and 1, during which the process ends.
+   * @param operation Kind of the operation.
+   * @param torn Writes a part of the data, as a share from 0 to 1, before the process ends.
    * @throws {DiskError} If the operation fails.
    * @ignore
    */
