@@ -1,5 +1,6 @@
 /**
- * The program that the crash tests run: a server in its own process, which ends in a given way.
+ * The program that the crash tests run: a server in its own process, which ends in the way that the
+ * test chooses.
  *
  * The argument is a {@linkcode CrashConfig} in JSON. The program prints a line of JSON once the
  * server is listening.

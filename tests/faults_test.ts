@@ -1,10 +1,10 @@
 /**
- * Tests decisions of the application that fail. An error is never a decision: clients reconnect,
- * and the server rejects requests with `unavailable` or 503. It prints a line for the first error
- * of each function.
+ * Tests functions of the application that fail instead of making a decision. An error is never a
+ * decision: clients reconnect, and the server rejects requests with `unavailable` or 503. The
+ * server prints a line for the first error of each function.
  *
- * The compiler requires an entry for each function among a server's options, so a new function gets
- * its cases here, or a note that it decides nothing.
+ * The compiler requires an entry for each function among a server's options, so each new function
+ * needs cases here, or a note that it makes no decision.
  *
  * @module
  */

@@ -1,11 +1,11 @@
 /**
- * A shared engine with one broker for each node. The test decides how they fail.
+ * A shared engine with one broker for each node. The test determines how the brokers fail.
  *
- * - ***Calls** to histories, logs and the store have a {@linkcode Fate}, which {@linkcode
- *   FaultyBroker.make} sets: they fail, hang, are delayed, lose their reply, or run twice.
- * - ***Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail at random with the
+ * - **Calls** to histories, logs and the store may fail, hang, be delayed, lose their reply, or run
+ *   twice. {@linkcode FaultyBroker.make} sets this {@linkcode Fate}.
+ * - **Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail at random with the
  *   probabilities in {@linkcode FaultyEngine.faults}.
- * - ***Nodes and the engine** can be disconnected or interrupted, and the engine can lose all data.
+ * - **Nodes and the engine** can be disconnected or interrupted, and the engine can lose all data.
  *
  * @example An append whose reply is lost
  * ```ts ignore

@@ -45,7 +45,7 @@ export async function quicPair(protocol = "skein-test"): Promise<QuicPair> {
 }
 
 /**
- * Makes an end close like a crashing process: with 0, and without Skein's mark.
+ * Makes an end close like a crashing process: with code 0 and without Skein's mark.
  *
  * @param connection An end of a pair.
  * @returns The same end.

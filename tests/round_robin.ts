@@ -66,7 +66,7 @@ const MAX_PASSED = 100_000;
 
 /**
  * Forwards HTTP to nodes on this machine in turn. It skips a node that refuses connections. If a
- * node dies, the proxy responds to its request with 502 or cuts off the response.
+ * node dies during a request, the proxy responds with 502, or cuts off a response that has begun.
  *
  * @example Two nodes
  * ```ts ignore

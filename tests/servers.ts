@@ -67,8 +67,8 @@ export async function served(
 }
 
 /**
- * Returns the platform's runtime with shorter timers in place of ten-second timers. Ten seconds is
- * the time limit for the application's decisions, which no option sets.
+ * Returns the platform's runtime, in which ten-second timers are shorter. Ten seconds is the time
+ * limit for the application's decisions, and no option changes it.
  *
  * @param soonMs Duration of these timers, in milliseconds.
  * @returns The runtime.
@@ -213,7 +213,7 @@ export class RawSocket implements Disposable {
    * Writes a frame.
    *
    * @param payload Text or bytes.
-   * @param options The first byte, which means a final text frame by default, and whether to mask
+   * @param options The first byte (by default, that of a final text frame), and whether to mask
    * the frame.
    */
   async frame(
@@ -300,7 +300,7 @@ export class RawSocket implements Disposable {
  * Creates a frame masked with zeros.
  *
  * @param payload Text or bytes.
- * @param options The first byte, which means a final text frame by default, and whether to mask the
+ * @param options The first byte (by default, that of a final text frame), and whether to mask the
  * frame.
  * @returns The bytes of the frame.
  */

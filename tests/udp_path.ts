@@ -41,7 +41,10 @@ export interface UdpCount {
  * ```
  */
 export class UdpPath implements AsyncDisposable {
-  /** Decides which packets are lost. By default, no packets are lost. It may be set at any time. */
+  /**
+   * Decides which packets are lost. By default, no packets are lost. The function may be replaced
+   * at any time.
+   */
   loses: (packet: UdpPacket) => boolean = () => false;
   readonly #delayMs: number;
   readonly #server: Deno.NetAddr;

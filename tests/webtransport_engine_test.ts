@@ -226,8 +226,8 @@ Deno.test("serve() retries a UDP port that is in use, finally every 5 s, until i
       for (; taken.attempts === attempts; ms += 50) await time.tickAsync(50);
       delays.push(ms);
     }
-    // The first ten attempts have no pauses. Each takes at most ten steps, because only the garbage
-    // collector may be late. Later attempts have pauses.
+    // There are no pauses between the first ten attempts. Each takes at most ten steps of fake
+    // time, because it only waits for the garbage collector. Later attempts follow after pauses.
     assert(delays.slice(0, 10).every((ms) => ms <= 550), `${delays}`);
     for (const [i, ms] of [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000].entries()) {
       assert(ms <= delays[10 + i]! && delays[10 + i]! <= ms + 600, `${delays}`);

@@ -46,8 +46,8 @@ export function readCheckout(root: URL): CheckoutPackage {
 
 /**
  * Returns true if a pattern matches a path. A pattern with a slash at the start or in the middle is
- * a path from the root; any other one matches a name at any depth. `*` matches any text without a
- * slash, and a leading `**` any folders.
+ * a path from the root; any other pattern matches a name at any depth. `*` matches any text without
+ * a slash, and a leading `**` any folders.
  */
 function isMatch(pattern: string, path: string): boolean {
   const isPath = pattern.replace(/\/$/, "").includes("/");

@@ -53,7 +53,7 @@ export async function npmFolder(): Promise<string> {
 }
 
 /**
- * Reads the files below a folder, by path with forward slashes.
+ * Reads the files below a folder. The keys are paths with forward slashes.
  *
  * @param root The folder.
  * @param isLeftOut Returns true for files and folders to skip; by default, none.

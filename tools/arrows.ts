@@ -8,7 +8,8 @@
  * Brokers, moq, otel and testing are wings: they are built on this core, which imports none of
  * them.
  *
- * The arrows apply to every import, including `import()` and types, and no imports form a cycle.
+ * The arrows apply to every import, including `import()` and types, and imports must not form a
+ * cycle.
  *
  * @module
  */

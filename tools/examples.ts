@@ -2,7 +2,8 @@
  * Runs the examples of the documentation in a few test modules.
  *
  * `deno test --doc` starts an isolate for each example, which takes longer than running most
- * examples. Here each example is a module that a test imports, and one test module runs many.
+ * examples. Here each example is a module that a test imports, and one test module runs many
+ * examples.
  *
  * @module
  */

@@ -14,13 +14,14 @@ const STATE_ONLY = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
 
 /**
  * Appends as a producer, each time through one of the nodes. Any append may be repeated; an append
- * whose result is unknown always is.
+ * with an unknown result always is.
  *
  * @param nodes The nodes.
  * @param id The log.
  * @param name The producer's name; its records start with it.
  * @param random Chooses the nodes and the repetitions.
- * @param more Returns whether another append should follow after the given count.
+ * @param more Returns true if another append should follow. Receives the number of confirmed
+ * appends.
  * @returns The number of confirmed appends.
  */
 export async function produce(

@@ -12,7 +12,7 @@ export type { Browser, BrowserContext, Page };
 
 /**
  * The longest wait for one event in a browser, in milliseconds. A test that fails after this wait
- * names the event. The wait is no requirement on the speed of the machine.
+ * names the event. The wait is not a requirement on the machine's speed.
  */
 export const PATIENCE_MS = 60_000;
 
@@ -176,8 +176,8 @@ async function clear(browser: Browser): Promise<void> {
 
 /**
  * Registers a test for each browser, or for the given ones. The tests of an isolate share a
- * browser, but not its pages. If a browser is not installed, its test is renamed and skipped; with
- * `CI=true`, it fails instead.
+ * browser, but not its pages. If a browser is not installed, its test is skipped, and its title
+ * says so. With `CI=true`, the test fails instead.
  */
 export function testInBrowsers(
   name: string,

@@ -34,7 +34,8 @@ const COMMENT = /<!--[\s\S]*?-->/g;
  *
  * - `file=PATH` after a language: the text is written to that file.
  * - `sh run`: commands that must succeed.
- * - `sh background`, also with `until=TEXT`: a background process.
+ * - `sh background`, optionally with `until=TEXT`: a background process. The walk continues once
+ *   its output includes the text.
  * - `text output` right after a `run` or a `background` block: lines that the output must include,
  *   in this order.
  *
@@ -43,7 +44,8 @@ const COMMENT = /<!--[\s\S]*?-->/g;
  * @param page The page's name, for errors.
  * @param markdown The text of the page.
  * @returns The blocks.
- * @throws {SyntaxError} If an attribute is unknown, or an `output` block follows no command.
+ * @throws {SyntaxError} If an attribute is unknown, or if an `output` block does not follow a
+ * command.
  */
 export function blocksOf(page: string, markdown: string): Block[] {
   const source = markdown.replace(COMMENT, (it) => it.replace(/[^\n]/g, " "));

@@ -57,10 +57,11 @@ export async function checkers(): Promise<Checkers | undefined> {
 }
 
 /**
- * Installs the workflow linter, once for each version. It also checks the scripts in workflows if
- * `shellcheck` is installed.
+ * Installs the workflow linter, once for each version. The linter also checks the scripts in
+ * workflows if `shellcheck` is installed.
  *
- * @returns The path of the program; `undefined` without Go, or an error with `CI=true`.
+ * @returns The path of the program, or `undefined` if Go is not installed. With `CI=true`, missing
+ * Go is an error.
  */
 export async function actionlint(): Promise<string | undefined> {
   if (!await isInstalled("go")) return undefined;

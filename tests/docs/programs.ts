@@ -8,8 +8,8 @@
  * Returns true if a program is in the path.
  *
  * @param program Name of the program.
- * @returns `false` if a test that needs the program is ignored.
- * @throws {Error} If `CI` is `true` and the program is missing: every test must run then.
+ * @returns False if the program is missing, so tests that need it are ignored.
+ * @throws {Error} If `CI` is `true` and the program is missing, because every test must run in CI.
  */
 export async function isInstalled(program: string): Promise<boolean> {
   const { success } = await new Deno.Command("sh", {

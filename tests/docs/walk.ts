@@ -7,10 +7,10 @@
  * - **Packages:** `jsr:@skein/skein` is this checkout, served by `tools/_mirror.ts`, and
  *   `@skein/client` on npm is built from this checkout and served by `tools/npm/registry.ts`.
  * - **Ports:** numbers from 8000 to 8099 in a block, and numbers in the option `ports`, are
- *   replaced by free ports, the same for all pages of a walk.
- * - **Folders:** a `cd` in a block applies to all later blocks, including files.
+ *   replaced with free ports, which are the same for all pages of a walk.
+ * - **Folders:** a `cd` in a block applies to all later blocks, including `file` blocks.
  * - **Processes:** a background block runs until the end of the page. A block with the same text as
- *   an earlier block is a restart: the earlier process is stopped first.
+ *   an earlier block restarts its process: the earlier process is stopped first.
  *
  * @module
  */
@@ -82,8 +82,8 @@ export interface WalkOptions {
 }
 
 /**
- * Registers a test for each page. All pages share one folder, so each continues where the previous
- * page ended; a page after a failed page fails immediately.
+ * Registers a test for each page. All pages share one folder, so each page continues where the
+ * previous one ended. If a page fails, all later pages fail immediately.
  *
  * @param pages Paths from the root of the repository, or URLs.
  * @param options See {@linkcode WalkOptions}.

@@ -1,6 +1,6 @@
 /**
- * A client that connects through a proxy, whose certificate is trusted by `--cert`. Prints each event as a line of JSON,
- * and reads commands from stdin.
+ * A client that connects through a proxy. `--cert` makes it trust the proxy's certificate. The
+ * client prints each event as a line of JSON, and reads commands from stdin.
  *
  * ```sh
  * deno run -A --cert cert.pem tests/docs/watcher.ts https://localhost:8443 websocket

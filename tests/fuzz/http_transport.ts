@@ -43,8 +43,7 @@ const EVENTS = [
 ];
 
 /**
- * Reads request bodies. Frames that were read can be written, and reading them again gives the same
- * frames.
+ * Reads request bodies. Writing the frames and reading them again must return the same frames.
  *
  * @param random Source of the random choices.
  * @param rounds Number of bodies.
@@ -62,7 +61,7 @@ export function fuzzPosts(random: Random, rounds: number): void {
 }
 
 /**
- * Reads events. Pieces of any size must give the same events or the same failure.
+ * Reads events. Pieces of any size must result in the same events or the same failure.
  *
  * @param random Source of the random choices.
  * @param rounds Number of texts.

@@ -40,7 +40,7 @@ const SCOPES: readonly MoqErrorScope[] = [
 const PATHS = ["/", "", "/live", "live/alice", "//live///alice//", "/é/😀", "a/".repeat(32)];
 
 /**
- * Reads malformed messages of every version, paths and codes.
+ * Reads malformed messages of every version, and malformed paths and codes.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -1,7 +1,7 @@
 /**
- * Tests Skein with other implementations of Media over QUIC, over every transport and in every
- * common version. Skein is the publisher or the subscriber, and it dials or serves. The tests also
- * assert expected failures.
+ * Tests Skein against other implementations of Media over QUIC, over every transport and in every
+ * version that both support. Skein is tested as publisher and as subscriber, both as client and as
+ * server. The tests also assert known deviations.
  */
 import { assertEquals, equal } from "@std/assert";
 import type { Peer, PeerServer } from "./peers.ts";

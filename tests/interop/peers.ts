@@ -1,16 +1,16 @@
 /**
- * Builds and runs the programs of the interop tests: peers of WebTransport, QMux and Media over
- * QUIC on other implementations, all with the same command line.
+ * Builds and runs the programs of the interop tests: peers for WebTransport, QMux and Media over
+ * QUIC that use other implementations and have the same command line.
  *
  * ```text
  * peer server --cert CERT.pem --key KEY.pem      prints {"port":N}, later {"closed":{"code":N,"reason":"…"}}
  * peer client --url URL --hash HEX --scenario S  prints one line of JSON
  * ```
  *
- * Peers of QMux need no certificates, and accept a client's offer as `--protocols LIST`. Servers of
- * Media over QUIC also accept a scenario; the relay has a different command line.
+ * QMux peers need no certificates; `--protocols LIST` sets the protocols that a client offers.
+ * Media over QUIC servers also accept a scenario. The relay has a different command line.
  *
- * Run as a program, this module builds all peers before the tests.
+ * If this module is run as a program, it builds all peers in advance.
  *
  * @module
  */

@@ -56,7 +56,7 @@ export class Project implements AsyncDisposable {
   /**
    * Creates the folder, and installs the packed package and tools.
    *
-   * @param files Texts by path.
+   * @param files Texts of the files, keyed by path.
    * @param tools Packages besides the client.
    * @returns The project.
    */

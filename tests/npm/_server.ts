@@ -17,9 +17,9 @@ export const OUTCOME = {
 } as const;
 
 /**
- * Serves one consumer of the package on a free local port.
+ * Starts a server for one consumer of the package on a free local port.
  *
- * @param options The pages, and the allowed origins of other pages.
+ * @param options `fetch` serves the pages; `origins` lists the allowed origins of other pages.
  * @returns The server.
  */
 export async function serveConsumers(

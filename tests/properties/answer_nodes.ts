@@ -144,7 +144,7 @@ export class Asker {
  * Starts a user's endless answers on one node, and reads them on another.
  *
  * @param world The world.
- * @param nodes The node of the generators and the node of the reader.
+ * @param nodes The node that runs the generators and the node that serves the reader.
  * @param keys The keys of the answers.
  * @returns The answers as the reader receives them.
  */

@@ -20,9 +20,9 @@ const PLACES = 2;
 const [LATEST_MS, LASTS_MS] = [RESUME_LEASE_MS + 3_000, 3_000] as const;
 
 /**
- * Time after all faults until a node continues, in milliseconds. If the reply to a takeover was
- * lost, its lease must expire first. The takeover then counts as a lost node, so the next takeover
- * waits.
+ * Maximum time from the end of all faults until a node continues, in milliseconds. If the reply to
+ * a takeover was lost, the takeover's lease must expire first. The node that took over then counts
+ * as lost, so the next takeover waits again.
  */
 const GOES_ON_MS = 2 * (RESUME_LEASE_MS + RESCUE_INTERVAL_MS) + 10_000;
 

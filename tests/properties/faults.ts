@@ -62,7 +62,7 @@ export interface PlannedFault {
  * @param kinds The faults of the property.
  * @param bounds Maximum number of faults, the time within which they start, and their maximum
  * duration.
- * @returns Lists of faults, which shrink to an empty list.
+ * @returns A generator of lists of faults, which shrink towards an empty list.
  */
 export function faultsOf(
   kinds: readonly FaultName[],
@@ -85,7 +85,7 @@ export function faultsOf(
  *
  * @param world The world.
  * @param faults The faults.
- * @param ends Both ends.
+ * @param ends The client and the server.
  * @returns Time after which all faults are over, in milliseconds from now.
  */
 export function planFaults(

@@ -34,7 +34,7 @@ export class Seeded<Case> {
 }
 
 /**
- * Attaches to a regression the seed of its world. The seed is printed when a case fails.
+ * Attaches the seed of its world to a regression. The seed is printed when a case fails.
  *
  * @param seed The seed.
  * @param value The case.
@@ -49,8 +49,8 @@ export interface PropertyParts<Case> {
   /** Generates cases. Each part of a case should shrink towards its simplest value. */
   readonly cases: fc.Arbitrary<Case>;
   /**
-   * Cases that failed once, by the name of the bug. They run every time. The seed of their world is
-   * 1, unless {@linkcode atSeed} sets it.
+   * Cases that failed once, keyed by the name of the bug. They run every time. The seed of their
+   * world is 1, unless {@linkcode atSeed} sets it.
    */
   readonly regressions?: Readonly<Record<string, NoInfer<Case> | Seeded<NoInfer<Case>>>>;
   /**

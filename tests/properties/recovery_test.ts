@@ -391,8 +391,8 @@ class Readers {
 
   /**
    * Waits without faults until readers have received everything that reached their node. Then
-   * publishes once more and waits until they have received everything. The loss of a last
-   * publication must be noticed too.
+   * publishes once more, and waits again, because the loss of the last publication must be noticed,
+   * too.
    */
   async rest({ isSilent }: { readonly isSilent: boolean }): Promise<void> {
     const world = this.world;

@@ -26,8 +26,9 @@ const HANDSHAKE_MS = 4_000;
 const FILL = "x".repeat(200_000);
 
 /**
- * Calls that end a server. Some reject sessions as soon as they return, but `close()` first ends
- * other services. Some leave connections without a session open.
+ * Calls that end a server. `refuses` is true if new sessions are rejected as soon as the call
+ * returns; `close()` ends other services first. `leaves` is true if connections without a session
+ * stay open.
  */
 const WAYS = {
   close: { refuses: false, leaves: true },

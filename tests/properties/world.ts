@@ -333,7 +333,7 @@ export class World {
   }
 
   /**
-   * Adds a line to the timeline that a failure shows.
+   * Adds a line to the timeline that is printed if the case fails.
    *
    * @param text The fact.
    * @param host Name of a machine.

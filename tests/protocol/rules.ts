@@ -59,7 +59,7 @@ export function rulesOfProtocol(): string[] {
 }
 
 /**
- * Returns true if a rule is in one of the two lists.
+ * Returns true if a rule is listed in `UNSHOWN` or in `UNSHOWN_SECTIONS`.
  *
  * @param rule The number of the rule.
  * @returns True if no vector should cite the rule.

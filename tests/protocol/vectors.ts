@@ -269,7 +269,8 @@ function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 /**
- * Advances time in a few steps, so that an envelope caused by a timer is answered before the next.
+ * Advances time in a few steps, so that an envelope caused by a timer is answered before the next
+ * one is sent.
  *
  * @param time The time of the test.
  * @param ms The time to advance, in milliseconds.
@@ -356,7 +357,8 @@ export class Outgoing {
  * The streaming response to a message on `count`.
  *
  * @param data The data of the message.
- * @returns The numbers from 0 to data - 1; bytes and a rejection if the data is not a number.
+ * @returns The numbers from 0 to `data` - 1. If the data is not a number, the response is bytes,
+ * then a rejection.
  */
 export async function* countTo(data: unknown): AsyncGenerator<unknown, void, undefined> {
   if (typeof data === "number") {

@@ -59,8 +59,8 @@ export interface RunOptions extends ClusterOptions {
 }
 
 /**
- * Runs a plan. The workload runs with its faults, all faults are healed, the cluster settles, and
- * all its parts close.
+ * Runs a plan. The workload runs with its faults. Then all faults are healed, the cluster settles,
+ * and all its parts close.
  *
  * @param plan The plan.
  * @param options See {@linkcode RunOptions}.

@@ -38,9 +38,9 @@ const PATIENCE_MS = 60_000;
 const SPARE_FILES = 200;
 
 /**
- * Allowed commands to the engine for one topic on one node that takes over. The commands subscribe,
- * read the position and read publications, and are repeated if more publications have arrived in
- * the meantime. For comparison, a topic has hundreds of clients.
+ * Maximum number of engine commands for one topic on a node that takes over clients. The commands
+ * subscribe, read the position and read publications. They are repeated if more publications have
+ * arrived in the meantime. For comparison, a topic has hundreds of clients.
  */
 const MOST_PER_TOPIC = 40;
 

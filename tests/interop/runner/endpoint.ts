@@ -5,11 +5,11 @@
  * | variable                             | meaning                                                      |
  * | ------------------------------------ | ------------------------------------------------------------ |
  * | `ROLE`                               | `client` or `server`                                         |
- * | `TESTCASE`                           | the test case; one that is unknown ends with 127             |
+ * | `TESTCASE`                           | the test case; for an unknown one, the exit code is 127      |
  * | `REQUESTS`                           | URLs for a client, `endpoint/file` for a server              |
- * | `PROTOCOLS`                          | application protocols, the best first                        |
+ * | `PROTOCOLS`                          | application protocols, in order of preference                |
  * | `WWW`, `DOWNLOADS`, `CERTS`, `LOGS`  | folders; by default those of the container, such as `/www`   |
- * | `PORT`                               | port of a server; 443 by default, and with 0 a free one      |
+ * | `PORT`                               | port of a server: 443 by default; 0 selects a free port      |
  *
  * The exit code is 0 on success and 1 on a failure. A client trusts the certificate authorities
  * given to the runtime (`deno run --cert`).

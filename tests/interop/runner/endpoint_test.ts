@@ -1,7 +1,7 @@
 /**
- * Tests the endpoint of the QUIC interop runner. It runs as in the runner, but without containers:
- * two processes have their own environment, folders and exit codes. The peers are a second process
- * of this endpoint, and the endpoint of webtransport-go.
+ * Tests the endpoint of the QUIC interop runner. A case runs two processes as in the runner, but
+ * without containers: each process has its own environment, folders and exit code. The peer is a
+ * second process of this endpoint, or the endpoint of webtransport-go.
  */
 import { assert, assertEquals } from "@std/assert";
 import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";

@@ -79,7 +79,7 @@ export class ClusterClient {
   /**
    * Prepares a client. It starts within the first seconds.
    *
-   * @param host The host, which runs.
+   * @param host The running host.
    * @param index Number of the client.
    * @param parts See {@linkcode ClientParts}.
    */
@@ -116,7 +116,7 @@ export class ClusterClient {
    * Publishes on a topic, if a program is running.
    *
    * @param topic The topic.
-   * @param chance A number from 0 up to 1.
+   * @param chance A random number in [0, 1).
    */
   publish(topic: string, chance: number): void {
     if (this.#program?.isWorking) publish(this.#program, topic, chance);

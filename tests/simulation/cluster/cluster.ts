@@ -260,10 +260,10 @@ export class Cluster implements LiveCluster, Disposable {
   }
 
   /**
-   * Temporarily denies a client's user a topic, as an application does.
+   * Temporarily denies a client's user access to a topic, as an application may.
    *
    * @param host The host of the client.
-   * @param chance Number from 0 to 1 that picks the topic.
+   * @param chance Random number in [0, 1) that picks the topic.
    * @returns The topic and a function that ends the denial, or `undefined` if there is no topic or
    * no client.
    */

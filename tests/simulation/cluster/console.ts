@@ -5,7 +5,7 @@ import type { Journal } from "./journal.ts";
 /**
  * Captures everything that the library prints, until disposed.
  *
- * @param events The virtual time, from which the current host is known.
+ * @param events The virtual time, which determines the current host.
  * @param journal The facts.
  * @returns A disposable that restores the console.
  */

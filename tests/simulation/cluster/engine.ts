@@ -36,8 +36,8 @@ export interface ClusterEngine extends Disposable {
    * Creates the broker of a node.
    *
    * @param host The host of the node, in its current life.
-   * @param bounds See {@linkcode WaitingBounds}. Engines that nodes reach without a network ignore
-   * it.
+   * @param bounds See {@linkcode WaitingBounds}. An engine that nodes reach without a network
+   * ignores them.
    * @returns The broker, or `undefined` for independent nodes.
    */
   broker(host: Host, bounds?: WaitingBounds): Broker | undefined;

@@ -63,8 +63,8 @@ export class NatsEngine implements ClusterEngine {
   }
 
   /**
-   * True for a single server. In a cluster, the leader compares before it replicates. See
-   * docs/deploy/nats.md, Outages.
+   * True for a single server. In a cluster, the leader compares rows before it replicates a change,
+   * so two changes may succeed. See docs/deploy/nats.md, Outages.
    */
   get hasExactRows(): boolean {
     return this.#nats.hosts.length === 1;

@@ -141,8 +141,8 @@ export class Faults {
   }
 
   /**
-   * Schedules a fault, which ends by itself. The fault is ignored if a host of the action does not
-   * exist when it is due.
+   * Schedules the fault of an action. The fault ends by itself. It is ignored if a host of the
+   * action does not exist when the fault is due.
    *
    * @param action The action.
    * @throws {TypeError} If the kind is unknown.

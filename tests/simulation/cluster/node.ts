@@ -59,7 +59,7 @@ export class ClusterNode implements LiveServer {
   /**
    * Starts a node.
    *
-   * @param host The host, which runs.
+   * @param host The running host.
    * @param parts See {@linkcode NodeParts}.
    */
   constructor(host: Host, parts: NodeParts) {
@@ -134,7 +134,7 @@ export class ClusterNode implements LiveServer {
    * Publishes on a topic, as the application of the node.
    *
    * @param topic The topic.
-   * @param chance A number from 0 up to 1.
+   * @param chance A random number in [0, 1).
    */
   publish(topic: string, chance: number): void {
     if (!this.isUp) return;

@@ -123,7 +123,7 @@ export class Program implements LiveClient {
    * Creates a sequence of random numbers for this program.
    *
    * @param purpose Name of the sequence.
-   * @returns A function that returns numbers from 0 to 1.
+   * @returns A function that returns random numbers in [0, 1).
    */
   chanceOf(purpose: string): () => number {
     return this.#simulation.chanceOf(`${this.name}/${purpose}`);

@@ -58,8 +58,9 @@ class Publications {
 }
 
 /**
- * A notice of a loss has a true reason: if a history reaches far enough, it is used. A library that
- * reported a loss after each reconnect would break no other guarantee.
+ * The reason in a notice of a loss is true: if the history reaches back far enough, it must be
+ * used. Without this rule, a library could report a loss after each reconnect and break no
+ * guarantee.
  *
  * Missed publications are counted by offset, because after an outage the engine may store
  * publications of several producers in an order that differs from the order of the calls.

@@ -2,7 +2,7 @@
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 
 /**
- * A virtual time.
+ * Formats a virtual time.
  *
  * @param ms Milliseconds since the start.
  * @returns The time in seconds.

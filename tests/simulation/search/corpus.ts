@@ -40,7 +40,7 @@ interface Kept {
  *
  * - **Rare:** a plan is ranked by its rarest state, which is the state that the fewest runs
  *   reached.
- * - **Bounded:** it keeps at most 512 plans and 200,000 states.
+ * - **Bounded:** the corpus keeps at most 512 plans and 200,000 states.
  * - **Deterministic:** the same calls with the same random numbers return the same plans.
  */
 export class Corpus {
@@ -83,7 +83,7 @@ export class Corpus {
    * Creates a plan by changing a stored one.
    *
    * @param fresh A plan of another seed. Parts of it may be used in the result.
-   * @param random Returns numbers from 0 to 1.
+   * @param random Returns random numbers in [0, 1).
    * @returns The plan.
    * @throws {RangeError} If the corpus is empty.
    */

@@ -27,7 +27,8 @@ export function shapeOf(text: string): string {
  * Lists the states that a run reached:
  *
  * - the states reported by the cluster,
- * - each kind of entry in the trace, and the number of such entries by powers of two,
+ * - each kind of entry in the trace, and the number of such entries, rounded down to a power of
+ *   two,
  * - each pair of a fault and an entry within five seconds of virtual time.
  *
  * @param outcome The result of a run, with the trace.

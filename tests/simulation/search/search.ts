@@ -102,7 +102,7 @@ export interface SearchResult extends SearchCounts {
 }
 
 /**
- * Searches plans that break an invariant.
+ * Searches for plans that break an invariant.
  *
  * - **Guided:** plans that reach new states are kept, and their mutations run alongside plans of
  *   fresh seeds.

@@ -39,12 +39,13 @@ export interface Shrunk {
  *
  * - **Minimal:** no single step leads to a smaller plan that still fails. A second call changes
  *   nothing.
- * - **Bounded:** it takes at most `maxRuns` runs and `maxMs` of real time. No plan runs twice.
+ * - **Bounded:** shrinking takes at most `maxRuns` runs and `maxMs` of real time. No plan runs
+ *   twice.
  *
  * @param plan A plan.
  * @param fails Runs a plan and returns `true` if it fails in the same way.
  * @param options See {@linkcode ShrinkOptions}.
- * @returns The result. It contains the plan itself if the second run passes.
+ * @returns The result. If the plan does not fail again, the result contains the plan itself.
  */
 export async function shrink(
   plan: Plan,

@@ -147,7 +147,7 @@ const SPREAD_MS = 1_000;
  *
  * @param check Receives the result.
  * @param what Name of the times.
- * @param times The times, and the longest median, in milliseconds.
+ * @param times The times, and the maximum median, in milliseconds.
  */
 export function checkMedian(
   check: Check,

@@ -54,7 +54,7 @@ export class TrialLogs {
    *
    * @param by Number of the broker.
    * @param logs The logs of the broker.
-   * @param draw Number from 0 to 1 that selects the operation.
+   * @param draw Random number in [0, 1) that selects the operation.
    */
   call(by: number, logs: BrokerLogs, draw: number): void {
     if (draw < 0.6) void this.#run(() => this.#write(by, logs));
@@ -66,8 +66,8 @@ export class TrialLogs {
   }
 
   /**
-   * Compares the logs with the outcomes of all calls. Call this once no call is pending. It makes
-   * each broker run each kind of call.
+   * Compares the logs with the outcomes of all calls. Call this once no call is pending. It also
+   * makes each broker run each kind of call.
    *
    * @param all The logs of the brokers.
    * @returns The differences so far. The array is empty if there are none.

@@ -206,7 +206,7 @@ const BREAK: Mishap = {
 };
 
 /**
- * Lists all faults.
+ * Lists all mishaps of an engine.
  *
  * @param engine The engine.
  * @param pingMs Interval of the pings of each connection, in milliseconds.

@@ -58,7 +58,7 @@ export class Rows {
    *
    * @param by Number of the broker.
    * @param store The store of the broker.
-   * @param draw Number from 0 to 1 that selects the operation.
+   * @param draw Random number in [0, 1) that selects the operation.
    */
   call(by: number, store: BrokerStore, draw: number): void {
     if (draw < 0.3) this.#advance(store, ++this.#last, true);

@@ -26,7 +26,7 @@ const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
  *
  * @param engine Name of the engine.
  * @param within Virtual time and network.
- * @returns The engines. There are none for an engine without a server on the network.
+ * @returns The engines. The list is empty if the engine has no server on the network.
  */
 export async function startSpares(
   engine: EngineName,

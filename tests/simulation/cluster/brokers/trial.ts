@@ -141,9 +141,9 @@ class Seat implements Producer {
 
 /** A random operation of a program. */
 interface Act {
-  /** Number from 0 to 1 that selects the kind of the operation. */
+  /** Random number in [0, 1) that selects the kind of the operation. */
   readonly kind: number;
-  /** Number from 0 to 1 that selects the topic of the operation. */
+  /** Random number in [0, 1) that selects the topic of the operation. */
   readonly which: number;
   /** Time between two publications, in milliseconds. */
   readonly gapMs: number;

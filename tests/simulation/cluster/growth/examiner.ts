@@ -26,7 +26,7 @@ export class Examiner extends Examination {
   /**
    * Creates a sequence of random numbers.
    *
-   * @returns A function that returns numbers from 0 to 1.
+   * @returns A function that returns random numbers in [0, 1).
    */
   chance(): () => number {
     return this.simulation.chanceOf(this.name);

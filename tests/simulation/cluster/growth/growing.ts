@@ -45,7 +45,7 @@ const COUNT = new RegExp(
 );
 
 /**
- * Returns true if memory leaks.
+ * Returns true if a change indicates a memory leak.
  *
  * @param change A difference between two snapshots.
  * @param by Minimum growth.

@@ -30,8 +30,8 @@ export interface Change {
  * Compares the sizes of all collections and the numbers in all class instances between two
  * snapshots.
  *
- * Most of them are in private fields, which a program cannot read. The debugger finds each live
- * object, after a garbage collection.
+ * Most of them are in private fields, which a program cannot read. The debugger can, and it finds
+ * every object that is alive after a garbage collection.
  */
 export class Heap implements Disposable {
   readonly #session = new inspector.Session();

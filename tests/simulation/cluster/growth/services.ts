@@ -68,8 +68,8 @@ export async function askNodes(
 }
 
 /**
- * Sends requests with keys. Some are repeated, have another body, run at both nodes at the same
- * time, or fail.
+ * Sends requests with idempotency keys. Some requests are repeated, reuse a key with another body,
+ * run on both nodes at the same time, or fail.
  *
  * @param visit See {@linkcode Visit}.
  */

@@ -6,8 +6,8 @@ import type { HardenedWebSocketOptions } from "../../../../transport/hardened/mo
 const MIN_BYTES = [0, 64, 512] as const;
 
 /**
- * Picks the engine options of a host at random. The machines of a simulation open many connections
- * at once.
+ * Picks the engine options of a host at random. Limits on handshakes are off, because the machines
+ * of a simulation open many connections at once.
  *
  * @param host The host.
  * @param mayCompress False if parts of the plan count message bytes.

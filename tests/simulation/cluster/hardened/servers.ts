@@ -211,7 +211,7 @@ class ServerHandle {
   /**
    * Accepts a connection.
    *
-   * @param end The system's end.
+   * @param end The operating system's end of the connection.
    * @param address Address of the peer.
    * @returns A function that completes the TLS handshake, if the server uses TLS.
    */

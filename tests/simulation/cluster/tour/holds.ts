@@ -37,7 +37,7 @@ export class Holds {
    *
    * @param request The request.
    * @param runtime Timers of the handler's host.
-   * @returns The id.
+   * @returns The id in the request's data.
    */
   async handle({ data, signal }: HeldRequest, runtime: Runtime): Promise<string> {
     const { id, ms } = data as { readonly id: string; readonly ms: number };
@@ -53,7 +53,7 @@ export class Holds {
  * Returns the policy of the servers' queues for a topic.
  *
  * @param topic The topic.
- * @returns The policy that is named by the topic of a burst, or the default for other topics.
+ * @returns For the topic of a burst, the policy in its name; for other topics, the default.
  */
 export function queuePolicy(topic: string): OverflowPolicy {
   const named = topic.startsWith(BURST) && topic.slice(BURST.length);

@@ -73,7 +73,7 @@ export class Tour extends Examination {
   }
 
   /**
-   * Picks the node of a visit. It depends on the visit and the seed.
+   * Picks the node of a visit. The choice depends on the visit and the seed.
    *
    * @param number Number of the visit.
    * @returns The node.

@@ -32,7 +32,7 @@ export class DurableNames {
   /**
    * Picks a stream, preferring new ones.
    *
-   * @param chance A number from 0 up to 1.
+   * @param chance A random number in [0, 1).
    * @returns The id, or `undefined` if there is no stream.
    */
   pick(chance: number): string | undefined {
@@ -45,7 +45,7 @@ export class DurableNames {
  *
  * @param node The node.
  * @param names Receives the stream once it is created.
- * @param random Numbers from 0 up to 1.
+ * @param random Returns random numbers in [0, 1).
  */
 export async function writeStream(
   node: ClusterNode,
@@ -86,7 +86,7 @@ export async function writeStream(
  *
  * @param program The program.
  * @param stream Id of the stream.
- * @param random Numbers from 0 up to 1.
+ * @param random Returns random numbers in [0, 1).
  */
 export async function readStream(
   program: Program,

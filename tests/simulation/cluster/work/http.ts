@@ -94,7 +94,7 @@ export function openPage(program: Program, parts: HttpParts): void {
  * Picks a server.
  *
  * @param parts See {@linkcode HttpParts}.
- * @param chance A number from 0 up to 1.
+ * @param chance A random number in [0, 1).
  * @returns The URL of the server.
  */
 export function urlOf({ servers }: HttpParts, chance: number): string {

@@ -76,10 +76,10 @@ export function ask(program: Program): void {
 }
 
 /**
- * Answers requests from nodes.
+ * Creates the handlers with which a client answers requests from nodes.
  *
  * @param user The user.
- * @returns A client's handlers.
+ * @returns The handlers.
  */
 export function clientRequests(
   user: string,

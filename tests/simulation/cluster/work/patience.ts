@@ -22,7 +22,7 @@ export interface Patience {
  * Picks the timeout or signal of a wait at random.
  *
  * @param runtime Timers of the host.
- * @param random Returns numbers from 0 to 1. It is called twice.
+ * @param random Returns random numbers in [0, 1). It is called twice.
  * @param withinMs Maximum duration of a wait that has no timeout of its own, in milliseconds.
  * @returns The options and the time.
  */

@@ -118,7 +118,7 @@ async function read(
  *
  * @param program The program.
  * @param topic The topic.
- * @param chance A number from 0 up to 1.
+ * @param chance A random number in [0, 1).
  */
 export function publish(program: Program, topic: string, chance: number): void {
   const { name, client, host } = program;
