@@ -127,7 +127,7 @@ export function memorySessions<V = unknown, C extends Contract = Contract>(
     link: pair.link,
     async [Symbol.asyncDispose](): Promise<void> {
       const closing = Promise.all([server.close(), client.close()]);
-      // A close waits for a stalled peer, with fake time forever.
+      // A close waits for a stalled peer, and with fake time it would wait forever.
       if (!await settlesSoon(closing)) pair.link.disconnect();
       await closing;
     },

@@ -112,7 +112,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
    *
    * @param options Options of `dial()`, and the client's request.
    * @returns The established session of the client.
-   * @throws {SessionClosedError} If the server rejected the session; `info` has code and reason.
+   * @throws {SessionClosedError} If the server rejected the session; `info` has the code and the
+   * reason.
    * @throws {ConnectionError} If the network is down.
    */
   async dial(
@@ -244,7 +245,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
  *   `topics`, `presence`, `rooms` and `manager` work as usual.
  * - **Time:** all timers belong to sessions, so that fake time drives the server. By default,
  *   clients use the server's `runtime`.
- * - **Disposal** cleans up completely; {@linkcode assertNoLeaks} finds leaks of a test before that.
+ * - **Disposal** cleans up completely. To find leaks, call {@linkcode assertNoLeaks} before it.
  *
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.

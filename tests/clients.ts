@@ -82,7 +82,7 @@ export class Network {
   }
 
   /**
-   * Answers the attempt with a connection that closes.
+   * Answers a connection attempt with a connection that closes.
    *
    * @param closeCode The code.
    * @returns The answer.
@@ -96,7 +96,7 @@ export class Network {
   }
 
   /**
-   * Answers the attempt with a peer that the test controls.
+   * Answers a connection attempt with a peer that the test controls.
    *
    * @param use Receives the peer.
    * @returns The answer.

@@ -338,7 +338,7 @@ export async function untilFree(port: number): Promise<void> {
 }
 
 /**
- * The port of a listening server.
+ * Returns the port of a listening server.
  *
  * @param server The server.
  * @returns The port.

@@ -82,7 +82,7 @@ export class Peer {
   }
 
   /**
-   * Waits until a number of frames has arrived in total.
+   * Waits until a total number of frames has arrived.
    *
    * @param count Total number of frames.
    * @returns The frames.

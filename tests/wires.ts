@@ -237,7 +237,7 @@ export class Log<T> {
   }
 
   /**
-   * Waits until there are a number of items in total.
+   * Waits until a total number of items has arrived.
    *
    * @param count Total number of items.
    * @returns All items so far.

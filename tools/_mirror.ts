@@ -45,7 +45,7 @@ export interface MirrorOptions {
  *
  * The port is derived from the checkout and the served content, so Deno's cache stays warm between
  * runs and never contains outdated files. Concurrent launchers of a checkout share the port if the
- * system supports it (Linux), and use any free port otherwise.
+ * system supports it, as Linux does, and use any free port otherwise.
  *
  * @param options See {@linkcode MirrorOptions}.
  * @returns The running mirror.

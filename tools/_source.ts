@@ -151,7 +151,7 @@ function isTypeOnly(statement: string): boolean {
 }
 
 /**
- * The line number of a position.
+ * Returns the line number of a position.
  *
  * @param source The text.
  * @param index The position, from 0.

@@ -95,8 +95,8 @@ export type DataEnvelope = Extract<OutgoingEnvelope, { readonly data?: unknown }
  * Encodes an envelope with its data. A `Uint8Array` becomes a binary message.
  *
  * @param envelope The envelope, with a checked topic.
- * @param options The size limit of the envelope in bytes; the operation, for errors; and the topic
- * for overflow policies, which is empty by default.
+ * @param options The size limit of the envelope in bytes; the operation, for error messages; and
+ * the topic for overflow policies, which is empty by default.
  * @returns The message, ready for any number of sessions.
  * @throws {TypeError} If JSON cannot hold the data.
  * @throws {RangeError} If the message is larger than `maxBytes`.
@@ -150,7 +150,7 @@ export function encodeFailure(envelope: OutgoingEnvelope, maxBytes: number): Enc
  * Encodes a control envelope. It has no topic for overflow policies.
  *
  * @param envelope The envelope.
- * @param verb The operation, for errors.
+ * @param verb The operation, for error messages.
  * @returns The encoded envelope.
  * @throws {TypeError} If JSON cannot hold the data.
  */
@@ -272,7 +272,7 @@ function withPlace(envelope: string, { offset, prev, tag }: MessagePlace): strin
  * Writes an envelope.
  *
  * @param envelope The envelope; `data` may be any value that JSON can hold.
- * @param verb The operation, for the error.
+ * @param verb The operation, for error messages.
  * @returns JSON text without raw line feeds.
  * @throws {TypeError} If JSON cannot hold the data.
  */

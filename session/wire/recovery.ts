@@ -25,7 +25,7 @@ export interface HistoryPosition {
  *   catch up from.
  * - `unavailable`: the broker could not be read.
  * - `dropped`: the peer's send queue was full, and its policy dropped the messages.
- * - `too-large`: the message is larger than `maxMessageBytes` of the receiver.
+ * - `too-large`: the message is larger than the receiver's `maxMessageBytes`.
  */
 export type RecoveryReason =
   | "no-history"

@@ -44,8 +44,8 @@ export interface SimulationOptions {
    */
   readonly trace?: "facts" | "packets" | undefined;
   /**
-   * Turns of the process after each event. Programs whose work is entirely in virtual time need
-   * one. If more turns change the digest, some work escapes virtual time.
+   * Turns of the process after each event. A program whose work is entirely in virtual time needs
+   * one turn. If more turns change the digest, some work escapes virtual time.
    *
    * @default {1}
    */
@@ -262,7 +262,7 @@ export class EventLoop {
    * Creates a sequence of random numbers that depends only on the seed and a name.
    *
    * @param name Any text.
-   * @returns A function that returns numbers of at least 0 and less than 1.
+   * @returns A function that returns random numbers in [0, 1).
    */
   chanceOf(name: string): () => number {
     return seededRandom(hashed(`${this.seed}/${name}`));

@@ -75,7 +75,7 @@ export interface NetworkGlobals {
  * Code that was loaded earlier and kept a reference to a global is not affected.
  *
  * @param network Globals of the network.
- * @returns Restores the former globals on disposal.
+ * @returns An object whose disposal restores the former globals.
  */
 export function installGlobals(simulation: Simulation, network: NetworkGlobals = {}): Disposable {
   const globals = new Globals(simulation);
@@ -273,7 +273,7 @@ class Globals implements Disposable {
  * Replaces a property of an object of the runtime.
  *
  * @param property The new property. It is enumerable if the former one was.
- * @returns Restores the former property.
+ * @returns A function that restores the former property.
  */
 export function replaceProperty(
   target: object,

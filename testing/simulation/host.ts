@@ -162,7 +162,7 @@ export class Host implements EventHost {
    * Registers a callback for the end of the current life.
    *
    * @param callback Called with `true` after a power loss.
-   * @returns Removes the callback.
+   * @returns A function that removes the callback.
    */
   onEnd(callback: (isPowerLoss: boolean) => void): () => void {
     this.#onEnd.add(callback);

@@ -72,9 +72,9 @@ export interface WalkOptions {
   /** Numbers other than 8000 to 8099 that stand for ports, such as 6379. */
   readonly ports?: readonly number[];
   /**
-   * Functions to run after a page while its background processes run, by path of the page: for
-   * example, to look at a page in a browser. The test of such a page has no sanitizers, because a
-   * browser keeps processes and timers until after it is closed.
+   * Functions that run after a page, while its background processes still run, keyed by the page's
+   * path. They may, for example, look at a page in a browser. The test of such a page has no
+   * sanitizers, because a browser keeps processes and timers until after it is closed.
    */
   readonly then?: Readonly<Record<string, (walked: Walked) => Promise<void>>>;
   /** If `true`, the walk is ignored, because a program is missing. */

@@ -55,7 +55,7 @@ import { failsOnlyBy, Steps } from "./expect.ts";
 import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
 
 /**
- * Reads varints, valid and malformed.
+ * Reads valid and malformed varints.
  *
  * @param random Source of the random choices.
  * @param rounds Number of inputs.

@@ -383,10 +383,10 @@ export type Build =
   | { readonly name: string; readonly failed: Error };
 
 /**
- * Builds all peers concurrently, each in a folder of the user's cache named after the version and
- * the hash of the source: a second call reuses the folder.
+ * Builds all peers concurrently. Each has a folder in the user's cache that is named after the
+ * version and the hash of the source, so that a second call can reuse it.
  *
- * @returns A peer, or the reason for its absence, for each.
+ * @returns For each peer, the peer or the reason why it is missing.
  */
 export function buildPeers(): Promise<Build[]> {
   return build(RECIPES);

@@ -141,7 +141,7 @@ export class Asker {
 }
 
 /**
- * Starts a user's endless answers on one node, and reads them on another.
+ * Starts endless answers for a user on one node, and reads them on another.
  *
  * @param world The world.
  * @param nodes The node that runs the generators and the node that serves the reader.

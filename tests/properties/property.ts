@@ -1,5 +1,5 @@
 /**
- * Properties: statements about the library that hold for every generated case.
+ * Properties: statements about the library that must hold for every generated case.
  *
  * A property has a name in plain words, a generator of cases, and a function that runs one case in
  * a {@linkcode World} and compares the outcome with a model. `deno task test` runs a few cases from

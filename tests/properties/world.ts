@@ -134,7 +134,7 @@ export class World {
   }
 
   /**
-   * Returns the machine with a name, and creates it if needed.
+   * Returns the machine with the given name, and creates it if needed.
    *
    * @param name Name of the machine.
    * @returns The machine.
@@ -147,7 +147,7 @@ export class World {
    * Creates a sequence of random numbers, for details that are not part of a case.
    *
    * @param name Any text.
-   * @returns A function that returns numbers from 0 (inclusive) to 1 (exclusive).
+   * @returns A function that returns random numbers in [0, 1).
    */
   chanceOf(name: string): () => number {
     return this.simulation.chanceOf(name);
@@ -247,11 +247,11 @@ export class World {
   }
 
   /**
-   * Runs a call as the program of a machine, which owns its timers.
+   * Runs a call as the program of a machine, which then owns the call's timers.
    *
    * @param host The machine.
    * @param act The call.
-   * @returns The result. The promise never settles if the machine ends first.
+   * @returns The result. The promise never settles if the machine is killed first.
    */
   run<T>(host: Host, act: () => T | Promise<T>): Promise<T> {
     return new Promise((resolve, reject) =>

@@ -529,7 +529,7 @@ export interface Invariant {
    *
    * @param report Receives findings.
    * @param terms See {@linkcode Terms}.
-   * @returns The facts to follow.
+   * @returns Functions that follow facts and check the state.
    */
   readonly watch: (report: Report, terms: Terms) => Watch;
 }

@@ -18,7 +18,7 @@ const SHORT = ["--seed", "1", "--seeds", "20", "--cases", "20"];
  *
  * @param check Receives the result.
  * @param say Writes a line.
- * @param isShort True for the first plans of one seed.
+ * @param isShort True to run only the first plans of one seed.
  */
 export async function soakSimulation(
   check: Check,

@@ -132,7 +132,7 @@ export class MessageBus {
    * @param subject The subject; it may contain wildcards.
    * @param take Called with each message.
    * @param queue Name of the group; none by default.
-   * @param client The client; none for the server itself.
+   * @param client The client; absent if the server itself subscribes.
    */
   subscribe(
     subject: string,
@@ -251,7 +251,7 @@ export class MessageBus {
     for (const deliver of late) deliver();
   }
 
-  /** Draws whether a message is lost. */
+  /** Decides at random whether a message is lost. */
   #loses(kind: JetStreamTrouble): boolean {
     if (this.#trouble !== kind && this.#trouble !== "lost messages") return false;
     const { requests = 1, answers = 1 } = this.#lost;

@@ -58,8 +58,8 @@ export function simulatedNatsConnect(
 }
 
 /**
- * Opens a socket. A real system repeats the first packet without a response; here the client
- * library dials again.
+ * Opens a socket. A real system sends the first packet again if there is no response; here the
+ * client library dials again.
  */
 async function connectSoon(
   network: SimulatedNetwork,

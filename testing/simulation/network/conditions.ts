@@ -181,7 +181,7 @@ export class Direction {
    * Registers a callback for when the direction is open again.
    *
    * @param callback Called once.
-   * @returns Removes the callback.
+   * @returns A function that removes the callback.
    */
   whenOpen(callback: () => void): () => void {
     this.#waiting.add(callback);
@@ -202,7 +202,7 @@ export class Direction {
   }
 
   /**
-   * Draws the delay of a reliable packet.
+   * Picks the delay of a reliable packet at random.
    *
    * @returns Time in milliseconds.
    */
@@ -216,7 +216,7 @@ export class Direction {
   }
 
   /**
-   * Draws the delays of a datagram: none if it is lost, two if it is duplicated.
+   * Picks the delays of a datagram at random: none if it is lost, two if it is duplicated.
    *
    * @returns Times in milliseconds.
    */

@@ -249,7 +249,7 @@ export class Link implements SimulatedLink {
     if (this.#ends[side] === undefined) this.end();
   }
 
-  /** Sets a timer of the operating system, which the end of a process does not clear. */
+  /** Sets a timer of the operating system, which keeps running when the process ends. */
   #giveUpLater(host: Host, reset: () => void): void {
     const { life } = host;
     this.#events.after(UNACKNOWLEDGED_MS, () => {
@@ -257,7 +257,7 @@ export class Link implements SimulatedLink {
     });
   }
 
-  /** Draws the delay of an unordered packet. */
+  /** Picks the delay of an unordered packet at random. */
   #delay(path: NetworkPath): number {
     return path.directions.reduce((ms, direction) => ms + direction.delay(this.random), 0);
   }

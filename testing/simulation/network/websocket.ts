@@ -290,7 +290,7 @@ export class SimulatedWebSocket implements Socket, LinkEnd {
 /**
  * Creates the server's connection over a WebSocket.
  *
- * @param pair The link and the client's side. The server's side is added to it.
+ * @param pair The link and the client's side. This call adds the server's side.
  * @returns The connection, with streams if the subprotocol has them.
  */
 export function acceptedSocket(pair: SocketPair, options: AcceptWebSocketOptions): Connection {

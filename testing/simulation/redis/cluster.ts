@@ -55,7 +55,7 @@ export class SimulatedRedisCluster {
   }
 
   /**
-   * Starts the servers. Loads the script interpreter, which takes real time.
+   * Starts the servers. Loading the script interpreter takes real time.
    *
    * @param parts The simulation, the network, and the hosts of the masters.
    */

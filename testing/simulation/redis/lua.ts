@@ -66,9 +66,9 @@ interface LuaModule {
 export type ScriptCall = (command: Command) => Reply;
 
 /**
- * Libraries for scripts, set up as by Redis: an error is a table with a location, of which `pcall`
- * returns the text, and globals are read-only. A function that the model lacks throws an error that
- * names it.
+ * Libraries for scripts, set up as by Redis: an error is a table with a location, `pcall` returns
+ * the text of an error, and globals are read-only. A function that the model lacks throws an error
+ * that names it.
  */
 const START = `
 local host, getinfo = host, debug.getinfo

@@ -32,7 +32,8 @@ export interface SimulatedRedisServer {
    */
   slow(commandMs: number): void;
   /**
-   * Simulates a long script of another program: first no replies, then `BUSY` errors.
+   * Simulates a long script of another program. Clients first receive no replies, then `BUSY`
+   * errors.
    *
    * @param ms Duration of the script, in milliseconds.
    */
@@ -180,8 +181,8 @@ export class SimulatedRedis {
   }
 
   /**
-   * Starts the servers. Loads the script interpreter, which takes real time: await this before the
-   * simulation runs.
+   * Starts the servers. Loading the script interpreter takes real time, so await this call before
+   * the simulation runs.
    *
    * @param options See {@linkcode SimulatedRedisOptions}.
    * @returns The servers.

@@ -331,7 +331,8 @@ export class RedisServer {
   }
 
   /**
-   * Simulates a long script of another program: first no replies, then `BUSY` errors.
+   * Simulates a long script of another program. Clients first receive no replies, then `BUSY`
+   * errors.
    *
    * @param ms Duration of the script, in milliseconds.
    */

@@ -361,7 +361,7 @@ export class Dataset {
   /**
    * Chooses a key to evict among a few random keys, as Redis does.
    *
-   * @param random Numbers of at least 0 and less than 1.
+   * @param random Returns random numbers in [0, 1).
    * @returns The key; `undefined` if no key may be evicted.
    */
   victim(policy: EvictionPolicy, random: () => number): ByteString | undefined {

@@ -17,8 +17,8 @@ const SYNC_MS = 2;
  */
 export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runtime"> {
   /**
-   * Mean duration of a group of operations with `synchronous: "full"`, in milliseconds, drawn for
-   * each group. With `normal` groups take no time, because they do not wait for the disk.
+   * Mean duration of a group of operations with `synchronous: "full"`, in milliseconds; each
+   * duration is random. With `normal`, groups take no time, because they do not wait for the disk.
    *
    * @default {2}
    */

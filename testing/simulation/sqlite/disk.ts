@@ -131,7 +131,7 @@ export class SimulatedDisk {
   }
 
   /**
-   * Draws a random number of this disk, at least 0 and less than 1.
+   * Returns a random number of this disk in [0, 1).
    *
    * @ignore
    */

@@ -76,7 +76,7 @@ export abstract class Examination {
   abstract pause(ms: number): Promise<void>;
 
   /**
-   * Returns the machine with a name, and creates it if needed.
+   * Returns the machine with the given name, and creates it if needed.
    *
    * @param name Name of the machine.
    * @returns The host.

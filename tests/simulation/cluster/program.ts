@@ -140,7 +140,7 @@ export class Program implements LiveClient {
   }
 
   /**
-   * Repeats an operation while the program works.
+   * Repeats an operation for as long as the program works.
    *
    * @param meanMs Mean time between two operations, in milliseconds.
    * @param purpose Name of the operation, for its random numbers.

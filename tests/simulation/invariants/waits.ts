@@ -13,8 +13,8 @@ const REST_MS = 10_000;
 const SLOWEST_CLOCK = 0.1;
 
 /**
- * Each promise settles in time. The timers of a frozen host run only after it thaws, so the time
- * starts over then. A wait ends when the host's life ends.
+ * Each promise must settle in time. The timers of a frozen host run only after it thaws, so the
+ * time starts over then. A wait ends when the host's life ends.
  */
 export const everyWaitEnds: Invariant = {
   name: "every-wait-ends",

@@ -48,7 +48,7 @@ export function savePlan({ invariant, text }: Finding, plan: Plan, folder: strin
  * Reads a plan from a file that {@linkcode savePlan} wrote or that contains a bare plan.
  *
  * @param path Path or URL of the file.
- * @returns The plan. A bare plan has no sentence and no invariant.
+ * @returns The plan. For a bare plan, the sentence and the invariant are empty.
  * @throws {TypeError} If the file contains no plan.
  */
 export async function readSavedPlan(path: string | URL): Promise<SavedPlan> {

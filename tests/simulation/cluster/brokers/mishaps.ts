@@ -209,7 +209,7 @@ const BREAK: Mishap = {
  * Lists all mishaps of an engine.
  *
  * @param engine The engine.
- * @param pingMs Interval of the pings of each connection, in milliseconds.
+ * @param pingMs Ping interval of each connection, in milliseconds.
  * @returns The mishaps.
  */
 export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[] {

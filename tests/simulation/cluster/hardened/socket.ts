@@ -29,7 +29,7 @@ export class SimulatedNodeSocket extends Duplex implements ByteReceiver {
   /**
    * Creates an open socket.
    *
-   * @param end The system below.
+   * @param end The operating system's end of the connection.
    * @param options Runtime of the host, address of the peer, and the socket below a TLS socket.
    */
   constructor(

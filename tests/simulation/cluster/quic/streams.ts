@@ -27,7 +27,7 @@ export class WriteHalf {
   #isEnded = false;
 
   /**
-   * Opens the half.
+   * Opens the writing half.
    *
    * @param id Number of the stream.
    * @param direction See {@linkcode Direction}.
@@ -109,7 +109,7 @@ export class ReadHalf {
   #wake: PromiseWithResolvers<void> | undefined;
 
   /**
-   * Opens the half.
+   * Opens the reading half.
    *
    * @param id Number of the stream.
    * @param onRead Called with the bytes that the application has read.

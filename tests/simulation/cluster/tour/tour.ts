@@ -123,7 +123,7 @@ export class Tour extends Examination {
    * @param part The examined part.
    * @param what The operation.
    * @param promise The promise.
-   * @param expected The name of the error or `fulfilled`, and the times.
+   * @param expected The name of the error or `fulfilled`, and the earliest and the latest time.
    */
   async settles(
     part: Facts["examined"]["part"],

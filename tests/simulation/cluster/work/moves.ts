@@ -13,7 +13,7 @@ const MOVE_EVERY_MS = 12_000;
 const CHOSEN_SHARE = 0.5;
 
 /**
- * Makes a client move from time to time.
+ * Makes a client move to another session from time to time.
  *
  * @param program The program.
  * @param transports The transports of the client.

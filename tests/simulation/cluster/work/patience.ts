@@ -24,7 +24,7 @@ export interface Patience {
  * @param runtime Timers of the host.
  * @param random Returns random numbers in [0, 1). It is called twice.
  * @param withinMs Maximum duration of a wait that has no timeout of its own, in milliseconds.
- * @returns The options and the time.
+ * @returns The options and the maximum duration.
  */
 export function patienceOf(
   runtime: Runtime,
