@@ -159,7 +159,7 @@ export function encodeControl(envelope: OutgoingEnvelope, verb?: string): Encode
 }
 
 /**
- * Makes a message of an encoded frame, with its size.
+ * Turns an encoded frame into a message with its size.
  *
  * @param frame An envelope as text, or the frame of a binary message.
  * @param topic The topic; empty for a control envelope.

@@ -8,8 +8,9 @@ export interface HistoryPosition {
   /** Offset of the newest known publication; 0 before the first one. */
   readonly offset: number;
   /**
-   * The tag of the publication at the offset. It differs if the history has another publication at
-   * that offset. Absent if there is no publication at the offset, or if the broker provided no tag.
+   * The tag of the publication at the offset. If the history has another publication at that
+   * offset, the other one has a different tag. Absent if there is no publication at the offset, or
+   * if the broker provided no tag.
    */
   readonly tag?: string | undefined;
 }
@@ -101,7 +102,7 @@ export const MOVED = "handover";
 
 /**
  * The codes of temporary rejections, after which a client retries later. All other codes are final.
- * After `handover`, a client that does not use the next session yet subscribes in that session.
+ * After `handover`, a client that has not moved to the next session yet subscribes in that session.
  */
 export const CODES_FOR_NOW: ReadonlySet<string> = new Set([
   "too-many",

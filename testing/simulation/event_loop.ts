@@ -136,7 +136,7 @@ export interface SimulatedEvent {
 }
 
 /**
- * Virtual time. It runs events in a fixed order, and records the trace of a run.
+ * Runs events in virtual time, in a fixed order, and records the trace of a run.
  *
  * - **One order:** events run one after the other, sorted by time and then by creation. All
  *   microtasks run between two events, so promises settle before the next event.

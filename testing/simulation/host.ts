@@ -105,7 +105,7 @@ export class Host implements EventHost {
 
   /**
    * Runs a callback on this host. If the host is frozen when the callback is due, it runs after
-   * `thaw()`; if the life has ended, it never runs.
+   * `thaw()`; if the host's current life has ended by then, it never runs.
    *
    * @param waitMs True time from now, in milliseconds.
    * @param run The callback.

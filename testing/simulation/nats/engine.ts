@@ -129,8 +129,8 @@ export class SimulatedNats {
   }
 
   /**
-   * Makes a server lose the files of a stream, as a server does that discards damaged files at its
-   * start. The server must not be running.
+   * Makes a server lose the files of a stream, as if it discarded damaged files when it starts. The
+   * server must not be running.
    *
    * @param stream Name of the stream; all streams by default.
    * @throws {TypeError} If the server is running.

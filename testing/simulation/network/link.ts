@@ -155,7 +155,7 @@ export class Link implements SimulatedLink {
   /**
    * Makes the client wait for a response.
    *
-   * @param ask Sends the request, and settles the promise that it receives on the client's host.
+   * @param ask Sends the request. On the client's host, it settles the promise that it receives.
    * @throws {ConnectionError} If the connection ends first.
    * @throws {TimeoutError} If no response arrives in time.
    */

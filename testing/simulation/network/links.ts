@@ -69,7 +69,7 @@ export class Links {
 
   /**
    * Returns how long a slow direction still needs for everything sent so far. It never creates a
-   * direction, because that would change the order in which faults are healed, and so the run.
+   * direction, because that would change the order in which faults are healed.
    *
    * @returns Time until the last byte sent so far has left, in milliseconds.
    */

@@ -239,7 +239,7 @@ export class SimulatedDisk {
    * Starts an operation on a file, unless a fault happens first.
    *
    * @param operation Kind of the operation.
-   * @param torn Writes a part of the data, as a share from 0 to 1, before the process ends.
+   * @param torn Writes the given share of the data, from 0 to 1, before the process ends.
    * @throws {DiskError} If the operation fails.
    * @ignore
    */
