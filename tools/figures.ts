@@ -59,7 +59,7 @@ export interface Figures extends Sizes {
   /** Groups of files that import each other, including types and `import()`; largest first. */
   readonly circles: readonly (readonly string[])[];
   readonly arrows: Arrows;
-  /** Number of modules that `mod.ts` loads immediately, and including `import()`. */
+  /** Numbers of modules that `mod.ts` loads: immediately, and including dynamic imports. */
   readonly modules: { readonly atOnce: number; readonly withLate: number };
   /** Maps top-level folders to their sizes; the root is `.`. */
   readonly rooms: Readonly<Record<string, Sizes>>;
@@ -70,7 +70,7 @@ export interface Figures extends Sizes {
 /**
  * Measures a repository.
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
+ * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
  * @returns See {@linkcode Figures}.
  */
 export function figuresOf(repository: Repository): Figures {
@@ -145,10 +145,10 @@ function arrowsOf(graph: ReadonlyMap<string, readonly Edge[]>): Arrows {
 }
 
 /**
- * Finds everything that loads with `mod.ts`, before anything is used.
+ * Finds everything that is loaded when a program imports `mod.ts`, without the dynamic imports.
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Paths of modules, and names of packages.
+ * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
+ * @returns The paths of the modules and the names of the packages.
  */
 export function loadedAtOnce(repository: Repository): ReadonlySet<string> {
   const graph = libraryGraph(repository);

@@ -93,10 +93,10 @@ const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
 ];
 
 /**
- * Finds the uses of the globals.
+ * Finds where the library uses the platform's globals.
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Each use, with its replacement.
+ * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
+ * @returns A violation for each use, with the replacement.
  */
 export function checkGlobals({ files }: Repository): Violation[] {
   const violations: Violation[] = [];

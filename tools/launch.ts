@@ -7,7 +7,7 @@
  *
  * If the registry responds, the launcher only forwards arguments, standard streams, signals and the
  * exit code. Otherwise it prints one line, serves the repository's few `@std` packages from npm,
- * and prevents a lock file.
+ * and turns off the lock file.
  *
  * @module
  */
@@ -35,7 +35,7 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
 /**
  * Runs Deno.
  *
- * @param args Arguments of Deno, beginning with the subcommand.
+ * @param args The arguments for Deno, starting with the subcommand.
  * @returns The exit code of Deno.
  */
 export async function launch(args: readonly string[]): Promise<number> {
@@ -48,8 +48,8 @@ export async function launch(args: readonly string[]): Promise<number> {
 }
 
 /**
- * Returns true if the registry responds. A package in Deno's cache counts as a response, because
- * Deno then makes no request.
+ * Returns true if the registry responds. If the probed package is in Deno's cache, that counts as a
+ * response, because Deno makes no request.
  *
  * @returns True if the registry responds within 5 s.
  */
@@ -90,11 +90,11 @@ async function probe(): Promise<boolean> {
 }
 
 /**
- * Runs a command, and passes standard streams and signals through.
+ * Runs a command, and forwards standard streams and signals to it.
  *
  * @param command The program.
  * @param args The arguments.
- * @param env Environment variables in addition to this process's.
+ * @param env Environment variables to set in addition to those of this process.
  * @returns The exit code.
  */
 export async function runCommand(

@@ -1,6 +1,6 @@
 /**
- * Lists names that may be redundant: types and functions that are declared twice or more, and
- * interfaces with one implementer and no test double. Also counts conditional spreads;
+ * Lists names that may be redundant: types and functions that are declared more than once, and
+ * interfaces that have only one implementation and no test double. Also counts conditional spreads;
  * `tools/optionals.ts` forbids conditional spreads of one member.
  *
  * The lists are only hints: two `Entry` types in two folders may be clearer than two longer names.
@@ -32,9 +32,10 @@ export interface OneUserInterface {
 }
 
 /**
- * Lists types, classes and functions that the library declares twice or more at the top of a file.
+ * Lists types, classes and functions that the library declares more than once at the top level of
+ * files.
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
+ * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
  * @returns The names; those with the most declarations first.
  */
 export function doubleNames({ files }: Repository): DoubleName[] {
@@ -77,8 +78,8 @@ function declaredBy(node: ts.Statement): [DoubleName["kind"], string, ts.Node][]
 /**
  * Lists spreads that add a member conditionally, such as `...(x === undefined ? {} : { x })`.
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Path and line of each such spread in the library.
+ * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
+ * @returns The path and line of each such spread in the library.
  */
 export function conditionalSpreads({ files }: Repository): string[] {
   const places: string[] = [];
@@ -99,11 +100,11 @@ export function conditionalSpreads({ files }: Repository): string[] {
 }
 
 /**
- * Lists interfaces with functions that have one implementer, and no double in a test. Excluded are
- * names that users can import (published contracts), options, and records (the type of an object
- * that the same file creates).
+ * Lists interfaces with methods that have only one implementation and no test double. The list
+ * omits interfaces that users can import (published contracts), options, and records (types of
+ * objects that the same file creates).
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
+ * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
  * @returns The interfaces, sorted by path.
  */
 export function oneUserInterfaces(repository: Repository): OneUserInterface[] {

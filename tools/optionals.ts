@@ -1,8 +1,9 @@
 /**
- * Checks that an `undefined` member counts as absent in the whole library.
+ * Checks that the whole library treats a member that is `undefined` as absent.
  *
  * - Optional members are assigned directly: `{ signal }` instead of `{ ...(signal && { signal })
- *   }`. Quoted names, such as headers, are an exception: there `undefined` would become a text.
+ *   }`. Quoted names, such as those of headers, are an exception, because an `undefined` header
+ *   value would become text.
  * - Optional members of exported interfaces are declared `name?: Type | undefined`, so that programs
  *   with `exactOptionalPropertyTypes` can pass `undefined`.
  *
@@ -32,7 +33,7 @@ const OPTIONAL = /([\w$]+)\?:\s*/g;
 /**
  * Finds conditional spreads of one member, and optional members without `undefined`.
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
+ * @param repository The files, as returned by `readRepository()` in `arrows.ts`.
  * @returns Each violation.
  */
 export function checkOptionals({ files }: Repository): Violation[] {

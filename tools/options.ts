@@ -41,8 +41,9 @@ export interface OptionSources {
 }
 
 /**
- * Compares the documented options with those that examples set. A row of a reference page names an
- * option; a dotted name is a member of an object.
+ * Compares the documented options with those that examples set. Each table row on a reference page
+ * that starts with a code-formatted name documents an option; a dotted name is a member of an
+ * object option.
  *
  * @param sources See {@linkcode OptionSources}.
  * @returns See {@linkcode OptionFigures}.
@@ -134,7 +135,7 @@ function skipped(code: string, at: number): number {
 /**
  * Reads the options, programs and pages of a repository.
  *
- * @param root URL of its folder.
+ * @param root The URL of the repository's folder.
  * @returns See {@linkcode OptionFigures}.
  */
 export async function documentedOptions(root: URL): Promise<OptionFigures> {

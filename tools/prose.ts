@@ -20,7 +20,8 @@ const FOREIGN = "tools/std/";
  * Checks the comments of all files, tests included.
  *
  * @param repository The files; see {@linkcode readProse}.
- * @returns Each comment that starts with one of these words, and each "cannot" in two words.
+ * @returns A violation for each comment that starts with a forbidden word, and for each "cannot"
+ * that is written as two words.
  */
 export function checkProse(repository: Pick<Repository, "files">): Violation[] {
   const violations: Violation[] = [];
@@ -39,10 +40,10 @@ export function checkProse(repository: Pick<Repository, "files">): Violation[] {
 }
 
 /**
- * Finds "cannot" in two words.
+ * Finds "cannot" written as two words.
  *
  * @param path The file.
- * @param lines Lines to search, with their numbers.
+ * @param lines The lines to search, with their numbers.
  * @returns A violation for each line.
  */
 export function findDivided(

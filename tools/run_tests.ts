@@ -9,17 +9,17 @@
  * and `--together=12` runs twelve files of the given folders per isolate. All other arguments are
  * passed to `deno test`; write options with a value with `=`, except `--filter`.
  *
- * - **Deadlines:** a test or documentation example that still runs after the deadline fails by name
- *   (`tools/deadline.ts`). A test that never yields blocks all timers; a few seconds later the
- *   runner ends the whole run, and names the test.
- * - **Parallel:** with `--parallel`, three files per core run at a time, because tests wait for the
- *   network longer than they compute; `DENO_JOBS` sets another number.
- * - **Together:** starting an isolate and loading the library take longer than most files. With
- *   `--together`, files share both; a file with the words `run_tests: alone`, and the reason, has
- *   its own isolate and starts first, and so does a file that is given by name.
- * - **Slow files:** a run ends with a list of the slowest files, if any took 5 s.
+ * - **Deadlines:** a test or documentation example that is still running at the deadline fails, and
+ *   the report names it (`tools/deadline.ts`). A test that never yields blocks all timers; a few
+ *   seconds after its deadline, the runner ends the whole run and names the test.
+ * - **Parallel:** with `--parallel`, three files per core run at a time, because tests spend more
+ *   time waiting for the network than computing. `DENO_JOBS` sets another number of parallel files.
+ * - **Together:** starting an isolate and loading the library take longer than running the tests of
+ *   most files. With `--together`, several files share an isolate. A file that contains `run_tests:
+ *   alone` with a reason, or that is given by name, gets its own isolate and starts first.
+ * - **Slow files:** if any file takes 5 s or more, the run ends with a list of the slowest files.
  * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
- *   that tests started are ended with the run, even after a signal.
+ *   that tests started are killed when the run ends, even if a signal ends it.
  *
  * @module
  */
@@ -96,8 +96,8 @@ export class Journal {
   }
 
   /**
-   * Lists tests that have been running for long. If no test is running, names the module that was
-   * loaded last, which waits at the top level or after its last test.
+   * Lists tests that have been running for a long time. If no test is running, names the module
+   * that was loaded last, which waits at the top level or after its last test.
    *
    * @param beforeMs The latest start time to consider.
    * @returns One text per test, in no particular order.
@@ -111,7 +111,7 @@ export class Journal {
   }
 
   /**
-   * Lists modules by the time from the start of their first test to the end of the last.
+   * Lists modules by the time from the start of their first test to the end of their last one.
    *
    * @param leastMs Minimum time of a listed module.
    * @param count Maximum number of modules in the list.
@@ -126,8 +126,8 @@ export class Journal {
 /**
  * Runs `deno test`.
  *
- * @param args Arguments of `deno test`; `--deadline=SECONDS`, `--together=FILES` and `--doc` are for
- * the runner.
+ * @param args Arguments of `deno test`; `--deadline=SECONDS`, `--together=FILES` and `--doc` are
+ * used by the runner itself.
  * @returns The exit code of Deno, 1 after a stuck test, 130 after a signal.
  * @throws {RangeError} If `--deadline` or `--together` is not a positive number.
  */
@@ -224,13 +224,13 @@ async function filesBelow(paths: readonly string[], options: readonly string[]):
 }
 
 /**
- * Writes modules that load several files with tests.
+ * Writes modules that each load several test files.
  *
  * @param files The files.
- * @param options Number of files per module, folder of the run, and URLs of files with their own
- * module.
- * @returns URLs of the modules: the separate files, then modules that load the others. Deno runs
- * the modules of a folder in this order.
+ * @param options The number of files per module, the folder of the run, and the URLs of files that
+ * are not grouped.
+ * @returns URLs of the modules: first the files that are not grouped, then the modules that load
+ * the others. Deno runs the modules of a folder in this order.
  */
 async function grouped(
   files: readonly URL[],

@@ -1,6 +1,6 @@
 /**
- * The software bill of materials (SBOM) of the package, as CycloneDX 1.6 JSON: every package that
- * an entry of `deno.json` reaches, as Deno resolves the imports.
+ * Writes the software bill of materials (SBOM) of the package as CycloneDX 1.6 JSON. It lists every
+ * package that an entry of `deno.json` imports, directly or indirectly, as resolved by Deno.
  *
  * ```sh
  * deno task sbom
@@ -10,12 +10,12 @@
  * The file is `dist/sbom.cdx.json`. Without `SOURCE_DATE_EPOCH` the document contains no time, so
  * that two runs produce the same bytes.
  *
- * - **Required** are packages that the root entry reaches; those that only other entries reach are
- *   optional.
+ * - **Scope:** packages that the root entry imports are required; packages that only other entries
+ *   import are optional.
  * - **npm packages** have a `purl`, the hash of their tarball, and the license from their manifest.
  * - **JSR packages** have no `purl` type; the property `skein:registry` names the registry.
  * - **With the mirror** of `tools/launch.ts`, the versions of JSR packages are unknown and omitted.
- *   `--strict` fails then, because a release needs every version.
+ *   In this case, `--strict` fails, because a release needs every version.
  *
  * @module
  */
@@ -112,7 +112,7 @@ const JSR_MODULE = /^https?:\/\/[^/]+\/(@[\w-]+\/[\w-]+)\/(\d[^/]*)\//;
  * @param manifest The manifest of the package.
  * @param graphs The graph of each entry, by name in `exports`.
  * @param facts Licenses and hashes.
- * @param timestamp Time of the document; left out by default.
+ * @param timestamp The time to write into the document. By default, no time is written.
  * @returns The document.
  * @throws {TypeError} If a module of a graph cannot be resolved.
  */
@@ -250,7 +250,7 @@ async function deno(root: URL, ...args: string[]): Promise<string> {
  * Reads the graph of each entry with Deno, and creates the bill of materials.
  *
  * @param root Folder of the repository.
- * @param timestamp Time of the document; left out by default.
+ * @param timestamp The time to write into the document. By default, no time is written.
  * @returns The document.
  */
 export async function readBom(root: URL, timestamp?: Date): Promise<Bom> {

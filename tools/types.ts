@@ -41,11 +41,11 @@ export function faultsOf(output: string): TypeFault[] {
 }
 
 /**
- * Compares the errors in the program of mistakes with the expected ones.
+ * Compares the compiler's errors in the program of deliberate mistakes with the expected errors.
  *
- * @param faults Errors in that program.
- * @returns A text for each mistake that the compiler missed or reports differently, and for each
- * error elsewhere in the program.
+ * @param faults The errors in that program.
+ * @returns A message for each mistake that the compiler missed or reported differently, and for
+ * each error elsewhere in the program.
  */
 export function differences(faults: readonly TypeFault[]): string[] {
   const told = new Map(faults.map(({ line, message }) => [line, message]));

@@ -1,5 +1,5 @@
 /**
- * Runs a command in which `jsr:@skein/skein` and `@skein/client` on npm are the packages of this
+ * Runs a command for which `jsr:@skein/skein`, and `@skein/client` on npm, are the packages of this
  * checkout.
  *
  * ```sh
@@ -10,7 +10,7 @@
  *
  * The command runs in the current folder. Instead of the JSR registry, a mirror on the loopback
  * interface serves only this package and the repository's few `@std` packages. Deno caches a
- * package by the mirror's port, which depends on the content, so the next run sees edits of the
+ * package by the mirror's port, which depends on the content, so the next run sees edits to the
  * checkout. A registry for the scope `@skein` builds the npm package on its first request.
  *
  * @module
@@ -20,10 +20,10 @@ import { runCommand } from "./launch.ts";
 import { openRegistry } from "./npm/registry.ts";
 
 /**
- * Runs a command with the mirror.
+ * Runs a command with the mirror and the npm registry.
  *
  * @param command The program and its arguments.
- * @returns The exit code, or 2 without a program.
+ * @returns The exit code, or 2 if no program is given.
  */
 export async function withMirror(command: readonly string[]): Promise<number> {
   const [program, ...args] = command;

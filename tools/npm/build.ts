@@ -1,10 +1,10 @@
 /**
  * Builds the npm package `@skein/client` from the client's modules.
  *
- * - **JavaScript:** readable ECMAScript modules by esbuild, one per entry, with lazy imports as
+ * - **JavaScript:** esbuild writes one readable ECMAScript module per entry; lazy imports become
  *   separate chunks. Source maps contain the sources.
- * - **Types:** declaration files by TypeScript, one for each module that the types of an entry
- *   reach. There are no declaration maps, because their sources are not shipped.
+ * - **Types:** TypeScript writes a declaration file for each module that the types of an entry
+ *   refer to. There are no declaration maps, because their sources are not shipped.
  * - **Reproducible:** the same sources produce the same bytes, in any folder and at any time.
  *
  * @module
@@ -86,7 +86,7 @@ export async function buildPackage(root: URL, options: BuildOptions = {}): Promi
 }
 
 /**
- * Writes the files of a package to a folder, whose previous content is removed.
+ * Writes the files of a package to a folder, after removing the folder's previous content.
  *
  * @param files The files.
  * @param folder The folder.
@@ -103,7 +103,7 @@ export async function writePackage(files: PackageFiles, folder: string): Promise
 }
 
 /**
- * Packs a package as `npm publish` does.
+ * Packs a package into a tarball, as `npm publish` does.
  *
  * @param folder The folder of the package.
  * @param into The folder for the tarball.

@@ -6,7 +6,7 @@
  * deno task package --check   # and checks the package: a second build, its face, its consumers
  * ```
  *
- * `--into=FOLDER` sets another folder than `dist/`; all arguments after `--check` are passed to
+ * `--into=FOLDER` sets a folder other than `dist/`; all arguments after `--check` are passed to
  * `deno test`. A release sets `SKEIN_REPOSITORY` to the URL of the repository for the manifest.
  *
  * @module

@@ -67,8 +67,7 @@ export async function openRegistry(options: RegistryOptions): Promise<NpmRegistr
 }
 
 /**
- * Answers requests as the registry does: the package document with its only version, and the
- * tarball.
+ * Serves the package document, which lists one version, and the tarball, as the npm registry does.
  *
  * @param build Builds the package; called on the first request, and again only after a failure.
  * @returns The handler.

@@ -118,11 +118,12 @@ export interface Look {
 /**
  * Adds the site's look to a page of `deno doc`, and fixes its links:
  *
- * - **Look:** the bar, the colours and the language.
- * - **Entries:** a list of the entries on the first page, and the name of the package in imports.
+ * - **Look:** the page gets the site's bar, colours and language.
+ * - **Entries:** the first page lists the entries, and imports show the name of the package.
  * - **Sources:** links lead to the code host, never to the local machine.
- * - **Anchors:** `deno doc` links to anchors that don't exist, such as an accessor without a
- *   getter, or a type parameter of an inferred type. These links lead to the page, or are removed.
+ * - **Anchors:** `deno doc` links to anchors that don't exist, such as those of accessors without a
+ *   getter, or of type parameters of an inferred type. These links are changed to lead to the page,
+ *   or are removed.
  *
  * @param html The page.
  * @param page URL of the page, without an extension.
@@ -185,10 +186,10 @@ function entryList(entries: readonly string[]): string {
 }
 
 /**
- * Returns the bar at the top.
+ * Returns the bar at the top of a page.
  *
  * @param base The path of the site.
- * @param nav Links of the bar.
+ * @param nav The links to show in the bar.
  * @returns HTML.
  */
 export function barOf(base: string, nav: readonly NavItem[]): string {

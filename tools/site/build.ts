@@ -1,9 +1,9 @@
 /**
- * Builds the site: the pages with VitePress, the API reference with `deno doc`.
+ * Builds the site: VitePress builds the pages, and `deno doc` the API reference.
  *
- * VitePress 1.6 is the newest stable version. The lock file next to its settings pins every package
- * of the build. `npm ci` installs them in a cache folder, once per lock file, and Deno runs the
- * programs.
+ * VitePress 1.6 is the newest stable version. The lock file next to the VitePress settings pins
+ * every package that the build uses. `npm ci` installs these packages in a cache folder, once per
+ * lock file, and Deno runs their programs.
  *
  * @module
  */
@@ -37,7 +37,7 @@ export interface Packages {
   /** The folder with `node_modules`. */
   readonly folder: URL;
   /**
-   * Runs a program of a package.
+   * Runs a program from a package.
    *
    * @param script The script, such as `cspell/bin.mjs`.
    * @param args Arguments of the script.
@@ -111,8 +111,8 @@ export async function installPackages(): Promise<Packages> {
 }
 
 /**
- * Builds the site into {@linkcode OUT}. A link from a page to a page that does not exist fails the
- * build.
+ * Builds the site into {@linkcode OUT}. If a page links to a page that does not exist, the build
+ * fails.
  *
  * @param packages See {@linkcode Packages}.
  * @param options See {@linkcode BuildOptions}.

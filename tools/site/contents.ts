@@ -90,10 +90,11 @@ export function contentsOf(page: string): Group[] {
 }
 
 /**
- * Returns the anchor of a heading, as code hosts name it.
+ * Returns the anchor that code hosts generate for a heading.
  *
  * @param heading The text of the heading, with or without Markdown.
- * @returns The anchor; the second of a page with the same name gets `-1`, and so on.
+ * @returns The anchor, without the suffix (`-1`, `-2`, …) that tells repeated headings of a page
+ * apart.
  */
 export function slugOf(heading: string): string {
   const plain = heading.replace(/<[^>]*>/g, "").replace(/\]\([^)]*\)/g, "]").trim();
@@ -117,7 +118,8 @@ export interface Fault {
 }
 
 /**
- * Checks a table of contents: the groups are in order, and every page is listed once.
+ * Checks that the groups of a table of contents are in order, and that every page is listed exactly
+ * once.
  *
  * @param page The Markdown of {@linkcode CONTENTS}.
  * @param paths All pages of the repository.

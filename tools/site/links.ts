@@ -25,7 +25,7 @@ interface Page {
  *
  * @param folder The built site, with a slash at the end.
  * @param base The path of the site, with a slash at both ends.
- * @returns A text for each link without a target, by page, and the number of links.
+ * @returns A message for each link without a target, sorted by page, and the number of links.
  */
 export async function checkLinks(
   folder: URL,

@@ -29,11 +29,11 @@ export interface AgentFiles {
 }
 
 /**
- * Returns the files for coding agents: `llms.txt`, `llms-full.txt`, and the Markdown of every page
- * at its URL with `.md`.
+ * Returns the files for coding agents: `llms.txt`, `llms-full.txt`, and the Markdown of every page,
+ * whose path is that of the page plus `.md`.
  *
  * @param staged The pages with the site's links.
- * @param address The URL of the site's root, absolute or only a path, with a trailing slash.
+ * @param address The URL of the site's root, either absolute or only a path, with a trailing slash.
  * @returns The files.
  */
 export function agentFiles({ bodies, groups }: Staged, address: string): AgentFiles {

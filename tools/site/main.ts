@@ -37,8 +37,8 @@ export interface Arguments {
  * Reads the command line.
  *
  * @param args The arguments after the program's name.
- * @param env Reads an environment variable: `DOCS_REPOSITORY`, `DOCS_ORIGIN` and `DOCS_BASE`
- * replace the options of the same names.
+ * @param env Reads an environment variable: `DOCS_REPOSITORY`, `DOCS_ORIGIN` and `DOCS_BASE` are
+ * used if `--repository`, `--origin` or `--base` is not given.
  * @returns The parsed command line.
  * @throws {TypeError} If an option is unknown or has an invalid value.
  */

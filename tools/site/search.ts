@@ -1,16 +1,17 @@
 /**
- * The site's search: the sections of a page, the words that lead to a section, and the ranking. The
- * VitePress settings and the tests share this file, so both search the same index.
+ * Defines the site's search: how a page is split into sections, which words lead to a section, and
+ * how results are ranked. The VitePress settings and the tests share this file, so both search the
+ * same index.
  *
- * In a comment below the heading, a page lists words that readers search for and its text doesn't
- * use:
+ * Below its heading, a page can have a comment with words that readers search for but that its text
+ * doesn't use:
  *
  * ```md
  * <!-- search: logout, kick, ban -->
  * ```
  *
- * VitePress sends the functions of {@linkcode SEARCH} to the browser as text, so they must not
- * refer to anything outside.
+ * VitePress sends the functions of {@linkcode SEARCH} to the browser as text, so these functions
+ * must not refer to anything outside themselves.
  *
  * @module
  */
@@ -79,7 +80,7 @@ const KEYWORDS = /^<!-- search: ([\s\S]*?) -->$/gm;
  * Splits a page at its headings.
  *
  * @param page The Markdown of the page, with or without front matter.
- * @returns The sections in order; none for a page whose front matter says `search: false`.
+ * @returns The sections in order, or an empty array if the front matter contains `search: false`.
  */
 export function sectionsOf(page: string): Section[] {
   const [, head = "", body = page] = /^---\n([\s\S]*?)\n---\n([\s\S]*)$/.exec(page) ?? [];

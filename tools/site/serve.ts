@@ -18,8 +18,8 @@ const TYPES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Creates a handler for `Deno.serve` that serves a folder: pages have paths without `.html`, a
- * folder serves its index, and `404.html` is served for all other paths.
+ * Creates a handler for `Deno.serve` that serves a folder: the paths of pages have no `.html`, the
+ * path of a folder serves its index, and all other paths serve `404.html`.
  *
  * @param folder The folder, with a slash at the end.
  * @param base The path of the site, with a slash at both ends.

@@ -26,8 +26,8 @@ const UNKNOWN = /^(.+?):(\d+):\d+ - Unknown word \((.+?)\)/gm;
  *
  * @param packages See {@linkcode Packages}.
  * @param root The repository.
- * @param pages Paths of the pages from the root, with their Markdown.
- * @returns A text for each unknown word, and for each fault in the word list.
+ * @param pages Maps the path of each page, relative to the root, to its Markdown.
+ * @returns A message for each unknown word and for each fault in the word list.
  * @throws {SiteError} If `cspell` fails, with its output.
  */
 export async function checkSpelling(
@@ -74,8 +74,8 @@ export async function checkSpelling(
  * Reads the unknown words from the output of `cspell`.
  *
  * @param output The output without colours.
- * @param root Path of the repository, which the texts omit.
- * @returns A text for each word.
+ * @param root The path of the repository, which is removed from the messages.
+ * @returns A message for each word.
  */
 export function unknownWords(output: string, root: string): string[] {
   return [...output.matchAll(UNKNOWN)].map(([, path, line, word]) =>
@@ -84,11 +84,12 @@ export function unknownWords(output: string, root: string): string[] {
 }
 
 /**
- * Checks the word list: sorted, without duplicates, and each word in use.
+ * Checks that the word list is sorted, has no duplicates, and contains only words that the pages
+ * use.
  *
  * @param list The list, one word per line.
  * @param pages The Markdown of all pages.
- * @returns A text for each fault.
+ * @returns A message for each fault.
  */
 export function checkWords(list: string, pages: Iterable<string>): string[] {
   const words = list.trimEnd().split("\n");

@@ -101,8 +101,8 @@ const CODE_OR_LINK =
   /(?<code>(?<!`)(?<ticks>`+)(?!`)(?:(?!\n\n)[\s\S])*?(?<!`)\k<ticks>(?!`))|(?<mark>!?)\[(?<label>(?:[^[\]]|\[[^\]]*\])*)\]\((?<target>[^)\s]+)\)/g;
 
 /**
- * Returns the route of a file of the repository: `docs/` is the root of the site, and a README the
- * index of its folder.
+ * Returns the route of a file of the repository: `docs/` is the root of the site, and a README is
+ * the index of its folder.
  *
  * @param path Path from the root of the repository.
  * @returns The route, such as `guide/topics.md` or `changelog.md`.

@@ -1,7 +1,7 @@
 // deno-lint-ignore-file no-explicit-any -- the documented signatures have it in their defaults.
 /**
- * What the local mirror serves as `@std/testing/mock`: the parts in use here, with the documented
- * behaviour and signatures of the original.
+ * The local mirror serves this module as `@std/testing/mock`. It contains the parts that this
+ * repository uses, with the documented behaviour and signatures of the original.
  *
  * @module
  */
@@ -177,7 +177,7 @@ export function spy(target?: any, property?: PropertyKey): any {
  *
  * @param self The object.
  * @param property The name of the method.
- * @param func What runs instead; by default, nothing.
+ * @param func The function to run instead. By default, the stub does nothing.
  * @returns The stub.
  */
 export function stub<Self, Prop extends keyof Self>(
@@ -192,8 +192,8 @@ export function stub<Self, Prop extends keyof Self>(
  * Asserts how often a spy was called.
  *
  * @param spy The spy.
- * @param expectedCalls How often.
- * @throws {AssertionError} If it was called more or less often.
+ * @param expectedCalls The expected number of calls.
+ * @throws {AssertionError} If the number of calls differs.
  */
 export function assertSpyCalls<Self, Args extends unknown[], Return>(
   spy: Spy<Self, Args, Return>,
@@ -219,12 +219,12 @@ function callAt<Self, Args extends unknown[], Return>(
 }
 
 /**
- * Asserts what a spy was called with, on what, and how that ended.
+ * Asserts the arguments, the `this` value and the outcome of a call.
  *
  * @param spy The spy.
- * @param callIndex Which call, from 0.
+ * @param callIndex The index of the call, from 0.
  * @param expected See {@linkcode ExpectedSpyCall}.
- * @throws {AssertionError} If something differs.
+ * @throws {AssertionError} If the call differs from the expected one.
  */
 export function assertSpyCall<Self, Args extends unknown[], Return>(
   spy: Spy<Self, Args, Return>,
@@ -259,11 +259,11 @@ export function assertSpyCall<Self, Args extends unknown[], Return>(
  * Asserts one argument of a call.
  *
  * @param spy The spy.
- * @param callIndex Which call, from 0.
- * @param argIndex Which argument, from 0.
- * @param expected What it should be.
+ * @param callIndex The index of the call, from 0.
+ * @param argIndex The index of the argument, from 0.
+ * @param expected The expected argument.
  * @returns The argument.
- * @throws {AssertionError} If it is another one.
+ * @throws {AssertionError} If the argument differs.
  */
 export function assertSpyCallArg<Self, Args extends unknown[], Return, ExpectedArg>(
   spy: Spy<Self, Args, Return>,
@@ -280,10 +280,10 @@ export function assertSpyCallArg<Self, Args extends unknown[], Return, ExpectedA
  * Asserts all arguments of a call.
  *
  * @param spy The spy.
- * @param callIndex Which call, from 0.
- * @param expected What they should be.
+ * @param callIndex The index of the call, from 0.
+ * @param expected The expected arguments.
  * @returns The arguments.
- * @throws {AssertionError} If they are others.
+ * @throws {AssertionError} If the arguments differ.
  */
 export function assertSpyCallArgs<
   Self,
@@ -297,10 +297,10 @@ export function assertSpyCallArgs<
 }
 
 /**
- * Makes a function that returns one value after the other, and throws those that are errors.
+ * Creates a function that returns the given values, one per call, and throws those that are errors.
  *
  * @param values The values.
- * @returns The function; it throws a {@linkcode MockError} when they are used up.
+ * @returns The function, which throws a {@linkcode MockError} once all values are used up.
  */
 export function returnsNext<Return, Self = any, Args extends unknown[] = any[]>(
   values: Iterable<Return | Error>,
@@ -317,11 +317,11 @@ export function returnsNext<Return, Self = any, Args extends unknown[] = any[]>(
 }
 
 /**
- * Makes a function that resolves to one value after the other, and rejects with those that are
- * errors.
+ * Creates a function that resolves to the given values, one per call, and rejects with those that
+ * are errors.
  *
  * @param iterable The values.
- * @returns The function; it rejects with a {@linkcode MockError} when they are used up.
+ * @returns The function, which rejects with a {@linkcode MockError} once all values are used up.
  */
 export function resolvesNext<Return, Self = any, Args extends unknown[] = any[]>(
   iterable:

@@ -1,11 +1,11 @@
 /**
- * What the local mirror serves as `@std/testing/time`: a {@linkcode FakeTime} with the documented
- * behaviour and signatures of the original, for machines that cannot reach the JSR registry.
+ * The local mirror serves this module as `@std/testing/time` on machines that cannot reach the JSR
+ * registry. Its {@linkcode FakeTime} has the documented behaviour and signatures of the original.
  *
- * It fakes `Date`, `setTimeout`, `clearTimeout`, `setInterval`, `clearInterval` and
- * `AbortSignal.timeout`, as the original does, and nothing else: `performance`, `queueMicrotask`,
- * `setImmediate`, `process.nextTick` and `MessageChannel` stay real. A test that passes here passes
- * there.
+ * Like the original, it fakes only `Date`, `setTimeout`, `clearTimeout`, `setInterval`,
+ * `clearInterval` and `AbortSignal.timeout`; `performance`, `queueMicrotask`, `setImmediate`,
+ * `process.nextTick` and `MessageChannel` stay real. A test that passes with this module also
+ * passes with the original.
  *
  * @module
  */
@@ -151,7 +151,7 @@ export class FakeTime {
   /**
    * Fakes time.
    *
-   * @param start What the clock shows first; by default, the real time.
+   * @param start The initial time. The default is the real time.
    * @param options See {@linkcode FakeTimeOptions}.
    * @throws {TimeError} If time is already faked.
    * @throws {TypeError} If `start` is not a date.
@@ -197,9 +197,9 @@ export class FakeTime {
   /**
    * Runs a callback in real time.
    *
-   * @param callback What to run.
-   * @param args What it is called with.
-   * @returns What it returned, once its promise has settled.
+   * @param callback The function to run.
+   * @param args The arguments of the callback.
+   * @returns The result of the callback, once its promise has settled.
    */
   static async restoreFor<T>(
     // deno-lint-ignore no-explicit-any -- the documented signature.
@@ -220,10 +220,10 @@ export class FakeTime {
   }
 
   /**
-   * The fake time in milliseconds since the epoch. Setting it runs, in order, what is due until
-   * then; a callback that throws stops the clock at its own time.
+   * The fake time in milliseconds since the epoch. Setting it first runs, in order, the timers that
+   * are due by then. If a callback throws, the clock stops at the time of that callback.
    *
-   * @throws {RangeError} If it is set backwards.
+   * @throws {RangeError} If it is set to an earlier time.
    */
   get now(): number {
     return nowMs;
@@ -255,7 +255,7 @@ export class FakeTime {
   /**
    * Waits in real time.
    *
-   * @param ms How long.
+   * @param ms The time to wait, in milliseconds.
    * @param options See {@linkcode DelayOptions}.
    */
   async delay(ms: number, options: DelayOptions = {}): Promise<void> {
