@@ -6,8 +6,8 @@
  * deno run -N -R --unstable-net examples/all_cores.ts
  * ```
  *
- * With `--once` two visitors meet, each on a different worker; then one worker fails, and its
- * visitor misses nothing.
+ * With `--once` two visitors, each on a different worker, chat with each other. Then one worker
+ * fails, and its visitor misses no message.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../mod.ts`, and
  * `jsr:@skein/skein/server` in place of `../server.ts`.

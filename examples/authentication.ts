@@ -6,8 +6,8 @@
  * deno run -N examples/authentication.ts --once
  * ```
  *
- * Without `--once` the servers keep running, on ports 8000 and 8001, or on `--port` and the next
- * port.
+ * Without `--once` the servers keep running, on ports 8000 and 8001, or on the port given by
+ * `--port` and the next one.
  *
  * @module
  */
@@ -51,7 +51,7 @@ await using server = listen(port);
 
 // Pages cannot set headers, and a token does not belong in a URL. A client of this server connects
 // without a token and sends the token as its first message. The server reads no other message
-// before it.
+// before the token.
 await using inBand = listen(port + 1, { allowTokenMessage: true });
 
 if (isOnce) await demonstrate(server.url, inBand.url);

@@ -6,7 +6,7 @@
  * deno run -N examples/durable_stream.ts --once
  * ```
  *
- * Without `--once` the server keeps running, on port 8000 or `--port`. Then `curl
+ * Without `--once` the server keeps running, on port 8000 or the port given by `--port`. Then `curl
  * "http://localhost:8000/streams/answers/1?offset=-1"` reads the answer, and `curl -N
  * "http://localhost:8000/streams/answers/1?offset=-1&live=sse"` follows it.
  *

@@ -1,6 +1,6 @@
 /**
  * A streamed answer that doesn't depend on its readers: a durable stream in a Hono app. A backend
- * writes the answer word by word, one reader follows live, and another one resumes in the middle.
+ * writes the answer word by word, one reader follows live, and another one resumes from the middle.
  *
  * ```sh
  * deno run -N examples/durable_streams_in_hono.ts --once

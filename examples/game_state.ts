@@ -1,15 +1,15 @@
 /**
  * A game. Positions are sent in datagrams, because only the newest position counts. Events are sent
  * on a stream, because no event may be lost. The client interpolates each player between two
- * states, so players move smoothly although states are rare and some are lost.
+ * states, so players move smoothly although states are sent rarely and some are lost.
  *
  * ```sh
  * deno run -N --unstable-net examples/game_state.ts
  * deno run -N --unstable-net examples/game_state.ts --transport websocket
  * ```
  *
- * `examples/game_state/server.ts` shows the game in a page, with a network of adjustable loss and
- * delay.
+ * `examples/game_state/server.ts` shows the game in a page, over a simulated network whose loss and
+ * delay you can adjust.
  *
  * The server drops every fifth state on purpose. With `--once` the program plays a short game over
  * each transport, and exits.

@@ -1,6 +1,6 @@
 /**
  * A chat over Media over QUIC. Each member publishes their lines as a broadcast, and finds the
- * other members by announcements. The server is a plain relay without chat code.
+ * other members through announcements. The server is a plain relay without chat code.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_chat.ts --serve

@@ -1,6 +1,6 @@
 /**
- * A relay of Media over QUIC. The relay announces the broadcasts of each peer to all other peers.
- * For all subscribers of a track, the publisher sees a single subscription.
+ * A relay for Media over QUIC. The relay announces the broadcasts of each peer to all other peers.
+ * However many subscribers a track has, its publisher sees a single subscription.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_relay.ts --port 4443
@@ -10,13 +10,13 @@
  * The second relay exchanges broadcasts with the first one, in both directions. `--upstream` may be
  * repeated. The relay reconnects after it loses an upstream.
  *
- * The option `--broker redis://127.0.0.1` or `--broker nats://127.0.0.1` connects any number of
- * relays to a cluster (with `-A`, for the client libraries): a broadcast on one relay is available
- * on all of them. For several machines, add `--advertise http://192.0.2.7:4443`.
+ * The option `--broker redis://127.0.0.1` or `--broker nats://127.0.0.1` joins any number of relays
+ * into a cluster: a broadcast on one relay is available on all of them. The client libraries of the
+ * brokers need `-A`. For several machines, add `--advertise http://192.0.2.7:4443`.
  *
- * With `--token SECRET` only clients that dial `…/?token=SECRET` may publish, as these relays do;
- * other clients may only watch. Without a token every client may publish, and use up to 2 % of the
- * relay's slots.
+ * With `--token SECRET` only clients that dial `…/?token=SECRET` may publish; other clients may
+ * only watch. The relay adds the same token when it dials other relays. Without a token every
+ * client may publish, and use up to 2 % of the relay's slots.
  *
  * With `--once` a publisher, two relays of a cluster and two viewers run in one process, and the
  * program exits.

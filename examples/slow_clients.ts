@@ -7,8 +7,8 @@
  * deno run examples/slow_clients.ts
  * ```
  *
- * The example needs no permissions: both ends run in this process, so that it can stall the link.
- * `serve({ session: { sendQueue } })` takes the same options.
+ * Both ends run in this process, so that the example can stall the link between them and needs no
+ * permissions. `serve({ session: { sendQueue } })` takes the same options.
  *
  * @module
  */

@@ -1,6 +1,5 @@
 /**
- * An echo of everything: messages, requests, streams and datagrams, over WebTransport and
- * WebSocket.
+ * Echoes messages, requests, streams and datagrams, over WebTransport and WebSocket.
  *
  * ```sh
  * deno run -N --unstable-net examples/streams.ts
@@ -9,8 +8,8 @@
  *
  * With `--once` the program connects to its own server, prints the replies, and exits. With
  * `--load` one address may open any number of sessions at any rate, for a load generator. By
- * default the server responds with 429 beyond 1,000 sessions per address, and beyond 100 connects
- * per second after a burst of 1,000.
+ * default the server responds with 429 beyond 1,000 sessions per address, and beyond 100 connection
+ * attempts per second after a burst of 1,000.
  *
  * @module
  */

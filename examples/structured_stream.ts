@@ -1,6 +1,6 @@
 /**
  * Typed messages on their own stream. A sensor sends readings as fast as the server reads them, and
- * receives alarms on the same stream. The session's other messages are independent of it.
+ * receives alarms on the same stream. The session's other messages are independent of this stream.
  *
  * ```sh
  * deno run -N --unstable-net examples/structured_stream.ts --once

@@ -1,9 +1,10 @@
 /**
- * A transport for the chats of the AI SDK (`useChat`, `Chat`) over a session of Skein. An answer
- * continues after a page reload, on a second device, and after its server fails; `stop()` reaches
- * the model, also after a reload.
+ * A transport that carries AI SDK chats (`useChat`, `Chat`) over a Skein session. An answer
+ * continues after a page reload, on a second device, and after its server fails. `stop()` also
+ * reaches the model after a reload.
  *
- * Copy this file into your project. `docs/guide/ai-answers.md` shows both ends.
+ * Copy this file into your project. `docs/guide/ai-answers.md` shows the code of the page and of
+ * the server.
  *
  * @module
  */
@@ -49,10 +50,10 @@ type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconn
 /**
  * The transport: `new Chat({ transport: new SkeinChatTransport({ … }) })`.
  *
- * - **Losses:** the client reconnects and the answer continues; the chat does not notice.
+ * - **Lost connections:** the client reconnects and the answer continues; the chat does not notice.
  * - **Reload:** `resumeStream()`, or `useChat({ resume: true })`, reads the answer from its start.
- * - **Stop:** `stop()` cancels the answer on the server. Closing the page, or resuming again,
- *   cancels nothing. For other readers a stopped answer ends without an error.
+ * - **Stop:** `stop()` cancels the answer on the server. Closing the page or resuming again does
+ *   not cancel it. Other readers see a stopped answer end without an error.
  */
 export class SkeinChatTransport<M extends UIMessage = UIMessage> implements ChatTransport<M> {
   /** A resumed answer is read from its first chunk. */
@@ -133,8 +134,8 @@ function streamOf(
 }
 
 /**
- * Continues a text answer whose server failed, for the handler's `resume`: adds the rest of the
- * text to the open part and finishes the message.
+ * Continues a text answer whose server failed: adds the rest of the text to the open part and
+ * finishes the message. Call it in the handler's `resume`.
  *
  * @param written The stored chunks.
  * @param rest Returns the rest of the text, given the text so far.

@@ -3,14 +3,14 @@
  * memory: updates are publications on a topic with a history, and states are in the application's
  * store.
  *
- * - **Kept:** an edit is acknowledged once the broker's engine has stored the update. Publishing
- *   and storing are one step, so readers and the history never differ.
- * - **Compact:** every few seconds, updates are merged into the state in the store. The history
- *   stays within its limits, and an update leaves the history only after the stored state contains
- *   it.
+ * - **Durable:** an edit is acknowledged once the broker's engine has stored the update. Publishing
+ *   and storing are one step, so the updates that readers receive are always those in the history.
+ * - **Compact:** every few seconds, updates are merged into the state in the store. This keeps the
+ *   history within its limits. An update is removed from the history only after the stored state
+ *   contains it.
  * - **Merged:** client and server compare state vectors and exchange the missing updates, so a
- *   client may be offline for any time.
- * - **Any node:** all nodes with the same broker and store serve all documents.
+ *   client may be offline for any length of time.
+ * - **Any node:** every node that uses the same broker and store can serve every document.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * Conversations with a model. Answers survive a page reload, the end of the page, and a server
- * restart.
+ * Conversations with a model. Answers survive when the page is reloaded or closed, and when the
+ * server restarts.
  *
  * ```sh
  * deno run -A examples/ai_chat/server.ts                # then open http://localhost:8000
@@ -10,8 +10,9 @@
  * deno run -A examples/ai_chat/server.ts --url http://localhost:11434/v1 --model llama3.2
  * ```
  *
- * The answers come from a small program without a model, or with `--url` from an API that is
- * compatible with OpenAI's, such as Ollama; its key is in `OPENAI_API_KEY`.
+ * By default, the answers come from a small program without a model. With `--url` they come from an
+ * API that is compatible with OpenAI's, such as Ollama's; the API key is read from
+ * `OPENAI_API_KEY`.
  *
  * @module
  */

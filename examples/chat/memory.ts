@@ -93,8 +93,8 @@ export class Once {
   }
 
   /**
-   * Performs the action unless the id is known, and returns the time of the action. Times are
-   * unique. An action that rejects can be retried.
+   * Performs an action once for each id, and returns the time at which it was performed. Each
+   * action has a different time. An action that rejects can be retried with the same id.
    */
   async do(id: string, act: (at: number) => unknown): Promise<number> {
     const known = this.#done.get(id);

@@ -1,6 +1,6 @@
 /**
  * A chat for browsers with rooms, direct messages and presence. Lines that a user types during an
- * outage are sent after the reconnect.
+ * outage are sent after the page has reconnected.
  *
  * ```sh
  * deno task demo                 # then open http://localhost:8000
@@ -10,10 +10,11 @@
  * ```
  *
  * The badge in the page's corner shows the transport. `?transport=websocket` or
- * `?transport=webtransport` in the address allows only that transport.
+ * `?transport=webtransport` in the page's URL allows only that transport.
  *
- * Without the task: `deno run -N -R --allow-run examples/chat/server.ts`. The server runs `deno
- * bundle` for the page's script. `--data` also needs `-W --allow-sys=osUptime`, and `--once` only `-N`.
+ * To start the server without the task, run `deno run -N -R --allow-run examples/chat/server.ts`.
+ * The server runs `deno bundle` for the page's script. With `--data` it also needs `-W
+ * --allow-sys=osUptime`; with `--once` it needs only `-N`.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * A scripted conversation: two users, one of them with two tabs, over WebTransport and WebSocket.
- * The script prints each step, and throws if an expected event does not arrive in time.
+ * A scripted conversation between two users, one of whom has two tabs open, over WebTransport and
+ * WebSocket. The script prints each step, and throws if an expected event does not arrive in time.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *

@@ -9,8 +9,8 @@
  * deno run -A examples/cluster/main.ts --nats --once    # runs a scripted show, prints it, and ends
  * ```
  *
- * Without an address the program starts `redis-server` or `nats-server`. Open two pages; then type
- * `kill 1`, `drain 1` or `start 1` here, or press the buttons in a page.
+ * Without an address the program starts `redis-server` or `nats-server`. Open two pages. Then type
+ * `kill 1`, `drain 1` or `start 1` in the terminal, or press the buttons in a page.
  *
  * @module
  */

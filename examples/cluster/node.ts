@@ -1,8 +1,8 @@
 /**
  * One node: a chat with one room, which spans all nodes on the same engine.
  *
- * `cluster.ts` starts the nodes. The program prints `up` once the node listens. `SIGTERM` drains the
- * node.
+ * `cluster.ts` starts the nodes. The program prints `up` once the node is listening. `SIGTERM`
+ * drains the node.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *

@@ -1,6 +1,6 @@
 /**
- * A scripted demo: two visitors on two nodes; one node is killed, the other drained. The script
- * prints each step, and throws if an expected event does not arrive in time.
+ * A scripted demo: two visitors connect to two nodes; then one node is killed, and the other one is
+ * drained. The script prints each step, and throws if an expected event does not arrive in time.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *

@@ -1,9 +1,9 @@
 /**
  * The contract of the two ends of a file transfer.
  *
- * - `offer` announces a file; the reply contains how many bytes the receiver already has.
- * - A unidirectional stream carries the rest, as fast as the receiver's disk.
- * - Meanwhile `stored` reports the number of bytes on the disk.
+ * - `offer` announces a file; the reply says how many bytes the receiver already has.
+ * - A unidirectional stream carries the rest, as fast as the receiver's disk accepts it.
+ * - Meanwhile `stored` reports how many bytes are on the disk.
  * - `finish` asks the receiver to compare the SHA-256 of the whole file.
  *
  * A session transfers one file at a time: the one in the latest offer.

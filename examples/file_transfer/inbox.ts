@@ -1,6 +1,6 @@
 /**
- * A folder for received files. Each file has a subfolder named by its SHA-256, so no file is ever
- * overwritten. Incomplete files are in `.partial`.
+ * A folder for received files. Each file has a subfolder named after its SHA-256, so no file is
+ * ever overwritten. Incomplete files are in `.partial`.
  *
  * @module
  */

@@ -1,6 +1,7 @@
 /**
- * A game in a page, with a network of adjustable loss and delay. States are sent in datagrams,
- * because only the newest state counts. The page interpolates each player between two states.
+ * A game in a page, over a simulated network whose loss and delay you can adjust. States are sent
+ * in datagrams, because only the newest state counts. The page interpolates each player between two
+ * states.
  *
  * ```sh
  * deno run -A --unstable-net examples/game_state/server.ts          # then open http://localhost:8004
@@ -8,8 +9,8 @@
  * deno run -N examples/game_state/server.ts --once                  # plays a short game, and ends
  * ```
  *
- * Without `--unstable-net` the page uses WebSocket, where datagrams are reliable: states are lost
- * only if you set a loss. `examples/game_state.ts` shows the same game in a terminal.
+ * Without `--unstable-net` the page uses WebSocket, which delivers datagrams reliably: states are
+ * lost only if you set a loss. `examples/game_state.ts` shows the same game in a terminal.
  *
  * @module
  */

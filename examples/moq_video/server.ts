@@ -8,7 +8,8 @@
  * deno run -N --unstable-net examples/moq_video/server.ts --once            # without pages; prints each step, and ends
  * ```
  *
- * The server is a plain relay. It listens only on this machine, because there are no passwords.
+ * The server is a plain relay. It accepts only connections from this machine, because it has no
+ * authentication.
  *
  * @module
  */

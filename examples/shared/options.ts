@@ -47,8 +47,8 @@ export const PORT = { value: "PORT", default: 8000, max: 65_535, help: "port to 
 export const ONCE = { help: "runs once, prints each step, and exits" };
 
 /**
- * Parses a program's options. With `--help` it prints them and exits; with an invalid option it
- * prints an error and exits with code 2.
+ * Parses a program's options. With `--help`, it prints the options and exits. If an option is
+ * invalid, it prints an error and exits with code 2.
  *
  * @param program The program.
  * @param options The options, by name.

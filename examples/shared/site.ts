@@ -31,9 +31,10 @@ const HEADERS = {
  * Reads a page's files, and bundles its modules.
  *
  * @param folder The folder of the page, with a slash at the end.
- * @param files Paths relative to the folder. Each file is served by its base name, `index.html` at
- * `/`, and the shared files below `/shared/`.
- * @param bundles Modules to bundle for browsers, by the path of the result.
+ * @param files Paths relative to the folder. Each file is served under its base name, and
+ * `index.html` at `/`. The shared files are always served below `/shared/`.
+ * @param bundles Modules to bundle for browsers. The keys are the paths at which the bundles are
+ * served.
  */
 export async function readPage(
   folder: URL,

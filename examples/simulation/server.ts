@@ -1,7 +1,7 @@
 /**
- * A cluster in one process on virtual time, to watch and to break: three servers, eight clients and
- * a Redis. The page plays the trace of a run. Clicking a fault runs the same seed again with that
- * fault.
+ * A simulated cluster that you can watch and break: three servers, eight clients and a Redis run in
+ * one process, on virtual time. The page plays the trace of a run. Clicking a fault runs the same
+ * seed again with that fault.
  *
  * ```sh
  * deno run -A examples/simulation/server.ts                   # then open http://localhost:8007

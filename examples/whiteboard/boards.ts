@@ -1,7 +1,8 @@
 /**
- * The boards on the server. A board's changes are a topic with a history, which the broker stores;
- * from time to time the whole drawing is saved as one sheet. So a new page loads the current
- * strokes, not every change, and a restarted server reads one sheet and the changes after it.
+ * The boards on the server. A board's changes are published on a topic with a history, which the
+ * broker stores. From time to time the whole drawing is saved as one sheet. So a new page loads the
+ * current strokes instead of every change, and a restarted server reads one sheet and the changes
+ * after it.
  *
  * @module
  */

@@ -1,9 +1,9 @@
 /**
- * Sends each page's pointer to the other pages on the same board: in datagrams, since only the
- * newest position counts, or in messages if the transport has no datagrams.
+ * Sends each page's pointer to the other pages on the same board. Pointers are sent in datagrams,
+ * since only the newest position counts, or in messages if the transport has no datagrams.
  *
- * A page repeats its pointer's position, and removes pointers that are not repeated. So a lost
- * datagram leaves no stale pointer.
+ * A page repeats its own pointer's position, and removes the pointers of other pages that stop
+ * repeating theirs. So a lost datagram leaves no stale pointer.
  *
  * @module
  */

@@ -1,7 +1,7 @@
 /**
- * A whiteboard for browsers: drawing together, with pointers, names and a history in one file.
- * Strokes drawn during an outage are sent after the reconnect, and a killed server has the drawing
- * again after a restart.
+ * A whiteboard for browsers, on which users draw together. It shows their pointers and names, and
+ * keeps the history in one file. Strokes drawn during an outage are sent after the page has
+ * reconnected. If the server is killed, it restores the drawing when it restarts.
  *
  * ```sh
  * deno run -A examples/whiteboard/server.ts                   # then open http://localhost:8006
