@@ -55,9 +55,9 @@ export class Account {
 }
 
 /**
- * The accounts of all users, or of all addresses. There are at most as many accounts with sessions
- * as there are sessions. Accounts without sessions are kept while their buckets are not full, up to
- * {@linkcode MAX_IDLE_ACCOUNTS}; an account whose buckets are full holds no information.
+ * The accounts of all users, or of all addresses. An account with sessions is always kept. An
+ * account without sessions is kept until its buckets are full, because full buckets hold no
+ * information; at most {@linkcode MAX_IDLE_ACCOUNTS} such accounts are kept.
  */
 export class Accounts {
   readonly #scope: Exclude<RateScope, "session">;

@@ -66,7 +66,7 @@ export interface DrainReport {
  * spread evenly, but not in step with other servers that are draining.
  *
  * @param overMs The time, in milliseconds.
- * @param random Numbers of 0 or more and below 1.
+ * @param random Returns numbers of 0 or more and below 1.
  * @returns Whole milliseconds from now, in ascending order.
  */
 export function spreadDelays(count: number, overMs: number, random: () => number): number[] {

@@ -19,19 +19,19 @@ const DEFAULT_MAX_SESSIONS_PER_USER = 100;
 /** Limits of a session manager. */
 export interface ManagerLimits {
   /**
-   * Maximum number of concurrent sessions, including handshakes. This limit bounds all memory of
-   * the manager. There may be twice as many sockets, because a socket outlives its session if the
-   * peer does not respond to a close.
+   * Maximum number of concurrent sessions, including handshakes. This limit bounds the manager's
+   * memory. There may be twice as many sockets, because a socket outlives its session if the peer
+   * does not respond to a close.
    *
    * @default {10000}
    */
   readonly maxSessions?: number | undefined;
   /**
-   * Maximum number of concurrent sessions of one user: enough for every device and tab of a user,
-   * too few for a client that connects in a loop. `Infinity` means no limit. Sessions without a
-   * user are not counted here. The default applies only while more than half of `maxSessions` is in
-   * use, including the sessions that other nodes report. A number that you set always applies
-   * exactly, across all nodes.
+   * Maximum number of concurrent sessions of one user. The default is enough for all devices and
+   * tabs of a user, and too few for a client that connects in a loop. `Infinity` means no limit.
+   * Sessions without a user are not counted here. The default applies only while more than half of
+   * `maxSessions` is in use, including the sessions that other nodes report. A number that you set
+   * always applies exactly, across all nodes.
    *
    * @default {100}
    */
@@ -43,8 +43,8 @@ export interface ManagerLimits {
    * address; beyond that, an upgrade request receives 429.
    *
    * Users who were first seen at an address more than an hour ago may together have ten times as
-   * many. Sessions that other nodes report count, too. The default applies only while more than
-   * half of `maxSessions` is in use. It does not apply to a loopback or private address if
+   * many. Sessions that other nodes report are counted, too. The default applies only while more
+   * than half of `maxSessions` is in use. It does not apply to a loopback or private address if
    * `clientAddress` is not set, because such an address is probably a proxy's. A number that you
    * set always applies.
    *
@@ -185,7 +185,7 @@ export class SessionLimiter {
    * Counts a session.
    *
    * @param peer The user and the address of the session.
-   * @param beside The slot of the client's other session, with which this one counts once.
+   * @param beside The slot of the client's other session: both together are counted once.
    * @returns The slot, to be released when the session ends.
    * @throws {LimitError} If there is no room.
    */
@@ -197,7 +197,7 @@ export class SessionLimiter {
    * Reserves a slot.
    *
    * @param peer The user and the address of the session.
-   * @param beside The slot of the client's other session, with which this one counts once.
+   * @param beside The slot of the client's other session: both together are counted once.
    * @throws {LimitError} If there is no room.
    */
   reserve(peer: Peer, beside?: Place): Reservation {
@@ -210,7 +210,7 @@ export class SessionLimiter {
    * Turns a reservation into a session. If this throws, the slot stays reserved.
    *
    * @param peer The user and the address of the session; the slot's own address takes precedence.
-   * @param beside The slot of the client's other session, with which this one counts once.
+   * @param beside The slot of the client's other session: both together are counted once.
    * @returns The session's slot, to be released when it ends.
    * @throws {TypeError} If the reservation is no longer held here.
    * @throws {LimitError} If the session has a different user or address, for which there is no

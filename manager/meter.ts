@@ -251,9 +251,9 @@ export class SessionMeter implements Meter, Disposable {
   }
 
   /**
-   * Rejects a publication until there is room for all publications of its hold, which the peer may
-   * then send together. Such rejections do not count if the peer waits. A peer can have at most
-   * `maxRequests` publications in flight.
+   * Rejects a publication until there is room for all publications of the hold. The peer may then
+   * send them together. Such rejections do not count toward `maxRefusals` if the peer waits. A peer
+   * can have at most `maxRequests` publications in flight.
    */
   #postpone(
     envelope: Envelope,

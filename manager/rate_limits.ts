@@ -45,9 +45,9 @@ export interface SessionRates {
    */
   readonly publications?: Rate | undefined;
   /**
-   * Subscriptions, including unsubscribing. A client that reconnects subscribes to all of its
-   * topics at once. By default, each session of a server has a burst of twice `maxTopicsPerSession`
-   * but at least 256, then 20 a second; `{ perSecond: Infinity }` means no limit.
+   * Subscribing and unsubscribing. A client that reconnects subscribes to all of its topics at
+   * once. By default, each session of a server may make a burst of twice `maxTopicsPerSession` but
+   * at least 256, then 20 a second; `{ perSecond: Infinity }` means no limit.
    */
   readonly subscriptions?: Rate | undefined;
 }
@@ -84,10 +84,10 @@ export interface RateLimitsOptions {
   readonly perAddress?:
     | SessionRates & {
       /**
-       * Attempts to connect, successful or not. By default, each address has a burst of
-       * `maxSessionsPerAddress` but at least 100, then a tenth of that a second. There is no limit
-       * if `maxSessionsPerAddress` is `Infinity`, or for the private address of a proxy that the
-       * server is not configured to trust.
+       * Attempts to connect, successful or not. By default, each address may make a burst of
+       * `maxSessionsPerAddress` attempts but at least 100, then a tenth of that a second. There is
+       * no limit if `maxSessionsPerAddress` is `Infinity`, or for the private address of a proxy
+       * that the server is not configured to trust.
        */
       readonly connections?: Rate | undefined;
     }
@@ -101,8 +101,8 @@ export interface RateLimitsOptions {
   /**
    * Shared counters that apply the given rates of users and addresses to all nodes together. By
    * default, and while the shared counters are unreachable, each node counts on its own. No call
-   * waits for them, so a node may let through one more burst before the counts of other nodes
-   * arrive.
+   * waits for them, so a node may let through up to one burst too much before it receives the
+   * counts of other nodes.
    */
   readonly shared?: SharedCounts | undefined;
 }

@@ -94,12 +94,13 @@ const ADD: OptionKinds<AddOptions> = { beside: "object", reservation: "object" }
 /**
  * Holds all sessions of a server.
  *
- * - **Limits:** sessions are limited in total, per user and per network address. With {@linkcode
- *   SessionManager.admit}, handshakes count, too.
- * - **Rates:** peers' messages are counted from `add`; see {@linkcode RateLimitsOptions}.
+ * - **Limits:** sessions are limited in total, per user and per network address. With
+ *   {@linkcode SessionManager.admit}, handshakes are counted, too.
+ * - **Rates:** a peer's messages are counted once its session is added; see
+ *   {@linkcode RateLimitsOptions}.
  * - **Leaving:** a session that closes has left the manager before its `onClose` runs.
  * - **Cost:** a session takes a few hundred bytes, and has no timer or promise of its own.
- * - **Timers:** a single one, while there are sessions.
+ * - **Timers:** the manager has one timer while it has sessions.
  *
  * @example Usage
  * ```ts
@@ -179,7 +180,7 @@ export class SessionManager implements AsyncDisposable {
    *
    * @param options The user and the network address, as far as known.
    * @returns The slot; pass it to {@linkcode SessionManager.add}, or dispose of it.
-   * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
+   * @throws {LimitError} If a limit, named by `limit`, is reached, or if the manager is draining.
    *
    * @example Usage
    * ```ts
@@ -203,8 +204,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Counts an attempt to connect toward the rates of its user and its network address. Call this as
-   * soon as one of them is known, once for each.
+   * Counts an attempt to connect toward the rates of its user and its network address. Call this
+   * once for each of the two, as soon as it is known.
    *
    * @param options The user, the network address, or both.
    * @throws {LimitError} If there are too many attempts; `retryAfterMs` is the time to wait.
@@ -230,11 +231,11 @@ export class SessionManager implements AsyncDisposable {
 
   /**
    * Counts a socket from the upgrade until the runtime has closed it, which can be long after the
-   * session ended. There may be twice as many sockets as sessions, and three times as many for
-   * clients that move.
+   * session ended. There may be twice as many sockets as a limit allows sessions, and three times
+   * as many while clients move.
    *
    * @param options The network address, and the session from which the client moves, if known.
-   * @returns The count of the socket; pass it to the engine that upgrades.
+   * @returns The lease of the socket; pass it to the engine that upgrades.
    * @throws {LimitError} If twice as many sockets are open as a limit on sessions allows.
    *
    * @example Usage
@@ -260,14 +261,14 @@ export class SessionManager implements AsyncDisposable {
    * Adds a session. A session leaves when it closes; if it is already closed, it leaves
    * immediately.
    *
-   * Add a session once its user is known, because `session.user` is read only now.
+   * Add a session once its user is known, because `session.user` is read only by this call.
    *
    * @param session Any session.
    * @param options The session's reservation, which stays valid if this throws.
    * @returns The id of the session.
    * @throws {TypeError} If there already is a session with this id, or if this manager does not
    * hold the reservation.
-   * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
+   * @throws {LimitError} If a limit, named by `limit`, is reached, or if the manager is draining.
    */
   add(session: Session, options: AddOptions = {}): string {
     checkOptions("add session", options, ADD);
@@ -304,7 +305,7 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Removes a session, which stays open but no longer counts.
+   * Removes a session. The session stays open, but is no longer counted.
    *
    * @param id The id of the session.
    * @returns The session, or `undefined` if there is no session with this id.
@@ -356,8 +357,8 @@ export class SessionManager implements AsyncDisposable {
    * Lists the problems of all sessions. Reads every session, like `stats`.
    *
    * @param options Maximum number of problems to return; 100 by default.
-   * @returns The problems, each with the id of its session. Errors come first; otherwise, the order
-   * is that in which the sessions were added.
+   * @returns The problems, each with the id of its session. Errors come first; otherwise, problems
+   * are in the order in which their sessions were added.
    * @throws {RangeError} If the limit is not a positive integer.
    *
    * @example Usage
@@ -398,7 +399,7 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Takes a snapshot of each session, one page at a time.
    *
-   * @param options The maximum number of sessions in a page, 100 by default, and as `after`, the
+   * @param options The maximum number of sessions in a page, 100 by default; and in `after`, the
    * `next` of the previous page. Without `after`, the first page is returned.
    * @returns A page of snapshots.
    * @throws {RangeError} If the limit is not a positive integer.
@@ -468,7 +469,7 @@ export class SessionManager implements AsyncDisposable {
    * Closes all sessions after flushing their queues. New sessions are still accepted.
    *
    * @param options Close code (0 by default) and reason.
-   * @returns Number of sessions, when all are closed.
+   * @returns Number of closed sessions, once all are closed.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   async closeAll(options: SessionCloseOptions = {}): Promise<number> {
@@ -479,8 +480,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Closes all sessions gracefully. New sessions are rejected, and every peer is immediately
-   * notified when to reconnect, each at a different time. Each session is closed at that time,
+   * Closes all sessions gracefully. New sessions are rejected, and every peer is told immediately
+   * when to reconnect. Each peer is given a different time. Its session is closed at that time,
    * after its handlers and responses finish and its queues are flushed. Sessions that take too long
    * are cut off.
    *
@@ -520,7 +521,7 @@ export class SessionManager implements AsyncDisposable {
    * progress.
    *
    * @param options Close code (4503 by default) and reason.
-   * @returns Resolves when all are closed and no timer is left.
+   * @returns Resolves when all sessions are closed and no timer is left.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   async shutdown(options: SessionCloseOptions = {}): Promise<void> {

@@ -6,7 +6,7 @@ import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
 import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 /**
- * Token buckets that all nodes share; the `store` of a broker is one.
+ * Token buckets that all nodes share. The `store` of a broker provides them.
  *
  * - `take` MUST be atomic, and MUST take either the whole amount or nothing. A bucket starts full.
  * - `take` MUST reject while the counters are unreachable.
@@ -109,10 +109,10 @@ export class Engine implements Disposable {
  *
  * - **Own bucket first:** this node's own bucket lets tokens through immediately; the node then
  *   owes them to the engine.
- * - **Settling:** debts of a tenth of the burst or more are paid, one request after another.
- * - **Denied:** while the engine has too few tokens, nothing more passes until all debts are paid.
+ * - **Settling:** a debt is paid once it reaches a tenth of the burst, with one request at a time.
+ * - **Denied:** if the engine has too few tokens, nothing passes until the debt is paid.
  * - **Error:** before a node finds out that other nodes have used up the tokens, its own bucket may
- *   let through at most one burst. That burst is paid first, so the rate holds over time.
+ *   let through at most one burst. That burst is paid off first, so the rate holds over time.
  * - **While the engine is unreachable,** the node counts on its own and owes no tokens.
  */
 export class SharedBucket implements Bucket {

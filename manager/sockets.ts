@@ -34,8 +34,8 @@ class Lease implements SocketLease {
 /**
  * Counts the runtime's sockets, and rejects those beyond a limit.
  *
- * Deno cannot drop a socket, so it keeps it until the peer responds to the close, however long that
- * takes. By then, the session has ended and freed its slot, so sockets have a separate limit.
+ * Deno cannot drop a socket: a socket stays open until the peer responds to the close, however long
+ * that takes. By then, its session has freed its slot, so sockets have a separate limit.
  */
 export class Sockets {
   readonly #quotas: Quotas;
@@ -73,7 +73,7 @@ export class Sockets {
    *
    * @param address The network address; `undefined` is not counted.
    * @param isBeside True for a client that is moving here from another session.
-   * @returns The count of the socket, which ends when disposed.
+   * @returns The lease of the socket; disposing of it ends the count.
    * @throws {LimitError} If there are too many sockets.
    */
   take(address: string | undefined, isBeside: boolean): SocketLease {

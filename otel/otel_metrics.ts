@@ -1,7 +1,7 @@
 /**
  * The telemetry instruments and the attributes of sessions. Their names follow OpenTelemetry's
  * semantic conventions; additional names start with `skein.`. Counters are read from the sessions
- * when metrics are collected, so that messages have no overhead.
+ * when metrics are collected, so that no message has overhead.
  */
 import type {
   Attributes,
