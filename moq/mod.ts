@@ -1,11 +1,11 @@
 /**
  * Media over QUIC: publish, announce, discover and subscribe over WebTransport, raw QUIC and
- * WebSocket. Works with peers of gomoqt, moq-rs and the JavaScript client of moq-rs.
+ * WebSocket. Works with gomoqt, moq-rs and the JavaScript client of moq-rs.
  *
  * - **Broadcasts** have a path and are announced. A {@linkcode TrackMux} maps each path to the
  *   handler of its tracks.
- * - **Tracks** are subscribed to: a {@linkcode TrackWriter} at the publisher, a
- *   {@linkcode TrackReader} at the subscriber.
+ * - **Tracks** are subscribed to. The publisher has a {@linkcode TrackWriter}, and the subscriber a
+ *   {@linkcode TrackReader}.
  * - **Groups** make up a track. Each group has its own stream, so later groups do not wait for
  *   earlier ones, and a late group can be dropped.
  * - **Frames** make up a group, in order.

@@ -31,7 +31,8 @@ export interface MoqClientOptions {
    * - The function MUST open the session with the context's mux; otherwise no broadcast is
    *   announced.
    * - The function SHOULD stop when the signal aborts; a session that opens later is closed.
-   * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a rejection stops the client.
+   * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a rejection by the server stops the
+   *   client.
    */
   readonly dial: (
     signal: AbortSignal,
@@ -69,10 +70,10 @@ export interface MoqClientOptions {
    */
   readonly connectTimeoutMs?: number | undefined;
   /**
-   * Decides whether to follow the URL of a GOAWAY, for one session; an error counts as `false`. By
-   * default the client only follows a URL of the same origin (scheme, host and port): another
-   * server would receive the published broadcasts, and could send forged ones. Otherwise the client
-   * reconnects to the usual URL.
+   * Decides whether to follow the URL of a GOAWAY for one session; an error counts as `false`. By
+   * default the client only follows a URL of the same origin (scheme, host and port), because
+   * another server would receive the published broadcasts, and could send forged ones. If it does
+   * not follow the URL, it reconnects to the usual one.
    */
   readonly allowMigration?: ((to: URL, from: URL | undefined) => boolean) | undefined;
   /**
@@ -233,11 +234,11 @@ const CLIENT: OptionKinds<MoqClientOptions> = {
  * - **Subscriptions** of {@linkcode MoqClient.subscribe} continue at the newest group, and report
  *   missing groups.
  * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} report what changed in the meantime.
- * - **Delays** double up to `maxDelayMs`, with jitter. Delays, `maxAttempts` and `giveUpAfterMs`
- *   are only reset after a session that was stable for `stableMs`.
- * - **Refused:** the client stops immediately if the server replies `unauthorized`, if there is no
- *   common version, on a status from 400 to 499 (except 408, 425 and 429), and if the URL cannot be
- *   dialed at all. If a stable session is closed as unauthorized, the client makes one more
+ * - **Delays** double up to `maxDelayMs`, with jitter. The delay, the number of attempts and the
+ *   time until the client gives up are only reset once a session has been stable for `stableMs`.
+ * - **Refused:** the client stops immediately if the server replies `unauthorized` or with a status
+ *   from 400 to 499 (except 408, 425 and 429), if there is no common version, or if the URL cannot
+ *   be dialed at all. If a stable session is closed as unauthorized, the client makes one more
  *   attempt, because the token may have expired.
  * - **GOAWAY:** the client dials the next session while the old one is still open, and then moves
  *   to it. The server may send another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
@@ -337,11 +338,11 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Waits for a session, for calls that need a single one: `fetch()`, `probe()`.
+   * Waits for a session, for methods that only a session has, such as `fetch()` and `probe()`.
    *
    * @param options A signal and a timeout.
    * @returns The session.
-   * @throws {MoqError} If the client is closed, refused or exhausted.
+   * @throws {MoqError} If the client has ended; see {@linkcode MoqClientEnd}.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`; the `cause` is the error of
    * the last attempt.
    */
@@ -366,14 +367,14 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Subscribes to a track until the client or the subscription is closed; also works between
+   * Subscribes to a track until the client or the subscription is closed. Can be called between
    * sessions.
    *
    * @param path The broadcast.
    * @param name The track.
    * @param options See {@linkcode ResumeOptions}.
    * @returns The groups of the track, across sessions; `ready` settles with the first reply.
-   * @throws {MoqError} If the client has ended, or has 16,384 subscriptions.
+   * @throws {MoqError} If the client has ended, or already has 16,384 subscriptions.
    * @throws {RangeError} If an option is out of range.
    */
   subscribe(path: string, name: string, options: ResumeOptions = {}): ResumableTrack {
@@ -391,12 +392,12 @@ export class MoqClient implements AsyncDisposable {
 
   /**
    * Follows the server's broadcasts below a prefix, until the client or the returned reader is
-   * closed; also works between sessions.
+   * closed. Can be called between sessions.
    *
    * @param prefix The prefix; `/` for all.
    * @param options A signal that closes the reader.
    * @returns The current broadcasts, and then every start and end, across sessions.
-   * @throws {MoqError} If the client has ended, or watches 1,024 prefixes.
+   * @throws {MoqError} If the client has ended, or already watches 1,024 prefixes.
    * @throws {RangeError} If the prefix has too many parts or bytes.
    */
   acceptAnnounce(
@@ -428,7 +429,8 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Closes the client permanently, with its session, subscriptions and announcements. Idempotent.
+   * Closes the client permanently, and ends its session, subscriptions and announcements.
+   * Idempotent.
    *
    * @returns Resolves once the connection is closed.
    */

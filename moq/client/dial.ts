@@ -107,9 +107,10 @@ export interface DialMoqOptions
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * Silence after which a QUIC connection is closed, in milliseconds. Detecting a server that
-   * vanished without a close may take up to a third longer. In the meantime the client pings the
-   * server three times. Browsers and WebSockets have their own timeouts.
+   * The time without a packet from the server after which a QUIC connection is closed, in
+   * milliseconds. Detecting a server that vanished without a close may take up to a third longer.
+   * The client pings the server three times within this time. Browsers and WebSockets have their
+   * own timeouts.
    *
    * @default {10000}
    */
@@ -152,16 +153,17 @@ export const DIAL: OptionKinds<DialMoqOptions> = {
  *
  * - **`moqt:`** is raw QUIC; Deno only. The setup includes path and query, in versions that can
  *   carry them.
- * - **`https:`** is WebTransport: the browser's, or Skein's in Deno.
+ * - **`https:`** is WebTransport: the browser's own, or in Deno that of Skein.
  * - **`http:`** is WebTransport to a development server, which serves the hash of its certificate
- *   at `/certificate.sha256` over plain HTTP. The server's `origins` must allow a page from another
- *   origin, even from another port.
+ *   at `/certificate.sha256` over plain HTTP. If a page comes from another origin, even just from
+ *   another port, the server's `origins` must allow it.
  * - **`wss:`** and **`ws:`** are a WebSocket with QMux streams.
  *
  * @param url The URL of the server.
  * @param options See {@linkcode DialMoqOptions}.
  * @returns The session.
- * @throws {ConnectionError} If the connection fails; after a rejection, `status` is the server's.
+ * @throws {ConnectionError} If the connection fails. If the server rejected it, `status` is the
+ * HTTP status.
  * @throws {MoqError} If there is no common version, or the server rejected the setup.
  * @throws {ProtocolError} If the server's setup is malformed.
  * @throws {TimeoutError} If dialing and setup take longer than `timeoutMs`.
@@ -423,8 +425,8 @@ interface WebTransportTarget {
 /**
  * Finds the WebTransport server of a URL, and the certificates to trust.
  *
- * @param target `https:`; or `http:`, where a development server provides the hash of its
- * certificate.
+ * @param target An `https:` URL, or the `http:` URL of a development server that provides the hash
+ * of its certificate.
  * @param options Certificates that the application trusts, and an abort signal.
  * @throws {ConnectionError} If the server is unreachable, or rejects the request for the hash.
  * @throws {UnsupportedError} If the response is not a hash.

@@ -21,13 +21,14 @@ const ANNOUNCE_SETTLE_MS = 5_000;
 
 /**
  * Announcements of a server below a prefix, across sessions: first the current broadcasts, then
- * each start and end. Use one loop.
+ * each start and end. Use only one loop.
  *
  * - **Between sessions** the reader yields nothing, because the server's state is unknown.
  * - **On a new session** the reader announces broadcasts that ended in the meantime, and new ones;
  *   unchanged ones are not announced again. `moq-lite-04` does not mark the end of the initial
- *   broadcasts: there, a broadcast counts as ended if it is not announced before half a second of
- *   silence, or within five seconds, and is announced again if it arrives later.
+ *   broadcasts. The reader assumes the end when nothing has arrived for half a second, or after
+ *   five seconds: broadcasts not announced until then count as ended, and are announced again if
+ *   they arrive later.
  * - **Slow readers** don't block the server: see {@linkcode AnnouncementReader}.
  *
  * @example Live broadcasts

@@ -30,8 +30,9 @@ export interface TrackResumption {
   /** The lost groups between the two; `undefined` if there is no gap, or the gap is unknown. */
   readonly missed: MissedGroups | undefined;
   /**
-   * `next`: no gap. `gap`: groups are missing. `again`: the last group is repeated from its start.
-   * `restarted`: the numbers are lower, because the publisher restarted, and the gap is unknown.
+   * `next`: there is no gap. `gap`: groups are missing. `again`: the last group is repeated from
+   * its start. `restarted`: the numbers are lower, because the publisher restarted, and the gap is
+   * unknown.
    */
   readonly kind: "next" | "gap" | "again" | "restarted";
 }
@@ -92,10 +93,10 @@ interface BroadcastReturnsOptions {
 }
 
 /**
- * Waits until a session announces a broadcast, and at least for a delay.
+ * Waits until a session announces a broadcast, but at least for `delayMs`.
  *
  * @param session The session to watch; the wait ends when it closes.
- * @returns Resolves after every wait, successful or not; never rejects.
+ * @returns Resolves when the wait has ended, successful or not; never rejects.
  */
 async function broadcastReturns(
   runtime: Runtime,
@@ -331,7 +332,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   /**
    * Changes the subscription, in this session and later ones.
    *
-   * @param options The changed options; the others stay.
+   * @param options The options to change; the others stay as they are.
    * @throws {RangeError} If a value is out of range.
    */
   async update(

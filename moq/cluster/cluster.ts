@@ -65,8 +65,8 @@ export interface MoqClusterOptions {
    */
   readonly name?: string | undefined;
   /**
-   * Dials another relay, at the URL that it published, for example with a token or a trusted hash;
-   * {@linkcode dialMoq} by default. The session MUST have the given mux, which publishes no tracks,
+   * Dials another relay at the URL that it published; {@linkcode dialMoq} by default. Use this to
+   * add a token or a trusted hash. The session MUST have the given mux, which publishes no tracks,
    * and speak `moq-lite-05`. The signal aborts dialing.
    */
   readonly dial?:
@@ -102,16 +102,16 @@ const OPTIONS: OptionKinds<MoqClusterOptions> = {
  *
  * - **Directory:** a relay publishes the broadcasts of its own sessions in a {@linkcode Directory}.
  *   Media never pass through the broker.
- * - **One session:** another relay is dialed for the first subscription to one of its broadcasts,
- *   and the session is closed some time after the last one ends. A track is subscribed there once
- *   for all local subscribers.
- * - **Routes:** the route with the fewest hops is used. Of two equally short routes, every relay
- *   uses the broadcast that started last. Relays thus follow a publisher that moves: subscribers
- *   see the broadcast end and start again.
+ * - **One session:** the relay dials another relay for the first subscription to one of its
+ *   broadcasts. The session is closed some time after the last subscription has ended. The relay
+ *   subscribes to a track once for all local subscribers.
+ * - **Routes:** the route with the fewest hops is used. If two routes are equally short, every
+ *   relay uses the one to the broadcast that started last. Relays thus follow a publisher that
+ *   moves: subscribers see the broadcast end and start again.
  * - **Loops** are detected by the `hopId` of the relay's mux, and rejected.
- * - **End:** a broadcast that ends is ended everywhere within about 100 ms, and so are the
- *   broadcasts of a relay that closes its cluster. Broadcasts of a crashed relay end within
- *   `goneAfterMs` of the nodes.
+ * - **End:** when a broadcast ends, it ends on all relays within about 100 ms. The same applies to
+ *   the broadcasts of a relay that leaves the cluster. Broadcasts of a crashed relay end within the
+ *   nodes' `goneAfterMs`.
  * - **Outages:** while the broker is unreachable, no new broadcasts are found, and known ones
  *   continue.
  *
@@ -184,7 +184,7 @@ export class MoqCluster implements AsyncDisposable {
   /**
    * Joins the cluster.
    *
-   * @param options Relay, nodes and URL, and how to dial other relays.
+   * @param options The relay, the nodes, the URL, and how to dial other relays.
    * @throws {TypeError} If the URL is invalid, or the nodes already have a cluster of this name.
    * @throws {RangeError} If `lingerMs` is not a positive integer.
    */

@@ -111,7 +111,7 @@ export interface LiveGroupLink {
  * waits: the track handles subscribers that fall behind.
  *
  * In a page bundled by `deno bundle --minify`, call `close()`: Deno 2.9's bundler does not dispose
- * a `using` variable that is used only once more.
+ * of a `using` variable that is used only once after its declaration.
  */
 export class LiveGroup implements Disposable {
   /** The number of the group. */
@@ -182,8 +182,8 @@ export class LiveGroup implements Disposable {
   }
 
   /**
-   * Adds a frame. It is sent at the end of this turn of the event loop, with the turn's other
-   * frames.
+   * Adds a frame. It is sent at the end of this turn of the event loop, together with the turn's
+   * other frames.
    *
    * @param frame The frame, which MUST NOT be changed afterwards.
    * @param options Timestamp of the frame.

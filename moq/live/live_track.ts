@@ -55,7 +55,7 @@ export interface LiveTrackOptions {
   readonly maxLagBytes?: number | undefined;
   /**
    * The maximum age of a group relative to the newest one, in milliseconds; older groups are
-   * dropped. 0 for no limit. A subscriber may request less.
+   * dropped. 0 means no limit. A subscriber may request a lower limit.
    *
    * @default {0}
    */
@@ -74,10 +74,10 @@ export interface LiveTrackOptions {
    */
   readonly maxStuckGroups?: number | undefined;
   /**
-   * The longest time for which a subscriber may accept no data while there is some, in
+   * The longest time for which a subscriber may accept no data while data is waiting, in
    * milliseconds. The subscription is ended after this time, or up to a quarter later. If the
-   * connection holds streams that cannot be reset, the session is closed after the same time again,
-   * because only that frees them.
+   * connection has streams that cannot be reset, the session is closed after the same time again,
+   * because only closing it frees them.
    *
    * @default {10000}
    */
@@ -145,9 +145,9 @@ export const TRACK: OptionKinds<LiveTrackOptions> = {
  * and go, and never block the source or one another.
  *
  * - **Late subscribers** start at the newest group, or at any cached group.
- * - **Bounded:** only the newest groups are held, once for all subscribers. A subscriber that falls
- *   behind loses the oldest groups: each is aborted, and reported as dropped if the version
- *   supports it, never omitted silently.
+ * - **Bounded:** only the newest groups are kept, once for all subscribers. A subscriber that falls
+ *   behind loses the oldest groups. Each of them is aborted, and reported as dropped if the version
+ *   supports it; none is omitted silently.
  * - **Stalled:** the subscription of a stalled subscriber ends with `tooFarBehind`.
  *
  * @example A track for many subscribers
@@ -279,8 +279,8 @@ export class LiveTrack implements AsyncDisposable {
   /**
    * Opens a group. Several groups may be open at once, and may be opened out of order.
    *
-   * @param sequence The number of the group; by default one more than the newest one, 1 for the
-   * first.
+   * @param sequence The number of the group; by default one more than the newest number, or 1 for
+   * the first group.
    * @returns The group.
    * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2, was used before, or is
    * too old.
@@ -319,8 +319,8 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /**
-   * Serves one subscriber, from the newest or a requested group; or a fetch, from the cache.
-   * Requested groups that are no longer cached are dropped.
+   * Serves one subscriber, starting with the newest or the requested group; or answers a fetch from
+   * the cache. Requested groups that are no longer cached are reported as dropped.
    *
    * @param track The subscriber's track.
    * @returns Resolves when the subscriber has left, or has received all requested groups.

@@ -123,8 +123,8 @@ export interface MoqRelayOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Mux of the sessions, in which relayed broadcasts are announced. The application's own
-   * publications in this mux take precedence. By default a new mux.
+   * The mux of the sessions, which announces relayed broadcasts. The application's own publications
+   * in this mux take precedence. A new mux by default.
    */
   readonly mux?: TrackMux | undefined;
   /**
@@ -156,9 +156,9 @@ export interface MoqRelayOptions {
    */
   readonly maxBroadcasts?: number | undefined;
   /**
-   * The maximum number of these broadcasts, and of waiting ones, whose first publisher came from
-   * one network address, where an IPv6 /64 counts as one. Further ones wait. The default only
-   * applies while more than half of `maxBroadcasts` are relayed.
+   * The maximum number of relayed broadcasts whose first publisher came from one network address;
+   * an IPv6 /64 counts as one address. Further broadcasts wait; at most as many may wait. The
+   * default only applies while more than half of `maxBroadcasts` are relayed.
    *
    * @default {1000}
    */
@@ -179,10 +179,10 @@ export interface MoqRelayOptions {
    */
   readonly maxTracksPerAddress?: number | undefined;
   /**
-   * The share of a session that dialed in: the fraction of `maxBroadcasts` that may be relayed (and
-   * as many may wait), and the fraction of `maxTracks` that it may subscribe to. At least one slot.
-   * Sessions that this program dialed may use all slots. `authorize` can grant a larger `share`,
-   * such as `{ share: 1 }` for another relay.
+   * The share of a session that dialed in: the fraction of `maxBroadcasts` that it may publish (and
+   * as many may wait), and the fraction of `maxTracks` that it may subscribe to, but at least one
+   * each. Sessions that this program dialed may use all slots. `authorize` can grant a larger
+   * `share`, such as `{ share: 1 }` for another relay.
    *
    * @default {0.02}
    */
@@ -196,8 +196,8 @@ export interface MoqRelayOptions {
   /** The limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
   readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
-   * Receives errors of broadcasts and announcements. Rejections for lack of a slot are reported
-   * once per session and reason, until all broadcasts of the session are relayed. By default errors
+   * Receives errors of broadcasts and announcements. A lack of slots is reported once per session
+   * and reason, and again only after all broadcasts of the session were relayed. By default errors
    * are ignored, except that one line is printed about sessions without `authorize`.
    */
   readonly onError?: ((error: unknown) => void) | undefined;
@@ -222,24 +222,25 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
 /**
  * Relays the broadcasts of its sessions to each other.
  *
- * - **Once:** a track is subscribed upstream for its first subscriber, with the highest priority of
- *   all subscribers, and unsubscribed `lingerMs` after the last one has left.
+ * - **Once:** the relay subscribes to a track upstream for its first subscriber, with the highest
+ *   priority of all subscribers, and unsubscribes `lingerMs` after the last one has left.
  * - **Fan-out:** a {@linkcode LiveTrack} holds each group once for all subscribers: late
  *   subscribers start at the newest group, fetches are answered from the cache first, and a stalled
- *   subscriber affects no other.
- * - **Routes:** of several sources of a broadcast, the route with the fewest hops is used; of two
- *   equally short routes to different publishers, the newer one. If another route to the same
- *   publisher takes over, subscriptions stay. If another publisher takes over, subscribers see the
- *   broadcast end and start again.
+ *   subscriber does not affect the others.
+ * - **Routes:** if a broadcast has several sources, the relay uses the route with the fewest hops.
+ *   If two routes to different publishers are equally short, it uses the newer one. If another
+ *   route to the same publisher takes over, subscriptions stay. If another publisher takes over,
+ *   subscribers see the broadcast end and start again.
  * - **Loops** are detected by the `hopId` of the mux, and rejected. Versions without hops cannot
  *   reveal loops, so relays must speak moq-lite-04 or -05 to each other. A source without hops may
- *   be an echo of this relay: it never replaces another source, and takes over one second after the
- *   other has gone.
+ *   be an echo of this relay: it never replaces another source, and takes over only one second
+ *   after that source has gone.
  * - **Untrusted sessions:** a session that dialed in may publish only if `authorize` allows it, and
  *   uses at most 2 % of the slots. A broadcast without a slot waits for one, and its publisher can
  *   read the reason: see {@linkcode relayNotices}.
  * - **Slow subscribers:** a subscriber that falls behind loses the oldest groups, explicitly. A
- *   subscription without progress is ended, and so is its session if only that frees the memory.
+ *   subscription without progress is ended, and its session is closed if only that frees the
+ *   memory.
  *
  * @example From a publisher to a subscriber
  * ```ts

@@ -96,8 +96,8 @@ export class RelayCapacity {
   }
 
   /**
-   * Takes a slot for another track, replacing the oldest one without subscribers if there are too
-   * many. The slot counts for the address of the first subscriber.
+   * Takes a slot for another track. If there are too many, the oldest track without subscribers is
+   * ended. The slot is counted against the address of the first subscriber.
    *
    * @param session The first subscriber.
    * @returns The slot; `undefined` if too many tracks have subscribers, in total or for the

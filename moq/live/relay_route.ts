@@ -278,10 +278,10 @@ export class RelayRoute implements TrackServer {
   /**
    * Chooses the source with the fewest hops.
    *
-   * Of two equally short routes to the same publisher, the current one stays. Otherwise the newer
-   * one is chosen, because a killed publisher returns before its old session is known to be gone. A
-   * newer source at another relay is always chosen, because the publisher moved there. A source
-   * without hops never replaces another source.
+   * If two routes to the same publisher are equally short, the current one stays. If their
+   * publishers differ, the newer one is chosen, because a killed publisher may return before its
+   * old session is known to be gone. A newer source at another relay is always chosen, because the
+   * publisher moved there. A source without hops never replaces another source.
    */
   #best(): RelaySource | undefined {
     let best = this.#active !== undefined && this.#sources.includes(this.#active)

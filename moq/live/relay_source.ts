@@ -61,7 +61,7 @@ export function isSameWay(one: RelaySource, other: RelaySource): boolean {
  * Orders sources by age, for `sort()`. Sources of other relays come first, in the same order on
  * every relay; sources announced here follow in order of arrival.
  *
- * @returns Below 0 if the first source is older, above 0 if newer.
+ * @returns A number below 0 if the first source is older, above 0 if it is newer.
  */
 export function byAge({ remote: one }: RelaySource, { remote: other }: RelaySource): number {
   if (one === undefined || other === undefined) return Number(!one) - Number(!other);

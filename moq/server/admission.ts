@@ -60,7 +60,7 @@ export class SessionLeases {
   }
 
   /**
-   * Takes a lease for a session in its setup.
+   * Takes a lease for a session that is being set up.
    *
    * @param address Network address of the client, if known.
    * @throws {MoqRefusal} If a limit is reached.
@@ -239,7 +239,7 @@ export class Admission {
   /**
    * Admits a client before its request is answered.
    *
-   * @param protocol The protocol for the response; empty without one.
+   * @param protocol The protocol for the response; empty if there is none.
    * @throws {MoqRefusal} If the client is rejected.
    */
   async admit(client: MoqClientInfo, protocol: string): Promise<SessionLease> {

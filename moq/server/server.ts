@@ -39,13 +39,14 @@ const CLOSE_TIMEOUT_MS = 2_000;
 /**
  * A MoQ server that listens by itself, or is mounted in another server.
  *
- * - **Versions:** the protocol name selects the version, if the transport has one: ALPN over raw
- *   QUIC, a subprotocol on the other transports. Clients without a name send the version in their
- *   first message. Without a common version a session is closed with 0x15, or with 0x12 if the
- *   message was gomoqt's; a WebSocket is rejected with 400, and over raw QUIC the handshake fails.
+ * - **Versions:** the ALPN name (over raw QUIC) or the subprotocol (on the other transports)
+ *   selects the version. Clients without either send the version in their first message. If there
+ *   is no common version, a WebSocket is rejected with 400, and a handshake of raw QUIC fails.
+ *   Otherwise the session is closed with 0x15, or with 0x12 if the first message is gomoqt's.
  * - **Robust:** a client that violates the protocol, or a handler that throws, only closes its own
  *   session.
- * - **Bounded:** the number of sessions, of sessions per address, and of setups is limited.
+ * - **Bounded:** the numbers of sessions, of sessions per address, and of concurrent setups are
+ *   limited.
  */
 export class MoqServer implements MoqFace, AsyncDisposable {
   /**
@@ -175,8 +176,8 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    *
    * @param connection A connection with streams and an agreed protocol.
    * @param client Facts about the client, including the address for the limits.
-   * @returns The session; `undefined` if the client was rejected or the setup failed, which closes
-   * the connection.
+   * @returns The session; `undefined` if the client was rejected or the setup failed, and the
+   * connection was closed.
    */
   async accept(
     connection: Connection,
@@ -206,8 +207,8 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * Rejects new sessions, asks open ones to leave, closes the remaining ones, and stops listening.
    * Sessions whose version and transport have no message for this are closed after the same time.
    *
-   * @param options URI to which clients should move, by default their session's; and the time after
-   * which the remaining sessions are closed, in milliseconds, 10,000 by default.
+   * @param options The URI to which clients should move, by default that of their session; and the
+   * time after which the remaining sessions are closed, in milliseconds, 10,000 by default.
    * @returns The number of sessions that left, and of sessions that were closed because they did
    * not leave in time.
    * @throws {RangeError} If the time is negative, or not a number.
@@ -236,8 +237,8 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Sets the certificate for new clients over UDP. Open sessions stay, and TCP keeps its
-   * certificate. The server renews a development certificate by itself.
+   * Sets the certificate for new clients over UDP. Open sessions and TCP keep the old one. The
+   * server renews a development certificate by itself.
    *
    * @param certificate The certificate and its key, in PEM.
    * @throws {TypeError} If the server does not listen on UDP, or the certificate is invalid.
@@ -250,7 +251,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /**
-   * Mounts this server in a host, whose URLs and quotas it uses. Called by `serve()` and
+   * Mounts this server in a host, and uses the host's URLs and quotas. Called by `serve()` and
    * `createServer()`.
    *
    * @param host The server that forwards requests and connections.

@@ -57,13 +57,14 @@ export interface MoqServerOptions extends
    */
   readonly path?: string | undefined;
   /**
-   * Admits or rejects a client. An error rejects the client, which receives the message of an
+   * Admits a client, or rejects it by throwing. The client receives the message of an
    * `AuthenticationError` or a `MoqError`: over HTTP with a status (the `AuthenticationError`'s, or
-   * 403), otherwise with a close. Other errors are faults: they reject with 503, after which
-   * clients retry, and only `onError` receives the message.
+   * 403), otherwise with a close. Any other error is a fault: the client is rejected with 503 and
+   * may retry, and only `onError` receives the message.
    *
    * Over WebTransport and WebSocket `onSetup` runs before the request is answered. Only the URL,
-   * the headers and usually the version are known then. Over raw QUIC, SETUP has arrived.
+   * the headers and usually the version are known then. Over raw QUIC, it runs after SETUP has
+   * arrived.
    */
   readonly onSetup?:
     | ((request: SetupRequest, client: MoqClientInfo) => void | Promise<void>)
@@ -96,16 +97,18 @@ export interface MoqServerOptions extends
     readonly maxSessions?: number | undefined;
     /**
      * The maximum number of sessions of one network address; an IPv6 /64 counts as one address.
-     * Further clients are rejected in the same way. Clients without an address are not counted. The
-     * default only applies while more than half of `maxSessions` are in use, and not to a loopback
-     * or private address without `clientAddress`. A number that you set always applies.
+     * Further clients are rejected as with `maxSessions`. Clients without an address are not
+     * counted. The default only applies while more than half of `maxSessions` are in use. Without
+     * `clientAddress`, it does not apply to a loopback or private address. A number that you set
+     * always applies.
      *
      * @default {1000}
      */
     readonly maxSessionsPerAddress?: number | undefined;
     /**
-     * The maximum number of sessions in their setup. Further clients are rejected with 503, or over
-     * raw QUIC closed with 4503. While more than half are in use, one address may have an eighth.
+     * The maximum number of concurrent setups. Further clients are rejected with 503; over raw
+     * QUIC, their connection is closed with 4503. While more than half of the setups are in use,
+     * one address may use an eighth of them.
      *
      * @default {1024}
      */

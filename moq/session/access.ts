@@ -42,11 +42,11 @@ export type MoqAction = "publish" | "subscribe" | "announce";
  *
  * - **`until`:** the expiry of the grant. Only the granted action ends: a subscription ends as
  *   `unauthorized`, a fetch is aborted, and all broadcasts that were announced to the peer are
- *   announced as ended. A broadcast that the peer announced ends here, and its announcement stream
- *   is closed as `bannedPrefix`, because no version can reject a single path.
+ *   announced as ended. A broadcast that the peer announced ends, and its announcement stream is
+ *   closed as `bannedPrefix`, because no version can reject a single path.
  * - **`share`:** the fraction of a relay's `maxBroadcasts` and `maxTracks` that the session may use
- *   from now on, above 0 and up to 1, instead of the relay's `maxShare`; 1 for another relay. The
- *   share applies until another grant of the session sets a new one.
+ *   from now on, above 0 and up to 1, instead of the relay's `maxShare`. Grant 1 to another relay.
+ *   The share applies until another grant of the session sets a new one.
  */
 export type MoqGrant =
   | boolean

@@ -136,8 +136,8 @@ export async function announceTo(
 }
 
 /**
- * Rejects an announce interest. gomoqt receives a code; a moq-rs session would not survive one, and
- * receives an empty list without later announcements instead. If the application failed to decide,
+ * Rejects an announce interest. gomoqt receives a code. A code would end a moq-rs session, so
+ * moq-rs receives an empty list and no later announcements. If the application failed to decide,
  * both receive a code, so that they retry.
  */
 export async function refuseAnnounce(

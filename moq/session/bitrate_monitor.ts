@@ -54,8 +54,9 @@ export interface BitrateMonitorOptions {
    */
   readonly threshold?: number | undefined;
   /**
-   * Samples before the first report. The first sample counts fully, and still for half after three
-   * samples, when a waiting peer receives a first reply. If no peer waits, 10 is more stable.
+   * The number of samples before the first report. The average starts with the first sample, which
+   * still accounts for half of it after three samples. The default gives a waiting peer an early
+   * reply; if no peer waits, 10 gives a more stable first report.
    *
    * @default {3}
    */
@@ -138,7 +139,7 @@ export class BitrateMonitor implements Disposable {
    *
    * @param connection The connection to measure.
    * @param report Receives each rate to report, in bits per second, and the round-trip time if the
-   * transport knows it. Errors of this function are ignored.
+   * transport provides it. Errors of this function are ignored.
    * @param options See {@linkcode BitrateMonitorOptions}.
    * @throws {RangeError} If an option is out of range.
    */

@@ -40,7 +40,7 @@ export class Exchange {
   }
 
   /**
-   * Writes a message without waiting. A failed write surfaces when reading.
+   * Writes a message without waiting. If the write fails, a later read reports it.
    *
    * @returns False if the message was rejected because too many posted bytes are waiting.
    */

@@ -45,8 +45,8 @@ export class PeerReports {
   /**
    * Starts to read SESSION_UPDATE from the setup stream, if the version has one.
    *
-   * @param bitrate How to measure the outgoing bitrate. Without options, probes are answered and
-   * SESSION_UPDATE, which no peer requests, is not sent; with `false`, neither happens.
+   * @param bitrate How to measure the outgoing bitrate. Without options, probes are answered, and
+   * SESSION_UPDATE is not sent, because no peer requests it. With `false`, neither is sent.
    */
   constructor(
     context: SessionContext,

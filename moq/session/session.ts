@@ -72,12 +72,12 @@ import { Subscriber } from "./subscriber.ts";
  * broadcast that the peer announces (`publish`). Without this function a peer may do everything.
  *
  * - **Rejection:** the peer receives the version's code: `unauthorized` (4) and `bannedPrefix` (4)
- *   in gomoqt. moq-lite has neither: a subscription ends as `notFound` (0x33), and announcements
- *   are an empty list, because a code would close a moq-rs session.
- * - **Slow decision:** only delays its request, and later announcements on the same stream. A
+ *   in gomoqt. moq-lite has neither: a subscription ends as `notFound` (0x33), and a request for
+ *   announcements is answered with an empty list, because a code would close a moq-rs session.
+ * - **Slow decision:** it only delays its request, and later announcements on the same stream. A
  *   decision after the session has closed has no effect.
- * - **Error:** an `AuthenticationError` rejects. Any other error, and an invalid grant, goes to
- *   `onError`; the peer receives `internal`, and may retry.
+ * - **Error:** an `AuthenticationError` rejects the action. Any other error and an invalid grant
+ *   are passed to `onError`; the peer receives `internal`, and may retry.
  *
  * @example Permission to watch for an hour, but not to publish
  * ```ts
@@ -171,9 +171,9 @@ export interface MoqSessionOptions {
    * The options for measuring the outgoing bitrate and reporting it to the peer, see
    * {@linkcode BitrateMonitorOptions}.
    *
-   * By default this end measures while the peer probes, which `moq-lite-04` and `-05` can do. With
-   * options it also sends SESSION_UPDATE, which no peer requests, in versions that have that
-   * message. With `false` it does neither, and the application calls `report()`.
+   * By default this end measures while the peer probes, which is possible in `moq-lite-04` and
+   * `-05`. With options it also sends SESSION_UPDATE unasked, in versions that have this message.
+   * With `false` it does neither, and the application calls `report()`.
    */
   readonly bitrate?: BitrateMonitorOptions | false | undefined;
   /** The limits of the session. */
@@ -361,14 +361,15 @@ export class MoqSession implements AsyncDisposable {
   /**
    * Opens a session: negotiates a version, and exchanges its setup.
    *
-   * @param connection Must have streams; `protocol` selects the version, or SETUP does.
+   * @param connection The connection, which must have streams. Its `protocol` or SETUP selects the
+   * version.
    * @param options See {@linkcode MoqSessionOptions}.
    * @returns The session.
    * @throws {UnsupportedError} If the connection has no streams.
    * @throws {RangeError} If a limit is not a positive integer.
    * @throws {MoqError} If there is no common version, or the peer rejected the setup.
    * @throws {ProtocolError} If the peer's setup is malformed.
-   * @throws {ConnectionError} If the connection closed before.
+   * @throws {ConnectionError} If the connection closed during the setup.
    * @throws {TimeoutError} If the setup takes too long.
    */
   static async open(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
@@ -468,7 +469,7 @@ export class MoqSession implements AsyncDisposable {
   /**
    * Aborted with a {@linkcode MoqError} when the session closes. Its `cause` is the original error:
    * a `ConnectionError` if the connection broke or the peer closed it, or the peer's protocol
-   * violation. After a close by this end there is no `cause`.
+   * violation. If this end closed the session, there is no `cause`.
    */
   get signal(): AbortSignal {
     return this.#controller.signal;
@@ -597,7 +598,7 @@ export class MoqSession implements AsyncDisposable {
    * Requests measurements of the network path from the peer, until the loop is left.
    *
    * @param options The needed bitrate, in bits per second, and an abort signal.
-   * @returns Measurements of the peer.
+   * @returns The peer's measurements.
    * @throws {UnsupportedError} If the version has no PROBE.
    */
   probe(
@@ -623,7 +624,7 @@ export class MoqSession implements AsyncDisposable {
    * Asks the peer to leave the session.
    *
    * @param options A URL to connect to instead, a time in milliseconds after which this end closes
-   * the session (never by default), and a signal that stops waiting but keeps the session.
+   * the session (never by default), and a signal that ends the wait but not the session.
    * @returns Resolves when the peer has left.
    * @throws {UnsupportedError} If neither the version nor the transport has such a request.
    */
@@ -665,7 +666,7 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Closes the session and everything on it. Idempotent.
+   * Closes the session and all of its streams. Idempotent.
    *
    * @param reason The name of a session error, or an application-defined error code.
    * @param message The reason in words.
@@ -776,7 +777,7 @@ interface RemoteEnd {
 /**
  * Waits until a connection closes, and describes how.
  *
- * @param familyOf Returns the error code family of the peer; called at the end.
+ * @param familyOf Returns the error code family of the peer; called once the connection is closed.
  * @returns How the connection closed; never rejects.
  */
 async function remoteEnd(

@@ -37,10 +37,10 @@ const HOP_PARAMETER = 0x5;
 export const PROBE_PARAMETER = 0x1;
 
 /**
- * The parameter that identifies a Skein end, in every setup. Two such ends require a close from
- * each other: on raw QUIC a crash also closes with 0, and their closes carry a mark. The number is
- * odd because the setup of moq-lite-01 and -02 has bytes under odd numbers and a varint under even
- * ones.
+ * The parameter that identifies a Skein end, in every setup. On raw QUIC a crash also closes with
+ * 0, so Skein ends mark their closes, and two of them treat an unmarked close as a crash. The
+ * number is odd because in the setup of moq-lite-01 and -02 the value of an odd number is bytes,
+ * and that of an even number a varint.
  */
 const SKEIN_PARAMETER = 0x536b;
 

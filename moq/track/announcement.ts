@@ -103,7 +103,8 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
    *
    * @param options A signal to end the wait.
    * @returns The announcement; `null` after the last one.
-   * @throws {MoqError} If the peer rejected or aborted the announcements; on every call.
+   * @throws {MoqError} If the peer rejected or aborted the announcements; every later call throws,
+   * too.
    */
   next(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Announcement | null> {
     checkOptions("read announcement", options, SIGNAL);

@@ -152,10 +152,11 @@ export class GroupWriter implements AsyncDisposable {
   /**
    * Adds a frame.
    *
-   * @param frame The frame; its bytes are copied, and may be changed when this method returns.
+   * @param frame The frame. Its bytes are copied, so you may change them once this method has
+   * returned.
    * @param options See {@linkcode WriteFrameOptions}.
-   * @returns Resolves immediately or, above 64 KiB of waiting bytes, once the connection has
-   * accepted some.
+   * @returns Resolves immediately or, if more than 64 KiB are waiting, once the connection has
+   * accepted some of them.
    * @throws {MoqError} If the subscriber cancelled the group, or this end aborted it.
    * @throws {TypeError} If the group was closed, or the frame is not a `Uint8Array`.
    * @throws {RangeError} If the timestamp is not an integer from 0 to 2^52 - 1.

@@ -15,7 +15,8 @@ import type { TrackWriter } from "./track_writer.ts";
 /**
  * Parses a pattern.
  *
- * @param pattern Parts separated by slashes; `{name}` matches one part, a final `**` any number.
+ * @param pattern Parts separated by slashes; `{name}` matches one part, a final `**` any number of
+ * parts.
  * @throws {TypeError} If the pattern is malformed.
  */
 function patternParts(pattern: string): string[] {
@@ -71,8 +72,9 @@ export interface FetchRequest {
 /** A handler for the tracks of a broadcast. */
 export interface TrackServer {
   /**
-   * Serves one subscriber. The track is closed when this method has finished. An error closes the
-   * track with the reason of a {@linkcode MoqError}, or with `internal`.
+   * Serves one subscriber. The track is closed when this method has finished. If it throws a
+   * {@linkcode MoqError}, the track is closed with that reason; any other error closes it with
+   * `internal`.
    *
    * @param track The subscriber's track.
    */
@@ -85,16 +87,16 @@ export interface TrackServer {
    */
   readonly acceptLater?: boolean | undefined;
   /**
-   * Answers a fetch. Without this method fetches are rejected; a {@linkcode TrackHandler} that is a
-   * function receives a track whose range is the fetched group.
+   * Answers a fetch. Without this method fetches are rejected. A {@linkcode TrackHandler} that is a
+   * function receives a track instead, whose range is the fetched group.
    *
    * @param request The request.
    * @param group The group to write to, which is closed afterwards.
    */
   serveFetch?(request: FetchRequest, group: GroupWriter): void | Promise<void>;
   /**
-   * Returns the fixed properties of a track; by default priority 0, unordered, no cache, and
-   * milliseconds.
+   * Returns the fixed properties of a track. The defaults are priority 0, unordered, no cache, and
+   * a timescale of milliseconds.
    *
    * @param name The name of the track.
    * @returns The properties that differ from the default.
@@ -144,9 +146,9 @@ export interface MoqPublication extends Disposable {
   /** True until the broadcast is withdrawn. */
   readonly isActive: boolean;
   /**
-   * Announces the broadcast again after its route has changed. Subscriptions stay.
+   * Announces the broadcast again after its route has changed. Subscriptions continue.
    *
-   * @param hops Ids of the relays that the broadcast passed.
+   * @param hops Ids of the relays that the broadcast passed through.
    */
   reannounce(hops: readonly bigint[]): void;
   /** Withdraws the broadcast. Idempotent. */
@@ -274,7 +276,7 @@ export class TrackMux {
    * @throws {MoqError} If the path is already published (`duplicated`), or there are too many
    * broadcasts.
    * @throws {RangeError} If the path has too many parts or bytes.
-   * @throws {TypeError} If the handler is neither a function nor has `serveTrack()`.
+   * @throws {TypeError} If the handler is not a function and has no `serveTrack()`.
    */
   publish(path: string, handler: TrackHandler, options: MoqPublishOptions = {}): MoqPublication {
     checkOptions("publish", options, PUBLISH);
@@ -326,10 +328,11 @@ export class TrackMux {
   /**
    * Serves every path that matches a pattern, without announcements.
    *
-   * @param pattern Parts separated by slashes; `{name}` matches one part, a final `**` any number.
+   * @param pattern Parts separated by slashes; `{name}` matches one part, a final `**` any number
+   * of parts.
    * @param handler Serves the tracks of matching paths.
    * @returns A handle that withdraws the pattern when disposed.
-   * @throws {TypeError} If the pattern is malformed, or the handler is neither a function nor has
+   * @throws {TypeError} If the pattern is malformed, or the handler is not a function and has no
    * `serveTrack()`.
    */
   handle(pattern: string, handler: TrackHandler): Disposable {

@@ -98,7 +98,7 @@ export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
 /**
  * Changes the fields of a subscription.
  *
- * @param changes The changed fields; absent or undefined fields stay.
+ * @param changes The fields to change; absent or undefined fields stay as they are.
  * @throws {RangeError} If a value is out of range.
  */
 function changedFields(
@@ -197,7 +197,7 @@ export interface TrackReaderLink {
  * - **End:** the loop ends once the publisher has ended the track, or the last requested group has
  *   arrived. After a rejection or failure, the loop and every later read throw. Over Deno's QUIC
  *   the streams of a closing session appear to end cleanly, which may look like the end of the
- *   track, except in `moq-lite-05`, which marks it.
+ *   track. Only `moq-lite-05` marks the end of a track.
  *
  * @example A range of groups, in order
  * ```ts
@@ -338,13 +338,13 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   }
 
   /**
-   * Changes the subscription. Ignored at the end of the track. In `moq-lite-01` and `-02`, whose
-   * peers treat the message as the end of the subscription, no message is sent: the change only
-   * affects this end.
+   * Changes the subscription. After the end of the track, this has no effect. In `moq-lite-01` and
+   * `-02` the change only affects this end, and no message is sent, because peers treat it as the
+   * end of the subscription.
    *
-   * @param options The changed options; the others stay.
+   * @param options The options to change; the others stay as they are.
    * @throws {RangeError} If a value is out of range.
-   * @throws {MoqError} If the subscription ended in the meantime.
+   * @throws {MoqError} If the subscription ends before the change is sent.
    */
   async update(
     options: Pick<

@@ -57,9 +57,9 @@ export interface TrackWriterLink {
 }
 
 /**
- * The maximum number of groups of a subscription that wait for a stream; and, counted separately,
- * of closed groups that wait to be sent. Beyond it the writer must wait. With a thousand at once,
- * the overhead would exceed the data.
+ * The maximum number of a subscription's groups that wait for a stream. The same maximum applies
+ * separately to closed groups that wait to be sent. Beyond it the writer must wait. With a thousand
+ * groups at once, the overhead would exceed the data.
  */
 export const MAX_OPENING_GROUPS = 64;
 
@@ -185,7 +185,7 @@ const ORDERS_PER_PRIORITY = 2 ** 23;
  * Computes the send order of a group: higher priorities first; then the newest group, or the oldest
  * one in ordered mode. Groups of a saturated writer follow all others, oldest first: otherwise the
  * first groups would wait until the writer stops, and every open stream costs the subscriber
- * memory. The numbers wrap around, so that one group in four million is out of order.
+ * memory. The numbers wrap around, so one group in four million is sent out of order.
  *
  * @returns The send order; higher values are sent first.
  */
@@ -211,9 +211,9 @@ export const CLOSE_TIMEOUT_MS = 30_000;
  * Serves one subscriber of a track. A {@linkcode TrackHandler} receives the writer; when the
  * handler has finished, the track is closed.
  *
- * - **Groups:** several may be open at once, and each may be aborted. Each has a stream: while the
- *   peer allows no more streams, up to 64 groups wait, and opening another one waits as well. So
- *   does opening more than 64 in one turn of the event loop.
+ * - **Groups:** several may be open at once, and each may be aborted. Each has a stream. While the
+ *   peer allows no more streams, up to 64 groups wait, and opening another one waits as well.
+ *   Opening more than 64 in one turn of the event loop also waits.
  * - **Order:** the newest group is sent first, or the oldest if the subscriber requests it. A
  *   writer whose `openGroup()` has to wait is saturated: its groups are sent in order, after the
  *   earlier ones.
@@ -358,9 +358,9 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Accepts the subscription before there is a group. Idempotent. The first group also accepts it,
-   * and so does a handler that has not rejected it by the end of the turn of the event loop in
-   * which it was called.
+   * Accepts the subscription before there is a group. Idempotent. The first group also accepts it.
+   * So does the end of the event loop turn in which the handler was called, if the handler has not
+   * rejected it.
    *
    * @param info Properties of the track for the subscriber, if the version can carry them; by
    * default the fields of the request.
@@ -374,8 +374,8 @@ export class TrackWriter implements AsyncDisposable {
   /**
    * Starts a group.
    *
-   * @param sequence The number of the group; one more than the last one by default, and for the
-   * first group the requested one, or 1.
+   * @param sequence The number of the group. By default it is one more than the last number; for
+   * the first group, it is the requested number, or 1.
    * @param options A signal to end the wait.
    * @returns The group: immediately, unless too many groups wait for a stream or to be sent, or
    * were opened in this turn of the event loop.
@@ -408,8 +408,9 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Starts a group without waiting, regardless of the number of waiting groups; for callers that
-   * limit it by other means. Such a group never counts as one of a saturated writer.
+   * Starts a group without waiting, regardless of the number of waiting groups. It is for callers
+   * that limit this number by other means. The group is never sent in the order of a saturated
+   * writer.
    *
    * @param sequence The number of the group.
    * @returns The group.
@@ -421,8 +422,8 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Reports that groups will not be sent, in versions with such a message; in others the subscriber
-   * notices it by itself.
+   * Reports that groups will not be sent, in versions with such a message. In other versions the
+   * subscriber notices missing groups by itself.
    *
    * @param missed The groups.
    * @param reason The reason for the subscriber.
@@ -446,7 +447,7 @@ export class TrackWriter implements AsyncDisposable {
    * Closes all open groups, and ends the track once all groups are written. Idempotent.
    *
    * @param options The time that the subscriber may take to read the written groups, 30 seconds by
-   * default; then the rest is aborted.
+   * default. After this time, the rest is aborted.
    * @throws {RangeError} If `timeoutMs` is negative or not a number.
    */
   async close(options: { readonly timeoutMs?: number | undefined } = {}): Promise<void> {

@@ -1,10 +1,10 @@
 /**
  * MoQ errors, and the codes with which sessions and streams end. Two families use the same numbers
- * for different reasons, so a name depends on the family, and the number is always kept next to the
- * name.
+ * for different reasons, so the name of a number depends on the family. An error always keeps both
+ * the number and the name.
  *
- * gomoqt has a table for each kind of stream. moq-rs has one for sessions and one for streams,
- * since version 0.3; the JavaScript of moq-rs resets every stream with 0, and reports only the
+ * gomoqt has a table for each kind of stream. Since version 0.3, moq-rs has one for sessions and
+ * one for streams. The JavaScript client of moq-rs resets every stream with 0, and reports only the
  * number to the application.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},

@@ -38,7 +38,7 @@ export class FieldWriter {
   /**
    * Adds a varint.
    *
-   * @param value Up to 53 bits.
+   * @param value An integer of up to 53 bits, 0 or more.
    * @throws {RangeError} If the value is not such an integer.
    */
   varint(value: number): this {

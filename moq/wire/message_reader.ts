@@ -16,9 +16,9 @@ const NOTHING = new Uint8Array(0);
 const MAX_PROMISED_BYTES = 262_144;
 
 /**
- * The smallest number of bytes that are copied out of a read. The next read can then reuse the
- * memory, while a new 64 KiB buffer would have to be cleared: frames of 16 KiB cost a tenth less
- * CPU. Copying fewer bytes would cost more than the buffer.
+ * The minimum size at which bytes are copied out of the read buffer, so that the next read can
+ * reuse it. A new 64 KiB buffer would have to be cleared: with copies, frames of 16 KiB cost a
+ * tenth less CPU. Copying fewer bytes would cost more than a new buffer.
  */
 const MIN_COPIED_BYTES = 4_096;
 
@@ -91,8 +91,8 @@ export class MessageReader {
   /**
    * Reads a length and the bytes after it, if all have arrived.
    *
-   * @returns The bytes; `undefined` if some are missing, in which case nothing was consumed.
-   * @throws {ProtocolError} If the length is larger.
+   * @returns The bytes; `undefined` if some are missing, in which case nothing is consumed.
+   * @throws {ProtocolError} If the length exceeds `maxBytes`.
    */
   takeSized(maxBytes: number): Uint8Array | undefined {
     const start = this.#at;
@@ -123,7 +123,7 @@ export class MessageReader {
   /**
    * Reads a number of bytes. Memory grows with the received bytes, not with `count`.
    *
-   * @throws {TruncatedError} If the stream ends before.
+   * @throws {TruncatedError} If the stream ends before all bytes have arrived.
    */
   async bytes(count: number): Promise<Uint8Array> {
     const there = this.takeBytes(count);
@@ -150,7 +150,7 @@ export class MessageReader {
    * Reads a length, and the body of a message.
    *
    * @returns The body; `undefined` at the end of the stream.
-   * @throws {ProtocolError} If the body is larger.
+   * @throws {ProtocolError} If the body exceeds `maxBytes`.
    * @throws {TruncatedError} If the stream ends inside the message.
    */
   async message(maxBytes: number = MAX_MESSAGE_BYTES): Promise<Uint8Array | undefined> {
@@ -163,7 +163,7 @@ export class MessageReader {
   /**
    * Reads a length, and the body of a message that must follow.
    *
-   * @throws {ProtocolError} If the body is larger.
+   * @throws {ProtocolError} If the body exceeds `maxBytes`.
    * @throws {TruncatedError} If the stream ends before or inside the message.
    */
   async required(name: string, maxBytes: number = MAX_MESSAGE_BYTES): Promise<Uint8Array> {

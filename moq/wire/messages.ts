@@ -1,12 +1,12 @@
 /**
- * MoQ messages: moq-lite's versions 01, 02, 04 and 05 and gomoqt's own, each with the fields in the
- * order of the version. A length precedes every message: `encode…` functions write it, `decode…`
- * functions take the body after it.
+ * The messages of moq-lite 01, 02, 04 and 05 and of gomoqt, with the fields in the order of each
+ * version. A length precedes every message: `encode…` functions write it, `decode…` functions take
+ * the body after it.
  *
- * Numbers have up to 62 bits on the wire and 53 here. If a larger number only means "no limit",
- * such as a latency, decoders return the largest one; otherwise they reject the message. Encoders
- * throw a `RangeError` for a number that is too large, decoders a `ProtocolError` for a malformed
- * body.
+ * Numbers have up to 62 bits on the wire and 53 here. If a larger number only means "no limit", as
+ * for a latency, decoders return the largest 53-bit number; otherwise they reject the message.
+ * Encoders throw a `RangeError` for a number that is too large, decoders a `ProtocolError` for a
+ * malformed body.
  *
  * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite}
  * @see {@link https://datatracker.ietf.org/doc/draft-ietf-moq-transport/14/ | Media over QUIC Transport, draft 14}, for SETUP
@@ -317,7 +317,8 @@ export function decodeAnnounceInterest(body: Uint8Array, traits: VersionTraits):
 /**
  * Encodes ANNOUNCE_INIT: the initial broadcasts.
  *
- * @returns The message, preceded by its length. The caller MUST keep to a size that peers accept.
+ * @returns The message, preceded by its length. The caller MUST keep it to a size that peers
+ * accept.
  */
 export function encodeAnnounceInit(suffixes: readonly string[]): Uint8Array {
   const fields = new FieldWriter().varint(suffixes.length);
@@ -376,7 +377,7 @@ export function encodeAnnounce(message: AnnounceMessage, traits: VersionTraits):
 /**
  * Decodes the body of ANNOUNCE.
  *
- * @returns The announcement. In moq-lite-05, a change of route reads as a start.
+ * @returns The announcement. In moq-lite-05, a change of route is decoded as a start.
  */
 export function decodeAnnounce(body: Uint8Array, traits: VersionTraits): AnnounceMessage {
   return decodeMessage(body, "ANNOUNCE", (fields) => {

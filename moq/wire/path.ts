@@ -62,8 +62,8 @@ export function wirePath(path: BroadcastPath, isSlashed: boolean): string {
 }
 
 /**
- * Formats a prefix for the wire. A prefix with slashes ends with a slash, and is never empty,
- * because gomoqt does not survive an empty one.
+ * Formats a prefix for the wire. A prefix with slashes ends with a slash. It is never empty,
+ * because gomoqt does not survive an empty prefix.
  *
  * @param isSlashed True if the peer needs slashes.
  */

@@ -193,8 +193,8 @@ export function versionOf(protocol: string): MoqVersion | undefined {
 export const HASH_PATH = "/certificate.sha256";
 
 /**
- * The maximum number of streams of each kind that a peer may have open. Every group has a
- * unidirectional stream, and every subscription a bidirectional one. Above the limit some peers
+ * The maximum number of streams of each kind that a peer may have open. Every group uses a
+ * unidirectional stream, and every subscription a bidirectional one. Beyond the limit some peers
  * fail, and others wait.
  */
 export const MAX_STREAMS = 1_024;
@@ -219,8 +219,8 @@ export function checkVersions(versions: readonly MoqVersion[], verb: string): vo
 }
 
 /**
- * Lists the subprotocols that a client offers on a WebSocket. Every version has QMux subprotocols;
- * bare QMux names leave the choice to the first message.
+ * Lists the subprotocols that a client offers on a WebSocket. Every version has QMux subprotocols.
+ * With a bare QMux name, the first message selects the version.
  *
  * @param versions The versions, in order of preference.
  * @returns The subprotocols, in order of preference.
