@@ -51,11 +51,11 @@ export function payloadBytes({ payload, bytes }: Publication): number {
 export const ENTRY_BYTES = 64;
 
 /**
- * Computes the space of kept publications or records, as it counts toward byte bounds.
+ * Computes how many bytes kept publications or records count toward byte bounds.
  *
  * @param bytes Bytes of all payloads.
  * @param entries Number of publications or records.
- * @returns The bytes, with {@linkcode ENTRY_BYTES} for each entry.
+ * @returns The bytes, including {@linkcode ENTRY_BYTES} for each entry.
  */
 export function countedBytes(bytes: number, entries: number): number {
   return bytes + ENTRY_BYTES * entries;
@@ -203,8 +203,8 @@ export interface HistoryPage {
  * Keeps publications. The offsets of a topic grow but need not be consecutive, because each
  * publication names the previous offset.
  *
- * - `append` MUST publish the kept publication, with its position, to all subscriptions with
- *   `history`. It MUST either do both or neither.
+ * - `append` MUST keep the publication and publish it, with its position, to all subscriptions with
+ *   `history`. It MUST do either both or neither.
  * - `append` MUST keep the order of one node's calls on a topic, even across an outage of the
  *   engine. It MUST send an unacknowledged publication again, in such a way that it is stored once.
  * - The epoch MUST change whenever the engine may have lost acknowledged publications.
@@ -219,8 +219,8 @@ export interface HistoryPage {
 export interface BrokerHistory {
   /**
    * Time for which the engine can distinguish an empty history from an earlier history of the
-   * topic, in milliseconds. A position before the first publication is not trusted for longer. If
-   * left out, there is no limit.
+   * topic, in milliseconds. A position before the first publication is trusted for this time at
+   * most. If left out, there is no limit.
    */
   readonly remembersMs?: number | undefined;
   /**
@@ -229,8 +229,9 @@ export interface BrokerHistory {
    * @param publication The publication. MUST NOT be changed afterwards.
    * @param options Bounds of the history, which must be the same on every node, and the key by
    * which the engine recognizes a repetition for at least two minutes.
-   * @returns Resolves when the engine has stored the publication. There is no position if it was a
-   * repetition, or if the engine became unreachable before the epoch was known again.
+   * @returns Resolves when the engine has stored the publication. The result has no position if the
+   * publication was a repetition, or if the engine became unreachable before the epoch was known
+   * again.
    * @throws {BrokerError} If the publication was dropped because too many were waiting, the engine
    * was unreachable for too long, or the broker was closed.
    * @throws {RangeError} If the engine does not support the topic or the producer.
@@ -355,11 +356,11 @@ export type TakenTokens = Awaited<ReturnType<NonNullable<BrokerStore["take"]>>>;
  * - `publish` and `subscribe` MUST throw a `SkeinError` with code `unsupported` after `close`.
  * - A topic or key that the engine does not support MUST be rejected with a `RangeError`, for that
  *   call only and before it is sent. Other topics MUST NOT be affected. Topics of 255 bytes of
- *   UTF-8 after a prefix of 32 MUST be supported.
+ *   UTF-8 after a prefix of 32 bytes MUST be supported.
  * - A broker MUST NOT close a client library that the application passed in.
  * - A broker MUST NOT queue publications without a bound.
  * - `history`, `logs` and `store` are for engines that can keep data. Without them, topics have no
- *   history across nodes, there are no durable streams, and limits count per node.
+ *   history across nodes, there are no durable streams, and limits apply to each node separately.
  *
  * {@linkcode testBroker} is the test suite that every implementation must pass.
  */

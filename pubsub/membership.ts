@@ -28,8 +28,8 @@ export class Membership {
   }
 
   /**
-   * Replies once the broker confirms, but not before the application's call has returned. The reply
-   * is sent earlier if another reply is sent or the subscription ends.
+   * Replies once the broker confirms, but not before the application's call has returned. It
+   * replies earlier if another reply is due or the subscription ends.
    *
    * @param tell Sends the reply, with an error if the broker did not confirm.
    * @param confirmation The confirmation to wait for, if any.
@@ -47,10 +47,10 @@ export class Membership {
   }
 
   /**
-   * Waits for the broker, but no longer than the session is subscribed.
+   * Waits until the broker confirms, but only as long as the session is subscribed.
    *
    * @param confirmation The confirmation.
-   * @param onLate Called before a rejection, which need not be handled.
+   * @param onLate Called if the promise rejects. The rejection need not be handled.
    * @returns Resolves to false if the session leaves first.
    */
   confirmed(

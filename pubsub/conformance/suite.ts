@@ -195,7 +195,7 @@ export interface BrokerTestOptions {
  * them.
  *
  * Test the remaining rules yourself, with your engine: `publish` does not throw while the engine is
- * down, `onInterrupted` is called after that, the epoch changes when the engine may have lost
+ * down, `onInterrupted` is called after an outage, the epoch changes when the engine may have lost
  * publications, and a client library that was passed in is not closed.
  *
  * @example Testing your own broker

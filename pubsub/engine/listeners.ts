@@ -146,7 +146,7 @@ export class ListenerTable<C extends Listeners> {
    *
    * @param key Key of the topic.
    * @param listener Called with each publication.
-   * @param options Creates the topic for its first listener; the other options come from the
+   * @param options `make` creates the topic for its first listener. `onInterrupted` comes from the
    * broker's caller.
    * @returns The subscription.
    */

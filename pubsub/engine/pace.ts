@@ -3,9 +3,9 @@ import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "./queue.ts";
 
 /**
- * Bytes delivered in one turn: half of the bytes that the connection of a session buffers before
- * the send queue fills. After a busy moment, a node receives megabytes at a time. Delivering them
- * in one turn would overflow the queues even of sessions that keep up.
+ * Bytes delivered in one turn: half of the bytes that a session's connection buffers before the
+ * send queue fills. After a busy moment, a node may receive megabytes at once. Delivering them in
+ * one turn would overflow the queues even of sessions that keep up.
  */
 const TURN_BYTES = 32_768;
 

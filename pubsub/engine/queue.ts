@@ -128,7 +128,7 @@ const CLOSED = "the broker is closed";
 /**
  * Number of checks for overdue items in each `giveUpMs`. Items carry the number of the check at
  * which they are due, because reading a clock for each item would be expensive. As a result, an
- * item may wait up to a tenth longer.
+ * item may wait up to a tenth longer than `giveUpMs`.
  */
 const LOOKS = 10;
 

@@ -58,7 +58,7 @@ export class Makers {
    *
    * @param now The time.
    * @returns The oldest topic of the maker that created the most within the last hour; `undefined`
-   * if no maker created more than {@linkcode MAX_MADE}, or more than half of all.
+   * if none created more than {@linkcode MAX_MADE}, or than half of `maxTopics` if that is less.
    */
   first(now: number): string | undefined {
     let most: Map<string, number> | undefined;
@@ -164,8 +164,8 @@ export class Holders {
    * Finds the history to forget first when bytes run out.
    *
    * @param total Bytes of all histories.
-   * @returns The quietest topic of the client that holds the most bytes, within a factor of two;
-   * `undefined` if no client holds an eighth of all bytes.
+   * @returns The quietest topic of the client that holds the most bytes, or of one that holds at
+   * least half as many; `undefined` if this client holds no more than an eighth of all bytes.
    */
   first(total: number): string | undefined {
     const [holder] = this.#ranks.get(Math.max(...this.#ranks.keys())) ?? [];

@@ -321,8 +321,8 @@ function isForgotten(
 
 /**
  * Brings one session to the newest offset of its feed. The session receives the reply first, then
- * page after page as fast as it reads them. When it reaches the feed's offset, it joins the live
- * subscribers in the same step.
+ * one page after another, as fast as the peer reads them. It joins the live subscribers in the same
+ * step in which it reaches the feed's offset.
  *
  * A page fills at most half of the session's send queue, and is sent when the queue is empty.
  */

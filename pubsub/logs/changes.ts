@@ -1,9 +1,10 @@
 /**
- * The changes of logs, decided in one place for all engines.
+ * Decides the changes of logs, in one place for all engines.
  *
  * A decision depends only on the log and the time. Its effect says what the engine has to write, in
- * the same atomic step in which the engine read the log. If an engine cannot lock the log in
- * between, it compares when it writes, and decides again if another node was first.
+ * the same atomic step in which the engine read the log. An engine that cannot lock the log checks,
+ * when it writes, that the log is still as it was read, and decides again if another node has
+ * changed it.
  */
 import { withoutUndefined } from "../../base/options.ts";
 import { countedBytes } from "../broker.ts";
@@ -68,7 +69,7 @@ export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
 export interface LogEngine
   extends Pick<BrokerLogs, "maxAppendBytes" | "read" | "overdue" | "list"> {
   /**
-   * Changes a log: reads it, decides by `decide`, and applies the effect, all in one atomic step.
+   * Changes a log: reads it, calls `decide`, and applies the effect, all in one atomic step.
    * Announces each write that is not quiet, and each removal.
    *
    * @param id The id of the log.
@@ -87,7 +88,7 @@ export interface LogEngine
 /**
  * Creates the logs of a broker.
  *
- * @param engine The engine, which decides by `decide`.
+ * @param engine The engine, which calls `decide`.
  * @returns The logs.
  */
 export function logsOver(engine: LogEngine): BrokerLogs {
@@ -206,7 +207,8 @@ export function decide<N extends LogChangeName>(
  * @param sizeOf Returns the size of a record in bytes. It is called for the kept records and then
  * for the added records, starting with the oldest. `undefined` means that the engine has lost the
  * record, which stops the retention.
- * @returns The state without the oldest records beyond the retention; the newest record stays.
+ * @returns The state without the oldest records beyond the retention. The newest record is always
+ * kept.
  */
 export function retained<R>(
   { next, keep }: LogWrite<R>,

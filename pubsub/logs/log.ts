@@ -56,8 +56,8 @@ export interface LogConfig {
   readonly origin?: LogOrigin | undefined;
   /**
    * Keys of the user or guest and of the networks to which a log belongs, separated by spaces. The
-   * engine returns them unchanged. If an engine has a bound on all bytes, it gives each of them a
-   * share of it.
+   * engine returns them unchanged. If an engine bounds the bytes of all logs, each key has a share
+   * of the bound.
    */
   readonly owner?: string | undefined;
 }
@@ -119,7 +119,7 @@ export interface CreateLogOptions {
  * Result of {@linkcode BrokerLogs.create}:
  *
  * - `created`: the log is new. `count` is the number of logs of its kind, including this one. It
- *   may be too high if the engine counts only now and then.
+ *   may be too high if the engine counts only from time to time.
  * - `exists`: there already is a log with this id, possibly a deleted log that is kept for forks.
  * - `expired`: there is an expired log with this id, which must be deleted first.
  * - `too-many`: the engine already keeps the maximum number of logs of this kind.
@@ -136,7 +136,9 @@ export type LogCreated =
 export interface AppendLogOptions {
   /** Identity that the log must have. A different log with this id counts as `missing`. */
   readonly identity?: string | undefined;
-  /** The records. Either all or none are kept. Empty to only end the log or renew a lease. */
+  /**
+   * The records. Either all or none are kept. May be empty, to only end the log or renew a lease.
+   */
   readonly records: readonly LogRecord[];
   /** Ends the log after the records. */
   readonly end?: LogEnd | undefined;
@@ -171,7 +173,7 @@ export interface AppendLogOptions {
    */
   readonly maxBytes: number;
   /**
-   * Retention: the oldest records beyond these bounds are dropped. Bytes are counted by
+   * Retention: the oldest records beyond these bounds are dropped. Bytes are counted with
    * `countedBytes`. By default, all records are kept.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
@@ -275,7 +277,7 @@ export interface BrokerLogs {
    *
    * @param id The id.
    * @param options See {@linkcode CreateLogOptions}.
-   * @returns The state of the log, new or not.
+   * @returns The state of the new or existing log.
    * @throws {BrokerError} If the engine is unreachable.
    */
   create(id: string, options: CreateLogOptions): Promise<LogCreated>;
@@ -303,8 +305,8 @@ export interface BrokerLogs {
    *
    * @param id The id.
    * @param options With `ifExpired`, deletes the log only if it has expired.
-   * @returns The result. After `removed`, the caller has to `release` the origin. An expired log
-   * with forks that was deleted before stays `kept`.
+   * @returns The result. After `removed`, the caller has to `release` the origin. A log that was
+   * deleted before is `deleted`.
    * @throws {BrokerError} If the engine is unreachable.
    */
   delete(
@@ -315,7 +317,8 @@ export interface BrokerLogs {
     | { readonly kind: "kept" | "missing" | "deleted" | "alive" }
   >;
   /**
-   * Records that a fork depends on the log. Idempotent: a registered fork uses no second slot.
+   * Records that a fork depends on the log. Idempotent: a fork that is already recorded uses no
+   * second slot.
    *
    * @param id The id of the source.
    * @param fork The fork's unique name: its identity.
@@ -349,7 +352,7 @@ export interface BrokerLogs {
    *
    * @param kind `answer` for responses, whose ids start with `answer:`; `stream` for the logs of
    * clients and applications.
-   * @param options About how many logs to list, and `next` of the previous page.
+   * @param options The approximate number of logs to list, and `next` of the previous page.
    * @returns The page.
    * @throws {BrokerError} If the engine is unreachable, or no longer knows where the page starts.
    */

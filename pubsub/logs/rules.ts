@@ -54,7 +54,8 @@ export function logKind(id: string): LogKind {
 
 /**
  * Returns the id of the log that keeps the request for which a log is written. A writer that takes
- * over the log reads the request; a log that lost its writer waits for such a writer.
+ * over the log reads the request. If a log with a request loses its writer, it waits for another
+ * one.
  *
  * @param id The id of the log.
  * @returns The id of the request's log.
@@ -67,7 +68,7 @@ export function requestLog(id: string): string {
  * Counts the bytes of records, in UTF-8 for texts.
  *
  * @param records The records.
- * @returns The bytes.
+ * @returns The number of bytes.
  */
 export function recordBytes(records: readonly LogRecord[]): number {
   return records.reduce(

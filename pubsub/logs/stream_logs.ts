@@ -107,7 +107,7 @@ export interface StreamLogsOptions {
   /**
    * Takes over a stream with a request if the stream has lost its writer. Resolves to false if this
    * node cannot take it over now. By default, this node leaves such streams to other nodes for 20
-   * s.
+   * seconds.
    */
   readonly rescue?: ((id: string) => Promise<boolean>) | undefined;
   /**
@@ -127,13 +127,13 @@ export interface CreateStreamOptions extends StreamFacts {
 /**
  * Result of {@linkcode StreamLogs.create}:
  *
- * - `created` and `exists`: the stream. An existing stream may have different settings; `isSame`
- *   compares them.
+ * - `created` and `exists`: the result contains the stream. An existing stream may have different
+ *   settings; `isSame` compares them.
  * - `deleted`: the id belongs to a deleted stream that forks need.
  * - `source-missing`, `source-deleted`: the source of a fork is missing or was deleted.
  *   `other-type`: the source has a different media type.
- * - `bad-offset`: the fork would start after the end of the source, or at an offset that is no
- *   record of it.
+ * - `bad-offset`: the fork would start after the end of the source, or at an offset at which the
+ *   source has no record.
  * - `gone`: the fork would start at an offset of another stream or before the kept records.
  * - `too-deep`: the source is itself nested too many forks deep. `too-many-forks`: it has too many
  *   forks. `too-many`: there are too many streams. `full`: the records exceed the bound of a
@@ -367,7 +367,7 @@ export class StreamLogs implements AsyncDisposable {
    * Appends records, ends a stream, or records a cancellation.
    *
    * @param id The id.
-   * @param options The append, without the bounds.
+   * @param options The options of the append, without the bounds.
    * @returns The result.
    * @throws {BrokerError} If the broker is unreachable. The append may have taken effect.
    */
@@ -427,8 +427,8 @@ export class StreamLogs implements AsyncDisposable {
 
   /**
    * Reads a stream to its end, page by page, and waits for new records. An empty page means that
-   * the reader has caught up; the last page of an ended stream completes its records. Renews the
-   * time to live while the reader waits.
+   * the reader has caught up. The last page of an ended stream contains its last records, if any
+   * are left. Renews the time to live while the reader waits.
    *
    * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}. The signal and `close` end the pages without
@@ -535,10 +535,11 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Finds an answer, or what happened to it within the last week.
+   * Finds a response, or what happened to it within the last week.
    *
-   * @param id The id of an answer.
-   * @returns Also `undefined` for a response that was deleted, and on a broker without a store.
+   * @param id The id of the response.
+   * @returns Its state; `undefined` if the response never existed or was deleted. Without a store,
+   * the broker remembers no past responses.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async findAnswer(id: string): Promise<"kept" | "expired" | "dropped" | undefined> {
@@ -550,7 +551,7 @@ export class StreamLogs implements AsyncDisposable {
 
   /**
    * Drops a completed response to make room for another one. Its readers receive the reason, and
-   * its name starts no response for a week.
+   * its name cannot start another response for a week.
    *
    * @param id The id.
    * @returns True if there is room now; false if the response is missing, is still running, or has
@@ -572,7 +573,7 @@ export class StreamLogs implements AsyncDisposable {
    * Lists the logs of a kind that the broker keeps. Streams without an owner may be left out.
    *
    * @param kind The kind.
-   * @param options About how many to list, and `next` of the previous page.
+   * @param options The approximate number of logs to list, and `next` of the previous page.
    * @returns A page of the list.
    * @throws {BrokerError} If the broker is unreachable.
    */

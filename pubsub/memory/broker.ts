@@ -130,13 +130,13 @@ export interface MemoryBrokerOptions {
    * overhead. The default is 512 MiB or a quarter of the machine's memory, whichever is smaller;
    * without the permission to read the memory size, it is 512 MiB.
    *
-   * Beyond the limit, histories are forgotten. If one client's topics hold more than an eighth of all
-   * bytes, the client whose topics hold the most loses histories first, then in the same order as for `maxTopics`.
-   * Once no history is left to forget, durable streams accept no more records.
+   * Beyond the limit, histories are forgotten in the same order as for `maxTopics`. If the topics
+   * of a client hold more than an eighth of all bytes, the client whose topics hold the most loses
+   * histories first. Once no history is left to forget, durable streams accept no more records.
    *
    * Nothing in a durable stream is dropped. While durable streams and responses use more than half
    * of the bytes, the streams that one user or address created over HTTP may grow to at most an
-   * eighth.
+   * eighth of them.
    *
    * @default {536870912}
    */

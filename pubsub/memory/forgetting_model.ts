@@ -86,8 +86,8 @@ export class ForgettingModel {
    * Appends a publication.
    *
    * @param topic The topic.
-   * @param publication The text, `true` if it is larger than the history, and the producer's
-   * number.
+   * @param publication The text, the producer's number, and in `isLarge`, `true` if the text is
+   * larger than the history.
    * @returns The offset; `undefined` for a repetition.
    */
   append(topic: string, { text, isLarge, key }: {

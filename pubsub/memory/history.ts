@@ -149,11 +149,11 @@ class TopicHistory implements Linked<TopicHistory>, Counted {
  *   publications.
  * - **Order of forgetting:** logs without publications are forgotten first, then logs of the client
  *   that created the most within the last hour, then logs without listeners, starting with the
- *   quietest. If logs with listeners exceed {@linkcode KEPT_FOR_LISTENERS} of all, they are
- *   forgotten, too.
- * - **Bytes:** beyond the bound on bytes, the logs without publications are followed by the logs of
- *   the client that holds the most bytes, starting with the quietest. After that, the order is the
- *   same. The last log loses its oldest publications.
+ *   quietest. If the logs with listeners exceed {@linkcode KEPT_FOR_LISTENERS} of the maximum, they
+ *   are forgotten, too.
+ * - **Bytes:** beyond the bound on bytes, logs of the client that holds the most bytes are
+ *   forgotten directly after the logs without publications, starting with the quietest. Then the
+ *   order is the same. The last log loses its oldest publications.
  * - **Listeners:** forgetting a log does not disturb listeners. The offsets of a topic with listeners
  *   continue after the last one.
  */

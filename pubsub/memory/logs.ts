@@ -132,8 +132,8 @@ export class MemoryLogs implements LogEngine {
   /**
    * @param runtime Clocks of the node.
    * @param options `life` rejects calls after a close. `announce` notifies a topic's subscriptions
-   * of a change, and MUST NOT throw. `hasRoom` makes room for a number of bytes of all logs, if
-   * possible. `maxBytes` is the bound in which clients have shares.
+   * of a change, and MUST NOT throw. `hasRoom` makes room for all logs together to use a number of
+   * bytes, if possible. `maxBytes` is the bound of which clients have shares.
    */
   constructor(
     runtime: Runtime,

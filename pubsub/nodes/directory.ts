@@ -54,18 +54,18 @@ interface PendingCheck<T> {
 }
 
 /**
- * Keys and values by scope, which each node sets and every node that has the scope open can see. An
- * entry belongs to the node that set it, and disappears with that node. Two nodes may use the same
- * key.
+ * Keys and values by scope. Each node sets its own, and every node that has the scope open can see
+ * them. An entry belongs to the node that set it, and disappears with that node. Two nodes may use
+ * the same key.
  *
  * - **Publishing:** changes are gathered for `batchMs`, reduced to their net effect, numbered, and
  *   published to the nodes that have the scope open. Without another node, no change is published.
  * - **Eventual consistency:** a node that misses a number requests all entries, in pages. It also
- *   does so when another node joins, and after the broker was unreachable. Every `checkMs`, one
- *   node and 200 scopes are checked in turn, which detects whether the last change was lost.
+ *   does so when another node joins, and after the broker was unreachable. Every `checkMs`, the
+ *   next node and the next 200 scopes are checked, to detect whether the last change was lost.
  * - **Gone:** the entries of a node that is gone are deleted immediately.
- * - **Bounds:** a node can have up to 100,000 entries per scope. Pages and changes have about 60
- *   KB.
+ * - **Bounds:** a node can have up to 100,000 entries per scope. Pages and changes are at most
+ *   about 60 KB long.
  *
  * @typeParam T The type of the values.
  *

@@ -54,7 +54,8 @@ class RemoteEntries {
   }
 
   /**
-   * Receives one page of the node's entries. The last page of a sequence replaces the copy.
+   * Receives one page of the node's entries. Once the last page has arrived, the pages replace the
+   * copy.
    *
    * @returns False if a page or a change is missing and pages have to be requested.
    */

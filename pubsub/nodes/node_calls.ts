@@ -140,9 +140,9 @@ interface Answering {
  *   handled them.
  * - **Cancellation:** a signal, or the time limit, aborts the signal of the handler on the other
  *   node.
- * - **Bounds:** at most 10,000 calls run concurrently in each direction, with at most 1,000 for the
- *   clients at one network address once half of them are in use. Incomplete requests take at most
- *   64 MiB, and each request and reply at most `maxBytes`. Malformed messages are ignored and
+ * - **Bounds:** at most 10,000 calls run concurrently in each direction. Once half of them are in
+ *   use, at most 1,000 may be for the clients at one network address. Incomplete requests take at
+ *   most 64 MiB, and each request and reply at most `maxBytes`. Malformed messages are ignored and
  *   counted.
  *
  * @example Call another node
@@ -244,7 +244,7 @@ export class NodeCalls implements AsyncDisposable {
    * @param to Id of the node.
    * @param data The request. MUST NOT be changed afterwards.
    * @param options A time limit for the reply and a signal that ends the wait, both of which also
-   * cancel the work of the other node; and the client on whose behalf this node calls.
+   * cancel the work on the other node; and the client on whose behalf this node calls.
    * @returns The reply.
    * @throws {NodeCallError} If no reply can arrive.
    * @throws {TimeoutError} If the reply takes longer than `timeoutMs`.

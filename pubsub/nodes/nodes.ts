@@ -111,8 +111,8 @@ const MAX_ANSWERING = 1_000;
 const DISCOVERY_MS = 300;
 
 /**
- * Says farewell on behalf of a node that ended without a farewell, so that no other node waits for
- * it to be gone.
+ * Says farewell on behalf of a node that ended without a farewell, so that no other node waits
+ * until it is declared gone.
  *
  * @param broker Broker of the nodes.
  * @param id Id of the node, which MUST have ended.
@@ -127,12 +127,12 @@ export function sayFarewell(broker: Broker, id: string): void {
  *
  * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A silent node is declared gone
  *   within `goneAfterMs`, and at most half a heartbeat early. A node that closes says farewell, and
- *   is gone immediately.
+ *   is declared gone immediately.
  * - **Outages:** no node is declared gone while the broker is unreachable or does not deliver this
  *   node's own messages. When the broker is reachable again, or after this process was suspended,
  *   the full `goneAfterMs` starts over for every node.
  * - **Questions:** a question goes to all live nodes, and completes when all of them have answered,
- *   or when the time is over.
+ *   or when the time limit has passed.
  * - **Bounds:** there can be 1,000 nodes, and 1,000 concurrent questions in each direction.
  *   Malformed messages, and messages beyond the bounds, are ignored and counted.
  *

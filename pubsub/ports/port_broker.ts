@@ -76,8 +76,8 @@ export interface PortBrokerOptions {
  *
  * - **Bounds:** at most 100,000 publications and 64 MiB can wait for the engine's thread. Further
  *   publications are dropped and counted in `stats.dropped`, and `append` then rejects. While
- *   another worker is behind, the engine's thread accepts less, which slows down callers that await
- *   `append`.
+ *   another worker has fallen behind, the engine's thread accepts less, which slows down callers
+ *   that await `append`.
  * - **Slow worker:** if this thread has more than 32 MiB to handle, the engine's thread drops
  *   further deliveries, and `onInterrupted` notifies every subscription that publications were
  *   missed.
@@ -190,7 +190,7 @@ export class PortBroker implements Broker {
    * Subscribes this thread to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets the publications of the topic.
+   * @param listener Receives the publications of the topic.
    * @param options The bounds of a history, and a callback for interruptions.
    * @returns The subscription, which is ready once the engine has confirmed it.
    * @throws {UnsupportedError} If the broker is closed.

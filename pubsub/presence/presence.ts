@@ -51,15 +51,15 @@ const PRESENCE: OptionKinds<PresenceOptions> = {
  *
  * - **Users:** two tabs of one user are one member with two connections. The user leaves when the
  *   last connection does.
- * - **Grace period:** a user that returns within `graceMs` never left. There is neither a leave nor
- *   a join, and the user counts as present the whole time, with 0 connections.
+ * - **Grace period:** a user that returns within `graceMs` counts as never having left. There is
+ *   neither a leave nor a join, and the user counts as present the whole time, with 0 connections.
  * - **Close:** a session that closes leaves all topics and goes offline. A closed session cannot
  *   enter.
  * - **Data:** a session may be present in a topic with data. A user's data is the newest data of
- *   the user's present sessions on all nodes, by the clocks of the nodes. Data that is set after
- *   other known data is always newer. When the session with the newest data leaves, the newest data
- *   of the other sessions applies again. During the grace period, when no session is present, the
- *   last data stays.
+ *   the user's present sessions on all nodes, by the clocks of the nodes. Data that a node sets
+ *   always counts as newer than the data that it knew before. When the session with the newest data
+ *   leaves, the newest data of the other sessions applies again. During the grace period, when no
+ *   session is present, the last data stays.
  * - **Events:** each listener receives joins, data updates and leaves in order, after the change.
  *   Changes that a listener makes are reported after it has returned.
  * - **Bounds:** there is one timer for all grace periods, and none while no user is away.
@@ -356,8 +356,8 @@ export class Presence implements Disposable {
    * Returns true if `members` is complete for a topic, because the other nodes have sent its users.
    *
    * @param topic The topic.
-   * @returns True if it is complete. If the topic has no users or followers on this node, true if
-   * there is no other node.
+   * @returns True if it is complete. If the topic has no users or followers on this node, it is
+   * only complete if there is no other node.
    */
   isSettled(topic: string): boolean {
     return this.#scopes.isSettled(topic);

@@ -211,7 +211,7 @@ export class PresenceModel {
 /**
  * Writes an event as text.
  *
- * @param event Type, user, topic, data, and number of the session of an event.
+ * @param event The event's type, user, topic and data, and the number of its session.
  * @returns The text.
  */
 export function eventText({ type, user, topic, data, session }: {

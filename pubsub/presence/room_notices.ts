@@ -21,8 +21,8 @@ const MAX_NOTICE_BYTES = 60_000;
 
 /**
  * Minimum size of a notice in bytes, even if a member accepts only smaller messages. All members
- * share the notices, and smaller notices would be too many. If a member accepts less, it receives
- * gaps.
+ * share the notices, and there would be too many smaller ones. A member that accepts only smaller
+ * messages receives gaps.
  */
 const LEAST_NOTICE_BYTES = 8_192;
 

@@ -100,10 +100,10 @@ const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
  *   {@linkcode RoomOptions}. One interval carries at most 64 KiB of data; the rest follows in the
  *   next interval.
  * - **Limits:** the name of a room must not begin with `presence:`, and can be at most 246 bytes
- *   long, so that the topic of the notices fits.
- * - **Nodes:** a room includes the members of all nodes that the presence knows. Each node sends
- *   notices to its own sessions. A session that joins receives the list when the other nodes have
- *   sent their members, or after a second.
+ *   long, so that the topic of its notices is not too long.
+ * - **Nodes:** a room includes the members on all nodes that the presence knows. Each node sends
+ *   notices to its own sessions. A session that joins receives the list once the other nodes have
+ *   sent their members, or after one second at the latest.
  *
  * @example Usage
  * ```ts
