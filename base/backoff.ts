@@ -14,10 +14,10 @@ export const MAX_DELAY_MS = 30_000;
 const MAX_RETRY_AFTER_MS = 3_600_000;
 
 /**
- * Limits the delay after which a server allows a retry.
+ * Clamps the retry delay that a server has sent.
  *
  * @param retryAfterMs The server's delay, in milliseconds; 0 by default.
- * @returns The delay, from 0 to one hour.
+ * @returns The delay, between 0 and one hour.
  */
 export function boundRetryAfter(retryAfterMs: number = 0): number {
   return Math.max(0, Math.min(MAX_RETRY_AFTER_MS, retryAfterMs));

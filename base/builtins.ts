@@ -17,9 +17,9 @@ interface Builtins {
 }
 
 /**
- * Looks up a module.
+ * Looks up a built-in module.
  *
- * @param name Name of the module.
+ * @param name Its name, such as `node:os`.
  * @returns The module.
  */
 export function builtin<N extends keyof Builtins>(name: N): Builtins[N] {

@@ -6,8 +6,8 @@
  * @param call The function to call.
  * @param failed Receives the thrown error, or the rejection of the returned promise. MUST NOT
  * throw.
- * @returns A promise for the end of the call, which never rejects; `undefined` if the call is
- * already complete.
+ * @returns A promise that resolves once the call has settled, and never rejects; `undefined` if the
+ * call is already complete.
  */
 export function attempt(
   call: () => unknown,

@@ -40,8 +40,8 @@ interface Kind {
 /**
  * Prints warnings, so that failures are visible even without a handler.
  *
- * - **Once per cause:** repetitions are only counted. When a line of the same kind is printed an
- *   hour or more later, it reports their number.
+ * - **Once per cause:** repetitions are counted instead of printed. The next line of the same kind,
+ *   an hour or more later, includes the count.
  * - **Bounded:** at most 16 lines of one kind are printed per hour, each with at most 400
  *   characters, and at most 16 handler errors per minute. Kinds do not suppress each other.
  * - **One line:** a peer's text cannot start a new line, move a terminal's cursor, or reverse the
@@ -81,8 +81,8 @@ export class ConsoleReport {
 
   /**
    * Prints a handler's error with its stack. Prints at most 16 errors per minute, because a failing
-   * handler may be called for every message. The next error after that reports how many errors were
-   * omitted.
+   * handler may be called for every message. The next printed error includes the number of omitted
+   * errors.
    *
    * @param what The handler.
    * @param error The error, as thrown.

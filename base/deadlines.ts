@@ -2,8 +2,8 @@
 import type { Runtime, Timer } from "./runtime.ts";
 
 /**
- * Items that all have the same timeout. They become due in the order in which they were added, so
- * one timer is enough for all of them.
+ * Items that all have the same timeout. They time out in the order in which they were added, so a
+ * single timer is enough.
  *
  * @typeParam T Type of the items, compared by identity.
  *

@@ -20,7 +20,7 @@ export class DecisionFault extends Error {
    *
    * @param decision Name of the function.
    * @param message The name of the function, and what went wrong.
-   * @param options The error of the application, as `cause`.
+   * @param options The application's error, as `cause`.
    */
   constructor(decision: string, message: string, options: ErrorOptions) {
     super(message, options);
@@ -29,7 +29,7 @@ export class DecisionFault extends Error {
   }
 
   /**
-   * Creates the fault of a function that threw.
+   * Creates the fault for a function that threw.
    *
    * @param decision Name of the function.
    * @param cause The thrown value.
@@ -45,7 +45,7 @@ export class DecisionFault extends Error {
   }
 
   /**
-   * Creates the fault of a function that returned an invalid result.
+   * Creates the fault for a function that returned an invalid result.
    *
    * @param decision Name of the function.
    * @param expected The valid results, in words.
@@ -72,9 +72,10 @@ export class DecisionFault extends Error {
  * Asks the application for a decision.
  *
  * @typeParam T The decision.
- * @param decision Name of the function, for messages. @param ask Calls the function.
- * @param answers Error classes with which the function may decide; such errors are thrown
- * unchanged.
+ * @param decision Name of the function, for messages.
+ * @param ask Calls the function.
+ * @param answers Error classes that the function may throw as its decision; such errors are
+ * rethrown unchanged.
  * @returns The decision.
  * @throws {DecisionFault} If the function threw anything else.
  *
@@ -110,9 +111,9 @@ export interface FaultOptions {
 }
 
 /**
- * Prints that the application failed to decide, and how it can reject instead. Each text is printed
- * once per hour. If a handler receives the faults, only the first fault of each function is
- * printed.
+ * Prints that the application's function failed, and how it can reject instead. Each text is
+ * printed at most once per hour. If a handler receives the faults, only the first fault of each
+ * function is printed.
  *
  * @param console Prints the line.
  * @param fault The fault.

@@ -9,8 +9,8 @@ export interface Linked<T> {
 }
 
 /**
- * A list for items that are added and deleted often. A `Set` used this way leaves old tables
- * behind, which keep deleted items alive through minor garbage collections.
+ * A list for items that are added and deleted often. A `Set` used this way leaves old hash tables
+ * in memory, which keep deleted items alive through minor garbage collections.
  *
  * @typeParam T The type of an item.
  */

@@ -22,9 +22,9 @@ const WITH_PORT = /^(?:\[([^\]]*)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?$/;
 const IPV6 = /^[0-9a-f:.]+$/;
 
 /**
- * Converts a network address to the key under which it is counted. A whole IPv6 /64 counts as one
- * address, because one host can use all of it. An IPv4 address and its IPv4-mapped IPv6 form have
- * the same key.
+ * Converts a network address to the key that identifies it in quotas. A whole IPv6 /64 counts as
+ * one address, because one host can use all of it. An IPv4 address and its IPv4-mapped IPv6 form
+ * have the same key.
  *
  * @param address An address from the runtime or a proxy; port and zone are ignored.
  * @returns An IPv4 address, a /64, or any other text, truncated to 64 characters.
@@ -51,7 +51,7 @@ export function addressKey(address: string): string {
  * that providers assign to one customer.
  *
  * @param key A key of {@linkcode addressKey}; `undefined` if the address is unknown.
- * @returns The networks, the narrowest first, each with its number of shares.
+ * @returns The networks with their numbers of shares, the narrowest network first.
  *
  * @example Usage
  * ```ts

@@ -1,7 +1,7 @@
 /**
- * Values at the limits of options and arguments: the last valid one, and the first invalid ones.
+ * Tests options and arguments at their limits: the last valid value, and the first invalid ones.
  * The limits are repeated here as numbers, so that a changed default or range fails a test.
- * `tests/option_calls_test.ts` checks names and types with the tables of the calls themselves.
+ * `tests/option_calls_test.ts` checks names and types against each call's own table.
  */
 import { assertEquals, assertRejects } from "@std/assert";
 import { Names as NatsNames } from "../brokers/nats/format.ts";

@@ -14,7 +14,8 @@ import type { Rate } from "./token_bucket.ts";
 import { MAX_TIMER_MS } from "./wait.ts";
 
 /**
- * Rejects an option that has an unknown name, with a hint, or a value of another type.
+ * Rejects an option if its name is unknown or its value has the wrong type. The error includes a
+ * hint about the name.
  *
  * @param verb The user's call, such as `create broker`.
  * @param options The options as given.
@@ -26,7 +27,7 @@ export function checkOptions(verb: string, options: unknown, kinds: object): voi
 }
 
 /**
- * Rejects an option that has an unknown name or a value of another type. Without this check, a
+ * Rejects an option if its name is unknown or its value has the wrong type. Without this check, a
  * misspelled name would be ignored, and the default would silently apply. An option with the value
  * `undefined` counts as absent.
  *
@@ -79,7 +80,7 @@ export function wrongKind(
 }
 
 /**
- * Creates the check of a nested object that may also be of another type, such as `false`.
+ * Creates the check for an option that is a nested object or another value, such as `false`.
  *
  * @param kind The other types.
  * @param kinds Kinds of the options in the object.
@@ -94,7 +95,7 @@ export function objectOr(kind: string, kinds: object): NestedCheck {
 }
 
 /**
- * Creates the check of an object whose keys the user chooses, such as topic patterns.
+ * Creates the check for an object whose keys the user chooses, such as topic patterns.
  *
  * @param kinds Kinds of the options in each value.
  * @returns The check.
@@ -110,11 +111,11 @@ export function recordOf(kinds: object): NestedCheck {
 }
 
 /**
- * Creates the check of a library object, or of an application's own implementation. The check also
- * rejects a promise whose `await` was forgotten.
+ * Creates the check for a library object or an application's own implementation. The check also
+ * rejects a promise that the caller forgot to await.
  *
  * @param what Name of the type.
- * @param methods Some methods of the type.
+ * @param methods Methods that the object must have.
  * @returns The check.
  */
 export function objectWith(what: string, ...methods: readonly string[]): CheckOption {
@@ -126,7 +127,7 @@ export function objectWith(what: string, ...methods: readonly string[]): CheckOp
 }
 
 /**
- * Creates the check of a number.
+ * Creates the check for a number.
  *
  * @param range The numbers that the option accepts.
  * @returns The check.
@@ -202,7 +203,7 @@ export const RUNTIME: CheckOption = objectWith("Runtime", "now", "setTimeout");
 export const BROKER: CheckOption = objectWith("Broker", "publish", "subscribe");
 
 /**
- * Creates the check of a list.
+ * Creates the check for a list.
  *
  * @param kind Types of the items.
  * @param other Other types that the option accepts instead of a list.

@@ -57,7 +57,7 @@ type KindOf<V> =
     : string | readonly unknown[] | 0);
 
 /**
- * Kinds of all options of an interface. The compiler reports a missing option, a removed option,
+ * The kind of each option in an interface. The compiler reports a missing option, a removed option,
  * and a kind that does not match the type.
  *
  * @typeParam T The interface.
@@ -65,11 +65,11 @@ type KindOf<V> =
 export type OptionKinds<T> = { readonly [K in keyof T]-?: KindOf<Exclude<T[K], undefined>> };
 
 /**
- * Selects the options that an inner call accepts from the options of an outer call.
+ * Selects an inner call's options from the options of an outer call.
  *
- * @param kinds Kinds of the options of the call.
- * @param options All options.
- * @returns The options that the call accepts.
+ * @param kinds Kinds of the inner call's options.
+ * @param options The outer call's options.
+ * @returns The selected options.
  */
 export function optionsFor<T extends object>(kinds: OptionKinds<T>, options: T): T {
   const known = Object.entries(options).filter(([name]) => Object.hasOwn(kinds, name));
@@ -77,8 +77,8 @@ export function optionsFor<T extends object>(kinds: OptionKinds<T>, options: T):
 }
 
 /**
- * Copies an object without the keys whose value is `undefined`. Use it when defaults come before a
- * spread, and for objects whose keys are printed, compared or passed to another library.
+ * Copies an object without the keys whose value is `undefined`. Use it before you spread options
+ * over defaults, and for objects whose keys are printed, compared or passed to another library.
  *
  * @param given Options, or a result.
  * @returns An object with the keys that have a value.

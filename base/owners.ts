@@ -157,7 +157,7 @@ export class Owners {
  * counts as a proxy, whatever the headers say.
  *
  * @param address The address of the peer.
- * @param session The connection, for a quota that has a share for each connection.
+ * @param session The connection, for quotas with a share per connection.
  * @returns The owner.
  */
 export function socketOwner(address: string, session?: string): Owner {

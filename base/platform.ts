@@ -12,7 +12,7 @@ type RuntimeErrorName = "AddrInUse" | "AddrNotAvailable" | "BadResource";
  * Throws on Node if a call needs functions that only Deno has.
  *
  * @param verb The user's call, such as `serve workers`.
- * @param need The requirement of the call, and the alternative.
+ * @param need The missing requirement, and the alternative.
  * @throws {UnsupportedError} If the runtime is not Deno.
  */
 export function requireDeno(verb: string, need: string): void {

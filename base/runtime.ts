@@ -37,8 +37,8 @@ export interface Runtime {
    */
   clearTimeout(timer: ReturnType<typeof setTimeout> | undefined): void;
   /**
-   * Calls back once all callbacks that are ready in this event loop turn have run. The call cannot
-   * be cancelled, and does not keep the process alive.
+   * Calls a function after all callbacks that are ready in this turn of the event loop. The call
+   * cannot be cancelled, and does not keep the process alive.
    *
    * @param callback Called once. MUST NOT throw.
    */
@@ -67,7 +67,7 @@ export interface Runtime {
 /**
  * Waits for work outside a runtime's time, such as loading a module or computing a digest.
  *
- * @param runtime The runtime, whose time may stop until then.
+ * @param runtime The runtime. Its time may stop until the work is done.
  * @param work The work, which MUST NOT use the runtime's time or randomness.
  * @returns The outcome of the work.
  */

@@ -29,8 +29,8 @@ export interface NetworkShare {
 }
 
 /**
- * Computes how much of a limit a network may use. Otherwise, a wide network could use all of it,
- * and if the limit is small, even a single address could.
+ * Computes how much of a limit a network may use. Without this maximum, a wide network could use
+ * the whole limit, and so could a single address if the limit is small.
  *
  * @param facts See {@linkcode NetworkShare}.
  * @returns The maximum for the network: at most half of the limit, unless the application set more.
@@ -137,9 +137,9 @@ export interface TakeOptions {
   /** True if another node has already granted the slot, so that no share applies. */
   readonly ignoresShares?: boolean | undefined;
   /**
-   * Another slot of the same client during a handover. The two slots count once at each level where
-   * they have the same owner. If the other slot already counts together with a third, this option
-   * is ignored, because otherwise a client could have any number of slots for the price of one.
+   * Another slot of the same client during a handover. The two slots count as one at each level
+   * where they have the same owner. If the other slot already counts as one with a third slot, this
+   * option is ignored. Otherwise, a client could have any number of slots that count as one.
    */
   readonly beside?: Place | undefined;
   /**
@@ -194,7 +194,7 @@ export class Place implements Disposable {
    * method throws, the slot is unchanged.
    *
    * @param owner The new owner.
-   * @param options Conditions; at levels where the owner stays the same, shares do not apply.
+   * @param options Conditions. Shares are not checked at levels where the owner stays the same.
    * @throws {LimitError} If a share of the new owner is reached.
    */
   change(owner: Owner, options: TakeOptions = {}): void {
@@ -302,7 +302,7 @@ export class Quota {
   }
 
   /**
-   * Takes a slot if one is free; unlike `take`, without the cost of creating an error.
+   * Takes a slot if one is free. Unlike `take`, it saves the cost of creating an error.
    *
    * @param owner The owner of the slot.
    * @param options Conditions; see {@linkcode TakeOptions}.
@@ -314,12 +314,12 @@ export class Quota {
   }
 
   /**
-   * Checks for a free slot, without counting a rejection.
+   * Checks whether a slot is free. A negative result does not count as a rejection.
    *
    * @param owner The owner of the slot.
    * @param options Conditions; see {@linkcode TakeOptions}.
-   * @returns The level whose limit or share is reached, shares first; `undefined` if a slot is
-   * free.
+   * @returns The level whose share is reached, or `server` if the limit is reached; `undefined` if
+   * a slot is free.
    */
   levelFull(owner: Owner = NOBODY, options: TakeOptions = {}): LimitLevel | undefined {
     return (this.#fullShare(this.#countsOf(owner), options) ?? this.#fullBound(options))?.level;
@@ -484,11 +484,11 @@ export interface Full {
 }
 
 /**
- * Creates the error for a limit or share that is reached. The peer may receive the message, so it
- * does not contain any user or address.
+ * Creates the error for a limit or share that has been reached. The message contains no user or
+ * address, because it may be sent to the peer.
  *
  * @param options The texts of the quota, and the levels whose share always applies.
- * @param full The level that was reached.
+ * @param full The level whose limit or share was reached.
  * @returns The error.
  */
 export function limitError(
@@ -594,7 +594,7 @@ export class Quotas {
   }
 
   /**
-   * Adds the counters of a limit that is counted elsewhere.
+   * Adds the counters of a limit that another component enforces.
    *
    * @param name The name for the counters, which no quota may have.
    * @param counted The counters.

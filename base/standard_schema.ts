@@ -1,7 +1,7 @@
 /**
- * Standard Schema, version 1: the small interface that zod, valibot, arktype and others share.
- * Because Skein uses this interface, it does not depend on any schema library. This module contains
- * the types, and the function that calls a schema.
+ * Standard Schema, version 1: the small interface that zod, valibot, arktype and others implement.
+ * With it, Skein does not depend on any schema library. This module contains the types and the
+ * function that calls a schema.
  */
 
 /**
@@ -111,8 +111,8 @@ export type Validation<T> = Valid<T> | Invalid;
  * - **Sync stays sync:** the function returns a promise only if the schema returned one.
  * - **One issue:** only the first issue is reported, with a path of strings and numbers.
  * - **Errors pass through:** if the schema throws or rejects, the error reaches the caller
- *   unchanged. It is the application's fault, whereas "invalid" would blame the peer that sent the
- *   value.
+ *   unchanged. The error is the application's fault; an "invalid" result would blame the peer that
+ *   sent the value.
  *
  * @example Usage
  * ```ts

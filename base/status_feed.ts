@@ -9,8 +9,8 @@ import { Signal } from "./signal.ts";
 const MAX_PRINTED = 16;
 
 /**
- * The current value and its changes. Read them in a loop, or with a callback in the form that UI
- * libraries expect. A slow loop may miss intermediate values, but never the latest, because the
+ * A current value that reports its changes. Read it in a loop, or with a callback in the form that
+ * UI libraries expect. A slow loop may miss intermediate values, but never the latest, because the
  * feed keeps only the latest value.
  *
  * @example Usage

@@ -63,8 +63,9 @@ export function checkRate(rate: Rate | undefined, name: string): Required<Rate> 
 /**
  * A token bucket that starts full. Calls take tokens, and time refills them.
  *
- * - **Larger than the bucket:** an amount above `burst` is accepted when the bucket is full, and
- *   the debt delays later amounts. This keeps the rate, and no amount is rejected forever.
+ * - **Larger than the bucket:** an amount above `burst` is accepted once the bucket is full, and
+ *   the resulting debt delays later amounts. The average rate is kept this way, and no amount is
+ *   rejected forever.
  * - **Cost:** the bucket stores two numbers and needs no timer, because tokens are computed on each
  *   call.
  * - **Clock:** if the clock is set back, the tokens for the time since the last call are lost. If

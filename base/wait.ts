@@ -10,7 +10,7 @@ export const MAX_TIMER_MS: number = 2 ** 31 - 1;
  *
  * @param runtime Runtime with the timers.
  * @param ms Time in milliseconds; `undefined` and `Infinity` start no timer.
- * @param callback Called with the time when it has passed.
+ * @param callback Called with `ms` once the time has passed.
  * @returns The timer, for `clearTimeout` of the runtime.
  * @throws {RangeError} If the time is negative or not a number.
  */
@@ -25,9 +25,9 @@ export function startTimer(
 }
 
 /**
- * Creates the error of an operation that was aborted.
+ * Creates the error for an aborted operation.
  *
- * @param message The operation.
+ * @param message The error message, which names the operation.
  * @returns A `DOMException`, or a plain error of that name on platforms without the class.
  */
 export function abortError(message: string): Error {
@@ -37,11 +37,11 @@ export function abortError(message: string): Error {
 }
 
 /**
- * Combines abort signals. This also works on platforms without `AbortSignal.any`, but there, the
+ * Combines abort signals. This also works on platforms without `AbortSignal.any`. On these, the
  * combined signal stays in memory until one of the signals aborts.
  *
  * @param signals The signals.
- * @returns A signal that aborts with the first of them, with the same reason.
+ * @returns A signal that aborts as soon as one of them does, with the same reason.
  */
 export function anySignal(...signals: readonly AbortSignal[]): AbortSignal {
   const { any } = AbortSignal as Partial<typeof AbortSignal>;
@@ -167,7 +167,7 @@ export function settlesWithin(
 }
 
 /**
- * Waits until a time has passed or a signal is aborted, and leaves no timer or listener behind.
+ * Waits until a time has passed or a signal is aborted, then removes its timer and listeners.
  *
  * @param runtime Runtime with the timers.
  * @param ms The time, in milliseconds.
