@@ -1,10 +1,12 @@
 /**
- * Measures the publications per second that brokers with a history accept, and how late event loop
- * timers are meanwhile: one topic with one publication at a time, one topic with many at once, many
- * topics, and many topics with a few publications every five milliseconds.
+ * Measures how many publications per second a broker with a history accepts, and how late event
+ * loop timers fire in the meantime. There are four loads: one topic with one publication at a time,
+ * one topic with many at once, many topics, and many topics with a few publications every five
+ * milliseconds.
  *
- * Run: `deno task bench:appends`; `--seconds 3 --bytes 200 --only sqlite --folder /data`. The
- * folder selects the measured disk. Redis needs `redis-server`.
+ * Run it with `deno task bench:appends`. Options are, for example, `--seconds 3 --bytes 200 --only
+ * sqlite --folder /data`. The folder determines which disk is measured. The Redis broker needs
+ * `redis-server`.
  *
  * @module
  */

@@ -5,7 +5,7 @@
  */
 
 /**
- * Finds the value of an argument, as `--name value` or `--name=value`.
+ * Finds the value of an argument, given as `--name value` or `--name=value`.
  *
  * @param args All arguments.
  * @param name The name, without dashes.
@@ -18,12 +18,12 @@ export function argument(args: readonly string[], name: string): string | undefi
 }
 
 /**
- * Finds the number of an argument.
+ * Finds the value of a numeric argument.
  *
  * @param args All arguments.
  * @param name The name, without dashes.
- * @param fallback The number if the argument is absent.
- * @returns The number.
+ * @param fallback The value if the argument is absent.
+ * @returns The value.
  * @throws {TypeError} If the value is not a number.
  */
 export function numberArgument(args: readonly string[], name: string, fallback: number): number {

@@ -30,8 +30,8 @@ export class Histogram {
   /**
    * Computes a quantile.
    *
-   * @param part From 0 to 1: 0.5 is the median.
-   * @returns The time below which that share of all times is, in milliseconds.
+   * @param part A fraction from 0 to 1: 0.5 is the median.
+   * @returns The time, in milliseconds, that this fraction of all times does not exceed.
    */
   quantileMs(part: number): number {
     const wanted = part * this.#count;

@@ -1,17 +1,23 @@
 /**
- * The load generator: many clients in one process; the result is one line of JSON.
+ * The load generator, which runs many clients in one process. The result is printed as one line of
+ * JSON.
  *
  * ```sh
  * deno run -A bench/load.ts --port 9100 --pid 123 --mode fanout --dialect skein --sessions 200
  * ```
  *
- * Modes: `fanout` (with `--window 64` publications that the publisher has not received back yet;
- * `--window 1` waits for every subscriber; `--rate 400` sets a pace instead; `--topics 2` spreads
- * the subscribers over two topics, a third of them on both), `echo`, and `connect`. With `--wire
- * webtransport` messages go over a WebTransport stream; `--hash` is the SHA-256 of the server's
- * certificate, by default fetched from a development server. Numbers in the messages reveal lost,
- * duplicate and reordered messages. `--ports 9101,9102` spreads the subscribers of `fanout` over
- * separate servers, and leaves only the publisher on `--port`; `--pid` takes several processes.
+ * The modes are `fanout`, `echo` and `connect`. Options of `fanout`:
+ *
+ * - `--window 64`: number of publications that the publisher has sent but not received back.
+ *   `--window 1` waits for every subscriber.
+ * - `--rate 400`: publications per second, instead of a window.
+ * - `--topics 2`: spreads the subscribers over two topics; a third of them subscribe to both.
+ * - `--ports 9101,9102`: spreads the subscribers over separate servers; only the publisher uses
+ *   `--port`. `--pid` accepts several processes.
+ *
+ * With `--wire webtransport`, messages are sent over a WebTransport stream. `--hash` is the SHA-256
+ * of the server's certificate; by default, it is fetched from a development server. Numbers in the
+ * messages reveal lost, duplicate and reordered messages.
  *
  * @module
  */

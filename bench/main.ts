@@ -1,19 +1,20 @@
 /**
- * The benchmark: Skein, the bare platform and common alternatives, with the same work, in one
- * batch.
+ * The main benchmark. It runs Skein, the bare platform and common alternatives with the same work,
+ * in one batch.
  *
  * ```sh
  * deno task bench --quick --only skein,bare
  * ```
  *
- * - `--quick`: one short run of each.
- * - `--only a,b`: only these servers; `--work a,b`: only this work; `--work webtransport` is all
- *   work over WebTransport, `--work streams` is all work with streams on a WebSocket, `--work
- *   websocket` is the rest.
+ * - `--quick`: runs each benchmark once, for a short time.
+ * - `--only a,b`: runs only these servers.
+ * - `--work a,b`: runs only these kinds of work. `--work webtransport` selects all work over
+ *   WebTransport, `--work streams` selects all work with streams on a WebSocket, and `--work
+ *   websocket` selects the rest.
  * - `--runs n`: number of runs; 3 by default.
- * - `--out file`: the file of the results; by default a new file in `bench/results/local/`.
- * - `--uwebsockets program`: the built program of `controls/uwebsockets.cpp`, as an additional
- *   server.
+ * - `--out file`: the file for the results; by default a new file in `bench/results/local/`.
+ * - `--uwebsockets program`: the program built from `controls/uwebsockets.cpp`, which is then
+ *   measured too.
  *
  * @module
  */

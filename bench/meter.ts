@@ -69,7 +69,7 @@ export class Meter {
    * Ends the measurement.
    *
    * @param count Number of operations during the interval.
-   * @param endUs Time of the last operation; now by default.
+   * @param endUs Time of the last operation; the current time by default.
    * @returns The measurements.
    */
   async end(count: number, endUs = nowUs()): Promise<Omit<LoadResult, "closed">> {
@@ -98,10 +98,10 @@ async function cpuOf(pids: readonly number[]): Promise<number | undefined> {
 }
 
 /**
- * Computes the memory of a server's sessions.
+ * Computes how much memory a session uses in the server.
  *
  * @param sessions The number of sessions.
- * @param usage The server's usage without and with the sessions.
+ * @param usage The server's memory usage without and with the sessions.
  * @returns The memory per session; empty on systems that do not report memory.
  */
 export function memoryOf(

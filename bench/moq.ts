@@ -33,7 +33,7 @@ export interface Moq {
 export const MOQ_VERSION = "0.3.3";
 
 /**
- * Loads the package. The package's types do not work in Deno; the interfaces above replace them.
+ * Loads the package. Its types do not work in Deno, so the interfaces above replace them.
  *
  * @returns The package.
  */

@@ -16,10 +16,10 @@ export interface Usage {
 }
 
 /**
- * Reads the resources of a process. Linux only.
+ * Reads which resources a process has used. This works only on Linux.
  *
  * @param pid The process.
- * @returns The used resources.
+ * @returns The resources; `undefined` values on other systems.
  */
 export async function usageOf(pid: number): Promise<Usage> {
   if (Deno.build.os !== "linux") return { cpuUs: undefined, rssBytes: undefined };
@@ -82,7 +82,7 @@ export function freePort(): number {
  * Waits until a server listens on a port.
  *
  * @param port The port on this machine.
- * @param options Timeout, and interval of attempts, in milliseconds.
+ * @param options The timeout, and the interval between attempts, in milliseconds.
  * @throws {Error} If no server listens in time.
  */
 export async function untilListening(

@@ -15,8 +15,8 @@ import type { Target } from "./webtransport_target.ts";
 const encoder = new TextEncoder();
 
 /**
- * One client. Reading starts with {@linkcode RawStream.start}. Frames are on the first stream of
- * the client.
+ * A client. It starts reading when you call {@linkcode RawStream.start}. All frames use the
+ * client's first stream.
  */
 export class RawStream {
   /** Receives the body of each text frame; the bytes are valid during the call only. */

@@ -45,9 +45,9 @@ export interface Report {
 }
 
 /**
- * Summarizes the runs of one server.
+ * Summarizes a server's runs.
  *
- * @param runs At least one.
+ * @param runs The results of one or more runs.
  * @returns The summary.
  */
 export function summarize(runs: readonly LoadResult[]): Summary {
@@ -114,10 +114,11 @@ export function tableOf(report: Report): string {
 }
 
 /**
- * Writes the one table of a batch: Skein, the control and the best of all others, by work.
+ * Writes the summary table of a batch. For each kind of work, it compares Skein, the control, and
+ * the best of the other servers.
  *
  * @param report The results.
- * @returns A row for each kind of work; a cell has the rate, its ratio to the control, and CPU time.
+ * @returns The table. A cell contains the rate, its ratio to the control's rate, and the CPU time.
  */
 export function summaryOf(report: Report): string {
   const lines = [

@@ -1,17 +1,18 @@
 /**
- * The measured Skein server, with only the public API, the default limits, and a contract that
- * checks every incoming message.
+ * The Skein server that is measured. It uses only the public API, the default limits except for the
+ * numbers of sessions, and a contract that checks every incoming message.
  *
  * ```sh
  * deno run -A bench/server.ts --port 9100
  * ```
  *
- * With `--webtransport` the server also serves WebTransport, on UDP; with `--hardened` the server
- * uses `hardenedWebSocket()`.
+ * With `--webtransport`, the server also serves WebTransport over UDP. With `--hardened`, it uses
+ * `hardenedWebSocket()`.
  *
- * Path `/ws`, plain and `skein.1`. `sub` subscribes to the topic in its data; the reply is `subok`.
- * `echo` is echoed. All other messages go to the subscribers of their topic, including the
- * publisher if subscribed.
+ * The server serves `/ws`, both as plain WebSocket and with the `skein.1` subprotocol. A `sub`
+ * message subscribes to the topic in its data; the reply is `subok`. An `echo` message is echoed.
+ * All other messages go to the subscribers of their topic, including the publisher if it is
+ * subscribed.
  *
  * @module
  */

@@ -43,11 +43,12 @@ const NODE_PACKAGES = ["ws@8.23.0", "socket.io@4.8.4", "bun@1.4.5"];
 const NODE_CONTROLS = ["ws.mjs", "socketio.mjs", "bun.mjs"];
 
 /**
- * Finds the servers. `ws` and socket.io run on Node, their native platform, if Node and npm are
- * installed, otherwise on Deno. Bun comes from npm, and is absent without it.
+ * Finds the servers. If Node and npm are installed, `ws` and socket.io run on Node, their native
+ * platform; otherwise, they run on Deno. Bun is installed from npm, so it is left out if npm is
+ * missing.
  *
- * @param groups The groups in use.
- * @param uWebSockets The built program of `controls/uwebsockets.cpp`, if there is one.
+ * @param groups The groups to measure.
+ * @param uWebSockets The program built from `controls/uwebsockets.cpp`, if there is one.
  * @returns The servers; dispose the result to remove the installed packages.
  */
 export async function findServers(

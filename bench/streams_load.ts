@@ -1,16 +1,16 @@
 /**
- * The load generator for streams on a WebSocket; the result is one line of JSON.
+ * The load generator for streams on a WebSocket. The result is printed as one line of JSON.
  *
  * ```sh
  * deno run -A bench/streams_load.ts --port 9100 --pid 123 --client skein --mode rpc
  * ```
  *
- * Clients: `raw` (a bare WebSocket), `text` (messages and requests of `skein.1`), `skein` (streams
- * of `skein.1`), and `moq` (`@moq/qmux`).
+ * The clients are `raw` (a bare WebSocket), `text` (messages and requests of `skein.1`), `skein`
+ * (streams of `skein.1`), and `moq` (`@moq/qmux`).
  *
- * Modes: `messages` (64 B each, `--window 64` in flight), `rpc` (64 B each, `--at-once 50`), `up`
- * and `echo` (`--mib 32`, 64 KiB per write), and `idle` (`--sessions 500`; clients with streams
- * open one per session).
+ * The modes are `messages` (64 B each, `--window 64` in flight), `rpc` (64 B each, `--at-once 50`),
+ * `up` and `echo` (`--mib 32`, 64 KiB per write), and `idle` (`--sessions 500`; clients that use
+ * streams open one stream per session).
  *
  * @module
  */

@@ -11,10 +11,10 @@ import { readVarint, varintLength, varintLengthAt, writeVarint } from "../transp
 const TEXT = 0;
 
 /**
- * Calls back for each complete text frame.
+ * Passes the body of each complete text frame to a callback.
  *
  * @param bytes Bytes of a stream, from the start of a frame.
- * @param onText Receives the body; the bytes are valid during the call only.
+ * @param onText Receives the body. The bytes are only valid during the call.
  * @returns The incomplete frame at the end.
  */
 export function eachText(bytes: Uint8Array, onText: (body: Uint8Array) => void): Uint8Array {

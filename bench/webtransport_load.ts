@@ -1,5 +1,6 @@
 /**
- * The load generator for WebTransport, on Skein's client; the result is one line of JSON.
+ * The load generator for WebTransport, which uses Skein's client. The result is printed as one line
+ * of JSON.
  *
  * ```sh
  * deno run -A --unstable-net bench/webtransport_load.ts --port 9100 --pid 123 --mode rpc
@@ -7,12 +8,13 @@
  *
  * The server echoes bidirectional streams and datagrams at `/echo`, and drains unidirectional
  * streams. `--hash` is the certificate's SHA-256 in hexadecimal; by default the generator fetches
- * it from the server, which works in development. With `--no-fin` a reply ends with its last byte.
+ * it from the server, which works in development. With `--no-fin`, a reply counts as complete once
+ * its last byte has arrived, even if the stream has not ended.
  *
- * `--round-trip 50` delays packets, for a round trip of 50 ms.
+ * `--round-trip 50` delays packets so that a round trip takes 50 ms.
  *
- * Modes: `setup` and `rpc` (with `--at-once 50`), `up` and `echo` (repeated transfers of `--mib 64`
- * on one stream), `datagrams` (`--window 64` in flight) and `idle` (`--sessions 200`).
+ * The modes are `setup` and `rpc` (with `--at-once 50`), `up` and `echo` (repeated transfers of
+ * `--mib 64` on one stream), `datagrams` (`--window 64` in flight), and `idle` (`--sessions 200`).
  *
  * @module
  */

@@ -45,7 +45,8 @@ export interface FindTargetOptions {
  * @param port The port of the server.
  * @param options See {@linkcode FindTargetOptions}.
  * @returns The server.
- * @throws {Error} If the server accepts no session in time; `cause` is the last reason.
+ * @throws {Error} If the server accepts no session in time; `cause` is the error of the last
+ * attempt.
  */
 export async function findTarget(port: number, options: FindTargetOptions): Promise<Target> {
   const { path, hash, roundTripMs = 0 } = options;

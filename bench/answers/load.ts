@@ -1,14 +1,14 @@
 /**
- * Reads streaming responses from one server, over one raw WebSocket: a library's client would cost
- * more than a server.
+ * Reads streaming responses from one server over one raw WebSocket. A library's client would use
+ * more CPU time than the server.
  *
  * ```sh
  * deno run -A bench/answers/load.ts --port 9100 --pid 42 --dialect skein --answers 64
  * ```
  *
  * `--mode items` counts items, `--mode stalled` stops reading and measures the server's memory, and
- * `--mode cancel` measures the time from a cancel to the end of the producer. Prints one line of
- * JSON.
+ * `--mode cancel` measures the time from a cancel until the producer ends. The result is printed as
+ * one line of JSON.
  *
  * @module
  */

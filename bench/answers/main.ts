@@ -1,15 +1,15 @@
 /**
- * Compares streaming responses with subscriptions of tRPC and graphql-ws, both on Node with `ws`:
- * items per second, memory while a consumer stalls, and time from a cancel to the end of the
- * producer.
+ * Compares Skein's streaming responses with the subscriptions of tRPC and graphql-ws, both on Node
+ * with `ws`. Measures items per second, memory while a consumer stalls, and the time from a cancel
+ * until the producer ends.
  *
  * ```sh
  * deno task bench:answers --runs 3
  * deno task bench:answers --only skein,trpc --work "one answer"
  * ```
  *
- * Server and generator have one core each, if cores can be chosen. Needs Node and npm. Prints the
- * minimum, median and maximum of all runs.
+ * The server and the load generator each run on a core of their own, if processes can be pinned to
+ * cores. The benchmark needs Node and npm. It prints the minimum, median and maximum of all runs.
  *
  * @module
  */

@@ -270,8 +270,8 @@ export class Fleet {
   }
 
   /**
-   * Restarts all shards of the engine without their data. Sessions continue; each node follows its
-   * topics again, some at a time, and each of these counts as a returned session.
+   * Restarts all shards of the engine without their data. Sessions continue. Each node subscribes
+   * to its topics again, a few at a time, and each topic counts as a returned session.
    *
    * @param downMs Time until the engine responds again, in milliseconds.
    */

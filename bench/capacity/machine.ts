@@ -23,7 +23,7 @@ export class ModelTime {
    *
    * @param waitMs Time from now, in milliseconds.
    * @param run Called at that time.
-   * @returns The event; with `isOver` set to true, the event does not run.
+   * @returns The event. To cancel it, set `isOver` to true.
    */
   after(waitMs: number, run: () => void): SimulatedEvent {
     const atMs = this.#nowMs + waitMs;
@@ -68,7 +68,7 @@ export class Machine {
   /**
    * Creates a machine without processes.
    *
-   * @param time The time of the model.
+   * @param time The model's clock.
    * @param cores Number of cores.
    */
   constructor(time: ModelTime, cores: number) {
@@ -162,8 +162,9 @@ export class ModelProcess {
    * Queues a job.
    *
    * @param ms CPU time, in milliseconds.
-   * @param done Called at the end.
-   * @param isLate If true, waiting jobs go first, then some late ones.
+   * @param done Called when the job is done.
+   * @param isLate If true, the job waits until the other jobs of a turn have run. Each turn runs a
+   * limited number of late jobs.
    */
   work(ms: number, done: () => void, isLate: boolean = false): void {
     (isLate ? this.#lateJobs : this.#jobs).push({ leftMs: ms, done });

@@ -1,6 +1,7 @@
 /**
- * Models a service with up to a million sessions: lost nodes, a restarted balancer, a deploy, a
- * topic with many subscribers. Prints Markdown tables.
+ * Models a service with up to a million sessions. The scenarios are lost nodes, a restarted
+ * balancer, a deploy, and a topic with many subscribers. The results are printed as Markdown
+ * tables.
  *
  * ```sh
  * deno task bench:capacity
@@ -9,14 +10,15 @@
  * deno task bench:capacity --real 500,2500,1000,5000,15000 --runs 3 --log storms.jsonl
  * ```
  *
- * All scenarios take many minutes; `--scale 5` models a fifth of the sessions, nodes, rooms and
- * shards, so that each node and shard has the same work; `--only` selects scenarios whose name
- * matches a regular expression.
+ * Running all scenarios takes many minutes. `--scale 5` models a fifth of the sessions, nodes,
+ * rooms and shards, so that the work per node and shard stays the same. `--only` selects the
+ * scenarios whose name matches a regular expression.
  *
- * `--real` runs the soak test's storm with that many clients, next to the model's prediction, whose
- * costs come from storms of 500 and 2,500 clients. `--log` stores the measurements of all storms,
- * so that runs can be spread over idle times; `--runs 0` prints the table of a log. Needs Linux,
- * `redis-server`, an idle machine, and as many open files.
+ * `--real` runs the soak test's storm with each of the given numbers of clients, and prints the
+ * results next to the model's predictions. The model's costs come from storms of 500 and 2,500
+ * clients. `--log` stores the measurements of all storms, so that runs can be spread over idle
+ * times. `--runs 0` only prints the table for a log. `--real` needs Linux, `redis-server`, an idle
+ * machine, and a limit on open files that allows all connections.
  *
  * @module
  */

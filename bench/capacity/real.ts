@@ -82,9 +82,10 @@ export async function runStorm(clients: number): Promise<StormFigures> {
 }
 
 /**
- * Derives the costs of the parts from storms. CPU times after a storm grow with the deliveries,
- * along a line through all storms. The remaining CPU time of a storm is the work of its reconnects:
- * from storms of two sizes follow a cost per session and, on nodes, the warm-up.
+ * Derives the model's costs from storms. After a storm, CPU time grows linearly with the number of
+ * deliveries; a line fitted through all storms yields the cost of a delivery. The rest of a storm's
+ * CPU time is the work of its reconnects. Storms of two sizes yield its cost per session and the
+ * warm-up of the nodes.
  *
  * @param storms Storms of all sizes.
  * @returns The costs.
@@ -129,11 +130,11 @@ function growth(points: readonly (readonly [number, number])[]): number {
 }
 
 /**
- * Predicts a storm of the test: nodes, clients and engine on one machine.
+ * Predicts a storm of the soak test, which runs nodes, clients and engine on one machine.
  *
  * @param clients Number of clients.
  * @param local Costs; see {@linkcode costsOf}.
- * @param cores Cores of the machine, minus what other programs use.
+ * @param cores Number of the machine's cores, minus those that other programs use.
  * @returns The result.
  */
 export function predict(clients: number, local: LocalCosts, cores: number): FleetResult {
@@ -166,11 +167,11 @@ export function predict(clients: number, local: LocalCosts, cores: number): Flee
 }
 
 /**
- * Runs storms, and prints them next to their predictions.
+ * Runs storms, and prints their measurements next to the predictions.
  *
  * @param sizes Numbers of clients.
- * @param options `runs` of each size, and the `log` to which they are appended; earlier runs in the
- * log count too.
+ * @param options Number of `runs` of each size, and the `log` to which their measurements are
+ * appended. Earlier runs in the log are also evaluated.
  * @param say Prints a line.
  */
 export async function compare(

@@ -14,11 +14,11 @@ const HORIZON_MS = 300_000;
 const DRAIN_SPREAD = 0.8;
 
 /**
- * Ends some nodes at once, as a failing machine does.
+ * Kills some nodes at once, as a failing machine would.
  *
  * @param options The service.
- * @param lost Number of nodes that end.
- * @returns The result; times count from the end of the nodes.
+ * @param lost Number of killed nodes.
+ * @returns The result; times are measured from when the nodes were killed.
  */
 export function loseNodes(options: FleetOptions, lost: number): FleetResult {
   const fleet = new Fleet(options);
@@ -29,11 +29,11 @@ export function loseNodes(options: FleetOptions, lost: number): FleetResult {
 }
 
 /**
- * Ends the nodes that have all sessions; only spare nodes without sessions remain.
+ * Kills the nodes that hold all sessions, so that only spare nodes without sessions remain.
  *
  * @param options The service, with the spare nodes.
- * @param lost Number of ended nodes, which have all sessions.
- * @returns The result; times count from the end of the nodes.
+ * @param lost Number of killed nodes, which hold all sessions.
+ * @returns The result; times are measured from when the nodes were killed.
  */
 export function moveToSpareNodes(options: FleetOptions, lost: number): FleetResult {
   const fleet = new Fleet(options);
@@ -49,7 +49,7 @@ export function moveToSpareNodes(options: FleetOptions, lost: number): FleetResu
  * Restarts the balancer: all connections break, and all nodes keep running.
  *
  * @param options The service.
- * @returns The result; times count from the break.
+ * @returns The result; times are measured from the break.
  */
 export function restartBalancer(options: FleetOptions): FleetResult {
   const fleet = new Fleet(options);
@@ -60,11 +60,12 @@ export function restartBalancer(options: FleetOptions): FleetResult {
 }
 
 /**
- * Restarts the engine without its data. The result counts topics on nodes instead of sessions.
+ * Restarts the engine without its data. In the result, topics on nodes are counted in place of
+ * sessions.
  *
  * @param options The service.
  * @param downMs Time until the engine responds again, in milliseconds.
- * @returns The result; times count from the end of the engine.
+ * @returns The result; times are measured from when the engine was stopped.
  */
 export function restartEngine(options: FleetOptions, downMs: number): FleetResult {
   const fleet = new Fleet(options);
@@ -91,11 +92,11 @@ export interface DeployOptions {
 }
 
 /**
- * Restarts all nodes, some at a time: each drains, ends, and starts again without sessions.
+ * Restarts all nodes, some at a time. Each node drains, exits, and starts again without sessions.
  *
  * @param options The service.
  * @param deploy See {@linkcode DeployOptions}.
- * @returns The result; times count from the first drain.
+ * @returns The result; times are measured from the start of the first drain.
  */
 export function deploy(options: FleetOptions, deploy: DeployOptions): FleetResult {
   const { withinMs, restartMs, together, nodes: count = options.nodes } = deploy;
@@ -165,8 +166,8 @@ export interface HotTopicResult {
 }
 
 /**
- * Publishes on topics at random moments, and delivers to all subscribers. A topic is in one shard
- * of the engine, so more shards change nothing for one topic.
+ * Publishes on topics at random moments, and delivers to all subscribers. Each topic is in one
+ * shard of the engine, so adding shards does not help a single topic.
  *
  * @param options See {@linkcode HotTopicOptions}.
  * @returns The result.
@@ -256,8 +257,8 @@ export interface RoomsResult {
 }
 
 /**
- * Computes the usual work for rooms. This needs no simulation, because all parts are far from
- * saturated.
+ * Computes the load that rooms cause in normal operation. This needs no simulation, because no part
+ * is close to saturation.
  *
  * @param options See {@linkcode RoomsOptions}.
  * @returns The loads.

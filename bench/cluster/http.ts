@@ -1,13 +1,13 @@
 /**
- * Compares the cost of a message over HTTP and over WebSocket, on two nodes on Redis, and measures
- * the time until a client receives publications again after its node was killed.
+ * Compares the cost of a message over HTTP and over WebSocket, on two nodes connected by Redis.
+ * Also measures how long it takes a client to receive publications again after its node was killed.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A --unstable-net bench/cluster/http.ts --runs 3
  * ```
  *
- * CPU time is the total of both nodes and the engine. The proxy runs in the generator's process,
- * and does not count.
+ * CPU time is the total of both nodes and the engine. It does not include the proxy, which runs in
+ * the generator's process.
  * @module
  */
 import { type Client, connect } from "../../client.ts";

@@ -1,19 +1,19 @@
 /**
- * The benchmark of several nodes. A publication on one node reaches clients on two others through
- * Redis or NATS, compared with socket.io and its Redis adapter. For comparison, the same load also
- * runs on a single node without an engine.
+ * Benchmarks several nodes: publications on one node reach clients on two others through Redis or
+ * NATS. Skein is compared with socket.io and its Redis adapter. The same load also runs on a single
+ * node without an engine.
  *
  * ```sh
  * deno task bench:cluster --quick
  * ```
  *
- * - `--quick`: one short run of each.
+ * - `--quick`: runs each benchmark once, for a short time.
  * - `--runs n`: number of runs; 3 by default.
- * - `--only a,b`: only these candidates.
- * - `--work a,b`: only this work.
- * - `--nodes n`: number of nodes on an engine; 3 by default.
+ * - `--only a,b`: runs only these candidates.
+ * - `--work a,b`: runs only these kinds of work.
+ * - `--nodes n`: number of nodes that share an engine; 3 by default.
  * - `--sessions n`: number of subscribers; 200 by default, 50 with `--quick`.
- * - `--loose`: pins no process to a core.
+ * - `--loose`: does not pin processes to cores.
  *
  * @module
  */

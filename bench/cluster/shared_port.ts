@@ -1,14 +1,14 @@
 /**
- * Measures the gain of a second process on the same port: messages per second with a handler that
- * computes for a third of a millisecond, in one process, in two, with workers, and with `deno
- * serve`.
+ * Measures how much a second process on the same port increases throughput. A handler computes for
+ * a third of a millisecond per message. It runs in one process, in two, with workers, and with
+ * `deno serve`.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A --unstable-net bench/cluster/shared_port.ts --runs 5
  * ```
  *
- * No process is pinned to a core, so the machine should otherwise be idle. The CPU time per message
- * is meaningful in any case.
+ * No process is pinned to a core, so the machine should otherwise be idle. Other load does not
+ * affect the CPU time per message.
  * @module
  */
 import { argument, numberArgument } from "../args.ts";

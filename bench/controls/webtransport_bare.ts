@@ -1,11 +1,13 @@
 /**
- * The baseline of WebTransport: an echo on the runtime's QUIC with BYOB reads, and only the HTTP/3
- * bytes that a client needs. It has no sessions and no checks, and is unfit for real use.
+ * The baseline for WebTransport: an echo server on the runtime's QUIC with BYOB reads. It sends
+ * only the HTTP/3 bytes that a client needs. It has no sessions and no checks, and is not fit for
+ * real use.
  *
  *     deno run -A --unstable-net bench/controls/webtransport_bare.ts PORT CERT.pem KEY.pem
  *
- * With `--fan-out` bidirectional streams carry messages instead, as in `bare.ts`: one frame per
- * message, and a loop over a Set. The messages of one read share one write to each subscriber.
+ * With `--fan-out`, it publishes the messages that arrive on bidirectional streams to subscribers,
+ * as `bare.ts` does: with one frame per message, and a loop over a Set. Messages that arrive in one
+ * read are sent to each subscriber in one write.
  *
  * @module
  */

@@ -1,12 +1,14 @@
 /**
- * Appends to one durable stream over HTTP, and counts the records that readers of events receive.
- * Uses raw sockets, because an HTTP client would cost more than a server.
+ * Appends to one durable stream over HTTP, and counts the records that its readers receive as
+ * server-sent events. It uses raw sockets, because an HTTP client would use more CPU time than the
+ * server.
  *
  * ```sh
  * deno run -A bench/durable/load.ts --port 4437 --pid 42 --writers 16 --readers 100 --measure 4000
  * ```
  *
- * Each writer waits for the response before the next append. Prints one line of JSON.
+ * Each writer waits for a response before its next append. The result is printed as one line of
+ * JSON.
  *
  * @module
  */

@@ -1,13 +1,13 @@
 /**
- * Compares durable streams over HTTP with the protocol's reference server, both in memory: appends,
- * and deliveries to readers of server-sent events.
+ * Compares Skein's durable streams over HTTP with the protocol's reference server, both in memory.
+ * Measures appends, and deliveries to readers of server-sent events.
  *
  * ```sh
  * deno task bench:durable --runs 3
  * ```
  *
- * Server and generator have one core each, if cores can be chosen. Needs Node and npm. Prints
- * median, minimum and maximum of all runs.
+ * The server and the load generator each run on a core of their own, if processes can be pinned to
+ * cores. The benchmark needs Node and npm. It prints the median, minimum and maximum of all runs.
  *
  * @module
  */

@@ -1,23 +1,25 @@
 /**
- * The MoQ benchmark: Skein, gomoqt and the bare platform, each as publisher and as subscriber, on
- * raw QUIC.
+ * The MoQ benchmark. It measures Skein, gomoqt and the bare platform on raw QUIC, each as publisher
+ * and as subscriber.
  *
  * ```sh
  * deno task bench:media --runs 3
  * ```
  *
- * The publisher runs on the first core, the subscriber on the second. All pairs run in turns, so
- * that noise affects all equally. Compare results only within a batch.
+ * The publisher runs on the first core, and the subscriber on the second. The pairs take turns, so
+ * that noise affects all of them equally. Compare results only within a batch.
  *
  * - `--runs n`: number of runs; 3 by default.
- * - `--quick`: a tenth of the groups, once. Compilation then takes a large part of the CPU time.
- * - `--work a,b`: `ten` (frames of 1,200 bytes), `one` (of 100 bytes), `big` (30 of 16 KiB) and
- * `paced`; all by default.
- * - `--pairs a:b,c:d`: publisher and subscriber of each pair, such as `skein:gomoqt`; all pairs
- * with `gomoqt`, and each side with itself, by default.
+ * - `--quick`: sends a tenth of the groups, in a single run. A large part of the CPU time is then
+ *   compilation.
+ * - `--work a,b`: `ten` (ten frames of 1,200 bytes per group), `one` (one frame of 100 bytes),
+ *   `big` (30 frames of 16 KiB) and `paced`; all by default.
+ * - `--pairs a:b,c:d`: publisher and subscriber of each pair, such as `skein:gomoqt`. By default,
+ *   these are all pairs with `gomoqt`, and each program with itself.
  * - `--versions a,b`: `gomoqt-dev` (gomoqt 0.11) and `moq-lite-04` (gomoqt 0.17) by default.
- * - `--gomoqt-0.11 FILE`, `--gomoqt-0.17 FILE`: programs built with gomoqt that accept the
- * same arguments as `peer.ts`; by default, the programs of the interop tests, built if missing.
+ * - `--gomoqt-0.11 FILE`, `--gomoqt-0.17 FILE`: programs built with gomoqt that accept the same
+ * arguments as `peer.ts`; by default, the programs of the interop tests, which are built if
+ * missing.
  *
  * @module
  */

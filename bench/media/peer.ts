@@ -1,14 +1,15 @@
 /**
- * A peer of the MoQ benchmark, with the command line of the gomoqt peers:
+ * A peer for the MoQ benchmark. It accepts the same arguments as the gomoqt peers:
  *
  * ```text
  * peer.ts -mode server -version moq-lite-04 -groups N -frames N -size BYTES -rate PER_SECOND
  * peer.ts -mode client -version moq-lite-04 -url moqt://127.0.0.1:PORT/moq -hash HEX -groups N
  * ```
  *
- * The server publishes `/bench`. Each frame starts with the time of writing (nanoseconds since the
- * epoch, 64 bits), the group's number and the number within the group (32 bits each). The client
- * subscribes, and prints latencies and rates from the first to the last received frame.
+ * The server publishes `/bench`. Each frame starts with the time at which it was written
+ * (nanoseconds since the epoch, 64 bits), the group number, and the frame's number within the group
+ * (32 bits each). The client subscribes, and prints latencies and rates from the first to the last
+ * received frame.
  *
  * @module
  */

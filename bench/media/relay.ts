@@ -1,19 +1,19 @@
 /**
- * The relay benchmark: one publisher, many subscribers, and Skein's `MoqRelay` compared with
+ * The relay benchmark. With one publisher and many subscribers, it compares Skein's `MoqRelay` with
  * `moq-relay` of moq-rs, over `moq-lite-04` on raw QUIC.
  *
  * ```sh
  * deno task bench:relay --runs 3
  * ```
  *
- * The relay runs on the first core, publisher and subscribers in one process on the second. Both
- * relays run in turns, so that noise affects both equally.
+ * The relay runs on the first core. The publisher and the subscribers run in one process on the
+ * second. The two relays take turns, so that noise affects both equally.
  *
  * - `--runs n`: number of runs; 3 by default.
  * - `--subscribers n`: 100 by default.
  * - `--seconds n`: measured time, after a second of warm-up; 4 by default.
- * - `--moq-relay FILE`: an optimized build of `moq-relay`. By default the interop tests' program
- *   runs, which is not optimized and takes several times as long.
+ * - `--moq-relay FILE`: an optimized build of `moq-relay`. By default, the interop tests' program
+ *   is used. It is not optimized, and takes several times as long.
  *
  * @module
  */
