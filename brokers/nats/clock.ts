@@ -72,9 +72,9 @@ export class EngineClock {
   }
 
   /**
-   * Reads the server's clock once per connection, then periodically, and again after a failure. It
-   * uses requests about a stream that exists. Resolves once the clock was read on this connection
-   * or the attempt failed. Never rejects.
+   * Reads the server's clock once per connection, then periodically, and again after a failure. The
+   * requests need a stream that exists. Resolves once the clock has been read on this connection or
+   * the attempt has failed. Never rejects.
    *
    * @param period Ends when the connection is lost.
    */

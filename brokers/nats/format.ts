@@ -1,6 +1,6 @@
 /**
- * Names, bytes and headers of messages, and the replies of a stream. Topics are escaped to subjects
- * by a single scheme.
+ * Subjects, payloads and headers of messages, and the replies of a stream. All topics are escaped
+ * to subjects in the same way.
  *
  * ```text
  * <prefix>.pub.<topic>              publications without history
@@ -11,14 +11,14 @@
  * <prefix>.due.<class>.<id>         the next look at a log that may expire
  * ```
  *
- * The bytes are a mark, followed by the excepted session and the unchanged payload.
+ * A payload consists of a mark, the excepted session (if there is one), and the unchanged data.
  *
  * ```text
  * t<text>                       b<bytes>
  * T<length>:<except><text>      B<length>:<except><bytes>
  * ```
  *
- * Using a NATS header instead would reduce throughput to two thirds.
+ * With a NATS header in place of the mark, throughput would drop to two thirds.
  */
 import type { HistoryBounds, Publication, PublicationPosition } from "../../pubsub/broker.ts";
 import type { Msg } from "@nats-io/nats-core";
@@ -31,9 +31,9 @@ const PREFIX = /^[A-Za-z0-9_-]{1,32}$/;
 
 /**
  * Maximum length of a topic or key as part of a subject, in characters. The server closes a
- * connection if a line has more than 4,096 bytes (`max_control_line`). A line contains the subject
- * with its prefix, a subject for the reply, and two lengths; JetStream's own subjects have about
- * 150 bytes before a key. A topic of 255 bytes, Skein's maximum, needs 765.
+ * connection if a line is longer than 4,096 bytes (`max_control_line`). A line contains the subject
+ * with its prefix, a subject for the reply, and two lengths. JetStream's own subjects add about 150
+ * bytes before a key. A topic of 255 bytes, Skein's maximum, needs 765.
  */
 const MAX_PART_LENGTH = 2_048;
 

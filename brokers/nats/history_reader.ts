@@ -37,12 +37,13 @@ interface Readable {
  * Reads a page.
  *
  * A stream reveals neither the previous message of a topic nor the number of newer messages. The
- * reader uses the cheapest way:
+ * reader uses the cheapest of three ways:
  *
  * - A reader that already has the newest message needs no page.
- * - If the message before the page is still kept, so are all later messages, and the page is read
- *   directly.
- * - Otherwise, the headers of all the topic's kept messages are read first, and then the page.
+ * - If the stream still has the message before the page, it also has all later messages, and the
+ *   page is read directly.
+ * - Otherwise, the reader first reads the headers of all the topic's messages in the stream, and
+ *   then the page.
  */
 export async function readPage(
   reading: Reading,

@@ -45,16 +45,16 @@ const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
 /**
  * Carries publications through NATS 2.9 or later. Histories, logs and the store need JetStream.
  *
- * - **Fan-out:** a node subscribes to the topics with listeners on this node.
+ * - **Fan-out:** a node subscribes to the topics that have listeners on it.
  * - **Delivery:** without a history, publications are delivered at most once. With a history, each
  *   acknowledged publication has an offset, is stored only once even if it is sent again, and can
- *   be read again. The epoch changes whenever the server with the stream was restarted.
+ *   be read again. The epoch changes whenever the server that stores the stream is restarted.
  * - **Outages:** neither `publish` nor `subscribe` throws. A bounded number of publications wait;
  *   they are sent in order once NATS is reachable, and dropped after `giveUpMs`. Subscriptions
  *   resume automatically, and `onInterrupted` reports the interruption.
- * - **Names:** a topic or key is rejected, for that call only, if it has more than 2,048 characters
- *   as part of a subject ({@linkcode escapeTopic}). Otherwise, the server would close the
- *   connection of the whole node when a line has more than 4,096 bytes.
+ * - **Names:** a call is rejected if its topic or key takes more than 2,048 characters in a subject
+ *   ({@linkcode escapeTopic}). Without this check, a line could exceed 4,096 bytes, and the server
+ *   would close the connection of the whole node.
  *
  * @example Two nodes
  * ```ts ignore

@@ -78,9 +78,9 @@ export interface NatsServers {
   /** Maximum random addition with TLS, in milliseconds. */
   readonly reconnectJitterTLS?: number | undefined;
   /**
-   * Opens the connection instead of the broker's own transport over Deno's sockets, for example
-   * `wsconnect` of `@nats-io/nats-core` for NATS over WebSocket. The broker calls the function
-   * until a connection opens. When the broker closes, it closes that connection.
+   * Opens the connection in place of the broker's own transport, which uses Node's sockets. For
+   * NATS over WebSocket, for example, pass `wsconnect` of `@nats-io/nats-core`. The broker calls
+   * the function until a connection opens, and closes that connection when the broker is closed.
    *
    * @param options All options for the client library, including the broker's.
    * @returns A `NatsConnection` of the client library.
@@ -96,7 +96,7 @@ export interface NatsClient {
   flush(): Promise<void>;
   /** Reports changes of the connection. */
   status(): AsyncIterable<object>;
-  /** Closes the connection; the broker never calls this. */
+  /** Closes the connection. The broker calls this only for connections that `connect` opened. */
   close(): Promise<void>;
 }
 
@@ -119,8 +119,8 @@ export interface NatsBrokerOptions {
   readonly runtime?: Runtime | undefined;
   /**
    * Prefix of the names of all subjects, streams and buckets. Brokers with different prefixes are
-   * isolated from each other. It can have at most 32 characters: ASCII letters and digits, `-` and
-   * `_`.
+   * isolated from each other. It may contain at most 32 characters: ASCII letters and digits, `-`
+   * and `_`.
    *
    * @default {"skein"}
    */
@@ -160,7 +160,8 @@ export interface NatsBrokerOptions {
   readonly replicas?: number | undefined;
   /**
    * Time for which a topic's position is remembered after its last publication, in milliseconds.
-   * Publications stay in the stream equally long, up to their maximum number. At least 120,000.
+   * Publications stay in the stream for the same time, up to the maximum number of publications.
+   * The minimum is 120,000.
    *
    * @default {3600000}
    */
@@ -180,8 +181,9 @@ export interface NatsBrokerOptions {
    */
   readonly survivesRestart?: boolean | undefined;
   /**
-   * Time for which a row of the store is kept after its last write, in milliseconds. Claims cannot
-   * last longer. Rows with longer windows, up to a week, are in a separate bucket.
+   * Time for which a row of the store is kept after its last write, in milliseconds. A claim cannot
+   * last longer. Numbers that must be remembered for longer, up to a week, are kept in a separate
+   * bucket.
    *
    * @default {3600000}
    */

@@ -37,9 +37,9 @@ interface Bucket {
 /**
  * The store of one broker.
  *
- * Every row has one key and is changed by compare-and-set. If numbers are remembered for longer
- * than the bucket keeps a row, they are in a second bucket. Entries that expire earlier contain
- * their own expiry, by the clock of the node that wrote last.
+ * Every row has a key, and is changed by compare-and-set. Numbers that must be remembered for
+ * longer than the bucket keeps a row are in a second bucket. Entries that expire earlier include
+ * the time of their expiry, measured by the clock of the node that wrote the row last.
  */
 export class NatsStore implements BrokerStore {
   readonly #link: Link;

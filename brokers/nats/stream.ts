@@ -66,9 +66,10 @@ interface StreamEvents {
 /**
  * A stream of histories.
  *
- * The epoch is a record in the stream itself, on a subject that no topic uses, so if a stream is
- * lost, its epoch is lost, too. Nodes agree on it by compare-and-set. The stream republishes the
- * record like any message, so nodes receive a new epoch in order with the publications after it.
+ * The epoch is a record in the stream itself, on a subject that no topic uses. If a stream is lost,
+ * its epoch is therefore lost, too. Nodes agree on the epoch by compare-and-set. The stream
+ * republishes the record like any message, so nodes receive a new epoch in order with the
+ * publications after it.
  */
 export class HistoryStream {
   readonly bounds: HistoryBounds;

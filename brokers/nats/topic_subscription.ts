@@ -33,8 +33,8 @@ export class InOrder {
 
   /**
    * Delivers or holds a publication. If a publication arrives after its successors, it is dropped,
-   * because their `prev` has already shown the gap. Publications up to the offset `known` are not
-   * waited for.
+   * because their `prev` has already revealed the gap. The subscription does not wait for
+   * publications up to the offset `known`.
    */
   take(publication: Publication, known: number): void {
     const { epoch, offset, prev } = publication.position!;

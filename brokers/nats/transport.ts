@@ -2,7 +2,8 @@
  * Connections to NATS for the client library, over Node's sockets, which Deno also supports.
  *
  * The library's transport for Node removes its listeners from a socket between the steps of a
- * login, so a reset in between ends the process. Its transport for Deno is not on npm.
+ * login. A connection reset at such a moment would end the process. Its transport for Deno is not
+ * on npm.
  */
 import { readFile } from "node:fs/promises";
 import { connect, isIP, type Socket } from "node:net";
@@ -31,8 +32,8 @@ const MAX_GREETING_BYTES = 1_048_576;
 
 /**
  * Settings of TCP sockets. A socket stops reading while more bytes than this bound are waiting. The
- * bound is the default size of the largest message; with Node's bound of 16 KiB, the socket would
- * stop at each read.
+ * bound is NATS's default maximum message size. With Node's bound of 16 KiB, the socket would stop
+ * after each read.
  */
 const TCP = { noDelay: true, readableHighWaterMark: 1_048_576 };
 

@@ -15,9 +15,9 @@ function retryWith(runtime: Runtime): (attempts: number) => number {
 }
 
 /**
- * Turns off the client library's queue and retries. The broker limits waiting publications, and
- * knows which of them may be sent again. With zero retries per request, commands fail together with
- * their connection.
+ * Turns off the client library's queue and retries. The broker itself limits waiting publications,
+ * and knows which of them may be sent again. With zero retries per request, commands fail when
+ * their connection is lost.
  */
 const OWN: RedisOptions = {
   autoResubscribe: false,

@@ -15,8 +15,8 @@ import { checkNameBytes, type Publication, type PublicationPosition } from "../.
 import { type LogKind, logKind, logTopic } from "../../pubsub/logs/rules.ts";
 
 /**
- * Maximum size of a topic or key in bytes. Redis closes a connection if a name has more than 512
- * MiB, and every command repeats the name. A topic of Skein has at most 255 bytes.
+ * Maximum size of a topic or key in bytes. Every command contains the name, and Redis closes a
+ * connection if a name exceeds 512 MiB. Skein's topics have at most 255 bytes.
  */
 const MAX_NAME_BYTES = 65_536;
 
@@ -66,9 +66,9 @@ type NameKind = "pub" | "log" | "meta" | "stream" | "producer" | "row" | "claims
 /**
  * Names of the keys and channels with one prefix.
  *
- * All names of a topic share one slot of a cluster: the topic is in braces, after a character that
- * prevents the braces from being empty. Only the text up to the first closing brace determines the
- * slot, so topics may contain braces.
+ * All names for a topic map to the same slot of a cluster, because the topic is in braces. A
+ * character before the topic prevents empty braces. Only the text up to the first closing brace
+ * determines the slot, so topics may contain braces.
  */
 export class Names {
   /** Indexes of the logs in all partitions, by kind of log. */

@@ -28,9 +28,10 @@ const FIRST_SECOND = 1_767_225_600;
 const MICROS_OF_OFFSET = 4;
 
 /**
- * Opens a history, with the keys of its meta hash and its stream, and the arguments of
- * `RedisHistories.#opening()`: `survives` is `1` if a restart loses no acknowledged write, and the
- * epoch and the offset that the calling node received last are empty if there are none.
+ * Opens a history. The keys are those of its meta hash and its stream; the arguments come from
+ * `RedisHistories.#opening()`. `survives` is `1` if a restart loses no acknowledged write.
+ * `heardEpoch` and `heardOffset` are what the calling node received last; they are empty if it
+ * received nothing.
  *
  * The history starts over in four cases:
  *
@@ -38,17 +39,17 @@ const MICROS_OF_OFFSET = 4;
  *   may have lost acknowledged writes.
  * - The stream does not match the hash, because keys can be evicted individually.
  * - The head is below the newest offset that the node received.
- * - Another program damaged the keys: `run` calls a function on the open history, and once more on
- *   a new one if the function found a key, a field or an entry that does not belong to a history.
- *   Until then the function MUST have written only to the two keys.
+ * - Another program damaged the keys. `run` calls a function on the open history. If the function
+ *   finds a key, a field or an entry that does not belong to a history, `run` calls it once more,
+ *   on a new history. Before that, the function MUST have written only to the two keys.
  *
- * A history without a hash is empty, and nothing is written before its first publication; the
- * replication id names its epoch. Its offsets start at the time of that publication, above all
- * offsets of an earlier, forgotten history of the topic. `behind` is the offset that the first
- * publication names as the previous offset.
+ * A history without a hash is empty, and nothing is written before its first publication. The
+ * replication id is used as its epoch. Its offsets start at the time of that publication, which is
+ * above all offsets of an earlier, forgotten history of the topic. `behind` is the offset that the
+ * first publication contains as its previous offset.
  *
- * If a server has no replicas and has not been a replica since its start, it can only have been
- * restarted.
+ * If a server has no replicas and has not been a replica since it started, a new replication id can
+ * only mean a restart.
  */
 const HISTORY = TEXT + NOW + `
 local meta, stream = KEYS[1], KEYS[2]
@@ -131,10 +132,10 @@ end
 
 /**
  * Appends a batch. The keys of a history are followed by the channel and the producers. The
- * arguments of a history are followed by the command that publishes, the time for which producers'
- * numbers are remembered, and for each publication the index of its producer's key, its number and
- * its frame. Returns the epoch, the head, and a digit for each publication: `1` if it was appended,
- * `0` if it was a repetition.
+ * arguments of a history are followed by the command that publishes and the time for which
+ * producers' numbers are remembered. For each publication, three arguments follow: the index of its
+ * producer's key, its number and its frame. Returns the epoch, the head, and a digit for each
+ * publication: `1` if it was appended, `0` if it was a repetition.
  */
 const APPEND = NUMBER_AT + HISTORY + `
 local publish, repetition = ARGV[9], ARGV[10]
@@ -176,10 +177,10 @@ end)
 `;
 
 /**
- * Reads a page. The arguments of a history are followed by the offset before the page or the number
- * of newest publications, each empty if not given, and the bounds of the page. Returns the epoch,
- * the head, the first offset, the offset before the first, the tag of the publication before the
- * page, and the frames.
+ * Reads a page. The arguments of a history are followed by the offset before the page, the number
+ * of newest publications, and the bounds of the page. The offset or the number is empty if it is
+ * not given. Returns the epoch, the head, the first offset, the offset before the first, the tag of
+ * the publication before the page, and the frames.
  */
 const READ = HISTORY + `
 return run(function()

@@ -69,10 +69,10 @@ function encodeRecord(record: LogRecord): Buffer {
  * Decodes the records of a page.
  *
  * @param chunks The chunks, starting with the one that contains the page's first record.
- * @param bounds Where the page starts, and how large it may be.
+ * @param bounds The start of the page, and its maximum size.
  * @returns The records.
- * @throws {BrokerError} If a record is missing (Redis evicts and deletes keys individually), or if
- * another program damaged it.
+ * @throws {BrokerError} If a record is missing, because Redis can evict keys individually, or if
+ * another program has damaged it.
  */
 export function decodeChunks(
   chunks: readonly StoredChunk[],

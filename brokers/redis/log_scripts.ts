@@ -7,8 +7,8 @@ import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
 import { NOW, TEXT } from "./prelude.ts";
 
 /**
- * Number of bytes of the newest records that form a chunk. Small appends are gathered in a string
- * first. As a result, reading the newest record reads at most twice as many bytes, and reading a
+ * Size at which the newest records become a chunk, in bytes. Until then, small appends are gathered
+ * in a string. As a result, reading the newest record reads at most twice this size, and reading a
  * million records reads few entries.
  */
 const NEWEST_BYTES = 4_096;
@@ -30,7 +30,7 @@ const SHOWN_FIELDS = 9;
 
 /**
  * Opens a log. `KEYS[1]` to `KEYS[7]` are the keys in {@linkcode LogKeys}, `ARGV[1]` is the call as
- * JSON, `ARGV[2]` an announcement, followed by pairs of the count and the bytes of each chunk.
+ * JSON, and `ARGV[2]` is an announcement. The count and the bytes of each chunk follow in pairs.
  *
  * Fields of the state that no reply contains:
  *
@@ -41,21 +41,21 @@ const SHOWN_FIELDS = 9;
  * - `holder`, `lease`: newest writer, empty if released, and the time at which the lease lapses
  * - `by`, `endedAt`: producer and number of the append that ended the log, and its time
  *
- * The id of a chunk in the stream is the position of its first record, plus 1, and the number of
- * records. The functions `set` and `save` write a state. `save` is called after the records,
- * because a full Redis rejects either the first write of a script or no write at all. The index
- * contains a log at the time of its expiry, or at the end of a writer's lease if that is earlier.
- * If it has neither, it is at `inf`.
+ * The id of a chunk in the stream has two parts: the position of its first record plus 1, and the
+ * number of its records. The functions `set` and `save` write a state. `save` is called after the
+ * records, because a full Redis rejects either the first write of a script or no write at all. A
+ * log's score in the index is the time at which it expires, or at which its writer's lease lapses
+ * if that is earlier. Without either, the score is `inf`.
  *
- * The time to live moves in steps of a hundredth of it, and of at most a second, so that not every
- * read causes a write.
+ * The expiry is only extended by at least a hundredth of the time to live, or by at least a second
+ * if that is less, so that not every read causes a write.
  *
- * If a log is behind the state that the calling node has received, it has lost confirmed records or
- * its end. It continues with another identity, so that readers and writers do not mistake it for
- * the same log.
+ * If a log is older than the state that the calling node has received, it has lost confirmed
+ * records or the confirmed end. It continues with another identity, so that readers and writers do
+ * not mistake it for the same log.
  *
  * If another program damaged the state of a log, the log counts as missing, and may be created
- * again. An index of another type starts over.
+ * again. An index whose key has another type is replaced by an empty one.
  */
 const LOG = TEXT + NOW + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
@@ -166,8 +166,8 @@ end
 
 /**
  * Creates a log. `KEYS[8]` and the following keys are the indexes of other partitions on the same
- * server, for logs of the same kind. Keys of an earlier log exist only if its state was evicted or
- * damaged.
+ * server, for logs of the same kind. Other keys of an earlier log can only exist if its state was
+ * evicted or damaged.
  */
 const CREATE = LOG + `
 if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
@@ -195,10 +195,10 @@ return answer('created', text(count + 1))
 `;
 
 /**
- * Appends to a log. The rules apply in the order of `decideAppend`; a test makes random calls and
- * compares both. Redis itself makes the decision: if a node decided and used compare-and-set, nodes
- * that append to one log concurrently would retry for over a second, or fail. Sequences are
- * compared byte by byte, because Lua's own comparison depends on the server's locale.
+ * Appends to a log. The rules apply in the same order as in `decideAppend`; a test compares the two
+ * with random calls. The script runs in Redis because nodes that use compare-and-set to append to
+ * one log concurrently would retry for over a second, or fail. Sequences are compared byte by byte,
+ * because Lua's own comparison depends on the server's locale.
  */
 const APPEND = LOG + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
@@ -352,8 +352,9 @@ return answer('page', '', page)
 `;
 
 /**
- * Deletes a log. Forks that were damaged by another program do not keep their source. Keys without
- * a state are removed by an explicit deletion, but kept by a search for overdue logs.
+ * Deletes a log. A log is kept while it has forks, unless another program damaged the set of forks.
+ * If the log's state is missing, an explicit deletion removes the other keys, but a search for
+ * overdue logs keeps them.
  */
 const DELETE = LOG + `
 if not log.identity then

@@ -148,12 +148,12 @@ interface RedisLogsOptions {
 /**
  * The logs of a `RedisBroker`. Times come from Redis.
  *
- * The logs are divided into partitions, and all keys of a partition share a slot, so that a log,
- * its entry in the index and its announcement change together. Only the number of all logs spans
- * all partitions, so on a cluster, logs that several nodes create at the same moment may exceed
- * `maxLogs`.
+ * The logs are divided into partitions. All keys of a partition share a slot, so that a log, its
+ * entry in the index and its announcement change together. Only the total number of logs spans all
+ * partitions. If several nodes of a cluster create logs at the same moment, the total may therefore
+ * exceed `maxLogs`.
  *
- * If a log has lost records that this node had received, it gets another identity.
+ * If a log has lost records that this node had received, it is given another identity.
  */
 export class RedisLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;

@@ -95,9 +95,9 @@ class TopicLine extends Line<OutgoingFrame> {
 }
 
 /**
- * Keeps publications until Redis has accepted them, in order per topic. A topic's first publication
- * is sent at the end of the turn. Publications that arrive while a batch is in flight are sent
- * together in the next batch.
+ * Keeps publications until Redis has accepted them, in the order of the calls for each topic. A
+ * topic's first publication is sent at the end of the turn. Publications that arrive while a batch
+ * is in flight are sent together in the next batch.
  */
 export class PublishQueue {
   readonly #options: PublishQueueOptions;
@@ -148,10 +148,10 @@ export class PublishQueue {
   }
 
   /**
-   * Calls back once all publications so far on a topic without a history have been accepted or
-   * dropped; if none is in flight, calls back in this turn. If Redis may have received a dropped
-   * publication, the publication counts until its reply arrives or the connection is lost, because
-   * Redis may run the command late. A later callback replaces a callback that waits for the same
+   * Calls `then` once all publications so far on a topic without a history have been accepted or
+   * dropped. If none is in flight, calls it in this turn. If Redis may have received a dropped
+   * publication, this method waits until the reply arrives or the connection is lost, because Redis
+   * may run the command late. A later callback replaces an earlier one that waits for the same
    * publication.
    */
   afterPublished(topic: string, then: () => void): void {

@@ -108,9 +108,9 @@ const FLUSH_TIMEOUT_MS = 1_000;
  *   publications stay in the shard of their topic.
  * - **Delivery:** without a history, publications are delivered at most once. With a history, each
  *   acknowledged publication has an offset, is stored only once even if it is sent again, and can
- *   be read again. The epoch changes whenever Redis was restarted or failed over.
- * - **Logs:** each call is one atomic step of Redis. What a confirmed change survives depends on
- *   Redis's settings; see the documentation's page on Redis.
+ *   be read again. The epoch changes whenever Redis is restarted or fails over.
+ * - **Logs:** each call is one atomic step of Redis. Redis's settings determine which failures a
+ *   confirmed change survives; see the documentation's page on Redis.
  * - **Outages:** neither `publish` nor `subscribe` throws. A bounded number of publications wait;
  *   they are sent in order once Redis is reachable, and dropped after `giveUpMs`. Subscriptions
  *   resume automatically, and `onInterrupted` reports the interruption.
@@ -268,7 +268,7 @@ export class RedisBroker implements Broker {
    * @param topic The topic.
    * @param listener Called with each publication.
    * @param options The bounds of a history and a callback for interruptions.
-   * @returns The subscription, ready once Redis confirmed it.
+   * @returns The subscription, which is ready once Redis has confirmed it.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 65,536 bytes.
    */

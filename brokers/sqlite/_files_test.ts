@@ -2,11 +2,11 @@
 import { SqliteBroker } from "./mod.ts";
 
 /**
- * Creates brokers on files that are removed after a test.
+ * Creates brokers whose files are removed after a test.
  *
  * @param synchronous The durability of the files.
- * @returns A function that opens a broker on an empty file, and one that closes all and removes the
- * files.
+ * @returns A function that opens a broker on an empty file, and one that closes all brokers and
+ * removes their files.
  */
 export function sqliteFiles(
   synchronous: "full" | "normal",

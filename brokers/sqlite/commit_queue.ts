@@ -58,12 +58,12 @@ interface CommitQueueOptions extends WaitingLimits {
 }
 
 /**
- * Gathers operations until the end of the turn, and while a group is in flight. Each group is one
- * transaction, so that all its operations share one sync to disk.
+ * Gathers operations into groups, until the end of the turn or until the previous group is
+ * complete. Each group is one transaction, so that all its operations share one sync to disk.
  *
  * - **Order:** operations take effect, and `done` is called, in the order of the calls; reads run
  *   after the writes of their group.
- * - **Bounds:** further operations are rejected while too many wait.
+ * - **Bounds:** while too many operations wait, further ones are rejected.
  */
 export class CommitQueue {
   readonly #options: CommitQueueOptions;
@@ -87,7 +87,7 @@ export class CommitQueue {
   }
 
   /**
-   * Calls an operation of the file.
+   * Runs an operation on the file.
    *
    * @param operation Name and arguments of the operation.
    * @param options See {@linkcode CallOptions}.

@@ -35,8 +35,8 @@ const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
  *   id, and the last step copies the rows that were written in the meantime.
  * - **Topics and logs** are copied after their rows, and again in the last step if they changed
  *   since the start.
- * - **Claims, numbers and producers of histories** are left out, because most expire within minutes
- *   and would be wrong in a copy.
+ * - **Claims, numbers and producers of histories** are not copied, because most of them expire
+ *   within minutes and would be wrong in a copy.
  *
  * The copy counts as a file that may have lost writes, so opening it for the first time starts a
  * new epoch.

@@ -165,16 +165,16 @@ export interface OpenDatabase {
 }
 
 /**
- * Opens or creates the file, which then no other process can open.
+ * Opens or creates the file. No other process can open it until this one closes it.
  *
- * The epoch comes from the file, unless writes may have been lost, which can happen after a power
- * failure under `normal` and in a copy. A killed process leaves all its writes with the operating
- * system, so the epoch stays if the machine has not been restarted since. If that is unknown, or in
- * the first seconds after the machine has started, the epoch changes.
+ * The epoch comes from the file, unless writes may have been lost. This is possible after a power
+ * failure with `normal`, and in a copy. If a process is killed, the operating system still has all
+ * its writes, so the epoch stays the same if the machine has not been restarted since. If that is
+ * unknown, or in the first seconds after the machine has started, the epoch changes.
  *
  * @param options See {@linkcode DatabaseOptions}.
- * @param hooks How to connect, and a callback for an existing file. The callback runs within the
- * opening transaction; its argument says whether writes may have been lost.
+ * @param hooks A function that connects, and a callback for an existing file. The callback runs
+ * within the opening transaction; its argument says whether writes may have been lost.
  * @throws {BrokerError} If the file is in use or damaged, or if it belongs to another program or
  * version.
  */

@@ -163,9 +163,9 @@ export class SqliteFile {
 
   /**
    * Runs a group of operations. Listeners are recorded first, because the group's publications
-   * reach them. Writes follow as one transaction. If it fails, each write becomes a separate
-   * transaction, so that one does not fail because of another. Nothing is in force before its
-   * commit.
+   * reach them. The writes follow in one transaction. If it fails, each write is repeated in its
+   * own transaction, so that it cannot fail because of another write. No write takes effect before
+   * its commit.
    *
    * @param operations The operations.
    * @param now Time in milliseconds since the Unix epoch.

@@ -98,15 +98,16 @@ export function decodeBlob(isText: unknown, blob: unknown): string | Uint8Array 
 }
 
 /**
- * The histories in a file; both the publications per topic and the topics are bounded.
+ * The histories in a file. Both the number of publications per topic and the number of topics are
+ * bounded.
  *
  * - **Reading creates no topic:** a topic without a row starts at the highest offset of any
  *   forgotten topic. Therefore, all topics share one epoch, and no pair of epoch and offset ever
  *   identifies two publications.
  * - **Listeners:** forgetting a topic does not disturb listeners. The offsets of a topic with
  *   listeners continue after the last one.
- * - **Bounds:** a read applies the bounds exactly. Rows beyond the bounds are deleted by later
- *   appends, and by sweeps.
+ * - **Bounds:** a read applies the bounds exactly. Later appends and sweeps delete the rows beyond
+ *   the bounds.
  */
 export class Histories {
   readonly #db: Database;
@@ -272,8 +273,8 @@ export class Histories {
    * file. The rows are deleted later.
    *
    * @param usedBytes Bytes of the file that are in use.
-   * @returns False if no client holds an eighth of the bytes. The application's histories are never
-   * forgotten.
+   * @returns False if no client holds an eighth of the bytes. Histories of the application itself
+   * are never forgotten.
    */
   giveWay(usedBytes: number): boolean {
     for (let held = this.#holders.first(usedBytes); held !== undefined;) {

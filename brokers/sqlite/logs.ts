@@ -110,11 +110,12 @@ export class Logs {
   readonly #transaction: Transaction;
 
   /**
-   * Starts with the logs of a file.
+   * Reads the counts and shares of the logs in a file.
    *
    * @param db The file.
    * @param transaction The file's transactions, one after another.
-   * @param shares Shares of clients, without streams. By default, there are no shares.
+   * @param shares Shares of clients, to which the file's streams are added. By default, there are
+   * no shares.
    */
   constructor(db: Database, transaction: Transaction, shares?: LogShares) {
     this.#db = db;
@@ -191,8 +192,8 @@ export class Logs {
   }
 
   /**
-   * Gives each open log a new identity, because its newest records may be lost. Readers at a lost
-   * position detect this, and do not mistake later records for the lost records.
+   * Assigns a new identity to each open log, because its newest records may be lost. Readers at a
+   * lost position detect the change, and do not mistake later records for the lost ones.
    *
    * @param identity Generates a unique identity.
    */
@@ -224,7 +225,7 @@ export class Logs {
   }
 
   /**
-   * Ends the leases of all writers whose log another writer can continue. No other process has the
+   * Ends the leases of writers in logs that another writer can continue. No other process has the
    * file open, so the previous process's writers are gone. Other logs keep their leases, because
    * the application may open them again.
    */

@@ -13,7 +13,8 @@ export interface SqliteBrokerOptions {
    */
   readonly runtime?: Runtime | undefined;
   /**
-   * Durability of an acknowledged write. At both levels, nothing is lost if the process is killed.
+   * Durability of an acknowledged write. With both values, nothing is lost if the process is
+   * killed.
    *
    * - `normal`: the most recent writes may be lost if the machine loses power. Commits run in the
    *   broker's thread.
@@ -23,13 +24,13 @@ export interface SqliteBrokerOptions {
    */
   readonly synchronous?: "normal" | "full" | undefined;
   /**
-   * Maximum size of the file in bytes. Appends beyond it are rejected. The write-ahead log next to
-   * the file uses about 4 MiB more.
+   * Maximum size of the file in bytes. Appends that would exceed it are rejected. The write-ahead
+   * log next to the file uses about 4 MiB more.
    *
-   * When the file is nearly full and the histories of one client hold more than an eighth of all
-   * bytes, the histories that it created since the file was opened are forgotten, starting with the
-   * quietest. When the file is half full, the durable streams that one user or address created over
-   * HTTP may grow to at most an eighth of the bytes.
+   * When the file is nearly full and the histories of one client use more than an eighth of all
+   * bytes, the broker forgets the histories that this client has created since the file was opened,
+   * starting with the quietest. When the file is half full, the durable streams that one user or
+   * address created over HTTP may grow to at most an eighth of the bytes.
    *
    * @default {1073741824}
    */

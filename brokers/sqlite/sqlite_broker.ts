@@ -80,7 +80,7 @@ const NEARLY_FULL = 0.9;
  *   a commit.
  * - **Durability:** if the process is killed, nothing that was acknowledged is lost. If the machine
  *   loses power, nothing is lost with `synchronous: "full"`. With `"normal"`, the most recent
- *   writes may be lost, which clients detect by a new epoch.
+ *   writes may be lost; clients detect the loss by a new epoch.
  * - **Bounds:** if the disk is full or the file has reached `maxBytes`, appends are rejected, but
  *   reads continue.
  *
@@ -178,7 +178,7 @@ export class SqliteBroker implements Broker {
    * @throws {BrokerError} If the file is damaged, if it is open in another process or broker, or if
    * it belongs to another program or another version of Skein.
    * @throws {TypeError} If an option is unknown, or the path is empty.
-   * @throws {RangeError} If a limit is not a positive integer, or `maxBytes` is too small.
+   * @throws {RangeError} If a limit is not a positive integer, or if `maxBytes` is too small.
    */
   static async open(
     path: string | URL,
@@ -190,7 +190,7 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Creates a broker for an open file on any machine; for simulations.
+   * Creates a broker for an open file on any machine. This is meant for simulations.
    *
    * @param settings The settings.
    * @param machine The machine.
@@ -247,7 +247,7 @@ export class SqliteBroker implements Broker {
    * @param topic The topic.
    * @param listener Receives the publications of the topic.
    * @param options The bounds of the history, for a topic with a history.
-   * @returns The subscription, in force immediately.
+   * @returns The subscription, which is in force immediately.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has a history and its name has more than 1,024 bytes or
    * contains a zero character.
@@ -264,8 +264,8 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Copies the file while the broker is in use, in steps of a few milliseconds. Claims and numbers
-   * are left out. A broker that opens the copy starts a new epoch.
+   * Copies the file while the broker is in use, in steps of a few milliseconds. The store's claims
+   * and numbers are not copied. A broker that opens the copy starts a new epoch.
    *
    * @param path Path of the copy, or its `file:` URL. The file must not exist yet.
    * @param options A signal that cancels the copy.
@@ -313,8 +313,8 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Ends all subscriptions, commits all waiting operations, and closes the file. After that, all
-   * writes are in this one file and on disk. Idempotent.
+   * Ends all subscriptions, commits all waiting operations, and closes the file. After that, the
+   * file on disk contains all writes. Idempotent.
    */
   close(): Promise<void> {
     return this.#life.close(() => this.#close());

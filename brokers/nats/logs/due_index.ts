@@ -1,14 +1,15 @@
 /**
  * The index of logs that may expire or lose their writer.
  *
- * Each such log has a check: a message with a time that is no later than the time at which the log
- * falls due. Checks are divided into classes. All checks in a class wait equally long, so the first
- * check in a class is always the next one due, and a search costs one request per class, however
- * many logs there are. If a log was used in the meantime, it gets another check in the class of the
- * remaining time.
+ * For each such log there is a check: a message with a time no later than the time at which the log
+ * expires or its writer is lost. Checks are divided into classes. All checks in a class wait
+ * equally long, so the first check in a class is always the next one due. A search therefore costs
+ * one request per class, however many logs there are. If a log was used in the meantime, another
+ * check is added in the class for the remaining time.
  *
  * Checks and logs are in two streams, so a server that loses power may lose a check but keep the
- * log. Therefore, a node's search also covers the logs that reads on this node found due.
+ * log. Therefore, a node's search also covers logs that this node found to be due while reading
+ * them.
  */
 import { dueAt, type StoredLog } from "../../../pubsub/logs/rules.ts";
 import type { EngineClock } from "../clock.ts";

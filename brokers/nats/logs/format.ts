@@ -1,6 +1,6 @@
 /**
  * Messages of logs. Each message is one complete change of a log: the state after the change, and
- * its records.
+ * the added records.
  *
  * ```text
  * <head as JSON> LF <record> <record> ...

@@ -17,10 +17,10 @@ export interface PartBounds {
 }
 
 /**
- * Finds messages by positions.
+ * Finds messages by position.
  *
- * Positions grow with the stream's sequences, so a position is found by interpolation search. The
- * end of a page is remembered, so that the next page needs no search.
+ * Positions increase with the stream's sequence numbers, so the reader uses interpolation search.
+ * It remembers where a page ended, so that the next page needs no search.
  */
 export class LogReader {
   readonly #streams: LogStreams;
@@ -91,8 +91,8 @@ export class LogReader {
 
   /**
    * Searches for the message that contains a position. The search alternates between the middle and
-   * the place where the message would be if positions grew evenly. This takes at most twice as many
-   * reads as a search that always uses the middle.
+   * the sequence number that the message would have if positions grew evenly. This needs at most
+   * twice as many reads as a binary search.
    */
   async #find(
     part: string,

@@ -177,8 +177,8 @@ export class LogStreams {
   }
 
   /**
-   * Lists the logs of a kind. The cursor of a page is valid for 10 s. Streams are selected from the
-   * logs of all kinds, because subjects cannot express the rest.
+   * Lists the logs of a kind. The cursor of a page is valid for 10 s. To list durable streams, this
+   * reads the logs of all kinds, because no subject matches durable streams only.
    */
   async list(
     kind: OwnedKind,

@@ -53,8 +53,8 @@ export type WholeEffect<R> =
   | { readonly kind: "sure"; readonly result: R };
 
 /**
- * Decides on a change. It is called again with a newer state if another node changed the log first.
- * An error affects only this operation.
+ * Computes a change from the state of a log. It is called again with a newer state if another node
+ * has changed the log first. If it throws, only this operation fails.
  */
 export type LogOperation<T> = (state: WholeLog | undefined, now: number) => WholeEffect<T>;
 
@@ -100,9 +100,9 @@ interface Applied {
 /**
  * Writes the changes of logs.
  *
- * A change is a message that is stored only if no other message has followed the newest message
- * known to this node. Operations on one log wait for one another, and operations that wait together
- * become one message.
+ * A change is a message. NATS stores it only if the log's newest message is still the one that this
+ * node knows. Operations on a log wait for one another, and those that wait at the same time are
+ * combined in one message.
  */
 export class LogWriter {
   readonly #runtime: Runtime;
