@@ -277,7 +277,7 @@ export interface BrokerStore {
    *
    * @param key The row.
    * @param number The number, an integer of 0 or more.
-   * @param windowMs Minimum time for which the number is remembered, in milliseconds: at most a
+   * @param windowMs Minimum time for which the number is remembered, in milliseconds; at most a
    * week.
    * @returns True if the number is above the previous one, and is now recorded.
    */

@@ -45,7 +45,7 @@ export class Followed<R> {
    * Reads once for all readers that want the same page after the same announcement.
    *
    * @param key The options of the read.
-   * @param read Reads.
+   * @param read Performs the read.
    * @returns The result.
    */
   share(key: string, read: () => Promise<R>): Promise<R> {

@@ -134,7 +134,7 @@ export function textOf(value: unknown): string {
  * Lists the correct outcomes of a call. There are several if it is uncertain whether a time has
  * passed, or if an engine may choose the size of a page.
  *
- * @param state The state before.
+ * @param state The state before the call.
  * @param call The call.
  * @param at Time between the call and its result.
  * @param facts See {@linkcode EngineFacts}.

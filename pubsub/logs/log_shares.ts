@@ -137,11 +137,12 @@ export class LogShares {
 }
 
 /**
- * Creates the error text for an exceeded share. Clients other than the creator may append.
+ * Creates the error text for an exceeded share. It names no user and no address, because clients
+ * other than the creator may append.
  *
  * @param verb The operation.
  * @param reached The share.
- * @returns The text, which names no user and no address.
+ * @returns The text.
  */
 export function overShareReason(
   verb: "append" | "create",

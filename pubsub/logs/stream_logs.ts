@@ -500,7 +500,8 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
-   * Calls back after each change of a stream. Announcements may get lost or arrive early.
+   * Calls back on each change of a stream; possibly too early, or not at all if the announcement
+   * gets lost.
    *
    * @param id The id.
    * @param onChange Also called once the broker is reachable after an outage. MUST NOT throw.

@@ -61,7 +61,7 @@ export function joinHead(head: object, data: Uint8Array = NO_DATA): Uint8Array {
  * Reads a head and the bytes after it.
  *
  * @param message The message.
- * @returns The fields of the head, and the bytes; `undefined` if malformed.
+ * @returns The fields of the head, and the bytes; `undefined` if the message is malformed.
  */
 export function splitHead(
   message: Uint8Array,
@@ -89,7 +89,7 @@ export function* partsOf(data: Uint8Array): Generator<Uint8Array> {
  * Reads a message.
  *
  * @param payload The payload of a publication.
- * @returns The message; `undefined` if malformed.
+ * @returns The message; `undefined` if it is malformed.
  */
 export function parseCallMessage(payload: string | Uint8Array): CallMessage | undefined {
   const message = typeof payload === "string" ? undefined : splitHead(payload);

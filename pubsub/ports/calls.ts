@@ -43,9 +43,9 @@ interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown
 }
 
 /**
- * All calls. A worker's broker has a method for each row that its engine supports, and the engine's
- * thread calls the method of the same name. `PortBroker` and `EnginePort` handle names, bounds,
- * signals and errors for all rows.
+ * The table of all calls. A worker's broker has a method for each row that its engine supports, and
+ * the engine's thread calls the method of the same name. `PortBroker` and `EnginePort` handle
+ * names, bounds, signals and errors for all rows.
  */
 export const CALLS: Readonly<Record<CallName, CallRow>> = {
   "history.append": { pack: packPublication, counts: "published" },

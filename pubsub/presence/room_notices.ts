@@ -125,8 +125,8 @@ export class RoomNotices {
 
   /**
    * Adds a session that is about to enter the presence with `data`. The session receives the list
-   * immediately, or with the next notice in a large room. A session in the room receives the list
-   * again.
+   * immediately, or with the next notice in a large room. A session that is already in the room
+   * receives the list again.
    *
    * @throws {QueueFullError} If the session's send queue has no room for the list.
    * @throws {SessionClosedError} If the session is not established yet.
