@@ -105,7 +105,7 @@ export class Drain {
    * Drains sessions. This can be called only once.
    *
    * @param sessions All sessions, in the order in which to close them.
-   * @returns The result, when the last session has closed.
+   * @returns The result, once the last session has closed.
    */
   async run(sessions: readonly Session[]): Promise<DrainReport> {
     this.#startedAt = this.#runtime.now();

@@ -212,7 +212,7 @@ export class SessionLimiter {
    * @param peer The user and the address of the session; the slot's own address takes precedence.
    * @param beside The slot of the client's other session: both together are counted once.
    * @returns The session's slot, to be released when it ends.
-   * @throws {TypeError} If the reservation is no longer held here.
+   * @throws {TypeError} If this limiter no longer holds the reservation.
    * @throws {LimitError} If the session has a different user or address, for which there is no
    * room.
    */

@@ -59,7 +59,7 @@ export interface SessionRates {
  *
  * - **Rejected first:** messages beyond a rate limit are not handled. A request or a publication
  *   receives `too-many` with `retryAfterMs`; rejections of other messages are reported to the peer
- *   once a second.
+ *   at most once a second.
  * - **Publications keep their order:** after a rejected publication, all publications that the peer
  *   sent before it read the rejection are rejected, too. `client.publish()` waits, and sends them
  *   again in order.
@@ -67,8 +67,8 @@ export interface SessionRates {
  *   Rejected publications don't count if the client waits before sending them again.
  * - **Numbered messages wait:** messages and publications with at-least-once delivery are handled
  *   and acknowledged as the rates allow.
- * - **Never rejected:** replies, cancels, pongs and unsubscribing are handled, but too many of them
- *   also close the session. Invalid input has a separate bound, `maxInvalidMessages`.
+ * - **Never rejected:** replies, cancels, pongs and unsubscribing are always handled, but too many
+ *   of them also close the session. Invalid input has a separate bound, `maxInvalidMessages`.
  */
 export interface RateLimitsOptions {
   /** Rates of each session. */

@@ -236,7 +236,7 @@ export class SessionManager implements AsyncDisposable {
    *
    * @param options The network address, and the session from which the client moves, if known.
    * @returns The lease of the socket; pass it to the engine that upgrades.
-   * @throws {LimitError} If twice as many sockets are open as a limit on sessions allows.
+   * @throws {LimitError} If twice as many sockets are open as a limit allows sessions.
    *
    * @example Usage
    * ```ts
@@ -317,7 +317,7 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists all sessions.
    *
-   * @returns A copy, in the order of addition.
+   * @returns A copy of the list, in the order of addition.
    */
   all(): Session[] {
     return Array.from(this.#slots.values(), ({ session }) => session);
@@ -327,7 +327,7 @@ export class SessionManager implements AsyncDisposable {
    * Lists the sessions of a user.
    *
    * @param user The user, as in `session.user`.
-   * @returns A copy, in the order of addition.
+   * @returns A copy of the list, in the order of addition.
    */
   sessionsOf(user: string): Session[] {
     return [...this.#byUser.get(user) ?? []];
@@ -337,7 +337,7 @@ export class SessionManager implements AsyncDisposable {
    * Lists the sessions in a state.
    *
    * @param state The state.
-   * @returns A copy, in the order of addition.
+   * @returns A copy of the list, in the order of addition.
    */
   byState(state: SessionState): Session[] {
     return this.all().filter((session) => session.state === state);

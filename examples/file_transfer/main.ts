@@ -1,5 +1,6 @@
 /**
- * Sends a file over a stream and shows the progress. After a lost connection the transfer resumes.
+ * Sends a file over a stream and shows the progress. If the connection is lost, the transfer
+ * resumes.
  *
  * ```sh
  * deno run -N -R -W --unstable-net examples/file_transfer/main.ts --receive ./received

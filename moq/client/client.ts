@@ -241,7 +241,7 @@ const CLIENT: OptionKinds<MoqClientOptions> = {
  *   be dialed at all. If a stable session is closed as unauthorized, the client makes one more
  *   attempt, because the token may have expired.
  * - **GOAWAY:** the client dials the next session while the old one is still open, and then moves
- *   to it. The server may send another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
+ *   to it. The server may name another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
  * - **Session:** after `session.close()` the client connects again; {@linkcode MoqClient.close}
  *   closes the client.
  *

@@ -52,7 +52,7 @@ const MAX_HASH_ANSWER = 256;
 export interface DialMoqOptions
   extends Omit<MoqSessionOptions, "side" | "path" | "onSetup" | "setupTimeoutMs" | "signal"> {
   /**
-   * The versions to offer, in order of preference. By default `moq-lite-05`, `-04`, `-02` and
+   * The versions to offer, in order of preference. The default is `moq-lite-05`, `-04`, `-02` and
    * `-01`. `gomoqt-dev` is never offered by default: its ALPN name, `moq-00`, selects draft 14 on
    * relays that speak the IETF drafts.
    */

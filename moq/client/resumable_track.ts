@@ -172,7 +172,7 @@ const MAX_HELD_READERS = 2;
  *   `onResumed` and as `resumption`, and the missing numbers to `onMissed` with the reason
  *   `sessionClosed`.
  * - **A group in progress** throws when the session closes; read the next one.
- * - **Without a publisher** the track waits up to `resumeTimeoutMs` until the broadcast is
+ * - **Without a publisher** the track waits up to `resumeTimeoutMs` for the broadcast to be
  *   announced again.
  * - **End:** the loop ends once the publisher has ended the track. If the track is rejected, or the
  *   client has stopped, the loop and every later read throw.
@@ -290,7 +290,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
    *
    * @param options A signal to end the wait.
    * @returns The group; `null` at the end of the track.
-   * @throws {MoqLaggedError} If this reader fell behind; the next call continues.
+   * @throws {MoqLaggedError} If this reader has fallen behind; the next call continues.
    * @throws {MoqError} If the track was rejected, or the client has stopped.
    */
   async nextGroup(

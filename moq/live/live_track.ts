@@ -361,7 +361,7 @@ export class LiveTrack implements AsyncDisposable {
    *
    * @param request The requested group.
    * @param writer Writer of the response.
-   * @returns Resolves once the group was written or aborted.
+   * @returns Resolves once the group has been written or aborted.
    * @throws {MoqError} If the group is not in the cache.
    */
   async serveFetch(request: FetchRequest, writer: GroupWriter): Promise<void> {
@@ -383,7 +383,7 @@ export class LiveTrack implements AsyncDisposable {
    * Returns `true` if a fetch of a group can be answered.
    *
    * @param sequence The number of the group.
-   * @returns `true` if the cache has the group.
+   * @returns `true` if the group is in the cache.
    */
   hasCached(sequence: number): boolean {
     return this.#cached().some((group) => group.sequence === sequence);

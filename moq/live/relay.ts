@@ -236,8 +236,8 @@ const OPTIONS: OptionKinds<MoqRelayOptions> = {
  *   be an echo of this relay: it never replaces another source, and takes over only one second
  *   after that source has gone.
  * - **Untrusted sessions:** a session that dialed in may publish only if `authorize` allows it, and
- *   uses at most 2 % of the slots. A broadcast without a slot waits for one, and its publisher can
- *   read the reason: see {@linkcode relayNotices}.
+ *   may use at most 2 % of the slots. A broadcast without a slot waits for one, and its publisher
+ *   can read the reason: see {@linkcode relayNotices}.
  * - **Slow subscribers:** a subscriber that falls behind loses the oldest groups, explicitly. A
  *   subscription without progress is ended, and its session is closed if only that frees the
  *   memory.

@@ -121,7 +121,7 @@ export class MoqRefusal extends Error {
 }
 
 /**
- * Converts an error of the application to a rejection.
+ * Converts an error thrown by the application to a rejection.
  *
  * @param error The thrown value. The client receives the message of an `AuthenticationError` or a
  * `MoqError`.

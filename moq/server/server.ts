@@ -125,7 +125,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * mounted in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
    *
    * @param request The request.
-   * @param info Facts about the request, including the address for the limits.
+   * @param info Facts about the request, including the client's address, to which limits apply.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (
@@ -149,7 +149,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   /**
    * Answers a request for a WebTransport session. Never rejects.
    *
-   * @param request The request, not answered yet.
+   * @param request The request, which must not have been answered yet.
    */
   async take(request: WebTransportRequest): Promise<void> {
     try {
@@ -175,7 +175,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * Starts a session on a connection of any transport, such as raw QUIC. Never rejects.
    *
    * @param connection A connection with streams and an agreed protocol.
-   * @param client Facts about the client, including the address for the limits.
+   * @param client Facts about the client, including its address, to which limits apply.
    * @returns The session; `undefined` if the client was rejected or the setup failed, and the
    * connection was closed.
    */
@@ -393,8 +393,9 @@ export class MoqServer implements MoqFace, AsyncDisposable {
  * the TCP port with the same number.
  *
  * @param options Where to listen, and the options of the server.
- * @returns The server, listening.
- * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag.
+ * @returns The listening server.
+ * @throws {UnsupportedError} If the runtime has no QUIC; the message names the flag that enables
+ * it.
  * @throws {Deno.errors.AddrInUse} If the port is in use.
  * @throws {RangeError} If a limit is not a positive integer.
  * @throws {TypeError} If another option is invalid.

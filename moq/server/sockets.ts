@@ -80,8 +80,8 @@ export interface SocketsHandlers {
  * Checks the options of a listening server and fills in defaults.
  *
  * @param protocols The protocols of raw QUIC, in order of preference.
- * @throws {TypeError} If `transports` is empty, has an unknown name, or lacks `websocket` although
- * `webSocket` is set.
+ * @throws {TypeError} If `transports` is empty, contains an unknown name, or lacks `websocket`
+ * although `webSocket` is set.
  * @throws {UnsupportedError} If the platform cannot listen.
  */
 export function socketsOptions(

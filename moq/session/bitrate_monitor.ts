@@ -90,10 +90,11 @@ const DEFAULTS = {
 /**
  * Measures the bytes that a connection sends, and reports shifts of the smoothed rate.
  *
- * - **Sample:** bytes that the connection sent (`getStats().bytesSent`, or the connection's
- *   counters of streams and datagrams if the transport has no such number) divided by the time
- *   since the last sample. The rate measures traffic, not capacity: an idle session reports no
- *   rate, and a session that becomes idle reports 0.
+ * - **Sample:** a sample is the number of bytes that the connection has sent since the last sample,
+ *   divided by the time. The number comes from `getStats().bytesSent`, or from the connection's
+ *   counters of streams and datagrams if the transport has no such number. The rate measures
+ *   traffic, not capacity: an idle session reports no rate, and a session that becomes idle reports
+ *   0.
  * - **Round-trip time:** `getStats().smoothedRtt` if the platform provides it, as browsers do;
  *   `undefined` with Deno's QUIC and WebSocket.
  * - **Cost:** one timer while the monitor runs, and constant memory.

@@ -318,7 +318,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    *
    * @param options A signal to end the wait.
    * @returns The group; `null` at the end of the track.
-   * @throws {MoqLaggedError} If this reader fell behind; the next call continues.
+   * @throws {MoqLaggedError} If this reader has fallen behind; the next call continues.
    * @throws {MoqError} If the publisher rejected or aborted the track, or the session closed.
    * @throws {ProtocolError} If the publisher violated the protocol.
    */
