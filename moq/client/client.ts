@@ -338,7 +338,7 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Waits for a session, for methods that only a session has, such as `fetch()` and `probe()`.
+   * Waits for a session, to call its `fetch()` or `probe()`.
    *
    * @param options A signal and a timeout.
    * @returns The session.

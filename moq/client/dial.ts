@@ -107,10 +107,9 @@ export interface DialMoqOptions
    */
   readonly timeoutMs?: number | undefined;
   /**
-   * The time without a packet from the server after which a QUIC connection is closed, in
-   * milliseconds. Detecting a server that vanished without a close may take up to a third longer.
-   * The client pings the server three times within this time. Browsers and WebSockets have their
-   * own timeouts.
+   * The idle time after which a QUIC connection is closed, in milliseconds. Detecting a server that
+   * vanished without a close may take up to a third longer. The client pings the server three times
+   * within this time. Browsers and WebSockets have their own timeouts.
    *
    * @default {10000}
    */

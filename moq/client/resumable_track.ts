@@ -332,7 +332,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   /**
    * Changes the subscription, in this session and later ones.
    *
-   * @param options The options to change; the others stay as they are.
+   * @param options The options to change.
    * @throws {RangeError} If a value is out of range.
    */
   async update(

@@ -197,8 +197,8 @@ export interface MoqRelayOptions {
   readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand"> | undefined;
   /**
    * Receives errors of broadcasts and announcements. A lack of slots is reported once per session
-   * and reason, and again only after all broadcasts of the session were relayed. By default errors
-   * are ignored, except that one line is printed about sessions without `authorize`.
+   * and reason, until all broadcasts of the session are relayed. By default errors are ignored,
+   * except that one line is printed about sessions without `authorize`.
    */
   readonly onError?: ((error: unknown) => void) | undefined;
 }

@@ -125,7 +125,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * mounted in `Deno.serve`, Hono, oak and any other server that passes the `Request` on.
    *
    * @param request The request.
-   * @param info Facts about the request, including the client's address, to which limits apply.
+   * @param info Facts about the request, including the client's address.
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (
@@ -175,7 +175,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
    * Starts a session on a connection of any transport, such as raw QUIC. Never rejects.
    *
    * @param connection A connection with streams and an agreed protocol.
-   * @param client Facts about the client, including its address, to which limits apply.
+   * @param client Facts about the client, including its address.
    * @returns The session; `undefined` if the client was rejected or the setup failed, and the
    * connection was closed.
    */

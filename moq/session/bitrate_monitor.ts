@@ -56,7 +56,7 @@ export interface BitrateMonitorOptions {
   /**
    * The number of samples before the first report. The average starts with the first sample, which
    * still accounts for half of it after three samples. The default gives a waiting peer an early
-   * reply; if no peer waits, 10 gives a more stable first report.
+   * reply; if no peer waits, 10 is more stable.
    *
    * @default {3}
    */

@@ -98,7 +98,7 @@ export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
 /**
  * Changes the fields of a subscription.
  *
- * @param changes The fields to change; absent or undefined fields stay as they are.
+ * @param changes The fields to change; absent or undefined fields stay.
  * @throws {RangeError} If a value is out of range.
  */
 function changedFields(
@@ -342,7 +342,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    * `-02` the change only affects this end, and no message is sent, because peers treat it as the
    * end of the subscription.
    *
-   * @param options The options to change; the others stay as they are.
+   * @param options The options to change.
    * @throws {RangeError} If a value is out of range.
    * @throws {MoqError} If the subscription ends before the change is sent.
    */

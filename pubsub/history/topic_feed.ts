@@ -59,8 +59,8 @@ const MAX_OVER_EPOCHS = 16;
 /**
  * Delays before the attempts after a failed read, in milliseconds. After the last attempt, the feed
  * skips the gap; this takes seven seconds if the broker rejects each read immediately. The delays
- * have no jitter, because jitter would shorten them and cause more gaps, and because the number of
- * concurrent reads is bounded anyway.
+ * have no jitter, because shorter waits cause more gaps, and because the number of concurrent reads
+ * is bounded.
  */
 const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 
