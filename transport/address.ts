@@ -23,7 +23,7 @@ interface ListenPlace {
 }
 
 /**
- * Calls `listen`, and names the address in the error if it is already in use.
+ * Calls `listen`. If the address is already in use, the error names it.
  *
  * @param place The address to name in the error.
  * @returns The result of `listen`.

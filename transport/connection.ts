@@ -20,9 +20,9 @@ export interface ConnectionCapabilities {
 /** The code and reason of a close. */
 export interface ConnectionCloseInfo {
   /**
-   * The close code; 0 is a normal close. Every transport can send 0 and 3000 to 4999; a plain
-   * WebSocket and Skein's own messages can send no other codes. WebTransport can send any code from
-   * 0 to 2^32 - 1. Raw QUIC, QMux and memory can send any code up to 2^53 - 1. A code from the peer
+   * The close code; 0 is a normal close. Every transport can carry 0 and 3000 to 4999; a plain
+   * WebSocket and Skein's own messages carry no other codes. WebTransport can carry any code from 0
+   * to 2^32 - 1. Raw QUIC, QMux and memory can carry any code up to 2^53 - 1. A code from the peer
    * is passed on unchanged.
    */
   readonly closeCode?: number | undefined;
@@ -47,8 +47,8 @@ export interface OpenStreamOptions {
 }
 
 /**
- * The reading end of a stream as plain calls. A web stream would cost more than the bytes of a
- * short stream. `directStream()` returns this end, or builds it on the web stream.
+ * The reading end of a stream as plain calls. Creating a web stream would cost more than reading a
+ * short stream. `directStream()` returns this end, or wraps the web stream in one.
  */
 export interface DirectReadable {
   /**
@@ -57,8 +57,8 @@ export interface DirectReadable {
    * Over Deno's QUIC, a closed session and a stream that the peer reset both look like a clean end,
    * so send the length of data that must arrive complete.
    *
-   * @param used The bytes of an earlier read that are no longer needed. The next read may reuse
-   * their memory, which saves an allocation of up to 64 KiB. The array is empty afterwards.
+   * @param used Bytes from an earlier read that are no longer needed. The next read may reuse their
+   * memory, which saves an allocation of up to 64 KiB. The array is empty afterwards.
    * @returns The bytes, owned by the caller, or `null` if the peer has closed this direction.
    * @throws {StreamError} If the peer has reset the stream.
    * @throws {ConnectionError} If the connection has ended.
@@ -147,8 +147,8 @@ export interface BidirectionalStream {
 /** The streams of a connection as plain calls. */
 export interface DirectStreams {
   /**
-   * Sets the receiver for the peer's bidirectional streams; they no longer arrive in the readable.
-   * The receiver MUST NOT throw.
+   * Sets the receiver for the peer's bidirectional streams, in place of
+   * `incomingBidirectionalStreams`. The receiver MUST NOT throw.
    *
    * @param receiver Receives each stream, including those that arrived earlier.
    * @throws {TypeError} If a receiver is already set.
@@ -162,8 +162,8 @@ export interface DirectStreams {
    */
   openUnidirectional(options?: OpenStreamOptions): Promise<DirectWritable>;
   /**
-   * Sets the receiver for the peer's unidirectional streams; they no longer arrive in the readable.
-   * The receiver MUST NOT throw.
+   * Sets the receiver for the peer's unidirectional streams, in place of
+   * `incomingUnidirectionalStreams`. The receiver MUST NOT throw.
    *
    * @param receiver Receives each stream, including those that arrived earlier.
    * @throws {TypeError} If a receiver is already set.
@@ -181,8 +181,7 @@ export interface DirectDatagrams {
    */
   send(datagram: Uint8Array): void;
   /**
-   * Sets the only receiver. It is called for each datagram, in place of the readable. It MUST NOT
-   * throw.
+   * Sets the only receiver. It receives each datagram in place of `readable`, and MUST NOT throw.
    *
    * @param receiver Receives each datagram and owns the bytes.
    * @throws {TypeError} If a receiver is already set.
@@ -339,8 +338,8 @@ export interface ConnectionInspection {
     /** Reads the totals of one kind. */
     state(kind: "data" | "bidirectional" | "unidirectional"): CreditState;
     /**
-     * Grants a total to the peer, if it is larger than the previous one. Automatic windows never
-     * fall below this total.
+     * Grants a new total to the peer if it is larger than the previous total. Automatic windows
+     * never fall below this total.
      *
      * @param kind The unit: bytes, or bidirectional or unidirectional streams.
      * @param total The total since the start of the connection.
@@ -366,21 +365,21 @@ export interface ConnectionInspection {
    */
   observe?(observer: ((event: ConnectionEvent) => void) | undefined): void;
   /**
-   * Excludes the first bidirectional stream of one end from counters, events and grants, because it
-   * carries messages and does not belong to the application. This method MUST be called before this
-   * end opens any stream, and before an observer is set.
+   * Excludes the first bidirectional stream that one end opens from counters, events and grants,
+   * because it carries messages and does not belong to the application. This method MUST be called
+   * before this end opens any stream, and before an observer is set.
    *
    * @param by The end that opens the stream.
    */
   excludeMessageStream?(by: "local" | "remote"): void;
   /**
-   * Makes `closed` reject if the connection ends without a close by the peer. By default, such an
-   * end counts as a close with 0. On raw QUIC, this end then also marks its own close, so that the
-   * peer can require it too. This method is absent on transports where a connection cannot end this
-   * way.
+   * Makes `closed` reject if the connection ends without a close by the peer. By default, this
+   * counts as a close with 0. On raw QUIC, the call also makes this side mark its own close, so
+   * that the peer can require a close too. This method is absent on transports where a connection
+   * cannot end this way.
    *
-   * @returns `false` if the two cases cannot be told apart: in browsers, on the runtime's own
-   * engine, and after the connection has ended.
+   * @returns `false` if the connection cannot tell the two cases apart: in browsers, on the
+   * runtime's own engine, and after the connection has ended.
    */
   requireClose?(): boolean;
 }
@@ -393,9 +392,9 @@ export type ConnectionCredit = NonNullable<ConnectionInspection["credit"]>;
  *
  * Over HTTP/3, flow control applies if both ends announce it. Skein's clients and servers announce
  * it, except in browsers. The stream that carries a session's messages then counts as one of the
- * peer's streams, and its bytes use credit. That credit is returned after the bytes were read, even
- * if the application grants all other credit itself. QUIC adds limits for the whole connection. At
- * least one of the totals must be above 0.
+ * peer's streams, and its bytes use credit. That credit is returned once the bytes have been read,
+ * even if the application grants all other credit itself. QUIC adds limits for the whole
+ * connection. Over HTTP/3, one of `maxData`, `maxStreamsBidi` and `maxStreamsUni` must be above 0.
  */
 export interface FlowControlOptions {
   /**
@@ -427,8 +426,8 @@ export interface FlowControlOptions {
   readonly maxStreamsUni?: number | undefined;
   /**
    * Moves the windows automatically as bytes are read and streams end. With `false`, the peer gets
-   * more credit only from {@linkcode ConnectionCredit.grant}, or from a session's grant. It gets
-   * none when it reports that it is blocked, or when a stream is cancelled.
+   * more credit only from {@linkcode ConnectionCredit.grant}, or from a session's grant. No credit
+   * is granted when the peer reports that it is blocked, or when a stream is cancelled.
    *
    * @default {true}
    */
@@ -479,7 +478,7 @@ export interface FrameReceiver {
 export type Backpressure = NonNullable<FrameReceiver["backpressure"]>;
 
 /**
- * The message frames of a transport that has frames.
+ * The message frames of a transport that supports them.
  *
  * Implementations MUST deliver frames complete and in order. They MUST hold frames that arrive
  * before {@linkcode MessageFrames.receive} is called, up to a limit, and deliver them when it is
@@ -491,8 +490,8 @@ export interface MessageFrames {
    * Passes a frame to the transport. Never blocks; watch `bufferedAmount`.
    *
    * @param frame The text or bytes. The bytes MUST NOT be changed afterwards.
-   * @param parts The messages that were joined by line feeds to form the frame, if many connections
-   * receive each of them. A transport MAY compress such a frame. Any other frame may contain a
+   * @param parts The messages that were joined by line feeds to form the frame, if each of them is
+   * sent to many connections. A transport MAY compress such a frame. Any other frame may contain a
    * peer's secret next to text that the peer chose, so it MUST NOT be compressed.
    */
   send(

@@ -1,7 +1,7 @@
 /**
- * The error texts of Deno that carry information: for QUIC and TLS, the runtime has neither error
- * classes nor codes. No other module reads these texts. `deno_errors_test.ts` compares them with
- * the runtime's errors.
+ * Reads information from Deno's error texts, because the runtime has neither error classes nor
+ * codes for QUIC and TLS. No other module reads these texts. `deno_errors_test.ts` compares them
+ * with the runtime's errors.
  */
 import { textOf } from "../base/error_text.ts";
 
@@ -36,7 +36,8 @@ export function isPeerReset(error: unknown): boolean {
 }
 
 /**
- * Returns whether a response of the peer ended the handshake, rather than silence or a local fault.
+ * Returns whether a response from the peer ended the handshake, rather than silence or a local
+ * fault.
  *
  * @param cause The rejection of `Deno.connectQuic`.
  * @returns True if the peer rejected the connection or the protocols, or if this end rejected the
@@ -51,15 +52,15 @@ export function isPeerAnswer(cause: unknown): boolean {
  * 7301 section 3.2).
  *
  * @param error The error of a dial.
- * @returns True if the server has none of the offered protocols.
+ * @returns True if the server supports none of the offered protocols.
  */
 export function isNoCommonProtocol(error: unknown): boolean {
   return /\berror 120\b/.test(textOf(error));
 }
 
 /**
- * Detects a server that rejects connections before any HTTP (RFC 9000 section 10.2), as a draining
- * server does.
+ * Detects a server that rejects connections before HTTP starts (RFC 9000 section 10.2), as a
+ * draining server does.
  *
  * @param cause The rejection of `Deno.connectQuic`.
  * @returns True if the server rejected the connection.

@@ -13,7 +13,7 @@ import type {
 } from "./connection.ts";
 
 /**
- * Forwards `sendOrder` from one object for a stream to another, if the transport can order streams.
+ * Forwards `sendOrder` from one stream object to another, if the transport can order streams.
  *
  * @param stream The stream that receives the property.
  * @param ordered The stream that has the property.
@@ -31,7 +31,7 @@ export function orderedAs<T extends object>(
 
 /**
  * Opens a unidirectional stream that you write to with plain calls. On a transport with direct
- * streams, no web stream is created; it would cost more than a short stream does.
+ * streams, no web stream is created, because that would cost more than sending a short stream.
  *
  * @param connection The connection to open the stream on.
  * @param options The priority, and how long to wait for a free stream.
@@ -82,8 +82,8 @@ export function receiveBidirectional(
 
 /**
  * Receives the peer's unidirectional streams, so that you read them with plain calls. On a
- * transport with direct streams, no web streams are created; they would cost more than short
- * streams do.
+ * transport with direct streams, no web streams are created, because that would cost more than
+ * reading short streams.
  *
  * @param connection The connection. The caller MUST NOT use its `incomingUnidirectionalStreams`
  * afterwards.

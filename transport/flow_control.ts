@@ -169,8 +169,7 @@ export class ReceiveCredit {
    * @param window The amount that the peer may send before the application reads.
    * @param grant Sends a new total to the peer.
    * @param options `automatic: false` keeps the window from moving automatically. With `restAfter`,
-   * everything released is granted at most {@linkcode GRANT_REST_MS} later, using that runtime's
-   * timers.
+   * a timer of that runtime grants everything released at most {@linkcode GRANT_REST_MS} later.
    */
   constructor(
     window: number,
@@ -198,7 +197,7 @@ export class ReceiveCredit {
   }
 
   /**
-   * Enlarges the window. A window that has not been announced to the peer yet may also be shrunk.
+   * Enlarges the window. A window that has not been announced to the peer yet can also shrink.
    *
    * @param window The amount that the peer may send before the application reads.
    */
@@ -226,8 +225,8 @@ export class ReceiveCredit {
 
   /**
    * Counts bytes that were read, or streams that ended. Grants more immediately if the grant would
-   * be at least half of the window, or at least as much as the peer has left. What the peer has
-   * left may be little while some streams stay open for a long time.
+   * be at least half of the window, or at least as much as the peer's remaining credit. That credit
+   * can be small while some streams stay open for a long time.
    */
   release(amount: number): void {
     this.#done += amount;
@@ -263,8 +262,8 @@ export class ReceiveCredit {
 
   /**
    * Counts bytes or streams that were discarded unseen. Their number is unknown, so the maximum is
-   * assumed. Each call widens the window by at most `atMost`, until the peer reports that it is
-   * blocked.
+   * assumed. Each call widens the window by at most `atMost`. A report from the peer that it is
+   * blocked corrects this.
    */
   lose(atMost: number): void {
     const amount = Math.min(atMost, Math.max(0, this.#limit - this.#received - this.#lost));
@@ -298,8 +297,7 @@ export class ReceiveCredit {
   }
 
   /**
-   * Grants a total explicitly. An automatic window moves on from this total once that much has been
-   * released.
+   * Grants a total explicitly. An automatic window grants more once its own total exceeds this one.
    *
    * @param total The total since the start. It is ignored unless it is larger than before.
    */

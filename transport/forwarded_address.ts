@@ -7,7 +7,7 @@ import { peerAddress, type RequestInfo } from "./address.ts";
 export interface ForwardedAddressOptions {
   /**
    * The number of proxies between the clients and this server. Each proxy must append the address
-   * of its own peer to the header. Earlier entries come from the client, and may be forged.
+   * of its own peer to the header. Earlier entries come from the client and may be forged.
    */
   readonly trusted: number;
   /**

@@ -69,7 +69,10 @@ export class FrameInbox {
     return this.#hold(frame);
   }
 
-  /** Ends the frames and notifies the receiver. Held frames can still be received. Idempotent. */
+  /**
+   * Accepts no more frames, and notifies the receiver. Held frames can still be received.
+   * Idempotent.
+   */
   close(): void {
     this.#closed = true;
     const receiver = this.#receiver;

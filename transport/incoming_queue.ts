@@ -215,10 +215,10 @@ interface StreamQueue<T> {
 }
 
 /**
- * A link from a stream to its queue, which is cut at the end. Deno frees a web stream only in a
- * full garbage collection, and until then the stream would keep the queue's whole connection alive.
- * The minor collections would copy each ended connection, which costs a session as much as a tenth
- * of its setup.
+ * The link from a stream to its queue, which is cut when the queue has ended. Deno frees a web
+ * stream only in a full garbage collection; until then, an uncut link would keep the whole
+ * connection alive. Each minor collection would copy the ended connections. That would cost up to a
+ * tenth of a session's setup.
  */
 interface QueueLink<T> {
   /** The queue; `undefined` once the queue has ended and is empty. */

@@ -12,9 +12,10 @@ export interface OriginRules {
   readonly origins?: readonly string[] | undefined;
   /**
    * The host names of this server, without a port. A page may connect if its origin has one of
-   * these names, and if its host and port match the request's. Only listed names are
-   * accepted, so that an attacker cannot use a name that resolves to this server (DNS rebinding). A
-   * page from another port of the same host has another origin, so it must be listed in `origins`.
+   * these names, and if the origin's host and port match those of the request. Only listed names
+   * are accepted, so that an attacker cannot use a name that resolves to this server (DNS
+   * rebinding). A page from another port of the same host has another origin, so it must be listed
+   * in `origins`.
    *
    * @default {["localhost", "127.0.0.1", "[::1]"]}
    */
@@ -81,7 +82,7 @@ const FORWARDED = [
 
 /**
  * Returns whether a program on this machine sent a request and addressed it to this machine. A
- * request that a proxy forwarded does not count, if the proxy adds one of the usual headers.
+ * request does not count if a proxy forwarded it and added one of the usual headers.
  *
  * @param hosts Additional names of this machine.
  * @returns `true` if all these conditions are met.

@@ -49,9 +49,9 @@ export interface DialWebTransportOptions {
   readonly flowControl?: FlowControlOptions | undefined;
   /**
    * The number of unidirectional streams that the server may have open. Each may hold up to 1.25 MB
-   * of unread bytes. This applies only to Deno, because a browser has its own limit. Media over
-   * QUIC servers open their streams without waiting, and need 1024. This is also the default of
-   * `flowControl.maxStreamsUni`.
+   * of unread bytes. The option applies only in Deno, because a browser has its own limit. Media
+   * over QUIC servers open their streams without waiting, and need 1024. The value is also the
+   * default of `flowControl.maxStreamsUni`.
    *
    * @default {128}
    */
@@ -64,25 +64,26 @@ export interface DialWebTransportOptions {
    */
   readonly maxBidirectionalStreams?: number | undefined;
   /**
-   * The time of silence after which the connection counts as lost, in milliseconds. This applies
-   * only to Deno, because a browser has its own timeout. If the server's timeout is shorter, it
-   * applies instead; on a Skein server it is 9 s. If the server is silent for 10 s, or for a third
-   * of a timeout below 30 s, the client sends a ping, which restarts the timeout once.
+   * The time of silence after which the connection counts as lost, in milliseconds. The option
+   * applies only in Deno, because a browser has its own timeout. If the server's timeout is
+   * shorter, it applies instead; that of a Skein server is 9 s. If the server is silent for 10 s,
+   * or for a third of a timeout below 30 s, the client sends a ping, which restarts the timeout
+   * once.
    *
    * @default {30000}
    */
   readonly idleTimeoutMs?: number | undefined;
   /**
    * Called once when the connection should be replaced because its engine is about to stop
-   * receiving. WebKit does not renew the connection's credit, so it stops after some megabytes. The
-   * callback MUST NOT throw.
+   * receiving. WebKit does not renew the connection's credit, so it stops receiving after some
+   * megabytes. The callback MUST NOT throw.
    */
   readonly onWorn?: (() => void) | undefined;
-  /** Cancels dialing. It has no effect once connected. There is none by default. */
+  /** Cancels dialing. It has no effect once the connection is open. There is none by default. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * The timeout from the start to the server's response, in milliseconds. `Infinity` waits for as
-   * long as the connection lives. In a browser, only the browser's own timeout applies by default.
+   * The timeout from the start to the server's response, in milliseconds. `Infinity` waits as long
+   * as the connection is open. In a browser, only the browser's own timeout applies by default.
    *
    * @default {10000}
    */

@@ -100,11 +100,11 @@ const OPTIONS: OptionKinds<DevCertificateOptions> = {
  * one expires soon or has other names.
  *
  * A browser can trust the certificate by its hash, without an authority, because the key is ECDSA
- * and the validity is at most 14 days. Only the user can read the file. Use the certificate only
- * for development, because only clients that know the hash trust it.
+ * and the validity is at most 14 days. Only the user can read the stored file. Use the certificate
+ * only for development, because only clients that know the hash trust it.
  *
  * This function never prompts. Without permission to read the environment, or to read and write the
- * folder, the certificate is only kept in memory.
+ * folder, the certificate is kept only in memory.
  *
  * @see {@link https://www.w3.org/TR/webtransport/#custom-certificate-requirements | WebTransport}
  *

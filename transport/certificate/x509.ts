@@ -122,9 +122,9 @@ const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
 /**
  * Creates a key, and a certificate signed with it.
  *
- * The certificate is not an authority (`CA:FALSE`), so a client that trusts it by hash or by name
- * does not trust other certificates because of it. Also, rustls does not accept an authority's
- * certificate from a server.
+ * The certificate is not a CA certificate (`CA:FALSE`), so a client that trusts it by hash or by
+ * name trusts no certificate that it signed. Also, rustls rejects a server that uses a CA
+ * certificate.
  *
  * @see {@link https://www.rfc-editor.org/rfc/rfc5280 | RFC 5280}, sections 4.1 and 4.2
  *

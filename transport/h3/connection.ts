@@ -90,9 +90,9 @@ export interface Http3ConnectionOptions {
   /** Called on a server with each request of the peer. */
   readonly onRequest?: ((request: Http3Request) => void) | undefined;
   /**
-   * Tells whether the client of a request hands over from another connection. If it returns `false`
-   * for a spare connection, that connection is closed. If this callback is absent, no connection is
-   * spare.
+   * Tells whether a request is from a client that is handing over from another connection. If it
+   * returns `false` for a spare connection, that connection is closed. If this callback is absent,
+   * no connection is spare.
    */
   readonly isSuccessor?: ((request: Http3Request) => boolean) | undefined;
   /** The timeouts for the first request on each of a server's connections. */

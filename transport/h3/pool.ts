@@ -19,7 +19,7 @@ interface PooledConnection {
 }
 
 /**
- * A pool of connections, each shared by sessions of one origin. Connections in the pool stay open.
+ * A pool of connections, each shared by sessions to one origin. Connections in the pool stay open.
  * If the server allows no more sessions on a connection, the pool opens another one.
  */
 export class Http3Pool {

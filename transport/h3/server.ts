@@ -46,8 +46,8 @@ export interface ListenWebTransportOptions
   readonly maxStreams?: number | undefined;
   /**
    * The maximum number of unidirectional streams that a peer can have open, per connection. The
-   * default is `maxStreams`, or 1024 if `quic` is set, because peers of Media over QUIC open
-   * streams without waiting. The value is also the default of `flowControl.maxStreamsUni`.
+   * default is `maxStreams`, or 1024 if `quic` is set, because Media over QUIC peers open streams
+   * without waiting. The value is also the default of `flowControl.maxStreamsUni`.
    */
   readonly maxUnidirectionalStreams?: number | undefined;
   /**
@@ -57,13 +57,13 @@ export interface ListenWebTransportOptions
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /**
-   * Tells whether the client of a request hands over from a session of this server. If this
-   * callback is set, twice as many connections as `maxConnections` and `maxConnectionsPerAddress`
-   * can be open. A connection beyond those limits is closed unless its first request arrives within
-   * two seconds and comes from such a client. By default, the limits apply to all connections. MUST
-   * NOT throw.
+   * Tells whether a request is from a client that is handing over from a session of this server. If
+   * this callback is set, twice as many connections as `maxConnections` and
+   * `maxConnectionsPerAddress` can be open. A connection above the normal limits is closed unless
+   * its first request arrives within two seconds and comes from such a client. By default, the
+   * limits apply to all connections. The callback MUST NOT throw.
    *
-   * @param request The request. Do not accept or refuse it here.
+   * @param request The request. Do not accept or reject it here.
    */
   readonly isSuccessor?: ((request: WebTransportRequest) => boolean) | undefined;
   /** Serves protocols other than HTTP/3 with raw QUIC on the same port. Absent by default. */
@@ -81,8 +81,8 @@ export interface ListenWebTransportOptions
      */
     onConnection(connection: QuicConnection): void | Promise<void>;
     /**
-     * Called with each error of `onConnection`. If it is absent, these errors are ignored. MUST NOT
-     * throw.
+     * Called with each error from `onConnection`. Without this callback, the errors are ignored. It
+     * MUST NOT throw.
      *
      * @param error The error.
      */
@@ -113,8 +113,8 @@ export type RawQuicOptions = NonNullable<ListenWebTransportOptions["quic"]>;
  *   never handled.
  * - **Limits:** connections, handshakes, waiting requests, and sessions per connection are limited.
  *   Excess connections, requests and sessions are rejected.
- * - **Open under a flood:** excess handshakes are ignored, so that honest clients retry, and newer
- *   handshakes replace unfinished ones.
+ * - **Open under a flood:** newer handshakes replace unfinished ones. Other excess handshakes are
+ *   ignored; honest clients then send their first packet again.
  * - **Idle connections:** a connection is closed after two seconds without a session, because
  *   browsers keep idle connections open.
  */
@@ -215,8 +215,8 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
 
   /**
    * Closes every connection and stops listening. Further calls have no effect. Close open sessions
-   * first, because to their clients they would otherwise look lost. The runtime frees the port when
-   * it collects garbage, not immediately.
+   * first; otherwise, their clients treat them as lost. The runtime frees the port when it collects
+   * garbage, not immediately.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();

@@ -123,9 +123,9 @@ const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
  * The buffer size for reads of a CONNECT stream. When a connection ends, unread bytes are lost
- * unless the pending read has room for them, so the buffer has room for a whole close. It is no
- * larger, because other capsules are small and rare, and the buffer stays pinned while the session
- * is idle.
+ * unless the pending read has room for them, so the buffer has room for a whole close capsule. It
+ * is not larger than that, because other capsules are small and rare, and the buffer stays pinned
+ * while the session is idle.
  */
 const CONNECT_READ_BYTES = MAX_CLOSE_FRAME_BYTES;
 

@@ -148,8 +148,8 @@ export class SessionCredit implements ConnectionCredit {
   /**
    * Rejects all current and later waiters.
    *
-   * @param error Creates the error. It is only called when needed, because creating an error is
-   * slow.
+   * @param error Creates the error. It is called only when an error is needed, because creating one
+   * is slow.
    */
   fail(error: () => unknown): void {
     this.#failure = error;

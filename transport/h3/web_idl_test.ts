@@ -6,8 +6,8 @@ import { WebTransport } from "../w3c/mod.ts";
 
 /**
  * A member of an interface. An `attribute` can be set, and a `readonly` cannot. An `operation`
- * contains the number of required arguments. Where other members throw, a member with a promise
- * rejects.
+ * states its number of required arguments. A member that returns a promise rejects where other
+ * members throw.
  */
 type Member =
   | readonly ["attribute" | "readonly" | "readonly promise" | "static readonly", name: string]

@@ -1,7 +1,7 @@
 /**
  * The proof that a server has read the key of a handshake (RFC 6455, section 1.3). It is a SHA-1
  * hash, which is sufficient because nothing here needs to be secret. For a text this short, the
- * runtime's own hash function takes several times as long.
+ * runtime's own hash function takes several times as long as this code.
  */
 
 /** The suffix that is appended to the key before hashing. */

@@ -35,8 +35,8 @@ export interface CompressionAgreement {
 }
 
 /**
- * Finds the first offer of permessage-deflate that this end supports. Both ends must then compress
- * each message separately.
+ * Finds the first offer of permessage-deflate that this end supports. The agreement makes both ends
+ * compress each message separately.
  *
  * @param offers The value of `Sec-WebSocket-Extensions` in the request.
  * @returns The agreement, or `undefined` if no offer is acceptable.

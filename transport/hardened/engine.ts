@@ -49,9 +49,9 @@ const MIN_FRAGMENTS = 64;
 export interface HardenedWebSocketOptions {
   /**
    * The largest message to read, in bytes. A larger message closes the connection with 4413 before
-   * it is buffered, whether its header announces the size or its fragments add up to it. The
-   * default is `session.maxMessageBytes`, but at least 64 KiB. `serve` throws if you set a lower
-   * limit than this.
+   * it is buffered, even if only its fragments together exceed the limit. The default is
+   * `session.maxMessageBytes`, but at least 64 KiB. `serve` throws if you set a limit below this
+   * default.
    */
   readonly maxPayloadBytes?: number | undefined;
   /**
@@ -104,8 +104,8 @@ export interface HardenedWebSocketOptions {
   readonly handshakeBurst?: number | undefined;
   /**
    * The number of connections of one address that may be open without having sent a request.
-   * Another connection is dropped. The default applies only once more than half of `maxPending` is
-   * in use; a number that you set always applies.
+   * Further connections are dropped. The default applies only once more than half of `maxPending`
+   * is in use; a number that you set always applies.
    *
    * @default {200}
    */
@@ -126,9 +126,9 @@ export interface HardenedWebSocketOptions {
   readonly maxIdleAddresses?: number | undefined;
   /**
    * Compresses messages (permessage-deflate) for peers that offer it. Only messages to many
-   * sessions are compressed, each separately and once for all sessions. Replies and messages to one
-   * session are sent uncompressed. `minBytes` is the smallest message to compress, in bytes; the
-   * default is 512.
+   * sessions are compressed. Each is compressed separately, once for all sessions. Replies and
+   * messages to one session are sent uncompressed. `minBytes` is the smallest message to compress,
+   * in bytes; the default is 512.
    *
    * @default {false}
    */
@@ -193,8 +193,8 @@ export interface HardenedWebSocket extends WebSocketHost {
  *   closed.
  * - **Too slow:** a peer that does not read, or does not reply to a close, is dropped together with
  *   the bytes that are queued for it.
- * - **Too many:** the number of connections, the number of unfinished handshakes and their rate are
- *   limited per address.
+ * - **Too many:** connections, unfinished handshakes, and new connections per second are limited
+ *   per address.
  *
  * The HTTP handler must return the response of `accept` unchanged. `Deno.upgradeWebSocket` does not
  * accept requests of this engine.

@@ -86,9 +86,10 @@ export interface FrameLimits {
 /**
  * Reads a client's frames.
  *
- * - **Limits:** a message that is too large is a fault as soon as a frame header announces the
- *   excess. The reader holds no more than about twice the received bytes of one message.
- * - **Text:** invalid UTF-8 is a fault at the first chunk that rules out valid text.
+ * - **Limits:** a message that is too large is reported as a fault as soon as a frame header
+ *   announces the excess. The reader holds no more than about twice the received bytes of one
+ *   message.
+ * - **Text:** invalid UTF-8 is reported as a fault with the first chunk that rules out valid text.
  * - **Pause:** `pause` stops the events in the middle of a chunk; the rest of the chunk waits for
  *   `resume`.
  * - **Idle:** between messages the reader holds no buffer.

@@ -31,7 +31,7 @@ export function encodeFrame(opcode: number, payload: Frame): Buffer {
 /**
  * Encodes a close frame.
  *
- * @param code The close code; `undefined` for a frame without code and reason.
+ * @param code The close code; `undefined` for a frame without a code and reason.
  * @param reason The reason, which is truncated to 123 bytes.
  */
 export function encodeClose(code: number | undefined, reason: string): Buffer {
@@ -56,8 +56,8 @@ export class FrameEncoder {
    * Encodes a message.
    *
    * @param frame The message to send. Bytes MUST NOT be changed afterwards.
-   * @param parts The parts of a message that many sessions share. It must be the same array for all
-   * of them.
+   * @param parts The parts of a message that many sessions share. Pass the same array for all
+   * sessions.
    * @returns The encoded frame. All sockets that send the same message share these bytes, so they
    * MUST NOT be changed.
    */
@@ -124,7 +124,7 @@ export class WriteTurn {
   }
 
   /**
-   * Joins frames, once for all sockets that have the same frames.
+   * Joins frames, once for all sockets that send the same frames.
    *
    * @param parts The frames of one socket, in order.
    * @returns The bytes of all frames. They MUST NOT be changed.

@@ -121,7 +121,7 @@ export class ConnectionSlot implements Disposable {
  * its address, and tokens are refilled over time.
  *
  * - **Memory:** an address is forgotten when all its tokens are refilled. At most
- *   `maxIdleAddresses` are remembered. If there are more, the address that was quiet for the
+ *   `maxIdleAddresses` are remembered. If there are more, the address that has been quiet for the
  *   longest time is forgotten first.
  * - **No timer:** tokens are computed when a connection arrives.
  * - **Crowded:** when too many connections have not sent a request yet, a new one replaces the
@@ -192,7 +192,7 @@ export class HandshakeLimits {
    * Counts a connection.
    *
    * @param now The current time, in milliseconds.
-   * @param connection The connection. A newer one may displace it later.
+   * @param connection The connection. A newer connection may displace it later.
    * @returns The connection's slot, or `undefined` if the connection must be dropped.
    */
   admit(address: string, now: number, connection: Droppable): ConnectionSlot | undefined {

@@ -93,9 +93,9 @@ export class Upgrade {
   }
 
   /**
-   * Passes the socket on.
+   * Hands the socket over to a WebSocket.
    *
-   * @param receiver Receives the bytes that follow the request. The first of them arrive in a later
+   * @param receiver Receives the bytes that follow the request. The first bytes arrive in a later
    * turn.
    */
   take(receiver: HardenedSocket): void {
@@ -506,8 +506,8 @@ export class Listener {
 
   /**
    * Accepts an upgrade only if it has no body, and if no response on the connection is unfinished.
-   * Any other upgrade is served as a plain request, in turn. Otherwise an unfinished response would
-   * be written into the WebSocket, and a proxy might disagree about where a body ends.
+   * Any other upgrade is served in turn as a plain request. Accepting it could write an unfinished
+   * response into the WebSocket, and a proxy might disagree about where the body ends.
    */
   #isUpgrade({ headers, httpVersion, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
@@ -776,7 +776,7 @@ const CRLF = Buffer.from("\r\n", "latin1");
 
 /**
  * Sends a response, and waits until a streamed body has been sent. Never rejects. If the client
- * disconnects, the body ends.
+ * disconnects, the body is cancelled.
  *
  * @param out The response of node:http to write to.
  */

@@ -93,11 +93,11 @@ const BARE_LINE_FEED = /[^\r]\n/;
 const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
 
 /**
- * Reads the first request of a connection, as long as it may be an upgrade to a WebSocket. Only an
+ * Reads the first request of a connection while it may still be an upgrade to a WebSocket. Only an
  * unambiguous head is accepted. Any other head, malformed or not, is left to node:http.
  *
  * @param bytes All bytes of the connection so far.
- * @param checked The number of bytes that an earlier call has checked.
+ * @param checked The number of bytes that earlier calls have checked.
  * @param maxBytes The largest head to read.
  * @returns The upgrade, `undefined` if the request is not an upgrade, or `"incomplete"` if more
  * bytes are needed.

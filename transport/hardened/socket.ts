@@ -41,7 +41,7 @@ const ABNORMAL_CLOSE = 1006;
 const FAREWELL_MS = 1_000;
 
 /**
- * The maximum bytes of pongs that the system has not accepted yet. These are the replies to four
+ * The maximum bytes of pongs that the system has not accepted yet. This is enough to reply to four
  * reads of 64 KiB of pings. A peer that reads its pongs stays far below this.
  */
 export const MAX_UNSENT_PONG_BYTES = 262_144;
@@ -154,7 +154,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #received: { readonly code: number; readonly reason: string } | undefined = undefined;
 
   /**
-   * Opens a WebSocket. The caller must pass on the bytes and the end of the raw socket.
+   * Opens a WebSocket. The caller must report the bytes and the end of the raw socket to it.
    *
    * @param raw The socket, after the request of the handshake was read.
    * @param greeting The response to the handshake, which is sent with the first frames of the turn.

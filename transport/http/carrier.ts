@@ -46,7 +46,7 @@ export interface GivenFrames {
 }
 
 /**
- * A connection of the HTTP transport, as its requests use it. A connection on this node implements
+ * A connection of the HTTP transport, as seen by its requests. A connection on this node implements
  * this interface itself. A connection on another node needs an implementation that forwards the
  * calls.
  *
@@ -59,7 +59,7 @@ export interface HttpCarrier {
    */
   prove(): Promise<void>;
   /**
-   * Returns the events after a number. Waits if there are none.
+   * Returns the events that follow event number `after`. Waits if there are none.
    *
    * @param after The number of the last event that the request has received, or 0 for none.
    */
@@ -68,7 +68,7 @@ export interface HttpCarrier {
    * Passes frames from the client to the connection, which accepts each frame once.
    *
    * @param number The number of the first frame, 1 or more.
-   * @param frames The frames, encoded as in a POST request; see `frames.ts`. They may be empty.
+   * @param frames The frames, encoded as in a POST request; see `frames.ts`. There may be none.
    * @param received The number of the last event that the client has received.
    */
   give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames>;

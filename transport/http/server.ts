@@ -17,8 +17,8 @@ import { type OpenedConnection, writeClose, writeFrame } from "./events.ts";
 import { readFrames } from "./frames.ts";
 
 /**
- * The maximum bytes of events that were sent to a client but not acknowledged. A client
- * acknowledges when a quarter of this is reached. A single event may be larger.
+ * The maximum bytes of events that a client has been sent but has not acknowledged. A client sends
+ * an acknowledgement when a quarter of this limit is reached. A single event may be larger.
  */
 export const MAX_UNACKNOWLEDGED_BYTES = 262_144;
 

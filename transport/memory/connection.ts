@@ -647,7 +647,7 @@ class StreamReader implements StreamEnd {
 }
 
 /**
- * Creates one direction of a stream. Both ends are active at first.
+ * Creates one direction of a stream, with both ends open.
  *
  * @param backward The path from the reader to the writer.
  */

@@ -124,8 +124,8 @@ export interface MemoryLink {
    * Breaks the network permanently. Data in flight is lost. Unless `silent` is set, `closed`
    * rejects immediately at both ends.
    *
-   * @param options With `silent`, the network breaks without notice, as if a cable far away was
-   * unplugged. Sent data vanishes, and the ends can only notice the silence.
+   * @param options With `silent`, the network breaks without notice, as if a cable far away had
+   * been unplugged. Sent data vanishes, and the ends can only notice the silence.
    */
   disconnect(options?: { readonly silent?: boolean | undefined }): void;
   /**
@@ -222,7 +222,7 @@ const OPTIONS: OptionKinds<MemoryPairOptions> = {
 
 /**
  * Creates two established connections that are each other's peer, for tests. The network between
- * them can delay, lose and reorder data and disconnect, and a peer can stop reading.
+ * them can delay, lose and reorder data, or break. A peer can stop reading.
  *
  * - **Delivery:** data is delivered in order, in a microtask and without timers. With a delay, the
  *   clock and timers of the runtime are used, so that fake time controls delivery.

@@ -279,7 +279,7 @@ export class MemoryPath implements PacketPath {
     this.#datagrams.resume();
   }
 
-  /** Loses all packets, present and future. No timer is left. Idempotent. */
+  /** Drops all packets, including those sent later. No timer is left. Idempotent. */
   cut(): void {
     this.#cut = true;
     this.#reliable.clear();

@@ -47,8 +47,8 @@ export const MESSAGE_PROTOCOL = "skein.1";
 export const MAX_FRAME_BYTES = 4 * 1024 * 1024;
 
 /**
- * The same limit at a client, in bytes. This is as much as Deno's WebSocket reads. If a message
- * exceeds the client's own limit, the client drops it and continues, rather than closing the
+ * The largest frame body that a client reads, in bytes. Deno's WebSocket has the same limit. If a
+ * message exceeds the session's lower limit, a client drops the message instead of closing the
  * connection.
  */
 const MAX_CLIENT_FRAME_BYTES = 64 * 1024 * 1024;

@@ -268,9 +268,8 @@ export class FrameQueue {
    * Adds a frame.
    *
    * @param frame The text, or a binary message with its mark.
-   * @param parts The parts of a frame that many queues send. It must be the same array for all of
-   * them.
-   * @throws {TypeError} If the bytes have no mark, because there is no kind for other bytes.
+   * @param parts The parts of a frame that many queues send. Pass the same array to all queues.
+   * @throws {TypeError} If the bytes have no mark, because no kind of frame carries other bytes.
    */
   add(frame: Frame, parts?: readonly FramePart[]): void {
     if (parts !== undefined) this.#addShared(FrameQueue.#encode(frame, parts));

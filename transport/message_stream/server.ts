@@ -39,7 +39,7 @@ export const MESSAGE_STREAM: OptionKinds<MessageStreamOptions> = {
  *
  * - **Order:** frames arrive complete and in the order in which they were sent. Frames sent early
  *   wait for the stream.
- * - **Writes:** there is one write at a time. Frames sent during a write share the next one.
+ * - **Writes:** there is one write at a time. Frames sent during a write share the next write.
  * - **Close:** all earlier frames are sent first, followed by an end mark. The code and reason
  *   follow after the peer has also ended its half, or after a timeout.
  * - **Abort:** a stream that ends without an end mark breaks the connection.

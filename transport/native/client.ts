@@ -85,8 +85,8 @@ interface Globals {
  * Opens a WebTransport connection with the platform's own `WebTransport`.
  *
  * - **Protocols:** if the platform cannot offer protocols, the first one is sent in the URL's query
- *   (`?protocol=`), and the connection assumes that the server accepted it. The mark of a token in
- *   band (`skein.auth`) is sent in the same way, as `auth=in-band`.
+ *   (`?protocol=`), and the connection assumes that the server accepted it. In this case,
+ *   `auth=in-band` replaces the subprotocol `skein.auth`, which announces a token in band.
  * - **Page:** when the user leaves the page, the connection closes, so that the server does not
  *   wait for a timeout. `closed` then rejects, and a client reconnects if the page is restored from
  *   the browser's cache.

@@ -38,7 +38,7 @@ export interface ListenNativeWebTransportOptions extends QuicListenOptions {
 
 /**
  * A listener for WebTransport sessions of the runtime's own engine, with the members of
- * `WebTransportListener`. Iterating it yields the sessions as requests.
+ * `WebTransportListener`. Iterate over it to receive the sessions as requests.
  *
  * - **Accepted first:** the session is open before its request is yielded. If you reject the
  *   request, the session closes with 4000 plus the status, and the headers of the response are

@@ -65,7 +65,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   }
 
   /**
-   * The datagrams to send. A write waits while many datagrams wait to be sent. A datagram that is
+   * The datagrams to send. A write waits while too many datagrams are queued. A datagram that is
    * too large is dropped.
    */
   get writable(): WritableStream<Uint8Array> {

@@ -31,8 +31,8 @@ export const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /**
  * How long a handshake keeps its slot when other handshakes need one, in milliseconds. The time is
- * enough for a worldwide round trip and one lost packet. It also limits the work that a flood
- * causes, to `maxHandshakes` handshakes in this time.
+ * enough for a worldwide round trip and one lost packet. It also limits the work that a flood can
+ * cause to `maxHandshakes` handshakes in this time.
  */
 const HANDSHAKE_GRACE_MS = 2_000;
 
@@ -110,9 +110,9 @@ export interface ListenQuicOptions extends Certificate {
    */
   readonly maxConnectionsPerAddress?: number | undefined;
   /**
-   * The maximum number of concurrent handshakes. Once it is reached, a new handshake replaces the
-   * oldest one if that one started more than two seconds ago. Otherwise, the first packet of the
-   * new handshake is ignored, and an honest peer sends it again.
+   * The maximum number of concurrent handshakes. Once this number is reached, a new handshake
+   * replaces the oldest one if the latter started more than two seconds ago. Otherwise, the first
+   * packet of the new handshake is ignored, and an honest peer sends it again.
    *
    * @default {1024}
    */
@@ -246,7 +246,7 @@ interface Handshake {
  *
  * - **Robust:** a failed handshake does not affect other connections.
  * - **Limits:** connections, connections per address, and handshakes are limited. A protocol that
- *   recognizes clients that hand over can have the same number of spare connections in addition.
+ *   recognizes clients that hand over can have as many spare connections in addition.
  * - **Open under a flood:** newer handshakes replace unfinished ones.
  *
  * @typeParam C The connection that the handlers create.

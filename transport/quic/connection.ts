@@ -423,7 +423,7 @@ interface PeerStreamsOptions<S, T, U> {
 /**
  * A queue of streams that the peer opened. The runtime holds the streams until this queue accepts
  * them, so if the application reads no streams, the peer must wait. The QUIC stream limit bounds
- * their number.
+ * the number of streams held.
  *
  * @typeParam S The stream of the runtime.
  * @typeParam T The wrapped stream.

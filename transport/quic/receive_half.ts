@@ -29,7 +29,7 @@ const MAX_SMALL_READS = 16;
 const MAX_EARLY_BYTES = 16_384;
 
 /**
- * The direction of a stream that the peer writes.
+ * The direction of a stream in which the peer writes.
  *
  * - **End:** {@linkcode ReceiveHalf.endTurn} reads ahead if the application does not read, so that
  *   the peer regains the stream credit of a stream that has ended.

@@ -3,8 +3,8 @@
  * together with the first bytes.
  *
  * The runtime's QUIC has limits. It cannot reset a stream, so `abort` looks like a normal end to
- * the peer, and it can send STOP_SENDING with code 0 only. The peer's codes are read. If the peer
- * sends STOP_SENDING, the next write notices it.
+ * the peer, and it can send STOP_SENDING only with code 0. Codes from the peer can be read. If the
+ * peer sends STOP_SENDING, the next write fails.
  *
  * @module
  */

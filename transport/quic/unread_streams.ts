@@ -123,8 +123,8 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Creates counters that are all zero.
    *
-   * @param limits The limits. A missing limit has its default.
-   * @param quotas All quotas of the server, if there is one.
+   * @param limits The limits. A missing limit has its default value.
+   * @param quotas The server's quotas, if the streams belong to a server.
    * @throws {RangeError} If a limit is neither `Infinity` nor within its range.
    */
   constructor(limits: UnreadStreamLimits = {}, quotas?: Quotas) {
@@ -160,7 +160,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Converts a listener's option to counters.
    *
-   * @param quotas All quotas of the server, if there is one.
+   * @param quotas The server's quotas, if the streams belong to a server.
    * @throws {RangeError} If a limit is neither `Infinity` nor within its range.
    */
   static of(limits: UnreadStreamLimits = {}, quotas?: Quotas): UnreadStreams {
@@ -182,7 +182,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /**
    * Counts a stream of a connection, if the limits allow it.
    *
-   * @param owner The owner, which stands for the connection.
+   * @param owner The owner that identifies the connection.
    * @returns The slot of the stream, or an error if the stream is rejected.
    */
   take(owner: Owner): Place | StreamError {

@@ -26,10 +26,9 @@ const SILENCES_MS = 120_000;
  * Creates a dialer that uses HTTP if the other transports fail. `withLastResort` describes the
  * order and what the dialer remembers.
  *
- * - **Polls:** after a proxy has held back an event stream once, the client polls for the rest of
- *   its life.
+ * - **Polls:** once a proxy has held back an event stream, the client only polls from then on.
  *
- * @param dial The dialer of the other transports. It is not used if there are none.
+ * @param dial The dialer of the other transports. It is not used if there are no other transports.
  * @param send The function that sends requests. The default is the platform's `fetch`.
  * @returns The dialer. Create one for each client.
  */

@@ -1,6 +1,6 @@
 /**
- * HTTP as the last transport of a client. Every page loads this module. The code of HTTP, and the
- * code that chooses a transport after the others failed, load after their first failure.
+ * Adds HTTP as a client's last transport. Every page loads this module. The HTTP transport, and the
+ * code that chooses a transport after a failure, are loaded only after the others have failed.
  */
 import { anySignal, within } from "../../base/wait.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -104,8 +104,8 @@ export function withLastResort(
  * Tries some of the transports alone for a limited time.
  *
  * @returns The attempt, once it has opened a connection, failed, or run out of time.
- * @throws The error, if it is a rejection, an abort or wrong arguments: other transports would fail
- * in the same way.
+ * @throws The error, if the server rejected the client, the attempt was aborted, or the arguments
+ * are wrong, because other transports would fail in the same way.
  */
 export async function openAlone(
   { dial, names }: { readonly dial: ClientDialer; readonly names: readonly string[] },

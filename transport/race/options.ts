@@ -15,7 +15,7 @@ export interface TransportOptions {
    * only if WebSocket fails; see `engineDefect()`.
    *
    * `http` is the last resort, for networks that block both. It sends messages in requests and
-   * server-sent events, and has no streams and datagrams. Whatever its position in the list, it is
+   * server-sent events, and has no streams or datagrams. Whatever its position in the list, it is
    * tried only after the others have failed. If you leave it out, it is never used.
    *
    * @default {["webtransport", "websocket", "http"]}
@@ -56,9 +56,8 @@ export interface TransportPlatform {
   /** The function that opens WebTransport, or a text that says why this platform cannot. */
   readonly webTransport: WebTransportLeg | string;
   /**
-   * The description of a defect of the platform's WebTransport. If there is one, WebTransport is
-   * tried only after WebSocket fails, unless the application sets `transports`. There is none by
-   * default.
+   * The description of a defect of the platform's WebTransport. If it is set, WebTransport is tried
+   * only after WebSocket fails, unless the application sets `transports`. There is none by default.
    */
   readonly defect?: string | undefined;
 }

@@ -21,8 +21,8 @@ import {
 
 /**
  * How long a transport may still take after the other one has won or failed, in milliseconds. If a
- * QUIC handshake loses its first packet, it sends the packet again after a second. A server that is
- * down does not respond over UDP.
+ * QUIC handshake loses its first packet, it sends the packet again after a second. The wait is
+ * limited because a server that is down does not respond over UDP.
  */
 export const LATE_LEG_MS = 3_000;
 
@@ -32,8 +32,8 @@ export const LATE_LEG_MS = 3_000;
  * - **Race:** the preferred transport starts first. The other one starts after the head start, or
  *   as soon as the preferred one fails. The first transport that opens wins.
  * - **Late:** if the other transport wins, the preferred one may take 3 s longer, as long as the
- *   winning connection stays open. A late connection is closed, or passed to `onLate`. A lost
- *   packet therefore affects only one connection.
+ *   winning connection stays open. A late connection is closed, or passed to `onLate`. A single
+ *   lost packet therefore does not affect later connections.
  * - **Memory:** if the preferred transport fails, does not open within these 3 s, or falls silent
  *   after opening, the other one is tried first for 30 s. Each failure in a row doubles that time,
  *   up to 10 minutes. A success clears the memory. Rejections and late connections are not

@@ -74,7 +74,7 @@ export class RaceModel {
    *
    * @param nowMs The time at which the session was open.
    * @param attempt See {@linkcode ModelAttempt}.
-   * @returns The transport, and the transport that it replaces.
+   * @returns The transport, and `for` with the transport that it replaces, if any.
    */
   next(nowMs: number, { fate, failsMs, silent }: ModelAttempt): string {
     if (this.#hasHttp) {

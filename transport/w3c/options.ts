@@ -90,7 +90,7 @@ export interface WebTransportOptions {
   readonly datagramsReadableType?: "bytes" | undefined;
   /**
    * The timeout for the server's response in milliseconds, measured from the constructor call. If
-   * it passes, `ready` and `closed` reject. With `Infinity`, the session waits as long as the
+   * it expires, `ready` and `closed` reject. With `Infinity`, the session waits as long as the
    * connection is open. Browsers do not have this option.
    *
    * @default {10000}

@@ -417,12 +417,12 @@ export class WebTransportWriter extends WritableStreamDefaultWriter<Uint8Array> 
   }
 
   /**
-   * Writes a chunk if, when its turn comes, the server's flow control has room for all of it.
-   * Otherwise the write fails, so a transaction never stops halfway.
+   * Writes a chunk completely or not at all. When its turn comes, the write fails unless the
+   * server's flow control has room for the whole chunk.
    *
-   * - **Failure:** if a write fails, all atomic writes that wait after it fail too, and the stream
-   *   stays open. If a plain write also waits after it, the whole stream fails, because the order
-   *   of the writes could not be kept.
+   * - **Failure:** if a write fails, all atomic writes that are waiting after it fail too, and the
+   *   stream stays open. If a plain write is also waiting after it, the whole stream fails, because
+   *   the order of the writes could not be kept.
    * - **Credit:** if both ends use flow control, the session's credit is checked. The runtime does
    *   not report the credit of a single QUIC stream; if that credit is used up, the write waits
    *   like a plain write.

@@ -28,7 +28,7 @@ type Member = (this: unknown, ...args: unknown[]) => unknown;
  *
  * - **Members** that are in the specification are enumerable; additional members are not.
  * - **Class string:** instances are printed as `[object Name]`.
- * - **Promises:** a member that returns a promise rejects if it fails.
+ * - **Promises:** a member that returns a promise rejects instead of throwing.
  */
 export function defineInterface(type: InterfaceClass, shape: InterfaceShape): void {
   const { name, members, promises = [] } = shape;

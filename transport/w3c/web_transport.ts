@@ -87,7 +87,7 @@ export interface WebTransportConnectionStats {
 
 /**
  * A WebTransport session with the interface of browsers. This is Skein's own class, even if the
- * runtime has a class of that name. Code written for browsers runs if this class replaces the
+ * runtime has a class of that name. Code written for browsers runs if you use this class as the
  * global one.
  *
  * The runtime's QUIC causes these differences from browsers:
@@ -98,7 +98,7 @@ export interface WebTransportConnectionStats {
  * - **Ends:** when a session is closed, all of its streams seem to end normally. If data must
  *   arrive complete, send its length too.
  * - **Stop:** if the server stops reading a stream, your next write fails.
- * - **Missing:** there are no counters that the runtime does not provide, such as the round-trip
+ * - **Missing:** counters that the runtime does not provide are missing, such as the round-trip
  *   time, and `exportKeyingMaterial()` always rejects.
  * - **Atomic writes:** if both ends use flow control, the session's credit is checked. The credit
  *   of a single QUIC stream is not checked.
@@ -216,7 +216,7 @@ export class WebTransport implements AsyncDisposable {
   #anticipatedBidirectional: number | null;
 
   /**
-   * Starts to connect to a server and to request a session there.
+   * Starts connecting to a server and requesting a session.
    *
    * @param url An `https:` URL without a fragment.
    * @param options The subprotocols, headers, certificates, pooling and timeouts.

@@ -590,7 +590,8 @@ type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
 
 /**
  * Returns whether a server that was dialed with TLS probably does not use TLS. Deno's error says
- * so. Browsers give no reason, so this is assumed only for a server on the developer's own machine.
+ * so. Browsers give no reason, so only a server on the developer's own machine is assumed to lack
+ * TLS.
  */
 function lacksTls(url: string, detail: string): boolean {
   if (!url.startsWith("wss:")) return false;

@@ -1,15 +1,15 @@
 /**
- * The server half of the WebSocket connection, on `Deno.upgradeWebSocket`. Clients do not load this
- * code.
+ * The server half of the WebSocket connection, based on `Deno.upgradeWebSocket`. Clients do not
+ * load this code.
  *
  * The runtime has three limits:
  *
  * - It cannot limit the size of a message while it is read, and it cannot pause reading. Size
  *   limits therefore apply only after a message has arrived.
  * - It cannot drop a peer that has stopped reading or does not reply to a close. Bytes passed to
- *   the runtime stay there until that peer reads or disconnects. Therefore a session passes on
- *   little at a time, and when it ends, it ends for the application immediately. Sockets are
- *   counted until they are really gone (see {@linkcode SocketLease}).
+ *   the runtime stay there until that peer reads or disconnects. A session therefore passes few
+ *   bytes at a time to the runtime. When the session ends, the application learns this immediately,
+ *   but the socket is counted until it is really gone (see {@linkcode SocketLease}).
  * - Its idle timeout does not help here, because the runtime stops the timeout when the socket is
  *   closed, and because the timeout would cost a timer for each message.
  */
@@ -36,7 +36,7 @@ import { openStreams, withStreams } from "./streams.ts";
 
 /**
  * Counts one socket from the upgrade until disposal. It is disposed of when the socket is really
- * gone, even if the connection ended before.
+ * gone, even if the connection ended earlier.
  */
 export interface SocketLease extends Disposable {
   /**
@@ -64,7 +64,7 @@ export interface AcceptWebSocketOptions {
   /**
    * How long a peer may show no sign of life before its connection is closed, in milliseconds. The
    * runtime sends a WebSocket ping after half of this time. 0 turns the timeout off. The timeout
-   * stops at the first call of `close`, whether the peer replies or not.
+   * stops at the first call of `close`, even if the peer does not reply.
    *
    * @default {60000}
    */
@@ -82,7 +82,7 @@ export interface AcceptWebSocketOptions {
     | undefined;
   /**
    * Resolves when a peer that must first send a token is admitted. Until then, an engine SHOULD
-   * accept no more than the token. With `skein.1`, it should accept no streams and datagrams; with
+   * accept no more than the token. With `skein.1`, it should accept no streams or datagrams; with
    * `qmux-NN.skein.1`, only `maxEarlyBytes` of the first stream. By default, every peer is admitted
    * immediately.
    */
@@ -111,8 +111,8 @@ const ACCEPT: OptionKinds<AcceptWebSocketOptions> = {
  *   requests that are valid according to RFC 6455; it has already checked the method, host, version
  *   and key.
  * - It MUST NOT read the request's body.
- * - It MUST dispose of `lease` once the socket is really gone, even if the connection ended before.
- *   If the engine throws, the caller disposes of the lease.
+ * - It MUST dispose of `lease` once the socket is really gone, even if the connection ended
+ *   earlier. If the engine throws, the caller disposes of the lease.
  */
 export type WebSocketEngine = (
   request: Request,

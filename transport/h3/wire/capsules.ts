@@ -53,7 +53,8 @@ interface CloseCapsule {
 
 /**
  * The maximum size of a datagram in a capsule. A longer datagram is dropped. The limit is the size
- * of a packet: the number of datagrams held is limited, but the number of their bytes is not.
+ * of a packet. It is needed because only the number of held datagrams is limited, not their total
+ * size.
  */
 export const MAX_DATAGRAM_CAPSULE_BYTES = 1_500;
 

@@ -13,11 +13,11 @@ type ControlEvent = Settings | "goaway" | undefined;
 const REQUEST_IDS_EVERY = 4n;
 
 /**
- * A validator for the frames of one control stream. Neither end ever pushes, so frames about pushes
- * have no effect.
+ * A validator for the frames of one control stream. Neither end ever pushes, so MAX_PUSH_ID has no
+ * effect and CANCEL_PUSH is an error.
  *
- * The `FrameParser` of a control stream already rejects SETTINGS frames that are missing, late or
- * repeated.
+ * The `FrameParser` of a control stream has already checked that SETTINGS is the first frame and
+ * occurs only once.
  */
 export class ControlFrames {
   readonly #side: "client" | "server";

@@ -114,8 +114,8 @@ export function fromHttp3StreamCode(code: number): number | undefined {
 
 /**
  * Reads the close of a session from a CONNECTION_CLOSE, for peers that close the connection instead
- * of the session. Of these, quiche maps the code like a stream code, and Deno's own WebTransport
- * sends it unchanged.
+ * of the session. Two such peers are quiche, which maps the code like a stream code, and Deno's own
+ * WebTransport, which sends it unchanged.
  *
  * @returns The code and reason of the session's close, or `undefined` if the connection was lost.
  * The connection counts as lost if the code is an HTTP/3 code, is longer than 32 bits, or is 0

@@ -202,10 +202,10 @@ export function supportsWebTransport(settings: Settings): boolean {
 }
 
 /**
- * Lists the values of `:protocol` with which to request a session.
+ * Lists the values of `:protocol` to try when requesting a session.
  *
  * @returns The more likely value, followed by the other value for a second attempt. A server that
- * announces both early and late drafts knows both values, so there is only one attempt.
+ * announces both early and late drafts knows both values, so only one is listed.
  */
 export function upgradeTokensOf(settings: Settings): readonly [UpgradeToken, ...UpgradeToken[]] {
   if (!isOn(settings, SettingId.webTransportEnabled)) return ["webtransport", "webtransport-h3"];
