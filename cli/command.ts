@@ -39,7 +39,7 @@ export class CommandError extends Error {
 }
 
 /**
- * Creates the error for an invalid option or argument. It also prints the usage.
+ * Creates the error for an invalid option or argument. The command prints the usage, too.
  *
  * @param message The text.
  * @returns The error, with the exit code 2.
@@ -86,7 +86,7 @@ export interface Command {
    * @param args Arguments and options.
    * @param context The environment.
    * @returns The exit code.
-   * @throws {CommandError} To exit with a message for the user.
+   * @throws {CommandError} If the program should exit with a message for the user.
    */
   run(args: Arguments, context: Context): Promise<number>;
 }
@@ -113,7 +113,7 @@ export class Arguments {
    * Parses the arguments.
    *
    * @param args The arguments after the name of the command.
-   * @param options The options of the command. The options that all commands share are added.
+   * @param options The command's own options. The options that all commands share are added.
    * @throws {CommandError} With exit code 2, if an option is unknown, or if its value is missing or
    * is not among the choices.
    */
@@ -145,7 +145,7 @@ export class Arguments {
   }
 
   /**
-   * Tells whether a flag is set.
+   * Checks whether a flag is set.
    *
    * @param name The long name.
    * @returns True if the flag is set.
@@ -158,7 +158,8 @@ export class Arguments {
    * Reads the value of an option.
    *
    * @param name The long name.
-   * @returns The value, or `undefined`. If the option is repeated, the last value.
+   * @returns The value, or the last one if the option is repeated; `undefined` if the option is
+   * absent.
    */
   value(name: string): string | undefined {
     return this.#values.get(name)?.at(-1);
@@ -205,7 +206,7 @@ export class Arguments {
   }
 
   /**
-   * Reads the argument of a command that requires exactly one.
+   * Reads the only argument of a command that requires exactly one.
    *
    * @param name Name of the argument, for the error.
    * @returns The argument.
@@ -221,8 +222,8 @@ export class Arguments {
   }
 
   /**
-   * Reads the only argument as the URL of a server. A URL without a scheme, such as
-   * `localhost:8000`, gets `http:` on this machine and `https:` elsewhere.
+   * Reads the only argument as the URL of a server. If the URL has no scheme, as in
+   * `localhost:8000`, the scheme is `http:` for this machine and `https:` for others.
    *
    * @returns The URL.
    * @throws {CommandError} With exit code 2, if the argument is missing or is not such a URL.
@@ -295,7 +296,7 @@ export function columns(rows: readonly (readonly [name: string, text: string])[]
  *
  * @param command The command.
  * @param colors Styles for the headings.
- * @returns The text, with a final line feed.
+ * @returns The text, which ends with a line feed.
  */
 export function helpOf(command: Command, { colors }: Pick<Context, "colors">): string {
   const { name, summary, usage, details, options, examples, exitCodes } = command;

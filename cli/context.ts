@@ -10,8 +10,8 @@ export interface Input {
   /** True if the input is a terminal. */
   readonly isTerminal: boolean;
   /**
-   * Turns raw mode on or off. In raw mode, each key arrives immediately and without an echo. Does
-   * nothing if the input is not a terminal.
+   * Turns raw mode on or off. In raw mode, each key is read immediately and is not echoed. If the
+   * input is not a terminal, nothing happens.
    *
    * @param isRaw True for single keys, false for whole lines.
    */
@@ -27,7 +27,7 @@ export interface Output {
   /** Current height of the terminal in lines, or 24. */
   readonly rows: number;
   /**
-   * Writes a text synchronously and as a whole.
+   * Writes a complete text synchronously.
    *
    * @param text The text, including line feeds.
    * @throws {Deno.errors.BrokenPipe} If the reader has closed the output.
@@ -95,7 +95,7 @@ export interface Context {
    * Opens a page in the user's browser.
    *
    * @param url The address.
-   * @returns False if there is no display or no program that opens pages.
+   * @returns False if there is no display, or no program that opens pages.
    */
   readonly openPage: (url: string) => Promise<boolean>;
 }

@@ -55,8 +55,9 @@ export function requestText(
  * Reads the head of a response.
  *
  * @param source The socket.
- * @returns The head, and the bytes after it that have arrived.
- * @throws {Error} If the source ends first, or if the bytes are not an HTTP/1.1 response.
+ * @returns The head, and the bytes that have already arrived after it.
+ * @throws {Error} If the connection ends before the head is complete, or if the bytes are not an
+ * HTTP/1.1 response.
  */
 export async function readHead(source: ByteSource): Promise<HttpHead> {
   let bytes = new Uint8Array(4_096);
@@ -87,11 +88,11 @@ export async function readHead(source: ByteSource): Promise<HttpHead> {
 }
 
 /**
- * Reads the start of a response body, for the text of an error.
+ * Reads the start of a response body, for use in an error message.
  *
  * @param source The socket.
  * @param head The head of the response.
- * @returns One line of at most 200 characters, without markup; may be empty.
+ * @returns One line of at most 200 characters, without markup. It may be empty.
  */
 export async function bodyOf(source: ByteSource, { headers, rest }: HttpHead): Promise<string> {
   const bytes = new Uint8Array(MAX_BODY_BYTES);

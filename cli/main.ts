@@ -1,5 +1,5 @@
 /**
- * The command `skein`, which talks to a server, measures it, and creates projects.
+ * The command `skein`, which connects to a server, measures it, or creates a project.
  *
  * ```sh
  * deno run -A --unstable-net jsr:@skein/skein/cli --help
@@ -7,8 +7,8 @@
  * skein connect http://localhost:8000
  * ```
  *
- * Deno supports QUIC, and therefore WebTransport, only with `--unstable-net`. This entry is a
- * program without exports.
+ * Deno supports QUIC, and therefore WebTransport, only with `--unstable-net`. This module is a
+ * program and exports nothing.
  *
  * @module
  */

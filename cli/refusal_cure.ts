@@ -3,9 +3,9 @@
 /**
  * Suggests how to fix a rejected or closed session.
  *
- * @param code Close code. For a rejected upgrade, it is the HTTP status plus 4000.
+ * @param code Close code; for a rejected upgrade, the HTTP status plus 4000.
  * @param reason The server's reason.
- * @returns One sentence; `undefined` if there is no fix on this side.
+ * @returns One sentence; `undefined` if the client's user cannot fix it.
  */
 export function refusalCure(code: number, reason: string): string | undefined {
   switch (code) {

@@ -54,19 +54,19 @@ export function duration(args: Arguments, name: string, fallbackMs: number): num
 }
 
 /**
- * Reads the token from the option `--token` or, without it, from the environment variable
- * `SKEIN_TOKEN`, which other users of the machine cannot see in the process list.
+ * Reads the token from the option `--token`. Without the option, reads it from the environment
+ * variable `SKEIN_TOKEN`, which other users of the machine cannot see in the process list.
  *
  * @param args The arguments.
  * @param env Reads the environment.
- * @returns The token, if there is one.
+ * @returns The token; `undefined` if there is none.
  */
 export function tokenOf(args: Arguments, env: Context["env"]): string | undefined {
   return args.value("token") ?? (env("SKEIN_TOKEN") || undefined);
 }
 
 /**
- * Reads the request headers of the option `--header`.
+ * Reads the request headers from the option `--header`.
  *
  * @param args The arguments.
  * @returns Names and values.
@@ -86,8 +86,8 @@ export function headersOf(args: Arguments): (readonly [name: string, value: stri
 }
 
 /**
- * Reads the hashes of the option `--cert-hash`, each in hexadecimal with or without colons, or in
- * base64.
+ * Reads the hashes from the option `--cert-hash`. Each is in hexadecimal, with or without colons,
+ * or in base64.
  *
  * @param args The arguments.
  * @returns The hashes; empty if the option is not given.

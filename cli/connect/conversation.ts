@@ -60,10 +60,10 @@ interface Awaited {
 /**
  * Runs commands on a connection.
  *
- * - **Order:** subscriptions, publications and messages take effect one after the other if you
- *   await {@linkcode run}. Replies arrive in any order.
- * - **Failures** are events, and are counted in `failures`.
- * - **Bounds:** 64 pending requests, 256 topics for completion.
+ * - **Order:** if you await {@linkcode run}, subscriptions, publications and messages take effect
+ *   one after the other. Replies can arrive in any order.
+ * - **Failures** are reported as events and counted in `failures`.
+ * - **Bounds:** at most 64 requests are pending, and 256 topics are kept for completion.
  */
 export class Conversation {
   /** Number of failed commands. */
@@ -121,8 +121,8 @@ export class Conversation {
   }
 
   /**
-   * Runs a command. Resolves once the command has taken effect or failed. For a request, resolves
-   * once it is sent; the reply follows as an event.
+   * Runs a command. Resolves once the command has taken effect or failed. A request only has to be
+   * sent; its reply follows as an event.
    *
    * @param order The command; `quit` has no effect here.
    */
@@ -176,9 +176,9 @@ export class Conversation {
   }
 
   /**
-   * Cancels the command that is running. If there is none, cancels the newest pending request.
+   * Cancels the running command or, if there is none, the newest pending request.
    *
-   * @returns False if there is neither.
+   * @returns False if there was nothing to cancel.
    */
   cancel(): boolean {
     if (this.#running !== undefined) {
@@ -368,9 +368,9 @@ export class Conversation {
   }
 
   /**
-   * Reports a line that is not a command.
+   * Reports that a line is not a valid command.
    *
-   * @param error The error of `parseOrder`.
+   * @param error The error from `parseOrder`.
    * @param id The id of the line, if it has one.
    */
   refuse(error: unknown, id: unknown): void {

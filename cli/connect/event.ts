@@ -84,7 +84,7 @@ export type TalkEvent =
  *
  * @param event The event.
  * @param at The time, in milliseconds since the Unix epoch.
- * @returns One line, without the line feed. Bytes are in `base64` instead of `data`.
+ * @returns One line, without the line feed. Binary data is in the field `base64` instead of `data`.
  */
 export function jsonOf(event: TalkEvent, at: number): string {
   const { type } = event;
@@ -247,7 +247,7 @@ function statusLines(status: TalkStatus, { green, yellow, red, dim }: Colors): L
 }
 
 /**
- * Describes why a connection closed.
+ * Describes why a connection was closed.
  *
  * @param cause The close.
  * @returns The reason, with the close code.

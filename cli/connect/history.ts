@@ -8,10 +8,10 @@ export const MAX_LINES = 1_000;
 export const MAX_LINE = 4_096;
 
 /**
- * Finds the file of typed lines, in the XDG state folder.
+ * Finds the file of typed lines, which is in the XDG state folder.
  *
  * @param env Reads the environment.
- * @returns The path, or `undefined` without a home folder.
+ * @returns The path; `undefined` if there is no home folder.
  */
 export function historyFile(env: Context["env"]): string | undefined {
   const home = env("HOME") ?? env("USERPROFILE");
@@ -38,10 +38,10 @@ export async function readHistory(path: string | undefined): Promise<string[]> {
 }
 
 /**
- * Appends lines to the file. Lines that another session has added in the meantime are kept. Only
- * the user can read the file, because it may contain message data.
+ * Appends lines to the file. Keeps lines that another session has added in the meantime. Only the
+ * user can read the file, because it may contain message data.
  *
- * @param path The file; ignored without a path.
+ * @param path The file. Without a path, nothing is written.
  * @param typed The new lines, the oldest first.
  */
 export async function addHistory(

@@ -125,7 +125,7 @@ export function idOf(line: string): unknown {
 }
 
 /**
- * Formats a position in a history as one word.
+ * Formats a position in a history as a single word.
  *
  * @param position The position.
  * @returns Epoch, offset and tag, separated by slashes.

@@ -30,8 +30,8 @@ export interface SilenceOptions {
 }
 
 /**
- * Pings the server every second, independently of the client's own pings. If the server is silent
- * for 10 s, the session is closed and the client reconnects. Never rejects.
+ * Pings the server every second, in addition to the client's own pings. If the server is silent for
+ * 10 s, this function closes the session, so that the client reconnects. Never rejects.
  *
  * @param client The client.
  * @param options See {@linkcode SilenceOptions}.

@@ -93,7 +93,7 @@ export class CheckList {
    * @typeParam T Type of the value that later checks use.
    * @param options Name and time limit.
    * @param find Performs the check; the signal is aborted when the time is up.
-   * @returns The function's value; `undefined` if the check failed.
+   * @returns The value that `find` returned; `undefined` if the check failed.
    * @throws The abort reason, if all checks were cancelled.
    */
   async run<T>(

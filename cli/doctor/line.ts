@@ -27,7 +27,7 @@ export class Line implements ByteSource, Disposable {
   }
 
   /**
-   * Connects without checking the certificate, because the TLS check does that.
+   * Connects without checking the certificate, because a separate check does that.
    *
    * @param place The server.
    * @param signal Cancels the connection.

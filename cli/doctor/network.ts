@@ -34,7 +34,7 @@ export interface Target {
 }
 
 /**
- * Reads the target of a URL.
+ * Determines the target of a URL.
  *
  * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
  * @param headers Request headers of the user.

@@ -66,7 +66,7 @@ function checkText(
  * Wraps a text at spaces.
  *
  * @param text The text.
- * @param width Length of the longest line. A longer word gets its own line.
+ * @param width Maximum length of a line. A longer word is put on a line of its own.
  * @returns The lines.
  */
 function wrap(text: string, width: number): string[] {

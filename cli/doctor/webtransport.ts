@@ -207,7 +207,7 @@ async function probeQuic(
  * Reads a version negotiation packet (RFC 9000, 17.2.1).
  *
  * @param packet A packet.
- * @returns The versions that are not reserved; `undefined` if it is another packet.
+ * @returns The versions, except reserved ones; `undefined` if it is a packet of another type.
  */
 export function versionsOf(packet: Uint8Array): readonly string[] | undefined {
   if (packet.length < 7 || (packet[0]! & 0x80) === 0) return undefined;

@@ -23,13 +23,13 @@ export interface CheckOptions {
 }
 
 /**
- * Opens one session and tries every action of the load once, so that a rejection is reported once,
- * with a fix.
+ * Opens one session and tries every action of the load once. A rejection is thus reported only
+ * once, with a suggested fix.
  *
  * @param plan The plan of the load.
  * @param options See {@linkcode CheckOptions}.
  * @throws {CommandError} If the server cannot be reached, if it rejects the session or the action,
- * or if it does not respond.
+ * or if it does not respond in time.
  */
 export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOptions): Promise<void> {
   const opened = Promise.withResolvers<void>();

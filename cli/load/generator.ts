@@ -75,9 +75,9 @@ export interface Thread {
 /**
  * Generates the load of this thread.
  *
- * - **Intended times:** with a rate, each message has a time at which it is due. If the generator
- *   or a connection is late, it sends the message anyway, and the latency is measured from the
- *   intended time, so that a stall of the server shows in full (no coordinated omission).
+ * - **Intended times:** with a rate, each message has a time at which it is due. A late message is
+ *   sent anyway, and its latency is measured from the intended time. A stall of the server
+ *   therefore shows in full (no coordinated omission).
  * - **Bounds:** at most 100,000 messages are in flight. Further messages count as unsent.
  */
 export class Generator implements Thread {
@@ -106,7 +106,7 @@ export class Generator implements Thread {
    *
    * @param runtime Clocks and timers.
    * @param plan The plan of the whole load.
-   * @param part This thread's part.
+   * @param part The part of this thread.
    * @param signal Ends the load early.
    */
   constructor(runtime: Runtime, plan: LoadPlan, part: Part, signal: AbortSignal) {

@@ -123,8 +123,8 @@ export class Histogram {
    * Computes a quantile.
    *
    * @param part Between 0 and 1: 0.5 is the median.
-   * @returns The shortest time, in milliseconds, that at least this fraction of all times does not
-   * exceed; 0 if there are no times.
+   * @returns The shortest time, in milliseconds, that this fraction of all times does not exceed; 0
+   * if no time was added.
    */
   quantileMs(part: number): number {
     if (this.#count === 0) return 0;

@@ -68,7 +68,7 @@ export interface LoadPlan {
 }
 
 /**
- * Reads the plan without its tokens from the arguments of `skein load`.
+ * Reads the plan, except for its tokens, from the arguments of `skein load`.
  *
  * @param args The arguments.
  * @returns The plan.

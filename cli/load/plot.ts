@@ -25,7 +25,7 @@ export function sparkline(values: readonly (number | undefined)[], width: number
  * Formats a number with at most six characters.
  *
  * @param value A number of at least 0.
- * @returns The number, with `k`, `M` or `G`.
+ * @returns The number, with the suffix `k`, `M` or `G` if it is large.
  */
 export function shortNumber(value: number): string {
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {
@@ -77,7 +77,7 @@ export interface PlotRow {
 }
 
 /**
- * Draws rows that fit the width of the terminal.
+ * Draws rows that fit in the terminal's width.
  *
  * @param rows The rows.
  * @param options Width of the terminal, and its colors.

@@ -138,7 +138,7 @@ export class LoadView {
  *
  * @param result The result.
  * @param context Colors and width.
- * @returns Lines, with a final line feed.
+ * @returns The lines, each with a line feed.
  */
 export function resultText(result: LoadResult, { colors }: Pick<Context, "colors">): string {
   const { plan, sessions, messages, latencyMs, errors, generator, warnings } = result;

@@ -1,8 +1,8 @@
 /**
- * WebSocket clients on raw TCP or TLS: one for frames, and one with the members of the platform's
- * class. The runtime's own class delays a small frame by up to 40 ms, until the server has
- * acknowledged the previous frame (Nagle's algorithm). A load generator would measure this delay
- * instead of the server.
+ * Two WebSocket clients on raw TCP or TLS. One sends and receives frames; the other has the members
+ * of the platform's `WebSocket` class. The runtime's own class delays a small frame by up to 40 ms,
+ * until the server has acknowledged the previous frame (Nagle's algorithm). A load generator would
+ * measure this delay instead of the server.
  */
 import { concat } from "../../base/bytes.ts";
 import { ConnectionError } from "../../errors.ts";
@@ -60,13 +60,13 @@ export interface RawClose {
 }
 
 /**
- * A WebSocket of frames, which can also pause, stop in the middle of a frame, and disconnect
- * without a close.
+ * A WebSocket that sends and receives frames. It can also pause, stop in the middle of a frame, and
+ * disconnect without a close frame.
  *
  * - **Writes:** all frames of one turn of the event loop are sent in one write, without delay.
  * - **Reads:** reading begins when you call `start`, so that no frame is lost before `onFrame` is
  *   set.
- * - **Order:** `close` is sent after all earlier frames.
+ * - **Order:** the close frame is sent after all earlier frames.
  */
 export class RawSocket {
   /** Receives each message. The bytes are valid only during the call. */
@@ -118,9 +118,9 @@ export class RawSocket {
    *
    * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
    * @param options See {@linkcode SocketOptions}.
-   * @returns The open socket, which does not read before you call `start`.
-   * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade; then `status`
-   * is the HTTP status.
+   * @returns The open socket, which reads nothing until you call `start`.
+   * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade. In the latter
+   * case, `status` is the HTTP status.
    */
   static async open(url: string | URL, options: SocketOptions = {}): Promise<RawSocket> {
     const { protocols = [], headers, signal } = options;
@@ -207,9 +207,9 @@ export class RawSocket {
   }
 
   /**
-   * Sends a close. The socket is closed once the server replies.
+   * Sends a close frame. The socket is closed once the server replies.
    *
-   * @param code Close code. By default, the close has none.
+   * @param code Close code. By default, the frame contains none.
    * @param reason Reason for the peer.
    */
   close(code?: number, reason = ""): void {
@@ -399,7 +399,7 @@ export class ClientSocket implements Socket {
    *
    * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
    * @param options See {@linkcode SocketOptions}.
-   * @returns The open socket, which does not read before `start`.
+   * @returns The open socket, which reads nothing until `start` is called.
    * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade.
    */
   static async open(url: string | URL, options: SocketOptions = {}): Promise<ClientSocket> {

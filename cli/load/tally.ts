@@ -161,8 +161,8 @@ function addKind(errors: Record<string, number>, kind: string, count: number): v
 }
 
 /**
- * Names the kind of an error. If the error has a code, this is the code, because texts include
- * numbers and places.
+ * Returns a name for the kind of an error. If the error has a code, the name consists of that code,
+ * because messages also contain numbers and places.
  *
  * @param error The error.
  * @returns A short name.

@@ -35,7 +35,7 @@ export class WorkerThread implements Thread, Disposable {
    *
    * @param plan The plan of the whole load.
    * @param part The thread's part.
-   * @param signal Stops the load early.
+   * @param signal Ends the load early.
    */
   constructor(plan: LoadPlan, part: Part, signal: AbortSignal) {
     this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
