@@ -2,20 +2,20 @@
  * The Skein client for browsers, Deno, Node 22 and later, Bun and React Native. None of the modules
  * that this file loads needs Deno.
  *
- * Features that only some pages need are loaded on first use. All sizes here are minified and
- * gzipped. If you bundle with code splitting, a page that connects loads at most 33 KiB at first,
- * or 35.4 KiB if it uses every export, including contracts. Later loads are at most:
+ * Features that only some pages need are loaded on first use. All sizes are those of minified and
+ * gzipped code. If you bundle with code splitting, a page that connects loads at most 33 KiB at
+ * first, or 35.4 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 10.4 KiB for the first attempt to use WebTransport, so that a page has loaded at most 43.3 KiB
- *   before its first session over WebTransport,
+ * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 43.3 KiB before its
+ *   first session over WebTransport,
  * - 8.7 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
  * - 5.7 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
- * - 11.4 KiB at the first use of a session beyond messages, such as its diagnostics,
+ * - 11.4 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.1 KiB at the first streaming response, or before the first session with request handlers.
  *
- * If you bundle it as a single file, the whole client is at most 81.7 KiB.
+ * If you bundle the client as a single file, it is at most 81.7 KiB.
  *
  * @example Usage
  * ```ts
@@ -103,7 +103,7 @@ export type { ConnectOptions, DialOptions };
  * Connects to a server, and reconnects whenever the connection is lost.
  *
  * The client uses WebTransport if the browser and the server support it, and WebSocket otherwise.
- * If neither opens, it uses HTTP. The choice is made again for each new connection. `status` names
+ * If neither opens, it uses HTTP. The client chooses again for each new connection. `status` names
  * the transport in use and, if that is not the preferred transport, the reason.
  *
  * @typeParam C The contract.

@@ -75,8 +75,8 @@ type Answers = typeof import("../session/answers/answers.ts");
 
 /**
  * The shortest pause between a refused attempt and the attempt with a fresh token, in milliseconds.
- * The longest pause is three times as long. After a wake-up, the library that provides the token
- * may still be renewing it.
+ * The longest pause is three times as long. A pause is needed because the library that provides the
+ * token may still be renewing it after a wake-up.
  */
 const FRESH_TOKEN_MS = 500;
 
@@ -88,22 +88,22 @@ const FRESH_TOKEN_MS = 500;
  *   history resume from their position.
  * - **Presence:** the client's presence data in rooms is set again in every new session.
  * - **Outbox:** messages that you send while the client is not connected go out after it has
- *   reconnected, in order, and no faster than the server reads them. A message above the server's
- *   size limit is dropped and reported to `onRefused` with the code `too-large`.
+ *   reconnected, in order, and no faster than the server reads them. A message larger than the
+ *   server's limit is dropped and reported to `onRefused` with the code `too-large`.
  * - **Console:** if the client cannot connect or is refused, it prints one line per URL. It prints
  *   nothing if `status` was read or subscribed to, or if there is an `onError` handler.
  * - **Refused:** after 4401 or 4403, or after 4400 in response to an attempt to connect, the client
- *   stays disconnected with the status `refused`. Requests are rejected immediately; subscriptions,
- *   loops and the outbox wait. {@linkcode Client.retryNow} tries again. With `endOnRefusal` the
- *   client closes instead, and also rejects loops and publications.
+ *   stays disconnected with the status `refused`. Requests are rejected immediately, while
+ *   subscriptions, loops and the outbox wait. {@linkcode Client.retryNow} tries again. With
+ *   `endOnRefusal`, the client closes instead; loops and publications are then rejected too.
  * - **Fresh token:** if `token` is a function, the client makes one more attempt after a 4401
  *   before it counts as refused. A refused client also retries after the page or machine wakes up
  *   or comes back online.
- * - **Not found:** after 4404 the client waits for the longest delay and then retries, because a
+ * - **Not found:** after 4404, the client waits for the longest delay and then retries, because a
  *   newer version of the server may serve the path.
  * - **Closed:** a normal close by the server closes the client, and loops end without an error.
- * - **Silence:** while the client waits for a response, it detects a dead server within 4 s, and
- *   continues in a new session.
+ * - **Silence:** while the client waits for a response, it detects a dead server within 4 s and
+ *   then continues in a new session.
  *
  * Messages in flight when a connection breaks may be lost. For messages that must arrive, use
  * `delivery: "at-least-once"`. For requests that must arrive, use `retry`.
@@ -187,7 +187,8 @@ export class Client<C extends Contract = Contract>
   /**
    * Creates a client and starts to connect. Applications call `connect()` instead.
    *
-   * @param url The URL of the server. For several URLs, see {@linkcode ServerUrl}.
+   * @param url The URL of the server. It may also be a list of URLs or a function; see
+   * {@linkcode ServerUrl}.
    * @param platform Opens connections, and loads code when it is first needed.
    * @param options The client's options.
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
@@ -268,7 +269,7 @@ export class Client<C extends Contract = Contract>
    * @param data The data.
    * @throws {QueueFullError} If the outbox, or the session's send queue, is full.
    * @throws {SessionClosedError} If the client is closed.
-   * @throws {TypeError} If JSON cannot hold the data.
+   * @throws {TypeError} If JSON cannot represent the data.
    */
   send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
     const session = this.#session;
@@ -305,8 +306,8 @@ export class Client<C extends Contract = Contract>
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
    * @throws {SessionClosedError} If the client is closed or refused, or if the session closed
-   * before the reply arrived. In the latter case the outcome is unknown. With `retry`, it is thrown
-   * if two sessions in a row closed because of a message's size.
+   * before the reply arrived. In the latter case, the outcome is unknown. With `retry`, the error
+   * is thrown if two sessions in a row were closed because a message was too large.
    */
   async request<T extends ContractTopic<C, "requests">>(
     topic: T,
@@ -478,7 +479,7 @@ export class Client<C extends Contract = Contract>
    * limit, it is not sent.
    * @returns Resolves once the server has published the message.
    * @throws {RequestError} With the code `forbidden`, if the server does not allow the publication.
-   * With `too-many`, if a rate limit has no room within 30 s.
+   * With the code `too-many`, if a rate limit does not allow it within 30 s.
    * @throws {QueueFullError} If too many publications are waiting.
    */
   async publish<T extends ContractTopic<C, "server">>(
@@ -632,8 +633,8 @@ export class Client<C extends Contract = Contract>
    * - **Requests and streams** finish in the session in which they started. New ones start in the
    *   new session.
    *
-   * Some browsers are known to stop a connection after a few megabytes. In those, the client moves
-   * on its own.
+   * Some browsers are known to stop a connection after a few megabytes. In these browsers, the
+   * client moves automatically.
    *
    * @example Usage
    * ```ts
@@ -685,11 +686,11 @@ export class Client<C extends Contract = Contract>
    *
    * - **Start:** the first loop starts with the current session. From then on every message is kept
    *   until a loop reads it, even while no loop is running.
-   * - **Bound:** a loop can fall behind by a session's receive queue, or by 8 sessions with unread
+   * - **Bound:** a loop can fall behind by one full receive queue, or by 8 sessions with unread
    *   messages. Beyond that, it throws a {@linkcode QueueFullError} instead of skipping messages
    *   silently. The next loop continues after the gap.
-   * - **End:** if either end closes normally, the loop ends. After any other close, the loop yields
-   *   the messages that arrived before it, then throws.
+   * - **End:** if the client or the server closes normally, the loop ends. After any other close,
+   *   the loop yields the messages that arrived before it, then throws.
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If there is an `onMessage` handler, or if another loop is already running.

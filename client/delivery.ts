@@ -17,14 +17,15 @@ import type { Session } from "../session/session.ts";
 const MAX_ON_THE_WAY = 1024;
 
 /**
- * The maximum number of unacknowledged bytes. It is low for the same reason. One message is always
- * allowed.
+ * The maximum number of unacknowledged bytes. It is low so that few bytes wait for a server's
+ * handler. A single message may exceed it.
  */
 const MAX_BYTES_ON_THE_WAY = 524_288;
 
 /**
- * The maximum number of unanswered publications. Each publication is a request. By default a server
- * lets 64 of a client's requests wait, and the client's other requests count too.
+ * The maximum number of unanswered publications. Each publication is a request. By default, a
+ * server lets 64 of a client's requests wait. The client's other requests count toward this limit,
+ * too.
  */
 const MAX_PUBLICATIONS_ON_THE_WAY = 32;
 
@@ -37,9 +38,9 @@ interface Keys {
 }
 
 /**
- * Delivers an outbox through one session after another. Messages are numbered, and each session
- * sends all remaining messages again. This class removes a message once the server acknowledges it.
- * The server drops messages that it has already handled.
+ * Delivers the messages of an outbox through one session after another. Messages are numbered. Each
+ * new session sends all remaining messages again, and the server drops those that it has already
+ * handled. A message is removed once the server acknowledges it.
  */
 export class Delivery {
   readonly #outbox: Outbox;

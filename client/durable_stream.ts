@@ -15,8 +15,8 @@ import type { Subscription } from "./subscription.ts";
  */
 export interface DurableStreamOptions<T = unknown> {
   /**
-   * The offset after which to read. It comes from an earlier reader's `offset` or from HTTP. `"-1"`
-   * stands for the oldest record that is kept, and `"now"` for the end.
+   * The offset after which to read: an earlier reader's `offset`, or one received over HTTP. `"-1"`
+   * reads from the oldest record that is kept, and `"now"` from the end.
    *
    * @default {"-1"}
    */
@@ -65,8 +65,8 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
   /** True once the loop has reached all records that existed when the server last responded. */
   readonly isUpToDate: boolean;
   /**
-   * Requests that the writer stop. The server's `authorize` must allow this. The writer decides how
-   * the stream ends.
+   * Asks the writer to stop. The server's `authorize` must allow this. The writer decides how the
+   * stream ends.
    *
    * @param reason The reason, which is sent to the writer: at most 1,024 characters.
    * @returns Resolves when the server has stored the request, even if the stream has already ended.
@@ -85,8 +85,8 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
 
 /**
  * Reads a durable stream through subscriptions to the stream's topic. As long as the reader keeps
- * up, there is one subscription. Each time the reader is too slow for a subscription's queue, there
- * is a new one.
+ * up, there is one subscription. Each time the reader is too slow for a subscription's queue, a new
+ * subscription follows.
  *
  * @param stream The stream, whose progress the loop updates.
  * @param options See {@linkcode DurableStreamOptions}; the stream's `offset` replaces `after`.

@@ -32,10 +32,10 @@ const FINISH_ALONE_MS = 5_000;
 const QUIET_MS = 1_000;
 
 /**
- * The limits on the messages from the new session that are held while the old session continues,
- * for each topic without a history. When either limit is reached, all held messages go to the
- * readers. The limits are a quarter of a subscription's queue, because the queue receives all held
- * messages at once.
+ * While the old session continues, messages from the new session are held. These are the limits for
+ * each topic without a history. When either limit is reached, all held messages go to the readers.
+ * The limits are a quarter of a subscription's queue, because the queue receives all held messages
+ * at once.
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
@@ -116,7 +116,7 @@ export async function handOver<C extends Contract>(
 
 /**
  * Moves a client off a session whose server is silent. The new connection is opened next to the old
- * one. If the old one gives a sign of life, the new one is closed again.
+ * one, and is closed again if the old one gives a sign of life.
  *
  * - **The server knows the old session:** the server is alive, so the client moves as with
  *   {@linkcode handOver}, and nothing is lost.
@@ -255,9 +255,9 @@ interface Route {
 }
 
 /**
- * Ends passages whose topic has started in a later session. If the later session is on another
- * node, no mark arrives after the pong. Without this, the old session would duplicate all
- * publications until it ends.
+ * Ends passages whose topic is in force in a later session, once the server has answered a ping in
+ * the old session. If the later session is on another node, no `unsubscribed` ends the passage.
+ * Without the ping, the old session would duplicate all publications until it ends.
  */
 async function endAll<C extends Contract>(
   begun: Map<Passage<C>, Session>,

@@ -18,9 +18,9 @@ export const SILENCES_MS = [2_000, 4_000, 8_000, 15_000] as const;
 const SILENCE_ROUND_TRIPS = 4;
 
 /**
- * How long an idle session is silent before the client pings, in milliseconds. This applies to
- * browser engines that are slow to notice a dead server. Together with the later waits, a killed
- * server is detected within 10 s.
+ * How long an idle session may be silent before the client pings, in milliseconds. This applies
+ * only to browser engines that are slow to notice a dead server. Including the later waits, a
+ * killed server is detected within 10 s.
  */
 const IDLE_SILENCE_MS = 6_000;
 
@@ -74,7 +74,7 @@ export interface Alarm {
   /** The time since the last sign of life or the start of the wait, in milliseconds. */
   readonly silentMs: number;
   /**
-   * Gives the old connection a last chance after a new connection has opened.
+   * After a new connection has opened, waits once more for a sign of life on the old connection.
    *
    * @param openedInMs How long the new connection took to open, in milliseconds.
    * @throws The signal's reason, if there was a sign of life.
@@ -106,9 +106,8 @@ export interface WatchedSession {
   /**
    * Opens a connection next to the silent one, and moves the client there. Never rejects.
    *
-   * @returns Resolves once it is decided whether the session was replaced, was given up, or
-   * continues. The value is true if the server still knew the silent session, which means that the
-   * alarm was false.
+   * @returns Resolves once the session has been replaced or given up, or is known to continue. The
+   * value is true if the server still knew the silent session, so that the alarm was false.
    */
   dial(alarm: Alarm): Promise<boolean>;
 }
@@ -337,8 +336,8 @@ export interface WatchedClient {
 
 /**
  * Returns whether the browser engine is slow to notice a dead server. Firefox sends a keep-alive
- * after half of the idle timeout, which restarts the timeout. In a measurement with Firefox 153,
- * this took 13 s instead of 9 s.
+ * after half of the idle timeout, and this restarts the timeout. In a measurement, Firefox 153
+ * noticed a dead server after 13 s instead of 9 s.
  *
  * @returns True if the client must use pings to notice that a server is silent.
  */

@@ -16,8 +16,8 @@ import { pause } from "../base/wait.ts";
 export const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
 /**
- * The longest pause because of a rate limit, in milliseconds. It equals the time that a server has
- * to reply. If the server asks for a longer pause, the caller receives the rejection.
+ * The longest pause after a rejection by a rate limit, in milliseconds. It equals the time that a
+ * server has to reply. If the server asks for a longer pause, the caller receives the rejection.
  */
 const MAX_PAUSE_MS = 30_000;
 
@@ -45,8 +45,8 @@ export interface OutboxEntry extends EncodedMessage {
 }
 
 /**
- * A bounded queue of messages that are waiting for a connection. The outbox signals each change. If
- * `isKept` is true, each message stays until the server acknowledges it.
+ * A bounded queue of messages that are waiting for a connection. The outbox notifies waiters of
+ * each change. If `isKept` is true, each message stays until the server acknowledges it.
  */
 export class Outbox extends Signal {
   /** True if messages stay until they are acknowledged. */
@@ -140,8 +140,8 @@ export class Outbox extends Signal {
 
   /**
    * Sends the waiting messages in a session, in order, and no faster than the session can send
-   * them. Messages that a closing session did not accept wait for the next session. A message above
-   * the server's size limit is dropped and reported like a rejection by the server.
+   * them. Messages that a closing session did not accept wait for the next session. A message
+   * larger than the server's limit is dropped and reported like a rejection by the server.
    *
    * @param session An established session.
    * @returns Resolves when no messages are waiting, or when the session has closed.
@@ -170,8 +170,8 @@ export class Outbox extends Signal {
 /**
  * The publications of a client that does not number them, in the order of the calls. If a rate
  * limit rejects a publication, this publication and all later ones wait as long as the server says,
- * and are then sent in order. The server also rejects publications in flight that were sent after
- * the rejected one, so none can overtake it.
+ * and are then sent in order. The server also rejects the publications that were sent after the
+ * rejected one, so none can overtake it.
  */
 export class Publications {
   readonly #runtime: Runtime;

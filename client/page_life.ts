@@ -22,8 +22,8 @@ const FLOW_BYTES = 4_096;
 
 /**
  * The time limit for a sign of life from the server after a flow of messages has stopped, in
- * milliseconds. This limit, two clock readings and the next session together take as long as one
- * heartbeat. A message of 256 KiB at 125 kbit/s still arrives in time.
+ * milliseconds. Two clock readings, this limit and the opening of the next session together take as
+ * long as one heartbeat interval. A message of 256 KiB still arrives in time at 125 kbit/s.
  */
 const FLOW_TIMEOUT_MS = 12_000;
 

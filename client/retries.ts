@@ -11,10 +11,9 @@ import { tellSkipped } from "../session/settings.ts";
 const FIRST_PAUSE_MS = 100;
 
 /**
- * The longest pause that a limit may require for a subscription that was never in force to be
- * retried, in milliseconds. It equals the time that a server has to reply. If the limit requires a
- * longer pause, or specifies no time, as the limit of topics does, the caller receives the
- * rejection.
+ * The longest pause after which a rejected subscription that was never in force is retried, in
+ * milliseconds. It equals the time that a server has to reply. If a limit requires a longer pause,
+ * or specifies no time, as the limit on topics does, the caller receives the rejection.
  */
 const MAX_FIRST_PAUSE_MS = 30_000;
 

@@ -154,8 +154,8 @@ export interface RoomMembers<D = unknown> extends ReadonlyMap<string, PresenceMe
   readonly count: number;
   /**
    * The status is `pending` before the server's first reply, and then `subscribed`. It is `lost`
-   * while there is no connection; the last known members stay. It is `ended` after a refusal, or
-   * once the client is closed; there are then no members.
+   * while there is no connection; the last known members are kept. It is `ended` after a refusal,
+   * or once the client is closed; there are then no members.
    */
   readonly status: Subscription["status"]["current"];
   /** The error that ended the subscription to the room. */
@@ -171,7 +171,7 @@ export const NOBODY: RoomMembers<never> = Object.freeze(
 );
 
 /**
- * A subscription to a room that tracks its members. Other subscriptions receive its messages.
+ * A subscription to a room that tracks its members. The room's messages go to other subscriptions.
  *
  * @typeParam C The contract.
  */
@@ -279,9 +279,9 @@ export class WatchedRooms {
  *   also a member. When the last one ends, the client leaves the room, unless the application has
  *   also subscribed to the topic. The object itself holds no resources, and need not be closed.
  * - **Sharing:** all objects of a client for the same room share one subscription. At the server,
- *   it is shared with the application's own subscriptions.
- * - **Reconnect:** while the connection is lost, the last known members stay. The list of the next
- *   session replaces them in a single change.
+ *   the application's own subscriptions share it too.
+ * - **Reconnect:** while the connection is lost, the last known members are kept. The list from the
+ *   next session replaces them in a single change.
  * - **Refused:** after a temporary refusal, the client retries. After any other refusal, `current`
  *   is empty and contains the `error`, and a loop throws that error. The next callback or loop
  *   tries again.
@@ -353,7 +353,7 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
    *
    * @returns The members.
    * @throws {RequestError} If the server refuses the room. It is thrown after the last state.
-   * @throws {SessionClosedError} If the client was closed before the loop, or if it fails.
+   * @throws {SessionClosedError} If the client was closed before the loop, or if the client fails.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<RoomMembers<D>, void, undefined> {
     const { feed, leave } = this.#rooms.watch(this.room);

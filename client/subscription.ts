@@ -96,7 +96,7 @@ export class Subscription<
   declare readonly position: HistoryPosition | undefined;
   /**
    * The newest offset of the topic at the time of the server's last reply. A reader that has
-   * reached this offset has caught up. `undefined` for a topic without a history.
+   * reached this offset has caught up. It is `undefined` for a topic without a history.
    */
   declare readonly head: number | undefined;
   /**
@@ -202,8 +202,8 @@ export class Subscription<
   }
 
   /**
-   * Handles a reply to another subscription to the topic. If the reply does not cover everything
-   * that this subscription needs, the subscription continues to wait for its own.
+   * Handles a reply to another subscription to the topic. If that reply does not cover everything
+   * that this subscription needs, the subscription continues to wait for a reply of its own.
    *
    * @param answer The reply.
    * @param _wasWaiting True if this subscription was waiting when the request was sent.
@@ -292,8 +292,7 @@ export class Subscription<
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If another loop is already running.
-   * @throws The error that ended the subscription, because the server refused it or the loop fell
-   * behind.
+   * @throws The error that ended the subscription: the server refused it, or the loop fell behind.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {
     checkLoop("subscription", this.#isIterated);

@@ -30,7 +30,8 @@ export type SubscriptionChange = "join" | "answer" | "hole" | "move" | "loss" | 
 
 /**
  * The status of each state, and the state after each transition. A transition that is not listed
- * does nothing. For example, a client that moves after a loss has still lost messages.
+ * does nothing. For example, a move after a loss does not change `lost`, because the messages are
+ * still missing.
  */
 export const STATES: Readonly<
   Record<

@@ -332,9 +332,9 @@ export class Subscriptions<C extends Contract> {
   }
 
   /**
-   * Handles the reply to leaving a topic. Until this reply, the old readers receive and discard
-   * messages in flight. A later subscription receives everything after it, including the list of a
-   * room, which arrives before the reply to that subscription.
+   * Handles the reply to a request to leave a topic. Until this reply, the old readers receive and
+   * discard messages in flight. A later subscription receives everything after this reply. That
+   * includes the list of a room, which arrives before the reply to the subscription.
    */
   #left(session: Session, topic: string, request: Promise<unknown>): void {
     // In a session that the client has left, messages of the topic may remain. They have their own
@@ -414,11 +414,12 @@ interface Question<C extends Contract> {
  * Passes a topic's events to each subscription. Each subscription drops messages that it has
  * already received.
  *
- * - **Requests:** there is one request at a time. It contains the oldest position. The reply serves
- *   every subscription with a later position; the others need another request.
- * - **New subscriptions:** they receive no event before a reply that serves them. While the topic
- *   is in force, a subscription without history options needs no reply. It starts after the newest
- *   publication.
+ * - **Requests:** there is one request at a time. It contains the oldest position of the
+ *   subscriptions. The reply serves every subscription with a later position; the others need
+ *   another request.
+ * - **New subscriptions:** a new subscription receives no event before a reply that serves it.
+ *   While the topic is in force, a subscription without history options needs no reply. It starts
+ *   after the newest publication.
  */
 export class TopicReaders<C extends Contract> implements TopicSink {
   /** The topic. */

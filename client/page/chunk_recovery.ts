@@ -1,7 +1,7 @@
 /**
- * The late chunk with recovery; `page.ts` explains how chunks work. It is separate from
- * WebTransport, which has to load before a session can open. A client needs this chunk only once it
- * is connected.
+ * The chunk with the code for recovery; `page.ts` explains how chunks work. It is separate from the
+ * WebTransport chunk, which has to load before a session can open. A client needs this chunk only
+ * once it is connected.
  */
 import "./page.ts";
 

@@ -69,8 +69,8 @@ type NamesIn<Options> = {
 type Defined<V> = Exclude<V, undefined>;
 
 /**
- * The names. A call that is not listed has the options in {@linkcode WAIT}. The compiler reports a
- * missing call, a missing option, or a name that is not an option.
+ * The option names of each call. A call that is not listed has only options from {@linkcode WAIT}.
+ * The compiler reports a missing call, a missing option, or a name that is not an option.
  */
 const NAMES: {
   readonly [Call in Listed]: NamesIn<ClientCalls[Call]>;
@@ -114,7 +114,7 @@ const NAMES: {
 /**
  * Creates the check for a page, which rejects options with unknown names.
  *
- * @param onUnknown Receives an unknown name and the valid names.
+ * @param onUnknown Receives an unknown name and an object with the valid names.
  * @returns A function that checks a call's options.
  */
 export function namesCheck(

@@ -1,7 +1,7 @@
 /**
- * The platform of a page. Code that not every page needs loads on first use, in chunks. Each chunk
- * imports this module, and with it everything that a page loads at first. Bundlers then keep the
- * first load in one file, which compresses better than several files.
+ * The platform of a page. Code that not every page needs is loaded on first use, in chunks. Each
+ * chunk imports this module, and with it everything that a page loads at first. Bundlers then keep
+ * the first load in one file, which compresses better than several files would.
  */
 import "../connect.ts"; // A page loads the client at first.
 import "../../base/standard_schema.ts"; // Contracts and typed streams share it.
@@ -57,7 +57,7 @@ type Hints = { tellHint(name: string, names: object): void };
  *
  * @param options See {@linkcode TransportOptions}.
  * @param chunks The functions that load the chunks.
- * @returns The platform, whose dialer is for one client.
+ * @returns The platform. Its dialer must serve one client only.
  * @throws {UnsupportedError} If the runtime is too old.
  * @throws {TypeError} If `transports` is empty or contains an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.

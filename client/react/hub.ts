@@ -29,8 +29,8 @@ export interface HubOptions {
 /**
  * Owns the client, the subscriptions and the streams of mounted components.
  *
- * - **Pure until mounted:** a hub that was only created opens no connection and starts no timer.
- *   This is the case for a render that React discards, and on a server.
+ * - **Pure until mounted:** a hub opens no connection and starts no timer before it is mounted. It
+ *   is never mounted on a server, or if React discards the render.
  * - **One client:** the client is created at first use, connects once the hub is mounted, and is
  *   closed at the end of the turn in which the last mount ended. A mount within that turn, as in
  *   StrictMode, keeps the client.
@@ -88,8 +88,9 @@ export class Hub {
   }
 
   /**
-   * Creates the view of a topic. If a view is watched again after its cell was closed, it continues
-   * that cell. This happens if part of a page was hidden for longer than the grace period.
+   * Creates the view of a topic. If a view is watched again after its cell was closed, a new cell
+   * continues from the old one. This happens if part of a page was hidden for longer than the grace
+   * period.
    */
   topic(topic: string, options: TopicCellOptions): View<TopicSnapshot> {
     const key = keyOf(topic, options);

@@ -38,8 +38,8 @@ export const NO_LINES: readonly PendingLine[] = Object.freeze([]);
 
 /**
  * The waiting publications, in the order of the calls. A publication is removed once its data
- * arrives in the topic or the server rejects it. The client rejects publications that exceed the
- * limits of its outbox or of waiting requests.
+ * arrives in the topic or the server rejects it. The client rejects publications that exceed its
+ * limits for the outbox or for waiting requests.
  */
 export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[]>> {
   readonly #runtime: Runtime;
@@ -146,8 +146,8 @@ export class PendingLines extends Cell<ReadonlyMap<string, readonly PendingLine[
 }
 
 /**
- * Returns a string that is equal for a publication's data and for the data that arrives. The string
- * is the JSON of the data. For bytes it contains only their length, because their JSON is large.
+ * Returns a string that identifies a publication's data when it arrives. The string is the data as
+ * JSON. For bytes, it contains only their length, because their JSON would be large.
  */
 function contentOf(data: unknown): string | undefined {
   if (data instanceof Uint8Array) return `${data.length} bytes`;

@@ -3,7 +3,7 @@
  * component state.
  *
  * Wrap the components of your page in a {@linkcode SkeinProvider}, which connects to the server.
- * Each hook below it returns an object with the state and the functions that change the state. All
+ * Each hook inside it returns an object with the state and the functions that change the state. All
  * functions keep their identity between renders. Errors are part of the state; no hook throws them.
  *
  * ```tsx ignore
@@ -109,8 +109,8 @@ export interface SkeinProviderProps<C extends Contract = Contract> {
   /**
    * The server's URL, as for `connect()`. In a page, it may be relative, such as `"/session"`. The
    * provider connects once it is mounted, and closes the client once it is unmounted. A different
-   * URL creates a new client. If you pass a function, it is called for each connection. You may
-   * pass a different function in each render.
+   * URL creates a new client. If you pass a function, it is called for each connection. Each render
+   * may pass a different function.
    */
   readonly url?: ServerUrl | undefined;
   /**

@@ -49,7 +49,7 @@ export interface TopicSnapshot<M = UntypedMessage> {
   readonly status: Subscription["status"]["current"];
   /**
    * The newest gap in the messages. A gap occurs if the connection was lost and the topic has no
-   * history, or a history that is too short. Each gap is a new object.
+   * history, or if its history is too short. Each gap is a new object.
    */
   readonly gap: TopicGap | undefined;
   /** The error that ended the subscription. */
@@ -87,7 +87,7 @@ export class TopicCell extends Cell<TopicSnapshot> {
   /**
    * Subscribes to the topic. If the subscription fails, the error is part of the snapshot.
    *
-   * @param rounds Notifies of changes.
+   * @param rounds Groups the changes.
    * @param client The client.
    * @param topic The topic.
    * @param options The number of messages, the start position in a history, the reader to notify of
