@@ -697,7 +697,7 @@ function tableOf(heading: string, rows: readonly Bound[]): string {
  *
  * @param page The text of the page.
  * @param rows The rows.
- * @returns The text with the current tables, formatted.
+ * @returns The formatted text of the page with the current tables.
  */
 export async function withTable(page: string, rows: readonly Bound[]): Promise<string> {
   const [start, end] = [page.indexOf(BEGIN), page.indexOf(END)];

@@ -70,8 +70,8 @@ export class Journal {
   /**
    * Reads the text that was appended since the last call.
    *
-   * @param text Lines; the last line may be incomplete.
-   * @param nowMs The current time of any clock.
+   * @param text The appended text, whose last line may be incomplete.
+   * @param nowMs The current time, from any clock.
    */
   read(text: string, nowMs: number): void {
     const lines = (this.#rest + text).split("\n");

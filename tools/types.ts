@@ -63,7 +63,7 @@ export function differences(faults: readonly TypeFault[]): string[] {
  * Checks the types.
  *
  * @param root The folder of the repository.
- * @returns True if all types are correct, and the compiler's output.
+ * @returns Whether all types are correct, and the compiler's output.
  */
 export async function checkTypes(root: URL): Promise<{ passed: boolean; output: string }> {
   const folder = await Deno.makeTempDir();

@@ -93,7 +93,7 @@ export interface DirectWritable {
    */
   abort(reason?: unknown): void;
   /**
-   * The priority. A stream with a higher number is sent first. You can set this at any time. It is
+   * The priority. A stream with a higher number is sent first. You can change it at any time. It is
    * absent if the transport cannot order streams.
    */
   sendOrder?: number | undefined;
@@ -117,7 +117,7 @@ export interface ReceiveStream extends ReadableStream<Uint8Array> {
 /** A unidirectional stream opened by this end. */
 export interface SendStream extends WritableStream<Uint8Array> {
   /**
-   * The priority. A stream with a higher number is sent first. You can set this at any time. It is
+   * The priority. A stream with a higher number is sent first. You can change it at any time. It is
    * absent if the transport cannot order streams.
    */
   sendOrder?: number | undefined;

@@ -14,7 +14,7 @@ export interface StreamFailure {
 }
 
 /**
- * Parses how the peer ended a stream. The error text is the only source of the code.
+ * Reads from an error how the peer ended a stream. The error's text is the only source of the code.
  *
  * @param error The error of a read or write.
  * @returns The failure, or `undefined` if the connection ended.

@@ -215,8 +215,8 @@ class LateSignalRequest extends Request {
 /**
  * Converts the head of a request to a web platform request.
  *
- * @param options Whether the connection uses TLS, the body, and the signal that aborts the request,
- * or a function that returns the signal when it is read.
+ * @param options Whether the connection uses TLS, the body, and the signal that aborts the request.
+ * A function can create the signal when it is first read.
  * @returns The request, or `undefined` if the head is malformed.
  */
 export function requestOf(

@@ -200,7 +200,7 @@ export abstract class HttpConnection implements Connection, MessageFrames {
     this.#drained = undefined;
   }
 
-  /** Ends the connection. A close by this end keeps its own code and reason. Idempotent. */
+  /** Ends the connection. If this end has closed it, that code and reason are kept. Idempotent. */
   protected finish(outcome: ConnectionCloseInfo | Error): void {
     if (this.#isOver) return;
     this.#isOver = true;

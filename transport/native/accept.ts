@@ -30,9 +30,9 @@ const CAPABILITIES: ConnectionCapabilities = {
  *
  * - **Close:** the code and reason come from the QUIC connection. A peer that closes only its
  *   session appears to close with 0, regardless of the real code, because the runtime hides the
- *   capsule, and H3_NO_ERROR follows. A browser whose user left the page may look the same; the end
- *   mark of `withMessages()` distinguishes the two. A peer that closes the connection with 0, such
- *   as the runtime's own client, appears to be lost, because a crash looks the same.
+ *   close capsule, and H3_NO_ERROR follows. A browser whose user left the page may look the same;
+ *   the end mark of `withMessages()` distinguishes the two. A peer that closes the connection with
+ *   0, such as the runtime's own client, appears to be lost, because a crash looks the same.
  * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
  * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`. No other code may use it.

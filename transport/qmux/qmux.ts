@@ -245,7 +245,7 @@ export class Qmux
   }
 
   /**
-   * Sends a close because of the peer's violation. Nothing is sent after it.
+   * Sends a close because the peer violated the protocol. Nothing is sent after it.
    *
    * @param code The QUIC error code.
    */

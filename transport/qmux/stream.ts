@@ -29,8 +29,8 @@ const FIRST_CAPACITY = 256;
 
 /**
  * A queue of chunks. It joins small chunks, so its memory is at most about twice the number of
- * received bytes. Otherwise, a peer that sends single bytes would make this end hold a hundred
- * times as much.
+ * received bytes. Otherwise, a peer that sends single bytes could make this end hold a hundred
+ * times that number.
  */
 class Chunks {
   #chunks: Uint8Array<ArrayBuffer>[] = [];

@@ -357,8 +357,8 @@ function isLarge(
 }
 
 /**
- * The size of the first read of a stream. The stream head and a small message fit into it. A
- * pending read pins its buffer.
+ * The size of the first read of a stream. It is small because a pending read pins its buffer, but
+ * the stream head and a small message fit.
  */
 export const FIRST_READ_BYTES = 1_024;
 

@@ -333,7 +333,7 @@ export function checkOffered(request: UpgradeRequest, protocol: string): void {
  * Adds the streams of a QMux subprotocol to a server's WebSocket. If the subprotocol names
  * `skein.1`, messages are added too.
  *
- * @param connection The WebSocket. With any other subprotocol, it is returned unchanged.
+ * @param connection The WebSocket. With any subprotocol other than QMux, it is returned unchanged.
  * @param options The listener's runtime, and the caller's limits.
  */
 export function withAgreedStreams(

@@ -83,7 +83,7 @@ export function encodeFrame(type: number, payload: Uint8Array): Uint8Array<Array
 /**
  * Decodes the payload of a GOAWAY, CANCEL_PUSH or MAX_PUSH_ID frame, which consists of one ID.
  *
- * @returns The ID. It is not rounded, because IDs are compared.
+ * @returns The ID. It is not rounded, because IDs are compared exactly.
  * @throws {H3ProtocolError} If the payload is not exactly one varint.
  */
 export function decodeIdPayload(payload: Uint8Array): bigint {
