@@ -19,7 +19,7 @@ interface Builtins {
 /**
  * Looks up a built-in module.
  *
- * @param name Its name, such as `node:os`.
+ * @param name The module's name, such as `node:os`.
  * @returns The module.
  */
 export function builtin<N extends keyof Builtins>(name: N): Builtins[N] {

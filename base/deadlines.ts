@@ -34,7 +34,7 @@ export class Deadlines<T> {
   #isClearing = false;
 
   /**
-   * Creates deadlines.
+   * Creates an empty list of items.
    *
    * @param runtime The runtime with the clock and the timers.
    * @param timeoutMs The timeout of each item, in milliseconds.

@@ -82,7 +82,7 @@ export function wrongKind(
 /**
  * Creates the check for an option that is a nested object or another value, such as `false`.
  *
- * @param kind The other types.
+ * @param kind Types of the other values that are allowed.
  * @param kinds Kinds of the options in the object.
  * @returns The check.
  */

@@ -103,7 +103,7 @@ export class Owners {
   }
 
   /**
-   * Creates an owner, and records that its user was seen now.
+   * Creates an owner, and records that its user has just been seen.
    *
    * @param facts Facts about the peer.
    * @returns The owner.

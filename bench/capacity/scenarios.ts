@@ -92,7 +92,7 @@ export interface DeployOptions {
 }
 
 /**
- * Restarts all nodes, some at a time. Each node drains, exits, and starts again without sessions.
+ * Restarts all nodes, a few at a time. Each node drains, exits, and starts again without sessions.
  *
  * @param options The service.
  * @param deploy See {@linkcode DeployOptions}.

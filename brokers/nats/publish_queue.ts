@@ -149,11 +149,11 @@ interface PendingAppend extends Outgoing {
  *
  * Many publications are in flight at a time, in order. As long as the connection holds and the
  * stream replies, the stream stores them in that order. After an interruption or a missing reply,
- * the stream is first asked about all publications in flight. Such a probe is a message with a
- * publication's id and a condition that is never true. If the stream has stored a message with this
- * id, it replies with the sequence number; otherwise, it stores nothing. Missing publications are
- * then sent again, except that a publication is dropped if it would follow later publications on
- * its topic. A reply counts as missing once the reply to a later publication has arrived.
+ * the queue first probes for all publications in flight. A probe is a message with a publication's
+ * id and a condition that is never true. If the stream has stored a message with this id, it
+ * replies with the sequence number; otherwise, it stores nothing. Missing publications are then
+ * sent again. A publication is dropped instead if it would follow later publications on its topic.
+ * A reply counts as missing once the reply to a later publication has arrived.
  */
 export class AppendQueue {
   readonly #link: Link;

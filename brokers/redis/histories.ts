@@ -35,8 +35,8 @@ const MICROS_OF_OFFSET = 4;
  *
  * The history starts over in four cases:
  *
- * - Another server wrote last. Both a restart and a failover change the replication id, and either
- *   may have lost acknowledged writes.
+ * - The last write came from a server with another replication id. Both a restart and a failover
+ *   change this id, and may lose acknowledged writes.
  * - The stream does not match the hash, because keys can be evicted individually.
  * - The head is below the newest offset that the node received.
  * - Another program damaged the keys. `run` calls a function on the open history. If the function

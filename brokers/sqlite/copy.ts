@@ -27,7 +27,7 @@ const GROWING = ["publications", "log_records"] as const;
 const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
 
 /**
- * A copy of a database whose only connection continues to write between the steps. In Deno,
+ * Copies a database in steps, between which its only connection continues to write. In Deno,
  * `backup()` of `node:sqlite` copies the whole file in one step, which would block the event loop
  * for seconds.
  *
@@ -35,8 +35,8 @@ const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
  *   id, and the last step copies the rows that were written in the meantime.
  * - **Topics and logs** are copied after their rows, and again in the last step if they changed
  *   since the start.
- * - **Claims, numbers and producers of histories** are not copied, because most of them expire
- *   within minutes and would be wrong in a copy.
+ * - **The store's claims and numbers, and the producers of histories,** are not copied, because
+ *   most of them expire within minutes and would be wrong in a copy.
  *
  * The copy counts as a file that may have lost writes, so opening it for the first time starts a
  * new epoch.

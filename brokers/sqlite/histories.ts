@@ -102,8 +102,8 @@ export function decodeBlob(isText: unknown, blob: unknown): string | Uint8Array 
  * bounded.
  *
  * - **Reading creates no topic:** a topic without a row starts at the highest offset of any
- *   forgotten topic. Therefore, all topics share one epoch, and no pair of epoch and offset ever
- *   identifies two publications.
+ *   forgotten topic. Although all topics share one epoch, an epoch and an offset therefore never
+ *   identify two publications of a topic.
  * - **Listeners:** forgetting a topic does not disturb listeners. The offsets of a topic with
  *   listeners continue after the last one.
  * - **Bounds:** a read applies the bounds exactly. Later appends and sweeps delete the rows beyond

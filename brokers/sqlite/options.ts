@@ -29,7 +29,7 @@ export interface SqliteBrokerOptions {
    *
    * When the file is nearly full and the histories of one client use more than an eighth of all
    * bytes, the broker forgets the histories that this client has created since the file was opened,
-   * starting with the quietest. When the file is half full, the durable streams that one user or
+   * starting with the quietest. Once the file is half full, the durable streams that one user or
    * address created over HTTP may grow to at most an eighth of the bytes.
    *
    * @default {1073741824}

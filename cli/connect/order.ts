@@ -235,11 +235,11 @@ function checked(order: Order): Order {
 const PLAIN_WORD = /^[^"\s\p{Cc}\p{Cf}][^\s\p{Cc}\p{Cf}]*$/u;
 
 /**
- * Completes a line: names of commands first, then topics.
+ * Completes the last word of a line: the name of a command, or a topic after it.
  *
  * @param line The line up to the cursor.
  * @param topics Known topics.
- * @returns The possible words, and the part of the line that the words replace.
+ * @returns The possible words, and the part of the line that they replace.
  */
 export function completions(line: string, topics: Iterable<string>): [string[], string] {
   const [, word = "", gap, topic = ""] = /^\s*(\S*)(\s+)?(\S*)$/.exec(line) ?? [];

@@ -161,8 +161,8 @@ function addKind(errors: Record<string, number>, kind: string, count: number): v
 }
 
 /**
- * Returns a name for the kind of an error. If the error has a code, the name consists of that code,
- * because messages also contain numbers and places.
+ * Returns a name for the kind of an error. If the error has a code, the name contains the code in
+ * place of the message, because messages include numbers and places.
  *
  * @param error The error.
  * @returns A short name.

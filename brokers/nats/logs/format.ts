@@ -1,13 +1,13 @@
 /**
- * Messages of logs. Each message is one complete change of a log: the state after the change, and
- * the added records.
+ * The messages that store logs. Each message is one complete change of a log: the state after the
+ * change, and the added records.
  *
  * ```text
  * <head as JSON> LF <record> <record> ...
  * ```
  *
- * A record starts with a QUIC varint, which is twice the record's length in bytes, plus 1 if it is
- * binary and 0 if it is text; the bytes follow. The head `null` marks a removed log.
+ * A record starts with a QUIC varint: twice the record's length in bytes, plus 1 if the record is
+ * binary. Its bytes follow. The head `null` marks a removed log.
  */
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import {
