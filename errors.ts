@@ -135,7 +135,7 @@ export class QueueFullError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message The queue and its bound.
+   * @param message Names the queue and its bound.
    * @param options Standard error options.
    */
   constructor(message: string, options?: ErrorOptions) {

@@ -133,11 +133,11 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly contract?: C | undefined;
   /**
-   * A token of at most 8,192 bytes, which is sent in band before all messages. By default there is
-   * no token. A function is called for each connection, again when the server asks for a new token
-   * before the old one expires, and once more after the server has refused the last token.
-   * `undefined` and `null` mean that there is no token, so you can pass what a page's storage
-   * returns before a login.
+   * A token of at most 8,192 bytes, which is sent in band before all messages. By default, there is
+   * no token. If you pass a function, it is called for each connection, again when the server asks
+   * for a new token before the old one expires, and once more after the server has refused the last
+   * token. `undefined` and `null` mean that there is no token, so you can pass the value from a
+   * page's storage even before a login.
    */
   readonly token?:
     | string
@@ -146,8 +146,8 @@ export interface ClientOptions<C extends Contract = Contract>
     | (() => string | null | undefined | Promise<string | null | undefined>);
   /**
    * Closes the client when the server refuses it. Loops, subscriptions and publications are then
-   * rejected. Use this in programs where no one can log in again. By default a refused client keeps
-   * its loops, subscriptions and publications, and waits for {@linkcode Client.retryNow} or
+   * rejected. Use this in programs where no one can log in again. By default, a refused client
+   * keeps its loops, subscriptions and publications, and waits for {@linkcode Client.retryNow} or
    * `close`.
    *
    * @default {false}
@@ -207,17 +207,17 @@ export interface ClientOptions<C extends Contract = Contract>
   /**
    * Lets a client on a fallback transport retry the preferred one in the background, and move there
    * as {@linkcode Client.handOver} does. If the preferred transport opens after the fallback was
-   * chosen, the client moves immediately. Otherwise it retries within 35 s after a network change,
+   * chosen, the client moves immediately. Otherwise, it retries within 35 s after a network change,
    * and every 10 minutes. If the platform or the server does not support the preferred transport,
-   * it is not retried.
+   * the client does not retry.
    *
    * @default {false}
    */
   readonly upgrade?: boolean | undefined;
   /**
    * Delays the first attempt to connect until this promise settles, for example until a page has
-   * mounted. By default the client connects immediately. In the meantime, subscriptions, messages
-   * and requests wait as they do whenever there is no connection.
+   * mounted. By default, the client connects immediately. Until the promise settles, subscriptions,
+   * messages and requests wait as they do whenever there is no connection.
    */
   readonly connectAfter?: Promise<unknown> | undefined;
   /**

@@ -24,12 +24,12 @@ export interface DurableStreamOptions<T = unknown> {
   /**
    * Checks or converts each record, for example the `parse` method of a Zod schema. If it throws
    * and there is no `onInvalid`, the loop ends, and a later loop continues after the record. By
-   * default records are not checked.
+   * default, records are not checked.
    */
   readonly parse?: ((data: unknown) => T | Promise<T>) | undefined;
   /**
-   * Receives each record for which `parse` throws, with the error. The loop skips the record. If
-   * this function throws, the loop throws that error.
+   * Receives each record for which `parse` throws, together with the error. The loop skips the
+   * record. If this function throws, the loop throws that error.
    */
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /** Ends the loop with the signal's reason. */
@@ -41,15 +41,15 @@ export interface DurableStreamOptions<T = unknown> {
  *
  * - **End:** the loop ends when the server reports that the stream is complete.
  * - **Incomplete:** if the writer did not complete the stream, the loop throws a
- *   {@linkcode RequestError} with the code `aborted` and the writer's reason, or `writer-lost`.
- *   Other codes are `gone` (the stream was deleted, or the records are no longer kept), `not-found`
- *   and `forbidden`.
+ *   {@linkcode RequestError} with the code `aborted` and the writer's reason, or with the code
+ *   `writer-lost`. Other codes are `gone` (the stream was deleted, or the records are no longer
+ *   kept), `not-found` and `forbidden`.
  * - **Losses:** the loop continues after a reconnect or a change of transport, and yields each
  *   record exactly once, in order. If the client closes, the loop ends with an error.
  * - **Slices:** a record of bytes or text that is larger than a message arrives in several parts.
  *   `offset` advances with the last part.
- * - **Pace:** at most 4,096 records or 1 MiB are queued for a slow reader, which then requests the
- *   rest.
+ * - **Pace:** for a slow reader, at most 4,096 records or 1 MiB are queued. The reader requests the
+ *   rest after that.
  *
  * @typeParam T The type of a record.
  */

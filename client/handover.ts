@@ -56,9 +56,9 @@ export interface Moving<C extends Contract> {
 }
 
 /**
- * A session that a client moves away from. The server treats it and the session that the client
- * opens next to it as a single session, and sends messages for the user only to the new session. If
- * the new session breaks, the client opens another one next to this session.
+ * A session that a client moves away from. The client opens a new session next to it. The server
+ * treats the two as a single session, and sends messages for the user only to the new one. If the
+ * new session breaks, the client opens another one next to this session.
  */
 export class Left {
   readonly session: Session;
@@ -75,8 +75,8 @@ export class Left {
   }
 
   /**
-   * Assigns a new session to the same client through the session's first envelope. The server has
-   * 10 s to reply. Never rejects.
+   * Sends the first envelope of a new session, which assigns the session to the same client. The
+   * server has 10 s to reply. Never rejects.
    */
   async assign(next: Session, signal: AbortSignal): Promise<void> {
     await ping(next[internals], { signal }).catch(() => {});
@@ -95,7 +95,7 @@ export interface Moved {
  * Moves a client to another session.
  *
  * @param moving The client's state and operations.
- * @param only The transport of the new session. By default it is chosen as for any other session.
+ * @param only The transport of the new session. By default, it is chosen as for any other session.
  * @returns Resolves after the move. Resolves with `undefined` if the old session continues.
  */
 export async function handOver<C extends Contract>(
@@ -277,8 +277,8 @@ async function endAll<C extends Contract>(
 }
 
 /**
- * Passes on the old session's remaining messages of one topic without a history. In the meantime,
- * it holds the new session's events. The server sends `unsubscribed` after the last of the
+ * Passes on the old session's remaining messages on one topic without a history. In the meantime,
+ * this class holds the new session's events. The server sends `unsubscribed` after the last of the
  * remaining messages, unless the new session is on another node.
  *
  * A client may move again before the passage ends. The remaining messages of the second session

@@ -192,8 +192,8 @@ export class Life implements Disposable {
   }
 
   /**
-   * Resolves with true if the session is over. If the server is silent, aborts the session. Never
-   * rejects.
+   * Pings the server. If it stays silent, aborts the session. Resolves with true if the session is
+   * over. Never rejects.
    */
   async #isLost(session: Session, timeoutMs: number): Promise<boolean> {
     while (true) {

@@ -39,14 +39,14 @@ export interface Resumed extends Progress {
 }
 
 /**
- * Puts the messages of one topic in order. Each message is delivered once, and none after a hole.
- * Events arrive in the order in which the session received them.
+ * Puts the messages of one topic in order. Each message is delivered once, and no message beyond a
+ * hole is delivered. Events arrive in the order in which the session received them.
  *
  * - **Duplicates:** a message whose offset is at or below the newest known offset is a duplicate,
  *   and is dropped.
  * - **Hole:** a message with a `prev` above the newest known offset reveals a hole. The client
  *   requests the missing messages, with one request at a time. Messages that arrive before the
- *   reply are after the hole, so they are dropped; the server sends them again.
+ *   reply lie beyond the hole, so they are dropped; the server sends them again.
  * - **Loss:** if the server cannot send the missing messages, the reader is notified at that point
  *   in the sequence.
  */

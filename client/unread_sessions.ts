@@ -34,7 +34,7 @@ export class UnreadSessions {
    *
    * @param status The status of the client.
    * @param current The current session, with which the loop continues after a gap.
-   * @throws {QueueFullError} In place of missing messages.
+   * @throws {QueueFullError} If messages are missing; thrown at their position.
    */
   async *read(
     status: StatusFeed<ClientStatus>,

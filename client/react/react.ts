@@ -28,7 +28,7 @@
  *   for 5 s after the last of them unmounts, so that a route change doesn't subscribe again. For a
  *   room, this time is 500 ms.
  * - **Activity:** if part of a page was hidden for longer than that, it resumes from its position
- *   in the topic. If the topic has no history, it reports a `gap`.
+ *   in the topic. If the topic has no history, its state contains a `gap`.
  * - **Rendering:** changes are grouped and rendered at most once per frame.
  * - **Server rendering:** on a server, the hooks return the initial state and open no connection.
  *   The page hydrates with that state.
@@ -240,8 +240,8 @@ export interface RequestStreamState<I = unknown, D = unknown> extends StreamSnap
   readonly request: (data?: I, options?: RequestStreamOptions) => void;
   /**
    * Stops the response. The server cancels the handler, even if the response is resumable.
-   * Unmounting the component also cancels the response, unless the response is resumable; a
-   * resumable response continues.
+   * Unmounting the component also cancels the response, unless it is resumable. A resumable
+   * response continues.
    */
   readonly cancel: (reason?: string) => void;
 }
@@ -271,7 +271,7 @@ export interface SkeinHooks<C extends Contract = Contract> {
   SkeinProvider(props: SkeinProviderProps<C>): ReactElement;
   /**
    * Returns the provider's client, for example to send messages in effects and event handlers. On a
-   * server the client never connects.
+   * server, the client never connects.
    *
    * @returns The client.
    * @throws {TypeError} If the component is not inside a provider.
@@ -280,10 +280,10 @@ export interface SkeinHooks<C extends Contract = Contract> {
   /**
    * Returns the status of the connection, and rerenders the component at each change. A `refused`
    * client keeps the topics of its components. After a login, call `retryNow()` on the client from
-   * {@linkcode SkeinHooks.useSkein}. While the server cannot serve, the `cause` has the kind
-   * `unavailable`.
+   * {@linkcode SkeinHooks.useSkein}. If the server responds with the close code 4503 or the HTTP
+   * status 503, the `cause` has the kind `unavailable`.
    *
-   * @returns The status. On a server it is `connecting`.
+   * @returns The status. On a server, it is `connecting`.
    * @throws {TypeError} If the component is not inside a provider.
    */
   useStatus(): ClientStatus;
