@@ -92,13 +92,13 @@ const FRESH_TOKEN_MS = 500;
  *   server's limit is dropped and reported to `onRefused` with the code `too-large`.
  * - **Console:** if the client cannot connect or is refused, it prints one line per URL. It prints
  *   nothing if `status` was read or subscribed to, or if there is an `onError` handler.
- * - **Refused:** after 4401 or 4403, or after 4400 in response to an attempt to connect, the client
- *   stays disconnected with the status `refused`. Requests are rejected immediately, while
- *   subscriptions, loops and the outbox wait. {@linkcode Client.retryNow} tries again. With
+ * - **Refused:** after the close code 4401 or 4403, or 4400 in response to an attempt to connect,
+ *   the client stays disconnected with the status `refused`. Requests are rejected immediately,
+ *   while subscriptions, loops and the outbox wait. {@linkcode Client.retryNow} tries again. With
  *   `endOnRefusal`, the client closes instead; loops and publications are then rejected too.
- * - **Fresh token:** if `token` is a function, the client makes one more attempt after a 4401
- *   before it counts as refused. A refused client also retries after the page or machine wakes up
- *   or comes back online.
+ * - **Fresh token:** if `token` is a function, the client makes one more attempt after 4401 before
+ *   it counts as refused. A refused client also retries after the page or machine wakes up or comes
+ *   back online.
  * - **Not found:** after 4404, the client waits for the longest delay and then retries, because a
  *   newer version of the server may serve the path.
  * - **Closed:** a normal close by the server closes the client, and loops end without an error.
@@ -251,7 +251,7 @@ export class Client<C extends Contract = Contract>
   /**
    * Waits for a session.
    *
-   * @param options Ends the wait by signal or time.
+   * @param options A signal or time limit that ends the wait.
    * @returns The session.
    * @throws {SessionClosedError} If the client is closed or refused.
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
@@ -284,7 +284,7 @@ export class Client<C extends Contract = Contract>
    * the default `delivery`, it waits only until all messages have moved from the outbox to a
    * session.
    *
-   * @param options Ends the wait by signal or time.
+   * @param options A signal or time limit that ends the wait.
    * @throws {SessionClosedError} If the client is closed first.
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    */
@@ -648,10 +648,10 @@ export class Client<C extends Contract = Contract>
    * assertNotEquals(client.session?.id, id);
    * ```
    *
-   * @param options The transport of the new session. By default it is chosen as for any other
+   * @param options The transport of the new session. By default, it is chosen as for any other
    * session.
-   * @returns True if the client moved. If false, the old session continues. If the new session had
-   * opened and then broke, the old session continues without the topics to which the server's
+   * @returns True if the client moved. If false, the old session continues. If the new session
+   * opened but then broke, the old session continues without the topics to which the server's
    * application had subscribed it (protocol 23.5).
    */
   async handOver(
@@ -684,13 +684,13 @@ export class Client<C extends Contract = Contract>
    * Yields the messages of one session after another until the client ends. Messages on subscribed
    * topics go to the subscriptions instead.
    *
-   * - **Start:** the first loop starts with the current session. From then on every message is kept
-   *   until a loop reads it, even while no loop is running.
+   * - **Start:** the first loop starts with the current session. From then on, every message is
+   *   kept until a loop reads it, even while no loop is running.
    * - **Bound:** a loop can fall behind by one full receive queue, or by 8 sessions with unread
    *   messages. Beyond that, it throws a {@linkcode QueueFullError} instead of skipping messages
    *   silently. The next loop continues after the gap.
    * - **End:** if the client or the server closes normally, the loop ends. After any other close,
-   *   the loop yields the messages that arrived before it, then throws.
+   *   the loop yields the messages that arrived before the close, then throws.
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If there is an `onMessage` handler, or if another loop is already running.
