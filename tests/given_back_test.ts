@@ -621,7 +621,14 @@ function answering(
   const logs = new StreamLogs({
     runtime,
     broker,
-    bounds: { maxStreams: 100, maxKept: 2, maxStreamBytes: 65_536, maxForks: 2, maxReaders: 2 },
+    bounds: {
+      maxStreams: 100,
+      maxKept: 2,
+      maxStreamBytes: 65_536,
+      maxForks: 2,
+      maxReaders: 2,
+      maxRows: 9,
+    },
     onError: (error) => {
       throw error;
     },

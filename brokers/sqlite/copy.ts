@@ -18,8 +18,8 @@ const STEP_BYTES = 2_097_152;
 /** Maximum number of topics or logs in one step. */
 const STEP_OWNERS = 256;
 
-/** Tables that grow by id, and lose only their oldest rows. */
-const GROWING = ["publications", "log_records"] as const;
+/** Tables that grow by id. A row is never changed, but it may be deleted. */
+const GROWING = ["publications", "log_records", "log_rows"] as const;
 
 /**
  * Tables with rows that change, each with the table that contains the ids of its deleted rows.
@@ -31,8 +31,9 @@ const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
  * `backup()` of `node:sqlite` copies the whole file in one step, which would block the event loop
  * for seconds.
  *
- * - **Publications and records** never change, and ids are never reused. The steps copy the rows by
- *   id, and the last step copies the rows that were written in the meantime.
+ * - **Publications, records and rows of logs** never change, and ids are never reused. The steps
+ *   copy them by id, and the last step copies those that were written in the meantime. A row of a
+ *   log replaces the copied row of the same name.
  * - **Topics and logs** are copied after their rows, and again in the last step if they changed
  *   since the start.
  * - **The store's claims and numbers, and the producers of histories,** are not copied, because
@@ -115,7 +116,10 @@ export class FileCopy {
       const ids = [...this.#changed[table]];
       for (const id of ids) target.prepare(`DELETE FROM ${table} WHERE id = ?`).run(id);
       for (const id of ids) {
-        if (this.#copyOwner(table, id)) continue;
+        if (this.#copyOwner(table, id)) {
+          if (table === "logs") this.#forgetDeletions(id);
+          continue;
+        }
         target.prepare(`INSERT OR IGNORE INTO ${CHANGING[table]} VALUES (?)`).run(id);
       }
       this.#copyRows(CHANGING[table], `SELECT * FROM ${CHANGING[table]}`);
@@ -148,6 +152,15 @@ export class FileCopy {
       this.#copyRows("log_forks", "SELECT * FROM log_forks WHERE log = ?", id);
     }
     return isThere;
+  }
+
+  /** Removes deletions of rows that the log has forgotten since they were copied. */
+  #forgetDeletions(id: number): void {
+    this.#statement(
+      this.#target,
+      "DELETE FROM log_rows WHERE log = ? AND deleted IS NOT NULL AND position < " +
+        "(SELECT json_extract(state, '$.rows.forgotten') FROM logs WHERE id = log_rows.log)",
+    ).run(id);
   }
 
   /** Copies the next rows of a growing table. Returns true if the step was full. */

@@ -12,7 +12,7 @@ const APPLICATION_ID = 0x534b4549;
  * Version of the schema, which is incremented with each change of the tables. Other versions are
  * rejected.
  */
-const SCHEMA_VERSION = 2;
+const SCHEMA_VERSION = 3;
 
 /**
  * The tables. Names of topics, keys and logs are text; payloads are always bytes, because text in
@@ -83,7 +83,7 @@ CREATE TABLE logs (
   kind TEXT NOT NULL,         -- answer, request or stream
   name TEXT NOT NULL,
   state TEXT NOT NULL,        -- as JSON, without producers and forks
-  due INTEGER,                -- time at which the log expires or the lease of the writer lapses
+  due INTEGER,                -- time at which the log or a row expires, or the writer's lease lapses
   UNIQUE (kind, name)
 ) STRICT;
 CREATE INDEX logs_due ON logs (due) WHERE due IS NOT NULL;
@@ -97,6 +97,21 @@ CREATE TABLE log_records (
   record BLOB NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX log_records_position ON log_records (log, position);
+
+CREATE TABLE log_rows (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  log INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  bytes INTEGER NOT NULL,
+  change TEXT NOT NULL,
+  deleted INTEGER,            -- time of the deletion
+  until INTEGER               -- time at which the row expires
+) STRICT;
+CREATE UNIQUE INDEX log_rows_name ON log_rows (log, name);
+CREATE INDEX log_rows_position ON log_rows (log, position);
+CREATE INDEX log_rows_deleted ON log_rows (log, position) WHERE deleted IS NOT NULL;
+CREATE INDEX log_rows_until ON log_rows (log, until) WHERE until IS NOT NULL;
 
 CREATE TABLE log_producers (
   log INTEGER NOT NULL,

@@ -83,12 +83,10 @@ const SWEEPS: readonly string[] = [
   "DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE until <= :now LIMIT :limit)",
 ];
 
-/**
- * Tables of rows whose topic or log was deleted: the owners, the rows, and the column of the owner.
- */
+/** Deleted topics and logs, and the tables with their rows. The last table has few rows each. */
 const GONE = [
-  ["gone_topics", "publications", "topic"],
-  ["gone_logs", "log_records", "log"],
+  { owners: "gone_topics", column: "topic", tables: ["publications", "producers"] },
+  { owners: "gone_logs", column: "log", tables: ["log_records", "log_rows", "log_producers"] },
 ] as const;
 
 /** Used fraction of the file up to which no histories are forgotten. */
@@ -295,18 +293,21 @@ export class SqliteFile {
    * Deletes rows of a deleted owner. Returns their number, or `undefined` if there is no such
    * owner.
    */
-  #deleteGone([owners, rows, column]: typeof GONE[number]): number | undefined {
+  #deleteGone({ owners, column, tables }: typeof GONE[number]): number | undefined {
     const first = this.#db.prepare(`SELECT id FROM ${owners} LIMIT 1`).get();
     if (first === undefined) return undefined;
     const id = Number(first.id);
-    const { changes } = this.#db.prepare(
-      `DELETE FROM ${rows} WHERE id IN (SELECT id FROM ${rows} WHERE ${column} = ? LIMIT ?)`,
-    ).run(id, MAX_DELETED);
-    if (Number(changes) === MAX_DELETED) return MAX_DELETED;
-    const producers = rows === "publications" ? "producers" : "log_producers";
-    this.#db.prepare(`DELETE FROM ${producers} WHERE ${column} = ?`).run(id);
+    let deleted = 0;
+    for (const table of tables.slice(0, -1)) {
+      const { changes } = this.#db.prepare(
+        `DELETE FROM ${table} WHERE id IN (SELECT id FROM ${table} WHERE ${column} = ? LIMIT ?)`,
+      ).run(id, MAX_DELETED - deleted);
+      deleted += Number(changes);
+      if (deleted === MAX_DELETED) return deleted;
+    }
+    this.#db.prepare(`DELETE FROM ${tables.at(-1)!} WHERE ${column} = ?`).run(id);
     this.#db.prepare(`DELETE FROM ${owners} WHERE id = ?`).run(id);
-    return Number(changes);
+    return deleted;
   }
 }
 

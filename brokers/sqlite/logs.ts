@@ -10,7 +10,8 @@ import {
   retained,
 } from "../../pubsub/logs/changes.ts";
 import { LogShares } from "../../pubsub/logs/log_shares.ts";
-import type { LogPage, LogRecord, ReadLogOptions } from "../../pubsub/logs/log.ts";
+import { entriesOf, rowBytes, type RowView, type RowWrites } from "../../pubsub/logs/rows.ts";
+import type { LogPage, LogRecord, LogRow, ReadLogOptions } from "../../pubsub/logs/log.ts";
 import {
   dueAt,
   expiryOf,
@@ -46,6 +47,18 @@ const SQL = {
   page:
     "SELECT is_text, record FROM log_records WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position",
   trim: "DELETE FROM log_records WHERE log = ? AND position < ?",
+  findRow: "SELECT * FROM log_rows WHERE log = ? AND name = ?",
+  deletions:
+    "SELECT * FROM log_rows WHERE log = ? AND deleted IS NOT NULL ORDER BY position LIMIT ?",
+  dueRows: "SELECT * FROM log_rows WHERE log = ? AND until IS NOT NULL ORDER BY until LIMIT ?",
+  dropRow: "DELETE FROM log_rows WHERE log = ? AND name = ?",
+  addRow:
+    "INSERT INTO log_rows (log, name, position, bytes, change, deleted, until) VALUES (?, ?, ?, ?, ?, ?, ?)",
+  rowSizes:
+    "SELECT position, bytes FROM log_rows WHERE log = ? AND position >= ? ORDER BY position LIMIT ?",
+  nextRow: "SELECT min(position) AS position FROM log_rows WHERE log = ? AND position > ?",
+  rowPage:
+    "SELECT change FROM log_rows WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position, id",
   remove: "DELETE FROM logs WHERE id = ?",
   note: "INSERT INTO gone_logs VALUES (?)",
   producer: "SELECT epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
@@ -60,7 +73,7 @@ const SQL = {
   list: "SELECT name FROM logs WHERE kind = ? AND name > ? ORDER BY name LIMIT ?",
 };
 
-class Row implements LogView {
+class Row implements LogView, RowView {
   readonly id: number;
   readonly name: string;
   state: StoredLog;
@@ -91,6 +104,23 @@ class Row implements LogView {
 
   hasFork(fork: string): boolean {
     return this.#sql.findFork.get(this.id, fork) !== undefined;
+  }
+
+  get rows(): RowView {
+    return this;
+  }
+
+  find(row: string): LogRow | undefined {
+    const found = this.#sql.findRow.get(this.id, row);
+    return found && rowOf(found);
+  }
+
+  deletions(limit: number): readonly LogRow[] {
+    return this.#sql.deletions.all(this.id, limit).map(rowOf);
+  }
+
+  due(limit: number): readonly LogRow[] {
+    return this.#sql.dueRows.all(this.id, limit).map(rowOf);
   }
 }
 
@@ -147,7 +177,7 @@ export class Logs {
   /** Reads a page. */
   readLog(
     name: string,
-    { after, maxRecords, maxBytes }: Omit<ReadLogOptions, "signal">,
+    { after, maxRecords, maxBytes, tail }: Omit<ReadLogOptions, "signal">,
     now: number,
   ): LogReading | "expired" | undefined {
     const row = this.#row(name);
@@ -156,6 +186,10 @@ export class Logs {
     if (isExpired(state, now) && !state.isDeleted) return "expired";
     const info = infoOf(state);
     const { until } = state;
+    if (state.keyed !== undefined && !tail) {
+      const page = this.#readRows(row, { after, maxRecords, maxBytes });
+      return { info, until, ...page };
+    }
     let [to, bytes] = [after - 1, 0];
     if (after >= state.start && after < state.tail && maxRecords > 0) {
       for (const one of this.#sql.sizes.all(id, after, maxRecords)) {
@@ -166,6 +200,23 @@ export class Logs {
     }
     const rows = to < after ? [] : this.#sql.page.all(id, after, to);
     return { info, records: rows.map((kept) => decodeBlob(kept.is_text, kept.record)), until };
+  }
+
+  /** Reads the rows that changed at a position or later. A page ends with a transaction. */
+  #readRows(
+    { id, state: { tail } }: Row,
+    { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
+  ): Pick<LogPage, "next" | "records"> {
+    if (maxRecords === 0) return { records: [], next: Math.min(after, tail) };
+    let [last, bytes] = [after - 1, 0];
+    for (const one of this.#sql.rowSizes.all(id, after, maxRecords)) {
+      bytes += Number(one.bytes);
+      if (bytes > maxBytes && last >= after) break;
+      last = Number(one.position);
+    }
+    if (last < after) return { records: [], next: Math.max(after, tail) };
+    const records = this.#sql.rowPage.all(id, after, last).map(({ change }) => String(change));
+    return { records, next: Number(this.#sql.nextRow.get(id, last)!.position ?? tail) };
   }
 
   /** Renews the time to live. */
@@ -285,7 +336,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     present: Row | undefined,
     write: LogWrite<R>,
   ): readonly [result: R, isAnnounced: boolean] {
-    const { records, producer, isNewProducer, fork, isQuiet, result, refused } = write;
+    const { records, rows, producer, isNewProducer, fork, isQuiet, result, refused } = write;
     if (present === undefined) this.#own(name, write.next);
     const sizes = present && write.keep && this.#sizesOf(present, records);
     const next = sizes ? retained(write, () => sizes.next().value) : write.next;
@@ -300,6 +351,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     this.#grow(name, growth);
     const row = present ?? this.#newRow(name, next);
     this.#add(row, next.tail - records.length, records);
+    if (rows !== undefined) this.#writeRows(row, rows);
     if (producer !== undefined) {
       this.#sql.setProducer.run(row.id, producer.id, producer.epoch, producer.seq);
     }
@@ -315,6 +367,16 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     for (const record of records) {
       const isText = typeof record === "string" ? 1 : 0;
       this.#sql.insert.run(id, position++, recordBytes([record]), isText, encodeBlob(record));
+    }
+  }
+
+  #writeRows({ id }: Row, { set, forget }: RowWrites): void {
+    for (const { row } of forget) this.#sql.dropRow.run(id, row);
+    for (const row of set) {
+      // A changed row gets a new id, so that a copy in progress finds it.
+      this.#sql.dropRow.run(id, row.row);
+      const { position, text, deletedAt = null, until = null } = row;
+      this.#sql.addRow.run(id, row.row, position, rowBytes(row), text, deletedAt, until);
     }
   }
 
@@ -376,8 +438,21 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
 }
 
 /** Bytes charged to a log's owner, including the bytes of its state if given. */
-function logBytes({ bytes, start, tail }: StoredLog, stateBytes: number = 0): number {
-  return countedBytes(bytes, tail - start) + stateBytes;
+function logBytes({ bytes, start, tail, rows }: StoredLog, stateBytes: number = 0): number {
+  const ofRows = rows === undefined ? 0 : countedBytes(rows.bytes, entriesOf(rows));
+  return countedBytes(bytes, tail - start) + ofRows + stateBytes;
+}
+
+/** Parses a row of a keyed log. */
+function rowOf(stored: Readonly<Record<string, unknown>>): LogRow {
+  const { name, position, change, deleted, until } = stored;
+  return {
+    row: String(name),
+    position: Number(position),
+    text: String(change),
+    deletedAt: deleted === null ? undefined : Number(deleted),
+    until: until === null ? undefined : Number(until),
+  };
 }
 
 /** Number of bytes by which a change makes a log larger. The state counts only for a new log. */

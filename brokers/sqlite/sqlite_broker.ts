@@ -398,6 +398,7 @@ export class SqliteBroker implements Broker {
   #makeLogs(): BrokerLogs {
     return logsOver({
       maxAppendBytes: MAX_APPEND_BYTES,
+      keepsRows: true,
       change: (id, name, options) => this.#changeLog(id, name, options),
       read: (id, options) => this.#readLog(id, options),
       overdue: ({ limit }) => this.#call(["overdueLogs", limit, this.#runtime.now()]),

@@ -261,7 +261,7 @@ withFolder(
         db.exec("CREATE TABLE a (b)");
       }],
       ...[1, 3].map((version): [text: string, make: () => Promise<void>] => [
-        `the version of the file must be 2, received ${version}; another version of Skein wrote the file`,
+        `the version of the file must be 3, received ${version}; another version of Skein wrote the file`,
         async () => {
           await (await SqliteBroker.open(path)).close();
           using db = new DatabaseSync(path);

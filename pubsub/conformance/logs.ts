@@ -531,7 +531,7 @@ async function read(
 }
 
 /** Waits for a condition that depends on time or the engine. */
-async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
+export async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const begin = performance.now();
   while (!await holds()) {
     if (performance.now() - begin > 6_000) throw new Error(`Expected ${what} within 6 s`);

@@ -3,6 +3,7 @@ import { Heard, HUGE_NAMES, isTaken, same, type Test, type TestKit, undisturbed 
 import { BOTH, ONE_NODE, TWO_NODES } from "./fanout.ts";
 import { HISTORY } from "./history.ts";
 import { LOGS } from "./logs.ts";
+import { ROWS } from "./rows.ts";
 import type { Broker, BrokerStore } from "../broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
@@ -151,6 +152,7 @@ export const TESTS_OF_ONE: Readonly<Record<string, Test>> = {
   ...ONE_NODE,
   ...HISTORY,
   ...LOGS,
+  ...ROWS,
   ...STORE,
 };
 
@@ -160,6 +162,7 @@ export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
   ...TWO_NODES,
   ...HISTORY,
   ...LOGS,
+  ...ROWS,
   ...STORE,
 };
 

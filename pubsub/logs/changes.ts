@@ -21,6 +21,7 @@ import type {
   LogRetained,
   RetainLogOptions,
 } from "./log.ts";
+import { decideRows, NO_ROWS, type RowView, type RowWrites } from "./rows.ts";
 import {
   expiryOf,
   infoOf,
@@ -67,7 +68,7 @@ export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
 
 /** An engine that keeps logs. Each method follows the rules of {@linkcode BrokerLogs}. */
 export interface LogEngine
-  extends Pick<BrokerLogs, "maxAppendBytes" | "read" | "overdue" | "list"> {
+  extends Pick<BrokerLogs, "keepsRows" | "list" | "maxAppendBytes" | "overdue" | "read"> {
   /**
    * Changes a log: reads it, calls `decide`, and applies the effect, all in one atomic step.
    * Announces each write that is not quiet, and each removal.
@@ -96,6 +97,7 @@ export function logsOver(engine: LogEngine): BrokerLogs {
     get maxAppendBytes() {
       return engine.maxAppendBytes;
     },
+    keepsRows: engine.keepsRows,
     create: (id, options) => engine.change(id, "create", options),
     append: (id, options) => engine.change(id, "append", options),
     read: (id, options) => engine.read(id, options),
@@ -114,6 +116,8 @@ export interface LogView {
   readonly producerCount: number;
   /** Number of forks that depend on the log. */
   readonly forkCount: number;
+  /** The rows; required for a keyed log. */
+  readonly rows?: RowView | undefined;
   /** Newest epoch and number of a producer. */
   numbersOf(producer: string): readonly [epoch: number, seq: number] | undefined;
   /** True if a fork is registered. */
@@ -137,6 +141,14 @@ export interface ForkNote {
   readonly isGone: boolean;
 }
 
+/** Bounds on the kept records. */
+export interface Retention {
+  readonly records: number;
+  readonly bytes: number;
+  /** Position from which on records are kept although there are more than `records`. */
+  readonly recentFrom?: number | undefined;
+}
+
 /** A write to a log, or of a new log. */
 export interface LogWrite<R> {
   readonly kind: "write";
@@ -144,7 +156,9 @@ export interface LogWrite<R> {
   readonly next: StoredLog;
   readonly records: readonly LogRecord[];
   /** Retention to apply; see {@linkcode retained}. */
-  readonly keep?: AppendLogOptions["keep"] | undefined;
+  readonly keep?: Retention | undefined;
+  /** Changes of the rows of a keyed log. */
+  readonly rows?: RowWrites | undefined;
   /** The new number of a producer. */
   readonly producer?: LogProducer | undefined;
   /** True if the producer has no earlier number. */
@@ -228,10 +242,11 @@ export function retained<R>(
 /** True if the oldest record of a log is beyond a retention; the newest record always stays. */
 export function isBeyondRetention(
   { start, tail, bytes }: Pick<StoredLog, "start" | "tail" | "bytes">,
-  keep: NonNullable<AppendLogOptions["keep"]>,
+  { records, bytes: most, recentFrom = tail }: Retention,
 ): boolean {
   const count = tail - start;
-  return count > 1 && (count > keep.records || countedBytes(bytes, count) > keep.bytes);
+  const isBeyondCount = count > records && start < recentFrom;
+  return count > 1 && (isBeyondCount || countedBytes(bytes, count) > most);
 }
 
 function none<R>(result: R): LogEffect<R> {
@@ -264,6 +279,7 @@ function decideCreate(
       end,
       endedAt: end && now,
       writer: writer && { holder: writer.holder, until: now + writer.ttlMs },
+      rows: config.keyed && NO_ROWS,
     },
     records,
     result: (written) => ({ kind: "created", info: infoOf(written), count: count + 1 }),
@@ -343,11 +359,45 @@ function decideAppend(
     (producer && refusalOfProducer(log, producer, known)) ??
     refusalOfContent(state, options, bytes);
   if (refusal !== undefined) return none(refusal);
+  const isTransaction = options.changes !== undefined || options.expiresRows === true;
+  if (isTransaction) return decideTransaction(log, options, { now, known });
   return {
     kind: "write",
     next: appended(state, options, { now, bytes }),
     records: options.records,
     keep: options.keep,
+    producer,
+    isNewProducer: producer && known === undefined,
+    result: appendedTo,
+    refused: itself,
+  };
+}
+
+/** Decides on the changes of rows in an append whose other options are accepted. */
+function decideTransaction(
+  { state, rows: view }: LogView,
+  options: AppendLogOptions,
+  { now, known }: {
+    readonly now: number;
+    readonly known: readonly [epoch: number, seq: number] | undefined;
+  },
+): LogEffect<LogAppended> {
+  const { keyed: tail, rows: stats } = state;
+  if (tail === undefined || stats === undefined || view === undefined) {
+    return none({ kind: "other-kind" });
+  }
+  const decided = decideRows(view, options, { position: state.tail, stats, tail, now });
+  if ("kind" in decided) return none(decided);
+  const { record, writes, keep } = decided;
+  const records = record === undefined ? [] : [record];
+  const { producer } = options;
+  const next = appended(state, { ...options, records }, { now, bytes: recordBytes(records) });
+  return {
+    kind: "write",
+    next: { ...next, rows: decided.stats },
+    records,
+    rows: writes,
+    keep,
     producer,
     isNewProducer: producer && known === undefined,
     result: appendedTo,
@@ -437,6 +487,7 @@ function refusalOfContent(
   { records, sequence, keep, maxBytes }: AppendLogOptions,
   bytes: number,
 ): LogAppended | undefined {
+  if (state.keyed !== undefined && records.length > 0) return { kind: "other-kind" };
   if (sequence !== undefined && state.sequence !== undefined && sequence <= state.sequence) {
     return { kind: "out-of-sequence", sequence: state.sequence };
   }

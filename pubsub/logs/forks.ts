@@ -1,5 +1,5 @@
 /** Forks of durable streams: where a fork starts in its source, and what it inherits. */
-import type { CreateLogOptions, LogConfig, LogInfo, LogOrigin, LogRecord } from "./log.ts";
+import type { CreateLogOptions, LogConfig, LogInfo, LogOrigin, LogRecord, LogTail } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
 import { DEFAULT_CONTENT_TYPE, isJson, mediaType, recordBytes } from "./rules.ts";
 
@@ -28,6 +28,8 @@ export interface StreamFacts {
   /** See {@linkcode LogConfig.owner}. */
   readonly owner?: string | undefined;
   readonly records?: readonly LogRecord[] | undefined;
+  /** See {@linkcode LogConfig.keyed}. */
+  readonly keyed?: LogTail | undefined;
 }
 
 /** Settings and first records of a new stream. */
@@ -37,7 +39,7 @@ export interface StreamPlan {
 }
 
 /** Reason why a fork cannot be created; see `StreamCreated`. */
-export type ForkRefusal = "other-type" | "bad-offset" | "gone" | "too-deep";
+export type ForkRefusal = "other-type" | "bad-offset" | "gone" | "keyed" | "too-deep";
 
 /**
  * Plans a stream without a source.
@@ -45,9 +47,9 @@ export type ForkRefusal = "other-type" | "bad-offset" | "gone" | "too-deep";
  * @param facts Settings of the stream.
  */
 export function planStream(
-  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner, records = [] }: StreamFacts,
+  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner, keyed, records = [] }: StreamFacts,
 ): StreamPlan {
-  return { config: { contentType, owner, ttlMs, expiresAt }, records };
+  return { config: { contentType, owner, ttlMs, expiresAt, keyed }, records };
 }
 
 /** The source of a new fork. */
@@ -74,6 +76,7 @@ export async function planFork(
   const { request, info } = source;
   const { contentType = info.contentType, records = [] } = facts;
   if (mediaType(contentType) !== mediaType(info.contentType)) return "other-type";
+  if (info.keyed !== undefined || facts.keyed !== undefined) return "keyed";
   const beginning = await beginningOf(source);
   if (typeof beginning === "string") return beginning;
   const { position, partial } = beginning;
@@ -135,6 +138,7 @@ export function isSame(info: LogInfo, { config, end, fork }: WantedStream): bool
   const isSamePlace = fork?.offset === undefined || origin?.position === info.origin?.position;
   return mediaType(info.contentType) === mediaType(config.contentType) &&
     info.ttlMs === config.ttlMs && info.expiresAt === config.expiresAt &&
+    (info.keyed === undefined) === (config.keyed === undefined) &&
     (info.end === undefined) === (end === undefined) &&
     info.origin?.id === origin?.id && info.origin?.identity === origin?.identity &&
     info.origin?.subOffset === origin?.subOffset && isSamePlace;

@@ -44,6 +44,72 @@ export interface LogOrigin {
   readonly lineage: readonly { readonly identity: string; readonly until: number }[];
 }
 
+/** The newest records of a keyed log that are kept although later records replace their rows. */
+export interface LogTail {
+  /** Number of records to keep, however old. */
+  readonly records: number;
+  /** Age up to which all records are kept, in milliseconds. */
+  readonly ms: number;
+  /** Maximum number of bytes of these records, counted by `countedBytes`. */
+  readonly bytes: number;
+}
+
+/** A row of a keyed log: the newest change of one key. */
+export interface LogRow {
+  /** Name of the row, unique within the log. */
+  readonly row: string;
+  /** Position of the record that changed the row last. The row's version is one higher. */
+  readonly position: number;
+  /** The change, as readers receive it. */
+  readonly text: string;
+  /** Present if the row was deleted, with the time of the deletion. */
+  readonly deletedAt?: number | undefined;
+  /** Time at which the row expires, in milliseconds since the Unix epoch. */
+  readonly until?: number | undefined;
+}
+
+/** A change of a row that a writer requests. */
+export interface RowChange {
+  /** Name of the row. */
+  readonly row: string;
+  /**
+   * `set` writes an `insert` or an `update`, depending on whether the row exists. `update` requires
+   * that the row exists. `delete` has no effect on a row that does not exist.
+   */
+  readonly operation: "set" | "update" | "delete";
+  /** The text of the change before and after the name of the operation. */
+  readonly text: readonly [before: string, after: string];
+  /** Version that the row must have; 0 if it must not exist. */
+  readonly expect?: number | undefined;
+  /** Time after which the row expires, in milliseconds. */
+  readonly ttlMs?: number | undefined;
+}
+
+/** Bounds on the rows of a keyed log. */
+export interface RowBounds {
+  /** Maximum number of rows that exist. */
+  readonly rows: number;
+  /** Maximum number of deleted rows that are remembered. */
+  readonly deletions: number;
+  /** Time for which a deleted row is remembered, in milliseconds. */
+  readonly deletionMs: number;
+}
+
+/** The state of the rows of a keyed log. */
+export interface RowStats {
+  /** Number of rows that exist. */
+  readonly count: number;
+  /** Number of deleted rows that are remembered. */
+  readonly deletions: number;
+  /** Bytes of all these rows. */
+  readonly bytes: number;
+  /**
+   * Position after the newest deletion that was forgotten, or 0. A reader before this position may
+   * still show a row that was deleted.
+   */
+  readonly forgotten: number;
+}
+
 /** Settings of a log that its creation fixes. */
 export interface LogConfig {
   /** Media type of the records, as given. */
@@ -60,6 +126,11 @@ export interface LogConfig {
    * of the bound.
    */
   readonly owner?: string | undefined;
+  /**
+   * Makes the log keyed: its records are transactions that change rows. Readers receive the newest
+   * change of each row, and the tail is kept in addition.
+   */
+  readonly keyed?: LogTail | undefined;
 }
 
 /** The state of a log. */
@@ -80,6 +151,8 @@ export interface LogInfo extends LogConfig {
   readonly cancelled?: string | undefined;
   /** Present if the log was deleted and is kept only for its forks. */
   readonly isDeleted?: true | undefined;
+  /** The rows of a keyed log. */
+  readonly rows?: RowStats | undefined;
 }
 
 /**
@@ -177,6 +250,15 @@ export interface AppendLogOptions {
    * `countedBytes`. By default, all records are kept.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
+  /**
+   * Changes of the rows of a keyed log, which together become one record, a transaction. Then there
+   * are no `records`, and `keep` has no effect.
+   */
+  readonly changes?: readonly RowChange[] | undefined;
+  /** Deletes rows that have expired, in addition to `changes`. */
+  readonly expiresRows?: true | undefined;
+  /** Bounds for `changes`; required with them. */
+  readonly rowBounds?: RowBounds | undefined;
 }
 
 /**
@@ -197,6 +279,10 @@ export interface AppendLogOptions {
  * - `full`: the log would exceed `maxBytes`. `no-space`: the engine already keeps the maximum
  *   number of bytes of all logs. `over-share`: see {@linkcode LogOverShare}.
  * - `too-many-producers`: the log already remembers the maximum number of producers.
+ * - `conflict`: `row` has another version than `expect`, or does not exist for an `update`.
+ *   `version` is its present version, 0 if it does not exist, and `text` its present change.
+ * - `too-many-rows`: the log would have more rows than allowed.
+ * - `other-kind`: the log is keyed and the append has records, or the reverse.
  */
 export type LogAppended =
   | { readonly kind: "appended"; readonly info: LogInfo }
@@ -208,7 +294,21 @@ export type LogAppended =
   | { readonly kind: "out-of-sequence"; readonly sequence: string }
   | LogOverShare
   | {
-    readonly kind: "unstarted" | "fenced" | "held" | "full" | "no-space" | "too-many-producers";
+    readonly kind: "conflict";
+    readonly row: string;
+    readonly version: number;
+    readonly text?: string | undefined;
+  }
+  | {
+    readonly kind:
+      | "unstarted"
+      | "fenced"
+      | "held"
+      | "full"
+      | "no-space"
+      | "too-many-producers"
+      | "too-many-rows"
+      | "other-kind";
   };
 
 /** Options for {@linkcode BrokerLogs.retain}. */
@@ -235,6 +335,8 @@ export interface ReadLogOptions {
   readonly maxBytes: number;
   /** Renews the time to live. */
   readonly renews: boolean;
+  /** Reads the transactions in the tail of a keyed log, as JSON arrays, instead of its rows. */
+  readonly tail?: true | undefined;
   /** Ends the wait for the engine. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -243,8 +345,13 @@ export interface ReadLogOptions {
 export interface LogPage {
   /** The state at the time of reading. */
   readonly info: LogInfo;
-  /** Records starting at `after`; the record with index `i` is at `after + i`. */
+  /**
+   * Records starting at `after`; the record with index `i` is at `after + i`. For a keyed log, the
+   * changes of all rows that changed at `after` or later, in the order of their positions.
+   */
   readonly records: readonly LogRecord[];
+  /** Position after the page of a keyed log; absent for other logs. */
+  readonly next?: number | undefined;
 }
 
 /**
@@ -265,6 +372,8 @@ export interface LogPage {
  *   expired log is reported as `expired` until it is deleted.
  * - `read` of a log that is `isDeleted` MUST still return the records. `read` MUST NOT create state.
  * - A record MUST be returned with its original type and content.
+ * - The rows of a keyed log MUST change together with its records. A page of rows MUST NOT end
+ *   within a transaction, and may be larger for that reason.
  * - All calls MUST reject with a `BrokerError` while the engine is unreachable, and with a
  *   `RangeError` for an id that the engine does not support. Ids of 240 bytes of UTF-8 MUST be
  *   supported.
@@ -272,6 +381,8 @@ export interface LogPage {
 export interface BrokerLogs {
   /** Maximum number of bytes of records in one append. */
   readonly maxAppendBytes: number;
+  /** True if logs may be keyed. */
+  readonly keepsRows?: boolean | undefined;
   /**
    * Creates a log, unless it exists.
    *

@@ -3,9 +3,10 @@ import type { LogConfig, LogInfo } from "./log.ts";
 
 /**
  * Format of an offset: a position of 16 digits, so that offsets can be sorted, followed by a log's
- * identity.
+ * identity. Within a snapshot of a keyed log, it is followed by the position at which the snapshot
+ * ends.
  */
-const OFFSET = /^(\d{16})_([0-9a-z]{8})$/;
+const OFFSET = /^(\d{16})_([0-9a-z]{8})(?:~(\d{1,16}))?$/;
 
 /**
  * Formats a position as an offset. A position that a fork shares with its source has the same
@@ -13,6 +14,7 @@ const OFFSET = /^(\d{16})_([0-9a-z]{8})$/;
  *
  * @param log The log.
  * @param position The position.
+ * @param snapshot Position at which the snapshot ends that the reader is reading; none by default.
  * @returns The offset.
  *
  * @example Usage
@@ -21,13 +23,16 @@ const OFFSET = /^(\d{16})_([0-9a-z]{8})$/;
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(formatOffset({ identity: "a1b2c3d4" }, 7), "0000000000000007_a1b2c3d4");
+ * assertEquals(formatOffset({ identity: "a1b2c3d4" }, 7, 42), "0000000000000007_a1b2c3d4~42");
  * ```
  */
 export function formatOffset(
   log: Pick<LogInfo, "identity" | "origin">,
   position: number,
+  snapshot?: number,
 ): string {
-  return writeOffset(position, identityAt(log, position));
+  const offset = writeOffset(position, identityAt(log, position));
+  return snapshot === undefined ? offset : `${offset}~${snapshot}`;
 }
 
 /** Formats a position as an offset with the identity that belongs to it. */
@@ -65,7 +70,18 @@ export function parseOffset(
 ): number | "malformed" | "gone" {
   const position = unboundPosition(offset);
   if (position === undefined) return "malformed";
-  return formatOffset(log, position) === offset ? position : "gone";
+  return formatOffset(log, position, snapshotOf(offset)) === offset ? position : "gone";
+}
+
+/**
+ * Parses the position at which the snapshot ends that a reader is reading.
+ *
+ * @param offset The offset.
+ * @returns The position; `undefined` for an offset outside of snapshots.
+ */
+export function snapshotOf(offset: string): number | undefined {
+  const digits = OFFSET.exec(offset)?.[3];
+  return digits === undefined ? undefined : Number(digits);
 }
 
 /** The position of the oldest readable record, which may be in a source of the fork. */

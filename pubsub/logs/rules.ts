@@ -1,7 +1,16 @@
 /** Rules of logs that all engines share: names, sizes, times and states. */
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
-import type { BrokerLogs, LogConfig, LogEnd, LogInfo, LogProducer, LogRecord } from "./log.ts";
+import type { StoredRows } from "./rows.ts";
+import type {
+  BrokerLogs,
+  LogConfig,
+  LogEnd,
+  LogInfo,
+  LogProducer,
+  LogRecord,
+  RowStats,
+} from "./log.ts";
 
 /** Maximum number of producers per log whose number is remembered. */
 export const MAX_LOG_PRODUCERS = 1_000;
@@ -78,7 +87,7 @@ export function recordBytes(records: readonly LogRecord[]): number {
 }
 
 /** The state of a log that an engine keeps in addition to the records and the producers. */
-export interface StoredLog extends Omit<LogInfo, "end"> {
+export interface StoredLog extends Omit<LogInfo, "end" | "rows"> {
   /** Time at which the log expires, in milliseconds since the Unix epoch; moved by each use. */
   readonly until?: number | undefined;
   /** Present once the log has ended; `by` is the append that ended the log. */
@@ -87,6 +96,7 @@ export interface StoredLog extends Omit<LogInfo, "end"> {
   readonly endedAt?: number | undefined;
   readonly sequence?: string | undefined;
   readonly writer?: { readonly holder?: string | undefined; readonly until: number } | undefined;
+  readonly rows?: StoredRows | undefined;
 }
 
 /** A page of the list of logs. */
@@ -101,10 +111,15 @@ export type LogDeleted = Awaited<ReturnType<BrokerLogs["delete"]>>;
 /** The public part of a state. */
 export function infoOf(state: StoredLog): LogInfo {
   const { until: _until, sequence: _sequence, writer: _writer, endedAt: _endedAt, ...rest } = state;
-  const { end, ...info } = rest;
+  const { end, rows, ...shared } = rest;
+  const info = rows === undefined ? shared : { ...shared, rows: rowsOf(rows) };
   if (end === undefined) return info;
   const { by: _by, ...shown } = end;
   return { ...info, end: shown };
+}
+
+function rowsOf({ count, deletions, bytes, forgotten }: StoredRows): RowStats {
+  return { count, deletions, bytes, forgotten };
 }
 
 /** A log in the form of the list of logs. */
@@ -129,12 +144,12 @@ export function isWriterLost({ end, writer }: StoredLog, now: number): boolean {
   return end === undefined && writer !== undefined && writer.until <= now;
 }
 
-/** The time at which a log expires or loses its writer; `undefined` if never. */
-export function dueAt({ isDeleted, until, end, writer }: StoredLog): number | undefined {
+/** The time at which a log or a row expires, or the log loses its writer; `undefined` if never. */
+export function dueAt({ isDeleted, until, end, writer, rows }: StoredLog): number | undefined {
   if (isDeleted) return undefined;
-  const lapses = end === undefined ? writer?.until : undefined;
-  if (until === undefined || lapses === undefined) return until ?? lapses;
-  return Math.min(until, lapses);
+  const due = [until, ...(end === undefined ? [writer?.until, rows?.dueAt] : [])];
+  const times = due.filter((time) => time !== undefined);
+  return times.length === 0 ? undefined : Math.min(...times);
 }
 
 export function isExpired({ until }: Pick<StoredLog, "until">, now: number): boolean {

@@ -65,6 +65,9 @@ const SPARE_MS = 20_000;
  */
 const REMEMBERED_MS = 604_800_000;
 
+/** Bounds on the deleted rows that a keyed stream remembers: 100,000, for 7 days. */
+const REMEMBERED_ROWS = { deletions: 100_000, deletionMs: 604_800_000 };
+
 /** Digits of an identity: 41 bits. */
 const IDENTITY_LENGTH = 8;
 
@@ -89,6 +92,8 @@ export interface StreamBounds {
    * Retention of each stream. By default, all records stay until the stream is deleted or expires.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
+  /** Maximum number of rows of a keyed stream. */
+  readonly maxRows: number;
 }
 
 /** Options for {@linkcode StreamLogs}. */
@@ -134,6 +139,7 @@ export interface CreateStreamOptions extends StreamFacts {
  *   `other-type`: the source has a different media type.
  * - `bad-offset`: the fork would start after the end of the source, or at an offset at which the
  *   source has no record.
+ * - `keyed`: the source or the fork is keyed, which forks cannot be.
  * - `gone`: the fork would start at an offset of another stream or before the kept records.
  * - `too-deep`: the source is itself nested too many forks deep. `too-many-forks`: it has too many
  *   forks. `too-many`: there are too many streams. `full`: the records exceed the bound of a
@@ -169,6 +175,8 @@ export interface ReadStreamOptions {
   readonly after: number;
   /** Starts at the oldest kept record if that is after `after`. */
   readonly startsAtOldest?: boolean | undefined;
+  /** See {@linkcode StreamPage.snapshot}. */
+  readonly snapshot?: number | undefined;
   /** Identity that the stream must have. A different stream counts as `missing`. */
   readonly identity?: string | undefined;
   /** Maximum number of records in a page. */
@@ -186,10 +194,17 @@ export interface StreamPage {
   readonly kind: "page";
   readonly info: LogInfo;
   readonly records: readonly LogRecord[];
+  /** Position of the first record. */
+  readonly after: number;
   /** Position after these records. */
   readonly next: number;
   /** True if no record follows yet. If there is an `info.end`, the stream is then complete. */
   readonly isUpToDate: boolean;
+  /**
+   * Present on the pages of a snapshot of a keyed stream: the end of the stream when the snapshot
+   * began. The read after the page repeats it unless `next` has reached it.
+   */
+  readonly snapshot?: number | undefined;
 }
 
 /**
@@ -279,6 +294,11 @@ export class StreamLogs implements AsyncDisposable {
 
   get maxAppendBytes(): number {
     return this.#logs.maxAppendBytes;
+  }
+
+  /** True if streams may be keyed. */
+  get keepsRows(): boolean {
+    return this.#logs.keepsRows === true;
   }
 
   /** True after `close`. */
@@ -373,16 +393,18 @@ export class StreamLogs implements AsyncDisposable {
    */
   async append(
     id: string,
-    options: Omit<AppendLogOptions, "maxBytes" | "keep">,
+    options: Omit<AppendLogOptions, "maxBytes" | "keep" | "rowBounds">,
   ): Promise<StreamAppended> {
     if (!isId(id)) return { kind: "missing" };
-    const { maxStreamBytes, keep } = this.#bounds;
-    const { records } = options;
-    if (recordBytes(records) > this.maxAppendBytes) return { kind: "full" };
+    const { maxStreamBytes, keep, maxRows } = this.#bounds;
+    const { records, changes = [] } = options;
+    const texts = changes.flatMap(({ text, row }) => [...text, row]);
+    if (recordBytes([...records, ...texts]) > this.maxAppendBytes) return { kind: "full" };
     const result = await this.#logs.append(id, {
       ...options,
       maxBytes: maxStreamBytes,
-      keep,
+      keep: keep && changes.length === 0 ? keep : undefined,
+      rowBounds: { ...REMEMBERED_ROWS, rows: maxRows },
     });
     switch (result.kind) {
       case "expired":
@@ -422,7 +444,8 @@ export class StreamLogs implements AsyncDisposable {
     if (page === undefined) return await this.#missing(id);
     const { info } = page;
     if (info.isDeleted) return { kind: "deleted" };
-    return { kind: "page", info, records: [], next: info.tail, isUpToDate: true };
+    const { tail } = info;
+    return { kind: "page", info, records: [], after: tail, next: tail, isUpToDate: true };
   }
 
   /**
@@ -469,10 +492,11 @@ export class StreamLogs implements AsyncDisposable {
       const ready = this.#untilReady(followed, signal);
       await settled(ready);
       if (!isLeaving()) await ready;
-      let { after, identity, startsAtOldest = false } = options;
+      let { after, identity, startsAtOldest = false, snapshot } = options;
       for (let isTold = false; !isLeaving();) {
         const { version } = followed;
-        const reading = this.#share(followed, id, { ...options, after, identity, startsAtOldest });
+        const part = { ...options, after, identity, startsAtOldest, snapshot };
+        const reading = this.#share(followed, id, part);
         await settled(reading);
         if (isLeaving()) return;
         const result = await reading;
@@ -485,6 +509,7 @@ export class StreamLogs implements AsyncDisposable {
         isTold ||= isUpToDate;
         identity = info.identity;
         after = next;
+        snapshot = result.snapshot;
         startsAtOldest = false; // Records that are dropped from now on are missed.
         if (!isUpToDate || followed.version !== version || isLeaving()) continue;
         await new Promise<void>((resolve) => {
@@ -663,7 +688,7 @@ export class StreamLogs implements AsyncDisposable {
     for (let { after } = options;;) {
       const result = await this.#readAfter(id, { ...options, after }, renews);
       const isBehind = result.kind === "trimmed" && options.startsAtOldest === true;
-      if (!isBehind || result.oldest <= after) return result;
+      if (!isBehind || result.oldest === after) return result;
       after = result.oldest;
     }
   }
@@ -691,6 +716,7 @@ export class StreamLogs implements AsyncDisposable {
     const { info } = page;
     if (identity !== undefined && identity !== info.identity) return { kind: "missing" };
     if (info.isDeleted) return { kind: "deleted" };
+    if (info.rows !== undefined) return pageOfRows(page, options);
     if (after >= info.first) {
       return after < info.start
         ? { kind: "trimmed", oldest: info.start }
@@ -748,8 +774,9 @@ export class StreamLogs implements AsyncDisposable {
     id: string,
     options: ReadStreamOptions,
   ): Promise<StreamRead> {
-    const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false } = options;
-    const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${startsAtOldest}`;
+    const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false, snapshot } =
+      options;
+    const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${startsAtOldest} ${snapshot}`;
     // One reader's signal must not end the read for the others.
     return followed.share(key, () => this.#read(id, { ...options, signal: undefined }, true));
   }
@@ -818,8 +845,10 @@ export class StreamLogs implements AsyncDisposable {
       end: { error: WRITER_LOST },
       ifWriterLost: true,
     });
-    if (kind === "missing") await this.#deleteExpired(id);
-    else this.#spared.delete(id) && await this.delete(requestLog(id));
+    if (kind === "missing") return await this.#deleteExpired(id);
+    // The other reason for which a log is overdue.
+    if (kind === "held") await this.append(id, { records: [], expiresRows: true });
+    this.#spared.delete(id) && await this.delete(requestLog(id));
   }
 
   /** Deletes a stream if it has expired, and remembers its id if it was a response. */
@@ -850,6 +879,17 @@ export class StreamLogs implements AsyncDisposable {
 }
 
 const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false } as const;
+
+/** A page of a keyed stream, unless deletions after the position have been forgotten. */
+function pageOfRows(
+  { info, records, next = info.tail }: LogPage,
+  { after, snapshot = after === 0 ? info.tail : undefined }: ReadStreamOptions,
+): StreamRead {
+  const { forgotten } = info.rows!;
+  const hasMissed = after > 0 && after < forgotten && (snapshot ?? 0) < forgotten;
+  if (hasMissed) return { kind: "trimmed", oldest: 0 };
+  return { kind: "page", info, records, after, next, isUpToDate: next >= info.tail, snapshot };
+}
 
 /** Numbers in the row of an answer: expired, or dropped. */
 const [EXPIRED, DROPPED] = [1, 2];
@@ -882,5 +922,5 @@ function checkId(id: string): void {
 
 function pageOf(info: LogInfo, after: number, records: readonly LogRecord[]): StreamPage {
   const next = Math.max(after, after + records.length);
-  return { kind: "page", info, records, next, isUpToDate: next >= info.tail };
+  return { kind: "page", info, records, after, next, isUpToDate: next >= info.tail };
 }

@@ -32,6 +32,7 @@ class Bench implements AsyncDisposable {
         maxStreamBytes: 65_536,
         maxForks: 100,
         maxReaders: 100,
+        maxRows: 100,
         ...bounds,
       },
       onError: (error) => this.errors.push(error),
@@ -82,7 +83,14 @@ async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
 
 Deno.test("StreamLogs rejects a broker without logs", () => {
   const broker = new FaultyEngine().connect({ without: ["logs"] });
-  const bounds = { maxStreams: 1, maxKept: 1, maxStreamBytes: 1, maxForks: 1, maxReaders: 1 };
+  const bounds = {
+    maxStreams: 1,
+    maxKept: 1,
+    maxStreamBytes: 1,
+    maxForks: 1,
+    maxReaders: 1,
+    maxRows: 1,
+  };
   assertThrows(
     () => new StreamLogs({ runtime: platformRuntime(), broker, bounds, onError() {} }),
     UnsupportedError,

@@ -17,6 +17,8 @@ import {
 } from "../logs/changes.ts";
 import type { LogPage, LogProducer, LogRecord, ReadLogOptions } from "../logs/log.ts";
 import { LogShares } from "../logs/log_shares.ts";
+import { MemoryRows } from "../logs/memory_rows.ts";
+import { entriesOf } from "../logs/rows.ts";
 import {
   dueAt,
   expiryOf,
@@ -48,6 +50,7 @@ class Log implements Counted, LogView {
   readonly #forks = new Set<string>();
   /** The records from `state.start` on. */
   readonly records = new Fifo<LogRecord>();
+  readonly rows: MemoryRows | undefined;
   counted = 0;
   /** Bytes that the records use in addition to their content. */
   #overhead = 0;
@@ -59,11 +62,12 @@ class Log implements Counted, LogView {
     this.kind = logKind(id);
     this.number = number;
     this.state = { ...state, bytes: 0 };
+    this.rows = state.keyed && new MemoryRows();
   }
 
   get cost(): number {
     return COSTS.log + this.id.length + this.state.bytes + this.#overhead + this.#producerBytes +
-      COSTS.producer * this.producerCount + COSTS.fork * this.forkCount;
+      COSTS.producer * this.producerCount + COSTS.fork * this.forkCount + costOfRows(this.state);
   }
 
   get producerCount(): number {
@@ -96,7 +100,7 @@ class Log implements Counted, LogView {
 
   /** Bytes by which a change makes the log grow. */
   growth(next: StoredLog, records: readonly LogRecord[]): number {
-    let growth = next.bytes - this.state.bytes;
+    let growth = next.bytes - this.state.bytes + costOfRows(next) - costOfRows(this.state);
     for (const record of records) growth += overheadOf(record);
     const drops = Math.min(next.start - this.state.start, this.records.length);
     for (let i = 0; i < drops; i++) growth -= overheadOf(this.records.at(i)!);
@@ -118,6 +122,7 @@ class Log implements Counted, LogView {
 /** The logs of a {@linkcode MemoryBroker}. */
 export class MemoryLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
+  readonly keepsRows = true;
   readonly #runtime: Runtime;
   readonly #life: BrokerLife;
   readonly #announce: (topic: string) => void;
@@ -171,7 +176,7 @@ export class MemoryLogs implements LogEngine {
 
   async read(
     id: string,
-    { after, maxRecords, maxBytes, renews }: ReadLogOptions,
+    { after, maxRecords, maxBytes, renews, tail: ofTail }: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
     const now = this.#check("read a log");
     const log = this.#logs.get(id);
@@ -179,6 +184,10 @@ export class MemoryLogs implements LogEngine {
     if (isExpired(log.state, now) && !log.state.isDeleted) return "expired";
     if (renews) log.state = { ...log.state, until: expiryOf(log.state, now) };
     const { start, tail } = log.state;
+    if (log.rows !== undefined && !ofTail) {
+      const page = log.rows.read({ after, maxRecords, maxBytes }, tail);
+      return { info: infoOf(log.state), ...page };
+    }
     const records: LogRecord[] = [];
     let bytes = 0;
     for (let at = after; at >= start && at < tail && records.length < maxRecords; at++) {
@@ -233,7 +242,7 @@ export class MemoryLogs implements LogEngine {
       this.#announce(logTopic(id));
       return effect.result;
     }
-    const { records, producer, fork, isQuiet, result, refused } = effect;
+    const { records, rows, producer, fork, isQuiet, result, refused } = effect;
     const log = present ?? this.#opened(id, effect.next);
     const next = retained(effect, (i) => {
       return recordBytes([log.records.at(i) ?? records[i - log.records.length]!]);
@@ -249,6 +258,7 @@ export class MemoryLogs implements LogEngine {
       this.#counts[log.kind]++;
     }
     log.change(next, records);
+    if (rows !== undefined) log.rows!.write(rows);
     if (producer !== undefined) log.noteProducer(producer);
     if (fork !== undefined) log.noteFork(fork);
     this.#sum.update(log);
@@ -283,6 +293,11 @@ export class MemoryLogs implements LogEngine {
     this.#life.checkCall(verb);
     return this.#runtime.now();
   }
+}
+
+/** Bytes of memory that the rows of a log use. */
+function costOfRows({ rows }: StoredLog): number {
+  return rows === undefined ? 0 : rows.bytes + COSTS.row * entriesOf(rows);
 }
 
 /** Bytes of memory that a record uses in addition to its content. */

@@ -14,6 +14,7 @@ export const COSTS = {
   log: 1_024,
   text: 64,
   bytes: 384,
+  row: 256,
   producer: 128,
   fork: 128,
 } as const;

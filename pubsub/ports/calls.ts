@@ -13,7 +13,7 @@ import { recordBytes } from "../logs/rules.ts";
 /** Parts of a broker whose methods are calls. Their constants are properties of the engine. */
 interface EngineParts {
   readonly history: Omit<BrokerHistory, "remembersMs">;
-  readonly logs: Omit<BrokerLogs, "maxAppendBytes">;
+  readonly logs: Omit<BrokerLogs, "keepsRows" | "maxAppendBytes">;
   readonly store: BrokerStore;
 }
 

@@ -2,6 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
+import type { BrokerLogs } from "../logs/log.ts";
 import { type CallName, callsOf } from "./calls.ts";
 
 /**
@@ -80,7 +81,7 @@ export interface EngineFacts {
   /** Constants of each part that the engine provides. */
   readonly constants: {
     readonly history?: { readonly remembersMs: number | undefined } | undefined;
-    readonly logs?: { readonly maxAppendBytes: number } | undefined;
+    readonly logs?: Pick<BrokerLogs, "keepsRows" | "maxAppendBytes"> | undefined;
     readonly store?: object | undefined;
   };
 }
@@ -95,7 +96,7 @@ export function factsOf(engine: Broker): EngineFacts {
     calls: callsOf(engine),
     constants: {
       history: history && { remembersMs: history.remembersMs },
-      logs: logs && { maxAppendBytes: logs.maxAppendBytes },
+      logs: logs && { maxAppendBytes: logs.maxAppendBytes, keepsRows: logs.keepsRows },
       store: store && {},
     },
   };

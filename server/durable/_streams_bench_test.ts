@@ -15,6 +15,7 @@ const BOUNDS = {
   maxStreamBytes: 262_144,
   maxForks: 100,
   maxReaders: 100,
+  maxRows: 100,
 };
 
 /** Two nodes on one broker; a test controls the calls of the first. */

@@ -61,6 +61,7 @@ class Node {
         maxStreamBytes: 16_777_216,
         maxForks: 1,
         maxReaders: 100,
+        maxRows: 100,
       },
       onError: (error) => this.errors.push(error),
       rescue: resume && ((id) => this.answers.rescue(id)),

@@ -8,7 +8,10 @@ import {
   type DurableStreamsLimits,
   type DurableStreamsOptions,
   streamShares,
+  tailOf,
 } from "./options.ts";
+import { readChanges } from "./changes.ts";
+import { bracketed, offsetAfter } from "./snapshots.ts";
 import { KeptStreams } from "./kept_streams.ts";
 import { maxRecordBytes } from "./streams.ts";
 import { bodyOf, readRecords } from "./records.ts";
@@ -35,11 +38,13 @@ import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.t
 import type { Owner } from "../../base/owners.ts";
 import type { LogInfo, LogOverShare, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import { formatOffset } from "../../pubsub/logs/offset.ts";
+import { readRowName, rowChange } from "../../pubsub/logs/change_message.ts";
+import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import {
   ANSWER_PREFIX,
   DEFAULT_CONTENT_TYPE,
+  isJson,
   mediaType,
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
@@ -73,6 +78,7 @@ const REQUEST_HEADERS = [
   "stream-fork-offset",
   "stream-fork-sub-offset",
   "stream-forked-from",
+  "stream-keyed",
   "stream-seq",
   "stream-ttl",
 ];
@@ -89,6 +95,7 @@ const RESPONSE_HEADERS = [
   "stream-closed",
   "stream-cursor",
   "stream-expires-at",
+  "stream-keyed",
   "stream-next-offset",
   "stream-sse-data-encoding",
   "stream-ttl",
@@ -133,7 +140,7 @@ const REFUSED_READERS = {
 } as const;
 
 /** Immutable properties of a stream. */
-type KnownStream = Pick<LogInfo, "identity" | "contentType">;
+type KnownStream = Pick<LogInfo, "contentType" | "identity" | "keyed">;
 
 type Asked = GuardedRequest<DurableStreamAction>;
 
@@ -161,6 +168,7 @@ export class DurableFace {
     maxStreams: 0,
     maxStreamBytes: 0,
     maxForks: 0,
+    maxRows: 0,
     maxTotalBytes: 0,
   };
 
@@ -260,8 +268,9 @@ export class DurableFace {
   async #create(asked: Asked, id: string): Promise<Response> {
     const { request, authorize, readBody } = asked;
     await authorize("create", id);
-    const creation = readCreation(request.headers, this.#options.path);
+    const { isKeyed, ...creation } = readCreation(request.headers, this.#options.path);
     const { fork } = creation;
+    if (isKeyed) this.#checkKeyed(creation.contentType);
     if (fork !== undefined) await authorize("read", fork.source);
     const { logs } = this.#parts;
     const body = await readBody(this.#maxBodyBytes);
@@ -270,10 +279,17 @@ export class DurableFace {
       const source = await logs.info(fork.source);
       if (source.kind === "page") contentType = source.info.contentType;
     }
+    if (isKeyed && body.length > 0) {
+      throw badRequest(
+        "bad-body",
+        `Cannot create: the body of a keyed stream must be empty, received ${body.length} bytes`,
+      );
+    }
+    const keyed = isKeyed ? tailOf(this.#options) : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await this.#kept.create(
       { id, owner: asked.maker },
-      (owner) => logs.create(id, { ...creation, records, owner }),
+      (owner) => logs.create(id, { ...creation, records, owner, keyed }),
     ).catch((error) => {
       if (error instanceof LimitError) this.#refused.maxStreams++;
       throw error;
@@ -285,7 +301,7 @@ export class DurableFace {
       throw new Problem(409, {
         code: "exists",
         detail:
-          "Cannot create: an existing stream must have the same content type, lifetime, source and closed state, received others",
+          "Cannot create: an existing stream must have the same content type, lifetime, source, keys and closed state, received others",
         headers: stateHeaders(info),
       });
     }
@@ -296,6 +312,7 @@ export class DurableFace {
         ...stateHeaders(info),
         "content-type": info.contentType,
         "cache-control": "no-store",
+        ...(info.keyed && { "stream-keyed": "true" }),
         ...(isNew && { location: locationOf(request) }),
       },
     });
@@ -321,6 +338,11 @@ export class DurableFace {
         return badRequest("bad-offset", "Cannot create: a fork must start within its source");
       case "gone":
         return gone("Cannot create: a fork must start at a kept record of its source");
+      case "keyed":
+        return conflict(
+          "keyed",
+          "Cannot create: a keyed stream must not be a fork, nor its source",
+        );
       case "too-deep":
         return conflict(
           "too-deep",
@@ -385,9 +407,14 @@ export class DurableFace {
       if (records.length === 0 && body.length > 0) {
         throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
       }
+      const changes = known.keyed && body.length > 0
+        ? readChanges(records as readonly string[])
+        : undefined;
+      const now = this.#parts.runtime.now();
       const result = await this.#parts.logs.append(id, {
         identity: known.identity,
-        records,
+        records: changes === undefined ? records : [],
+        changes: changes?.map((change) => rowChange(change, now)),
         end: isEnd ? {} : undefined,
         producer,
         sequence,
@@ -468,7 +495,35 @@ export class DurableFace {
         throw this.#noSpace("append");
       case "over-share":
         throw this.#overShare("append", result);
+      case "conflict":
+        throw rowConflict(result);
+      case "too-many-rows":
+        throw this.#tooManyRows();
+      case "other-kind":
+        // The stream was replaced by one of the other kind, so the writer has to look again.
+        throw missing();
     }
+  }
+
+  #tooManyRows(): Problem {
+    this.#refused.maxRows++;
+    return new Problem(413, {
+      code: "full",
+      detail: `Cannot append: a keyed stream must have at most ${this.#limits.maxRows} rows`,
+    });
+  }
+
+  /** Rejects a keyed stream that cannot be created. */
+  #checkKeyed(contentType: string | undefined): void {
+    if (contentType === undefined || !isJson(contentType)) {
+      throw badRequest(
+        "bad-header",
+        "Cannot create: the Content-Type of a keyed stream must be application/json, received " +
+          (contentType ?? "none"),
+      );
+    }
+    if (this.#parts.logs.keepsRows) return;
+    throw conflict("unsupported", "Cannot create: the broker of a keyed stream must keep rows");
   }
 
   #full(verb: string): Problem {
@@ -526,6 +581,7 @@ export class DurableFace {
         "cache-control": "no-store",
         ...(ttlMs !== undefined && { "stream-ttl": `${Math.ceil(ttlMs / 1_000)}` }),
         ...(expiresAt !== undefined && { "stream-expires-at": new Date(expiresAt).toISOString() }),
+        ...(info.keyed && { "stream-keyed": "true" }),
       },
     });
   }
@@ -564,16 +620,21 @@ export class DurableFace {
     after: number,
   ): Promise<Response> {
     const startsAtOldest = offset === undefined;
-    const result = await this.#parts.logs.read(id, { ...PAGE, after, startsAtOldest });
+    const snapshot = offset === undefined ? undefined : snapshotOf(offset);
+    const result = await this.#parts.logs.read(id, { ...PAGE, after, startsAtOldest, snapshot });
     const page = await this.#fill(id, pageAt(result, offset, after));
-    const { info, records, next, isUpToDate } = page;
+    const { info, next, isUpToDate } = page;
+    const records = bracketed(page);
     const end = isUpToDate ? info.end : undefined;
-    const start = next - records.length;
-    const etag = `"${info.identity}:${start}:${next}${end === undefined ? "" : ":c"}"`;
+    const start = info.keyed ? page.after : next - records.length;
+    // Each change may move rows, so pages of a keyed stream differ with its end.
+    const generation = info.keyed ? `:${info.tail}` : "";
+    const etag = `"${info.identity}:${start}:${next}${generation}${end ? ":c" : ""}"`;
+    const isFinal = !info.keyed && (!isUpToDate || end !== undefined);
     const headers = {
       ...pageHeaders(page),
       etag,
-      "cache-control": isUpToDate && end === undefined ? "no-cache" : CACHED,
+      "cache-control": isFinal ? CACHED : "no-cache",
     };
     if (matches(request.headers.get("if-none-match"), etag)) {
       return new Response(null, { status: 304, headers });
@@ -584,15 +645,16 @@ export class DurableFace {
   /** Adds pages while they fit, because brokers and the sources of forks return smaller pages. */
   async #fill(id: string, page: StreamPage): Promise<StreamPage> {
     for (let bytes = recordBytes(page.records); !page.isUpToDate;) {
-      const { info: { identity }, next: after, records } = page;
+      const { info: { identity }, next: after, records, snapshot } = page;
       const maxRecords = PAGE.maxRecords - records.length;
       const maxBytes = PAGE.maxBytes - bytes;
       if (maxRecords <= 0 || maxBytes <= 0) break;
-      const more = await this.#parts.logs.read(id, { after, identity, maxRecords, maxBytes });
+      const part = { after, identity, snapshot, maxRecords, maxBytes };
+      const more = await this.#parts.logs.read(id, part);
       if (more.kind !== "page") break;
       bytes += recordBytes(more.records);
       if (bytes > PAGE.maxBytes || more.records.length === 0) break;
-      page = { ...more, records: [...records, ...more.records] };
+      page = { ...more, after: page.after, records: [...records, ...more.records] };
     }
     return page;
   }
@@ -614,13 +676,14 @@ export class DurableFace {
       if (last === undefined && !this.#parts.logs.isClosed) throw unanswered();
       const isInTime = ended.signal.aborted && !this.#parts.gate.cut.aborted;
       if (last === undefined || !isInTime && !isAnswer(last)) throw closing();
-      const { info, records } = last;
+      const { info } = last;
+      const records = bracketed(last);
       const headers = {
         ...pageHeaders(last),
         ...(info.end === undefined && { "stream-cursor": `${cursorAt(runtime, query.cursor)}` }),
       };
       // The cursor is part of the URL, so that shared caches can serve many readers.
-      const isShared = this.#options.cache === "public" && records.length > 0;
+      const isShared = this.#options.cache === "public" && records.length > 0 && !info.keyed;
       const caching = { "cache-control": isShared ? CACHED : "no-store" };
       return records.length > 0
         ? new Response(bodyOf(records, info.contentType), { headers: { ...headers, ...caching } })
@@ -667,8 +730,9 @@ export class DurableFace {
     },
   ): AsyncGenerator<StreamRead, void, undefined> {
     const startsAtOldest = offset === undefined;
+    const snapshot = offset === undefined ? undefined : snapshotOf(offset);
     const { signal } = ended;
-    return this.#parts.logs.follow(id, { ...options, startsAtOldest, signal });
+    return this.#parts.logs.follow(id, { ...options, startsAtOldest, snapshot, signal });
   }
 
   /** The first page of a waiting reader. */
@@ -716,8 +780,8 @@ export class DurableFace {
     const { info } = found(await this.#parts.logs.info(id));
     // An ended stream is reported before a wrong type.
     if (isOpen && info.end !== undefined) throw ended(info);
-    const { identity, contentType } = info;
-    const known = { identity, contentType };
+    const { identity, contentType, keyed } = info;
+    const known = { identity, contentType, keyed };
     const [oldest] = this.#known.keys();
     if (this.#known.size >= MAX_KNOWN) this.#known.delete(oldest!);
     this.#known.set(id, known);
@@ -737,10 +801,11 @@ function stateHeaders(info: LogInfo): Record<string, string> {
 }
 
 /** Headers with the state of a stream at the end of a page. */
-function pageState({ info, next, isUpToDate }: StreamPage): Record<string, string> {
+function pageState(page: StreamPage): Record<string, string> {
+  const { info, isUpToDate } = page;
   const end = isUpToDate ? info.end : undefined;
   return {
-    "stream-next-offset": formatOffset(info, next),
+    "stream-next-offset": offsetAfter(page),
     ...(isUpToDate && { "stream-up-to-date": "true" }),
     ...(end && { "stream-closed": "true" }),
     ...(end?.error !== undefined && { "skein-stream-error": headerText(end.error) }),
@@ -796,7 +861,8 @@ function pageAt(result: StreamRead, offset: string | undefined, position: number
   const page = found(result);
   if (offset === undefined) return page;
   const { info } = page;
-  if (formatOffset(info, position) === offset && position <= info.tail) return page;
+  const isOwn = formatOffset(info, position, snapshotOf(offset)) === offset;
+  if (isOwn && position <= info.tail) return page;
   throw gone(`Cannot read: the offset must belong to this stream, received ${offset}`);
 }
 
@@ -809,6 +875,16 @@ function matches(condition: string | null, etag: string): boolean {
   if (condition === null) return false;
   return condition.trim() === "*" ||
     condition.split(",").some((one) => one.trim().replace(/^W\//, "") === etag);
+}
+
+/** A conflict with a row, which the response contains. */
+function rowConflict({ row, version, text }: Extract<StreamAppended, { kind: "conflict" }>) {
+  const [type, key] = readRowName(row);
+  return new Problem(409, {
+    code: "conflict",
+    detail: `Cannot append: the row ${row} must have the expected version, received another one`,
+    members: { row: { type, key, version, change: text && JSON.parse(text) } },
+  });
 }
 
 function missing(): Problem {

@@ -479,6 +479,7 @@ Deno.test("readers and limits of durable streams are in the metrics", async () =
     maxStreams: 1,
     maxStreamBytes: 1,
     maxForks: 0,
+    maxRows: 0,
     maxTotalBytes: 0,
     stalled: 0,
   });

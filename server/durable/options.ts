@@ -8,6 +8,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../base/token_bucket.ts";
 import { POSITIVE, RATE } from "../../base/option_checks.ts";
 import { checkLimits, type OptionKinds } from "../../base/options.ts";
+import type { LogTail } from "../../pubsub/logs/log.ts";
 import { ANSWER_PREFIX } from "../../pubsub/logs/rules.ts";
 import { type QuotaShares, sharesOf } from "../../base/shares.ts";
 import type { StreamBounds } from "../../pubsub/logs/stream_logs.ts";
@@ -124,7 +125,24 @@ export interface DurableStreamsOptions {
    */
   readonly longPollMs?: number | undefined;
   /**
-   * Retention of each stream. Records beyond it are dropped, and reading them returns 410. Each
+   * Maximum number of rows of a keyed stream. A transaction that would add more is rejected with
+   * 413.
+   *
+   * @default {100000}
+   */
+  readonly maxRows?: number | undefined;
+  /**
+   * The transactions that a keyed stream keeps although later ones replaced their rows: at least
+   * the newest `records`, and all of the last `ms` milliseconds, up to `bytes`. A stream keeps the
+   * tail with which it was created.
+   *
+   * @default {{ records: 1000, ms: 300000, bytes: 8388608 }}
+   */
+  readonly tail?:
+    | { readonly records: number; readonly ms: number; readonly bytes: number }
+    | undefined;
+  /**
+   * Retention of each stream that is not keyed. Records beyond it are dropped, and reading them returns 410. Each
    * record counts as its content plus 64 bytes. By default, all records are kept until the stream
    * is deleted or expires.
    */
@@ -151,12 +169,14 @@ export const DURABLE_STREAMS: OptionKinds<DurableStreamsOptions> = {
   maxReadersPerAddress: POSITIVE,
   maxReadersPerUser: POSITIVE,
   maxRequests: POSITIVE,
+  maxRows: POSITIVE,
   maxStreamBytes: POSITIVE,
   maxStreams: POSITIVE,
   maxStreamsPerAddress: POSITIVE,
   maxStreamsPerUser: POSITIVE,
   path: "string",
   rate: RATE,
+  tail: { bytes: POSITIVE, ms: POSITIVE, records: POSITIVE },
 };
 
 const LIMITS = {
@@ -167,11 +187,15 @@ const LIMITS = {
   maxReadersPerAddress: 1_024,
   maxReadersPerUser: 128,
   maxRequests: 1_024,
+  maxRows: 100_000,
   maxStreamBytes: 67_108_864,
   maxStreams: 10_000,
   maxStreamsPerAddress: 1_000,
   maxStreamsPerUser: 256,
 };
+
+/** The tail of a keyed stream: 1,000 transactions and 5 minutes, up to 8 MiB. */
+const TAIL = { records: 1_000, ms: 300_000, bytes: 8_388_608 };
 
 /** The limits of {@linkcode DurableStreamsOptions}, all set. */
 export type DurableStreamsLimits = Readonly<typeof LIMITS>;
@@ -211,7 +235,13 @@ export function checkDurableStreams(
   if (keep !== undefined) {
     checkLimits({ records: 1, bytes: 1 }, keep, { of: "server: durableStreams.keep." });
   }
+  tailOf(options);
   return checkLimits(LIMITS, options, { of: "server: durableStreams." });
+}
+
+/** The tail of new keyed streams. */
+export function tailOf({ tail }: Pick<DurableStreamsOptions, "tail">): LogTail {
+  return checkLimits(TAIL, { ...tail }, { of: "server: durableStreams.tail." });
 }
 
 /** The shares of streams that clients create. */
@@ -229,13 +259,15 @@ export function boundsOf(
   options: DurableStreamsOptions = { path: "/" },
   maxKept: number = ANSWERS.maxKept,
 ): StreamBounds {
-  const { maxStreams, maxStreamBytes, maxForks, maxReaders } = checkDurableStreams(options);
+  const { maxStreams, maxStreamBytes, maxForks, maxReaders, maxRows } = checkDurableStreams(
+    options,
+  );
   const readerShares = sharesOf(
     { address: options.maxReadersPerAddress, user: options.maxReadersPerUser },
     { address: LIMITS.maxReadersPerAddress, user: LIMITS.maxReadersPerUser },
   );
   const { keep } = options;
-  return { maxStreams, maxKept, maxStreamBytes, maxForks, maxReaders, readerShares, keep };
+  return { maxStreams, maxKept, maxStreamBytes, maxForks, maxReaders, readerShares, keep, maxRows };
 }
 
 const ANSWERS = {

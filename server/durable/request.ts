@@ -166,7 +166,9 @@ export function readContentType(headers: Headers): string | undefined {
 export function readCreation(
   headers: Headers,
   path: string,
-): Pick<CreateStreamOptions, "contentType" | "ttlMs" | "expiresAt" | "fork" | "end"> {
+):
+  & Pick<CreateStreamOptions, "contentType" | "ttlMs" | "expiresAt" | "fork" | "end">
+  & { readonly isKeyed: boolean } {
   const ttl = headers.get("stream-ttl");
   const expiry = headers.get("stream-expires-at");
   if (ttl !== null && expiry !== null) {
@@ -188,6 +190,7 @@ export function readCreation(
     expiresAt,
     fork: readFork(headers, path),
     end: closes(headers) ? {} : undefined,
+    isKeyed: headers.get("stream-keyed")?.toLowerCase() === "true",
   };
 }
 

@@ -65,6 +65,7 @@ Deno.test("readCreation() reads the properties of a stream", () => {
     ttlMs: 60_000,
     expiresAt: undefined,
     end: {},
+    isKeyed: false,
     fork: { source: "a b", offset: "-1", subOffset: 3 },
   });
   const until = new Headers({ "stream-expires-at": "2026-01-02T03:04:05.678+01:00" });

@@ -1,6 +1,6 @@
 /** Server-sent events of durable streams: data and control events, sent at the reader's pace. */
 import { eventDataOf, isText } from "./records.ts";
-import { formatOffset } from "../../pubsub/logs/offset.ts";
+import { bracketed, offsetAfter } from "./snapshots.ts";
 import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { EVENT_HEADERS, EventBodies, type EventPages, writeEvent } from "../http/event_bodies.ts";
@@ -80,10 +80,11 @@ export class EventStreams {
   #eventsOf(page: StreamPage, cursor: number): Uint8Array {
     const known = this.#written.get(page);
     if (known?.cursor === cursor) return known.bytes;
-    const { info, records, next, isUpToDate } = page;
+    const { info, isUpToDate } = page;
+    const records = bracketed(page);
     const end = isUpToDate ? info.end : undefined;
     const control = {
-      streamNextOffset: formatOffset(info, next),
+      streamNextOffset: offsetAfter(page),
       streamCursor: end === undefined ? `${cursor}` : undefined,
       upToDate: isUpToDate || undefined,
       streamClosed: end && true,

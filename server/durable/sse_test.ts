@@ -15,6 +15,7 @@ Deno.test("EventStreams.open() ends after a page that was pending when the pages
       bytes: position,
     },
     records: ["x"],
+    after: 0,
     next: position,
     isUpToDate: true,
   });

@@ -1,0 +1,280 @@
+/** Tests of the rules that every broker with keyed logs follows. */
+import { type Change, readRowName, rowChange, rowName } from "../logs/change_message.ts";
+import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
+import { until } from "./logs.ts";
+import { same, type Test, type TestKit } from "./kit.ts";
+
+/** A bound that tests do not reach by accident. */
+const PLENTY = 67_108_864;
+
+/** A tail that keeps little more than the newest record. */
+const SHORT: LogTail = { records: 2, ms: 1, bytes: PLENTY };
+
+const LONG: LogTail = { records: 1_000, ms: 3_600_000, bytes: PLENTY };
+
+const BOUNDS: RowBounds = { rows: 10_000, deletions: 10_000, deletionMs: 3_600_000 };
+
+/** Tests that run with one broker, and between two. */
+export const ROWS: Record<string, Test> = {
+  "gives readers the newest change of each row, in order": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    await change(near, id, [set("a", 1), set("b", 1)]);
+    await change(far, id, [set("a", 2)]);
+    await change(near, id, [set("c", 1)]);
+    const page = await read(far, id);
+    same(shown(page), ["insert b 1", "update a 2", "insert c 1"], "the changes");
+    same(page.next, 3, "the position after the page");
+    same(page.info.tail, 3, "the tail");
+    same(page.info.rows?.count, 3, "the number of rows");
+    same(shown(await read(near, id, { after: 1 })), ["update a 2", "insert c 1"], "later changes");
+    same(shown(await read(near, id, { after: 2 })), ["insert c 1"], "the newest change");
+    same(shown(await read(near, id, { after: 3 })), [], "changes at the tail");
+  }),
+
+  "writes insert or update, depending on whether the row exists": withRows(
+    async ({ id }, near, far) => {
+      await created(near, id);
+      await change(near, id, [set("a", 1), set("a", 2), update("a", 3)]);
+      same(shown(await read(far, id)), ["update a 3"], "changes of one transaction");
+      same(await change(far, id, [update("b", 1)]), conflict("b", 0), "an update of a missing row");
+      await change(far, id, [remove("a")]);
+      same(shown(await read(near, id)), ["delete a"], "a deletion");
+      same(
+        await change(near, id, [update("a", 4)]),
+        conflict("a", 0),
+        "an update of a deleted row",
+      );
+      await change(near, id, [set("a", 5)]);
+      same(shown(await read(far, id)), ["insert a 5"], "a row after its deletion");
+      await change(far, id, [remove("b")]);
+      same((await read(near, id)).info.tail, 3, "the tail after a deletion without effect");
+    },
+  ),
+
+  "applies a transaction completely or not at all": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    await change(near, id, [set("a", 1), set("b", 1)]);
+    const refused = await change(far, id, [set("a", 2), update("c", 2)]);
+    same(refused, conflict("c", 0), "a transaction with a conflict");
+    same(shown(await read(near, id)), ["insert a 1", "insert b 1"], "the rows");
+    const page = await read(far, id, { maxRecords: 1 });
+    same(shown(page), ["insert a 1", "insert b 1"], "a page that ends with a transaction");
+    same(page.next, 1, "the position after the page");
+  }),
+
+  "changes a row only at the expected version": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const text = async () => (await read(near, id)).records[0];
+    same(await change(near, id, [{ ...set("a", 1), expect: 1 }]), conflict("a", 0), "a new row");
+    same(await change(near, id, [{ ...set("a", 1), expect: 0 }]), "appended", "an absent row");
+    const first = await text();
+    same(
+      await change(far, id, [{ ...set("a", 2), expect: 0 }]),
+      conflict("a", 1, first),
+      "a present row",
+    );
+    same(await change(far, id, [{ ...set("a", 2), expect: 1 }]), "appended", "the version");
+    const stale = await change(near, id, [{ ...remove("a"), expect: 1 }]);
+    same(stale, conflict("a", 2, await text()), "an old version");
+    same(await change(near, id, [{ ...remove("a"), expect: 2 }]), "appended", "a deletion");
+  }),
+
+  "lets one of several concurrent changes at a version win": withRows(
+    async ({ id }, near, far) => {
+      await created(near, id);
+      await change(near, id, [set("a", 0)]);
+      const results = await Promise.all(
+        Array.from(
+          { length: 8 },
+          (_, i) => change(i % 2 === 0 ? near : far, id, [{ ...set("a", i), expect: 1 }]),
+        ),
+      );
+      same(results.filter((result) => result === "appended").length, 1, "the winners");
+      same((await read(near, id)).info.tail, 2, "the tail");
+    },
+  ),
+
+  "keeps the tail of a keyed log": withRows(async ({ id }, near, far) => {
+    await created(near, id, LONG);
+    for (let i = 0; i < 5; i++) await change(near, id, [set("a", i), set("b", i)]);
+    const tail = await read(far, id, { tail: true });
+    const transactions = tail.records.map((record) => JSON.parse(String(record)).length);
+    same(transactions, [2, 2, 2, 2, 2], "the transactions");
+    same(tail.info.start, 0, "the start of the tail");
+    same(shown(await read(far, id)), ["update a 4", "update b 4"], "the rows");
+
+    await created(near, `${id} short`, SHORT);
+    for (let i = 0; i < 40; i++) await change(near, `${id} short`, [set(`${i % 3}`, i)]);
+    for (const value of [40, 41]) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await change(near, `${id} short`, [set("0", value)]);
+    }
+    const { info } = await read(far, `${id} short`);
+    same(info.tail, 42, "the tail of a log with a short tail");
+    same(info.tail - info.start <= 2, true, "that old transactions were dropped");
+    const rows = ["update 1 37", "update 2 38", "update 0 41"];
+    same(shown(await read(near, `${id} short`)), rows, "the rows");
+  }),
+
+  "forgets the oldest deletions": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const rowBounds = { ...BOUNDS, deletions: 2 };
+    for (let i = 0; i < 6; i++) await change(near, id, [set(`${i}`, i)]);
+    for (let i = 0; i < 4; i++) await change(near, id, [remove(`${i}`)], { rowBounds });
+    const { info, ...page } = await read(far, id);
+    same(info.rows?.deletions, 2, "the number of deletions");
+    same(info.rows?.forgotten, 8, "the position after the forgotten deletions");
+    same(info.rows?.count, 2, "the number of rows");
+    const rest = ["insert 4 4", "insert 5 5", "delete 2", "delete 3"];
+    same(shown({ info, ...page }), rest, "the changes");
+    const aged = { ...BOUNDS, deletionMs: 1 };
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    await change(far, id, [set("6", 6)], { rowBounds: aged });
+    same((await read(near, id)).info.rows?.deletions, 0, "old deletions");
+    same((await read(near, id)).info.rows?.forgotten, 10, "the position after them");
+  }),
+
+  "bounds the rows of a log": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const rowBounds = { ...BOUNDS, rows: 2 };
+    await change(near, id, [set("a", 1), set("b", 1)], { rowBounds });
+    same(await change(far, id, [set("c", 1)], { rowBounds }), "too-many-rows", "a third row");
+    same(await change(far, id, [set("a", 2)], { rowBounds }), "appended", "a change of a row");
+    same(
+      await change(far, id, [remove("a"), set("c", 1)], { rowBounds }),
+      "appended",
+      "another row after a deletion",
+    );
+    const large = await change(near, id, [set("c", "x".repeat(2_000))], { maxBytes: 1_000 });
+    same(large, "full", "a row beyond the bytes of the log");
+    same(await change(near, id, [remove("b")], { maxBytes: 100 }), "appended", "a smaller log");
+  }),
+
+  "deletes expired rows once": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    await change(near, id, [{ ...set("a", 1), ttlMs: 200 }, { ...set("b", 1), ttlMs: 60_000 }]);
+    await until(async () => (await far.overdue({ limit: 1_000 })).includes(id), "the overdue log");
+    const expire = (logs: BrokerLogs) => change(logs, id, [], { expiresRows: true });
+    same(await Promise.all([expire(near), expire(far)]), ["appended", "appended"], "the results");
+    same(shown(await read(near, id)), ["insert b 1", "delete a"], "the rows");
+    same((await read(far, id)).info.tail, 2, "the tail");
+    same((await near.overdue({ limit: 1_000 })).includes(id), false, "that nothing is overdue");
+  }),
+
+  "counts each append of a producer to a keyed log once": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const send = (logs: BrokerLogs, seq: number) =>
+      change(logs, id, [set("a", seq)], { producer: { id: "p", epoch: 0, seq } });
+    same(await send(near, 0), "appended", "the first number");
+    same(await send(far, 0), "repeated", "a repetition");
+    same(await send(far, 1), "appended", "the second number");
+    same(shown(await read(near, id)), ["update a 1"], "the rows");
+  }),
+
+  "rejects records of a keyed log, and changes of another log": withRows(
+    async ({ id }, near, far) => {
+      await created(near, id);
+      const records = await far.append(id, { records: ["{}"], maxBytes: PLENTY });
+      same(records.kind, "other-kind", "records");
+      const config = { contentType: "application/json" };
+      await near.create(`${id} plain`, {
+        config,
+        identity: "identity0",
+        records: [],
+        maxLogs: 1e6,
+      });
+      same(await change(far, `${id} plain`, [set("a", 1)]), "other-kind", "changes");
+    },
+  ),
+
+  "reads a snapshot page by page while others write": withRows(async ({ id }, near, far) => {
+    await created(near, id, SHORT);
+    const count = 200;
+    for (let i = 0; i < count; i += 20) {
+      await change(near, id, Array.from({ length: 20 }, (_, j) => set(`${i + j}`, 0)));
+    }
+    const seen = new Map<string, string>();
+    for (let after = 0, round = 0;; round++) {
+      const page = await read(far, id, { after, maxRecords: 25 });
+      for (const one of shown(page)) seen.set(one.split(" ")[1]!, one);
+      if (page.next === undefined || page.next >= page.info.tail) break;
+      after = page.next;
+      if (round < 30) await change(near, id, [set(`${(round * 37) % count}`, round + 1)]);
+    }
+    same(seen.size, count, "the number of rows");
+    const rows = shown(await read(near, id)).map((one) => [one.split(" ")[1]!, one]);
+    same([...seen.values()].sort(), [...new Map(rows as never).values()].sort(), "the rows");
+  }),
+};
+
+function withRows(
+  test: (bench: TestKit, near: BrokerLogs, far: BrokerLogs) => Promise<void>,
+): Test {
+  return async (bench) => {
+    const { near, far } = bench;
+    if (!near.logs?.keepsRows || !far.logs?.keepsRows) return;
+    await test(bench, near.logs, far.logs);
+  };
+}
+
+async function created(logs: BrokerLogs, id: string, tail: LogTail = LONG): Promise<void> {
+  const config = { contentType: "application/json", keyed: tail };
+  const options = { config, identity: "identity0", records: [], maxLogs: 1_000_000 };
+  const { kind } = await logs.create(id, options);
+  if (kind !== "created") throw new Error(`Expected a new log, received ${kind}`);
+}
+
+function set(key: string, value: unknown): Change {
+  return { type: "t", key, operation: "upsert", value: JSON.stringify(value) };
+}
+
+function update(key: string, value: unknown): Change {
+  return { ...set(key, value), operation: "update" };
+}
+
+function remove(key: string): Change {
+  return { type: "t", key, operation: "delete" };
+}
+
+/** Makes changes. Returns the kind of the result, or the whole conflict. */
+async function change(
+  logs: BrokerLogs,
+  id: string,
+  changes: readonly Change[],
+  options: Partial<AppendLogOptions> = {},
+): Promise<unknown> {
+  const result = await logs.append(id, {
+    records: [],
+    changes: changes.map((one) => rowChange(one, Date.UTC(2026, 0, 1))),
+    maxBytes: PLENTY,
+    rowBounds: BOUNDS,
+    ...options,
+  });
+  return result.kind === "conflict"
+    ? conflict(result.row, result.version, result.text)
+    : result.kind;
+}
+
+function conflict(key: string, version: number, text?: unknown): unknown {
+  const row = key.startsWith("[") ? key : rowName("t", key);
+  return { row: readRowName(row), version, text };
+}
+
+async function read(
+  logs: BrokerLogs,
+  id: string,
+  options: { after?: number; maxRecords?: number; tail?: true } = {},
+): Promise<LogPage> {
+  const bounds = { after: 0, maxRecords: 1_000, maxBytes: PLENTY, renews: false };
+  const page = await logs.read(id, { ...bounds, ...options });
+  if (typeof page !== "object") throw new Error(`Expected a log, received ${page}`);
+  return page;
+}
+
+/** Formats the changes of a page as operation, key and value. */
+function shown({ records }: LogPage): string[] {
+  return records.map((record) => {
+    const { key, value, headers: { operation } } = JSON.parse(String(record));
+    return value === undefined ? `${operation} ${key}` : `${operation} ${key} ${value}`;
+  });
+}

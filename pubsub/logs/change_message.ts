@@ -1,0 +1,102 @@
+/**
+ * Change messages of the Durable Streams State Protocol: the texts of the rows of keyed logs.
+ *
+ * @see {@link https://github.com/durable-streams/durable-streams State Protocol}, sections 4 and 5
+ */
+import type { RowChange } from "./log.ts";
+
+/** Maximum size of a type or key in bytes, in UTF-8. */
+export const MAX_ROW_NAME_BYTES = 1_024;
+
+/** Maximum number of changes in one transaction. */
+export const MAX_CHANGES = 1_000;
+
+/** A change of one row, as a writer requests it. */
+export interface Change {
+  /** Collection of the row. */
+  readonly type: string;
+  /** Key of the row within its collection. */
+  readonly key: string;
+  /** `insert` and `upsert` write the row whether or not it exists. */
+  readonly operation: "insert" | "update" | "upsert" | "delete";
+  /** The value as JSON; ignored for `delete`. */
+  readonly value?: string | undefined;
+  /** Identifies the writer's transaction for other programs. */
+  readonly txid?: string | undefined;
+  /** See {@linkcode RowChange.expect}. */
+  readonly expect?: number | undefined;
+  /** See {@linkcode RowChange.ttlMs}. */
+  readonly ttlMs?: number | undefined;
+}
+
+/**
+ * Returns the name of a row.
+ *
+ * @param type The collection.
+ * @param key The key.
+ * @returns The name, unique for each pair.
+ *
+ * @example Usage
+ * ```ts
+ * import { readRowName, rowName } from "./change_message.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(readRowName(rowName("cards", "1")), ["cards", "1"]);
+ * ```
+ */
+export function rowName(type: string, key: string): string {
+  return JSON.stringify([type, key]);
+}
+
+/** Returns the collection and the key of a row. */
+export function readRowName(row: string): readonly [type: string, key: string] {
+  return JSON.parse(row);
+}
+
+/**
+ * Encodes a change. The engine adds the operation, because only the engine knows whether the row
+ * exists.
+ *
+ * @param change The change.
+ * @param now Time of the change, in milliseconds since the Unix epoch.
+ * @returns The change of the row.
+ */
+export function rowChange(change: Change, now: number): RowChange {
+  const { type, key, operation, value, txid, expect, ttlMs } = change;
+  const isDelete = operation === "delete";
+  const content = isDelete ? "" : `"value":${value ?? "null"},`;
+  const named = txid === undefined ? "" : `,"txid":${JSON.stringify(txid)}`;
+  return {
+    row: rowName(type, key),
+    operation: isDelete || operation === "update" ? operation : "set",
+    text: [
+      `{"type":${JSON.stringify(type)},"key":${
+        JSON.stringify(key)
+      },${content}"headers":{"operation":"`,
+      `"${named},"timestamp":"${new Date(now).toISOString()}"}}`,
+    ],
+    expect,
+    ttlMs: isDelete ? undefined : ttlMs,
+  };
+}
+
+/**
+ * Returns the text of a deletion.
+ *
+ * @param row Name of the row.
+ * @param now Time of the deletion, in milliseconds since the Unix epoch.
+ */
+export function deletionOf(row: string, now: number): string {
+  const [type, key] = readRowName(row);
+  return rowChange({ type, key, operation: "delete" }, now).text.join("delete");
+}
+
+/**
+ * Returns the text of a control message that marks the start or the end of a snapshot.
+ *
+ * @param control The mark.
+ * @param offset The offset of the stream at the start of the snapshot.
+ */
+export function snapshotMark(control: "snapshot-start" | "snapshot-end", offset: string): string {
+  return JSON.stringify({ headers: { control, offset } });
+}

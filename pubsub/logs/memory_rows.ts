@@ -1,0 +1,103 @@
+/** The rows of a keyed log in memory, in the order of their last changes. */
+import type { LogRecord, LogRow, ReadLogOptions } from "./log.ts";
+import type { RowView, RowWrites } from "./rows.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
+
+/** Rows by name, by position, and by the time of their deletion. */
+export class MemoryRows implements RowView {
+  readonly #rows = new Map<string, LogRow>();
+  /** All rows by position; a row that changed again stays until the next sweep. */
+  readonly #order = new Ordered(this.#rows);
+  readonly #deletions = new Ordered(this.#rows);
+
+  find(row: string): LogRow | undefined {
+    return this.#rows.get(row);
+  }
+
+  deletions(limit: number): readonly LogRow[] {
+    const found: LogRow[] = [];
+    for (const row of this.#deletions.from(0)) {
+      if (found.length === limit) break;
+      found.push(row);
+    }
+    return found;
+  }
+
+  due(limit: number): readonly LogRow[] {
+    const due = [...this.#rows.values()].filter(({ until }) => until !== undefined);
+    return due.sort((a, b) => a.until! - b.until!).slice(0, limit);
+  }
+
+  write({ set, forget }: RowWrites): void {
+    for (const { row } of forget) this.#rows.delete(row);
+    for (const row of set) {
+      this.#rows.set(row.row, row);
+      this.#order.push(row);
+      if (row.deletedAt !== undefined) this.#deletions.push(row);
+    }
+    this.#order.sweep(this.#rows.size);
+    this.#deletions.sweep(this.#rows.size);
+  }
+
+  /**
+   * Reads a page of rows that changed at `after` or later.
+   *
+   * @param options See {@linkcode ReadLogOptions}.
+   * @param tail Position after the newest record.
+   * @returns The texts of the rows, and the position after the page.
+   */
+  read(
+    { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
+    tail: number,
+  ): { readonly records: readonly LogRecord[]; readonly next: number } {
+    if (maxRecords === 0) return { records: [], next: Math.min(after, tail) };
+    const records: string[] = [];
+    let bytes = 0;
+    let last = after;
+    for (const { position, text } of this.#order.from(after)) {
+      bytes += utf8Length(text);
+      const isOver = records.length >= maxRecords || bytes > maxBytes;
+      if (isOver && records.length > 0 && position !== last) return { records, next: position };
+      records.push(text);
+      last = position;
+    }
+    return { records, next: Math.max(after, tail) };
+  }
+}
+
+/** Rows by position. Rows that the map no longer contains are skipped, and removed in bulk. */
+class Ordered {
+  readonly #current: ReadonlyMap<string, LogRow>;
+  #rows: LogRow[] = [];
+
+  constructor(current: ReadonlyMap<string, LogRow>) {
+    this.#current = current;
+  }
+
+  push(row: LogRow): void {
+    this.#rows.push(row);
+  }
+
+  /** Removes replaced rows once they outnumber the current rows. */
+  sweep(current: number): void {
+    if (this.#rows.length > 2 * current + 16) this.#rows = [...this.from(0)];
+  }
+
+  *from(position: number): Generator<LogRow> {
+    for (let i = this.#indexOf(position); i < this.#rows.length; i++) {
+      const row = this.#rows[i]!;
+      if (this.#current.get(row.row) === row) yield row;
+    }
+  }
+
+  /** Index of the first row at a position or later. */
+  #indexOf(position: number): number {
+    let [low, high] = [0, this.#rows.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#rows[middle]!.position < position) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}

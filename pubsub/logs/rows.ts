@@ -1,0 +1,283 @@
+/**
+ * The rows of keyed logs: how a transaction changes them, decided in one place for all engines.
+ *
+ * A keyed log keeps the newest change of each row, including deletions, at the position of that
+ * change. Its records are transactions, of which the log keeps the newest, its tail.
+ */
+import { countedBytes } from "../broker.ts";
+import { deletionOf } from "./change_message.ts";
+import type {
+  AppendLogOptions,
+  LogAppended,
+  LogRow,
+  LogTail,
+  RowBounds,
+  RowChange,
+  RowStats,
+} from "./log.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
+
+/** Number of times in the tail's age at which a position is noted; see `StoredRows.marks`. */
+const MARKS = 16;
+
+/** Number of old deletions that one transaction forgets in addition to those beyond the bound. */
+const FORGOTTEN_AT_ONCE = 16;
+
+/** Number of expired rows that one transaction deletes. */
+const EXPIRED_AT_ONCE = 1_000;
+
+/** The state of the rows that an engine keeps with the state of the log. */
+export interface StoredRows extends RowStats {
+  /** Positions with the time at which they were written, oldest first; at most 18. */
+  readonly marks: readonly (readonly [position: number, atMs: number])[];
+  /** Time before which no remembered row was deleted; absent without deletions. */
+  readonly deletedAt?: number | undefined;
+  /** Time before which no row expires; absent if no row does. */
+  readonly dueAt?: number | undefined;
+}
+
+/** The rows of a log as decisions see them. */
+export interface RowView {
+  /** Finds a row, which may be deleted. */
+  find(row: string): LogRow | undefined;
+  /** Lists deleted rows, the oldest deletion first. */
+  deletions(limit: number): readonly LogRow[];
+  /** Lists rows that expire, the earliest first. */
+  due(limit: number): readonly LogRow[];
+}
+
+/** The changes of rows that an engine writes. */
+export interface RowWrites {
+  /** New states of rows; all have the same position. */
+  readonly set: readonly LogRow[];
+  /** Deletions to forget. */
+  readonly forget: readonly LogRow[];
+}
+
+/** A decision on a transaction. */
+export interface DecidedRows {
+  /** The transaction as a record; `undefined` if no row changes. */
+  readonly record: string | undefined;
+  readonly writes: RowWrites;
+  readonly stats: StoredRows;
+  /** Retention of the tail. */
+  readonly keep: NonNullable<AppendLogOptions["keep"]> & { readonly recentFrom: number };
+}
+
+/** The rows of a new log. */
+export const NO_ROWS: StoredRows = { count: 0, deletions: 0, bytes: 0, forgotten: 0, marks: [] };
+
+/**
+ * Counts the bytes of a row.
+ *
+ * @param row The row.
+ * @returns The bytes of its name and its text, in UTF-8.
+ */
+export function rowBytes({ row, text }: LogRow): number {
+  return utf8Length(row) + utf8Length(text);
+}
+
+/** The version of a row; 0 if it does not exist. */
+export function versionOf(row: LogRow | undefined): number {
+  return row === undefined || row.deletedAt !== undefined ? 0 : row.position + 1;
+}
+
+/**
+ * Decides on the changes of a transaction. Either all or none take effect.
+ *
+ * @param view The rows.
+ * @param options The changes, their bounds, and the maximum number of bytes of all rows.
+ * @param at Position of the transaction, the state of the rows and the tail, and the time.
+ * @returns The decision, or the reason for a rejection.
+ */
+export function decideRows(
+  view: RowView,
+  { changes = [], rowBounds = UNBOUNDED, expiresRows, maxBytes }: Pick<
+    AppendLogOptions,
+    "changes" | "expiresRows" | "maxBytes" | "rowBounds"
+  >,
+  { position, stats, tail, now }: {
+    readonly position: number;
+    readonly stats: StoredRows;
+    readonly tail: LogTail;
+    readonly now: number;
+  },
+): DecidedRows | LogAppended {
+  const transaction = new Transaction(view, position, now);
+  const expiring = expiresRows ? view.due(EXPIRED_AT_ONCE + 1) : [];
+  for (const row of expiring.slice(0, EXPIRED_AT_ONCE)) {
+    if (row.until! <= now) transaction.expire(row);
+  }
+  for (const change of changes) {
+    const refusal = transaction.apply(change);
+    if (refusal !== undefined) return refusal;
+  }
+  const { rows, texts } = transaction;
+  const next = transaction.statsAfter(stats);
+  if (changes.length > 0 && next.count > stats.count && next.count > rowBounds.rows) {
+    return { kind: "too-many-rows" };
+  }
+  const forget = forgettable(view, rows, { stats: next, bounds: rowBounds, now });
+  const left = afterForgetting(next, forget.rows);
+  const isLarger = left.bytes > stats.bytes;
+  if (changes.length > 0 && isLarger && countedBytes(left.bytes, entriesOf(left)) > maxBytes) {
+    return { kind: "full" };
+  }
+  const marks = texts.length === 0 ? stats.marks : marksAfter(stats.marks, { position, tail, now });
+  const dueAt = expiresRows
+    ? transaction.dueAfter(expiring)
+    : least(stats.dueAt, transaction.dueAfter([]));
+  return {
+    record: texts.length === 0 ? undefined : `[${texts.join(",")}]`,
+    writes: { set: [...rows.values()], forget: forget.rows },
+    stats: { ...left, marks, dueAt, deletedAt: forget.deletedAt },
+    keep: { ...tail, recentFrom: recentFrom(marks, now - tail.ms) },
+  };
+}
+
+/** Number of rows, including deleted ones. */
+export function entriesOf({ count, deletions }: RowStats): number {
+  return count + deletions;
+}
+
+const UNBOUNDED: RowBounds = { rows: Infinity, deletions: Infinity, deletionMs: Infinity };
+
+/** The changes of one transaction, applied one after another. */
+class Transaction {
+  readonly #view: RowView;
+  readonly #position: number;
+  readonly #now: number;
+  /** The states of changed rows before the transaction. */
+  readonly #before = new Map<string, LogRow | undefined>();
+  /** The states of changed rows, by name. */
+  readonly rows = new Map<string, LogRow>();
+  readonly texts: string[] = [];
+
+  constructor(view: RowView, position: number, now: number) {
+    this.#view = view;
+    this.#position = position;
+    this.#now = now;
+  }
+
+  /** Applies a change. Returns the reason for a rejection. */
+  apply(change: RowChange): LogAppended | undefined {
+    const { row, operation, text: [head, end], expect, ttlMs } = change;
+    const before = this.#find(row);
+    const present = this.rows.get(row) ?? before;
+    const exists = present !== undefined && present.deletedAt === undefined;
+    const isExpected = expect === undefined || expect === versionOf(before);
+    if (!isExpected || operation === "update" && !exists) {
+      const version = versionOf(before);
+      return { kind: "conflict", row, version, text: version === 0 ? undefined : before!.text };
+    }
+    if (operation !== "delete") {
+      const until = ttlMs === undefined ? undefined : this.#now + ttlMs;
+      this.#set({ row, text: `${head}${exists ? "update" : "insert"}${end}`, until });
+    } else if (exists) {
+      this.#set({ row, text: `${head}delete${end}`, deletedAt: this.#now });
+    }
+    return undefined;
+  }
+
+  /** Deletes a row that has expired. */
+  expire({ row }: LogRow): void {
+    this.#find(row);
+    this.#set({ row, text: deletionOf(row, this.#now), deletedAt: this.#now });
+  }
+
+  /** The state of the rows after the changes, before old deletions are forgotten. */
+  statsAfter(stats: StoredRows): StoredRows {
+    let { count, deletions, bytes } = stats;
+    for (const [name, row] of this.rows) {
+      const before = this.#before.get(name);
+      if (before !== undefined) {
+        bytes -= rowBytes(before);
+        if (before.deletedAt === undefined) count--;
+        else deletions--;
+      }
+      bytes += rowBytes(row);
+      if (row.deletedAt === undefined) count++;
+      else deletions++;
+    }
+    return { ...stats, count, deletions, bytes };
+  }
+
+  /** The earliest time at which a changed row, or another one of the given rows, expires. */
+  dueAfter(others: readonly LogRow[]): number | undefined {
+    const unchanged = others.filter(({ row }) => !this.rows.has(row));
+    return least(...[...this.rows.values(), ...unchanged].map(({ until }) => until));
+  }
+
+  #find(row: string): LogRow | undefined {
+    if (!this.#before.has(row)) this.#before.set(row, this.#view.find(row));
+    return this.#before.get(row);
+  }
+
+  #set(row: Omit<LogRow, "position">): void {
+    this.rows.set(row.row, { ...row, position: this.#position });
+    this.texts.push(row.text);
+  }
+}
+
+/** Finds the deletions beyond a bound or an age, and the time of the oldest one that stays. */
+function forgettable(
+  view: RowView,
+  changed: ReadonlyMap<string, LogRow>,
+  { stats, bounds, now }: {
+    readonly stats: StoredRows;
+    readonly bounds: RowBounds;
+    readonly now: number;
+  },
+): { readonly rows: readonly LogRow[]; readonly deletedAt: number | undefined } {
+  const excess = Math.max(0, stats.deletions - bounds.deletions);
+  const oldest = stats.deletedAt ?? (stats.deletions > 0 ? now : undefined);
+  const isAged = oldest !== undefined && oldest + bounds.deletionMs <= now;
+  if (excess === 0 && !isAged) return { rows: [], deletedAt: oldest };
+  const rows: LogRow[] = [];
+  for (const row of view.deletions(excess + changed.size + FORGOTTEN_AT_ONCE)) {
+    if (changed.has(row.row)) continue;
+    const { deletedAt } = row;
+    if (rows.length >= excess && deletedAt! + bounds.deletionMs > now) return { rows, deletedAt };
+    rows.push(row);
+  }
+  // More may be as old: the next transaction looks again.
+  return { rows, deletedAt: stats.deletions > rows.length ? oldest : undefined };
+}
+
+function afterForgetting(stats: StoredRows, rows: readonly LogRow[]): StoredRows {
+  let { deletions, bytes, forgotten } = stats;
+  for (const row of rows) {
+    deletions--;
+    bytes -= rowBytes(row);
+    forgotten = Math.max(forgotten, row.position + 1);
+  }
+  return { ...stats, deletions, bytes, forgotten };
+}
+
+/** Notes a position about sixteen times in the age of the tail. */
+function marksAfter(
+  marks: StoredRows["marks"],
+  { position, tail, now }: {
+    readonly position: number;
+    readonly tail: LogTail;
+    readonly now: number;
+  },
+): StoredRows["marks"] {
+  const last = marks.at(-1);
+  if (last !== undefined && now - last[1] < tail.ms / MARKS) return marks;
+  const recent = marks.findLastIndex(([, at]) => at <= now - tail.ms);
+  return [...marks.slice(Math.max(0, recent)), [position, now]];
+}
+
+/** Position from which on all records may be younger than a time. */
+function recentFrom(marks: StoredRows["marks"], time: number): number {
+  return marks.findLast(([, at]) => at <= time)?.[0] ?? 0;
+}
+
+function least(...times: readonly (number | undefined)[]): number | undefined {
+  let found: number | undefined;
+  for (const time of times) {
+    if (time !== undefined && (found === undefined || time < found)) found = time;
+  }
+  return found;
+}

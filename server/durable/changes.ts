@@ -1,0 +1,62 @@
+/** Reads the changes of a keyed stream from the body of a request. */
+import { z } from "zod";
+import { badRequest } from "./request.ts";
+import { Problem } from "../http/problem.ts";
+import { type Change, MAX_CHANGES, MAX_ROW_NAME_BYTES } from "../../pubsub/logs/change_message.ts";
+import { exceedsBytes } from "../../session/wire/utf8.ts";
+
+const name = z.string().min(1).refine((text) => !exceedsBytes(text, MAX_ROW_NAME_BYTES), {
+  error: `must have at most ${MAX_ROW_NAME_BYTES} bytes`,
+});
+
+/** A change message; unknown members are ignored. */
+const MESSAGE = z.object({
+  type: name,
+  key: name,
+  value: z.unknown(),
+  headers: z.object({
+    operation: z.enum(["insert", "update", "upsert", "delete"]),
+    txid: z.string().min(1).max(256).optional(),
+    expect: z.number().int().min(0).optional(),
+  }),
+}).refine(({ value, headers }) => value !== undefined || headers.operation === "delete", {
+  error: "must be given unless the operation is delete",
+  path: ["value"],
+});
+
+/**
+ * Reads a body as one transaction of a keyed stream.
+ *
+ * - Each change message of the State Protocol is a change, and `headers.expect` is the version that
+ *   the row must have.
+ * - `old_value`, `headers.timestamp` and unknown members are ignored: readers must be able to trust
+ *   them.
+ *
+ * @param records The elements of the body, as JSON.
+ * @returns The changes.
+ * @throws {Problem} With 400 for anything else than change messages, and 413 for too many of them.
+ */
+export function readChanges(records: readonly string[]): readonly Change[] {
+  if (records.length > MAX_CHANGES) {
+    throw new Problem(413, {
+      code: "too-large",
+      detail: `Cannot append: a transaction must have at most ${MAX_CHANGES} changes, received ` +
+        `${records.length}`,
+    });
+  }
+  return records.map((record, index) => {
+    const parsed = MESSAGE.safeParse(JSON.parse(record));
+    if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
+    const { type, key, value, headers: { operation, txid, expect } } = parsed.data;
+    return { type, key, operation, txid, expect, value: JSON.stringify(value) };
+  });
+}
+
+function badChange(index: number, { path, message }: z.core.$ZodIssue): Problem {
+  const place = path.length === 0 ? "" : ` at ${path.join(".")}`;
+  return badRequest(
+    "bad-change",
+    `Cannot append: element ${index} must be a change message of the State Protocol, received ` +
+      `another value${place}: ${message}`,
+  );
+}
