@@ -260,7 +260,7 @@ withFolder(
         using db = new DatabaseSync(path);
         db.exec("CREATE TABLE a (b)");
       }],
-      ...[1, 3].map((version): [text: string, make: () => Promise<void>] => [
+      ...[1, 4].map((version): [text: string, make: () => Promise<void>] => [
         `the version of the file must be 3, received ${version}; another version of Skein wrote the file`,
         async () => {
           await (await SqliteBroker.open(path)).close();
