@@ -58,7 +58,14 @@ Deno.test("The durable streams page names every code, and the options page every
     assert(options.includes(`\`durableStreams.${option}\``), option);
   }
   const codes = new Set<string>();
-  const files = ["durable/face", "durable/records", "durable/request", "http/body", "http/guard"];
+  const files = [
+    "durable/changes",
+    "durable/face",
+    "durable/records",
+    "durable/request",
+    "http/body",
+    "http/guard",
+  ];
   for (const file of [...files, "http/problem"]) {
     const source = await Deno.readTextFile(new URL(`server/${file}.ts`, ROOT));
     const made = /(?:\bcode: |\b(?:badRequest|conflict)\(\s*)"([a-z-]+)"/g;

@@ -389,8 +389,14 @@ function sharedBounds(): Bound[] {
 
 /** Limits of a server without shares. */
 function serverBounds(): Bound[] {
-  const { maxStreamBytes, maxForks, maxAppendBytes } = checkDurableStreams(STREAMS);
+  const { maxStreamBytes, maxForks, maxAppendBytes, maxRows } = checkDurableStreams(STREAMS);
   return [
+    {
+      table: "streams",
+      name: "`durableStreams.maxRows` of one keyed stream",
+      max: count(maxRows),
+      full: "413",
+    },
     {
       table: "streams",
       name: "`durableStreams.maxStreamBytes`, `.maxAppendBytes`",

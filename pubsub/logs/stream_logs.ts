@@ -509,7 +509,7 @@ export class StreamLogs implements AsyncDisposable {
         isTold ||= isUpToDate;
         identity = info.identity;
         after = next;
-        snapshot = result.snapshot;
+        snapshot = next < (result.snapshot ?? 0) ? result.snapshot : undefined;
         startsAtOldest = false; // Records that are dropped from now on are missed.
         if (!isUpToDate || followed.version !== version || isLeaving()) continue;
         await new Promise<void>((resolve) => {

@@ -13,7 +13,7 @@ const name = z.string().min(1).refine((text) => !exceedsBytes(text, MAX_ROW_NAME
 const MESSAGE = z.object({
   type: name,
   key: name,
-  value: z.unknown(),
+  value: z.unknown().optional(),
   headers: z.object({
     operation: z.enum(["insert", "update", "upsert", "delete"]),
     txid: z.string().min(1).max(256).optional(),

@@ -1,0 +1,240 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { serve, type Server } from "../../mod.ts";
+import type { DurableStreamsOptions } from "./options.ts";
+
+const JSON_TYPE = { "content-type": "application/json" };
+
+/** A change message as a writer sends it. */
+function change(operation: string, key: string, value?: unknown, headers: object = {}): object {
+  return { type: "card", key, value, headers: { operation, ...headers } };
+}
+
+/** A server with one keyed stream. */
+class Bench implements AsyncDisposable {
+  readonly server: Server;
+  readonly #broker = new MemoryBroker();
+
+  constructor(options: Partial<DurableStreamsOptions> = {}) {
+    this.server = serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      webTransport: false,
+      onListen() {},
+      broker: this.#broker,
+      durableStreams: { path: "/streams", authorize: () => true, longPollMs: 100, ...options },
+    });
+  }
+
+  async ask(method: string, query: string, init: RequestInit = {}) {
+    const { port } = this.server.address!;
+    const response = await fetch(`http://127.0.0.1:${port}/streams/${query}`, { method, ...init });
+    const text = await response.text();
+    const { status, headers } = response;
+    return { status, headers, text, offset: headers.get("stream-next-offset")! };
+  }
+
+  async create(id: string = "board", headers: HeadersInit = {}) {
+    return await this.ask("PUT", id, {
+      headers: { ...JSON_TYPE, "stream-keyed": "true", ...headers },
+    });
+  }
+
+  async append(changes: unknown, headers: HeadersInit = {}, id: string = "board") {
+    const body = JSON.stringify(changes);
+    return await this.ask("POST", id, { headers: { ...JSON_TYPE, ...headers }, body });
+  }
+
+  async read(query: string = "board?offset=-1") {
+    const { text, ...rest } = await this.ask("GET", query);
+    return { ...rest, messages: text === "" ? [] : JSON.parse(text) };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    await this.#broker.close();
+  }
+}
+
+// deno-lint-ignore no-explicit-any
+function shown(messages: any[]): string[] {
+  return messages.map(({ key, value, headers }) =>
+    headers.control ??
+      [headers.operation, key, value].filter((part) => part !== undefined).join(" ")
+  );
+}
+
+Deno.test("DurableFace keeps the newest change of each row of a keyed stream", async () => {
+  await using bench = new Bench();
+  const created = await bench.create();
+  assertEquals([created.status, created.headers.get("stream-keyed")], [201, "true"]);
+  assertEquals((await bench.ask("HEAD", "board")).headers.get("stream-keyed"), "true");
+  const first = await bench.append([change("insert", "a", 1), change("upsert", "b", 1)]);
+  assertEquals(first.status, 204);
+  await bench.append(change("update", "a", 2));
+  await bench.append(change("upsert", "b", 2));
+  await bench.append(change("delete", "b"));
+  const whole = await bench.read();
+  assertEquals(shown(whole.messages), ["snapshot-start", "update a 2", "delete b", "snapshot-end"]);
+  const rest = await bench.read(`board?offset=${first.offset}`);
+  assertEquals(shown(rest.messages), ["update a 2", "delete b"]);
+  assertEquals(whole.offset, rest.offset);
+});
+
+Deno.test("DurableFace writes change messages that the State Protocol allows", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const forged = { ...change("upsert", "a", { n: 1 }, { txid: "t1", timestamp: "never" }) };
+  await bench.append({ ...forged, old_value: "forged", extra: 1 });
+  const { messages: [, message] } = await bench.read();
+  const { headers, ...rest } = message;
+  assertEquals(rest, { type: "card", key: "a", value: { n: 1 } });
+  assertEquals({ ...headers, timestamp: "" }, { operation: "insert", txid: "t1", timestamp: "" });
+  assertMatch(headers.timestamp, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
+});
+
+Deno.test("DurableFace rejects everything else than changes of a keyed stream", async () => {
+  await using bench = new Bench({ maxRows: 2 });
+  await bench.create();
+  const cases: [body: unknown, status: number, code: string][] = [
+    [{ headers: { control: "reset" } }, 400, "bad-change"],
+    [change("insert", "a"), 400, "bad-change"],
+    [change("insert", "", 1), 400, "bad-change"],
+    [change("insert", "x".repeat(1_025), 1), 400, "bad-change"],
+    [change("replace", "a", 1), 400, "bad-change"],
+    [{ ...change("insert", "a", 1), type: 7 }, 400, "bad-change"],
+    [1, 400, "bad-change"],
+    [change("insert", "a", 1, { expect: -1 }), 400, "bad-change"],
+    [change("insert", "a", 1, { txid: "" }), 400, "bad-change"],
+    [Array(1_001).fill(change("upsert", "a", 1)), 413, "too-large"],
+    [["a", "b", "c"].map((key) => change("insert", key, 1)), 413, "full"],
+    [change("update", "a", 1), 409, "conflict"],
+  ];
+  for (const [body, status, code] of cases) {
+    const { text, ...answer } = await bench.append(body);
+    assertEquals([answer.status, JSON.parse(text).code], [status, code], text);
+  }
+  assertEquals(shown((await bench.read()).messages), ["snapshot-start", "snapshot-end"]);
+});
+
+Deno.test("DurableFace returns the present row of a conflict", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  await bench.append(change("insert", "a", 1, { expect: 0 }));
+  const { status, text } = await bench.append(change("update", "a", 2, { expect: 7 }));
+  assertEquals(status, 409);
+  const { row } = JSON.parse(text);
+  assertEquals([row.type, row.key, row.version, row.change.value], ["card", "a", 1, 1]);
+  assertEquals((await bench.append(change("update", "a", 2, { expect: 1 }))).status, 204);
+});
+
+Deno.test("DurableFace creates keyed streams only for JSON, without content and forks", async () => {
+  await using bench = new Bench();
+  assertEquals((await bench.create("board", { "content-type": "text/plain" })).status, 400);
+  const body = { headers: { ...JSON_TYPE, "stream-keyed": "true" }, body: "[]" };
+  assertEquals((await bench.ask("PUT", "board", body)).status, 400);
+  await bench.create();
+  assertEquals((await bench.create()).status, 200);
+  assertEquals((await bench.ask("PUT", "board", { headers: JSON_TYPE })).status, 409);
+  const fork = { "stream-forked-from": "/streams/board" };
+  assertEquals((await bench.ask("PUT", "fork", { headers: fork })).status, 409);
+  await bench.ask("PUT", "plain", { headers: JSON_TYPE });
+  assertEquals((await bench.create("plain")).status, 409);
+  const keyed = { "stream-forked-from": "/streams/plain" };
+  assertEquals((await bench.create("fork", keyed)).status, 409);
+});
+
+Deno.test("DurableFace gives keyed pages that change an ETag of their own", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  await bench.append(change("insert", "a", 1));
+  const { headers } = await bench.read();
+  const etag = headers.get("etag")!;
+  assertEquals(headers.get("cache-control"), "private, no-cache");
+  const again = { headers: { "if-none-match": etag } };
+  assertEquals((await bench.ask("GET", "board?offset=-1", again)).status, 304);
+  await bench.append(change("update", "a", 2));
+  await bench.append(change("update", "a", 3));
+  assertEquals((await bench.ask("GET", "board?offset=-1", again)).status, 200);
+});
+
+Deno.test("DurableFace counts each append of a producer to a keyed stream once", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const producer = (seq: number) => ({
+    "producer-id": "p",
+    "producer-epoch": "0",
+    "producer-seq": `${seq}`,
+  });
+  assertEquals((await bench.append(change("upsert", "a", 1), producer(0))).status, 200);
+  await bench.append(change("upsert", "a", 2));
+  assertEquals((await bench.append(change("upsert", "a", 1), producer(0))).status, 204);
+  assertEquals(shown((await bench.read()).messages)[1], "update a 2");
+});
+
+Deno.test("DurableFace reads a snapshot of many pages, although rows change meanwhile", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const text = "x".repeat(4_000);
+  const count = 900;
+  for (let i = 0; i < count; i += 100) {
+    await bench.append(Array.from({ length: 100 }, (_, j) => change("insert", `${i + j}`, text)));
+  }
+  const rows = new Map<string, unknown>();
+  const controls: string[] = [];
+  let offset = "-1";
+  let pages = 0;
+  for (let isUpToDate = false; !isUpToDate; pages++) {
+    const page = await bench.read(`board?offset=${offset}`);
+    for (const { key, value, headers } of page.messages) {
+      if (headers.control !== undefined) controls.push(headers.control);
+      else if (headers.operation === "delete") rows.delete(key);
+      else rows.set(key, value);
+    }
+    offset = page.offset;
+    isUpToDate = page.headers.get("stream-up-to-date") === "true";
+    if (pages === 0) {
+      assertMatch(offset, /~9$/);
+      await bench.append([
+        change("update", "0", 1),
+        change("delete", "1"),
+        change("insert", "n", 2),
+      ]);
+    }
+  }
+  assert(pages > 2, `${pages} pages`);
+  assertEquals(controls, ["snapshot-start", "snapshot-end"]);
+  assertEquals([rows.size, rows.get("0"), rows.get("n"), rows.has("1")], [count, 1, 2, false]);
+});
+
+Deno.test("DurableFace sends the changes of a keyed stream as events", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  await bench.append(change("insert", "a", 1));
+  const { port } = bench.server.address!;
+  const url = `http://127.0.0.1:${port}/streams/board?offset=-1&live=sse`;
+  const { body } = await fetch(url);
+  let received = "";
+  for await (const text of body!.pipeThrough(new TextDecoderStream())) {
+    received += text;
+    if (received.includes('"upToDate"') && !received.includes('"b"')) {
+      await bench.append(change("insert", "b", 2));
+    }
+    if (received.includes('"b"')) break;
+  }
+  const data = [...received.matchAll(/event: data\ndata: ?(.*)\n/g)].flatMap(([, one]) =>
+    JSON.parse(one!)
+  );
+  const expected = ["snapshot-start", "insert a 1", "snapshot-end", "insert b 2"];
+  assertEquals(shown(data), expected);
+});
+
+Deno.test("DurableFace reads a keyed stream by long-poll", async () => {
+  await using bench = new Bench();
+  const { offset } = await bench.create();
+  const polling = bench.read(`board?offset=${offset}&live=long-poll`);
+  await bench.append(change("insert", "a", 1));
+  assertEquals(shown((await polling).messages).filter((one) => !one.startsWith("snapshot")), [
+    "insert a 1",
+  ]);
+});
