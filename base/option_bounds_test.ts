@@ -133,7 +133,15 @@ const SERVER: readonly Row[] = [
   },
   { path: "inspector.path", ...PATH, others: DENIED },
   { path: "durableStreams.path", ...PATH, others: DENIED },
-  ...["maxStreamBytes", "maxAppendBytes", "maxForks", "maxReaders", "maxRequests", "longPollMs"]
+  ...[
+    "maxStreamBytes",
+    "maxAppendBytes",
+    "maxForks",
+    "maxReaders",
+    "maxRequests",
+    "maxRows",
+    "longPollMs",
+  ]
     .map((name) => count(`durableStreams.${name}`, STREAMS)),
   // No face may be below another one.
   {
@@ -401,6 +409,7 @@ Deno.test("Topics and rooms accept names up to their limits, and nothing beyond"
 Deno.test("Durable streams accept ids up to 240 bytes, and find none beyond", async () => {
   const bounds = {
     maxStreamBytes: 1_000,
+    maxRows: 9,
     maxStreams: 100,
     maxKept: 100,
     maxForks: 10,

@@ -62,8 +62,12 @@ export type {
   LogProducer,
   LogRecord,
   LogRetained,
+  LogTail,
   ReadLogOptions,
   RetainLogOptions,
+  RowBounds,
+  RowChange,
+  RowStats,
 } from "./logs/log.ts";
 export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";
