@@ -208,13 +208,20 @@ export class Logs {
     { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
   ): Pick<LogPage, "next" | "records"> {
     if (maxRecords === 0) return { records: [], next: Math.min(after, tail) };
-    let [last, bytes] = [after - 1, 0];
-    for (const one of this.#sql.rowSizes.all(id, after, maxRecords)) {
+    const sizes = this.#sql.rowSizes.all(id, after, maxRecords + 1);
+    if (sizes.length === 0) return { records: [], next: Math.max(after, tail) };
+    /** Positions of the newest transaction, and of the one before it. */
+    let [last, whole] = [after - 1, after - 1];
+    let bytes = 0;
+    for (const [count, one] of sizes.entries()) {
+      const position = Number(one.position);
+      if (position !== last) [last, whole] = [position, last];
       bytes += Number(one.bytes);
-      if (bytes > maxBytes && last >= after) break;
-      last = Number(one.position);
+      if ((count === maxRecords || bytes > maxBytes) && whole >= after) {
+        last = whole;
+        break;
+      }
     }
-    if (last < after) return { records: [], next: Math.max(after, tail) };
     const records = this.#sql.rowPage.all(id, after, last).map(({ change }) => String(change));
     return { records, next: Number(this.#sql.nextRow.get(id, last)!.position ?? tail) };
   }

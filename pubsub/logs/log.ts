@@ -372,8 +372,8 @@ export interface LogPage {
  *   expired log is reported as `expired` until it is deleted.
  * - `read` of a log that is `isDeleted` MUST still return the records. `read` MUST NOT create state.
  * - A record MUST be returned with its original type and content.
- * - The rows of a keyed log MUST change together with its records. A page of rows MUST NOT end
- *   within a transaction, and may be larger for that reason.
+ * - The rows of a keyed log MUST change together with its records. A page of rows MUST contain
+ *   whole transactions, as far as they fit: only the first one may be larger than the page.
  * - All calls MUST reject with a `BrokerError` while the engine is unreachable, and with a
  *   `RangeError` for an id that the engine does not support. Ids of 240 bytes of UTF-8 MUST be
  *   supported.

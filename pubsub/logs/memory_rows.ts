@@ -53,13 +53,14 @@ export class MemoryRows implements RowView {
     if (maxRecords === 0) return { records: [], next: Math.min(after, tail) };
     const records: string[] = [];
     let bytes = 0;
-    let last = after;
+    /** Position of the newest transaction, and the number of records before it. */
+    let [last, whole] = [after, 0];
     for (const { position, text } of this.#order.from(after)) {
+      if (position !== last) [last, whole] = [position, records.length];
       bytes += utf8Length(text);
       const isOver = records.length >= maxRecords || bytes > maxBytes;
-      if (isOver && records.length > 0 && position !== last) return { records, next: position };
+      if (isOver && whole > 0) return { records: records.slice(0, whole), next: position };
       records.push(text);
-      last = position;
     }
     return { records, next: Math.max(after, tail) };
   }

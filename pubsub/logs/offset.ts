@@ -84,9 +84,14 @@ export function snapshotOf(offset: string): number | undefined {
   return digits === undefined ? undefined : Number(digits);
 }
 
-/** The position of the oldest readable record, which may be in a source of the fork. */
-export function oldestPosition({ start, first }: Pick<LogInfo, "start" | "first">): number {
-  return start > first ? start : 0;
+/**
+ * The position of the oldest readable record, which may be in a source of the fork. A keyed log can
+ * be read from its start.
+ */
+export function oldestPosition(
+  { start, first, keyed }: Pick<LogInfo, "first" | "keyed" | "start">,
+): number {
+  return keyed === undefined && start > first ? start : 0;
 }
 
 /**

@@ -3,7 +3,8 @@ import { z } from "zod";
 import { badRequest } from "./request.ts";
 import { Problem } from "../http/problem.ts";
 import { type Change, MAX_CHANGES, MAX_ROW_NAME_BYTES } from "../../pubsub/logs/change_message.ts";
-import { exceedsBytes } from "../../session/wire/utf8.ts";
+import type { RowChange } from "../../pubsub/logs/log.ts";
+import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 const name = z.string().min(1).refine((text) => !exceedsBytes(text, MAX_ROW_NAME_BYTES), {
   error: `must have at most ${MAX_ROW_NAME_BYTES} bytes`,
@@ -49,6 +50,23 @@ export function readChanges(records: readonly string[]): readonly Change[] {
     if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
     const { type, key, value, headers: { operation, txid, expect } } = parsed.data;
     return { type, key, operation, txid, expect, value: JSON.stringify(value) };
+  });
+}
+
+/**
+ * Checks the size of a transaction, which sessions receive in one message.
+ *
+ * @param changes The changes.
+ * @param maxBytes Maximum size of the message's data in bytes.
+ * @throws {Problem} With 413 if the transaction is larger.
+ */
+export function checkTransaction(changes: readonly RowChange[], maxBytes: number): void {
+  // All operations have six letters. A bracket precedes the list, and one character each change.
+  const bytes = changes.reduce((sum, { text }) => sum + utf8Length(text.join("insert")) + 1, 1);
+  if (bytes <= maxBytes) return;
+  throw new Problem(413, {
+    code: "too-large",
+    detail: `Cannot append: a transaction must have at most ${maxBytes} bytes, received ${bytes}`,
   });
 }
 

@@ -10,7 +10,7 @@ import {
   streamShares,
   tailOf,
 } from "./options.ts";
-import { readChanges } from "./changes.ts";
+import { checkTransaction, readChanges } from "./changes.ts";
 import { bracketed, offsetAfter } from "./snapshots.ts";
 import { KeptStreams } from "./kept_streams.ts";
 import { maxRecordBytes } from "./streams.ts";
@@ -36,7 +36,13 @@ import {
 import { closing } from "../http/body.ts";
 import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/owners.ts";
-import type { LogInfo, LogOverShare, LogProducer, LogRecord } from "../../pubsub/logs/log.ts";
+import type {
+  LogInfo,
+  LogOverShare,
+  LogProducer,
+  LogRecord,
+  RowChange,
+} from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { readRowName, rowChange } from "../../pubsub/logs/change_message.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
@@ -408,13 +414,12 @@ export class DurableFace {
         throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
       }
       const changes = known.keyed && body.length > 0
-        ? readChanges(records as readonly string[])
+        ? this.#readChanges(id, records as readonly string[])
         : undefined;
-      const now = this.#parts.runtime.now();
       const result = await this.#parts.logs.append(id, {
         identity: known.identity,
         records: changes === undefined ? records : [],
-        changes: changes?.map((change) => rowChange(change, now)),
+        changes,
         end: isEnd ? {} : undefined,
         producer,
         sequence,
@@ -768,6 +773,15 @@ export class DurableFace {
   #readRecords(id: string, body: Uint8Array, contentType: string): readonly LogRecord[] {
     const { maxMessageBytes = Infinity } = this.#parts;
     return readRecords(body, contentType, maxRecordBytes(id, maxMessageBytes));
+  }
+
+  /** Reads the changes of a transaction, which has to fit into a session message. */
+  #readChanges(id: string, records: readonly string[]): readonly RowChange[] {
+    const { runtime, maxMessageBytes = Infinity } = this.#parts;
+    const now = runtime.now();
+    const changes = readChanges(records).map((change) => rowChange(change, now));
+    checkTransaction(changes, maxRecordBytes(id, maxMessageBytes));
+    return changes;
   }
 
   get #maxBodyBytes(): number {

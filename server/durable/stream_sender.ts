@@ -1,6 +1,7 @@
 /** Sends the records of durable streams to sessions. */
 import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
 import type { LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import { MAX_CHANGES } from "../../pubsub/logs/change_message.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
 import { isJson } from "../../pubsub/logs/rules.ts";
 import {
@@ -67,6 +68,7 @@ export interface SessionReading {
  * - **Pace:** a page fills at most half of a session's send queue, and is sent when the queue is
  *   empty. A slow session keeps one page in memory.
  * - **Once:** a page is encoded once for all sessions that read it at the same time.
+ * - **Keyed streams:** a page is one message, the list of its changes.
  * - **Slices:** a record of bytes or text that is larger than a message is sent in several
  *   messages.
  * - **End:** the session is removed from the topic after the last record. If the stream is
@@ -131,7 +133,8 @@ export class StreamSender {
     if (after === undefined) return missing({ kind: "missing" }, wasThere);
     const { identity } = info;
     const owner = this.#ownerOf(session);
-    const pages = this.#streams.follow(id, { ...pageOf(reading), after, identity, signal, owner });
+    const bounds = pageOf(reading, info.keyed && id);
+    const pages = this.#streams.follow(id, { ...bounds, after, identity, signal, owner });
     for await (const page of pages) {
       if (page.kind !== "page") return missing(page, true);
       if (reading.standing === undefined) {
@@ -156,7 +159,7 @@ export class StreamSender {
     const { maxRecords, maxBytes } = pageOf(reading);
     let messages = this.#encoded.get(page);
     if (messages === undefined) this.#encoded.set(page, messages = encodePage(topic, page));
-    const first = page.next - messages.length;
+    const first = page.info.keyed ? page.after : page.next - messages.length;
     for (let sent = 0; sent < messages.length;) {
       if (!queue.isFlushed) await queue.flushed();
       if (signal.aborted || queue.isOver) return undefined;
@@ -306,12 +309,21 @@ function firstPosition(info: LogInfo, { since, last }: HistoryOptions): number |
   return isKnown ? offset : undefined;
 }
 
-function pageOf({ session }: SessionReading): { maxRecords: number; maxBytes: number } {
-  const { maxMessages, maxBytes } = session[internals].settings.sendQueue;
-  return {
-    maxRecords: Math.max(1, Math.min(MAX_PAGE.maxRecords, maxMessages >> 1)),
-    maxBytes: Math.max(1, Math.min(MAX_PAGE.maxBytes, maxBytes >> 1)),
-  };
+/** The bounds of a page. A page of the keyed stream `keyed` fits into one message. */
+function pageOf(
+  { session }: SessionReading,
+  keyed?: string,
+): { maxRecords: number; maxBytes: number } {
+  const { settings: { sendQueue }, sending } = session[internals];
+  const { maxMessages, maxBytes } = sendQueue;
+  const bytes = Math.max(1, Math.min(MAX_PAGE.maxBytes, maxBytes >> 1));
+  if (keyed === undefined) {
+    const maxRecords = Math.max(1, Math.min(MAX_PAGE.maxRecords, maxMessages >> 1));
+    return { maxRecords, maxBytes: bytes };
+  }
+  const most = Math.min(bytes, maxRecordBytes(keyed, sending.maxSendBytes));
+  // A comma or a bracket follows each change, which has at least 90 bytes.
+  return { maxRecords: MAX_CHANGES, maxBytes: Math.max(1, most - Math.ceil(most / 64)) };
 }
 
 function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): End {
@@ -335,7 +347,12 @@ function sessionEnd({ error, code }: NonNullable<LogInfo["end"]>): End {
 }
 
 /** Encodes the records of a page as messages with positions. */
-function encodePage(topic: string, { info, records, next }: StreamPage): EncodedMessage[] {
+function encodePage(topic: string, page: StreamPage): EncodedMessage[] {
+  const { info, records, after, next } = page;
+  if (info.keyed !== undefined) {
+    if (records.length === 0) return [];
+    return [encodeRecord(topic, `[${records.join(",")}]`, { info, prev: after, next })];
+  }
   const first = next - records.length;
   return records.map((record, i) => encodeRecord(topic, record, { info, prev: first + i }));
 }
@@ -344,15 +361,16 @@ function encodePage(topic: string, { info, records, next }: StreamPage): Encoded
 function encodeRecord(
   topic: string,
   record: LogRecord,
-  { info, prev, slice }: {
+  { info, prev, next = prev + 1, slice }: {
     readonly info: LogInfo;
     readonly prev: number;
+    readonly next?: number;
     readonly slice?: readonly [start: number, length: number];
   },
 ): EncodedMessage {
   const head = `{"topic":${JSON.stringify(topic)}`;
   const end = slice === undefined ? "}" : `,"slice":[${slice}]}`;
-  const place = `,"offset":${prev + 1},"prev":${prev},"tag":"${identityAt(info, prev + 1)}"${end}`;
+  const place = `,"offset":${next},"prev":${prev},"tag":"${identityAt(info, next)}"${end}`;
   if (typeof record !== "string") return framed(encodeBinary(head + place, record), topic);
   const data = isJson(info.contentType) ? oneLine(record) : JSON.stringify(record);
   return framed(`${head},"data":${data}${place}`, topic);

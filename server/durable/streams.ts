@@ -6,10 +6,11 @@ import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { isJson, logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
-import { formatOffset, oldestPosition, parseOffset } from "../../pubsub/logs/offset.ts";
+import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import {
   DROPPED_REASON,
   NO_SPACE,
+  type ReadStreamOptions,
   type StreamCreated,
   type StreamLogs,
   type StreamPage,
@@ -17,6 +18,7 @@ import {
   WRITER_LOST,
 } from "../../pubsub/logs/stream_logs.ts";
 import { MAX_PLACE_BYTES } from "../../session/wire/encode.ts";
+import { offsetAfter } from "./snapshots.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./writer.ts";
@@ -284,7 +286,7 @@ export class DurableStreams {
   /**
    * Reads the existing records, without waiting for new ones.
    *
-   * @typeParam T Type of a record.
+   * @typeParam T Type of a record. For a keyed stream, a record is a list of change messages.
    * @param id The id.
    * @param options Start offset, and a signal.
    * @returns The records. The loop throws the same errors as `follow`, except at the end of an
@@ -296,12 +298,12 @@ export class DurableStreams {
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     checkOptions("read stream", options, READ);
     const { signal } = options;
-    yield* this.#items(id, options, async function* (streams, after, identity) {
-      for (let next = after;;) {
-        const page = await streams.read(id, { ...PAGE, after: next, identity, signal });
+    yield* this.#items(id, options, async function* (streams, start) {
+      for (let { after, snapshot } = start;;) {
+        const page = await streams.read(id, { ...PAGE, ...start, after, snapshot, signal });
         yield page;
         if (page.kind !== "page" || page.isUpToDate) return;
-        next = page.next;
+        ({ next: after, snapshot } = page);
       }
     });
   }
@@ -309,7 +311,7 @@ export class DurableStreams {
   /**
    * Reads a stream to its end, waiting for new records. The loop ends once the stream is complete.
    *
-   * @typeParam T Type of a record.
+   * @typeParam T Type of a record. For a keyed stream, a record is a list of change messages.
    * @param id The id.
    * @param options Start offset, and a signal.
    * @returns The records. The loop throws a {@linkcode RequestError} with the code `aborted` or
@@ -323,8 +325,8 @@ export class DurableStreams {
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     checkOptions("read stream", options, READ);
     const { signal } = options;
-    yield* this.#items(id, options, async function* (streams, after, identity) {
-      for await (const page of streams.follow(id, { ...PAGE, after, identity, signal })) {
+    yield* this.#items(id, options, async function* (streams, start) {
+      for await (const page of streams.follow(id, { ...PAGE, ...start, signal })) {
         yield page;
         const error = page.kind === "page" && page.isUpToDate && endError(id, page.info.end);
         if (error) throw error;
@@ -424,16 +426,26 @@ export class DurableStreams {
   async *#items<T>(
     id: string,
     { after, signal }: ReadDurableStreamOptions,
-    read: (streams: StreamLogs, after: number, identity: string) => AsyncIterable<StreamRead>,
+    read: (
+      streams: StreamLogs,
+      start: Pick<ReadStreamOptions, "after" | "identity" | "snapshot">,
+    ) => AsyncIterable<StreamRead>,
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
     signal?.throwIfAborted();
     const { info } = checkPage(id, await this.#streams.info(id), false);
     const position = startPosition(info, after);
     if (typeof position === "string") throw badOffset(id, position, after);
     let at = position;
-    for await (const result of read(this.#streams, at, info.identity)) {
+    const snapshot = after === undefined ? undefined : snapshotOf(after);
+    const start = { after: at, identity: info.identity, snapshot };
+    for await (const result of read(this.#streams, start)) {
       const page = checkPage(id, result, true);
       const hasJson = isJson(page.info.contentType);
+      if (page.info.keyed !== undefined) {
+        const data = page.records.map((record) => decode(record, hasJson)) as T;
+        if (page.records.length > 0) yield { data, offset: offsetAfter(page) };
+        continue;
+      }
       for (const record of page.records) {
         at++;
         yield { data: decode(record, hasJson) as T, offset: formatOffset(page.info, at) };
