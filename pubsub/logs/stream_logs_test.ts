@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { rowChange } from "./change_message.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { UnsupportedError } from "../../errors.ts";
 import type { LogInfo } from "./log.ts";
@@ -352,6 +353,30 @@ Deno.test("StreamLogs searches at its usual pace when no overdue stream goes awa
   for (let i = 0; i < 60; i++) await time.tickAsync(1_000);
   const searches = bench.broker.callsOf("logs.overdue").length;
   assert(searches > 10 && searches < 26, `${searches}`);
+});
+
+Deno.test("StreamLogs deletes the expired rows of a keyed stream", async () => {
+  using time = new FakeTime();
+  await using bench = new Bench();
+  await bench.create("a", { keyed: { records: 9, ms: 1_000, bytes: 9_999 } });
+  const pages = bench.follow("a");
+  assertEquals(await next(pages), ["up to date"]);
+  const set = (key: string, ttlMs?: number) =>
+    rowChange({ type: "t", key, operation: "upsert", value: "1", ttlMs }, 0);
+  const changes = [set("short", 2_000), set("long", 60_000), set("ever"), set("renewed", 2_000)];
+  await bench.streams.append("a", { records: [], changes });
+  await next(pages);
+  await bench.streams.append("a", { records: [], changes: [set("renewed")] });
+  await next(pages);
+  const waiting = next(pages);
+  for (let i = 0; i < 10; i++) await time.tickAsync(1_000);
+  const [deletion, ...rest] = await waiting as unknown[];
+  const { key, headers } = JSON.parse(String(deletion));
+  assertEquals([key, headers.operation, rest], ["short", "delete", ["up to date"]]);
+  const { rows, tail } = await bench.info("a");
+  assertEquals([rows?.count, rows?.deletions, tail], [3, 1, 3]);
+  assertEquals(bench.errors, []);
+  await pages.return(undefined);
 });
 
 Deno.test("StreamLogs ends a stream that lost its writer", async () => {

@@ -1,6 +1,6 @@
 /** Reads the changes of a keyed stream from the body of a request. */
 import { z } from "zod";
-import { badRequest } from "./request.ts";
+import { badRequest, MAX_TTL_S } from "./request.ts";
 import { Problem } from "../http/problem.ts";
 import { type Change, MAX_CHANGES, MAX_ROW_NAME_BYTES } from "../../pubsub/logs/change_message.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
@@ -19,6 +19,7 @@ const MESSAGE = z.object({
     operation: z.enum(["insert", "update", "upsert", "delete"]),
     txid: z.string().min(1).max(256).optional(),
     expect: z.number().int().min(0).optional(),
+    ttl: z.number().int().min(1).max(MAX_TTL_S).optional(),
   }),
 }).refine(({ value, headers }) => value !== undefined || headers.operation === "delete", {
   error: "must be given unless the operation is delete",
@@ -28,8 +29,8 @@ const MESSAGE = z.object({
 /**
  * Reads a body as one transaction of a keyed stream.
  *
- * - Each change message of the State Protocol is a change, and `headers.expect` is the version that
- *   the row must have.
+ * - Each change message of the State Protocol is a change. `headers.expect` is the version that the
+ *   row must have, and `headers.ttl` the number of seconds after which the row expires.
  * - `old_value`, `headers.timestamp` and unknown members are ignored: readers must be able to trust
  *   them.
  *
@@ -48,8 +49,9 @@ export function readChanges(records: readonly string[]): readonly Change[] {
   return records.map((record, index) => {
     const parsed = MESSAGE.safeParse(JSON.parse(record));
     if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
-    const { type, key, value, headers: { operation, txid, expect } } = parsed.data;
-    return { type, key, operation, txid, expect, value: JSON.stringify(value) };
+    const { type, key, value, headers: { operation, txid, expect, ttl } } = parsed.data;
+    const ttlMs = ttl && ttl * 1_000;
+    return { type, key, operation, txid, expect, ttlMs, value: JSON.stringify(value) };
   });
 }
 

@@ -14,7 +14,7 @@ import { pathBelow } from "../../transport/url.ts";
 const MAX_TEXT_LENGTH = 256;
 
 /** Longest time to live, in seconds: 100 years. */
-const MAX_TTL_S = 3_153_600_000;
+export const MAX_TTL_S = 3_153_600_000;
 
 /** First segment of ids that the protocol reserves. */
 const RESERVED = "__ds";
