@@ -58,7 +58,7 @@ const SQL = {
     "SELECT position, bytes FROM log_rows WHERE log = ? AND position >= ? ORDER BY position LIMIT ?",
   nextRow: "SELECT min(position) AS position FROM log_rows WHERE log = ? AND position > ?",
   rowPage:
-    "SELECT change FROM log_rows WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position, id",
+    "SELECT change, position FROM log_rows WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position, id",
   remove: "DELETE FROM logs WHERE id = ?",
   note: "INSERT INTO gone_logs VALUES (?)",
   producer: "SELECT epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
@@ -206,10 +206,11 @@ export class Logs {
   #readRows(
     { id, state: { tail } }: Row,
     { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
-  ): Pick<LogPage, "next" | "records"> {
-    if (maxRecords === 0) return { records: [], next: Math.min(after, tail) };
+  ): Pick<LogPage, "next" | "positions" | "records"> {
+    const none = { records: [], positions: [] };
+    if (maxRecords === 0) return { ...none, next: Math.min(after, tail) };
     const sizes = this.#sql.rowSizes.all(id, after, maxRecords + 1);
-    if (sizes.length === 0) return { records: [], next: Math.max(after, tail) };
+    if (sizes.length === 0) return { ...none, next: Math.max(after, tail) };
     /** Positions of the newest transaction, and of the one before it. */
     let [last, whole] = [after - 1, after - 1];
     let bytes = 0;
@@ -222,8 +223,12 @@ export class Logs {
         break;
       }
     }
-    const records = this.#sql.rowPage.all(id, after, last).map(({ change }) => String(change));
-    return { records, next: Number(this.#sql.nextRow.get(id, last)!.position ?? tail) };
+    const rows = this.#sql.rowPage.all(id, after, last);
+    return {
+      records: rows.map(({ change }) => String(change)),
+      positions: rows.map(({ position }) => Number(position)),
+      next: Number(this.#sql.nextRow.get(id, last)!.position ?? tail),
+    };
   }
 
   /** Renews the time to live. */

@@ -23,6 +23,7 @@ export const ROWS: Record<string, Test> = {
     await change(near, id, [set("c", 1)]);
     const page = await read(far, id);
     same(shown(page), ["insert b 1", "update a 2", "insert c 1"], "the changes");
+    same(page.positions, [0, 1, 2], "their positions");
     same(page.next, 3, "the position after the page");
     same(page.info.tail, 3, "the tail");
     same(page.info.rows?.count, 3, "the number of rows");

@@ -11,6 +11,9 @@ export const MAX_ROW_NAME_BYTES = 1_024;
 /** Maximum number of changes in one transaction. */
 export const MAX_CHANGES = 1_000;
 
+/** Maximum number of bytes that the version of a change takes in a message, with a comma. */
+export const MAX_VERSION_BYTES = 30;
+
 /** A change of one row, as a writer requests it. */
 export interface Change {
   /** Collection of the row. */
@@ -78,6 +81,16 @@ export function rowChange(change: Change, now: number): RowChange {
     expect,
     ttlMs: isDelete ? undefined : ttlMs,
   };
+}
+
+/**
+ * Adds the version of a row to the text of its change, for readers over sessions.
+ *
+ * @param text The change, as JSON.
+ * @param position Position of the change.
+ */
+export function withVersion(text: string, position: number): string {
+  return `${text.slice(0, -1)},"version":${position + 1}}`;
 }
 
 /**

@@ -350,6 +350,8 @@ export interface LogPage {
    * changes of all rows that changed at `after` or later, in the order of their positions.
    */
   readonly records: readonly LogRecord[];
+  /** Positions of these changes; absent for other logs. */
+  readonly positions?: readonly number[] | undefined;
   /** Position after the page of a keyed log; absent for other logs. */
   readonly next?: number | undefined;
 }

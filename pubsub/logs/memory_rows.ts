@@ -1,5 +1,5 @@
 /** The rows of a keyed log in memory, in the order of their last changes. */
-import type { LogRecord, LogRow, ReadLogOptions } from "./log.ts";
+import type { LogPage, LogRow, ReadLogOptions } from "./log.ts";
 import type { RowView, RowWrites } from "./rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
@@ -44,14 +44,15 @@ export class MemoryRows implements RowView {
    *
    * @param options See {@linkcode ReadLogOptions}.
    * @param tail Position after the newest record.
-   * @returns The texts of the rows, and the position after the page.
+   * @returns The texts of the rows, their positions, and the position after the page.
    */
   read(
     { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
     tail: number,
-  ): { readonly records: readonly LogRecord[]; readonly next: number } {
-    if (maxRecords === 0) return { records: [], next: Math.min(after, tail) };
+  ): Pick<LogPage, "next" | "positions" | "records"> {
+    if (maxRecords === 0) return { records: [], positions: [], next: Math.min(after, tail) };
     const records: string[] = [];
+    const positions: number[] = [];
     let bytes = 0;
     /** Position of the newest transaction, and the number of records before it. */
     let [last, whole] = [after, 0];
@@ -59,10 +60,17 @@ export class MemoryRows implements RowView {
       if (position !== last) [last, whole] = [position, records.length];
       bytes += utf8Length(text);
       const isOver = records.length >= maxRecords || bytes > maxBytes;
-      if (isOver && whole > 0) return { records: records.slice(0, whole), next: position };
+      if (isOver && whole > 0) {
+        return {
+          records: records.slice(0, whole),
+          positions: positions.slice(0, whole),
+          next: position,
+        };
+      }
       records.push(text);
+      positions.push(position);
     }
-    return { records, next: Math.max(after, tail) };
+    return { records, positions, next: Math.max(after, tail) };
   }
 }
 

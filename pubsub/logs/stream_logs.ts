@@ -194,6 +194,8 @@ export interface StreamPage {
   readonly kind: "page";
   readonly info: LogInfo;
   readonly records: readonly LogRecord[];
+  /** Positions of the changes of a keyed stream; absent for other streams. */
+  readonly positions?: readonly number[] | undefined;
   /** Position of the first record. */
   readonly after: number;
   /** Position after these records. */
@@ -882,13 +884,14 @@ const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false } as c
 
 /** A page of a keyed stream, unless deletions after the position have been forgotten. */
 function pageOfRows(
-  { info, records, next = info.tail }: LogPage,
+  { info, records, positions = [], next = info.tail }: LogPage,
   { after, snapshot = after === 0 ? info.tail : undefined }: ReadStreamOptions,
 ): StreamRead {
   const { forgotten } = info.rows!;
   const hasMissed = after > 0 && after < forgotten && (snapshot ?? 0) < forgotten;
   if (hasMissed) return { kind: "trimmed", oldest: 0 };
-  return { kind: "page", info, records, after, next, isUpToDate: next >= info.tail, snapshot };
+  const isUpToDate = next >= info.tail;
+  return { kind: "page", info, records, positions, after, next, isUpToDate, snapshot };
 }
 
 /** Numbers in the row of an answer: expired, or dropped. */

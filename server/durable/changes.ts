@@ -2,7 +2,12 @@
 import { z } from "zod";
 import { badRequest, MAX_TTL_S } from "./request.ts";
 import { Problem } from "../http/problem.ts";
-import { type Change, MAX_CHANGES, MAX_ROW_NAME_BYTES } from "../../pubsub/logs/change_message.ts";
+import {
+  type Change,
+  MAX_CHANGES,
+  MAX_ROW_NAME_BYTES,
+  MAX_VERSION_BYTES,
+} from "../../pubsub/logs/change_message.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
@@ -63,8 +68,11 @@ export function readChanges(records: readonly string[]): readonly Change[] {
  * @throws {Problem} With 413 if the transaction is larger.
  */
 export function checkTransaction(changes: readonly RowChange[], maxBytes: number): void {
-  // All operations have six letters. A bracket precedes the list, and one character each change.
-  const bytes = changes.reduce((sum, { text }) => sum + utf8Length(text.join("insert")) + 1, 1);
+  // All operations have six letters.
+  const bytes = changes.reduce(
+    (sum, { text }) => sum + utf8Length(text.join("insert")) + MAX_VERSION_BYTES,
+    0,
+  );
   if (bytes <= maxBytes) return;
   throw new Problem(413, {
     code: "too-large",

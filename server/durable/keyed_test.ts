@@ -248,6 +248,7 @@ Deno.test("DurableStreams.read() and clients receive lists of changes of a keyed
   // deno-lint-ignore no-explicit-any
   const items = await Array.fromAsync(bench.server.durableStreams.read<any[]>("board"));
   assertEquals(items.map(({ data }) => shown(data)), [["insert b 1", "update a 2"]]);
+  assertEquals(items[0]!.data.map(({ version }) => version), [1, 2]);
   const after = (await bench.append(change("delete", "b"))).offset;
   assertEquals(await Array.fromAsync(bench.server.durableStreams.read("board", { after })), []);
 
@@ -257,6 +258,7 @@ Deno.test("DurableStreams.read() and clients receive lists of changes of a keyed
   const received: string[][] = [];
   for await (const changes of stream) {
     received.push(shown(changes));
+    assertEquals(changes.at(-1).version, received.length + 2);
     if (received.length === 1) await bench.append(change("insert", "c", "é\n\u2028"));
     else if (received.length === 2) break;
   }

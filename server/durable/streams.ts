@@ -6,6 +6,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { isJson, logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
+import { withVersion } from "../../pubsub/logs/change_message.ts";
 import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import {
   DROPPED_REASON,
@@ -442,7 +443,9 @@ export class DurableStreams {
       const page = checkPage(id, result, true);
       const hasJson = isJson(page.info.contentType);
       if (page.info.keyed !== undefined) {
-        const data = page.records.map((record) => decode(record, hasJson)) as T;
+        const data = page.records.map((record, i) =>
+          JSON.parse(withVersion(record as string, page.positions![i]!))
+        ) as T;
         if (page.records.length > 0) yield { data, offset: offsetAfter(page) };
         continue;
       }
