@@ -51,6 +51,14 @@ export interface LogKeys {
   readonly index: string;
   /** Channel of announcements. */
   readonly channel: string;
+  /** Hash with the rows of a keyed log. */
+  readonly rows: string;
+  /** Sorted set of these rows, by position. */
+  readonly order: string;
+  /** Sorted set of the deleted ones, by position. */
+  readonly gone: string;
+  /** Sorted set of the ones that expire, by time. */
+  readonly due: string;
 }
 
 /**
@@ -105,6 +113,10 @@ export class Names {
       forks: name("log-forks"),
       index: this.#logIndex(logKind(id), tag),
       channel: name("log-pub"),
+      rows: name("log-rows"),
+      order: name("log-row-order"),
+      gone: name("log-row-gone"),
+      due: name("log-row-due"),
     };
   }
 

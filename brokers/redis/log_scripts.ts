@@ -5,6 +5,7 @@ import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
 import { NOW, TEXT } from "./prelude.ts";
+import { ROWS, TRANSACTION } from "./row_scripts.ts";
 
 /**
  * Size at which the newest records become a chunk, in bytes. Until then, small appends are gathered
@@ -26,10 +27,10 @@ const MAX_READ_CHUNKS = 64;
  * Number of the state's fields that a reply contains. These are the first fields of the list in
  * `LOG`.
  */
-const SHOWN_FIELDS = 9;
+const SHOWN_FIELDS = 13;
 
 /**
- * Opens a log. `KEYS[1]` to `KEYS[7]` are the keys in {@linkcode LogKeys}, `ARGV[1]` is the call as
+ * Opens a log. `KEYS[1]` to `KEYS[11]` are the keys in {@linkcode LogKeys}, `ARGV[1]` is the call as
  * JSON, and `ARGV[2]` is an announcement. The count and the bytes of each chunk follow in pairs.
  *
  * Fields of the state that no reply contains:
@@ -39,6 +40,7 @@ const SHOWN_FIELDS = 9;
  * - `expiry`: time at which the log expires; derived from the settings `ttl` and `expires`
  * - `sequence`: newest sequence
  * - `holder`, `lease`: newest writer, empty if released, and the time at which the lease lapses
+ * - `rowMarks`, `rowDeletedAt`, `rowDue`: see `StoredRows`; empty for none
  * - `by`, `endedAt`: producer and number of the append that ended the log, and its time
  *
  * The id of a chunk in the stream has two parts: the position of its first record plus 1, and the
@@ -59,8 +61,10 @@ const SHOWN_FIELDS = 9;
  */
 const LOG = TEXT + NOW + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
+local rows, order, gone, due = unpack(KEYS, 8, 11)
 local ask = cjson.decode(ARGV[1])
 local fields = { 'identity', 'config', 'first', 'start', 'tail', 'bytes', 'ended', 'cancelled', 'deleted',
+  'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten', 'rowMarks', 'rowDeletedAt', 'rowDue',
   'sealed', 'size', 'skip', 'expiry', 'ttl', 'expires', 'sequence', 'holder', 'lease', 'by', 'endedAt' }
 local log = {}
 local stored = redis.pcall('HMGET', state, unpack(fields))
@@ -72,6 +76,9 @@ local function isSound()
   end
   for _, field in ipairs({ 'expiry', 'lease', 'ttl', 'expires' }) do
     if log[field] and not tonumber(log[field]) then return false end
+  end
+  for _, field in ipairs({ 'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten' }) do
+    if log.rowCount and not tonumber(log[field]) then return false end
   end
   for _, field in ipairs({ 'config', 'ended', 'cancelled' }) do
     if log[field] and not pcall(cjson.decode, log[field]) then return false end
@@ -85,7 +92,8 @@ local sealed, size = tonumber(log.sealed), tonumber(log.size)
 local function dueAt()
   if log.deleted then return 'inf' end
   local lapse = not log.ended and tonumber(log.lease) or math.huge
-  return text(math.min(tonumber(log.expiry) or math.huge, lapse))
+  local rowDue = not log.ended and tonumber(log.rowDue) or math.huge
+  return text(math.min(tonumber(log.expiry) or math.huge, lapse, rowDue))
 end
 local known = log.identity and dueAt()
 local function list(due)
@@ -124,17 +132,23 @@ local function sealNewest(tail)
   redis.call('DEL', newest)
   sealed, size = tail, 0
 end
-local function add(tail)
-  for i = 3, #ARGV, 2 do
-    local count, chunk = tonumber(ARGV[i]), ARGV[i + 1]
-    if #chunk < ${NEWEST_BYTES} then size = redis.call('APPEND', newest, chunk)
-    else
-      sealNewest(tail)
-      seal(tail, count, chunk)
-      sealed = tail + count
-    end
-    tail = tail + count
-    if size >= ${NEWEST_BYTES} then sealNewest(tail) end
+local function addChunk(tail, count, chunk)
+  if #chunk < ${NEWEST_BYTES} then size = redis.call('APPEND', newest, chunk)
+  else
+    sealNewest(tail)
+    seal(tail, count, chunk)
+    sealed = tail + count
+  end
+  tail = tail + count
+  if size >= ${NEWEST_BYTES} then sealNewest(tail) end
+  return tail
+end
+local function add(tail, record)
+  for i = 3, #ARGV, 2 do tail = addChunk(tail, tonumber(ARGV[i]), ARGV[i + 1]) end
+  if record then
+    local head = #record * 2
+    local function byte(place) return math.floor(head / 256 ^ place) % 256 end
+    tail = addChunk(tail, 1, string.char(byte(3), byte(2), byte(1), byte(0)) .. record)
   end
   set('tail', text(tail))
   set('sealed', text(sealed))
@@ -146,7 +160,7 @@ local function placeOf(entry)
 end
 local function announce() redis.call(ask.publish, channel, ARGV[2]) end
 local function remove()
-  redis.call('UNLINK', state, records, newest, producers, forks)
+  redis.call('UNLINK', state, records, newest, producers, forks, rows, order, gone, due)
   redis.pcall('ZREM', index, ask.id)
 end
 local function answer(kind, detail, page)
@@ -165,16 +179,18 @@ end
 `;
 
 /**
- * Creates a log. `KEYS[8]` and the following keys are the indexes of other partitions on the same
+ * Creates a log. `KEYS[12]` and the following keys are the indexes of other partitions on the same
  * server, for logs of the same kind. Other keys of an earlier log can only exist if its state was
  * evicted or damaged.
  */
 const CREATE = LOG + `
 if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
 local count = ask.elsewhere + sizeOf('ZCARD', index)
-for i = 8, #KEYS do count = count + sizeOf('ZCARD', KEYS[i]) end
+for i = 12, #KEYS do count = count + sizeOf('ZCARD', KEYS[i]) end
 if count >= ask.maxLogs then return answer('too-many') end
-if redis.call('EXISTS', state, records, newest, producers, forks) > 0 then remove() end
+if redis.call('EXISTS', state, records, newest, producers, forks, rows, order, gone, due) > 0 then
+  remove()
+end
 sealed, size = ask.first, 0
 add(ask.first)
 set('identity', ask.identity)
@@ -183,6 +199,9 @@ set('first', text(ask.first))
 set('start', text(ask.first))
 set('bytes', text(ask.bytes))
 set('skip', '0')
+if ask.isKeyed then
+  for _, field in ipairs({ 'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten' }) do set(field, '0') end
+end
 if ask.ttlMs then set('ttl', text(ask.ttlMs)) end
 if ask.expiresAt then set('expires', text(ask.expiresAt)) set('expiry', text(ask.expiresAt)) end
 expiry = nil
@@ -200,7 +219,7 @@ return answer('created', text(count + 1))
  * one log concurrently would retry for over a second, or fail. Sequences are compared byte by byte,
  * because Lua's own comparison depends on the server's locale.
  */
-const APPEND = LOG + `
+const APPEND = LOG + ROWS + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
 local function counted(bytes, entries) return bytes + ${ENTRY_BYTES} * entries end
 local function isAbove(one, other)
@@ -246,6 +265,7 @@ local function refusal()
   end
   local refused = producer and refusalOfProducer()
   if refused then return refused end
+  if log.rowCount and ask.count > 0 then return answer('other-kind') end
   if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
     return answer('out-of-sequence', log.sequence)
   end
@@ -255,16 +275,26 @@ local function refusal()
 end
 local refused = refusal()
 if refused then return refused end
+local record, writeRows
+if ask.changes or ask.expiresRows then
+  if not log.rowCount then return answer('other-kind') end
+  ${TRANSACTION}
+  refused, record, writeRows = transact()
+  if refused then return refused end
+  if record then ask.count, ask.bytes = 1, #record end
+end
 if ask.count > 0 then redis.call('XLEN', records) end
 if ask.count > 0 and redis.call('STRLEN', newest) ~= size then
   return redis.error_reply('SKEIN the newest records were evicted or deleted')
 end
-add(tonumber(log.tail))
+add(tonumber(log.tail), record)
+if writeRows then writeRows() end
 local start, skip, tail = tonumber(log.start), tonumber(log.skip), tonumber(log.tail)
 local bytes = tonumber(log.bytes) + ask.bytes
 local function isOver()
   local count = tail - start
-  return count > 1 and (count > keep.records or counted(bytes, count) > keep.bytes)
+  local isBeyondCount = count > keep.records and start < (keep.recentFrom or tail)
+  return count > 1 and (isBeyondCount or counted(bytes, count) > keep.bytes)
 end
 local function drop(position, count, chunk)
   for next = math.max(position, start), position + count - 1 do
@@ -315,7 +345,7 @@ return answer('appended')
  * Reads a page: positions and bytes of whole chunks, starting with the chunk that contains the
  * first record. A full Redis rejects the renewal of the time to live, but the page is read anyway.
  */
-const READ = LOG + `
+const READ = LOG + ROWS + `
 if not log.identity then return answer('missing') end
 if isExpired and not log.deleted then return answer('expired') end
 if ask.renews then renew() end
@@ -326,6 +356,13 @@ if #changes > 0 then
   if not failure then list(dueAt()) end
 end
 local after, tail = ask.after, tonumber(log.tail)
+if log.rowCount and not ask.tail then
+  if ask.maxRecords == 0 then return answer('rows', text(math.min(after, tail))) end
+  local broken = checkRows()
+  if broken then return broken end
+  local page, following = readRows(ask, tail)
+  return answer('rows', text(following), page)
+end
 local page, room, left, got = {}, ask.maxBytes, ask.maxRecords, 0
 local function isFull() return left <= 0 or room < 0 end
 local function take(position, count, chunk)

@@ -14,6 +14,7 @@ import {
   type LogEngine,
 } from "../../pubsub/logs/changes.ts";
 import type {
+  AppendLogOptions,
   LogConfig,
   LogInfo,
   LogPage,
@@ -21,6 +22,7 @@ import type {
   LogRecord,
   LogRetained,
   ReadLogOptions,
+  RowStats,
 } from "../../pubsub/logs/log.ts";
 import {
   type KeptLog,
@@ -57,7 +59,8 @@ interface Answer {
   readonly detail: string;
   /** The state; `undefined` if there is no log. */
   readonly info: LogInfo | undefined;
-  readonly chunks: readonly StoredChunk[];
+  /** Positions, each followed by bytes; for a conflict, the row and its change. */
+  readonly page: readonly Buffer[];
 }
 
 /** The options of each change, in the form that the scripts read. */
@@ -65,6 +68,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
   create: ({ config, identity, end, writer, maxLogs }) => ({
     identity,
     config: JSON.stringify(config),
+    isKeyed: config.keyed && true,
     first: config.origin?.position ?? 0,
     ttlMs: config.ttlMs,
     expiresAt: config.expiresAt,
@@ -73,7 +77,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     maxLogs,
   }),
   append: (
-    { identity, end, producer, sequence, writer, ifWriterLost, cancel, maxBytes, keep },
+    { identity, end, producer, sequence, writer, ifWriterLost, cancel, maxBytes, keep, ...rest },
   ) => ({
     identity,
     ended: end && JSON.stringify(end),
@@ -84,6 +88,9 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     cancelled: cancel === undefined ? undefined : JSON.stringify(cancel),
     maxBytes,
     keep,
+    changes: rest.changes,
+    expiresRows: rest.expiresRows,
+    rowBounds: rest.rowBounds,
   }),
   delete: (options) => options,
   retain: ({ fork, identity, maxForks }) => ({ fork: wellFormed(fork), identity, maxForks }),
@@ -96,8 +103,12 @@ const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeRes
     if (kind === "created") return { kind, info: info!, count: Number(detail) };
     return kind === "exists" ? { kind, info: info! } : { kind: kind as "expired" | "too-many" };
   },
-  append({ kind, detail, info }) {
+  append({ kind, detail, info, page }) {
     switch (kind) {
+      case "conflict": {
+        const [row, text] = page.map((part) => part.toString());
+        return { kind, row: row!, version: Number(detail), text };
+      }
       case "repeated":
         return { kind, info: info!, seq: detail === "" ? undefined : Number(detail) };
       case "appended":
@@ -157,6 +168,7 @@ interface RedisLogsOptions {
  */
 export class RedisLogs implements LogEngine {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
+  readonly keepsRows = true;
   readonly #runtime: Runtime;
   readonly #client: Redis | Cluster;
   readonly #scripts: LogScripts;
@@ -194,15 +206,16 @@ export class RedisLogs implements LogEngine {
   }
 
   async read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined> {
-    const { after, maxRecords, maxBytes, renews, signal } = options;
+    const { after, maxRecords, maxBytes, renews, tail, signal } = options;
     signal?.throwIfAborted();
     checkId(id);
-    const ask = { after, maxRecords, maxBytes, renews };
+    const ask = { after, maxRecords, maxBytes, renews, tail };
     const answer = await within(this.#runtime, this.#call("read", id, { ask }), { signal });
     if (answer.kind === "expired") return answer.kind;
-    const { info, chunks } = answer;
+    const { info, page } = answer;
     if (info === undefined) return undefined;
-    const records = decodeChunks(chunks, options);
+    if (answer.kind === "rows") return { info, ...rowsOf(page), next: Number(answer.detail) };
+    const records = decodeChunks(chunksOf(page), options);
     const isInside = after >= info.start && after < info.tail && maxRecords > 0;
     if (isInside && records.length === 0) throw lostRecord(after);
     return { info, records };
@@ -259,8 +272,10 @@ export class RedisLogs implements LogEngine {
     { ask, records = [], indexes = [] }: Call,
   ): Promise<Answer> {
     const what = WORDS[script];
+    const { changes = [] } = ask as Pick<AppendLogOptions, "changes">;
     const bytes = recordBytes(records);
-    if (!this.#budget.take(bytes)) {
+    const needed = bytes + recordBytes(changes.flatMap(({ row, text }) => [row, ...text]));
+    if (!this.#budget.take(needed)) {
       throw new BrokerError(`Cannot ${what}: too many calls wait for Redis`);
     }
     try {
@@ -273,6 +288,7 @@ export class RedisLogs implements LogEngine {
         publish,
         count: records.length,
         bytes,
+        timestamp: new Date(this.#runtime.now()).toISOString(),
         heard,
         renewed: heard && this.#runtime.randomUUID().slice(0, 8),
       };
@@ -285,12 +301,12 @@ export class RedisLogs implements LogEngine {
         kind: kind.toString(),
         detail: detail.toString(),
         info: infoOf(fields),
-        chunks: chunksOf(page),
+        page,
       };
       this.#hear(id, answer);
       return answer;
     } finally {
-      this.#budget.give(bytes);
+      this.#budget.give(needed);
     }
   }
 
@@ -368,7 +384,7 @@ function decodeSequence(code: string): string {
 /** Parses the fields of a state in a reply. */
 function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
   const texts = fields.map((field) => field === null ? undefined : field.toString());
-  const [identity, config, first, start, tail, bytes, ended, cancelled, deleted] = texts;
+  const [identity, config, first, start, tail, bytes, ended, cancelled, deleted, ...rows] = texts;
   if (identity === undefined) return undefined;
   return withoutUndefined({
     ...JSON.parse(config!) as LogConfig,
@@ -380,7 +396,12 @@ function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
     end: ended === undefined ? undefined : JSON.parse(ended),
     cancelled: cancelled === undefined ? undefined : JSON.parse(cancelled),
     isDeleted: deleted === undefined ? undefined : true as const,
+    rows: rows[0] === undefined ? undefined : statsOf(rows.map(Number)),
   });
+}
+
+function statsOf([count = 0, deletions = 0, bytes = 0, forgotten = 0]: number[]): RowStats {
+  return { count, deletions, bytes, forgotten };
 }
 
 /** A state that another program damaged counts as none. */
@@ -403,6 +424,13 @@ function ownerOf(config: string): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Parses a page of rows. */
+function rowsOf(page: readonly Buffer[]): Required<Pick<LogPage, "positions" | "records">> {
+  const records = page.filter((_, i) => i % 2 === 1).map((text) => text.toString());
+  const positions = page.filter((_, i) => i % 2 === 0).map(Number);
+  return { records, positions };
 }
 
 function chunksOf(page: readonly Buffer[]): StoredChunk[] {

@@ -18,13 +18,13 @@ import type {
 import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Number of times in the tail's age at which a position is noted; see `StoredRows.marks`. */
-const MARKS = 16;
+export const MARKS = 16;
 
 /** Number of old deletions that one transaction forgets in addition to those beyond the bound. */
-const FORGOTTEN_AT_ONCE = 16;
+export const FORGOTTEN_AT_ONCE = 16;
 
 /** Number of expired rows that one transaction deletes. */
-const EXPIRED_AT_ONCE = 1_000;
+export const EXPIRED_AT_ONCE = 1_000;
 
 /** The state of the rows that an engine keeps with the state of the log. */
 export interface StoredRows extends RowStats {

@@ -11,6 +11,7 @@ import type {
   CreateLogOptions,
   LogRecord,
 } from "../../pubsub/logs/log.ts";
+import { rowChange } from "../../pubsub/logs/change_message.ts";
 import { ANSWER_PREFIX, logTopic, MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
@@ -55,6 +56,74 @@ for (const seed of [1, 2, 3, 4]) {
       assertEquals(plain(actual), plain(expected), `call ${i}: ${call}`);
     }
   });
+
+  test(`follows the rules for random transactions (seed ${seed})`, async ({ url }) => {
+    await using redis = new RedisBroker({ url });
+    await using memory = new MemoryBroker();
+    const random = new Random(seed);
+    for (let i = 0; i < 1_500; i++) {
+      const call = randomTransaction(random);
+      const [actual, expected] = [await call(redis.logs), await call(memory.logs)];
+      assertEquals(inOrder(actual), inOrder(expected), `call ${i}: ${call}`);
+    }
+  });
+}
+
+/**
+ * Returns a page with the changes of each transaction in the same order, because the contract does
+ * not define it, and without times, because each engine uses its own clock.
+ */
+function inOrder(result: unknown): unknown {
+  const { positions, records, ...rest } = Object(plain(result)) as {
+    readonly positions?: readonly number[];
+    readonly records?: readonly string[];
+  };
+  const text = (one: string) => one.replace(/"timestamp":"[^"]*"/g, '"timestamp":""');
+  const changes = records?.map((record, i) => [positions?.[i], text(record)]);
+  return [rest, positions === undefined ? changes : changes?.sort()];
+}
+
+/** Generates a random call on one of two keyed logs. */
+function randomTransaction(random: Random): (logs: BrokerLogs) => Promise<unknown> {
+  const one = <T>(...values: readonly T[]): T => random.pick(values);
+  const id = one("a", "é {x}");
+  const kind = random.below(40);
+  if (kind < 2) {
+    const keyed = { records: one(1, 3, 1_000), ms: one(0, 1e12), bytes: one(1, 500, PLENTY) };
+    const config = { contentType: "application/json", ...(kind === 0 ? { keyed } : {}) };
+    return (logs) =>
+      logs.create(id, { config, identity: "identity", records: [], maxLogs: Infinity });
+  }
+  if (kind === 2 && random.below(4) === 0) return (logs) => logs.delete(id);
+  if (kind < 15) {
+    const bounds = { maxRecords: one(0, 1, 3, 100), maxBytes: one(0, 300, PLENTY) };
+    const after = one(0, random.below(100), random.below(1_000));
+    const tail = one(undefined, undefined, true as const);
+    return (logs) => logs.read(id, { ...bounds, after, tail, renews: false });
+  }
+  const changes = Array.from({ length: one(0, 1, 1, 2, 5) }, () =>
+    rowChange({
+      type: one("t", 'q\\"'),
+      key: one("a", "b", '","', "\u2028", "\ud800", "e/f"),
+      operation: one("upsert", "upsert", "insert", "update", "delete"),
+      value: JSON.stringify("é".repeat(one(0, 1, 40))),
+      ...(random.below(6) === 0 ? { expect: random.below(20) } : {}),
+      ...(random.below(6) === 0 ? { ttlMs: one(0, 1e12) } : {}),
+    }, 0));
+  const options: AppendLogOptions = {
+    records: random.below(30) === 0 ? ["{}"] : [],
+    changes: random.below(10) === 0 ? undefined : changes,
+    expiresRows: random.below(4) === 0 ? true : undefined,
+    rowBounds: {
+      rows: one(2, 5, Infinity),
+      deletions: one(1, 3, Infinity),
+      deletionMs: one(0, 1e12, Infinity),
+    },
+    maxBytes: one(1_000, PLENTY),
+    ...(random.below(30) === 0 ? { end: {} } : {}),
+    ...(random.below(5) === 0 ? { producer: { id: "p", epoch: 0, seq: random.below(4) } } : {}),
+  };
+  return (logs) => logs.append(id, options);
 }
 
 /** Returns a result without its `undefined` members, which count as absent. */
@@ -385,6 +454,20 @@ test("keeps a log in one slot, without expiry, and leaves no key after its delet
   await append(logs, "log", ["x".repeat(5_000), "y"], { producer });
   await append(logs, "log", ["z"]);
   await logs.retain("log", "fork", { identity: "identity", maxForks: 1 });
+  await createKeyed(logs, "keyed");
+  await logs.append("keyed", keyedAppend("a", "b"));
+  await logs.append("keyed", keyedAppend("-b"));
+  const keyed = (await server.run("keys", "*keyed")).split("\n").sort();
+  assertEquals(keyed.map((key) => key.replace(/\d+/, "")), [
+    "app:log-newest:{logs:}/keyed",
+    "app:log-row-due:{logs:}/keyed",
+    "app:log-row-gone:{logs:}/keyed",
+    "app:log-row-order:{logs:}/keyed",
+    "app:log-rows:{logs:}/keyed",
+    "app:log-state:{logs:}/keyed",
+  ]);
+  assertEquals(new Set(keyed.map(slotOf)).size, 1);
+  assertEquals((await logs.delete("keyed")).kind, "removed");
   const keys = (await server.run("keys", "*")).split("\n").sort();
   assertEquals(keys.map((key) => key.replace(/\d+/, "")), [
     "app:log-forks:{logs:}/log",
@@ -403,6 +486,42 @@ test("keeps a log in one slot, without expiry, and leaves no key after its delet
   assertEquals(await logs.read("log", reading()), undefined);
   assertEquals(await server.run("dbsize"), "0");
 });
+
+test("rejects calls on a keyed log that lost rows", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, { prefix: "app" });
+  const { logs } = broker;
+  for (const kind of ["rows", "row-order", "row-gone"]) {
+    await createKeyed(logs, "keyed");
+    await logs.append("keyed", keyedAppend("a", "b"));
+    await logs.append("keyed", keyedAppend("-b"));
+    const key = await server.run("keys", `app:log-${kind}:*`);
+    await server.run("del", key);
+    const calls = [
+      () => logs.append("keyed", keyedAppend("a")),
+      () => logs.read("keyed", reading()),
+    ];
+    for (const call of calls) {
+      const error = await assertRejects(call, BrokerError);
+      assertMatch(error.message, /rows of the log were evicted or deleted/);
+    }
+    assertEquals((await logs.delete("keyed")).kind, "removed");
+  }
+});
+
+async function createKeyed(logs: BrokerLogs, id: string): Promise<void> {
+  const keyed = { records: 9, ms: 1e12, bytes: PLENTY };
+  await create(logs, id, { config: { contentType: "application/json", keyed } });
+}
+
+/** Sets rows that expire in a day, or deletes the rows of keys after a minus sign. */
+function keyedAppend(...keys: string[]): AppendLogOptions {
+  const changes = keys.map((key) =>
+    key.startsWith("-")
+      ? rowChange({ type: "t", key: key.slice(1), operation: "delete" }, 0)
+      : rowChange({ type: "t", key, operation: "upsert", value: "1", ttlMs: 86_400_000 }, 0)
+  );
+  return { records: [], changes, maxBytes: PLENTY };
+}
 
 test("remembers the sequence numbers of a bounded number of producers", async (server) => {
   await using broker = new RedisBroker({ url: server.url });

@@ -160,6 +160,11 @@ export const COMMANDS: ReadonlyMap<string, CommandRule> = new Map(Object.entries
       return fields.map((field) => hash?.get(field) ?? null);
     },
   },
+  HDEL: {
+    arity: -3,
+    isWrite: true,
+    run: (keys, command) => removeMembers(keys, keys.read(HashValue, command[1]!), command),
+  },
   HLEN: { arity: 2, run: (keys, [, key]) => keys.read(HashValue, key!)?.size ?? 0 },
   HSET: {
     arity: -4,
@@ -302,7 +307,7 @@ function expire(keys: Keyspace, key: ByteString, expiresAt: number): Reply {
 
 function removeMembers(
   keys: Keyspace,
-  set: SetValue | SortedSetValue | undefined,
+  set: HashValue | SetValue | SortedSetValue | undefined,
   command: Command,
 ): Reply {
   if (set === undefined) return 0;

@@ -78,6 +78,14 @@ export class HashValue {
     return before === undefined;
   }
 
+  /** Removes a field; `true` if it existed. */
+  delete(field: ByteString): boolean {
+    const before = this.#fields.get(field);
+    if (before === undefined) return false;
+    this.#bytes -= PART_BYTES + field.length + before.length;
+    return this.#fields.delete(field);
+  }
+
   /** Makes a copy. */
   clone(): HashValue {
     return new HashValue(this.#fields);

@@ -1,0 +1,208 @@
+/** The part of the scripts that changes and reads the rows of keyed logs. */
+import { ENTRY_BYTES } from "../../pubsub/broker.ts";
+import { EXPIRED_AT_ONCE, FORGOTTEN_AT_ONCE, MARKS } from "../../pubsub/logs/rows.ts";
+
+/** Maximum number of rows that a script reads with one command. */
+const MAX_READ_ROWS = 256;
+
+/**
+ * Functions for the rows of a log.
+ *
+ * - `rows`: a hash. The value of a row is its position, the time of its deletion, the time at which
+ *   it expires (`-` for none), and its change.
+ * - `order`, `gone`: sorted sets of all rows and of the deleted rows, by position.
+ * - `due`: a sorted set of the rows that expire, by time.
+ *
+ * If Redis evicted one of the keys, the number of rows differs from the number in the state, and
+ * the script fails, because the state of the rows is incomplete.
+ */
+export const ROWS = `
+local function checkRows()
+  local count = tonumber(log.rowCount) + tonumber(log.rowDeletions)
+  local isWhole = redis.call('HLEN', rows) == count and redis.call('ZCARD', order) == count and
+    redis.call('ZCARD', gone) == tonumber(log.rowDeletions)
+  return not isWhole and redis.error_reply('SKEIN rows of the log were evicted or deleted') or nil
+end
+local function readRow(name, value)
+  local position, deleted, till, at = string.match(value, '^(%d+) (%S+) (%S+) ()')
+  local row = { name = name, position = tonumber(position), text = string.sub(value, at) }
+  row.deleted, row.till = tonumber(deleted), tonumber(till)
+  return row
+end
+local function readRows(ask, tail)
+  local names, page, count, bytes = {}, {}, 0, 0
+  local listed = redis.call('ZRANGEBYSCORE', order, text(ask.after), '+inf', 'LIMIT', 0, text(ask.maxRecords + 1))
+  local last, whole = nil, 0
+  for from = 1, #listed, ${MAX_READ_ROWS} do
+    local values = redis.call('HMGET', rows, unpack(listed, from, math.min(#listed, from + ${
+  MAX_READ_ROWS - 1
+})))
+    for i, value in ipairs(values) do
+      local row = readRow(listed[from + i - 1], value)
+      if row.position ~= last then last, whole = row.position, #page end
+      bytes = bytes + #row.text
+      if (count >= ask.maxRecords or bytes > ask.maxBytes) and whole > 0 then
+        for i = #page, whole + 1, -1 do page[i] = nil end
+        return page, last
+      end
+      page[#page + 1], page[#page + 2], count = text(row.position), row.text, count + 1
+    end
+  end
+  -- The first transaction may be larger than the page, and its rest was not listed.
+  if count > ask.maxRecords then
+    local rest = redis.call('ZRANGEBYSCORE', order, text(last), text(last))
+    page = {}
+    for _, name in ipairs(rest) do
+      page[#page + 1], page[#page + 2] = text(last), readRow(name, redis.call('HGET', rows, name)).text
+    end
+    local following = redis.call('ZRANGEBYSCORE', order, '(' .. text(last), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    return page, tonumber(following[2]) or tail
+  end
+  return page, math.max(ask.after, tail)
+end
+`;
+
+/**
+ * Decides on a transaction by the rules of \`decideRows\`; a test makes random calls and compares
+ * both. Sets \`record\` to the transaction, and \`writeRows\` to the function that writes the rows.
+ */
+export const TRANSACTION = `
+local position, before, after, names, texts = tonumber(log.tail), {}, {}, {}, {}
+local settings = cjson.decode(log.config).keyed
+local function find(name)
+  if before[name] == nil then
+    local value = redis.call('HGET', rows, name)
+    before[name] = value and readRow(name, value) or false
+  end
+  return before[name]
+end
+local function put(row)
+  if not after[row.name] then names[#names + 1] = row.name end
+  after[row.name], texts[#texts + 1] = row, row.text
+end
+local function versionOf(row) return row and not row.deleted and row.position + 1 or 0 end
+local function deletionOf(name)
+  local quote = 3
+  while true do
+    quote = string.find(name, '"', quote, true)
+    local slashes = #string.match(string.sub(name, 1, quote - 1), '\\\\*$')
+    if slashes % 2 == 0 then break end
+    quote = quote + 1
+  end
+  return '{"type":' .. string.sub(name, 2, quote) .. ',"key":' .. string.sub(name, quote + 2, -2) ..
+    ',"headers":{"operation":"delete","timestamp":"' .. ask.timestamp .. '"}}'
+end
+local function apply(change)
+  local stored = find(change.row)
+  local present = after[change.row] or stored
+  local exists = present and not present.deleted
+  local isExpected = not change.expect or change.expect == versionOf(stored)
+  if not isExpected or (change.operation == 'update' and not exists) then
+    local version = versionOf(stored)
+    return answer('conflict', text(version), { change.row, version > 0 and stored.text or nil })
+  end
+  local head, rest = change.text[1], change.text[2]
+  if change.operation ~= 'delete' then
+    local till = change.ttlMs and now + change.ttlMs
+    put({ name = change.row, text = head .. (exists and 'update' or 'insert') .. rest, till = till })
+  elseif exists then
+    put({ name = change.row, text = head .. 'delete' .. rest, deleted = now })
+  end
+end
+local function bytesOf(row) return #row.name + #row.text end
+local function transact()
+  local broken = checkRows()
+  if broken then return broken end
+  if ask.expiresRows then
+    local expired = redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, ${EXPIRED_AT_ONCE})
+    for _, name in ipairs(expired) do
+      find(name)
+      put({ name = name, text = deletionOf(name), deleted = now })
+    end
+  end
+  local changes = ask.changes or {}
+  for _, change in ipairs(changes) do
+    local refused = apply(change)
+    if refused then return refused end
+  end
+  local count, deletions, size = tonumber(log.rowCount), tonumber(log.rowDeletions), tonumber(log.rowBytes)
+  local countBefore, sizeBefore = count, size
+  local function add(row, sign)
+    size = size + sign * bytesOf(row)
+    if row.deleted then deletions = deletions + sign else count = count + sign end
+  end
+  for _, name in ipairs(names) do
+    if before[name] then add(before[name], -1) end
+    add(after[name], 1)
+  end
+  local bounds = ask.rowBounds or { rows = 2 ^ 53, deletions = 2 ^ 53, deletionMs = 2 ^ 53 }
+  if #changes > 0 and count > countBefore and count > bounds.rows then return answer('too-many-rows') end
+  local excess = math.max(0, deletions - bounds.deletions)
+  local oldest = tonumber(log.rowDeletedAt) or (deletions > 0 and now or nil)
+  local forgotten, forget, deletedAt = tonumber(log.rowForgotten), {}, oldest
+  if excess > 0 or (oldest and oldest + bounds.deletionMs <= now) then
+    deletedAt = nil
+    local last = excess + #names + ${FORGOTTEN_AT_ONCE}
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', gone, '-inf', '+inf', 'LIMIT', 0, text(last))) do
+      if not after[name] then
+        local row = find(name)
+        if #forget >= excess and row.deleted + bounds.deletionMs > now then
+          deletedAt = row.deleted
+          break
+        end
+        forget[#forget + 1] = row
+      end
+    end
+    if not deletedAt and deletions > #forget then deletedAt = oldest end
+  end
+  for _, row in ipairs(forget) do
+    add(row, -1)
+    forgotten = math.max(forgotten, row.position + 1)
+  end
+  if #changes > 0 and size > sizeBefore and size + ${ENTRY_BYTES} * (count + deletions) > ask.maxBytes then
+    return answer('full')
+  end
+  local marks, old = {}, nil
+  for at, time in string.gmatch(log.rowMarks or '', '(%d+):(%d+)') do
+    marks[#marks + 1] = { tonumber(at), tonumber(time) }
+  end
+  local newest = marks[#marks]
+  if #texts > 0 and not (newest and now - newest[2] < settings.ms / ${MARKS}) then
+    marks[#marks + 1] = { position, now }
+  end
+  keep = { records = settings.records, bytes = settings.bytes, recentFrom = 0 }
+  for i, mark in ipairs(marks) do
+    if mark[2] <= now - settings.ms then old, keep.recentFrom = i, mark[1] end
+  end
+  local kept = {}
+  for i = old or 1, #marks do kept[#kept + 1] = text(marks[i][1]) .. ':' .. text(marks[i][2]) end
+  local function writeRows()
+    for _, row in ipairs(forget) do
+      redis.call('HDEL', rows, row.name)
+      redis.call('ZREM', order, row.name)
+      redis.call('ZREM', gone, row.name)
+    end
+    for _, name in ipairs(names) do
+      local row = after[name]
+      local head = text(position) .. ' ' .. (row.deleted and text(row.deleted) or '-') .. ' ' ..
+        (row.till and text(row.till) or '-') .. ' '
+      redis.call('HSET', rows, name, head .. row.text)
+      redis.call('ZADD', order, text(position), name)
+      if row.deleted then redis.call('ZADD', gone, text(position), name)
+      elseif before[name] and before[name].deleted then redis.call('ZREM', gone, name) end
+      if row.till then redis.call('ZADD', due, text(row.till), name)
+      elseif before[name] and before[name].till then redis.call('ZREM', due, name) end
+    end
+    set('rowCount', text(count))
+    set('rowDeletions', text(deletions))
+    set('rowBytes', text(size))
+    set('rowForgotten', text(forgotten))
+    set('rowMarks', table.concat(kept, ' '))
+    set('rowDeletedAt', deletedAt and text(deletedAt) or '')
+    local earliest = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    set('rowDue', earliest[2] or '')
+  end
+  local record = #texts > 0 and '[' .. table.concat(texts, ',') .. ']' or nil
+  return nil, record, writeRows
+end
+`;
