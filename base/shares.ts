@@ -74,10 +74,10 @@ export interface Shares {
 export type QuotaShares = Pick<QuotaOptions, "shares" | "strict">;
 
 /**
- * Fills in default shares. A share that the application set always applies; a default share applies
+ * Fills in default shares. A share set by the application always applies; a default share applies
  * only under contention.
  *
- * @param set The shares that the application set.
+ * @param set The shares set by the application.
  * @param defaults The other shares.
  * @returns The shares, and the levels whose share always applies.
  */

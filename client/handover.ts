@@ -255,9 +255,9 @@ interface Route {
 }
 
 /**
- * Ends passages whose topic is in force in a later session, once the server has answered a ping in
- * the old session. If the later session is on another node, no `unsubscribed` ends the passage.
- * Without the ping, the old session would duplicate all publications until it ends.
+ * Once the server has answered a ping in the old session, ends the passages whose topic is
+ * subscribed in a later session. If that session is on another node, the server sends no
+ * `unsubscribed` that would end the passage. Without the ping, the old session would duplicate all publications until it ends.
  */
 async function endAll<C extends Contract>(
   begun: Map<Passage<C>, Session>,

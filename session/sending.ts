@@ -192,7 +192,7 @@ export class Sending implements SessionHalf {
    *
    * @throws {UnsupportedError} If the connection cannot carry the data.
    * @throws {TypeError} If JSON cannot hold the data.
-   * @throws {RangeError} If the message would be larger than this end may send, or the peer accepts.
+   * @throws {RangeError} If the message is larger than this end may send or than the peer accepts.
    */
   encode(envelope: DataEnvelope, verb: string, topic?: string): EncodedMessage {
     this.checkData(verb, envelope.data);

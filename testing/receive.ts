@@ -16,7 +16,7 @@ const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
  * iterable, such as `session.incomingStreams()` or `client.status`.
  *
  * - **Deadline:** if too few messages arrive in time, the call rejects with an error that lists
- *   them. The deadline is in real time, even in a test with fake time.
+ *   those that did arrive. The deadline is in real time, even in a test with fake time.
  * - **Further messages** stay unread until the next `receive`. After a failure, the source can no
  *   longer be read.
  *
@@ -25,7 +25,7 @@ const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
  * @param count Number of messages.
  * @param options Deadline (5 s of real time by default) and signal.
  * @returns The messages, in order.
- * @throws {TimeoutError} If fewer messages arrived in time; the error lists them.
+ * @throws {TimeoutError} If fewer messages arrived in time; the error lists those.
  * @throws {SessionClosedError} If the source ended first; the error lists the messages, too.
  *
  * @example A broadcast to all sessions

@@ -41,7 +41,7 @@ export function faultsOf(output: string): TypeFault[] {
 }
 
 /**
- * Compares the compiler's errors in the program of deliberate mistakes with the expected errors.
+ * Compares the compiler's errors for the program of deliberate mistakes with the expected errors.
  *
  * @param faults The errors in that program.
  * @returns A message for each mistake that the compiler missed or reported differently, and for

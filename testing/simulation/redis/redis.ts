@@ -32,7 +32,7 @@ export interface SimulatedRedisServer {
    */
   slow(commandMs: number): void;
   /**
-   * Simulates a long script of another program. Clients first receive no replies, then `BUSY`
+   * Simulates a long-running script of another client. Clients first receive no replies, then `BUSY`
    * errors.
    *
    * @param ms Duration of the script, in milliseconds.
@@ -222,13 +222,13 @@ export class SimulatedRedis {
   }
 
   /**
-   * Makes the replica with the newest writes the primary. Acknowledged writes that have not reached
+   * Promotes the replica with the newest writes to primary. Acknowledged writes that have not reached
    * this replica are lost. If the old primary is running, it accepts commands for `demoteAfterMs`,
    * so there are two primaries for a while.
    *
    * @param options `demoteAfterMs`: time until the old primary becomes a replica, in milliseconds.
    * `keepClients`: true if the clients of the old primary then stay connected until a write is
-   * rejected, as without Sentinel.
+   * rejected, as they do without Sentinel.
    * @returns `false` if no replica is running.
    */
   failOver(
