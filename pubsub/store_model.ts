@@ -66,7 +66,7 @@ export class BucketModel {
    * @param amount Tokens of each call.
    * @param at Time of the calls.
    * @param results The results of the broker.
-   * @returns The first result that no bucket can have; `undefined` if all are possible.
+   * @returns The first result that no bucket can produce; `undefined` if all are possible.
    */
   take(amount: number, at: Span, results: readonly TakenTokens[]): string | undefined {
     this.#fill(at);

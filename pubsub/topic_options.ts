@@ -45,9 +45,9 @@ export interface TopicsOptions {
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Topics with a history, by patterns such as `chat:{room}`. Each pattern has the bounds for one
-   * topic: by default, 1,000 publications, five minutes and 1 MiB. Use the same bounds on every
-   * node. Patterns never match topics that begin with `presence:` or `$skein:`.
+   * Topics with a history, by pattern, such as `chat:{room}`. A pattern's bounds apply to each
+   * topic separately: by default, 1,000 publications, five minutes and 1 MiB. Use the same bounds
+   * on every node. Patterns never match topics that begin with `presence:` or `$skein:`.
    *
    * @default {{}}
    */

@@ -256,7 +256,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Returns the bounds of the history of a topic.
+   * Returns the bounds of a topic's history.
    *
    * @param topic Any topic.
    * @returns The bounds; `undefined` if the topic has no history.
@@ -275,7 +275,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Serves the topics of durable streams, `stream:<id>`. Without it, there are no such topics.
+   * Serves the topics of durable streams, `stream:<id>`. Without this call, there are no such
+   * topics.
    *
    * @ignore
    * @param open Starts to serve a topic to sessions.
@@ -419,8 +420,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Unsubscribes a session as {@linkcode Topics.unsubscribe} does. Without `notice`, for a client
-   * that requested it, no notice is sent.
+   * Unsubscribes a session as {@linkcode Topics.unsubscribe} does. Omit `notice` if the client made
+   * the request; it then receives no notice.
    *
    * @ignore
    * @param session Any session.
@@ -689,9 +690,9 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Records that a session's client has sent an id. From now on, publications that leave out the
-   * client leave out this session, even if an earlier session of the client gets its first topic
-   * later.
+   * Records that a session's client has sent an id. From then on, publications that exclude the
+   * client exclude this session, even if an earlier session of the client subscribes to its first
+   * topic later.
    *
    * @ignore
    * @param session Any session.
@@ -703,8 +704,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Lists the topics that a session's client requested and to which the application did not
-   * subscribe it. These depend on the client's permissions.
+   * Lists the topics that a session's client requested, and that the application did not subscribe
+   * it to. These subscriptions depend on the client's permissions.
    *
    * @param session Any session.
    * @returns The topics, in the order of subscribing.

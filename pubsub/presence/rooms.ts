@@ -179,9 +179,9 @@ export class Rooms implements Disposable {
    *
    * @param session A session of the topics' turn.
    * @param room The room.
-   * @param options The start position in the room's history, and the data with which the session is
-   * present. If you pass no data, the data from {@linkcode Rooms.update} stays. It also stays if
-   * this call throws.
+   * @param options The start position in the room's history, and the session's presence data. If
+   * you pass no data, the data from {@linkcode Rooms.update} stays. It also stays if this call
+   * throws.
    * @returns True if the session was not a member before, and is now.
    * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
    * hold the data.
@@ -226,9 +226,9 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Removes a session from a room, and unsubscribes it from the room's topic. The other members
-   * receive a notice when the user has left, which is after the grace period of the user's last
-   * session. Idempotent.
+   * Removes a session from a room, and unsubscribes it from the room's topic. The other members are
+   * notified when the user has left, which is once the grace period after the user's last session
+   * is over. Idempotent.
    *
    * @param session Any session.
    * @param room The room.
@@ -246,13 +246,13 @@ export class Rooms implements Disposable {
   }
 
   /**
-   * Sets the data with which a session is present in a room. If the session is a member, the data
-   * applies immediately; it also applies to each later join. The data is kept until the session
-   * ends, even if the session leaves the room.
+   * Sets a session's presence data in a room. If the session is a member, the data applies
+   * immediately; it also applies to each later join. The data is kept until the session ends, even
+   * if the session leaves the room.
    *
    * @param session Any session.
    * @param room The room.
-   * @param options The data; if left out, the session's data is removed.
+   * @param options The data; if omitted, the session's data is removed.
    * @returns True if the session is a member, so that the other members receive the update.
    * @throws {TypeError} If the name is not a valid topic, or begins with `presence:`, or JSON cannot
    * hold the data.

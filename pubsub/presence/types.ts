@@ -68,8 +68,8 @@ export interface PresenceOptions {
    */
   readonly maxLastSeen?: number | undefined;
   /**
-   * Nodes that share the presence, so that users on other nodes count, too. Disposing of the
-   * presence does not close the nodes. By default, the presence covers only this process.
+   * Nodes that share presence, so that it includes users on other nodes. Disposing of the presence
+   * does not close the nodes. By default, the presence covers only this process.
    */
   readonly nodes?: Nodes | undefined;
   /**
