@@ -535,11 +535,11 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
 }
 
 /**
- * If a subscription asks for the newest messages of a topic without a history, prints that it has
- * none.
+ * If a subscription asks for the newest messages of a topic without a history, prints that the
+ * topic has no history.
  *
  * @param console Prints the line once.
- * @param options The start, and the topics of the server.
+ * @param options The start position, and the topics of the server.
  */
 export function tellNoHistory(
   console: ConsoleReport,

@@ -148,7 +148,8 @@ export class ServerListener {
   /**
    * Starts listening. A UDP port in use is retried until the server stops.
    *
-   * @throws {Error} If TCP fails, or if UDP fails and WebTransport has options.
+   * @throws {Error} If listening on TCP fails, or if WebTransport was requested with an object and
+   * listening on UDP fails, unless the UDP port may become free.
    */
   constructor(options: ServerListenerOptions, handlers: ServerListenerHandlers) {
     this.#options = options;

@@ -9,7 +9,7 @@ import type { Session } from "../session/session.ts";
 /**
  * Returns the owner of a session's slots.
  *
- * @param owners Knows which users are familiar at an address.
+ * @param owners Tracks which users are familiar at an address.
  * @returns The networks of the session's address, its user or the name of its guest, and the
  * session itself.
  */

@@ -218,10 +218,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly rooms?: readonly string[] | Readonly<Record<string, RoomOptions>> | undefined;
   /**
-   * Topics with a history, by pattern. Each pattern has the bounds of one topic: by default, 1,000
-   * publications, five minutes and 1 MiB. A client that reconnects receives the publications that
-   * it missed, or the reason for a gap. A new subscriber can request the newest publications. Use
-   * the same bounds on every node.
+   * Topics with a history, by pattern. A pattern's bounds apply to each topic separately: by
+   * default, 1,000 publications, five minutes and 1 MiB. A client that reconnects receives the
+   * publications that it missed, or the reason for a gap. A new subscriber can request the newest
+   * publications. Use the same bounds on every node.
    *
    * @example The last lines of a chat
    * ```ts
@@ -350,8 +350,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     /**
      * Maximum number of kept responses for all guests and new users at one network address; an IPv6
      * /64 counts as one address. Beyond the limit, their oldest finished response is dropped. Users
-     * who were already seen there an hour ago together get ten times this limit. The default
-     * applies only while more than half of `maxKept` is used.
+     * first seen at the address more than an hour ago together get ten times this limit. The
+     * default applies only while more than half of `maxKept` is used.
      *
      * @default {1000}
      */
@@ -374,8 +374,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
     /**
      * Maximum number of running responses on this server for all guests and new users at one
      * network address; an IPv6 /64 counts as one address. Further responses are rejected with the
-     * code `too-many`. Users who were already seen there an hour ago together get ten times this
-     * limit. The default applies only while more than half of `maxRunning` is used.
+     * code `too-many`. Users first seen at the address more than an hour ago together get ten times
+     * this limit. The default applies only while more than half of `maxRunning` is used.
      *
      * @default {128}
      */
@@ -541,9 +541,9 @@ export interface ApiOptions {
   /** Path of the API, such as `/api`, without a trailing slash. */
   readonly path: string;
   /**
-   * Decides about each action. The id is the topic, the user or the session; it is empty for other
-   * actions. For a batch, `authorize` is called with `publish-batch` before the body is read, and
-   * then with `publish` for each topic.
+   * Decides whether an action is allowed. The id is the topic, the user or the session; it is empty
+   * for other actions. For a batch, `authorize` is called with `publish-batch` before the body is
+   * read, and then with `publish` for each topic.
    *
    * Return `true` to allow the action, or `{ caller }` to allow it and name the backend; callers do
    * not share values of `Idempotency-Key`. Unnamed callers are distinguished by user, or by the

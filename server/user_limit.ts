@@ -50,11 +50,11 @@ export interface UserClaimsOptions {
 /**
  * Claims of the sessions of this node.
  *
- * - **Broker unreachable:** a session is admitted without a claim, which is made later. The
+ * - **Broker unreachable:** a session is admitted without a claim, and the claim is made later. The
  *   manager's own limit for this node always applies.
  * - **Release:** a slot is in use until the session has closed and the broker has confirmed the
- *   release. A claim waits while this node is releasing slots of the same user. In case another
- *   node is releasing slots, a rejected claim is retried twice within a quarter of a second.
+ *   release. A claim waits while this node is releasing slots of the same user. A rejected claim is
+ *   retried twice within a quarter of a second, in case another node is releasing slots.
  * - **Nodes that died:** a node that needs a slot releases the claims of a dead node once it is
  *   certain that the node is gone. Otherwise, these claims expire after two minutes.
  * - **Cost:** there is one call when a session starts, one when it closes, and one every 40 s in

@@ -105,7 +105,8 @@ async function* once(): AsyncGenerator<number> {
 export const [EVE, BOB, CARL, ANN] = ["203.0.113.66", "198.51.100.1", "198.51.100.2", "192.0.2.7"];
 
 /**
- * Fills the budget of responses: one address uses the half without shares, two others the rest.
+ * Fills the budget of responses: one address fills the half that has no shares, and two others fill
+ * the rest.
  *
  * @param node The node.
  * @returns The flooding client's responses, oldest first, and the other addresses' responses.

@@ -226,7 +226,7 @@ export class DurableFace {
   }
 
   /**
-   * Responds to a request for the path of the streams, or below.
+   * Responds to a request for the path of the streams, or for a path below it.
    *
    * @returns The response. Never rejects.
    */

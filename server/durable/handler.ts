@@ -49,8 +49,8 @@ const OPTIONS: OptionKinds<DurableStreamsHandlerOptions> = {
  * `Deno.serve`, Hono, oak. There are no sessions; session servers on the same broker share the
  * streams.
  *
- * The `user` of `authorize` is `undefined`; find the user with the request that `authorize`
- * receives.
+ * The `user` that `authorize` receives is `undefined`. Identify the user from the request, which
+ * `authorize` also receives.
  *
  * @example In `Deno.serve`
  * ```ts

@@ -61,7 +61,7 @@ interface KeptAnswersOptions {
  * - **Share:** while more than half is used, an owner that has reached its share loses its own
  *   oldest response when it creates a new one.
  * - **Full:** when the limit is reached, the network with the most responses for its size loses its
- *   oldest response, even to another owner.
+ *   oldest response, even if another owner creates the new one.
  * - **Order:** if a response ended within the last ten minutes and was not read to its end on this
  *   node, it is dropped last. Running responses are never dropped; if there are no others, the
  *   caller is rejected.

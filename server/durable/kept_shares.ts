@@ -50,7 +50,7 @@ export interface KeptSharesOptions
 }
 
 /**
- * Knows the owners of the logs of one kind.
+ * Tracks who owns the logs of one kind.
  *
  * - **Half of the limit:** while less than half of the limit is used, a log needs no extra call.
  *   Above that, the node occasionally reads a list of the logs and their owners from the broker,

@@ -32,9 +32,9 @@ export interface DurableStreamsOptions {
    */
   readonly path: string;
   /**
-   * Decides about each action on a stream, given by its id. Without `authorize`, all actions are
-   * denied. Return an object instead of `true` to allow the action and name the caller, who gets a
-   * share of `maxStreams`; by default, the caller is the user.
+   * Decides whether an action is allowed on the stream with the given id. Without `authorize`, all
+   * actions are denied. Return an object instead of `true` to allow the action and name the caller,
+   * who gets a share of `maxStreams`; by default, the caller is the user.
    */
   readonly authorize?:
     | ((
@@ -218,7 +218,7 @@ export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
  * Fills in missing limits, and checks the given ones.
  *
  * @param broker The broker that stores the streams; by default, a broker of this process only.
- * @throws {TypeError} If `cache` is not one of its values, or the broker keeps no logs.
+ * @throws {TypeError} If `cache` is not one of the allowed values, or the broker keeps no logs.
  * @throws {RangeError} If a number is not a positive integer.
  */
 export function checkDurableStreams(

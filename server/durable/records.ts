@@ -26,8 +26,8 @@ export function isText(contentType: string): boolean {
  *
  * - `application/json`: each element of an array is a record, or a single value is one record. A
  *   record is the text of its element, byte for byte.
- * - `text/*`: one record, a text if the bytes are UTF-8.
- * - Other types: one record of bytes.
+ * - `text/*`: the body is one record, which is a text if the bytes are UTF-8.
+ * - Other types: the body is one record of bytes.
  *
  * @param contentType The content type of the stream.
  * @param maxElementBytes Maximum size of an element in bytes, so that it fits into a session

@@ -384,7 +384,7 @@ function oneLine(json: string): string {
 }
 
 /**
- * Splits a record into slices, a text between characters.
+ * Splits a record into slices. Text is split between characters.
  *
  * @param maxBytes Maximum size of a slice in bytes, as JSON if it is text; at least 64.
  * @returns The slices, in order.

@@ -101,8 +101,8 @@ export interface WriterOptions {
  * - **Pace:** `ready` resolves when the broker has stored most of the appended records.
  * - **Stop:** `signal` aborts when a reader cancels the stream, and when the writer cannot
  *   continue. The stream stays open until `close` or `abort`.
- * - **Failure:** after a failed append all later ones fail with the same error, because a stream
- *   has no holes.
+ * - **Failure:** after a failed append, all later appends fail with the same error, because a
+ *   stream has no gaps.
  * - **Handover:** `release` hands the stream to a writer on another server.
  * - **Disposal** without `close` aborts the stream, so that a partial stream never looks complete.
  *
@@ -248,7 +248,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * Ends the stream as complete, after all records have been stored. Idempotent; it has no effect
    * after `abort`.
    *
-   * @returns Resolves when the end is kept.
+   * @returns Resolves when the end has been stored.
    * @throws {RequestError} If an append failed, or the stream has ended in another way.
    * @throws {BrokerError} If the broker is unreachable for too long.
    */
@@ -264,7 +264,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * @param reason Reason for the readers; cut to 1,024 characters.
    * @param options `code` is the code of the error that readers receive, `aborted` by default. It
    * has at most 64 characters, and must not be `ended`, `handover`, `too-many` or `unavailable`.
-   * @returns Resolves when the end is kept.
+   * @returns Resolves when the end has been stored.
    * @throws {TypeError} If the reason is empty, or the code is invalid.
    * @throws {BrokerError} If the broker is unreachable for too long.
    */

@@ -80,7 +80,7 @@ export interface HttpGuardOptions<Action extends string> extends OriginRules {
   readonly name: string;
   /** Path of the face. Requests for this path and paths below it go to the face. */
   readonly path: string;
-  /** Decides about each action. Without it, all actions are denied. */
+  /** Decides whether an action is allowed. Without it, all actions are denied. */
   readonly authorize?:
     | ((context: AuthorizationContext<Action>) => Permission | Promise<Permission>)
     | undefined;

@@ -106,9 +106,9 @@ export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
  *
  * - **Resumed:** events of a topic with a history have ids. A reader that reconnects to any node
  *   with the last id receives all later publications, or a `gap` event with the reason.
- * - **Bounds:** readers use a slot of `maxReaders`. A page is read once its reader has consumed the
- *   previous one. Publications without a history wait in a bounded buffer that all readers of the
- *   topic share. A reader that is too slow for it receives a `gap` event.
+ * - **Bounds:** each reader uses one slot of `maxReaders`. A page is read once its reader has
+ *   consumed the previous one. Publications without a history wait in a bounded buffer that all
+ *   readers of the topic share. A reader that is too slow for this buffer receives a `gap` event.
  * - **Shared:** readers of one topic share its subscription, reads and bytes.
  * - **End:** a response ends when the server stops, after ten minutes, or if the broker fails.
  *   `EventSource` reconnects automatically.

@@ -14,7 +14,7 @@ const PAGE = { maxMessages: 256, maxBytes: 1_048_576 };
 const SHOWN = 5;
 
 /**
- * Counts the publications of a topic that the broker keeps.
+ * Counts the publications that the broker keeps for a topic.
  *
  * @param options `showsPayloads` adds the data of the newest publications. `signal` ends the wait.
  * @returns The history; `undefined` if the topic has none.

@@ -67,9 +67,9 @@ const HEADERS: Readonly<Record<string, string>> = {
  * separate port, such as one that is closed to the internet.
  *
  * - **Reads only:** no request changes the server.
- * - **Permission** is checked for every request: by `authorize`, or otherwise only programs on this
- *   machine have it. Requests for data need a header that pages of other origins cannot send. There
- *   is no session or WebSocket to hijack.
+ * - **Permission** is checked for every request: by `authorize` if given. Otherwise, only programs
+ *   on this machine are allowed. Requests for data need a header that pages of other origins cannot
+ *   send. There is no session or WebSocket to hijack.
  * - **Off** while no page is open: nothing is measured or recorded. A page sends a request once a
  *   second. Its requests are not sessions, and don't count against any limit.
  * - **Secrets:** tokens, cookies and similar data are not shown.

@@ -101,8 +101,8 @@ interface Survey {
  * - **Off** by default: without a query, nothing is measured, stored or subscribed to. Everything
  *   ends 10 s after the last query.
  * - **Shared:** one measurement serves all pages for 0.4 s.
- * - **Bounds:** lists are searched and sorted here, and have up to 100 rows. After every 250
- *   sessions, other work can run.
+ * - **Bounds:** lists are searched and sorted on the node, and have up to 100 rows. The node lets
+ *   other work run after every 250 sessions.
  */
 export class NodeView implements AsyncDisposable {
   readonly #server: InspectedServer;

@@ -34,10 +34,11 @@ export interface InspectorOptions {
    */
   readonly path?: string | undefined;
   /**
-   * Decides about each request for the page and its data; an open page sends about two requests a
-   * second. Return `true` to allow the request. If you return a `Response`, it is sent instead of
-   * the page, for example a 401 that makes the browser ask for a password. Any other value denies
-   * the request with 403. If you throw an error, it is printed, and the request is denied with 503.
+   * Decides whether a request for the page or its data is allowed; an open page sends about two
+   * requests a second. Return `true` to allow the request. If you return a `Response`, it is sent
+   * instead of the page, for example a 401 that makes the browser ask for a password. Any other
+   * value denies the request with 403. If you throw an error, it is printed, and the request is
+   * denied with 503.
    *
    * Without `authorize`, only programs on this machine may use the inspector: the peer's address
    * must be loopback, the requested host must be `localhost`, `127.0.0.1` or `[::1]`, and there

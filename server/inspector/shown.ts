@@ -34,7 +34,7 @@ export function clipped<T>(value: T): T {
 
 /**
  * Formats data as JSON. Values with secret names are removed at any depth, and so are secrets in
- * URLs. Parts below 32 levels are omitted. Never throws for data from JSON.
+ * URLs. Parts nested deeper than 32 levels are omitted. Never throws for data from JSON.
  *
  * @param data Any value from JSON.
  * @returns The text, cut after {@linkcode MAX_PAYLOAD_LENGTH}.

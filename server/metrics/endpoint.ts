@@ -30,7 +30,7 @@ export interface MetricsOptions {
    * - `loopback`: programs on this machine, recognized by the socket's address. A request with
    *   proxy headers (`Forwarded`, `X-Forwarded-For` and similar) is rejected, because proxies on
    *   this machine forward requests from elsewhere. The requested host must be one of this
-   *   machine's names, so that a page with DNS rebinding cannot read anything.
+   *   machine's names, so that a page cannot read the metrics through DNS rebinding.
    * - `everybody`: all clients that can reach the server.
    * - A function decides each request.
    *

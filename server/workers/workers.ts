@@ -69,8 +69,8 @@ export interface WorkersOptions
    */
   readonly broker?: Broker | undefined;
   /**
-   * Heap limit of one worker, in MiB. A worker that exceeds it ends and is replaced. By default,
-   * the limit of the process applies.
+   * Heap limit of one worker, in MiB. A worker that exceeds the limit ends and is replaced. By
+   * default, the limit of the process applies.
    */
   readonly maxHeapMb?: number | undefined;
   /**
