@@ -15,8 +15,8 @@ import type {
 import type { HistoryOptions } from "./wire/recovery.ts";
 
 /**
- * The options of each call, by the verb of its errors. A `session.` prefix distinguishes the call
- * from that of a client, which has other options. Each call has an entry in the tables of
+ * The options of each call, by the verb in its error messages. The prefix `session.` marks calls
+ * that a client also has, with other options. Each call has an entry in the tables of
  * `call_checks.ts` and `client/page/option_names.ts`.
  */
 export interface SessionCalls {

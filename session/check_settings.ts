@@ -52,9 +52,9 @@ export interface SessionHandlers<
     | undefined;
   /**
    * Request handlers by pattern. With a contract, the keys are the patterns of its requests.
-   * Otherwise, they are topics, or on a server also patterns such as `sum:{room}`. A handler
-   * returns the response: a value or a promise, or for `requestStream` an async iterable such as a
-   * generator.
+   * Otherwise, they are topics; on a server, they can also be patterns such as `sum:{room}`. A
+   * handler returns the response: a value or a promise, or for `requestStream` an async iterable
+   * such as a generator.
    *
    * - **Turns:** these handlers and `onMessage` run one at a time, in order, until they return a
    *   result. A streaming response then continues alongside later messages, and counts towards
@@ -84,8 +84,8 @@ export interface SessionHandlers<
    * - `"close"`: the first failure closes the session with 4500, and drops the waiting messages.
    *
    * A failed `onOpen` always closes the session. If `onMessage` throws a `BrokerError` for a
-   * message with at-least-once delivery, this also closes the session, because the message is only
-   * sent again in the next session.
+   * message with at-least-once delivery, the session also closes, because the message is only sent
+   * again in the next session.
    *
    * @default {"answer"}
    */
@@ -157,7 +157,7 @@ const TIMES_MS = { requestTimeoutMs: 30_000, closeTimeoutMs: 5_000, handshakeTim
 /**
  * Checks options once, for any number of sessions. See `sessionSettings`.
  *
- * @param options Options of the sessions, with the parts that an entry chooses.
+ * @param options Options of the sessions, with the parts that the entry module selects.
  * @returns The complete settings.
  */
 export function checkSettings<

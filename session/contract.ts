@@ -119,7 +119,7 @@ export type SectionOf<C extends Contract, K extends Side | "requests" | "answers
  * The schema of an entry: the entry itself, or one of the schemas of a request.
  *
  * @typeParam E The entry.
- * @typeParam K The schema of a request to choose.
+ * @typeParam K The schema to select if the entry is a request.
  */
 export type EntrySchema<E, K extends "input" | "output" | "stream"> = E extends StandardSchema ? E
   : E extends { readonly [Key in K]: infer Schema extends StandardSchema } ? Schema

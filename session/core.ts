@@ -381,7 +381,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
    * `requestTimeoutMs`. A later result is ignored. On a server, closing the session cancels the
    * timeout, but not the wait.
    *
-   * @param what The function or schema, for messages. It is one of a bounded set.
+   * @param what Name of the function or schema, for messages; one of a bounded set of names.
    * @param decision The decision.
    * @returns The decision.
    * @throws {TimeoutError} If the decision takes longer.

@@ -34,7 +34,7 @@ export interface WatchedPeer {
  * Watches any number of peers with one timer. Pings are spread over the interval, so that ten
  * thousand sessions are not pinged at the same time.
  *
- * The clock stops while there is no peer to watch. If the whole process was paused, for example
+ * The timer stops while there is no peer to watch. If the whole process was paused, for example
  * because a laptop was asleep, peers are pinged and have ten seconds to answer.
  */
 export class Heartbeat implements Disposable {

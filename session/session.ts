@@ -247,9 +247,9 @@ export class Session<
    * Waits until the session is established.
    *
    * @param options The signal, and the timeout (30,000 ms by default).
-   * @returns Resolves once messages can be sent. @throws {TimeoutError} If the timeout expires
-   * first.
-   * @throws {SessionClosedError} If the session closes before.
+   * @returns Resolves once messages can be sent.
+   * @throws {TimeoutError} If the timeout expires first.
+   * @throws {SessionClosedError} If the session closes first.
    */
   whenReady(options: WaitOptions = {}): Promise<void> {
     this.#core.settings.checkOptions("wait", options);
@@ -333,7 +333,7 @@ export class Session<
 
   /**
    * Sends a request for a streaming response. The request is sent in this event loop turn, but the
-   * first one waits until its code has loaded. The loop throws any errors.
+   * first such request waits until the code for it has loaded. The loop throws any errors.
    *
    * @param topic The topic of the request.
    * @param data The input of the request.
@@ -645,7 +645,8 @@ export class Session<
    * first.
    *
    * @typeParam R The registry.
-   * @param options The registry, and how messages are encoded. @returns The stream.
+   * @param options The registry, and how messages are encoded.
+   * @returns The stream.
    * @throws {TypeError} If the registry is empty, if one of its keys is not an integer from 0 to
    * 65,534, if one of its values is not a schema, if the codec is not valid, or if the stream lacks
    * its readable or writable end.
@@ -688,8 +689,8 @@ export class Session<
    * it is disposed.
    *
    * @typeParam R The registry.
-   * @param options The registry, and how messages are encoded. @returns The sender and receiver of
-   * the messages.
+   * @param options The registry, and how messages are encoded.
+   * @returns The sender and receiver of the messages.
    * @throws {TypeError} If the registry is not valid, or if the datagrams already have a reader.
    * @throws {RangeError} If `maxQueued` is not a positive integer.
    * @throws {UnsupportedError} If the transport has no datagrams.

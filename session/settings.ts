@@ -64,9 +64,9 @@ export interface SessionLimits {
      */
     readonly intervalMs?: number | undefined;
     /**
-     * Silence after which a peer counts as dead, in milliseconds. It is detected at most one second
-     * later. Background pages answer pings in time, because browsers throttle timers, but not
-     * messages.
+     * Silence after which a peer counts as dead, in milliseconds. A dead peer is detected at most
+     * one second later. Background pages answer pings in time, because browsers throttle timers,
+     * but not messages.
      *
      * @default {60000}
      */

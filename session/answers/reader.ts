@@ -10,8 +10,9 @@ import { FIRST_CREDIT, MAX_CREDIT, MAX_UNPAID_BYTES, type TraceContext } from ".
 
 /**
  * Bytes of consumed items after which the reader returns credit, even before half of the window is
- * consumed. This is a quarter of the producer's bound. The reader measures text in UTF-16 units of
- * at most three bytes, so the producer continues before the loop runs out of items.
+ * consumed. This is a quarter of the producer's bound. The reader measures text in UTF-16 code
+ * units, each of which takes at most three bytes of UTF-8, so the producer continues before the
+ * loop runs out of items.
  */
 const PAY_BYTES = MAX_UNPAID_BYTES / 4;
 

@@ -29,7 +29,7 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
   /** Produces the items of the response. The session may close before the response ends. */
   readonly answer: RequestHandler<M, S>;
   /**
-   * Produces the items that follow the kept ones if the node that produced the response crashed,
+   * Produces the items that follow the stored items if the node that produced the response crashed,
    * closed or restarted. Exactly one node calls this function. Without it, such a response ends
    * with `writer-lost`.
    */
@@ -52,8 +52,8 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
 
 /**
  * Request handlers by pattern, for `serve` and `connect`. With a contract, the keys are the
- * patterns of its requests. Otherwise, they are topics, or for `serve` also patterns such as
- * `sum:{room}`.
+ * patterns of its requests. Otherwise, they are topics; for `serve`, they can also be patterns such
+ * as `sum:{room}`.
  *
  * @example Usage
  * ```ts

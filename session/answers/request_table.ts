@@ -128,13 +128,14 @@ export class RequestTable {
   }
 
   /**
-   * Calls the request's handler, whose result becomes the response; without a handler, `onMessage`.
+   * Calls the request's handler, whose result becomes the response. If there is no handler, calls
+   * `onMessage`.
    *
    * @param message The request.
    * @param incoming The request as received.
    * @param session The session.
    * @returns Resolves when the handler is done.
-   * @throws {RequestError} If there is no handler.
+   * @throws {RequestError} If there is neither a handler nor `onMessage`.
    */
   handle(
     message: Message,

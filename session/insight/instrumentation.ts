@@ -72,7 +72,7 @@ export interface RequestWatch {
  */
 export interface Instrumentation {
   /**
-   * Called at the start of a handshake. On a server, this is each request; on a client, it is each
+   * Called at the start of each handshake: on a server, for each request; on a client, for each
    * attempt to connect.
    *
    * @param info Known facts about the handshake.

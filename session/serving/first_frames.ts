@@ -12,7 +12,7 @@ import { exceedsBytes } from "../wire/utf8.ts";
 
 /**
  * The default size limit of the token with its envelope, in bytes. It equals the usual limit for
- * headers. The sender is not yet known while the server reads the token.
+ * headers, because the sender is not yet known while the server reads the token.
  */
 export const MAX_TOKEN_BYTES = 16_384;
 

@@ -246,7 +246,7 @@ export class RequestService implements RequestServer, Disposable {
    *
    * @ignore
    * @param core The implementation of the session.
-   * @returns The name, which differs from the name of any user.
+   * @returns The name; no user has this name.
    */
   nameOf(core: Inside<Session>): string {
     const secret = core.joins ? this.ticket(core)?.split(".")[1] : undefined;
