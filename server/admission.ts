@@ -442,9 +442,9 @@ export class Admission<V> implements Face {
   }
 
   /**
-   * Warns about an upgrade that never opened. If other upgrades have opened, the peer has simply
-   * left, and there is no warning. If the application rebuilds a `Request`, the runtime accepts it
-   * but never responds to the upgrade.
+   * Warns about an upgrade that never opened. There is no warning if other upgrades have opened,
+   * because the peer has then simply left. If the application rebuilds a `Request`, the runtime
+   * accepts it but never responds to the upgrade.
    */
   #late({ transport, url }: SessionRequest<unknown>): void {
     if (transport !== "websocket" || this.#hasOpened) return;

@@ -178,7 +178,7 @@ export class Authenticator<V> {
  * Converts an error to a rejection. Only the text of an `AuthenticationError` is sent to the peer.
  *
  * @param error What was thrown.
- * @param isAwaited `false` if the peer has left, so that an error is not the application's fault.
+ * @param isAwaited `false` if the peer has left; an error is then not the application's fault.
  */
 function refusalOf(error: unknown, isAwaited: boolean): Refused {
   if (error instanceof Refused) return error;

@@ -76,7 +76,7 @@ export interface MoqFace extends Face {
   /**
    * Mounts the face, once.
    *
-   * @param quotas The server's quotas, in which the face counts its sessions.
+   * @param quotas The server's quotas, against which the face counts its sessions.
    * @throws {TypeError} If the face is already mounted.
    */
   attach(host: FaceHost, quotas: Quotas): void;

@@ -467,7 +467,7 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
    */
   readonly webTransport?: boolean | WebTransportServeOptions | undefined;
   /**
-   * Listens on TCP and upgrades connections instead of the runtime's own server. Use
+   * Listens on TCP and upgrades connections in place of the runtime's own server. Use
    * `hardenedWebSocket()` from `@skein/skein/ws` if the server is on the internet without a proxy.
    * A server on Node always needs it.
    */

@@ -79,8 +79,8 @@ export interface SharedCarriersOptions {
  *   node, because events and frames are numbered.
  * - **Checked:** the node of the connection checks the secret before a client waits for events or
  *   sends a body. Malformed calls fail.
- * - **Shares:** the first calls about connections are limited, and each network address has a
- *   share.
+ * - **Shares:** calls for connections that this node has to look up are limited, in total and per
+ *   network address.
  */
 export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   readonly #nodes: Nodes;

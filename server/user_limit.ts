@@ -90,7 +90,7 @@ export class UserClaims {
   /**
    * Claims a slot for a session.
    *
-   * @returns The claim, to dispose of when the session has closed or did not start.
+   * @returns The claim. Dispose of it when the session has closed or did not start.
    * @throws {LimitError} If the user already has the maximum number of sessions.
    */
   async claim(user: string): Promise<Disposable> {
@@ -269,7 +269,7 @@ export class SessionClaims {
    * Claims a slot for a session.
    *
    * @param beside The session from which the client moves, whose claim is shared.
-   * @returns The share, to dispose of if the session does not start.
+   * @returns The share. Dispose of it if the session does not start.
    */
   async claim(user: string, beside: Session | undefined): Promise<Disposable | undefined> {
     const known = beside && this.#ofSessions.get(beside);

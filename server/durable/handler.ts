@@ -133,7 +133,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
 
   /**
    * Ends all waiting reads; a request with an incomplete body receives 503. The streams and the
-   * broker stay. Idempotent.
+   * broker are not affected. Idempotent.
    */
   close(): Promise<void> {
     this.#gate.close();

@@ -63,10 +63,10 @@ interface KeptAnswersOptions {
  * - **Full:** when the limit is reached, the network with the most responses for its size loses its
  *   oldest response, even if another owner creates the new one.
  * - **Order:** if a response ended within the last ten minutes and was not read to its end on this
- *   node, it is dropped last. Running responses are never dropped; if there are no others, the
- *   caller is rejected.
- * - **Names:** within an hour, an owner's new responses can displace at most as many of its old
- *   ones as its share.
+ *   node, it is dropped last. Running responses are never dropped; if all responses are running,
+ *   the caller is rejected.
+ * - **Names:** within an hour, an owner's new responses can displace only as many of its old
+ *   responses as its share allows.
  */
 export class KeptAnswers {
   readonly #runtime: Runtime;

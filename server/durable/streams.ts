@@ -175,14 +175,14 @@ export class DurableStreams {
    * @param id The id, of 1 to 240 bytes.
    * @param options Media type, lifetime, and the source of a fork.
    * @returns The writer of the stream.
-   * @throws {RequestError} With the code `exists`, or for a fork `not-found`, `gone` or
+   * @throws {RequestError} With the code `exists`; for a fork, also with `not-found`, `gone` or
    * `malformed`.
    * @throws {LimitError} If there are too many streams or bytes, or if the source has too many
    * forks.
    * @throws {TypeError} If an option is unknown or has the wrong type, or if a fork has no source.
    * @throws {RangeError} If the id is empty or too long.
-   * @throws {BrokerError} If the broker is unreachable. The stream may have been created; without a
-   * writer it ends after 15 s.
+   * @throws {BrokerError} If the broker is unreachable. The stream may have been created; it then
+   * ends after 15 s without a writer.
    */
   async create<T = unknown>(
     id: string,

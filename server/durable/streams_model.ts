@@ -148,7 +148,7 @@ export class StreamsModel {
   }
 
   /**
-   * Appends to a stream, unless the append is rejected: the end is checked first, then the
+   * Appends to a stream, unless the append is rejected. Checks the stream's end first, then the
    * producer, the sequence and the size.
    *
    * @param id Id of the stream.

@@ -203,8 +203,8 @@ export interface GuardedRequest<Action extends string> {
  *   only one user.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
  *   becomes a 500 without details.
- * - **Bounds:** there are limits on concurrent requests, with a share per address for requests with
- *   side effects, and on the rate per address. Requests beyond them receive 429.
+ * - **Bounds:** concurrent requests and the rate per address are limited. Requests with side
+ *   effects also have a share per address. Requests beyond a limit receive 429.
  * - **Shutdown:** new requests and requests with late bodies receive 503.
  *
  * @example Usage
