@@ -55,8 +55,8 @@ export interface IncomingMessage {
 /** The turn of a numbered message. Each numbered message is handled exactly once, in order. */
 export interface MessageTurn {
   /**
-   * Waits for the turn and for the rate limits. Resolves with false if the message was handled
-   * before, or if the session has closed. Never rejects.
+   * Waits for the message's turn and for the rate limits. Resolves with false if the message was
+   * handled before, or if the session has closed. Never rejects.
    */
   isDue(): Promise<boolean>;
   /** Ends the turn. Idempotent. */

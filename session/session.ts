@@ -461,7 +461,7 @@ export class Session<
 
   /**
    * Announces to the peer that this server will shut down, and when the peer should reconnect. The
-   * session continues. Does nothing on a plain WebSocket, because there is no such message.
+   * session continues. Does nothing on a plain WebSocket, which has no such message.
    *
    * @param goaway The time after which the peer should reconnect, and the reason.
    */

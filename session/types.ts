@@ -30,8 +30,8 @@ export interface SessionCloseOptions {
    */
   readonly reason?: string | undefined;
   /**
-   * Also closes the underlying connection with all its other sessions. Only WebTransport
-   * connections over HTTP/3 can carry several sessions. Other connections ignore this option.
+   * Also closes the underlying connection and all its other sessions. Only WebTransport connections
+   * over HTTP/3 can carry several sessions. Other connections ignore this option.
    *
    * @default {false}
    */
@@ -71,7 +71,7 @@ export interface RequestStreamOptions extends WaitOptions {
   /**
    * The longest time that the loop waits for one item, in milliseconds. The default is the
    * session's `requestTimeoutMs`. A resumable response has no such limit by default, because the
-   * server reports its end.
+   * server reports when the response ends.
    *
    * @default {30000}
    */

@@ -119,7 +119,7 @@ export interface SessionIssue {
    * The kind of issue, for programs:
    *
    * - `stuck-connecting`, `stuck-draining`: the session has been in this state for more than 10 s
-   *   or 30 s.
+   *   or 30 s, respectively.
    * - `missing-heartbeat`: the peer has been silent for one and a half heartbeat intervals.
    * - `slow-handler`: a handler has been running for more than 10 s, or messages wait for an
    *   `onOpen` that does not return.

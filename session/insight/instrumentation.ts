@@ -123,7 +123,7 @@ export interface Instrumentation {
    * @param session The session.
    * @param message The message.
    * @param run Runs the handler on the first call; every call returns its result. If the hook
-   * doesn't call it, the handler runs after the hook.
+   * doesn't call `run`, the handler runs after the hook.
    * @param trace The trace that the peer sent with the message. Don't trust it: the peer may send
    * anything.
    */

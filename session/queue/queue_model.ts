@@ -52,7 +52,7 @@ export class QueueModel {
   /**
    * Adds a message, and makes room according to its policy.
    *
-   * @param message The message. If it is a reply, its policy must drop messages.
+   * @param message The message. A reply must have a policy that drops messages.
    */
   add(message: ModelMessage): void {
     const { topic, size } = message;
