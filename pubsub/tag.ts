@@ -14,7 +14,7 @@ const HALF = DIGITS.length ** (LENGTH / 2);
 
 /**
  * Generates tags for the publications of one broker. The first tag is random, so that two brokers
- * hardly ever generate the same tag. A tag does not repeat until 2^36 other tags have been
+ * are very unlikely to generate the same tag. A tag does not repeat until 2^36 other tags have been
  * generated.
  *
  * @example Usage

@@ -461,8 +461,8 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes to all subscribers on every node, without waiting. On a topic with a history, `stats`
-   * counts the publications that the broker does not accept.
+   * Publishes to all subscribers on every node, without waiting for delivery. On a topic with a
+   * history, `stats` counts the publications that the broker does not accept.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
