@@ -500,7 +500,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * Ends a session's subscription, no matter whether the client or the application requested it. If
    * the topic is a room, the session leaves the room. Idempotent. The client's subscription ends
-   * with a `RequestError` that has the code; plain WebSocket clients receive no notice.
+   * with a `RequestError` that contains the code from the options; plain WebSocket clients receive
+   * no notice.
    *
    * @example Removing a member
    * ```ts

@@ -71,9 +71,9 @@ interface FollowedUser {
  * Reaches users on all nodes.
  *
  * Messages to a user are published on that user's topic, to which every node with a session of the
- * user subscribes. Nodes need not know where users are, and nodes without a session of the user
- * receive nothing. Listing and closing sessions are rare, so they query every node. A session
- * without a user is known only to its own node.
+ * user subscribes. Nodes need not know to which nodes users are connected, and nodes without a
+ * session of the user receive nothing. Calls that list or close sessions are rare, so they query
+ * every node. A session without a user is known only to its own node.
  */
 export class Users<V = unknown, C extends Contract = Contract> {
   readonly #nodes: Nodes | undefined;

@@ -67,7 +67,7 @@ interface Caller {
  *   over from another node, its caller is unknown, so only its readers count.
  * - **Time:** an abandoned response ends after 5 minutes, or after 30 s once more than half of the
  *   limit on running responses is used. A new session or reader stops the timer, which restarts
- *   when all have left. A read that does not wait also restarts the timer.
+ *   when all sessions and readers have left. A read that does not wait also restarts the timer.
  * - **Other nodes** are queried for readers before a response ends; if there are any, the timer
  *   restarts. A node that does not respond within 2 s counts as one without readers. Sessions of
  *   the address on other nodes do not count.

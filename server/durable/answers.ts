@@ -214,7 +214,7 @@ export class Answers {
    * @returns Id of the durable stream.
    * @throws {RequestError} With the code `malformed` if the name is invalid, `gone` if the response
    * has expired, was dropped, or is no longer kept although the caller has a part of it, `too-many`
-   * if a limit is reached, or `unavailable` if the broker is unreachable.
+   * if a limit has been reached, or `unavailable` if the broker is unreachable.
    */
   begin(request: BeginAnswer): Promise<string> {
     return this.#noted(this.#begin(request));

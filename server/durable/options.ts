@@ -58,8 +58,8 @@ export interface DurableStreamsOptions {
   readonly maxStreamsPerAddress?: number | undefined;
   /**
    * Maximum number of streams that one user may create over HTTP. If `authorize` names a caller,
-   * the caller counts instead of the user. The default applies only while more than half of
-   * `maxStreams` is used.
+   * the limit applies to the caller instead of the user. The default applies only while more than
+   * half of `maxStreams` is used.
    *
    * @default {256}
    */
@@ -330,8 +330,8 @@ export async function answerId(
 }
 
 /**
- * Checks whether a stream contains a response of a user. A guest's response belongs to everyone who
- * knows its id.
+ * Checks whether a stream contains a response of a user. Everyone who knows the id of a guest's
+ * response has access to it.
  *
  * @param stream Id of the stream, and the verified user, which is `undefined` for a guest.
  * @returns True for a response of the user, or of a guest.

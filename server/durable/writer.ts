@@ -292,11 +292,11 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * takes over immediately, on any server. If no writer has taken over by then, the stream ends
    * with `writer-lost` within about 5 more seconds. This has no effect after `close` or `abort`.
    *
-   * @returns Resolves when the stream is free.
+   * @returns Resolves when another writer can take over the stream.
    * @throws {RequestError} If an append failed, or the stream already has another writer or has
    * ended.
-   * @throws {BrokerError} If the broker is unreachable; the stream is free once the lease has
-   * expired.
+   * @throws {BrokerError} If the broker is unreachable; another writer can take over once the lease
+   * has expired.
    */
   release(): Promise<void> {
     return this.#leave({ holder: this.#holder, ttlMs: RELEASED_MS, releases: true });

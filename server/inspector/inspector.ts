@@ -71,7 +71,7 @@ const HEADERS: Readonly<Record<string, string>> = {
  *   on this machine are allowed. Requests for data need a header that pages of other origins cannot
  *   send. There is no session or WebSocket to hijack.
  * - **Off** while no page is open: nothing is measured or recorded. A page sends a request once a
- *   second. Its requests are not sessions, and don't count against any limit.
+ *   second. These requests do not open sessions, and don't count against any limit.
  * - **Secrets:** tokens, cookies and similar data are not shown.
  *
  * @example On a separate port
