@@ -41,8 +41,8 @@ export interface SessionHandlers<
    *
    * While this end waits for the reply to a `request`, or a loop waits for an item of a response,
    * the peer may need a reply before it can send its own. For each such wait, one request of the
-   * peer can therefore run in parallel, up to 8. Further requests wait, and are rejected as nested
-   * too deeply if no handler returns within a second. Messages always wait.
+   * peer can therefore run in parallel, up to a total of 8. Further requests wait, and are rejected
+   * as nested too deeply if no handler returns within a second. Messages always wait.
    */
   readonly onMessage?:
     | ((

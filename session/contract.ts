@@ -99,7 +99,7 @@ export type SectionName<K extends Side | "requests" | "answers" | "presence"> = 
  * A section of a contract; an empty section if the contract omits the section.
  *
  * @typeParam C The contract.
- * @typeParam K The part, as in {@linkcode SectionName}.
+ * @typeParam K The section, as in {@linkcode SectionName}.
  */
 export type SectionOf<C extends Contract, K extends Side | "requests" | "answers" | "presence"> =
   IsUntyped<C> extends true ? NonNullable<ContractDefinition[SectionName<K>]>

@@ -51,7 +51,8 @@ export function* sessionsBefore(session: Session): Generator<Session, void, unde
  * open.
  *
  * @param session The session to which the client moves.
- * @returns The replaced session; `undefined` if the client does not move from a session of its own.
+ * @returns The replaced session; `undefined` if the client is not moving from one of its own
+ * sessions.
  */
 export function replacePredecessor(session: Session): Session | undefined {
   const core = session[internals];

@@ -1,6 +1,6 @@
 /**
  * The receiving half of a session. It splits frames into envelopes. Messages wait for the handler
- * or the loop; they are checked and passed to the handler, which replies through `replies.ts`.
+ * or the loop, are checked, and are then passed on. Handlers reply through `replies.ts`.
  *
  * @module
  */

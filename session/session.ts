@@ -499,7 +499,7 @@ export class Session<
 
   /**
    * Flushes earlier messages and closes the session, within `closeTimeoutMs`. Idempotent; the first
-   * call decides the code and the reason.
+   * call determines the code and the reason.
    *
    * @param options The code and the reason, or the result of another session's `closed`.
    * @returns How the session closed. Never rejects.

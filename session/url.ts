@@ -15,7 +15,7 @@ export type Fresh<T> = T | (() => T | Promise<T>);
  * - **Several URLs** are tried in order. After a loss or a failed attempt, the client tries the
  *   next URL immediately, and waits only after all of them have failed.
  * - **A function** is called immediately after a lasting session is lost. If it returns another
- *   host, the client connects there without a delay.
+ *   host, the client connects to that host without a delay.
  */
 export type ServerUrl =
   | string

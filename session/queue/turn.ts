@@ -488,7 +488,7 @@ export class Turn {
 
 /**
  * A set of sessions that share messages. Each message is encoded once, and members without other
- * pending messages also share the joined frame.
+ * pending messages also share the frame that joins the messages.
  *
  * - **Order:** members receive messages in the order of the calls to `send`, including calls to
  *   their own `session.send`.

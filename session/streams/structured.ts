@@ -312,8 +312,8 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
 const JOINED_BYTES = 64 * 1024;
 
 /**
- * Maximum number of waiting bytes. Without it, a caller that does not await `send` could fill the
- * memory. One message is always accepted.
+ * Maximum number of waiting bytes. Without this limit, a caller that does not await `send` could
+ * fill the memory. One message is always accepted.
  */
 const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 
