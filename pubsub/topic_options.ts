@@ -74,8 +74,8 @@ export interface JoinOptions extends SubscribeOptions {
   readonly isRequested?: boolean | undefined;
   /**
    * Called with the code of {@linkcode UnsubscribeOptions} after any call has unsubscribed the
-   * session. Not called when the session ends. A later call with another `onLeft` replaces this
-   * one.
+   * session. It is not called when the session ends. A later call with another `onLeft` replaces
+   * this function.
    */
   readonly onLeft?: ((code: string) => void) | undefined;
 }
@@ -84,7 +84,7 @@ export interface JoinOptions extends SubscribeOptions {
 export interface UnsubscribeOptions {
   /**
    * Stable code that determines the client's reaction. After `too-many` and `unavailable`, the
-   * client subscribes again after a while; any other code ends the subscription. It can have at
+   * client subscribes again after a while; any other code ends the subscription. A code can have at
    * most 64 characters.
    *
    * @default {"removed"}

@@ -76,8 +76,7 @@ export interface SessionHandlers<
    */
   readonly onError?: ((error: unknown, session: Session<V, C, S>) => void) | undefined;
   /**
-   * The effect of a handler that throws, or whose promise rejects, with any error except a
-   * `RequestError`:
+   * The effect if a handler throws, or its promise rejects, with any error except a `RequestError`:
    *
    * - `"answer"`: the peer receives the code `failed` without details, and the session continues.
    *   More than 20 failures within a minute close the session with 4500.

@@ -188,7 +188,7 @@ export class Sending implements SessionHalf {
   }
 
   /**
-   * Encodes an envelope with application data, within the limits of both ends.
+   * Encodes an envelope with application data, and enforces the limits of both ends.
    *
    * @throws {UnsupportedError} If the connection cannot carry the data.
    * @throws {TypeError} If JSON cannot hold the data.

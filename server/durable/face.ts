@@ -831,7 +831,7 @@ function pageHeaders(page: StreamPage): Record<string, string> {
 }
 
 /**
- * The URL of a stream, for its creator. Behind a TLS proxy, it has the proxy's scheme. A creator
+ * The URL of a stream, for its creator. Behind a TLS proxy, it uses the proxy's scheme. A creator
  * that falsely claims to use TLS misleads only itself.
  */
 function locationOf({ url, headers }: Request): string {

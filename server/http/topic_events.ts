@@ -109,7 +109,7 @@ export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
  * - **Bounds:** each reader uses one slot of `maxReaders`. A page is read once its reader has
  *   consumed the previous one. Publications without a history wait in a bounded buffer that all
  *   readers of the topic share. A reader that is too slow for this buffer receives a `gap` event.
- * - **Shared:** readers of one topic share its subscription, reads and bytes.
+ * - **Shared:** readers of one topic share its subscription, its reads and the encoded events.
  * - **End:** a response ends when the server stops, after ten minutes, or if the broker fails.
  *   `EventSource` reconnects automatically.
  */

@@ -81,8 +81,8 @@ export interface WorkersOptions
    */
   readonly silentMs?: number | undefined;
   /**
-   * Called when a worker ends unexpectedly. A replacement starts after `restartMs`. By default, the
-   * error is printed.
+   * Called when a worker ends unexpectedly. Its replacement starts after `restartMs`. By default,
+   * the error is printed.
    */
   readonly onWorkerEnd?:
     | ((

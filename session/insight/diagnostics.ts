@@ -13,8 +13,8 @@ import { textOf } from "../../base/error_text.ts";
 
 /**
  * A snapshot of a session, as a plain object that JSON can represent completely. Times are
- * milliseconds since the Unix epoch. Counters that a connection does not keep are `undefined`, not
- * zero. Headers and parameters whose values may be secrets are redacted.
+ * milliseconds since the Unix epoch. Counters that a connection does not support are `undefined`,
+ * not zero. Headers and parameters whose values may be secrets are redacted.
  *
  * Only the application's streams and bytes count, as in `session.stats`. The credit
  * (`localMax…`, `peerMax…`) belongs to the connection: if messages are sent on a stream, that
