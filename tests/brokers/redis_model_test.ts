@@ -128,9 +128,10 @@ const COMMANDS: readonly string[] = [
   ..."GET k|SET k %|SET k % PX @|SET k % PX|APPEND k %|STRLEN k|DEL k k|UNLINK k|EXISTS k k".split(
     "|",
   ),
-  ..."PEXPIRE k @|PEXPIREAT k @|PTTL k|HGET k %|HSET k % %|HSET k % % %|HMGET k % %|HLEN k".split(
-    "|",
-  ),
+  ..."PEXPIRE k @|PEXPIREAT k @|PTTL k|HGET k %|HSET k % %|HSET k % % %|HMGET k % %|HLEN k|HDEL k % %"
+    .split(
+      "|",
+    ),
   ..."SADD k % %|SREM k % %|SCARD k|ZADD k # %|ZADD k # % # %|ZADD k % %|ZREM k %|ZCARD k".split(
     "|",
   ),
@@ -256,7 +257,8 @@ class Draws {
   #log(name: string): Operation {
     const id = this.#one(["/one", "/two", "/three"]);
     const keys = ["state", "records", "newest", "producers", "forks"].map((kind) => `${kind}${id}`);
-    const all = [...keys, "index", "announcements"];
+    const rowKeys = ["rows", "order", "gone", "due"].map((kind) => `${kind}${id}`);
+    const all = [...keys, "index", "announcements", ...rowKeys];
     const shape = this.#one(["none", "small", "many", "large"]);
     const records = shape === "none" ? [] : Array.from(
       { length: shape === "many" ? 5 : 1 },
@@ -276,7 +278,7 @@ class Draws {
       : {};
     const asks: Record<string, object> = {
       skeinLogCreate: {
-        ...{ identity: "identity", config: '{"contentType":"é"}', first: this.#one([0, 0, 5]) },
+        ...{ identity: "identity", first: this.#one([0, 0, 5]), ...this.#keyed() },
         ...(this.#random() < 0.3 ? { ttlMs: HOUR_MS } : {}),
         ...(this.#random() < 0.3 ? { expiresAt: FAR_MS } : {}),
         ...{ ...end, writer, maxLogs: this.#one([1, 3, 100]), elsewhere: this.#one([0, 0, 1]) },
@@ -291,12 +293,14 @@ class Draws {
           records: 100,
           bytes: 9_000,
         }]),
+        ...(shape === "none" ? this.#transaction() : {}),
       },
       skeinLogRead: {
         after: this.#one([0, 1, 3, 10, 1_000]),
         maxRecords: this.#one([0, 1, 10, 1_000]),
         maxBytes: this.#one([0, 100, 1_000_000]),
         renews: this.#random() < 0.5,
+        tail: this.#one([undefined, true]),
       },
       skeinLogDelete: { ifExpired: this.#random() < 0.8 },
       skeinLogRetain: {
@@ -312,6 +316,27 @@ class Draws {
     const announcement = frameOf("", "");
     const args = [all.length, ...all, JSON.stringify(ask), announcement, ...chunks];
     return { name, isScript: true, args, subject: id };
+  }
+
+  /** Settings of a new log. */
+  #keyed(): object {
+    if (this.#random() < 0.4) return { config: '{"contentType":"é"}' };
+    const keyed = { records: this.#one([1, 1_000]), ms: this.#one([0, HOUR_MS]), bytes: 9_000 };
+    return { config: JSON.stringify({ contentType: "é", keyed }), isKeyed: true };
+  }
+
+  /** Changes of rows. A time to live of 0 or less passes at once. */
+  #transaction(): object {
+    const changes = Array.from({ length: this.#one([0, 1, 1, 3]) }, () => ({
+      row: JSON.stringify(["t", this.#one(["a", "b", "é", '"'])]),
+      operation: this.#one(["set", "set", "update", "delete"]),
+      text: ["{", "é}"],
+      ...(this.#random() < 0.2 ? { expect: this.#one([0, 1, 2, 7]) } : {}),
+      ...(this.#random() < 0.2 ? { ttlMs: this.#one([-HOUR_MS, HOUR_MS]) } : {}),
+    }));
+    const deletionMs = this.#one([0, HOUR_MS]);
+    const rowBounds = { rows: this.#one([2, 100]), deletions: this.#one([1, 100]), deletionMs };
+    return { changes, rowBounds, ...(this.#random() < 0.3 ? { expiresRows: true } : {}) };
   }
 }
 
@@ -382,7 +407,15 @@ async function compare(seed: number): Promise<void> {
     kinds.add(operation.isScript ? `${operation.name} ${answer}`.slice(0, 60) : operation.name);
   }
   // Checks that the operations also produce successful script results, not only rejections.
-  for (const kind of ["skeinLogAppend appended", "skeinLogRead page", "skeinLogDelete removed"]) {
+  for (
+    const kind of [
+      "skeinLogAppend appended",
+      "skeinLogRead page",
+      "skeinLogRead rows",
+      "skeinLogAppend conflict",
+      "skeinLogDelete removed",
+    ]
+  ) {
     assert(kinds.has(kind), `${kind} in ${[...kinds].join(", ")}`);
   }
   const keys = (await real.keys("*")).sort();
