@@ -69,23 +69,37 @@ local fields = { 'identity', 'config', 'first', 'start', 'tail', 'bytes', 'ended
 local log = {}
 local stored = redis.pcall('HMGET', state, unpack(fields))
 for i, value in ipairs(stored) do log[fields[i]] = value end
-local function isSound()
-  for _, field in ipairs({ 'first', 'start', 'tail', 'bytes', 'sealed', 'size', 'skip' }) do
-    local number = tonumber(log[field])
+local keyed
+local function areCounts(names)
+  for _, name in ipairs(names) do
+    local number = tonumber(log[name])
     if not number or number < 0 or number > 2 ^ 53 or number % 1 ~= 0 then return false end
   end
+  return true
+end
+local function areRowsSound()
+  keyed = cjson.decode(log.config).keyed
+  if keyed == nil then return true end
+  for _, name in ipairs({ 'records', 'ms', 'bytes' }) do
+    if type(keyed[name]) ~= 'number' then return false end
+  end
+  for _, field in ipairs({ 'rowDeletedAt', 'rowDue' }) do
+    if log[field] and not string.find(log[field], '^%-?%d*$') then return false end
+  end
+  return areCounts({ 'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten' })
+end
+local function isSound()
+  if not areCounts({ 'first', 'start', 'tail', 'bytes', 'sealed', 'size', 'skip' }) then return false end
   for _, field in ipairs({ 'expiry', 'lease', 'ttl', 'expires' }) do
     if log[field] and not tonumber(log[field]) then return false end
   end
-  for _, field in ipairs({ 'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten' }) do
-    if log.rowCount and not tonumber(log[field]) then return false end
-  end
-  for _, field in ipairs({ 'config', 'ended', 'cancelled' }) do
+  for _, field in ipairs({ 'ended', 'cancelled' }) do
     if log[field] and not pcall(cjson.decode, log[field]) then return false end
   end
-  return log.config
+  local isRead, isWhole = pcall(areRowsSound)
+  return isRead and isWhole
 end
-if log.identity and not isSound() then log = {} end
+if log.identity and not isSound() then log, keyed = {}, nil end
 local expiry, lease = tonumber(log.expiry), tonumber(log.lease)
 local isExpired, isLapsed = expiry and expiry <= now, lease and lease <= now
 local sealed, size = tonumber(log.sealed), tonumber(log.size)
@@ -265,7 +279,7 @@ local function refusal()
   end
   local refused = producer and refusalOfProducer()
   if refused then return refused end
-  if log.rowCount and ask.count > 0 then return answer('other-kind') end
+  if keyed and ask.count > 0 then return answer('other-kind') end
   if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
     return answer('out-of-sequence', log.sequence)
   end
@@ -277,7 +291,7 @@ local refused = refusal()
 if refused then return refused end
 local record, writeRows
 if ask.changes or ask.expiresRows then
-  if not log.rowCount then return answer('other-kind') end
+  if not keyed then return answer('other-kind') end
   ${TRANSACTION}
   refused, record, writeRows = transact()
   if refused then return refused end
@@ -356,7 +370,7 @@ if #changes > 0 then
   if not failure then list(dueAt()) end
 end
 local after, tail = ask.after, tonumber(log.tail)
-if log.rowCount and not ask.tail then
+if keyed and not ask.tail then
   if ask.maxRecords == 0 then return answer('rows', text(math.min(after, tail))) end
   local broken = checkRows()
   if broken then return broken end

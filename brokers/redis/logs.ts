@@ -67,7 +67,7 @@ interface Answer {
 const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => object } = {
   create: ({ config, identity, end, writer, maxLogs }) => ({
     identity,
-    config: JSON.stringify(config),
+    config: encodeCall(config),
     isKeyed: config.keyed && true,
     first: config.origin?.position ?? 0,
     ttlMs: config.ttlMs,

@@ -14,13 +14,14 @@ const MAX_READ_ROWS = 256;
  * - `due`: a sorted set of the rows that expire, by time.
  *
  * If Redis evicted one of the keys, the number of rows differs from the number in the state, and
- * the script fails, because the state of the rows is incomplete.
+ * the script fails, because the state of the rows is incomplete. A key of another type fails in the
+ * same place, before the first write.
  */
 export const ROWS = `
 local function checkRows()
   local count = tonumber(log.rowCount) + tonumber(log.rowDeletions)
   local isWhole = redis.call('HLEN', rows) == count and redis.call('ZCARD', order) == count and
-    redis.call('ZCARD', gone) == tonumber(log.rowDeletions)
+    redis.call('ZCARD', gone) == tonumber(log.rowDeletions) and redis.call('ZCARD', due) <= count
   return not isWhole and redis.error_reply('SKEIN rows of the log were evicted or deleted') or nil
 end
 local function readRow(name, value)
@@ -68,7 +69,6 @@ end
  */
 export const TRANSACTION = `
 local position, before, after, names, texts = tonumber(log.tail), {}, {}, {}, {}
-local settings = cjson.decode(log.config).keyed
 local function find(name)
   if before[name] == nil then
     local value = redis.call('HGET', rows, name)
@@ -167,12 +167,12 @@ local function transact()
     marks[#marks + 1] = { tonumber(at), tonumber(time) }
   end
   local newest = marks[#marks]
-  if #texts > 0 and not (newest and now - newest[2] < settings.ms / ${MARKS}) then
+  if #texts > 0 and not (newest and now - newest[2] < keyed.ms / ${MARKS}) then
     marks[#marks + 1] = { position, now }
   end
-  keep = { records = settings.records, bytes = settings.bytes, recentFrom = 0 }
+  keep = { records = keyed.records, bytes = keyed.bytes, recentFrom = 0 }
   for i, mark in ipairs(marks) do
-    if mark[2] <= now - settings.ms then old, keep.recentFrom = i, mark[1] end
+    if mark[2] <= now - keyed.ms then old, keep.recentFrom = i, mark[1] end
   end
   local kept = {}
   for i = old or 1, #marks do kept[#kept + 1] = text(marks[i][1]) .. ':' .. text(marks[i][2]) end
@@ -200,7 +200,7 @@ local function transact()
     set('rowMarks', table.concat(kept, ' '))
     set('rowDeletedAt', deletedAt and text(deletedAt) or '')
     local earliest = redis.call('ZRANGEBYSCORE', due, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    set('rowDue', earliest[2] or '')
+    set('rowDue', earliest[2] and text(tonumber(earliest[2])) or '')
   end
   local record = #texts > 0 and '[' .. table.concat(texts, ',') .. ']' or nil
   return nil, record, writeRows

@@ -1,0 +1,272 @@
+/**
+ * Tests keyed logs of the Redis broker, in addition to the suite for every broker: killed
+ * processes, a full Redis, large transactions, and lost or damaged keys.
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
+import { BrokerError } from "../../errors.ts";
+import { type Change, rowChange } from "../../pubsub/logs/change_message.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  LogAppended,
+  LogPage,
+  LogTail,
+  ReadLogOptions,
+} from "../../pubsub/logs/log.ts";
+import { until } from "../waiting.ts";
+import { noTimers } from "./hearing.ts";
+import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
+
+const ignore = isRedisMissing;
+
+const PLENTY = 1_000_000_000;
+
+const HOUR_MS = 3_600_000;
+
+const TAIL: LogTail = { records: 1_000, ms: HOUR_MS, bytes: PLENTY };
+
+/** Registers a test that has its own server. */
+function test(
+  name: string,
+  fn: (server: RedisServer) => Promise<void>,
+  options: RedisServerOptions = {},
+): void {
+  Deno.test({
+    name: `RedisBroker.logs ${name}`,
+    ignore,
+    async fn() {
+      await using server = await RedisServer.start(options);
+      await fn(server);
+      await noTimers();
+    },
+  });
+}
+
+test(
+  "keeps transactions whole when Redis is killed, with appendfsync always",
+  async (server) => {
+    await using broker = new RedisBroker({ url: server.url }, { heartbeatMs: 200 });
+    const { logs } = broker;
+    await create(logs, "log");
+    let confirmed = 0;
+    let isOver = false;
+    const writing = (async () => {
+      for (let seq = 0; !isOver;) {
+        const producer = { id: "p", epoch: 0, seq };
+        // One row changes, one is new, and one is gone.
+        const changes = [set("a", seq), set(`n${seq}`, seq), remove(`n${seq - 3}`)];
+        try {
+          await change(logs, "log", changes, { producer });
+          confirmed = ++seq;
+        } catch (error) {
+          if (!(error instanceof BrokerError)) throw error;
+          await delay(5);
+        }
+      }
+    })();
+    for (let kills = 1; kills <= 4; kills++) {
+      const before = confirmed;
+      await until(() => confirmed >= before + 30);
+      await server.kill();
+      await server.restart();
+    }
+    const before = confirmed;
+    await until(() => confirmed > before);
+    isOver = true;
+    await writing;
+    const rows = shown(await read(logs, "log")).sort();
+    const tail = await read(logs, "log", { tail: true });
+    assertEquals(tail.info.tail, confirmed);
+    const replayed = new Map<string, unknown>();
+    for (const record of tail.records) {
+      for (const { key, value } of JSON.parse(String(record))) {
+        replayed.delete(key);
+        replayed.set(key, value);
+      }
+    }
+    assertEquals(rows, [...replayed].sort());
+    assertEquals(tail.info.rows?.count, 4);
+  },
+  { append: "always" },
+);
+
+test("rejects whole transactions if Redis is full, while reads continue", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  await create(logs, "log");
+  await change(logs, "log", [set("a", 1), { ...set("b", 1), ttlMs: 0 }, set("c", 1)]);
+  await server.run("config", "set", "maxmemory", "1mb");
+  const calls: readonly (() => Promise<unknown>)[] = [
+    () => change(logs, "log", [set("a", 2), set("d", 1)]),
+    () => change(logs, "log", [set("a", "x".repeat(20_000))]),
+    () => change(logs, "log", [remove("a")]),
+    () => change(logs, "log", [], { expiresRows: true }),
+  ];
+  for (const call of calls) await assertRejects(call, BrokerError, "Redis is full");
+  const page = await read(logs, "log");
+  assertEquals(shown(page), [["a", 1], ["b", 1], ["c", 1]]);
+  assertEquals([page.info.tail, page.info.rows?.count], [1, 3]);
+  await server.run("config", "set", "maxmemory", "0");
+  for (const call of calls) assertEquals((await call() as LogAppended).kind, "appended");
+  await server.run("config", "set", "maxmemory", "1mb");
+  assertEquals(await logs.delete("log"), { kind: "removed" });
+  assertEquals(await server.run("dbsize"), "0");
+});
+
+test("changes and expires thousands of rows in one call", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, { heartbeatMs: 30_000 });
+  const { logs } = broker;
+  await create(logs, "log");
+  const count = 12_000;
+  const all = Array.from({ length: count }, (_, i) => ({ ...set(`${i}`, i), ttlMs: i % 10 }));
+  assertEquals((await change(logs, "log", all)).kind, "appended");
+  const half = all.slice(0, count / 2).map(({ key }) => remove(key));
+  const rowBounds = { rows: count, deletions: 10, deletionMs: HOUR_MS };
+  assertEquals((await change(logs, "log", half, { rowBounds })).kind, "appended");
+  const page = await read(logs, "log", { maxBytes: 1_000 });
+  assertEquals(page.records.length, count / 2);
+  assertEquals([page.next, page.info.rows?.deletions, page.info.rows?.count], [
+    ...[1, count / 2, count / 2],
+  ]);
+  await change(logs, "log", [], { rowBounds });
+  assertEquals((await read(logs, "log")).info.rows?.deletions, 10);
+  await until(async () => {
+    await change(logs, "log", [], { expiresRows: true, rowBounds });
+    return (await read(logs, "log")).info.rows?.count === 0;
+  });
+  const { info } = await read(logs, "log", { maxRecords: 1 });
+  assertEquals(info.tail >= 2 + count / 2_000, true);
+  assertEquals(await logs.overdue({ limit: 1 }), []);
+});
+
+/** Creates a keyed log, and a function that damages its keys like another program would. */
+async function damaging(server: RedisServer, { logs }: RedisBroker) {
+  await create(logs, "log");
+  await change(logs, "log", [set("a", 1), { ...set("b", 1), ttlMs: HOUR_MS }, set("c", 1)]);
+  await change(logs, "log", [remove("a")]);
+  const keys = (await server.run("keys", "*")).split("\n");
+  const keyOf = (kind: string) => keys.find((key) => key.includes(`:log-${kind}:`))!;
+  return async (...words: string[]) => {
+    await server.run(...words.map((word) => {
+      return word.startsWith("@") ? keyOf(word.slice(1)) : word;
+    }));
+  };
+}
+
+for (
+  const damage of [
+    ["hset", "@state", "rowCount", "x"],
+    ["hset", "@state", "rowBytes", "1e300"],
+    ["hset", "@state", "rowForgotten", "0.5"],
+    ["hset", "@state", "rowDue", "nan"],
+    ["hset", "@state", "rowDeletedAt", "soon"],
+    ["hdel", "@state", "rowCount"],
+    ["hset", "@state", "config", "5"],
+    ["hset", "@state", "config", '{"keyed":true}'],
+    ["hset", "@state", "config", '{"keyed":{"records":"x","ms":1,"bytes":1}}'],
+  ]
+) {
+  test(`reports a keyed log with damaged state as missing: ${damage.join(" ")}`, async (server) => {
+    await using broker = new RedisBroker({ url: server.url });
+    const { logs } = broker;
+    const run = await damaging(server, broker);
+    await run(...damage);
+    assertEquals(await logs.read("log", reading()), undefined);
+    assertEquals((await change(logs, "log", [set("a", 2)])).kind, "missing");
+    await create(logs, "log");
+    assertEquals(shown(await read(logs, "log")), []);
+    await change(logs, "log", [set("a", 2)]);
+    assertEquals(shown(await read(logs, "log")), [["a", 2]]);
+    assertEquals(await logs.delete("log"), { kind: "removed" });
+    assertEquals(await server.run("dbsize"), "0");
+  });
+}
+
+for (
+  const [damage, reads, changes] of [
+    [["del", "@rows"], "were evicted or deleted", "were evicted or deleted"],
+    [["del", "@row-order"], "were evicted or deleted", "were evicted or deleted"],
+    [["del", "@row-gone"], "were evicted or deleted", "were evicted or deleted"],
+    [["set", "@row-due", "x"], "damaged or lost", "damaged or lost"],
+    [["set", "@rows", "x"], "damaged or lost", "damaged or lost"],
+    [["hset", "@rows", '["t","b"]', "x"], "damaged or lost", "damaged or lost"],
+    [
+      ["hset", "@rows", '["t","d"]', "0 - - x"],
+      "were evicted or deleted",
+      "were evicted or deleted",
+    ],
+    [["hset", "@state", "rowCount", "3"], "were evicted or deleted", "were evicted or deleted"],
+    [["zadd", "@row-due", "1", "x"], undefined, "damaged or lost"],
+  ] as const
+) {
+  test(`rejects calls that need damaged rows, until the log is deleted: ${damage.join(" ")}`, async (server) => {
+    await using broker = new RedisBroker({ url: server.url });
+    const { logs } = broker;
+    const run = await damaging(server, broker);
+    await run(...damage);
+    if (reads === undefined) assertEquals((await read(logs, "log")).records.length, 3);
+    else await assertRejects(() => read(logs, "log"), BrokerError, reads);
+    const size = await server.run("dbsize");
+    const send = () => change(logs, "log", [set("b", 2)], { expiresRows: true });
+    await assertRejects(send, BrokerError, changes);
+    assertEquals((await read(logs, "log", { tail: true })).records.length, 2);
+    assertEquals(await server.run("dbsize"), size);
+    assertEquals(await logs.delete("log"), { kind: "removed" });
+    assertEquals(await server.run("dbsize"), "0");
+    await create(logs, "log");
+    assertEquals(shown(await read(logs, "log")), []);
+  });
+}
+
+async function create(logs: BrokerLogs, id: string): Promise<void> {
+  const config = { contentType: "application/json", keyed: TAIL };
+  const options = { config, identity: "identity", records: [], maxLogs: 1_000 };
+  assertEquals((await logs.create(id, options)).kind, "created");
+}
+
+function set(key: string, value: unknown): Change {
+  return { type: "t", key, operation: "upsert", value: JSON.stringify(value) };
+}
+
+function remove(key: string): Change {
+  return { type: "t", key, operation: "delete" };
+}
+
+async function change(
+  logs: BrokerLogs,
+  id: string,
+  changes: readonly Change[],
+  options: Partial<AppendLogOptions> = {},
+): Promise<LogAppended> {
+  return await logs.append(id, {
+    records: [],
+    changes: changes.map((one) => rowChange(one, 0)),
+    maxBytes: PLENTY,
+    rowBounds: { rows: PLENTY, deletions: PLENTY, deletionMs: HOUR_MS },
+    ...options,
+  });
+}
+
+function reading(): ReadLogOptions {
+  return { after: 0, maxRecords: 100_000, maxBytes: PLENTY, renews: false };
+}
+
+async function read(
+  logs: BrokerLogs,
+  id: string,
+  options: Partial<ReadLogOptions> = {},
+): Promise<LogPage> {
+  const page = await logs.read(id, { ...reading(), ...options });
+  assert(typeof page === "object");
+  return page;
+}
+
+/** Returns the key and the value of each row of a page; the value of a deleted row is absent. */
+function shown({ records }: LogPage): [key: string, value: unknown][] {
+  return records.map((record) => {
+    const { key, value } = JSON.parse(String(record));
+    return [key, value];
+  });
+}
