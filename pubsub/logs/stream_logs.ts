@@ -18,6 +18,7 @@ import type {
   LogPage,
   LogRecord,
   LogRetained,
+  ReadLogOptions,
 } from "./log.ts";
 import { OverdueSearch } from "./overdue_search.ts";
 import {
@@ -43,6 +44,12 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Longest time between two checks of a stream that has waiting readers, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
+
+/**
+ * Most transactions by which a reader of each change may be behind. Readers further behind receive
+ * the newest change of each row, so that slow readers catch up.
+ */
+const MAX_TRANSACTIONS_BEHIND = 100;
 
 /** Longest wait for the subscription to a stream's announcements, in milliseconds. */
 const READY_MS = 5_000;
@@ -177,6 +184,12 @@ export interface ReadStreamOptions {
   readonly startsAtOldest?: boolean | undefined;
   /** See {@linkcode StreamPage.snapshot}. */
   readonly snapshot?: number | undefined;
+  /**
+   * Reads each change of a keyed stream, with one record for each transaction: its changes,
+   * separated by commas. If the tail lacks a transaction, or the page has no room for all of them,
+   * reads the newest change of each row instead.
+   */
+  readonly eachChange?: true | undefined;
   /** Identity that the stream must have. A different stream counts as `missing`. */
   readonly identity?: string | undefined;
   /** Maximum number of records in a page. */
@@ -713,12 +726,13 @@ export class StreamLogs implements AsyncDisposable {
 
   async #readAfter(id: string, options: ReadStreamOptions, renews: boolean): Promise<StreamRead> {
     const { after, identity } = options;
-    const page = await this.#readLog(id, options, renews);
+    const changes = await this.#readChanges(id, options);
+    const page = changes ?? await this.#readLog(id, options, renews);
     if (page === undefined) return await this.#missing(id);
     const { info } = page;
     if (identity !== undefined && identity !== info.identity) return { kind: "missing" };
     if (info.isDeleted) return { kind: "deleted" };
-    if (info.rows !== undefined) return pageOfRows(page, options);
+    if (info.rows !== undefined && changes === undefined) return pageOfRows(page, options);
     if (after >= info.first) {
       return after < info.start
         ? { kind: "trimmed", oldest: info.start }
@@ -730,14 +744,28 @@ export class StreamLogs implements AsyncDisposable {
       : pageOf(info, after, inherited.records);
   }
 
+  /** Reads all transactions of a keyed log that a reader lacks, if they fit into one page. */
+  async #readChanges(id: string, options: ReadStreamOptions): Promise<LogPage | undefined> {
+    const { after, snapshot, startsAtOldest, eachChange } = options;
+    // A snapshot consists of rows.
+    if (!eachChange || startsAtOldest || snapshot !== undefined) return undefined;
+    const page = await this.#readLog(id, { ...options, tail: true }, true);
+    if (page?.info.keyed === undefined) return page;
+    const { info, records } = page;
+    const isWhole = after >= info.start && after + records.length >= info.tail;
+    if (!isWhole || records.length > MAX_TRANSACTIONS_BEHIND) return undefined;
+    // The brackets of the lists are left out, because the page is one list.
+    return { info, records: records.map((record) => record.slice(1, -1)) };
+  }
+
   /** Reads records of one log. Resolves to `undefined` if there is no log that readers may see. */
   async #readLog(
     id: string,
-    { after, maxRecords, maxBytes, signal }: ReadStreamOptions,
+    { after, maxRecords, maxBytes, tail, signal }: ReadStreamOptions & Pick<ReadLogOptions, "tail">,
     renews: boolean,
   ): Promise<LogPage | undefined> {
     if (!isId(id)) return undefined;
-    const options = { after, maxRecords, maxBytes, renews, signal };
+    const options = { after, maxRecords, maxBytes, tail, renews, signal };
     const page = await this.#logs.read(id, options);
     return page === "expired" ? undefined : page;
   }
@@ -778,7 +806,8 @@ export class StreamLogs implements AsyncDisposable {
   ): Promise<StreamRead> {
     const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false, snapshot } =
       options;
-    const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${startsAtOldest} ${snapshot}`;
+    const kind = `${startsAtOldest} ${snapshot} ${options.eachChange}`;
+    const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${kind}`;
     // One reader's signal must not end the read for the others.
     return followed.share(key, () => this.#read(id, { ...options, signal: undefined }, true));
   }

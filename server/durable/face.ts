@@ -737,7 +737,9 @@ export class DurableFace {
     const startsAtOldest = offset === undefined;
     const snapshot = offset === undefined ? undefined : snapshotOf(offset);
     const { signal } = ended;
-    return this.#parts.logs.follow(id, { ...options, startsAtOldest, snapshot, signal });
+    // Writers wait until the identifiers of their transactions have come back.
+    const part = { ...options, startsAtOldest, snapshot, eachChange: true, signal } as const;
+    return this.#parts.logs.follow(id, part);
   }
 
   /** The first page of a waiting reader. */

@@ -240,6 +240,31 @@ Deno.test("DurableFace reads a keyed stream by long-poll", async () => {
   ]);
 });
 
+Deno.test("DurableFace sends each change to readers that wait and are not far behind", async () => {
+  await using bench = new Bench();
+  const { offset } = await bench.create();
+  const counts = Array.from({ length: 99 }, (_, i) => i);
+  for (const count of counts) await bench.append(change("upsert", "a", count));
+  await bench.append([change("upsert", "a", 99), change("upsert", "a", 100)]);
+  const near = await bench.read(`board?offset=${offset}&live=long-poll`);
+  assertEquals(near.messages.map(({ value }: { value: number }) => value), [...counts, 99, 100]);
+  await bench.append([change("upsert", "a", 101), change("delete", "a")]);
+  const rest = await bench.read(`board?offset=${near.offset}&live=long-poll`);
+  assertEquals(shown(rest.messages), ["update a 101", "delete a"]);
+  const far = await bench.read(`board?offset=${offset}&live=long-poll`);
+  assertEquals(shown(far.messages), ["snapshot-start", "delete a", "snapshot-end"]);
+  assertEquals(far.offset, rest.offset);
+});
+
+Deno.test("DurableFace sends the newest changes of rows if the tail lacks older ones", async () => {
+  await using bench = new Bench({ tail: { records: 100, ms: 60_000, bytes: 2_000 } });
+  await bench.create();
+  const { offset } = await bench.append(change("upsert", "a", 0));
+  for (let i = 1; i < 50; i++) await bench.append(change("upsert", "a", i));
+  const { messages } = await bench.read(`board?offset=${offset}&live=long-poll`);
+  assertEquals(shown(messages), ["update a 49"]);
+});
+
 Deno.test("DurableStreams.read() and clients receive lists of changes of a keyed stream", async () => {
   await using bench = new Bench();
   await bench.create();
