@@ -2,8 +2,8 @@
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { EXPIRED_AT_ONCE, FORGOTTEN_AT_ONCE, MARKS } from "../../pubsub/logs/rows.ts";
 
-/** Maximum number of rows that a script reads with one command. */
-const MAX_READ_ROWS = 256;
+/** Number of rows that a read lists with one command, so that a page lists few more than it has. */
+const LISTED_ROWS = 256;
 
 /**
  * Functions for the rows of a log.
@@ -16,6 +16,9 @@ const MAX_READ_ROWS = 256;
  * If Redis evicted one of the keys, the number of rows differs from the number in the state, and
  * the script fails, because the state of the rows is incomplete. A key of another type fails in the
  * same place, before the first write.
+ *
+ * A page is read row by row, because rows may be large: at most one row is read in vain, and those
+ * of the transaction that does not fit.
  */
 export const ROWS = `
 local function checkRows()
@@ -31,34 +34,23 @@ local function readRow(name, value)
   return row
 end
 local function readRows(ask, tail)
-  local names, page, count, bytes = {}, {}, 0, 0
-  local listed = redis.call('ZRANGEBYSCORE', order, text(ask.after), '+inf', 'LIMIT', 0, text(ask.maxRecords + 1))
-  local last, whole = nil, 0
-  for from = 1, #listed, ${MAX_READ_ROWS} do
-    local values = redis.call('HMGET', rows, unpack(listed, from, math.min(#listed, from + ${
-  MAX_READ_ROWS - 1
-})))
-    for i, value in ipairs(values) do
-      local row = readRow(listed[from + i - 1], value)
-      if row.position ~= last then last, whole = row.position, #page end
+  local page, count, bytes, whole, last, from, skip = {}, 0, 0, 0, nil, ask.after, 0
+  repeat
+    local listed = redis.call('ZRANGEBYSCORE', order, text(from), '+inf', 'WITHSCORES',
+      'LIMIT', skip, ${LISTED_ROWS})
+    for i = 1, #listed, 2 do
+      local position, row = tonumber(listed[i + 1]), readRow(listed[i], redis.call('HGET', rows, listed[i]))
+      if position ~= last then last, whole = position, #page end
       bytes = bytes + #row.text
       if (count >= ask.maxRecords or bytes > ask.maxBytes) and whole > 0 then
-        for i = #page, whole + 1, -1 do page[i] = nil end
-        return page, last
+        for j = #page, whole + 1, -1 do page[j] = nil end
+        return page, position
       end
-      page[#page + 1], page[#page + 2], count = text(row.position), row.text, count + 1
+      page[#page + 1], page[#page + 2], count = text(position), row.text, count + 1
+      if position ~= from then from, skip = position, 0 end
+      skip = skip + 1
     end
-  end
-  -- The first transaction may be larger than the page, and its rest was not listed.
-  if count > ask.maxRecords then
-    local rest = redis.call('ZRANGEBYSCORE', order, text(last), text(last))
-    page = {}
-    for _, name in ipairs(rest) do
-      page[#page + 1], page[#page + 2] = text(last), readRow(name, redis.call('HGET', rows, name)).text
-    end
-    local following = redis.call('ZRANGEBYSCORE', order, '(' .. text(last), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    return page, tonumber(following[2]) or tail
-  end
+  until #listed < ${2 * LISTED_ROWS}
   return page, math.max(ask.after, tail)
 end
 `;

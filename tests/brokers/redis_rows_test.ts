@@ -141,6 +141,25 @@ test("changes and expires thousands of rows in one call", async (server) => {
   assertEquals(await logs.overdue({ limit: 1 }), []);
 });
 
+test("reads a bounded number of rows for a page", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  await create(logs, "log");
+  for (let i = 0; i < 600; i++) await change(logs, "log", [set(`${i}`, "x".repeat(1_000))]);
+  const gets = async () => {
+    const [, calls = "0"] = /cmdstat_hget:calls=(\d+)/.exec(
+      await server.run("info", "commandstats"),
+    )!;
+    return Number(calls);
+  };
+  const before = await gets();
+  const page = await read(logs, "log", { after: 100, maxBytes: 20_000 });
+  assertEquals(await gets() - before, page.records.length + 1);
+  assertEquals([page.next, page.records.length > 10], [100 + page.records.length, true]);
+  const rest = await read(logs, "log", { after: page.next! });
+  assertEquals([rest.next, rest.records.length], [600, 500 - page.records.length]);
+});
+
 /** Creates a keyed log, and a function that damages its keys like another program would. */
 async function damaging(server: RedisServer, { logs }: RedisBroker) {
   await create(logs, "log");
