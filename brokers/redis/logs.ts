@@ -288,7 +288,6 @@ export class RedisLogs implements LogEngine {
         publish,
         count: records.length,
         bytes,
-        timestamp: new Date(this.#runtime.now()).toISOString(),
         heard,
         renewed: heard && this.#runtime.randomUUID().slice(0, 8),
       };

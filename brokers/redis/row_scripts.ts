@@ -73,6 +73,21 @@ local function put(row)
   after[row.name], texts[#texts + 1] = row, row.text
 end
 local function versionOf(row) return row and not row.deleted and row.position + 1 or 0 end
+local function timestamp()
+  -- A year begins on March 1st here, so that a leap day is its last day.
+  local days, ms = math.floor(now / 86400000) + 719468, now % 86400000
+  local era, day = math.floor(days / 146097), days % 146097
+  local leaps = math.floor(day / 1460) - math.floor(day / 36524) + math.floor(day / 146096)
+  local year = math.floor((day - leaps) / 365)
+  day = day - 365 * year - math.floor(year / 4) + math.floor(year / 100)
+  local month = math.floor((5 * day + 2) / 153)
+  day = day - math.floor((153 * month + 2) / 5) + 1
+  month = month < 10 and month + 3 or month - 9
+  year = year + 400 * era + (month <= 2 and 1 or 0)
+  local function part(size, count) return math.floor(ms / size) % count end
+  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day,
+    part(3600000, 24), part(60000, 60), part(1000, 60), part(1, 1000))
+end
 local function deletionOf(name)
   local quote = 3
   while true do
@@ -82,7 +97,7 @@ local function deletionOf(name)
     quote = quote + 1
   end
   return '{"type":' .. string.sub(name, 2, quote) .. ',"key":' .. string.sub(name, quote + 2, -2) ..
-    ',"headers":{"operation":"delete","timestamp":"' .. ask.timestamp .. '"}}'
+    ',"headers":{"operation":"delete","timestamp":"' .. timestamp() .. '"}}'
 end
 local function apply(change)
   local stored = find(change.row)

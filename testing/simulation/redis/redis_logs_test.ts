@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
+import { deletionOf, rowChange, rowName } from "../../../pubsub/logs/change_message.ts";
 import type { BrokerLogs } from "../../../pubsub/logs/log.ts";
 import { MemoryBroker } from "../../../pubsub/mod.ts";
 import { Random } from "../../../tests/random.ts";
@@ -20,6 +21,9 @@ const TTL_MS = 8.5 * STEP_MS;
 const IDS = ["a", "b"] as const;
 const FORKS = ["x", "y", "z"] as const;
 const ENDS = [{}, { error: "broken", code: "failed" }] as const;
+
+/** A tail that keeps all transactions of a test. */
+const LONG_TAIL = { records: 1_000, ms: 1_000_000, bytes: 1_000_000 };
 
 /** A result without undefined members. */
 function plain(result: unknown): unknown {
@@ -114,4 +118,47 @@ Deno.test("RedisBroker decides log changes as MemoryBroker does, for random call
     "skipped out-of-sequence fenced held full removed kept alive retained";
   assertEquals(kinds.split(" ").filter((kind) => !seen.has(kind)), []);
   assert(seen.size >= 20);
+});
+
+Deno.test("RedisBroker deletes expired rows with the time of Redis, not of the node", async () => {
+  const dates = [
+    ..."1970-03-01T00:00:00.007Z 1999-12-31T23:59:59.999Z 2000-02-29T12:00:00.000Z".split(" "),
+    ..."2026-11-27T01:02:03.045Z 2028-02-29T00:00:00.000Z 2028-03-01T00:00:00.000Z".split(" "),
+    ..."2099-12-31T23:59:59.000Z 2100-02-28T23:00:00.000Z 2100-03-01T00:00:00.000Z".split(" "),
+  ];
+  for (const date of dates) {
+    const simulation = new Simulation({ seed: 1 });
+    const network = new SimulatedNetwork(simulation, { delayMs: 0.1, jitterMs: 0 });
+    const server = simulation.host("redis");
+    const redis = await SimulatedRedis.create({ simulation, network, hosts: [server] });
+    using _globals = installGlobals(simulation);
+    const host = simulation.host("node");
+    const broker = new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime });
+    await simulation.run(STEP_MS);
+    const { logs } = broker;
+    const [type, key] = ['q"\\', '"],"\u2028\ud800\\'];
+    const config = { contentType: "application/json", keyed: LONG_TAIL };
+    const created = logs.create("a", { config, identity: "identity", records: [], maxLogs: 1 });
+    // The row has expired by every clock.
+    const change = { type, key, operation: "upsert", value: "1", ttlMs: -1e13 } as const;
+    const options = { records: [], maxBytes: 10_000 };
+    const set = logs.append("a", { ...options, changes: [rowChange(change, 0)] });
+    await simulation.run(STEP_MS);
+    server.jumpClock(Date.parse(date) - server.runtime.now());
+    const expired = logs.append("a", { ...options, expiresRows: true });
+    await simulation.run(10);
+    const reading = logs.read("a", { after: 0, maxRecords: 9, maxBytes: 9_999, renews: false });
+    await simulation.run(10);
+    const [, , { kind }, page] = await Promise.all([created, set, expired, reading]);
+    assertEquals(kind, "appended");
+    assert(typeof page === "object");
+    const [text] = page.records as string[];
+    const { headers: { timestamp } } = JSON.parse(text!);
+    assertEquals(text, deletionOf(rowName(type, key), Date.parse(timestamp)));
+    const lateMs = Date.parse(timestamp) - Date.parse(date);
+    assert(lateMs >= 0 && lateMs <= 2, `${timestamp} for ${date}`);
+    const closed = broker.close();
+    await simulation.run(STEP_MS);
+    await closed;
+  }
 });
