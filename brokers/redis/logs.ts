@@ -22,6 +22,7 @@ import type {
   LogRecord,
   LogRetained,
   ReadLogOptions,
+  RowChange,
   RowStats,
 } from "../../pubsub/logs/log.ts";
 import {
@@ -88,7 +89,7 @@ const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => o
     cancelled: cancel === undefined ? undefined : JSON.stringify(cancel),
     maxBytes,
     keep,
-    changes: rest.changes,
+    changes: rest.changes?.map(encodeChange),
     expiresRows: rest.expiresRows,
     rowBounds: rest.rowBounds,
   }),
@@ -364,6 +365,11 @@ function encodeCall(call: object): string {
     call,
     (_key, value) => value === Infinity ? Number.MAX_SAFE_INTEGER : value,
   );
+}
+
+/** A change of a row as scripts expect it. Redis reads no JSON with lone surrogates. */
+function encodeChange({ text: [head, rest], ...change }: RowChange): RowChange {
+  return { ...change, text: [head.toWellFormed(), rest.toWellFormed()] };
 }
 
 /** An append's producer as scripts expect it; `number` distinguishes the append from all others. */

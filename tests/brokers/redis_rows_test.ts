@@ -160,6 +160,15 @@ test("reads a bounded number of rows for a page", async (server) => {
   assertEquals([rest.next, rest.records.length], [600, 500 - page.records.length]);
 });
 
+test("replaces lone surrogates in changes, as in records", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  await create(logs, "log");
+  const value = '"\ud800"';
+  await change(logs, "log", [{ type: "t", key: "\ud800", operation: "upsert", value }]);
+  assertEquals(shown(await read(logs, "log")), [["\ud800", "\ufffd"]]);
+});
+
 /** Creates a keyed log, and a function that damages its keys like another program would. */
 async function damaging(server: RedisServer, { logs }: RedisBroker) {
   await create(logs, "log");
