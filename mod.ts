@@ -138,6 +138,13 @@ export type {
 } from "./server/durable/streams.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
+export type {
+  State,
+  StateChange,
+  StateCollection,
+  StateTransaction,
+  StateWriteOptions,
+} from "./server/state/state.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {

@@ -37,6 +37,7 @@ import { ownerOf } from "./owners.ts";
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
 import type { DurableStreams } from "./durable/streams.ts";
+import type { State } from "./state/state.ts";
 import type { Face, FaceRequest } from "./face.ts";
 import { mountFaces } from "./faces.ts";
 import { tellFault } from "../base/decision.ts";
@@ -338,6 +339,24 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     throw new UnsupportedError(
       "Cannot use durable streams: the server must have the option durableStreams",
     );
+  }
+
+  /**
+   * Opens a live state: collections of rows that all servers of the broker share. If there is no
+   * durable stream with this id, a keyed stream is created.
+   *
+   * @param id The id, of at most 240 bytes.
+   * @returns The state, once this server has all of its rows.
+   * @throws {UnsupportedError} If the server does not have the option `durableStreams`, or the
+   * broker keeps no rows.
+   * @throws {RangeError} If the id is empty or too long.
+   * @throws {RequestError} With the code `wrong-type` if the stream is not keyed, and `full` if
+   * there are too many streams.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async state(id: string): Promise<State> {
+    if (this.#durable !== undefined) return await this.#durable.states.open(id);
+    throw new UnsupportedError("Cannot open state: the server must have the option durableStreams");
   }
 
   /**

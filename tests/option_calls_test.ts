@@ -127,6 +127,7 @@ interface Objects {
   readonly moq: Awaited<ReturnType<typeof openMoq>>;
   readonly server: TestServer<string>;
   readonly session: ReturnType<TestServer["manager"]["all"]>[number];
+  readonly state: Awaited<ReturnType<TestServer["state"]>>;
   readonly writer: Awaited<ReturnType<TestServer["durableStreams"]["create"]>>;
 }
 
@@ -229,6 +230,10 @@ const METHODS: Methods = {
   "SessionManager.issues": ({ server }, options) => server.manager.issues(options),
   "SessionManager.shutdown": ({ server }, options) => server.manager.shutdown(options),
   "SqliteBroker.backup": ({ broker }, options) => broker.backup("/none", options),
+  "State.changes": ({ state }, options) => state.changes(options).next(),
+  "StateCollection.set": ({ state }, options) => state.collection("a").set("a", 1, options),
+  "StateTransaction.set": ({ state }, options) =>
+    state.transaction((transaction) => transaction.set("a", "b", 1, options)),
   "TestNetwork.disconnect": ({ server }, options) => server.network.disconnect(options),
   "TestNetwork.down": ({ server }, options) => server.network.down(options),
   "TestServer.connect": ({ server }, options) => server.connect(options),
@@ -301,10 +306,11 @@ async function withObjects(body: (objects: Objects) => Promise<void>): Promise<v
   await client.whenConnected();
   const [session] = server.manager.all();
   await using writer = await server.durableStreams.create("written");
+  await using state = await server.state("state");
   await using moq = await openMoq();
   const folder = await Deno.makeTempDir();
   await using broker = await SqliteBroker.open(`${folder}/a.db`);
-  await body({ broker, client, moq, server, session: session!, writer });
+  await body({ broker, client, moq, server, session: session!, state, writer });
 }
 
 function allCalls(

@@ -3,6 +3,8 @@
  *
  * @see {@link https://github.com/durable-streams/durable-streams State Protocol}, sections 4 and 5
  */
+import { describe } from "../../base/error_text.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
 import type { RowChange } from "./log.ts";
 
 /** Maximum size of a type or key in bytes, in UTF-8. */
@@ -12,7 +14,7 @@ export const MAX_ROW_NAME_BYTES = 1_024;
 export const MAX_CHANGES = 1_000;
 
 /** Maximum number of bytes that the version of a change takes in a message, with a comma. */
-export const MAX_VERSION_BYTES = 30;
+const MAX_VERSION_BYTES = 30;
 
 /** A change of one row, as a writer requests it. */
 export interface Change {
@@ -30,6 +32,35 @@ export interface Change {
   readonly expect?: number | undefined;
   /** See {@linkcode RowChange.ttlMs}. */
   readonly ttlMs?: number | undefined;
+}
+
+/** A change as readers receive it. */
+export interface RowMessage {
+  readonly type: string;
+  readonly key: string;
+  /** Absent for a deletion. */
+  readonly value?: unknown;
+  readonly headers: { readonly operation: "insert" | "update" | "delete" };
+}
+
+/**
+ * Checks a type or a key.
+ *
+ * @param verb The operation, for the error.
+ * @param what The parameter, for the error.
+ * @param name The type or the key.
+ * @throws {TypeError} If it is not a text.
+ * @throws {RangeError} If it is empty or too long.
+ */
+export function checkRowName(verb: string, what: string, name: string): void {
+  if (typeof name !== "string") {
+    throw new TypeError(`Cannot ${verb}: ${what} must be a text, received ${describe(name)}`);
+  }
+  const bytes = utf8Length(name);
+  if (bytes > 0 && bytes <= MAX_ROW_NAME_BYTES) return;
+  throw new RangeError(
+    `Cannot ${verb}: ${what} must have 1 to ${MAX_ROW_NAME_BYTES} bytes, received ${bytes}`,
+  );
 }
 
 /**
@@ -81,6 +112,17 @@ export function rowChange(change: Change, now: number): RowChange {
     expect,
     ttlMs: isDelete ? undefined : ttlMs,
   };
+}
+
+/**
+ * Counts the bytes of a transaction in a message to a session.
+ *
+ * @param changes The changes.
+ */
+export function transactionBytes(changes: readonly RowChange[]): number {
+  // All operations have six letters.
+  const bytesOf = ({ text }: RowChange) => utf8Length(text.join("insert")) + MAX_VERSION_BYTES;
+  return changes.reduce((sum, change) => sum + bytesOf(change), 0);
 }
 
 /**

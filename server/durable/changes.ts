@@ -6,10 +6,10 @@ import {
   type Change,
   MAX_CHANGES,
   MAX_ROW_NAME_BYTES,
-  MAX_VERSION_BYTES,
+  transactionBytes,
 } from "../../pubsub/logs/change_message.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
-import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
+import { exceedsBytes } from "../../session/wire/utf8.ts";
 
 const name = z.string().min(1).refine((text) => !exceedsBytes(text, MAX_ROW_NAME_BYTES), {
   error: `must have at most ${MAX_ROW_NAME_BYTES} bytes`,
@@ -68,11 +68,7 @@ export function readChanges(records: readonly string[]): readonly Change[] {
  * @throws {Problem} With 413 if the transaction is larger.
  */
 export function checkTransaction(changes: readonly RowChange[], maxBytes: number): void {
-  // All operations have six letters.
-  const bytes = changes.reduce(
-    (sum, { text }) => sum + utf8Length(text.join("insert")) + MAX_VERSION_BYTES,
-    0,
-  );
+  const bytes = transactionBytes(changes);
   if (bytes <= maxBytes) return;
   throw new Problem(413, {
     code: "too-large",

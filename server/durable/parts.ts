@@ -12,9 +12,10 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings.ts";
 import { Answers, type ResumeAnswer } from "./answers.ts";
-import { type AnswerLimits, boundsOf, type DurableStreamsOptions } from "./options.ts";
+import { type AnswerLimits, boundsOf, type DurableStreamsOptions, tailOf } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
-import { DurableStreams } from "./streams.ts";
+import { DurableStreams, maxRecordBytes } from "./streams.ts";
+import { States } from "../state/states.ts";
 
 /** Options for {@linkcode DurableParts}. */
 export interface DurablePartsOptions {
@@ -43,6 +44,8 @@ export class DurableParts {
   readonly answers: Answers;
   /** The streams in the broker. */
   readonly logs: StreamLogs;
+  /** The states of the application. */
+  readonly states: States;
   readonly #sender: StreamSender;
 
   constructor(options: DurablePartsOptions) {
@@ -59,6 +62,8 @@ export class DurableParts {
       onRead: (id) => this.answers.abandoned.read(id),
     });
     this.streams = new DurableStreams({ runtime, streams: logs, maxMessageBytes });
+    const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
+    this.states = new States({ runtime, logs, maxTransactionBytes }, tailOf(bounds ?? {}));
     this.#sender = new StreamSender(logs, options.ownerOf);
     this.answers = new Answers(options.answers, {
       runtime,
@@ -83,6 +88,7 @@ export class DurableParts {
    */
   async close(): Promise<void> {
     await this.answers.close();
+    this.states.close();
     await this.streams.close();
     await this.logs.close();
   }

@@ -1,0 +1,200 @@
+/** The rows of a keyed stream in memory, kept up to date for all states of a server. */
+import { whileUnreachable } from "../durable/repeat.ts";
+import { readRowName, type RowMessage } from "../../pubsub/logs/change_message.ts";
+import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
+import { RequestError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { Signal } from "../../base/signal.ts";
+
+/** Limits of the pages in which the rows are read. */
+const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
+
+/** A row and its version. */
+export interface LiveRow {
+  readonly value: unknown;
+  readonly version: number;
+}
+
+/** A changed row, as listeners receive it. */
+export interface RowChanged {
+  readonly collection: string;
+  readonly key: string;
+  /** The row before the change; `undefined` if it did not exist. */
+  readonly before: LiveRow | undefined;
+}
+
+/** Collections, each with its rows by key. */
+type Collections = Map<string, Map<string, LiveRow>>;
+
+/**
+ * The rows of one keyed stream.
+ *
+ * If the stream has forgotten deletions that these rows may lack, the rows are read anew and
+ * replaced in one step. Listeners then receive the rows that differ.
+ */
+export class LiveRows extends Signal {
+  readonly id: string;
+  /** Number of states that use the rows. */
+  users = 0;
+  /** Position up to which the rows are complete. */
+  version = 0;
+  /** Called with the changes of each page. Bounded by the states' loops. */
+  readonly listeners = new Set<(changes: readonly RowChanged[]) => void>();
+  /** Resolves once the rows are complete. */
+  readonly ready: Promise<void>;
+  /** Reason why the rows are no longer kept up to date. */
+  failure: unknown;
+  readonly #runtime: Runtime;
+  readonly #logs: StreamLogs;
+  readonly #stop = new AbortController();
+  readonly #isReady = Promise.withResolvers<void>();
+  #collections: Collections = new Map();
+  /** Identity of the stream from which the rows were read. */
+  #identity: string | undefined;
+
+  /**
+   * Starts to read.
+   *
+   * @param id The id of the stream, which has to exist.
+   * @param parts Clocks and streams of the node.
+   */
+  constructor(
+    id: string,
+    { runtime, logs }: { readonly runtime: Runtime; readonly logs: StreamLogs },
+  ) {
+    super();
+    this.id = id;
+    this.#runtime = runtime;
+    this.#logs = logs;
+    this.ready = this.#isReady.promise;
+    this.ready.catch(() => {});
+    void this.#run();
+  }
+
+  collection(name: string): ReadonlyMap<string, LiveRow> {
+    return this.#collections.get(name) ?? NO_ROWS;
+  }
+
+  /**
+   * Waits until the rows include a version.
+   *
+   * @throws The reason why the rows are no longer kept up to date.
+   */
+  async reached(version: number): Promise<void> {
+    while (this.version < version) {
+      if (this.failure !== undefined) throw this.failure;
+      await this.changed();
+    }
+  }
+
+  close(reason: unknown = new RequestError("unavailable", "The server is closed")): void {
+    this.failure ??= reason;
+    this.#stop.abort();
+    this.#isReady.reject(reason);
+    this.notify();
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stop;
+    try {
+      let identity: string | undefined;
+      while (!signal.aborted) {
+        identity = await whileUnreachable(() => this.#follow(identity), {
+          runtime: this.#runtime,
+          signal,
+          isOver: () => signal.aborted || this.#logs.isClosed,
+        });
+      }
+    } catch (error) {
+      this.close(error);
+    }
+  }
+
+  /**
+   * Reads until the rows have to be read anew. Returns the identity of the stream.
+   *
+   * @throws {RequestError} If there is no such stream any more.
+   */
+  async #follow(identity: string | undefined): Promise<string | undefined> {
+    const { signal } = this.#stop;
+    const isAnew = identity === undefined;
+    /** Rows that replace the present ones once they are complete. */
+    let next: Collections | undefined = isAnew ? new Map() : undefined;
+    const after = isAnew ? 0 : this.version;
+    for await (const page of this.#logs.follow(this.id, { ...PAGE, after, identity, signal })) {
+      // A stream of another identity may have lost records, or may be a new one.
+      const isOther = page.kind === "missing" && !isAnew;
+      if (page.kind === "trimmed" || isOther) return undefined;
+      if (page.kind !== "page") {
+        throw new RequestError("gone", `The state "${this.id}" was deleted`);
+      }
+      identity = page.info.identity;
+      const changes = apply(next ?? this.#collections, page);
+      if (next === undefined) this.#tell(changes, page.next);
+      else if (page.isUpToDate) {
+        const isSame = identity === this.#identity;
+        const replaced = difference(this.#collections, next, isSame);
+        this.#identity = identity;
+        this.#collections = next;
+        next = undefined;
+        this.#tell(replaced, page.next);
+        this.#isReady.resolve();
+      }
+    }
+    if (!signal.aborted) this.close();
+    return identity;
+  }
+
+  #tell(changes: readonly RowChanged[], version: number): void {
+    this.version = version;
+    if (changes.length > 0) { for (const listen of this.listeners) listen(changes); }
+    this.notify();
+  }
+}
+
+const NO_ROWS: ReadonlyMap<string, LiveRow> = new Map();
+
+/** Applies the changes of a page, and returns the changed rows. */
+function apply(collections: Collections, { records, positions = [] }: StreamPage): RowChanged[] {
+  return records.map((record, i) => {
+    const { type, key, value, headers }: RowMessage = JSON.parse(record as string);
+    const rows = collections.get(type) ?? new Map<string, LiveRow>();
+    collections.set(type, rows);
+    const before = rows.get(key);
+    if (headers.operation === "delete") rows.delete(key);
+    else rows.set(key, { value, version: positions[i]! + 1 });
+    if (rows.size === 0) collections.delete(type);
+    return { collection: type, key, before };
+  });
+}
+
+/**
+ * The rows that may differ between two states of the collections. Versions of the same stream are
+ * comparable.
+ */
+function difference(old: Collections, next: Collections, isSameStream: boolean): RowChanged[] {
+  const changes: RowChanged[] = [];
+  for (const [collection, rows] of old) {
+    for (const [key, before] of rows) {
+      const isSame = next.get(collection)?.get(key)?.version === before.version;
+      if (!isSameStream || !isSame) changes.push({ collection, key, before });
+    }
+  }
+  for (const [collection, rows] of next) {
+    for (const key of rows.keys()) {
+      if (!old.get(collection)?.has(key)) changes.push({ collection, key, before: undefined });
+    }
+  }
+  return changes;
+}
+
+/** The value of a row in a conflict; `undefined` if the row does not exist. */
+export function rowIn(text: string | undefined, version: number): LiveRow | undefined {
+  return text === undefined ? undefined : { value: JSON.parse(text).value, version };
+}
+
+/** Describes a row for an error. */
+export function describeRow(row: string): string {
+  const [type, key] = readRowName(row);
+  return `"${key}" of "${type}"`;
+}

@@ -1,0 +1,392 @@
+/** The live state of a server: collections of rows that all servers of a broker share. */
+import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
+import { encodeJson } from "../../base/json.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { RequestError } from "../../errors.ts";
+import {
+  type Change,
+  checkRowName,
+  MAX_CHANGES,
+  rowChange,
+  transactionBytes,
+} from "../../pubsub/logs/change_message.ts";
+import { overShareReason } from "../../pubsub/logs/log_shares.ts";
+import { NO_SPACE, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { describeRow, type LiveRow, type LiveRows, type RowChanged, rowIn } from "./live_rows.ts";
+
+/** Kinds of the options of a write. */
+const WRITE: OptionKinds<StateWriteOptions> = { ttlMs: POSITIVE };
+
+/** Maximum number of times that `update` calls its function. */
+const MAX_UPDATES = 5;
+
+/** A change of a row, as `changes` yields it. */
+export interface StateChange<T = unknown> {
+  /** Name of the collection. */
+  readonly collection: string;
+  /** Key of the row. */
+  readonly key: string;
+  /** The present value; `undefined` if the row was deleted. */
+  readonly value: T | undefined;
+  /** The value that the loop knew before; `undefined` if the row did not exist. */
+  readonly before: T | undefined;
+}
+
+/** Options of a write to a row. */
+export interface StateWriteOptions {
+  /** Time after which the row is deleted unless it has changed, in milliseconds. */
+  readonly ttlMs?: number | undefined;
+}
+
+/** Collects the changes of a transaction. */
+export interface StateTransaction {
+  /**
+   * Writes a row, whether or not it exists.
+   *
+   * @param collection Name of the collection.
+   * @param key Key of the row.
+   * @param value Any value that JSON can represent.
+   * @param options See {@linkcode StateWriteOptions}.
+   */
+  set(collection: string, key: string, value: unknown, options?: StateWriteOptions): void;
+  /**
+   * Deletes a row, if it exists.
+   *
+   * @param collection Name of the collection.
+   * @param key Key of the row.
+   */
+  delete(collection: string, key: string): void;
+}
+
+/** Parts that states share. */
+export interface StateParts {
+  readonly runtime: Runtime;
+  readonly logs: StreamLogs;
+  /** Maximum size of a transaction in bytes, so that sessions can read it. */
+  readonly maxTransactionBytes: (id: string) => number;
+}
+
+/**
+ * One state: collections of rows in a keyed stream. All servers of a broker that open it have the
+ * same rows, and readers over sessions and HTTP receive each change.
+ *
+ * - **Reads are local:** the rows of this server may be behind the broker by the time that a change
+ *   travels. Once a write has resolved, its own server shows it.
+ * - **The last write wins,** row by row, in the order of the broker. `update` repeats its function
+ *   if another writer was first.
+ * - **A transaction** changes several rows at once. Either all of its changes take effect, or none.
+ *
+ * @example A board that two handles share
+ * ```ts
+ * import { serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({ port: 0, onListen() {}, durableStreams: { path: "/streams" } });
+ * await using board = await server.state("board:1");
+ * const cards = board.collection<{ title: string; done: boolean }>("cards");
+ * await cards.set("1", { title: "Write", done: false });
+ * await cards.update("1", (card) => ({ ...card, done: true }));
+ * assertEquals([...cards], [["1", { title: "Write", done: true }]]);
+ * ```
+ */
+export class State implements AsyncDisposable {
+  /** The id, which is also the id of the durable stream. */
+  readonly id: string;
+  readonly #rows: LiveRows;
+  readonly #parts: StateParts;
+  readonly #onClose: () => void;
+  readonly #closed = new AbortController();
+
+  /** @ignore */
+  constructor(rows: LiveRows, parts: StateParts, onClose: () => void) {
+    this.id = rows.id;
+    this.#rows = rows;
+    this.#parts = parts;
+    this.#onClose = onClose;
+  }
+
+  /** Number of transactions up to which the rows are complete. */
+  get version(): number {
+    return this.#rows.version;
+  }
+
+  /**
+   * Returns a collection. A collection exists as long as it has rows.
+   *
+   * @typeParam T Type of a row.
+   * @param name The name, of at most 1,024 bytes.
+   * @returns The collection.
+   * @throws {TypeError} If the name is not a text.
+   * @throws {RangeError} If the name is empty or too long.
+   */
+  collection<T = unknown>(name: string): StateCollection<T> {
+    checkRowName("open collection", "name", name);
+    return new StateCollection<T>(name, this.#rows, (changes) => this.#write(changes));
+  }
+
+  /**
+   * Changes several rows at once.
+   *
+   * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @returns The version of the changed rows, once this server's rows include them.
+   * @throws {TypeError} If a value cannot be represented in JSON.
+   * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
+   * @throws {RequestError} With the code `full` if the state or the broker has no room, `gone` if
+   * the state was deleted, and `ended` if its stream was closed.
+   * @throws {BrokerError} If the broker is unreachable. The changes may have taken effect.
+   */
+  async transaction(change: (transaction: StateTransaction) => void): Promise<number> {
+    const changes: Change[] = [];
+    const returned: unknown = change({
+      set: (type, key, value, options) => void changes.push(setting({ type, key }, value, options)),
+      delete: (type, key) => void changes.push(deletion(type, key)),
+    });
+    if (returned instanceof Promise) {
+      throw new TypeError("Cannot write state: the transaction must not be asynchronous");
+    }
+    return await this.#write(changes);
+  }
+
+  /**
+   * Yields each row that changes from now on, in no particular order. If a row changes several
+   * times while the loop is busy, only its newest value is yielded, so a slow loop uses bounded
+   * memory.
+   *
+   * @typeParam T Type of the rows.
+   * @param options Signal that ends the loop with its reason.
+   * @returns The changes, until the state is closed.
+   * @throws {RequestError} With the code `gone` if the state was deleted.
+   */
+  async *changes<T = unknown>(
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<StateChange<T>, void, undefined> {
+    checkOptions("read changes", options, { signal: "AbortSignal" });
+    const { signal } = options;
+    const rows = this.#rows;
+    /** The changed rows that were not yielded yet; at most one entry for each row. */
+    const pending = new Map<string, RowChanged>();
+    let wake = () => {};
+    const listen = (changes: readonly RowChanged[]) => {
+      for (const change of changes) {
+        const name = JSON.stringify([change.collection, change.key]);
+        if (!pending.has(name)) pending.set(name, change);
+      }
+      wake();
+    };
+    const onEnd = () => wake();
+    const { signal: closed } = this.#closed;
+    rows.listeners.add(listen);
+    for (const one of [signal, closed]) one?.addEventListener("abort", onEnd);
+    try {
+      while (!closed.aborted) {
+        signal?.throwIfAborted();
+        for (const [name, { collection, key, before }] of pending) {
+          pending.delete(name);
+          const value = rows.collection(collection).get(key)?.value as T | undefined;
+          yield { collection, key, value, before: before?.value as T | undefined };
+          signal?.throwIfAborted();
+          if (closed.aborted) return;
+        }
+        if (rows.failure !== undefined) throw rows.failure;
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          if (pending.size > 0 || signal?.aborted || closed.aborted) return resolve();
+          rows.changed().then(resolve);
+        });
+      }
+    } finally {
+      rows.listeners.delete(listen);
+      for (const one of [signal, closed]) one?.removeEventListener("abort", onEnd);
+    }
+  }
+
+  /** Ends the loops of this handle. The rows stay in the broker. Called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#closed.signal.aborted) {
+      this.#closed.abort();
+      this.#onClose();
+    }
+    return Promise.resolve();
+  }
+
+  async #write(changes: readonly Change[]): Promise<number> {
+    const { id } = this;
+    const { runtime, logs, maxTransactionBytes } = this.#parts;
+    if (this.#closed.signal.aborted) {
+      throw new RequestError("unavailable", `Cannot write state: "${id}" was closed`);
+    }
+    if (changes.length === 0) return this.version;
+    if (changes.length > MAX_CHANGES) {
+      throw new RangeError(
+        `Cannot write state: a transaction must have at most ${MAX_CHANGES} changes, received ` +
+          `${changes.length}`,
+      );
+    }
+    const now = runtime.now();
+    const encoded = changes.map((change) => rowChange(change, now));
+    const [bytes, most] = [transactionBytes(encoded), maxTransactionBytes(id)];
+    if (bytes > most) {
+      throw new RangeError(
+        `Cannot write state: a transaction must have at most ${most} bytes, received ${bytes}`,
+      );
+    }
+    const result = await logs.append(id, { records: [], changes: encoded });
+    switch (result.kind) {
+      case "appended":
+        await this.#rows.reached(result.info.tail);
+        return result.info.tail;
+      case "conflict":
+        throw new Conflict(result.row, rowIn(result.text, result.version));
+      case "full":
+      case "too-many-rows":
+        throw new RequestError("full", `Cannot write state: "${id}" has no room for more rows`);
+      case "no-space":
+        throw new RequestError("full", `Cannot write state: ${NO_SPACE}`);
+      case "over-share":
+        throw new RequestError("full", overShareReason("append", result));
+      case "ended":
+        throw new RequestError("ended", `Cannot write state: the stream "${id}" was closed`);
+      default:
+        throw new RequestError("gone", `Cannot write state: "${id}" was deleted`);
+    }
+  }
+}
+
+/** The rejection of an `update`, with the present row. */
+class Conflict extends RequestError {
+  readonly present: LiveRow | undefined;
+
+  constructor(row: string, present: LiveRow | undefined) {
+    const rule = present === undefined ? "must exist" : "must not change at the same time";
+    super("conflict", `Cannot update: the row ${describeRow(row)} ${rule}`);
+    this.present = present;
+  }
+}
+
+/**
+ * The rows of one type. It reads like a `Map` from keys to values.
+ *
+ * @typeParam T Type of a row.
+ */
+export class StateCollection<T = unknown> implements Iterable<readonly [key: string, row: T]> {
+  /** The name. */
+  readonly name: string;
+  readonly #rows: LiveRows;
+  readonly #write: (changes: readonly Change[]) => Promise<number>;
+
+  /** @ignore */
+  constructor(
+    name: string,
+    rows: LiveRows,
+    write: (changes: readonly Change[]) => Promise<number>,
+  ) {
+    this.name = name;
+    this.#rows = rows;
+    this.#write = write;
+  }
+
+  /** Number of rows. */
+  get size(): number {
+    return this.#rows.collection(this.name).size;
+  }
+
+  /**
+   * Returns a row. Do not change it.
+   *
+   * @param key The key.
+   * @returns The value; `undefined` if there is no such row.
+   */
+  get(key: string): T | undefined {
+    return this.#rows.collection(this.name).get(key)?.value as T | undefined;
+  }
+
+  /**
+   * Returns whether a row exists.
+   *
+   * @param key The key.
+   */
+  has(key: string): boolean {
+    return this.#rows.collection(this.name).has(key);
+  }
+
+  /** Yields the keys, the row that was created first comes first. */
+  keys(): IterableIterator<string> {
+    return this.#rows.collection(this.name).keys();
+  }
+
+  /** Yields each key and its row, in the order of `keys`. */
+  *[Symbol.iterator](): IterableIterator<readonly [key: string, row: T]> {
+    for (const [key, { value }] of this.#rows.collection(this.name)) yield [key, value as T];
+  }
+
+  /**
+   * Writes a row, whether or not it exists.
+   *
+   * @param key The key, of at most 1,024 bytes.
+   * @param value Any value that JSON can represent.
+   * @param options See {@linkcode StateWriteOptions}.
+   * @returns The version of the row, once this server's rows include it.
+   * @throws The errors of {@linkcode State.transaction}.
+   */
+  async set(key: string, value: T, options: StateWriteOptions = {}): Promise<number> {
+    return await this.#write([setting({ type: this.name, key }, value, options)]);
+  }
+
+  /**
+   * Deletes a row, if it exists.
+   *
+   * @param key The key.
+   * @returns The version of the state, once this server's rows lack the row.
+   * @throws The errors of {@linkcode State.transaction}.
+   */
+  async delete(key: string): Promise<number> {
+    return await this.#write([deletion(this.name, key)]);
+  }
+
+  /**
+   * Changes a row, depending on its present value. If another writer changes the row first, the
+   * function is called again with the newer value, at most five times in all.
+   *
+   * @param key The key.
+   * @param change Returns the new value. It must not change the present one.
+   * @returns The version of the row, once this server's rows include it.
+   * @throws {RequestError} With the code `conflict` if the row does not exist, or if other writers
+   * were first five times, and the errors of {@linkcode State.transaction}.
+   */
+  async update(key: string, change: (row: T) => T | Promise<T>): Promise<number> {
+    const of = { type: this.name, key };
+    let row = this.#rows.collection(this.name).get(key);
+    for (let attempt = 1;; attempt++) {
+      // Without a row, the broker decides: these rows may be behind.
+      const value = row === undefined ? null : await change(row.value as T);
+      const expect = row?.version ?? Number.MAX_SAFE_INTEGER;
+      try {
+        return await this.#write([{ ...setting(of, value), operation: "update", expect }]);
+      } catch (error) {
+        if (!(error instanceof Conflict) || error.present === undefined) throw error;
+        if (attempt >= MAX_UPDATES) throw error;
+        row = error.present;
+      }
+    }
+  }
+}
+
+/** The change that writes a row. */
+function setting(
+  { type, key }: Pick<Change, "key" | "type">,
+  value: unknown,
+  options: StateWriteOptions = {},
+): Change {
+  checkRowName("write state", "collection", type);
+  checkRowName("write state", "key", key);
+  checkOptions("write state", options, WRITE);
+  const { ttlMs } = options;
+  return { type, key, operation: "upsert", value: encodeJson(value, "write state"), ttlMs };
+}
+
+function deletion(type: string, key: string): Change {
+  checkRowName("write state", "collection", type);
+  checkRowName("write state", "key", key);
+  return { type, key, operation: "delete" };
+}
