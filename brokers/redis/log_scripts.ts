@@ -279,7 +279,7 @@ local function refusal()
   end
   local refused = producer and refusalOfProducer()
   if refused then return refused end
-  if keyed and ask.count > 0 then return answer('other-kind') end
+  if keyed and (ask.count > 0 or writer) then return answer('other-kind') end
   if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
     return answer('out-of-sequence', log.sequence)
   end
@@ -290,6 +290,7 @@ end
 local refused = refusal()
 if refused then return refused end
 local record, writeRows
+if keyed then keep = nil end
 if ask.changes or ask.expiresRows then
   if not keyed then return answer('other-kind') end
   ${TRANSACTION}

@@ -177,6 +177,9 @@ export const ROWS: Record<string, Test> = {
       await created(near, id);
       const records = await far.append(id, { records: ["{}"], maxBytes: PLENTY });
       same(records.kind, "other-kind", "records");
+      const writer = { holder: "w", ttlMs: 60_000, takes: true } as const;
+      const lease = await near.append(id, { records: [], writer, maxBytes: PLENTY });
+      same(lease.kind, "other-kind", "a writer's lease");
       const config = { contentType: "application/json" };
       await near.create(`${id} plain`, {
         config,

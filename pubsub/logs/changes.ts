@@ -365,7 +365,7 @@ function decideAppend(
     kind: "write",
     next: appended(state, options, { now, bytes }),
     records: options.records,
-    keep: options.keep,
+    keep: state.keyed === undefined ? options.keep : undefined,
     producer,
     isNewProducer: producer && known === undefined,
     result: appendedTo,
@@ -484,10 +484,11 @@ function refusalOfProducer(
 /** Rejects by the sequence, then by the size. */
 function refusalOfContent(
   state: StoredLog,
-  { records, sequence, keep, maxBytes }: AppendLogOptions,
+  { records, sequence, keep, maxBytes, writer }: AppendLogOptions,
   bytes: number,
 ): LogAppended | undefined {
-  if (state.keyed !== undefined && records.length > 0) return { kind: "other-kind" };
+  const hasLogWriter = records.length > 0 || writer !== undefined;
+  if (state.keyed !== undefined && hasLogWriter) return { kind: "other-kind" };
   if (sequence !== undefined && state.sequence !== undefined && sequence <= state.sequence) {
     return { kind: "out-of-sequence", sequence: state.sequence };
   }

@@ -282,7 +282,8 @@ export interface AppendLogOptions {
  * - `conflict`: `row` has another version than `expect`, or does not exist for an `update`.
  *   `version` is its present version, 0 if it does not exist, and `text` its present change.
  * - `too-many-rows`: the log would have more rows than allowed.
- * - `other-kind`: the log is keyed and the append has records, or the reverse.
+ * - `other-kind`: the log is keyed and the append has records or a writer's lease, or the log is
+ *   not keyed and the append has changes.
  */
 export type LogAppended =
   | { readonly kind: "appended"; readonly info: LogInfo }

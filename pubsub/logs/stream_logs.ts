@@ -343,10 +343,16 @@ export class StreamLogs implements AsyncDisposable {
    * @param options See {@linkcode CreateStreamOptions}.
    * @returns The result.
    * @throws {RangeError} If the id is empty or too long.
+   * @throws {UnsupportedError} If the stream would be keyed, and the broker keeps no rows.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async create(id: string, options: CreateStreamOptions): Promise<StreamCreated> {
     checkId(id);
+    if (options.keyed !== undefined && !this.keepsRows) {
+      throw new UnsupportedError(
+        `Cannot create a keyed stream: the ${this.#broker.name} broker keeps no rows`,
+      );
+    }
     const { end, writer } = options;
     const identity = this.#newIdentity();
     const plan = options.fork === undefined
@@ -412,14 +418,15 @@ export class StreamLogs implements AsyncDisposable {
   ): Promise<StreamAppended> {
     if (!isId(id)) return { kind: "missing" };
     const { maxStreamBytes, keep, maxRows } = this.#bounds;
-    const { records, changes = [] } = options;
-    const texts = changes.flatMap(({ text, row }) => [...text, row]);
+    const { records, changes, expiresRows } = options;
+    const isTransaction = changes !== undefined || expiresRows === true;
+    const texts = changes?.flatMap(({ text, row }) => [...text, row]) ?? [];
     if (recordBytes([...records, ...texts]) > this.maxAppendBytes) return { kind: "full" };
     const result = await this.#logs.append(id, {
       ...options,
       maxBytes: maxStreamBytes,
-      keep: keep && changes.length === 0 ? keep : undefined,
-      rowBounds: { ...REMEMBERED_ROWS, rows: maxRows },
+      keep: isTransaction ? undefined : keep,
+      rowBounds: isTransaction ? { ...REMEMBERED_ROWS, rows: maxRows } : undefined,
     });
     switch (result.kind) {
       case "expired":

@@ -1,6 +1,6 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { connect, serve, type Server } from "../../mod.ts";
+import { connect, RequestError, serve, type Server } from "../../mod.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 
 const JSON_TYPE = { "content-type": "application/json" };
@@ -317,4 +317,15 @@ Deno.test("Sessions receive large keyed streams in messages of whole transaction
     for (const { key } of changes) keys.add(key);
     if (keys.size === 1_000) break;
   }
+});
+
+Deno.test("DurableStreams.open() rejects a keyed stream, which no lease can end", async () => {
+  await using bench = new Bench({ keep: { records: 1, bytes: 1_000 } });
+  await bench.create();
+  for (let i = 0; i < 3; i++) await bench.append(change("upsert", "a", i));
+  const error = await assertRejects(() => bench.server.durableStreams.open("board"), RequestError);
+  assertEquals(error.failure.code, "wrong-type");
+  const closed = await bench.ask("POST", "board", { headers: { "stream-closed": "true" } });
+  assertEquals(closed.status, 204);
+  assertEquals(shown((await bench.read()).messages)[1], "update a 2");
 });

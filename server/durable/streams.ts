@@ -254,6 +254,8 @@ export class DurableStreams {
         return this.#writer(id, result.info, { holder, leaseMs, leasedAt });
       case "fenced":
         throw new RequestError("held", `Cannot open: "${id}" has a writer`);
+      case "other-kind":
+        throw new RequestError("wrong-type", `Cannot open: "${id}" must not be keyed`);
       case "ended":
         throw new RequestError("ended", `Cannot open: "${id}" has ended`);
       default:

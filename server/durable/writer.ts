@@ -496,6 +496,11 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       case "missing":
       case "deleted":
         throw this.#lost(new RequestError("gone", `Cannot append: "${this.id}" was deleted`));
+      case "other-kind":
+        throw new RequestError(
+          "wrong-type",
+          `Cannot append: "${this.id}" must not be keyed; write its rows with server.state`,
+        );
       case "full":
         throw new RequestError("full", `Cannot append: "${this.id}" has no room for the records`);
       case "no-space":

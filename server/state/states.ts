@@ -1,5 +1,5 @@
 /** The states of a server, which share the rows of each stream. */
-import { RequestError, UnsupportedError } from "../../errors.ts";
+import { RequestError } from "../../errors.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";
 import { LiveRows } from "./live_rows.ts";
 import { State, type StateParts } from "./state.ts";
@@ -32,10 +32,6 @@ export class States {
    * @throws {BrokerError} If the broker is unreachable.
    */
   async open(id: string): Promise<State> {
-    const { logs } = this.#parts;
-    if (!logs.keepsRows) {
-      throw new UnsupportedError("Cannot open state: the broker must keep rows");
-    }
     await this.#create(id);
     let rows = this.#rows.get(id);
     if (rows === undefined || rows.failure !== undefined) {

@@ -121,6 +121,8 @@ function randomTransaction(random: Random): (logs: BrokerLogs) => Promise<unknow
     },
     maxBytes: one(1_000, PLENTY),
     ...(random.below(30) === 0 ? { end: {} } : {}),
+    ...(random.below(10) === 0 ? { keep: { records: 1, bytes: 100 } } : {}),
+    ...(random.below(30) === 0 ? { writer: { holder: "w", ttlMs: 1e9, takes: true } } : {}),
     ...(random.below(5) === 0 ? { producer: { id: "p", epoch: 0, seq: random.below(4) } } : {}),
   };
   return (logs) => logs.append(id, options);
