@@ -39,7 +39,7 @@ export class LiveRows extends Signal {
   /** Position up to which the rows are complete. */
   version = 0;
   /** Called with the changes of each page. Bounded by the states' loops. */
-  readonly listeners = new Set<(changes: readonly RowChanged[]) => void>();
+  readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
   /** Resolves once the rows are complete. */
   readonly ready: Promise<void>;
   /** Reason why the rows are no longer kept up to date. */
