@@ -121,7 +121,7 @@ export class SessionClosedError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Names the operation that failed.
+   * @param message The operation that failed.
    * @param options Standard error options, and how the session ended.
    */
   constructor(message: string, options?: ErrorOptions & { info?: CloseInfo | undefined }) {
@@ -135,7 +135,7 @@ export class QueueFullError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Names the queue and its bound.
+   * @param message The queue and its bound.
    * @param options Standard error options.
    */
   constructor(message: string, options?: ErrorOptions) {
@@ -151,7 +151,7 @@ export class TimeoutError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Names the operation that did not complete.
+   * @param message The operation that did not complete.
    * @param timeoutMs The limit that was exceeded, in milliseconds.
    * @param options Standard error options.
    */
@@ -171,7 +171,7 @@ export class StreamError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Says how the stream ended.
+   * @param message How the stream ended.
    * @param options The code, the origin, and standard error options.
    */
   constructor(
@@ -192,7 +192,7 @@ export class ProtocolError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message States the expected and the received value.
+   * @param message The expected and the received value.
    * @param options Standard error options.
    */
   constructor(message: string, options?: ErrorOptions) {
@@ -211,7 +211,7 @@ export class ConnectionError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Names the operation that failed.
+   * @param message The operation that failed.
    * @param options Standard error options, and the HTTP status if the server refused the
    * connection.
    */
@@ -226,7 +226,7 @@ export class UnsupportedError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Names the operation, and the transport or runtime that lacks support.
+   * @param message The operation, and the transport or runtime that lacks support.
    * @param options Standard error options.
    */
   constructor(message: string, options?: ErrorOptions) {
@@ -264,7 +264,7 @@ export class StructuredError extends SkeinError {
    * Creates the error.
    *
    * @param reason The reason why the message cannot be delivered.
-   * @param message States the expected and the received value.
+   * @param message The expected and the received value.
    * @param options Standard error options, and the type number in the message.
    */
   constructor(
@@ -285,7 +285,7 @@ export class BrokerError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Names the operation that failed.
+   * @param message The operation that failed.
    * @param options Standard error options. The `cause` is the error from the client library.
    */
   constructor(message: string, options?: ErrorOptions) {
@@ -315,7 +315,7 @@ export class LimitError extends SkeinError {
    * Creates the error.
    *
    * @param limit The option that sets the limit, such as `maxSessionsPerUser`.
-   * @param message Names the rejected operation and the limit.
+   * @param message The rejected operation and the limit.
    * @param options The time until there is room, and the level of the limit.
    */
   constructor(

@@ -711,7 +711,6 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Loads the queue of unread sessions, which starts with the sessions that are open now. */
   async #openUnread(): Promise<UnreadSessions> {
     const met = new Set<Session>();
     const unobserve = this.status.observe(() => void (this.#session && met.add(this.#session)));
@@ -744,7 +743,6 @@ export class Client<C extends Contract = Contract>
     }
   }
 
-  /** Adds a message to the outbox. If `publication` is set, the message is a publication. */
   #keep(
     verb: string,
     topic: string,

@@ -197,7 +197,6 @@ function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): Encod
   return framed(extend(frame, keys, publication !== undefined), topic);
 }
 
-/** Adds keys to a message, and turns the message into a publication if required. */
 function extend(frame: Frame, keys: Keys, isPublished: boolean): Frame {
   if (typeof frame !== "string") {
     const { head, data } = decodeBinary(frame)!;

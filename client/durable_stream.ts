@@ -160,7 +160,6 @@ export async function* readStream<T>(
   }
 }
 
-/** Creates the error for a record that `parse` rejected. */
 function misfitOf(topic: string, cause: unknown): RequestError {
   if (cause instanceof RequestError) return cause;
   return new RequestError("invalid", `Cannot read a record of "${topic}": ${textOf(cause)}`, {
@@ -168,7 +167,6 @@ function misfitOf(topic: string, cause: unknown): RequestError {
   });
 }
 
-/** The start position of a subscription that reads after an offset. */
 function startOf(after: string | undefined): ClientSubscribeOptions {
   if (after === "now") return {};
   if (!after || after === "-1") return { last: Number.MAX_SAFE_INTEGER };

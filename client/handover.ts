@@ -189,7 +189,6 @@ function isRejection(error: unknown): boolean {
   return error instanceof SessionClosedError && error.info?.by === "remote";
 }
 
-/** Returns a signal that aborts when the client closes or the session ends. */
 function whileOpen(session: Session, signal: AbortSignal): AbortSignal {
   const gone = new AbortController();
   session[internals].whenEnded(() => gone.abort());
@@ -246,7 +245,6 @@ export async function giveUp(session: Session): Promise<void> {
   }
 }
 
-/** Routes a topic's events after a move. */
 interface Route {
   /** Routes the current session's later events to a sink. */
   readonly arrive: (head: HeadSink) => void;

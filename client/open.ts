@@ -71,7 +71,6 @@ export async function openSession(options: OpenOptions): Promise<Session> {
     : open(options));
 }
 
-/** Loads and checks the request handlers before the first session. */
 async function loadRequests(settings: SessionSettings): Promise<void> {
   const part = await settings.answers().catch((cause) => {
     throw new ConnectionError("Cannot load the handlers of requests", { cause });

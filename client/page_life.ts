@@ -8,7 +8,6 @@ import type { Session } from "../session/session.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import type { ClientStatus } from "./client_options.ts";
 
-/** The time between two clock readings, in milliseconds. */
 const TICK_MS = 5_000;
 
 /** If a timer fires later than this, in milliseconds, the page or the whole machine was asleep. */

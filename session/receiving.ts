@@ -635,7 +635,6 @@ export class Receiving
     return message;
   }
 
-  /** Creates a message that fits the contract, or for which there is no contract. */
   #accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
     const { id, from, cancelled } = incoming;
     // A server identifies a peer by its session, and ignores any `from` that the peer sends.

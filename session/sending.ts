@@ -610,7 +610,6 @@ function unexpectedParts(): RequestError {
   return new RequestError("invalid", "The response streams: read it with requestStream()");
 }
 
-/** Creates the error that the caller of a request, or the application, receives. */
 function toRequestError(failure: RequestFailure): RequestError {
   return new RequestError(failure.code, failure.message, failure);
 }

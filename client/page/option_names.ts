@@ -53,7 +53,6 @@ const COMMON = {
   transports: 1,
 } as const;
 
-/** The calls that have more options than a wait does. */
 type Listed = {
   [Call in keyof ClientCalls]: keyof ClientCalls[Call] extends keyof typeof WAIT ? never : Call;
 }[keyof ClientCalls];
@@ -61,7 +60,6 @@ type Listed = {
 /** The options whose values are objects with nested options. */
 type Nested = "backoff" | "flowControl" | "outbox" | "receiveQueue" | "sendQueue";
 
-/** The names in one call's options. */
 type NamesIn<Options> = {
   readonly [Name in keyof Options]-?: Name extends Nested ? NamesIn<Defined<Options[Name]>> : 1;
 };

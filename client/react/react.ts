@@ -89,7 +89,6 @@ export type { Keyed, TopicGap, TopicSnapshot } from "./topic_cell.ts";
 /** How long a topic stays subscribed after its last component unmounts, in milliseconds. */
 const GRACE_MS = 5_000;
 
-/** The default maximum number of messages of a topic. */
 const TOPIC_LIMITS = { keep: 100 };
 
 /**
@@ -364,7 +363,6 @@ function useView<S>(view: View<S>, first: S): S {
   return useSyncExternalStore(view.watch, view.get, () => first);
 }
 
-/** The newest failure of an action, with the action's topic or id. */
 interface Failure {
   readonly of: string | null;
   readonly error: Error;

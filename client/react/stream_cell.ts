@@ -34,7 +34,6 @@ export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
 /** A stream that has started but has no items yet. */
 export const PENDING_ITEMS: StreamSnapshot<never> = Object.freeze({ ...NO_ITEMS, isPending: true });
 
-/** The items, and optionally a function to stop the source. */
 type Source = AsyncIterable<unknown> & {
   readonly offset?: string | undefined;
   cancel?(reason?: string): Promise<void>;

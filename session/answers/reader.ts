@@ -215,7 +215,6 @@ export class AnswerReader {
     return this.#checked(item);
   }
 
-  /** Checks an item, and skips it if it does not fit the contract. */
   async #checked(item: unknown): Promise<IteratorResult<unknown, void>> {
     try {
       return { done: false, value: await this.#check!(item) };
@@ -230,7 +229,6 @@ export class AnswerReader {
     return await this.next();
   }
 
-  /** Skips an item that does not fit; throws any other error. */
   #skip(error: unknown, data: unknown): void {
     if (!(error instanceof RequestError)) throw error;
     this.#core.receiving.faults.skip(error, { data, onInvalid: this.#options.onInvalid });

@@ -177,7 +177,6 @@ const MAX_ERROR_RATE = 0.1;
 
 const IDLE_MS = 3_600_000;
 
-/** Number of open streams that may indicate a leak. */
 const MANY_STREAMS = 64;
 
 /** Time after which many open streams and few closed streams count as a leak, in milliseconds. */
@@ -236,7 +235,6 @@ function checkDecisions(
   );
 }
 
-/** Sort key of an issue: errors come before warnings. */
 function rankOf({ severity }: SessionIssue): number {
   return severity === "error" ? 0 : 1;
 }
@@ -385,7 +383,6 @@ function checkCredit({ connection, openings }: Inside, add: Add): void {
   }
 }
 
-/** Counters whose growth indicates an issue. */
 const GROWING = [
   "datagramsDropped",
   "droppedByPeer",

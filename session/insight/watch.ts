@@ -237,7 +237,6 @@ function once<T>(run: () => T): () => T {
   return () => (ran ??= { result: run() }).result;
 }
 
-/** Returns the error of `run`, or `undefined` if there was none. */
 async function rejectionOf(run: (() => unknown) | undefined): Promise<unknown> {
   try {
     await run?.();

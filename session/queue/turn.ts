@@ -366,7 +366,6 @@ export class SendQueue extends Signal {
     return this.#drop(this.#entries.findIndex((entry) => !entry.isProtected));
   }
 
-  /** Drops the entry at an index. Returns false for a negative index. */
   #drop(at: number): boolean {
     if (at < 0) return false;
     const [entry] = this.#remove(at, 1);
@@ -375,7 +374,6 @@ export class SendQueue extends Signal {
     return true;
   }
 
-  /** Counts a dropped message, and adds a notice at one end of the queue. */
   #noteDrop(topic: string, at: number): void {
     this.#dropped++;
     if (!this.#owner.joins) return;

@@ -44,7 +44,6 @@ export class FirstFrames {
     this.#core.windUp({ code, reason, by: "local" });
   }
 
-  /** Reads the first frame of a peer that MUST send a token before anything else. */
   async #receiveToken(frame: Frame): Promise<void> {
     const core = this.#core;
     if (this.#isChecking) {

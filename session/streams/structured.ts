@@ -308,7 +308,6 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
   }
 }
 
-/** Approximate size of a write that joins waiting messages, in bytes. */
 const JOINED_BYTES = 64 * 1024;
 
 /**

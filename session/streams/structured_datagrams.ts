@@ -185,7 +185,6 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     return Promise.resolve();
   }
 
-  /** Reads all datagrams, so that `maxQueued` applies on every connection. */
   async #collect(): Promise<void> {
     const queue = this.#queue;
     try {

@@ -204,7 +204,6 @@ function told(cause: unknown): string {
   return textOf(cause).slice(0, MAX_TOLD);
 }
 
-/** Lists the numbers of a registry for an error message. */
 function typesOf(schemas: CompiledRegistry): string {
   const types = [...schemas.keys()];
   const named = types.slice(0, MAX_NAMED_TYPES).join(", ");

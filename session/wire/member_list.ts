@@ -92,7 +92,6 @@ function isReadable(value: unknown): boolean {
   );
 }
 
-/** Adds a user who joined, or changes the data of a member. */
 function put<D>(
   members: Map<string, PresenceMember<D>>,
   { user, at, data }: { readonly user: string; readonly at: number; readonly data?: D },

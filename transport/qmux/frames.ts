@@ -556,7 +556,6 @@ export class RecordWriter {
     else this.#at = writeVarint(this.#bytes, this.#at, value);
   }
 
-  /** Writes an integer in eight bytes. */
   #longVarint(value: bigint): void {
     const { buffer, byteOffset } = this.#bytes;
     const view = new DataView(buffer, byteOffset + this.#at, 8);
@@ -598,7 +597,6 @@ const IDS: ReadonlyMap<bigint, keyof TransportParameters> = new Map([
   [0x0571c59429cd0845n, "maxRecordSize"],
 ]);
 
-/** The parameters that count streams. */
 const COUNTS: ReadonlySet<keyof TransportParameters> = new Set(["maxStreamsBidi", "maxStreamsUni"]);
 
 /** The QUIC parameters that have no meaning in QMux. */

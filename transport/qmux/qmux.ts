@@ -568,7 +568,6 @@ class Pings {
   }
 }
 
-/** The number of streams opened so far, by direction. */
 type Opened = Record<StreamDirection, number>;
 
 class StreamRegistry {

@@ -310,7 +310,6 @@ export class RecordScheduler {
     }
   }
 
-  /** Puts one frame without a payload into the record, if one is due. */
   #fillControl(): boolean {
     const record = this.#record;
     if (this.#parameters !== undefined) {
@@ -353,7 +352,6 @@ export class RecordScheduler {
     this.#parameters = undefined;
   }
 
-  /** Makes room for a frame, if the connection accepts another record. */
   #makeRoom(byteLength: number): boolean {
     const record = this.#record;
     if (record.byteLength > 0 && record.room < byteLength) this.#send();

@@ -144,7 +144,6 @@ const WAITS: Readonly<Record<SendWait, string>> = {
 const DONE: Promise<void> = Promise.resolve();
 const EMPTY = new Uint8Array();
 
-/** A write that has not been sent completely yet. */
 interface Write {
   readonly bytes: Uint8Array;
   /** The initial length of `bytes`. If the length is smaller later, the buffer was transferred. */

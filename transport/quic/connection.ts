@@ -323,7 +323,6 @@ export class RawQuicConnection extends CountedConnection
     return undefined;
   }
 
-  /** Ends all streams and datagrams. */
   #over(message: string, isBroken = false): ConnectionError {
     const error = this.#error = new ConnectionError(message);
     this.#failed = this.halves.toArray();

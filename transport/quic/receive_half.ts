@@ -327,7 +327,6 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#owner.dataCredit?.receive.lose(STREAM_WINDOW_BYTES);
   }
 
-  /** Drops bytes that the application has not read. */
   #drop(): void {
     const unreadBytes = this.#unreadBytes;
     this.#held = this.#early = undefined;

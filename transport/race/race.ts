@@ -187,7 +187,6 @@ function tooLate(name: TransportName, ms: number): TimeoutError {
   return new TimeoutError(`Cannot open ${name} within ${ms} ms`, ms);
 }
 
-/** Combines the errors of the transports that were tried. */
 function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
   const [other, last] = [errors.get("webtransport"), errors.get("websocket")];
   if (errors.size === 1) return last ?? other;

@@ -31,7 +31,6 @@ export interface ModelAttempt {
   readonly silent?: string | undefined;
 }
 
-/** Remembers failures in a row. */
 class Memory {
   failures = 0;
   untilMs = -Infinity;

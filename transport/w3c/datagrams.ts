@@ -576,5 +576,4 @@ export class DatagramQueues implements DirectDatagrams {
   }
 }
 
-/** The default priority. */
 const FIRST = { sendOrder: 0 };

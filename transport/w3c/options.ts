@@ -8,7 +8,6 @@ const MAX_PROTOCOL_LENGTH = 512;
 /** The characters that are valid in a structured field string (RFC 9651 section 3.3.3). */
 const PRINTABLE = /^[\x20-\x7e]+$/;
 
-/** The size of a SHA-256 hash in bytes. */
 const HASH_BYTES = 32;
 
 /** The largest hint for the number of streams that the server will open. */

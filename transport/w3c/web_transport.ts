@@ -548,13 +548,11 @@ export class WebTransport implements AsyncDisposable {
     this.#ready.resolve();
   }
 
-  /** Abandons dialing. */
   #giveUp(message: string): void {
     this.#fail(W3C_ERRORS.session(message));
     this.#dialer.abort();
   }
 
-  /** Handles the close of the session by either end. */
   #close(info: WebTransportCloseInfo): void {
     if (this.#state === "connected") {
       this.#state = "closed";

@@ -598,7 +598,6 @@ function lacksTls(url: string, detail: string): boolean {
   return detail === "" ? LOOPBACK.test(url) : isAnswerWithoutTls(detail);
 }
 
-/** Returns true for the close codes 1000 (normal) and 1005 (no code). */
 function isNormal(code: number): boolean {
   return code === 1000 || code === 1005;
 }

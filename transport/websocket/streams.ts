@@ -19,7 +19,6 @@ import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 import { isPortableCloseCode } from "../wire_close.ts";
 
-/** The QMux protocol whose messages travel on a stream. */
 const MESSAGE_PROTOCOL = "skein.1";
 
 /** The QMux version of the records of `skein.1`: the newest draft. */
@@ -122,7 +121,6 @@ class HostLink implements MultiplexerLink {
   }
 }
 
-/** The multiplexer of a transport with neither streams nor datagrams. */
 class NoStreams implements Multiplexer {
   readonly datagrams: DatagramDuplex;
   readonly incomingBidirectionalStreams: ReadableStream<never> = noStreams();
