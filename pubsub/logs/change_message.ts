@@ -87,6 +87,12 @@ export function readRowName(row: string): readonly [type: string, key: string] {
   return JSON.parse(row);
 }
 
+/** Reads the row that a change message changes, and whether the message deletes the row. */
+export function readChange(text: string): { readonly row: string; readonly isDelete: boolean } {
+  const { type, key, headers } = JSON.parse(text);
+  return { row: rowName(type, key), isDelete: headers.operation === "delete" };
+}
+
 /**
  * Encodes a change. The engine adds the operation, because only the engine knows whether the row
  * exists.

@@ -159,6 +159,8 @@ export interface LogWrite<R> {
   readonly keep?: Retention | undefined;
   /** Changes of the rows of a keyed log. */
   readonly rows?: RowWrites | undefined;
+  /** The changes that the record of a transaction consists of. */
+  readonly texts?: readonly string[] | undefined;
   /** The new number of a producer. */
   readonly producer?: LogProducer | undefined;
   /** True if the producer has no earlier number. */
@@ -388,7 +390,7 @@ function decideTransaction(
   }
   const decided = decideRows(view, options, { position: state.tail, stats, tail, now });
   if ("kind" in decided) return none(decided);
-  const { record, writes, keep } = decided;
+  const { record, writes, texts, keep } = decided;
   const records = record === undefined ? [] : [record];
   const { producer } = options;
   const next = appended(state, { ...options, records }, { now, bytes: recordBytes(records) });
@@ -397,6 +399,7 @@ function decideTransaction(
     next: { ...next, rows: decided.stats },
     records,
     rows: writes,
+    texts,
     keep,
     producer,
     isNewProducer: producer && known === undefined,

@@ -26,6 +26,9 @@ export const FORGOTTEN_AT_ONCE = 16;
 /** Number of expired rows that one transaction deletes. */
 export const EXPIRED_AT_ONCE = 1_000;
 
+/** Bytes of the names of these rows, beyond which the other rows wait for the next transaction. */
+const EXPIRED_BYTES = 65_536;
+
 /** The state of the rows that an engine keeps with the state of the log. */
 export interface StoredRows extends RowStats {
   /** Positions with the time at which they were written, oldest first; at most 18. */
@@ -59,6 +62,8 @@ export interface DecidedRows {
   /** The transaction as a record; `undefined` if no row changes. */
   readonly record: string | undefined;
   readonly writes: RowWrites;
+  /** The changes in the record. */
+  readonly texts: readonly string[];
   readonly stats: StoredRows;
   /** Retention of the tail. */
   readonly keep: NonNullable<AppendLogOptions["keep"]> & { readonly recentFrom: number };
@@ -105,8 +110,11 @@ export function decideRows(
 ): DecidedRows | LogAppended {
   const transaction = new Transaction(view, position, now);
   const expiring = expiresRows ? view.due(EXPIRED_AT_ONCE + 1) : [];
+  let expiredBytes = 0;
   for (const row of expiring.slice(0, EXPIRED_AT_ONCE)) {
-    if (row.until! <= now) transaction.expire(row);
+    if (row.until! > now || expiredBytes > EXPIRED_BYTES) break;
+    expiredBytes += utf8Length(row.row);
+    transaction.expire(row);
   }
   for (const change of changes) {
     const refusal = transaction.apply(change);
@@ -130,6 +138,7 @@ export function decideRows(
   return {
     record: texts.length === 0 ? undefined : `[${texts.join(",")}]`,
     writes: { set: [...rows.values()], forget: forget.rows },
+    texts,
     stats: { ...left, marks, dueAt, deletedAt: forget.deletedAt },
     keep: { ...tail, recentFrom: recentFrom(marks, now - tail.ms) },
   };

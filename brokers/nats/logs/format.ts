@@ -7,7 +7,8 @@
  * ```
  *
  * A record starts with a QUIC varint: twice the record's length in bytes, plus 1 if the record is
- * binary. Its bytes follow. The head `null` marks a removed log.
+ * binary. Its bytes follow. The head `null` marks a removed log. In a keyed log, more records follow
+ * the head's number of records; see `row_format.ts`.
  */
 import { utf8Length } from "../../../session/wire/utf8.ts";
 import {
@@ -19,6 +20,7 @@ import {
 import { BrokerError } from "../../../errors.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
 import type { LogView, LogWrite } from "../../../pubsub/logs/changes.ts";
+import type { RowView } from "../../../pubsub/logs/rows.ts";
 import type { StoredLog } from "../../../pubsub/logs/rules.ts";
 
 /** A log's whole state, which each message contains. */
@@ -35,8 +37,15 @@ export interface LogHead {
   readonly state: WholeLog;
   /** Number of records in this message. They are the log's newest records. */
   readonly count: number;
-  /** Number of earlier messages with records. */
+  /** Number of earlier messages with records or carried rows. */
   readonly number: number;
+  /** Number of rows of a keyed log that were carried from earlier messages to this one. */
+  readonly carried?: number | undefined;
+  /**
+   * Sequence of the oldest message that the rows and the tail of a keyed log need. Absent while all
+   * messages are needed.
+   */
+  readonly from?: number | undefined;
   /** Time of the log's next check, if it may expire or lose its writer. */
   readonly look?: number | undefined;
 }
@@ -49,6 +58,8 @@ export interface LogMessage {
   readonly head: LogHead | null | undefined;
   /** The encoded records. */
   readonly body: Uint8Array;
+  /** Size of the whole message in bytes. */
+  readonly bytes: number;
 }
 
 /** A message of a log that has not been removed. */
@@ -63,17 +74,18 @@ export interface LiveMessage extends LogMessage {
  */
 export function liveIn(message: LogMessage | undefined): LiveMessage | undefined {
   if (message === undefined || message.head === null) return undefined;
-  const { seq, head, body } = message;
-  if (head !== undefined) return { seq, head, body };
+  const { seq, head } = message;
+  if (head !== undefined) return { ...message, head };
   throw new BrokerError(
     `Cannot read a log: messages must begin with a state, received another at sequence ${seq}`,
   );
 }
 
-export function viewOf(whole: WholeLog): LogView {
+export function viewOf(whole: WholeLog, rows?: RowView): LogView {
   const { producers, forks } = whole;
   return {
     state: storedOf(whole),
+    rows,
     get producerCount() {
       return Object.keys(producers).length;
     },
@@ -100,6 +112,11 @@ export function wholeAfter(
       : { ...producers, [producer.id]: [producer.epoch, producer.seq] },
     forks: fork === undefined || fork.isGone ? others : [...others, fork.name],
   };
+}
+
+/** True if a message has content, which later messages don't replace. */
+export function isKept({ count, carried = 0 }: LogHead): boolean {
+  return count > 0 || carried > 0;
 }
 
 /** Position of a message's first record. */
@@ -148,13 +165,14 @@ export function encodeLog(head: LogHead | null, records: readonly LogRecord[]): 
 
 /** Decodes a message. The records stay encoded. */
 export function decodeLog(seq: number, message: Uint8Array): LogMessage {
+  const bytes = message.length;
   const end = message.indexOf(LINE_FEED);
   const body = message.subarray(end + 1);
   try {
     const head: unknown = JSON.parse(decoder.decode(message.subarray(0, Math.max(end, 0))));
-    return { seq, head: isHead(head) ? head : undefined, body };
+    return { seq, head: isHead(head) ? head : undefined, body, bytes };
   } catch {
-    return { seq, head: undefined, body };
+    return { seq, head: undefined, body, bytes };
   }
 }
 
@@ -166,9 +184,14 @@ function isHead(head: unknown): head is LogHead | null {
 
 /** Decodes the records of a message, oldest first. */
 export function recordsOf({ head, body }: LiveMessage): LogRecord[] {
+  return decodeRecords(body, head.count);
+}
+
+/** Decodes records, by default all. */
+export function decodeRecords(body: Uint8Array, count: number = Infinity): LogRecord[] {
   const records: LogRecord[] = [];
   let at = 0;
-  while (records.length < head.count) {
+  while (records.length < count && (at < body.length || count < Infinity)) {
     const mark = readVarint(body, at);
     at += varintLengthAt(body[at]!);
     const end = at + Math.floor(mark / 2);

@@ -164,6 +164,14 @@ export class LogStreams {
     });
   }
 
+  /** Removes all messages of a log before a sequence. */
+  async purge(part: string, seq: number): Promise<void> {
+    const filter = `${this.names.kept}.${part}`;
+    await this.#ask("remove messages", async ({ streams }) => {
+      await streams.purge(this.names.stream, { filter, seq });
+    });
+  }
+
   /**
    * Counts the logs of one kind, or of all, including removed ones until their last message is
    * gone.

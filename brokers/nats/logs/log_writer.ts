@@ -5,14 +5,23 @@ import type { Runtime } from "../../../base/runtime.ts";
 import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import { Line, type Outbox, type Outgoing } from "../../../pubsub/engine/queue.ts";
-import type { AppendLogOptions, LogRecord } from "../../../pubsub/logs/log.ts";
-import { isBeyondRetention, type LogEffect, type LogWrite } from "../../../pubsub/logs/changes.ts";
+import type { LogRecord } from "../../../pubsub/logs/log.ts";
+import {
+  isBeyondRetention,
+  type LogEffect,
+  type LogWrite,
+  type Retention,
+} from "../../../pubsub/logs/changes.ts";
+import { MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
+import type { RowView } from "../../../pubsub/logs/rows.ts";
 import { keptOf, logKind, recordBytes } from "../../../pubsub/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
 import {
+  decodeLog,
   encodedBytes,
   encodeLog,
   firstOf,
+  isKept,
   liveIn,
   type LiveMessage,
   type LogHead,
@@ -22,7 +31,10 @@ import {
   type WholeLog,
 } from "./format.ts";
 import type { LogReader } from "./log_reader.ts";
+import type { Carrying, LogRows } from "./log_rows.ts";
 import type { LogStreams } from "./log_streams.ts";
+import type { RowCache } from "./row_cache.ts";
+import { carriedRows, changedRows } from "./row_format.ts";
 
 /** Maximum number of attempts to change a log while other nodes change it. */
 const MAX_ATTEMPTS = 64;
@@ -42,6 +54,9 @@ const FRONT = { maxRecords: 1_024, maxBytes: 1_048_576 };
 /** Maximum number of concurrent removals. */
 const MAX_TIDYING = 1_024;
 
+/** Maximum number of messages with carried rows that a writer adds after a change. */
+const MAX_CARRIES = 8;
+
 /** In place of records, which a node does not remember. */
 const NO_BYTES = new Uint8Array();
 
@@ -53,10 +68,14 @@ export type WholeEffect<R> =
   | { readonly kind: "sure"; readonly result: R };
 
 /**
- * Computes a change from the state of a log. It is called again with a newer state if another node
+ * Computes a change from the state of a log, and from the rows of a keyed log. It is called again with a newer state if another node
  * has changed the log first. If it throws, only this operation fails.
  */
-export type LogOperation<T> = (state: WholeLog | undefined, now: number) => WholeEffect<T>;
+export type LogOperation<T> = (
+  state: WholeLog | undefined,
+  now: number,
+  rows: RowView | undefined,
+) => WholeEffect<T>;
 
 interface Waiting extends Outgoing {
   readonly operation: LogOperation<unknown>;
@@ -85,6 +104,8 @@ interface Applied {
   /** State after the operations; `undefined` without a log. */
   state: WholeLog | undefined;
   records: LogRecord[];
+  /** Records with the rows of a transaction, which follow the records of the log. */
+  rows: readonly LogRecord[];
   isChanged: boolean;
   /** True if earlier messages no longer belong to the log. */
   isReplacing: boolean;
@@ -93,7 +114,10 @@ interface Applied {
   isUnsure: boolean;
   /** Sequences of messages of which no record is kept any more. */
   readonly dropped: number[];
-  /** Passes the results to the callers, once the change is in force. */
+  /**
+   * Passes the results to the callers, once the change is in force: one for each operation that was
+   * applied.
+   */
   readonly tell: (() => void)[];
 }
 
@@ -102,7 +126,7 @@ interface Applied {
  *
  * A change is a message. NATS stores it only if the log's newest message is still the one that this
  * node knows. Operations on a log wait for one another, and those that wait at the same time are
- * combined in one message.
+ * combined in one message, up to the first transaction of a keyed log.
  */
 export class LogWriter {
   readonly #runtime: Runtime;
@@ -110,6 +134,7 @@ export class LogWriter {
   readonly #streams: LogStreams;
   readonly #reader: LogReader;
   readonly #due: DueIndex;
+  readonly #rows: RowCache;
   readonly #outbox: Outbox;
   /** Logs with changes that wait or are in flight; bounded by the outbox. */
   readonly #lines = new Map<string, Line<Waiting>>();
@@ -122,6 +147,7 @@ export class LogWriter {
     streams: LogStreams,
     reader: LogReader,
     due: DueIndex,
+    rows: RowCache,
     outbox: Outbox,
   ) {
     this.#runtime = runtime;
@@ -129,6 +155,7 @@ export class LogWriter {
     this.#streams = streams;
     this.#reader = reader;
     this.#due = due;
+    this.#rows = rows;
     this.#outbox = outbox;
   }
 
@@ -167,20 +194,30 @@ export class LogWriter {
     this.#lines.set(id, line);
     const most = { maxItems: Infinity, maxBytes: this.#streams.maxRecordBytes };
     while (line.isWaiting) {
-      const batch = line.takeBatch(most);
-      try {
-        for (const tell of await this.#settle(id, part, batch)) tell();
-      } catch (error) {
-        this.#forget(id);
-        for (const { reject } of batch) reject(error);
+      for (let batch = line.takeBatch(most); batch.length > 0;) {
+        let count = batch.length;
+        try {
+          const tells = await this.#settle(id, part, batch);
+          count = tells.length;
+          for (const tell of tells) tell();
+        } catch (error) {
+          this.#forget(id);
+          for (const { reject } of batch) reject(error);
+        }
+        for (const waiting of batch.slice(0, count)) line.settle(waiting);
+        batch = batch.slice(count);
       }
-      for (const waiting of batch) line.settle(waiting);
+      const hot = this.#hot.get(id);
+      if (hot !== undefined && isKeyed(hot)) await this.#tidy(() => this.#compact(id, part));
     }
     this.#lines.delete(id);
     line.leave();
   }
 
-  /** Applies operations, and returns the functions that pass on the results. */
+  /**
+   * Applies operations, and returns the functions that pass on the results. There are fewer
+   * functions than operations if the last operations must be applied separately.
+   */
   async #settle(
     id: string,
     part: string,
@@ -188,9 +225,15 @@ export class LogWriter {
   ): Promise<readonly (() => void)[]> {
     await this.#streams.open();
     for (let attempt = 0; attempt < MAX_ATTEMPTS;) {
-      const known = this.#known(id);
-      const hot = known ?? this.#note(await this.#streams.newest(part));
-      const applied = await this.#apply(part, hot, batch);
+      let known = this.#known(id);
+      let hot = known ?? this.#note(await this.#streams.newest(part));
+      const rows = await this.#rowsAt(part, hot);
+      if (rows !== undefined && rows.newest!.seq !== hot.seq) {
+        hot = this.#note(rows.newest!);
+        known = undefined;
+      }
+      const isGone = rows === undefined && isKeyed(hot);
+      const applied = isGone ? undefined : await this.#apply(part, hot, rows, batch);
       if (applied?.isUnsure && known !== undefined) {
         this.#forget(id);
         continue;
@@ -212,50 +255,106 @@ export class LogWriter {
 
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
   async #write(id: string, part: string, hot: Hot, applied: Applied): Promise<boolean> {
-    const { state, records, isReplacing, isQuiet } = applied;
+    const { state, records, rows, isReplacing, isQuiet } = applied;
     const look = await this.#due.ensure(id, state, hot.message?.head.look);
     const before = isReplacing ? undefined : hot.message?.head;
-    const number = before === undefined ? 0 : before.number + Math.sign(before.count);
+    const number = before === undefined ? 0 : numberAfter(before);
     const head: LogHead | null = state === undefined
       ? null
-      : { state, count: records.length, number, look };
-    const message = encodeLog(head, records);
-    const after = hot.seq;
-    const seq = await this.#streams.write(part, message, {
-      after,
+      : { state, count: records.length, number, look, from: before?.from };
+    const front = isReplacing ? [] : hot.front;
+    const body = [...records, ...rows];
+    const seq = await this.#send(id, part, { ...hot, front }, head, body, {
       // The last message of a removed log must not remain before the first message of a new log.
-      isReplacing: isReplacing || hot.message === undefined && after > 0,
+      isReplacing: isReplacing || hot.message === undefined && hot.seq > 0,
       isQuiet,
-      kept: state !== undefined && isListed(id, state) ? keptOf(id, state) : undefined,
     });
     if (seq === undefined) return false;
     if (head === null) {
       this.#forget(id);
-      this.#tidy(() => this.#streams.remove(seq));
+      this.#rows.forget(part);
+      void this.#tidy(() => this.#streams.remove(seq));
       return true;
     }
-    const isSuperseded = before?.count === 0;
-    const outdated = isSuperseded ? [after, ...applied.dropped] : applied.dropped;
+    const isSuperseded = before !== undefined && !isKept(before);
+    const outdated = isSuperseded ? [hot.seq, ...applied.dropped] : applied.dropped;
     if (outdated.length > 0) {
-      this.#tidy(async () => {
+      void this.#tidy(async () => {
         for (const seq of outdated) await this.#streams.remove(seq);
       });
     }
-    const bytes = message.length - encodedBytes(records);
-    const front = isReplacing ? [] : hot.front;
-    this.#remember(id, { ...hot, seq, message: { seq, head, body: NO_BYTES }, bytes, front });
     return true;
+  }
+
+  /** Writes a message after the newest one. Returns its sequence if no other change was first. */
+  async #send(
+    id: string,
+    part: string,
+    hot: Hot,
+    head: LogHead | null,
+    records: readonly LogRecord[],
+    options: { readonly isReplacing: boolean; readonly isQuiet: boolean },
+  ): Promise<number | undefined> {
+    const encoded = encodeLog(head, records);
+    const kept = head !== null && isListed(id, head.state) ? keptOf(id, head.state) : undefined;
+    const seq = await this.#streams.write(part, encoded, { ...options, after: hot.seq, kept });
+    if (seq === undefined || head === null) return seq;
+    const message = liveIn(decodeLog(seq, encoded))!;
+    const bytes = encoded.length - encodedBytes(records);
+    this.#remember(id, { ...hot, seq, message, bytes });
+    if (head.state.keyed !== undefined) this.#rows.wrote(part, message, hot.seq);
+    return seq;
+  }
+
+  /** The rows of a keyed log; `undefined` for another log, or if the log is gone. */
+  async #rowsAt(part: string, hot: Hot): Promise<LogRows | undefined> {
+    return isKeyed(hot) ? await this.#rows.at(part, hot.message!) : undefined;
+  }
+
+  /**
+   * Removes old messages of a keyed log if they take too many bytes. A bounded number of messages
+   * carries the rows that the old messages hold; each of them says which message is the oldest one
+   * that is needed. If the node stops before the removal, the next removal includes the messages.
+   */
+  async #compact(id: string, part: string): Promise<void> {
+    let from: number | undefined;
+    for (let i = 0; i < MAX_CARRIES; i++) {
+      const hot = this.#known(id);
+      const rows = hot && isKeyed(hot) ? this.#rows.peek(part, hot.seq) : undefined;
+      const carrying = rows?.carrying(hot!.bytes);
+      if (carrying === undefined || !await this.#carry(id, part, hot!, carrying)) break;
+      from = carrying.from;
+    }
+    if (from !== undefined) await this.#streams.purge(part, from);
+  }
+
+  /** Carries rows to a new message. Returns false if another node changed the log first. */
+  async #carry(id: string, part: string, hot: Hot, { rows, from }: Carrying): Promise<boolean> {
+    const { head } = hot.message!;
+    const number = numberAfter(head);
+    const carried: LogHead = { ...head, count: 0, number, carried: rows.length, from };
+    const options = { isReplacing: false, isQuiet: true };
+    try {
+      const seq = await this.#send(id, part, hot, carried, carriedRows(rows), options);
+      if (seq === undefined) this.#forget(id);
+      return seq !== undefined;
+    } catch (error) {
+      this.#forget(id);
+      throw error;
+    }
   }
 
   /** Applies operations one after another. Returns `undefined` if another node changed the log. */
   async #apply(
     part: string,
     hot: Hot,
+    rows: LogRows | undefined,
     batch: readonly Waiting[],
   ): Promise<Applied | undefined> {
     const applied: Applied = {
       state: hot.message?.head.state,
       records: [],
+      rows: [],
       isChanged: false,
       isReplacing: false,
       isQuiet: true,
@@ -266,7 +365,7 @@ export class LogWriter {
     for (const { operation, resolve, reject } of batch) {
       let change: WholeEffect<unknown>;
       try {
-        change = operation(applied.state, this.#clock.now());
+        change = operation(applied.state, this.#clock.now(), viewFor(applied.state, rows));
       } catch (error) {
         applied.isUnsure = true;
         applied.tell.push(() => reject(error));
@@ -297,6 +396,10 @@ export class LogWriter {
       if (state === undefined) return undefined;
       applied.state = state;
       applied.tell.push(() => resolve(result(storedOf(state))));
+      if (change.rows === undefined) continue;
+      // The next operation needs the rows after this one.
+      applied.rows = changedRows(change.texts ?? [], change.rows.set);
+      break;
     }
     return applied;
   }
@@ -310,7 +413,7 @@ export class LogWriter {
     hot: Hot,
     { records, isReplacing, dropped }: Applied,
     next: WholeLog,
-    keep: NonNullable<AppendLogOptions["keep"]>,
+    keep: Retention,
   ): Promise<WholeLog | undefined> {
     let { start, bytes } = next;
     const own = next.tail - records.length;
@@ -323,7 +426,9 @@ export class LogWriter {
       start++;
       // Replaced messages are removed all at once.
       while (!isReplacing && hot.front[0] !== undefined && endOf(hot.front[0]) <= start) {
-        dropped.push(hot.front.shift()!.seq);
+        const { seq } = hot.front.shift()!;
+        // The messages of a keyed log may still hold rows.
+        if (next.keyed === undefined) dropped.push(seq);
       }
     }
     return { ...next, start, bytes };
@@ -351,10 +456,11 @@ export class LogWriter {
    * Drops messages that no longer belong to any log. If this fails, or if there are too many
    * concurrent removals, the messages take up space until the log is removed.
    */
-  #tidy(act: () => Promise<void>): void {
+  async #tidy(act: () => Promise<void>): Promise<void> {
     if (this.#tidying.size >= MAX_TIDYING) return;
     const tidying = act().catch(() => {}).finally(() => this.#tidying.delete(tidying));
     this.#tidying.add(tidying);
+    await tidying;
   }
 
   #note(found: LogMessage | undefined): Hot {
@@ -387,6 +493,22 @@ export class LogWriter {
     this.#hotBytes -= this.#hot.get(id)?.bytes ?? 0;
     this.#hot.delete(id);
   }
+}
+
+function isKeyed({ message }: Hot): boolean {
+  return message?.head.state.keyed !== undefined;
+}
+
+/** The rows for an operation on a keyed log. A log that was created in the meantime has none. */
+function viewFor(state: WholeLog | undefined, rows: LogRows | undefined): RowView | undefined {
+  if (state?.keyed === undefined) return undefined;
+  const isPresent = rows?.newest?.head.state.identity === state.identity;
+  return isPresent ? rows!.view : new MemoryRows();
+}
+
+/** Number of the message after another one. */
+function numberAfter(before: LogHead): number {
+  return before.number + (isKept(before) ? 1 : 0);
 }
 
 function endOf({ first, sizes }: FrontMessage): number {

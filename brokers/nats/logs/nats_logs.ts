@@ -20,6 +20,7 @@ import type {
   LogPage,
   LogRecord,
   ReadLogOptions,
+  RowChange,
 } from "../../../pubsub/logs/log.ts";
 import {
   expiryOf,
@@ -30,6 +31,7 @@ import {
   logKind,
   type OwnedKind,
 } from "../../../pubsub/logs/rules.ts";
+import { utf8Length } from "../../../session/wire/utf8.ts";
 import { type Names, subjectPart } from "../format.ts";
 import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
@@ -38,6 +40,7 @@ import { DueIndex } from "./due_index.ts";
 import {
   encodedBytes,
   liveIn,
+  type LiveMessage,
   stateBytes,
   storedOf,
   viewOf,
@@ -47,6 +50,8 @@ import {
 import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogStreams } from "./log_streams.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
+import { RowCache } from "./row_cache.ts";
+import { PLACE_BYTES } from "./row_format.ts";
 
 /**
  * Fraction of the time to live by which a log may be kept longer. A log that is constantly read is
@@ -66,12 +71,14 @@ interface Count {
 
 /** The logs of one broker. All logs are in one JetStream stream, and each change is one message. */
 export class NatsLogs implements LogEngine {
+  readonly keepsRows = true;
   readonly #life: BrokerLife;
   readonly #runtime: Runtime;
   readonly #clock: EngineClock;
   readonly #streams: LogStreams;
   readonly #reader: LogReader;
   readonly #due: DueIndex;
+  readonly #rows: RowCache;
   readonly #writer: LogWriter;
   readonly #counts: Readonly<Record<LogKind, Count>> = {
     answer: { number: 0, atMs: -Infinity, counting: undefined },
@@ -89,7 +96,8 @@ export class NatsLogs implements LogEngine {
     this.#due = new DueIndex(clock, this.#streams);
     // A change has its own time limits, so the outbox drops none.
     const outbox = new Outbox({ ...settings, engine: "NATS", giveUpMs: undefined, budget });
-    this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, outbox);
+    this.#rows = new RowCache(runtime, this.#streams);
+    this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, this.#rows, outbox);
   }
 
   /** Maximum size of one append's records in bytes: half of a message. */
@@ -113,8 +121,10 @@ export class NatsLogs implements LogEngine {
     options: LogChangeOptions<N>,
   ): Promise<LogChangeResult<N>> {
     const part = this.#check(CHANGE_WORDS[name], id);
-    const { records = [], maxLogs } = options as Partial<AppendLogOptions & CreateLogOptions>;
-    const bytes = encodedBytes(records);
+    const { records = [], changes = [], maxLogs } = options as Partial<
+      AppendLogOptions & CreateLogOptions
+    >;
+    const bytes = encodedBytes(records) + changeBytes(changes);
     const maxBytes = this.#streams.maxRecordBytes;
     if (bytes > maxBytes) {
       if (name === "append") return { kind: "full" } as LogChangeResult<N>;
@@ -123,8 +133,8 @@ export class NatsLogs implements LogEngine {
       );
     }
     const change = (count: number) =>
-      this.#writer.change<LogChangeResult<N>>(id, part, bytes, (state, now) => {
-        const effect = decide(state && viewOf(state), [name, options], { now, count });
+      this.#writer.change<LogChangeResult<N>>(id, part, bytes, (state, now, rows) => {
+        const effect = decide(state && viewOf(state, rows), [name, options], { now, count });
         return effect.kind === "write" ? this.#whole(name, state, effect, now) : effect;
       });
     if (maxLogs === undefined) return await change(0);
@@ -200,8 +210,9 @@ export class NatsLogs implements LogEngine {
   async #read(
     id: string,
     part: string,
-    { after, maxRecords, maxBytes, renews, signal }: ReadLogOptions,
+    options: ReadLogOptions,
   ): Promise<LogPage | "expired" | undefined> {
+    const { after, maxRecords, maxBytes, renews, tail, signal } = options;
     await this.#streams.open(signal);
     for (let attempt = 0; attempt < MAX_READ_ATTEMPTS; attempt++) {
       const newest = liveIn(await this.#streams.newest(part));
@@ -213,6 +224,11 @@ export class NatsLogs implements LogEngine {
       const renewing = renews && isDueForRenewal(state, now)
         ? this.#renew(id, part, state.identity)
         : undefined;
+      if (state.keyed !== undefined && !tail) {
+        const [page] = await Promise.all([this.#readRows(part, newest, options), renewing]);
+        if (page !== undefined) return page;
+        continue;
+      }
       const isWithin = after >= state.start && after < state.tail && maxRecords > 0;
       const reading: Promise<LogRecord[] | undefined> = isWithin
         ? this.#reader.read(part, newest, after, { maxRecords, maxBytes })
@@ -221,6 +237,21 @@ export class NatsLogs implements LogEngine {
       if (records !== undefined) return { info: infoOf(storedOf(state)), records };
     }
     throw unreadable(after);
+  }
+
+  /** Reads rows; `undefined` if the log has been removed in the meantime. */
+  async #readRows(
+    part: string,
+    newest: LiveMessage,
+    options: ReadLogOptions,
+  ): Promise<LogPage | undefined> {
+    const { state } = newest.head;
+    const { after, maxRecords } = options;
+    if (maxRecords > 0 && after < state.tail) {
+      return (await this.#rows.at(part, newest))?.read(options);
+    }
+    const next = maxRecords > 0 ? after : Math.min(after, state.tail);
+    return { info: infoOf(storedOf(state)), records: [], next };
   }
 
   async #renew(id: string, part: string, identity: string): Promise<void> {
@@ -268,6 +299,15 @@ export class NatsLogs implements LogEngine {
     this.#life.checkCall(what);
     return subjectPart(id);
   }
+}
+
+/** Counts the bytes of changes in a message, with the longest name of an operation. */
+function changeBytes(changes: readonly RowChange[]): number {
+  return changes.reduce(
+    (sum, { text: [before, after] }) =>
+      sum + utf8Length(before) + "delete".length + utf8Length(after) + PLACE_BYTES,
+    0,
+  );
 }
 
 /** The state after a use. The log is kept longer than promised, by {@linkcode SPARE_SHARE}. */
