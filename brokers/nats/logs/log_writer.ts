@@ -68,8 +68,9 @@ export type WholeEffect<R> =
   | { readonly kind: "sure"; readonly result: R };
 
 /**
- * Computes a change from the state of a log, and from the rows of a keyed log. It is called again with a newer state if another node
- * has changed the log first. If it throws, only this operation fails.
+ * Computes a change from the state of a log, and from the rows of a keyed log. It is called again
+ * with a newer state if another node has changed the log first. If it throws, only this operation
+ * fails.
  */
 export type LogOperation<T> = (
   state: WholeLog | undefined,

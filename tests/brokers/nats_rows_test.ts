@@ -1,0 +1,337 @@
+/**
+ * Tests the rows of keyed logs on NATS, in addition to the suite for every broker: random calls,
+ * the removal of old messages, nodes that stop in between, and damage.
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { jetstreamManager } from "@nats-io/jetstream";
+import type { ConnectionOptions } from "@nats-io/nats-core";
+import { BrokerError } from "../../errors.ts";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { connectNats } from "../../brokers/nats/transport.ts";
+import { type Change, rowChange, rowName } from "../../pubsub/logs/change_message.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  LogPage,
+  LogTail,
+  RowBounds,
+} from "../../pubsub/logs/log.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { Random } from "../random.ts";
+import { until } from "../waiting.ts";
+import { statusIs } from "./hearing.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+
+const PLENTY = 1_000_000_000;
+
+const TAIL: LogTail = { records: 20, ms: 1, bytes: PLENTY };
+
+const BOUNDS: RowBounds = { rows: PLENTY, deletions: 10, deletionMs: 3_600_000 };
+
+/** Registers a test that has its own server. */
+function test(name: string, fn: (server: NatsServer) => Promise<void>): void {
+  Deno.test({
+    name: `Rows on NATS ${name}`,
+    ignore: isNatsMissing,
+    async fn() {
+      await using server = await NatsServer.start();
+      await fn(server);
+    },
+  });
+}
+
+async function created(logs: BrokerLogs, id: string): Promise<void> {
+  const config = { contentType: "application/json", keyed: TAIL };
+  const options = { config, identity: "identity", records: [], maxLogs: PLENTY };
+  assertEquals((await logs.create(id, options)).kind, "created");
+}
+
+function set(key: string, value: unknown): Change {
+  return { type: "t", key, operation: "upsert", value: JSON.stringify(value) };
+}
+
+async function change(
+  logs: BrokerLogs,
+  id: string,
+  changes: readonly Change[],
+  options: Partial<AppendLogOptions> = {},
+) {
+  return await logs.append(id, {
+    records: [],
+    changes: changes.map((one) => rowChange(one, 0)),
+    maxBytes: PLENTY,
+    rowBounds: BOUNDS,
+    ...options,
+  });
+}
+
+async function read(
+  logs: BrokerLogs,
+  id: string,
+  options: { after?: number; maxRecords?: number; tail?: true } = {},
+): Promise<LogPage> {
+  const bounds = { after: 0, maxRecords: PLENTY, maxBytes: PLENTY, renews: false };
+  const page = await logs.read(id, { ...bounds, ...options });
+  assert(typeof page === "object", `Expected a page, received ${page}`);
+  return page;
+}
+
+/** The values of a page's rows by key; without deleted rows. */
+function valuesOf({ records }: LogPage): Map<string, unknown> {
+  const changes = records.map((record) => JSON.parse(String(record)));
+  return new Map(changes.flatMap(({ key, value }) => value === undefined ? [] : [[key, value]]));
+}
+
+/** Returns the number of messages of all logs, and their bytes. */
+async function stateOf({ servers }: NatsServer) {
+  const connection = await connectNats({ servers });
+  const { state } = await (await jetstreamManager(connection)).streams.info("skein_logs");
+  await connection.close();
+  return { messages: state.messages, bytes: state.bytes };
+}
+
+/** Connects to a server that never receives requests to remove messages. */
+async function connectWithoutPurges(options: unknown) {
+  const connection = await connectNats(options as ConnectionOptions);
+  const request = connection.request.bind(connection);
+  connection.request = async (subject, ...rest) => {
+    if (subject.startsWith("$JS.API.STREAM.PURGE.")) throw new Error("lost");
+    return await request(subject, ...rest);
+  };
+  return connection;
+}
+
+/** Generates a random transaction; values are large, so that old messages are removed often. */
+function transaction(random: Random): Change[] {
+  const one = (): Change => {
+    const key = `${random.below(40) * random.below(40)}`;
+    const dice = random.below(10);
+    if (dice < 3) return { type: "t", key, operation: "delete" };
+    const value = `"${random.below(1_000)} ü ${"x".repeat(random.below(8_000))}`;
+    const ttlMs = dice === 4 ? 1 + random.below(3_600_000) : undefined;
+    return { ...set(key, value), operation: dice === 5 ? "update" : "upsert", ttlMs };
+  };
+  return Array.from({ length: 1 + random.below(4) }, one);
+}
+
+test("are the same as in memory for random calls on two nodes, and on a new node", async (server) => {
+  const { servers } = server;
+  for (const seed of [1, 2, 3]) {
+    const id = `log ${seed}`;
+    const random = new Random(seed);
+    await using model = new MemoryBroker();
+    await using near = new NatsBroker({ servers });
+    await using far = new NatsBroker({ servers });
+    await created(model.logs, id);
+    await created(near.logs, id);
+    for (let step = 0; step < 700; step++) {
+      const changes = transaction(random);
+      const { logs } = random.pick([near, far]);
+      const [is, should] = [await change(logs, id, changes), await change(model.logs, id, changes)];
+      assertEquals(is.kind, should.kind);
+      if (is.kind === "conflict") assertEquals(is, should);
+      if (step % 20 > 0 && step < 699) continue;
+      await using cold = new NatsBroker({ servers });
+      const node = random.pick([near, far, cold]);
+      const after = random.below(2) * random.below(step + 1);
+      const options = { after, maxRecords: 1 + random.below(100) };
+      const [page, wanted] = [
+        await read(node.logs, id, options),
+        await read(model.logs, id, options),
+      ];
+      assertEquals(page.records, wanted.records, `step ${step}`);
+      assertEquals(page.next, wanted.next);
+      assertEquals(page.info.rows, wanted.info.rows);
+      const tail = { after: Math.max(page.info.start, wanted.info.start), tail: true } as const;
+      assertEquals(
+        (await read(node.logs, id, tail)).records,
+        (await read(model.logs, id, tail)).records,
+      );
+    }
+    const { rows } = (await read(near.logs, id)).info;
+    const { bytes } = await stateOf(server);
+    assert(bytes < 4 * rows!.bytes + 2_000_000, `${bytes} bytes for ${rows!.bytes} bytes of rows`);
+    await near.logs.delete(id);
+    await until(async () => (await stateOf(server)).messages === 0);
+  }
+});
+
+test("take few messages however often they change", async (server) => {
+  const { servers } = server;
+  await using near = new NatsBroker({ servers });
+  await created(near.logs, "log");
+  await change(near.logs, "log", [set("first", 0)]);
+  for (let i = 0; i < 3_000; i += 20) {
+    await Promise.all(
+      Array.from({ length: 20 }, (_, j) => change(near.logs, "log", [set(`${j}`, i + j)])),
+    );
+  }
+  const { messages } = await stateOf(server);
+  assert(messages < 1_000, `${messages} messages`);
+  await using cold = new NatsBroker({ servers });
+  const page = await read(cold.logs, "log");
+  assertEquals(page.records[0], (await read(near.logs, "log")).records[0]);
+  assertEquals(valuesOf(page).get("first"), 0);
+  assertEquals(valuesOf(page).get("19"), 2_999);
+});
+
+test("survive nodes that stop before they remove messages", async (server) => {
+  const { servers } = server;
+  const source = { servers, connect: connectWithoutPurges };
+  await using model = new MemoryBroker();
+  await created(model.logs, "log");
+  const random = new Random(7);
+  const run = async (node: NatsBroker) => {
+    for (let step = 0; step < 400; step++) {
+      const changes = transaction(random);
+      const is = await change(node.logs, "log", changes);
+      assertEquals(is.kind, (await change(model.logs, "log", changes)).kind);
+    }
+  };
+  const check = async () => {
+    await using cold = new NatsBroker({ servers });
+    assertEquals(
+      (await read(cold.logs, "log")).records,
+      (await read(model.logs, "log")).records,
+    );
+  };
+  {
+    await using near = new NatsBroker(source);
+    await created(near.logs, "log");
+    await run(near);
+  }
+  const { bytes } = await stateOf(server);
+  await check();
+  await using far = new NatsBroker({ servers });
+  await run(far);
+  await check();
+  // Without removals, as many transactions again would double the bytes.
+  const left = (await stateOf(server)).bytes;
+  assert(left < bytes * 3 / 2, `${left} bytes after ${bytes}`);
+});
+
+test("show whole transactions to new nodes while others write", async ({ servers }) => {
+  await using near = new NatsBroker({ servers });
+  await using far = new NatsBroker({ servers });
+  await created(near.logs, "log");
+  let isDone = false;
+  let count = 0;
+  const write = async ({ logs }: NatsBroker, random: Random) => {
+    while (!isDone) {
+      const value = `${count++} ${"x".repeat(random.below(4_000))}`;
+      const own = set(`${random.below(30)}`, value);
+      const result = await change(logs, "log", [set("a", value), own, set("b", value)]);
+      assertEquals(result.kind, "appended");
+    }
+  };
+  const writing = Promise.all([write(near, new Random(1)), write(far, new Random(2))]);
+  let tail = 0;
+  for (let round = 0; round < 60; round++) {
+    await using cold = new NatsBroker({ servers });
+    const page = await read(cold.logs, "log");
+    const values = valuesOf(page);
+    assertEquals(values.get("a"), values.get("b"));
+    assertEquals(values.size, page.info.rows!.count);
+    assert(page.info.tail >= tail);
+    tail = page.info.tail;
+  }
+  isDone = true;
+  await writing;
+  assert(count > 60, `${count} transactions`);
+  assertEquals((await read(near.logs, "log")).records, (await read(far.logs, "log")).records);
+});
+
+test("keep acknowledged changes while the server is killed repeatedly", async (server) => {
+  const { servers } = server;
+  await using near = new NatsBroker({ servers });
+  await using far = new NatsBroker({ servers });
+  await created(near.logs, "log");
+  let isDone = false;
+  /** For each writer, the newest acknowledged value and the newest value. */
+  const written = new Map<string, [acknowledged: number, sent: number]>();
+  const write = async (name: string, { logs }: NatsBroker) => {
+    for (let value = 1; !isDone; value++) {
+      const [acknowledged] = written.get(name) ?? [0];
+      written.set(name, [acknowledged, value]);
+      try {
+        await change(logs, "log", [
+          set(name, value),
+          set(`${name} ${value % 50}`, "x".repeat(900)),
+        ]);
+        written.set(name, [value, value]);
+      } catch (error) {
+        assert(error instanceof BrokerError);
+        // A call may reject without waiting, while the server is away.
+        await delay(10);
+      }
+    }
+  };
+  const writing = Promise.all([write("a", near), write("b", far), write("c", far)]);
+  for (let round = 0; round < 3; round++) {
+    const before = written.get("a")?.[0] ?? 0;
+    await until(() => written.get("a")![0] > before + 200);
+    await server.kill();
+    await server.restart();
+  }
+  await Promise.all([near, far].map((node) => statusIs(node, "connected")));
+  isDone = true;
+  await writing;
+  await using cold = new NatsBroker({ servers });
+  for (const { logs } of [near, far, cold]) {
+    const values = valuesOf(await read(logs, "log"));
+    for (const [name, [acknowledged, sent]] of written) {
+      const value = Number(values.get(name));
+      assert(value >= acknowledged && value <= sent, `${value} of ${acknowledged} to ${sent}`);
+    }
+    assertEquals(values.size, 153);
+  }
+});
+
+test("are rejected by a new node if a message with rows is missing", async ({ servers }) => {
+  await using near = new NatsBroker({ servers });
+  await created(near.logs, "log");
+  for (let i = 0; i < 5; i++) await change(near.logs, "log", [set(`${i}`, i)]);
+  const connection = await connectNats({ servers });
+  await (await jetstreamManager(connection)).streams.deleteMessage("skein_logs", 3);
+  await connection.close();
+  await using cold = new NatsBroker({ servers });
+  await assertRejects(() => read(cold.logs, "log"), BrokerError, "Cannot read a log");
+  await assertRejects(() => change(cold.logs, "log", [set("5", 5)]), BrokerError);
+  assertEquals((await read(cold.logs, "log", { maxRecords: 0 })).info.tail, 5);
+});
+
+test("expire in transactions that fit in a message, however long their names are", async ({ servers }) => {
+  await using near = new NatsBroker({ servers });
+  await created(near.logs, "log");
+  const names = Array.from({ length: 1_000 }, (_, i) => `${i}`.padStart(1_000, "\u0001"));
+  for (let i = 0; i < names.length; i += 50) {
+    const changes = names.slice(i, i + 50).map((name) => ({ ...set(name, 0), ttlMs: 1 }));
+    assertEquals((await change(near.logs, "log", changes)).kind, "appended");
+  }
+  await until(async () => (await near.logs.overdue({ limit: 1 })).length === 1);
+  let rounds = 0;
+  for (; (await read(near.logs, "log", { maxRecords: 0 })).info.rows!.count > 0; rounds++) {
+    const result = await near.logs.append("log", { records: [], maxBytes: 1, expiresRows: true });
+    assertEquals(result.kind, "appended");
+  }
+  assert(rounds > 1);
+  assertEquals(await near.logs.overdue({ limit: 1 }), []);
+});
+
+test("of a transaction beyond the size of a message are rejected", async ({ servers }) => {
+  await using near = new NatsBroker({ servers });
+  await created(near.logs, "log");
+  const large = "x".repeat(near.logs.maxAppendBytes - 1_000);
+  assertEquals((await change(near.logs, "log", [set("a", large)])).kind, "appended");
+  const tooLarge = await change(near.logs, "log", [set("a", large), set("b", large)]);
+  assertEquals(tooLarge.kind, "full");
+  for (let i = 0; i < 12; i++) {
+    assertEquals((await change(near.logs, "log", [set("b", `${i}${large}`)])).kind, "appended");
+  }
+  await using cold = new NatsBroker({ servers });
+  assertEquals(valuesOf(await read(cold.logs, "log")).get("a"), large);
+  const stale = await change(cold.logs, "log", [{ ...set("a", 1), expect: 9 }]);
+  assert(stale.kind === "conflict");
+  assertEquals([stale.row, stale.version], [rowName("t", "a"), 1]);
+});
