@@ -51,9 +51,9 @@ const UNHANDLED_MS = 5_000;
 const MAX_NESTED = 8;
 
 /**
- * Time for which further requests wait until one of the waiting handlers returns, in milliseconds.
- * After that, the session rejects them as nested. If the peer only sent many requests at once,
- * handlers return as the peer replies.
+ * Maximum time that further requests wait for one of the waiting handlers to return, in
+ * milliseconds. After that, the session rejects them as nested. If the peer merely sent many
+ * requests at once, handlers return as the peer replies.
  */
 const NESTED_MS = 1_000;
 

@@ -82,8 +82,8 @@ export interface SessionLimits {
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Limit of invalid messages per minute. When the number of malformed messages reaches this limit,
-   * the session closes with 4400. Data that does not fit the contract never closes the session,
+   * Limit on malformed messages per minute. When their number reaches this limit, the session closes
+   * with 4400. Data that does not fit the contract never closes the session,
    * because the peer may use another version of the contract. Each such message is rejected with
    * `invalid`, and beyond this limit with `too-many`.
    *

@@ -130,7 +130,8 @@ function growth(points: readonly (readonly [number, number])[]): number {
 }
 
 /**
- * Predicts a storm of the soak test, which runs nodes, clients and engine on one machine.
+ * Predicts the costs of a storm in the soak test, which runs all nodes, clients and the engine on
+ * one machine.
  *
  * @param clients Number of clients.
  * @param local Costs; see {@linkcode costsOf}.

@@ -248,8 +248,8 @@ export type StreamRead =
  *   after. If the broker has a store, it remembers the id of an expired or dropped response for a
  *   week.
  * - **Writers:** if the lease of a stream's writer has lapsed, any node ends the stream with the
- *   error `writer-lost`. A stream with a request is first left to a node that can take it over.
- * - **Readers:** readers of one stream share its announcements and their reads.
+ *   error `writer-lost`. If the stream has a request, a node that can take it over gets the first chance.
+ * - **Readers:** readers of one stream share a subscription to its announcements, and reads.
  */
 export class StreamLogs implements AsyncDisposable {
   readonly #runtime: Runtime;

@@ -98,8 +98,8 @@ interface Survey {
 /**
  * The state of one node.
  *
- * - **Off** by default: without a query, nothing is measured, stored or subscribed to. All of this
- *   stops 10 s after the last query.
+ * - **Off** by default: nothing is measured, stored or subscribed to until the first query. Measuring
+ *   stops 10 s after the last one.
  * - **Shared:** one measurement serves all pages for 0.4 s.
  * - **Bounds:** lists are searched and sorted on the node, and have up to 100 rows. The node lets
  *   other work run after every 250 sessions.

@@ -383,7 +383,7 @@ export class EventLoop {
    * Advances virtual time.
    *
    * @param ms Time to pass, in milliseconds.
-   * @returns Resolves once all events of that time have run.
+   * @returns Resolves once all events due within that time have run.
    * @throws {TypeError} If the simulation is already running.
    * @throws {Error} If events run endlessly without advancing virtual time, or if a promise passed
    * to `hold()` does not settle.

@@ -28,8 +28,8 @@ export interface Multiplexer extends
   /**
    * Ends every stream when the connection ends.
    *
-   * @param isBroken True if the lists of incoming streams and datagrams fail with the error.
-   * Otherwise, they end.
+   * @param isBroken True if the iterables of incoming streams and datagrams throw the error.
+   * Otherwise, they end normally.
    */
   end(error: Error, isBroken: boolean): void;
 }
