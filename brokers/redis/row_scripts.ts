@@ -1,6 +1,12 @@
 /** The part of the scripts that changes and reads the rows of keyed logs. */
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
-import { EXPIRED_AT_ONCE, FORGOTTEN_AT_ONCE, MARKS } from "../../pubsub/logs/rows.ts";
+import {
+  DELETION_BYTES,
+  EXPIRED_AT_ONCE,
+  EXPIRED_BYTES,
+  FORGOTTEN_AT_ONCE,
+  MARKS,
+} from "../../pubsub/logs/rows.ts";
 
 /** Number of rows that a read lists with one command, so that a page lists few more than it has. */
 const LISTED_ROWS = 256;
@@ -122,7 +128,10 @@ local function transact()
   if broken then return broken end
   if ask.expiresRows then
     local expired = redis.call('ZRANGEBYSCORE', due, '-inf', text(now), 'LIMIT', 0, ${EXPIRED_AT_ONCE})
+    local expiredBytes = 0
     for _, name in ipairs(expired) do
+      if expiredBytes > ${EXPIRED_BYTES} then break end
+      expiredBytes = expiredBytes + #name + ${DELETION_BYTES}
       find(name)
       put({ name = name, text = deletionOf(name), deleted = now })
     end

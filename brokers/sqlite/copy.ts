@@ -117,7 +117,7 @@ export class FileCopy {
       for (const id of ids) target.prepare(`DELETE FROM ${table} WHERE id = ?`).run(id);
       for (const id of ids) {
         if (this.#copyOwner(table, id)) {
-          if (table === "logs") this.#forgetDeletions(id);
+          if (table === "logs") this.#dropGoneRows(id);
           continue;
         }
         target.prepare(`INSERT OR IGNORE INTO ${CHANGING[table]} VALUES (?)`).run(id);
@@ -154,13 +154,16 @@ export class FileCopy {
     return isThere;
   }
 
-  /** Removes deletions of rows that the log has forgotten since they were copied. */
-  #forgetDeletions(id: number): void {
-    this.#statement(
-      this.#target,
-      "DELETE FROM log_rows WHERE log = ? AND deleted IS NOT NULL AND position < " +
-        "(SELECT json_extract(state, '$.rows.forgotten') FROM logs WHERE id = log_rows.log)",
-    ).run(id);
+  /**
+   * Removes the rows that a log has deleted and forgotten since they were copied. A changed row has
+   * a new id.
+   */
+  #dropGoneRows(id: number): void {
+    const select = "SELECT id FROM log_rows WHERE log = ?";
+    const idsIn = (db: Database) => db.prepare(select).all(id).map((row) => Number(row.id));
+    const kept = new Set(idsIn(this.#source));
+    const drop = this.#statement(this.#target, "DELETE FROM log_rows WHERE id = ?");
+    for (const row of idsIn(this.#target)) if (!kept.has(row)) drop.run(row);
   }
 
   /** Copies the next rows of a growing table. Returns true if the step was full. */

@@ -7,6 +7,7 @@ import type {
   LogChangeOptions,
   LogChangeResult,
 } from "../../pubsub/logs/changes.ts";
+import { rowChange } from "../../pubsub/logs/change_message.ts";
 import type { CreateLogOptions, LogPage } from "../../pubsub/logs/log.ts";
 import { requestLog } from "../../pubsub/logs/rules.ts";
 import { type Operation, SqliteFile, type SqliteFileOptions } from "./file.ts";
@@ -579,6 +580,33 @@ withFolder(
     assert(sweeps >= 3, `${sweeps} sweeps`);
   },
 );
+
+withFolder("A copy lacks rows that were deleted and forgotten while it was made", (folder) => {
+  const [path, copy] = [`${folder}/test.db`, `${folder}/copy.db`];
+  using file = new TestFile(path);
+  const keyed = { records: 10, ms: 1_000, bytes: 1e6 };
+  const config = { contentType: "application/json", keyed };
+  file.change("log", "create", { config, identity: "identity", records: [], maxLogs: 1 }, 0);
+  const append = (operation: "upsert" | "delete", key: string) =>
+    file.change("log", "append", {
+      records: [],
+      changes: [rowChange({ type: "t", key, operation, value: "1" }, 0)],
+      rowBounds: { rows: 1e6, deletions: 2, deletionMs: 1e12 },
+      maxBytes: 1e9,
+    }, 0);
+  for (let i = 0; i < 1_000; i++) append("upsert", `${i}`);
+  file.call("beginCopy", copy);
+  for (let step = 0; step < 3; step++) file.call("continueCopy");
+  for (let i = 0; i < 5; i++) append("delete", `${i}`);
+  append("upsert", "last");
+  while (file.call("continueCopy"));
+  file.call("endCopy", true);
+  using found = new TestFile(copy);
+  const page = (one: TestFile) =>
+    one.call<LogPage>("readLog", "log", { after: 0, maxRecords: 2_000, maxBytes: 1e9 }, 0);
+  assertEquals(page(found).records, page(file).records);
+  assertEquals(page(found).records.length, 998);
+});
 
 withFolder("SqliteFile.run() isolates reads from writes that fail", (folder) => {
   using file = new TestFile(`${folder}/test.db`);

@@ -3,12 +3,17 @@ import type { LogPage, LogRow, ReadLogOptions } from "./log.ts";
 import type { RowView, RowWrites } from "./rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
+/** Maximum number of characters of replaced changes that stay in memory. */
+const MAX_REPLACED_CHARACTERS = 1_048_576;
+
 /** Rows by name, by position, and by the time of their deletion. */
 export class MemoryRows implements RowView {
   readonly #rows = new Map<string, LogRow>();
   /** All rows by position; a row that changed again stays until the next sweep. */
   readonly #order = new Ordered(this.#rows);
   readonly #deletions = new Ordered(this.#rows);
+  /** Characters of replaced changes since all of them were last removed, at most. */
+  #replaced = 0;
 
   find(row: string): LogRow | undefined {
     return this.#rows.get(row);
@@ -29,14 +34,20 @@ export class MemoryRows implements RowView {
   }
 
   write({ set, forget }: RowWrites): void {
-    for (const { row } of forget) this.#rows.delete(row);
+    for (const { row, text } of forget) {
+      this.#rows.delete(row);
+      this.#replaced += text.length;
+    }
     for (const row of set) {
+      this.#replaced += this.#rows.get(row.row)?.text.length ?? 0;
       this.#rows.set(row.row, row);
       this.#order.push(row);
       if (row.deletedAt !== undefined) this.#deletions.push(row);
     }
-    this.#order.sweep(this.#rows.size);
-    this.#deletions.sweep(this.#rows.size);
+    const isLarge = this.#replaced > MAX_REPLACED_CHARACTERS;
+    if (isLarge) this.#replaced = 0;
+    this.#order.sweep(isLarge ? 0 : this.#rows.size);
+    this.#deletions.sweep(isLarge ? 0 : this.#rows.size);
   }
 
   /**
@@ -87,9 +98,9 @@ class Ordered {
     this.#rows.push(row);
   }
 
-  /** Removes replaced rows once they outnumber the current rows. */
+  /** Removes replaced rows once they outnumber the given number of rows. */
   sweep(current: number): void {
-    if (this.#rows.length > 2 * current + 16) this.#rows = [...this.from(0)];
+    if (this.#rows.length > 2 * current + (current === 0 ? 0 : 16)) this.#rows = [...this.from(0)];
   }
 
   *from(position: number): Generator<LogRow> {

@@ -26,8 +26,14 @@ export const FORGOTTEN_AT_ONCE = 16;
 /** Number of expired rows that one transaction deletes. */
 export const EXPIRED_AT_ONCE = 1_000;
 
-/** Bytes of the names of these rows, beyond which the other rows wait for the next transaction. */
-const EXPIRED_BYTES = 65_536;
+/**
+ * Bytes of these deletions beyond which the other rows wait for the next transaction, so that each
+ * transaction fits into a message.
+ */
+export const EXPIRED_BYTES = 32_768;
+
+/** More bytes than a deletion takes in addition to the name of its row. */
+export const DELETION_BYTES = 128;
 
 /** The state of the rows that an engine keeps with the state of the log. */
 export interface StoredRows extends RowStats {
@@ -113,7 +119,7 @@ export function decideRows(
   let expiredBytes = 0;
   for (const row of expiring.slice(0, EXPIRED_AT_ONCE)) {
     if (row.until! > now || expiredBytes > EXPIRED_BYTES) break;
-    expiredBytes += utf8Length(row.row);
+    expiredBytes += utf8Length(row.row) + DELETION_BYTES;
     transaction.expire(row);
   }
   for (const change of changes) {

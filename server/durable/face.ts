@@ -424,6 +424,7 @@ export class DurableFace {
         producer,
         sequence,
       });
+      if (result.kind === "conflict") throw rowConflict(result, await mayRead(authorize, id));
       if (result.kind === "missing" && isFirst) known = await this.#learn(id);
       else return this.#appended(result, { producer, sequence, hasRecords: records.length > 0 });
     }
@@ -501,7 +502,7 @@ export class DurableFace {
       case "over-share":
         throw this.#overShare("append", result);
       case "conflict":
-        throw rowConflict(result);
+        throw rowConflict(result, false);
       case "too-many-rows":
         throw this.#tooManyRows();
       case "other-kind":
@@ -893,13 +894,29 @@ function matches(condition: string | null, etag: string): boolean {
     condition.split(",").some((one) => one.trim().replace(/^W\//, "") === etag);
 }
 
-/** A conflict with a row, which the response contains. */
-function rowConflict({ row, version, text }: Extract<StreamAppended, { kind: "conflict" }>) {
+/** True if the caller may also read a stream. */
+async function mayRead(authorize: Asked["authorize"], id: string): Promise<boolean> {
+  try {
+    await authorize("read", id);
+    return true;
+  } catch (error) {
+    if (error instanceof Problem) return false;
+    throw error;
+  }
+}
+
+/** A conflict with a row, which the response contains if the writer may read it. */
+function rowConflict(
+  { row, version, text }: Extract<StreamAppended, { kind: "conflict" }>,
+  isShown: boolean,
+): Problem {
   const [type, key] = readRowName(row);
   return new Problem(409, {
     code: "conflict",
     detail: `Cannot append: the row ${row} must have the expected version, received another one`,
-    members: { row: { type, key, version, change: text && JSON.parse(text) } },
+    members: {
+      row: { type, key, version, change: isShown && text ? JSON.parse(text) : undefined },
+    },
   });
 }
 

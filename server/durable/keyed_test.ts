@@ -126,6 +126,11 @@ Deno.test("DurableFace returns the present row of a conflict", async () => {
   assertEquals(status, 409);
   const { row } = JSON.parse(text);
   assertEquals([row.type, row.key, row.version, row.change.value], ["card", "a", 1, 1]);
+  await using strict = new Bench({ authorize: ({ action }) => action !== "read" });
+  await strict.create();
+  await strict.append(change("insert", "a", 1));
+  const refused = await strict.append(change("update", "a", 2, { expect: 7 }));
+  assertEquals(JSON.parse(refused.text).row, { type: "card", key: "a", version: 1 });
   assertEquals((await bench.append(change("update", "a", 2, { expect: 1 }))).status, 204);
 });
 

@@ -2,7 +2,7 @@
 import { whileUnreachable } from "../durable/repeat.ts";
 import { readRowName, type RowMessage } from "../../pubsub/logs/change_message.ts";
 import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
-import { RequestError } from "../../errors.ts";
+import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
 
@@ -36,6 +36,8 @@ export class LiveRows extends Signal {
   readonly id: string;
   /** Number of states that use the rows. */
   users = 0;
+  /** Identity of the stream from which the rows were read. */
+  identity: string | undefined;
   /** Position up to which the rows are complete. */
   version = 0;
   /** Called with the changes of each page. Bounded by the states' loops. */
@@ -49,8 +51,8 @@ export class LiveRows extends Signal {
   readonly #stop = new AbortController();
   readonly #isReady = Promise.withResolvers<void>();
   #collections: Collections = new Map();
-  /** Identity of the stream from which the rows were read. */
-  #identity: string | undefined;
+  /** True while the rows need only later changes. */
+  #isCurrent = false;
 
   /**
    * Starts to read.
@@ -97,9 +99,8 @@ export class LiveRows extends Signal {
   async #run(): Promise<void> {
     const { signal } = this.#stop;
     try {
-      let identity: string | undefined;
       while (!signal.aborted) {
-        identity = await whileUnreachable(() => this.#follow(identity), {
+        await whileUnreachable(() => this.#follow(), {
           runtime: this.#runtime,
           signal,
           isOver: () => signal.aborted || this.#logs.isClosed,
@@ -111,20 +112,28 @@ export class LiveRows extends Signal {
   }
 
   /**
-   * Reads until the rows have to be read anew. Returns the identity of the stream.
+   * Reads until the rows have to be read anew.
    *
-   * @throws {RequestError} If there is no such stream any more.
+   * @throws {RequestError} If there is no such stream any more, or if it was closed.
+   * @throws {BrokerError} If the broker is unreachable, or too many readers wait.
    */
-  async #follow(identity: string | undefined): Promise<string | undefined> {
+  async #follow(): Promise<void> {
     const { signal } = this.#stop;
-    const isAnew = identity === undefined;
+    const isAnew = !this.#isCurrent;
+    let identity = isAnew ? undefined : this.identity;
     /** Rows that replace the present ones once they are complete. */
     let next: Collections | undefined = isAnew ? new Map() : undefined;
     const after = isAnew ? 0 : this.version;
     for await (const page of this.#logs.follow(this.id, { ...PAGE, after, identity, signal })) {
       // A stream of another identity may have lost records, or may be a new one.
-      const isOther = page.kind === "missing" && !isAnew;
-      if (page.kind === "trimmed" || isOther) return undefined;
+      const isOther = page.kind === "missing" && identity !== undefined;
+      if (page.kind === "trimmed" || isOther) {
+        this.#isCurrent = false;
+        return;
+      }
+      if (page.kind === "too-many") {
+        throw new BrokerError("Cannot read state: too many readers wait", { cause: page.refusal });
+      }
       if (page.kind !== "page") {
         throw new RequestError("gone", `The state "${this.id}" was deleted`);
       }
@@ -132,17 +141,21 @@ export class LiveRows extends Signal {
       const changes = apply(next ?? this.#collections, page);
       if (next === undefined) this.#tell(changes, page.next);
       else if (page.isUpToDate) {
-        const isSame = identity === this.#identity;
+        const isSame = identity === this.identity;
         const replaced = difference(this.#collections, next, isSame);
-        this.#identity = identity;
+        this.identity = identity;
+        this.#isCurrent = true;
         this.#collections = next;
         next = undefined;
         this.#tell(replaced, page.next);
         this.#isReady.resolve();
       }
     }
-    if (!signal.aborted) this.close();
-    return identity;
+    if (signal.aborted) return;
+    if (!this.#logs.isClosed) {
+      throw new RequestError("ended", `The stream of the state "${this.id}" was closed`);
+    }
+    this.close();
   }
 
   #tell(changes: readonly RowChanged[], version: number): void {

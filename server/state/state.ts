@@ -35,7 +35,10 @@ export interface StateChange<T = unknown> {
 
 /** Options of a write to a row. */
 export interface StateWriteOptions {
-  /** Time after which the row is deleted unless it has changed, in milliseconds. */
+  /**
+   * Time after which the row is deleted unless it has changed, in milliseconds. By default, the row
+   * stays, even if an earlier write had a time.
+   */
   readonly ttlMs?: number | undefined;
 }
 
@@ -69,7 +72,7 @@ export interface StateParts {
 
 /**
  * One state: collections of rows in a keyed stream. All servers of a broker that open it have the
- * same rows, and readers over sessions and HTTP receive each change.
+ * same rows, and readers over sessions and HTTP receive their changes.
  *
  * - **Reads are local:** the rows of this server may be behind the broker by the time that a change
  *   travels. Once a write has resolved, its own server shows it.
@@ -149,7 +152,7 @@ export class State implements AsyncDisposable {
   }
 
   /**
-   * Yields each row that changes from now on, in no particular order. If a row changes several
+   * Yields each row that changes after the first call of `next`, in no particular order. If a row changes several
    * times while the loop is busy, only its newest value is yielded, so a slow loop uses bounded
    * memory.
    *
@@ -169,8 +172,13 @@ export class State implements AsyncDisposable {
     let wake = () => {};
     const listen = (changes: readonly RowChanged[]) => {
       for (const change of changes) {
-        const name = JSON.stringify([change.collection, change.key]);
-        if (!pending.has(name)) pending.set(name, change);
+        const { collection, key } = change;
+        const name = JSON.stringify([collection, key]);
+        const first = pending.get(name) ?? change;
+        // A row that came and went is no change.
+        const isNothing = first.before === undefined && !rows.collection(collection).has(key);
+        if (isNothing) pending.delete(name);
+        else pending.set(name, first);
       }
       wake();
     };
@@ -231,7 +239,10 @@ export class State implements AsyncDisposable {
         `Cannot write state: a transaction must have at most ${most} bytes, received ${bytes}`,
       );
     }
-    const result = await logs.append(id, { records: [], changes: encoded });
+    // Rows of another stream with the same id are not these rows.
+    const { identity, failure } = this.#rows;
+    if (failure !== undefined) throw failure;
+    const result = await logs.append(id, { identity, records: [], changes: encoded });
     switch (result.kind) {
       case "appended":
         await this.#rows.reached(result.info.tail);
@@ -310,7 +321,7 @@ export class StateCollection<T = unknown> implements Iterable<readonly [key: str
     return this.#rows.collection(this.name).has(key);
   }
 
-  /** Yields the keys, the row that was created first comes first. */
+  /** Yields the keys, in no particular order. */
   keys(): IterableIterator<string> {
     return this.#rows.collection(this.name).keys();
   }

@@ -194,7 +194,34 @@ Deno.test("State ends when its stream is deleted", async () => {
   assertEquals(await fails(next), "gone");
   assertEquals(await fails(cards.set("a", 2)), "gone");
   await using anew = await one.state("board:1");
+  assertEquals(await fails(cards.set("a", 3)), "gone");
   assertEquals(anew.collection("cards").size, 0);
+});
+
+Deno.test("State ends when its stream is closed", async () => {
+  await using one = server();
+  await using board = await one.state("board:1");
+  const code = fails(board.changes().next());
+  const { port } = one.address!;
+  const headers = { "stream-closed": "true" };
+  await fetch(`http://127.0.0.1:${port}/streams/board:1`, { method: "POST", headers });
+  assertEquals(await code, "ended");
+  assertEquals(await fails(board.collection("cards").set("a", 1)), "ended");
+});
+
+Deno.test("State.changes() leaves out rows that came and went", async () => {
+  await using one = server();
+  await using board = await one.state("board:1");
+  const cards = board.collection("cards");
+  const changes = board.changes();
+  const first = changes.next();
+  await cards.set("a", 1);
+  assertEquals((await first).value?.key, "a");
+  await cards.set("b", 1);
+  await cards.delete("b");
+  await cards.set("c", 1);
+  assertEquals((await changes.next()).value?.key, "c");
+  await changes.return();
 });
 
 Deno.test("State replaces its rows in one step if it missed forgotten deletions", async () => {
@@ -231,6 +258,15 @@ Deno.test("State replaces its rows in one step if it missed forgotten deletions"
   assertEquals(seen.sort(), ["a undefined", "b 2", "d 1"]);
   await far[Symbol.asyncDispose]();
   await loop;
+});
+
+Deno.test("Server.state() waits while too many readers wait", async () => {
+  await using one = server(undefined, { maxReaders: 1 });
+  const first = await one.state("a");
+  const opening = one.state("b");
+  await first[Symbol.asyncDispose]();
+  await using second = await opening;
+  assertEquals(second.collection("cards").size, 0);
 });
 
 Deno.test("Server.state() rejects other streams, and servers without durable streams", async () => {

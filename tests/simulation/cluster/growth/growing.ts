@@ -19,7 +19,7 @@ const KEPT: readonly RegExp[] = [
   /^Map with [a-z]\d*\.(user|guest|at) .* => Promise { {2}}$/,
   / => Object { firstMs, lastMs }$/,
   /^Array with Object { (publication, bytes, at|frame, size, topic, )/,
-  / => Object { identity, contentType }$/,
+  / => Object { identity, contentType, keyed }$/,
   /^Map with [\da-f-]{36}\.[\da-f-]{36} => [\w-]{22}$/,
   /^Array with (Array { 0, 1, 2, 3 }|Broadcast {|SendQueue {)/,
   /^Array with Object { (atMs|offset, atMs|events, atMs|term, uid|index, uid), /,
