@@ -283,7 +283,7 @@ test("keep acknowledged changes while the server is killed repeatedly", async (s
   for (const { logs } of [near, far, cold]) {
     const values = valuesOf(await read(logs, "log"));
     for (const [name, [acknowledged, sent]] of written) {
-      const value = Number(values.get(name));
+      const value = Number(values.get(name) ?? 0);
       assert(value >= acknowledged && value <= sent, `${value} of ${acknowledged} to ${sent}`);
       const own = [...values.keys()].filter((key) => key.startsWith(`${name} `)).length;
       // A value whose change was rejected may lack its row.
