@@ -76,12 +76,12 @@ export function parseOffset(
 /**
  * Parses the position at which the snapshot ends that a reader is reading.
  *
- * @param offset The offset.
+ * @param offset The offset; `undefined` for the start.
  * @returns The position; `undefined` for an offset outside of snapshots.
  */
-export function snapshotOf(offset: string): number | undefined {
-  const digits = OFFSET.exec(offset)?.[3];
-  return digits === undefined ? undefined : Number(digits);
+export function snapshotOf(offset: string | undefined): number | undefined {
+  const digits = offset && OFFSET.exec(offset)?.[3];
+  return digits ? Number(digits) : undefined;
 }
 
 /**

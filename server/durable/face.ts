@@ -622,17 +622,15 @@ export class DurableFace {
   async #catchUp(
     { request }: Asked,
     id: string,
-    { offset }: ReadQuery,
+    { offset, snapshot }: ReadQuery,
     after: number,
   ): Promise<Response> {
     const startsAtOldest = offset === undefined;
-    const snapshot = offset === undefined ? undefined : snapshotOf(offset);
     const result = await this.#parts.logs.read(id, { ...PAGE, after, startsAtOldest, snapshot });
     const page = await this.#fill(id, pageAt(result, offset, after));
-    const { info, next, isUpToDate } = page;
+    const { info, after: start, next, isUpToDate } = page;
     const records = bracketed(page);
     const end = isUpToDate ? info.end : undefined;
-    const start = info.keyed ? page.after : next - records.length;
     // Each change may move rows, so pages of a keyed stream differ with its end.
     const generation = info.keyed ? `:${info.tail}` : "";
     const etag = `"${info.identity}:${start}:${next}${generation}${end ? ":c" : ""}"`;
@@ -726,7 +724,7 @@ export class DurableFace {
 
   #follow(
     id: string,
-    { offset }: ReadQuery,
+    { offset, snapshot }: ReadQuery,
     { ended, ...options }: {
       readonly after: number;
       readonly maxRecords: number;
@@ -736,7 +734,6 @@ export class DurableFace {
     },
   ): AsyncGenerator<StreamRead, void, undefined> {
     const startsAtOldest = offset === undefined;
-    const snapshot = offset === undefined ? undefined : snapshotOf(offset);
     const { signal } = ended;
     // Writers wait until the identifiers of their transactions have come back.
     const part = { ...options, startsAtOldest, snapshot, eachChange: true, signal } as const;

@@ -3,7 +3,7 @@ import { internal } from "../http/guard.ts";
 import { Problem } from "../http/problem.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { LogProducer } from "../../pubsub/logs/log.ts";
-import { unboundPosition } from "../../pubsub/logs/offset.ts";
+import { snapshotOf, unboundPosition } from "../../pubsub/logs/offset.ts";
 import { MAX_LOG_ID_BYTES } from "../../pubsub/logs/rules.ts";
 import type { ForkRequest } from "../../pubsub/logs/forks.ts";
 import type { CreateStreamOptions } from "../../pubsub/logs/stream_logs.ts";
@@ -38,6 +38,8 @@ export interface ReadQuery {
   readonly position: number | "now";
   /** The offset of the position; `undefined` for the start. */
   readonly offset: string | undefined;
+  /** Position at which the snapshot ends that the reader is reading; see `snapshotOf`. */
+  readonly snapshot: number | undefined;
   /** Cursor of an earlier response. */
   readonly cursor: number | undefined;
 }
@@ -128,6 +130,7 @@ export function readQuery(query: URLSearchParams): ReadQuery {
     mode,
     position,
     offset: isStart || offset === "now" ? undefined : offset,
+    snapshot: snapshotOf(offset),
     cursor: cursor === undefined ? undefined : Number(cursor),
   };
 }

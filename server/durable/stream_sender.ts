@@ -159,7 +159,7 @@ export class StreamSender {
     const { maxRecords, maxBytes } = pageOf(reading);
     let messages = this.#encoded.get(page);
     if (messages === undefined) this.#encoded.set(page, messages = encodePage(topic, page));
-    const first = page.info.keyed ? page.after : page.next - messages.length;
+    const first = page.after;
     for (let sent = 0; sent < messages.length;) {
       if (!queue.isFlushed) await queue.flushed();
       if (signal.aborted || queue.isOver) return undefined;
@@ -191,7 +191,7 @@ export class StreamSender {
    */
   async #sendSlices(
     reading: SessionReading,
-    { info, records, next }: StreamPage,
+    { info, records, after }: StreamPage,
     index: number,
   ): Promise<true | End | undefined> {
     const { session, signal, topic } = reading;
@@ -204,7 +204,7 @@ export class StreamSender {
       return { code: "too-large", reason: `A record is larger than a message of ${most} bytes` };
     }
     const queue = core.queue!;
-    const prev = next - records.length + index;
+    const prev = after + index;
     let start = 0;
     for (const slice of slicesOf(record, maxBytes)) {
       while (!queue.isFlushed && !queue.isOver) await queue.flushed();
@@ -354,8 +354,7 @@ function encodePage(topic: string, page: StreamPage): EncodedMessage[] {
     const changes = records.map((record, i) => withVersion(record as string, positions![i]!));
     return [encodeRecord(topic, `[${changes.join(",")}]`, { info, prev: after, next })];
   }
-  const first = next - records.length;
-  return records.map((record, i) => encodeRecord(topic, record, { info, prev: first + i }));
+  return records.map((record, i) => encodeRecord(topic, record, { info, prev: after + i }));
 }
 
 /** Encodes a record, or a slice of a record, as a message with a position. */

@@ -25,7 +25,7 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./writer.ts";
 
 /** Limits of the pages in which a stream is read. */
-const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
+export const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
 
 /** Time limit for notifying the readers of open writers when the server closes, in milliseconds. */
 const CLOSE_MS = 2_000;
@@ -439,8 +439,7 @@ export class DurableStreams {
     const position = startPosition(info, after);
     if (typeof position === "string") throw badOffset(id, position, after);
     let at = position;
-    const snapshot = after === undefined ? undefined : snapshotOf(after);
-    const start = { after: at, identity: info.identity, snapshot };
+    const start = { after: at, identity: info.identity, snapshot: snapshotOf(after) };
     for await (const result of read(this.#streams, start)) {
       const page = checkPage(id, result, true);
       const hasJson = isJson(page.info.contentType);
