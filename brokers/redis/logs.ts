@@ -34,6 +34,7 @@ import {
   type OwnedKind,
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
+import { requestBytes } from "../../pubsub/logs/change_message.ts";
 import { isCluster } from "./connections.ts";
 import { explainLog, isDamage, type Run } from "./failures.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
@@ -275,7 +276,7 @@ export class RedisLogs implements LogEngine {
     const what = WORDS[script];
     const { changes = [] } = ask as Pick<AppendLogOptions, "changes">;
     const bytes = recordBytes(records);
-    const needed = bytes + recordBytes(changes.flatMap(({ row, text }) => [row, ...text]));
+    const needed = bytes + requestBytes(changes);
     if (!this.#budget.take(needed)) {
       throw new BrokerError(`Cannot ${what}: too many calls wait for Redis`);
     }

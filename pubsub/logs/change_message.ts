@@ -121,14 +121,44 @@ export function rowChange(change: Change, now: number): RowChange {
 }
 
 /**
- * Counts the bytes of a transaction in a message to a session.
+ * Counts the bytes of the texts of changes, with any operation.
  *
  * @param changes The changes.
+ * @param perChange Number of bytes that each change takes in addition.
  */
-export function transactionBytes(changes: readonly RowChange[]): number {
+export function changeBytes(changes: readonly RowChange[], perChange: number): number {
   // All operations have six letters.
-  const bytesOf = ({ text }: RowChange) => utf8Length(text.join("insert")) + MAX_VERSION_BYTES;
+  return changes.reduce((sum, { text }) => sum + utf8Length(text.join("insert")) + perChange, 0);
+}
+
+/** Counts the bytes of changes in a request: names, and texts without operations. */
+export function requestBytes(changes: readonly RowChange[]): number {
+  const bytesOf = ({ row, text: [head, rest] }: RowChange) =>
+    utf8Length(row) + utf8Length(head) + utf8Length(rest);
   return changes.reduce((sum, change) => sum + bytesOf(change), 0);
+}
+
+/**
+ * Finds the limit that a number of changes in one transaction exceeds.
+ *
+ * @returns The rule and the number; `undefined` if there are not too many.
+ */
+export function countFault(count: number): string | undefined {
+  if (count <= MAX_CHANGES) return undefined;
+  return `a transaction must have at most ${MAX_CHANGES} changes, received ${count}`;
+}
+
+/**
+ * Finds out whether a transaction is too large for a message to a session.
+ *
+ * @param changes The changes.
+ * @param maxBytes Maximum size of the message's data in bytes.
+ * @returns The rule and the size; `undefined` if the transaction fits.
+ */
+export function sizeFault(changes: readonly RowChange[], maxBytes: number): string | undefined {
+  const bytes = changeBytes(changes, MAX_VERSION_BYTES);
+  if (bytes <= maxBytes) return undefined;
+  return `a transaction must have at most ${maxBytes} bytes, received ${bytes}`;
 }
 
 /**

@@ -21,7 +21,7 @@ import type {
   LogRetained,
   RetainLogOptions,
 } from "./log.ts";
-import { decideRows, NO_ROWS, type RowView, type RowWrites } from "./rows.ts";
+import { decideRows, NO_ROWS, type RowView, type RowWrites, type StoredRows } from "./rows.ts";
 import {
   expiryOf,
   infoOf,
@@ -362,12 +362,16 @@ function decideAppend(
     refusalOfContent(state, options, bytes);
   if (refusal !== undefined) return none(refusal);
   const isTransaction = options.changes !== undefined || options.expiresRows === true;
-  if (isTransaction) return decideTransaction(log, options, { now, known });
+  const content = isTransaction ? transactionOf(log, options, now) : recordsOf(state, options);
+  if ("kind" in content) return none(content);
+  const { stats, ...written } = content;
+  const { records } = written;
+  const size = isTransaction ? recordBytes(records) : bytes;
+  const next = appended(state, { ...options, records }, { now, bytes: size });
   return {
     kind: "write",
-    next: appended(state, options, { now, bytes }),
-    records: options.records,
-    keep: state.keyed === undefined ? options.keep : undefined,
+    next: stats === undefined ? next : { ...next, rows: stats },
+    ...written,
     producer,
     isNewProducer: producer && known === undefined,
     result: appendedTo,
@@ -375,37 +379,30 @@ function decideAppend(
   };
 }
 
+/** Records and changes of rows to write, with the state of the rows after them. */
+type Content =
+  & Pick<LogWrite<LogAppended>, "keep" | "records" | "rows" | "texts">
+  & { readonly stats?: StoredRows };
+
+function recordsOf({ keyed }: StoredLog, { records, keep }: AppendLogOptions): Content {
+  return { records, keep: keyed === undefined ? keep : undefined };
+}
+
 /** Decides on the changes of rows in an append whose other options are accepted. */
-function decideTransaction(
+function transactionOf(
   { state, rows: view }: LogView,
   options: AppendLogOptions,
-  { now, known }: {
-    readonly now: number;
-    readonly known: readonly [epoch: number, seq: number] | undefined;
-  },
-): LogEffect<LogAppended> {
-  const { keyed: tail, rows: stats } = state;
-  if (tail === undefined || stats === undefined || view === undefined) {
-    return none({ kind: "other-kind" });
+  now: number,
+): Content | LogAppended {
+  const { keyed: tail, rows: before } = state;
+  if (tail === undefined || before === undefined || view === undefined) {
+    return { kind: "other-kind" };
   }
-  const decided = decideRows(view, options, { position: state.tail, stats, tail, now });
-  if ("kind" in decided) return none(decided);
-  const { record, writes, texts, keep } = decided;
-  const records = record === undefined ? [] : [record];
-  const { producer } = options;
-  const next = appended(state, { ...options, records }, { now, bytes: recordBytes(records) });
-  return {
-    kind: "write",
-    next: { ...next, rows: decided.stats },
-    records,
-    rows: writes,
-    texts,
-    keep,
-    producer,
-    isNewProducer: producer && known === undefined,
-    result: appendedTo,
-    refused: itself,
-  };
+  const at = { position: state.tail, stats: before, tail, now };
+  const decided = decideRows(view, options, at);
+  if ("kind" in decided) return decided;
+  const { record, writes: rows, texts, stats, keep } = decided;
+  return { records: record === undefined ? [] : [record], rows, texts, stats, keep };
 }
 
 function appendedTo(written: StoredLog): LogAppended {

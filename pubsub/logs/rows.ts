@@ -289,7 +289,8 @@ function recentFrom(marks: StoredRows["marks"], time: number): number {
   return marks.findLast(([, at]) => at <= time)?.[0] ?? 0;
 }
 
-function least(...times: readonly (number | undefined)[]): number | undefined {
+/** The earliest of the times that are given. */
+export function least(...times: readonly (number | undefined)[]): number | undefined {
   let found: number | undefined;
   for (const time of times) {
     if (time !== undefined && (found === undefined || time < found)) found = time;

@@ -1,7 +1,7 @@
 /** Rules of logs that all engines share: names, sizes, times and states. */
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
-import type { StoredRows } from "./rows.ts";
+import { least, type StoredRows } from "./rows.ts";
 import type {
   BrokerLogs,
   LogConfig,
@@ -147,9 +147,7 @@ export function isWriterLost({ end, writer }: StoredLog, now: number): boolean {
 /** The time at which a log or a row expires, or the log loses its writer; `undefined` if never. */
 export function dueAt({ isDeleted, until, end, writer, rows }: StoredLog): number | undefined {
   if (isDeleted) return undefined;
-  const due = [until, ...(end === undefined ? [writer?.until, rows?.dueAt] : [])];
-  const times = due.filter((time) => time !== undefined);
-  return times.length === 0 ? undefined : Math.min(...times);
+  return end === undefined ? least(until, writer?.until, rows?.dueAt) : until;
 }
 
 export function isExpired({ until }: Pick<StoredLog, "until">, now: number): boolean {

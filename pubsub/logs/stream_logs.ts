@@ -20,6 +20,7 @@ import type {
   LogRetained,
   ReadLogOptions,
 } from "./log.ts";
+import { requestBytes } from "./change_message.ts";
 import { OverdueSearch } from "./overdue_search.ts";
 import {
   type ForkRefusal,
@@ -248,7 +249,8 @@ export type StreamRead =
  *   after. If the broker has a store, it remembers the id of an expired or dropped response for a
  *   week.
  * - **Writers:** if the lease of a stream's writer has lapsed, any node ends the stream with the
- *   error `writer-lost`. If the stream has a request, a node that can take it over gets the first chance.
+ *   error `writer-lost`. If the stream has a request, a node that can take it over gets the first
+ *   chance.
  * - **Readers:** readers of one stream share a subscription to its announcements, and reads.
  */
 export class StreamLogs implements AsyncDisposable {
@@ -420,8 +422,8 @@ export class StreamLogs implements AsyncDisposable {
     const { maxStreamBytes, keep, maxRows } = this.#bounds;
     const { records, changes, expiresRows } = options;
     const isTransaction = changes !== undefined || expiresRows === true;
-    const texts = changes?.flatMap(({ text, row }) => [...text, row]) ?? [];
-    if (recordBytes([...records, ...texts]) > this.maxAppendBytes) return { kind: "full" };
+    const bytes = recordBytes(records) + requestBytes(changes ?? []);
+    if (bytes > this.maxAppendBytes) return { kind: "full" };
     const result = await this.#logs.append(id, {
       ...options,
       maxBytes: maxStreamBytes,

@@ -4,9 +4,9 @@ import { badRequest, MAX_TTL_S } from "./request.ts";
 import { Problem } from "../http/problem.ts";
 import {
   type Change,
-  MAX_CHANGES,
+  countFault,
   MAX_ROW_NAME_BYTES,
-  transactionBytes,
+  sizeFault,
 } from "../../pubsub/logs/change_message.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
@@ -44,13 +44,7 @@ const MESSAGE = z.object({
  * @throws {Problem} With 400 for anything else than change messages, and 413 for too many of them.
  */
 export function readChanges(records: readonly string[]): readonly Change[] {
-  if (records.length > MAX_CHANGES) {
-    throw new Problem(413, {
-      code: "too-large",
-      detail: `Cannot append: a transaction must have at most ${MAX_CHANGES} changes, received ` +
-        `${records.length}`,
-    });
-  }
+  refuseTooLarge(countFault(records.length));
   return records.map((record, index) => {
     const parsed = MESSAGE.safeParse(JSON.parse(record));
     if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
@@ -68,12 +62,12 @@ export function readChanges(records: readonly string[]): readonly Change[] {
  * @throws {Problem} With 413 if the transaction is larger.
  */
 export function checkTransaction(changes: readonly RowChange[], maxBytes: number): void {
-  const bytes = transactionBytes(changes);
-  if (bytes <= maxBytes) return;
-  throw new Problem(413, {
-    code: "too-large",
-    detail: `Cannot append: a transaction must have at most ${maxBytes} bytes, received ${bytes}`,
-  });
+  refuseTooLarge(sizeFault(changes, maxBytes));
+}
+
+function refuseTooLarge(fault: string | undefined): void {
+  if (fault === undefined) return;
+  throw new Problem(413, { code: "too-large", detail: `Cannot append: ${fault}` });
 }
 
 function badChange(index: number, { path, message }: z.core.$ZodIssue): Problem {

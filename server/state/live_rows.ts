@@ -1,13 +1,11 @@
 /** The rows of a keyed stream in memory, kept up to date for all states of a server. */
 import { whileUnreachable } from "../durable/repeat.ts";
+import { PAGE } from "../durable/streams.ts";
 import { readRowName, type RowMessage } from "../../pubsub/logs/change_message.ts";
 import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
-
-/** Limits of the pages in which the rows are read. */
-const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
 
 /** A row and its version. */
 export interface LiveRow {
@@ -74,7 +72,7 @@ export class LiveRows extends Signal {
   }
 
   collection(name: string): ReadonlyMap<string, LiveRow> {
-    return this.#collections.get(name) ?? NO_ROWS;
+    return this.#collections.get(name) ?? NOTHING;
   }
 
   /**
@@ -165,7 +163,7 @@ export class LiveRows extends Signal {
   }
 }
 
-const NO_ROWS: ReadonlyMap<string, LiveRow> = new Map();
+const NOTHING: ReadonlyMap<string, LiveRow> = new Map();
 
 /** Applies the changes of a page, and returns the changed rows. */
 function apply(collections: Collections, { records, positions = [] }: StreamPage): RowChanged[] {

@@ -7,9 +7,10 @@ import { RequestError } from "../../errors.ts";
 import {
   type Change,
   checkRowName,
-  MAX_CHANGES,
+  countFault,
   rowChange,
-  transactionBytes,
+  rowName,
+  sizeFault,
 } from "../../pubsub/logs/change_message.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { NO_SPACE, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
@@ -152,9 +153,9 @@ export class State implements AsyncDisposable {
   }
 
   /**
-   * Yields each row that changes after the first call of `next`, in no particular order. If a row changes several
-   * times while the loop is busy, only its newest value is yielded, so a slow loop uses bounded
-   * memory.
+   * Yields each row that changes after the first call of `next`, in no particular order. If a row
+   * changes several times while the loop is busy, only its newest value is yielded, so a slow loop
+   * uses bounded memory.
    *
    * @typeParam T Type of the rows.
    * @param options Signal that ends the loop with its reason.
@@ -173,7 +174,7 @@ export class State implements AsyncDisposable {
     const listen = (changes: readonly RowChanged[]) => {
       for (const change of changes) {
         const { collection, key } = change;
-        const name = JSON.stringify([collection, key]);
+        const name = rowName(collection, key);
         const first = pending.get(name) ?? change;
         // A row that came and went is no change.
         const isNothing = first.before === undefined && !rows.collection(collection).has(key);
@@ -225,20 +226,10 @@ export class State implements AsyncDisposable {
       throw new RequestError("unavailable", `Cannot write state: "${id}" was closed`);
     }
     if (changes.length === 0) return this.version;
-    if (changes.length > MAX_CHANGES) {
-      throw new RangeError(
-        `Cannot write state: a transaction must have at most ${MAX_CHANGES} changes, received ` +
-          `${changes.length}`,
-      );
-    }
     const now = runtime.now();
     const encoded = changes.map((change) => rowChange(change, now));
-    const [bytes, most] = [transactionBytes(encoded), maxTransactionBytes(id)];
-    if (bytes > most) {
-      throw new RangeError(
-        `Cannot write state: a transaction must have at most ${most} bytes, received ${bytes}`,
-      );
-    }
+    const fault = countFault(changes.length) ?? sizeFault(encoded, maxTransactionBytes(id));
+    if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
     // Rows of another stream with the same id are not these rows.
     const { identity, failure } = this.#rows;
     if (failure !== undefined) throw failure;
@@ -389,15 +380,18 @@ function setting(
   value: unknown,
   options: StateWriteOptions = {},
 ): Change {
-  checkRowName("write state", "collection", type);
-  checkRowName("write state", "key", key);
+  checkNames(type, key);
   checkOptions("write state", options, WRITE);
   const { ttlMs } = options;
   return { type, key, operation: "upsert", value: encodeJson(value, "write state"), ttlMs };
 }
 
 function deletion(type: string, key: string): Change {
+  checkNames(type, key);
+  return { type, key, operation: "delete" };
+}
+
+function checkNames(type: string, key: string): void {
   checkRowName("write state", "collection", type);
   checkRowName("write state", "key", key);
-  return { type, key, operation: "delete" };
 }

@@ -20,7 +20,6 @@ import type {
   LogPage,
   LogRecord,
   ReadLogOptions,
-  RowChange,
 } from "../../../pubsub/logs/log.ts";
 import {
   expiryOf,
@@ -31,7 +30,6 @@ import {
   logKind,
   type OwnedKind,
 } from "../../../pubsub/logs/rules.ts";
-import { utf8Length } from "../../../session/wire/utf8.ts";
 import { type Names, subjectPart } from "../format.ts";
 import type { EngineClock } from "../clock.ts";
 import type { Link } from "../link.ts";
@@ -50,6 +48,7 @@ import {
 import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
 import { LogStreams } from "./log_streams.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
+import { changeBytes } from "../../../pubsub/logs/change_message.ts";
 import { RowCache } from "./row_cache.ts";
 import { PLACE_BYTES } from "./row_format.ts";
 
@@ -124,7 +123,7 @@ export class NatsLogs implements LogEngine {
     const { records = [], changes = [], maxLogs } = options as Partial<
       AppendLogOptions & CreateLogOptions
     >;
-    const bytes = encodedBytes(records) + changeBytes(changes);
+    const bytes = encodedBytes(records) + changeBytes(changes, PLACE_BYTES);
     const maxBytes = this.#streams.maxRecordBytes;
     if (bytes > maxBytes) {
       if (name === "append") return { kind: "full" } as LogChangeResult<N>;
@@ -299,15 +298,6 @@ export class NatsLogs implements LogEngine {
     this.#life.checkCall(what);
     return subjectPart(id);
   }
-}
-
-/** Counts the bytes of changes in a message, with the longest name of an operation. */
-function changeBytes(changes: readonly RowChange[]): number {
-  return changes.reduce(
-    (sum, { text: [before, after] }) =>
-      sum + utf8Length(before) + "delete".length + utf8Length(after) + PLACE_BYTES,
-    0,
-  );
 }
 
 /** The state after a use. The log is kept longer than promised, by {@linkcode SPARE_SHARE}. */
