@@ -20,7 +20,7 @@ import type {
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { Random } from "../random.ts";
 import { until } from "../waiting.ts";
-import { statusIs } from "./hearing.ts";
+import { noTimers, statusIs } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 
 const PLENTY = 1_000_000_000;
@@ -35,8 +35,11 @@ function test(name: string, fn: (server: NatsServer) => Promise<void>): void {
     name: `Rows on NATS ${name}`,
     ignore: isNatsMissing,
     async fn() {
-      await using server = await NatsServer.start();
-      await fn(server);
+      {
+        await using server = await NatsServer.start();
+        await fn(server);
+      }
+      await noTimers();
     },
   });
 }
