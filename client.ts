@@ -2,7 +2,7 @@
  * The Skein client for browsers, Deno, Node 22 and later, Bun and React Native. None of the modules
  * that this file loads needs Deno.
  *
- * Features that only some pages need are loaded on first use. All sizes are those of minified and
+ * Features that only some pages need are loaded on first use. All sizes are for minified and
  * gzipped code. If you bundle with code splitting, a page that connects loads at most 33 KiB at
  * first, or 35.4 KiB if it uses every export, including contracts. Later loads are at most:
  *

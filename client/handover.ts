@@ -255,7 +255,8 @@ interface Route {
 /**
  * Once the server has answered a ping in the old session, ends the passages whose topic is
  * subscribed in a later session. If that session is on another node, the server sends no
- * `unsubscribed` that would end the passage. Without the ping, the old session would duplicate all publications until it ends.
+ * `unsubscribed` that would end the passage. Without the ping, the old session would duplicate all
+ * publications until it ends.
  */
 async function endAll<C extends Contract>(
   begun: Map<Passage<C>, Session>,

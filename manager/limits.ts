@@ -27,11 +27,11 @@ export interface ManagerLimits {
    */
   readonly maxSessions?: number | undefined;
   /**
-   * Maximum number of concurrent sessions of one user. The default is high enough for
-   * all devices and tabs of a user, and low enough to stop a client that connects in a loop. `Infinity` means no limit.
-   * Sessions without a user are not counted here. The default applies only while more than half of
-   * `maxSessions` is in use, including the sessions that other nodes report. A number that you set
-   * always applies exactly, across all nodes.
+   * Maximum number of concurrent sessions of one user. The default is high enough for all
+   * devices and tabs of a user, and low enough to stop a client that connects in a loop. `Infinity`
+   * means no limit. Sessions without a user are not counted here. The default applies only while
+   * more than half of `maxSessions` is in use, including the sessions that other nodes report. A
+   * number that you set always applies exactly, across all nodes.
    *
    * @default {100}
    */

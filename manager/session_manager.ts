@@ -480,8 +480,8 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
-   * Closes all sessions gracefully. New sessions are rejected, and every peer is told immediately
-   * when to reconnect. Each peer is given a different time. Its session is closed at that time,
+   * Closes all sessions gracefully. New sessions are rejected, and every peer immediately receives
+   * the time at which to reconnect, a different one for each peer. Its session is closed then,
    * after its handlers and responses finish and its queues are flushed. Sessions that take too long
    * are cut off.
    *

@@ -94,7 +94,7 @@ async function probe(): Promise<boolean> {
  *
  * @param command The program.
  * @param args The arguments.
- * @param env Environment variables to set in addition to those of this process.
+ * @param env Environment variables to add to this process's own.
  * @returns The exit code.
  */
 export async function runCommand(

@@ -2,7 +2,7 @@
  * Checks that the whole library treats a member that is `undefined` as absent.
  *
  * - Optional members are assigned directly: `{ signal }` instead of `{ ...(signal && { signal })
- *   }`. Quoted names, such as those of headers, are an exception, because an `undefined` header
+ *   }`. Quoted names, such as header names, are an exception, because an `undefined` header
  *   value would become text.
  * - Optional members of exported interfaces are declared `name?: Type | undefined`, so that programs
  *   with `exactOptionalPropertyTypes` can pass `undefined`.

@@ -28,7 +28,7 @@ const FIRST_SECOND = 1_767_225_600;
 const MICROS_OF_OFFSET = 4;
 
 /**
- * Opens a history. The keys are those of its meta hash and its stream; the arguments come from
+ * Opens a history. The keys are its meta hash and its stream; the arguments come from
  * `RedisHistories.#opening()`. `survives` is `1` if a restart loses no acknowledged write.
  * `heardEpoch` and `heardOffset` are what the calling node received last; they are empty if it
  * received nothing.

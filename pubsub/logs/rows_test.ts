@@ -65,7 +65,7 @@ class Reader {
   }
 }
 
-/** Checks that the counts in a log's state are those of its rows. */
+/** Checks that the counts in a log's state match its rows. */
 async function checkStats(logs: BrokerLogs, info: LogInfo): Promise<void> {
   const page = await logs.read("log", { after: 0, maxRecords: 99, maxBytes: 1e6, renews: false });
   assert(typeof page === "object");

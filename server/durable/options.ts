@@ -142,9 +142,9 @@ export interface DurableStreamsOptions {
     | { readonly records: number; readonly ms: number; readonly bytes: number }
     | undefined;
   /**
-   * Retention of each stream that is not keyed. Records beyond it are dropped, and reading them returns 410. Each
-   * record counts as its content plus 64 bytes. By default, all records are kept until the stream
-   * is deleted or expires.
+   * Retention of each stream that is not keyed. Records beyond it are dropped, and reading them
+   * returns 410. Each record counts as its content plus 64 bytes. By default, all records are kept
+   * until the stream is deleted or expires.
    */
   readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
   /**

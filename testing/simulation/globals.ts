@@ -67,8 +67,8 @@ export interface NetworkGlobals {
 }
 
 /**
- * Replaces the globals of this realm, as `FakeTime` does: clocks, timers and random numbers are
- * those of the host whose event is running. Virtual time stands still during calls of
+ * Replaces the globals of this realm, as `FakeTime` does: clocks, timers and random numbers come
+ * from the host whose event is running. Virtual time stands still during calls of
  * `crypto.subtle` and file operations. Any call that would leave the simulation throws an error
  * that names it.
  *

@@ -84,12 +84,12 @@ export class LogRows {
     return this.#found === undefined;
   }
 
-  /** True if the rows are those of a message's log. */
+  /** True if the rows belong to the same log as a message. */
   isOf({ head }: LiveMessage): boolean {
     return this.#newest?.head.state.identity === head.state.identity;
   }
 
-  /** True if the rows include those of a message. */
+  /** True if the rows include all changes up to a message. */
   covers(message: LiveMessage): boolean {
     return this.isComplete && this.isOf(message) && this.#newest!.seq >= message.seq;
   }

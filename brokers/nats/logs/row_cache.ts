@@ -61,7 +61,7 @@ export class RowCache {
     return rows;
   }
 
-  /** Returns the rows of a log if they are those of a message. */
+  /** Returns the rows of a log if they are current as of a message. */
   peek(part: string, seq: number): LogRows | undefined {
     const { rows } = this.#logs.get(part) ?? {};
     return rows?.isComplete && rows.newest?.seq === seq ? rows : undefined;
