@@ -1,9 +1,9 @@
 /** The state that nodes share in buckets of JetStream. */
 import { JetStreamApiError } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
-import { pause } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
+import { Attempts } from "./contention.ts";
 import { storageOf } from "./jetstream.ts";
 import type { Link } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
@@ -12,12 +12,6 @@ import type { BrokerStore } from "../../pubsub/broker.ts";
 
 /** Maximum time for which a row is remembered, in milliseconds: a week. */
 const LONGEST_MS = 604_800_000;
-
-/** Maximum number of attempts to change a row while other nodes change it. */
-const MAX_ATTEMPTS = 64;
-
-/** Longest pause before the next attempt, in milliseconds. */
-const MAX_PAUSE_MS = 20;
 
 /** Error codes of JetStream for a row that changed meanwhile. */
 const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10071, 10164]);
@@ -32,6 +26,19 @@ interface Change<T> {
 interface Bucket {
   readonly name: string;
   readonly ttlMs: number;
+  /** By row that is being changed, the changes that wait; as many as there are calls. */
+  readonly changes: Map<string, Waiting[]>;
+}
+
+interface Rows {
+  readonly bucket: KV;
+  readonly changes: Bucket["changes"];
+}
+
+interface Waiting {
+  readonly change: (row: string | undefined) => Change<unknown>;
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: unknown) => void;
 }
 
 /**
@@ -47,18 +54,17 @@ export class NatsStore implements BrokerStore {
   readonly #rows: Bucket;
   /** Rows that are remembered for longer than those in `#rows`. */
   readonly #longRows: Bucket;
-
   constructor(link: Link, names: Names, settings: NatsSettings) {
     this.#link = link;
     this.#settings = settings;
-    this.#rows = { name: names.bucket, ttlMs: settings.storeTtlMs };
-    this.#longRows = { name: names.longBucket, ttlMs: LONGEST_MS };
+    this.#rows = { name: names.bucket, ttlMs: settings.storeTtlMs, changes: new Map() };
+    this.#longRows = { name: names.longBucket, ttlMs: LONGEST_MS, changes: new Map() };
   }
 
   advance(key: string, number: number, windowMs: number): Promise<boolean> {
-    return this.#attempt("advance a number", this.#rowsOf(windowMs), async (bucket) => {
+    return this.#attempt("advance a number", this.#rowsOf(windowMs), async (rows) => {
       checkTime("windowMs", windowMs, Math.max(this.#rows.ttlMs, LONGEST_MS));
-      return await this.#change(bucket, numberKey(key), (row) => {
+      return await this.#change(rows, numberKey(key), (row) => {
         const now = this.#link.clock.now();
         if (number <= parseNumber(row, now)) return { result: false };
         return { value: `${number} ${now + windowMs}`, result: true };
@@ -67,8 +73,8 @@ export class NatsStore implements BrokerStore {
   }
 
   newest(key: string, windowMs: number): Promise<number> {
-    return this.#attempt("read a number", this.#rowsOf(windowMs), async (bucket) => {
-      const { row } = await this.#get(bucket, numberKey(key));
+    return this.#attempt("read a number", this.#rowsOf(windowMs), async (rows) => {
+      const { row } = await this.#get(rows.bucket, numberKey(key));
       return parseNumber(row, this.#link.clock.now());
     });
   }
@@ -78,9 +84,9 @@ export class NatsStore implements BrokerStore {
     member: string,
     { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
   ): Promise<boolean> {
-    return this.#attempt("claim a place", this.#rows, async (bucket) => {
+    return this.#attempt("claim a place", this.#rows, async (rows) => {
       checkTime("ttlMs", ttlMs, this.#rows.ttlMs);
-      return await this.#change(bucket, claimsKey(scope), (row) => {
+      return await this.#change(rows, claimsKey(scope), (row) => {
         const now = this.#link.clock.now();
         const claims = parseClaims(row, now);
         if (!claims.has(member) && claims.size >= max) return { result: false };
@@ -91,8 +97,8 @@ export class NatsStore implements BrokerStore {
   }
 
   release(scope: string, member: string): Promise<void> {
-    return this.#attempt("release a claim", this.#rows, async (bucket) => {
-      await this.#change(bucket, claimsKey(scope), (row) => {
+    return this.#attempt("release a claim", this.#rows, async (rows) => {
+      await this.#change(rows, claimsKey(scope), (row) => {
         const claims = parseClaims(row, this.#link.clock.now());
         if (!claims.delete(member)) return { result: undefined };
         const value = claims.size === 0 ? null : JSON.stringify([...claims]);
@@ -102,8 +108,8 @@ export class NatsStore implements BrokerStore {
   }
 
   claims(scope: string): Promise<string[]> {
-    return this.#attempt("list claims", this.#rows, async (bucket) => {
-      const { row } = await this.#get(bucket, claimsKey(scope));
+    return this.#attempt("list claims", this.#rows, async (rows) => {
+      const { row } = await this.#get(rows.bucket, claimsKey(scope));
       return [...parseClaims(row, this.#link.clock.now()).keys()];
     });
   }
@@ -112,13 +118,17 @@ export class NatsStore implements BrokerStore {
     return windowMs <= this.#rows.ttlMs ? this.#rows : this.#longRows;
   }
 
-  async #attempt<T>(what: string, rows: Bucket, act: (bucket: KV) => Promise<T>): Promise<T> {
+  async #attempt<T>(
+    what: string,
+    { name, ttlMs, changes }: Bucket,
+    act: (rows: Rows) => Promise<T>,
+  ): Promise<T> {
     try {
       await this.#link.reach();
-      const bucket = await this.#open(rows);
+      const bucket = await this.#open(name, ttlMs);
       // The stream that contains the rows.
-      await this.#link.followClock(await this.#link.manager(), `KV_${rows.name}`);
-      return await act(bucket);
+      await this.#link.followClock(await this.#link.manager(), `KV_${name}`);
+      return await act({ bucket, changes });
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
       const text = textOf(cause);
@@ -127,7 +137,7 @@ export class NatsStore implements BrokerStore {
   }
 
   /** Opens a bucket, and creates it at first use. */
-  #open({ name, ttlMs: ttl }: Bucket): Promise<KV> {
+  #open(name: string, ttl: number): Promise<KV> {
     const { replicas } = this.#settings;
     const options = { history: 1, ttl, storage: storageOf(this.#settings), replicas };
     return this.#link.once(name, (connection) => new Kvm(connection).create(name, options));
@@ -143,28 +153,65 @@ export class NatsStore implements BrokerStore {
     return entry.operation === "PUT" ? { row: entry.string(), revision } : { revision };
   }
 
-  async #change<T>(
-    bucket: KV,
+  /**
+   * Changes a row. Changes that wait for an earlier change of the same row are then made together.
+   */
+  #change<T>(
+    { bucket, changes }: Rows,
     key: string,
     change: (row: string | undefined) => Change<T>,
   ): Promise<T> {
-    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
-      const { row, revision } = await this.#get(bucket, key);
-      const { value, result } = change(row);
-      if (value === undefined) return result;
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const waiting = { change, resolve: resolve as (result: unknown) => void, reject };
+    const line = changes.get(key);
+    if (line !== undefined) {
+      line.push(waiting);
+      return promise;
+    }
+    changes.set(key, []);
+    void this.#run(bucket, key, changes, [waiting]);
+    return promise;
+  }
+
+  async #run(
+    bucket: KV,
+    key: string,
+    changes: Map<string, Waiting[]>,
+    first: readonly Waiting[],
+  ): Promise<void> {
+    for (let batch = first; batch.length > 0;) {
       try {
-        if (value === null) await bucket.delete(key, { previousSeq: revision });
-        else await bucket.put(key, value, { previousSeq: revision });
+        const results = await this.#write(bucket, key, batch);
+        batch.forEach(({ resolve }, index) => resolve(results[index]));
+      } catch (error) {
+        for (const { reject } of batch) reject(error);
+      }
+      batch = changes.get(key)!;
+      changes.set(key, []);
+    }
+    changes.delete(key);
+  }
+
+  async #write(bucket: KV, key: string, batch: readonly Waiting[]): Promise<unknown[]> {
+    const attempts = new Attempts(this.#link.runtime);
+    while (true) {
+      const { row, revision } = await this.#get(bucket, key);
+      let next = row;
+      const results = batch.map(({ change }) => {
+        const { value, result } = change(next);
+        if (value !== undefined) next = value ?? undefined;
         return result;
+      });
+      if (next === row) return results;
+      try {
+        if (next === undefined) await bucket.delete(key, { previousSeq: revision });
+        else await bucket.put(key, next, { previousSeq: revision });
+        return results;
       } catch (error) {
         if (!(error instanceof JetStreamApiError && WRONG_SEQUENCE.has(error.code))) throw error;
-        const { runtime } = this.#link;
-        await pause(runtime, runtime.random() * Math.min(MAX_PAUSE_MS, attempt + 1));
+        await attempts.lost(key);
       }
     }
-    throw new BrokerError(
-      `Cannot change ${key}: other nodes changed it ${MAX_ATTEMPTS} times first`,
-    );
   }
 }
 

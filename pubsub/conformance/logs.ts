@@ -96,6 +96,18 @@ export const LOGS: Record<string, Test> = {
     same(tails.sort((a, b) => a - b), groups.map((_, i) => 3 * (i + 1)), "the tails");
   }),
 
+  "lets a node append while another one appends without a pause": withLogs(
+    async ({ id }, near, far) => {
+      await created(near, id, {});
+      await besides(
+        async () => same((await append(near, id, ["near"])).kind, "appended", "a fast append"),
+        async () => same((await append(far, id, ["far"])).kind, "appended", "a slow append"),
+      );
+      const { records } = await read(near, id);
+      same(records.filter((record) => record === "far").length, 20, "appends of the other node");
+    },
+  ),
+
   "ends a log together with its last records": withLogs(async ({ id }, near, far) => {
     await created(near, id, { records: ["a"] });
     const ended = await append(near, id, ["b"], { end: {} });
@@ -537,6 +549,25 @@ export async function until(holds: () => boolean | Promise<boolean>, what: strin
     if (performance.now() - begin > 6_000) throw new Error(`Expected ${what} within 6 s`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
+}
+
+/** Repeats the first call without a pause until the second one was repeated 20 times. */
+export async function besides(
+  always: () => Promise<void>,
+  slow: () => Promise<void>,
+): Promise<void> {
+  let left = 20;
+  const repeat = async () => {
+    while (left > 0) await always();
+  };
+  const count = async () => {
+    try {
+      for (; left > 0; left--) await slow();
+    } finally {
+      left = 0;
+    }
+  };
+  await Promise.all([repeat(), count()]);
 }
 
 function bytesOf(...bytes: number[]): Uint8Array {

@@ -1,7 +1,7 @@
 /** Tests of the rules that every broker with keyed logs follows. */
 import { type Change, readRowName, rowChange, rowName } from "../logs/change_message.ts";
 import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
-import { until } from "./logs.ts";
+import { besides, until } from "./logs.ts";
 import { same, type Test, type TestKit } from "./kit.ts";
 
 /** A bound that tests do not reach by accident. */
@@ -92,6 +92,18 @@ export const ROWS: Record<string, Test> = {
       );
       same(results.filter((result) => result === "appended").length, 1, "the winners");
       same((await read(near, id)).info.tail, 2, "the tail");
+    },
+  ),
+
+  "lets a node change rows while another one changes them without a pause": withRows(
+    async ({ id }, near, far) => {
+      await created(near, id);
+      let count = 0;
+      await besides(
+        async () => same(await change(near, id, [set("near", 0)]), "appended", "a fast change"),
+        async () => same(await change(far, id, [set("far", ++count)]), "appended", "a slow change"),
+      );
+      same(shown(await read(near, id)).includes("update far 20"), true, "the other node's row");
     },
   ),
 

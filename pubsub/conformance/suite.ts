@@ -63,6 +63,16 @@ const STORE: Record<string, Test> = {
     same((await near.claims(id)).length, 3, "the holders of claims");
   }),
 
+  "grants hundreds of concurrent claims of one scope": withStore(async ({ id }, near, far) => {
+    const most = { max: 300, ttlMs: 3_600_000 };
+    const tries = Array.from(
+      { length: 300 },
+      (_, i) => (i % 2 === 0 ? near : far).claim(id, `m${i}`, most),
+    );
+    same(await Promise.all(tries), Array(300).fill(true), "the results");
+    same((await near.claims(id)).length, 300, "the holders of claims");
+  }),
+
   "keeps a claim and a number as long as promised, on every node": withStore(
     async ({ id }, near, far) => {
       const seconds = { max: 1, ttlMs: 10_000 };

@@ -3,6 +3,7 @@ import { BrokerError } from "../../../errors.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { EngineClock } from "../clock.ts";
+import { Attempts, MAX_PAUSE_MS } from "../contention.ts";
 import type { Link } from "../link.ts";
 import { Line, type Outbox, type Outgoing } from "../../../pubsub/engine/queue.ts";
 import type { LogRecord } from "../../../pubsub/logs/log.ts";
@@ -36,11 +37,17 @@ import type { LogStreams } from "./log_streams.ts";
 import type { RowCache } from "./row_cache.ts";
 import { carriedRows, changedRows } from "./row_format.ts";
 
-/** Maximum number of attempts to change a log while other nodes change it. */
-const MAX_ATTEMPTS = 64;
+/** Longest time for which a node changes a log without a pause, in milliseconds. */
+const TURN_MS = 250;
 
-/** Longest pause before the next attempt, in milliseconds. */
-const MAX_PAUSE_MS = 20;
+/** The same for a shared log. */
+const SHARED_TURN_MS = 20;
+
+/** Time for which a log counts as shared after another node has changed it, in milliseconds. */
+const SHARED_MS = 1_000;
+
+/** Length of the pause in milliseconds: another node has time for an attempt. */
+const GAP_MS = MAX_PAUSE_MS + 5;
 
 /** Maximum number of logs whose newest message a node remembers. */
 const MAX_HOT_LOGS = 4_096;
@@ -99,6 +106,12 @@ interface Hot {
   readonly bytes: number;
   /** The oldest kept messages, as far as they have been read. */
   front: FrontMessage[];
+  /** Start of the changes of this node that follow one another without a pause. */
+  readonly turnMs: number;
+  /** Time of this node's last change. */
+  readonly wroteMs: number;
+  /** Time of this node's last attempt in which another node was first. */
+  readonly lostMs: number;
 }
 
 interface Applied {
@@ -225,7 +238,9 @@ export class LogWriter {
     batch: readonly Waiting[],
   ): Promise<readonly (() => void)[]> {
     await this.#streams.open();
-    for (let attempt = 0; attempt < MAX_ATTEMPTS;) {
+    let { turnMs, lostMs } = await this.#makeWay(this.#known(id));
+    const attempts = new Attempts(this.#runtime);
+    while (true) {
       let known = this.#known(id);
       let hot = known ?? this.#note(await this.#streams.newest(part));
       const rows = await this.#rowsAt(part, hot);
@@ -243,15 +258,28 @@ export class LogWriter {
         this.#remember(id, hot);
         return applied.tell;
       }
+      hot = { ...hot, turnMs, lostMs };
       if (applied && await this.#write(id, part, hot, applied)) return applied.tell;
       this.#forget(id);
-      attempt++;
-      const pauseMs = this.#runtime.random() * Math.min(MAX_PAUSE_MS, attempt);
-      await pause(this.#runtime, pauseMs);
+      turnMs = lostMs = this.#runtime.monotonic();
+      await attempts.lost("a log");
     }
-    throw new BrokerError(
-      `Cannot change a log: other nodes changed it ${MAX_ATTEMPTS} times first`,
-    );
+  }
+
+  /**
+   * Pauses if this node's turn is over. The node that changed a log last knows the newest message,
+   * so its next change is faster than that of a node that must read the message first. Without
+   * pauses, it would always win.
+   */
+  async #makeWay(hot: Hot | undefined): Promise<Pick<Hot, "turnMs" | "lostMs">> {
+    const nowMs = this.#runtime.monotonic();
+    const { turnMs = nowMs, wroteMs = nowMs, lostMs = -Infinity } = hot ?? {};
+    if (nowMs - wroteMs >= GAP_MS) return { turnMs: nowMs, lostMs };
+    if (nowMs - turnMs < (nowMs - lostMs < SHARED_MS ? SHARED_TURN_MS : TURN_MS)) {
+      return { turnMs, lostMs };
+    }
+    await pause(this.#runtime, GAP_MS);
+    return { turnMs: this.#runtime.monotonic(), lostMs };
   }
 
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
@@ -302,7 +330,7 @@ export class LogWriter {
     if (seq === undefined || head === null) return seq;
     const message = liveIn(decodeLog(seq, encoded))!;
     const bytes = encoded.length - encodedBytes(records);
-    this.#remember(id, { ...hot, seq, message, bytes });
+    this.#remember(id, { ...hot, seq, message, bytes, wroteMs: this.#runtime.monotonic() });
     if (head.state.keyed !== undefined) this.#rows.wrote(part, message, hot.seq);
     return seq;
   }
@@ -468,7 +496,8 @@ export class LogWriter {
     const message = liveIn(found);
     const bytes = message === undefined ? 0 : JSON.stringify(message.head).length;
     const era = this.#streams.era;
-    return { era, seq: found?.seq ?? 0, message, bytes, front: [] };
+    const times = { turnMs: -Infinity, wroteMs: -Infinity, lostMs: -Infinity };
+    return { era, seq: found?.seq ?? 0, message, bytes, front: [], ...times };
   }
 
   #known(id: string): Hot | undefined {

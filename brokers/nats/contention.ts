@@ -1,0 +1,38 @@
+/** Repeated attempts to change what other nodes change at the same time. */
+import type { Runtime } from "../../base/runtime.ts";
+import { pause } from "../../base/wait.ts";
+import { BrokerError } from "../../errors.ts";
+
+/** Time after which a change fails if other nodes are always first, in milliseconds. */
+const MAX_CONTENDED_MS = 30_000;
+
+/** Longest pause before the next attempt, in milliseconds. */
+export const MAX_PAUSE_MS = 10;
+
+/** The attempts of one change. */
+export class Attempts {
+  readonly #runtime: Runtime;
+  readonly #endMs: number;
+  #lost = 0;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+    this.#endMs = runtime.monotonic() + MAX_CONTENDED_MS;
+  }
+
+  /**
+   * Pauses after an attempt in which another node was first.
+   *
+   * @param what What is changed, for the error.
+   * @throws {BrokerError} If other nodes were first for too long.
+   */
+  async lost(what: string): Promise<void> {
+    if (this.#runtime.monotonic() > this.#endMs) {
+      throw new BrokerError(
+        `Cannot change ${what}: other nodes changed it first for ${MAX_CONTENDED_MS} ms`,
+      );
+    }
+    this.#lost++;
+    await pause(this.#runtime, this.#runtime.random() * Math.min(MAX_PAUSE_MS, this.#lost));
+  }
+}
