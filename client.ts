@@ -13,9 +13,10 @@
  * - 5.7 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.4 KiB when a session is first used for more than messages, for example for diagnostics,
- * - 4.1 KiB at the first streaming response, or before the first session with request handlers.
+ * - 4.1 KiB at the first streaming response, or before the first session with request handlers,
+ * - 4.8 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 81.7 KiB.
+ * If you bundle the client as a single file, it is at most 85.9 KiB.
  *
  * @example Usage
  * ```ts
@@ -59,6 +60,13 @@ export type {
   ClientSubscribeOptions,
 } from "./client/client_options.ts";
 export type { DurableStream, DurableStreamOptions } from "./client/durable_stream.ts";
+export type {
+  ClientCollection,
+  ClientState,
+  ClientStateOptions,
+  ClientStateStatus,
+} from "./client/state/state.ts";
+export type { OnConflict, StateConflict } from "./client/state/writes.ts";
 export { Members, type RoomMembers } from "./client/rooms.ts";
 export { Subscription } from "./client/subscription.ts";
 export {
@@ -87,6 +95,7 @@ export {
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export { Session } from "./session/session.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
+export type { StateChange, StateTransaction, StateWriteOptions } from "./session/state_types.ts";
 export type { StreamingAnswer } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
@@ -209,5 +218,6 @@ function makePlatform(options: TransportOptions): ClientPlatform {
     http: () => import("./client/page/chunk_http.ts"),
     insight: () => import("./client/page/chunk_insight.ts"),
     answers: () => import("./client/page/chunk_answers.ts"),
+    state: () => import("./client/page/chunk_state.ts"),
   });
 }

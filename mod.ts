@@ -91,6 +91,13 @@ export type {
 export type { ConnectOptions, DialOptions } from "./client/connect.ts";
 export { connect, dial } from "./client/deno.ts";
 export type { DurableStream, DurableStreamOptions } from "./client/durable_stream.ts";
+export type {
+  ClientCollection,
+  ClientState,
+  ClientStateOptions,
+  ClientStateStatus,
+} from "./client/state/state.ts";
+export type { OnConflict, StateConflict } from "./client/state/writes.ts";
 export { Subscription } from "./client/subscription.ts";
 export {
   AuthenticationError,
@@ -138,13 +145,7 @@ export type {
 } from "./server/durable/streams.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
-export type {
-  State,
-  StateChange,
-  StateCollection,
-  StateTransaction,
-  StateWriteOptions,
-} from "./server/state/state.ts";
+export type { State, StateCollection } from "./server/state/state.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {
@@ -178,6 +179,7 @@ export type {
   StructuredDatagramsOptions,
   StructuredStreamOptions,
 } from "./session/streams/structured_options.ts";
+export type { StateChange, StateTransaction, StateWriteOptions } from "./session/state_types.ts";
 export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";

@@ -56,6 +56,8 @@ export const CLIENT_KINDS: {
     token: "string or null",
   },
   "hand over": { transport: ["webtransport", "websocket", "http"] },
+  "open state": { onConflict: "function" },
+  "read changes": { signal: "AbortSignal" },
   "read stream": {
     after: "string or null",
     onInvalid: "function",
@@ -65,6 +67,7 @@ export const CLIENT_KINDS: {
   request: { ...WAIT, retry: "boolean" },
   "request stream": { ...STREAM, after: "string or null", id: "string or null" },
   subscribe: { ...HISTORY, onInvalid: "function", onRecovery: "function" },
+  "write state": { ttlMs: POSITIVE },
 };
 
 export const checkCall: (call: string, options: unknown) => void = checkBy<ClientCalls>(

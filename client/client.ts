@@ -39,6 +39,7 @@ import type { Alarm, Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
 import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
+import type { ClientState, ClientStateOptions } from "./state/state.ts";
 import { ClientPresence, Members, WatchedRooms } from "./rooms.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscription.ts";
@@ -464,6 +465,21 @@ export class Client<C extends Contract = Contract>
         yield* (await client.#recovery()).readStream(this, { ...options, subscribe });
       },
     };
+  }
+
+  /**
+   * Opens a state: rows that all clients and servers share, and that this client may also write. The
+   * server's `authorize` must allow this client to subscribe to `stream:<id>`, and to publish on it
+   * for writes. See {@linkcode ClientState}.
+   *
+   * @param id The state's id, for which the server has called `server.state(id)`.
+   * @param options What to do if others change a row at the same time.
+   * @returns The state, once its code is loaded. Its rows are complete once `ready` has resolved.
+   */
+  async state(id: string, options: ClientStateOptions = {}): Promise<ClientState> {
+    this.#check("open state", options);
+    const { openState } = await this.#platform.state() as typeof import("./state/state.ts");
+    return openState(id, options, this as unknown as Client, this.#platform, this.#runtime);
   }
 
   /**

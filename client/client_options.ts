@@ -108,6 +108,12 @@ export interface ClientPlatform {
    */
   readonly answers: () => Promise<unknown>;
   /**
+   * Loads live state, on first use.
+   *
+   * @ignore
+   */
+  readonly state: () => Promise<unknown>;
+  /**
    * Loads the module `recovery.ts`, which detects a lost server and carries subscriptions and
    * messages over to the next session.
    *

@@ -8,6 +8,8 @@ import type {
   ServerUrl,
 } from "./client_options.ts";
 import type { DurableStreamOptions } from "./durable_stream.ts";
+import type { ClientStateOptions } from "./state/state.ts";
+import type { StateWriteOptions } from "../session/state_types.ts";
 import type { SessionCalls } from "../session/calls.ts";
 import type { RequestStreamOptions } from "../session/types.ts";
 import type { Contract } from "../session/contract.ts";
@@ -72,10 +74,13 @@ export interface ClientCalls extends SessionCalls {
   readonly connect: ClientOptions & ConnectOptions;
   readonly dial: DialOptions;
   readonly "hand over": { readonly transport?: TransportName | undefined };
+  readonly "open state": ClientStateOptions;
+  readonly "read changes": { readonly signal?: AbortSignal | undefined };
   readonly "read stream": DurableStreamOptions;
   readonly request: ClientRequestOptions;
   readonly "request stream": RequestStreamOptions;
   readonly subscribe: ClientSubscribeOptions;
+  readonly "write state": StateWriteOptions;
 }
 
 /** The subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL}, directly or over QMux. */

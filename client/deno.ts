@@ -133,6 +133,7 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
     dial,
     insight: () => import("./page/chunk_insight.ts"),
     answers: () => import("./page/chunk_answers.ts"),
+    state: () => import("./page/chunk_state.ts"),
     recovery: () => import("./recovery.ts"),
     checkOptions: checkCall,
   };

@@ -319,7 +319,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     async publish(session, topic, data, { number, echo }) {
-      if (topic.startsWith(STREAM_PREFIX)) return await cancel(session, topic, data);
+      if (topic.startsWith(STREAM_PREFIX)) return await publishToStream(session, topic, data);
       const { from = options.includePublisher } = await check(session, topic, "publish");
       const input = router?.match(topic)?.input;
       const outcome = input && await checkData(session, input, data);
@@ -408,22 +408,26 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     recheck: takeOffDenied,
   });
 
-  /** Handles the only publication that a durable stream accepts: the request to stop. */
-  async function cancel(session: Session, topic: string, data: unknown): Promise<unknown> {
+  /** Handles a publication to a durable stream: rows of a state, or the request to stop. */
+  async function publishToStream(session: Session, topic: string, data: unknown): Promise<unknown> {
     const { cancel: reason } = Object(data) as { readonly cancel?: unknown };
-    const isValid = typeof reason === "string" && reason.length <= MAX_REASON_LENGTH;
-    if (!isValid) {
-      const what = `A durable stream accepts only the publication {"cancel":reason}`;
-      throw new RequestError("malformed", `${what}, of at most ${MAX_REASON_LENGTH} characters`);
+    const isCancel = reason !== undefined;
+    if (isCancel && !(typeof reason === "string" && reason.length <= MAX_REASON_LENGTH)) {
+      throw new RequestError(
+        "malformed",
+        `Expected {"cancel":reason} with a reason of at most ${MAX_REASON_LENGTH} characters`,
+      );
     }
-    await check(session, topic, "cancel");
+    await check(session, topic, isCancel ? "cancel" : "publish");
     const { durable } = parts();
     if (durable === undefined) {
       throw new RequestError("not-found", "This server has no durable streams");
     }
+    const id = topic.slice(STREAM_PREFIX.length);
     try {
+      if (!isCancel) return await durable.write(id, data);
       // A repetition changes nothing: the first reason stays.
-      await durable.streams.cancel(topic.slice(STREAM_PREFIX.length), reason);
+      await durable.streams.cancel(id, reason);
     } catch (error) {
       // The broker rejects the id, so there is no such stream.
       if (error instanceof RangeError) throw new RequestError("not-found", error.message);

@@ -277,14 +277,14 @@ export class Sending implements SessionHalf {
     return { client };
   }
 
-  /** Publishes to a topic through the server. */
+  /** Publishes to a topic through the server, and returns the data of the reply. */
   async publish(
     topic: string,
     data: unknown,
     { except, ...wait }: ClientPublishOptions,
-  ): Promise<void> {
+  ): Promise<unknown> {
     checkTopic(topic, "publish");
-    await this.ask(
+    return await this.ask(
       `the publication on "${topic}"`,
       (id) => {
         const quiet = except === undefined ? {} : { echo: false, ...this.introduce() } as const;

@@ -7,7 +7,15 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import type { NestedCheck, NumberCheck, NumberRange, OptionKind } from "../base/options.ts";
-import { type Client, connect, createServer, dial, forwardedAddress, serve } from "../mod.ts";
+import {
+  type Client,
+  type ClientState,
+  connect,
+  createServer,
+  dial,
+  forwardedAddress,
+  serve,
+} from "../mod.ts";
 import { SessionManager } from "../manager/mod.ts";
 import {
   BitrateMonitor,
@@ -123,6 +131,7 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
 /** Objects whose methods take options. */
 interface Objects {
   readonly client: Client;
+  readonly clientState: ClientState;
   readonly broker: SqliteBroker;
   readonly moq: Awaited<ReturnType<typeof openMoq>>;
   readonly server: TestServer<string>;
@@ -148,6 +157,10 @@ const METHODS: Methods = {
   watchLeaks: ({ client }, options) => watchLeaks(client, options),
   withMessages: ({ session }, options) => withMessages(session.connection, options),
   "AnnouncementReader.next": ({ moq }, options) => moq.announcements.next(options),
+  "Client.state": ({ client }, options) => client.state("a", options),
+  "ClientCollection.set": ({ clientState }, options) =>
+    clientState.collection("a").set("a", 1, options),
+  "ClientState.changes": ({ clientState }, options) => clientState.changes(options).next(),
   "Client.durableStream": ({ client }, options) => client.durableStream("a", options),
   "Client.flushed": ({ client }, options) => client.flushed(options),
   "Client.handOver": ({ client }, options) => client.handOver(options),
@@ -307,10 +320,11 @@ async function withObjects(body: (objects: Objects) => Promise<void>): Promise<v
   const [session] = server.manager.all();
   await using writer = await server.durableStreams.create("written");
   await using state = await server.state("state");
+  using clientState = await client.state("state");
   await using moq = await openMoq();
   const folder = await Deno.makeTempDir();
   await using broker = await SqliteBroker.open(`${folder}/a.db`);
-  await body({ broker, client, moq, server, session: session!, state, writer });
+  await body({ broker, client, clientState, moq, server, session: session!, state, writer });
 }
 
 function allCalls(

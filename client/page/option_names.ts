@@ -85,6 +85,7 @@ const NAMES: {
   },
   dial: { ...COMMON, onClose: 1, onOpen: 1, protocols: 1 },
   "hand over": { transport: 1 },
+  "open state": { onConflict: 1 },
   publish: { ...WAIT, except: 1 },
   "read stream": { after: 1, onInvalid: 1, parse: 1, signal: 1 },
   request: { ...WAIT, retry: 1 },
@@ -107,6 +108,7 @@ const NAMES: {
   "session.request stream": STREAM,
   "session.subscribe": { ...WAIT, ...HISTORY },
   subscribe: { ...HISTORY, onInvalid: 1, onRecovery: 1 },
+  "write state": { ttlMs: 1 },
 };
 
 /**

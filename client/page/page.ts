@@ -43,6 +43,8 @@ export interface PageChunks {
   readonly insight: ClientPlatform["insight"];
   /** Loads streaming responses. */
   readonly answers: ClientPlatform["answers"];
+  /** Loads live state. */
+  readonly state: ClientPlatform["state"];
 }
 
 type Hints = { tellHint(name: string, names: object): void };
@@ -64,13 +66,13 @@ type Hints = { tellHint(name: string, names: object): void };
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
   checkRuntime();
-  const { insight, answers, recovery, http } = chunks;
+  const { insight, answers, recovery, state, http } = chunks;
   const checked = checkTransports(options);
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
   const checkOptions = namesCheck((name, names) =>
     insight().then((part) => (part as Hints).tellHint(name, names), () => {})
   );
-  return { dial, insight, answers, recovery, checkOptions };
+  return { dial, insight, answers, recovery, state, checkOptions };
 }
 
 function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {

@@ -136,6 +136,7 @@ Deno.test("connect() of a page loads recovery after the session, or while it ope
       http: counted("HTTP", () => import("./chunk_http.ts")),
       insight: counted("insight", () => import("./chunk_insight.ts")),
       answers: counted("answers", () => import("./chunk_answers.ts")),
+      state: counted("state", () => import("./chunk_state.ts")),
     };
     const options = {
       headStartMs: 1_000_000,

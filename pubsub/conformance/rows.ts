@@ -1,5 +1,6 @@
 /** Tests of the rules that every broker with keyed logs follows. */
-import { type Change, readRowName, rowChange, rowName } from "../logs/change_message.ts";
+import { type Change, rowChange } from "../logs/change_message.ts";
+import { readRowName, rowName } from "../../session/wire/rows.ts";
 import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
 import { besides, until } from "./logs.ts";
 import { same, type Test, type TestKit } from "./kit.ts";

@@ -3,15 +3,9 @@
  *
  * @see {@link https://github.com/durable-streams/durable-streams State Protocol}, sections 4 and 5
  */
-import { describe } from "../../base/error_text.ts";
+import { MAX_CHANGES, readRowName, rowName } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { RowChange } from "./log.ts";
-
-/** Maximum size of a type or key in bytes, in UTF-8. */
-export const MAX_ROW_NAME_BYTES = 1_024;
-
-/** Maximum number of changes in one transaction. */
-export const MAX_CHANGES = 1_000;
 
 /** Maximum number of bytes that the version of a change takes in a message, with a comma. */
 const MAX_VERSION_BYTES = 30;
@@ -32,59 +26,6 @@ export interface Change {
   readonly expect?: number | undefined;
   /** See {@linkcode RowChange.ttlMs}. */
   readonly ttlMs?: number | undefined;
-}
-
-/** A change as readers receive it. */
-export interface RowMessage {
-  readonly type: string;
-  readonly key: string;
-  /** Absent for a deletion. */
-  readonly value?: unknown;
-  readonly headers: { readonly operation: "insert" | "update" | "delete" };
-}
-
-/**
- * Checks a type or a key.
- *
- * @param verb The operation, for the error.
- * @param what The parameter, for the error.
- * @param name The type or the key.
- * @throws {TypeError} If it is not a text.
- * @throws {RangeError} If it is empty or too long.
- */
-export function checkRowName(verb: string, what: string, name: string): void {
-  if (typeof name !== "string") {
-    throw new TypeError(`Cannot ${verb}: ${what} must be a text, received ${describe(name)}`);
-  }
-  const bytes = utf8Length(name);
-  if (bytes > 0 && bytes <= MAX_ROW_NAME_BYTES) return;
-  throw new RangeError(
-    `Cannot ${verb}: ${what} must have 1 to ${MAX_ROW_NAME_BYTES} bytes, received ${bytes}`,
-  );
-}
-
-/**
- * Returns the name of a row.
- *
- * @param type The collection.
- * @param key The key.
- * @returns The name, unique for each pair.
- *
- * @example Usage
- * ```ts
- * import { readRowName, rowName } from "./change_message.ts";
- * import { assertEquals } from "@std/assert";
- *
- * assertEquals(readRowName(rowName("cards", "1")), ["cards", "1"]);
- * ```
- */
-export function rowName(type: string, key: string): string {
-  return JSON.stringify([type, key]);
-}
-
-/** Returns the collection and the key of a row. */
-export function readRowName(row: string): readonly [type: string, key: string] {
-  return JSON.parse(row);
 }
 
 /** Reads the row that a change message changes, and whether the message deletes the row. */

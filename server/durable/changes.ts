@@ -2,12 +2,8 @@
 import { z } from "zod";
 import { badRequest, MAX_TTL_S } from "./request.ts";
 import { Problem } from "../http/problem.ts";
-import {
-  type Change,
-  countFault,
-  MAX_ROW_NAME_BYTES,
-  sizeFault,
-} from "../../pubsub/logs/change_message.ts";
+import { type Change, countFault, sizeFault } from "../../pubsub/logs/change_message.ts";
+import { MAX_ROW_NAME_BYTES } from "../../session/wire/rows.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
 
@@ -45,13 +41,22 @@ const MESSAGE = z.object({
  */
 export function readChanges(records: readonly string[]): readonly Change[] {
   refuseTooLarge(countFault(records.length));
-  return records.map((record, index) => {
-    const parsed = MESSAGE.safeParse(JSON.parse(record));
-    if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
-    const { type, key, value, headers: { operation, txid, expect, ttl } } = parsed.data;
-    const ttlMs = ttl && ttl * 1_000;
-    return { type, key, operation, txid, expect, ttlMs, value: JSON.stringify(value) };
-  });
+  return records.map((record, index) => readChange(JSON.parse(record), index));
+}
+
+/**
+ * Reads a change message, as {@linkcode readChanges} does.
+ *
+ * @param message The message.
+ * @param index Its index in the transaction, for the error.
+ * @throws {Problem} With 400 for another value.
+ */
+export function readChange(message: unknown, index: number): Change {
+  const parsed = MESSAGE.safeParse(message);
+  if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
+  const { type, key, value, headers: { operation, txid, expect, ttl } } = parsed.data;
+  const ttlMs = ttl && ttl * 1_000;
+  return { type, key, operation, txid, expect, ttlMs, value: JSON.stringify(value) };
 }
 
 /**

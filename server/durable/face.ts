@@ -44,7 +44,8 @@ import type {
   RowChange,
 } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import { readRowName, rowChange } from "../../pubsub/logs/change_message.ts";
+import { rowChange } from "../../pubsub/logs/change_message.ts";
+import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import {

@@ -15,6 +15,8 @@ import { Answers, type ResumeAnswer } from "./answers.ts";
 import { type AnswerLimits, boundsOf, type DurableStreamsOptions, tailOf } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { DurableStreams, maxRecordBytes } from "./streams.ts";
+import { writeRows } from "../state/session_writes.ts";
+import type { StateParts } from "../state/state.ts";
 import { States } from "../state/states.ts";
 
 /** Options for {@linkcode DurableParts}. */
@@ -47,6 +49,7 @@ export class DurableParts {
   /** The states of the application. */
   readonly states: States;
   readonly #sender: StreamSender;
+  readonly #state: StateParts;
 
   constructor(options: DurablePartsOptions) {
     const { runtime, quotas, broker, nodes, bounds, maxMessageBytes, report } = options;
@@ -63,7 +66,8 @@ export class DurableParts {
     });
     this.streams = new DurableStreams({ runtime, streams: logs, maxMessageBytes });
     const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
-    this.states = new States({ runtime, logs, maxTransactionBytes }, tailOf(bounds ?? {}));
+    this.#state = { runtime, logs, maxTransactionBytes };
+    this.states = new States(this.#state, tailOf(bounds ?? {}));
     this.#sender = new StreamSender(logs, options.ownerOf);
     this.answers = new Answers(options.answers, {
       runtime,
@@ -80,6 +84,11 @@ export class DurableParts {
   /** Creates the source of a topic `stream:<id>`. */
   source(topic: string, topics: Topics): TopicSource {
     return new StreamFeed(topic, topics, this.#sender);
+  }
+
+  /** Writes transactions of a client to a state. See {@linkcode writeRows}. */
+  async write(id: string, data: unknown): Promise<unknown> {
+    return await writeRows(id, data, this.#state);
   }
 
   /**

@@ -1,7 +1,8 @@
 /** Sends the records of durable streams to sessions. */
 import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
 import type { LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
-import { MAX_CHANGES, withVersion } from "../../pubsub/logs/change_message.ts";
+import { withVersion } from "../../pubsub/logs/change_message.ts";
+import { MAX_CHANGES } from "../../session/wire/rows.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
 import { isJson } from "../../pubsub/logs/rules.ts";
 import {

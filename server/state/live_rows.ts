@@ -1,24 +1,17 @@
 /** The rows of a keyed stream in memory, kept up to date for all states of a server. */
 import { whileUnreachable } from "../durable/repeat.ts";
 import { PAGE } from "../durable/streams.ts";
-import { readRowName, type RowMessage } from "../../pubsub/logs/change_message.ts";
+import { readRowName, type RowMessage } from "../../session/wire/rows.ts";
 import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
+import type { RowChanged, RowSource } from "../../session/state_changes.ts";
 
 /** A row and its version. */
 export interface LiveRow {
   readonly value: unknown;
   readonly version: number;
-}
-
-/** A changed row, as listeners receive it. */
-export interface RowChanged {
-  readonly collection: string;
-  readonly key: string;
-  /** The row before the change; `undefined` if it did not exist. */
-  readonly before: LiveRow | undefined;
 }
 
 /** Collections, each with its rows by key. */
@@ -30,7 +23,7 @@ type Collections = Map<string, Map<string, LiveRow>>;
  * If the stream has forgotten deletions that these rows may lack, the rows are read anew and
  * replaced in one step. Listeners then receive the rows that differ.
  */
-export class LiveRows extends Signal {
+export class LiveRows extends Signal implements RowSource {
   readonly id: string;
   /** Number of states that use the rows. */
   users = 0;
@@ -69,6 +62,10 @@ export class LiveRows extends Signal {
     this.ready = this.#isReady.promise;
     this.ready.catch(() => {});
     void this.#run();
+  }
+
+  valueAt(collection: string, key: string): unknown {
+    return this.collection(collection).get(key)?.value;
   }
 
   collection(name: string): ReadonlyMap<string, LiveRow> {
@@ -175,7 +172,7 @@ function apply(collections: Collections, { records, positions = [] }: StreamPage
     if (headers.operation === "delete") rows.delete(key);
     else rows.set(key, { value, version: positions[i]! + 1 });
     if (rows.size === 0) collections.delete(type);
-    return { collection: type, key, before };
+    return { collection: type, key, before: before?.value };
   });
 }
 
@@ -188,7 +185,7 @@ function difference(old: Collections, next: Collections, isSameStream: boolean):
   for (const [collection, rows] of old) {
     for (const [key, before] of rows) {
       const isSame = next.get(collection)?.get(key)?.version === before.version;
-      if (!isSameStream || !isSame) changes.push({ collection, key, before });
+      if (!isSameStream || !isSame) changes.push({ collection, key, before: before.value });
     }
   }
   for (const [collection, rows] of next) {

@@ -4,64 +4,23 @@ import type { OptionKinds } from "../../base/options.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { RequestError } from "../../errors.ts";
-import {
-  type Change,
-  checkRowName,
-  countFault,
-  rowChange,
-  rowName,
-  sizeFault,
-} from "../../pubsub/logs/change_message.ts";
+import { newestChanges } from "../../session/state_changes.ts";
+import type {
+  StateChange,
+  StateTransaction,
+  StateWriteOptions,
+} from "../../session/state_types.ts";
+import { type Change, countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
+import { checkRowName } from "../../session/wire/rows.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import { NO_SPACE, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
-import { describeRow, type LiveRow, type LiveRows, type RowChanged, rowIn } from "./live_rows.ts";
+import { NO_SPACE, type StreamAppended, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { describeRow, type LiveRow, type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Kinds of the options of a write. */
 const WRITE: OptionKinds<StateWriteOptions> = { ttlMs: POSITIVE };
 
 /** Maximum number of times that `update` calls its function. */
 const MAX_UPDATES = 5;
-
-/** A change of a row, as `changes` yields it. */
-export interface StateChange<T = unknown> {
-  /** Name of the collection. */
-  readonly collection: string;
-  /** Key of the row. */
-  readonly key: string;
-  /** The present value; `undefined` if the row was deleted. */
-  readonly value: T | undefined;
-  /** The value that the loop knew before; `undefined` if the row did not exist. */
-  readonly before: T | undefined;
-}
-
-/** Options of a write to a row. */
-export interface StateWriteOptions {
-  /**
-   * Time after which the row is deleted unless it has changed, in milliseconds. By default, the row
-   * stays, even if an earlier write had a time.
-   */
-  readonly ttlMs?: number | undefined;
-}
-
-/** Collects the changes of a transaction. */
-export interface StateTransaction {
-  /**
-   * Writes a row, whether or not it exists.
-   *
-   * @param collection Name of the collection.
-   * @param key Key of the row.
-   * @param value Any value that JSON can represent.
-   * @param options See {@linkcode StateWriteOptions}.
-   */
-  set(collection: string, key: string, value: unknown, options?: StateWriteOptions): void;
-  /**
-   * Deletes a row, if it exists.
-   *
-   * @param collection Name of the collection.
-   * @param key Key of the row.
-   */
-  delete(collection: string, key: string): void;
-}
 
 /** Parts that states share. */
 export interface StateParts {
@@ -166,48 +125,7 @@ export class State implements AsyncDisposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<StateChange<T>, void, undefined> {
     checkOptions("read changes", options, { signal: "AbortSignal" });
-    const { signal } = options;
-    const rows = this.#rows;
-    /** The changed rows that were not yielded yet; at most one entry for each row. */
-    const pending = new Map<string, RowChanged>();
-    let wake = () => {};
-    const listen = (changes: readonly RowChanged[]) => {
-      for (const change of changes) {
-        const { collection, key } = change;
-        const name = rowName(collection, key);
-        const first = pending.get(name) ?? change;
-        // A row that came and went is no change.
-        const isNothing = first.before === undefined && !rows.collection(collection).has(key);
-        if (isNothing) pending.delete(name);
-        else pending.set(name, first);
-      }
-      wake();
-    };
-    const onEnd = () => wake();
-    const { signal: closed } = this.#closed;
-    rows.listeners.add(listen);
-    for (const one of [signal, closed]) one?.addEventListener("abort", onEnd);
-    try {
-      while (!closed.aborted) {
-        signal?.throwIfAborted();
-        for (const [name, { collection, key, before }] of pending) {
-          pending.delete(name);
-          const value = rows.collection(collection).get(key)?.value as T | undefined;
-          yield { collection, key, value, before: before?.value as T | undefined };
-          signal?.throwIfAborted();
-          if (closed.aborted) return;
-        }
-        if (rows.failure !== undefined) throw rows.failure;
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-          if (pending.size > 0 || signal?.aborted || closed.aborted) return resolve();
-          rows.changed().then(resolve);
-        });
-      }
-    } finally {
-      rows.listeners.delete(listen);
-      for (const one of [signal, closed]) one?.removeEventListener("abort", onEnd);
-    }
+    yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal });
   }
 
   /** Ends the loops of this handle. The rows stay in the broker. Called by `await using`. */
@@ -240,18 +158,31 @@ export class State implements AsyncDisposable {
         return result.info.tail;
       case "conflict":
         throw new Conflict(result.row, rowIn(result.text, result.version));
-      case "full":
-      case "too-many-rows":
-        throw new RequestError("full", `Cannot write state: "${id}" has no room for more rows`);
-      case "no-space":
-        throw new RequestError("full", `Cannot write state: ${NO_SPACE}`);
-      case "over-share":
-        throw new RequestError("full", overShareReason("append", result));
-      case "ended":
-        throw new RequestError("ended", `Cannot write state: the stream "${id}" was closed`);
       default:
-        throw new RequestError("gone", `Cannot write state: "${id}" was deleted`);
+        throw writeRefusal(id, result);
     }
+  }
+}
+
+/** The error for a write that did not take effect, for another reason than a conflict. */
+export function writeRefusal(
+  id: string,
+  result: Exclude<StreamAppended, { readonly kind: "appended" | "conflict" }>,
+): RequestError {
+  switch (result.kind) {
+    case "full":
+    case "too-many-rows":
+      return new RequestError("full", `Cannot write state: "${id}" has no room for more rows`);
+    case "no-space":
+      return new RequestError("full", `Cannot write state: ${NO_SPACE}`);
+    case "over-share":
+      return new RequestError("full", overShareReason("append", result));
+    case "ended":
+      return new RequestError("ended", `Cannot write state: the stream "${id}" was closed`);
+    case "other-kind":
+      return new RequestError("wrong-type", `Cannot write state: the stream "${id}" must be keyed`);
+    default:
+      return new RequestError("gone", `Cannot write state: there is no state "${id}"`);
   }
 }
 

@@ -32,8 +32,10 @@ export class States {
    * @throws {BrokerError} If the broker is unreachable.
    */
   async open(id: string): Promise<State> {
-    await this.#create(id);
+    const identity = await this.#create(id);
     let rows = this.#rows.get(id);
+    // The rows of a deleted stream may not know yet that it is gone.
+    if (rows?.identity !== undefined && rows.identity !== identity) rows = undefined;
     if (rows === undefined || rows.failure !== undefined) {
       rows = new LiveRows(id, this.#parts);
       this.#rows.set(id, rows);
@@ -60,12 +62,13 @@ export class States {
     this.#rows.clear();
   }
 
-  async #create(id: string): Promise<void> {
+  /** Creates the stream if there is none, and returns its identity. */
+  async #create(id: string): Promise<string> {
     const options = { contentType: JSON_TYPE, keyed: this.#tail };
     const created = await this.#parts.logs.create(id, options);
-    if (created.kind === "created") return;
+    if (created.kind === "created") return created.info.identity;
     if (created.kind === "exists") {
-      if (created.info.keyed !== undefined) return;
+      if (created.info.keyed !== undefined) return created.info.identity;
       throw new RequestError(
         "wrong-type",
         `Cannot open state: the durable stream "${id}" must be keyed`,

@@ -1,6 +1,7 @@
 /** Programs on simulated hosts: complete Skein servers and clients. */
 import * as answers from "../../client/page/chunk_answers.ts";
 import * as insight from "../../client/page/chunk_insight.ts";
+import * as state from "../../client/page/chunk_state.ts";
 import * as recovery from "../../client/recovery.ts";
 import { connectBy, type ConnectOptions } from "../../client/connect.ts";
 import type { Client } from "../../client/client.ts";
@@ -143,6 +144,7 @@ export function simulatedClient<C extends Contract = Contract>(
       dial: network.dialer(host, checkTransports(transports)),
       insight: () => Promise.resolve(insight),
       answers: () => Promise.resolve(answers),
+      state: () => Promise.resolve(state),
       recovery: () => Promise.resolve(recovery),
       checkOptions: checkCall,
     }),

@@ -9,7 +9,8 @@ import type { ConnectionOptions } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
-import { type Change, rowChange, rowName } from "../../pubsub/logs/change_message.ts";
+import { type Change, rowChange } from "../../pubsub/logs/change_message.ts";
+import { rowName } from "../../session/wire/rows.ts";
 import type {
   AppendLogOptions,
   BrokerLogs,

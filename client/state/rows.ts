@@ -1,0 +1,215 @@
+/** The rows of a state in a client: those of the server, and those of writes under way. */
+import { Signal } from "../../base/signal.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import type { RowChanged, RowSource } from "../../session/state_changes.ts";
+import { readRowName, rowName, type VersionedRowMessage } from "../../session/wire/rows.ts";
+
+/** The value of a row; `undefined` if the row does not exist. */
+type Value = unknown;
+
+/** A row as the client knows it. */
+export interface KnownRow {
+  readonly value: Value;
+  /** 0 if the row does not exist. */
+  readonly version: number;
+}
+
+/** A row that a write sets, or deletes by the value `undefined`. */
+export interface WrittenRow {
+  readonly type: string;
+  readonly key: string;
+  readonly value: Value;
+}
+
+const ABSENT: KnownRow = { value: undefined, version: 0 };
+
+/**
+ * The rows of one state. A row is seen as the newest write under way left it. Without one, it is
+ * seen as the server's last reply or the stream has it, whichever is newer.
+ */
+export class StateRows extends Signal implements RowSource {
+  readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
+  failure: unknown;
+  #isClosed = false;
+  /** The rows that the stream has delivered, by name. */
+  #delivered = new Map<string, KnownRow>();
+  /** The rows that replace them once they are complete. */
+  #next: Map<string, KnownRow> | undefined = new Map();
+  /** Rows known from replies, until the stream reaches their versions. */
+  readonly #ahead = new Map<string, KnownRow>();
+  /** The values that writes under way give to a row, oldest first; bounded by the writes. */
+  readonly #written = new Map<string, { readonly by: unknown; readonly value: Value }[]>();
+  /** The rows that the application sees: collections with their rows by key. */
+  readonly #seen = new Map<string, Map<string, Value>>();
+  /** Copies of collections, until a row changes. */
+  readonly #copies = new Map<string, ReadonlyMap<string, Value>>();
+  /** The collections that the application follows. */
+  readonly #feeds = new Map<string, StatusFeed<ReadonlyMap<string, Value>>>();
+
+  /** Returns the rows of a collection, in a map that changes with them. */
+  collection(name: string): ReadonlyMap<string, unknown> {
+    return this.#seen.get(name) ?? NOTHING;
+  }
+
+  /** Returns the rows of a collection, in a map that does not change. */
+  copyOf(name: string): ReadonlyMap<string, unknown> {
+    const seen = this.#seen.get(name);
+    if (seen === undefined) return NOTHING;
+    const copy = this.#copies.get(name) ?? new Map(seen);
+    this.#copies.set(name, copy);
+    return copy;
+  }
+
+  /** Returns the feed of a collection. */
+  feed(name: string): StatusFeed<ReadonlyMap<string, unknown>> {
+    let feed = this.#feeds.get(name);
+    if (feed === undefined) {
+      feed = new StatusFeed(this.copyOf(name));
+      if (!this.#isClosed) this.#feeds.set(name, feed);
+      else feed.end(feed.current);
+    }
+    return feed;
+  }
+
+  /** Ends all feeds. */
+  close(): void {
+    this.#isClosed = true;
+    for (const [name, feed] of this.#feeds) feed.end(this.copyOf(name));
+    this.notify();
+  }
+
+  valueAt(collection: string, key: string): unknown {
+    return this.#seen.get(collection)?.get(key);
+  }
+
+  /** The version of a row without the writes under way; 0 if it does not exist. */
+  versionOf(type: string, key: string): number {
+    const { value, version } = this.known(type, key);
+    return value === undefined ? 0 : version;
+  }
+
+  /** Returns a row without the writes under way. */
+  known(type: string, key: string): KnownRow {
+    const name = rowName(type, key);
+    return this.#ahead.get(name) ?? this.#delivered.get(name) ?? ABSENT;
+  }
+
+  /** Collects the rows that the stream delivers from now on, to replace the present ones. */
+  restart(): void {
+    this.#next = new Map();
+  }
+
+  /** Applies changes of the stream. */
+  deliver(changes: readonly VersionedRowMessage[]): void {
+    const rows = this.#next ?? this.#delivered;
+    const names = changes.map(({ type, key, value, version, headers }) => {
+      const name = rowName(type, key);
+      if (headers.operation === "delete") rows.delete(name);
+      else rows.set(name, { value, version });
+      return name;
+    });
+    if (this.#next === undefined) this.#refresh(names);
+  }
+
+  /** Called when the stream has delivered all changes up to a version. */
+  reached(version: number): void {
+    const names: string[] = [];
+    for (const [name, row] of this.#ahead) {
+      if (row.version > version) continue;
+      this.#ahead.delete(name);
+      names.push(name);
+    }
+    this.#refresh(names);
+  }
+
+  /** Replaces the rows by those delivered since the restart, in one step. */
+  complete(): void {
+    const next = this.#next;
+    if (next === undefined) return;
+    const names = new Set([...this.#delivered.keys(), ...next.keys()]);
+    this.#delivered = next;
+    this.#next = undefined;
+    this.#refresh(names);
+  }
+
+  /** Shows the rows of a write before the server has replied. */
+  begin(by: unknown, rows: readonly WrittenRow[]): void {
+    this.#refresh(rows.map(({ type, key, value }) => {
+      const name = rowName(type, key);
+      const values = this.#written.get(name) ?? [];
+      this.#written.set(name, values);
+      values.push({ by, value });
+      return name;
+    }));
+  }
+
+  /** Replaces the value that a write gives to a row. */
+  rewrite(by: unknown, { type, key, value }: WrittenRow): void {
+    const name = rowName(type, key);
+    const values = this.#written.get(name) ?? [];
+    this.#written.set(name, values.map((one) => one.by === by ? { by, value } : one));
+    this.#refresh([name]);
+  }
+
+  /**
+   * Ends a write.
+   *
+   * @param by The write.
+   * @param rows Its rows.
+   * @param version The version of the rows; `undefined` if the write took no effect.
+   */
+  end(by: unknown, rows: readonly WrittenRow[], version: number | undefined): void {
+    this.#refresh(rows.map(({ type, key, value }) => {
+      const name = rowName(type, key);
+      const values = (this.#written.get(name) ?? []).filter((one) => one.by !== by);
+      if (values.length > 0) this.#written.set(name, values);
+      else this.#written.delete(name);
+      if (version !== undefined) this.#learn(name, { value, version });
+      return name;
+    }));
+  }
+
+  /** Notes a row from the reply to a write. */
+  learn(type: string, key: string, row: KnownRow): void {
+    const name = rowName(type, key);
+    this.#learn(name, row);
+    this.#refresh([name]);
+  }
+
+  #learn(name: string, row: KnownRow): void {
+    const known = this.#ahead.get(name) ?? this.#delivered.get(name) ?? ABSENT;
+    if (row.version > known.version) this.#ahead.set(name, row);
+  }
+
+  /** Shows rows as they are now, and tells the listeners about those that differ. */
+  #refresh(names: Iterable<string>): void {
+    const changes: RowChanged[] = [];
+    for (const name of names) {
+      const [collection, key] = readRowName(name);
+      const before = this.valueAt(collection, key);
+      const written = this.#written.get(name)?.at(-1);
+      const { value } = written ?? this.known(collection, key);
+      if (isSame(value, before)) continue;
+      const rows = this.#seen.get(collection) ?? new Map<string, Value>();
+      if (value === undefined) rows.delete(key);
+      else rows.set(key, value);
+      if (rows.size > 0) this.#seen.set(collection, rows);
+      else this.#seen.delete(collection);
+      changes.push({ collection, key, before });
+    }
+    if (changes.length === 0) return;
+    for (const { collection } of changes) this.#copies.delete(collection);
+    for (const [name, feed] of this.#feeds) {
+      if (changes.some(({ collection }) => collection === name)) feed.set(this.copyOf(name));
+    }
+    for (const listen of this.listeners) listen(changes);
+    this.notify();
+  }
+}
+
+/** Compares values that come from JSON. The stream repeats what a write has already shown. */
+function isSame(value: Value, other: Value): boolean {
+  return value === other || JSON.stringify(value) === JSON.stringify(other);
+}
+
+const NOTHING: ReadonlyMap<string, unknown> = new Map();

@@ -1,0 +1,507 @@
+/**
+ * Live state in a client: rows that all clients and servers share, with writes that are shown at
+ * once. This module loads with the first state.
+ */
+import { encodeJson } from "../../base/json.ts";
+import { Signal } from "../../base/signal.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { RequestError, SessionClosedError } from "../../errors.ts";
+import { newestChanges } from "../../session/state_changes.ts";
+import type {
+  StateChange,
+  StateTransaction,
+  StateWriteOptions,
+} from "../../session/state_types.ts";
+import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
+import { checkRowName, MAX_CHANGES, type VersionedRowMessage } from "../../session/wire/rows.ts";
+import { internals, type Session } from "../../session/session.ts";
+import type { WaitOptions } from "../../session/types.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { ClientPlatform, ClientSubscribeOptions } from "../client_options.ts";
+import type { readStream } from "../durable_stream.ts";
+import type { Subscription } from "../subscription.ts";
+import { StateRows } from "./rows.ts";
+import { type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
+
+/** Options for opening a state in a client. */
+export interface ClientStateOptions {
+  /**
+   * Called before a write is sent if others changed its row after the write was made, for example
+   * while this client was offline. It decides which value wins; `"theirs"` rejects the write with
+   * the code `conflict`. By default, the last write wins. Writes by `update` don't need it.
+   */
+  readonly onConflict?: OnConflict | undefined;
+}
+
+/**
+ * The status of a state:
+ *
+ * - `pending`: the rows have not arrived yet.
+ * - `live`: the rows are kept up to date.
+ * - `lost`: the connection is lost; the rows are those that were last known, with the writes made
+ *   since.
+ * - `ended`: the state was closed, or cannot be read.
+ */
+export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
+
+/** The methods of a client that a state uses. */
+interface StateClient {
+  subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
+  whenConnected(options: WaitOptions): Promise<Session>;
+}
+
+/** The parts of a client that a state uses. */
+interface StateParts {
+  readonly runtime: Runtime;
+  /** Checks the names of options, and their kinds if that is loaded. */
+  readonly check: (call: string, options: unknown) => void;
+  readonly readStream: typeof readStream;
+}
+
+/**
+ * One state in a client: collections of rows that all clients and servers share.
+ *
+ * - **Reads** are local and synchronous. The rows are complete once `ready` has resolved.
+ * - **Writes** are shown at once. They resolve once the server has made them, and reject if it
+ *   refuses them; the rows are then shown without them. Writes made while the client is offline are
+ *   sent once it is connected again, in order.
+ * - **The last write wins,** row by row. `update` repeats its function with the newer row if others
+ *   were first.
+ * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
+ *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
+ *   are right, but whether this write was among their changes cannot be told.
+ *
+ * @example A list that two clients share
+ * ```ts
+ * import { connect, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   durableStreams: { path: "/streams" },
+ *   authorize: (_session, topic) => topic === "stream:todos",
+ * });
+ * await using _todos = await server.state("todos");
+ *
+ * await using ann = connect(server.url);
+ * using list = await ann.state("todos");
+ * await list.ready;
+ * const items = list.collection<{ text: string; done: boolean }>("items");
+ * const writing = items.set("1", { text: "Tea", done: false });
+ * assertEquals(items.get("1")?.text, "Tea"); // Shown at once.
+ * await writing;
+ *
+ * await using bob = connect(server.url);
+ * using other = await bob.state("todos");
+ * await other.ready;
+ * assertEquals([...other.collection("items").keys()], ["1"]);
+ * ```
+ */
+export class ClientState implements Disposable {
+  /** The id, which is also the id of the durable stream. */
+  readonly id: string;
+  /** Resolves once the rows are complete; rejects if the state cannot be read. */
+  readonly ready: Promise<void>;
+  /** The status. Read it from `current`, or follow it in a loop or with `subscribe`. */
+  readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
+  readonly #client: StateClient;
+  readonly #parts: StateParts;
+  readonly #rows = new StateRows();
+  readonly #writes: Writes;
+  readonly #closed = new AbortController();
+  readonly #isReady = Promise.withResolvers<void>();
+  readonly #current = new Signal();
+  #subscription: Subscription | undefined;
+  /** Version up to which the rows are complete. */
+  #version = 0;
+
+  /** @ignore */
+  constructor(
+    id: string,
+    { onConflict }: ClientStateOptions,
+    client: StateClient,
+    parts: StateParts,
+  ) {
+    this.id = id;
+    this.#client = client;
+    this.#parts = parts;
+    this.ready = this.#isReady.promise;
+    this.ready.catch(() => {});
+    this.#writes = new Writes({
+      runtime: parts.runtime,
+      rows: this.#rows,
+      onConflict,
+      signal: this.#closed.signal,
+      whenCurrent: () => this.#whenCurrent(),
+      publish: (data) => this.#publish(data),
+    });
+    void this.#run();
+  }
+
+  /** The number of writes whose outcome is not known yet. */
+  get pendingWrites(): number {
+    return this.#writes.size;
+  }
+
+  /** The error that ended the state, if it was not closed. */
+  get error(): unknown {
+    return this.#rows.failure;
+  }
+
+  /**
+   * Returns a collection. A collection exists as long as it has rows.
+   *
+   * @typeParam T The type of a row.
+   * @param name The name, of at most 1,024 bytes.
+   * @returns The collection.
+   * @throws {TypeError} If the name is not a text.
+   * @throws {RangeError} If the name is empty or too long.
+   */
+  collection<T = unknown>(name: string): ClientCollection<T> {
+    checkRowName("open collection", "name", name);
+    return new ClientCollection<T>(name, {
+      rows: this.#rows,
+      check: this.#parts.check,
+      write: (write) => this.#write(write),
+    });
+  }
+
+  /**
+   * Changes several rows at once. Either all of the changes take effect, or none.
+   *
+   * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @returns The version of the changed rows, once the server has made the changes.
+   * @throws {TypeError} If JSON cannot represent a value.
+   * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
+   * @throws {RequestError} If the server refuses the changes: with the code `forbidden`, `full`,
+   * `gone`, `invalid` or another one. With `unknown` if the outcome cannot be told.
+   * @throws {QueueFullError} If 1,000 writes or 4 MiB of writes already wait.
+   */
+  async transaction(change: (transaction: StateTransaction) => void): Promise<number> {
+    const changes = new Map<string, WriteChange>();
+    const put = (one: WriteChange) => void changes.set(JSON.stringify([one.type, one.key]), one);
+    const returned: unknown = change({
+      set: (type, key, value, options = {}) => {
+        this.#parts.check("write state", options);
+        put(setting(this.#rows, { type, key, value }, options));
+      },
+      delete: (type, key) => put(deletion(this.#rows, type, key)),
+    });
+    if (returned instanceof Promise) {
+      throw new TypeError("Cannot write state: the transaction must not be asynchronous");
+    }
+    return await this.#write({ changes: [...changes.values()] });
+  }
+
+  /**
+   * Yields each row that changes after the first call of `next`, also by this client, in no
+   * particular order. If a row changes several times while the loop is busy, only its newest value
+   * is yielded.
+   *
+   * @typeParam T The type of the rows.
+   * @param options A signal that ends the loop with its reason.
+   * @returns The changes, until the state is closed.
+   * @throws {RequestError} If the state cannot be read any more.
+   */
+  changes<T = unknown>(
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<StateChange<T>, void, undefined> {
+    this.#parts.check("read changes", options);
+    return newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal });
+  }
+
+  /** Ends the state in this client. Writes that wait reject. Called by `using`. */
+  [Symbol.dispose](): void {
+    this.#end(undefined);
+  }
+
+  async #run(): Promise<void> {
+    const { readStream } = this.#parts;
+    const { signal } = this.#closed;
+    const of = { id: this.id, offset: undefined as string | undefined, isUpToDate: false };
+    try {
+      while (!signal.aborted) {
+        try {
+          const subscribe = (topic: string, options: ClientSubscribeOptions) =>
+            this.#subscribe(topic, options);
+          for await (const data of readStream<unknown>(of, { signal, subscribe })) {
+            this.#deliver(data, of.offset);
+          }
+          throw new RequestError("ended", `The stream of the state "${this.id}" was closed`);
+        } catch (error) {
+          const isOutdated = error instanceof RequestError && error.failure.code === "gone" &&
+            of.offset !== undefined;
+          if (!isOutdated) throw error;
+          // Deletions that these rows lack may be forgotten, so all rows are read again.
+          this.#rows.restart();
+          of.offset = undefined;
+          this.#version = 0;
+        }
+      }
+    } catch (error) {
+      this.#end(error);
+    }
+  }
+
+  #subscribe(topic: string, options: ClientSubscribeOptions): Subscription {
+    const subscription = this.#client.subscribe(topic, options);
+    this.#subscription = subscription;
+    subscription.status.observe(() => this.#check());
+    return subscription;
+  }
+
+  #deliver(data: unknown, offset = ""): void {
+    if (!Array.isArray(data)) {
+      throw new RequestError("wrong-type", `The stream of the state "${this.id}" must be keyed`);
+    }
+    const changes = data as VersionedRowMessage[];
+    this.#rows.deliver(changes);
+    this.#version = parseInt(offset);
+    this.#rows.reached(this.#version);
+    this.#writes.delivered(changes);
+    this.#check();
+  }
+
+  /** Completes the rows, and updates the status. */
+  #check(): void {
+    if (this.status.isEnded) return;
+    if (this.#isCurrent) {
+      this.#rows.complete();
+      this.#isReady.resolve();
+      this.#current.notify();
+      if (this.status.current !== "live") this.status.set("live");
+    } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
+  }
+
+  get #isSubscribed(): boolean {
+    return this.#subscription?.status.current === "subscribed";
+  }
+
+  get #isCurrent(): boolean {
+    const { head = Infinity } = this.#subscription ?? {};
+    return this.#isSubscribed && this.#version >= head;
+  }
+
+  async #whenCurrent(): Promise<void> {
+    while (!this.#isCurrent) {
+      if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
+      await this.#current.changed();
+    }
+  }
+
+  async #publish(data: unknown): Promise<unknown> {
+    const session = await this.#client.whenConnected({ signal: this.#closed.signal });
+    return await session[internals].sending.publish(STREAM_PREFIX + this.id, data, {
+      signal: this.#closed.signal,
+    });
+  }
+
+  #write(write: NewWrite): Promise<number> {
+    if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
+    if (write.changes.length > MAX_CHANGES) {
+      throw new RangeError(
+        `Cannot write state: a transaction must have at most ${MAX_CHANGES} changes, ` +
+          `received ${write.changes.length}`,
+      );
+    }
+    return write.changes.length === 0 ? Promise.resolve(this.#version) : this.#writes.add(write);
+  }
+
+  #end(error: unknown): void {
+    if (this.status.isEnded) return;
+    this.#rows.failure = error;
+    this.status.end("ended");
+    this.#closed.abort();
+    this.#isReady.reject(error ?? closed(this.id));
+    this.#writes.end(error ?? closed(this.id));
+    this.#current.notify();
+    this.#rows.close();
+  }
+}
+
+/**
+ * The rows of one type. It reads like a `Map` from keys to values, and is a store for a page: read
+ * `current`, and follow it with `subscribe`.
+ *
+ * @typeParam T The type of a row.
+ */
+export class ClientCollection<T = unknown> implements Iterable<readonly [key: string, row: T]> {
+  /** The name. */
+  readonly name: string;
+  readonly #rows: StateRows;
+  readonly #check: StateParts["check"];
+  readonly #write: (write: NewWrite) => Promise<number>;
+
+  /** @ignore */
+  constructor(
+    name: string,
+    { rows, check, write }: {
+      readonly rows: StateRows;
+      readonly check: StateParts["check"];
+      readonly write: (write: NewWrite) => Promise<number>;
+    },
+  ) {
+    this.name = name;
+    this.#rows = rows;
+    this.#check = check;
+    this.#write = write;
+  }
+
+  /** The number of rows. */
+  get size(): number {
+    return this.#live.size;
+  }
+
+  /** The rows as they are now, as a map that does not change. */
+  get current(): ReadonlyMap<string, T> {
+    return this.#rows.copyOf(this.name) as ReadonlyMap<string, T>;
+  }
+
+  get #live(): ReadonlyMap<string, T> {
+    return this.#rows.collection(this.name) as ReadonlyMap<string, T>;
+  }
+
+  /**
+   * Returns a row. Do not change it.
+   *
+   * @param key The key.
+   * @returns The value; `undefined` if there is no such row.
+   */
+  get(key: string): T | undefined {
+    return this.#live.get(key);
+  }
+
+  /**
+   * Returns whether a row exists.
+   *
+   * @param key The key.
+   */
+  has(key: string): boolean {
+    return this.#live.has(key);
+  }
+
+  /** Yields the keys, in no particular order. */
+  keys(): IterableIterator<string> {
+    return this.#live.keys();
+  }
+
+  /** Yields each key and its row, in the order of `keys`. */
+  [Symbol.iterator](): IterableIterator<readonly [key: string, row: T]> {
+    return this.#live.entries();
+  }
+
+  /**
+   * Calls a callback with the rows immediately and after each change. Like
+   * {@linkcode StatusFeed.subscribe}, it follows the contract of a Svelte store.
+   *
+   * @param callback Receives the rows. If it throws an error, the error is printed and the
+   * subscription continues.
+   * @returns A function that ends the subscription. Idempotent.
+   */
+  subscribe(callback: (rows: ReadonlyMap<string, T>) => unknown): (() => void) & Disposable {
+    return this.#rows.feed(this.name).subscribe(
+      callback as (rows: ReadonlyMap<string, unknown>) => unknown,
+    );
+  }
+
+  /**
+   * Yields the rows, and then yields them again after each change. A slow loop may miss
+   * intermediate states, but never the newest. The loop ends when the state is closed.
+   *
+   * @returns The rows.
+   * @throws {RequestError} If the state cannot be read any more.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<ReadonlyMap<string, T>, void, undefined> {
+    yield* this.#rows.feed(this.name) as AsyncIterable<ReadonlyMap<string, T>>;
+    if (this.#rows.failure !== undefined) throw this.#rows.failure;
+  }
+
+  /**
+   * Writes a row, whether or not it exists.
+   *
+   * @param key The key, of at most 1,024 bytes.
+   * @param value Any value that JSON can represent. Do not change it afterwards.
+   * @param options See {@linkcode StateWriteOptions}; `ttlMs` is rounded up to seconds.
+   * @returns The version of the row, once the server has written it.
+   * @throws The errors of {@linkcode ClientState.transaction}.
+   */
+  async set(key: string, value: T, options: StateWriteOptions = {}): Promise<number> {
+    this.#check("write state", options);
+    const change = setting(this.#rows, { type: this.name, key, value }, options);
+    return await this.#write({ changes: [change] });
+  }
+
+  /**
+   * Deletes a row, if it exists.
+   *
+   * @param key The key.
+   * @returns A version of the state in which the row is deleted.
+   * @throws The errors of {@linkcode ClientState.transaction}.
+   */
+  async delete(key: string): Promise<number> {
+    return await this.#write({ changes: [deletion(this.#rows, this.name, key)] });
+  }
+
+  /**
+   * Changes a row, depending on its present value. If others change the row first, the function is
+   * called again with the newer value, at most five times more.
+   *
+   * @param key The key.
+   * @param change Returns the new value. It must not change the present one, nor be asynchronous.
+   * @returns The version of the row, once the server has written it.
+   * @throws {RequestError} With the code `conflict` if the row does not exist, or if others were
+   * first each time, and the errors of {@linkcode ClientState.transaction}.
+   */
+  async update(key: string, change: (row: T) => T): Promise<number> {
+    const present = this.get(key);
+    if (present === undefined) {
+      const rule = `the row "${key}" of "${this.name}" must exist`;
+      throw new RequestError("conflict", `Cannot write state: ${rule}`);
+    }
+    const row = setting(this.#rows, { type: this.name, key, value: change(present) });
+    return await this.#write({ changes: [row], update: change as (row: unknown) => unknown });
+  }
+}
+
+/** The change that writes a row. */
+function setting(
+  rows: StateRows,
+  { type, key, value }: { readonly type: string; readonly key: string; readonly value: unknown },
+  { ttlMs }: StateWriteOptions = {},
+): WriteChange {
+  checkNames(type, key);
+  encodeJson(value, "write state");
+  if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0)) {
+    throw new RangeError(
+      `Cannot write state: ttlMs must be a positive integer, received ${ttlMs}`,
+    );
+  }
+  return { type, key, value, ttlMs, seen: rows.versionOf(type, key) };
+}
+
+function deletion(rows: StateRows, type: string, key: string): WriteChange {
+  checkNames(type, key);
+  return { type, key, value: undefined, seen: rows.versionOf(type, key) };
+}
+
+function checkNames(type: string, key: string): void {
+  checkRowName("write state", "collection", type);
+  checkRowName("write state", "key", key);
+}
+
+function closed(id: string): SessionClosedError {
+  return new SessionClosedError(`Cannot write state: "${id}" was closed`);
+}
+
+/** Opens a state. Called by `client.state`. */
+export async function openState(
+  id: string,
+  options: ClientStateOptions,
+  client: StateClient,
+  { recovery, checkOptions: check }: ClientPlatform,
+  runtime: Runtime,
+): Promise<ClientState> {
+  const { readStream } = await recovery() as Pick<StateParts, "readStream">;
+  return new ClientState(id, options, client, { runtime, check, readStream });
+}

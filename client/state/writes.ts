@@ -1,0 +1,389 @@
+/** The writes of a client to one state, in order, each until its outcome is known. */
+import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
+import { Backoff } from "../../base/backoff.ts";
+import { textOf } from "../../base/error_text.ts";
+import { encodeJson } from "../../base/json.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { pause } from "../../base/wait.ts";
+import {
+  MAX_WRITES,
+  rowName,
+  type RowWriteMessage,
+  type VersionedRowMessage,
+  type WriteResult,
+} from "../../session/wire/rows.ts";
+import type { KnownRow, StateRows, WrittenRow } from "./rows.ts";
+
+/** Maximum number of writes whose outcome is unknown. */
+const MAX_WAITING = 1_000;
+
+/** Maximum size of these writes in bytes, as JSON. */
+const MAX_WAITING_BYTES = 4_194_304;
+
+/** First value of the size up to which writes share a message, in bytes. */
+const MAX_MESSAGE_BYTES = 32_768;
+
+/** Maximum number of times that a write is attempted again after a conflict. */
+const MAX_CONFLICTS = 5;
+
+/** A row that others changed after a write of this client was made, and before it was sent. */
+export interface StateConflict {
+  /** Name of the collection. */
+  readonly collection: string;
+  /** Key of the row. */
+  readonly key: string;
+  /** The value that this client writes; `undefined` to delete the row. */
+  readonly mine: unknown;
+  /** The present value; `undefined` if the row does not exist. */
+  readonly theirs: unknown;
+}
+
+/** Decides about a conflict: which value wins, or a third one. */
+export type OnConflict = (
+  conflict: StateConflict,
+) => "mine" | "theirs" | { readonly value: unknown };
+
+/** A change of a row in a write. */
+export interface WriteChange extends WrittenRow {
+  readonly ttlMs?: number | undefined;
+  /** Version of the row to which the write was last adapted; 0 without a row. */
+  readonly seen: number;
+}
+
+/** A write, as the application makes it. */
+export interface NewWrite {
+  readonly changes: readonly WriteChange[];
+  /** Computes the value of the only row from its present value; the write requires this row. */
+  readonly update?: ((value: unknown) => unknown) | undefined;
+}
+
+interface Write {
+  readonly txid: string;
+  readonly update: NewWrite["update"];
+  readonly settling: PromiseWithResolvers<number>;
+  bytes: number;
+  changes: readonly WriteChange[];
+  conflicts: number;
+  /**
+   * - `new`: it has to be adapted to the present rows before it is sent.
+   * - `adapted`: it can be sent.
+   * - `uncertain`: it was sent, and may have taken effect.
+   */
+  state: "new" | "adapted" | "uncertain";
+}
+
+/** The parts of a state that its writes use. */
+export interface WriteTarget {
+  readonly runtime: Runtime;
+  readonly rows: StateRows;
+  readonly onConflict: OnConflict | undefined;
+  /** Aborts when no more writes are sent. */
+  readonly signal: AbortSignal;
+  /** Resolves once the client is connected, and has the present rows. */
+  whenCurrent(): Promise<void>;
+  /** Sends a publication, and returns the data of the reply. */
+  publish(data: unknown): Promise<unknown>;
+}
+
+/**
+ * The writes of one state. At most one publication is under way.
+ *
+ * If its reply is lost, the writes are sent again, on condition that their rows have not changed
+ * since. If a row has changed, the name of the transaction tells whether this was the write itself.
+ * If it was not, the outcome is unknown.
+ */
+export class Writes {
+  readonly #target: WriteTarget;
+  readonly #queue: Write[] = [];
+  readonly #backoff: Backoff;
+  #bytes = 0;
+  /** Size up to which writes share a message, in bytes. A larger write has a message of its own. */
+  #maxBytes = MAX_MESSAGE_BYTES;
+  #isRunning = false;
+
+  constructor(target: WriteTarget) {
+    this.#target = target;
+    this.#backoff = new Backoff(target.runtime);
+  }
+
+  /** Number of writes whose outcome is unknown. */
+  get size(): number {
+    return this.#queue.length;
+  }
+
+  /**
+   * Adds a write, whose rows are shown immediately.
+   *
+   * @returns Resolves with the version of the rows once the server has made the write.
+   * @throws {QueueFullError} If too many writes wait.
+   */
+  add({ changes, update }: NewWrite): Promise<number> {
+    const last = this.#queue.at(-1);
+    if (last && update === undefined && replaces(changes, last)) {
+      return this.#replace(last, changes);
+    }
+    const bytes = JSON.stringify(changes).length;
+    const isFull = this.#queue.length >= MAX_WAITING || this.#bytes + bytes > MAX_WAITING_BYTES;
+    if (isFull && this.#queue.length > 0) {
+      throw new QueueFullError(
+        `Cannot write state: at most ${MAX_WAITING} writes or ${MAX_WAITING_BYTES} bytes may wait`,
+      );
+    }
+    const settling = Promise.withResolvers<number>();
+    const txid = newTxid(this.#target.runtime);
+    const write: Write = { txid, update, bytes, settling, changes, conflicts: 0, state: "new" };
+    this.#queue.push(write);
+    this.#bytes += bytes;
+    this.#target.rows.begin(write, changes);
+    if (!this.#isRunning) void this.#run();
+    return settling.promise;
+  }
+
+  /** Replaces the value of a write that was not sent yet, for example while a user drags a card. */
+  #replace(write: Write, changes: readonly WriteChange[]): Promise<number> {
+    const bytes = JSON.stringify(changes).length;
+    this.#bytes += bytes - write.bytes;
+    write.bytes = bytes;
+    write.changes = write.changes.map(({ seen }, i) => ({ ...changes[i]!, seen }));
+    for (const change of changes) this.#target.rows.rewrite(write, change);
+    return write.settling.promise;
+  }
+
+  /** Settles the writes that appear in changes of the stream before their reply. */
+  delivered(changes: readonly VersionedRowMessage[]): void {
+    for (const { headers: { txid }, version } of changes) {
+      const write = txid && this.#queue.find((one) => one.txid === txid);
+      if (write) this.#settle(write, version);
+    }
+  }
+
+  /** Rejects all writes. */
+  end(reason: unknown): void {
+    for (const write of [...this.#queue]) {
+      this.#fail(write, write.state === "uncertain" ? unknownOutcome(reason) : reason);
+    }
+  }
+
+  async #run(): Promise<void> {
+    this.#isRunning = true;
+    const { signal } = this.#target;
+    try {
+      while (this.#queue.length > 0 && !signal.aborted) {
+        await this.#target.whenCurrent();
+        const batch = this.#next();
+        if (batch.length > 0) await this.#send(batch);
+      }
+    } catch (error) {
+      this.end(error);
+    } finally {
+      this.#isRunning = false;
+    }
+  }
+
+  /** Prepares the first writes for one publication. */
+  #next(): Write[] {
+    const batch: Write[] = [];
+    const rows = new Set<string>();
+    let bytes = 0;
+    for (const write of [...this.#queue]) {
+      const names = write.changes.map(({ type, key }) => rowName(type, key));
+      // The version that such a write may expect comes with the reply to the earlier one.
+      const isDependent = names.some((name) => rows.has(name));
+      const isLarge = batch.length > 0 && bytes + write.bytes > this.#maxBytes;
+      if (isDependent || isLarge || batch.length === MAX_WRITES) break;
+      if (write.state === "new" && !this.#prepare(write)) continue;
+      bytes += write.bytes;
+      for (const name of names) rows.add(name);
+      batch.push(write);
+    }
+    return batch;
+  }
+
+  /** Adapts a write to the present rows. Returns false if it has failed. */
+  #prepare(write: Write): boolean {
+    try {
+      const { rows } = this.#target;
+      this.#adapt(write, ({ type, key }) => rows.known(type, key));
+      return true;
+    } catch (error) {
+      this.#fail(write, error);
+      return false;
+    }
+  }
+
+  #adapt(write: Write, presentOf: (change: WriteChange) => KnownRow | undefined): void {
+    const { rows, onConflict } = this.#target;
+    write.changes = write.changes.map((change) => {
+      const present = presentOf(change);
+      if (present === undefined) return change;
+      const { type, key, value: mine } = change;
+      const seen = versionOf(present);
+      let value = mine;
+      if (write.update !== undefined) {
+        if (present.value === undefined) throw conflict(change, "must exist");
+        value = checkedValue(write.update(present.value));
+      } else if (onConflict !== undefined && seen !== change.seen) {
+        const verdict = onConflict({ collection: type, key, mine, theirs: present.value });
+        if (verdict === "theirs") throw conflict(change, "was changed by others");
+        if (verdict !== "mine") value = checkedValue(verdict.value);
+      }
+      const adapted = { ...change, value, seen };
+      if (value !== mine) rows.rewrite(write, adapted);
+      return adapted;
+    });
+    write.state = "adapted";
+  }
+
+  async #send(batch: readonly Write[]): Promise<void> {
+    const { publish, runtime, signal } = this.#target;
+    const writes = batch.map((write) => write.changes.map((change) => this.#encode(write, change)));
+    let reply: unknown;
+    try {
+      reply = await publish({ writes });
+    } catch (error) {
+      if (error instanceof SessionClosedError || error instanceof TimeoutError) {
+        return this.#doubt(batch);
+      }
+      const { code, retryAfterMs } = error instanceof RequestError ? error.failure : {};
+      if (batch.length > 1 && (error instanceof RangeError || code === "too-large")) {
+        // The server accepts only smaller messages.
+        this.#maxBytes = batch.reduce((sum, { bytes }) => sum + bytes, 0) / 2;
+        return;
+      }
+      if (code !== "too-many" && code !== "unavailable") {
+        for (const write of batch) this.#fail(write, error);
+        return;
+      }
+      if (code === "unavailable") this.#doubt(batch.slice(0, 1));
+      const delayMs = Math.max(retryAfterMs ?? 0, this.#backoff.next() ?? 0);
+      return await pause(runtime, delayMs, signal);
+    }
+    this.#backoff.reset();
+    this.#answered(batch, reply);
+  }
+
+  /** Handles the loss of the reply to writes. */
+  #doubt(writes: readonly Write[]): void {
+    for (const write of writes) write.state = "uncertain";
+  }
+
+  #encode(write: Write, { type, key, value, ttlMs, seen }: WriteChange): RowWriteMessage {
+    const { txid, update, state } = write;
+    const isConditional = update ?? this.#target.onConflict ?? (state === "uncertain" || undefined);
+    const headers = {
+      txid,
+      expect: isConditional && seen,
+      ttl: ttlMs && Math.ceil(ttlMs / 1_000),
+    };
+    if (value === undefined) return { type, key, headers: { ...headers, operation: "delete" } };
+    return { type, key, value, headers: { ...headers, operation: update ? "update" : "upsert" } };
+  }
+
+  #answered(batch: readonly Write[], reply: unknown): void {
+    const { results } = Object(reply) as { readonly results?: readonly WriteResult[] };
+    if (!Array.isArray(results) || results.length === 0) {
+      throw new RequestError("malformed", "Cannot write state: the server sent no results");
+    }
+    const last = results.at(-1)!;
+    for (const [i, write] of batch.entries()) {
+      const result = results[i];
+      // The stream may have settled it in the meantime.
+      if (!this.#queue.includes(write)) continue;
+      if (result !== undefined) this.#judge(write, result);
+      // The broker was lost while the server made this write.
+      else if (i === results.length && !("conflict" in last)) this.#doubt([write]);
+      else write.state = "new";
+    }
+  }
+
+  #judge(write: Write, result: WriteResult): void {
+    if ("version" in result) return this.#settle(write, result.version);
+    if ("error" in result) {
+      const { code, message, path } = result.error;
+      return this.#fail(write, new RequestError(code, message, path && { path }));
+    }
+    const { type, key, version, value, headers } = result.conflict;
+    if (headers?.txid === write.txid) return this.#settle(write, version);
+    const present = { value, version };
+    this.#target.rows.learn(type, key, present);
+    const of = { type, key };
+    if (write.state === "uncertain") {
+      const cause = conflict(of, "was changed while the connection was lost");
+      return this.#fail(write, unknownOutcome(cause));
+    }
+    if (++write.conflicts > MAX_CONFLICTS) return this.#fail(write, conflict(of, "keeps changing"));
+    try {
+      const isIt = (change: WriteChange) => change.type === type && change.key === key;
+      this.#adapt(write, (change) => isIt(change) ? present : undefined);
+    } catch (error) {
+      this.#fail(write, error);
+    }
+  }
+
+  #settle(write: Write, version: number): void {
+    this.#remove(write);
+    // Later writes of these rows have seen this one.
+    for (const later of this.#queue) {
+      if (later.state !== "new") continue;
+      later.changes = later.changes.map((change) => {
+        const { type, key } = change;
+        const own = write.changes.find((one) => one.type === type && one.key === key);
+        return own ? { ...change, seen: versionOf({ value: own.value, version }) } : change;
+      });
+    }
+    this.#target.rows.end(write, write.changes, version);
+    write.settling.resolve(version);
+  }
+
+  #fail(write: Write, error: unknown): void {
+    this.#remove(write);
+    this.#target.rows.end(write, write.changes, undefined);
+    write.settling.reject(error);
+  }
+
+  #remove(write: Write): void {
+    const index = this.#queue.indexOf(write);
+    if (index < 0) return;
+    this.#queue.splice(index, 1);
+    this.#bytes -= write.bytes;
+  }
+}
+
+/** True if a write makes an earlier one, which was not sent yet, superfluous. */
+function replaces(changes: readonly WriteChange[], write: Write): boolean {
+  const [change, ...more] = changes;
+  const [earlier, ...others] = write.changes;
+  const isOne = more.length === 0 && others.length === 0;
+  return isOne && write.state === "new" && write.update === undefined &&
+    change!.type === earlier!.type && change!.key === earlier!.key;
+}
+
+/** The version that a write expects. */
+function versionOf({ value, version }: KnownRow): number {
+  return value === undefined ? 0 : version;
+}
+
+function checkedValue(value: unknown): unknown {
+  encodeJson(value, "write state");
+  return value;
+}
+
+function conflict({ type, key }: { readonly type: string; readonly key: string }, why: string) {
+  return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);
+}
+
+function unknownOutcome(cause: unknown): RequestError {
+  return new RequestError(
+    "unknown",
+    `Cannot tell if the state was written: ${textOf(cause)}`,
+    { cause },
+  );
+}
+
+/** A name for a transaction: 64 random bits. */
+function newTxid(runtime: Runtime): string {
+  return runtime.getRandomValues(new Uint32Array(2)).reduce(
+    (name, part) => name + part.toString(36),
+    "",
+  );
+}

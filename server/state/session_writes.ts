@@ -1,0 +1,75 @@
+/** Writes of clients to a state, over their sessions. */
+import { readChange } from "../durable/changes.ts";
+import { Problem } from "../http/problem.ts";
+import { BrokerError, RequestError } from "../../errors.ts";
+import { countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
+import { MAX_WRITES, readRowName, type WriteResult } from "../../session/wire/rows.ts";
+import { type StateParts, writeRefusal } from "./state.ts";
+
+/**
+ * Writes the transactions of a client to a keyed stream, one after another. Each of them takes
+ * effect completely or not at all.
+ *
+ * @param id The id of the stream.
+ * @param data The publication's data.
+ * @returns The outcomes, in the order of the transactions. There are fewer of them than
+ * transactions after a conflict, or if the broker became unreachable in between.
+ * @throws {RequestError} With the code `malformed` if the data is no list of transactions, and
+ * `unavailable` if the broker is unreachable; the first transaction may have taken effect.
+ */
+export async function writeRows(
+  id: string,
+  data: unknown,
+  parts: StateParts,
+): Promise<{ readonly results: readonly WriteResult[] }> {
+  const results: WriteResult[] = [];
+  for (const write of readWrites(data)) {
+    try {
+      const result = await writeOne(id, write, parts);
+      results.push(result);
+      // The reply has room for one row.
+      if ("conflict" in result) break;
+    } catch (error) {
+      if (!(error instanceof BrokerError)) throw error;
+      if (results.length > 0) break;
+      throw new RequestError("unavailable", error.message, { cause: error });
+    }
+  }
+  return { results };
+}
+
+function readWrites(data: unknown): readonly (readonly unknown[])[] {
+  const { writes } = Object(data) as { readonly writes?: unknown };
+  const isValid = Array.isArray(writes) && writes.length > 0 && writes.length <= MAX_WRITES &&
+    writes.every((write) => Array.isArray(write) && write.length > 0);
+  if (isValid) return writes;
+  throw new RequestError(
+    "malformed",
+    `Expected {"cancel":reason}, or {"writes":[[change]]} with 1 to ${MAX_WRITES} transactions`,
+  );
+}
+
+async function writeOne(
+  id: string,
+  write: readonly unknown[],
+  { runtime, logs, maxTransactionBytes }: StateParts,
+): Promise<WriteResult> {
+  try {
+    const now = runtime.now();
+    const fault = countFault(write.length);
+    if (fault !== undefined) throw new RequestError("too-large", `Cannot write state: ${fault}`);
+    const changes = write.map((change, index) => rowChange(readChange(change, index), now));
+    const excess = sizeFault(changes, maxTransactionBytes(id));
+    if (excess !== undefined) throw new RequestError("too-large", `Cannot write state: ${excess}`);
+    const result = await logs.append(id, { records: [], changes });
+    if (result.kind === "appended") return { version: result.info.tail };
+    if (result.kind !== "conflict") throw writeRefusal(id, result);
+    const [type, key] = readRowName(result.row);
+    const present = result.text === undefined ? {} : JSON.parse(result.text);
+    return { conflict: { ...present, type, key, version: result.version } };
+  } catch (error) {
+    if (error instanceof RequestError) return { error: error.failure };
+    if (!(error instanceof Problem)) throw error;
+    return { error: { code: error.code, message: error.message } };
+  }
+}

@@ -1,0 +1,42 @@
+/** Types of live state that servers and clients share. */
+
+/** A change of a row, as `changes` yields it. */
+export interface StateChange<T = unknown> {
+  /** Name of the collection. */
+  readonly collection: string;
+  /** Key of the row. */
+  readonly key: string;
+  /** The present value; `undefined` if the row was deleted. */
+  readonly value: T | undefined;
+  /** The value that the loop knew before; `undefined` if the row did not exist. */
+  readonly before: T | undefined;
+}
+
+/** Options of a write to a row. */
+export interface StateWriteOptions {
+  /**
+   * Time after which the row is deleted unless it has changed, in milliseconds. By default, the row
+   * stays, even if an earlier write had a time.
+   */
+  readonly ttlMs?: number | undefined;
+}
+
+/** Collects the changes of a transaction. */
+export interface StateTransaction {
+  /**
+   * Writes a row, whether or not it exists.
+   *
+   * @param collection Name of the collection.
+   * @param key Key of the row.
+   * @param value Any value that JSON can represent.
+   * @param options See {@linkcode StateWriteOptions}.
+   */
+  set(collection: string, key: string, value: unknown, options?: StateWriteOptions): void;
+  /**
+   * Deletes a row, if it exists.
+   *
+   * @param collection Name of the collection.
+   * @param key Key of the row.
+   */
+  delete(collection: string, key: string): void;
+}

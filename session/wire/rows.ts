@@ -1,0 +1,98 @@
+/** Rows of states on the wire: names, change messages, and writes of clients. */
+import { describe } from "../../base/error_text.ts";
+import { utf8Length } from "./utf8.ts";
+
+/** Maximum size of a collection's name or of a key in bytes, in UTF-8. */
+export const MAX_ROW_NAME_BYTES = 1_024;
+
+/** Maximum number of changes in one transaction. */
+export const MAX_CHANGES = 1_000;
+
+/** Maximum number of transactions in one publication of a client. */
+export const MAX_WRITES = 64;
+
+/** A change as readers receive it: a change message of the Durable Streams State Protocol. */
+export interface RowMessage {
+  readonly type: string;
+  readonly key: string;
+  /** Absent for a deletion. */
+  readonly value?: unknown;
+  readonly headers: {
+    readonly operation: "insert" | "update" | "delete";
+    /** The writer's name of the transaction. */
+    readonly txid?: string | undefined;
+  };
+}
+
+/** A change as readers over sessions receive it. */
+export interface VersionedRowMessage extends RowMessage {
+  readonly version: number;
+}
+
+/** A change as a client requests it. */
+export interface RowWriteMessage {
+  readonly type: string;
+  readonly key: string;
+  readonly value?: unknown;
+  readonly headers: {
+    readonly operation: "update" | "upsert" | "delete";
+    readonly txid: string;
+    /** Version that the row must have; 0 if it must not exist. */
+    readonly expect?: number | undefined;
+    /** Time after which the row expires, in seconds. */
+    readonly ttl?: number | undefined;
+  };
+}
+
+/** The outcome of one transaction of a client. */
+export type WriteResult =
+  /** All changes took effect. Their rows have this version. */
+  | { readonly version: number }
+  /** None took effect: the row has another version, which is 0 if it does not exist. */
+  | {
+    readonly conflict: Pick<VersionedRowMessage, "type" | "key" | "version"> & Partial<RowMessage>;
+  }
+  /** None took effect. */
+  | {
+    readonly error: {
+      readonly code: string;
+      readonly message: string;
+      readonly path?: readonly (string | number)[] | undefined;
+    };
+  };
+
+/**
+ * Checks the name of a collection, or a key.
+ *
+ * @param verb The operation, for the error.
+ * @param what The parameter, for the error.
+ * @param name The name or key.
+ * @throws {TypeError} If it is not a text.
+ * @throws {RangeError} If it is empty or too long.
+ */
+export function checkRowName(verb: string, what: string, name: string): void {
+  if (typeof name !== "string") {
+    throw new TypeError(`Cannot ${verb}: ${what} must be a text, received ${describe(name)}`);
+  }
+  const bytes = utf8Length(name);
+  if (bytes > 0 && bytes <= MAX_ROW_NAME_BYTES) return;
+  throw new RangeError(
+    `Cannot ${verb}: ${what} must have 1 to ${MAX_ROW_NAME_BYTES} bytes, received ${bytes}`,
+  );
+}
+
+/**
+ * Returns the name of a row.
+ *
+ * @param type The collection.
+ * @param key The key.
+ * @returns The name, unique for each pair.
+ */
+export function rowName(type: string, key: string): string {
+  return JSON.stringify([type, key]);
+}
+
+/** Returns the collection and the key of a row. */
+export function readRowName(row: string): readonly [type: string, key: string] {
+  return JSON.parse(row);
+}

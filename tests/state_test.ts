@@ -1,0 +1,466 @@
+/** Tests live state in clients: rows, writes that are shown at once, and what becomes of them. */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  type Broker,
+  type Client,
+  type ClientState,
+  type ClientStateOptions,
+  connect,
+  MemoryBroker,
+  QueueFullError,
+  RequestError,
+  serve,
+  type Server,
+  SessionClosedError,
+  type State,
+} from "../mod.ts";
+import { Cable } from "./cable.ts";
+import { type Fate, FaultyEngine, loseReply, pass } from "./faulty_broker.ts";
+import { until } from "./waiting.ts";
+
+interface Item {
+  readonly text: string;
+  readonly count: number;
+}
+
+const TEA: Item = { text: "Tea", count: 0 };
+
+function server(broker: Broker = new MemoryBroker(), options: object = {}): Server {
+  return serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    webTransport: false,
+    onListen() {},
+    broker,
+    durableStreams: { path: "/streams", authorize: () => true },
+    authorize: () => true,
+    ...options,
+  });
+}
+
+function client(url: string): Client {
+  return connect(url, {
+    transports: ["websocket"],
+    backoff: { firstDelayMs: 1, maxDelayMs: 5 },
+  });
+}
+
+/** A server with a state, and a client whose connection a test can cut. */
+class Fixture implements AsyncDisposable {
+  readonly engine = new FaultyEngine();
+  readonly server = server(this.engine.connect());
+  readonly cable = new Cable(Number(new URL(this.server.url).port));
+  readonly client = client(this.cable.url);
+  readonly #port = this.cable.port;
+  declare readonly own: State;
+
+  static async make(): Promise<Fixture> {
+    const fixture = new Fixture();
+    return Object.assign(fixture, { own: await fixture.server.state("list") });
+  }
+
+  async open(options?: ClientStateOptions): Promise<ClientState> {
+    const state = await this.client.state("list", options);
+    await state.ready;
+    return state;
+  }
+
+  /** Cuts the connection, and lets no other one through. */
+  async offline(state: ClientState): Promise<void> {
+    this.cable.port = 1;
+    this.cable.cut();
+    await until(() => state.status.current === "lost");
+  }
+
+  /** Makes a write that takes effect, but nothing more reaches the client. */
+  async loseReply(write: () => Promise<number>): Promise<{ readonly outcome: Promise<number> }> {
+    const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const waits: Fate = async (run) => {
+      begun.resolve();
+      await gate.promise;
+      return await run();
+    };
+    this.engine.make("logs.append", waits);
+    const outcome = write();
+    outcome.catch(() => {});
+    await begun.promise;
+    this.engine.make("logs.append", pass);
+    this.cable.freeze();
+    const { version } = this.own;
+    gate.resolve();
+    await until(() => this.own.version > version);
+    return { outcome };
+  }
+
+  online(): void {
+    this.cable.port = this.#port;
+    this.client.retryNow();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.client.close();
+    await this.cable[Symbol.asyncDispose]();
+    await this.own[Symbol.asyncDispose]();
+    await this.server[Symbol.asyncDispose]();
+  }
+}
+
+async function code(promise: Promise<unknown>): Promise<string> {
+  const error = await assertRejects(() => promise, RequestError);
+  return error.failure.code;
+}
+
+Deno.test("Client.state() shares rows between clients and servers", async () => {
+  await using at = await Fixture.make();
+  const own = at.own.collection<Item>("items");
+  await own.set("a", TEA);
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  assertEquals([...items], [["a", TEA]]);
+  const writing = items.set("b", { text: "Milk", count: 1 });
+  assertEquals([items.get("b")?.text, items.size, state.pendingWrites], ["Milk", 2, 1]);
+  assertEquals(await writing, 2);
+  assertEquals([state.pendingWrites, items.has("b"), [...items.keys()]], [0, true, ["a", "b"]]);
+  await until(() => own.get("b")?.count === 1);
+  await own.delete("a");
+  await until(() => !items.has("a"));
+  await items.delete("b");
+  assertEquals([[...items], items.size], [[], 0]);
+  await until(() => own.size === 0);
+});
+
+Deno.test("ClientState is complete once it is ready, also without rows", async () => {
+  await using at = await Fixture.make();
+  using empty = await at.open();
+  assertEquals([empty.status.current, empty.collection("items").size], ["live", 0]);
+  await at.own.transaction((to) => {
+    for (let i = 0; i < 500; i++) to.set("items", `${i}`, { text: "x".repeat(200), count: i });
+  });
+  await at.own.transaction((to) => {
+    for (let i = 0; i < 500; i++) to.set("more", `${i}`, { text: "x".repeat(200), count: i });
+  });
+  using state = await at.open();
+  assertEquals([state.collection("items").size, state.collection("more").size], [500, 500]);
+});
+
+Deno.test("ClientCollection yields its rows after each change", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const sizes: number[] = [];
+  using _following = items.subscribe((rows) => void sizes.push(rows.size));
+  const before = items.current;
+  await items.set("a", TEA);
+  assertEquals([before.size, items.current.size, items.current], [0, 1, items.current]);
+  assertEquals(sizes, [0, 1]);
+  for await (const rows of items) {
+    if (rows.size === 2) break;
+    await at.own.collection("items").set("b", TEA);
+  }
+  const changes = state.changes<Item>();
+  const next = changes.next();
+  await items.update("a", (item) => ({ ...item, count: 7 }));
+  const { value } = await next;
+  assertEquals(value, { collection: "items", key: "a", value: { ...TEA, count: 7 }, before: TEA });
+  await changes.return();
+});
+
+Deno.test("ClientState shows a refused write no longer, and rejects it", async () => {
+  let isAllowed = true;
+  await using own = server(undefined, {
+    authorize: (_: unknown, __: string, action: string) => action !== "publish" || isAllowed,
+    onRefused() {},
+    onError() {},
+  });
+  await using _state = await own.state("list");
+  await using page = client(own.url);
+  using state = await page.state("list");
+  await state.ready;
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  isAllowed = false;
+  const writing = items.set("a", { ...TEA, count: 1 });
+  const deleting = items.delete("a");
+  assertEquals(items.has("a"), false);
+  assertEquals([await code(writing), await code(deleting)], ["forbidden", "forbidden"]);
+  assertEquals(items.get("a"), TEA);
+});
+
+Deno.test("ClientState rejects what cannot be written", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<unknown>("items");
+  await assertRejects(() => items.set("a", new Map()), TypeError, "JSON");
+  await assertRejects(() => items.set("", 1), RangeError, "key must have 1 to 1024 bytes");
+  await assertRejects(() => items.set("a", 1, { ttlMs: 0 }), RangeError, "ttlMs");
+  assertThrows(() => state.collection(""), RangeError, "name must have 1 to 1024 bytes");
+  assertEquals(await code(items.update("a", (value) => value)), "conflict");
+  const many = state.transaction((to) => {
+    for (let i = 0; i < 1_001; i++) to.set("items", `${i}`, i);
+  });
+  await assertRejects(() => many, RangeError, "at most 1000 changes, received 1001");
+  await assertRejects(() => items.set("a", "x".repeat(300_000)), RangeError, "at most");
+  await assertRejects(
+    () => state.transaction(async (to) => void to.delete("items", await "a")),
+    TypeError,
+    "must not be asynchronous",
+  );
+  assertEquals([items.size, state.pendingWrites], [0, 0]);
+  assertEquals(await state.transaction(() => {}), 0);
+});
+
+Deno.test("ClientState.transaction() takes effect completely or not at all", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  await state.transaction((to) => {
+    to.set("items", "a", 1);
+    to.set("items", "b", 1);
+    to.set("items", "a", 2);
+    to.delete("items", "c");
+  });
+  assertEquals([...items], [["a", 2], ["b", 1]]);
+  await until(() => at.own.version === 1);
+  const writing = state.transaction((to) => {
+    to.set("items", "a", 3);
+    to.set("items", "b", "x".repeat(300_000));
+  });
+  assertEquals(items.get("a"), 3);
+  await assertRejects(() => writing, RangeError, "at most");
+  assertEquals([...items], [["a", 2], ["b", 1]]);
+});
+
+Deno.test("ClientCollection.update() loses no change of concurrent clients", async () => {
+  await using at = await Fixture.make();
+  await using other = client(at.server.url);
+  using near = await at.open();
+  using far = await other.state("list");
+  await far.ready;
+  await near.collection<Item>("items").set("a", TEA);
+  await until(() => far.collection("items").size === 1);
+  const results = await Promise.allSettled(
+    [near, far].flatMap((state) =>
+      Array.from(
+        { length: 20 },
+        () =>
+          state.collection<Item>("items").update(
+            "a",
+            (item) => ({ ...item, count: item.count + 1 }),
+          ),
+      )
+    ),
+  );
+  const done = results.filter(({ status }) => status === "fulfilled").length;
+  assert(done > 20, `${done} updates`);
+  for (const state of [near, far, at.own]) {
+    const items = state.collection<Item>("items");
+    await until(() => items.get("a")?.count === done);
+  }
+});
+
+Deno.test("ClientState sends writes made offline in order, once", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  await at.offline(state);
+  const writing = Promise.all([
+    items.set("b", TEA),
+    items.update("a", (item) => ({ ...item, count: item.count + 1 })),
+    items.update("a", (item) => ({ ...item, count: item.count + 1 })),
+    items.delete("b"),
+    items.set("c", TEA),
+  ]);
+  assertEquals([...items.keys()], ["a", "c"]);
+  await at.own.collection<Item>("items").update("a", (item) => ({ ...item, count: 10 }));
+  at.online();
+  assertEquals(await writing, [3, 4, 5, 6, 7]);
+  assertEquals(items.get("a")?.count, 12);
+  await until(() => at.own.collection<Item>("items").get("a")?.count === 12);
+  assertEquals([...at.own.collection("items").keys()], ["a", "c"]);
+});
+
+Deno.test("ClientState asks onConflict about rows that changed while it was offline", async () => {
+  await using at = await Fixture.make();
+  const seen: unknown[] = [];
+  using state = await at.open({
+    onConflict({ key, mine, theirs }) {
+      seen.push([key, mine, theirs]);
+      return key === "a" ? "mine" : key === "b" ? "theirs" : { value: `${theirs} and ${mine}` };
+    },
+  });
+  const texts = state.collection<string>("texts");
+  const own = at.own.collection<string>("texts");
+  for (const key of ["a", "b", "c", "d"]) await texts.set(key, "old");
+  await at.offline(state);
+  const writing = ["a", "b", "c", "d"].map((key) => texts.set(key, "mine"));
+  const again = texts.set("d", "mine again");
+  for (const key of ["a", "b", "c"]) await own.set(key, "theirs");
+  at.online();
+  assertEquals(await code(writing[1]!), "conflict");
+  await Promise.all([writing[0], writing[2], writing[3], again]);
+  assertEquals(seen, [["a", "mine", "theirs"], ["b", "mine", "theirs"], ["c", "mine", "theirs"]]);
+  const values = new Map([["a", "mine"], ["b", "theirs"], ["c", "theirs and mine"], [
+    "d",
+    "mine again",
+  ]]);
+  assertEquals(new Map(texts), values);
+  await until(() => own.get("d") === "mine again");
+  assertEquals(new Map(own), values);
+});
+
+Deno.test("ClientState settles a write whose reply is lost, once", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  const { outcome } = await at.loseReply(() =>
+    items.update("a", (item) => ({ ...item, count: item.count + 1 }))
+  );
+  await at.offline(state);
+  at.online();
+  assertEquals(await outcome, 2);
+  assertEquals([items.get("a")?.count, at.own.version], [1, 2]);
+});
+
+Deno.test("ClientState sends a write again that was lost on the way", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  at.cable.freeze();
+  const writing = items.update("a", (item) => ({ ...item, count: item.count + 1 }));
+  await until(() => state.pendingWrites === 1);
+  await at.offline(state);
+  at.online();
+  assertEquals(await writing, 2);
+  assertEquals([items.get("a")?.count, at.own.version], [1, 2]);
+});
+
+Deno.test("ClientState does not claim to know the outcome of a write if the row changed", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  await items.set("a", TEA);
+  const { outcome } = await at.loseReply(() =>
+    items.update("a", (item) => ({ ...item, count: 1 }))
+  );
+  await at.offline(state);
+  await own.set("a", { ...TEA, count: 5 });
+  at.online();
+  assertEquals(await code(outcome), "unknown");
+  assertEquals(items.get("a")?.count, 5);
+});
+
+Deno.test("ClientState repeats a write while the broker is unreachable", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  let left = 2;
+  const fate: Fate = async (run, call) => await (left-- > 0 ? loseReply(run, call) : run());
+  at.engine.make("logs.append", fate);
+  assertEquals(await items.set("a", TEA), 1);
+  assertEquals([items.get("a"), at.own.version], [TEA, 1]);
+});
+
+Deno.test("ClientState replaces its rows in one step if the state was made anew", async () => {
+  await using at = await Fixture.make();
+  const own = at.own.collection<Item>("items");
+  for (const key of ["a", "b"]) await own.set(key, TEA);
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const keys: string[] = [];
+  using _following = items.subscribe((rows) => void keys.push([...rows.keys()].join()));
+  await at.offline(state);
+  await at.server.durableStreams.delete("list");
+  await using anew = await at.server.state("list");
+  await anew.transaction((to) => {
+    for (const key of ["b", "c"]) to.set("items", key, TEA);
+  });
+  at.online();
+  await until(() => items.has("c"));
+  assertEquals(keys, ["a,b", "b,c"]);
+});
+
+Deno.test("ClientState ends if there is no such state, or it is no state", async () => {
+  await using at = await Fixture.make();
+  await using writer = await at.server.durableStreams.create("plain");
+  await writer.append(1);
+  for (const [id, why] of [["none", "not-found"], ["plain", "wrong-type"]] as const) {
+    using state = await at.client.state(id);
+    assertEquals(await code(state.ready), why);
+    assertEquals(state.status.current, "ended");
+    assert(state.error instanceof RequestError);
+    await assertRejects(() => state.collection("items").set("a", 1), RequestError);
+  }
+});
+
+Deno.test("ClientState sends only the newest value of a row that is written again and again", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  const writing = Array.from({ length: 100 }, (_, i) => items.set("a", i));
+  assertEquals([items.get("a"), state.pendingWrites], [99, 1]);
+  const versions = await Promise.all(writing);
+  assertEquals([items.get("a"), at.own.version, versions.at(-1)], [99, 1, 1]);
+});
+
+Deno.test("ClientState sends writes in messages that the server accepts", async () => {
+  await using own = server(undefined, { session: { maxMessageBytes: 4_096 } });
+  await using _state = await own.state("list");
+  await using page = client(own.url);
+  using state = await page.state("list");
+  await state.ready;
+  const items = state.collection<string>("items");
+  const text = "x".repeat(1_000);
+  await Promise.all(Array.from({ length: 20 }, (_, i) => items.set(`${i}`, text)));
+  assertEquals(items.size, 20);
+});
+
+Deno.test("ClientState bounds the writes that wait, and gives their room back", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  for (let round = 0; round < 2; round++) {
+    await at.offline(state);
+    const writing = Array.from({ length: 1_000 }, (_, i) => items.set(`${i}`, i));
+    await assertRejects(() => items.set("more", 1), QueueFullError, "at most 1000 writes");
+    assertEquals(items.has("more"), false);
+    at.online();
+    await Promise.all(writing);
+  }
+  assertEquals([items.size, at.own.version, state.pendingWrites], [1_000, 2_000, 0]);
+});
+
+Deno.test("ClientState rejects writes that wait when it or its client is closed", async () => {
+  await using at = await Fixture.make();
+  for (const closes of ["state", "client"] as const) {
+    const state = await at.open();
+    await at.offline(state);
+    const writing = state.collection("items").set("a", 1);
+    if (closes === "state") state[Symbol.dispose]();
+    else await at.client.close();
+    await assertRejects(() => writing, SessionClosedError);
+    assertEquals([state.status.current, state.pendingWrites], ["ended", 0]);
+    assertEquals(state.collection("items").size, 0);
+    at.online();
+  }
+});
+
+Deno.test("Servers refuse publications on a stream that are no transactions", async () => {
+  await using at = await Fixture.make();
+  const session = await at.client.whenConnected();
+  const change = { type: "t", key: "k", value: 1, headers: { operation: "upsert" } };
+  for (
+    const data of [undefined, 1, [], {}, { writes: [] }, { writes: [[]] }, { writes: [change] }, {
+      writes: Array(65).fill([change]),
+    }]
+  ) {
+    assertEquals(await code(session.publish("stream:list", data)), "malformed");
+  }
+  assertEquals(await code(session.publish("stream:list", { cancel: 1 })), "malformed");
+  assertEquals(at.own.version, 0);
+  await session.publish("stream:list", { writes: [[{ ...change, type: 1 }], [change]] });
+  await until(() => at.own.version === 1);
+});
