@@ -158,6 +158,54 @@ Deno.test("connect shows rooms, and sets presence data", async () => {
   assertEquals(of("sent"), undefined);
 });
 
+Deno.test("connect shows the rows of a state, and writes them", async () => {
+  await using server = open({ durableStreams: { path: "/streams" } });
+  await using board = await server.state("board:1");
+  await board.collection("cards").set("1", { title: "Tea" });
+  const { code, events } = await pipe(server, [
+    "rows board:1",
+    'rows board:1 ["cards", "2", {"title": "Milk"}]',
+    'rows board:1 ["cards", "1"]',
+    "rows board:1",
+    "unsubscribe board:1",
+    "rows none",
+    "rows board:1 7",
+  ]);
+  const told = events.filter(({ type }) => /^(rows|written|error)$/.test(type));
+  assertEquals(told.map(({ at: _, ...event }) => event), [
+    {
+      type: "rows",
+      topic: "board:1",
+      rows: [{ collection: "cards", key: "1", value: { title: "Tea" } }],
+    },
+    { type: "written", topic: "board:1", version: 2 },
+    { type: "written", topic: "board:1", version: 3 },
+    {
+      type: "rows",
+      topic: "board:1",
+      rows: [{ collection: "cards", key: "2", value: { title: "Milk" } }],
+    },
+    {
+      type: "error",
+      topic: "none",
+      code: "not-found",
+      message: 'There is no state "none": the server creates it by server.state("none")',
+    },
+    {
+      type: "error",
+      topic: "board:1",
+      message: "Cannot write row: data must be [collection, key, value], or [collection, key] to " +
+        "delete, received 7",
+    },
+  ]);
+  const changed = events.filter(({ type }) => type === "row");
+  assertEquals(changed.map(({ key, value }) => [key, value?.title]), [
+    ["2", "Milk"],
+    ["1", undefined],
+  ]);
+  assertEquals(code, 1);
+});
+
 Deno.test("connect uses the token of the environment, unless an option overrides it", async () => {
   await using server = open();
   for (const [args, user] of [[[], "env"], [["-t", "ann"], "ann"]] as const) {

@@ -3,6 +3,7 @@ import { QueueFullError, UnsupportedError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../../client/client.ts";
+import type { ClientState } from "../../client/state/state.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { openAnswer } from "../../session/answers/answers.ts";
 import type { Contract } from "../../session/contract.ts";
@@ -32,6 +33,9 @@ const MAX_TOPICS = 256;
  * Maximum number of users of one room whose presence is kept. Beyond that, only notices are shown.
  */
 const MAX_MEMBERS = 10_000;
+
+/** Maximum number of states that are open. */
+const MAX_STATES = 32;
 
 /** The peer of a conversation: a client, or a session that does not use Skein's protocol. */
 export type Peer =
@@ -73,6 +77,9 @@ export class Conversation {
   readonly #topics = new Set<string>();
   readonly #members = new Map<string, Map<string, PresenceMember>>();
   readonly #awaited = new Set<Awaited>();
+  readonly #states = new Map<string, ClientState>();
+  /** The states whose changes are shown. */
+  readonly #followed = new WeakSet<ClientState>();
   readonly #changed = new Signal();
   /** Aborts the command that is running. */
   #running: AbortController | undefined;
@@ -151,6 +158,8 @@ export class Conversation {
           return await this.#presence(order, wait);
         case "ask":
           return await this.#ask(order, wait);
+        case "rows":
+          return await this.#rows(order, wait);
         case "stats": {
           const session = await this.#session(wait);
           return emit({
@@ -268,6 +277,8 @@ export class Conversation {
 
   async #unsubscribe(topic: string): Promise<void> {
     this.#client("unsubscribe");
+    const state = this.#states.get(topic);
+    if (state !== undefined) return this.#leaveState(topic, state);
     const subscription = this.#subscriptions.get(topic);
     if (subscription === undefined) {
       throw new RangeError(`Cannot unsubscribe: there is no subscription of "${topic}"`);
@@ -275,6 +286,53 @@ export class Conversation {
     this.#subscriptions.delete(topic);
     this.#members.delete(topic);
     await subscription.unsubscribe();
+  }
+
+  async #rows({ topic, data, id }: Order, wait: WaitOptions): Promise<void> {
+    const { emit, runtime } = this.#options;
+    const own = id === undefined ? {} : { id };
+    const known = this.#states.get(topic);
+    if (known === undefined && this.#states.size >= MAX_STATES) {
+      throw new RangeError(`Cannot show rows: at most ${MAX_STATES} states may be open`);
+    }
+    const state = known ?? await this.#client("show rows").state(topic);
+    if (known === undefined) this.#states.set(topic, state);
+    try {
+      await waitFor(runtime, state.ready, { what: `the rows of "${topic}"`, ...wait });
+    } catch (error) {
+      this.#leaveState(topic, state);
+      throw error;
+    }
+    if (data !== undefined) {
+      const version = await waitFor(runtime, writeRow(state, data), {
+        what: `the reply of "${topic}"`,
+        ...wait,
+      });
+      return emit({ type: "written", topic, version, ...own });
+    }
+    const rows = [...state.collections()].flatMap(([collection, rows]) =>
+      [...rows].map(([key, value]) => ({ collection, key, value }))
+    );
+    emit({ type: "rows", topic, rows, ...own });
+    if (!this.#followed.has(state)) void this.#follow(topic, state);
+  }
+
+  async #follow(topic: string, state: ClientState): Promise<void> {
+    this.#followed.add(state);
+    try {
+      for await (const { collection, key, value } of state.changes()) {
+        this.#options.emit({ type: "row", topic, collection, key, value });
+      }
+    } catch (error) {
+      this.#fail(error, { topic });
+    } finally {
+      this.#leaveState(topic, state);
+    }
+  }
+
+  #leaveState(topic: string, state: ClientState): void {
+    state[Symbol.dispose]();
+    if (this.#states.get(topic) === state) this.#states.delete(topic);
   }
 
   #send(topic: string, data: unknown): void {
@@ -376,4 +434,17 @@ export class Conversation {
   refuse(error: unknown, id: unknown): void {
     this.#fail(error, { id });
   }
+}
+
+/** Writes or deletes a row, as `[collection, key, value]` or `[collection, key]`. */
+async function writeRow(state: ClientState, data: unknown): Promise<number> {
+  const [collection, key, ...rest] = Array.isArray(data) ? data : [];
+  if (typeof collection !== "string" || typeof key !== "string" || rest.length > 1) {
+    throw new TypeError(
+      "Cannot write row: data must be [collection, key, value], or [collection, key] to delete, " +
+        `received ${JSON.stringify(data)}`,
+    );
+  }
+  const rows = state.collection(collection);
+  return await (rest.length === 0 ? rows.delete(key) : rows.set(key, rest[0]));
 }

@@ -19,6 +19,13 @@ interface OfOrder {
   readonly id?: unknown;
 }
 
+/** A row of a state; without a value if it was deleted. */
+interface TalkRow {
+  readonly collection: string;
+  readonly key: string;
+  readonly value?: unknown;
+}
+
 /** An event in a session. */
 export type TalkEvent =
   | { readonly type: "status"; readonly status: TalkStatus }
@@ -57,6 +64,9 @@ export type TalkEvent =
     readonly topic: string;
     readonly members: readonly { readonly user: string; readonly data?: unknown }[];
   }
+  | OfOrder & { readonly type: "rows"; readonly topic: string; readonly rows: readonly TalkRow[] }
+  | TalkRow & { readonly type: "row"; readonly topic: string }
+  | OfOrder & { readonly type: "written"; readonly topic: string; readonly version: number }
   | OfOrder & {
     readonly type: "stats";
     readonly stats: Omit<SessionStats, "toJSON">;
@@ -195,6 +205,21 @@ function linesOf(event: TalkEvent, colors: Colors): Lines {
       const title = `${topicOf(event, colors)} ${rows.length} present`;
       return { mark: magenta("●"), text: rows.length === 0 ? title : `${title}\n${columns(rows)}` };
     }
+    case "rows": {
+      const { rows } = event;
+      const title = `${topicOf(event, colors)} rows: ${rows.length}`;
+      const text = columns(rows.map((row) => [rowText(row), dataText(row.value)] as const));
+      return { mark: magenta("●"), text: rows.length === 0 ? title : `${title}\n${text}` };
+    }
+    case "row": {
+      const value = event.value === undefined ? dim("deleted") : dataText(event.value);
+      return { mark: cyan("←"), text: `${topicOf(event, colors)} ${rowText(event)} ${value}` };
+    }
+    case "written":
+      return {
+        mark: own,
+        text: dim(`wrote ${plainText(event.topic)}, version ${event.version}`),
+      };
     case "stats": {
       const rows = Object.entries({ roundTripMs: event.roundTripMs, ...event.stats })
         .filter(([, value]) => value !== undefined && value !== 0)
@@ -270,6 +295,10 @@ function dataText(data: unknown): string {
     return `<${data.length} bytes ${data.subarray(0, MAX_HEX_BYTES).toHex()}${more}>`;
   }
   return data === undefined ? "" : plainText(JSON.stringify(data));
+}
+
+function rowText({ collection, key }: TalkRow): string {
+  return plainText(`${collection}/${key}`);
 }
 
 function noticeText(notice: PresenceNotice): string {

@@ -45,6 +45,12 @@ export const ORDERS = {
     summary: "Join a room and show its users, or set your presence data",
     takes: "data",
   },
+  rows: {
+    aliases: [],
+    usage: "ID [JSON]",
+    summary: "Show a state's rows and changes, or write [collection, key, value]",
+    takes: "data",
+  },
   stats: { aliases: [], usage: "", summary: "Show the counters of the session", takes: "nothing" },
   status: {
     aliases: [],

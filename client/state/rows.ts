@@ -51,6 +51,10 @@ export class StateRows extends Signal implements RowSource {
     return this.#seen.get(name) ?? NOTHING;
   }
 
+  *collections(): IterableIterator<readonly [name: string, rows: ReadonlyMap<string, Value>]> {
+    for (const name of this.#seen.keys()) yield [name, this.copyOf(name)];
+  }
+
   /** Returns the rows of a collection, in a map that does not change. */
   copyOf(name: string): ReadonlyMap<string, unknown> {
     const seen = this.#seen.get(name);

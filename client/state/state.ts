@@ -167,6 +167,11 @@ export class ClientState implements Disposable {
     });
   }
 
+  /** Yields each collection that has rows, by name, with its rows as they are now. */
+  collections(): IterableIterator<readonly [name: string, rows: ReadonlyMap<string, unknown>]> {
+    return this.#rows.collections();
+  }
+
   /**
    * Changes several rows at once. Either all of the changes take effect, or none.
    *
@@ -240,7 +245,8 @@ export class ClientState implements Disposable {
         }
       }
     } catch (error) {
-      this.#end(error);
+      const isMissing = error instanceof RequestError && error.failure.code === "not-found";
+      this.#end(isMissing ? missing(this.id, error) : error);
     }
   }
 
@@ -488,6 +494,12 @@ function deletion(rows: StateRows, type: string, key: string): WriteChange {
 function checkNames(type: string, key: string): void {
   checkRowName("write state", "collection", type);
   checkRowName("write state", "key", key);
+}
+
+function missing(id: string, cause: unknown): RequestError {
+  const name = JSON.stringify(id);
+  const message = `There is no state ${name}: the server creates it by server.state(${name})`;
+  return new RequestError("not-found", message, { cause });
 }
 
 function closed(id: string): SessionClosedError {
