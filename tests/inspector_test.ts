@@ -5,7 +5,13 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { createServer, dial, type ServeOptions, type Server } from "../mod.ts";
+import {
+  createServer,
+  dial,
+  type DurableStreamInfo,
+  type ServeOptions,
+  type Server,
+} from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type {
   HistoryAnswer,
@@ -321,11 +327,21 @@ Deno.test("Inspector shows topics, histories, rooms and durable streams", async 
 
   const writer = await server.durableStreams.create("story");
   await writer.append("Once");
+  await using board = await server.state("board");
+  const cards = board.collection("cards");
+  for (const key of ["1", "2"]) await cards.set(key, key);
+  await cards.delete("1");
   const streams = await ask<ListAnswer>(server, "streams");
-  const [{ id, writer: at, readers }] = streams.rows as [StreamRow];
-  assertEquals([id, at, readers], ["story", "this server", 0]);
-  const { info } = await ask<{ info: { isEnded: boolean } }>(server, "stream", { id: "story" });
-  assertEquals(info.isEnded, false);
+  assertEquals(
+    (streams.rows as StreamRow[]).map(({ id, writer, readers }) => [id, writer, readers]),
+    [["board", undefined, 1], ["story", "this server", 0]],
+  );
+  const { info } = await ask<{ info: DurableStreamInfo }>(server, "stream", { id: "story" });
+  assertEquals([info.isEnded, info.rows], [false, undefined]);
+  const { info: { rows } } = await ask<{ info: DurableStreamInfo }>(server, "stream", {
+    id: "board",
+  });
+  assertEquals([rows?.count, rows?.deletions, rows!.bytes > 0], [1, 1, true]);
   await writer.close();
 });
 

@@ -72,8 +72,22 @@ export interface DurableStreamInfo {
   readonly code?: string | undefined;
   /** Reason with which a reader asked the writer to stop. */
   readonly cancelled?: string | undefined;
-  /** Size of the records in bytes; for a fork, without the records of its source. */
+  /**
+   * Size of the records in bytes: for a fork, without the records of its source; for a keyed stream,
+   * of the transactions in its tail.
+   */
   readonly bytes: number;
+  /** The rows of a keyed stream; absent for other streams. */
+  readonly rows?:
+    | {
+      /** Number of rows that exist. */
+      readonly count: number;
+      /** Number of deleted rows that are remembered. */
+      readonly deletions: number;
+      /** Size of all these rows in bytes. */
+      readonly bytes: number;
+    }
+    | undefined;
 }
 
 /**
@@ -274,7 +288,7 @@ export class DurableStreams {
     const found = await this.#streams.info(id);
     if (found.kind !== "page") return undefined;
     const { info } = found;
-    const { contentType, tail, bytes, end, cancelled } = info;
+    const { contentType, tail, bytes, end, cancelled, rows } = info;
     return withoutUndefined({
       contentType,
       offset: formatOffset(info, tail),
@@ -283,6 +297,7 @@ export class DurableStreams {
       code: end?.code,
       cancelled,
       bytes,
+      rows: rows && { count: rows.count, deletions: rows.deletions, bytes: rows.bytes },
     });
   }
 

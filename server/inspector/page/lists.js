@@ -214,17 +214,22 @@ function historyGroups({ history }) {
 function streamGroups(info, writer) {
   if (!info) return [el("p", { class: "over" }, "The stream no longer exists.")];
   if (info.unavailable) return [el("p", { class: "over" }, info.unavailable)];
-  const { contentType, offset, isEnded, error, code, cancelled, bytes: size } = info;
+  const { contentType, offset, isEnded, error, code, cancelled, bytes: size, rows } = info;
   const state = !isEnded ? "open" : error === undefined ? "complete" : "incomplete";
   return [
     group("State", [
       ["State", badge(isEnded ? "closed" : "connected", state)],
       ["Writer", writer ?? (isEnded ? "none" : "elsewhere, or none")],
       ["Offset", el("span", { class: "code" }, offset)],
-      ["Size", bytes(size)],
+      [rows ? "Size of the tail" : "Size", bytes(size)],
       ["Media type", contentType],
       ["Error", error && `${error}${code ? ` (${code})` : ""}`],
       ["Cancelled", cancelled === undefined ? undefined : cancelled || "yes"],
+    ]),
+    rows && group("Rows", [
+      ["Rows", String(rows.count)],
+      ["Deleted rows that are remembered", String(rows.deletions)],
+      ["Size", bytes(rows.bytes)],
     ]),
   ];
 }
