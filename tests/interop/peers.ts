@@ -126,6 +126,13 @@ const PYTHON_CLIENT_RECIPES: readonly Recipe[] = [
   pythonRecipe("a client in Python", { version: "17.4", folder: "python_client" }),
 ];
 
+const STREAMS_PYTHON_RECIPES: readonly Recipe[] = [
+  pythonRecipe("Durable Streams for Python", {
+    version: "0.1.0",
+    folder: "durable_streams_python",
+  }),
+];
+
 /** QUIC and WebSocket only: the other transports cause most of the build time. */
 const RELAY_FLAGS = ["--no-default-features", "--features", "noq,websocket"];
 
@@ -416,6 +423,11 @@ export function buildPythonClient(): Promise<Build[]> {
   return build(PYTHON_CLIENT_RECIPES);
 }
 
+/** The same for Electric's Python client of Durable Streams. */
+export function buildStreamsPython(): Promise<Build[]> {
+  return build(STREAMS_PYTHON_RECIPES);
+}
+
 /** The same for the endpoints of one role that play the cases of the QUIC interop runner. */
 export function buildEndpoints(role: "client" | "server"): Promise<Build[]> {
   return build(ENDPOINT_RECIPES[role]);
@@ -690,6 +702,7 @@ if (import.meta.main) {
     buildMoqPeers(),
     buildStructuredPeers(),
     buildPythonClient(),
+    buildStreamsPython(),
     buildEndpoints("client"),
     buildEndpoints("server"),
     buildRuntimes(),
