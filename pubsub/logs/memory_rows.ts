@@ -12,6 +12,8 @@ export class MemoryRows implements RowView {
   /** All rows by position; a row that changed again stays until the next sweep. */
   readonly #order = new Ordered(this.#rows);
   readonly #deletions = new Ordered(this.#rows);
+  /** Rows that expire, by name. Most states have none, and a sweep then costs nothing. */
+  readonly #expiring = new Map<string, LogRow>();
   /** Characters of replaced changes since all of them were last removed, at most. */
   #replaced = 0;
 
@@ -29,18 +31,20 @@ export class MemoryRows implements RowView {
   }
 
   due(limit: number): readonly LogRow[] {
-    const due = [...this.#rows.values()].filter(({ until }) => until !== undefined);
-    return due.sort((a, b) => a.until! - b.until!).slice(0, limit);
+    return [...this.#expiring.values()].sort((a, b) => a.until! - b.until!).slice(0, limit);
   }
 
   write({ set, forget }: RowWrites): void {
     for (const { row, text } of forget) {
       this.#rows.delete(row);
+      this.#expiring.delete(row);
       this.#replaced += text.length;
     }
     for (const row of set) {
       this.#replaced += this.#rows.get(row.row)?.text.length ?? 0;
       this.#rows.set(row.row, row);
+      if (row.until === undefined) this.#expiring.delete(row.row);
+      else this.#expiring.set(row.row, row);
       this.#order.push(row);
       if (row.deletedAt !== undefined) this.#deletions.push(row);
     }
