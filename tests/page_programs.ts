@@ -23,10 +23,13 @@ function block(page: string, name: string): string {
 /** The programs. Each runs both ends in one process and uses its own ports. */
 export const PROGRAMS = {
   // Both ends run in one process, so that the client need not wait for the server.
-  hello: block(readme, "file=server.ts")
-    .replace("serve({\n  port: 8000", "const server = serve({\n  port: 0")
-    .replace('"story.db"', "`${Deno.makeTempDirSync()}/story.db`") +
-    block(readme, "file=hello.ts").replace('"ws://localhost:8000"', "server.url"),
+  todo: block(readme, "file=server.ts")
+    .replace("port: 8000", "port: 0")
+    .replace('"todo.db"', "`${Deno.makeTempDirSync()}/todo.db`") +
+    'import { connect } from "@skein/skein";\n' +
+    'const items = (await connect(server.url).state("todo")).collection("items");\n' +
+    'await items.set("1", { text: "Tea" });\n' +
+    "console.log(...items);\n",
   nodes: 'import process from "node:process";\n' +
     block(nodes, "nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
       .replace("serve({ port: 8000", "const server = serve({ port: 0")

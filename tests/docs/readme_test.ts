@@ -1,6 +1,6 @@
 /**
- * Tests the README with a reader who opens the page in Chromium, reloads it, and restarts the
- * server.
+ * Tests the programs of the README and of the page on AI responses with a reader who opens their
+ * pages in Chromium, reloads them, and restarts the server.
  *
  * @module
  */
@@ -18,7 +18,10 @@ const CHROMIUM = BROWSERS[0]!;
 const STORY = "Once upon a time a cat met a fox, and both lived happily ever after.";
 
 /** The few members of the DOM in use: the repository is type-checked without the DOM library. */
-declare const document: { readonly body: { readonly textContent: string } };
+declare const document: {
+  readonly body: { readonly textContent: string };
+  querySelectorAll(selector: string): Iterable<{ readonly textContent: string }>;
+};
 
 type Page = Awaited<ReturnType<typeof newPage>>;
 
@@ -33,7 +36,49 @@ async function hasBegun(page: Page): Promise<void> {
   await page.waitForFunction(() => document.body.textContent.includes("upon"), WAIT);
 }
 
-async function look({ port, stop, restart }: Walked): Promise<void> {
+/** Waits until the to-do list has these lines. */
+async function lists(page: Page, ...lines: string[]): Promise<void> {
+  await page.waitForFunction(
+    (lines) =>
+      [...document.querySelectorAll("li")].map((line) => line.textContent).join("\n") === lines,
+    WAIT,
+    lines.join("\n"),
+  );
+}
+
+async function add(page: Page, text: string): Promise<void> {
+  await page.bringToFront();
+  await page.type("input", text);
+  await page.keyboard.press("Enter");
+}
+
+async function clickFirst(page: Page): Promise<void> {
+  await page.bringToFront();
+  await page.click("li");
+}
+
+async function lookAtList({ port, stop, restart }: Walked): Promise<void> {
+  await using browser = await launchBrowser(CHROMIUM);
+  const url = `http://localhost:${port(8000)}/`;
+  const [one, two] = [await newPage(browser), await newPage(browser)];
+  for (const page of [one, two]) await page.goto(url);
+  await add(one, "Tea");
+  for (const page of [one, two]) await lists(page, "☐ Tea");
+  await clickFirst(two);
+  for (const page of [one, two]) await lists(page, "☑ Tea");
+
+  await stop("server.ts");
+  await add(one, "Milk");
+  await lists(one, "☑ Tea", "☐ Milk");
+  await clickFirst(two);
+  await lists(two, "☐ Tea");
+  await restart("server.ts");
+  for (const page of [one, two]) await lists(page, "☐ Tea", "☐ Milk");
+  await two.reload();
+  await lists(two, "☐ Tea", "☐ Milk");
+}
+
+async function lookAtStory({ port, stop, restart }: Walked): Promise<void> {
   await using browser = await launchBrowser(CHROMIUM);
   const url = `http://localhost:${port(8000)}/`;
 
@@ -59,4 +104,6 @@ async function look({ port, stop, restart }: Walked): Promise<void> {
 
 const isMissing = findBrowser(CHROMIUM) === undefined && Deno.env.get("CI") !== "true";
 
-walk(["README.md"], { then: isMissing ? {} : { "README.md": look } });
+const looks = { "README.md": lookAtList, "docs/guide/ai-answers.md": lookAtStory };
+
+walk(Object.keys(looks), { then: isMissing ? {} : looks });
