@@ -49,6 +49,9 @@ const SHARED_MS = 1_000;
 /** Length of the pause in milliseconds: another node has time for an attempt. */
 const GAP_MS = MAX_PAUSE_MS + 5;
 
+/** Time without a change that makes the pause superfluous, in milliseconds. */
+const IDLE_MS = 5;
+
 /** Maximum number of logs whose newest message a node remembers. */
 const MAX_HOT_LOGS = 4_096;
 
@@ -274,7 +277,7 @@ export class LogWriter {
   async #makeWay(hot: Hot | undefined): Promise<Pick<Hot, "turnMs" | "lostMs">> {
     const nowMs = this.#runtime.monotonic();
     const { turnMs = nowMs, wroteMs = nowMs, lostMs = -Infinity } = hot ?? {};
-    if (nowMs - wroteMs >= GAP_MS) return { turnMs: nowMs, lostMs };
+    if (nowMs - wroteMs >= IDLE_MS) return { turnMs: nowMs, lostMs };
     if (nowMs - turnMs < (nowMs - lostMs < SHARED_MS ? SHARED_TURN_MS : TURN_MS)) {
       return { turnMs, lostMs };
     }
