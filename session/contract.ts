@@ -60,6 +60,14 @@ export interface ContractDefinition {
    * `members` contain the result, which must be a value that JSON can represent.
    */
   readonly presence?: Readonly<Record<string, StandardSchema>> | undefined;
+  /**
+   * The collections of live states, by pattern of the states' ids: the schema of the rows of each
+   * collection. The server applies the schemas once to each written row, and stores the results,
+   * which must be values that JSON can represent. It rejects rows of other collections.
+   */
+  readonly state?:
+    | Readonly<Record<string, Readonly<Record<string, StandardSchema>>>>
+    | undefined;
 }
 
 /**
@@ -85,12 +93,13 @@ export type IsUntyped<C extends Contract> = Contract extends C
 
 /**
  * The name of the section that defines a part of a contract: the topics that one side sends,
- * requests with one reply, requests with a streaming response, or rooms with presence data.
+ * requests with one reply, requests with a streaming response, rooms with presence data, or live
+ * states.
  *
  * @typeParam K The part.
  */
-export type SectionName<K extends Side | "requests" | "answers" | "presence"> = K extends "server"
-  ? "toClient"
+export type SectionName<K extends Side | "requests" | "answers" | "presence" | "state"> = K extends
+  "server" ? "toClient"
   : K extends "client" ? "toServer"
   : K extends "answers" ? "requests"
   : Exclude<K, Side | "answers">;
@@ -101,19 +110,21 @@ export type SectionName<K extends Side | "requests" | "answers" | "presence"> = 
  * @typeParam C The contract.
  * @typeParam K The section, as in {@linkcode SectionName}.
  */
-export type SectionOf<C extends Contract, K extends Side | "requests" | "answers" | "presence"> =
-  IsUntyped<C> extends true ? NonNullable<ContractDefinition[SectionName<K>]>
-    : C["definition"] extends { readonly [Key in SectionName<K>]: infer Found }
-      ? K extends "requests" | "answers" ? {
-          [
-            P in keyof Found as Found[P] extends {
-              readonly [Key in K extends "requests" ? "output" : "stream"]: StandardSchema;
-            } ? P
-              : never
-          ]: Found[P];
-        }
-      : Found
-    : Record<never, never>;
+export type SectionOf<
+  C extends Contract,
+  K extends Side | "requests" | "answers" | "presence" | "state",
+> = IsUntyped<C> extends true ? NonNullable<ContractDefinition[SectionName<K>]>
+  : C["definition"] extends { readonly [Key in SectionName<K>]: infer Found }
+    ? K extends "requests" | "answers" ? {
+        [
+          P in keyof Found as Found[P] extends {
+            readonly [Key in K extends "requests" ? "output" : "stream"]: StandardSchema;
+          } ? P
+            : never
+        ]: Found[P];
+      }
+    : Found
+  : Record<never, never>;
 
 /**
  * The schema of an entry: the entry itself, or one of the schemas of a request.
@@ -138,16 +149,16 @@ export interface NoTopic<Reason extends string> {
 
 /**
  * The topics of a part of a contract: the topics that one side may send on, the topics of requests,
- * or the rooms with presence data. The pattern `chat:{room}` stands for every `chat:${string}`. The
+ * the rooms with presence data, or the ids of live states. The pattern `chat:{room}` stands for every `chat:${string}`. The
  * type is {@linkcode NoTopic} if the contract has no such topics.
  *
  * @typeParam C The contract.
- * @typeParam K The side that sends, `requests`, `answers` (requests with a streaming response) or
- * `presence`.
+ * @typeParam K The side that sends, `requests`, `answers` (requests with a streaming response),
+ * `presence` or `state`.
  */
 export type ContractTopic<
   C extends Contract,
-  K extends Side | "requests" | "answers" | "presence",
+  K extends Side | "requests" | "answers" | "presence" | "state",
 > = {
   // A member, because the compiler's messages would otherwise name this alias and hide the topics.
   readonly any: [keyof SectionOf<C, K> & string] extends [never] ?
@@ -308,6 +319,63 @@ export type RoomData<C extends Contract, T extends string> = IsUntyped<C> extend
     }
   >["data"];
 
+/**
+ * The ids of the live states of a contract. The type is {@linkcode NoTopic} if the contract has no
+ * states, and `string` for any contract.
+ *
+ * @typeParam C The contract.
+ */
+export type StateIds<C extends Contract> = ContractTopic<C, "state">;
+
+/**
+ * The collections of a live state: an object with the schema of each.
+ *
+ * @example A function that writes the rows of one collection
+ * ```ts
+ * import { defineContract, type StateInput, type StateRow, type StateRows } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const card = z.object({ title: z.string(), votes: z.number().default(0) });
+ * const contract = defineContract({ state: { "board:{id}": { cards: card } } });
+ * type Board = StateRows<typeof contract, "board:1">;
+ *
+ * const draft: StateInput<Board, "cards"> = { title: "Draft" };
+ * const row: StateRow<Board, "cards"> = card.parse(draft);
+ * assertEquals(row.votes, 0);
+ * ```
+ *
+ * @typeParam C The contract.
+ * @typeParam Id The id of the state.
+ */
+export type StateRows<C extends Contract, Id extends string> = Id extends string ? {
+    [P in keyof SectionOf<C, "state"> & string]: Id extends TopicOf<P> ? SectionOf<C, "state">[P]
+      : never;
+  }[keyof SectionOf<C, "state"> & string]
+  : never;
+
+/**
+ * A row of a live state, as it is stored and read.
+ *
+ * @typeParam R The collections, as in {@linkcode StateRows}.
+ * @typeParam N The name of the collection.
+ */
+export type StateRow<R, N extends keyof R> = R[N] extends StandardSchema ? OutputOf<R[N]> : never;
+
+/**
+ * A row of a live state, as it is written.
+ *
+ * @typeParam R The collections, as in {@linkcode StateRows}.
+ * @typeParam N The name of the collection.
+ */
+export type StateInput<R, N extends keyof R> = R[N] extends StandardSchema ? InputOf<R[N]> : never;
+
+/** The entry of a contract for the states of a pattern, at run time. */
+export interface StateRoute {
+  /** The schemas of the rows, by collection. */
+  readonly collections: ReadonlyMap<string, StandardSchema>;
+}
+
 /** The entry of a contract for a pattern, at run time. */
 export interface ContractRoute {
   /** The pattern. */
@@ -349,6 +417,7 @@ export type ContractMatch = RouteMatch<ContractRoute>;
  *     count: { input: z.number(), stream: z.number() }, // A streaming response.
  *   },
  *   presence: { "chat:{room}": z.object({ isTyping: z.boolean() }) },
+ *   state: { "board:{id}": { cards: text, columns: z.object({ title: z.string() }) } },
  * });
  * assertThrows(
  *   () => defineContract({ toServer: { "chat:{room}": text, "chat:lobby": text } }),
@@ -361,7 +430,8 @@ export type ContractMatch = RouteMatch<ContractRoute>;
  * @param definition Topics and schemas; each section is optional.
  * @returns The contract, frozen.
  * @throws {TypeError} If a pattern is malformed or starts with `presence:` or `stream:`, if two
- * patterns that the same side receives overlap, or if a value is not a schema.
+ * patterns that the same side receives or two patterns of states overlap, or if a value is not a
+ * schema.
  * @throws {RangeError} If a pattern is longer than 255 bytes.
  */
 export function defineContract<D extends ContractDefinition>(
@@ -456,11 +526,15 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
   // Created eagerly, because the constructor must detect overlaps anyway. All sessions share the
   // caches.
   readonly #routers: Readonly<Record<Side | "presence", ContractRouter>>;
+  readonly #states: TopicRouter<StateRoute>;
 
   constructor(definition: D) {
     if (!definition) refuse("a definition must be an object", definition);
-    const { toServer = {}, toClient = {}, requests = {}, presence = {}, ...rest } = definition;
-    for (const name in rest) refuse("sections are toServer, toClient, requests and presence", name);
+    const { toServer = {}, toClient = {}, requests = {}, presence = {}, state = {}, ...rest } =
+      definition;
+    for (const name in rest) {
+      refuse("sections are toServer, toClient, requests, presence and state", name);
+    }
     const asked = Object.entries(requests).map(([pattern, entry]) =>
       routeOf("request", pattern, entry?.input, entry ?? {})
     );
@@ -480,6 +554,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
       ], VERB),
       presence: new ContractRouter(sent(presence), VERB),
     };
+    this.#states = new TopicRouter(Object.entries(state).map(stateRouteOf), VERB);
     this.definition = Object.freeze({ ...definition });
     Object.freeze(this);
   }
@@ -491,6 +566,25 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
   router(side: Side | "presence"): ContractRouter {
     return this.#routers[side];
   }
+
+  /** Looked up by name too. */
+  stateRouter(): TopicRouter<StateRoute> {
+    return this.#states;
+  }
+}
+
+function stateRouteOf(
+  [pattern, collections]: [pattern: string, collections: Readonly<Record<string, StandardSchema>>],
+): [pattern: string, route: StateRoute] {
+  const schemas = Object.entries(Object(collections) as typeof collections);
+  if (schemas.length === 0) refuse("a state must have collections", pattern);
+  for (const [name, schema] of schemas) {
+    if (name === "") refuse("a collection must have a name", pattern);
+    if (typeof schema?.["~standard"]?.validate !== "function") {
+      refuse("a collection must have a schema", `${pattern} ${name}`);
+    }
+  }
+  return [pattern, { collections: new Map(schemas) }];
 }
 
 function routeOf(

@@ -10,12 +10,16 @@ import {
   type MessageOf,
   type NoTopic,
   type Side,
+  type StateIds,
+  type StateInput,
+  type StateRow,
+  type StateRows,
   type TopicMessage,
 } from "./contract.ts";
 import type { PresenceNotice } from "./wire/presence_notice.ts";
 import { type StandardSchema, validate } from "../base/standard_schema.ts";
 import type { ContractMessage, UntypedMessage } from "./message.ts";
-import { compileContract } from "./check_settings.ts";
+import { compileContract, compileStates } from "./check_settings.ts";
 
 type PresenceMessage = ContractMessage<"presence:{topic}", PresenceNotice>;
 
@@ -76,6 +80,7 @@ Deno.test("defineContract() rejects patterns that overlap in one direction", () 
     { toServer: { "chat:{room}": text }, requests: { "chat:lobby": request } },
     { toClient: { "chat:{room}": text }, requests: { "chat:lobby": request } },
     { requests: { "chat:{room}": request, "chat:lobby": request } },
+    { state: { "chat:{room}": { lines: text }, "chat:lobby": { lines: text } } },
   ];
   for (const definition of cases) {
     assertThrows(
@@ -85,6 +90,49 @@ Deno.test("defineContract() rejects patterns that overlap in one direction", () 
     );
   }
   defineContract({ toServer: { "chat:{room}": text }, toClient: { "chat:lobby": text } });
+  defineContract({ toServer: { "chat:{room}": text }, state: { "chat:lobby": { lines: text } } });
+});
+
+const boards = defineContract({
+  state: {
+    "board:{id}": {
+      cards: z.object({ title: z.string(), votes: z.number().default(0) }),
+      columns: byHand,
+    },
+    settings: { flags: z.boolean() },
+  },
+});
+type Boards = typeof boards;
+
+Deno.test("compileStates() finds the collections of a state", () => {
+  const router = compileStates(boards)!;
+  const { cards } = boards.definition.state["board:{id}"];
+  assertStrictEquals(router.match("board:1")?.collections.get("cards"), cards);
+  assertEquals([...router.match("settings")!.collections.keys()], ["flags"]);
+  assertEquals(router.match("settings")?.collections.get("constructor"), undefined);
+  assertEquals([router.match("board:"), compileStates(empty)?.match("board:1")], [
+    undefined,
+    undefined,
+  ]);
+  const { definition } = boards;
+  assertEquals(compileStates({ definition }), undefined);
+});
+
+Deno.test("states are typed by id and collection", () => {
+  expectType<Equal<StateIds<Boards>, `board:${string}` | "settings">>();
+  expectType<Equal<StateIds<Contract>, string>>();
+  expectType<Equal<StateIds<typeof empty>, string & NoTopic<"the contract has no state">>>();
+  type Board = StateRows<Boards, "board:1">;
+  expectType<Equal<keyof Board, "cards" | "columns">>();
+  expectType<Equal<StateRow<Board, "cards">, { title: string; votes: number }>>();
+  expectType<
+    Equal<StateInput<Board, "cards">, { title: string; votes?: number | undefined }>
+  >();
+  expectType<Equal<StateRow<Board, "columns">, "out">>();
+  expectType<Equal<StateInput<Board, "columns">, "in">>();
+  expectType<Equal<keyof StateRows<Boards, "settings">, "flags">>();
+  expectType<Equal<keyof StateRows<Boards, "board:1" | "settings">, never>>();
+  expectType<Equal<StateRow<StateRows<Contract, string>, "any">, unknown>>();
 });
 
 Deno.test("defineContract() rejects topics of presence notices", () => {
@@ -112,7 +160,7 @@ Deno.test("defineContract() rejects invalid definitions", () => {
   const cases: [definition: unknown, part: string][] = [
     [undefined, "a definition must be an object, received undefined"],
     [null, "a definition must be an object, received null"],
-    [{ toSever: {} }, 'toServer, toClient, requests and presence, received "toSever"'],
+    [{ toSever: {} }, 'toServer, toClient, requests, presence and state, received "toSever"'],
     [{ toServer: { a: {} } }, 'a message topic must have a schema, received "a"'],
     [{ toServer: { a: undefined } }, 'a message topic must have a schema, received "a"'],
     [{ requests: { a: z.string() } }, "an input and an output schema"],
@@ -120,6 +168,15 @@ Deno.test("defineContract() rejects invalid definitions", () => {
     [{ requests: { a: null } }, "an input and an output schema"],
     [{ toServer: { "chat:{room": z.string() } }, "braces must come in pairs"],
     [{ toServer: { "": z.string() } }, "non-empty"],
+    [{ state: { "board:{id": { cards: z.string() } } }, "braces must come in pairs"],
+    [{ state: { "": { cards: z.string() } } }, "non-empty"],
+    [{ state: { board: {} } }, 'a state must have collections, received "board"'],
+    [{ state: { board: null } }, 'a state must have collections, received "board"'],
+    [{ state: { board: { "": z.string() } } }, 'a collection must have a name, received "board"'],
+    [
+      { state: { board: { cards: {} } } },
+      'a collection must have a schema, received "board cards"',
+    ],
   ];
   for (const [definition, part] of cases) {
     const error = assertThrows(

@@ -41,6 +41,10 @@ export {
   type SectionName,
   type SectionOf,
   type Side,
+  type StateIds,
+  type StateInput,
+  type StateRow,
+  type StateRows,
   type TopicMessage,
 } from "./contract.ts";
 export type { SessionEventMap, SessionEvents } from "./events.ts";
