@@ -145,7 +145,8 @@ export type {
 } from "./server/durable/streams.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
-export type { State, StateCollection } from "./server/state/state.ts";
+export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
+export type { State, StateCollection, TypedState } from "./server/state/state.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {
@@ -158,6 +159,9 @@ export {
   type MessageOf,
   type RoomData,
   type Side,
+  type StateInput,
+  type StateRow,
+  type StateRows,
   type TopicMessage,
 } from "./session/contract.ts";
 export type { SessionDebugState, SessionDiagnostics } from "./session/insight/diagnostics.ts";

@@ -49,7 +49,8 @@ export {
 } from "./server/durable/handler.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
-export type { State, StateCollection } from "./server/state/state.ts";
+export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
+export type { State, StateCollection, TypedState } from "./server/state/state.ts";
 export type { StateChange, StateTransaction, StateWriteOptions } from "./session/state_types.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { SessionInfo } from "./server/users.ts";

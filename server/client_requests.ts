@@ -136,8 +136,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   const expiry = new Expiry(runtime);
   const renewals = new WeakMap<Session, TokenBucket>();
   /**
-   * Owners of sessions that published on topics with a history; computing an owner costs more than
-   * a publication.
+   * Owners of sessions that published on topics with a history or wrote states; computing an owner
+   * costs more than a publication.
    */
   const publishers = new WeakMap<Session, Owner>();
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
@@ -425,7 +425,11 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     }
     const id = topic.slice(STREAM_PREFIX.length);
     try {
-      if (!isCancel) return await durable.write(id, data);
+      if (!isCancel) {
+        const owner = publisherOf(session);
+        const user = verifiedUser(session);
+        return await durable.write(id, data, { owner, user, session, request: undefined });
+      }
       // A repetition changes nothing: the first reason stays.
       await durable.streams.cancel(id, reason);
     } catch (error) {

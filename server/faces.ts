@@ -71,7 +71,13 @@ export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
 function durableFace(options: FacesOptions): Face | undefined {
   const { durableStreams, durable, origins, maxMessageBytes } = options;
   if (durableStreams === undefined || durable === undefined) return undefined;
-  const parts = { ...guardParts(options), logs: durable.logs, origins, maxMessageBytes };
+  const parts = {
+    ...guardParts(options),
+    logs: durable.logs,
+    changes: durable.gate,
+    origins,
+    maxMessageBytes,
+  };
   const face = new LateFace(options, {
     name: "durableStreams",
     wants: durableStreams.path,

@@ -37,7 +37,8 @@ import { ownerOf } from "./owners.ts";
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
 import type { DurableStreams } from "./durable/streams.ts";
-import type { State } from "./state/state.ts";
+import type { AuthorizeChange } from "./state/gate.ts";
+import type { StateOf } from "./state/state.ts";
 import type { Face, FaceRequest } from "./face.ts";
 import { mountFaces } from "./faces.ts";
 import { tellFault } from "../base/decision.ts";
@@ -60,10 +61,11 @@ import {
 } from "../pubsub/topic_options.ts";
 import { Topics } from "../pubsub/topics.ts";
 import { ConsoleReport } from "../base/console_report.ts";
-import type { Contract, ContractData, ContractTopic } from "../session/contract.ts";
+import type { Contract, ContractData, ContractTopic, StateIds } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { instrument } from "../session/insight/watch.ts";
-import type { Session } from "../session/session.ts";
+import { internals, type Session } from "../session/session.ts";
+import { report } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
@@ -271,7 +273,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         answers,
         ownerOf: this.#ownerOf,
         settings,
+        contract,
+        authorizeChange: options.authorizeChange as AuthorizeChange | undefined,
         report: (what, error) => reportRequest(this.#console, what, error),
+        reportFault: (fault, session) => {
+          const isReported = session !== undefined && options.onError !== undefined;
+          tellFault(this.#console, fault, { isReported });
+          if (session !== undefined) report(session[internals].settings, fault.cause, session);
+        },
       });
       this.topics.serveStreams((topic) => durable.source(topic, this.topics));
     }
@@ -345,6 +354,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * Opens a live state: collections of rows that all servers of the broker share. If there is no
    * durable stream with this id, a keyed stream is created.
    *
+   * @typeParam Id The id. With a contract, it must fit a pattern of its section `state`.
    * @param id The id, of at most 240 bytes.
    * @returns The state, once this server has all of its rows.
    * @throws {UnsupportedError} If the server does not have the option `durableStreams`, or the
@@ -354,8 +364,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * there are too many streams.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async state(id: string): Promise<State> {
-    if (this.#durable !== undefined) return await this.#durable.states.open(id);
+  async state<Id extends StateIds<C>>(id: Id): Promise<StateOf<C, Id>> {
+    if (this.#durable !== undefined) {
+      // Only the types depend on the contract.
+      return await this.#durable.states.open(id) as StateOf<C, Id>;
+    }
     throw new UnsupportedError("Cannot open state: the server must have the option durableStreams");
   }
 

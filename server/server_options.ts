@@ -5,6 +5,7 @@ import type { MetricsOptions } from "./metrics/endpoint.ts";
 import type { AuthorizationContext } from "./http/guard.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
 import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.ts";
+import type { ChangeDecision, RequestedChange } from "./state/gate.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import { type RateLimitsOptions, RATES } from "../manager/rate_limits.ts";
 import { checkRate, type Rate } from "../base/token_bucket.ts";
@@ -111,6 +112,63 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
       | boolean
       | { readonly from?: boolean | undefined }
       | Promise<boolean | { readonly from?: boolean | undefined }>)
+    | undefined;
+  /**
+   * Decides about each change of a row that a client requests, over a session or over HTTP. The
+   * client must also have the right to publish on `stream:<id>`, or to append. Without
+   * `authorizeChange`, such a client may change every row. Writes of this server's own code are not
+   * asked about.
+   *
+   * - **Return** `true` to allow the change, or `{ value }` to store another row. Any other value
+   *   denies the change, with the code `forbidden`, and the transaction has no effect.
+   * - **Throw** a `RequestError` to deny the change with another code. If you throw another error, or
+   *   take longer than `session.requestTimeoutMs`, nothing is decided: the client receives
+   *   `unavailable`.
+   * - **`before`** is the row that the change replaces. If other writers are faster, the function is
+   *   called again with the newer row, at most five times in all; then the client receives
+   *   `conflict`.
+   * - **`value`** is the result of the contract's schema. A row that you return instead is stored as
+   *   it is, without another check.
+   *
+   * @example Users change only their own cards
+   * ```ts
+   * import { RequestError, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   authenticate: ({ token }) => token ?? null,
+   *   durableStreams: { path: "/streams", authorize: ({ user }) => user !== undefined },
+   *   authorizeChange({ collection, value, before, user }) {
+   *     if (collection !== "cards") throw new RequestError("read-only", "Only cards change");
+   *     if (before !== undefined && Object(before).owner !== user) return false;
+   *     return value === undefined || { value: { ...Object(value), owner: user } };
+   *   },
+   * });
+   * await using board = await server.state("board:1");
+   * const write = async (user: string, title: string) => {
+   *   const { status, body } = await fetch(`${server.url.replace("ws:", "http:")}streams/board:1`, {
+   *     method: "POST",
+   *     headers: { authorization: `Bearer ${user}`, "content-type": "application/json" },
+   *     body: JSON.stringify({
+   *       type: "cards",
+   *       key: "1",
+   *       value: { title },
+   *       headers: { operation: "upsert" },
+   *     }),
+   *   });
+   *   await body?.cancel();
+   *   return status;
+   * };
+   * assertEquals([await write("ann", "Write"), await write("bob", "Spoil")], [204, 403]);
+   * assertEquals(board.collection("cards").get("1"), { title: "Write", owner: "ann" });
+   * ```
+   */
+  readonly authorizeChange?:
+    | ((
+      change: RequestedChange<Session<ValueOf<V>, C, "server">>,
+    ) => ChangeDecision | Promise<ChangeDecision>)
     | undefined;
   /**
    * Adds `from`, the user that `userOf` returned, to clients' publications. The result of
@@ -667,6 +725,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   api: API,
   authenticate: "function",
   authorize: "function",
+  authorizeChange: "function",
   broker: BROKER,
   clientAddress: "function",
   contract: 0,

@@ -344,6 +344,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
  * machine has neither other socket addresses nor stalled requests.
  */
 export const QUOTAS: readonly string[] = [
+  "states.held",
   "durableStreams.requests",
   "api.requests",
   "calls.http",

@@ -40,6 +40,7 @@ import { checkAnswers } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../server/http/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
+import { LINGER_MS, MAX_HELD, States } from "../server/state/states.ts";
 import { internals } from "../session/session.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import { memoryPair, memorySessions, passTime, testServer, turns } from "../testing/mod.ts";
@@ -812,6 +813,34 @@ const ANSWERS: readonly Row[] = [
       return { take, left: () => [...left(), [...logs.followed()].length] };
     },
   })),
+  {
+    name: "states whose rows are held for the writes of clients",
+    quota: "server/state/states.ts",
+    bound: MAX_HELD,
+    async open(room) {
+      const time = room.use(new FakeTime());
+      const quotas = new Quotas(runtime);
+      const { logs } = answering(room, room.use(new MemoryBroker()));
+      const tail = { records: 9, bytes: 9_999, ms: 1_000 };
+      const states = new States({
+        runtime,
+        logs,
+        quotas,
+        tail,
+        gate: undefined as never, // Nothing is written.
+        maxTransactionBytes: () => 65_536,
+        readTimeoutMs: 1_000,
+      });
+      room.defer(() => states.close());
+      await logs.create("board", { contentType: "application/json", keyed: tail });
+      const take = async () => {
+        const rows = await states.rowsOf("board", { ...NOBODY, user: "ann" });
+        assertEquals([rows?.version, ...takenOf(quotas)], [0, 1]);
+        await time.tickAsync(LINGER_MS);
+      };
+      return { take, left: () => [...takenOf(quotas), logs.readers] };
+    },
+  },
   ...Object.entries(FORKS).map(([end, { id, kind, ...fork }]): Row => ({
     name: `forks of a stream that ${end}`,
     bound: 2,

@@ -122,6 +122,12 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     name: "`durableStreams.maxReaders`, `.maxReadersPerUser`, `.maxReadersPerAddress`",
     full: "`too-many`, or 429; readers over all transports count",
   },
+  "states.held": {
+    table: "streams",
+    name: "live states whose rows a server holds because a client wrote them, with " +
+      "`authorizeChange`",
+    full: "`too-many`, or 429; the rows that no write waits for make room for others",
+  },
   "durableStreams.requests": {
     table: "streams",
     name: "`durableStreams`: concurrent requests, including waiting readers",

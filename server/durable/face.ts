@@ -34,7 +34,7 @@ import {
   isInternalName,
 } from "../http/guard.ts";
 import { closing } from "../http/body.ts";
-import { methodNotAllowed, Problem, refusedBy, tooMany } from "../http/problem.ts";
+import { methodNotAllowed, pointerOf, Problem, refusedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/owners.ts";
 import type {
   LogInfo,
@@ -44,7 +44,7 @@ import type {
   RowChange,
 } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import { rowChange } from "../../pubsub/logs/change_message.ts";
+import { type Change, rowChange } from "../../pubsub/logs/change_message.ts";
 import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
@@ -65,7 +65,8 @@ import {
   type StreamRead,
 } from "../../pubsub/logs/stream_logs.ts";
 import type { HttpFaceStats } from "../metrics/measures.ts";
-import { BrokerError, LimitError } from "../../errors.ts";
+import type { ChangeGate } from "../state/gate.ts";
+import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -133,6 +134,8 @@ const RETRY_MS = 5_000;
 /** Parts of the server that durable streams use. */
 export interface DurableFaceParts extends HttpGuardParts {
   readonly logs: StreamLogs;
+  /** Checks the changes of states. */
+  readonly changes?: ChangeGate | undefined;
   readonly origins: OriginRules;
   /** Maximum size of a message in bytes, if sessions of this server can read the records. */
   readonly maxMessageBytes?: number | undefined;
@@ -385,8 +388,9 @@ export class DurableFace {
     );
   }
 
-  async #append({ request, authorize, readBody }: Asked, id: string): Promise<Response> {
-    await authorize("append", id);
+  async #append(asked: Asked, id: string): Promise<Response> {
+    const { request, authorize, readBody } = asked;
+    const user = await authorize("append", id);
     const { headers } = request;
     const contentType = readContentType(headers);
     const producer = readProducer(headers);
@@ -415,19 +419,56 @@ export class DurableFace {
         throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
       }
       const changes = known.keyed && body.length > 0
-        ? this.#readChanges(id, records as readonly string[])
+        ? readChanges(records as readonly string[])
         : undefined;
-      const result = await this.#parts.logs.append(id, {
-        identity: known.identity,
-        records: changes === undefined ? records : [],
-        changes,
-        end: isEnd ? {} : undefined,
-        producer,
-        sequence,
-      });
+      const { identity } = known;
+      const options = { identity, end: isEnd ? {} : undefined, producer, sequence };
+      const result = changes === undefined
+        ? await this.#parts.logs.append(id, { ...options, records })
+        : await this.#write(id, changes, { ...options, user, asked });
       if (result.kind === "conflict") throw rowConflict(result, await mayRead(authorize, id));
       if (result.kind === "missing" && isFirst) known = await this.#learn(id);
       else return this.#appended(result, { producer, sequence, hasRecords: records.length > 0 });
+    }
+  }
+
+  /** Checks changes, and appends them. */
+  async #write(
+    id: string,
+    changes: readonly Change[],
+    { user, asked, ...options }: {
+      readonly user: string | undefined;
+      readonly asked: Asked;
+      readonly identity: string | undefined;
+      readonly producer: LogProducer | undefined;
+    },
+  ): Promise<StreamAppended> {
+    const { logs, changes: gate } = this.#parts;
+    const append = (checked: readonly Change[], identity = options.identity) =>
+      logs.append(id, {
+        ...options,
+        identity,
+        records: [],
+        changes: this.#encodeChanges(id, checked),
+      });
+    if (gate === undefined) return await append(changes);
+    const { owner, request } = asked;
+    const source = { owner, user, session: undefined, request };
+    try {
+      return await gate.write(id, changes, {
+        source,
+        append,
+        isNumbered: options.producer !== undefined,
+      });
+    } catch (error) {
+      if (error instanceof RequestError) throw refusedChange(error);
+      if (!(error instanceof TimeoutError)) throw error;
+      this.#parts.report("The schema of a row", error);
+      throw new Problem(503, {
+        code: "unavailable",
+        detail: "Cannot append: the schema must decide in time",
+        cause: error,
+      });
     }
   }
 
@@ -776,13 +817,13 @@ export class DurableFace {
     return readRecords(body, contentType, maxRecordBytes(id, maxMessageBytes));
   }
 
-  /** Reads the changes of a transaction, which has to fit into a session message. */
-  #readChanges(id: string, records: readonly string[]): readonly RowChange[] {
+  /** Encodes the changes of a transaction, which has to fit into a session message. */
+  #encodeChanges(id: string, changes: readonly Change[]): readonly RowChange[] {
     const { runtime, maxMessageBytes = Infinity } = this.#parts;
     const now = runtime.now();
-    const changes = readChanges(records).map((change) => rowChange(change, now));
-    checkTransaction(changes, maxRecordBytes(id, maxMessageBytes));
-    return changes;
+    const encoded = changes.map((change) => rowChange(change, now));
+    checkTransaction(encoded, maxRecordBytes(id, maxMessageBytes));
+    return encoded;
   }
 
   get #maxBodyBytes(): number {
@@ -915,6 +956,33 @@ function rowConflict(
     members: {
       row: { type, key, version, change: isShown && text ? JSON.parse(text) : undefined },
     },
+  });
+}
+
+/** Status of a rejected change, by code; 403 for others. */
+const CHANGE_STATUS: Readonly<Record<string, number>> = {
+  conflict: 409,
+  ended: 409,
+  gone: 410,
+  invalid: 400,
+  malformed: 400,
+  "not-found": 404,
+  "too-large": 413,
+  "too-many": 429,
+  unavailable: 503,
+  "unknown-collection": 400,
+};
+
+/** The problem of a change that the contract or `authorizeChange` rejects. */
+function refusedChange(error: RequestError): Problem {
+  const { code, message: detail, path, retryAfterMs } = error.failure;
+  const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
+  return new Problem(CHANGE_STATUS[code] ?? 403, {
+    code,
+    detail,
+    headers: { ...after },
+    members: { ...(path && { pointer: pointerOf(path) }) },
+    cause: error,
   });
 }
 

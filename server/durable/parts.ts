@@ -9,12 +9,15 @@ import { RequestError } from "../../errors.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { Quotas } from "../../base/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import type { DecisionFault } from "../../base/decision.ts";
+import type { Contract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings.ts";
 import { Answers, type ResumeAnswer } from "./answers.ts";
 import { type AnswerLimits, boundsOf, type DurableStreamsOptions, tailOf } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { DurableStreams, maxRecordBytes } from "./streams.ts";
+import { type AuthorizeChange, ChangeGate, type ChangeSource } from "../state/gate.ts";
 import { writeRows } from "../state/session_writes.ts";
 import type { StateParts } from "../state/state.ts";
 import { States } from "../state/states.ts";
@@ -34,8 +37,14 @@ export interface DurablePartsOptions {
   readonly ownerOf: (session: Session) => Owner;
   /** The handlers of requests, and the contract. */
   readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router">;
+  /** Decides about the changes of states that clients request. */
+  readonly authorizeChange: AuthorizeChange | undefined;
+  /** The contract, with the schemas of states. */
+  readonly contract: Contract | undefined;
   /** Reports an error that is not sent to any client. */
   readonly report: (what: string, error: unknown) => void;
+  /** Reports that `authorizeChange` failed. */
+  readonly reportFault: (fault: DecisionFault, session: Session | undefined) => void;
 }
 
 /** The parts of durable streams on one server. */
@@ -46,6 +55,8 @@ export class DurableParts {
   readonly answers: Answers;
   /** The streams in the broker. */
   readonly logs: StreamLogs;
+  /** Checks the changes of states. */
+  readonly gate: ChangeGate;
   /** The states of the application. */
   readonly states: States;
   readonly #sender: StreamSender;
@@ -66,8 +77,18 @@ export class DurableParts {
     });
     this.streams = new DurableStreams({ runtime, streams: logs, maxMessageBytes });
     const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
-    this.#state = { runtime, logs, maxTransactionBytes };
-    this.states = new States(this.#state, tailOf(bounds ?? {}));
+    const { requestTimeoutMs: timeoutMs } = options.settings;
+    const gate = this.gate = new ChangeGate({
+      runtime,
+      contract: options.contract,
+      authorizeChange: options.authorizeChange,
+      timeoutMs,
+      rowsOf: (id, owner, gone) => this.states.rowsOf(id, owner, gone),
+      report: options.reportFault,
+    });
+    const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
+    const tail = tailOf(bounds ?? {});
+    this.states = new States({ ...state, quotas, tail, readTimeoutMs: timeoutMs });
     this.#sender = new StreamSender(logs, options.ownerOf);
     this.answers = new Answers(options.answers, {
       runtime,
@@ -87,8 +108,8 @@ export class DurableParts {
   }
 
   /** Writes transactions of a client to a state. See {@linkcode writeRows}. */
-  async write(id: string, data: unknown): Promise<unknown> {
-    return await writeRows(id, data, this.#state);
+  async write(id: string, data: unknown, source: ChangeSource): Promise<unknown> {
+    return await writeRows(id, data, { ...this.#state, source });
   }
 
   /**

@@ -18,7 +18,7 @@ import {
 import { membersOf, missingSince } from "./history_pages.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
-import { methodNotAllowed, Problem } from "./problem.ts";
+import { methodNotAllowed, pointerOf, Problem } from "./problem.ts";
 import { TopicEvents } from "./topic_events.ts";
 import { type ApiAction, type ApiOptions, checkApi } from "../server_options.ts";
 import type { Users } from "../users.ts";
@@ -424,8 +424,7 @@ function invalid(
   of: string,
   { message, path = [] }: Pick<Invalid, "message" | "path">,
 ): Problem {
-  const pointer = path.map((key) => `/${String(key).replaceAll("~", "~0").replaceAll("/", "~1")}`)
-    .join("");
+  const pointer = pointerOf(path);
   const place = path.length === 0 ? "" : ` at ${pointer}`;
   return new Problem(422, {
     code: "invalid",

@@ -103,6 +103,11 @@ export class Problem extends Error {
   }
 }
 
+/** Returns the JSON Pointer (RFC 6901) of a path in a value. */
+export function pointerOf(path: readonly (string | number)[]): string {
+  return path.map((key) => `/${String(key).replaceAll("~", "~0").replaceAll("/", "~1")}`).join("");
+}
+
 /**
  * Creates the problem for a rate limit or bound that was reached.
  *

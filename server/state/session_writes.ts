@@ -2,8 +2,10 @@
 import { readChange } from "../durable/changes.ts";
 import { Problem } from "../http/problem.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
-import { countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
+import { type Change, countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
+import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
 import { MAX_WRITES, readRowName, type WriteResult } from "../../session/wire/rows.ts";
+import type { ChangeSource } from "./gate.ts";
 import { type StateParts, writeRefusal } from "./state.ts";
 
 /**
@@ -12,26 +14,27 @@ import { type StateParts, writeRefusal } from "./state.ts";
  *
  * @param id The id of the stream.
  * @param data The publication's data.
+ * @param source The client.
  * @returns The outcomes, in the order of the transactions. There are fewer of them than
- * transactions after a conflict, or if the broker became unreachable in between.
+ * transactions after a conflict, or if the broker became unreachable or a schema failed in between.
  * @throws {RequestError} With the code `malformed` if the data is no list of transactions, and
  * `unavailable` if the broker is unreachable; the first transaction may have taken effect.
  */
 export async function writeRows(
   id: string,
   data: unknown,
-  parts: StateParts,
+  { source, ...parts }: StateParts & { readonly source: ChangeSource },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const results: WriteResult[] = [];
   for (const write of readWrites(data)) {
     try {
-      const result = await writeOne(id, write, parts);
+      const result = await writeOne(id, write, { ...parts, source });
       results.push(result);
       // The reply has room for one row.
       if ("conflict" in result) break;
     } catch (error) {
-      if (!(error instanceof BrokerError)) throw error;
       if (results.length > 0) break;
+      if (!(error instanceof BrokerError)) throw error;
       throw new RequestError("unavailable", error.message, { cause: error });
     }
   }
@@ -52,16 +55,15 @@ function readWrites(data: unknown): readonly (readonly unknown[])[] {
 async function writeOne(
   id: string,
   write: readonly unknown[],
-  { runtime, logs, maxTransactionBytes }: StateParts,
+  { source, gate, ...parts }: StateParts & { readonly source: ChangeSource },
 ): Promise<WriteResult> {
   try {
-    const now = runtime.now();
     const fault = countFault(write.length);
     if (fault !== undefined) throw new RequestError("too-large", `Cannot write state: ${fault}`);
-    const changes = write.map((change, index) => rowChange(readChange(change, index), now));
-    const excess = sizeFault(changes, maxTransactionBytes(id));
-    if (excess !== undefined) throw new RequestError("too-large", `Cannot write state: ${excess}`);
-    const result = await logs.append(id, { records: [], changes });
+    const changes = write.map(readChange);
+    const append = (checked: readonly Change[], identity?: string) =>
+      appendChanges(id, checked, { ...parts, identity });
+    const result = await gate.write(id, changes, { source, append });
     if (result.kind === "appended") return { version: result.info.tail };
     if (result.kind !== "conflict") throw writeRefusal(id, result);
     const [type, key] = readRowName(result.row);
@@ -72,4 +74,19 @@ async function writeOne(
     if (!(error instanceof Problem)) throw error;
     return { error: { code: error.code, message: error.message } };
   }
+}
+
+/** Appends changes, unless they are too large for a message. */
+async function appendChanges(
+  id: string,
+  changes: readonly Change[],
+  { runtime, logs, maxTransactionBytes, identity }: Omit<StateParts, "gate"> & {
+    readonly identity: string | undefined;
+  },
+): Promise<StreamAppended> {
+  const now = runtime.now();
+  const encoded = changes.map((change) => rowChange(change, now));
+  const excess = sizeFault(encoded, maxTransactionBytes(id));
+  if (excess !== undefined) throw new RequestError("too-large", `Cannot write state: ${excess}`);
+  return await logs.append(id, { identity, records: [], changes: encoded });
 }

@@ -4,6 +4,13 @@ import type { OptionKinds } from "../../base/options.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { RequestError } from "../../errors.ts";
+import type {
+  Contract,
+  IsUntyped,
+  StateInput,
+  StateRow,
+  StateRows,
+} from "../../session/contract.ts";
 import { newestChanges } from "../../session/state_changes.ts";
 import type {
   StateChange,
@@ -14,6 +21,7 @@ import { type Change, countFault, rowChange, sizeFault } from "../../pubsub/logs
 import { checkRowName } from "../../session/wire/rows.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import type { ChangeGate } from "./gate.ts";
 import { describeRow, type LiveRow, type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Kinds of the options of a write. */
@@ -26,6 +34,8 @@ const MAX_UPDATES = 5;
 export interface StateParts {
   readonly runtime: Runtime;
   readonly logs: StreamLogs;
+  /** Checks the changes by the contract. */
+  readonly gate: ChangeGate;
   /** Maximum size of a transaction in bytes, so that sessions can read it. */
   readonly maxTransactionBytes: (id: string) => number;
 }
@@ -96,7 +106,8 @@ export class State implements AsyncDisposable {
    * @throws {TypeError} If a value cannot be represented in JSON.
    * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
    * @throws {RequestError} With the code `full` if the state or the broker has no room, `gone` if
-   * the state was deleted, and `ended` if its stream was closed.
+   * the state was deleted, `ended` if its stream was closed, and `unknown-collection` or `invalid`
+   * if a change does not fit the contract.
    * @throws {BrokerError} If the broker is unreachable. The changes may have taken effect.
    */
   async transaction(change: (transaction: StateTransaction) => void): Promise<number> {
@@ -139,13 +150,16 @@ export class State implements AsyncDisposable {
 
   async #write(changes: readonly Change[]): Promise<number> {
     const { id } = this;
-    const { runtime, logs, maxTransactionBytes } = this.#parts;
+    const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
     if (this.#closed.signal.aborted) {
       throw new RequestError("unavailable", `Cannot write state: "${id}" was closed`);
     }
     if (changes.length === 0) return this.version;
     const now = runtime.now();
-    const encoded = changes.map((change) => rowChange(change, now));
+    const checking = gate.check(id, changes);
+    // Without an asynchronous schema, writes stay in the order of their calls.
+    const checked = checking instanceof Promise ? await checking : checking;
+    const encoded = checked.map((change) => rowChange(change, now));
     const fault = countFault(changes.length) ?? sizeFault(encoded, maxTransactionBytes(id));
     if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
     // Rows of another stream with the same id are not these rows.
@@ -186,6 +200,89 @@ export function writeRefusal(
   }
 }
 
+/**
+ * A state whose collections a contract defines. It is a {@linkcode State}; only the types differ: the
+ * names of the collections, and the types of their rows.
+ *
+ * @example A board with a contract
+ * ```ts
+ * import { defineContract, RequestError, serve, type StateRows, type TypedState } from "@skein/skein";
+ * import { assertEquals, assertRejects } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const card = z.object({ title: z.string().min(1), votes: z.number().default(0) });
+ * const contract = defineContract({ state: { "board:{id}": { cards: card } } });
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   contract,
+ *   durableStreams: { path: "/streams" },
+ * });
+ * await using board: TypedState<StateRows<typeof contract, "board:1">> = await server.state("board:1");
+ * const cards = board.collection("cards");
+ * await cards.set("1", { title: "Write" });
+ * assertEquals(cards.get("1")?.votes, 0);
+ * await assertRejects(() => cards.set("2", { title: "" }), RequestError, "must fit the contract");
+ * ```
+ *
+ * @typeParam R The collections, as in {@linkcode StateRows}.
+ */
+export interface TypedState<R> extends Omit<State, "collection" | "transaction" | "changes"> {
+  /**
+   * Returns a collection.
+   *
+   * @typeParam N The name.
+   * @param name The name of a collection of the contract.
+   * @returns The collection.
+   */
+  collection<N extends keyof R & string>(
+    name: N,
+  ): StateCollection<StateRow<R, N>, StateInput<R, N>>;
+  /**
+   * Changes several rows at once. See {@linkcode State.transaction}.
+   *
+   * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @returns The version of the changed rows, once this server's rows include them.
+   */
+  transaction(change: (transaction: TypedTransaction<R>) => void): Promise<number>;
+  /**
+   * Yields each row that changes. See {@linkcode State.changes}.
+   *
+   * @param options Signal that ends the loop with its reason.
+   * @returns The changes, until the state is closed.
+   */
+  changes(
+    options?: { readonly signal?: AbortSignal | undefined },
+  ): AsyncGenerator<TypedChange<R>, void, undefined>;
+}
+
+/** A {@linkcode StateTransaction} whose collections a contract defines. */
+export interface TypedTransaction<R> extends Omit<StateTransaction, "set" | "delete"> {
+  /** Writes a row. See {@linkcode StateTransaction.set}. */
+  set<N extends keyof R & string>(
+    collection: N,
+    key: string,
+    value: StateInput<R, N>,
+    options?: StateWriteOptions,
+  ): void;
+  /** Deletes a row. See {@linkcode StateTransaction.delete}. */
+  delete(collection: keyof R & string, key: string): void;
+}
+
+/** A {@linkcode StateChange} of a collection that a contract defines, to distinguish by its name. */
+export type TypedChange<R> = {
+  [N in keyof R & string]: StateChange<StateRow<R, N>> & { readonly collection: N };
+}[keyof R & string];
+
+/**
+ * The type of a state: {@linkcode State} for any contract, or {@linkcode TypedState}.
+ *
+ * @typeParam C The contract.
+ * @typeParam Id The id.
+ */
+export type StateOf<C extends Contract, Id extends string> = IsUntyped<C> extends true ? State
+  : TypedState<StateRows<C, Id>>;
+
 /** The rejection of an `update`, with the present row. */
 class Conflict extends RequestError {
   readonly present: LiveRow | undefined;
@@ -201,8 +298,10 @@ class Conflict extends RequestError {
  * The rows of one type. It reads like a `Map` from keys to values.
  *
  * @typeParam T Type of a row.
+ * @typeParam Input Type of a row that is written, to which the contract's schema applies.
  */
-export class StateCollection<T = unknown> implements Iterable<readonly [key: string, row: T]> {
+export class StateCollection<T = unknown, Input = T>
+  implements Iterable<readonly [key: string, row: T]> {
   /** The name. */
   readonly name: string;
   readonly #rows: LiveRows;
@@ -262,7 +361,7 @@ export class StateCollection<T = unknown> implements Iterable<readonly [key: str
    * @returns The version of the row, once this server's rows include it.
    * @throws The errors of {@linkcode State.transaction}.
    */
-  async set(key: string, value: T, options: StateWriteOptions = {}): Promise<number> {
+  async set(key: string, value: Input, options: StateWriteOptions = {}): Promise<number> {
     return await this.#write([setting({ type: this.name, key }, value, options)]);
   }
 
@@ -287,7 +386,7 @@ export class StateCollection<T = unknown> implements Iterable<readonly [key: str
    * @throws {RequestError} With the code `conflict` if the row does not exist, or if other writers
    * were first five times, and the errors of {@linkcode State.transaction}.
    */
-  async update(key: string, change: (row: T) => T | Promise<T>): Promise<number> {
+  async update(key: string, change: (row: T) => Input | Promise<Input>): Promise<number> {
     const of = { type: this.name, key };
     let row = this.#rows.collection(this.name).get(key);
     for (let attempt = 1;; attempt++) {

@@ -1,5 +1,9 @@
 /** The states of a server, which share the rows of each stream. */
-import { RequestError } from "../../errors.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Owner } from "../../base/owners.ts";
+import type { Place, Quota, Quotas } from "../../base/shares.ts";
+import { waitFor } from "../../base/wait.ts";
+import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";
 import { LiveRows } from "./live_rows.ts";
 import { State, type StateParts } from "./state.ts";
@@ -7,17 +11,55 @@ import { State, type StateParts } from "./state.ts";
 /** Media type of a keyed stream. */
 const JSON_TYPE = "application/json";
 
+/** Time for which the rows are held after a client's last write, in milliseconds. */
+export const LINGER_MS = 60_000;
+
+/** Maximum number of states whose rows are held for the writes of clients. */
+export const MAX_HELD = 1_000;
+
+/** Maximum number of held states of one address or user, once more than half of them are held. */
+const HELD_SHARES = { address: 128, user: 32 };
+
+/** Parts of {@linkcode States}. */
+export interface StatesParts extends StateParts {
+  readonly quotas: Quotas;
+  /** The tail of new streams. */
+  readonly tail: LogTail;
+  /** Time limit for reading the rows for a client's write, in milliseconds. */
+  readonly readTimeoutMs: number;
+}
+
+/** Rows that are held for the writes of clients. */
+interface Held {
+  readonly rows: LiveRows;
+  readonly leave: () => void;
+  readonly place: Place;
+  /** Number of writes that wait for the rows. */
+  waiting: number;
+}
+
 /** The open states of a server. */
 export class States {
-  readonly #parts: StateParts;
-  readonly #tail: LogTail;
-  /** Rows by id; bounded by the application's states. */
+  readonly #parts: StatesParts;
+  /** Rows by id; bounded by the application's states and the held ones. */
   readonly #rows = new Map<string, LiveRows>();
+  /** Held rows by id, in the order of their last use; bounded by the quota. */
+  readonly #held = new Map<string, Held>();
+  readonly #quota: Quota;
+  /** Held rows that no write waits for. */
+  readonly #idle: Deadlines<Held>;
+  #isClosed = false;
 
-  /** @param tail The tail of new streams. */
-  constructor(parts: StateParts, tail: LogTail) {
+  constructor(parts: StatesParts) {
     this.#parts = parts;
-    this.#tail = tail;
+    this.#quota = parts.quotas.open({
+      limit: "states.held",
+      verb: "write state",
+      what: "states in memory",
+      max: MAX_HELD,
+      shares: HELD_SHARES,
+    });
+    this.#idle = new Deadlines(parts.runtime, LINGER_MS, (held) => this.#release(held));
   }
 
   /**
@@ -32,7 +74,64 @@ export class States {
    * @throws {BrokerError} If the broker is unreachable.
    */
   async open(id: string): Promise<State> {
-    const identity = await this.#create(id);
+    const { rows, leave } = this.#share(id, await this.#create(id));
+    try {
+      await rows.ready;
+    } catch (error) {
+      leave();
+      throw error;
+    }
+    return new State(rows, this.#parts, leave);
+  }
+
+  /**
+   * Returns the rows of a state for the write of a client. The server keeps them up to date for a
+   * minute, because a client that writes usually does so several times.
+   *
+   * @param id The id.
+   * @param owner The client, for its share of the held states.
+   * @param gone Identity of a deleted stream, whose rows are not returned.
+   * @returns The complete rows; `undefined` if there is no keyed stream with this id.
+   * @throws {RequestError} With the code `too-many` if too many states are held, `gone` if the
+   * state was deleted, `ended` if its stream was closed, and `unavailable` if the rows cannot be
+   * read in time.
+   * @throws {BrokerError} If the broker is unreachable.
+   */
+  async rowsOf(id: string, owner: Owner, gone?: string): Promise<LiveRows | undefined> {
+    let held = this.#usable(id, gone);
+    if (held === undefined) {
+      const identity = await this.#find(id);
+      if (identity === undefined) return undefined;
+      held = this.#usable(id, gone) ?? this.#hold(id, { owner, identity });
+    }
+    this.#held.delete(id);
+    this.#held.set(id, held);
+    held.waiting++;
+    this.#idle.delete(held);
+    const { runtime, readTimeoutMs: timeoutMs } = this.#parts;
+    try {
+      await waitFor(runtime, held.rows.ready, { what: "the rows of a state", timeoutMs });
+      return held.rows;
+    } catch (cause) {
+      if (!(cause instanceof TimeoutError)) throw cause;
+      throw new RequestError("unavailable", cause.message, { cause });
+    } finally {
+      held.waiting--;
+      if (held.waiting === 0 && this.#held.get(id) === held) this.#idle.add(held);
+    }
+  }
+
+  /** Ends all states. */
+  close(): void {
+    this.#isClosed = true;
+    this.#idle.clear();
+    for (const held of this.#held.values()) this.#release(held);
+    for (const rows of this.#rows.values()) rows.close();
+    this.#rows.clear();
+  }
+
+  /** Takes part in the use of a state's rows. */
+  #share(id: string, identity: string): { readonly rows: LiveRows; readonly leave: () => void } {
     let rows = this.#rows.get(id);
     // The rows of a deleted stream may not know yet that it is gone.
     if (rows?.identity !== undefined && rows.identity !== identity) rows = undefined;
@@ -47,24 +146,63 @@ export class States {
       shared.close();
       if (this.#rows.get(id) === shared) this.#rows.delete(id);
     };
-    try {
-      await shared.ready;
-    } catch (error) {
-      leave();
-      throw error;
-    }
-    return new State(shared, this.#parts, leave);
+    return { rows: shared, leave };
   }
 
-  /** Ends all states. */
-  close(): void {
-    for (const rows of this.#rows.values()) rows.close();
-    this.#rows.clear();
+  /** Returns held rows, unless they are no longer kept up to date. */
+  #usable(id: string, gone: string | undefined): Held | undefined {
+    const held = this.#held.get(id);
+    if (held === undefined) return undefined;
+    const { failure, identity } = held.rows;
+    if (failure === undefined && (identity === undefined || identity !== gone)) return held;
+    this.#release(held);
+    return undefined;
+  }
+
+  /** Holds the rows of a state, in place of those that were not used for the longest time. */
+  #hold(
+    id: string,
+    { owner, identity }: { readonly owner: Owner; readonly identity: string },
+  ): Held {
+    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    if (this.#quota.levelFull(owner) === "server") {
+      const idle = this.#held.values().find(({ waiting }) => waiting === 0);
+      if (idle !== undefined) this.#release(idle);
+    }
+    const place = this.#takePlace(owner);
+    const held = { ...this.#share(id, identity), place, waiting: 0 };
+    this.#held.set(id, held);
+    return held;
+  }
+
+  #takePlace(owner: Owner): Place {
+    try {
+      return this.#quota.take(owner);
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      const { message, retryAfterMs } = error;
+      throw new RequestError("too-many", message, { retryAfterMs });
+    }
+  }
+
+  #release(held: Held): void {
+    const { rows: { id }, leave, place } = held;
+    if (this.#held.get(id) === held) this.#held.delete(id);
+    this.#idle.delete(held);
+    place[Symbol.dispose]();
+    leave();
+  }
+
+  /** Returns the identity of a keyed stream; `undefined` if there is none with this id. */
+  async #find(id: string): Promise<string | undefined> {
+    const found = await this.#parts.logs.info(id);
+    const isKeyed = found.kind === "page" && found.info.keyed !== undefined;
+    return isKeyed ? found.info.identity : undefined;
   }
 
   /** Creates the stream if there is none, and returns its identity. */
   async #create(id: string): Promise<string> {
-    const options = { contentType: JSON_TYPE, keyed: this.#tail };
+    const options = { contentType: JSON_TYPE, keyed: this.#parts.tail };
     const created = await this.#parts.logs.create(id, options);
     if (created.kind === "created") return created.info.identity;
     if (created.kind === "exists") {

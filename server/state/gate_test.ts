@@ -1,0 +1,498 @@
+import { assert, assertEquals } from "@std/assert";
+import { stub } from "@std/testing/mock";
+import { z } from "zod";
+import {
+  type ChangeDecision,
+  defineContract,
+  type RequestedChange,
+  RequestError,
+  serve,
+  type StandardSchema,
+} from "../../mod.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { rowChange } from "../../pubsub/logs/change_message.ts";
+import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { Page } from "../../tests/page.ts";
+import { until } from "../../tests/waiting.ts";
+
+const CARD = z.object({ title: z.string().min(1).max(9), votes: z.number().default(0) });
+
+const slowSchema: StandardSchema<string> = {
+  "~standard": {
+    version: 1,
+    vendor: "test",
+    validate: (value) =>
+      Promise.resolve(
+        value === "bad" ? { issues: [{ message: "Not good" }] } : { value: `${value}!` },
+      ),
+  },
+};
+
+const contract = defineContract({
+  state: {
+    "board:{id}": {
+      cards: CARD,
+      notes: slowSchema,
+      pairs: z.object({ list: z.array(z.object({ "a/b": z.number() })) }),
+    },
+  },
+});
+
+interface Outcome {
+  readonly code: string;
+  readonly path?: readonly (string | number)[] | undefined;
+  readonly message?: string;
+}
+
+/** One way to change rows. Resolves with the failure, or with the code `ok`. */
+type Way = (id: string, changes: readonly object[], headers?: HeadersInit) => Promise<Outcome>;
+
+interface BenchOptions {
+  readonly authorizeChange?: (
+    change: RequestedChange,
+  ) => ChangeDecision | Promise<ChangeDecision>;
+  readonly broker?: Broker;
+  readonly requestTimeoutMs?: number;
+  readonly onError?: (error: unknown) => void;
+}
+
+/** A change message as a client sends it. */
+function change(type: string, key: string, value?: unknown, headers: object = {}): object {
+  const operation = value === undefined ? "delete" : "upsert";
+  return { type, key, value, headers: { operation, ...headers } };
+}
+
+class Bench implements AsyncDisposable {
+  readonly broker: Broker;
+  readonly server;
+
+  constructor({ broker, requestTimeoutMs, ...options }: BenchOptions = {}) {
+    this.broker = broker ?? new MemoryBroker();
+    this.server = serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      webTransport: false,
+      onListen() {},
+      broker: this.broker,
+      contract,
+      authenticate: ({ token }) => token ?? "guest",
+      authorize: () => true,
+      durableStreams: { path: "/streams", authorize: () => true },
+      session: { requestTimeoutMs },
+      ...options,
+    });
+  }
+
+  /** The ways of clients. */
+  get clients(): Readonly<Record<string, Way>> {
+    return { http: this.http, session: this.session };
+  }
+
+  /** All ways. */
+  get ways(): Readonly<Record<string, Way>> {
+    return { ...this.clients, server: this.own };
+  }
+
+  readonly http: Way = async (id, changes, headers = {}) => {
+    const response = await fetch(`${this.#url}/${id}`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: "Bearer ann", ...headers },
+      body: JSON.stringify(changes),
+    });
+    const text = await response.text();
+    if (response.ok) return { code: "ok" };
+    const { code, detail: message, pointer, status } = JSON.parse(text);
+    assertEquals(response.headers.get("content-type"), "application/problem+json");
+    assertEquals(status, STATUS[code] ?? 403, text);
+    return { code, message, path: pointer?.split("/").slice(1) };
+  };
+
+  readonly session: Way = async (id, changes) => {
+    await using page = await Page.open(`${this.server.url}?token=ann`, "skein.1");
+    const { data, error } = await page.ask({
+      publish: `stream:${id}`,
+      data: { writes: [changes] },
+    });
+    if (error !== undefined) return error;
+    const [result] = data!["results"] as { readonly error?: Outcome; readonly conflict?: object }[];
+    return result!.error ?? { code: result!.conflict === undefined ? "ok" : "conflict" };
+  };
+
+  readonly own: Way = async (id, changes) => {
+    await using state = await this.server.state(id as `board:${string}`);
+    try {
+      await state.transaction((transaction) => {
+        // deno-lint-ignore no-explicit-any
+        for (const { type, key, value } of changes as readonly any[]) {
+          if (value === undefined) transaction.delete(type, key);
+          else transaction.set(type, key, value);
+        }
+      });
+      return { code: "ok" };
+    } catch (error) {
+      if (error instanceof RequestError) return error.failure;
+      throw error;
+    }
+  };
+
+  get #url(): string {
+    return `http://127.0.0.1:${this.server.address!.port}/streams`;
+  }
+
+  async create(id: string): Promise<void> {
+    await (await this.server.state(id as `board:${string}`))[Symbol.asyncDispose]();
+  }
+
+  /** Writes a row as another server would. */
+  async elsewhere(id: string, type: string, key: string, value: unknown): Promise<void> {
+    const operation = value === undefined ? "delete" : "upsert";
+    const encoded = rowChange({ type, key, operation, value: JSON.stringify(value) }, 0);
+    await this.broker.logs!.append(id, { records: [], changes: [encoded], maxBytes: 1e6 });
+  }
+
+  async rows(id: string, collection: string): Promise<Record<string, unknown>> {
+    await using state = await this.server.state(id as `board:${string}`);
+    return Object.fromEntries(state.collection(collection as "cards"));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    if (this.broker instanceof MemoryBroker) await this.broker.close();
+  }
+}
+
+const STATUS: Readonly<Record<string, number>> = {
+  closed: 409,
+  conflict: 409,
+  internal: 500,
+  invalid: 400,
+  "not-found": 404,
+  "too-large": 413,
+  "too-many": 429,
+  unavailable: 503,
+  "unknown-collection": 400,
+};
+
+const WAYS = ["http", "session", "own"] as const;
+const CLIENTS = ["http", "session"] as const;
+
+/** Runs a test for each way, with the state `board:1`. */
+async function walk<W extends "http" | "session" | "own">(
+  t: Deno.TestContext,
+  ways: readonly W[],
+  { options = {}, test }: {
+    readonly options?: BenchOptions;
+    readonly test: (bench: Bench, write: Way, way: W) => Promise<void>;
+  },
+): Promise<void> {
+  for (const way of ways) {
+    await t.step(way, async () => {
+      await using bench = new Bench(options);
+      await bench.create("board:1");
+      await test(bench, bench[way], way);
+    });
+  }
+}
+
+Deno.test("ChangeGate stores the results of the contract's schemas", async (t) => {
+  await walk(t, WAYS, {
+    async test(bench, write) {
+      const cards = [change("cards", "a", { title: "A", more: 1 }), change("cards", "b")];
+      const notes = [change("notes", "a", "slow")];
+      assertEquals((await write("board:1", [...cards, ...notes])).code, "ok");
+      assertEquals(await bench.rows("board:1", "cards"), { a: { title: "A", votes: 0 } });
+      assertEquals(await bench.rows("board:1", "notes"), { a: "slow!" });
+      assertEquals((await write("board:1", [change("cards", "a")])).code, "ok");
+      assertEquals(await bench.rows("board:1", "cards"), {});
+    },
+  });
+});
+
+Deno.test("ChangeGate rejects rows that do not fit the contract, and their transaction", async (t) => {
+  await walk(t, WAYS, {
+    async test(bench, write) {
+      const good = change("cards", "a", { title: "A" });
+      const cases: [changed: object, code: string, path?: (string | number)[]][] = [
+        [change("cards", "b", { title: "" }), "invalid", ["title"]],
+        [change("cards", "b", 7), "invalid", []],
+        [change("notes", "b", "bad"), "invalid", []],
+        [change("lists", "b", {}), "unknown-collection"],
+        [change("lists", "b"), "unknown-collection"],
+        [change("constructor", "b", {}), "unknown-collection"],
+      ];
+      for (const [changed, code, path] of cases) {
+        const { message, ...outcome } = await write("board:1", [good, changed]);
+        assertEquals(outcome.code, code, message);
+        if (code === "invalid") assertEquals(outcome.path ?? [], path);
+        assert(message?.startsWith("Cannot write state: "), message);
+      }
+      assertEquals(await bench.rows("board:1", "cards"), {});
+      assertEquals((await write("board:1", [good])).code, "ok");
+    },
+  });
+});
+
+Deno.test("ChangeGate reports the path of an invalid value as a JSON Pointer over HTTP", async () => {
+  await using bench = new Bench();
+  await bench.create("board:1");
+  const { path } = await bench.http("board:1", [change("pairs", "a", { list: [{ "a/b": "" }] })]);
+  assertEquals(path, ["list", "0", "a~1b"]);
+});
+
+Deno.test("ChangeGate does not check states that the contract does not define", async (t) => {
+  await walk(t, WAYS, {
+    async test(bench, write) {
+      await bench.create("other:1");
+      assertEquals((await write("other:1", [change("lists", "a", 1)])).code, "ok");
+      assertEquals(await bench.rows("other:1", "lists"), { a: 1 });
+    },
+  });
+});
+
+Deno.test("ChangeGate rejects a row whose schema throws or never decides", async (t) => {
+  for (
+    const fault of [() => Promise.reject(new Error("Lost")), () => new Promise<never>(() => {})]
+  ) {
+    for (const way of CLIENTS) {
+      await t.step(way, async () => {
+        const reported = Promise.withResolvers<unknown>();
+        await using bench = new Bench({ requestTimeoutMs: 50, onError: reported.resolve });
+        await bench.create("board:1");
+        using _fault = stub(slowSchema["~standard"], "validate", fault);
+        using _console = stub(console, "warn");
+        const { code } = await bench[way]("board:1", [change("notes", "a", "A")]);
+        assert(["failed", "internal", "unavailable"].includes(code), code);
+        if (way === "session") await reported.promise;
+      });
+    }
+  }
+});
+
+Deno.test("Server.state() keeps the order of writes that no asynchronous schema delays", async () => {
+  await using bench = new Bench();
+  await using board = await bench.server.state("board:1");
+  const cards = board.collection("cards");
+  const many = board.transaction((transaction) => {
+    for (let i = 0; i < 100; i++) transaction.set("cards", `${i}`, { title: "many" });
+  });
+  await Promise.all([many, cards.set("99", { title: "last" })]);
+  assertEquals(cards.get("99")?.title, "last");
+});
+
+Deno.test("authorizeChange receives each change of a client, and none of the server", async (t) => {
+  const asked: RequestedChange[] = [];
+  const authorizeChange = (change: RequestedChange) => (asked.push(change), true);
+  await walk(t, CLIENTS, {
+    options: { authorizeChange },
+    async test(bench, write, way) {
+      asked.length = 0;
+      await using board = await bench.server.state("board:1");
+      await board.collection("cards").set("a", { title: "old" });
+      assertEquals(asked, []);
+      const changes = [
+        change("cards", "a", { title: "new" }),
+        change("cards", "a"),
+        change("cards", "b", { title: "B" }),
+      ];
+      assertEquals((await write("board:1", changes)).code, "ok");
+      const [old, young] = ["old", "new"].map((title) => ({ title, votes: 0 }));
+      const seen = asked.map(({ session: _session, request: _request, ...rest }) => rest);
+      const of = { id: "board:1", collection: "cards", user: "ann" };
+      assertEquals(seen, [
+        { ...of, key: "a", action: "set", value: young, before: old },
+        { ...of, key: "a", action: "delete", value: undefined, before: young },
+        { ...of, key: "b", action: "set", value: { title: "B", votes: 0 }, before: undefined },
+      ]);
+      const [{ session, request }] = asked as [RequestedChange];
+      assertEquals(
+        [session?.user, request?.method],
+        way === "http" ? [undefined, "POST"] : [
+          "ann",
+          undefined,
+        ],
+      );
+      await until(() => board.collection("cards").has("b"));
+      assertEquals(board.collection("cards").has("a"), false);
+    },
+  });
+});
+
+Deno.test("authorizeChange decides about each change of a transaction", async (t) => {
+  const decisions: Record<string, () => unknown> = {
+    allowed: () => true,
+    later: () => Promise.resolve(true),
+    other: () => ({ value: { title: "other", votes: 7 } }),
+    denied: () => false,
+    "denied later": () => Promise.resolve(false),
+    nothing: () => undefined,
+    empty: () => ({}),
+    locked: () => {
+      throw new RequestError("locked", "The board is locked");
+    },
+    broken: () => {
+      throw new TypeError("Broken");
+    },
+    rejecting: () => Promise.reject(new TypeError("Broken")),
+    hanging: () => new Promise(() => {}),
+    "no JSON": () => ({ value: new Map() }),
+    "no value": () => ({ value: undefined }),
+  };
+  const codes: Record<string, string> = {
+    denied: "forbidden",
+    "denied later": "forbidden",
+    nothing: "forbidden",
+    empty: "forbidden",
+    locked: "locked",
+    broken: "unavailable",
+    rejecting: "unavailable",
+    hanging: "unavailable",
+    "no JSON": "unavailable",
+    "no value": "unavailable",
+  };
+  const authorizeChange = ({ key }: RequestedChange) => decisions[key]!() as ChangeDecision;
+  using _console = stub(console, "warn");
+  await walk(t, CLIENTS, {
+    options: { authorizeChange, requestTimeoutMs: 50 },
+    async test(bench, write) {
+      const title = { title: "mine" };
+      for (const key of Object.keys(decisions)) {
+        const changes = [change("cards", "allowed", title), change("cards", key, title)];
+        const outcome = await write("board:1", changes);
+        assertEquals(outcome.code, codes[key] ?? "ok", `${key}: ${outcome.message}`);
+        if (codes[key] !== undefined) continue;
+        const { allowed, [key]: row } = await bench.rows("board:1", "cards");
+        const mine = { title: "mine", votes: 0 };
+        assertEquals([allowed, row], [mine, key === "other" ? { title: "other", votes: 7 } : mine]);
+        await write("board:1", [change("cards", "allowed")]);
+      }
+      const rows = Object.keys(await bench.rows("board:1", "cards"));
+      assertEquals(rows.sort(), ["later", "other"]);
+      const { code } = await write("board:1", [change("cards", "other")]);
+      assertEquals(code, "unavailable", "a deletion has no other row");
+    },
+  });
+});
+
+Deno.test("authorizeChange decides again if the row changes meanwhile", async (t) => {
+  let bench: Bench;
+  let races = 0;
+  const seen: unknown[] = [];
+  const authorizeChange = async ({ key, before }: RequestedChange) => {
+    if (key !== "raced") return true;
+    seen.push(before);
+    if (races > 0) await bench.elsewhere("board:1", "cards", "raced", --races);
+    return before !== "secret";
+  };
+  for (const way of CLIENTS) {
+    await t.step(way, async () => {
+      await using opened = bench = new Bench({ authorizeChange });
+      await opened.create("board:1");
+      const changes = [
+        change("cards", "calm", { title: "calm" }),
+        change("cards", "raced", { title: "mine" }),
+      ];
+      for (const [count, code] of [[0, "ok"], [1, "ok"], [4, "ok"], [9, "conflict"]] as const) {
+        await bench.elsewhere("board:1", "cards", "raced", undefined);
+        [races, seen.length] = [count, 0];
+        assertEquals((await bench[way]("board:1", changes)).code, code);
+        const calls = Math.min(count + 1, 5);
+        const newer = Array.from({ length: calls - 1 }, (_, i) => count - 1 - i);
+        assertEquals(seen, [undefined, ...newer]);
+        const { raced } = await bench.rows("board:1", "cards");
+        assertEquals(raced, code === "ok" ? { title: "mine", votes: 0 } : count - 5);
+      }
+    });
+  }
+});
+
+Deno.test("authorizeChange decides about the row that the client expects", async (t) => {
+  const seen: unknown[] = [];
+  const authorizeChange = ({ before }: RequestedChange) => (seen.push(before), true);
+  for (const way of CLIENTS) {
+    await t.step(way, async () => {
+      const link = new FaultyEngine().connect();
+      await using bench = new Bench({ authorizeChange, broker: link });
+      await bench.create("board:1");
+      const card = (headers: object) => [change("cards", "a", { title: "mine" }, headers)];
+      assertEquals((await bench[way]("board:1", card({ expect: 0 }))).code, "ok");
+      assertEquals((await bench[way]("board:1", card({ expect: 0 }))).code, "conflict");
+      assertEquals((await bench[way]("board:1", card({ expect: 9 }))).code, "conflict");
+      // This server does not receive that the row has changed.
+      link.onDelivery = () => {};
+      await bench.elsewhere("board:1", "cards", "a", "newer");
+      assertEquals((await bench[way]("board:1", card({ expect: 1 }))).code, "conflict");
+      assertEquals((await bench[way]("board:1", card({ expect: 2 }))).code, "ok");
+      // The second decision was about an old row, so that its change had no effect.
+      assertEquals(seen.splice(0), [undefined, { title: "mine", votes: 0 }, "newer"]);
+    });
+  }
+});
+
+Deno.test("authorizeChange is not asked about an update of a row that does not exist", async (t) => {
+  let calls = 0;
+  await walk(t, CLIENTS, {
+    options: { authorizeChange: () => (calls++, true) },
+    async test(bench, write) {
+      calls = 0;
+      const update = (title: string) => change("cards", "a", { title }, { operation: "update" });
+      assertEquals((await write("board:1", [update("none")])).code, "conflict");
+      assertEquals(calls, 0);
+      const both = [change("cards", "a", { title: "first" }), update("second")];
+      assertEquals((await write("board:1", both)).code, "ok");
+      assertEquals((await write("board:1", [update("third")])).code, "ok");
+      assertEquals(await bench.rows("board:1", "cards"), { a: { title: "third", votes: 0 } });
+      assertEquals(calls, 3);
+    },
+  });
+});
+
+Deno.test("authorizeChange does not deny a repeated append of a producer", async () => {
+  const authorizeChange = ({ before }: RequestedChange) => before === undefined;
+  await using bench = new Bench({ authorizeChange });
+  await bench.create("board:1");
+  const append = async (title: string, seq: number) => {
+    const headers = { "producer-id": "p", "producer-epoch": "0", "producer-seq": `${seq}` };
+    return (await bench.http("board:1", [change("cards", "a", { title })], headers)).code;
+  };
+  assertEquals(await append("first", 0), "ok");
+  assertEquals(await append("first", 0), "ok");
+  assertEquals(await append("other", 1), "forbidden");
+  assertEquals(await bench.rows("board:1", "cards"), { a: { title: "first", votes: 0 } });
+});
+
+Deno.test("authorizeChange is not asked about streams that are no states", async (t) => {
+  let calls = 0;
+  await walk(t, CLIENTS, {
+    options: { authorizeChange: () => (calls++, true) },
+    async test(bench, write, way) {
+      const changes = [change("cards", "a", { title: "A" })];
+      const missing = way === "http" ? "not-found" : "gone";
+      assertEquals((await write("board:none", changes)).code, missing);
+      await using _writer = await bench.server.durableStreams.create("plain");
+      const { code } = await write("plain", changes);
+      assertEquals(code, way === "http" ? "ok" : "wrong-type"); // Over HTTP, it is a record.
+      assertEquals(calls, 0);
+    },
+  });
+});
+
+Deno.test("authorizeChange sees the rows of a state that was deleted and created again", async (t) => {
+  const seen: unknown[] = [];
+  for (const way of CLIENTS) {
+    await t.step(way, async () => {
+      const link = new FaultyEngine().connect();
+      const authorizeChange = ({ before }: RequestedChange) => (seen.push(before), true);
+      await using bench = new Bench({ authorizeChange, broker: link });
+      await bench.create("board:1");
+      const write = () => bench[way]("board:1", [change("cards", "a", { title: "A" })]);
+      assertEquals((await write()).code, "ok");
+      // This server does not receive that the stream was deleted.
+      link.onDelivery = () => {};
+      await link.logs!.delete("board:1");
+      await bench.create("board:1");
+      assertEquals((await write()).code, "ok");
+      assertEquals(seen.splice(0).at(-1), undefined);
+    });
+  }
+});
