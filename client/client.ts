@@ -34,8 +34,8 @@ import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { withoutUndefined } from "../base/options.ts";
-import type { Left, Moved, Moving } from "./handover.ts";
-import type { Alarm, Liveness } from "./liveness.ts";
+import type { Moves } from "./handover.ts";
+import type { Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
 import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
@@ -148,7 +148,11 @@ export class Client<C extends Contract = Contract>
   readonly #onAbort = () => void this.close();
   /** Callbacks for events on a connection after the dial. */
   readonly #hooks = {
-    onWorn: () => void this.#replace(),
+    // If the code for the move cannot be loaded, the session continues.
+    onWorn: () => {
+      const session = this.#session;
+      this.#loadMoves().then((moves) => moves.replace(session), () => {});
+    },
     onLate: (late: Connection) => {
       // A connection can continue another session only if its request named that session, so dial
       // again.
@@ -160,11 +164,7 @@ export class Client<C extends Contract = Contract>
   };
   #session: Session | undefined;
   #over = Promise.withResolvers<CloseInfo>();
-  #isMoving = false;
-  /** The sessions that this client has moved away from and that are still open, newest first. */
-  #left: readonly Left[] = [];
-  /** Resolves once the sessions in `#left` are closed. */
-  #finished: Promise<unknown> | undefined;
+  #moves: Moves<C> | undefined;
   /** The previous session, if its server fell silent and no page or network event explains that. */
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
@@ -674,9 +674,8 @@ export class Client<C extends Contract = Contract>
     options: { readonly transport?: TransportName | undefined } = {},
   ): Promise<boolean> {
     this.#check("hand over", options);
-    const { transport } = options;
-    const moved = await this.#move((part, moving) => part.handOver(moving, transport));
-    return moved !== undefined;
+    if (!this.isConnected) return false;
+    return await (await this.#loadMoves()).handOver(options.transport);
   }
 
   /**
@@ -687,7 +686,7 @@ export class Client<C extends Contract = Contract>
   async close(): Promise<void> {
     this.#stop.abort();
     await this.#session?.close();
-    await this.#finished;
+    await this.#moves?.finished;
     await this.closed;
   }
 
@@ -734,29 +733,15 @@ export class Client<C extends Contract = Contract>
     return new UnreadSessions(met);
   }
 
-  async #move<M extends Moved>(
-    run: (part: Recovery, moving: Moving<C>) => Promise<M | undefined>,
-  ): Promise<M | undefined> {
-    const from = this.#session;
-    if (!from?.isReady || this.#isMoving) return undefined;
-    this.#isMoving = true;
-    try {
-      const moved = await run(await this.#recovery(), {
-        from,
-        left: this.#left,
-        subscriptions: this.#subscriptions,
-        signal: this.#stop.signal,
-        open: (change, signal) => this.#open(change, signal),
-        take: (session, move) => this.#take(session, move),
-      });
-      if (moved) {
-        this.#left = moved.left;
-        this.#finished = Promise.all([this.#finished, moved.finished]);
-      }
-      return moved;
-    } finally {
-      this.#isMoving = false;
-    }
+  async #loadMoves(): Promise<Moves<C>> {
+    const { Moves } = await this.#recovery();
+    return this.#moves ??= new Moves<C>({
+      session: () => this.#session,
+      subscriptions: this.#subscriptions,
+      signal: this.#stop.signal,
+      open: (change, signal) => this.#open(change, signal),
+      take: (session, move) => this.#take(session, move),
+    });
   }
 
   #keep(
@@ -895,20 +880,14 @@ export class Client<C extends Contract = Contract>
     if (!session?.isReady || session[internals].receiving.liveness) return;
     this.#liveness.follow(part.watchedSession(session, {
       countAwaited: () => this.#awaitedItems + (this.#delivery?.unacknowledged ?? 0),
-      dial: (alarm) => this.#rescue(alarm),
+      dial: (alarm) => this.#loadMoves().then((moves) => moves.rescue(alarm), () => false),
     }));
-  }
-
-  async #rescue(alarm: Alarm): Promise<boolean> {
-    const moved = await this.#move((part, moving) => part.replaceSilent(moving, alarm))
-      .catch(() => undefined);
-    return moved?.wasAlive === true;
   }
 
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
     let dialed: unknown;
     let session: Session;
-    const left = this.#left.find(({ session }) => session.isReady);
+    const left = this.#moves?.left;
     try {
       session = await this.#open((dial) => async (url, options) => {
         this.#place = publicUrl(url);
@@ -989,17 +968,6 @@ export class Client<C extends Contract = Contract>
       dial: change(this.#platform.dial),
       hooks: this.#hooks,
     });
-  }
-
-  /**
-   * Moves away from a session that the browser is about to stop. If the move fails, the session is
-   * closed. If the code for the move cannot be loaded, the session continues.
-   */
-  async #replace(): Promise<void> {
-    const session = this.#session;
-    const part = await this.#recovery().catch(() => undefined);
-    if (!part || this.#isMoving || await this.handOver()) return;
-    if (session && session === this.#session) await part.giveUp(session);
   }
 
   #take(session: Session, move: () => void): void {

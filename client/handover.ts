@@ -39,12 +39,10 @@ const QUIET_MS = 1_000;
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
-/** The parts of the client that a handover uses. */
-export interface Moving<C extends Contract> {
-  /** The old session. */
-  readonly from: Session;
-  /** Sessions that the client moved away from earlier. */
-  readonly left: readonly Left[];
+/** The parts of the client that its moves use. */
+export interface MovingClient<C extends Contract> {
+  /** Returns the current session. */
+  readonly session: () => Session | undefined;
   /** The client's subscriptions. */
   readonly subscriptions: Subscriptions<C>;
   /** Aborted when the client closes. */
@@ -53,6 +51,84 @@ export interface Moving<C extends Contract> {
   readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Session>;
   /** Makes a session the client's current session. `move` moves the subscriptions there. */
   readonly take: (session: Session, move: () => void) => void;
+}
+
+/** One move of a client. */
+interface Moving<C extends Contract> extends Omit<MovingClient<C>, "session"> {
+  /** The old session. */
+  readonly from: Session;
+  /** Sessions that the client moved away from earlier. */
+  readonly left: readonly Left[];
+}
+
+/** The moves of one client, one at a time. */
+export class Moves<C extends Contract> {
+  readonly #client: MovingClient<C>;
+  #left: readonly Left[] = [];
+  #finished: Promise<unknown> | undefined;
+  #isMoving = false;
+
+  constructor(client: MovingClient<C>) {
+    this.#client = client;
+  }
+
+  /** The newest session that the client has moved away from and that is still open. */
+  get left(): Left | undefined {
+    return this.#left.find(({ session }) => session.isReady);
+  }
+
+  /** Resolves once all sessions that the client has moved away from are closed. */
+  get finished(): Promise<unknown> | undefined {
+    return this.#finished;
+  }
+
+  /**
+   * Moves the client to another session.
+   *
+   * @param only The transport of the new session. By default, it is chosen as for any other session.
+   * @returns True if the client moved. If false, the old session continues.
+   */
+  async handOver(only?: TransportName): Promise<boolean> {
+    return await this.#move((moving) => handOver(moving, only)) !== undefined;
+  }
+
+  /**
+   * Moves the client off a session whose server is silent. Never rejects.
+   *
+   * @returns True if the server turned out to be alive.
+   */
+  async rescue(alarm: Alarm): Promise<boolean> {
+    const moved = await this.#move((moving) => replaceSilent(moving, alarm)).catch(() => undefined);
+    return moved?.wasAlive === true;
+  }
+
+  /**
+   * Moves the client away from a session that the browser is about to stop. If the move fails, the
+   * session is closed.
+   */
+  async replace(session: Session | undefined): Promise<void> {
+    if (this.#isMoving || await this.handOver()) return;
+    if (session && session === this.#client.session()) await giveUp(session);
+  }
+
+  async #move<M extends Moved>(
+    run: (moving: Moving<C>) => Promise<M | undefined>,
+  ): Promise<M | undefined> {
+    const { session, ...client } = this.#client;
+    const from = session();
+    if (!from?.isReady || this.#isMoving) return undefined;
+    this.#isMoving = true;
+    try {
+      const moved = await run({ ...client, from, left: this.#left });
+      if (moved) {
+        this.#left = moved.left;
+        this.#finished = Promise.all([this.#finished, moved.finished]);
+      }
+      return moved;
+    } finally {
+      this.#isMoving = false;
+    }
+  }
 }
 
 /**
@@ -84,7 +160,7 @@ export class Left {
 }
 
 /** The result of a move. */
-export interface Moved {
+interface Moved {
   /** Resolves once the old session is closed. */
   readonly finished: Promise<void>;
   /** All sessions that are still open after the move, except the new one. */
@@ -98,7 +174,7 @@ export interface Moved {
  * @param only The transport of the new session. By default, it is chosen as for any other session.
  * @returns Resolves after the move. Resolves with `undefined` if the old session continues.
  */
-export async function handOver<C extends Contract>(
+async function handOver<C extends Contract>(
   moving: Moving<C>,
   only?: TransportName,
 ): Promise<Moved | undefined> {
@@ -130,7 +206,7 @@ export async function handOver<C extends Contract>(
  * @param alarm The alarm.
  * @returns Resolves after the move. Resolves with `undefined` if the client did not move.
  */
-export async function replaceSilent<C extends Contract>(
+async function replaceSilent<C extends Contract>(
   moving: Moving<C>,
   alarm: Alarm,
 ): Promise<Moved & { readonly wasAlive: boolean } | undefined> {
@@ -236,7 +312,7 @@ async function moveTo<C extends Contract>(
  *
  * @param session The session.
  */
-export async function giveUp(session: Session): Promise<void> {
+async function giveUp(session: Session): Promise<void> {
   await settlesWithin(session[internals].settings.runtime, idle(session), FINISH_ALONE_MS);
   // Report the close as one by the network, because the client would not reconnect after a local
   // close.

@@ -8,7 +8,7 @@ import { absoluteUrl } from "../transport/url.ts";
 
 export { Delivery, flushed } from "./delivery.ts";
 export { readStream } from "./durable_stream.ts";
-export { giveUp, handOver, replaceSilent } from "./handover.ts";
+export { Moves } from "./handover.ts";
 export { Liveness, watchedSession } from "./liveness.ts";
 export { skipOversize } from "../session/oversize.ts";
 export { Life } from "./page_life.ts";
