@@ -32,7 +32,7 @@ import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { type Consumer, ReceiveQueue } from "./queue/receive_queue.ts";
 import { Replies } from "./replies.ts";
 import type { Sending } from "./sending.ts";
-import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
+import { report, type SessionSettings } from "./settings.ts";
 import type { InboundStats, SessionFace } from "./types.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
 import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";
@@ -64,19 +64,13 @@ export type Inside<F extends SessionFace = SessionFace> = SessionCore<F> & {
 };
 
 /** The checked message; `undefined` if rejected. */
-type CheckedMessage = Message | undefined | Promise<Message | undefined>;
+export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
 
 /**
  * Receives the frames of one session, and reports the fill level of the queue to the connection.
  */
 export class Receiving
-  implements
-    SessionHalf,
-    WaitObserver,
-    FrameReceiver,
-    Backpressure,
-    WatchedPeer,
-    Consumer<IncomingMessage> {
+  implements SessionHalf, WaitObserver, FrameReceiver, WatchedPeer, Consumer<IncomingMessage> {
   /** Received messages that wait for a handler or a loop. */
   declare readonly queue: ReceiveQueue<IncomingMessage>;
   /** True once a loop has started to read messages. */
@@ -100,9 +94,7 @@ export class Receiving
   declare meter: Meter | undefined;
   /** Receives the messages instead of the loop, which ends. */
   declare heir: Receiving | undefined;
-  /** On a server: receives the first frames instead of this half. */
-  declare firstFrames: { receive(frame: Frame): void } | undefined;
-  /** On a server: measures how far the session is behind in handling messages. */
+  /** On a server with services: measures how far the session is behind in handling messages. */
   declare readonly backpressure: Backpressure | undefined;
   /** On a client: called when the server asks for a new token. */
   declare onRenew: (() => void) | undefined;
@@ -116,7 +108,6 @@ export class Receiving
   #yielded: Message | undefined;
   #turn: MessageTurn | undefined;
   #sinks: Map<string, TopicSink> | undefined;
-  #served: SessionRequests | undefined;
   #faults: Faults | undefined;
   #replies: Replies | undefined;
   #receivedMessages = 0;
@@ -133,7 +124,6 @@ export class Receiving
     this.#settings = settings;
     this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
-    if (settings.services !== undefined) this.backpressure = this;
     if (this.isHandled) this.queue.consume(this);
     else if (settings.handlers.requests !== undefined) {
       this.requests = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
@@ -143,11 +133,7 @@ export class Receiving
 
   /** Starts to receive frames, see {@linkcode SessionHalf}. */
   begin(): void {
-    const { awaitsToken, lineage, session, connection } = this.#core;
-    if (awaitsToken || lineage.predecessor !== undefined) {
-      this.firstFrames = this.#settings.services?.firstFrames(session);
-    }
-    connection.frames!.receive(this);
+    this.#core.connection.frames!.receive(this);
   }
 
   /** Watches the peer, and calls `onOpen`, see {@linkcode SessionHalf}. */
@@ -177,9 +163,9 @@ export class Receiving
     this.handled?.holdFor(opened);
   }
 
-  /** True while the peer or a service waits for a reply, see {@linkcode SessionHalf}. */
+  /** True while the peer waits for a reply, see {@linkcode SessionHalf}. */
   get isAwaited(): boolean {
-    return this.#owesReplies || this.#served?.isBusy === true;
+    return this.#owesReplies;
   }
 
   /** Drops all waiting messages, see {@linkcode SessionHalf}. */
@@ -195,7 +181,6 @@ export class Receiving
   end(error: SessionClosedError | undefined): Promise<void> | undefined {
     const { runtime } = this.#settings;
     this.heartbeat?.delete(this);
-    this.#served?.end(error);
     runtime.clearTimeout(this.#unhandledTimer);
     runtime.clearTimeout(this.#nestedTimer);
     this.queue.end();
@@ -214,8 +199,12 @@ export class Receiving
     this.#settings.watch?.received(core.session, frame);
     if (this.heartbeat !== undefined) this.lastHeard = this.heartbeat.now;
     this.liveness?.heard();
-    if (this.firstFrames !== undefined) this.firstFrames.receive(frame);
-    else if (!core.awaitsToken) this.receive(frame);
+    this.accept(frame);
+  }
+
+  /** Handles a frame of an open session. */
+  protected accept(frame: Frame): void {
+    if (!this.#core.awaitsToken) this.receive(frame);
   }
 
   /** Closes the session with the connection, see {@linkcode FrameReceiver}. */
@@ -253,11 +242,6 @@ export class Receiving
 
   get #owesReplies(): boolean {
     return (this.#replies?.size ?? 0) > 0;
-  }
-
-  /** Services for the peer, if this end has any. */
-  get serving(): SessionRequests | undefined {
-    return this.#served ??= this.#settings.services?.serve(this.#core.session);
   }
 
   /** True if messages go to a handler. */
@@ -314,20 +298,6 @@ export class Receiving
     return this.queue.isIdle && this.requests?.isIdle !== false && !this.#owesReplies;
   }
 
-  /**
-   * The fill level of the queue, where 1 is full. It is always 0 while the messages have no reader.
-   * It is also 0 while a handler waits for a reply of the peer, because the reply only arrives if
-   * reading continues.
-   */
-  get fill(): number {
-    if (this.#sending.awaitedAnswers > 0) return 0;
-    const { maxMessages, maxBytes } = this.#settings.receiveQueue;
-    const fill = ({ size, bytes }: ReceiveQueue<IncomingMessage>) =>
-      Math.max(size / maxMessages, bytes / maxBytes);
-    const messages = this.hasReader ? fill(this.queue) : 0;
-    return this.requests === undefined ? messages : Math.max(messages, fill(this.requests));
-  }
-
   /** Resolves when the fill level or the remaining work may have changed. */
   changed(): Promise<void> {
     const { queue, requests } = this;
@@ -382,7 +352,7 @@ export class Receiving
     while (true) {
       const incoming = this.queue.take();
       if (incoming !== undefined) {
-        const message = await this.#checkDue(incoming);
+        const message = await this.checkDue(incoming);
         this.#yielded = message;
         if (message === undefined) continue;
         this.#turn = incoming.turn;
@@ -408,7 +378,7 @@ export class Receiving
     this.#receivedBytes += text.length;
     if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge(text);
     // Clients have no services, and don't read requests for them.
-    this.#receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
+    this.receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
   }
 
   #receiveBinary(frame: Uint8Array): void {
@@ -423,15 +393,11 @@ export class Receiving
     }
     const envelope = readEnvelope(parts.head, this.#settings.services?.readService);
     const whole = "data" in envelope ? { ...envelope, data: parts.data } : envelope;
-    this.#receiveEnvelope(whole, frame.length);
+    this.receiveEnvelope(whole, frame.length);
   }
 
-  #receiveEnvelope(envelope: Envelope, size: number): void {
-    const { joins } = this.#core;
-    // This comes before a meter can reject the envelope, because a client sends its id only once. A
-    // numbered message is never rejected, because the next acknowledged number would include it.
-    const isOfClient = joins && ("client" in envelope || "seq" in envelope);
-    if (isOfClient && this.serving?.takes(envelope, size)) return;
+  /** Handles an envelope. */
+  protected receiveEnvelope(envelope: Envelope, size: number): void {
     if (this.meter?.refuses(envelope, size)) return;
     switch (envelope.kind) {
       case "message":
@@ -575,22 +541,18 @@ export class Receiving
 
   /** Checks a message, and calls the handler. MUST NOT be called without a handler. */
   handle(incoming: IncomingMessage): void | Promise<void> {
-    const { turn } = incoming;
-    const message = this.#checkDue(incoming);
-    const running = message instanceof Promise
+    const message = this.checkDue(incoming);
+    return message instanceof Promise
       ? message.then((checked) => checked && this.#call(checked, incoming))
       : message && this.#call(message, incoming);
-    // The turn also ends after a failure; otherwise, the client would send the message forever.
-    return turn ? Promise.resolve(running).then(() => turn.end()) : running;
   }
 
   /**
-   * Checks a message when its turn comes. Resolves with `undefined` if the message is rejected, or
-   * is not due.
+   * Checks a message when its turn comes. Returns `undefined` if the message is rejected, or is not
+   * due.
    */
-  #checkDue(incoming: IncomingMessage): CheckedMessage {
-    const { turn } = incoming;
-    return turn ? this.#checkInTurn(incoming, turn) : this.check(incoming);
+  protected checkDue(incoming: IncomingMessage): CheckedMessage {
+    return this.check(incoming);
   }
 
   /**
@@ -627,12 +589,6 @@ export class Receiving
       judge,
       failed,
     );
-  }
-
-  async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
-    const message = await turn.isDue() ? await this.check(incoming) : undefined;
-    if (message === undefined) turn.end();
-    return message;
   }
 
   #accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
@@ -790,7 +746,10 @@ export class Receiving
         return sending.post({ reply: envelope.id, error });
       }
       default:
-        return this.serving?.receive(envelope);
+        return this.serve(envelope);
     }
   }
+
+  /** Handles a request for a service. Only a server has services. */
+  protected serve(_envelope: Control): void {}
 }

@@ -372,8 +372,10 @@ export interface RequestServer {
   ticket(core: NamedSession): string | undefined;
   /** Names a session without a user. */
   nameOf(core: NamedSession): string;
+  /** Creates the receiving half of a session, a `Receiving`. */
+  receiving(core: object, sending: object): object;
   /** Creates the receiver of the first frames of one session. */
-  firstFrames(session: SessionFace): { receive(frame: Frame): void };
+  firstFrames(session: SessionFace, receiving: object): { receive(frame: Frame): void };
   /** Creates the receiver of the requests of one session. */
   serve(session: SessionFace): SessionRequests;
 }

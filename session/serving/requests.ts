@@ -1,11 +1,12 @@
 /** The services of a server for its peers: tokens, subscriptions, publications, and presence. */
 import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { internals } from "../core.ts";
+import { internals, type SessionCore } from "../core.ts";
 import type { Inside } from "../receiving.ts";
 import type { KeepAnswer } from "../answers/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
+import type { Sending } from "../sending.ts";
 import type { Session } from "../session.ts";
 import type { SessionIdentity } from "../types.ts";
 import type {
@@ -18,6 +19,7 @@ import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
 import { FirstFrames, requestFailure } from "./first_frames.ts";
+import { ServedReceiving } from "./receiving.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
@@ -261,14 +263,27 @@ export class RequestService implements RequestServer, Disposable {
   }
 
   /**
+   * Creates the receiving half of a session.
+   *
+   * @ignore
+   * @param core The implementation of the session.
+   * @param sending The other half.
+   * @returns The half.
+   */
+  receiving(core: SessionCore, sending: Sending): ServedReceiving {
+    return new ServedReceiving(core, sending);
+  }
+
+  /**
    * Creates the receiver of the first frames of one session.
    *
    * @ignore
    * @param session The session.
+   * @param receiving The receiving half of the session.
    * @returns The receiver.
    */
-  firstFrames(session: Session): FirstFrames {
-    return new FirstFrames(session[internals], this.services.maxTokenBytes);
+  firstFrames(session: Session, receiving: ServedReceiving): FirstFrames {
+    return new FirstFrames(session[internals], receiving, this.services.maxTokenBytes);
   }
 
   /**
