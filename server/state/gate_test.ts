@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { z } from "zod";
 import {
@@ -260,7 +260,8 @@ Deno.test("ChangeGate rejects a row whose schema throws or never decides", async
         await using bench = new Bench({ requestTimeoutMs: 50, onError: reported.resolve });
         await bench.create("board:1");
         using _fault = stub(slowSchema["~standard"], "validate", fault);
-        using _console = stub(console, "warn");
+        using _warn = stub(console, "warn");
+        using _error = stub(console, "error");
         const { code } = await bench[way]("board:1", [change("notes", "a", "A")]);
         assert(["failed", "internal", "unavailable"].includes(code), code);
         if (way === "session") await reported.promise;
@@ -351,7 +352,8 @@ Deno.test("authorizeChange decides about each change of a transaction", async (t
     "no value": "unavailable",
   };
   const authorizeChange = ({ key }: RequestedChange) => decisions[key]!() as ChangeDecision;
-  using _console = stub(console, "warn");
+  using _warn = stub(console, "warn");
+  using _error = stub(console, "error");
   await walk(t, CLIENTS, {
     options: { authorizeChange, requestTimeoutMs: 50 },
     async test(bench, write) {
@@ -495,4 +497,46 @@ Deno.test("authorizeChange sees the rows of a state that was deleted and created
       assertEquals(seen.splice(0).at(-1), undefined);
     });
   }
+});
+
+Deno.test("Server.state() is typed by the contract", async () => {
+  await using bench = new Bench();
+  const { server } = bench;
+  await using board = await server.state("board:1");
+  const cards = board.collection("cards");
+  await cards.set("a", { title: "A" });
+  await cards.update("a", ({ title, votes }) => ({ title: title + "!", votes: votes + 1 }));
+  await board.transaction((transaction) => {
+    transaction.set("notes", "a", "text", { ttlMs: 60_000 });
+    transaction.delete("cards", "b");
+    // @ts-expect-error There is no such collection.
+    assertThrows(() => transaction.set("", "a", 1), RangeError);
+  });
+  const row: { title: string; votes: number } | undefined = cards.get("a");
+  assertEquals([row, board.collection("notes").get("a")], [{ title: "A!", votes: 1 }, "text!"]);
+  // @ts-expect-error There is no such collection.
+  const other = board.collection("lists");
+  await assertRejects(() => other.delete("a"), RequestError, "must be one of cards, notes, pairs");
+  // @ts-expect-error The row is not complete.
+  await assertRejects(() => cards.set("a", { votes: 1 }), RequestError, "must fit the contract");
+  // @ts-expect-error The contract has no such state.
+  await (await server.state("other:1"))[Symbol.asyncDispose]();
+  const changes = board.changes();
+  const next = changes.next();
+  await cards.set("b", { title: "B" });
+  const { value } = await next;
+  if (value?.collection === "cards") assertEquals(value.value?.votes, 0);
+  else assertEquals(value?.collection, "cards");
+  await changes.return();
+});
+
+Deno.test("Server.state() needs states in a contract, and no contract", async () => {
+  const options = { port: 0, onListen() {}, webTransport: false, durableStreams: { path: "/s" } };
+  await using bare = serve(options);
+  await using free = await bare.state("any");
+  await free.collection<number>("cards").set("a", 1);
+  await using server = serve({ ...options, contract: defineContract({ toServer: {} }) });
+  // @ts-expect-error The contract has no states.
+  await using state = await server.state("any");
+  assertEquals(state.version, 0);
 });
