@@ -577,12 +577,8 @@ function stateRouteOf(
   [pattern, collections]: [pattern: string, collections: Readonly<Record<string, StandardSchema>>],
 ): [pattern: string, route: StateRoute] {
   const schemas = Object.entries(Object(collections) as typeof collections);
-  if (schemas.length === 0) refuse("a state must have collections", pattern);
-  for (const [name, schema] of schemas) {
-    if (name === "") refuse("a collection must have a name", pattern);
-    if (typeof schema?.["~standard"]?.validate !== "function") {
-      refuse("a collection must have a schema", `${pattern} ${name}`);
-    }
+  if (schemas.length === 0 || !schemas.every(([name, schema]) => name && isSchema(schema))) {
+    refuse("a state must have collections, each with a name and a schema", pattern);
   }
   return [pattern, { collections: new Map(schemas) }];
 }
@@ -596,7 +592,7 @@ function routeOf(
   const prefix = [PRESENCE_PREFIX, STREAM_PREFIX].find((prefix) => pattern.startsWith(prefix));
   if (prefix !== undefined) refuse(`topics under ${prefix} are built in`, pattern);
   for (const schema of kind === "request" ? [input, stream ?? output] : [input]) {
-    if (typeof schema?.["~standard"]?.validate !== "function") {
+    if (!isSchema(schema)) {
       const rule = kind === "request"
         ? "an input and an output schema, or an input and a stream schema"
         : "a schema";
@@ -607,6 +603,10 @@ function routeOf(
   if (resume && !stream) refuse("resume needs a stream schema", pattern);
   const route = { pattern, input, output, kind };
   return [pattern, stream ? { ...route, stream, resume: resume === true } : route];
+}
+
+function isSchema(schema: StandardSchema | undefined): boolean {
+  return typeof schema?.["~standard"]?.validate === "function";
 }
 
 function refuse(rule: string, received: unknown): never {

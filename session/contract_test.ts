@@ -170,13 +170,16 @@ Deno.test("defineContract() rejects invalid definitions", () => {
     [{ toServer: { "": z.string() } }, "non-empty"],
     [{ state: { "board:{id": { cards: z.string() } } }, "braces must come in pairs"],
     [{ state: { "": { cards: z.string() } } }, "non-empty"],
-    [{ state: { board: {} } }, 'a state must have collections, received "board"'],
-    [{ state: { board: null } }, 'a state must have collections, received "board"'],
-    [{ state: { board: { "": z.string() } } }, 'a collection must have a name, received "board"'],
     [
-      { state: { board: { cards: {} } } },
-      'a collection must have a schema, received "board cards"',
+      { state: { board: {} } },
+      'a state must have collections, each with a name and a schema, received "board"',
     ],
+    [
+      { state: { board: null } },
+      'a state must have collections, each with a name and a schema, received "board"',
+    ],
+    [{ state: { board: { "": z.string() } } }, "each with a name"],
+    [{ state: { board: { cards: {} } } }, "and a schema"],
   ];
   for (const [definition, part] of cases) {
     const error = assertThrows(
