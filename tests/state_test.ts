@@ -353,6 +353,54 @@ Deno.test("ClientState does not claim to know the outcome of a write if the row 
   assertEquals(items.get("a")?.count, 5);
 });
 
+Deno.test("ClientState applies no write of a batch again whose replies are lost", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  for (const key of ["a", "b"]) await items.set(key, TEA);
+  const count = (item: Item) => ({ ...item, count: item.count + 1 });
+  const outcomes: Promise<string>[] = [];
+  await at.loseReply(() => {
+    for (const key of ["a", "b"]) outcomes.push(code(items.update(key, count)));
+    return Promise.resolve(0);
+  });
+  await until(() => at.own.version === 4);
+  await at.offline(state);
+  for (const key of ["a", "b"]) await own.update(key, (item) => ({ ...item, text: "Milk" }));
+  at.online();
+  assertEquals(await Promise.all(outcomes), ["unknown", "unknown"]);
+  assertEquals([own.get("a")?.count, own.get("b")?.count], [1, 1]);
+});
+
+Deno.test("ClientState shows no row of its transaction that was deleted before it was settled", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const { outcome } = await at.loseReply(() =>
+    state.transaction((to) => {
+      for (const key of ["a", "b"]) to.set("items", key, TEA);
+    })
+  );
+  await at.offline(state);
+  await at.own.collection("items").delete("a");
+  at.online();
+  assertEquals(await outcome, 1);
+  assertEquals([...state.collection("items").keys()], ["b"]);
+});
+
+Deno.test("ClientState does not claim that a write failed which may have taken effect before", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const { outcome } = await at.loseReply(() => items.set("a", TEA));
+  await at.offline(state);
+  await at.own.collection<Item>("items").set("a", { ...TEA, count: 5 });
+  at.engine.make("logs.append", () => Promise.resolve({ kind: "full" as const }));
+  at.online();
+  assertEquals(await code(outcome), "unknown");
+  assertEquals(items.get("a")?.count, 5);
+});
+
 Deno.test("ClientState repeats a write while the broker is unreachable", async () => {
   await using at = await Fixture.make();
   using state = await at.open();
@@ -446,6 +494,15 @@ Deno.test("ClientState rejects writes that wait when it or its client is closed"
     assertEquals(state.collection("items").size, 0);
     at.online();
   }
+});
+
+Deno.test("ClientState does not claim to know the outcome of a write that is under way at its close", async () => {
+  await using at = await Fixture.make();
+  const state = await at.open();
+  const { outcome } = await at.loseReply(() => state.collection("items").set("a", TEA));
+  state[Symbol.dispose]();
+  assertEquals([await code(outcome), at.own.version], ["unknown", 1]);
+  at.cable.cut();
 });
 
 Deno.test("Servers refuse publications on a stream that are no transactions", async () => {

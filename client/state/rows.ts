@@ -35,6 +35,8 @@ export class StateRows extends Signal implements RowSource {
   #delivered = new Map<string, KnownRow>();
   /** The rows that replace them once they are complete. */
   #next: Map<string, KnownRow> | undefined = new Map();
+  /** Version up to which the stream has delivered all changes. */
+  #version = 0;
   /** Rows known from replies, until the stream reaches their versions. */
   readonly #ahead = new Map<string, KnownRow>();
   /** The values that writes under way give to a row, oldest first; bounded by the writes. */
@@ -100,6 +102,10 @@ export class StateRows extends Signal implements RowSource {
 
   /** Collects the rows that the stream delivers from now on, to replace the present ones. */
   restart(): void {
+    // A new stream with this id counts from 0 again.
+    for (const [name, row] of this.#ahead) this.#delivered.set(name, row);
+    this.#ahead.clear();
+    this.#version = 0;
     this.#next = new Map();
   }
 
@@ -117,23 +123,29 @@ export class StateRows extends Signal implements RowSource {
 
   /** Called when the stream has delivered all changes up to a version. */
   reached(version: number): void {
-    const names: string[] = [];
-    for (const [name, row] of this.#ahead) {
-      if (row.version > version) continue;
-      this.#ahead.delete(name);
-      names.push(name);
-    }
-    this.#refresh(names);
+    this.#version = version;
+    if (this.#next === undefined) this.#refresh(this.#overtake());
   }
 
   /** Replaces the rows by those delivered since the restart, in one step. */
   complete(): void {
     const next = this.#next;
     if (next === undefined) return;
-    const names = new Set([...this.#delivered.keys(), ...next.keys()]);
+    const names = new Set([...this.#delivered.keys(), ...next.keys(), ...this.#overtake()]);
     this.#delivered = next;
     this.#next = undefined;
     this.#refresh(names);
+  }
+
+  /** Drops the replies that the stream has reached, and returns the names of their rows. */
+  #overtake(): string[] {
+    const names: string[] = [];
+    for (const [name, row] of this.#ahead) {
+      if (row.version > this.#version) continue;
+      this.#ahead.delete(name);
+      names.push(name);
+    }
+    return names;
   }
 
   /** Shows the rows of a write before the server has replied. */
@@ -181,6 +193,8 @@ export class StateRows extends Signal implements RowSource {
   }
 
   #learn(name: string, row: KnownRow): void {
+    // The stream has delivered this row, or a later change of it, such as a deletion.
+    if (this.#next === undefined && row.version <= this.#version) return;
     const known = this.#ahead.get(name) ?? this.#delivered.get(name) ?? ABSENT;
     if (row.version > known.version) this.#ahead.set(name, row);
   }

@@ -216,7 +216,10 @@ export class ClientState implements Disposable {
     return newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal });
   }
 
-  /** Ends the state in this client. Writes that wait reject. Called by `using`. */
+  /**
+   * Ends the state in this client. Writes that wait reject, with the code `unknown` if they may have
+   * taken effect. Called by `using`.
+   */
   [Symbol.dispose](): void {
     this.#end(undefined);
   }

@@ -100,6 +100,8 @@ export class Writes {
   /** Size up to which writes share a message, in bytes. A larger write has a message of its own. */
   #maxBytes = MAX_MESSAGE_BYTES;
   #isRunning = false;
+  /** The writes of the publication that is under way. */
+  #sent: readonly Write[] = [];
 
   constructor(target: WriteTarget) {
     this.#target = target;
@@ -159,9 +161,8 @@ export class Writes {
 
   /** Rejects all writes. */
   end(reason: unknown): void {
-    for (const write of [...this.#queue]) {
-      this.#fail(write, write.state === "uncertain" ? unknownOutcome(reason) : reason);
-    }
+    this.#doubt(this.#sent);
+    for (const write of [...this.#queue]) this.#fail(write, reason);
   }
 
   async #run(): Promise<void> {
@@ -238,6 +239,7 @@ export class Writes {
     const { publish, runtime, signal } = this.#target;
     const writes = batch.map((write) => write.changes.map((change) => this.#encode(write, change)));
     let reply: unknown;
+    this.#sent = batch;
     try {
       reply = await publish({ writes });
     } catch (error) {
@@ -257,6 +259,8 @@ export class Writes {
       if (code === "unavailable") this.#doubt(batch.slice(0, 1));
       const delayMs = Math.max(retryAfterMs ?? 0, this.#backoff.next() ?? 0);
       return await pause(runtime, delayMs, signal);
+    } finally {
+      this.#sent = [];
     }
     this.#backoff.reset();
     this.#answered(batch, reply);
@@ -282,6 +286,7 @@ export class Writes {
   #answered(batch: readonly Write[], reply: unknown): void {
     const { results } = Object(reply) as { readonly results?: readonly WriteResult[] };
     if (!Array.isArray(results) || results.length === 0) {
+      this.#doubt(batch);
       throw new RequestError("malformed", "Cannot write state: the server sent no results");
     }
     const last = results.at(-1)!;
@@ -292,7 +297,7 @@ export class Writes {
       if (result !== undefined) this.#judge(write, result);
       // The broker was lost while the server made this write.
       else if (i === results.length && !("conflict" in last)) this.#doubt([write]);
-      else write.state = "new";
+      else if (write.state !== "uncertain") write.state = "new";
     }
   }
 
@@ -308,8 +313,7 @@ export class Writes {
     this.#target.rows.learn(type, key, present);
     const of = { type, key };
     if (write.state === "uncertain") {
-      const cause = conflict(of, "was changed while the connection was lost");
-      return this.#fail(write, unknownOutcome(cause));
+      return this.#fail(write, conflict(of, "was changed while the connection was lost"));
     }
     if (++write.conflicts > MAX_CONFLICTS) return this.#fail(write, conflict(of, "keeps changing"));
     try {
@@ -335,10 +339,11 @@ export class Writes {
     write.settling.resolve(version);
   }
 
+  /** Rejects a write: with an error, or with `unknown` if it may have taken effect before. */
   #fail(write: Write, error: unknown): void {
     this.#remove(write);
     this.#target.rows.end(write, write.changes, undefined);
-    write.settling.reject(error);
+    write.settling.reject(write.state === "uncertain" ? unknownOutcome(error) : error);
   }
 
   #remove(write: Write): void {

@@ -1,0 +1,69 @@
+import { assertEquals } from "@std/assert";
+import type { VersionedRowMessage } from "../../session/wire/rows.ts";
+import { StateRows } from "./rows.ts";
+
+function put(key: string, value: unknown, version: number): VersionedRowMessage {
+  const operation = value === undefined ? "delete" : "update";
+  return { type: "items", key, value, version, headers: { operation } };
+}
+
+/** Rows that are complete, with one row. */
+function complete(): StateRows {
+  const rows = new StateRows();
+  rows.deliver([put("a", 1, 1)]);
+  rows.reached(1);
+  rows.complete();
+  return rows;
+}
+
+function shown(rows: StateRows): unknown {
+  return Object.fromEntries(rows.collection("items"));
+}
+
+Deno.test("StateRows shows a reply until the stream reaches its version", () => {
+  const rows = complete();
+  rows.learn("items", "a", { value: 3, version: 3 });
+  rows.deliver([put("a", 2, 2)]);
+  rows.reached(2);
+  assertEquals(shown(rows), { a: 3 });
+  rows.deliver([put("a", undefined, 4)]);
+  rows.reached(4);
+  assertEquals(shown(rows), {});
+});
+
+Deno.test("StateRows ignores a reply that comes after a deletion which the stream delivered", () => {
+  const rows = complete();
+  const write = [{ type: "items", key: "a", value: 2 }];
+  rows.begin("write", write);
+  rows.deliver([put("a", undefined, 3)]);
+  rows.reached(3);
+  assertEquals(shown(rows), { a: 2 });
+  rows.end("write", write, 2);
+  assertEquals([shown(rows), rows.versionOf("items", "a")], [{}, 0]);
+});
+
+Deno.test("StateRows keeps no reply of an earlier stream with the same id", () => {
+  const rows = complete();
+  rows.learn("items", "a", { value: 9, version: 9 });
+  rows.restart();
+  rows.deliver([put("b", 1, 1)]);
+  rows.reached(1);
+  assertEquals(shown(rows), { a: 9 });
+  rows.complete();
+  assertEquals(shown(rows), { b: 1 });
+  rows.deliver([put("a", 2, 2)]);
+  rows.reached(2);
+  assertEquals(shown(rows), { a: 2, b: 1 });
+});
+
+Deno.test("StateRows shows a reply while the rows that replace it are incomplete", () => {
+  const rows = complete();
+  rows.restart();
+  rows.learn("items", "a", { value: 5, version: 5 });
+  rows.deliver([put("b", 6, 6)]);
+  rows.reached(6);
+  assertEquals(shown(rows), { a: 5 });
+  rows.deliver([put("a", 5, 5)]);
+  rows.complete();
+  assertEquals(shown(rows), { a: 5, b: 6 });
+});
