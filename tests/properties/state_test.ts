@@ -1,0 +1,225 @@
+/** Live state of several clients on two servers that share an engine, under faults. */
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import type { Client, ClientState, State } from "../../mod.ts";
+import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
+import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import { differences, NO_COUNT, readRows, StateLedger, WRITES } from "../state_ledger.ts";
+import { type Drawn, maybe, stepOf } from "./draw.ts";
+import { faultyBroker, reach, untilReached } from "./engines.ts";
+import { type FaultName, FAULTS, faultsOf, planFaults } from "./faults.ts";
+import { property } from "./property.ts";
+import type { World } from "./world.ts";
+
+const ID = "board";
+
+const KEYS = ["a", "b", "c"] as const;
+
+/** Time within which faults start, and their longest duration, in milliseconds. */
+const [WITHIN_MS, LASTS_MS] = [12_000, 15_000];
+
+/** Maximum time until all writes are settled after the last fault, in milliseconds. */
+const SETTLED_MS = 180_000;
+
+/**
+ * Faults of clients and of their servers. The client of NATS waits by the system's clock before it
+ * connects again, so it would wait for an hour after this clock was set back.
+ */
+const FAULT_NAMES = (Object.keys(FAULTS) as FaultName[])
+  .filter((name) => name !== "a server's clock that jumps back");
+
+/** Faults of a server and of its calls to the engine. */
+const STRIKES = {
+  "lose replies": ({ broker }) => broker.make("logs.append", loseReply),
+  "fail appends": ({ broker }) => broker.make("logs.append", fail),
+  "fail all": ({ broker }) => broker.make("logs", fail),
+  "refuse writes": (node) => void (node.isRefusing = true),
+  "cut": ({ host, world }) => void world.cut(host),
+} as const satisfies Readonly<Record<string, (node: Node) => void>>;
+
+const who = fc.nat(2);
+const waitMs = fc.oneof(fc.constant(0), fc.nat(20), fc.nat(2_000));
+
+const stepsOf = fc.array(
+  fc.oneof(
+    stepOf("write", {
+      who,
+      write: fc.record({ kind: fc.constantFrom(...WRITES), key: fc.constantFrom(...KEYS) }),
+      waitMs,
+    }, 20),
+    stepOf("reopen", { who, waitMs }),
+    stepOf("strike", {
+      node: fc.nat(1),
+      by: fc.constantFrom(...Object.keys(STRIKES) as (keyof typeof STRIKES)[]),
+      lastsMs: fc.integer({ min: 1, max: 5_000 }),
+      waitMs,
+    }, 3),
+  ),
+  { maxLength: 60, size: "max" },
+);
+
+type Step = Drawn<typeof stepsOf>[number];
+
+property("states converge, and each write takes effect exactly as it is settled", {
+  cases: fc.record({
+    engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
+    /** The clients' decisions about conflicts. */
+    verdicts: fc.array(maybe(fc.constantFrom("mine" as const, "theirs" as const), 3), {
+      minLength: 3,
+      maxLength: 3,
+    }),
+    steps: stepsOf,
+    faults: fc.array(
+      faultsOf(FAULT_NAMES, { withinMs: WITHIN_MS, lastsMs: LASTS_MS }),
+      { minLength: 3, maxLength: 3 },
+    ),
+  }),
+  async check(world, { engine, verdicts, steps, faults }) {
+    const board = new Board(world, await world.engine(engine));
+    await board.open(verdicts);
+    const overMs = Math.max(
+      ...board.clients.map((client, i) =>
+        planFaults(world, faults[i]!, { client, server: board.nodes[i % 2]! })
+      ),
+    );
+    const endMs = world.nowMs + overMs;
+    for (const step of steps) await board.play(step);
+    await world.pause(Math.max(0, endMs - world.nowMs));
+    await board.compare();
+  },
+});
+
+/** A server with the state. */
+class Node {
+  broker!: FaultyBroker;
+  isRefusing = false;
+  #open: { readonly state: State; readonly life: number } | undefined;
+  readonly #program: SimulatedServer;
+
+  constructor(readonly world: World, name: string, engine: ClusterEngine) {
+    this.#program = world.serve(name, (host) => {
+      this.broker = faultyBroker(engine, host);
+      return {
+        broker: this.broker,
+        durableStreams: { path: "/streams", authorize: () => true },
+        authorize: (_session, _topic, action) => action !== "publish" || !this.isRefusing,
+        onRefused() {},
+        onError() {},
+      };
+    });
+  }
+
+  get host(): Host {
+    return this.#program.host;
+  }
+
+  /** The state of the current life, once it is open. */
+  get state(): State | undefined {
+    const { isAlive, life } = this.host;
+    return isAlive && this.#open?.life === life ? this.#open.state : undefined;
+  }
+
+  restart(): void {
+    this.#program.restart();
+    void this.open();
+  }
+
+  /** Opens the state, which may take several attempts. */
+  async open(): Promise<void> {
+    const { host } = this;
+    const { life } = host;
+    const { server } = this.#program;
+    const opening = async () => {
+      if (host.life !== life || !host.isAlive) return;
+      this.#open = { state: await server.state(ID), life };
+    };
+    await untilReached(this.world, () => this.world.run(host, opening));
+  }
+}
+
+/** The clients and servers of a case. */
+class Board {
+  readonly nodes: readonly Node[];
+  readonly clients: Host[] = [];
+  readonly #connected: Client[] = [];
+  readonly #states: ClientState[] = [];
+  readonly #ledger = new StateLedger();
+
+  constructor(readonly world: World, engine: ClusterEngine) {
+    this.nodes = ["near", "far"].map((name) => new Node(world, name, engine));
+  }
+
+  /** Opens the state on both servers and on all clients, and a client without faults. */
+  async open(verdicts: readonly ("mine" | "theirs" | undefined)[]): Promise<void> {
+    for (const node of this.nodes) {
+      await reach(this.world, node);
+      await node.open();
+    }
+    const [near, far] = this.nodes.map(({ host }) => host);
+    await this.nodes[0]!.state!.transaction((to) => {
+      for (const key of KEYS) to.set("counters", key, NO_COUNT);
+    });
+    for (const [i, verdict] of [...verdicts, undefined].entries()) {
+      const host = this.world.host(`client-${i}`);
+      const servers = i % 2 === 0 ? [near!, far!] : [far!, near!];
+      const client = this.world.connect(host.name, servers, { host });
+      if (i < verdicts.length) this.clients.push(host);
+      this.#connected.push(client);
+      const state = await client.state(ID, verdict && { onConflict: () => verdict });
+      this.#states.push(state);
+      await state.ready;
+    }
+    void this.#ledger.watch(this.#states.at(-1)!);
+  }
+
+  async play(step: Step): Promise<void> {
+    switch (step.kind) {
+      case "write":
+        this.#write(step.who, step.write);
+        break;
+      case "reopen":
+        this.#states[step.who]![Symbol.dispose]();
+        this.#states[step.who] = await this.#connected[step.who]!.state(ID);
+        break;
+      case "strike": {
+        const node = this.nodes[step.node]!;
+        STRIKES[step.by](node);
+        this.world.note(`strike: ${step.by}`, node.host.name);
+        this.world.simulation.after(step.lastsMs, () => {
+          node.isRefusing = false;
+          node.broker.make("logs.append", pass);
+          node.broker.make("logs", pass);
+        });
+      }
+    }
+    await this.world.pause(step.waitMs);
+  }
+
+  /** Waits until all writes are settled, and compares the rows of all clients and servers. */
+  async compare(): Promise<void> {
+    const { world } = this;
+    const isSettled = () => this.#ledger.waiting === 0;
+    await world.until("settled writes", isSettled, SETTLED_MS);
+    const statuses = () => [
+      ...this.#states.map(({ status }) => status.current),
+      ...this.nodes.map(({ state }) => state === undefined ? "lost" : "live"),
+    ];
+    const areLive = () => statuses().every((status) => status === "live");
+    await world.until("live states", areLive, SETTLED_MS).catch(() => {});
+    assertEquals(statuses(), statuses().map(() => "live"));
+    const rows = await world.inTime("the rows", readRows(this.#connected.at(-1)!, ID));
+    const all = [...this.#states, ...this.nodes.map(({ state }) => state!)];
+    const differing = () =>
+      all.flatMap((state, i) => differences(state, rows).map((text) => `state ${i}, ${text}`));
+    // A client may need its heartbeat to notice that its connection is lost.
+    await world.until("equal rows", () => differing().length === 0, SETTLED_MS).catch(() => {});
+    assertEquals([differing(), this.#ledger.check(rows)], [[], []]);
+    assertEquals(this.#states.map(({ pendingWrites }) => pendingWrites), [0, 0, 0, 0]);
+  }
+
+  #write(who: number, write: Extract<Step, { kind: "write" }>["write"]): void {
+    const { name } = this.clients[who]!;
+    void this.#ledger.write(name, this.#states[who]!, write);
+  }
+}

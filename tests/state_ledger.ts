@@ -1,0 +1,287 @@
+/**
+ * A ledger of the writes that clients make to one state. At the end it compares their outcomes with
+ * the rows that are left:
+ *
+ * - Each write is settled.
+ * - A write that was rejected took no effect, unless its outcome is unknown.
+ * - A write that was resolved took effect once, and is replaced only by later ones.
+ * - A transaction took effect completely.
+ *
+ * @module
+ */
+import { type Client, type ClientState, RequestError } from "../mod.ts";
+import type { VersionedRowMessage } from "../session/wire/rows.ts";
+
+/** Writes of clients, by what they do. */
+export const WRITES = ["set", "update", "delete", "move"] as const;
+
+/** The collections that these writes change. */
+export const COLLECTIONS = ["items", "counters", "pairs"] as const;
+
+/** A write that a client makes. */
+export interface LedgerWrite {
+  readonly kind: typeof WRITES[number];
+  readonly key: string;
+}
+
+/** A row of the collection `counters`: how often it was updated, and by which writes. */
+export interface Counter {
+  readonly count: number;
+  readonly by: readonly string[];
+}
+
+/** A row as the server has it. */
+export interface ServerRow {
+  readonly value: unknown;
+  readonly version: number;
+}
+
+/** An empty counter. Counters exist before the first write. */
+export const NO_COUNT: Counter = { count: 0, by: [] };
+
+/** The rows of a write: collections and keys. */
+function rowsOf({ kind, key }: LedgerWrite): readonly (readonly [type: string, key: string])[] {
+  if (kind === "move") return [["pairs", `${key}.left`], ["pairs", `${key}.right`]];
+  return [[kind === "update" ? "counters" : "items", key]];
+}
+
+interface Entry extends LedgerWrite {
+  readonly id: string;
+  readonly client: string;
+  /** Number of the write among all writes. */
+  readonly number: number;
+  /** The version, or the code of the rejection; `undefined` while the write is under way. */
+  outcome: number | string | undefined;
+}
+
+/** The writes of all clients. */
+export class StateLedger {
+  readonly #entries = new Map<string, Entry>();
+  /** Faults that were noticed before the end. */
+  readonly #faults: string[] = [];
+  /** Writes whose effects other clients saw. */
+  readonly #seen = new Set<string>();
+  #waiting = 0;
+
+  /** The number of writes that are not settled. */
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /** The number of writes by outcome: `done`, or the code of the rejection. */
+  get outcomes(): Readonly<Record<string, number>> {
+    const counts: Record<string, number> = {};
+    for (const { outcome } of this.#entries.values()) {
+      const name = typeof outcome === "number" ? "done" : outcome ?? "waiting";
+      counts[name] = (counts[name] ?? 0) + 1;
+    }
+    return counts;
+  }
+
+  /**
+   * Makes a write.
+   *
+   * @param client Name of the client.
+   * @param state The client's state.
+   * @param write The write.
+   * @returns Resolves once the write is settled, in any way.
+   */
+  async write(client: string, state: ClientState, write: LedgerWrite): Promise<void> {
+    const number = this.#entries.size;
+    const entry: Entry = {
+      ...write,
+      client,
+      number,
+      id: `${client}#${number}`,
+      outcome: undefined,
+    };
+    this.#entries.set(entry.id, entry);
+    this.#waiting++;
+    entry.outcome = await perform(state, entry).catch(codeOf);
+    this.#waiting--;
+    this.#checkView(state, entry);
+  }
+
+  /** Notes the writes whose effects a client sees, until its state is closed. */
+  async watch(state: ClientState): Promise<void> {
+    for await (const { collection, value } of state.changes()) {
+      for (const id of idsOf(collection, value)) this.#seen.add(id);
+    }
+  }
+
+  /**
+   * Compares the outcomes with the rows of the server.
+   *
+   * @param rows The rows, by the names that {@linkcode readRows} gives them.
+   * @returns The faults.
+   */
+  check(rows: ReadonlyMap<string, ServerRow>): string[] {
+    const faults = [...this.#faults];
+    const entries = [...this.#entries.values()];
+    for (const { id, outcome } of entries) {
+      if (outcome === undefined) faults.push(`${id} was not settled`);
+      if (isRejected(outcome) && this.#seen.has(id)) faults.push(`${id} was seen, but ${outcome}`);
+    }
+    const byRow = new Map<string, Entry[]>();
+    for (const entry of entries) {
+      for (const [type, key] of rowsOf(entry)) {
+        const name = nameOf(type, key);
+        const writes = byRow.get(name) ?? [];
+        byRow.set(name, writes);
+        writes.push(entry);
+      }
+    }
+    for (const [name, writes] of byRow) {
+      const fault = name.startsWith("counters/")
+        ? counterFault(rows.get(name), writes)
+        : rowFault(rows.get(name), writes);
+      if (fault !== undefined) faults.push(`${name}: ${fault}`);
+    }
+    for (const [name, { value }] of rows) {
+      const other = name.replace(/left$/, "right");
+      if (name.startsWith("pairs/") && rows.get(other)?.value !== value) {
+        faults.push(`${name}: ${value}, but ${other}: ${rows.get(other)?.value}`);
+      }
+    }
+    return faults;
+  }
+
+  /** Checks that the writer sees a write that took effect, and none that was rejected. */
+  #checkView(state: ClientState, entry: Entry): void {
+    const { id, client, kind, key, outcome } = entry;
+    if (state.status.isEnded) return;
+    const isDone = typeof outcome === "number";
+    const sees = rowsOf(entry).some(([type, key]) =>
+      idsOf(type, state.collection(type).get(key)).includes(id)
+    );
+    // Another update under way may still build on a rejected one.
+    const isShown = isRejected(outcome) && sees &&
+      (kind !== "update" || !this.#isBusy(client, key));
+    if (isShown) this.#faults.push(`${id} is shown, but ${outcome}`);
+    if (isDone && kind === "update" && !sees) this.#faults.push(`${id} is not shown, but done`);
+  }
+
+  #isBusy(client: string, key: string): boolean {
+    return this.#entries.values().some((one) =>
+      one.outcome === undefined && one.client === client && one.kind === "update" && one.key === key
+    );
+  }
+}
+
+function perform(state: ClientState, entry: Entry): Promise<number> {
+  const { kind, key, id } = entry;
+  switch (kind) {
+    case "set":
+      return state.collection("items").set(key, id);
+    case "delete":
+      return state.collection("items").delete(key);
+    case "update":
+      return state.collection<Counter>("counters").update(
+        key,
+        ({ count, by }) => ({ count: count + 1, by: [...by, id] }),
+      );
+    case "move":
+      return state.transaction((to) => {
+        for (const [type, one] of rowsOf(entry)) to.set(type, one, id);
+      });
+  }
+}
+
+function codeOf(error: unknown): string {
+  if (error instanceof RequestError) return error.failure.code;
+  return error instanceof Error ? error.name : `${error}`;
+}
+
+function isRejected(outcome: Entry["outcome"]): boolean {
+  return typeof outcome === "string" && outcome !== "unknown";
+}
+
+/** The writes that a row shows. */
+function idsOf(collection: string, value: unknown): readonly string[] {
+  if (value === undefined) return [];
+  return collection === "counters" ? (value as Counter).by : [value as string];
+}
+
+/** Each update that took effect has to be in the counter once. */
+function counterFault(row: ServerRow | undefined, writes: readonly Entry[]): string | undefined {
+  if (row === undefined) return "is missing";
+  const { count, by } = row.value as Counter;
+  if (new Set(by).size < by.length) return `has a write twice: ${by}`;
+  if (count !== by.length) return `counts ${count}, but has ${by.length} writes`;
+  for (const { id, outcome } of writes) {
+    if (typeof outcome === "number" && !by.includes(id)) return `lacks ${id}, which is done`;
+    if (isRejected(outcome) && by.includes(id)) return `has ${id}, but ${outcome}`;
+  }
+  return undefined;
+}
+
+/** The newest write that took effect has to be in the row, or one whose outcome is unknown. */
+function rowFault(row: ServerRow | undefined, writes: readonly Entry[]): string | undefined {
+  const unknown = writes.filter(({ outcome }) => outcome === "unknown");
+  const done = writes.filter(({ outcome }) =>
+    typeof outcome === "number"
+  ) as (Entry & { outcome: number })[];
+  const last = done.toSorted((a, b) => a.outcome - b.outcome || a.number - b.number).at(-1);
+  if (row === undefined) {
+    const isDeleted = last === undefined || last.kind === "delete" ||
+      unknown.some(({ kind }) => kind === "delete");
+    return isDeleted ? undefined : `is missing after ${last.id}, version ${last.outcome}`;
+  }
+  const writer = writes.find(({ id }) => id === row.value);
+  if (writer === undefined) return `has ${row.value}, which no one wrote`;
+  if (isRejected(writer.outcome)) return `has ${writer.id}, but ${writer.outcome}`;
+  if (typeof writer.outcome === "number" && writer.outcome !== row.version) {
+    return `has ${writer.id} as version ${row.version} instead of ${writer.outcome}`;
+  }
+  if (last === undefined || last === writer) return undefined;
+  // A later write of the same client may have taken the place of one that was not sent yet.
+  if (last.outcome >= row.version) {
+    return `has ${writer.id}, version ${row.version}, after ${last.id}, version ${last.outcome}`;
+  }
+  return undefined;
+}
+
+function nameOf(type: string, key: string): string {
+  return `${type}/${key}`;
+}
+
+/**
+ * Reads the rows of a state from the server.
+ *
+ * @param client A client.
+ * @param id Id of the state, which must have a row.
+ * @returns The rows by collection and key, separated by a slash.
+ */
+export async function readRows(client: Client, id: string): Promise<Map<string, ServerRow>> {
+  const rows = new Map<string, ServerRow>();
+  const stream = client.durableStream<readonly VersionedRowMessage[]>(id);
+  for await (const changes of stream) {
+    for (const { type, key, value, version, headers } of changes) {
+      if (headers.operation === "delete") rows.delete(nameOf(type, key));
+      else rows.set(nameOf(type, key), { value, version });
+    }
+    if (stream.isUpToDate) break;
+  }
+  return rows;
+}
+
+/**
+ * Lists the rows of a state that differ from others.
+ *
+ * @param state The state of a client or a server.
+ * @param rows The rows, as {@linkcode readRows} returns them.
+ * @returns The names of the rows.
+ */
+export function differences(
+  state: { collection(name: string): Iterable<readonly [key: string, row: unknown]> },
+  rows: ReadonlyMap<string, ServerRow>,
+): string[] {
+  const shown = new Map<string, unknown>();
+  for (const name of COLLECTIONS) {
+    for (const [key, value] of state.collection(name)) shown.set(nameOf(name, key), value);
+  }
+  const textOf = (value: unknown) => JSON.stringify(value);
+  return [...new Set([...shown.keys(), ...rows.keys()])]
+    .filter((name) => textOf(shown.get(name)) !== textOf(rows.get(name)?.value))
+    .map((name) => `${name}: ${textOf(shown.get(name))}, not ${textOf(rows.get(name)?.value)}`);
+}

@@ -1,0 +1,87 @@
+/** Tests the ledger of writes to a state: it must find every kind of fault. */
+import { assertEquals } from "@std/assert";
+import { connect, serve } from "../mod.ts";
+import { differences, NO_COUNT, readRows, type ServerRow, StateLedger } from "./state_ledger.ts";
+
+Deno.test("StateLedger.check() finds each way in which rows contradict the outcomes", async () => {
+  let isAllowed = true;
+  await using server = serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    webTransport: false,
+    onListen() {},
+    durableStreams: { path: "/streams" },
+    authorize: (_session, _topic, action) => action !== "publish" || isAllowed,
+    onRefused() {},
+    onError() {},
+  });
+  await using own = await server.state("board");
+  await own.collection("counters").set("a", NO_COUNT);
+  await using client = connect(server.url, { transports: ["websocket"] });
+  using state = await client.state("board");
+  await state.ready;
+  const ledger = new StateLedger();
+  const write = (kind: "set" | "update" | "delete" | "move", key: string = "a") =>
+    ledger.write("ann", state, { kind, key });
+  for (const kind of ["set", "update", "update", "set", "move"] as const) await write(kind);
+  await write("set", "b");
+  await write("delete", "b");
+  isAllowed = false;
+  for (const kind of ["set", "update", "move"] as const) await write(kind);
+
+  const rows = await readRows(client, "board");
+  assertEquals([ledger.check(rows), differences(state, rows)], [[], []]);
+  assertEquals([ledger.waiting, ledger.outcomes], [0, { done: 7, forbidden: 3 }]);
+
+  const at = (name: string): ServerRow => rows.get(name)!;
+  const counter = (...by: string[]): ServerRow => ({
+    ...at("counters/a"),
+    value: { count: by.length, by },
+  });
+  const wrong: readonly (readonly [string, ServerRow | undefined, string])[] = [
+    ["items/a", undefined, "is missing after ann#3, version 5"],
+    ["items/a", { ...at("items/a"), value: "ann#9" }, "has ann#9, which no one wrote"],
+    ["items/a", { ...at("items/a"), value: "ann#7" }, "has ann#7, but forbidden"],
+    ["items/a", { value: "ann#0", version: 2 }, "has ann#0, version 2, after ann#3, version 5"],
+    ["items/a", { ...at("items/a"), version: 9 }, "has ann#3 as version 9 instead of 5"],
+    ["items/b", { value: "ann#5", version: 7 }, "has ann#5, version 7, after ann#6, version 8"],
+    ["counters/a", undefined, "is missing"],
+    ["counters/a", counter("ann#1"), "lacks ann#2, which is done"],
+    ["counters/a", counter("ann#1", "ann#2", "ann#2"), "has a write twice: ann#1,ann#2,ann#2"],
+    ["counters/a", counter("ann#1", "ann#2", "ann#8"), "has ann#8, but forbidden"],
+    ["pairs/a.left", undefined, "is missing after ann#4, version 6"],
+  ];
+  for (const [name, row, fault] of wrong) {
+    const others = new Map(rows);
+    if (row === undefined) others.delete(name);
+    else others.set(name, row);
+    assertEquals(ledger.check(others)[0], `${name}: ${fault}`);
+    assertEquals(differences(state, others).length, fault.includes("instead of") ? 0 : 1);
+  }
+});
+
+Deno.test("StateLedger.check() finds writes that are not settled, and half a transaction", async () => {
+  await using server = serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    webTransport: false,
+    onListen() {},
+    durableStreams: { path: "/streams" },
+    authorize: () => true,
+  });
+  await using _own = await server.state("board");
+  await using client = connect(server.url, { transports: ["websocket"] });
+  using state = await client.state("board");
+  await state.ready;
+  const ledger = new StateLedger();
+  const writing = ledger.write("ann", state, { kind: "move", key: "a" });
+  assertEquals(ledger.check(new Map()), ["ann#0 was not settled"]);
+  await writing;
+  const rows = await readRows(client, "board");
+  assertEquals(ledger.check(rows), []);
+  rows.delete("pairs/a.right");
+  assertEquals(ledger.check(rows), [
+    "pairs/a.right: is missing after ann#0, version 1",
+    "pairs/a.left: ann#0, but pairs/a.right: undefined",
+  ]);
+});
