@@ -10,9 +10,10 @@
  * takes a few minutes. It runs the same checks with smaller numbers, and at the end it runs the
  * parts that measure no time in parallel. The arguments `idle`, `stalled`, `churn`, `webtransport`,
  * `unread`, `networks`, `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`,
- * `long`, `storm`, `handover` and `simulation` run only the named part, and `redis`, `redis-aof`,
- * `redis-snapshot` and `nats` run `chaos` only on that engine. In the parts `idle`, `stalled` and
- * `churn`, the clients are raw sockets in this process, and the server is a separate process.
+ * `state`, `long`, `storm`, `handover` and `simulation` run only the named part, and `redis`,
+ * `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that engine. In the parts `idle`,
+ * `stalled` and `churn`, the clients are raw sockets in this process, and the server is a separate
+ * process.
  *
  * @module
  */
@@ -32,6 +33,7 @@ import { soakRolling } from "./rolling.ts";
 import { soakSilent } from "./silent.ts";
 import { soakSimulation } from "./simulation.ts";
 import { soakSqlite } from "./sqlite.ts";
+import { soakState } from "./state.ts";
 import { soakStorm } from "./storm.ts";
 import { soakUnread } from "./unread.ts";
 import { soakWebTransport } from "./webtransport.ts";
@@ -404,6 +406,7 @@ const parts: Record<string, () => Promise<void>> = {
   long: () => soakLongStream(check, isShort),
   durable: () => soakDurable(check, isShort),
   answers: () => soakAnswers(check, isShort),
+  state: () => soakState(check, isShort),
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
   simulation: () => soakSimulation(check, say, isShort),
@@ -414,6 +417,7 @@ const parts: Record<string, () => Promise<void>> = {
  * part comes first.
  */
 const TIMELESS: ReadonlySet<string> = new Set([
+  "state",
   "durable",
   "simulation",
   "answers",
