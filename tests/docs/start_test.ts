@@ -17,9 +17,10 @@ const PAGES = [
   "docs/start/5-users.md",
   "docs/start/6-presence.md",
   "docs/start/7-history.md",
-  "docs/start/8-streaming-answers.md",
-  "docs/start/9-tests.md",
-  "docs/start/10-two-nodes.md",
+  "docs/start/8-shared-list.md",
+  "docs/start/9-streaming-answers.md",
+  "docs/start/10-tests.md",
+  "docs/start/11-two-nodes.md",
 ];
 
 const CHROMIUM = BROWSERS[0]!;
@@ -91,7 +92,27 @@ const LOOKS: Record<string, Look> = {
     }
   },
 
-  async "docs/start/8-streaming-answers.md"(browser, url) {
+  async "docs/start/8-shared-list.md"(browser, url, { stop, restart }) {
+    const [ann, ben] = [await tabOf(browser, url, "Ann"), await tabOf(browser, url, "Ben")];
+    for (const tab of [ann, ben]) await tab.hasStatus("connected");
+    await ann.say("/todo Buy tea");
+    for (const tab of [ann, ben]) await tab.hasText("#todo", "Buy tea");
+    await ben.tick("#todo input");
+    for (const tab of [ann, ben]) await tab.has("#todo :checked");
+    await stop("server.ts");
+    for (const tab of [ann, ben]) await tab.hasStatus("reconnecting");
+    await ann.say("/todo Buy milk");
+    await ann.hasText("#todo", "Buy teaBuy milk");
+    await ben.tick("#todo input");
+    await ben.has("#todo label:first-child input:not(:checked)");
+    await restart("server.ts");
+    for (const tab of [ann, ben]) {
+      await tab.hasText("#todo", "Buy teaBuy milk");
+      await tab.has("#todo label:first-child input:not(:checked)");
+    }
+  },
+
+  async "docs/start/9-streaming-answers.md"(browser, url) {
     const [ann, ben] = [await tabOf(browser, url, "Ann"), await tabOf(browser, url, "Ben")];
     for (const tab of [ann, ben]) await tab.hasCount(3); // The lines of the previous step.
     const before = await ben.lines();
@@ -101,7 +122,7 @@ const LOOKS: Record<string, Look> = {
     assertEquals(await ben.lines(), before);
   },
 
-  async "docs/start/10-two-nodes.md"(browser, url, { port, outputOf }) {
+  async "docs/start/11-two-nodes.md"(browser, url, { port, outputOf }) {
     const ann = await tabOf(browser, url, "Ann");
     await ann.hasStatus("connected");
     const ben = await tabOf(browser, url, "Ben");

@@ -33,6 +33,18 @@ export class Tab {
     );
   }
 
+  /** Waits until an element exists. */
+  async has(selector: string): Promise<void> {
+    await this.#waits((selector) => document.querySelector(selector!) !== null, selector);
+  }
+
+  /** Clicks a checkbox. */
+  async tick(selector: string): Promise<void> {
+    // In the background, a tab draws no frames, for which a click waits.
+    await this.page.bringToFront();
+    await this.page.click(selector);
+  }
+
   /** Waits for a status of the client. */
   async hasStatus(text: string): Promise<void> {
     await this.hasText("#status", text);

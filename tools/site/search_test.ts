@@ -39,7 +39,7 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   "message order": ["faq", "guide/sessions"],
   "exactly once": ["faq", "guide/client", "concepts/history"],
   "missed messages": ["concepts/history", "guide/client", "start/7-history"],
-  "streaming llm response": ["guide/ai-answers", "guide/answers", "start/8-streaming-answers"],
+  "streaming llm response": ["guide/ai-answers", "guide/answers", "start/9-streaming-answers"],
   "vercel ai sdk": ["guide/ai-answers", "guide/coming-from"],
   "game state udp": ["recipes/games"],
   "webrtc": ["guide/moq"],
