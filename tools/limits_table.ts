@@ -17,6 +17,7 @@ import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox.ts";
 import { MAX_ROOMS } from "../client/rooms.ts";
+import { MAX_WAITING, MAX_WAITING_BYTES } from "../client/state/writes.ts";
 import { LIMITS as READER } from "../client/subscription.ts";
 import { MAX_IDLE_ACCOUNTS } from "../manager/accounts.ts";
 import { DRAIN_MS } from "../manager/drain.ts";
@@ -55,6 +56,7 @@ import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
+import { MAX_CHANGES, MAX_WRITES } from "../session/wire/rows.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
@@ -401,7 +403,13 @@ function serverBounds(): Bound[] {
       table: "streams",
       name: "`durableStreams.maxRows` of one keyed stream",
       max: count(maxRows),
-      full: "413",
+      full: "413, or `full`",
+    },
+    {
+      table: "streams",
+      name: "changes in a transaction of a state; a client's transactions in one publication",
+      max: `${count(MAX_CHANGES)}; ${count(MAX_WRITES)}`,
+      full: "`RangeError`, `too-large` or 413; `malformed`, but Skein's client sends the rest later",
     },
     {
       table: "streams",
@@ -654,6 +662,12 @@ function clientBounds(): Bound[] {
       max: `${ms(FIRST_DELAY_MS)}, ${ms(MAX_DELAY_MS)}`,
       full:
         "the delay doubles each time, with full jitter; after `maxAttempts` the client is `closed`",
+    },
+    {
+      table: "client",
+      name: "writes to a state that wait for their outcome, for example while offline",
+      max: `${count(MAX_WAITING)}, ${bytes(MAX_WAITING_BYTES)}`,
+      full: "`QueueFullError`",
     },
     {
       table: "client",

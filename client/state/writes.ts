@@ -15,10 +15,10 @@ import {
 import type { KnownRow, StateRows, WrittenRow } from "./rows.ts";
 
 /** Maximum number of writes whose outcome is unknown. */
-const MAX_WAITING = 1_000;
+export const MAX_WAITING = 1_000;
 
 /** Maximum size of these writes in bytes, as JSON. */
-const MAX_WAITING_BYTES = 4_194_304;
+export const MAX_WAITING_BYTES = 4_194_304;
 
 /** First value of the size up to which writes share a message, in bytes. */
 const MAX_MESSAGE_BYTES = 32_768;
