@@ -409,7 +409,8 @@ function serverBounds(): Bound[] {
       table: "streams",
       name: "changes in a transaction of a state; a client's transactions in one publication",
       max: `${count(MAX_CHANGES)}; ${count(MAX_WRITES)}`,
-      full: "`RangeError`, `too-large` or 413; `malformed`, but Skein's client sends the rest later",
+      full:
+        "`RangeError`, `too-large` or 413; `malformed`, but Skein's client sends the rest later",
     },
     {
       table: "streams",
