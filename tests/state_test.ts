@@ -15,7 +15,7 @@ import {
   type State,
 } from "../mod.ts";
 import { Cable } from "./cable.ts";
-import { type Fate, FaultyEngine, loseReply, pass } from "./faulty_broker.ts";
+import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
 import { until } from "./waiting.ts";
 
 interface Item {
@@ -399,6 +399,34 @@ Deno.test("ClientState does not claim that a write failed which may have taken e
   at.online();
   assertEquals(await code(outcome), "unknown");
   assertEquals(items.get("a")?.count, 5);
+});
+
+Deno.test("ClientState does not insert a row again that others have deleted since", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  const { outcome } = await at.loseReply(() => items.set("a", TEA));
+  await at.offline(state);
+  await own.delete("a");
+  at.online();
+  assertEquals(await code(outcome), "unknown");
+  assertEquals([items.has("a"), own.has("a"), at.own.version], [false, false, 2]);
+});
+
+Deno.test("ClientState settles a deletion whose reply the broker has lost", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  const gate = Promise.withResolvers<void>();
+  at.engine.make("logs.read", waitFor(gate.promise));
+  let left = 1;
+  const fate: Fate = async (run, call) => await (left-- > 0 ? loseReply(run, call) : run());
+  at.engine.make("logs.append", fate);
+  assertEquals(await items.delete("a"), 2);
+  gate.resolve();
+  await until(() => at.own.version === 2);
 });
 
 Deno.test("ClientState repeats a write while the broker is unreachable", async () => {

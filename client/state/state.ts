@@ -243,6 +243,7 @@ export class ClientState implements Disposable {
           if (!isOutdated) throw error;
           // Deletions that these rows lack may be forgotten, so all rows are read again.
           this.#rows.restart();
+          this.#writes.restarted();
           of.offset = undefined;
           this.#version = 0;
         }

@@ -65,6 +65,11 @@ interface Write {
   changes: readonly WriteChange[];
   conflicts: number;
   /**
+   * True if the rows can't tell whether the write took effect: a row that it inserts was deleted
+   * since, and would be inserted again.
+   */
+  isUntraceable: boolean;
+  /**
    * - `new`: it has to be adapted to the present rows before it is sent.
    * - `adapted`: it can be sent.
    * - `uncertain`: it was sent, and may have taken effect.
@@ -133,7 +138,16 @@ export class Writes {
     }
     const settling = Promise.withResolvers<number>();
     const txid = newTxid(this.#target.runtime);
-    const write: Write = { txid, update, bytes, settling, changes, conflicts: 0, state: "new" };
+    const write: Write = {
+      txid,
+      update,
+      bytes,
+      settling,
+      changes,
+      conflicts: 0,
+      isUntraceable: false,
+      state: "new",
+    };
     this.#queue.push(write);
     this.#bytes += bytes;
     this.#target.rows.begin(write, changes);
@@ -153,10 +167,23 @@ export class Writes {
 
   /** Settles the writes that appear in changes of the stream before their reply. */
   delivered(changes: readonly VersionedRowMessage[]): void {
-    for (const { headers: { txid }, version } of changes) {
+    const deleted = new Set<string>();
+    for (const { type, key, headers: { txid, operation }, version } of changes) {
       const write = txid && this.#queue.find((one) => one.txid === txid);
       if (write) this.#settle(write, version);
+      else if (operation === "delete") deleted.add(rowName(type, key));
     }
+    if (deleted.size === 0) return;
+    for (const write of this.#queue) {
+      const isInserted = ({ type, key, value, seen }: WriteChange) =>
+        seen === 0 && value !== undefined && deleted.has(rowName(type, key));
+      if (write.state !== "new" && write.changes.some(isInserted)) write.isUntraceable = true;
+    }
+  }
+
+  /** Called when the stream is read anew: its versions may be those of another stream. */
+  restarted(): void {
+    for (const write of this.#queue) if (write.state !== "new") write.isUntraceable = true;
   }
 
   /** Rejects all writes. */
@@ -193,6 +220,10 @@ export class Writes {
       const isLarge = batch.length > 0 && bytes + write.bytes > this.#maxBytes;
       if (isDependent || isLarge || batch.length === MAX_WRITES) break;
       if (write.state === "new" && !this.#prepare(write)) continue;
+      if (write.state === "uncertain" && write.isUntraceable) {
+        this.#fail(write, conflict(write.changes[0]!, CHANGED));
+        continue;
+      }
       bytes += write.bytes;
       for (const name of names) rows.add(name);
       batch.push(write);
@@ -238,6 +269,7 @@ export class Writes {
   async #send(batch: readonly Write[]): Promise<void> {
     const { publish, runtime, signal } = this.#target;
     const writes = batch.map((write) => write.changes.map((change) => this.#encode(write, change)));
+    for (const write of batch) if (write.state === "adapted") write.isUntraceable = false;
     let reply: unknown;
     this.#sent = batch;
     try {
@@ -312,12 +344,18 @@ export class Writes {
     const present = { value, version };
     this.#target.rows.learn(type, key, present);
     const of = { type, key };
+    const isIt = (change: WriteChange) => change.type === type && change.key === key;
     if (write.state === "uncertain") {
-      return this.#fail(write, conflict(of, "was changed while the connection was lost"));
+      const isDeletion = ({ value, seen }: WriteChange) => value === undefined && seen > 0;
+      if (version > 0 || !write.changes.some((one) => isIt(one) && isDeletion(one))) {
+        return this.#fail(write, conflict(of, CHANGED));
+      }
+      // Repeating the deletions has no effect if this write made them.
+      write.changes = write.changes.map((one) => isDeletion(one) ? { ...one, seen: 0 } : one);
+      return;
     }
     if (++write.conflicts > MAX_CONFLICTS) return this.#fail(write, conflict(of, "keeps changing"));
     try {
-      const isIt = (change: WriteChange) => change.type === type && change.key === key;
       this.#adapt(write, (change) => isIt(change) ? present : undefined);
     } catch (error) {
       this.#fail(write, error);
@@ -372,6 +410,9 @@ function checkedValue(value: unknown): unknown {
   encodeJson(value, "write state");
   return value;
 }
+
+/** Why the outcome of a write is unknown. */
+const CHANGED = "was changed while the connection was lost";
 
 function conflict({ type, key }: { readonly type: string; readonly key: string }, why: string) {
   return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);
