@@ -201,7 +201,11 @@ Deno.test("ClientState rejects what cannot be written", async () => {
   await assertRejects(() => many, RangeError, "at most 1000 changes, received 1001");
   await assertRejects(() => items.set("a", "x".repeat(300_000)), RangeError, "at most");
   await assertRejects(
-    () => state.transaction(async (to) => void to.delete("items", await "a")),
+    () =>
+      state.transaction(async (to) => {
+        to.delete("items", await "a");
+        throw new Error("This error is reported by no one else");
+      }),
     TypeError,
     "must not be asynchronous",
   );
@@ -459,11 +463,28 @@ Deno.test("ClientState replaces its rows in one step if the state was made anew"
   assertEquals(keys, ["a,b", "b,c"]);
 });
 
+Deno.test("ClientState ends with the code gone if the state is deleted", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  const reading = state.changes().next();
+  const loop = (async () => {
+    for await (const rows of items) assert(rows.size === 1);
+  })();
+  await at.server.durableStreams.delete("list");
+  assertEquals([await code(reading), await code(loop)], ["gone", "gone"]);
+  assertEquals(await code(items.set("a", TEA)), "gone");
+});
+
 Deno.test("ClientState ends if there is no such state, or it is no state", async () => {
   await using at = await Fixture.make();
   await using writer = await at.server.durableStreams.create("plain");
   await writer.append(1);
-  for (const [id, why] of [["none", "not-found"], ["plain", "wrong-type"]] as const) {
+  await using lists = await at.server.durableStreams.create("lists");
+  await lists.append([1]);
+  const faults = [["none", "not-found"], ["plain", "wrong-type"], ["lists", "wrong-type"]] as const;
+  for (const [id, why] of faults) {
     using state = await at.client.state(id);
     assertEquals(await code(state.ready), why);
     assertEquals(state.status.current, "ended");

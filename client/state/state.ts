@@ -194,6 +194,7 @@ export class ClientState implements Disposable {
       delete: (type, key) => put(deletion(this.#rows, type, key)),
     });
     if (returned instanceof Promise) {
+      returned.catch(() => {});
       throw new TypeError("Cannot write state: the transaction must not be asynchronous");
     }
     return await this.#write({ changes: [...changes.values()] });
@@ -213,7 +214,14 @@ export class ClientState implements Disposable {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): AsyncGenerator<StateChange<T>, void, undefined> {
     this.#parts.check("read changes", options);
-    return newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal });
+    return this.#changes<T>(options);
+  }
+
+  async *#changes<T>(
+    options: { readonly signal?: AbortSignal | undefined },
+  ): AsyncGenerator<StateChange<T>, void, undefined> {
+    yield* newestChanges<T>(this.#rows, { ...options, closed: this.#closed.signal });
+    if (this.#rows.failure !== undefined) throw this.#rows.failure;
   }
 
   /**
@@ -228,6 +236,7 @@ export class ClientState implements Disposable {
     const { readStream } = this.#parts;
     const { signal } = this.#closed;
     const of = { id: this.id, offset: undefined as string | undefined, isUpToDate: false };
+    let gone: RequestError | undefined;
     try {
       while (!signal.aborted) {
         try {
@@ -238,9 +247,11 @@ export class ClientState implements Disposable {
           }
           throw new RequestError("ended", `The stream of the state "${this.id}" was closed`);
         } catch (error) {
-          const isOutdated = error instanceof RequestError && error.failure.code === "gone" &&
-            of.offset !== undefined;
-          if (!isOutdated) throw error;
+          const failure = error instanceof RequestError ? error : undefined;
+          const code = failure?.failure.code;
+          if (code === "not-found") throw gone ?? failure;
+          if (code !== "gone" || of.offset === undefined) throw error;
+          gone = failure;
           // Deletions that these rows lack may be forgotten, so all rows are read again.
           this.#rows.restart();
           this.#writes.restarted();
@@ -262,14 +273,13 @@ export class ClientState implements Disposable {
   }
 
   #deliver(data: unknown, offset = ""): void {
-    if (!Array.isArray(data)) {
+    if (!isChanges(data)) {
       throw new RequestError("wrong-type", `The stream of the state "${this.id}" must be keyed`);
     }
-    const changes = data as VersionedRowMessage[];
-    this.#rows.deliver(changes);
+    this.#rows.deliver(data);
     this.#version = parseInt(offset);
     this.#rows.reached(this.#version);
-    this.#writes.delivered(changes);
+    this.#writes.delivered(data);
     this.#check();
   }
 
@@ -506,8 +516,16 @@ function missing(id: string, cause: unknown): RequestError {
   return new RequestError("not-found", message, { cause });
 }
 
+/** Tells the changes of a keyed stream from the records of another stream. */
+function isChanges(data: unknown): data is readonly VersionedRowMessage[] {
+  return Array.isArray(data) && data.every((one) => {
+    const { version, headers } = Object(one);
+    return typeof version === "number" && Boolean(headers);
+  });
+}
+
 function closed(id: string): SessionClosedError {
-  return new SessionClosedError(`Cannot write state: "${id}" was closed`);
+  return new SessionClosedError(`Cannot use state: "${id}" was closed`);
 }
 
 /** Opens a state. Called by `client.state`. */
