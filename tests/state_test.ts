@@ -313,6 +313,64 @@ Deno.test("ClientState asks onConflict about rows that changed while it was offl
   assertEquals(new Map(own), values);
 });
 
+Deno.test("ClientState rejects a write if onConflict returns anything else than a decision", async () => {
+  for (const verdict of [undefined, null, "their", {}, Promise.resolve("mine")]) {
+    await using at = await Fixture.make();
+    using state = await at.open({ onConflict: () => verdict as "mine" });
+    const items = state.collection<number>("items");
+    await items.set("a", 1);
+    await at.offline(state);
+    const writing = items.set("a", 2);
+    await at.own.collection("items").set("a", 3);
+    at.online();
+    await assertRejects(() => writing, TypeError, 'onConflict must return "mine"');
+    assertEquals(items.get("a"), 3);
+  }
+});
+
+Deno.test("ClientState stores a write that a callback makes during a conflict", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open({
+    onConflict: ({ mine, theirs }) => ({ value: `${theirs} and ${mine}` }),
+  });
+  const items = state.collection<string>("items");
+  await items.set("a", "old");
+  await at.offline(state);
+  const writing = items.set("a", "mine");
+  let again: Promise<number> | undefined;
+  using _following = items.subscribe((rows) => {
+    if (rows.get("a") === "theirs and mine") again ??= items.set("a", "callback");
+  });
+  await at.own.collection("items").set("a", "theirs");
+  at.online();
+  await writing;
+  await again;
+  assertEquals(items.get("a"), "callback");
+  await until(() => at.own.collection("items").get("a") === "callback");
+});
+
+Deno.test("ClientState copies values, and shows them as others receive them", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<{ list: unknown[] }>("items");
+  await at.offline(state);
+  const value = { list: [new Date(0)] as unknown[] };
+  const writing = items.set("a", value);
+  value.list.push(new Map());
+  at.online();
+  await writing;
+  const list = ["1970-01-01T00:00:00.000Z"];
+  assertEquals(items.get("a"), { list });
+  // The function should not change its argument, but if it does, no row differs from the others'.
+  await items.update("a", (row) => {
+    row.list.push(1);
+    return row;
+  });
+  assertEquals(items.get("a"), { list: [...list, 1] });
+  await until(() => at.own.version === 2);
+  assertEquals(at.own.collection("items").get("a"), { list: [...list, 1] });
+});
+
 Deno.test("ClientState settles a write whose reply is lost, once", async () => {
   await using at = await Fixture.make();
   using state = await at.open();

@@ -2,7 +2,6 @@
  * Live state in a client: rows that all clients and servers share, with writes that are shown at
  * once. This module loads with the first state.
  */
-import { encodeJson } from "../../base/json.ts";
 import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
@@ -21,7 +20,7 @@ import type { ClientPlatform, ClientSubscribeOptions } from "../client_options.t
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscription.ts";
 import { StateRows } from "./rows.ts";
-import { type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
+import { copyOf, type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
 
 /** Options for opening a state in a client. */
 export interface ClientStateOptions {
@@ -479,7 +478,8 @@ export class ClientCollection<T = unknown> implements Iterable<readonly [key: st
       const rule = `the row "${key}" of "${this.name}" must exist`;
       throw new RequestError("conflict", `Cannot write state: ${rule}`);
     }
-    const row = setting(this.#rows, { type: this.name, key, value: change(present) });
+    const value = change(copyOf(present) as T);
+    const row = setting(this.#rows, { type: this.name, key, value });
     return await this.#write({ changes: [row], update: change as (row: unknown) => unknown });
   }
 }
@@ -491,13 +491,13 @@ function setting(
   { ttlMs }: StateWriteOptions = {},
 ): WriteChange {
   checkNames(type, key);
-  encodeJson(value, "write state");
+  const copy = copyOf(value);
   if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0)) {
     throw new RangeError(
       `Cannot write state: ttlMs must be a positive integer, received ${ttlMs}`,
     );
   }
-  return { type, key, value, ttlMs, seen: rows.versionOf(type, key) };
+  return { type, key, value: copy, ttlMs, seen: rows.versionOf(type, key) };
 }
 
 function deletion(rows: StateRows, type: string, key: string): WriteChange {

@@ -1,7 +1,7 @@
 /** The writes of a client to one state, in order, each until its outcome is known. */
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
 import { Backoff } from "../../base/backoff.ts";
-import { textOf } from "../../base/error_text.ts";
+import { describe, textOf } from "../../base/error_text.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
@@ -244,26 +244,38 @@ export class Writes {
   }
 
   #adapt(write: Write, presentOf: (change: WriteChange) => KnownRow | undefined): void {
-    const { rows, onConflict } = this.#target;
-    write.changes = write.changes.map((change) => {
-      const present = presentOf(change);
-      if (present === undefined) return change;
-      const { type, key, value: mine } = change;
-      const seen = versionOf(present);
-      let value = mine;
-      if (write.update !== undefined) {
-        if (present.value === undefined) throw conflict(change, "must exist");
-        value = checkedValue(write.update(present.value));
-      } else if (onConflict !== undefined && seen !== change.seen) {
-        const verdict = onConflict({ collection: type, key, mine, theirs: present.value });
-        if (verdict === "theirs") throw conflict(change, "was changed by others");
-        if (verdict !== "mine") value = checkedValue(verdict.value);
-      }
-      const adapted = { ...change, value, seen };
-      if (value !== mine) rows.rewrite(write, adapted);
-      return adapted;
-    });
+    const before = write.changes;
+    // From now on, a write that the application makes in one of its callbacks is a later one.
     write.state = "adapted";
+    write.changes = before.map((change) => {
+      const present = presentOf(change);
+      return present === undefined ? change : this.#adapted(write, change, present);
+    });
+    for (const [i, change] of write.changes.entries()) {
+      if (change.value !== before[i]!.value) this.#target.rows.rewrite(write, change);
+    }
+  }
+
+  #adapted({ update }: Write, change: WriteChange, present: KnownRow): WriteChange {
+    const { onConflict } = this.#target;
+    const { type, key, value: mine } = change;
+    const seen = versionOf(present);
+    if (update !== undefined) {
+      if (present.value === undefined) throw conflict(change, "must exist");
+      return { ...change, value: copyOf(update(copyOf(present.value))), seen };
+    }
+    if (onConflict === undefined || seen === change.seen) return { ...change, seen };
+    const theirs = present.value === undefined ? undefined : copyOf(present.value);
+    const verdict: unknown = onConflict({ collection: type, key, mine, theirs });
+    if (verdict === "theirs") throw conflict(change, "was changed by others");
+    if (verdict === "mine") return { ...change, seen };
+    if (typeof verdict === "object" && verdict !== null && "value" in verdict) {
+      return { ...change, value: copyOf(verdict.value), seen };
+    }
+    throw new TypeError(
+      `Cannot write state: onConflict must return "mine", "theirs" or an object with a value, ` +
+        `received ${describe(verdict)}`,
+    );
   }
 
   async #send(batch: readonly Write[]): Promise<void> {
@@ -406,9 +418,13 @@ function versionOf({ value, version }: KnownRow): number {
   return value === undefined ? 0 : version;
 }
 
-function checkedValue(value: unknown): unknown {
-  encodeJson(value, "write state");
-  return value;
+/**
+ * Copies a value, as other clients receive it.
+ *
+ * @throws {TypeError} If JSON cannot represent the value.
+ */
+export function copyOf(value: unknown): unknown {
+  return JSON.parse(encodeJson(value, "write state"));
 }
 
 /** Why the outcome of a write is unknown. */
