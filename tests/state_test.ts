@@ -16,7 +16,7 @@ import {
 } from "../mod.ts";
 import { Cable } from "./cable.ts";
 import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
-import { until } from "./waiting.ts";
+import { turns, until } from "./waiting.ts";
 
 interface Item {
   readonly text: string;
@@ -571,6 +571,58 @@ Deno.test("ClientState sends writes in messages that the server accepts", async 
   const text = "x".repeat(1_000);
   await Promise.all(Array.from({ length: 20 }, (_, i) => items.set(`${i}`, text)));
   assertEquals(items.size, 20);
+});
+
+Deno.test("ClientState makes no write twice if the reply to several is too large", async () => {
+  await using at = await Fixture.make();
+  const own = at.own.collection<string>("items");
+  const text = "x".repeat(261_700);
+  await own.set("large", text);
+  using state = await at.open();
+  const items = state.collection<string>("items");
+  let left = 1;
+  const fate: Fate = async (run) => {
+    if (left-- > 0) await own.set("large", text.toUpperCase());
+    return await run();
+  };
+  at.engine.make("logs.append", fate);
+  const writing = Array.from({ length: 60 }, (_, i) => items.set(`${i}`, "value"));
+  // The reply has no room for the row that others have changed.
+  const updating = items.update("large", () => "small");
+  await Promise.all(writing);
+  await updating.catch(() => {});
+  const isMade = items.get("large") === "small";
+  assertEquals([items.size, at.own.version], [61, isMade ? 63 : 62]);
+});
+
+Deno.test("ClientState sends a write later if the session has no room for a request", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using own = server(undefined, { requests: { slow: () => gate.promise } });
+  await using _state = await own.state("list");
+  await using page = client(own.url);
+  using state = await page.state("list");
+  await state.ready;
+  const session = await page.whenConnected();
+  const requests = Array.from({ length: 64 }, () => session.request("slow"));
+  await assertRejects(() => session.request("slow"), QueueFullError);
+  const writing = state.collection("items").set("a", 1);
+  writing.catch(() => {});
+  await turns(20);
+  gate.resolve();
+  await Promise.all(requests);
+  assertEquals(await writing, 1);
+});
+
+Deno.test("ClientState bounds the bytes of a write that replaces another", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<string>("items");
+  await at.offline(state);
+  const writing = [items.set("a", "x".repeat(200_000)), items.set("b", "small")];
+  await assertRejects(() => items.set("b", "x".repeat(4_194_304)), QueueFullError);
+  assertEquals(items.get("b"), "small");
+  at.online();
+  await Promise.all(writing);
 });
 
 Deno.test("ClientState bounds the writes that wait, and gives their room back", async () => {

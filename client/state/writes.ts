@@ -125,17 +125,12 @@ export class Writes {
    * @throws {QueueFullError} If too many writes wait.
    */
   add({ changes, update }: NewWrite): Promise<number> {
+    const bytes = JSON.stringify(changes).length;
     const last = this.#queue.at(-1);
     if (last && update === undefined && replaces(changes, last)) {
-      return this.#replace(last, changes);
+      return this.#replace(last, changes, bytes);
     }
-    const bytes = JSON.stringify(changes).length;
-    const isFull = this.#queue.length >= MAX_WAITING || this.#bytes + bytes > MAX_WAITING_BYTES;
-    if (isFull && this.#queue.length > 0) {
-      throw new QueueFullError(
-        `Cannot write state: at most ${MAX_WAITING} writes or ${MAX_WAITING_BYTES} bytes may wait`,
-      );
-    }
+    this.#checkRoom(bytes, this.#queue.length);
     const settling = Promise.withResolvers<number>();
     const txid = newTxid(this.#target.runtime);
     const write: Write = {
@@ -156,13 +151,22 @@ export class Writes {
   }
 
   /** Replaces the value of a write that was not sent yet, for example while a user drags a card. */
-  #replace(write: Write, changes: readonly WriteChange[]): Promise<number> {
-    const bytes = JSON.stringify(changes).length;
+  #replace(write: Write, changes: readonly WriteChange[], bytes: number): Promise<number> {
+    this.#checkRoom(bytes - write.bytes, this.#queue.length - 1);
     this.#bytes += bytes - write.bytes;
     write.bytes = bytes;
     write.changes = write.changes.map(({ seen }, i) => ({ ...changes[i]!, seen }));
     for (const change of changes) this.#target.rows.rewrite(write, change);
     return write.settling.promise;
+  }
+
+  /** Checks the bounds. A write has room in any case if no others wait. */
+  #checkRoom(bytes: number, others: number): void {
+    const isFull = others >= MAX_WAITING || this.#bytes + bytes > MAX_WAITING_BYTES;
+    if (!isFull || others === 0) return;
+    throw new QueueFullError(
+      `Cannot write state: at most ${MAX_WAITING} writes or ${MAX_WAITING_BYTES} bytes may wait`,
+    );
   }
 
   /** Settles the writes that appear in changes of the stream before their reply. */
@@ -290,13 +294,15 @@ export class Writes {
       if (error instanceof SessionClosedError || error instanceof TimeoutError) {
         return this.#doubt(batch);
       }
+      const isFull = error instanceof QueueFullError;
       const { code, retryAfterMs } = error instanceof RequestError ? error.failure : {};
       if (batch.length > 1 && (error instanceof RangeError || code === "too-large")) {
-        // The server accepts only smaller messages.
+        // Smaller messages have room, or smaller replies, without which the outcome is unknown.
         this.#maxBytes = batch.reduce((sum, { bytes }) => sum + bytes, 0) / 2;
+        if (code !== undefined) this.#doubt(batch);
         return;
       }
-      if (code !== "too-many" && code !== "unavailable") {
+      if (!isFull && code !== "too-many" && code !== "unavailable") {
         for (const write of batch) this.#fail(write, error);
         return;
       }
