@@ -1,11 +1,20 @@
 /** The client for part of a page, and everything that the components in that part share. */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../client.ts";
+import type { ClientState } from "../state/state.ts";
 import type { ClientPublishOptions, WaitOptions } from "../../session/types.ts";
 import { Rounds, type View } from "./cell.ts";
 import { type PendingLine, PendingLines } from "./pending_lines.ts";
 import { PENDING_ROOM, RoomCell, type RoomSnapshot } from "./room_cell.ts";
 import { SharedCells } from "./shared_cells.ts";
+import {
+  collectionOf,
+  type CollectionSnapshot,
+  type LiveStateSnapshot,
+  PENDING_COLLECTION,
+  PENDING_STATE,
+  StateCell,
+} from "./state_cell.ts";
 import { PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stream_cell.ts";
 import {
   PENDING_TOPIC,
@@ -163,6 +172,51 @@ export class Hub {
     };
   }
 
+  /** Creates the view of a live state. */
+  state(id: string): View<LiveStateSnapshot> {
+    return {
+      watch: (listener) => {
+        this.#revive();
+        return this.#useState(id, listener);
+      },
+      get: () => this.#stateOf(id)?.snapshot ?? PENDING_STATE,
+    };
+  }
+
+  /** Creates the view of one collection of a live state. */
+  collection(id: string, name: string): View<CollectionSnapshot> {
+    let seen: CollectionSnapshot = PENDING_COLLECTION;
+    return {
+      watch: this.state(id).watch,
+      get: () => seen = collectionOf(this.#stateOf(id), name, seen),
+    };
+  }
+
+  /**
+   * Writes to a live state. The state stays open until the outcome is known, even if its last
+   * component unmounts while the page is offline.
+   */
+  async write<R>(id: string, make: (state: ClientState) => Promise<R>): Promise<R> {
+    const leave = this.#useState(id, () => {});
+    try {
+      return await this.#stateOf(id)!.write(make);
+    } finally {
+      leave();
+    }
+  }
+
+  #useState(id: string, listener: () => void): () => void {
+    return this.#cells.use(
+      stateKey(id),
+      () => new StateCell(this.rounds, this.client, id),
+      listener,
+    );
+  }
+
+  #stateOf(id: string): StateCell | undefined {
+    return this.#cells.peek(stateKey(id)) as StateCell | undefined;
+  }
+
   #roomOf(room: string): RoomCell | undefined {
     return this.#cells.peek(roomKey(room)) as RoomCell | undefined;
   }
@@ -214,4 +268,8 @@ function keyOf(topic: string, { keep, last, since }: TopicCellOptions): string {
 
 function roomKey(room: string): string {
   return JSON.stringify(["room", room]);
+}
+
+function stateKey(id: string): string {
+  return JSON.stringify(["state", id]);
 }

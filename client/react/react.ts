@@ -1,6 +1,6 @@
 /**
- * Hooks for React 18 and 19. They provide topics, presence, requests and streaming responses as
- * component state.
+ * Hooks for React 18 and 19. They provide topics, presence, requests, streaming responses and live
+ * state as component state.
  *
  * Wrap the components of your page in a {@linkcode SkeinProvider}, which connects to the server.
  * Each hook inside it returns an object with the state and the functions that change the state. All
@@ -29,6 +29,8 @@
  *   room, this time is 500 ms.
  * - **Activity:** if part of a page was hidden for longer than that, it resumes from its position
  *   in the topic. If the topic has no history, its state contains a `gap`.
+ * - **Live state:** components with the same id share one state. It stays open for 5 s after the
+ *   last of them unmounts, and longer while writes wait for the server.
  * - **Rendering:** changes are grouped and rendered at most once per frame.
  * - **Server rendering:** on a server, the hooks return the initial state and open no connection.
  *   The page hydrates with that state.
@@ -71,11 +73,19 @@ import type {
   WaitOptions,
 } from "../../session/types.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
+import type { StateTransaction, StateWriteOptions } from "../../session/state_types.ts";
 import type { HistoryOptions } from "../../session/wire/recovery.ts";
+import type { ClientState } from "../state/state.ts";
 import { errorOf, type View } from "./cell.ts";
 import { Hub } from "./hub.ts";
 import { NO_LINES, type PendingLine } from "./pending_lines.ts";
 import { NO_REQUEST, RequestCell, type RequestSnapshot } from "./request_cell.ts";
+import {
+  type CollectionSnapshot,
+  type LiveStateSnapshot,
+  PENDING_COLLECTION,
+  PENDING_STATE,
+} from "./state_cell.ts";
 import { NO_ITEMS, PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stream_cell.ts";
 import { PENDING_ROOM } from "./room_cell.ts";
 import { PENDING_TOPIC, type TopicSnapshot } from "./topic_cell.ts";
@@ -83,6 +93,7 @@ import { PENDING_TOPIC, type TopicSnapshot } from "./topic_cell.ts";
 export type { RoomData } from "../../session/contract.ts";
 export type { PendingLine } from "./pending_lines.ts";
 export type { RequestSnapshot } from "./request_cell.ts";
+export type { CollectionSnapshot, LiveStateSnapshot } from "./state_cell.ts";
 export type { StreamSnapshot } from "./stream_cell.ts";
 export type { Keyed, TopicGap, TopicSnapshot } from "./topic_cell.ts";
 
@@ -256,6 +267,45 @@ export interface DurableStreamState<D = unknown> extends StreamSnapshot<D> {
 }
 
 /**
+ * One collection of a live state, as `useCollection` returns it.
+ *
+ * @typeParam T The type of a row, which is not checked.
+ */
+export interface CollectionState<T = unknown> extends CollectionSnapshot<T> {
+  /**
+   * The error that ended the state, or the error of a rejected write of this component until its
+   * next write.
+   */
+  readonly error: Error | undefined;
+  /**
+   * Writes a row, whether or not it exists. The row is shown at once. You may ignore a rejection of
+   * this and the other writes, because `error` holds the error.
+   */
+  readonly set: (key: string, value: T, options?: StateWriteOptions) => Promise<number>;
+  /**
+   * Changes a row, depending on its present value. If others change the row first, the function is
+   * called again with the newer value.
+   */
+  readonly update: (key: string, change: (row: T) => T) => Promise<number>;
+  /** Deletes a row, if it exists. */
+  readonly delete: (key: string) => Promise<number>;
+}
+
+/** A live state, as `useLiveState` returns it. */
+export interface LiveState extends LiveStateSnapshot {
+  /**
+   * The error that ended the state, or the error of a rejected transaction of this component until
+   * its next one.
+   */
+  readonly error: Error | undefined;
+  /**
+   * Changes several rows at once, also of different collections. Either all of the changes take
+   * effect, or none. You may ignore a rejection, because `error` holds the error.
+   */
+  readonly transaction: (change: (transaction: StateTransaction) => void) => Promise<number>;
+}
+
+/**
  * The hooks for one contract.
  *
  * @typeParam C The contract.
@@ -354,6 +404,27 @@ export interface SkeinHooks<C extends Contract = Contract> {
     id: string | null,
     options?: UseStreamOptions & { readonly after?: string | null | undefined },
   ): DurableStreamState<D>;
+  /**
+   * Follows one collection of a live state while the component is mounted, and writes to it. The
+   * component renders again if its rows or the status change.
+   *
+   * @typeParam T The type of a row, which is not checked.
+   * @param id The state's id; `null` opens nothing.
+   * @param collection The name of the collection, of at most 1,024 bytes.
+   * @returns The rows, and the functions that write.
+   * @throws {TypeError} If the component is not inside a provider.
+   */
+  useCollection<T = unknown>(id: string | null, collection: string): CollectionState<T>;
+  /**
+   * Opens a live state while the component is mounted, to show its status or the number of waiting
+   * writes, and to change several rows at once. Read the rows with
+   * {@linkcode SkeinHooks.useCollection}.
+   *
+   * @param id The state's id; `null` opens nothing.
+   * @returns The status, and the function that makes a transaction.
+   * @throws {TypeError} If the component is not inside a provider.
+   */
+  useLiveState(id: string | null): LiveState;
 }
 
 const nothing = <S>(value: S): View<S> => ({ watch: () => () => {}, get: () => value });
@@ -382,6 +453,24 @@ function useActions(of: string | null): {
     return action;
   }, [of]);
   return { failure: failure?.of === of ? failure?.error : undefined, run };
+}
+
+/** Writes to a live state. */
+type Write = <R>(make: (state: ClientState) => Promise<R>) => Promise<R>;
+
+/** Writes to a live state. A failure is part of the hook's state until the next write. */
+function useWrites(
+  hub: Hub,
+  id: string | null,
+): { readonly failure: Error | undefined; readonly write: Write } {
+  const [failure, setFailure] = useState<Failure>();
+  const write = useMemo((): Write => (make) => {
+    setFailure(undefined);
+    const writing = id === null ? noState() : hub.write(id, make);
+    writing.catch((error) => setFailure({ of: id, error: errorOf(error) }));
+    return writing;
+  }, [hub, id]);
+  return { failure: failure?.of === id ? failure?.error : undefined, write };
 }
 
 /** The hub of a provider, with the properties from the newest render. */
@@ -616,6 +705,42 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
         [snapshot, failure, cancel],
       );
     },
+
+    useCollection<T>(id: string | null, collection: string): CollectionState<T> {
+      const hub = useHub();
+      const view = useMemo(
+        () => id === null ? nothing(PENDING_COLLECTION) : hub.collection(id, collection),
+        [hub, id, collection],
+      );
+      const snapshot = useView(view, PENDING_COLLECTION) as CollectionSnapshot<T>;
+      const { failure, write } = useWrites(hub, id);
+      const writes = useMemo((): Pick<CollectionState<T>, "set" | "update" | "delete"> => ({
+        set: (key, value, options) =>
+          write((state) => state.collection<T>(collection).set(key, value, options)),
+        update: (key, change) =>
+          write((state) => state.collection<T>(collection).update(key, change)),
+        delete: (key) => write((state) => state.collection(collection).delete(key)),
+      }), [write, collection]);
+      return useMemo(
+        () => ({ ...snapshot, error: snapshot.error ?? failure, ...writes }),
+        [snapshot, failure, writes],
+      );
+    },
+
+    useLiveState(id: string | null): LiveState {
+      const hub = useHub();
+      const view = useMemo(() => id === null ? nothing(PENDING_STATE) : hub.state(id), [hub, id]);
+      const snapshot = useView(view, PENDING_STATE);
+      const { failure, write } = useWrites(hub, id);
+      const transaction: LiveState["transaction"] = useMemo(
+        () => (change) => write((state) => state.transaction(change)),
+        [write],
+      );
+      return useMemo(
+        () => ({ ...snapshot, error: snapshot.error ?? failure, transaction }),
+        [snapshot, failure, transaction],
+      );
+    },
   };
   // The types in a contract are narrower, and they do not exist at run time.
   return hooks as unknown as SkeinHooks<C>;
@@ -627,6 +752,12 @@ function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
 
 function noTopic(): Promise<never> {
   return Promise.reject(new TypeError("Cannot publish: the hook must have a topic, received null"));
+}
+
+function noState(): Promise<never> {
+  return Promise.reject(
+    new TypeError("Cannot write state: the hook must have an id, received null"),
+  );
 }
 
 const hooks: SkeinHooks = /* @__PURE__ */ createHooks();
@@ -817,3 +948,56 @@ export const useRequestStream: SkeinHooks["useRequestStream"] = hooks.useRequest
  * ```
  */
 export const useDurableStream: SkeinHooks["useDurableStream"] = hooks.useDurableStream;
+
+/**
+ * Follows one collection of a live state; see {@linkcode SkeinHooks.useCollection}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, useCollection } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Cards() {
+ *   const cards = useCollection<{ title: string; done: boolean }>("board:1", "cards");
+ *   const finish = (key: string) => cards.update(key, (card) => ({ ...card, done: true }));
+ *   const list = [...cards.rows].map(([key, { title, done }]) =>
+ *     createElement("li", { key, onClick: () => finish(key) }, done ? `✓ ${title}` : title)
+ *   );
+ *   return createElement("ul", { title: cards.error?.message ?? cards.status }, list);
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Cards));
+ * assertEquals(renderToString(page), '<ul title="pending"></ul>');
+ * ```
+ */
+export const useCollection: SkeinHooks["useCollection"] = hooks.useCollection;
+
+/**
+ * Opens a live state, for its status and for transactions; see {@linkcode SkeinHooks.useLiveState}.
+ *
+ * @example Two cards swap their places
+ * ```ts
+ * import { SkeinProvider, useCollection, useLiveState } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Swap({ one, other }: { one: string; other: string }) {
+ *   const { rows } = useCollection<number>("board:1", "places");
+ *   const { pendingWrites, transaction } = useLiveState("board:1");
+ *   const swap = () =>
+ *     transaction((to) => {
+ *       to.set("places", one, rows.get(other));
+ *       to.set("places", other, rows.get(one));
+ *     });
+ *   return createElement("button", { onClick: swap }, pendingWrites > 0 ? "Saving" : "Swap");
+ * }
+ *
+ * const swap = createElement(Swap, { one: "1", other: "2" });
+ * const page = createElement(SkeinProvider, { url: "/session" }, swap);
+ * assertEquals(renderToString(page), "<button>Swap</button>");
+ * ```
+ */
+export const useLiveState: SkeinHooks["useLiveState"] = hooks.useLiveState;

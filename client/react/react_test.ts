@@ -4,7 +4,7 @@
  * `tests/npm/react_18_test.ts` runs these tests with React 18 in a separate process, because a
  * process can load only one version.
  */
-import { assert, assertEquals, assertMatch, assertStrictEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import {
   createElement as h,
@@ -22,11 +22,15 @@ import { testServer, type TestServerOptions } from "../../testing/test_server.ts
 import { passTime, turns, until } from "../../tests/waiting.ts";
 import { listen } from "../../tests/servers.ts";
 import {
+  type CollectionState,
   createHooks,
+  type LiveState,
   type RequestStreamState,
   SkeinProvider,
   type TopicState,
+  useCollection,
   useDurableStream,
+  useLiveState,
   usePresence,
   useRequest,
   useRequestStream,
@@ -740,6 +744,226 @@ Deno.test(
   },
 );
 
+interface Card {
+  readonly title: string;
+}
+
+/** A server with live state, whose clients may write unless a test forbids it. */
+function boards(mayWrite: () => boolean = () => true) {
+  return testServer({
+    durableStreams: { path: "/streams" },
+    authorize: (_session, _topic, action) => action !== "publish" || mayWrite(),
+    onRefused() {},
+  });
+}
+
+/** Shows the cards of a board, and passes the hook's result to the test. */
+function Cards(
+  { board, collection = "cards", take }: {
+    board: string | null;
+    collection?: string;
+    take?: (cards: CollectionState<Card>) => void;
+  },
+): string {
+  const cards = useCollection<Card>(board, collection);
+  take?.(cards);
+  const texts = [...cards.rows].map(([key, { title }]) => `${key}${title}`);
+  return `[${cards.status} ${texts.join()} ${cards.error?.message ?? ""}]`;
+}
+
+Deno.test("useCollection() shows rows, and its own writes within the event, in StrictMode", async () => {
+  await using server = boards();
+  await using own = await server.state("board:1");
+  const cards = own.collection<Card>("cards");
+  await cards.set("a", { title: "Tea" });
+  await using client = server.connect();
+  using page = new Page();
+  let hook!: CollectionState<Card>;
+  const show = (board: string | null) =>
+    page.show(
+      h(
+        StrictMode,
+        null,
+        h(SkeinProvider, { client }, h(Cards, { board, take: (one) => hook = one })),
+      ),
+    );
+  show("board:1");
+  await page.has("[pending  ]");
+  await page.has("[live aTea ]");
+  assertEquals(server.topics.subscribers("stream:board:1").length, 1);
+  const { rows, set, update } = hook;
+  const writing = set("b", { title: "Milk" });
+  await Promise.resolve(); // React renders in a microtask, before the next event.
+  assertEquals(page.text, "[live aTea,bMilk ]");
+  assertEquals(rows.size, 1); // A snapshot does not change.
+  assertEquals(await writing, 2);
+  await Promise.all([
+    update("a", ({ title }) => ({ title: title + "!" })),
+    hook.delete("b"),
+  ]);
+  await page.has("[live aTea! ]");
+  await until(() => cards.get("a")?.title === "Tea!" && cards.size === 1);
+  await cards.set("c", { title: "Bread" });
+  await page.has("[live aTea!,cBread ]");
+  assertEquals([hook.set, hook.update], [set, update]);
+  show(null);
+  await page.has("[pending  ]");
+  assertMatch(String(await hook.delete("c").catch((error) => error)), /must have an id/);
+  await page.has("[pending  Cannot write state: the hook must have an id, received null]");
+});
+
+Deno.test("useCollection() holds the error of a rejected write until the next write", async () => {
+  let mayWrite = false;
+  await using server = boards(() => mayWrite);
+  await using _own = await server.state("board:1");
+  await using client = server.connect();
+  using page = new Page();
+  const hooks: CollectionState<Card>[] = [];
+  const cards = [0, 1].map((i) =>
+    h(Cards, { key: i, board: "board:1", take: (one) => hooks[i] = one })
+  );
+  page.show(h(SkeinProvider, { client }, h(Fragment, null, ...cards)));
+  await page.has("[live  ][live  ]");
+  void hooks[0]!.set("a", { title: "Tea" });
+  await page.has("[live aTea ][live aTea ]"); // Both components show it before the reply.
+  const refusal = 'This session may not publish on "stream:board:1"';
+  await page.has(`[live  ${refusal}][live  ]`);
+  mayWrite = true;
+  const writing = hooks[0]!.set("a", { title: "Tea" });
+  await page.has("[live aTea ][live aTea ]");
+  await writing;
+  void hooks[1]!.update("none", (card) => card);
+  await page.has(
+    '[live aTea ][live aTea Cannot write state: the row "none" of "cards" must exist]',
+  );
+  void hooks[1]!.update("a", () => {
+    throw new Error("No title");
+  });
+  await page.has("[live aTea ][live aTea No title]");
+});
+
+Deno.test("useCollection() renders only components whose rows change", async () => {
+  await using server = boards();
+  await using own = await server.state("board:1");
+  await using client = server.connect();
+  using page = new Page();
+  const seen = { cards: [] as unknown[], players: [] as unknown[] };
+  const take = (name: "cards" | "players") => (hook: CollectionState<Card>) =>
+    void seen[name].push(hook.rows);
+  const App = () =>
+    (["cards", "players"] as const).map((collection) =>
+      h(Cards, { key: collection, board: "board:1", collection, take: take(collection) })
+    );
+  page.show(h(SkeinProvider, { client }, h(App)));
+  await page.has("[live  ][live  ]");
+  const before = seen.players.length;
+  const rendersBefore = seen.cards.length;
+  for (let i = 0; i < 500; i++) await own.collection("cards").set("a", { title: `${i}` });
+  await page.has("[live a499 ][live  ]");
+  assertEquals(seen.players.length, before);
+  const renders = seen.cards.length - rendersBefore;
+  console.log(`React ${version}: ${renders} renders for 500 changes`);
+  assert(renders <= 50, `${renders} renders`);
+});
+
+Deno.test("useLiveState() makes transactions, and counts the writes that wait", async () => {
+  let mayWrite = true;
+  await using server = boards(() => mayWrite);
+  await using own = await server.state("board:1");
+  await using client = server.connect({ backoff: { firstDelayMs: 1 } });
+  using page = new Page();
+  let state!: LiveState;
+  const Saving = () => {
+    state = useLiveState("board:1");
+    return `${state.status} ${state.pendingWrites} ${state.error?.message ?? ""}`;
+  };
+  page.show(h(SkeinProvider, { client }, h(Saving), h(Cards, { board: "board:1" })));
+  // The code of live state is not loaded yet.
+  await page.has("pending 0 [pending  ]");
+  const early = state.transaction((to) => {
+    to.set("cards", "a", { title: "Tea" });
+    to.set("cards", "b", { title: "Milk" });
+  });
+  await page.has("live 0 [live aTea,bMilk ]");
+  assertEquals(await early, 1);
+  server.network.down();
+  await page.has("lost 0 [lost aTea,bMilk ]");
+  const late = state.transaction((to) => to.delete("cards", "a"));
+  await page.has("lost 1 [lost bMilk ]");
+  server.network.up();
+  client.retryNow();
+  await late;
+  await page.has("live 0 [live bMilk ]");
+  assertEquals([...own.collection("cards").keys()], ["b"]);
+  mayWrite = false;
+  void state.transaction((to) => to.delete("cards", "b"));
+  await page.has('live 0 This session may not publish on "stream:board:1"[live bMilk ]');
+});
+
+Deno.test("useCollection() shows the error of a state that cannot be read", async () => {
+  await using server = boards();
+  await using client = server.connect();
+  using page = new Page();
+  let hook!: CollectionState<Card>;
+  const show = (board: string | null) => {
+    const cards = h(Cards, { key: board, board, take: (one) => hook = one });
+    page.show(h(SkeinProvider, { client }, cards));
+  };
+  show("none");
+  await until(() => /^\[ended {2}\S/.test(page.text));
+  assert(hook.error instanceof RequestError);
+  await assertRejects(() => hook.set("a", { title: "Tea" }), RequestError);
+  show(null);
+  await page.has("[pending  ]");
+  await using _own = await server.state("none");
+  show("none"); // A component that mounts tries again.
+  await page.has("[live  ]");
+  page.show(h(SkeinProvider, { client }, h(Cards, { board: "none", collection: "" })));
+  await page.has("[ended  Cannot open collection: name must have 1 to 1024 bytes, received 0]");
+});
+
+Deno.test("a live state outlives a route change, and its last component while writes wait", async () => {
+  using time = new FakeTime();
+  await using server = boards();
+  await using own = await server.state("board:1");
+  await using client = server.connect({ backoff: { firstDelayMs: 1 } });
+  using page = new Page();
+  let hook!: CollectionState<Card>;
+  const show = (board: string | null) =>
+    page.show(
+      h(SkeinProvider, { client }, board && h(Cards, { board, take: (one) => hook = one })),
+    );
+  const has = async (text: string) => {
+    for (let i = 0; i < 50 && page.text !== text; i++) await passTime(time, 20);
+    assertEquals(page.text, text);
+  };
+  const readers = () => server.topics.subscribers("stream:board:1").length;
+  show("board:1");
+  await has("[live  ]");
+  show(null);
+  await passTime(time, 4_000);
+  assertEquals(readers(), 1);
+  show("board:1");
+  await has("[live  ]");
+  server.network.down();
+  await has("[lost  ]");
+  const writing = hook.set("a", { title: "Tea" });
+  await has("[lost aTea ]");
+  show(null);
+  await passTime(time, 60_000); // Far longer than the grace period.
+  show("board:1");
+  await has("[lost aTea ]");
+  show(null);
+  await passTime(time, 6_000);
+  server.network.up();
+  client.retryNow();
+  await passTime(time, 1_000);
+  assertEquals(await writing, 1);
+  assertEquals(own.collection<Card>("cards").get("a"), { title: "Tea" });
+  await passTime(time, 6_000);
+  assertEquals(readers(), 0);
+});
+
 Deno.test("a burst of 1,000 messages causes few renders", async () => {
   await using server = testServer({
     authorize: () => true,
@@ -775,7 +999,10 @@ Deno.test("functions of hooks keep their identity, and so do messages", async ()
     const call = useRequest("ask");
     const stream = useRequestStream("ask");
     const durable = useDurableStream(null);
+    const rows = useCollection(null, "cards");
+    const state = useLiveState(null);
     renders.push([
+      ...[rows, rows.rows, rows.set, rows.update, rows.delete, state, state.transaction],
       ...[topic.publish, room.set, call.request, call.cancel],
       ...[stream.request, stream.cancel, durable.cancel],
     ]);
@@ -1070,3 +1297,37 @@ Deno.test("usePresence() leaves its room half a second after its last component,
     ]);
   }
 });
+
+Deno.test(
+  "a live state that was hidden for longer than the grace period shows its rows until it is read again",
+  hidesParts,
+  async () => {
+    await using server = boards();
+    await using own = await server.state("board:1");
+    const cards = own.collection<Card>("cards");
+    await cards.set("a", { title: "Tea" });
+    await using client = server.connect();
+    using page = new Page();
+    const seen = new Set<string>();
+    const take = ({ status, rows }: CollectionState<Card>) =>
+      void seen.add(`${status} ${[...rows.keys()].join()}`);
+    const show = (mode: "visible" | "hidden") =>
+      page.show(
+        h(
+          SkeinProvider,
+          { client, graceMs: 20 },
+          part(mode, h("p", null, h(Cards, { board: "board:1", take }))),
+        ),
+      );
+    show("visible");
+    await page.has("[live aTea ]");
+    show("hidden");
+    await until(() => server.topics.subscribers("stream:board:1").length === 0);
+    await cards.set("b", { title: "Milk" });
+    seen.clear();
+    show("visible");
+    await page.has("[live aTea,bMilk ]");
+    assertEquals([...seen].filter((one) => one.startsWith("pending")), []);
+    assert(seen.has("lost a"));
+  },
+);

@@ -1,0 +1,147 @@
+/** One live state, for the components of a page. */
+import type { Client } from "../client.ts";
+import type { ClientState, ClientStateStatus } from "../state/state.ts";
+import { Cell, errorOf, type Rounds } from "./cell.ts";
+
+/** The condition of a live state, as its components see it. */
+export interface LiveStateSnapshot {
+  /**
+   * The status is `pending` until the rows have arrived, then `live`. It is `lost` while there is
+   * no connection; the rows are those last known. It is `ended` if the state cannot be read; see
+   * `error`.
+   */
+  readonly status: ClientStateStatus;
+  /** The number of writes of this page whose outcome is not known yet. */
+  readonly pendingWrites: number;
+  /** The error that ended the state. */
+  readonly error: Error | undefined;
+}
+
+/**
+ * A collection, as a component sees it.
+ *
+ * @typeParam T The type of a row.
+ */
+export interface CollectionSnapshot<T = unknown> extends Omit<LiveStateSnapshot, "pendingWrites"> {
+  /** The rows by key, with the writes of this page. It is the same map until a row changes. */
+  readonly rows: ReadonlyMap<string, T>;
+}
+
+export const PENDING_STATE: LiveStateSnapshot = Object.freeze({
+  status: "pending",
+  pendingWrites: 0,
+  error: undefined,
+});
+
+export const PENDING_COLLECTION: CollectionSnapshot<never> = Object.freeze({
+  rows: new Map<string, never>(),
+  status: "pending",
+  error: undefined,
+});
+
+/** One open state, which all components with its id share. */
+export class StateCell extends Cell<LiveStateSnapshot> {
+  readonly #opening: Promise<ClientState>;
+  #state: ClientState | undefined;
+  #error: Error | undefined;
+  #isClosed = false;
+
+  /** Opens the state. If this fails, the error is part of the snapshot. */
+  constructor(rounds: Rounds, client: Client, id: string) {
+    super(rounds, PENDING_STATE);
+    this.#opening = this.#open(client, id);
+    this.#opening.catch(() => {});
+  }
+
+  /** The present rows of a collection; `undefined` while the state's code loads. */
+  rows(name: string): ReadonlyMap<string, unknown> | undefined {
+    return this.#state?.collection(name).current;
+  }
+
+  /**
+   * Makes a write, once the state is open.
+   *
+   * @param make Makes the write.
+   * @returns The outcome.
+   */
+  async write<R>(make: (state: ClientState) => Promise<R>): Promise<R> {
+    try {
+      const writing = make(this.#state ?? await this.#opening);
+      // At once, because a text field must show what its user types within the event.
+      this.refresh();
+      return await writing;
+    } finally {
+      this.changed();
+    }
+  }
+
+  /** Closes the state. Writes that wait reject. */
+  close(): void {
+    this.#isClosed = true;
+    this.#state?.[Symbol.dispose]();
+  }
+
+  protected override take(): LiveStateSnapshot {
+    const thrown = this.#state?.error;
+    if (thrown !== undefined) this.#error ??= errorOf(thrown);
+    const error = this.#error;
+    const status = this.#state?.status.current ?? (error ? "ended" : "pending");
+    const { pendingWrites = 0 } = this.#state ?? {};
+    const last = this.snapshot;
+    const isSame = status === last.status && pendingWrites === last.pendingWrites &&
+      error === last.error;
+    return isSame ? last : { status, pendingWrites, error };
+  }
+
+  async #open(client: Client, id: string): Promise<ClientState> {
+    try {
+      const state = this.#state = await client.state(id);
+      if (this.#isClosed) state[Symbol.dispose]();
+      state.status.observe(() => this.changed());
+      void this.#follow(state);
+      return state;
+    } catch (error) {
+      this.#error = errorOf(error);
+      this.changed();
+      throw error;
+    }
+  }
+
+  async #follow(state: ClientState): Promise<void> {
+    try {
+      for await (const _change of state.changes()) this.changed();
+    } catch {
+      // The status has changed too.
+    }
+  }
+}
+
+/**
+ * Returns a collection of a state.
+ *
+ * @param cell The state; `undefined` if no component uses it.
+ * @param name The collection.
+ * @param seen The collection as the component has last seen it, which is returned if nothing has
+ * changed. If the state was closed while a part of the page was hidden, these rows stay until those
+ * of the next state have arrived.
+ * @returns The collection. If its name is not valid, the error is part of it.
+ */
+export function collectionOf(
+  cell: StateCell | undefined,
+  name: string,
+  seen: CollectionSnapshot,
+): CollectionSnapshot {
+  const { status, error } = cell?.snapshot ?? PENDING_STATE;
+  const wasKnown = seen.status === "live" || seen.status === "lost";
+  let next: CollectionSnapshot;
+  try {
+    next = status === "pending" && wasKnown
+      ? { rows: seen.rows, status: "lost", error }
+      : { rows: cell?.rows(name) ?? PENDING_COLLECTION.rows, status, error };
+  } catch (error) {
+    next = { rows: seen.rows, status: "ended", error: seen.error ?? errorOf(error) };
+  }
+  const isSame = next.rows === seen.rows && next.status === seen.status &&
+    next.error === seen.error;
+  return isSame ? seen : next;
+}
