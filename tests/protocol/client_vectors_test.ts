@@ -4,8 +4,10 @@ import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from
 // Loaded in advance, so that no vector waits for a module.
 import "../../client/recovery.ts";
 import "../../client/page/chunk_answers.ts";
+import "../../client/page/chunk_state.ts";
 import { Client } from "../../client/client.ts";
 import { denoPlatform } from "../../client/deno.ts";
+import type { ClientState, ClientStateOptions } from "../../client/state/state.ts";
 import type { Message } from "../../session/message.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { turns } from "../waiting.ts";
@@ -23,8 +25,10 @@ import {
   Outgoing,
   unrolled,
   type Vector,
+  type VectorChange,
   vectorFiles,
   withHex,
+  writeRows,
 } from "./vectors.ts";
 import type { ClientPublishOptions } from "../../session/types.ts";
 
@@ -62,6 +66,7 @@ class Run {
   readonly client: Client;
   readonly pairs: ReturnType<typeof memoryPair>[] = [];
   readonly #subscriptions = new Map<string, Subscription>();
+  readonly #states = new Map<string, ClientState>();
   readonly #dials: (readonly string[])[] = [];
   readonly #peers: Peer[] = [];
   /** Connections that the steps opened. */
@@ -99,6 +104,14 @@ class Run {
       else if ("state" in step) {
         for (const [topic, expected] of Object.entries(step.state)) {
           names.check(this.#subscriptions.get(topic)?.position ?? null, expected, where);
+        }
+      } else if ("rows" in step) {
+        for (const [id, expected] of Object.entries(step.rows)) {
+          const rows = Object.keys(expected).map((name) => [
+            name,
+            Object.fromEntries(this.#states.get(id)!.collection(name)),
+          ]);
+          names.check(Object.fromEntries(rows), expected, where);
         }
       } else if ("closes" in step) {
         await checkClosed(peer!.connection, step.closes, where);
@@ -174,6 +187,16 @@ class Run {
         void this.#read(topic, subscription);
       } else if (verb === "unsubscribe") {
         void this.#subscriptions.get(value as string)!.unsubscribe();
+      } else if (verb === "state") {
+        const { id, onConflict } = value as { id: string; onConflict?: "mine" | "theirs" };
+        void this.#open(id, { onConflict: onConflict && (() => onConflict) });
+      } else if (verb === "write") {
+        const [id, changes] = value as [string, readonly VectorChange[]];
+        this.#settle("written", writeRows(this.#states.get(id)!, changes));
+      } else if (verb === "add") {
+        const [id, collection, key, n] = value as [string, string, string, number];
+        const rows = this.#states.get(id)!.collection<number>(collection);
+        this.#settle("written", rows.update(key, (row) => row + n));
       } else {
         const [topic, data, options = {}] = value as [string, unknown, ClientPublishOptions?];
         if (verb === "send") client.send(topic, fromVector(data));
@@ -186,6 +209,20 @@ class Run {
         } else if (verb === "presence") this.#settle("present", client.presence(topic, data));
         else throw new TypeError(`Cannot do: ${verb} is not a verb of clients`);
       }
+    }
+  }
+
+  async #open(id: string, options: ClientStateOptions): Promise<void> {
+    const { client, seen } = this;
+    const state = await client.state(id, options);
+    this.#states.set(id, state);
+    try {
+      await state.ready;
+      seen.push({ ready: id });
+      for await (const _status of state.status);
+      throw state.error;
+    } catch (error) {
+      if (!client.status.isEnded) seen.push({ ended: id, error: codeOf(error) });
     }
   }
 

@@ -7,10 +7,11 @@ import type { Rate } from "../../base/token_bucket.ts";
 import { ScriptedEngine } from "../../pubsub/_scripted_broker_test.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/turn.ts";
+import type { State } from "../../server/state/state.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
 import { turns } from "../waiting.ts";
-import { fail, type FaultyBroker, pass } from "../faulty_broker.ts";
+import { fail, type FaultyBroker, FaultyEngine, pass } from "../faulty_broker.ts";
 import { Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
 import {
@@ -24,14 +25,17 @@ import {
   Outgoing,
   unrolled,
   type Vector,
+  type VectorChange,
   vectorFiles,
   withHex,
+  writeRows,
 } from "./vectors.ts";
 
-/** Topics by section, with the JSON type of their data. */
+/** Topics by section, with the JSON type of their data; for states, the type of their rows. */
 interface GivenContract {
   readonly toServer?: Readonly<Record<string, keyof typeof SCHEMAS>>;
   readonly toClient?: Readonly<Record<string, keyof typeof SCHEMAS>>;
+  readonly state?: Readonly<Record<string, Readonly<Record<string, keyof typeof SCHEMAS>>>>;
 }
 
 /** The settings of vectors for servers; docs/protocol/vectors/README.md explains them. */
@@ -48,6 +52,7 @@ interface Given {
   readonly engine?: boolean;
   readonly includePublisher?: boolean;
   readonly rooms?: readonly string[];
+  readonly states?: readonly string[];
   readonly contract?: GivenContract;
   readonly maxMessageBytes?: number;
   readonly maxTopics?: number;
@@ -70,6 +75,7 @@ class Run {
   readonly node: FaultyBroker | undefined;
   readonly server: TestServer<string | undefined>;
   readonly others = new Map<string, Peer>();
+  readonly states = new Map<string, State>();
   #session: TestSession | undefined;
   #allowed: readonly string[];
 
@@ -78,13 +84,14 @@ class Run {
     this.given = given as Given;
     this.#allowed = this.given.allowed ?? [];
     this.engine = this.given.engine ? new ScriptedEngine() : undefined;
-    this.node = this.engine?.node();
+    this.node = this.engine?.node() ?? (this.given.states && new FaultyEngine().connect());
     this.server = this.#serve();
   }
 
   /** Runs the steps, then checks that no other frames were sent. */
   async run({ steps }: Vector): Promise<void> {
-    const { headers, path, protocols } = this.given;
+    const { headers, path, protocols, states = [] } = this.given;
+    for (const id of states) this.states.set(id, await this.server.state(id));
     const connection = await this.server.open({
       ...(headers && { headers }),
       ...(path && { path }),
@@ -134,6 +141,7 @@ class Run {
         Object.entries(given.history ?? {}).map(([pattern, size]) => [pattern, { size }]),
       ),
       ...(this.node && { broker: this.node }),
+      ...(given.states && { durableStreams: { path: "/streams" } }),
       ...(given.allowed && { authorize: (_, topic) => this.#allowed.includes(topic) }),
       ...(contract && { contract: contractOf(contract) }),
       ...(tokens && {
@@ -194,7 +202,9 @@ class Run {
       else if (verb === "allow") this.#allowed = value as string[];
       else if (verb === "drain") void server.drain(value as DrainOptions);
       else if (verb === "enter") await this.#enter(...value as [string, string, unknown]);
-      else if (verb === "leave") this.others.get(topic)!.connection.close();
+      else if (verb === "write") {
+        await writeRows(this.states.get(topic)!, data as readonly VectorChange[]);
+      } else if (verb === "leave") this.others.get(topic)!.connection.close();
       else if (verb === "engine") this.#script(value as Record<string, unknown>);
       else if (verb === "request") {
         session.request(topic, data).then(
@@ -218,12 +228,16 @@ class Run {
   }
 
   /**
-   * Makes the engine disconnect, return, lose data, start a new epoch, or receive another node's
-   * publication.
+   * Makes the engine disconnect, return, lose data, start a new epoch, receive another node's
+   * publication, or disconnect after some transactions.
    */
-  #script({ state, publish, keeps, epoch, loses = 0 }: Record<string, unknown>): void {
+  #script({ state, publish, keeps, epoch, loses = 0, stores }: Record<string, unknown>): void {
     const node = this.node!;
     const engine = this.engine!;
+    if (typeof stores === "number") {
+      let left = stores;
+      node.make("logs.append", (run, call) => left-- > 0 ? run() : fail(run, call));
+    }
     if (state !== undefined) {
       node.make("history", state === "back" ? pass : fail);
       node.onDelivery = state === "away"
@@ -240,13 +254,18 @@ class Run {
   }
 }
 
-function contractOf({ toServer = {}, toClient = {} }: GivenContract): Contract {
+function contractOf({ toServer = {}, toClient = {}, state = {} }: GivenContract): Contract {
   const schemas = (section: Readonly<Record<string, keyof typeof SCHEMAS>>) =>
     Object.fromEntries(Object.entries(section).map(([topic, type]) => [topic, SCHEMAS[type]]));
   const requests = Object.fromEntries(
     Object.entries(schemas(toServer)).map(([topic, input]) => [topic, { input, output: z.any() }]),
   );
-  return defineContract({ toClient: schemas(toClient), requests });
+  const states = Object.entries(state).map(([pattern, rows]) => [pattern, schemas(rows)]);
+  return defineContract({
+    toClient: schemas(toClient),
+    requests,
+    state: Object.fromEntries(states),
+  });
 }
 
 for (const [file, { vectors }] of vectorFiles("server")) {

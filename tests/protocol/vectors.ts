@@ -4,6 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
+import type { ClientState } from "../../client/state/state.ts";
 import { RequestError } from "../../errors.ts";
 import { decodeBinary } from "../../session/wire/encode.ts";
 import type { passTime } from "../../testing/turns.ts";
@@ -38,6 +39,8 @@ export type Step =
   | { readonly sees: readonly unknown[] }
   /** The positions of the client, by topic. */
   | { readonly state: { readonly [topic: string]: unknown } }
+  /** The rows that the client's application reads, by state and collection. */
+  | { readonly rows: { readonly [id: string]: { readonly [collection: string]: unknown } } }
   /** This end closes with the code. */
   | { readonly closes: number }
   /** The peer closes with the code. */
@@ -54,6 +57,9 @@ export type Step =
   | { readonly waitMs: number }
   /** Steps that are repeated a number of times. */
   | { readonly times: number; readonly steps: readonly Step[] };
+
+/** A change of a row by the application; without a value, the row is deleted. */
+export type VectorChange = readonly [collection: string, key: string, value?: unknown];
 
 /** One vector: received frames, sent frames, and the final state. */
 export interface Vector {
@@ -235,6 +241,25 @@ export function fromVector(data: unknown): unknown {
 export function withHex({ data }: { readonly data: unknown }): { readonly data?: unknown } {
   if (data === undefined) return {};
   return { data: data instanceof Uint8Array ? { hex: data.toHex() } : data };
+}
+
+/**
+ * Writes rows in one transaction, as the application does.
+ *
+ * @param state The state.
+ * @param changes The changes.
+ * @returns The version of the rows.
+ */
+export async function writeRows(
+  state: Pick<ClientState, "transaction">,
+  changes: readonly VectorChange[],
+): Promise<number> {
+  return await state.transaction((transaction) => {
+    for (const [collection, key, ...values] of changes) {
+      if (values.length > 0) transaction.set(collection, key, values[0]);
+      else transaction.delete(collection, key);
+    }
+  });
 }
 
 /**
