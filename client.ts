@@ -14,9 +14,9 @@
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.4 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.1 KiB at the first streaming response, or before the first session with request handlers,
- * - 4.9 KiB for the first state.
+ * - 5.1 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 85.9 KiB.
+ * If you bundle the client as a single file, it is at most 86.1 KiB.
  *
  * @example Usage
  * ```ts
@@ -65,6 +65,7 @@ export type {
   ClientState,
   ClientStateOptions,
   ClientStateStatus,
+  TypedClientState,
 } from "./client/state/state.ts";
 export type { OnConflict, StateConflict } from "./client/state/writes.ts";
 export { Members, type RoomMembers } from "./client/rooms.ts";
@@ -95,7 +96,13 @@ export {
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export { Session } from "./session/session.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
-export type { StateChange, StateTransaction, StateWriteOptions } from "./session/state_types.ts";
+export type {
+  StateChange,
+  StateTransaction,
+  StateWriteOptions,
+  TypedChange,
+  TypedTransaction,
+} from "./session/state_types.ts";
 export type { StreamingAnswer } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";

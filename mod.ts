@@ -96,6 +96,7 @@ export type {
   ClientState,
   ClientStateOptions,
   ClientStateStatus,
+  TypedClientState,
 } from "./client/state/state.ts";
 export type { OnConflict, StateConflict } from "./client/state/writes.ts";
 export { Subscription } from "./client/subscription.ts";
@@ -183,7 +184,13 @@ export type {
   StructuredDatagramsOptions,
   StructuredStreamOptions,
 } from "./session/streams/structured_options.ts";
-export type { StateChange, StateTransaction, StateWriteOptions } from "./session/state_types.ts";
+export type {
+  StateChange,
+  StateTransaction,
+  StateWriteOptions,
+  TypedChange,
+  TypedTransaction,
+} from "./session/state_types.ts";
 export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";

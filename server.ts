@@ -51,7 +51,13 @@ export type { DurableStreamAction, DurableStreamsOptions } from "./server/durabl
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
 export type { State, StateCollection, TypedState } from "./server/state/state.ts";
-export type { StateChange, StateTransaction, StateWriteOptions } from "./session/state_types.ts";
+export type {
+  StateChange,
+  StateTransaction,
+  StateWriteOptions,
+  TypedChange,
+  TypedTransaction,
+} from "./session/state_types.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { SessionInfo } from "./server/users.ts";
 export type {

@@ -28,6 +28,7 @@ import type {
   ContractTopic,
   MessageOf,
   RoomData,
+  StateIds,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
 import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
@@ -39,7 +40,7 @@ import type { Liveness } from "./liveness.ts";
 import type { Delivery } from "./delivery.ts";
 import type { Verdict } from "./recovery.ts";
 import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
-import type { ClientState, ClientStateOptions } from "./state/state.ts";
+import type { ClientStateOf, ClientStateOptions } from "./state/state.ts";
 import { ClientPresence, Members, WatchedRooms } from "./rooms.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscription.ts";
@@ -476,10 +477,16 @@ export class Client<C extends Contract = Contract>
    * @param options What to do if others change a row at the same time.
    * @returns The state, once its code is loaded. Its rows are complete once `ready` has resolved.
    */
-  async state(id: string, options: ClientStateOptions = {}): Promise<ClientState> {
+  async state<Id extends StateIds<C>>(
+    id: Id,
+    options: ClientStateOptions = {},
+  ): Promise<ClientStateOf<C, Id>> {
     this.#check("open state", options);
     const { openState } = await this.#platform.state() as typeof import("./state/state.ts");
-    return openState(id, options, this as unknown as Client, this.#platform, this.#runtime);
+    const client = this as unknown as Client;
+    const state = await openState(id as string, options, client, this.#platform, this.#runtime);
+    // Only the types depend on the contract.
+    return state as unknown as ClientStateOf<C, Id>;
   }
 
   /**

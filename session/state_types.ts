@@ -1,4 +1,5 @@
 /** Types of live state that servers and clients share. */
+import type { StateInput, StateRow } from "./contract.ts";
 
 /** A change of a row, as `changes` yields it. */
 export interface StateChange<T = unknown> {
@@ -40,3 +41,21 @@ export interface StateTransaction {
    */
   delete(collection: string, key: string): void;
 }
+
+/** A {@linkcode StateTransaction} whose collections a contract defines. */
+export interface TypedTransaction<R> extends Omit<StateTransaction, "set" | "delete"> {
+  /** Writes a row. See {@linkcode StateTransaction.set}. */
+  set<N extends keyof R & string>(
+    collection: N,
+    key: string,
+    value: StateInput<R, N>,
+    options?: StateWriteOptions,
+  ): void;
+  /** Deletes a row. See {@linkcode StateTransaction.delete}. */
+  delete(collection: keyof R & string, key: string): void;
+}
+
+/** A {@linkcode StateChange} of a collection that a contract defines, to distinguish by its name. */
+export type TypedChange<R> = {
+  [N in keyof R & string]: StateChange<StateRow<R, N>> & { readonly collection: N };
+}[keyof R & string];

@@ -6,6 +6,7 @@ import {
   type ClientState,
   type ClientStateOptions,
   connect,
+  defineContract,
   MemoryBroker,
   QueueFullError,
   RequestError,
@@ -14,6 +15,7 @@ import {
   SessionClosedError,
   type State,
 } from "../mod.ts";
+import { z } from "zod";
 import { Cable } from "./cable.ts";
 import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
 import { turns, until } from "./waiting.ts";
@@ -211,6 +213,39 @@ Deno.test("ClientState rejects what cannot be written", async () => {
   );
   assertEquals([items.size, state.pendingWrites], [0, 0]);
   assertEquals(await state.transaction(() => {}), 0);
+});
+
+Deno.test("Client.state() has the types of the contract, and rows as its schemas return them", async () => {
+  const card = z.object({ title: z.string().min(1), votes: z.number().default(0) });
+  const contract = defineContract({ state: { "board:{id}": { cards: card } } });
+  await using own = serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    webTransport: false,
+    onListen() {},
+    contract,
+    durableStreams: { path: "/streams" },
+    authorize: () => true,
+    onRefused() {},
+  });
+  await using _board = await own.state("board:1");
+  await using page = connect(own.url, { contract, transports: ["websocket"] });
+  using board = await page.state("board:1");
+  await board.ready;
+  const cards = board.collection("cards");
+  await cards.set("1", { title: "Tea" });
+  await until(() => cards.get("1")?.votes === 0);
+  await cards.update("1", ({ title, votes }) => ({ title, votes: votes + 1 }));
+  await board.transaction((to) => to.set("cards", "2", { title: "Milk", votes: 2 }));
+  const votes: number[] = [...cards].map(([, row]) => row.votes);
+  assertEquals(votes, [1, 2]);
+  assertEquals(await code(cards.set("1", { title: "" })), "invalid");
+  assertEquals(cards.get("1")?.title, "Tea");
+  // @ts-expect-error The contract has no such collection.
+  const none = board.collection("none");
+  // @ts-expect-error A title is a text.
+  assertEquals(await code(cards.set("3", { title: 3 })), "invalid");
+  assertEquals(await code(none.set("1", 1 as never)), "unknown-collection");
 });
 
 Deno.test("ClientState.transaction() takes effect completely or not at all", async () => {

@@ -27,7 +27,7 @@ const ABSENT: KnownRow = { value: undefined, version: 0 };
  * The rows of one state. A row is seen as the newest write under way left it. Without one, it is
  * seen as the server's last reply or the stream has it, whichever is newer.
  */
-export class StateRows extends Signal implements RowSource {
+export class ClientRows extends Signal implements RowSource {
   readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
   failure: unknown;
   #isClosed = false;

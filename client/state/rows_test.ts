@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import type { VersionedRowMessage } from "../../session/wire/rows.ts";
-import { StateRows } from "./rows.ts";
+import { ClientRows } from "./rows.ts";
 
 function put(key: string, value: unknown, version: number): VersionedRowMessage {
   const operation = value === undefined ? "delete" : "update";
@@ -8,19 +8,19 @@ function put(key: string, value: unknown, version: number): VersionedRowMessage 
 }
 
 /** Rows that are complete, with one row. */
-function complete(): StateRows {
-  const rows = new StateRows();
+function complete(): ClientRows {
+  const rows = new ClientRows();
   rows.deliver([put("a", 1, 1)]);
   rows.reached(1);
   rows.complete();
   return rows;
 }
 
-function shown(rows: StateRows): unknown {
+function shown(rows: ClientRows): unknown {
   return Object.fromEntries(rows.collection("items"));
 }
 
-Deno.test("StateRows shows a reply until the stream reaches its version", () => {
+Deno.test("ClientRows shows a reply until the stream reaches its version", () => {
   const rows = complete();
   rows.learn("items", "a", { value: 3, version: 3 });
   rows.deliver([put("a", 2, 2)]);
@@ -31,7 +31,7 @@ Deno.test("StateRows shows a reply until the stream reaches its version", () => 
   assertEquals(shown(rows), {});
 });
 
-Deno.test("StateRows ignores a reply that comes after a deletion which the stream delivered", () => {
+Deno.test("ClientRows ignores a reply that comes after a deletion which the stream delivered", () => {
   const rows = complete();
   const write = [{ type: "items", key: "a", value: 2 }];
   rows.begin("write", write);
@@ -42,7 +42,7 @@ Deno.test("StateRows ignores a reply that comes after a deletion which the strea
   assertEquals([shown(rows), rows.versionOf("items", "a")], [{}, 0]);
 });
 
-Deno.test("StateRows keeps no reply of an earlier stream with the same id", () => {
+Deno.test("ClientRows keeps no reply of an earlier stream with the same id", () => {
   const rows = complete();
   rows.learn("items", "a", { value: 9, version: 9 });
   rows.restart();
@@ -56,7 +56,7 @@ Deno.test("StateRows keeps no reply of an earlier stream with the same id", () =
   assertEquals(shown(rows), { a: 2, b: 1 });
 });
 
-Deno.test("StateRows shows a reply while the rows that replace it are incomplete", () => {
+Deno.test("ClientRows shows a reply while the rows that replace it are incomplete", () => {
   const rows = complete();
   rows.restart();
   rows.learn("items", "a", { value: 5, version: 5 });

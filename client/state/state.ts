@@ -5,11 +5,20 @@
 import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
+import type {
+  Contract,
+  IsUntyped,
+  StateInput,
+  StateRow,
+  StateRows,
+} from "../../session/contract.ts";
 import { newestChanges } from "../../session/state_changes.ts";
 import type {
   StateChange,
   StateTransaction,
   StateWriteOptions,
+  TypedChange,
+  TypedTransaction,
 } from "../../session/state_types.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { checkRowName, MAX_CHANGES, type VersionedRowMessage } from "../../session/wire/rows.ts";
@@ -19,7 +28,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { ClientPlatform, ClientSubscribeOptions } from "../client_options.ts";
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscription.ts";
-import { StateRows } from "./rows.ts";
+import { ClientRows } from "./rows.ts";
 import { copyOf, type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
 
 /** Options for opening a state in a client. */
@@ -106,7 +115,7 @@ export class ClientState implements Disposable {
   readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
   readonly #client: StateClient;
   readonly #parts: StateParts;
-  readonly #rows = new StateRows();
+  readonly #rows = new ClientRows();
   readonly #writes: Writes;
   readonly #closed = new AbortController();
   readonly #isReady = Promise.withResolvers<void>();
@@ -340,15 +349,92 @@ export class ClientState implements Disposable {
 }
 
 /**
+ * A {@linkcode ClientState} whose collections the contract defines. A row is shown as it was written
+ * until the server has returned it as the schema converts it.
+ *
+ * @example A board in a page
+ * ```ts
+ * import { connect, defineContract, serve } from "@skein/skein";
+ * import type { StateRows, TypedClientState } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const card = z.object({ title: z.string(), isDone: z.boolean() });
+ * const contract = defineContract({ state: { "board:{id}": { cards: card } } });
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   contract,
+ *   durableStreams: { path: "/streams" },
+ *   authorize: () => true,
+ * });
+ * await using _board = await server.state("board:1");
+ *
+ * await using client = connect(server.url, { contract });
+ * using board: TypedClientState<StateRows<typeof contract, "board:1">> = await client.state("board:1");
+ * await board.ready;
+ * const cards = board.collection("cards");
+ * await cards.set("1", { title: "Write", isDone: false });
+ * await cards.update("1", (card) => ({ ...card, isDone: true }));
+ * assertEquals(cards.get("1")?.isDone, true);
+ * ```
+ *
+ * @typeParam R The collections, as in {@linkcode StateRows}.
+ */
+export interface TypedClientState<R>
+  extends Omit<ClientState, "collection" | "transaction" | "changes"> {
+  /**
+   * Returns a collection.
+   *
+   * @typeParam N The name.
+   * @param name The name of a collection of the contract.
+   * @returns The collection.
+   */
+  collection<N extends keyof R & string>(
+    name: N,
+  ): ClientCollection<StateRow<R, N>, StateInput<R, N>>;
+  /**
+   * Changes several rows at once. See {@linkcode ClientState.transaction}.
+   *
+   * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @returns The version of the changed rows, once the server has made the changes.
+   */
+  transaction(change: (transaction: TypedTransaction<R>) => void): Promise<number>;
+  /**
+   * Yields each row that changes. See {@linkcode ClientState.changes}.
+   *
+   * @param options A signal that ends the loop with its reason.
+   * @returns The changes, until the state is closed.
+   */
+  changes(
+    options?: { readonly signal?: AbortSignal | undefined },
+  ): AsyncGenerator<TypedChange<R>, void, undefined>;
+}
+
+/**
+ * The type of a state in a client: {@linkcode ClientState} for any contract, or
+ * {@linkcode TypedClientState}.
+ *
+ * @typeParam C The contract.
+ * @typeParam Id The id.
+ */
+export type ClientStateOf<C extends Contract, Id extends string> = IsUntyped<C> extends true
+  ? ClientState
+  : TypedClientState<StateRows<C, Id>>;
+
+/**
  * The rows of one type. It reads like a `Map` from keys to values, and is a store for a page: read
  * `current`, and follow it with `subscribe`.
  *
  * @typeParam T The type of a row.
+ * @typeParam Input The type of a row as it is written, which differs if a schema of the contract
+ * converts rows.
  */
-export class ClientCollection<T = unknown> implements Iterable<readonly [key: string, row: T]> {
+export class ClientCollection<T = unknown, Input = T>
+  implements Iterable<readonly [key: string, row: T]> {
   /** The name. */
   readonly name: string;
-  readonly #rows: StateRows;
+  readonly #rows: ClientRows;
   readonly #check: StateParts["check"];
   readonly #write: (write: NewWrite) => Promise<number>;
 
@@ -356,7 +442,7 @@ export class ClientCollection<T = unknown> implements Iterable<readonly [key: st
   constructor(
     name: string,
     { rows, check, write }: {
-      readonly rows: StateRows;
+      readonly rows: ClientRows;
       readonly check: StateParts["check"];
       readonly write: (write: NewWrite) => Promise<number>;
     },
@@ -445,7 +531,7 @@ export class ClientCollection<T = unknown> implements Iterable<readonly [key: st
    * @returns The version of the row, once the server has written it.
    * @throws The errors of {@linkcode ClientState.transaction}.
    */
-  async set(key: string, value: T, options: StateWriteOptions = {}): Promise<number> {
+  async set(key: string, value: Input, options: StateWriteOptions = {}): Promise<number> {
     this.#check("write state", options);
     const change = setting(this.#rows, { type: this.name, key, value }, options);
     return await this.#write({ changes: [change] });
@@ -472,7 +558,7 @@ export class ClientCollection<T = unknown> implements Iterable<readonly [key: st
    * @throws {RequestError} With the code `conflict` if the row does not exist, or if others were
    * first each time, and the errors of {@linkcode ClientState.transaction}.
    */
-  async update(key: string, change: (row: T) => T): Promise<number> {
+  async update(key: string, change: (row: T) => Input): Promise<number> {
     const present = this.get(key);
     if (present === undefined) {
       const rule = `the row "${key}" of "${this.name}" must exist`;
@@ -486,7 +572,7 @@ export class ClientCollection<T = unknown> implements Iterable<readonly [key: st
 
 /** The change that writes a row. */
 function setting(
-  rows: StateRows,
+  rows: ClientRows,
   { type, key, value }: { readonly type: string; readonly key: string; readonly value: unknown },
   { ttlMs }: StateWriteOptions = {},
 ): WriteChange {
@@ -500,7 +586,7 @@ function setting(
   return { type, key, value: copy, ttlMs, seen: rows.versionOf(type, key) };
 }
 
-function deletion(rows: StateRows, type: string, key: string): WriteChange {
+function deletion(rows: ClientRows, type: string, key: string): WriteChange {
   checkNames(type, key);
   return { type, key, value: undefined, seen: rows.versionOf(type, key) };
 }

@@ -12,7 +12,7 @@ import {
   type VersionedRowMessage,
   type WriteResult,
 } from "../../session/wire/rows.ts";
-import type { KnownRow, StateRows, WrittenRow } from "./rows.ts";
+import type { ClientRows, KnownRow, WrittenRow } from "./rows.ts";
 
 /** Maximum number of writes whose outcome is unknown. */
 export const MAX_WAITING = 1_000;
@@ -80,7 +80,7 @@ interface Write {
 /** The parts of a state that its writes use. */
 export interface WriteTarget {
   readonly runtime: Runtime;
-  readonly rows: StateRows;
+  readonly rows: ClientRows;
   readonly onConflict: OnConflict | undefined;
   /** Aborts when no more writes are sent. */
   readonly signal: AbortSignal;

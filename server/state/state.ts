@@ -16,6 +16,8 @@ import type {
   StateChange,
   StateTransaction,
   StateWriteOptions,
+  TypedChange,
+  TypedTransaction,
 } from "../../session/state_types.ts";
 import { type Change, countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
 import { checkRowName } from "../../session/wire/rows.ts";
@@ -255,24 +257,6 @@ export interface TypedState<R> extends Omit<State, "collection" | "transaction" 
     options?: { readonly signal?: AbortSignal | undefined },
   ): AsyncGenerator<TypedChange<R>, void, undefined>;
 }
-
-/** A {@linkcode StateTransaction} whose collections a contract defines. */
-export interface TypedTransaction<R> extends Omit<StateTransaction, "set" | "delete"> {
-  /** Writes a row. See {@linkcode StateTransaction.set}. */
-  set<N extends keyof R & string>(
-    collection: N,
-    key: string,
-    value: StateInput<R, N>,
-    options?: StateWriteOptions,
-  ): void;
-  /** Deletes a row. See {@linkcode StateTransaction.delete}. */
-  delete(collection: keyof R & string, key: string): void;
-}
-
-/** A {@linkcode StateChange} of a collection that a contract defines, to distinguish by its name. */
-export type TypedChange<R> = {
-  [N in keyof R & string]: StateChange<StateRow<R, N>> & { readonly collection: N };
-}[keyof R & string];
 
 /**
  * The type of a state: {@linkcode State} for any contract, or {@linkcode TypedState}.
