@@ -8,7 +8,13 @@ import { assert, assertEquals } from "@std/assert";
 import { compileScript, parse } from "npm:@vue/compiler-sfc@^3";
 import { compile } from "npm:svelte@^5/compiler";
 import { serve } from "../../mod.ts";
-import { BROWSERS, newPage, testInBrowsers } from "../browser/_browsers.ts";
+import {
+  type Browser,
+  BROWSERS,
+  newPage,
+  type Page,
+  testInBrowsers,
+} from "../browser/_browsers.ts";
 import { until } from "../waiting.ts";
 import { blocksOf } from "./blocks.ts";
 import { Tab } from "./tab.ts";
@@ -19,21 +25,22 @@ const ROOT = new URL("../../", import.meta.url);
 declare global {
   var views: {
     leave(): void;
-    /** Shows another topic. */
-    show(room: string): void;
+    /** Shows another topic or another board. */
+    show(name: string): void;
   };
 }
 
-/** A recipe with one component. */
+/** A recipe with two components, `Chat` and `Cards`. */
 interface Recipe {
   readonly name: string;
   readonly page: string;
-  readonly component: string;
-  /** Compiles the component to a module. */
-  readonly compile: (source: string) => string;
-  /** Mounts the component, which is imported as `Chat`. */
+  /** The extension of a component's file. */
+  readonly extension: string;
+  /** Compiles a component to a module. */
+  readonly compile: (source: string, filename: string) => string;
+  /** Mounts the component, which is imported as `View`. */
   readonly main: string;
-  /** True if the component follows the property `room`. */
+  /** True if the components follow the properties `room` and `board`. */
   readonly hasRooms: boolean;
 }
 
@@ -41,45 +48,55 @@ const RECIPES: readonly Recipe[] = [
   {
     name: "Svelte",
     page: "docs/recipes/svelte.md",
-    component: "Chat.svelte",
-    compile: (source) => compile(source, { generate: "client", filename: "Chat.svelte" }).js.code,
+    extension: ".svelte",
+    compile: (source, filename) => compile(source, { generate: "client", filename }).js.code,
     main: `
       import { mount, unmount } from "svelte";
-      const app = mount(Chat, { target: document.body });
+      const app = mount(View, { target: document.body });
       globalThis.views = { leave: () => unmount(app) };`,
     hasRooms: false,
   },
   {
     name: "Vue",
     page: "docs/recipes/vue.md",
-    component: "Chat.vue",
-    compile: (source) => {
-      const { descriptor } = parse(source, { filename: "Chat.vue" });
-      return compileScript(descriptor, { id: "chat", inlineTemplate: true }).content;
+    extension: ".vue",
+    compile: (source, filename) => {
+      const { descriptor } = parse(source, { filename });
+      return compileScript(descriptor, { id: filename, inlineTemplate: true }).content;
     },
     main: `
       import { createApp, h, ref } from "vue";
-      const room = ref("lobby");
-      const app = createApp({ render: () => h(Chat, { room: room.value }) });
+      const shown = ref(View.props.room ? "lobby" : "1");
+      const properties = () => View.props.room ? { room: shown.value } : { board: shown.value };
+      const app = createApp({ render: () => h(View, properties()) });
       app.mount(document.body);
-      globalThis.views = { leave: () => app.unmount(), show: (name) => room.value = name };`,
+      globalThis.views = { leave: () => app.unmount(), show: (name) => shown.value = name };`,
     hasRooms: true,
   },
 ];
 
-/** Writes a recipe's files into a folder, and bundles them. */
-async function bundle(recipe: Recipe, folder: string): Promise<string> {
-  const { page, component, compile, main } = recipe;
+/** Writes a recipe's files into a folder, and bundles a page that shows one of its components. */
+async function bundle(recipe: Recipe, view: "Chat" | "Cards"): Promise<string> {
+  const folder = await Deno.makeTempDir();
+  try {
+    return await bundleIn(folder, recipe, view);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+async function bundleIn(folder: string, recipe: Recipe, view: string): Promise<string> {
+  const { page, extension, compile, main } = recipe;
   for (const block of blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)))) {
     assert(block.kind === "file", `${page} must contain only files`);
-    const isComponent = block.path === component;
-    const code = isComponent ? compile(block.text) : block.text;
-    const path = isComponent ? "chat.ts" : block.path;
+    const isComponent = block.path.endsWith(extension);
+    const code = isComponent ? compile(block.text, block.path) : block.text;
+    const path = block.path.replace(extension, ".ts");
     // Deno requires the file extension.
     const text = code.replaceAll(/ from "(\.\/\w+)"/g, ' from "$1.ts"');
     await Deno.writeTextFile(`${folder}/${path}`, `// deno-lint-ignore-file\n${text}`);
   }
-  await Deno.writeTextFile(`${folder}/main.ts`, `import Chat from "./chat.ts";\n${main}`);
+  await Deno.writeTextFile(`${folder}/main.ts`, `import View from "./${view}.ts";\n${main}`);
   const imports = {
     "@skein/client": new URL("client.ts", ROOT).href,
     "svelte": "npm:svelte@^5",
@@ -96,13 +113,33 @@ async function bundle(recipe: Recipe, folder: string): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
+/** Serves a page with a script. */
+function pageWith(script: string): (request: Request) => Response {
+  return ({ url }) => {
+    const [body, type] = new URL(url).pathname === "/page.js"
+      ? [script, "text/javascript"]
+      : ['<!DOCTYPE html><script type="module" src="/page.js"></script>', "text/html"];
+    return new Response(body, { headers: { "content-type": type } });
+  };
+}
+
+/** Opens a page, and collects its errors. */
+async function open(
+  browser: Browser,
+  { url }: { readonly url: string },
+): Promise<{ readonly tab: Tab; readonly page: Page; readonly errors: readonly string[] }> {
+  const page = await newPage(browser);
+  const errors: string[] = [];
+  page.on("pageerror", (error) => void errors.push(String(error)));
+  await page.goto(url.replace("ws:", "http:"));
+  return { tab: new Tab(page), page, errors };
+}
+
 for (const recipe of RECIPES) {
   testInBrowsers(
     `the recipe for ${recipe.name} shows a topic, and unsubscribes when its component unmounts`,
     async (browser) => {
-      const folder = await Deno.makeTempDir();
-      const script = await bundle(recipe, folder);
-      await Deno.remove(folder, { recursive: true });
+      const script = await bundle(recipe, "Chat");
       await using server = serve({
         port: 0,
         hostname: "127.0.0.1",
@@ -112,19 +149,10 @@ for (const recipe of RECIPES) {
         includePublisher: true,
         rooms: ["chat:{room}"],
         history: { "chat:{room}": {} },
-        fetch: ({ url }) => {
-          const [body, type] = new URL(url).pathname === "/page.js"
-            ? [script, "text/javascript"]
-            : ['<!DOCTYPE html><script type="module" src="/page.js"></script>', "text/html"];
-          return new Response(body, { headers: { "content-type": type } });
-        },
+        fetch: pageWith(script),
       });
       await server.topics.append("chat:lobby", "before", { from: "bob" });
-      const page = await newPage(browser);
-      const errors: string[] = [];
-      page.on("pageerror", (error) => void errors.push(String(error)));
-      await page.goto(server.url.replace("ws:", "http:"));
-      const tab = new Tab(page);
+      const { tab, page, errors } = await open(browser, server);
       await tab.hasStatus("connected");
       await tab.hasLines(["bob: before"]);
       await tab.hasText("#people", "ann");
@@ -145,6 +173,52 @@ for (const recipe of RECIPES) {
       await page.evaluate(() => views.leave());
       await until(() => subscribers("chat:lobby") === 0);
       assertEquals([server.manager.count, errors], [1, []]);
+    },
+    BROWSERS.slice(0, 1),
+  );
+
+  testInBrowsers(
+    `the recipe for ${recipe.name} shows a live state, writes to it, and closes it`,
+    async (browser) => {
+      const script = await bundle(recipe, "Cards");
+      await using server = serve({
+        port: 0,
+        hostname: "127.0.0.1",
+        onListen() {},
+        durableStreams: { path: "/streams" },
+        authorize: (_session, topic) => topic.startsWith("stream:board:"),
+        fetch: pageWith(script),
+      });
+      await using board = await server.state("board:1");
+      const cards = board.collection<{ readonly title: string; readonly done: boolean }>("cards");
+      await cards.set("a", { title: "Tea", done: false });
+      const { tab, page, errors } = await open(browser, server);
+      await tab.hasStatus("live");
+      await tab.hasLines(["Tea"]);
+      await page.click("#lines button");
+      await tab.hasLines(["✓ Tea"]);
+      await until(() => cards.get("a")?.done);
+      await tab.say("Milk");
+      await tab.hasLines(["✓ Tea", "Milk"]);
+      await until(() => cards.size === 2);
+      await cards.delete("a");
+      await tab.hasLines(["Milk"]);
+
+      const readers = (id: string) => server.topics.subscribers(`stream:board:${id}`).length;
+      if (recipe.hasRooms) {
+        await page.evaluate(() => views.show("none"));
+        await tab.hasStatus("ended There is no");
+        await tab.hasLines([]);
+        await until(() => readers("1") === 0);
+        await page.evaluate(() => views.show("1"));
+        await tab.hasLines(["Milk"]);
+      }
+      assertEquals(readers("1"), 1);
+      await server.durableStreams.delete("board:1");
+      await tab.hasStatus("ended ");
+      await page.evaluate(() => views.leave());
+      await until(() => readers("1") === 0);
+      assertEquals(errors, []);
     },
     BROWSERS.slice(0, 1),
   );
