@@ -14,9 +14,9 @@
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.4 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.1 KiB at the first streaming response, or before the first session with request handlers,
- * - 5.1 KiB for the first state.
+ * - 5.4 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 86.1 KiB.
+ * If you bundle the client as a single file, it is at most 86.5 KiB.
  *
  * @example Usage
  * ```ts
