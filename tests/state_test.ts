@@ -526,6 +526,53 @@ Deno.test("ClientState settles a deletion whose reply the broker has lost", asyn
   await until(() => at.own.version === 2);
 });
 
+Deno.test("ClientState replaces no newer row by a copy of a write that is handled late", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  await items.set("a", TEA);
+  const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const late = Promise.withResolvers<void>();
+  at.engine.make("logs.append", async (run) => {
+    begun.resolve();
+    await gate.promise;
+    return await run().finally(() => late.resolve());
+  });
+  const writing = items.set("a", { ...TEA, count: 1 });
+  await begun.promise;
+  at.engine.make("logs.append", pass);
+  await at.offline(state);
+  at.online();
+  assertEquals(await writing, 2);
+  await own.set("a", { ...TEA, count: 5 });
+  gate.resolve();
+  await late.promise;
+  assertEquals([own.get("a")?.count, at.own.version], [5, 3]);
+});
+
+Deno.test("ClientState lets the last write win", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  await items.set("a", TEA);
+  const begun = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+  at.engine.make("logs.append", async (run) => {
+    begun.resolve();
+    await gate.promise;
+    return await run();
+  });
+  const writing = items.set("a", { ...TEA, count: 1 });
+  await begun.promise;
+  at.engine.make("logs.append", pass);
+  await own.set("a", { ...TEA, count: 5 });
+  gate.resolve();
+  assertEquals([await writing, items.get("a")?.count], [3, 1]);
+  await until(() => own.get("a")?.count === 1);
+});
+
 Deno.test("ClientState repeats a write while the broker is unreachable", async () => {
   await using at = await Fixture.make();
   using state = await at.open();
