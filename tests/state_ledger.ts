@@ -10,7 +10,7 @@
  *
  * @module
  */
-import { type Client, type ClientState, RequestError } from "../mod.ts";
+import { type Client, type ClientState, RequestError, SessionClosedError } from "../mod.ts";
 import type { VersionedRowMessage } from "../session/wire/rows.ts";
 
 /** Writes of clients, by what they do. */
@@ -103,10 +103,14 @@ export class StateLedger {
     this.#checkView(state, entry);
   }
 
-  /** Notes the writes whose effects a client sees, until its state is closed. */
+  /** Notes the writes whose effects a client sees, until it is closed. */
   async watch(state: ClientState): Promise<void> {
-    for await (const { collection, value } of state.changes()) {
-      for (const id of idsOf(collection, value)) this.#seen.add(id);
+    try {
+      for await (const { collection, value } of state.changes()) {
+        for (const id of idsOf(collection, value)) this.#seen.add(id);
+      }
+    } catch (error) {
+      if (!(error instanceof SessionClosedError)) throw error;
     }
   }
 
