@@ -145,6 +145,33 @@ Deno.test("ClientState is complete once it is ready, also without rows", async (
   assertEquals([state.collection("items").size, state.collection("more").size], [500, 500]);
 });
 
+Deno.test("ClientState is complete if its last rows were deleted, and are forgotten", async () => {
+  await using at = await Fixture.make();
+  using early = await at.open();
+  const own = at.own.collection<number>("items");
+  await own.set("a", 1);
+  await until(() => early.collection("items").size === 1);
+  await at.offline(early);
+  await own.delete("a");
+  // A deletion of a missing row takes no position, but old deletions are forgotten.
+  const change = { row: '["items","a"]', operation: "delete", text: ["", ""] } as const;
+  const forgotten = await at.engine.inner.logs!.append("list", {
+    records: [],
+    changes: [change],
+    rowBounds: { rows: 1, deletions: 0, deletionMs: 0 },
+    maxBytes: 1_000,
+  });
+  assert(forgotten.kind === "appended" && forgotten.info.rows?.forgotten === 2);
+  await using page = client(at.server.url);
+  using late = await page.state("list");
+  await late.ready;
+  assertEquals(late.collection("items").size, 0);
+  at.online();
+  await until(() => early.status.current === "live" && early.collection("items").size === 0);
+  assertEquals(await late.collection("items").set("b", 1), 3);
+  await until(() => early.collection("items").has("b"));
+});
+
 Deno.test("ClientCollection yields its rows after each change", async () => {
   await using at = await Fixture.make();
   using state = await at.open();

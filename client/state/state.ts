@@ -308,8 +308,9 @@ export class ClientState implements Disposable {
   }
 
   get #isCurrent(): boolean {
-    const { head = Infinity } = this.#subscription ?? {};
-    return this.#isSubscribed && this.#version >= head;
+    const { head = Infinity, position: { offset = 0 } = {} } = this.#subscription ?? {};
+    // A stream without rows has a position, but delivers nothing.
+    return this.#isSubscribed && Math.max(this.#version, offset) >= head;
   }
 
   async #whenCurrent(): Promise<void> {
