@@ -69,7 +69,7 @@ const MAX_FILE_BYTES = 86.5 * KIB;
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 92.5 * KIB;
+const MAX_PARTS_BYTES = 92.2 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {

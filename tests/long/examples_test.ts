@@ -182,6 +182,13 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "eve is here over websocket",
     "on another server, eve sees a blue stroke by ann",
   ]],
+  ["board/server.ts", ["-N"], [
+    "bob sees To do: Write, Test, Publish; Doing: nothing; Done: nothing",
+    "ann sees at once To do: Test, Publish; Doing: Write; Done: nothing",
+    "both see To do: Publish; Doing: Write; Done: Test",
+    "bob edits a card without a server: 1 change waits",
+    "on another server, ann sees To do: Publish; Doing: Write; Done: Test twice",
+  ]],
   ["inspect/server.ts", ["-N"], [
     "sessions of ada, jonas, kim, mira, noor, olek, viewer-7",
     /^olek: \d+ of 64 messages and \d+ of 1048576 bytes wait: /,

@@ -1,0 +1,78 @@
+/**
+ * The contract of the boards: their columns and cards, which are rows of a state, and pointers and
+ * presence. The server checks everything that pages send.
+ *
+ * @module
+ */
+import * as z from "zod";
+import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
+import { isOrder } from "./order.ts";
+
+/** A visitor's name. */
+export const NAME = z.string().trim().regex(
+  /^[\p{L}\p{N}]([\p{L}\p{N} ._'-]{0,22}[\p{L}\p{N}.])?$/u,
+  "A name has 1 to 24 letters, digits, spaces and . _ ' -",
+);
+
+/** A board's name. */
+export const BOARD = z.string().regex(
+  /^[a-z0-9][a-z0-9-]{0,31}$/,
+  "A board's name has 1 to 32 lowercase letters, digits and -",
+);
+
+const KEY = z.string().min(1).max(64);
+const TITLE = z.string().trim().min(1).max(120);
+const ORDER = z.string().refine(
+  (text) => isOrder(text),
+  "An order key has the digits of a fraction",
+);
+
+const COLUMN = z.strictObject({ title: TITLE, order: ORDER }).readonly();
+
+const CARD = z.strictObject({
+  title: TITLE,
+  note: z.string().max(2_000),
+  /** Key of the column. */
+  column: KEY,
+  /** Order key within the column. */
+  order: ORDER,
+}).readonly();
+
+/** A row of the collection `columns`. */
+export type Column = z.infer<typeof COLUMN>;
+
+/** A row of the collection `cards`. */
+export type Card = z.infer<typeof CARD>;
+
+/** The pointer of a page. Columns are as wide as the window allows, and may be scrolled. */
+const POINTER = z.strictObject({
+  /** Id of the page: a user may have several. */
+  page: KEY,
+  /** The place in a column: a part of its width, and pixels from the top; `null` outside. */
+  at: z.strictObject({
+    column: KEY,
+    x: z.number().min(0).max(1),
+    y: z.number().min(-1_000).max(100_000),
+  }).nullable(),
+  /** Key of the card that the user holds. */
+  holds: KEY.optional(),
+});
+
+/** The pointer of a page. */
+export type Pointer = z.infer<typeof POINTER>;
+
+/** The rows of boards, and the messages between pages. */
+export const contract = defineContract({
+  state: { "board:{board}": { columns: COLUMN, cards: CARD } },
+  toClient: {
+    /** Pointers on a board: pages publish them, and the server adds the user (`from`). */
+    "board:{board}": POINTER,
+  },
+  /** Each user has a colour, as a hue, and is `away` while the page is hidden. */
+  presence: {
+    "board:{board}": z.strictObject({
+      hue: z.int().min(0).max(359),
+      away: z.boolean().optional(),
+    }),
+  },
+});

@@ -1,0 +1,83 @@
+/**
+ * The server of the boards. A board is a state: pages read and write its rows, which the contract
+ * checks, so there is no code here for adding, moving or deleting a card.
+ *
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
+ *
+ * @module
+ */
+import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
+import { BOARD, contract, NAME } from "./contract.ts";
+import { between } from "./order.ts";
+
+/** The columns of a new board. */
+const COLUMNS = ["To do", "Doing", "Done"];
+
+/** The state of a board has the topic `stream:board:NAME`, and its pointers have `board:NAME`. */
+const TOPIC = /^(?<stream>stream:)?board:(?<name>.*)$/;
+
+/** A server of boards; a session's value is the user's name. */
+export type BoardServer = Server<string, typeof contract>;
+
+/** Options of a server of boards, which sets all others itself. */
+export type BoardOptions = Pick<
+  ServeOptions,
+  "broker" | "fetch" | "hostname" | "onListen" | "port" | "presenceGraceMs"
+>;
+
+/**
+ * Serves boards. The broker stores them; by default they are lost when the server stops.
+ */
+export function serveBoards(options: BoardOptions): BoardServer {
+  const server: BoardServer = serve({
+    presenceGraceMs: 2_000,
+    ...options,
+    path: "/session",
+    contract,
+    rooms: ["board:{board}"],
+    // Limits for a demo. A write above them is refused, and the page says why. Without `authorize`
+    // here, no one reads or writes a board over HTTP.
+    durableStreams: {
+      path: "/streams",
+      maxStreams: 1_000,
+      maxRows: 2_000,
+      maxStreamBytes: 4 * 1_048_576,
+    },
+    // Adds the verified user to every pointer.
+    includePublisher: true,
+    limits: { maxSessions: 200, maxTopicsPerSession: 8 },
+    // A slow page receives only the newest pointer. The others follow with their next move.
+    session: { sendQueue: { policy: (topic) => topic.startsWith("board:") ? "latest" : "close" } },
+
+    // The demo has no passwords: a visitor may use any name.
+    authenticate({ request }) {
+      const name = NAME.safeParse(new URL(request.url).searchParams.get("name"));
+      if (name.success) return name.data;
+      throw new AuthenticationError("A name has 1 to 24 letters and digits", { status: 400 });
+    },
+
+    // Any user may read and change any board. Reading a board for the first time creates it.
+    async authorize(_session, topic, action) {
+      const { stream, name } = TOPIC.exec(topic)?.groups ?? {};
+      if (!BOARD.safeParse(name).success || action === "cancel") return false;
+      if (stream !== undefined && action === "subscribe") await prepare(name!);
+      return true;
+    },
+  });
+
+  /** Creates a board with its columns, if there is none. */
+  async function prepare(name: string): Promise<void> {
+    await using board = await server.state(`board:${name}`);
+    if (board.version > 0) return;
+    await board.transaction((transaction) => {
+      let order = "";
+      for (const [i, title] of COLUMNS.entries()) {
+        // Two servers that do this at the same time write the same rows.
+        order = between(order, undefined, () => 0);
+        transaction.set("columns", `column-${i + 1}`, { title, order });
+      }
+    });
+  }
+
+  return server;
+}

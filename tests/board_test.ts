@@ -1,0 +1,378 @@
+/**
+ * Tests the boards: order keys, the arrangement of rows, and pages without their appearance against
+ * a server.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import fc from "fast-check";
+import { type Client, connect, dial, MemoryBroker, RequestError } from "../mod.ts";
+import { SqliteBroker } from "../brokers/sqlite/mod.ts";
+import { Board } from "../examples/board/board.ts";
+import { type Card, contract } from "../examples/board/contract.ts";
+import { type BoardServer, serveBoards } from "../examples/board/kanban.ts";
+import { between, byOrder, isOrder, orderAt } from "../examples/board/order.ts";
+import { arrange, placeOf, withCardAt } from "../examples/board/rows.ts";
+import { Cable } from "./cable.ts";
+import { soon, until } from "./waiting.ts";
+
+/* Order keys */
+
+const RANDOM = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
+
+Deno.test("between() returns a key between any two keys", () => {
+  fc.assert(fc.property(
+    fc.stringMatching(/^[0-9a-z]{0,12}[1-9a-z]$/),
+    fc.stringMatching(/^[0-9a-z]{0,12}[1-9a-z]$/),
+    RANDOM,
+    (one, other, number) => {
+      const [low, high] = one < other ? [one, other] : [other, one];
+      const random = () => number;
+      const keys = [
+        between("", low, random),
+        low,
+        ...(low === high ? [] : [between(low, high, random), high]),
+        between(high, undefined, random),
+      ];
+      assertEquals(keys.every(isOrder), true, keys.join());
+      assertEquals(keys.toSorted(), keys);
+      assertEquals(new Set(keys).size, keys.length, keys.join());
+    },
+  ));
+});
+
+Deno.test("between() finds room for thousands of rows at the same place", () => {
+  for (const atStart of [true, false]) {
+    let [low, high] = [between("", undefined), between(between("", undefined), undefined)];
+    if (low > high) [low, high] = [high, low];
+    for (let i = 0; i < 3_000; i++) {
+      const key = between(low, high);
+      assert(low < key && key < high && isOrder(key), key);
+      if (atStart) high = key;
+      else low = key;
+    }
+  }
+});
+
+Deno.test("between() rejects keys in the wrong order", () => {
+  assertThrows(() => between("b", "a"), RangeError, 'received "b" and "a"');
+  assertThrows(() => between("a", "a"), RangeError, "low must be below high");
+});
+
+Deno.test("byOrder() compares equal order keys by the keys of their rows", () => {
+  const rows = [
+    { key: "c", order: "i" },
+    { key: "b", order: "i" },
+    { key: "a", order: "z" },
+    { key: "d", order: "1" },
+  ];
+  assertEquals(rows.sort(byOrder).map(({ key }) => key), ["d", "b", "c", "a"]);
+});
+
+Deno.test("orderAt() places a row after rows with equal keys", () => {
+  const rows = [{ order: "i" }, { order: "i" }, { order: "k" }];
+  const placed = [0, 1, 2, 3].map((index) => orderAt(rows, index, () => 0));
+  assertEquals(placed, ["911", "j11", "j11", "s11"]);
+});
+
+Deno.test("isOrder() rejects what is not an order key", () => {
+  for (const value of [undefined, 1, "", "0", "a0", "A", "ä", "a b", "z".repeat(1_001)]) {
+    assertEquals(isOrder(value), false, String(value));
+  }
+});
+
+/* Rows */
+
+const COLUMNS = new Map([["b", { title: "Doing", order: "2" }], ["a", {
+  title: "Do",
+  order: "1",
+}]]);
+
+function card(column: string, order: string): Card {
+  return { title: `in ${column}`, note: "", column, order };
+}
+
+function shape(columns: ReturnType<typeof arrange>): unknown {
+  return columns.map(({ key, cards }) => [key, cards.map((card) => card.key)]);
+}
+
+Deno.test("arrange() sorts columns and their cards", () => {
+  const cards = new Map([["y", card("a", "2")], ["x", card("a", "2")], ["z", card("a", "1")]]);
+  assertEquals(shape(arrange(COLUMNS, cards)), [["a", ["z", "x", "y"]], ["b", []]]);
+});
+
+Deno.test("arrange() shows cards of a deleted column in the first one", () => {
+  const cards = new Map([["x", card("gone", "1")], ["y", card("b", "1")]]);
+  assertEquals(shape(arrange(COLUMNS, cards)), [["a", ["x"]], ["b", ["y"]]]);
+  assertEquals(arrange(new Map(), cards), []);
+});
+
+Deno.test("withCardAt() shows a card at another place", () => {
+  const cards = new Map([["x", card("a", "1")], ["y", card("a", "2")], ["z", card("b", "1")]]);
+  const columns = arrange(COLUMNS, cards);
+  const at = (key: string, column: string, index: number) =>
+    shape([...withCardAt(columns, key, { column, index })]);
+  assertEquals(at("x", "b", 1), [["a", ["y"]], ["b", ["z", "x"]]]);
+  assertEquals(at("x", "a", 1), [["a", ["y", "x"]], ["b", ["z"]]]);
+  assertEquals(at("none", "a", 1), shape(columns));
+  assertEquals(at("x", "none", 1), shape(columns));
+  assertEquals([placeOf(columns, "y"), placeOf(columns, "none")], [
+    { column: "a", index: 1 },
+    undefined,
+  ]);
+});
+
+/* A page and its server */
+
+/** A page: a client with an open board. */
+interface Page extends AsyncDisposable {
+  readonly client: Client<typeof contract>;
+  readonly board: Board;
+  readonly refusals: string[];
+}
+
+async function open(url: string, name: string): Promise<Page> {
+  const client = connect(`${url}session?name=${name}`, {
+    contract,
+    transports: ["websocket"],
+    backoff: { firstDelayMs: 1, maxDelayMs: 5 },
+  });
+  const refusals: string[] = [];
+  const state = await client.state("board:plans");
+  const board = new Board(state, {
+    onChange() {},
+    onRefused: (sentence) => refusals.push(sentence),
+  });
+  await soon(state.ready);
+  return {
+    client,
+    board,
+    refusals,
+    async [Symbol.asyncDispose]() {
+      board[Symbol.dispose]();
+      await client.close();
+    },
+  };
+}
+
+function start(options: Parameters<typeof serveBoards>[0] = {}): BoardServer {
+  return serveBoards({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
+}
+
+function titlesOf({ columns }: Board): Record<string, string[]> {
+  return Object.fromEntries(
+    columns.map(({ title, cards }) => [title, cards.map(({ title }) => title)]),
+  );
+}
+
+function keyOf({ columns }: Board, title: string): string {
+  return [...columns, ...columns.flatMap(({ cards }) => cards)]
+    .find((row) => row.title === title)!.key;
+}
+
+Deno.test("A new board has three columns, also with two servers", async () => {
+  const broker = new MemoryBroker();
+  await using one = start({ broker });
+  await using two = start({ broker });
+  const pages = await Promise.all([open(one.url, "ann"), open(two.url, "bob")]);
+  for (const { board } of pages) {
+    await until(() => board.columns.length === 3);
+    assertEquals(titlesOf(board), { "To do": [], "Doing": [], "Done": [] });
+  }
+  const [ann, bob] = pages as [Page, Page];
+  for (const title of ["To do", "Doing", "Done"]) {
+    await ann.board.deleteColumn(keyOf(ann.board, title));
+  }
+  await until(() => bob.board.columns.length === 0);
+  // An empty board stays empty.
+  await using eve = await open(two.url, "eve");
+  assertEquals(eve.board.columns, []);
+  for (const page of pages) await page[Symbol.asyncDispose]();
+});
+
+Deno.test("Users who change different cards lose no change", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  await using bob = await open(server.url, "bob");
+  const column = keyOf(ann.board, "To do");
+  const done = keyOf(ann.board, "Done");
+  const names = ["1", "2", "3", "4", "5", "6"];
+  for (const name of names) await ann.board.addCard(column, name);
+  await until(() => bob.board.columns[0]!.cards.length === 6);
+  const pages = [ann, bob];
+  await Promise.all(names.map((name, i) => {
+    const { board } = pages[i % 2]!;
+    return board.moveCard(keyOf(board, name), { column: done, index: 0 });
+  }));
+  for (const { board } of pages) {
+    await until(() => board.columns[2]!.cards.length === 6);
+    assertEquals(titlesOf(board)["Done"]!.toSorted(), names);
+  }
+  assertEquals(titlesOf(ann.board), titlesOf(bob.board));
+  // One user edits a card while another one moves it.
+  const key = keyOf(ann.board, "4");
+  await Promise.all([
+    ann.board.editCard(key, { title: "four", note: "even" }),
+    bob.board.moveCard(key, { column, index: 0 }),
+  ]);
+  for (const { board } of pages) {
+    await until(() => titlesOf(board)["To do"]!.includes("four"));
+  }
+  assertEquals([ann.refusals, bob.refusals], [[], []]);
+});
+
+Deno.test("Board moves cards and columns to the place that the user chooses", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  const { board } = ann;
+  const column = keyOf(board, "To do");
+  for (const title of ["a", "b", "c"]) await board.addCard(column, title);
+  const place = (title: string, index: number) =>
+    board.moveCard(keyOf(board, title), { column, index });
+  await place("c", 0);
+  assertEquals(titlesOf(board)["To do"], ["c", "a", "b"]);
+  await place("c", 1);
+  assertEquals(titlesOf(board)["To do"], ["a", "c", "b"]);
+  await place("a", 2);
+  assertEquals(titlesOf(board)["To do"], ["c", "b", "a"]);
+  await board.moveColumn(keyOf(board, "Done"), 0);
+  await board.renameColumn(keyOf(board, "Doing"), "Now");
+  await board.addColumn("Later");
+  assertEquals(Object.keys(titlesOf(board)), ["Done", "To do", "Now", "Later"]);
+  await board.deleteCard(keyOf(board, "b"));
+  await board.deleteColumn(column);
+  assertEquals(titlesOf(board), { "Done": [], "Now": [], "Later": [] });
+});
+
+Deno.test("Changes made offline are shown, and saved after the reconnect", async () => {
+  await using server = start();
+  await using cable = new Cable(Number(new URL(server.url).port));
+  const { port } = cable;
+  await using ann = await open(cable.url, "ann");
+  await using bob = await open(server.url, "bob");
+  const column = keyOf(ann.board, "To do");
+  await ann.board.addCard(column, "before");
+  cable.port = 1;
+  cable.cut();
+  await until(() => !ann.client.isConnected);
+  const saving = [
+    ann.board.addCard(column, "offline"),
+    ann.board.moveCard(keyOf(ann.board, "before"), { column: keyOf(ann.board, "Done"), index: 0 }),
+  ];
+  assertEquals(ann.board.waiting, 2);
+  assertEquals(titlesOf(ann.board), { "To do": ["offline"], "Doing": [], "Done": ["before"] });
+  // Meanwhile another user adds a card, and edits the one that has moved.
+  await bob.board.addCard(column, "online");
+  await bob.board.editCard(keyOf(bob.board, "before"), { title: "edited", note: "" });
+  cable.port = port;
+  ann.client.retryNow();
+  await soon(Promise.all(saving));
+  assertEquals(ann.board.waiting, 0);
+  for (const { board } of [ann, bob]) {
+    await until(() => titlesOf(board)["To do"]!.length === 2);
+    assertEquals(titlesOf(board)["To do"]!.toSorted(), ["offline", "online"]);
+    assertEquals(titlesOf(board)["Done"], ["edited"]);
+  }
+  assertEquals(ann.refusals, []);
+});
+
+Deno.test("Board says why a change was not saved, and shows the board without it", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  await using bob = await open(server.url, "bob");
+  const column = keyOf(ann.board, "To do");
+  await ann.board.addCard(column, "short-lived");
+  const key = keyOf(ann.board, "short-lived");
+  await until(() => bob.board.columns[0]!.cards.length === 1);
+  await Promise.all([
+    ann.board.deleteCard(key),
+    bob.board.editCard(key, { title: "kept", note: "" }),
+  ]);
+  assertEquals(bob.refusals, ["“kept” was not saved: someone else has deleted it."]);
+  await using state = await server.state("board:plans");
+  for (const half of [0, 1]) {
+    await state.transaction((transaction) => {
+      for (let i = 0; i < 998; i++) transaction.set("cards", `${half}-${i}`, card("none", "1"));
+    });
+  }
+  for (const title of ["1", "2"]) await ann.board.addCard(column, title);
+  assertEquals(ann.refusals, ["“2” was not saved: this board is full."]);
+  assertEquals(titlesOf(ann.board)["To do"]!.filter((title) => title !== "in none"), ["1"]);
+});
+
+Deno.test("serveBoards() accepts only rows of columns and cards", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  const column = keyOf(ann.board, "To do");
+  await ann.board.addCard(column, "x".repeat(121));
+  await ann.board.addColumn(" ");
+  assertEquals(ann.refusals.length, 2);
+  assertEquals(titlesOf(ann.board), { "To do": [], "Doing": [], "Done": [] });
+  using state = await (ann.client as unknown as Client).state("board:plans");
+  await soon(state.ready);
+  const row = card(column, "1");
+  for (const bad of [{ ...row, order: "0" }, { ...row, by: "bob" }, { ...row, note: 1 }, null]) {
+    const write = state.collection("cards").set("bad", bad);
+    assertEquals((await assertRejects(() => write, RequestError)).failure.code, "invalid");
+  }
+  const other = state.collection("others").set("a", row);
+  assertEquals(
+    (await assertRejects(() => other, RequestError)).failure.code,
+    "unknown-collection",
+  );
+});
+
+Deno.test("A board in a file survives a restart of the server", async () => {
+  const path = await Deno.makeTempFile();
+  for (const visit of [1, 2]) {
+    await using broker = await SqliteBroker.open(path);
+    await using server = start({ broker });
+    await using ann = await open(server.url, "ann");
+    if (visit === 1) await ann.board.addCard(keyOf(ann.board, "Doing"), "kept");
+    assertEquals(titlesOf(ann.board), { "To do": [], "Doing": ["kept"], "Done": [] });
+  }
+  await Deno.remove(path);
+});
+
+Deno.test("serveBoards() rejects other topics, faulty pointers and requests over HTTP", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  const { client } = ann;
+  const pointer = { page: "p-1", at: { column: "column-1", x: 0.5, y: 20 } };
+  const bad = [{ ...pointer, from: "bob" }, { ...pointer, at: { column: "c", x: 2, y: 0 } }, "x"];
+  for (const data of bad) {
+    const error = await assertRejects(
+      () => client.publish("board:plans", data as never),
+      RequestError,
+    );
+    assertEquals(error.failure.code, "invalid");
+  }
+  for (const id of ["board:", "board:A B", "other"]) {
+    using state = await (client as unknown as Client).state(id);
+    await assertRejects(() => soon(state.ready), RequestError, undefined, id);
+  }
+  const session = await dial(`${server.url}session?name=bob`);
+  const cancelling = session.publish("stream:board:plans", { cancel: "stop" });
+  await assertRejects(() => cancelling, RequestError);
+  await session.close();
+  const { port } = new URL(server.url);
+  for (const method of ["GET", "POST", "PUT", "DELETE"]) {
+    const response = await fetch(`http://127.0.0.1:${port}/streams/board:plans`, { method });
+    await response.body?.cancel();
+    assertEquals([method, response.status], [method, 403]);
+  }
+});
+
+Deno.test("A pointer reaches the other pages, with the user's name", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  await using bob = await open(server.url, "bob");
+  await using pointers = bob.client.subscribe("board:plans");
+  await pointers.ready;
+  const pointer = { page: "p-1", at: { column: "column-1", x: 0.5, y: 20 }, holds: "card-1" };
+  await ann.client.publish("board:plans", pointer);
+  for await (const { data, from } of pointers) {
+    assertEquals([data, from], [pointer, "ann"]);
+    break;
+  }
+});
