@@ -128,6 +128,39 @@ export function bundleOf(module: URL): Promise<string> {
   return bundle;
 }
 
+/** The parts of the client by path, bundled once for all tests of an isolate. */
+let clientParts: Promise<ReadonlyMap<string, string>> | undefined;
+
+/**
+ * Bundles the client with code splitting.
+ *
+ * @returns The code of each chunk by path: `/client.js`, and those that load late.
+ */
+export function clientInParts(): Promise<ReadonlyMap<string, string>> {
+  return clientParts ??= bundleParts(new URL("../../client.ts", import.meta.url));
+}
+
+async function bundleParts(module: URL): Promise<ReadonlyMap<string, string>> {
+  const folder = await Deno.makeTempDir();
+  try {
+    const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["bundle", "--quiet", "--platform", "browser", "--code-splitting"],
+        ...["--outdir", folder, module.href],
+      ],
+      stdin: "null",
+    }).output();
+    if (!success) throw new Error(new TextDecoder().decode(stderr));
+    const parts = new Map<string, string>();
+    for await (const { name } of Deno.readDir(folder)) {
+      parts.set(`/${name}`, await Deno.readTextFile(`${folder}/${name}`));
+    }
+    return parts;
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
 /**
  * The running browsers, which this isolate's tests share because starting a browser takes longer
  * than most tests.

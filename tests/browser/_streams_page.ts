@@ -6,7 +6,7 @@
 import type { TransportName } from "../../transport/race/options.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
-import { type Browser, newPage, type Page } from "./_browsers.ts";
+import { type Browser, clientInParts, newPage, type Page } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
@@ -61,31 +61,6 @@ globalThis.isReady = true;
 
 const HTML = `<!doctype html><title>Page</title><script type="module">${SCRIPT}</script>`;
 
-/** A bundle of the client, built once for all tests. */
-let bundle: Promise<ReadonlyMap<string, string>> | undefined;
-
-/** Bundles the client in chunks; returns the files, keyed by path. */
-async function bundleParts(): Promise<ReadonlyMap<string, string>> {
-  const folder = await Deno.makeTempDir();
-  try {
-    const { success, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: [
-        ...["bundle", "--quiet", "--platform", "browser", "--code-splitting"],
-        ...["--outdir", folder, new URL("../../client.ts", import.meta.url).href],
-      ],
-      stdin: "null",
-    }).output();
-    if (!success) throw new Error(new TextDecoder().decode(stderr));
-    const parts = new Map<string, string>();
-    for await (const { name } of Deno.readDir(folder)) {
-      parts.set(`/${name}`, await Deno.readTextFile(`${folder}/${name}`));
-    }
-    return parts;
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
 /** The server and the pages. */
 export class StreamsSite implements AsyncDisposable {
   /** The server. */
@@ -126,7 +101,7 @@ export class StreamsSite implements AsyncDisposable {
 
   /** Starts the server. */
   static async start(options: ServeOptions = {}): Promise<StreamsSite> {
-    return new StreamsSite(await (bundle ??= bundleParts()), options);
+    return new StreamsSite(await clientInParts(), options);
   }
 
   /** Opens a page with a session; returns both ends. */

@@ -5,6 +5,7 @@ import {
   type Browser,
   BROWSERS,
   bundleOf,
+  clientInParts,
   newPage,
   type Page,
   testInBrowsers,
@@ -28,7 +29,7 @@ class Proxy implements AsyncDisposable {
   holds = false;
   /** The methods of the transport's requests. */
   readonly methods: string[] = [];
-  /** The code of the client's chunks, keyed by name. */
+  /** The code of the client's chunks, keyed by path. */
   parts: ReadonlyMap<string, string> = new Map();
   /**
    * The chunks that were requested. The first request for the chunk of the HTTP transport fails.
@@ -58,7 +59,7 @@ class Proxy implements AsyncDisposable {
     const { headers, method, url } = request;
     if (headers.has("upgrade")) return new Response(null, { status: 502 });
     const { pathname } = new URL(url);
-    const part = this.parts.get(pathname.slice(1));
+    const part = this.parts.get(pathname);
     if (part !== undefined) {
       const isFailed = pathname.startsWith("/chunk_http") && !this.asked.includes(pathname);
       this.asked.push(pathname);
@@ -156,39 +157,17 @@ testInBrowsers("a page polls if a proxy buffers event streams", async (browser) 
 testInBrowsers(
   "a page loads the code for HTTP after other transports failed, and retries after a failure",
   async (browser) => {
-    const folder = await Deno.makeTempDir();
-    try {
-      await using proxy = await Proxy.start(OPTIONS);
-      proxy.parts = await bundleParts(new URL("../../client.ts", import.meta.url), folder);
-      const page = await openPage(browser, proxy);
-      const isHttp = (path: string) => path.startsWith("/chunk_http");
-      assert(!proxy.asked.some(isHttp));
-      assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
-      assertEquals(proxy.asked.filter(isHttp).length, 2);
-    } finally {
-      await Deno.remove(folder, { recursive: true });
-    }
+    await using proxy = await Proxy.start(OPTIONS);
+    proxy.parts = await clientInParts();
+    const page = await openPage(browser, proxy);
+    const isHttp = (path: string) => path.startsWith("/chunk_http");
+    assert(!proxy.asked.some(isHttp));
+    assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
+    assertEquals(proxy.asked.filter(isHttp).length, 2);
   },
   // Firefox 153 remembers a failed import until the page is reloaded.
   BROWSERS.filter(({ name }) => name === "Chromium"),
 );
-
-/** Bundles a module with code splitting; returns the code of each chunk, keyed by name. */
-async function bundleParts(module: URL, folder: string): Promise<ReadonlyMap<string, string>> {
-  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: [
-      ...["bundle", "--quiet", "--platform", "browser", "--code-splitting"],
-      ...["--outdir", folder, module.href],
-    ],
-    stdin: "null",
-  }).output();
-  assert(success, new TextDecoder().decode(stderr));
-  const parts = new Map<string, string>();
-  for await (const { name } of Deno.readDir(folder)) {
-    parts.set(name, await Deno.readTextFile(`${folder}/${name}`));
-  }
-  return parts;
-}
 
 testInBrowsers("a page of another origin uses HTTP only if the rules allow it", async (browser) => {
   await using pages = await Proxy.start({});
