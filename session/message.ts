@@ -5,13 +5,7 @@
  */
 import type { RequestFailure } from "../errors.ts";
 import type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";
-import {
-  type Envelope,
-  FIRST_CREDIT,
-  MAX_CREDIT,
-  type RecordSlice,
-  type TraceContext,
-} from "./wire/envelope.ts";
+import { type Envelope, FIRST_CREDIT, MAX_CREDIT, type RecordSlice } from "./wire/envelope.ts";
 
 /** A message that was parsed, but not checked. */
 export interface IncomingMessage {
@@ -38,8 +32,8 @@ export interface IncomingMessage {
   readonly tag?: string | undefined;
   /** Slice of a record that is larger than a message. */
   readonly slice?: RecordSlice | undefined;
-  /** Trace context of the sender. */
-  readonly trace?: TraceContext | undefined;
+  /** Trace context of the sender, as received; `watch.ts` reads it. */
+  readonly trace?: unknown;
   /** Turn of the message, if numbered messages are handled in order. */
   readonly turn?: MessageTurn | undefined;
   /** Credit for a streaming response, in items. It grows while the request waits. */

@@ -306,11 +306,14 @@ export interface SessionWatch {
   ): Promise<T>;
   /** Returns the trace to send with a message. */
   sending(topic: string, session: SessionFace | undefined): TraceContext | undefined;
-  /** Runs the handler of a message. The promise of `run` settles at the end of the response. */
+  /**
+   * Runs the handler of a message, with its trace as received. The promise of `run` settles at the
+   * end of the response.
+   */
   handle(
     message: UntypedMessage,
     session: SessionFace,
-    trace: TraceContext | undefined,
+    trace: unknown,
     run: () => void | Promise<void>,
   ): void | Promise<void>;
 }

@@ -3,7 +3,7 @@
  * loads this module only if it has an instrumentation.
  */
 import type { CloseInfo } from "../../errors.ts";
-import { readTrace, type TraceContext } from "../wire/envelope.ts";
+import { isObject, type TraceContext } from "../wire/envelope.ts";
 import type { HandshakeOutcome, HandshakeWatch, Instrumentation } from "./instrumentation.ts";
 import type { Message } from "../message.ts";
 import type { Session } from "../session.ts";
@@ -110,7 +110,7 @@ class HookRunner implements SessionWatch {
   handle(
     message: Message,
     session: Session,
-    trace: TraceContext | undefined,
+    trace: unknown,
     handler: () => void | Promise<void>,
   ): void | Promise<void> {
     if (this.#hooks.handle === undefined) return handler();
@@ -126,7 +126,7 @@ class HookRunner implements SessionWatch {
       // `onMessage` may start a response after its first await.
       return isRunning ? (running as Promise<void>).then(() => message.answering) : answering;
     });
-    this.#tell(session, () => this.#hooks.handle?.(session, message, run, trace), run);
+    this.#tell(session, () => this.#hooks.handle?.(session, message, run, readTrace(trace)), run);
     run()?.catch(() => {}); // The caller receives the error too, or the producer reports it.
     return running;
   }
@@ -244,4 +244,29 @@ async function rejectionOf(run: (() => unknown) | undefined): Promise<unknown> {
   } catch (error) {
     return error;
   }
+}
+
+/** Matches any version except ff, and ids that are not all zeros. */
+const TRACEPARENT = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/;
+
+/**
+ * Matches printable ASCII, up to the length that W3C Trace Context requires every implementation to
+ * propagate.
+ */
+const TRACESTATE = /^[ -~]{1,512}$/;
+
+/**
+ * Reads a trace context. An invalid one is ignored, because a message is never rejected for its
+ * trace.
+ *
+ * @param trace Any value.
+ * @returns The trace context without unknown keys; `undefined` if invalid.
+ */
+export function readTrace(trace: unknown): TraceContext | undefined {
+  if (!isObject(trace)) return undefined;
+  const { traceparent, tracestate } = trace;
+  if (typeof traceparent !== "string" || !TRACEPARENT.test(traceparent)) return undefined;
+  return typeof tracestate === "string" && TRACESTATE.test(tracestate)
+    ? { traceparent, tracestate }
+    : { traceparent };
 }

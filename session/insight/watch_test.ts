@@ -9,7 +9,7 @@ import { memoryPair } from "../../transport/memory/memory.ts";
 import type { Instrumentation } from "./instrumentation.ts";
 import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
-import { instrument, openWatched } from "./watch.ts";
+import { instrument, openWatched, readTrace } from "./watch.ts";
 import type { UntypedMessage } from "../message.ts";
 import { type SessionHandlers, sessionSettings } from "../session_settings.ts";
 import type { HandshakeInfo } from "../settings.ts";
@@ -311,5 +311,34 @@ Deno.test("instrument() sends the trace from the time of send(), even if the mes
     await turns(20);
     const trace = { traceparent: TRACEPARENT };
     assertEquals(traces, [[1, trace], [2, trace]], delivery);
+  }
+});
+
+Deno.test("readTrace() accepts W3C Trace Context within limits, and nothing else", () => {
+  const traceparent = TRACEPARENT;
+  const wrong = [
+    null,
+    7,
+    TRACEPARENT,
+    [TRACEPARENT],
+    {},
+    { traceparent: 7 },
+    { traceparent: "" },
+    { traceparent: TRACEPARENT + "-more" },
+    { traceparent: TRACEPARENT.toUpperCase() },
+    { traceparent: "ff" + TRACEPARENT.slice(2) },
+    { traceparent: `00-${"0".repeat(32)}-00f067aa0ba902b7-01` },
+    { traceparent: `00-4bf92f3577b34da6a3ce929d0e0e4736-${"0".repeat(16)}-01` },
+  ];
+  for (const trace of wrong) {
+    assertEquals(readTrace(trace), undefined);
+  }
+  const longest = "a=" + "x".repeat(510);
+  assertEquals(readTrace({ traceparent, tracestate: longest }), {
+    traceparent,
+    tracestate: longest,
+  });
+  for (const tracestate of [longest + "x", "", "a=\n", "a=é", 7, null]) {
+    assertEquals(readTrace({ traceparent, tracestate }), { traceparent });
   }
 });

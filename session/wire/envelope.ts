@@ -81,8 +81,8 @@ export type Envelope =
      * client.
      */
     readonly from?: string | undefined;
-    /** Trace context of the sender. */
-    readonly trace?: TraceContext | undefined;
+    /** Trace context of the sender, as received; `insight/watch.ts` reads it. */
+    readonly trace?: unknown;
     /** Initial credit of a streaming response, in items; {@linkcode FIRST_CREDIT} if absent. */
     readonly items?: number | undefined;
     /** Name of a resumable response, chosen by the requester. */
@@ -223,9 +223,8 @@ export function readEnvelope(text: string, readService?: ServiceReader): Envelop
   const { topic, id } = value;
   if (topic !== undefined && value.dropped === undefined) {
     const message = readMessage(topic, value, readService);
-    if (message.kind !== "message" || value.trace === undefined) return message;
-    const trace = readTrace(value.trace);
-    return trace === undefined ? message : { ...message, trace };
+    const { trace } = value;
+    return message.kind !== "message" || trace === undefined ? message : { ...message, trace };
   }
   const kind = KINDS.find((key) => value[key] !== undefined);
   if (kind === undefined) return { kind: "unknown" };
@@ -257,31 +256,6 @@ function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Env
   const { items } = raw;
   if (items === undefined) return request;
   return isCredit(items) ? { ...request, items } : badCredit(items, id);
-}
-
-/** Matches any version except ff, and ids that are not all zeros. */
-const TRACEPARENT = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/;
-
-/**
- * Matches printable ASCII, up to the length that W3C Trace Context requires every implementation to
- * propagate.
- */
-const TRACESTATE = /^[ -~]{1,512}$/;
-
-/**
- * Reads a trace context. An invalid one is ignored, because a message is never rejected for its
- * trace.
- *
- * @param trace Any value.
- * @returns The trace context without unknown keys; `undefined` if invalid.
- */
-export function readTrace(trace: unknown): TraceContext | undefined {
-  if (!isObject(trace)) return undefined;
-  const { traceparent, tracestate } = trace;
-  if (typeof traceparent !== "string" || !TRACEPARENT.test(traceparent)) return undefined;
-  return typeof tracestate === "string" && TRACESTATE.test(tracestate)
-    ? { traceparent, tracestate }
-    : { traceparent };
 }
 
 /** The keys of all other envelopes. The first key that is present determines the kind. */
