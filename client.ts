@@ -3,20 +3,21 @@
  * that this file loads needs Deno.
  *
  * Features that only some pages need are loaded on first use. All sizes are for minified and
- * gzipped code. If you bundle with code splitting, a page that connects loads at most 32.6 KiB at
- * first, or 35.3 KiB if it uses every export, including contracts. Later loads are at most:
+ * gzipped code. If you bundle with code splitting, a page that connects loads at most 32.3 KiB at
+ * first, or 34.9 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 42.9 KiB before its
+ * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 42.6 KiB before its
  *   first session over WebTransport,
  * - 8.9 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,
  * - 5.7 KiB for HTTP, after all other transports have failed,
  * - 19.3 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 11.6 KiB when a session is first used for more than messages, for example for diagnostics,
- * - 4.1 KiB at the first streaming response, or before the first session with request handlers,
+ * - 4.6 KiB at the first streaming response, or before the first session with request handlers or
+ *   with a send queue that drops messages,
  * - 5.4 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 86.5 KiB.
+ * If you bundle the client as a single file, it is at most 86.6 KiB.
  *
  * @example Usage
  * ```ts

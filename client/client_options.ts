@@ -102,7 +102,7 @@ export interface ClientPlatform {
    */
   readonly insight: () => Promise<unknown>;
   /**
-   * Loads streaming responses and request handlers, on first use.
+   * Loads streaming responses, request handlers and drop policies, on first use.
    *
    * @ignore
    */

@@ -173,6 +173,21 @@ Deno.test("Client sends its outbox with any bounds and overflow policy of its se
   }
 });
 
+Deno.test("Client with a policy that drops messages keeps its session when the send queue is full", async () => {
+  const seen: number[] = [];
+  const { network, stalled } = stalling(seen);
+  network.answers.push(stalled);
+  await using client = network.client({ sendQueue: { maxMessages: 3, policy: "drop-oldest" } });
+  const session = await client.whenConnected();
+  for (let i = 0; i < 200; i++) session.send("a", { i, pad: PAD });
+  const { droppedMessages } = session.stats;
+  assert(droppedMessages > 0);
+  network.pairs[0]!.link.resume("to-server");
+  await turns(300);
+  assertEquals([seen.length, seen.at(-1)], [200 - droppedMessages, 199]);
+  assert(session.isReady);
+});
+
 Deno.test("Client drops outbox messages that are too large for the server, reports them, and continues", async () => {
   const seen: unknown[] = [];
   const network = new Network({

@@ -63,6 +63,20 @@ Deno.test("dialBy() supports messages over WebTransport", async () => {
   assertEquals(session.fallback, undefined);
 });
 
+Deno.test("dialBy() rejects if the policy of sendQueue cannot be loaded, and needs no code for close", async () => {
+  const cause = new TypeError("Failed to fetch");
+  const platform: MakePlatform = (options) => ({
+    ...inMemory()(options),
+    answers: () => Promise.reject(cause),
+  });
+  const dial = (policy: "close" | "latest") =>
+    soon(dialBy(platform, URL_OF_SERVER, { sendQueue: { policy } }));
+  const error = await assertRejects(() => dial("latest"), ConnectionError);
+  assertEquals([error.message, error.cause], ["Cannot load the policy of sendQueue", cause]);
+  await using session = await dial("close");
+  assertEquals(session.isReady, true);
+});
+
 Deno.test("dialBy() opens a session with only streams if no protocol is offered", async () => {
   await using session = await soon(dialBy(inMemory(""), URL_OF_SERVER, { protocols: [] }));
   assertEquals(session.protocol, "");

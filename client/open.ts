@@ -46,7 +46,7 @@ export interface OpenOptions {
 
 type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
 
-type Answers = Pick<typeof import("../session/answers/answers.ts"), "RequestTable">;
+type Answers = Pick<typeof import("../session/answers/answers.ts"), "DropPolicy" | "RequestTable">;
 
 /** Thrown if the server does not support the client's protocol, which no later attempt can fix. */
 export class NoCommonProtocol extends ConnectionError {}
@@ -65,6 +65,7 @@ export async function openSession(options: OpenOptions): Promise<Session> {
   // If the code for instrumentation cannot be loaded, the session opens without it.
   const { instrumentation, settings } = options;
   if (settings.handlers.requests !== undefined) await loadRequests(settings);
+  if (settings.sendQueue.policy !== "close") await loadPolicy(settings);
   const part = instrumentation && await settings.insight().catch(() => undefined);
   return await (part
     ? (part as Insight).openWatched(options, (url) => open({ ...options, url }))
@@ -72,10 +73,20 @@ export async function openSession(options: OpenOptions): Promise<Session> {
 }
 
 async function loadRequests(settings: SessionSettings): Promise<void> {
-  const part = await settings.answers().catch((cause) => {
-    throw new ConnectionError("Cannot load the handlers of requests", { cause });
-  });
-  settings.requests ??= new (part as Answers).RequestTable(settings);
+  const { RequestTable } = await loadAnswers(settings, "the handlers of requests");
+  settings.requests ??= new RequestTable(settings);
+}
+
+async function loadPolicy(settings: SessionSettings): Promise<void> {
+  const { sendQueue } = settings;
+  const { DropPolicy } = await loadAnswers(settings, "the policy of sendQueue");
+  sendQueue.overflow ??= new DropPolicy(sendQueue.policy);
+}
+
+async function loadAnswers(settings: SessionSettings, what: string): Promise<Answers> {
+  return await settings.answers().catch((cause) => {
+    throw new ConnectionError(`Cannot load ${what}`, { cause });
+  }) as Answers;
 }
 
 async function open(options: OpenOptions): Promise<Session> {

@@ -7,6 +7,7 @@ import type { SessionCalls } from "./calls.ts";
 import { checkBy, SESSION_KINDS, SETTINGS } from "./call_checks.ts";
 import { checkSettings, type SessionSettingsOptions, type SharedParts } from "./check_settings.ts";
 import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
+import { DropPolicy } from "./queue/overflow.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
 import { TopicRouter } from "./wire/topic_pattern.ts";
 
@@ -55,6 +56,8 @@ export function settingsWith<
       return `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}}}`;
     },
   });
+  const { sendQueue } = settings;
+  if (sendQueue.policy !== "close") sendQueue.overflow = new DropPolicy(sendQueue.policy);
   if (options.requests !== undefined) {
     settings.requests = new RequestTable(
       settings,

@@ -13,7 +13,7 @@ import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envel
 import type { Control, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat } from "./heartbeat.ts";
-import type { OverflowPolicy, Turn } from "./queue/turn.ts";
+import type { Overflow, OverflowPolicy, Turn } from "./queue/turn.ts";
 import type { Lineage, SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
 
@@ -253,7 +253,14 @@ export interface SessionSettings {
    */
   readonly client: string;
   /** Limits of the messages that wait to be sent. */
-  readonly sendQueue: Required<NonNullable<SessionLimits["sendQueue"]>>;
+  readonly sendQueue: Required<NonNullable<SessionLimits["sendQueue"]>> & {
+    /**
+     * Makes room in full queues; `undefined` if the policy is always `close`.
+     *
+     * @ignore
+     */
+    overflow?: Overflow | undefined;
+  };
   /** Limits of the received messages that wait to be handled. */
   readonly receiveQueue: Required<NonNullable<SessionLimits["receiveQueue"]>>;
   /** Largest message, in bytes. */

@@ -1,5 +1,6 @@
 /**
- * The late chunk with streaming responses and request handlers; `page.ts` explains how chunks work.
+ * The late chunk with streaming responses, request handlers, and policies of send queues that drop
+ * messages; `page.ts` explains how chunks work.
  */
 import "./page.ts";
 

@@ -41,7 +41,7 @@ export interface PageChunks {
   readonly streams: LoadStreams;
   /** Loads all session features except messages. */
   readonly insight: ClientPlatform["insight"];
-  /** Loads streaming responses. */
+  /** Loads streaming responses, request handlers and drop policies. */
   readonly answers: ClientPlatform["answers"];
   /** Loads live state. */
   readonly state: ClientPlatform["state"];

@@ -1,4 +1,5 @@
-/** Streaming responses and request handlers, which load on first use. */
+/** Streaming responses, request handlers and drop policies, which load on first use. */
+export { DropPolicy } from "../queue/overflow.ts";
 export { KeptAnswer } from "./kept_answer.ts";
 export { produceAnswer } from "./producer.ts";
 export { openAnswer } from "./reader.ts";

@@ -25,6 +25,8 @@ export interface QueuedMessage extends EncodedMessage {
   readonly isProtected: boolean;
   /** Number of messages in the frame; 1 by default. */
   readonly messages?: number | undefined;
+  /** True for a notice of dropped messages, which doesn't count towards the bounds. */
+  readonly isNotice?: boolean | undefined;
   /** True for a message to many sessions. Such a message contains no secret of a single session. */
   readonly isShared?: boolean | undefined;
 }
@@ -106,25 +108,4 @@ export function gapOf({ topic, position, sequence }: QueuedMessage): QueuedMessa
   const { epoch, offset, tag } = position ?? {};
   const frame = encodeEnvelope({ gap: topic, reason: "too-large", epoch, offset, tag });
   return { frame, size: utf8Length(frame), topic, sequence, isProtected: true };
-}
-
-/** Notifies the peer of the number of messages missing at this position. */
-export class DropNotice implements QueuedMessage {
-  declare readonly frame: string;
-  declare readonly size: number;
-  readonly isProtected = true;
-  readonly #count: number;
-
-  /** Creates a notice for one topic, or for several topics if `topic` is empty. */
-  constructor(count: number, readonly topic: string, readonly sequence: number) {
-    this.#count = count;
-    this.frame = encodeEnvelope(topic === "" ? { dropped: count } : { dropped: count, topic });
-    this.size = utf8Length(this.frame);
-  }
-
-  /** Returns the sum of two notices, at the position of this one. */
-  and(other: DropNotice): DropNotice {
-    const topic = other.topic === this.topic ? this.topic : "";
-    return new DropNotice(this.#count + other.#count, topic, this.sequence);
-  }
 }

@@ -4,6 +4,7 @@ import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
 import type { QueuedMessage } from "./frames.ts";
+import { DropPolicy } from "./overflow.ts";
 import {
   HIGH_WATER_MARK,
   SendQueue,
@@ -77,7 +78,13 @@ export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Benc
   };
   const queue: SendQueue = new SendQueue(frames, owner, {
     turn,
-    sendQueue: { maxMessages: 256, maxBytes: 1_048_576, policy: "close", ...limits },
+    sendQueue: {
+      maxMessages: 256,
+      maxBytes: 1_048_576,
+      policy: "close",
+      overflow: limits.policy && new DropPolicy(limits.policy),
+      ...limits,
+    },
   });
   const entry = (frame: Frame, options: Partial<QueuedMessage> = {}): QueuedMessage => ({
     frame,

@@ -10,7 +10,6 @@ import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { EncodedMessage } from "../wire/encode.ts";
 import {
-  DropNotice,
   type FrameTap,
   gapOf,
   MAX_JOINED_BYTES,
@@ -40,6 +39,19 @@ export interface SendQueueBounds {
   readonly maxBytes: number;
   /** Policy of a full queue. */
   readonly policy: OverflowPolicy | ((topic: string) => OverflowPolicy);
+  /** Makes room in a full queue; `undefined` if the policy is always `close`. */
+  readonly overflow?: Overflow | undefined;
+}
+
+/** Makes room in full queues. Only a server always loads the code for this. */
+export interface Overflow {
+  /**
+   * Makes room for an entry according to the policy.
+   *
+   * @returns True if the entry was dropped, or is in the queue already; false if the queue still
+   * has to add it, or to fail because it is full.
+   */
+  settles(queue: SendQueue, entry: QueuedMessage): boolean;
 }
 
 /**
@@ -83,6 +95,10 @@ export class SendQueue extends Signal {
    * Size of the largest message that the peer accepts, in bytes. A larger message becomes a gap.
    */
   maxMessageBytes = Infinity;
+  /** Number of dropped messages. */
+  dropped = 0;
+  /** The error of a policy that threw. */
+  policyError: unknown;
 
   readonly #frames: MessageFrames;
   readonly #turn: Turn;
@@ -95,12 +111,10 @@ export class SendQueue extends Signal {
   #isHeld = false;
   #isEnded = false;
   #failure: QueueFullError | undefined;
-  #policyError: unknown;
   // An upper bound for the connection's buffer: the last measured size plus the bytes passed since.
   #handed = 0;
   #sentMessages = 0;
   #sentBytes = 0;
-  #dropped = 0;
 
   /** Creates the send queue of a session on `frames`. */
   constructor(
@@ -140,11 +154,11 @@ export class SendQueue extends Signal {
 
   get stats(): SendQueueStats {
     return {
-      queuedMessages: this.#messages + this.#entries.filter(isNotice).length,
+      queuedMessages: this.#messages + this.#entries.filter(({ isNotice }) => isNotice).length,
       queuedBytes: this.#bytes,
       sentMessages: this.#sentMessages,
       sentBytes: this.#sentBytes,
-      droppedMessages: this.#dropped,
+      droppedMessages: this.dropped,
     };
   }
 
@@ -175,32 +189,21 @@ export class SendQueue extends Signal {
   /** Returns the entry, or a gap instead if the entry is too large for the peer. */
   fitting(entry: QueuedMessage): QueuedMessage {
     if (entry.size <= this.maxMessageBytes || entry.topic === "") return entry;
-    this.#dropped++;
+    this.dropped++;
     return gapOf(entry);
   }
 
   /** Adds an entry, and makes room according to the policy. Returns false if there is no room. */
   admit(entry: QueuedMessage): boolean {
-    if (isNotice(entry)) {
-      this.#addNotice(entry, this.#entries.length);
-      return true;
+    if (this.#limits.overflow?.settles(this, entry)) return true;
+    if (this.isFullFor(entry)) {
+      this.#failure = new QueueFullError(
+        `Cannot send: the send queue is full (${this.#entries.length} messages, ${this.#bytes} bytes)`,
+        { cause: this.policyError },
+      );
+      return false;
     }
-    const policy = this.#policyOf(entry);
-    if (this.#isHeld && policy === "latest" && !entry.isProtected) this.#dropOlder(entry.topic);
-    while (this.isFullFor(entry)) {
-      if (policy === "drop-newest") {
-        this.#noteDrop(entry.topic, this.#entries.length);
-        return true;
-      }
-      if (policy === "close" || !this.#dropOldest()) {
-        this.#failure = new QueueFullError(
-          `Cannot send: the send queue is full (${this.#entries.length} messages, ${this.#bytes} bytes)`,
-          { cause: this.#policyError },
-        );
-        return false;
-      }
-    }
-    this.#add(entry, this.#entries.length);
+    this.insert(entry, this.#entries.length);
     return true;
   }
 
@@ -210,13 +213,13 @@ export class SendQueue extends Signal {
    */
   takeBack(sequence: number): QueuedMessage[] {
     const last = this.#entries.findLastIndex((entry) => entry.sequence <= sequence);
-    return this.#remove(last + 1, Infinity);
+    return this.remove(last + 1, Infinity);
   }
 
   /** Passes a frame to the connection immediately. */
   hand({ frame, size, messages, parts }: PackedFrame): void {
     if (typeof frame !== "string" && !this.#owner.joins) {
-      this.#dropped += messages;
+      this.dropped += messages;
       return;
     }
     this.#owner.tap?.sent(frame);
@@ -239,7 +242,7 @@ export class SendQueue extends Signal {
       this.hand(packed);
       from = packed.end;
     }
-    if (from < entries.length) this.#remove(0, from);
+    if (from < entries.length) this.remove(0, from);
     else if (from > 0) this.#clear();
     if (this.isFlushed) this.notify();
     return true;
@@ -292,60 +295,27 @@ export class SendQueue extends Signal {
       (this.#messages > 0 && this.#bytes + entry.size > maxBytes);
   }
 
-  /**
-   * Returns the policy for an entry. A protected entry makes room by `drop-oldest` instead of
-   * `drop-newest`, which would drop the entry itself.
-   */
-  #policyOf(entry: QueuedMessage): OverflowPolicy {
-    const { policy } = this.#limits;
-    const own = typeof policy === "function" ? this.#ask(policy, entry.topic) : policy;
-    return entry.isProtected && own === "drop-newest" ? "drop-oldest" : own;
+  /** The waiting entries, in order. */
+  get entries(): readonly QueuedMessage[] {
+    return this.#entries;
   }
 
-  /**
-   * Calls the application's policy. This can happen during a flush of many sessions, so an error
-   * closes only this session.
-   */
-  #ask(policy: (topic: string) => OverflowPolicy, topic: string): OverflowPolicy {
-    try {
-      return policy(topic);
-    } catch (error) {
-      this.#policyError = error;
-      return "close";
-    }
-  }
-
-  #add(entry: QueuedMessage, at: number): void {
+  /** Adds an entry at an index, even if the queue is full. */
+  insert(entry: QueuedMessage, at: number): void {
     if (at === this.#entries.length) this.#entries.push(entry);
     else this.#entries.splice(at, 0, entry);
     this.#count(entry, 1);
   }
 
-  /**
-   * Adds a notice at one end of the queue. There is always room for it, because the message that it
-   * replaces is gone.
-   */
-  #addNotice(notice: DropNotice, at: number): void {
-    this.#add(notice, at);
-    this.#joinNotices(at || 1);
-  }
-
-  /** Merges two adjacent notices, so that there are always fewer notices than messages. */
-  #joinNotices(at: number): void {
-    const [before, after] = [this.#entries[at - 1], this.#entries[at]];
-    if (!(before && after && isNotice(before) && isNotice(after))) return;
-    this.#remove(at - 1, 2);
-    this.#add(before.and(after), at - 1);
-  }
-
-  #remove(from: number, count: number): QueuedMessage[] {
+  /** Removes and returns entries. */
+  remove(from: number, count: number): QueuedMessage[] {
     const removed = this.#entries.splice(from, count);
     for (const entry of removed) this.#count(entry, -1);
     return removed;
   }
 
   #count(entry: QueuedMessage, sign: 1 | -1): void {
-    if (isNotice(entry)) return;
+    if (entry.isNotice) return;
     this.#messages += sign * (entry.messages ?? 1);
     this.#bytes += sign * entry.size;
   }
@@ -354,31 +324,6 @@ export class SendQueue extends Signal {
     this.#entries = [];
     this.#bytes = 0;
     this.#messages = 0;
-  }
-
-  #dropOlder(topic: string): boolean {
-    return this.#drop(
-      this.#entries.findLastIndex((entry) => entry.topic === topic && !entry.isProtected),
-    );
-  }
-
-  #dropOldest(): boolean {
-    return this.#drop(this.#entries.findIndex((entry) => !entry.isProtected));
-  }
-
-  #drop(at: number): boolean {
-    if (at < 0) return false;
-    const [entry] = this.#remove(at, 1);
-    this.#joinNotices(at);
-    this.#noteDrop(entry!.topic, 0);
-    return true;
-  }
-
-  #noteDrop(topic: string, at: number): void {
-    this.#dropped++;
-    if (!this.#owner.joins) return;
-    const beside = this.#entries[at && at - 1];
-    this.#addNotice(new DropNotice(1, topic, beside?.sequence ?? 0), at);
   }
 }
 
@@ -391,10 +336,6 @@ export function pushPage(queue: SendQueue, turn: Turn, page: readonly EncodedMes
     const { sequence } = entries[end - 1]!;
     queue.push({ frame, size, topic: "", sequence, isProtected: true, messages });
   }
-}
-
-function isNotice(entry: QueuedMessage): entry is DropNotice {
-  return entry instanceof DropNotice;
 }
 
 /**
