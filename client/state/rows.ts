@@ -21,6 +21,13 @@ export interface WrittenRow {
   readonly value: Value;
 }
 
+/** The rows of a collection, for the loops and callbacks that follow it. */
+interface Feed {
+  readonly feed: StatusFeed<ReadonlyMap<string, Value>>;
+  /** Number of these loops and callbacks. */
+  users: number;
+}
+
 const ABSENT: KnownRow = { value: undefined, version: 0 };
 
 /**
@@ -46,7 +53,7 @@ export class ClientRows extends Signal implements RowSource {
   /** Copies of collections, until a row changes. */
   readonly #copies = new Map<string, ReadonlyMap<string, Value>>();
   /** The collections that the application follows. */
-  readonly #feeds = new Map<string, StatusFeed<ReadonlyMap<string, Value>>>();
+  readonly #feeds = new Map<string, Feed>();
 
   /** Returns the rows of a collection, in a map that changes with them. */
   collection(name: string): ReadonlyMap<string, unknown> {
@@ -66,21 +73,29 @@ export class ClientRows extends Signal implements RowSource {
     return copy;
   }
 
-  /** Returns the feed of a collection. */
-  feed(name: string): StatusFeed<ReadonlyMap<string, unknown>> {
-    let feed = this.#feeds.get(name);
-    if (feed === undefined) {
-      feed = new StatusFeed(this.copyOf(name));
-      if (!this.#isClosed) this.#feeds.set(name, feed);
-      else feed.end(feed.current);
+  /** Follows a collection until {@linkcode leave} is called once for each call. */
+  follow(name: string): StatusFeed<ReadonlyMap<string, unknown>> {
+    const known = this.#feeds.get(name);
+    if (known !== undefined) {
+      known.users++;
+      return known.feed;
     }
+    const feed = new StatusFeed(this.copyOf(name));
+    if (this.#isClosed) feed.end(feed.current);
+    else this.#feeds.set(name, { feed, users: 1 });
     return feed;
+  }
+
+  leave(name: string): void {
+    const known = this.#feeds.get(name);
+    if (known !== undefined && --known.users === 0) this.#feeds.delete(name);
   }
 
   /** Ends all feeds. */
   close(): void {
     this.#isClosed = true;
-    for (const [name, feed] of this.#feeds) feed.end(this.copyOf(name));
+    for (const [name, { feed }] of this.#feeds) feed.end(this.copyOf(name));
+    this.#feeds.clear();
     this.notify();
   }
 
@@ -217,7 +232,7 @@ export class ClientRows extends Signal implements RowSource {
     }
     if (changes.length === 0) return;
     for (const { collection } of changes) this.#copies.delete(collection);
-    for (const [name, feed] of this.#feeds) {
+    for (const [name, { feed }] of this.#feeds) {
       if (changes.some(({ collection }) => collection === name)) feed.set(this.copyOf(name));
     }
     for (const listen of this.listeners) listen(changes);

@@ -67,3 +67,15 @@ Deno.test("ClientRows shows a reply while the rows that replace it are incomplet
   rows.complete();
   assertEquals(shown(rows), { a: 5, b: 6 });
 });
+
+Deno.test("ClientRows no longer copies a collection that nothing follows", () => {
+  const rows = complete();
+  const [feed, same] = [rows.follow("items"), rows.follow("items")];
+  rows.leave("items");
+  rows.deliver([put("a", 2, 2)]);
+  assertEquals([same, feed.current.get("a")], [feed, 2]);
+  rows.leave("items");
+  rows.deliver([put("a", 3, 3)]);
+  assertEquals(feed.current.get("a"), 2);
+  assertEquals(rows.follow("items").current.get("a"), 3);
+});

@@ -505,9 +505,16 @@ export class ClientCollection<T = unknown, Input = T>
    * @returns A function that ends the subscription. Idempotent.
    */
   subscribe(callback: (rows: ReadonlyMap<string, T>) => unknown): (() => void) & Disposable {
-    return this.#rows.feed(this.name).subscribe(
+    const end = this.#rows.follow(this.name).subscribe(
       callback as (rows: ReadonlyMap<string, unknown>) => unknown,
     );
+    let isOver = false;
+    const unsubscribe = () => {
+      if (!isOver) this.#rows.leave(this.name);
+      isOver = true;
+      end();
+    };
+    return Object.assign(unsubscribe, { [Symbol.dispose]: unsubscribe });
   }
 
   /**
@@ -518,7 +525,12 @@ export class ClientCollection<T = unknown, Input = T>
    * @throws {RequestError} If the state cannot be read any more.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<ReadonlyMap<string, T>, void, undefined> {
-    yield* this.#rows.feed(this.name) as AsyncIterable<ReadonlyMap<string, T>>;
+    const feed = this.#rows.follow(this.name) as AsyncIterable<ReadonlyMap<string, T>>;
+    try {
+      yield* feed;
+    } finally {
+      this.#rows.leave(this.name);
+    }
     if (this.#rows.failure !== undefined) throw this.#rows.failure;
   }
 
