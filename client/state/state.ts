@@ -538,9 +538,10 @@ export class ClientCollection<T = unknown, Input = T>
    * Writes a row, whether or not it exists.
    *
    * @param key The key, of at most 1,024 bytes.
-   * @param value Any value that JSON can represent. Do not change it afterwards.
+   * @param value Any value that JSON can represent. The row is a copy, as JSON represents it.
    * @param options See {@linkcode StateWriteOptions}; `ttlMs` is rounded up to seconds.
-   * @returns The version of the row, once the server has written it.
+   * @returns The version of the row, once the server has written this value, or one that replaced
+   * it before it was sent.
    * @throws The errors of {@linkcode ClientState.transaction}.
    */
   async set(key: string, value: Input, options: StateWriteOptions = {}): Promise<number> {
@@ -553,7 +554,8 @@ export class ClientCollection<T = unknown, Input = T>
    * Deletes a row, if it exists.
    *
    * @param key The key.
-   * @returns A version of the state in which the row is deleted.
+   * @returns A version of the state in which the row is deleted, or that of a `set` which replaced
+   * the deletion before it was sent.
    * @throws The errors of {@linkcode ClientState.transaction}.
    */
   async delete(key: string): Promise<number> {
@@ -561,11 +563,13 @@ export class ClientCollection<T = unknown, Input = T>
   }
 
   /**
-   * Changes a row, depending on its present value. If others change the row first, the function is
-   * called again with the newer value, at most five times more.
+   * Changes a row, depending on its present value. The function is called at once, and again before
+   * the write is sent. If others change the row first, it is called with the newer value, at most
+   * five times more.
    *
    * @param key The key.
-   * @param change Returns the new value. It must not change the present one, nor be asynchronous.
+   * @param change Returns the new value. It receives a copy of the present one, should have no side
+   * effects, and must not be asynchronous.
    * @returns The version of the row, once the server has written it.
    * @throws {RequestError} With the code `conflict` if the row does not exist, or if others were
    * first each time, and the errors of {@linkcode ClientState.transaction}.
