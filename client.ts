@@ -64,6 +64,7 @@ export type { DurableStream, DurableStreamOptions } from "./client/durable_strea
 export type {
   ClientCollection,
   ClientState,
+  ClientStateOf,
   ClientStateOptions,
   ClientStateStatus,
   TypedClientState,

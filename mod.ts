@@ -94,6 +94,7 @@ export type { DurableStream, DurableStreamOptions } from "./client/durable_strea
 export type {
   ClientCollection,
   ClientState,
+  ClientStateOf,
   ClientStateOptions,
   ClientStateStatus,
   TypedClientState,
@@ -147,7 +148,7 @@ export type {
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
-export type { State, StateCollection, TypedState } from "./server/state/state.ts";
+export type { State, StateCollection, StateOf, TypedState } from "./server/state/state.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {

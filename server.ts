@@ -50,7 +50,7 @@ export {
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
-export type { State, StateCollection, TypedState } from "./server/state/state.ts";
+export type { State, StateCollection, StateOf, TypedState } from "./server/state/state.ts";
 export type {
   StateChange,
   StateTransaction,

@@ -107,6 +107,7 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
     options: (answer) => ({ metrics: { allow: () => answer(true) } }),
     path: "/healthz",
   },
+  authorizeChange: "decides about a row: server/state/gate_test.ts lets it fail",
   fetch: "answers requests that are not Skein's",
   onClose: "is notified",
   onError: "is notified",

@@ -81,7 +81,7 @@ export interface GatedAppend {
     identity?: string,
   ) => Promise<StreamAppended>;
   /** True if the append names its producer, so that it may be a repetition. */
-  readonly isNumbered?: boolean;
+  readonly isNumbered?: boolean | undefined;
 }
 
 /** Options of {@linkcode ChangeGate}. */
@@ -121,7 +121,7 @@ interface Present {
 }
 
 /** Changes to decide about, with the present rows. */
-interface Asked extends Present, Required<GatedAppend> {
+interface Asked extends Present, GatedAppend {
   readonly probe: (step: Step, identity?: string) => Promise<StreamAppended>;
 }
 
