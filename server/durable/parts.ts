@@ -17,8 +17,8 @@ import { Answers, type ResumeAnswer } from "./answers.ts";
 import { type AnswerLimits, boundsOf, type DurableStreamsOptions, tailOf } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { DurableStreams, maxRecordBytes } from "./streams.ts";
-import { type AuthorizeChange, ChangeGate, type ChangeSource } from "../state/gate.ts";
-import { writeRows } from "../state/session_writes.ts";
+import { type AuthorizeChange, ChangeGate } from "../state/gate.ts";
+import { type SessionSource, writeRows } from "../state/session_writes.ts";
 import type { StateParts } from "../state/state.ts";
 import { States } from "../state/states.ts";
 
@@ -108,7 +108,7 @@ export class DurableParts {
   }
 
   /** Writes transactions of a client to a state. See {@linkcode writeRows}. */
-  async write(id: string, data: unknown, source: ChangeSource): Promise<unknown> {
+  async write(id: string, data: unknown, source: SessionSource): Promise<unknown> {
     return await writeRows(id, data, { ...this.#state, source });
   }
 

@@ -270,6 +270,31 @@ Deno.test("ChangeGate rejects a row whose schema throws or never decides", async
   }
 });
 
+Deno.test("ChangeGate lets the other transactions of a session pass if one fails", async () => {
+  const errors: unknown[] = [];
+  await using bench = new Bench({ onError: (error) => errors.push(error) });
+  await bench.create("board:1");
+  using _fault = stub(slowSchema["~standard"], "validate", () => {
+    throw new Error("Lost");
+  });
+  await using page = await Page.open(bench.server.url, "skein.1");
+  const writes = [
+    [change("cards", "a", { title: "A" })],
+    [change("notes", "b", "B")],
+    [change("cards", "c", { title: "" })],
+    [change("cards", "d", { title: "D" })],
+  ];
+  const { data } = await page.ask({ publish: "stream:board:1", data: { writes } });
+  const results = data!["results"] as { readonly version?: number; readonly error?: Outcome }[];
+  assertEquals(results.map(({ version, error }) => version ?? error!.code), [
+    1,
+    "failed",
+    "invalid",
+    2,
+  ]);
+  assertEquals(errors.map(String), ["Error: Lost"]);
+});
+
 Deno.test("Server.state() keeps the order of writes that no asynchronous schema delays", async () => {
   await using bench = new Bench();
   await using board = await bench.server.state("board:1");
@@ -334,6 +359,9 @@ Deno.test("authorizeChange decides about each change of a transaction", async (t
     broken: () => {
       throw new TypeError("Broken");
     },
+    "throws nothing": () => {
+      throw undefined;
+    },
     rejecting: () => Promise.reject(new TypeError("Broken")),
     hanging: () => new Promise(() => {}),
     "no JSON": () => ({ value: new Map() }),
@@ -346,6 +374,7 @@ Deno.test("authorizeChange decides about each change of a transaction", async (t
     empty: "forbidden",
     locked: "locked",
     broken: "unavailable",
+    "throws nothing": "unavailable",
     rejecting: "unavailable",
     hanging: "unavailable",
     "no JSON": "unavailable",
@@ -355,7 +384,7 @@ Deno.test("authorizeChange decides about each change of a transaction", async (t
   using _warn = stub(console, "warn");
   using _error = stub(console, "error");
   await walk(t, CLIENTS, {
-    options: { authorizeChange, requestTimeoutMs: 50 },
+    options: { authorizeChange, requestTimeoutMs: 50, onError() {} },
     async test(bench, write) {
       const title = { title: "mine" };
       for (const key of Object.keys(decisions)) {

@@ -4,9 +4,15 @@ import { Problem } from "../http/problem.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import { type Change, countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
 import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
+import { internals, type Session } from "../../session/session.ts";
 import { MAX_WRITES, readRowName, type WriteResult } from "../../session/wire/rows.ts";
 import type { ChangeSource } from "./gate.ts";
 import { type StateParts, writeRefusal } from "./state.ts";
+
+/** A client with a session. */
+export interface SessionSource extends ChangeSource {
+  readonly session: Session;
+}
 
 /**
  * Writes the transactions of a client to a keyed stream, one after another. Each of them takes
@@ -16,14 +22,15 @@ import { type StateParts, writeRefusal } from "./state.ts";
  * @param data The publication's data.
  * @param source The client.
  * @returns The outcomes, in the order of the transactions. There are fewer of them than
- * transactions after a conflict, or if the broker became unreachable or a schema failed in between.
+ * transactions after a conflict, or if the broker became unreachable in between. A transaction whose
+ * schema fails is reported to the application, and has the code `failed`.
  * @throws {RequestError} With the code `malformed` if the data is no list of transactions, and
  * `unavailable` if the broker is unreachable; the first transaction may have taken effect.
  */
 export async function writeRows(
   id: string,
   data: unknown,
-  { source, ...parts }: StateParts & { readonly source: ChangeSource },
+  { source, ...parts }: StateParts & { readonly source: SessionSource },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const results: WriteResult[] = [];
   for (const write of readWrites(data)) {
@@ -33,8 +40,8 @@ export async function writeRows(
       // The reply has room for one row.
       if ("conflict" in result) break;
     } catch (error) {
-      if (results.length > 0) break;
       if (!(error instanceof BrokerError)) throw error;
+      if (results.length > 0) break;
       throw new RequestError("unavailable", error.message, { cause: error });
     }
   }
@@ -55,7 +62,7 @@ function readWrites(data: unknown): readonly (readonly unknown[])[] {
 async function writeOne(
   id: string,
   write: readonly unknown[],
-  { source, gate, ...parts }: StateParts & { readonly source: ChangeSource },
+  { source, gate, ...parts }: StateParts & { readonly source: SessionSource },
 ): Promise<WriteResult> {
   try {
     const fault = countFault(write.length);
@@ -71,8 +78,10 @@ async function writeOne(
     return { conflict: { ...present, type, key, version: result.version } };
   } catch (error) {
     if (error instanceof RequestError) return { error: error.failure };
-    if (!(error instanceof Problem)) throw error;
-    return { error: { code: error.code, message: error.message } };
+    if (error instanceof BrokerError) throw error;
+    if (error instanceof Problem) return { error: { code: error.code, message: error.message } };
+    source.session[internals].handlerFailed(error, "A handler failed");
+    return { error: { code: "failed", message: "The check of a row failed" } };
   }
 }
 
