@@ -4,12 +4,13 @@
  *
  * - Each write is settled.
  * - A write that was rejected took no effect, unless its outcome is unknown.
- * - A write that was resolved took effect once, and is replaced only by later ones.
+ * - A write that was resolved took effect once, and is replaced only by later ones. A row that was
+ *   deleted may come back by a late copy of an earlier write.
  * - A transaction took effect completely.
  *
  * @module
  */
-import { type Client, type ClientState, RequestError } from "../mod.ts";
+import { type Client, type ClientState, RequestError, SessionClosedError } from "../mod.ts";
 import type { VersionedRowMessage } from "../session/wire/rows.ts";
 
 /** Writes of clients, by what they do. */
@@ -102,10 +103,14 @@ export class StateLedger {
     this.#checkView(state, entry);
   }
 
-  /** Notes the writes whose effects a client sees, until its state is closed. */
+  /** Notes the writes whose effects a client sees, until it is closed. */
   async watch(state: ClientState): Promise<void> {
-    for await (const { collection, value } of state.changes()) {
-      for (const id of idsOf(collection, value)) this.#seen.add(id);
+    try {
+      for await (const { collection, value } of state.changes()) {
+        for (const id of idsOf(collection, value)) this.#seen.add(id);
+      }
+    } catch (error) {
+      if (!(error instanceof SessionClosedError)) throw error;
     }
   }
 
@@ -231,6 +236,11 @@ function rowFault(row: ServerRow | undefined, writes: readonly Entry[]): string 
   if (writer === undefined) return `has ${row.value}, which no one wrote`;
   if (isRejected(writer.outcome)) return `has ${writer.id}, but ${writer.outcome}`;
   if (typeof writer.outcome === "number" && writer.outcome !== row.version) {
+    // A copy of the write that was handled late takes effect if the row was deleted in between.
+    const { outcome } = writer;
+    const isDeletion = (one: Entry & { readonly outcome: number }) =>
+      one.kind === "delete" && one.outcome > outcome && one.outcome < row.version;
+    if (writer.kind === "set" && done.some(isDeletion)) return undefined;
     return `has ${writer.id} as version ${row.version} instead of ${writer.outcome}`;
   }
   if (last === undefined || last === writer) return undefined;

@@ -145,6 +145,33 @@ Deno.test("ClientState is complete once it is ready, also without rows", async (
   assertEquals([state.collection("items").size, state.collection("more").size], [500, 500]);
 });
 
+Deno.test("ClientState is complete if its last rows were deleted, and are forgotten", async () => {
+  await using at = await Fixture.make();
+  using early = await at.open();
+  const own = at.own.collection<number>("items");
+  await own.set("a", 1);
+  await until(() => early.collection("items").size === 1);
+  await at.offline(early);
+  await own.delete("a");
+  // A deletion of a missing row takes no position, but old deletions are forgotten.
+  const change = { row: '["items","a"]', operation: "delete", text: ["", ""] } as const;
+  const forgotten = await at.engine.inner.logs!.append("list", {
+    records: [],
+    changes: [change],
+    rowBounds: { rows: 1, deletions: 0, deletionMs: 0 },
+    maxBytes: 1_000,
+  });
+  assert(forgotten.kind === "appended" && forgotten.info.rows?.forgotten === 2);
+  await using page = client(at.server.url);
+  using late = await page.state("list");
+  await late.ready;
+  assertEquals(late.collection("items").size, 0);
+  at.online();
+  await until(() => early.status.current === "live" && early.collection("items").size === 0);
+  assertEquals(await late.collection("items").set("b", 1), 3);
+  await until(() => early.collection("items").has("b"));
+});
+
 Deno.test("ClientCollection yields its rows after each change", async () => {
   await using at = await Fixture.make();
   using state = await at.open();
@@ -524,6 +551,53 @@ Deno.test("ClientState settles a deletion whose reply the broker has lost", asyn
   assertEquals(await items.delete("a"), 2);
   gate.resolve();
   await until(() => at.own.version === 2);
+});
+
+Deno.test("ClientState replaces no newer row by a copy of a write that is handled late", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  await items.set("a", TEA);
+  const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const late = Promise.withResolvers<void>();
+  at.engine.make("logs.append", async (run) => {
+    begun.resolve();
+    await gate.promise;
+    return await run().finally(() => late.resolve());
+  });
+  const writing = items.set("a", { ...TEA, count: 1 });
+  await begun.promise;
+  at.engine.make("logs.append", pass);
+  await at.offline(state);
+  at.online();
+  assertEquals(await writing, 2);
+  await own.set("a", { ...TEA, count: 5 });
+  gate.resolve();
+  await late.promise;
+  assertEquals([own.get("a")?.count, at.own.version], [5, 3]);
+});
+
+Deno.test("ClientState lets the last write win", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  await items.set("a", TEA);
+  const begun = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+  at.engine.make("logs.append", async (run) => {
+    begun.resolve();
+    await gate.promise;
+    return await run();
+  });
+  const writing = items.set("a", { ...TEA, count: 1 });
+  await begun.promise;
+  at.engine.make("logs.append", pass);
+  await own.set("a", { ...TEA, count: 5 });
+  gate.resolve();
+  assertEquals([await writing, items.get("a")?.count], [3, 1]);
+  await until(() => own.get("a")?.count === 1);
 });
 
 Deno.test("ClientState repeats a write while the broker is unreachable", async () => {

@@ -77,7 +77,8 @@ interface StateParts {
  *   were first.
  * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
  *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
- *   are right, but whether this write was among their changes cannot be told.
+ *   are right, but whether this write was among their changes cannot be told. A late copy of a write
+ *   whose connection was lost can have one effect: it brings back a row that was deleted since.
  *
  * @example A list that two clients share
  * ```ts
@@ -307,8 +308,9 @@ export class ClientState implements Disposable {
   }
 
   get #isCurrent(): boolean {
-    const { head = Infinity } = this.#subscription ?? {};
-    return this.#isSubscribed && this.#version >= head;
+    const { head = Infinity, position: { offset = 0 } = {} } = this.#subscription ?? {};
+    // A stream without rows has a position, but delivers nothing.
+    return this.#isSubscribed && Math.max(this.#version, offset) >= head;
   }
 
   async #whenCurrent(): Promise<void> {

@@ -94,7 +94,7 @@ export interface WriteTarget {
  * The writes of one state. At most one publication is under way.
  *
  * If its reply is lost, the writes are sent again, on condition that their rows have not changed
- * since. If a row has changed, the name of the transaction tells whether this was the write itself.
+ * since they were first sent. If a row has changed, the name of the transaction tells whether this was the write itself.
  * If it was not, the outcome is unknown.
  */
 export class Writes {
@@ -322,11 +322,13 @@ export class Writes {
   }
 
   #encode(write: Write, { type, key, value, ttlMs, seen }: WriteChange): RowWriteMessage {
-    const { txid, update, state } = write;
-    const isConditional = update ?? this.#target.onConflict ?? (state === "uncertain" || undefined);
+    const { txid, update, state, conflicts } = write;
+    // Also the first attempt: a copy that a server handles late must not replace newer rows.
+    const isConditional = conflicts === 0 || state === "uncertain" || update !== undefined ||
+      this.#target.onConflict !== undefined;
     const headers = {
       txid,
-      expect: isConditional && seen,
+      expect: isConditional ? seen : undefined,
       ttl: ttlMs && Math.ceil(ttlMs / 1_000),
     };
     if (value === undefined) return { type, key, headers: { ...headers, operation: "delete" } };

@@ -18,7 +18,7 @@ import { type AnswerLimits, boundsOf, type DurableStreamsOptions, tailOf } from 
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { DurableStreams, maxRecordBytes } from "./streams.ts";
 import { type AuthorizeChange, ChangeGate } from "../state/gate.ts";
-import { type SessionSource, writeRows } from "../state/session_writes.ts";
+import type { SessionSource } from "../state/session_writes.ts";
 import type { StateParts } from "../state/state.ts";
 import { States } from "../state/states.ts";
 
@@ -107,8 +107,9 @@ export class DurableParts {
     return new StreamFeed(topic, topics, this.#sender);
   }
 
-  /** Writes transactions of a client to a state. See {@linkcode writeRows}. */
+  /** Writes transactions of a client to a state. Its code loads with the first one. */
   async write(id: string, data: unknown, source: SessionSource): Promise<unknown> {
+    const { writeRows } = await import("../state/session_writes.ts");
     return await writeRows(id, data, { ...this.#state, source });
   }
 

@@ -139,7 +139,9 @@ export class StreamSender {
     for await (const page of pages) {
       if (page.kind !== "page") return missing(page, true);
       if (reading.standing === undefined) {
-        const standing = this.#moveTo(reading, page.info, after);
+        // The rows before the end of an empty page were deleted, and forgotten.
+        const start = page.records.length === 0 ? page.next : after;
+        const standing = this.#moveTo(reading, page.info, start);
         reading.answer(wasThere ? { ...standing, recovered: true } : standing);
       }
       const isSent = await this.#sendPage(reading, page);

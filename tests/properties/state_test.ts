@@ -1,14 +1,15 @@
 /** Live state of several clients on two servers that share an engine, under faults. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import type { Client, ClientState, State } from "../../mod.ts";
+import type { Client, ClientState, State, TransportName } from "../../mod.ts";
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { differences, NO_COUNT, readRows, StateLedger, WRITES } from "../state_ledger.ts";
-import { type Drawn, maybe, stepOf } from "./draw.ts";
+import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
 import { faultyBroker, reach, untilReached } from "./engines.ts";
 import { type FaultName, FAULTS, faultsOf, planFaults } from "./faults.ts";
+import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -35,8 +36,22 @@ const STRIKES = {
   "fail appends": ({ broker }) => broker.make("logs.append", fail),
   "fail all": ({ broker }) => broker.make("logs", fail),
   "refuse writes": (node) => void (node.isRefusing = true),
+  "deny changes": (node) => void (node.isDenying = true),
   "cut": ({ host, world }) => void world.cut(host),
 } as const satisfies Readonly<Record<string, (node: Node) => void>>;
+
+/** Faults after which an engine still has all acknowledged data. Each engine has some of them. */
+const ENGINE_FAULTS = [
+  "engine-freeze",
+  "engine-slow",
+  "engine-busy",
+  "engine-clients",
+  "engine-subscribers",
+  "engine-scripts",
+] as const;
+
+/** Rates at which clients have to wait. */
+const SLOW = { perSession: { publications: { perSecond: 4, burst: 4 } } };
 
 const who = fc.nat(2);
 const waitMs = fc.oneof(fc.constant(0), fc.nat(20), fc.nat(2_000));
@@ -48,6 +63,12 @@ const stepsOf = fc.array(
       write: fc.record({ kind: fc.constantFrom(...WRITES), key: fc.constantFrom(...KEYS) }),
       waitMs,
     }, 20),
+    stepOf("lend", {
+      who,
+      key: fc.constantFrom(...KEYS),
+      ttlMs: fc.integer({ min: 1, max: 4_000 }),
+      waitMs,
+    }, 2),
     stepOf("reopen", { who, waitMs }),
     stepOf("strike", {
       node: fc.nat(1),
@@ -55,6 +76,12 @@ const stepsOf = fc.array(
       lastsMs: fc.integer({ min: 1, max: 5_000 }),
       waitMs,
     }, 3),
+    stepOf("strike the engine", {
+      by: fc.constantFrom(...ENGINE_FAULTS),
+      amount: fc.constantFrom(0, 0.4, 0.9),
+      lastsMs: fc.integer({ min: 1, max: 5_000 }),
+      waitMs,
+    }),
   ),
   { maxLength: 60, size: "max" },
 );
@@ -64,6 +91,10 @@ type Step = Drawn<typeof stepsOf>[number];
 property("states converge, and each write takes effect exactly as it is settled", {
   cases: fc.record({
     engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
+    transport,
+    /** True if the application decides about each change, and if it bounds the rate of writes. */
+    isGated: fc.boolean(),
+    isSlow: fc.boolean(),
     /** The clients' decisions about conflicts. */
     verdicts: fc.array(maybe(fc.constantFrom("mine" as const, "theirs" as const), 3), {
       minLength: 3,
@@ -75,9 +106,9 @@ property("states converge, and each write takes effect exactly as it is settled"
       { minLength: 3, maxLength: 3 },
     ),
   }),
-  async check(world, { engine, verdicts, steps, faults }) {
-    const board = new Board(world, await world.engine(engine));
-    await board.open(verdicts);
+  async check(world, { engine, verdicts, steps, faults, transport, ...options }) {
+    const board = new Board(world, await world.engine(engine), options);
+    await board.open(verdicts, transport);
     const overMs = Math.max(
       ...board.clients.map((client, i) =>
         planFaults(world, faults[i]!, { client, server: board.nodes[i % 2]! })
@@ -90,20 +121,32 @@ property("states converge, and each write takes effect exactly as it is settled"
   },
 });
 
+interface NodeOptions {
+  readonly isGated: boolean;
+  readonly isSlow: boolean;
+}
+
 /** A server with the state. */
 class Node {
   broker!: FaultyBroker;
   isRefusing = false;
+  isDenying = false;
   #open: { readonly state: State; readonly life: number } | undefined;
   readonly #program: SimulatedServer;
 
-  constructor(readonly world: World, name: string, engine: ClusterEngine) {
+  constructor(
+    readonly world: World,
+    name: string,
+    { engine, isGated, isSlow }: NodeOptions & { readonly engine: ClusterEngine },
+  ) {
     this.#program = world.serve(name, (host) => {
       this.broker = faultyBroker(engine, host);
       return {
         broker: this.broker,
         durableStreams: { path: "/streams", authorize: () => true },
         authorize: (_session, _topic, action) => action !== "publish" || !this.isRefusing,
+        authorizeChange: isGated ? () => !this.isDenying : undefined,
+        rates: isSlow ? SLOW : undefined,
         onRefused() {},
         onError() {},
       };
@@ -146,12 +189,15 @@ class Board {
   readonly #states: ClientState[] = [];
   readonly #ledger = new StateLedger();
 
-  constructor(readonly world: World, engine: ClusterEngine) {
-    this.nodes = ["near", "far"].map((name) => new Node(world, name, engine));
+  constructor(readonly world: World, readonly engine: ClusterEngine, options: NodeOptions) {
+    this.nodes = ["near", "far"].map((name) => new Node(world, name, { ...options, engine }));
   }
 
   /** Opens the state on both servers and on all clients, and a client without faults. */
-  async open(verdicts: readonly ("mine" | "theirs" | undefined)[]): Promise<void> {
+  async open(
+    verdicts: readonly ("mine" | "theirs" | undefined)[],
+    transport: TransportName,
+  ): Promise<void> {
     for (const node of this.nodes) {
       await reach(this.world, node);
       await node.open();
@@ -163,7 +209,7 @@ class Board {
     for (const [i, verdict] of [...verdicts, undefined].entries()) {
       const host = this.world.host(`client-${i}`);
       const servers = i % 2 === 0 ? [near!, far!] : [far!, near!];
-      const client = this.world.connect(host.name, servers, { host });
+      const client = this.world.connect(host.name, servers, { host, transports: [transport] });
       if (i < verdicts.length) this.clients.push(host);
       this.#connected.push(client);
       const state = await client.state(ID, verdict && { onConflict: () => verdict });
@@ -178,6 +224,16 @@ class Board {
       case "write":
         this.#write(step.who, step.write);
         break;
+      case "lend": {
+        const leases = this.#states[step.who]!.collection("leases");
+        void outcomeOf(leases.set(step.key, step.who, { ttlMs: step.ttlMs }));
+        break;
+      }
+      case "strike the engine": {
+        const fault = this.engine.faults[step.by]?.(step.amount);
+        if (fault?.heal) this.world.simulation.after(step.lastsMs, fault.heal);
+        break;
+      }
       case "reopen":
         this.#states[step.who]![Symbol.dispose]();
         this.#states[step.who] = await this.#connected[step.who]!.state(ID);
@@ -187,7 +243,7 @@ class Board {
         STRIKES[step.by](node);
         this.world.note(`strike: ${step.by}`, node.host.name);
         this.world.simulation.after(step.lastsMs, () => {
-          node.isRefusing = false;
+          node.isRefusing = node.isDenying = false;
           node.broker.make("logs.append", pass);
           node.broker.make("logs", pass);
         });
@@ -208,8 +264,10 @@ class Board {
     const areLive = () => statuses().every((status) => status === "live");
     await world.until("live states", areLive, SETTLED_MS).catch(() => {});
     assertEquals(statuses(), statuses().map(() => "live"));
-    const rows = await world.inTime("the rows", readRows(this.#connected.at(-1)!, ID));
     const all = [...this.#states, ...this.nodes.map(({ state }) => state!)];
+    const isExpired = () => all.every((state) => state.collection("leases").size === 0);
+    await world.until("rows that expire", isExpired, SETTLED_MS);
+    const rows = await world.inTime("the rows", readRows(this.#connected.at(-1)!, ID));
     const differing = () =>
       all.flatMap((state, i) => differences(state, rows).map((text) => `state ${i}, ${text}`));
     // A client may need its heartbeat to notice that its connection is lost.
