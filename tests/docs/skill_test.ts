@@ -38,6 +38,13 @@ async function look({ port, stop, restart }: Walked): Promise<void> {
   for (const tab of [ann, ben]) await tab.hasLines(["Ann: Hello", "Ben: While it was down"]);
   await ann.page.reload();
   await ann.hasText("#answer", ANSWER);
+
+  await ann.page.bringToFront();
+  await ann.page.type("#todo + input", "Tea");
+  await ann.page.keyboard.press("Enter");
+  for (const tab of [ann, ben]) await tab.hasText("#todo", "☐ Tea");
+  await ben.click("#todo li");
+  for (const tab of [ann, ben]) await tab.hasText("#todo", "☑ Tea");
 }
 
 const isMissing = findBrowser(CHROMIUM) === undefined && Deno.env.get("CI") !== "true";

@@ -97,13 +97,13 @@ const LOOKS: Record<string, Look> = {
     for (const tab of [ann, ben]) await tab.hasStatus("connected");
     await ann.say("/todo Buy tea");
     for (const tab of [ann, ben]) await tab.hasText("#todo", "Buy tea");
-    await ben.tick("#todo input");
+    await ben.click("#todo input");
     for (const tab of [ann, ben]) await tab.has("#todo :checked");
     await stop("server.ts");
     for (const tab of [ann, ben]) await tab.hasStatus("reconnecting");
     await ann.say("/todo Buy milk");
     await ann.hasText("#todo", "Buy teaBuy milk");
-    await ben.tick("#todo input");
+    await ben.click("#todo input");
     await ben.has("#todo label:first-child input:not(:checked)");
     await restart("server.ts");
     for (const tab of [ann, ben]) {

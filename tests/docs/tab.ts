@@ -38,8 +38,8 @@ export class Tab {
     await this.#waits((selector) => document.querySelector(selector!) !== null, selector);
   }
 
-  /** Clicks a checkbox. */
-  async tick(selector: string): Promise<void> {
+  /** Clicks an element. */
+  async click(selector: string): Promise<void> {
     // In the background, a tab draws no frames, for which a click waits.
     await this.page.bringToFront();
     await this.page.click(selector);
