@@ -146,7 +146,7 @@ Deno.test("agentFiles() of this repository links only to existing files", async 
   assertMatch(files["llms.txt"]!, /^# Skein\n\n> Skein is [^\n]+\n/);
   // Every line has a description.
   assertEquals(files["llms.txt"]!.split("\n").filter((line) => /^- .*\): ?$/.test(line)), []);
-  const order = ["# 1. A first server", "# 10. Two nodes", "# Options of `serve`"];
+  const order = ["# 1. A first server", "# 11. Two nodes", "# Options of `serve`"];
   const places = order.map((heading) => files["llms-full.txt"]!.indexOf(`\n${heading}\n`));
   assert(places.every((place) => place > 0), places.join());
   assertEquals(places, places.toSorted((a, b) => a - b));
