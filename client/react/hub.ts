@@ -194,7 +194,7 @@ export class Hub {
 
   /**
    * Writes to a live state. The state stays open until the outcome is known, even if its last
-   * component unmounts while the page is offline.
+   * component unmounts while the page is offline. At most 1,000 writes wait in each state.
    */
   async write<R>(id: string, make: (state: ClientState) => Promise<R>): Promise<R> {
     const leave = this.#useState(id, () => {});

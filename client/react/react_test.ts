@@ -922,6 +922,26 @@ Deno.test("useCollection() shows the error of a state that cannot be read", asyn
   await page.has("[ended  Cannot open collection: name must have 1 to 1024 bytes, received 0]");
 });
 
+Deno.test("useCollection() hydrates with no rows, and leaves no state that loads too late", async () => {
+  await using server = boards();
+  await using own = await server.state("board:1");
+  await using other = await server.state("board:2");
+  for (const state of [own, other]) await state.collection("cards").set("a", { title: "Tea" });
+  await using client = server.connect();
+  const show = (board: string) => h(SkeinProvider, { client }, h(Cards, { board }));
+  {
+    using page = new Page();
+    page.show(show("board:1"));
+    await page.has("[pending  ]");
+    page.hide(); // The code of the state has not loaded yet.
+    assertEquals(server.topics.subscribers("stream:board:1").length, 0);
+  }
+  using page = new Page();
+  page.hydrate(show("board:2"));
+  await page.has("[live aTea ]");
+  assertEquals(server.topics.subscribers("stream:board:1").length, 0);
+});
+
 Deno.test("a live state outlives a route change, and its last component while writes wait", async () => {
   using time = new FakeTime();
   await using server = boards();
