@@ -569,3 +569,20 @@ Deno.test("Server.state() needs states in a contract, and no contract", async ()
   await using state = await server.state("any");
   assertEquals(state.version, 0);
 });
+
+Deno.test("authorizeChange sees each row that its decision replaces, on two servers", async () => {
+  const authorizeChange = ({ before }: RequestedChange) =>
+    Promise.resolve({ value: { title: "count", votes: (Object(before).votes ?? 0) + 1 } });
+  const engine = new FaultyEngine();
+  await using one = new Bench({ authorizeChange, broker: engine.connect() });
+  await using two = new Bench({ authorizeChange, broker: engine.connect() });
+  await one.create("board:1");
+  const writes = Array.from({ length: 40 }, (_, i) => {
+    const way = CLIENTS[i % 2]!;
+    return [one, two][i >> 1 & 1]![way]("board:1", [change("cards", "a", { title: "mine" })]);
+  });
+  const codes = (await Promise.all(writes)).map(({ code }) => code);
+  const counted = codes.filter((code) => code === "ok").length;
+  assert(counted > 0 && codes.every((code) => ["ok", "conflict"].includes(code)), `${codes}`);
+  assertEquals(await one.rows("board:1", "cards"), { a: { title: "count", votes: counted } });
+});
