@@ -77,8 +77,9 @@ interface StateParts {
  *   were first.
  * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
  *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
- *   are right, but whether this write was among their changes cannot be told. A late copy of a write
- *   whose connection was lost can have one effect: it brings back a row that was deleted since.
+ *   are right, but whether this write was among their changes cannot be told. If a server handles a
+ *   write late, after the client has sent it again through another server, it may bring back a row
+ *   that was deleted since, or replace a row that others were changing when the write was made.
  *
  * @example A list that two clients share
  * ```ts
