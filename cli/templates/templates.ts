@@ -7,6 +7,14 @@ import aiReadme from "./ai/README.md.txt" with { type: "text" };
 import aiServer from "./ai/server.ts.txt" with { type: "text" };
 import aiTest from "./ai/server_test.ts.txt" with { type: "text" };
 import aiStyle from "./ai/style.css.txt" with { type: "text" };
+import boardCards from "./board/cards.ts.txt" with { type: "text" };
+import boardContract from "./board/contract.ts.txt" with { type: "text" };
+import boardHtml from "./board/index.html.txt" with { type: "text" };
+import boardPage from "./board/page.ts.txt" with { type: "text" };
+import boardReadme from "./board/README.md.txt" with { type: "text" };
+import boardServer from "./board/server.ts.txt" with { type: "text" };
+import boardTest from "./board/server_test.ts.txt" with { type: "text" };
+import boardStyle from "./board/style.css.txt" with { type: "text" };
 import chatContract from "./chat/contract.ts.txt" with { type: "text" };
 import chatHtml from "./chat/index.html.txt" with { type: "text" };
 import chatPage from "./chat/page.ts.txt" with { type: "text" };
@@ -177,6 +185,24 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
     },
     page: BUNDLED,
     imports: {},
+  },
+  board: {
+    summary: "Cards to plan with: live state, changes without a connection",
+    files: {
+      "README.md": boardReadme,
+      "cards.ts": boardCards,
+      "contract.ts": boardContract,
+      "server.ts": boardServer,
+      "server_test.ts": boardTest,
+      "site.ts": site,
+      "dev.ts": dev,
+      "page/index.html": boardHtml,
+      "page/page.ts": boardPage,
+      "page/status.ts": status,
+      "page/style.css": style + boardStyle,
+    },
+    page: BUNDLED,
+    imports: ZOD,
   },
   react: {
     summary: "The chat in React, with Vite: presence, typing indicator, unsent lines",

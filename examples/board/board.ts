@@ -3,15 +3,14 @@
  *
  * @module
  */
-import { newId, type TypedClientState } from "../../client.ts"; // jsr:@skein/skein/client
-import type { StateRows } from "../../mod.ts"; // jsr:@skein/skein
+import { type ClientStateOf, newId } from "../../client.ts"; // jsr:@skein/skein/client
 // Only types: the server checks the rows, and the page loads no schemas.
 import type { Card, contract } from "./contract.ts";
 import { orderAt } from "./order.ts";
 import { arrange, findCard, type Place, placeOf, type ShownColumn } from "./rows.ts";
 
 /** The state of a board. */
-export type BoardState = TypedClientState<StateRows<typeof contract, `board:${string}`>>;
+export type BoardState = ClientStateOf<typeof contract, `board:${string}`>;
 
 /** Options of a board. */
 export interface BoardHost {

@@ -1,5 +1,5 @@
 /**
- * The eight pages of Skein, each with its server, and the checks that apply to all of them.
+ * The nine pages of Skein, each with its server, and the checks that apply to all of them.
  *
  * @module
  */
@@ -38,6 +38,18 @@ export const FAMILY: readonly Member[] = [
     example: "whiteboard",
     args: (folder) => ["--data", `${folder}/boards.db`],
     enter: enterWithName,
+  },
+  {
+    name: "board",
+    example: "board",
+    args: (folder) => ["--data", `${folder}/boards.db`],
+    enter: async (page) => {
+      await enterWithName(page);
+      const input = await page.waitForSelector("#columns .add input");
+      await input!.type("Write");
+      await page.keyboard.press("Enter");
+      await page.waitForSelector(".task");
+    },
   },
   { name: "game", example: "game_state" },
   { name: "cluster", example: "cluster/main.ts", args: () => ["--redis"], end: "SIGINT" },

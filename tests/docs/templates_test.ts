@@ -117,6 +117,55 @@ async function chat(url: string, addresses: readonly string[]): Promise<void> {
   }
 }
 
+/** Two users on the page of the template `board`, one of whom drags a card. */
+async function plan(url: string): Promise<void> {
+  const kind = BROWSERS[0]!;
+  if (findBrowser(kind) === undefined && Deno.env.get("CI") !== "true") return;
+  const browser = await launchBrowser(kind);
+  const shows = (page: Page, list: number, text: string) =>
+    page.waitForFunction(
+      `[...document.querySelectorAll("section:nth-child(${list}) li input")]` +
+        `.map((input) => input.value).join() === "${text}"`,
+      { polling: 10 },
+    );
+  try {
+    const [ann, ben] = await Promise.all(["Ann", "Ben"].map(async (name) => {
+      const page = await newPage(await browser.createBrowserContext());
+      await page.goto(url);
+      await page.waitForSelector("#welcome[open]");
+      await page.type("#welcome input", name);
+      await page.keyboard.press("Enter");
+      await page.waitForFunction('document.querySelector("#people").textContent === "Ann, Ben"', {
+        polling: 10,
+      });
+      return page;
+    })) as [Page, Page];
+    for (const text of ["Write", "Test"]) {
+      await ann.type("section:nth-child(1) form input", text);
+      await ann.keyboard.press("Enter");
+    }
+    await shows(ben, 1, "Write,Test");
+    const placeOf = async (selector: string) => {
+      const { x, y, width, height } = (await (await ben.$(selector))!.boundingBox())!;
+      return [x + width / 2, y + height / 2] as const;
+    };
+    await ben.mouse.move(...await placeOf("li .grip"));
+    await ben.mouse.down();
+    await ben.mouse.move(...await placeOf("section:nth-child(3) ol"), { steps: 5 });
+    await ben.mouse.up();
+    await shows(ann, 3, "Write");
+    await ann.focus("section:nth-child(1) .grip");
+    await ann.keyboard.press("ArrowRight");
+    await shows(ben, 2, "Test");
+    await ann.keyboard.press("ArrowRight");
+    await shows(ben, 3, "Test,Write");
+    await ann.keyboard.press("ArrowDown");
+    await shows(ben, 3, "Write,Test");
+  } finally {
+    await browser.close();
+  }
+}
+
 for (const [name, { page }] of Object.entries(TEMPLATES)) {
   Deno.test(`A project from the template ${name} is clean, passes its tests, and serves`, async () => {
     await using mirror = await openMirror({ checkout: ROOT });
@@ -154,11 +203,12 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
         }
         for (const address of ownAddresses()) {
           const origin = `http://${address}:${port}`;
-          const token = name === "chat" || isReact ? "Ann" : null;
+          const token = name === "chat" || name === "board" || isReact ? "Ann" : null;
           assertEquals(await visit(origin, origin, token), 0);
           assertEquals(await visit(origin, "http://evil.example", token), 4403);
         }
         if (isReact) await chat(base, ownAddresses());
+        if (name === "board") await plan(base);
       });
       const lines = printed.split("\n");
       for (const address of ownAddresses()) {
