@@ -9,7 +9,7 @@ import type { Control, IncomingMessage, Message, MessageTurn } from "../message.
 import type { ReceiveQueue } from "../queue/receive_queue.ts";
 import { type CheckedMessage, type Inside, Receiving } from "../receiving.ts";
 import type { Sending } from "../sending.ts";
-import type { RequestServer, SessionRequests } from "../settings.ts";
+import type { SessionRequests } from "../settings.ts";
 import type { Envelope } from "../wire/envelope.ts";
 
 /** Receives the frames of one session of a server with services. */
@@ -28,19 +28,16 @@ export class ServedReceiving extends Receiving implements Backpressure {
     this.#core = core as Inside;
   }
 
-  get #services(): RequestServer {
-    return this.#core.settings.services!;
-  }
-
   /** The services for the peer, created with its first request for one. */
   get serving(): SessionRequests {
-    return this.#served ??= this.#services.serve(this.#core.session);
+    const { session, settings } = this.#core;
+    return this.#served ??= settings.services!.serve(session);
   }
 
   override begin(): void {
-    const { awaitsToken, lineage, session } = this.#core;
+    const { awaitsToken, lineage, session, settings } = this.#core;
     if (awaitsToken || lineage.predecessor !== undefined) {
-      this.firstFrames = this.#services.firstFrames(session, this);
+      this.firstFrames = settings.services!.firstFrames(session, this);
     }
     super.begin();
   }
@@ -95,12 +92,17 @@ export class ServedReceiving extends Receiving implements Backpressure {
 
   protected override checkDue(incoming: IncomingMessage): CheckedMessage {
     const { turn } = incoming;
-    return turn ? this.#checkInTurn(incoming, turn) : super.checkDue(incoming);
+    return turn ? checkInTurn(this, incoming, turn) : super.checkDue(incoming);
   }
+}
 
-  async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
-    const message = await turn.isDue() ? await this.check(incoming) : undefined;
-    if (message === undefined) turn.end();
-    return message;
-  }
+// No private method: its brand would take memory in each session.
+async function checkInTurn(
+  receiving: ServedReceiving,
+  incoming: IncomingMessage,
+  turn: MessageTurn,
+): Promise<Message | undefined> {
+  const message = await turn.isDue() ? await receiving.check(incoming) : undefined;
+  if (message === undefined) turn.end();
+  return message;
 }
