@@ -78,9 +78,8 @@ async function loadRequests(settings: SessionSettings): Promise<void> {
 }
 
 async function loadPolicy(settings: SessionSettings): Promise<void> {
-  const { sendQueue } = settings;
   const { DropPolicy } = await loadAnswers(settings, "the policy of sendQueue");
-  sendQueue.overflow ??= new DropPolicy(sendQueue.policy);
+  settings.overflow ??= new DropPolicy(settings.sendQueue.policy);
 }
 
 async function loadAnswers(settings: SessionSettings, what: string): Promise<Answers> {

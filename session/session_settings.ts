@@ -56,8 +56,8 @@ export function settingsWith<
       return `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}}}`;
     },
   });
-  const { sendQueue } = settings;
-  if (sendQueue.policy !== "close") sendQueue.overflow = new DropPolicy(sendQueue.policy);
+  const { policy } = settings.sendQueue;
+  if (policy !== "close") settings.overflow = new DropPolicy(policy);
   if (options.requests !== undefined) {
     settings.requests = new RequestTable(
       settings,

@@ -253,14 +253,13 @@ export interface SessionSettings {
    */
   readonly client: string;
   /** Limits of the messages that wait to be sent. */
-  readonly sendQueue: Required<NonNullable<SessionLimits["sendQueue"]>> & {
-    /**
-     * Makes room in full queues; `undefined` if the policy is always `close`.
-     *
-     * @ignore
-     */
-    overflow?: Overflow | undefined;
-  };
+  readonly sendQueue: Required<NonNullable<SessionLimits["sendQueue"]>>;
+  /**
+   * Makes room in full send queues; `undefined` if the policy is `close`.
+   *
+   * @ignore
+   */
+  overflow?: Overflow | undefined;
   /** Limits of the received messages that wait to be handled. */
   readonly receiveQueue: Required<NonNullable<SessionLimits["receiveQueue"]>>;
   /** Largest message, in bytes. */

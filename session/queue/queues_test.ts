@@ -78,13 +78,8 @@ export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Benc
   };
   const queue: SendQueue = new SendQueue(frames, owner, {
     turn,
-    sendQueue: {
-      maxMessages: 256,
-      maxBytes: 1_048_576,
-      policy: "close",
-      overflow: limits.policy && new DropPolicy(limits.policy),
-      ...limits,
-    },
+    sendQueue: { maxMessages: 256, maxBytes: 1_048_576, policy: "close", ...limits },
+    overflow: limits.policy && new DropPolicy(limits.policy),
   });
   const entry = (frame: Frame, options: Partial<QueuedMessage> = {}): QueuedMessage => ({
     frame,

@@ -39,7 +39,13 @@ export interface SendQueueBounds {
   readonly maxBytes: number;
   /** Policy of a full queue. */
   readonly policy: OverflowPolicy | ((topic: string) => OverflowPolicy);
-  /** Makes room in a full queue; `undefined` if the policy is always `close`. */
+}
+
+/** What all send queues of a server or a client share. */
+export interface SendQueueOptions {
+  readonly turn: Turn;
+  readonly sendQueue: SendQueueBounds;
+  /** Makes room in a full queue; `undefined` if the policy is `close`. */
   readonly overflow?: Overflow | undefined;
 }
 
@@ -101,9 +107,8 @@ export class SendQueue extends Signal {
   policyError: unknown;
 
   readonly #frames: MessageFrames;
-  readonly #turn: Turn;
   readonly #owner: SendQueueOwner;
-  readonly #limits: SendQueueBounds;
+  readonly #options: SendQueueOptions;
   #entries: QueuedMessage[] = [];
   #bytes = 0;
   // Excludes drop notices, which are in the list but don't count towards the bounds.
@@ -117,16 +122,11 @@ export class SendQueue extends Signal {
   #sentBytes = 0;
 
   /** Creates the send queue of a session on `frames`. */
-  constructor(
-    frames: MessageFrames,
-    owner: SendQueueOwner,
-    options: { readonly turn: Turn; readonly sendQueue: SendQueueBounds },
-  ) {
+  constructor(frames: MessageFrames, owner: SendQueueOwner, options: SendQueueOptions) {
     super();
     this.#frames = frames;
     this.#owner = owner;
-    this.#turn = options.turn;
-    this.#limits = options.sendQueue;
+    this.#options = options;
   }
 
   /** True if no message waits, and the connection is not behind. */
@@ -164,7 +164,7 @@ export class SendQueue extends Signal {
 
   /** Adds a message for this session alone. See {@linkcode push}. */
   add({ frame, size, topic, position }: EncodedMessage, isProtected: boolean): void {
-    const sequence = this.#turn.nextSequence();
+    const sequence = this.#options.turn.nextSequence();
     this.push({ frame, size, topic, position, sequence, isProtected });
   }
 
@@ -177,13 +177,15 @@ export class SendQueue extends Signal {
   push(message: QueuedMessage): void {
     if (this.#isEnded) return;
     const entry = this.fitting(message);
-    if (this.#entries.length > 0 && !this.#isHeld && this.isFullFor(entry)) this.#turn.flush();
+    if (this.#entries.length > 0 && !this.#isHeld && this.isFullFor(entry)) {
+      this.#options.turn.flush();
+    }
     if (this.#failure !== undefined || !this.admit(entry)) {
       const error = this.#failure!;
       this.fail();
       throw error;
     }
-    if (!this.#isHeld) this.#turn.mark(this);
+    if (!this.#isHeld) this.#options.turn.mark(this);
   }
 
   /** Returns the entry, or a gap instead if the entry is too large for the peer. */
@@ -195,7 +197,7 @@ export class SendQueue extends Signal {
 
   /** Adds an entry, and makes room according to the policy. Returns false if there is no room. */
   admit(entry: QueuedMessage): boolean {
-    if (this.#limits.overflow?.settles(this, entry)) return true;
+    if (this.#options.overflow?.settles(this, entry)) return true;
     if (this.isFullFor(entry)) {
       this.#failure = new QueueFullError(
         `Cannot send: the send queue is full (${this.#entries.length} messages, ${this.#bytes} bytes)`,
@@ -275,7 +277,7 @@ export class SendQueue extends Signal {
       this.#handed = this.#frames.bufferedAmount;
       if (this.#isEnded) return;
       if (this.#entries.length === 0) this.notify();
-      else this.#turn.mark(this);
+      else this.#options.turn.mark(this);
     });
   }
 
@@ -284,13 +286,13 @@ export class SendQueue extends Signal {
    * queue.
    */
   get hasRoom(): boolean {
-    const { maxMessages, maxBytes } = this.#limits;
+    const { maxMessages, maxBytes } = this.#options.sendQueue;
     return !this.#isHeld && this.#messages * 2 < maxMessages && this.#bytes * 2 < maxBytes;
   }
 
   /** True if the queue has no room for an entry. */
   isFullFor(entry: Pick<QueuedMessage, "size">): boolean {
-    const { maxMessages, maxBytes } = this.#limits;
+    const { maxMessages, maxBytes } = this.#options.sendQueue;
     return this.#messages >= maxMessages ||
       (this.#messages > 0 && this.#bytes + entry.size > maxBytes);
   }
