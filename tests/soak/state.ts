@@ -1,7 +1,7 @@
 /**
- * Live state under failures. Clients write and read one state while nodes are killed and groups of
- * clients are offline by turns. At the end, all clients and nodes must have the same rows, and each
- * write must have taken effect exactly as its outcome says.
+ * Live state under failures. Clients write and read one state while nodes and the engine are killed
+ * and groups of clients are offline by turns. At the end, all clients and nodes must have the same
+ * rows, and each write must have taken effect exactly as its outcome says.
  *
  * @module
  */
@@ -26,6 +26,9 @@ const ID = "board";
 
 /** Number of groups of clients. One of them is offline at a time. */
 const GROUPS = 4;
+
+/** Every so many kills of a node, the engine is killed too, if it is a process of its own. */
+const ENGINE_TURNS = 3;
 
 /** Share of the writes that go to a few keys, in percent, and the number of these keys. */
 const [HOT_SHARE, HOT_KEYS] = [10, 5];
@@ -156,6 +159,8 @@ class Fleet implements AsyncDisposable {
       const [node, port] = [this.#nodes[i]!, this.#ports[i]!];
       node.kill("SIGKILL");
       await node.end();
+      // The node starts once the engine replies.
+      if (turn % ENGINE_TURNS === 1) await this.#engine.strike?.();
       this.#nodes[i] = await this.#startNode(port);
     }
     return { killed };
