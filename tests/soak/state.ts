@@ -1,6 +1,6 @@
 /**
- * Live state under failures. Clients write and read one state while nodes and the engine are killed
- * and groups of clients are offline by turns. At the end, all clients and nodes must have the same
+ * Live state under failures. Clients write and read one state while nodes and the engine are killed,
+ * nodes are suspended, and groups of clients are offline by turns. At the end, all clients and nodes must have the same
  * rows, and each write must have taken effect exactly as its outcome says.
  *
  * @module
@@ -144,7 +144,7 @@ class Fleet implements AsyncDisposable {
     return fleet;
   }
 
-  /** Kills nodes, and takes groups of clients offline, by turns. */
+  /** Suspends and kills nodes, and takes groups of clients offline, by turns. */
   async strike(): Promise<{ readonly killed: number }> {
     const { totalMs, betweenNodesMs } = this.#sizes;
     const end = Date.now() + totalMs;
@@ -153,7 +153,9 @@ class Fleet implements AsyncDisposable {
       const cable = this.#cables[turn % GROUPS]!;
       cable.port = 1;
       cable.cut();
+      const frozen = this.#freeze(killed + 1);
       await sleep(betweenNodesMs);
+      frozen?.kill("SIGCONT");
       cable.port = this.#portOf(turn);
       const i = killed++ % this.#nodes.length;
       const [node, port] = [this.#nodes[i]!, this.#ports[i]!];
@@ -200,6 +202,22 @@ class Fleet implements AsyncDisposable {
     for (const cable of this.#cables) await cable[Symbol.asyncDispose]();
     for (const node of this.#nodes) node.kill("SIGKILL");
     await Promise.all(this.#nodes.map((node) => node.end()));
+  }
+
+  /**
+   * Suspends a node, if there are others, and moves its clients to them. When it continues, it
+   * handles what these clients sent before.
+   */
+  #freeze(turn: number): LineProcess | undefined {
+    if (this.#nodes.length === 1) return undefined;
+    const node = this.#nodes[turn % this.#nodes.length]!;
+    node.kill("SIGSTOP");
+    for (const cable of this.#cables) {
+      if (cable.port !== this.#portOf(turn)) continue;
+      cable.port = this.#portOf(turn + 1);
+      cable.cut();
+    }
+    return node;
   }
 
   #portOf(turn: number): number {
