@@ -41,7 +41,7 @@ export interface SendQueueBounds {
   readonly policy: OverflowPolicy | ((topic: string) => OverflowPolicy);
 }
 
-/** What all send queues of a server or a client share. */
+/** The turn, bounds and policy that all send queues of a server or a client share. */
 export interface SendQueueOptions {
   readonly turn: Turn;
   readonly sendQueue: SendQueueBounds;
@@ -49,7 +49,7 @@ export interface SendQueueOptions {
   readonly overflow?: Overflow | undefined;
 }
 
-/** Makes room in full queues. Only a server always loads the code for this. */
+/** Makes room in full queues. A client loads the code for this only if its policy drops messages. */
 export interface Overflow {
   /**
    * Makes room for an entry according to the policy.
