@@ -644,6 +644,37 @@ Deno.test("ClientState ends with the code gone if the state is deleted", async (
   assertEquals(await code(items.set("a", TEA)), "gone");
 });
 
+Deno.test("ClientState waits for a state that its server creates after the start", async () => {
+  await using own = server();
+  await using page = client(own.url);
+  using state = await page.state("list");
+  await page.whenConnected();
+  const asked = own.durableStreams.info("list"); // After the first request of the client.
+  assertEquals(await asked, undefined);
+  await using made = await own.state("list");
+  await made.collection("items").set("a", TEA);
+  await state.ready;
+  assertEquals(state.collection("items").get("a"), TEA);
+});
+
+Deno.test("ClientState goes on after its server has restarted without the state", async () => {
+  await using at = await Fixture.make();
+  const own = at.own.collection<Item>("items");
+  await own.set("a", TEA);
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  await at.offline(state);
+  await at.server.durableStreams.delete("list");
+  at.online();
+  await at.client.whenConnected();
+  assertEquals(await at.server.durableStreams.info("list"), undefined);
+  assertEquals([state.status.current, items.has("a")], ["lost", true]);
+  await using anew = await at.server.state("list");
+  await anew.collection("items").set("b", TEA);
+  await until(() => items.has("b"));
+  assertEquals([state.status.current, [...items.keys()]], ["live", ["b"]]);
+});
+
 Deno.test("ClientState ends if there is no such state, or it is no state", async () => {
   await using at = await Fixture.make();
   await using writer = await at.server.durableStreams.create("plain");

@@ -2,8 +2,10 @@
  * Live state in a client: rows that all clients and servers share, with writes that are shown at
  * once. This module loads with the first state.
  */
+import { Backoff } from "../../base/backoff.ts";
 import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
+import { pause } from "../../base/wait.ts";
 import { RequestError, SessionClosedError } from "../../errors.ts";
 import type {
   Contract,
@@ -30,6 +32,15 @@ import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscription.ts";
 import { ClientRows } from "./rows.ts";
 import { copyOf, type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
+
+/**
+ * Time in which a server may create a state after it has started to accept clients, in milliseconds.
+ * A client that asks for the state earlier asks again.
+ */
+const FIRST_MS = 2_000;
+
+/** The same for a state that was lost with its server, which may have restarted. */
+const RETURN_MS = 60_000;
 
 /** Options for opening a state in a client. */
 export interface ClientStateOptions {
@@ -122,7 +133,13 @@ export class ClientState implements Disposable {
   readonly #closed = new AbortController();
   readonly #isReady = Promise.withResolvers<void>();
   readonly #current = new Signal();
+  readonly #backoff: Backoff;
   #subscription: Subscription | undefined;
+  #wasLive = false;
+  /** True from the start, and from a loss of the connection, until the rows are complete. */
+  #isAwaited = true;
+  /** Time since which this is the case. */
+  #sinceMs: number;
   /** Version up to which the rows are complete. */
   #version = 0;
 
@@ -136,6 +153,8 @@ export class ClientState implements Disposable {
     this.id = id;
     this.#client = client;
     this.#parts = parts;
+    this.#backoff = new Backoff(parts.runtime, { firstDelayMs: 250, maxDelayMs: 5_000 });
+    this.#sinceMs = parts.runtime.monotonic();
     this.ready = this.#isReady.promise;
     this.ready.catch(() => {});
     this.#writes = new Writes({
@@ -259,7 +278,10 @@ export class ClientState implements Disposable {
         } catch (error) {
           const failure = error instanceof RequestError ? error : undefined;
           const code = failure?.failure.code;
-          if (code === "not-found") throw gone ?? failure;
+          if (code === "not-found") {
+            if (!await this.#mayAppear()) throw gone ?? failure;
+            continue;
+          }
           if (code !== "gone" || of.offset === undefined) throw error;
           gone = failure;
           // Deletions that these rows lack may be forgotten, so all rows are read again.
@@ -275,10 +297,29 @@ export class ClientState implements Disposable {
     }
   }
 
+  /**
+   * Waits before the next attempt to read a missing state. Returns false if the server had enough
+   * time to create the state after its start. A state that was deleted while the client was connected
+   * does not appear again.
+   */
+  async #mayAppear(): Promise<boolean> {
+    const { runtime } = this.#parts;
+    const mostMs = this.#wasLive ? RETURN_MS : FIRST_MS;
+    if (!this.#isAwaited || runtime.monotonic() - this.#sinceMs > mostMs) return false;
+    await pause(runtime, this.#backoff.next() ?? 0, this.#closed.signal);
+    return true;
+  }
+
   #subscribe(topic: string, options: ClientSubscribeOptions): Subscription {
     const subscription = this.#client.subscribe(topic, options);
     this.#subscription = subscription;
-    subscription.status.observe(() => this.#check());
+    subscription.status.observe((status) => {
+      if (status === "lost" && !this.#isAwaited) {
+        this.#isAwaited = true;
+        this.#sinceMs = this.#parts.runtime.monotonic();
+      }
+      this.#check();
+    });
     return subscription;
   }
 
@@ -300,6 +341,9 @@ export class ClientState implements Disposable {
       this.#rows.complete();
       this.#isReady.resolve();
       this.#current.notify();
+      this.#wasLive = true;
+      this.#isAwaited = false;
+      this.#backoff.reset();
       if (this.status.current !== "live") this.status.set("live");
     } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
   }

@@ -94,8 +94,8 @@ export interface WriteTarget {
  * The writes of one state. At most one publication is under way.
  *
  * If its reply is lost, the writes are sent again, on condition that their rows have not changed
- * since they were first sent. If a row has changed, the name of the transaction tells whether this was the write itself.
- * If it was not, the outcome is unknown.
+ * since they were first sent. If a row has changed, the name of the transaction tells whether this
+ * was the write itself. If it was not, the outcome is unknown.
  */
 export class Writes {
   readonly #target: WriteTarget;
@@ -323,8 +323,9 @@ export class Writes {
 
   #encode(write: Write, { type, key, value, ttlMs, seen }: WriteChange): RowWriteMessage {
     const { txid, update, state, conflicts } = write;
-    // Also the first attempt: a copy that a server handles late must not replace newer rows.
-    const isConditional = conflicts === 0 || state === "uncertain" || update !== undefined ||
+    // A copy that a server handles late must not replace newer rows. The last attempt is certain.
+    const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||
+      update !== undefined ||
       this.#target.onConflict !== undefined;
     const headers = {
       txid,

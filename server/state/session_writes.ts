@@ -34,6 +34,8 @@ export async function writeRows(
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const results: WriteResult[] = [];
   for (const write of readWrites(data)) {
+    // The client sends the rest again in its next session.
+    if (results.length > 0 && source.session.isClosed) break;
     try {
       const result = await writeOne(id, write, { ...parts, source });
       results.push(result);
