@@ -685,6 +685,7 @@ export async function openState(
   { recovery, checkOptions: check }: ClientPlatform,
   runtime: Runtime,
 ): Promise<ClientState> {
+  checkRowName("open state", "id", id);
   const { readStream } = await recovery() as Pick<StateParts, "readStream">;
   return new ClientState(id, options, client, { runtime, check, readStream });
 }

@@ -119,6 +119,7 @@ export class State implements AsyncDisposable {
       delete: (type, key) => void changes.push(deletion(type, key)),
     });
     if (returned instanceof Promise) {
+      returned.catch(() => {});
       throw new TypeError("Cannot write state: the transaction must not be asynchronous");
     }
     return await this.#write(changes);
