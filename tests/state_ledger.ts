@@ -10,7 +10,14 @@
  *
  * @module
  */
-import { type Client, type ClientState, RequestError, SessionClosedError } from "../mod.ts";
+import {
+  BrokerError,
+  type Client,
+  type ClientCollection,
+  type ClientState,
+  RequestError,
+  SessionClosedError,
+} from "../mod.ts";
 import type { VersionedRowMessage } from "../session/wire/rows.ts";
 
 /** Writes of clients, by what they do. */
@@ -23,6 +30,15 @@ export const COLLECTIONS = ["items", "counters", "pairs"] as const;
 export interface LedgerWrite {
   readonly kind: typeof WRITES[number];
   readonly key: string;
+}
+
+/** A state of a client or of a server. */
+export interface WritableState extends Pick<ClientState, "transaction"> {
+  /** The status of a client's state. */
+  readonly status?: ClientState["status"];
+  collection<T = unknown>(
+    name: string,
+  ): Pick<ClientCollection<T>, "get" | "set" | "delete" | "update">;
 }
 
 /** A row of the collection `counters`: how often it was updated, and by which writes. */
@@ -82,12 +98,18 @@ export class StateLedger {
   /**
    * Makes a write.
    *
-   * @param client Name of the client.
-   * @param state The client's state.
+   * @param client Name of the client or the server.
+   * @param state Its state.
    * @param write The write.
+   * @param lost Rejects if the process of a server ends, after which the outcome is unknown.
    * @returns Resolves once the write is settled, in any way.
    */
-  async write(client: string, state: ClientState, write: LedgerWrite): Promise<void> {
+  async write(
+    client: string,
+    state: WritableState,
+    write: LedgerWrite,
+    lost: Promise<never> = new Promise(() => {}),
+  ): Promise<void> {
     const number = this.#entries.size;
     const entry: Entry = {
       ...write,
@@ -98,7 +120,7 @@ export class StateLedger {
     };
     this.#entries.set(entry.id, entry);
     this.#waiting++;
-    entry.outcome = await perform(state, entry).catch(codeOf);
+    entry.outcome = await Promise.race([perform(state, entry), lost]).catch(codeOf);
     this.#waiting--;
     this.#checkView(state, entry);
   }
@@ -152,9 +174,9 @@ export class StateLedger {
   }
 
   /** Checks that the writer sees a write that took effect, and none that was rejected. */
-  #checkView(state: ClientState, entry: Entry): void {
+  #checkView(state: WritableState, entry: Entry): void {
     const { id, client, kind, key, outcome } = entry;
-    if (state.status.isEnded) return;
+    if (state.status?.isEnded) return;
     const isDone = typeof outcome === "number";
     const sees = rowsOf(entry).some(([type, key]) =>
       idsOf(type, state.collection(type).get(key)).includes(id)
@@ -173,7 +195,7 @@ export class StateLedger {
   }
 }
 
-function perform(state: ClientState, entry: Entry): Promise<number> {
+function perform(state: WritableState, entry: Entry): Promise<number> {
   const { kind, key, id } = entry;
   switch (kind) {
     case "set":
@@ -193,6 +215,8 @@ function perform(state: ClientState, entry: Entry): Promise<number> {
 }
 
 function codeOf(error: unknown): string {
+  // A server cannot tell whether the engine made a write.
+  if (error instanceof BrokerError) return "unknown";
   if (error instanceof RequestError) return error.failure.code;
   return error instanceof Error ? error.name : `${error}`;
 }

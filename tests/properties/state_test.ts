@@ -1,7 +1,13 @@
 /** Live state of several clients on two servers that share an engine, under faults. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import type { Client, ClientState, State, TransportName } from "../../mod.ts";
+import {
+  BrokerError,
+  type Client,
+  type ClientState,
+  type State,
+  type TransportName,
+} from "../../mod.ts";
 import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
@@ -69,6 +75,11 @@ const stepsOf = fc.array(
       ttlMs: fc.integer({ min: 1, max: 4_000 }),
       waitMs,
     }, 2),
+    stepOf("write on a server", {
+      node: fc.nat(1),
+      write: fc.record({ kind: fc.constantFrom(...WRITES), key: fc.constantFrom(...KEYS) }),
+      waitMs,
+    }, 4),
     stepOf("reopen", { who, waitMs }),
     stepOf("strike", {
       node: fc.nat(1),
@@ -224,6 +235,16 @@ class Board {
       case "write":
         this.#write(step.who, step.write);
         break;
+      case "write on a server": {
+        const { host, state } = this.nodes[step.node]!;
+        if (state === undefined) break;
+        const lost = Promise.withResolvers<never>();
+        lost.promise.catch(() => {});
+        host.onEnd(() => lost.reject(new BrokerError("The process was killed")));
+        const writing = () => this.#ledger.write(host.name, state, step.write, lost.promise);
+        void this.world.run(host, writing);
+        break;
+      }
       case "lend": {
         const leases = this.#states[step.who]!.collection("leases");
         void outcomeOf(leases.set(step.key, step.who, { ttlMs: step.ttlMs }));
