@@ -322,6 +322,34 @@ Deno.test("serveBoards() accepts only rows of columns and cards", async () => {
   );
 });
 
+Deno.test("Board calls its page if the board cannot be read", async () => {
+  await using server = start();
+  await using client = connect(`${server.url}session?name=ann`, {
+    contract,
+    transports: ["websocket"],
+  });
+  const state = await client.state("board:No board");
+  const ended = Promise.withResolvers<void>();
+  const refusals: string[] = [];
+  using board = new Board(state, {
+    onChange: () => state.status.current === "ended" && ended.resolve(),
+    onRefused: (sentence) => refusals.push(sentence),
+  });
+  await soon(ended.promise);
+  assertEquals((state.error as RequestError).failure.code, "forbidden");
+  await board.addColumn("Late");
+  assertEquals(refusals.length, 1);
+});
+
+Deno.test("A deleted board is created again, with its columns, by the pages that read it", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  await ann.board.addCard(keyOf(ann.board, "To do"), "gone");
+  await server.durableStreams.delete("board:plans");
+  await until(() => ann.board.columns.every(({ cards }) => cards.length === 0));
+  await until(() => ann.board.columns.length === 3);
+});
+
 Deno.test("A board in a file survives a restart of the server", async () => {
   const path = await Deno.makeTempFile();
   for (const visit of [1, 2]) {
