@@ -209,10 +209,10 @@ export class KanbanPage {
     );
   }
 
-  /** Waits for the text of an element. */
+  /** Waits for an element with a text. */
   async says(selector: string, text: string): Promise<void> {
     await this.page.waitForFunction(
-      (selector, text) => document.querySelector(selector)!.textContent.includes(text),
+      (selector, text) => document.querySelector(selector)?.textContent.includes(text) ?? false,
       {},
       selector,
       text,
