@@ -86,6 +86,24 @@ async function replyTo(page: Page, envelope: object): Promise<unknown> {
   return error?.code ?? data;
 }
 
+/** The options of a server whose clients write states. */
+const states = () => ({
+  broker: new MemoryBroker(),
+  durableStreams: { path: "/streams" },
+  authorize: () => true,
+});
+
+/** Writes a row of a state; returns the code of the failure, or the version. */
+async function writeRow(server: Server<string>, page: Page): Promise<unknown> {
+  await using _board = await server.state("board");
+  const change = { type: "cards", key: "1", value: 1, headers: { operation: "upsert" } };
+  const { data } = await page.ask({ publish: "stream:board", data: { writes: [[change]] } });
+  const [{ error, version }] =
+    (data as { results: [{ error?: { code: string }; version: number }] })
+      .results;
+  return error?.code ?? version;
+}
+
 /** A decision that hangs once. */
 interface Case {
   /** The key in the options. */
@@ -235,6 +253,24 @@ const CASES: readonly Case[] = [
     ask: (_server, page) => replyTo(page, { presence: "room", data: {} }),
     expected: ["failed", {}],
     issue: "the schema of a publication",
+  },
+  {
+    key: "contract",
+    of: "a row",
+    options: (hang) => ({
+      ...states(),
+      contract: defineContract({ state: { board: { cards: hang.schema } } }),
+    }),
+    ask: writeRow,
+    expected: ["failed", 1],
+    issue: "the schema of a row",
+  },
+  {
+    key: "authorizeChange",
+    options: (hang) => ({ ...states(), authorizeChange: () => hang.answer(true) }),
+    ask: writeRow,
+    expected: ["unavailable", 1],
+    issue: "authorizeChange",
   },
   {
     key: "contract",

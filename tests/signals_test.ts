@@ -11,7 +11,7 @@ const PROGRAM = /```ts[^\n]*\n([\s\S]*?)```/g;
  * exits.
  */
 const WAYS =
-  /removeSignalListener\(|isDraining\) (?:Deno\.exit|return impatience)|isDraining \? Deno\.exit|aborted\) Deno\.exit/;
+  /removeSignalListener\(|isDraining\)+ (?:Deno\.exit|return impatience)|isDraining \? Deno\.exit|aborted\) Deno\.exit/;
 
 /** Programs that always end at the first signal, because they wait for nothing that could hang. */
 const BRIEF: readonly string[] = ["docs/deploy/rolling-restarts.md"];
