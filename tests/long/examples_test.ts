@@ -4,12 +4,16 @@
  * @module
  */
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { dial, RequestError, SessionClosedError } from "../../mod.ts";
+import { connect, dial, RequestError, SessionClosedError } from "../../mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
+import { Board } from "../../examples/board/board.ts";
+import { contract as boards } from "../../examples/board/contract.ts";
 import { serveChat } from "../../examples/chat/chat.ts";
 import { Once, Recent } from "../../examples/chat/memory.ts";
 import { isNatsMissing } from "../brokers/nats_server.ts";
-import { isRedisMissing } from "../brokers/redis_server.ts";
+import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
+import { lowPort } from "../ports.ts";
+import { soon } from "../waiting.ts";
 
 const EXAMPLES = new URL("../../examples/", import.meta.url);
 
@@ -229,6 +233,57 @@ for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissin
     fn: () => runsOnce("cluster/main.ts", { flags: ["-A"], args: [`--${engine}`], expected }),
   });
 }
+
+Deno.test({
+  name: "examples/board/server.ts --redis serves a board on two nodes",
+  ignore: isRedisMissing,
+  async fn() {
+    await using redis = await RedisServer.start();
+    const port = lowPort({ beside: 1 });
+    await using program = new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["run", "--quiet", "-A", new URL("board/server.ts", EXAMPLES).href],
+        ...["--port", `${port}`, "--redis", redis.url],
+      ],
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+      stdout: "piped",
+    }).spawn();
+    const lines = program.stdout.pipeThrough(new TextDecoderStream());
+    let printed = "";
+    for await (const text of lines.values({ preventCancel: true })) {
+      printed += text;
+      if (printed.includes(`:${port + 1} `)) break;
+    }
+    const open = async (name: string, node: number) => {
+      const client = connect(`http://localhost:${port + node}/session?name=${name}`, {
+        contract: boards,
+        transports: ["websocket"],
+      });
+      const state = await client.state("board:plans");
+      await soon(state.ready);
+      const board = new Board(state, { onChange() {}, onRefused: console.error });
+      return { state, board, [Symbol.asyncDispose]: () => client.close() };
+    };
+    {
+      await using ann = await open("ann", 0);
+      await using bob = await open("bob", 1);
+      const { key: column } = ann.board.columns[0]!;
+      await ann.board.addCard(column, "Write");
+      for await (const cards of bob.state.collection("cards")) if (cards.size === 1) break;
+      await bob.board.moveCard(bob.board.columns[0]!.cards[0]!.key, {
+        column: bob.board.columns[2]!.key,
+        index: 0,
+      });
+      for await (const _ of ann.state.collection("cards")) {
+        if (ann.board.columns[2]!.cards.length === 1) break;
+      }
+    }
+    program.kill("SIGINT");
+    await lines.cancel();
+    assertEquals((await program.status).code, 0);
+  },
+});
 
 /** Lists the programs: files in the folder itself, and others that run as a main module. */
 async function programs(): Promise<string[]> {
