@@ -18,12 +18,12 @@ const NARROW = { width: 360, height: 780 };
 /** The size of a small laptop, with the sidebar and the outline next to the text. */
 const WIDE = { width: 1280, height: 800 };
 
-/** Finds tables that are wider than the text column, by their first cell. */
+/** Finds tables that are wider than the text column, by their first words. */
 const WIDE_TABLES = `
   [...document.querySelectorAll(".vp-doc .table")]
     .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)
-    .map((table) => table.querySelector("th").textContent + ": " + table.scrollWidth + " of " +
-      table.clientWidth + " px");
+    .map((table) => table.textContent.trim().replace(/\\s+/g, " ").slice(0, 120) + ": " +
+      table.scrollWidth + " of " + table.clientWidth + " px");
 `;
 
 /** Finds words in a page's text, outside of code, that only a bug in the renderer leaves there. */
