@@ -103,6 +103,7 @@ export type {
   StateTransaction,
   StateWriteOptions,
   TypedChange,
+  TypedStateMethods,
   TypedTransaction,
 } from "./session/state_types.ts";
 export type { StreamingAnswer } from "./session/types.ts";

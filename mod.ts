@@ -190,6 +190,7 @@ export type {
   StateTransaction,
   StateWriteOptions,
   TypedChange,
+  TypedStateMethods,
   TypedTransaction,
 } from "./session/state_types.ts";
 export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";

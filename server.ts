@@ -56,6 +56,7 @@ export type {
   StateTransaction,
   StateWriteOptions,
   TypedChange,
+  TypedStateMethods,
   TypedTransaction,
 } from "./session/state_types.ts";
 export type { AuthorizationContext } from "./server/http/guard.ts";

@@ -59,3 +59,27 @@ export interface TypedTransaction<R> extends Omit<StateTransaction, "set" | "del
 export type TypedChange<R> = {
   [N in keyof R & string]: StateChange<StateRow<R, N>> & { readonly collection: N };
 }[keyof R & string];
+
+/**
+ * The methods of a state whose types depend on the contract.
+ *
+ * @typeParam R The collections, as in {@linkcode StateRows}.
+ */
+export interface TypedStateMethods<R> {
+  /**
+   * Changes several rows at once.
+   *
+   * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @returns The version of the changed rows, once the state includes them.
+   */
+  transaction(change: (transaction: TypedTransaction<R>) => void): Promise<number>;
+  /**
+   * Yields each row that changes.
+   *
+   * @param options A signal that ends the loop with its reason.
+   * @returns The changes, until the state is closed.
+   */
+  changes(
+    options?: { readonly signal?: AbortSignal | undefined },
+  ): AsyncGenerator<TypedChange<R>, void, undefined>;
+}

@@ -54,6 +54,7 @@ export class NatsStore implements BrokerStore {
   readonly #rows: Bucket;
   /** Rows that are remembered for longer than those in `#rows`. */
   readonly #longRows: Bucket;
+
   constructor(link: Link, names: Names, settings: NatsSettings) {
     this.#link = link;
     this.#settings = settings;

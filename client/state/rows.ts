@@ -43,7 +43,7 @@ export class ClientRows extends Signal implements RowSource {
   /** The rows that replace them once they are complete. */
   #next: Map<string, KnownRow> | undefined = new Map();
   /** Version up to which the stream has delivered all changes. */
-  #version = 0;
+  version = 0;
   /** Rows known from replies, until the stream reaches their versions. */
   readonly #ahead = new Map<string, KnownRow>();
   /** The values that writes under way give to a row, oldest first; bounded by the writes. */
@@ -120,12 +120,12 @@ export class ClientRows extends Signal implements RowSource {
     // A new stream with this id counts from 0 again.
     for (const [name, row] of this.#ahead) this.#delivered.set(name, row);
     this.#ahead.clear();
-    this.#version = 0;
+    this.version = 0;
     this.#next = new Map();
   }
 
-  /** Applies changes of the stream. */
-  deliver(changes: readonly VersionedRowMessage[]): void {
+  /** Applies all changes of the stream up to a version. */
+  deliver(changes: readonly VersionedRowMessage[], version: number): void {
     const rows = this.#next ?? this.#delivered;
     const names = changes.map(({ type, key, value, version, headers }) => {
       const name = rowName(type, key);
@@ -133,13 +133,8 @@ export class ClientRows extends Signal implements RowSource {
       else rows.set(name, { value, version });
       return name;
     });
-    if (this.#next === undefined) this.#refresh(names);
-  }
-
-  /** Called when the stream has delivered all changes up to a version. */
-  reached(version: number): void {
-    this.#version = version;
-    if (this.#next === undefined) this.#refresh(this.#overtake());
+    this.version = version;
+    if (this.#next === undefined) this.#refresh(new Set([...names, ...this.#overtake()]));
   }
 
   /** Replaces the rows by those delivered since the restart, in one step. */
@@ -156,7 +151,7 @@ export class ClientRows extends Signal implements RowSource {
   #overtake(): string[] {
     const names: string[] = [];
     for (const [name, row] of this.#ahead) {
-      if (row.version > this.#version) continue;
+      if (row.version > this.version) continue;
       this.#ahead.delete(name);
       names.push(name);
     }
@@ -209,7 +204,7 @@ export class ClientRows extends Signal implements RowSource {
 
   #learn(name: string, row: KnownRow): void {
     // The stream has delivered this row, or a later change of it, such as a deletion.
-    if (this.#next === undefined && row.version <= this.#version) return;
+    if (this.#next === undefined && row.version <= this.version) return;
     const known = this.#ahead.get(name) ?? this.#delivered.get(name) ?? ABSENT;
     if (row.version > known.version) this.#ahead.set(name, row);
   }
@@ -242,7 +237,9 @@ export class ClientRows extends Signal implements RowSource {
 
 /** Compares values that come from JSON. The stream repeats what a write has already shown. */
 function isSame(value: Value, other: Value): boolean {
-  return value === other || JSON.stringify(value) === JSON.stringify(other);
+  if (value === other) return true;
+  if (value === undefined || other === undefined) return false;
+  return JSON.stringify(value) === JSON.stringify(other);
 }
 
 const NOTHING: ReadonlyMap<string, unknown> = new Map();

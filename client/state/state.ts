@@ -14,16 +14,21 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
-import { newestChanges } from "../../session/state_changes.ts";
+import { newestChanges, runTransaction } from "../../session/state_changes.ts";
 import type {
   StateChange,
   StateTransaction,
   StateWriteOptions,
-  TypedChange,
-  TypedTransaction,
+  TypedStateMethods,
 } from "../../session/state_types.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
-import { checkRowName, MAX_CHANGES, type VersionedRowMessage } from "../../session/wire/rows.ts";
+import {
+  checkRow,
+  checkRowName,
+  countFault,
+  rowName,
+  type VersionedRowMessage,
+} from "../../session/wire/rows.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -140,8 +145,6 @@ export class ClientState implements Disposable {
   #isAwaited = true;
   /** Time since which this is the case. */
   #sinceMs: number;
-  /** Version up to which the rows are complete. */
-  #version = 0;
 
   /** @ignore */
   constructor(
@@ -214,18 +217,14 @@ export class ClientState implements Disposable {
    */
   async transaction(change: (transaction: StateTransaction) => void): Promise<number> {
     const changes = new Map<string, WriteChange>();
-    const put = (one: WriteChange) => void changes.set(JSON.stringify([one.type, one.key]), one);
-    const returned: unknown = change({
+    const put = (one: WriteChange) => void changes.set(rowName(one.type, one.key), one);
+    runTransaction(change, {
       set: (type, key, value, options = {}) => {
         this.#parts.check("write state", options);
         put(setting(this.#rows, { type, key, value }, options));
       },
       delete: (type, key) => put(deletion(this.#rows, type, key)),
     });
-    if (returned instanceof Promise) {
-      returned.catch(() => {});
-      throw new TypeError("Cannot write state: the transaction must not be asynchronous");
-    }
     return await this.#write({ changes: [...changes.values()] });
   }
 
@@ -288,7 +287,6 @@ export class ClientState implements Disposable {
           this.#rows.restart();
           this.#writes.restarted();
           of.offset = undefined;
-          this.#version = 0;
         }
       }
     } catch (error) {
@@ -327,9 +325,7 @@ export class ClientState implements Disposable {
     if (!isChanges(data)) {
       throw new RequestError("wrong-type", `The stream of the state "${this.id}" must be keyed`);
     }
-    this.#rows.deliver(data);
-    this.#version = parseInt(offset);
-    this.#rows.reached(this.#version);
+    this.#rows.deliver(data, parseInt(offset));
     this.#writes.delivered(data);
     this.#check();
   }
@@ -355,7 +351,7 @@ export class ClientState implements Disposable {
   get #isCurrent(): boolean {
     const { head = Infinity, position: { offset = 0 } = {} } = this.#subscription ?? {};
     // A stream without rows has a position, but delivers nothing.
-    return this.#isSubscribed && Math.max(this.#version, offset) >= head;
+    return this.#isSubscribed && Math.max(this.#rows.version, offset) >= head;
   }
 
   async #whenCurrent(): Promise<void> {
@@ -374,13 +370,11 @@ export class ClientState implements Disposable {
 
   #write(write: NewWrite): Promise<number> {
     if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
-    if (write.changes.length > MAX_CHANGES) {
-      throw new RangeError(
-        `Cannot write state: a transaction must have at most ${MAX_CHANGES} changes, ` +
-          `received ${write.changes.length}`,
-      );
-    }
-    return write.changes.length === 0 ? Promise.resolve(this.#version) : this.#writes.add(write);
+    const fault = countFault(write.changes.length);
+    if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
+    return write.changes.length === 0
+      ? Promise.resolve(this.#rows.version)
+      : this.#writes.add(write);
   }
 
   #end(error: unknown): void {
@@ -429,7 +423,7 @@ export class ClientState implements Disposable {
  * @typeParam R The collections, as in {@linkcode StateRows}.
  */
 export interface TypedClientState<R>
-  extends Omit<ClientState, "collection" | "transaction" | "changes"> {
+  extends Omit<ClientState, "collection" | keyof TypedStateMethods<R>>, TypedStateMethods<R> {
   /**
    * Returns a collection.
    *
@@ -440,22 +434,6 @@ export interface TypedClientState<R>
   collection<N extends keyof R & string>(
     name: N,
   ): ClientCollection<StateRow<R, N>, StateInput<R, N>>;
-  /**
-   * Changes several rows at once. See {@linkcode ClientState.transaction}.
-   *
-   * @param change Collects the changes. It is called once, and must not be asynchronous.
-   * @returns The version of the changed rows, once the server has made the changes.
-   */
-  transaction(change: (transaction: TypedTransaction<R>) => void): Promise<number>;
-  /**
-   * Yields each row that changes. See {@linkcode ClientState.changes}.
-   *
-   * @param options A signal that ends the loop with its reason.
-   * @returns The changes, until the state is closed.
-   */
-  changes(
-    options?: { readonly signal?: AbortSignal | undefined },
-  ): AsyncGenerator<TypedChange<R>, void, undefined>;
 }
 
 /**
@@ -639,7 +617,7 @@ function setting(
   { type, key, value }: { readonly type: string; readonly key: string; readonly value: unknown },
   { ttlMs }: StateWriteOptions = {},
 ): WriteChange {
-  checkNames(type, key);
+  checkRow(type, key);
   const copy = copyOf(value);
   if (ttlMs !== undefined && !(Number.isInteger(ttlMs) && ttlMs > 0)) {
     throw new RangeError(
@@ -650,13 +628,8 @@ function setting(
 }
 
 function deletion(rows: ClientRows, type: string, key: string): WriteChange {
-  checkNames(type, key);
+  checkRow(type, key);
   return { type, key, value: undefined, seen: rows.versionOf(type, key) };
-}
-
-function checkNames(type: string, key: string): void {
-  checkRowName("write state", "collection", type);
-  checkRowName("write state", "key", key);
 }
 
 function missing(id: string, cause: unknown): RequestError {

@@ -3,7 +3,7 @@
  *
  * @see {@link https://github.com/durable-streams/durable-streams State Protocol}, sections 4 and 5
  */
-import { MAX_CHANGES, readRowName, rowName } from "../../session/wire/rows.ts";
+import { countFault, readRowName, rowName } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { RowChange } from "./log.ts";
 
@@ -79,27 +79,30 @@ export function requestBytes(changes: readonly RowChange[]): number {
   return changes.reduce((sum, change) => sum + bytesOf(change), 0);
 }
 
-/**
- * Finds the limit that a number of changes in one transaction exceeds.
- *
- * @returns The rule and the number; `undefined` if there are not too many.
- */
-export function countFault(count: number): string | undefined {
-  if (count <= MAX_CHANGES) return undefined;
-  return `a transaction must have at most ${MAX_CHANGES} changes, received ${count}`;
-}
+/** A transaction as an engine receives it, or the limit that it exceeds. */
+export type EncodedTransaction =
+  | { readonly changes: readonly RowChange[]; readonly fault?: undefined }
+  | { readonly fault: string };
 
 /**
- * Finds out whether a transaction is too large for a message to a session.
+ * Encodes a transaction, which has to fit into a message to a session.
  *
  * @param changes The changes.
- * @param maxBytes Maximum size of the message's data in bytes.
- * @returns The rule and the size; `undefined` if the transaction fits.
+ * @param options Time of the changes in milliseconds since the Unix epoch, and the maximum size of
+ * the message's data in bytes.
+ * @returns The encoded changes, or the rule and the received number.
  */
-export function sizeFault(changes: readonly RowChange[], maxBytes: number): string | undefined {
-  const bytes = changeBytes(changes, MAX_VERSION_BYTES);
-  if (bytes <= maxBytes) return undefined;
-  return `a transaction must have at most ${maxBytes} bytes, received ${bytes}`;
+export function encodeTransaction(
+  changes: readonly Change[],
+  { now, maxBytes }: { readonly now: number; readonly maxBytes: number },
+): EncodedTransaction {
+  const encoded = changes.map((change) => rowChange(change, now));
+  const bytes = changeBytes(encoded, MAX_VERSION_BYTES);
+  const fault = countFault(changes.length) ??
+    (bytes > maxBytes
+      ? `a transaction must have at most ${maxBytes} bytes, received ${bytes}`
+      : undefined);
+  return fault === undefined ? { changes: encoded } : { fault };
 }
 
 /**

@@ -2,8 +2,8 @@
 import { z } from "zod";
 import { badRequest, MAX_TTL_S } from "./request.ts";
 import { Problem } from "../http/problem.ts";
-import { type Change, countFault, sizeFault } from "../../pubsub/logs/change_message.ts";
-import { MAX_ROW_NAME_BYTES } from "../../session/wire/rows.ts";
+import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
+import { countFault, MAX_ROW_NAME_BYTES } from "../../session/wire/rows.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
 
@@ -40,7 +40,8 @@ const MESSAGE = z.object({
  * @throws {Problem} With 400 for anything else than change messages, and 413 for too many of them.
  */
 export function readChanges(records: readonly string[]): readonly Change[] {
-  refuseTooLarge(countFault(records.length));
+  const fault = countFault(records.length);
+  if (fault !== undefined) throw tooLarge(fault);
   return records.map((record, index) => readChange(JSON.parse(record), index));
 }
 
@@ -60,19 +61,23 @@ export function readChange(message: unknown, index: number): Change {
 }
 
 /**
- * Checks the size of a transaction, which sessions receive in one message.
+ * Encodes a transaction, which sessions receive in one message.
  *
  * @param changes The changes.
- * @param maxBytes Maximum size of the message's data in bytes.
- * @throws {Problem} With 413 if the transaction is larger.
+ * @param options See {@linkcode encodeTransaction}.
+ * @throws {Problem} With 413 if the transaction is too large.
  */
-export function checkTransaction(changes: readonly RowChange[], maxBytes: number): void {
-  refuseTooLarge(sizeFault(changes, maxBytes));
+export function encodeChanges(
+  changes: readonly Change[],
+  options: Parameters<typeof encodeTransaction>[1],
+): readonly RowChange[] {
+  const encoded = encodeTransaction(changes, options);
+  if (encoded.fault === undefined) return encoded.changes;
+  throw tooLarge(encoded.fault);
 }
 
-function refuseTooLarge(fault: string | undefined): void {
-  if (fault === undefined) return;
-  throw new Problem(413, { code: "too-large", detail: `Cannot append: ${fault}` });
+function tooLarge(fault: string): Problem {
+  return new Problem(413, { code: "too-large", detail: `Cannot append: ${fault}` });
 }
 
 function badChange(index: number, { path, message }: z.core.$ZodIssue): Problem {

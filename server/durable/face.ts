@@ -10,7 +10,7 @@ import {
   streamShares,
   tailOf,
 } from "./options.ts";
-import { checkTransaction, readChanges } from "./changes.ts";
+import { encodeChanges, readChanges } from "./changes.ts";
 import { bracketed, offsetAfter } from "./snapshots.ts";
 import { KeptStreams } from "./kept_streams.ts";
 import { maxRecordBytes } from "./streams.ts";
@@ -44,7 +44,7 @@ import type {
   RowChange,
 } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import { type Change, rowChange } from "../../pubsub/logs/change_message.ts";
+import type { Change } from "../../pubsub/logs/change_message.ts";
 import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
@@ -820,10 +820,8 @@ export class DurableFace {
   /** Encodes the changes of a transaction, which has to fit into a session message. */
   #encodeChanges(id: string, changes: readonly Change[]): readonly RowChange[] {
     const { runtime, maxMessageBytes = Infinity } = this.#parts;
-    const now = runtime.now();
-    const encoded = changes.map((change) => rowChange(change, now));
-    checkTransaction(encoded, maxRecordBytes(id, maxMessageBytes));
-    return encoded;
+    const maxBytes = maxRecordBytes(id, maxMessageBytes);
+    return encodeChanges(changes, { now: runtime.now(), maxBytes });
   }
 
   get #maxBodyBytes(): number {

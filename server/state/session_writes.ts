@@ -2,10 +2,10 @@
 import { readChange } from "../durable/changes.ts";
 import { Problem } from "../http/problem.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
-import { type Change, countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
+import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
 import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { MAX_WRITES, readRowName, type WriteResult } from "../../session/wire/rows.ts";
+import { countFault, MAX_WRITES, readRowName, type WriteResult } from "../../session/wire/rows.ts";
 import type { ChangeSource } from "./gate.ts";
 import { type StateParts, writeRefusal } from "./state.ts";
 
@@ -68,7 +68,7 @@ async function writeOne(
 ): Promise<WriteResult> {
   try {
     const fault = countFault(write.length);
-    if (fault !== undefined) throw new RequestError("too-large", `Cannot write state: ${fault}`);
+    if (fault !== undefined) throw tooLarge(fault);
     const changes = write.map(readChange);
     const append = (checked: readonly Change[], identity?: string) =>
       appendChanges(id, checked, { ...parts, identity });
@@ -95,9 +95,12 @@ async function appendChanges(
     readonly identity: string | undefined;
   },
 ): Promise<StreamAppended> {
-  const now = runtime.now();
-  const encoded = changes.map((change) => rowChange(change, now));
-  const excess = sizeFault(encoded, maxTransactionBytes(id));
-  if (excess !== undefined) throw new RequestError("too-large", `Cannot write state: ${excess}`);
-  return await logs.append(id, { identity, records: [], changes: encoded });
+  const options = { now: runtime.now(), maxBytes: maxTransactionBytes(id) };
+  const encoded = encodeTransaction(changes, options);
+  if (encoded.fault !== undefined) throw tooLarge(encoded.fault);
+  return await logs.append(id, { identity, records: [], changes: encoded.changes });
+}
+
+function tooLarge(fault: string): RequestError {
+  return new RequestError("too-large", `Cannot write state: ${fault}`);
 }

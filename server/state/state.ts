@@ -11,16 +11,15 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
-import { newestChanges } from "../../session/state_changes.ts";
+import { newestChanges, runTransaction } from "../../session/state_changes.ts";
 import type {
   StateChange,
   StateTransaction,
   StateWriteOptions,
-  TypedChange,
-  TypedTransaction,
+  TypedStateMethods,
 } from "../../session/state_types.ts";
-import { type Change, countFault, rowChange, sizeFault } from "../../pubsub/logs/change_message.ts";
-import { checkRowName } from "../../session/wire/rows.ts";
+import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
+import { checkRow, checkRowName } from "../../session/wire/rows.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import type { ChangeGate } from "./gate.ts";
@@ -114,14 +113,10 @@ export class State implements AsyncDisposable {
    */
   async transaction(change: (transaction: StateTransaction) => void): Promise<number> {
     const changes: Change[] = [];
-    const returned: unknown = change({
+    runTransaction(change, {
       set: (type, key, value, options) => void changes.push(setting({ type, key }, value, options)),
       delete: (type, key) => void changes.push(deletion(type, key)),
     });
-    if (returned instanceof Promise) {
-      returned.catch(() => {});
-      throw new TypeError("Cannot write state: the transaction must not be asynchronous");
-    }
     return await this.#write(changes);
   }
 
@@ -162,13 +157,14 @@ export class State implements AsyncDisposable {
     const checking = gate.check(id, changes);
     // Without an asynchronous schema, writes stay in the order of their calls.
     const checked = checking instanceof Promise ? await checking : checking;
-    const encoded = checked.map((change) => rowChange(change, now));
-    const fault = countFault(changes.length) ?? sizeFault(encoded, maxTransactionBytes(id));
-    if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
+    const encoded = encodeTransaction(checked, { now, maxBytes: maxTransactionBytes(id) });
+    if (encoded.fault !== undefined) {
+      throw new RangeError(`Cannot write state: ${encoded.fault}`);
+    }
     // Rows of another stream with the same id are not these rows.
     const { identity, failure } = this.#rows;
     if (failure !== undefined) throw failure;
-    const result = await logs.append(id, { identity, records: [], changes: encoded });
+    const result = await logs.append(id, { identity, records: [], changes: encoded.changes });
     switch (result.kind) {
       case "appended":
         await this.#rows.reached(result.info.tail);
@@ -230,7 +226,8 @@ export function writeRefusal(
  *
  * @typeParam R The collections, as in {@linkcode StateRows}.
  */
-export interface TypedState<R> extends Omit<State, "collection" | "transaction" | "changes"> {
+export interface TypedState<R>
+  extends Omit<State, "collection" | keyof TypedStateMethods<R>>, TypedStateMethods<R> {
   /**
    * Returns a collection.
    *
@@ -241,22 +238,6 @@ export interface TypedState<R> extends Omit<State, "collection" | "transaction" 
   collection<N extends keyof R & string>(
     name: N,
   ): StateCollection<StateRow<R, N>, StateInput<R, N>>;
-  /**
-   * Changes several rows at once. See {@linkcode State.transaction}.
-   *
-   * @param change Collects the changes. It is called once, and must not be asynchronous.
-   * @returns The version of the changed rows, once this server's rows include them.
-   */
-  transaction(change: (transaction: TypedTransaction<R>) => void): Promise<number>;
-  /**
-   * Yields each row that changes. See {@linkcode State.changes}.
-   *
-   * @param options Signal that ends the loop with its reason.
-   * @returns The changes, until the state is closed.
-   */
-  changes(
-    options?: { readonly signal?: AbortSignal | undefined },
-  ): AsyncGenerator<TypedChange<R>, void, undefined>;
 }
 
 /**
@@ -395,18 +376,13 @@ function setting(
   value: unknown,
   options: StateWriteOptions = {},
 ): Change {
-  checkNames(type, key);
+  checkRow(type, key);
   checkOptions("write state", options, WRITE);
   const { ttlMs } = options;
   return { type, key, operation: "upsert", value: encodeJson(value, "write state"), ttlMs };
 }
 
 function deletion(type: string, key: string): Change {
-  checkNames(type, key);
+  checkRow(type, key);
   return { type, key, operation: "delete" };
-}
-
-function checkNames(type: string, key: string): void {
-  checkRowName("write state", "collection", type);
-  checkRowName("write state", "key", key);
 }

@@ -82,6 +82,27 @@ export function checkRowName(verb: string, what: string, name: string): void {
 }
 
 /**
+ * Checks the collection and the key of a row to write.
+ *
+ * @throws {TypeError} If one of them is not a text.
+ * @throws {RangeError} If one of them is empty or too long.
+ */
+export function checkRow(type: string, key: string): void {
+  checkRowName("write state", "collection", type);
+  checkRowName("write state", "key", key);
+}
+
+/**
+ * Finds the limit that a number of changes in one transaction exceeds.
+ *
+ * @returns The rule and the number; `undefined` if there are not too many.
+ */
+export function countFault(count: number): string | undefined {
+  if (count <= MAX_CHANGES) return undefined;
+  return `a transaction must have at most ${MAX_CHANGES} changes, received ${count}`;
+}
+
+/**
  * Returns the name of a row.
  *
  * @param type The collection.
