@@ -551,8 +551,7 @@ const EXEMPT: Readonly<Record<string, RegExp>> = {
   "data of observers, not options":
     /^(?:prometheusText|RequestWatch\.|SessionEvents\.|Telemetry\.)/,
   "a definition, checked by its compiler": /^defineContract$/,
-  "other types of a State, which is in the tables":
-    /^(?:TypedStateMethods|TypedTransaction)\./,
+  "other types of a State, which is in the tables": /^(?:TypedStateMethods|TypedTransaction)\./,
   "the W3C class, whose dictionaries ignore unknown members": /^(?:new )?WebTransport/,
   "hooks of React, whose options go to the client": /^SkeinHooks\./,
 };

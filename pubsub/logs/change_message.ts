@@ -97,12 +97,14 @@ export function encodeTransaction(
   { now, maxBytes }: { readonly now: number; readonly maxBytes: number },
 ): EncodedTransaction {
   const encoded = changes.map((change) => rowChange(change, now));
-  const bytes = changeBytes(encoded, MAX_VERSION_BYTES);
-  const fault = countFault(changes.length) ??
-    (bytes > maxBytes
-      ? `a transaction must have at most ${maxBytes} bytes, received ${bytes}`
-      : undefined);
+  const fault = countFault(changes.length) ?? sizeFault(encoded, maxBytes);
   return fault === undefined ? { changes: encoded } : { fault };
+}
+
+function sizeFault(changes: readonly RowChange[], maxBytes: number): string | undefined {
+  const bytes = changeBytes(changes, MAX_VERSION_BYTES);
+  if (bytes <= maxBytes) return undefined;
+  return `a transaction must have at most ${maxBytes} bytes, received ${bytes}`;
 }
 
 /**
