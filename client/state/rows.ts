@@ -1,4 +1,4 @@
-/** The rows of a state in a client: those of the server, and those of writes under way. */
+/** The rows of a state in a client: the server's rows, and the values of writes under way. */
 import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import type { RowChanged, RowSource } from "../../session/state_changes.ts";

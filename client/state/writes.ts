@@ -185,7 +185,7 @@ export class Writes {
     }
   }
 
-  /** Called when the stream is read anew: its versions may be those of another stream. */
+  /** Called when the stream is read anew: its versions may belong to another stream. */
   restarted(): void {
     for (const write of this.#queue) if (write.state !== "new") write.isUntraceable = true;
   }

@@ -1,6 +1,6 @@
 /**
- * A collection of TanStack DB whose rows are those of a state, over a Skein session: live queries,
- * with optimistic changes that the server may refuse.
+ * A collection of TanStack DB with the rows of a state, over a Skein session: live queries, with
+ * optimistic changes that the server may refuse.
  *
  * Copy this file into your project.
  *

@@ -213,7 +213,7 @@ export class ChangeGate {
       }
       const asked = { ...present, source, append, probe, isNumbered };
       const result = await this.#ask(id, steps, asked);
-      // The present rows may be those of a deleted stream with the same id.
+      // The present rows may belong to a deleted stream with the same id.
       if (result.kind !== "missing" || gone !== undefined) return result;
       gone = present.identity;
     }
