@@ -10,7 +10,6 @@ import {
   MemoryBroker,
   QueueFullError,
   RequestError,
-  serve,
   type Server,
   SessionClosedError,
   type State,
@@ -18,6 +17,7 @@ import {
 import { z } from "zod";
 import { Cable } from "./cable.ts";
 import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
+import { listen } from "./servers.ts";
 import { turns, until } from "./waiting.ts";
 
 interface Item {
@@ -28,11 +28,8 @@ interface Item {
 const TEA: Item = { text: "Tea", count: 0 };
 
 function server(broker: Broker = new MemoryBroker(), options: object = {}): Server {
-  return serve({
-    port: 0,
-    hostname: "127.0.0.1",
+  return listen({
     webTransport: false,
-    onListen() {},
     broker,
     durableStreams: { path: "/streams", authorize: () => true },
     authorize: () => true,
@@ -247,11 +244,8 @@ Deno.test("ClientState rejects what cannot be written", async () => {
 Deno.test("Client.state() has the types of the contract, and rows as its schemas return them", async () => {
   const card = z.object({ title: z.string().min(1), votes: z.number().default(0) });
   const contract = defineContract({ state: { "board:{id}": { cards: card } } });
-  await using own = serve({
-    port: 0,
-    hostname: "127.0.0.1",
+  await using own = listen({
     webTransport: false,
-    onListen() {},
     contract,
     durableStreams: { path: "/streams" },
     authorize: () => true,

@@ -6,7 +6,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { serve, Server } from "../server.ts";
+import { Server } from "../server.ts";
 import { prometheusText } from "../metrics/prometheus.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -15,6 +15,7 @@ import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
 import { fail, FaultyEngine } from "../../tests/faulty_broker.ts";
+import { listen } from "../../tests/servers.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const JSON_TYPE = { "content-type": "application/json" };
@@ -35,11 +36,8 @@ class Bench implements AsyncDisposable {
 
   constructor(options: Partial<DurableStreamsOptions> = {}, broker: Broker = new MemoryBroker()) {
     this.broker = broker;
-    this.server = serve({
-      port: 0,
-      hostname: "127.0.0.1",
+    this.server = listen({
       webTransport: false,
-      onListen() {},
       broker: this.broker,
       durableStreams: { path: "/streams", authorize: () => true, longPollMs: 100, ...options },
     });

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { connect, RequestError, serve, type Server } from "../../mod.ts";
+import { connect, RequestError, type Server } from "../../mod.ts";
 import type { DurableStreamsOptions } from "./options.ts";
+import { listen } from "../../tests/servers.ts";
 
 const JSON_TYPE = { "content-type": "application/json" };
 
@@ -16,11 +17,8 @@ class Bench implements AsyncDisposable {
   readonly #broker = new MemoryBroker();
 
   constructor(options: Partial<DurableStreamsOptions> = {}) {
-    this.server = serve({
-      port: 0,
-      hostname: "127.0.0.1",
+    this.server = listen({
       webTransport: false,
-      onListen() {},
       broker: this.#broker,
       authorize: () => true,
       durableStreams: { path: "/streams", authorize: () => true, longPollMs: 100, ...options },

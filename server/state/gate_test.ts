@@ -14,6 +14,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Page } from "../../tests/page.ts";
+import { listen } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
 
 const CARD = z.object({ title: z.string().min(1).max(9), votes: z.number().default(0) });
@@ -69,11 +70,8 @@ class Bench implements AsyncDisposable {
 
   constructor({ broker, requestTimeoutMs, ...options }: BenchOptions = {}) {
     this.broker = broker ?? new MemoryBroker();
-    this.server = serve({
-      port: 0,
-      hostname: "127.0.0.1",
+    this.server = listen({
       webTransport: false,
-      onListen() {},
       broker: this.broker,
       contract,
       authenticate: ({ token }) => token ?? "guest",

@@ -4,6 +4,7 @@ import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
+import { listen } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
 
 interface Card {
@@ -14,11 +15,8 @@ interface Card {
 const DRAFT: Card = { title: "Draft", votes: 0 };
 
 function server(broker: Broker = new MemoryBroker(), options: object = {}): Server {
-  return serve({
-    port: 0,
-    hostname: "127.0.0.1",
+  return listen({
     webTransport: false,
-    onListen() {},
     broker,
     durableStreams: { path: "/streams", authorize: () => true, ...options },
   });
