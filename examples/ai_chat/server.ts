@@ -16,9 +16,9 @@
  *
  * @module
  */
-import { BrokerError } from "../../mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { optionsOf, PORT } from "../shared/options.ts";
+import { orEnd } from "../shared/or_end.ts";
 import { CLIENT, readPage, servePage } from "../shared/site.ts";
 import { serveAiChat } from "./ai_chat.ts";
 import { Conversations } from "./conversations.ts";
@@ -45,9 +45,9 @@ async function main(): Promise<void> {
   await Deno.mkdir(data, { recursive: true });
   const page = await readPage(new URL("page/", import.meta.url), FILES, CLIENT);
   // Only one server at a time can open the file.
-  const broker = await orExit(() => SqliteBroker.open(`${data}/streams.db`));
+  const broker = await orEnd(() => SqliteBroker.open(`${data}/streams.db`));
   using conversations = new Conversations(`${data}/conversations.db`);
-  const server = await orExit(() =>
+  const server = await orEnd(() =>
     serveAiChat({
       port,
       broker,
@@ -91,17 +91,4 @@ function options() {
     url: { value: "URL", help: "uses this API, which must be compatible with OpenAI's" },
     model: { value: "NAME", default: "llama3.2", help: "the model of that API" },
   });
-}
-
-/** Exits with a one-line message if a flag or a file cannot be used. */
-async function orExit<T>(start: () => T | Promise<T>): Promise<T> {
-  try {
-    return await start();
-  } catch (error) {
-    const isExpected = error instanceof BrokerError || error instanceof RangeError ||
-      error instanceof Deno.errors.AddrInUse;
-    if (!isExpected) throw error;
-    console.error(error.message);
-    return Deno.exit(1);
-  }
 }

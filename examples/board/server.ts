@@ -19,9 +19,10 @@
  *
  * @module
  */
-import { type Broker, BrokerError } from "../../mod.ts"; // jsr:@skein/skein
+import type { Broker } from "../../mod.ts"; // jsr:@skein/skein
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts"; // jsr:@skein/skein/sqlite
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { orEnd } from "../shared/or_end.ts";
 import { readPage, servePage } from "../shared/site.ts";
 import { type BoardServer, serveBoards } from "./kanban.ts";
 import { planOnce } from "./once.ts";
@@ -93,17 +94,4 @@ function listen(options: {
     hostname: "127.0.0.1",
     onListen: ({ port }) => console.log(`Board at http://localhost:${port} (press Ctrl-C to stop)`),
   });
-}
-
-/** Exits with a one-line message if the port is in use, or a file or option cannot be used. */
-async function orEnd<T>(start: () => Promise<T>): Promise<T> {
-  try {
-    return await start();
-  } catch (error) {
-    const isKnown = [BrokerError, TypeError, RangeError, Deno.errors.AddrInUse]
-      .some((kind) => error instanceof kind);
-    if (!isKnown) throw error;
-    console.error((error as Error).message);
-    return Deno.exit(1);
-  }
 }

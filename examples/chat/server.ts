@@ -20,8 +20,8 @@
  */
 import { type ChatServer, serveChat } from "./chat.ts";
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { orEnd } from "../shared/or_end.ts";
 import { CLIENT, readPage, servePage } from "../shared/site.ts";
-import { BrokerError } from "../../mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { talk } from "./talk.ts";
 
@@ -39,7 +39,7 @@ async function main(): Promise<void> {
     once: ONCE,
   });
   if (once) return await talk();
-  const file = await openFile(data);
+  const file = data === undefined ? undefined : await orEnd(() => SqliteBroker.open(data));
   const page = await readPage(new URL("page/", import.meta.url), FILES, CLIENT);
   const server = listen(() =>
     serveChat({
@@ -70,18 +70,6 @@ function listen(serve: () => ChatServer): ChatServer {
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
     console.error("Cannot listen: the port is in use; choose another with --port");
-    return Deno.exit(1);
-  }
-}
-
-/** Opens the file of `--data`. */
-async function openFile(path: string | undefined): Promise<SqliteBroker | undefined> {
-  if (path === undefined) return undefined;
-  try {
-    return await SqliteBroker.open(path);
-  } catch (error) {
-    if (!(error instanceof BrokerError || error instanceof TypeError)) throw error;
-    console.error(error.message);
     return Deno.exit(1);
   }
 }

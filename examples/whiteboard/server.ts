@@ -15,9 +15,9 @@
  *
  * @module
  */
-import { BrokerError } from "../../mod.ts"; // jsr:@skein/skein
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts"; // jsr:@skein/skein/sqlite
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
+import { orEnd } from "../shared/or_end.ts";
 import { readPage, servePage } from "../shared/site.ts";
 import { drawOnce } from "./once.ts";
 import { serveWhiteboard, type WhiteboardServer } from "./whiteboard.ts";
@@ -60,17 +60,4 @@ async function main(): Promise<void> {
   }
   Deno.addSignalListener("SIGINT", end);
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", end);
-}
-
-/** Exits with a one-line message if the port is in use, or a file or option cannot be used. */
-async function orEnd<T>(start: () => T | Promise<T>): Promise<T> {
-  try {
-    return await start();
-  } catch (error) {
-    const isKnown = [BrokerError, TypeError, RangeError, Deno.errors.AddrInUse]
-      .some((kind) => error instanceof kind);
-    if (!isKnown) throw error;
-    console.error((error as Error).message);
-    return Deno.exit(1);
-  }
 }
