@@ -6,19 +6,8 @@
  */
 import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
+import { PERSON } from "../shared/visitors.ts";
 import { isOrder } from "./order.ts";
-
-/** A visitor's name. */
-export const NAME = z.string().trim().regex(
-  /^[\p{L}\p{N}]([\p{L}\p{N} ._'-]{0,22}[\p{L}\p{N}.])?$/u,
-  "A name has 1 to 24 letters, digits, spaces and . _ ' -",
-);
-
-/** A board's name. */
-export const BOARD = z.string().regex(
-  /^[a-z0-9][a-z0-9-]{0,31}$/,
-  "A board's name has 1 to 32 lowercase letters, digits and -",
-);
 
 const KEY = z.string().min(1).max(64);
 const TITLE = z.string().trim().min(1).max(120);
@@ -68,11 +57,5 @@ export const contract = defineContract({
     /** Pointers on a board: pages publish them, and the server adds the user (`from`). */
     "board:{board}": POINTER,
   },
-  /** Each user has a colour, as a hue, and is `away` while the page is hidden. */
-  presence: {
-    "board:{board}": z.strictObject({
-      hue: z.int().min(0).max(359),
-      away: z.boolean().optional(),
-    }),
-  },
+  presence: { "board:{board}": PERSON },
 });

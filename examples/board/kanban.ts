@@ -7,7 +7,8 @@
  * @module
  */
 import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
-import { BOARD, contract, NAME } from "./contract.ts";
+import { BOARD, NAME } from "../shared/visitors.ts";
+import { contract } from "./contract.ts";
 import { between } from "./order.ts";
 
 /** The columns of a new board. */

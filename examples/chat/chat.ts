@@ -6,7 +6,8 @@
  * @module
  */
 import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
-import { contract, type Letter, type Line, NAME, ROOM } from "./contract.ts";
+import { NAME } from "../shared/visitors.ts";
+import { contract, type Letter, type Line, ROOM } from "./contract.ts";
 import { Kept, type Lines, Once, Recent } from "./memory.ts";
 import type { BrokerHistory } from "../../pubsub/mod.ts";
 

@@ -5,12 +5,7 @@
  */
 import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
-
-/** A visitor's name. */
-export const NAME = z.string().trim().regex(
-  /^[\p{L}\p{N}]([\p{L}\p{N} ._'-]{0,22}[\p{L}\p{N}.])?$/u,
-  "A name has 1 to 24 letters, digits, spaces and . _ ' -",
-);
+import { NAME } from "../shared/visitors.ts";
 
 /** A room's name. */
 export const ROOM = z.string().regex(

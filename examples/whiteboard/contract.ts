@@ -6,19 +6,8 @@
  */
 import * as z from "zod";
 import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
+import { BOARD, NAME, PERSON } from "../shared/visitors.ts";
 import { COLOURS, LIMITS, WIDTHS } from "./drawing.ts";
-
-/** A visitor's name. */
-export const NAME = z.string().trim().regex(
-  /^[\p{L}\p{N}]([\p{L}\p{N} ._'-]{0,22}[\p{L}\p{N}.])?$/u,
-  "A name has 1 to 24 letters, digits, spaces and . _ ' -",
-);
-
-/** A board's name. */
-export const BOARD = z.string().regex(
-  /^[a-z0-9][a-z0-9-]{0,31}$/,
-  "A board's name has 1 to 32 lowercase letters, digits and -",
-);
 
 const ID = z.string().regex(/^[A-Za-z0-9-]{8,48}$/);
 const PLACE = z.number().min(-LIMITS.reach).max(LIMITS.reach);
@@ -86,11 +75,5 @@ export const contract = defineContract({
       }),
     },
   },
-  /** Each user has a colour, as a hue, and is `away` while the page is hidden. */
-  presence: {
-    "board:{board}": z.strictObject({
-      hue: z.int().min(0).max(359),
-      away: z.boolean().optional(),
-    }),
-  },
+  presence: { "board:{board}": PERSON },
 });

@@ -13,8 +13,9 @@ import {
   type Server,
   type Session,
 } from "../../mod.ts";
+import { BOARD, NAME } from "../shared/visitors.ts";
 import { Boards, HISTORY } from "./boards.ts";
-import { BOARD, contract, NAME } from "./contract.ts";
+import { contract } from "./contract.ts";
 import { Cursors } from "./cursors.ts";
 
 /** A server of the whiteboard; a session's value is the user's name. */
