@@ -4,12 +4,28 @@ import { linksOf } from "../examples/shared/links.js";
 import { readPage, servePage } from "../examples/shared/site.ts";
 import { PAGE_FILES } from "../server/inspector/page_files.ts";
 
+const EXAMPLES = new URL("../examples/", import.meta.url);
+
 Deno.test("The inspector has the same header, colours and logo as the example pages", async () => {
-  const page = await readPage(new URL("../examples/chat/page/", import.meta.url), []);
+  const page = await readPage(new URL("chat/page/", EXAMPLES), []);
   for (const name of ["skein.css", "skein.js", "skein.svg"]) {
     const [, inspector] = PAGE_FILES.get(`/${name}`)!;
     assertEquals(inspector, page.get(`/shared/${name}`)?.body);
   }
+});
+
+Deno.test("readPage() serves the shared files that each page loads", async () => {
+  const loaded = new Set<string>();
+  for await (const { name } of Deno.readDir(EXAMPLES)) {
+    const folder = new URL(`${name}/page/`, EXAMPLES);
+    const html = await Deno.readTextFile(new URL("index.html", folder)).catch(() => "");
+    const page = await readPage(folder, []);
+    for (const [, path] of html.matchAll(/(?:href|src)="(\/shared\/[^"]+)"/g)) {
+      assertEquals([name, path, page.has(path!)], [name, path, true]);
+      loaded.add(path!);
+    }
+  }
+  assertEquals(loaded, new Set(["/shared/skein.svg", "/shared/skein.css", "/shared/boards.css"]));
 });
 
 Deno.test("linksOf() finds URLs without the surrounding text", () => {

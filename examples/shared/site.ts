@@ -20,6 +20,9 @@ const LOOK = ["skein.css", "skein.js", "skein.svg"];
 
 const INSPECTOR = new URL("../../server/inspector/page/", import.meta.url);
 
+/** Files that several examples load. */
+const PARTS = ["boards.css", "links.js"];
+
 /** Headers of every response: no content sniffing, and no referrer for other sites. */
 const HEADERS = {
   "cache-control": "no-cache",
@@ -47,7 +50,7 @@ export async function readPage(
     page.set(path === "/index.html" ? "/" : path, { type, body: await Deno.readTextFile(url) });
   };
   for (const name of LOOK) await add(`/shared/${name}`, new URL(name, INSPECTOR));
-  await add("/shared/links.js", new URL("links.js", import.meta.url));
+  for (const name of PARTS) await add(`/shared/${name}`, new URL(name, import.meta.url));
   for (const name of files) {
     await add(`/${name.slice(name.lastIndexOf("/") + 1)}`, new URL(name, folder));
   }

@@ -109,7 +109,7 @@ export class BoardPage {
   async seesPointer(user: string, [x, y]: readonly [x: number, y: number]): Promise<void> {
     await this.page.waitForFunction(
       (user, x, y) =>
-        [...document.querySelectorAll("#cursors .cursor")].some(({ dataset, style }) => {
+        [...document.querySelectorAll("#cursors .pointer")].some(({ dataset, style }) => {
           const [left, top] = style.translate.split(" ").map(parseFloat);
           return dataset.user === user && Math.abs(left! - x) < 4 && Math.abs(top! - y) < 4;
         }),
@@ -123,7 +123,7 @@ export class BoardPage {
   /** Waits until the page shows a number of pointers. */
   async hasPointers(count: number): Promise<void> {
     await this.page.waitForFunction(
-      (count) => [...document.querySelectorAll("#cursors .cursor")].length === count,
+      (count) => [...document.querySelectorAll("#cursors .pointer")].length === count,
       {},
       count,
     );

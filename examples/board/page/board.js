@@ -4,29 +4,16 @@
  *
  * @module
  */
-import { connect, newId } from "@skein/skein/client";
-import { followStatus } from "../../shared/skein.js";
+import { newId } from "@skein/skein/client";
+import { elements } from "../../shared/elements.js";
+import { openEntrance } from "../../shared/entrance.js";
+import { People } from "../../shared/people.js";
 import { Board } from "../board.ts";
 import { findCard } from "../rows.ts";
 import { Drag } from "./drag.js";
 import { Pointers } from "./pointers.js";
-import { draw, drawPeople, elements, fillCard, fillColumn, notify, say } from "./view.js";
+import { draw, fillCard, fillColumn, notify, say } from "./view.js";
 
-/** Hues of people, easy to tell apart. */
-const HUES = [25, 265, 150, 330, 60, 205, 110, 295];
-
-/** The allowed transports: all, or those in `?transport=websocket`. */
-const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
-const TRANSPORTS = ["webtransport", "websocket", "http"].filter((name) =>
-  ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
-);
-
-/** Users on the board, with their presence data. */
-let people = new Map();
-/** Stops following the users on the board. */
-let unwatch;
-/** True if the last list came from a live connection. */
-let wasLive = false;
 let me = "";
 let client;
 /** Name of the open board. */
@@ -41,8 +28,16 @@ let isOpening = false;
 const pointers = new Pointers(elements.pointers, {
   page: newId(),
   columns: elements.columns,
-  hueOf: (user) => people.get(user)?.hue ?? 0,
+  hueOf: (user) => people.hueOf(user),
   onNews: redraw,
+});
+
+const people = new People({
+  notify,
+  onChange(gone) {
+    for (const user of gone) pointers.leave(user);
+    redraw();
+  },
 });
 
 const drag = new Drag(elements.columns, {
@@ -54,46 +49,6 @@ const drag = new Drag(elements.columns, {
   },
   onDrop: (key, place) => void board.moveCard(key, place),
 });
-
-/* Connecting */
-
-async function start(user) {
-  me = user;
-  elements["enter-button"].disabled = true;
-  client = connect(new URL(`/session?name=${encodeURIComponent(user)}`, location.href), {
-    backoff: { maxDelayMs: 5_000 },
-    transports: TRANSPORTS,
-  });
-  const hideStatus = followStatus(client);
-  for await (const next of client.status) {
-    status = next;
-    if (next.name === "connected") {
-      sessionStorage.setItem("name", user);
-      localStorage.setItem("name", user);
-      if (name === "") enter();
-    }
-    if (next.name === "refused" && name === "") {
-      hideStatus();
-      return refuse(next.cause.reason);
-    }
-    redraw();
-  }
-}
-
-function enter() {
-  elements.welcome.hidden = true;
-  elements.plan.hidden = elements.boards.hidden = false;
-  void openBoard();
-}
-
-function refuse(reason) {
-  void client.close();
-  sessionStorage.removeItem("name");
-  localStorage.removeItem("name");
-  elements["enter-button"].disabled = false;
-  elements["name-error"].textContent = reason || "The server refused this name";
-  elements.name.focus();
-}
 
 /* Boards */
 
@@ -118,14 +73,11 @@ function leave() {
   drag.cancel();
   board?.[Symbol.dispose]();
   board = undefined;
-  unwatch?.();
-  void client.presence(`board:${name}`).catch(console.warn);
+  people.leave();
 }
 
 async function show(next) {
   name = next;
-  people = new Map();
-  wasLive = false;
   state = { current: "pending" };
   document.title = `${next} - Skein board`;
   elements["board-name"].textContent = next;
@@ -142,33 +94,7 @@ async function show(next) {
     onRefused: notify,
   });
   pointers.open(client, next);
-  showPresence();
-  unwatch = client.members(`board:${next}`).subscribe(noteMembers);
-}
-
-/** Publishes this user's colour, and that the user is away while the page is hidden. */
-function showPresence() {
-  const hue = Number(localStorage.getItem("hue") ?? HUES[Math.floor(Math.random() * HUES.length)]);
-  localStorage.setItem("hue", String(hue));
-  client.presence(`board:${name}`, { hue, away: document.hidden }).catch(console.warn);
-}
-
-/** Draws who is on the board, and announces who joined or left. */
-function noteMembers(members) {
-  const before = people;
-  people = new Map(Array.from(members, ([user, { data }]) => [user, data ?? {}]));
-  const isLive = members.status === "subscribed";
-  for (const user of before.keys()) {
-    if (people.has(user)) continue;
-    pointers.leave(user);
-    if (isLive && wasLive && user !== me) notify(`${user} left`);
-  }
-  for (const user of people.keys()) {
-    if (isLive && wasLive && user !== me && !before.has(user)) notify(`${user} is here`);
-  }
-  wasLive = isLive;
-  drawPeople(people, me);
-  redraw();
+  people.enter(client, { topic: `board:${next}`, me });
 }
 
 /* Drawing: once for all changes of a frame */
@@ -198,12 +124,6 @@ const actions = {
 };
 
 /* Input */
-
-elements.enter.addEventListener("submit", (event) => {
-  event.preventDefault();
-  elements["name-error"].textContent = "";
-  void start(elements.name.value.trim());
-});
 
 elements["add-column"].addEventListener("submit", (event) => {
   event.preventDefault();
@@ -243,11 +163,6 @@ elements.other.addEventListener("submit", ({ submitter }) => {
   elements.board.value = "";
 });
 
-elements["change-name"].addEventListener("click", () => {
-  sessionStorage.setItem("name", "");
-  location.reload();
-});
-
 elements.copy.addEventListener("click", async () => {
   const address = location.href.replace(/#.*|$/, `#${name}`);
   try {
@@ -277,7 +192,6 @@ addEventListener("hashchange", () => name !== "" && void openBoard());
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) pointers.point(undefined);
-  if (board !== undefined) showPresence();
 });
 
 addEventListener("beforeunload", (event) => {
@@ -285,9 +199,15 @@ addEventListener("beforeunload", (event) => {
   if (board?.waiting > 0) event.preventDefault();
 });
 
-const known = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";
-if (known !== "") void start(known);
-else {
-  elements.welcome.hidden = false;
-  elements.name.focus();
-}
+openEntrance({
+  onStatus(next) {
+    status = next;
+    redraw();
+  },
+  onEnter(connected, user) {
+    client = connected;
+    me = user;
+    elements.plan.hidden = elements.boards.hidden = false;
+    void openBoard();
+  },
+});

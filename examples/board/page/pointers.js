@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { makePointer } from "../../shared/people.js";
 
 /** Minimum time between two sent positions, in milliseconds. */
 const SEND_MS = 50;
@@ -167,13 +168,7 @@ export class Pointers {
   }
 
   #add(user) {
-    const element = document.createElement("div");
-    const name = document.createElement("span");
-    element.className = "pointer";
-    element.dataset.user = user;
-    name.textContent = user;
-    element.innerHTML = '<svg viewBox="0 0 20 20"><path d="M3 2l13 6-6 2-2 6z" /></svg>';
-    element.append(name);
+    const element = makePointer(user);
     this.#container.append(element);
     return element;
   }

@@ -3,17 +3,7 @@
  *
  * @module
  */
-
-/** The elements of the page, by id. */
-export const elements = Object.fromEntries(
-  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
-);
-
-/** Time for which a notice is shown, in milliseconds. */
-const NOTICE_MS = 6_000;
-
-/** Maximum people shown with a circle; the others are counted. */
-const MAX_FACES = 4;
+import { elements, make, noticeIn, put } from "../../shared/elements.js";
 
 /** Draws all changes. */
 export function draw({ board, state, status, drag, holders, actions }) {
@@ -126,27 +116,6 @@ function drawOffline({ name }, waiting, isShown) {
   );
 }
 
-export function drawPeople(people, me) {
-  const names = [...people.keys()].sort((a, b) => Number(b === me) - Number(a === me));
-  const faces = names.slice(0, MAX_FACES).map((name) => {
-    const face = make("li", "face", [...name][0].toUpperCase());
-    const { hue = 0, away = false } = people.get(name);
-    face.style.setProperty("--hue", hue);
-    face.classList.toggle("away", away);
-    face.title = `${name}${name === me ? " (you)" : ""}${away ? " (away)" : ""}`;
-    face.append(make("span", "unseen", face.title.slice([...name][0].length)));
-    return face;
-  });
-  const more = names.slice(MAX_FACES);
-  if (more.length > 0) {
-    const rest = make("li", "face rest", `+${more.length}`);
-    rest.title = more.join(", ");
-    faces.push(rest);
-  }
-  elements.people.replaceChildren(...faces);
-  put(elements.me, `You are ${me}.`);
-}
-
 /* Dialogs */
 
 /** Opens the dialog of a card. Its form keeps the texts as they were, to see what changes. */
@@ -183,15 +152,8 @@ function fill(select, options, chosen) {
 
 /* Sentences */
 
-let noticeEnds;
-
 /** Shows a sentence for some seconds. */
-export function notify(text) {
-  clearTimeout(noticeEnds);
-  elements.notice.textContent = text;
-  elements.notice.classList.add("shown");
-  noticeEnds = setTimeout(() => elements.notice.classList.remove("shown"), NOTICE_MS);
-}
+export const notify = noticeIn(elements.notice, { durationMs: 6_000 });
 
 /** Tells a screen reader about the held card. */
 export function say(text) {
@@ -200,23 +162,11 @@ export function say(text) {
 
 /* Small helpers */
 
-function make(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className !== "") element.className = className;
-  element.textContent = text;
-  return element;
-}
-
 function button(className, onClick) {
   const element = make("button", className);
   element.type = "button";
   if (onClick) element.addEventListener("click", onClick);
   return element;
-}
-
-/** Changes text only where it differs, so that screen readers announce only changes. */
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
 
 /** Keeps the focus on a card that moves to another column. */

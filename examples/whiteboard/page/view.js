@@ -1,20 +1,12 @@
 /**
- * Draws everything except the board: people, tools and notices. Text from other users is inserted
- * as text, never as HTML.
+ * Draws the tools and the notices.
  *
  * @module
  */
+import { elements, noticeIn, put } from "../../shared/elements.js";
 
-/** The elements of the page, by id. */
-export const elements = Object.fromEntries(
-  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
-);
-
-/** Time for which a notice is shown, in milliseconds. */
-const NOTICE_MS = 4_000;
-
-/** Maximum people shown with a circle; the others are counted. */
-const MAX_FACES = 4;
+/** Shows a sentence for some seconds. */
+export const notify = noticeIn(elements.notice, { durationMs: 4_000 });
 
 /** The chosen tool, colour and width. */
 export function tools() {
@@ -73,47 +65,4 @@ export function drawOffline({ name }, board) {
       ? "You can keep drawing. Changes wait here."
       : `${count} ${count === 1 ? "change waits" : "changes wait"} here for the server.`,
   );
-}
-
-export function drawPeople(people, me) {
-  const names = [...people.keys()].sort((a, b) => Number(b === me) - Number(a === me));
-  const faces = names.slice(0, MAX_FACES).map((name) => {
-    const face = make("li", "face", [...name][0].toUpperCase());
-    const { hue = 0, away = false } = people.get(name);
-    face.style.setProperty("--hue", hue);
-    face.classList.toggle("away", away);
-    face.title = `${name}${name === me ? " (you)" : ""}${away ? " (away)" : ""}`;
-    face.append(make("span", "unseen", face.title.slice([...name][0].length)));
-    return face;
-  });
-  const more = names.slice(MAX_FACES);
-  if (more.length > 0) {
-    const rest = make("li", "face rest", `+${more.length}`);
-    rest.title = more.join(", ");
-    faces.push(rest);
-  }
-  elements.people.replaceChildren(...faces);
-  put(elements.me, `You are ${me}.`);
-}
-
-let noticeEnds;
-
-/** Shows a sentence for some seconds. */
-export function notify(text) {
-  clearTimeout(noticeEnds);
-  elements.notice.textContent = text;
-  elements.notice.classList.add("shown");
-  noticeEnds = setTimeout(() => elements.notice.classList.remove("shown"), NOTICE_MS);
-}
-
-function make(tag, className, text) {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.textContent = text;
-  return element;
-}
-
-/** Changes text only where it differs, so that screen readers announce only changes. */
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }

@@ -4,17 +4,16 @@
  *
  * @module
  */
-import { connect, newId } from "@skein/skein/client";
-import { followStatus } from "../../shared/skein.js";
+import { newId } from "@skein/skein/client";
+import { elements } from "../../shared/elements.js";
+import { openEntrance } from "../../shared/entrance.js";
+import { People } from "../../shared/people.js";
 import { isTouched, pieces, round, simplify } from "../geometry.ts";
 import { Board } from "./board.js";
 import { Cursors } from "./cursors.js";
 import { listen } from "./gestures.js";
 import { Surface } from "./surface.js";
-import { choose, drawOffline, drawPeople, drawTools, elements, notify, tools } from "./view.js";
-
-/** Hues of people, easy to tell apart. */
-const HUES = [25, 265, 150, 330, 60, 205, 110, 295];
+import { choose, drawOffline, drawTools, notify, tools } from "./view.js";
 
 /** Radius of the eraser, in pixels. */
 const ERASER = 8;
@@ -22,18 +21,6 @@ const ERASER = 8;
 /** Points after which an unfinished line is sent. */
 const MAX_LINE = 2_000;
 
-/** The allowed transports: all, or those in `?transport=websocket`. */
-const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
-const TRANSPORTS = ["webtransport", "websocket", "http"].filter((name) =>
-  ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
-);
-
-/** Users on the board, with their presence data. */
-let people = new Map();
-/** Stops following the users on the board. */
-let unwatch;
-/** True if the last list came from a live connection. */
-let wasLive = false;
 let me = "";
 let client;
 let board;
@@ -53,104 +40,37 @@ const surface = new Surface(elements.still, elements.live, () => {
   schedule();
 });
 const cursors = new Cursors(elements.cursors, {
-  hueOf: (user) => people.get(user)?.hue ?? 0,
+  hueOf: (user) => people.hueOf(user),
   onNews: schedule,
 });
+const people = new People({
+  notify,
+  onChange(gone) {
+    for (const user of gone) cursors.leave(user);
+  },
+});
 
-/* Connecting */
-
-async function start(name) {
-  me = name;
-  elements["enter-button"].disabled = true;
-  client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, location.href), {
-    backoff: { maxDelayMs: 5_000 },
-    transports: TRANSPORTS,
-    // Changes wait while disconnected, and the server accepts each one once.
-    delivery: "at-least-once",
-    outbox: { maxMessages: 1_000, maxBytes: 4 * 1_048_576 },
-    onMessage: receive,
-  });
-  const hideStatus = followStatus(client);
-  for await (const next of client.status) {
-    status = next;
-    if (next.name === "connected") {
-      sessionStorage.setItem("name", name);
-      localStorage.setItem("name", name);
-      if (board === undefined) enter();
-    }
-    void cursors.use(client.session);
-    if (next.name === "refused" && board === undefined) {
-      hideStatus();
-      return refuse(next.cause.reason);
-    }
-    redraw();
-  }
-}
-
-function enter() {
-  elements.welcome.hidden = true;
-  elements.whiteboard.hidden = elements.boards.hidden = false;
-  openBoard();
-}
-
-function refuse(reason) {
-  void client.close();
-  sessionStorage.removeItem("name");
-  localStorage.removeItem("name");
-  elements["enter-button"].disabled = false;
-  elements["name-error"].textContent = reason || "The server refused this name";
-  elements.name.focus();
-}
+/* Boards */
 
 function openBoard() {
   const asked = decodeURIComponent(location.hash.slice(1));
   const name = /^[a-z0-9][a-z0-9-]{0,31}$/.test(asked) ? asked : "sketches";
   if (name === board?.name) return;
-  if (board !== undefined) {
-    board.leave();
-    unwatch();
-    void client.presence(`board:${board.name}`).catch(console.warn);
-  }
-  people = new Map();
-  wasLive = false;
+  board?.leave();
+  people.leave();
   isPlaced = false;
   line = undefined;
   board = new Board(client, name, { me, change: redraw, notice: notify });
   cursors.open(name);
-  showPresence();
-  unwatch = client.members(`board:${name}`).subscribe(noteMembers);
+  people.enter(client, { topic: `board:${name}`, me });
   document.title = `${name} - Skein whiteboard`;
   elements["board-name"].textContent = name;
   redraw();
 }
 
-/** Publishes this user's colour, and that the user is away while the page is hidden. */
-function showPresence() {
-  const hue = Number(localStorage.getItem("hue") ?? HUES[Math.floor(Math.random() * HUES.length)]);
-  localStorage.setItem("hue", String(hue));
-  client.presence(`board:${board.name}`, { hue, away: document.hidden }).catch(console.warn);
-}
-
 /** Receives all messages except the board's changes, which arrive by the subscription. */
 function receive({ topic, data }) {
   if (topic === "cursors") cursors.take(data);
-}
-
-/** Draws who is on the board, and announces who joined or left. */
-function noteMembers(members) {
-  const before = people;
-  people = new Map(Array.from(members, ([user, { data }]) => [user, data ?? {}]));
-  const isLive = members.status === "subscribed";
-  for (const user of before.keys()) {
-    if (people.has(user)) continue;
-    cursors.leave(user);
-    if (isLive && wasLive && user !== me) notify(`${user} left`);
-  }
-  for (const user of people.keys()) {
-    if (isLive && wasLive && user !== me && !before.has(user)) notify(`${user} is here`);
-  }
-  wasLive = isLive;
-  drawPeople(people, me);
 }
 
 /* Drawing and erasing */
@@ -263,15 +183,6 @@ function redraw() {
 
 /* Input */
 
-elements.enter.addEventListener("submit", (event) => {
-  event.preventDefault();
-  elements["name-error"].textContent = "";
-  void start(elements.name.value.trim());
-});
-elements["change-name"].addEventListener("click", () => {
-  sessionStorage.setItem("name", "");
-  location.reload();
-});
 elements.other.addEventListener("submit", ({ submitter }) => {
   if (submitter.value !== "cancel") location.hash = elements.board.value;
   elements.board.value = "";
@@ -287,7 +198,6 @@ addEventListener("hashchange", () => client && openBoard());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) cursors.point(undefined);
-  if (board !== undefined) showPresence();
 });
 
 const ACTIONS = {
@@ -318,9 +228,22 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-const known = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";
-if (known !== "") void start(known);
-else {
-  elements.welcome.hidden = false;
-  elements.name.focus();
-}
+openEntrance({
+  connection: {
+    // Changes wait while disconnected, and the server accepts each one once.
+    delivery: "at-least-once",
+    outbox: { maxMessages: 1_000, maxBytes: 4 * 1_048_576 },
+    onMessage: receive,
+  },
+  onStatus(next, connected) {
+    status = next;
+    void cursors.use(connected.session);
+    redraw();
+  },
+  onEnter(connected, name) {
+    client = connected;
+    me = name;
+    elements.whiteboard.hidden = elements.boards.hidden = false;
+    openBoard();
+  },
+});
