@@ -3,13 +3,11 @@
  *
  * @module
  */
-import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
+import { VisitorPage } from "./_boards.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
-  readonly textContent: string;
   readonly hidden: boolean;
-  readonly title: string;
   getAttribute(name: string): string | null;
   readonly dataset: Readonly<Record<string, string>>;
   readonly style: { readonly translate: string };
@@ -28,55 +26,12 @@ interface Canvas extends Element {
 /** The page's globals; functions that name them run in the page. */
 declare const document: Element;
 
-/** Options of a visitor. */
-export interface BoardVisitor {
-  /** The visitor's name. */
-  readonly name: string;
-  /** The name of the board; `sketches` by default. */
-  readonly board?: string;
-  /** The only transport to use; by default, any transport is used. */
-  readonly transport?: "webtransport" | "websocket" | "http";
-  /** The size of the page, which is set before the page lays out its drawing. */
-  readonly size?: { readonly width: number; readonly height: number };
-}
-
 /** One page of the whiteboard. */
-export class BoardPage {
-  /** The page, for other operations. */
-  readonly page: Page;
-
-  private constructor(page: Page) {
-    this.page = page;
-  }
-
-  /** Opens a board in a new page and enters with a name. */
-  static async enter(
-    context: BrowserContext,
-    url: string,
-    { name, board = "sketches", transport, size }: BoardVisitor,
-  ): Promise<BoardPage> {
-    // Opens a separate window, because a tab in the background draws nothing.
-    const page = await newPage(context, { type: "window" });
-    if (size !== undefined) await page.setViewport(size);
-    const query = transport === undefined ? "" : `?transport=${transport}`;
-    await page.goto(`${url}/${query}#${board}`);
-    await page.waitForSelector("#name", { visible: true });
-    await page.type("#name", name);
-    await page.keyboard.press("Enter");
-    const visitor = new BoardPage(page);
-    await visitor.isOpen();
-    return visitor;
-  }
-
+export class BoardPage extends VisitorPage {
   /** Waits for a connection and the board's strokes. */
-  async isOpen(): Promise<void> {
+  override async isOpen(): Promise<void> {
     await this.hasStatus("connected");
     await this.page.waitForFunction(() => document.querySelector("#offline")!.hidden);
-  }
-
-  /** Waits for a state of the connection. */
-  async hasStatus(name: string): Promise<void> {
-    await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
 
   /** Draws a line with the mouse through points on the screen. */
@@ -117,36 +72,6 @@ export class BoardPage {
       user,
       x,
       y,
-    );
-  }
-
-  /** Waits until the page shows a number of pointers. */
-  async hasPointers(count: number): Promise<void> {
-    await this.page.waitForFunction(
-      (count) => [...document.querySelectorAll("#cursors .pointer")].length === count,
-      {},
-      count,
-    );
-  }
-
-  /** Waits for the text of an element. */
-  async says(selector: string, text: string): Promise<void> {
-    await this.page.waitForFunction(
-      (selector, text) => document.querySelector(selector)!.textContent.includes(text),
-      {},
-      selector,
-      text,
-    );
-  }
-
-  /** Waits for the users on the board, in any order. */
-  async hasPeople(names: readonly string[]): Promise<void> {
-    await this.page.waitForFunction(
-      (names) =>
-        [...document.querySelectorAll("#people .face")]
-          .map(({ title }) => title.replace(" (you)", "")).sort().join() === names,
-      {},
-      [...names].sort().join(),
     );
   }
 

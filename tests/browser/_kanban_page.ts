@@ -3,15 +3,12 @@
  *
  * @module
  */
-import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
+import { VisitorPage } from "./_boards.ts";
 
 /** The few DOM members in use, because the repository is type-checked without the DOM library. */
 interface Element {
   readonly textContent: string;
-  readonly hidden: boolean;
-  readonly title: string;
   readonly dataset: Readonly<Record<string, string>>;
-  readonly style: { readonly translate: string };
   focus(): void;
   querySelector(selector: string): Element | null;
   querySelectorAll(selector: string): Iterable<Element>;
@@ -22,63 +19,15 @@ interface Element {
 declare const document: Element;
 declare const innerWidth: number;
 
-/** Options of a visitor. */
-export interface KanbanVisitor {
-  /** The visitor's name. */
-  readonly name: string;
-  /** The name of the board; `plans` by default. */
-  readonly board?: string;
-  /** The only transport to use; by default, any transport is used. */
-  readonly transport?: "webtransport" | "websocket" | "http";
-  /** The size of the page. */
-  readonly size?: {
-    readonly width: number;
-    readonly height: number;
-    readonly hasTouch?: boolean;
-    readonly isMobile?: boolean;
-  };
-}
-
 /** A part of a card, on the screen. */
 type Spot = readonly [x: number, y: number];
 
 /** One page of the board. */
-export class KanbanPage {
-  /** The page, for other operations. */
-  readonly page: Page;
-
-  private constructor(page: Page) {
-    this.page = page;
-  }
-
-  /** Opens a board in a new page and enters with a name. */
-  static async enter(
-    context: BrowserContext,
-    url: string,
-    { name, board = "plans", transport, size }: KanbanVisitor,
-  ): Promise<KanbanPage> {
-    // Opens a separate window, because a tab in the background draws nothing.
-    const page = await newPage(context, { type: "window" });
-    if (size !== undefined) await page.setViewport(size);
-    const query = transport === undefined ? "" : `?transport=${transport}`;
-    await page.goto(`${url}/${query}#${board}`);
-    await page.waitForSelector("#name", { visible: true });
-    await page.type("#name", name);
-    await page.keyboard.press("Enter");
-    const visitor = new KanbanPage(page);
-    await visitor.isOpen();
-    return visitor;
-  }
-
+export class KanbanPage extends VisitorPage {
   /** Waits for a connection and the board's rows. */
-  async isOpen(): Promise<void> {
+  override async isOpen(): Promise<void> {
     await this.hasStatus("connected");
     await this.page.waitForSelector("#add-column:not([hidden])");
-  }
-
-  /** Waits for a state of the connection. */
-  async hasStatus(name: string): Promise<void> {
-    await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
 
   /** Adds a card to a column. */
@@ -197,36 +146,6 @@ export class KanbanPage {
       user,
       x,
       y,
-    );
-  }
-
-  /** Waits until the page shows a number of pointers. */
-  async hasPointers(count: number): Promise<void> {
-    await this.page.waitForFunction(
-      (count) => [...document.querySelectorAll("#pointers .pointer")].length === count,
-      {},
-      count,
-    );
-  }
-
-  /** Waits for an element with a text. */
-  async says(selector: string, text: string): Promise<void> {
-    await this.page.waitForFunction(
-      (selector, text) => document.querySelector(selector)?.textContent.includes(text) ?? false,
-      {},
-      selector,
-      text,
-    );
-  }
-
-  /** Waits for the users on the board, in any order. */
-  async hasPeople(names: readonly string[]): Promise<void> {
-    await this.page.waitForFunction(
-      (names) =>
-        [...document.querySelectorAll("#people .face")]
-          .map(({ title }) => title.replace(" (you)", "")).sort().join() === names,
-      {},
-      [...names].sort().join(),
     );
   }
 }

@@ -140,21 +140,18 @@ interface Page {
   readonly document: { querySelectorAll(selector: string): { readonly length: number } };
 }
 
-declare function requestAnimationFrame(callback: () => void): void;
-
 async function shoot(
-  { page }: KanbanPage,
+  visitor: KanbanPage,
   folder: URL,
   suffix = "",
   sizes: readonly (keyof typeof SIZES)[] = ["desktop", "phone"],
 ): Promise<void> {
+  const { page } = visitor;
   for (const name of sizes) {
     await page.setViewport(SIZES[name]);
-    // The page is drawn two frames later, and a notice disappears after some seconds.
+    // A notice disappears after some seconds.
     await page.waitForSelector("#notice:not(.shown)");
-    await page.evaluate(() =>
-      new Promise<void>((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))
-    );
+    await visitor.isDrawn();
     await page.screenshot({ path: pathOf(folder, `board-${name}${suffix}`) });
   }
 }

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
-import type { Browser } from "./_browsers.ts";
-import { BROWSERS, ChatProcess, testInBrowsers } from "./_browsers.ts";
-import { KanbanPage, type KanbanVisitor } from "./_kanban_page.ts";
+import { BoardSite, type Visitor } from "./_boards.ts";
+import { BROWSERS, testInBrowsers } from "./_browsers.ts";
+import { KanbanPage } from "./_kanban_page.ts";
 
 const SIZE = { width: 1280, height: 800 };
 
@@ -12,9 +12,9 @@ for (const transport of ["webtransport", "http"] as const) {
   testInBrowsers(
     `board over ${transport} shows cards that others drag, and their pointers`,
     async (browser) => {
-      await using kanban = await Kanban.start(browser);
-      const ann = await kanban.enter({ name: "ann", transport });
-      const bob = await kanban.enter({ name: "bob", transport });
+      await using kanban = await BoardSite.start(browser, "board");
+      const ann = await enter(kanban, { name: "ann", transport });
+      const bob = await enter(kanban, { name: "bob", transport });
       for (const page of [ann, bob]) await page.hasPeople(["ann", "bob"]);
       await ann.says("#notice", "bob is here");
       for (const title of ["Write", "Test"]) await ann.add("To do", title);
@@ -55,9 +55,9 @@ for (const transport of ["webtransport", "http"] as const) {
 }
 
 testInBrowsers("board keeps changes that are made while its server is down", async (browser) => {
-  await using kanban = await Kanban.start(browser);
-  const ann = await kanban.enter({ name: "ann" });
-  const bob = await kanban.enter({ name: "bob" });
+  await using kanban = await BoardSite.start(browser, "board");
+  const ann = await enter(kanban, { name: "ann" });
+  const bob = await enter(kanban, { name: "bob" });
   for (const title of ["Write", "Test"]) await ann.add("To do", title);
   await bob.shows(TWO);
   await kanban.server.stop("SIGKILL");
@@ -87,8 +87,8 @@ testInBrowsers("board keeps changes that are made while its server is down", asy
 });
 
 testInBrowsers("board can be used with the keyboard alone", async (browser) => {
-  await using kanban = await Kanban.start(browser);
-  const ann = await kanban.enter({ name: "ann" });
+  await using kanban = await BoardSite.start(browser, "board");
+  const ann = await enter(kanban, { name: "ann" });
   const { keyboard } = ann.page;
   for (const title of ["Write", "Test"]) await ann.add("To do", title);
   await ann.shows(TWO);
@@ -121,9 +121,9 @@ testInBrowsers("board can be used with the keyboard alone", async (browser) => {
 });
 
 testInBrowsers("board says why a change was refused", async (browser) => {
-  await using kanban = await Kanban.start(browser);
-  const ann = await kanban.enter({ name: "ann" });
-  const bob = await kanban.enter({ name: "bob" });
+  await using kanban = await BoardSite.start(browser, "board");
+  const ann = await enter(kanban, { name: "ann" });
+  const bob = await enter(kanban, { name: "bob" });
   await ann.add("To do", "Write");
   await bob.shows("To do: Write; Doing: ; Done: ");
   await bob.page.click(".task");
@@ -138,9 +138,9 @@ testInBrowsers("board says why a change was refused", async (browser) => {
 });
 
 testInBrowsers("board moves a card by its dots with a finger", async (browser) => {
-  await using kanban = await Kanban.start(browser);
+  await using kanban = await BoardSite.start(browser, "board");
   const size = { width: 390, height: 844, hasTouch: true, isMobile: true };
-  const ann = await kanban.enter({ name: "ann", size });
+  const ann = await enter(kanban, { name: "ann", size });
   for (const title of ["Write", "Test", "Publish"]) await ann.add("To do", title);
   await ann.shows("To do: Write, Test, Publish; Doing: ; Done: ");
   // A phone zooms out of a page that is wider than its screen.
@@ -180,31 +180,10 @@ interface Window {
   readonly innerWidth: number;
 }
 
-/** A board with its own file, and its visitors' pages. */
-class Kanban implements AsyncDisposable {
-  readonly server: ChatProcess;
-  readonly #browser: Browser;
-  readonly #folder: string;
-
-  private constructor(browser: Browser, server: ChatProcess, folder: string) {
-    this.#browser = browser;
-    this.server = server;
-    this.#folder = folder;
-  }
-
-  static async start(browser: Browser): Promise<Kanban> {
-    const folder = await Deno.makeTempDir();
-    const server = await ChatProcess.start("board", ["--data", `${folder}/boards.db`]);
-    return new Kanban(browser, server, folder);
-  }
-
-  async enter(visitor: KanbanVisitor): Promise<KanbanPage> {
-    const context = await this.#browser.createBrowserContext();
-    return await KanbanPage.enter(context, this.server.url, { size: SIZE, ...visitor });
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.server.stop("SIGKILL");
-    await Deno.remove(this.#folder, { recursive: true });
-  }
+/** Opens the page of a visitor. */
+async function enter(kanban: BoardSite, visitor: Visitor): Promise<KanbanPage> {
+  return await KanbanPage.enter(await kanban.newContext(), kanban.server.url, {
+    size: SIZE,
+    ...visitor,
+  });
 }

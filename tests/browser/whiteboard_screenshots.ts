@@ -218,21 +218,17 @@ async function shootWelcome(
   await page.close();
 }
 
-declare function requestAnimationFrame(callback: () => void): void;
-
 async function shoot(
-  { page }: BoardPage,
+  visitor: BoardPage,
   folder: URL,
   suffix = "",
   sizes: readonly (keyof typeof SIZES)[] = ["desktop", "phone"],
 ): Promise<void> {
+  const { page } = visitor;
   for (const name of sizes) {
     await page.setViewport(SIZES[name]);
     await page.$eval("#fit", (button) => (button as { click(): void }).click());
-    // The page is drawn two frames later.
-    await page.evaluate(() =>
-      new Promise<void>((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))
-    );
+    await visitor.isDrawn();
     await page.screenshot({ path: pathOf(folder, `whiteboard-${name}${suffix}`) });
   }
 }

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
-import type { Browser } from "./_browsers.ts";
 import { BoardPage } from "./_board_page.ts";
-import { ChatProcess, testInBrowsers } from "./_browsers.ts";
+import { BoardSite, type Visitor } from "./_boards.ts";
+import { testInBrowsers } from "./_browsers.ts";
 
 const SIZE = { width: 1000, height: 700 };
 
@@ -10,9 +10,9 @@ for (const transport of ["webtransport", "http"] as const) {
   testInBrowsers(
     `whiteboard over ${transport} shows strokes, pointers and users, even after a reload`,
     async (browser) => {
-      await using board = await Board.start(browser);
-      const ann = await board.enter("ann", transport);
-      const bob = await board.enter("bob", transport);
+      await using board = await BoardSite.start(browser, "whiteboard");
+      const ann = await enter(board, "ann", transport);
+      const bob = await enter(board, "bob", transport);
       for (const page of [ann, bob]) await page.hasPeople(["ann", "bob"]);
       await ann.says("#notice", "bob is here");
 
@@ -48,9 +48,9 @@ for (const transport of ["webtransport", "http"] as const) {
 }
 
 testInBrowsers("whiteboard shows a user as away if the page is hidden", async (browser) => {
-  await using board = await Board.start(browser);
-  const ann = await board.enter("ann");
-  const bob = await board.enter("bob");
+  await using board = await BoardSite.start(browser, "whiteboard");
+  const ann = await enter(board, "ann");
+  const bob = await enter(board, "bob");
   await ann.hasPeople(["ann", "bob"]);
   const hide = (isHidden: boolean) =>
     bob.page.evaluate((value) => {
@@ -66,9 +66,9 @@ testInBrowsers("whiteboard shows a user as away if the page is hidden", async (b
 });
 
 testInBrowsers("whiteboard undoes, erases and clears", async (browser) => {
-  await using board = await Board.start(browser);
-  const ann = await board.enter("ann");
-  const bob = await board.enter("bob");
+  await using board = await BoardSite.start(browser, "whiteboard");
+  const ann = await enter(board, "ann");
+  const bob = await enter(board, "bob");
   await ann.draw([300, 200], [500, 200]);
   await bob.draw([300, 300], [500, 300]);
   for (const page of [ann, bob]) {
@@ -98,8 +98,8 @@ testInBrowsers("whiteboard undoes, erases and clears", async (browser) => {
 });
 
 testInBrowsers("whiteboard can be used with the keyboard alone", async (browser) => {
-  await using board = await Board.start(browser);
-  const ann = await board.enter("ann");
+  await using board = await BoardSite.start(browser, "whiteboard");
+  const ann = await enter(board, "ann");
   const { keyboard } = ann.page;
   await ann.page.focus("#live");
   await keyboard.press("4");
@@ -131,9 +131,9 @@ for (const transport of ["webtransport", "websocket"] as const) {
   testInBrowsers(
     `whiteboard over ${transport} keeps strokes that are drawn while its server is down`,
     async (browser) => {
-      await using board = await Board.start(browser);
-      const ann = await board.enter("ann", transport);
-      const bob = await board.enter("bob", transport);
+      await using board = await BoardSite.start(browser, "whiteboard");
+      const ann = await enter(board, "ann", transport);
+      const bob = await enter(board, "bob", transport);
       await ann.draw([300, 200], [500, 200]);
       for (const page of [ann, bob]) await page.hasInk(400, 200);
 
@@ -157,7 +157,7 @@ for (const transport of ["webtransport", "websocket"] as const) {
       }
       for (const y of [200, 260, 320, 380, 440]) await ann.hasInk(400, y);
       // A page that opens later shows the same number of strokes, so nothing was duplicated.
-      const eve = await board.enter("eve", transport);
+      const eve = await enter(board, "eve", transport);
       await eve.hasStrokes(5);
     },
   );
@@ -170,35 +170,12 @@ interface Tool {
   getBoundingClientRect(): { readonly width: number; readonly height: number };
 }
 
-/** A whiteboard with its own file, and its visitors' pages. */
-class Board implements AsyncDisposable {
-  readonly server: ChatProcess;
-  readonly #browser: Browser;
-  readonly #folder: string;
-
-  private constructor(browser: Browser, server: ChatProcess, folder: string) {
-    this.#browser = browser;
-    this.server = server;
-    this.#folder = folder;
-  }
-
-  static async start(browser: Browser): Promise<Board> {
-    const folder = await Deno.makeTempDir();
-    const server = await ChatProcess.start("whiteboard", ["--data", `${folder}/boards.db`]);
-    return new Board(browser, server, folder);
-  }
-
-  async enter(name: string, transport?: "webtransport" | "websocket" | "http"): Promise<BoardPage> {
-    const context = await this.#browser.createBrowserContext();
-    return await BoardPage.enter(context, this.server.url, {
-      name,
-      size: SIZE,
-      ...(transport && { transport }),
-    });
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.server.stop("SIGKILL");
-    await Deno.remove(this.#folder, { recursive: true });
-  }
+/** Opens the page of a visitor. */
+async function enter(
+  board: BoardSite,
+  name: string,
+  transport?: Visitor["transport"],
+): Promise<BoardPage> {
+  const visitor = { name, board: "sketches", transport, size: SIZE };
+  return await BoardPage.enter(await board.newContext(), board.server.url, visitor);
 }
