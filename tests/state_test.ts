@@ -1,10 +1,12 @@
 /** Tests live state in clients: rows, writes that are shown at once, and what becomes of them. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import {
+  AuthenticationError,
   type Broker,
   type Client,
   type ClientState,
   type ClientStateOptions,
+  CloseCode,
   connect,
   defineContract,
   MemoryBroker,
@@ -789,6 +791,54 @@ Deno.test("ClientState rejects writes that wait when it or its client is closed"
     assertEquals(state.collection("items").size, 0);
     at.online();
   }
+});
+
+Deno.test("ClientState ends while the server refuses its client, and continues afterwards", async () => {
+  let isAllowed = false;
+  await using own = server(undefined, {
+    authenticate: ({ token }: { token?: unknown }) => {
+      if (!isAllowed) throw new AuthenticationError("Log in again", { status: 401 });
+      return token;
+    },
+    allowTokenMessage: true,
+    onRefused() {},
+  });
+  await using list = await own.state("list");
+  await list.collection("items").set("a", TEA);
+  await using page = connect(own.url, { transports: ["websocket"], token: "ann" });
+  using state = await page.state("list");
+  const refusal = await assertRejects(() => state.ready, SessionClosedError, "Log in again");
+  assertEquals([state.status.current, state.error, refusal.info?.code], ["ended", refusal, 4401]);
+  const items = state.collection<Item>("items");
+  const writing = items.set("b", TEA);
+  page.retryNow();
+  assertEquals([state.status.current, state.error], ["pending", undefined]);
+  await assertRejects(() => state.ready, SessionClosedError, "4401");
+  isAllowed = true;
+  page.retryNow();
+  await state.ready;
+  assertEquals([await writing, items.size, state.status.current], [2, 2, "live"]);
+  await page.session?.close({ code: CloseCode.forbidden });
+  await until(() => state.status.current === "ended");
+  assertEquals([items.size, (state.error as SessionClosedError).info?.code], [2, 4403]);
+  const later = items.delete("a");
+  page.retryNow();
+  assertEquals(state.status.current, "lost");
+  assertEquals([await later, state.status.current, state.error], [3, "live", undefined]);
+});
+
+Deno.test("ClientState rejects everything if a refusal ends its client", async () => {
+  await using own = server(undefined, { onRefused() {} });
+  await using _list = await own.state("list");
+  await using page = connect(own.url, { transports: ["websocket"], endOnRefusal: true });
+  using state = await page.state("list");
+  await state.ready;
+  await page.session?.close({ code: CloseCode.forbidden });
+  await until(() => state.status.isEnded);
+  await assertRejects(() => state.collection("items").set("a", 1), SessionClosedError, "4403");
+  using late = await page.state("list");
+  await assertRejects(() => late.ready, SessionClosedError, "refused");
+  assertEquals([late.status.current, late.status.isEnded], ["ended", true]);
 });
 
 Deno.test("ClientState does not claim to know the outcome of a write that is under way at its close", async () => {

@@ -922,6 +922,20 @@ Deno.test("useCollection() shows the error of a state that cannot be read", asyn
   await page.has("[ended  Cannot open collection: name must have 1 to 1024 bytes, received 0]");
 });
 
+Deno.test("useCollection() shows that the server refuses the client, until it is connected again", async () => {
+  await using server = boards();
+  await using own = await server.state("board:1");
+  await own.collection<Card>("cards").set("a", { title: "Tea" });
+  await using client = server.connect();
+  using page = new Page();
+  page.show(h(SkeinProvider, { client }, h(Cards, { board: "board:1" })));
+  await page.has("[live aTea ]");
+  await client.session?.close({ code: 4403 });
+  await page.has("[ended aTea Cannot read state: the client is refused (4403, by local)]");
+  client.retryNow();
+  await page.has("[live aTea ]");
+});
+
 Deno.test("useCollection() hydrates with no rows, and leaves no state that loads too late", async () => {
   await using server = boards();
   await using own = await server.state("board:1");

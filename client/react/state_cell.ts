@@ -7,13 +7,13 @@ import { Cell, errorOf, type Rounds } from "./cell.ts";
 export interface LiveStateSnapshot {
   /**
    * The status is `pending` until the rows have arrived, then `live`. It is `lost` while there is
-   * no connection; the rows are those last known. It is `ended` if the state cannot be read; see
-   * `error`.
+   * no connection; the rows are those last known. It is `ended` if the state cannot be read, and
+   * while the server refuses the client; see `error`.
    */
   readonly status: ClientStateStatus;
   /** The number of writes of this page whose outcome is not known yet. */
   readonly pendingWrites: number;
-  /** The error that ended the state. */
+  /** The error that ended the state, or the refusal of the client. */
   readonly error: Error | undefined;
 }
 
@@ -43,6 +43,7 @@ export const PENDING_COLLECTION: CollectionSnapshot<never> = Object.freeze({
 export class StateCell extends Cell<LiveStateSnapshot> {
   readonly #opening: Promise<ClientState>;
   #state: ClientState | undefined;
+  /** The error with which the state could not be opened. */
   #error: Error | undefined;
   #isClosed = false;
 
@@ -83,8 +84,7 @@ export class StateCell extends Cell<LiveStateSnapshot> {
 
   protected override take(): LiveStateSnapshot {
     const thrown = this.#state?.error;
-    if (thrown !== undefined) this.#error ??= errorOf(thrown);
-    const error = this.#error;
+    const error = thrown === undefined ? this.#error : errorOf(thrown);
     const status = this.#state?.status.current ?? (error ? "ended" : "pending");
     const { pendingWrites = 0 } = this.#state ?? {};
     const last = this.snapshot;

@@ -29,10 +29,11 @@ import {
   rowName,
   type VersionedRowMessage,
 } from "../../session/wire/rows.ts";
+import { closedError } from "../../session/core.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { ClientPlatform, ClientSubscribeOptions } from "../client_options.ts";
+import type { ClientPlatform, ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscription.ts";
 import { ClientRows } from "./rows.ts";
@@ -64,12 +65,14 @@ export interface ClientStateOptions {
  * - `live`: the rows are kept up to date.
  * - `lost`: the connection is lost; the rows are those that were last known, with the writes made
  *   since.
- * - `ended`: the state was closed, or cannot be read.
+ * - `ended`: the state was closed, or cannot be read. If the server has refused the client, the
+ *   state continues once the client is connected again.
  */
 export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
 
 /** The methods of a client that a state uses. */
 interface StateClient {
+  readonly status: StatusFeed<ClientStatus>;
   subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
   whenConnected(options: WaitOptions): Promise<Session>;
 }
@@ -91,6 +94,9 @@ interface StateParts {
  *   sent once it is connected again, in order.
  * - **The last write wins,** row by row. `update` repeats its function with the newer row if others
  *   were first.
+ * - **Refused:** while the server refuses the client, for example because its token has expired, the
+ *   status is `ended`, `error` is the refusal, and writes wait. The state continues, with its rows
+ *   and its writes, once `client.retryNow()` has connected the client again.
  * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
  *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
  *   are right, but whether this write was among their changes cannot be told. If a server handles a
@@ -127,8 +133,6 @@ interface StateParts {
 export class ClientState implements Disposable {
   /** The id, which is also the id of the durable stream. */
   readonly id: string;
-  /** Resolves once the rows are complete; rejects if the state cannot be read. */
-  readonly ready: Promise<void>;
   /** The status. Read it from `current`, or follow it in a loop or with `subscribe`. */
   readonly status: StatusFeed<ClientStateStatus> = new StatusFeed<ClientStateStatus>("pending");
   readonly #client: StateClient;
@@ -136,10 +140,13 @@ export class ClientState implements Disposable {
   readonly #rows = new ClientRows();
   readonly #writes: Writes;
   readonly #closed = new AbortController();
-  readonly #isReady = Promise.withResolvers<void>();
+  #ready = pending();
   readonly #current = new Signal();
   readonly #backoff: Backoff;
+  readonly #unfollow: () => void;
   #subscription: Subscription | undefined;
+  /** The error of a client that the server refuses. */
+  #refusal: SessionClosedError | undefined;
   #wasLive = false;
   /** True from the start, and from a loss of the connection, until the rows are complete. */
   #isAwaited = true;
@@ -158,8 +165,6 @@ export class ClientState implements Disposable {
     this.#parts = parts;
     this.#backoff = new Backoff(parts.runtime, { firstDelayMs: 250, maxDelayMs: 5_000 });
     this.#sinceMs = parts.runtime.monotonic();
-    this.ready = this.#isReady.promise;
-    this.ready.catch(() => {});
     this.#writes = new Writes({
       runtime: parts.runtime,
       rows: this.#rows,
@@ -168,7 +173,16 @@ export class ClientState implements Disposable {
       whenCurrent: () => this.#whenCurrent(),
       publish: (data) => this.#publish(data),
     });
+    this.#unfollow = client.status.observe((status) => this.#follow(status));
     void this.#run();
+  }
+
+  /**
+   * Resolves once the rows are complete; rejects if the state cannot be read, or the server refuses
+   * the client. After a refusal, the next attempt to connect has a new promise.
+   */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
   }
 
   /** The number of writes whose outcome is not known yet. */
@@ -176,9 +190,9 @@ export class ClientState implements Disposable {
     return this.#writes.size;
   }
 
-  /** The error that ended the state, if it was not closed. */
+  /** The error that ended the state, or the refusal of the client; none if the state was closed. */
   get error(): unknown {
-    return this.#rows.failure;
+    return this.#rows.failure ?? this.#refusal;
   }
 
   /**
@@ -308,6 +322,20 @@ export class ClientState implements Disposable {
     return true;
   }
 
+  /** Shows that the server refuses the client, which may connect again with another token. */
+  #follow(client: ClientStatus): void {
+    if (this.status.isEnded) return;
+    if (client.name === "refused") {
+      this.#refusal = closedError("Cannot read state: the client is refused", client.cause);
+      this.#ready.reject(this.#refusal);
+      this.status.set("ended");
+    } else if (this.#refusal !== undefined) {
+      this.#refusal = undefined;
+      if (!this.#wasLive) this.#ready = pending();
+      this.status.set(this.#wasLive ? "lost" : "pending");
+    }
+  }
+
   #subscribe(topic: string, options: ClientSubscribeOptions): Subscription {
     const subscription = this.#client.subscribe(topic, options);
     this.#subscription = subscription;
@@ -335,7 +363,7 @@ export class ClientState implements Disposable {
     if (this.status.isEnded) return;
     if (this.#isCurrent) {
       this.#rows.complete();
-      this.#isReady.resolve();
+      this.#ready.resolve();
       this.#current.notify();
       this.#wasLive = true;
       this.#isAwaited = false;
@@ -379,10 +407,12 @@ export class ClientState implements Disposable {
 
   #end(error: unknown): void {
     if (this.status.isEnded) return;
+    this.#unfollow();
+    this.#refusal = undefined;
     this.#rows.failure = error;
     this.status.end("ended");
     this.#closed.abort();
-    this.#isReady.reject(error ?? closed(this.id));
+    this.#ready.reject(error ?? closed(this.id));
     this.#writes.end(error ?? closed(this.id));
     this.#current.notify();
     this.#rows.close();
@@ -644,6 +674,13 @@ function isChanges(data: unknown): data is readonly VersionedRowMessage[] {
     const { version, headers } = Object(one);
     return typeof version === "number" && Boolean(headers);
   });
+}
+
+/** A promise to settle later, whose rejection the application may ignore. */
+function pending(): PromiseWithResolvers<void> {
+  const settling = Promise.withResolvers<void>();
+  settling.promise.catch(() => {});
+  return settling;
 }
 
 function closed(id: string): SessionClosedError {
