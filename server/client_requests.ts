@@ -428,7 +428,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       if (!isCancel) {
         const owner = publisherOf(session);
         const user = verifiedUser(session);
-        return await durable.write(id, data, { owner, user, session, request: undefined });
+        const mayRead = () => isReader(session, topic);
+        return await durable.write(id, data, { owner, user, session, mayRead, request: undefined });
       }
       // A repetition changes nothing: the first reason stays.
       await durable.streams.cancel(id, reason);
@@ -439,6 +440,17 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       throw error;
     }
     return {};
+  }
+
+  /** Returns whether a client may read a durable stream. A subscriber reads it in any case. */
+  async function isReader(session: Session, topic: string): Promise<boolean> {
+    if (parts().topics.has(session, topic)) return true;
+    try {
+      return Boolean(await permission(session, topic, "subscribe"));
+    } catch (error) {
+      if (error instanceof RequestError || error instanceof AuthenticationError) return false;
+      throw error;
+    }
   }
 
   /** Replaces the session from which the client moves. */

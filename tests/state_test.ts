@@ -850,6 +850,52 @@ Deno.test("ClientState does not claim to know the outcome of a write that is und
   at.cable.cut();
 });
 
+Deno.test("Servers show the row of a conflict only to clients that may read it", async () => {
+  const asked: string[] = [];
+  let mayRead: boolean | RequestError = false;
+  await using own = server(undefined, {
+    authorize(_: unknown, __: string, action: string) {
+      asked.push(action);
+      if (action === "publish") return true;
+      if (typeof mayRead !== "boolean") throw mayRead;
+      return mayRead;
+    },
+    onRefused() {},
+  });
+  await using list = await own.state("list");
+  await list.collection("items").set("a", "secret");
+  const socket = new WebSocket(own.url, ["skein.1"]);
+  const replies = Array.from({ length: 6 }, () => Promise.withResolvers<string>());
+  socket.onmessage = ({ data }) => {
+    for (const line of data.split("\n")) replies[JSON.parse(line).reply]?.resolve(line);
+  };
+  await new Promise((resolve) => socket.onopen = resolve);
+  let id = 0;
+  const reply = async (envelope: object) => {
+    socket.send(JSON.stringify({ ...envelope, id }));
+    return JSON.parse(await replies[id++]!.promise).data;
+  };
+  const guess = { type: "items", key: "a", value: 1, headers: { operation: "upsert", expect: 7 } };
+  const conflict = async (key: string) => {
+    const data = { writes: [[{ ...guess, key }]] };
+    return (await reply({ publish: "stream:list", data })).results[0].conflict;
+  };
+  assertEquals(await conflict("a"), { type: "items", key: "a", version: 1 });
+  mayRead = new RequestError("locked", "Not now");
+  assertEquals(await conflict("a"), { type: "items", key: "a", version: 1 });
+  assertEquals(await conflict("b"), { type: "items", key: "b", version: 0 });
+  assertEquals(asked.splice(0), ["publish", "subscribe", "publish", "subscribe", "publish"]);
+  mayRead = true;
+  assertEquals((await conflict("a")).value, "secret");
+  await reply({ subscribe: "stream:list" });
+  asked.length = 0;
+  assertEquals((await conflict("a")).value, "secret");
+  assertEquals(asked, ["publish"], "a subscriber reads the rows in any case");
+  const closed = new Promise((resolve) => socket.onclose = resolve);
+  socket.close();
+  await closed;
+});
+
 Deno.test("Servers refuse publications on a stream that are no transactions", async () => {
   await using at = await Fixture.make();
   const session = await at.client.whenConnected();

@@ -12,6 +12,8 @@ import { type StateParts, writeRefusal } from "./state.ts";
 /** A client with a session. */
 export interface SessionSource extends ChangeSource {
   readonly session: Session;
+  /** Returns whether the client may read the stream. */
+  readonly mayRead: () => Promise<boolean>;
 }
 
 /**
@@ -76,7 +78,8 @@ async function writeOne(
     if (result.kind === "appended") return { version: result.info.tail };
     if (result.kind !== "conflict") throw writeRefusal(id, result);
     const [type, key] = readRowName(result.row);
-    const present = result.text === undefined ? {} : JSON.parse(result.text);
+    const isShown = result.text !== undefined && await source.mayRead();
+    const present = isShown ? JSON.parse(result.text!) : {};
     return { conflict: { ...present, type, key, version: result.version } };
   } catch (error) {
     if (error instanceof RequestError) return { error: error.failure };
