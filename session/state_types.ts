@@ -17,7 +17,7 @@ export interface StateChange<T = unknown> {
 export interface StateWriteOptions {
   /**
    * Time after which the row is deleted unless it has changed, in milliseconds. By default, the row
-   * stays, even if an earlier write had a time.
+   * stays, even if an earlier write had a time. It also stays if the stream of the state is closed.
    */
   readonly ttlMs?: number | undefined;
 }

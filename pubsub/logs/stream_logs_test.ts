@@ -379,6 +379,18 @@ Deno.test("StreamLogs deletes the expired rows of a keyed stream", async () => {
   await pages.return(undefined);
 });
 
+Deno.test("StreamLogs keeps the rows of a closed keyed stream", async () => {
+  using time = new FakeTime();
+  await using bench = new Bench();
+  await bench.create("a", { keyed: { records: 9, ms: 1_000, bytes: 9_999 } });
+  const change = { type: "t", key: "k", operation: "upsert", value: "1", ttlMs: 2_000 } as const;
+  await bench.streams.append("a", { records: [], changes: [rowChange(change, 0)], end: {} });
+  for (let i = 0; i < 10; i++) await time.tickAsync(1_000);
+  const { rows, tail } = await bench.info("a");
+  assertEquals([rows?.count, rows?.deletions, tail], [1, 0, 1]);
+  assertEquals((await bench.read("a")).length, 1);
+});
+
 Deno.test("StreamLogs ends a stream that lost its writer", async () => {
   using time = new FakeTime();
   await using bench = new Bench();
