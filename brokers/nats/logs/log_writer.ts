@@ -244,13 +244,11 @@ export class LogWriter {
     let { turnMs, lostMs } = await this.#makeWay(this.#known(id));
     const attempts = new Attempts(this.#runtime);
     while (true) {
-      let known = this.#known(id);
+      const known = this.#known(id);
       let hot = known ?? this.#note(await this.#streams.newest(part));
       const rows = await this.#rowsAt(part, hot);
-      if (rows !== undefined && rows.newest!.seq !== hot.seq) {
-        hot = this.#note(rows.newest!);
-        known = undefined;
-      }
+      // Rows that were read in the meantime are newer, but may be outdated as well.
+      if (rows !== undefined && rows.newest!.seq !== hot.seq) hot = this.#note(rows.newest!);
       const isGone = rows === undefined && isKeyed(hot);
       const applied = isGone ? undefined : await this.#apply(part, hot, rows, batch);
       if (applied?.isUnsure && known !== undefined) {
