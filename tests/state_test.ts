@@ -106,6 +106,20 @@ class Fixture implements AsyncDisposable {
   }
 }
 
+/** Lets the engine forget all deletions. Returns the position after the newest of them. */
+async function forgetDeletions(engine: FaultyEngine): Promise<number> {
+  // A deletion of a missing row takes no position, but old deletions are forgotten.
+  const change = { row: '["items","none"]', operation: "delete", text: ["", ""] } as const;
+  const forgotten = await engine.inner.logs!.append("list", {
+    records: [],
+    changes: [change],
+    rowBounds: { rows: 1, deletions: 0, deletionMs: 0 },
+    maxBytes: 1_000,
+  });
+  assert(forgotten.kind === "appended");
+  return forgotten.info.rows!.forgotten;
+}
+
 async function code(promise: Promise<unknown>): Promise<string> {
   const error = await assertRejects(() => promise, RequestError);
   return error.failure.code;
@@ -152,15 +166,7 @@ Deno.test("ClientState is complete if its last rows were deleted, and are forgot
   await until(() => early.collection("items").size === 1);
   await at.offline(early);
   await own.delete("a");
-  // A deletion of a missing row takes no position, but old deletions are forgotten.
-  const change = { row: '["items","a"]', operation: "delete", text: ["", ""] } as const;
-  const forgotten = await at.engine.inner.logs!.append("list", {
-    records: [],
-    changes: [change],
-    rowBounds: { rows: 1, deletions: 0, deletionMs: 0 },
-    maxBytes: 1_000,
-  });
-  assert(forgotten.kind === "appended" && forgotten.info.rows?.forgotten === 2);
+  assertEquals(await forgetDeletions(at.engine), 2);
   await using page = client(at.server.url);
   using late = await page.state("list");
   await late.ready;
@@ -574,6 +580,58 @@ Deno.test("ClientState replaces no newer row by a copy of a write that is handle
   gate.resolve();
   await late.promise;
   assertEquals([own.get("a")?.count, at.own.version], [5, 3]);
+});
+
+Deno.test("ClientState brings back no deleted row by a copy of a write that is handled late", async () => {
+  for (const isForgotten of [false, true]) {
+    await using at = await Fixture.make();
+    using state = await at.open();
+    const items = state.collection<Item>("items");
+    const own = at.own.collection<Item>("items");
+    await items.set("a", TEA);
+    const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const late = Promise.withResolvers<void>();
+    at.engine.make("logs.append", async (run) => {
+      begun.resolve();
+      await gate.promise;
+      return await run().finally(() => late.resolve());
+    });
+    const writing = items.set("b", TEA);
+    await begun.promise;
+    at.engine.make("logs.append", pass);
+    await at.offline(state);
+    at.online();
+    assertEquals(await writing, 2);
+    await own.delete("b");
+    if (isForgotten) await forgetDeletions(at.engine);
+    gate.resolve();
+    await late.promise;
+    assertEquals([own.has("b"), at.own.version], [false, 3]);
+    // A client that has seen the deletion may write the row.
+    await until(() => !items.has("b"));
+    assertEquals([await items.set("b", TEA), items.has("b")], [4, true]);
+  }
+});
+
+Deno.test("ClientState writes a row anew that others wrote and deleted in the meantime", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<Item>("items");
+  const own = at.own.collection<Item>("items");
+  await items.set("a", TEA);
+  const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  at.engine.make("logs.append", async (run) => {
+    begun.resolve();
+    await gate.promise;
+    return await run();
+  });
+  const writing = items.set("b", TEA);
+  await begun.promise;
+  at.engine.make("logs.append", pass);
+  await own.set("b", { ...TEA, count: 5 });
+  await own.delete("b");
+  gate.resolve();
+  assertEquals([await writing, items.get("b")], [4, TEA]);
 });
 
 Deno.test("ClientState lets the last write win", async () => {

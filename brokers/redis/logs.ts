@@ -109,7 +109,10 @@ const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeRes
     switch (kind) {
       case "conflict": {
         const [row, text] = page.map((part) => part.toString());
-        return { kind, row: row!, version: Number(detail), text };
+        const version = Number(detail);
+        return version === 0
+          ? { kind, row: row!, version, since: info!.tail }
+          : { kind, row: row!, version, text };
       }
       case "repeated":
         return { kind, info: info!, seq: detail === "" ? undefined : Number(detail) };

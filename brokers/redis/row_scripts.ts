@@ -109,9 +109,13 @@ local function apply(change)
   local stored = find(change.row)
   local present = after[change.row] or stored
   local exists = present and not present.deleted
-  local isExpected = not change.expect or change.expect == versionOf(stored)
+  local version = versionOf(stored)
+  local isExpected = not change.expect or change.expect == version
+  if change.since then
+    local changed = stored and stored.position + 1 or tonumber(log.rowForgotten)
+    isExpected = isExpected and changed <= change.since and change.since <= position
+  end
   if not isExpected or (change.operation == 'update' and not exists) then
-    local version = versionOf(stored)
     return answer('conflict', text(version), { change.row, version > 0 and stored.text or nil })
   end
   local head, rest = change.text[1], change.text[2]

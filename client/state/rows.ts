@@ -10,7 +10,7 @@ type Value = unknown;
 /** A row as the client knows it. */
 export interface KnownRow {
   readonly value: Value;
-  /** 0 if the row does not exist. */
+  /** Version of the row; without a row, a version of the state that lacks the row. */
   readonly version: number;
 }
 
@@ -27,8 +27,6 @@ interface Feed {
   /** Number of these loops and callbacks. */
   users: number;
 }
-
-const ABSENT: KnownRow = { value: undefined, version: 0 };
 
 /**
  * The rows of one state. A row is seen as the newest write under way left it. Without one, it is
@@ -112,7 +110,8 @@ export class ClientRows extends Signal implements RowSource {
   /** Returns a row without the writes under way. */
   known(type: string, key: string): KnownRow {
     const name = rowName(type, key);
-    return this.#ahead.get(name) ?? this.#delivered.get(name) ?? ABSENT;
+    return this.#ahead.get(name) ?? this.#delivered.get(name) ??
+      { value: undefined, version: this.version };
   }
 
   /** Collects the rows that the stream delivers from now on, to replace the present ones. */
@@ -137,8 +136,14 @@ export class ClientRows extends Signal implements RowSource {
     if (this.#next === undefined) this.#refresh(new Set([...names, ...this.#overtake()]));
   }
 
-  /** Replaces the rows by those delivered since the restart, in one step. */
-  complete(): void {
+  /**
+   * Replaces the rows by those delivered since the restart, in one step.
+   *
+   * @param version The version up to which the rows are complete, if the stream delivers no changes
+   * up to it because their rows were deleted.
+   */
+  complete(version: number = 0): void {
+    this.version = Math.max(this.version, version);
     const next = this.#next;
     if (next === undefined) return;
     const names = new Set([...this.#delivered.keys(), ...next.keys(), ...this.#overtake()]);
@@ -205,8 +210,8 @@ export class ClientRows extends Signal implements RowSource {
   #learn(name: string, row: KnownRow): void {
     // The stream has delivered this row, or a later change of it, such as a deletion.
     if (this.#next === undefined && row.version <= this.version) return;
-    const known = this.#ahead.get(name) ?? this.#delivered.get(name) ?? ABSENT;
-    if (row.version > known.version) this.#ahead.set(name, row);
+    const known = this.#ahead.get(name) ?? this.#delivered.get(name);
+    if (row.version > (known?.version ?? 0)) this.#ahead.set(name, row);
   }
 
   /** Shows rows as they are now, and tells the listeners about those that differ. */

@@ -100,8 +100,8 @@ interface StateParts {
  * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
  *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
  *   are right, but whether this write was among their changes cannot be told. If a server handles a
- *   write late, after the client has sent it again through another server, it may bring back a row
- *   that was deleted since, or replace a row that others were changing when the write was made.
+ *   write late, after the client has sent it again through another server, it may replace a row that
+ *   others were changing again and again when the write was made.
  *
  * @example A list that two clients share
  * ```ts
@@ -362,7 +362,7 @@ export class ClientState implements Disposable {
   #check(): void {
     if (this.status.isEnded) return;
     if (this.#isCurrent) {
-      this.#rows.complete();
+      this.#rows.complete(this.#subscription?.position?.offset);
       this.#ready.resolve();
       this.#current.notify();
       this.#wasLive = true;

@@ -48,6 +48,8 @@ export interface WriteChange extends WrittenRow {
   readonly ttlMs?: number | undefined;
   /** Version of the row to which the write was last adapted; 0 without a row. */
   readonly seen: number;
+  /** Without a row, the version of the state to which the write was last adapted. */
+  readonly since?: number | undefined;
 }
 
 /** A write, as the application makes it. */
@@ -64,10 +66,7 @@ interface Write {
   bytes: number;
   changes: readonly WriteChange[];
   conflicts: number;
-  /**
-   * True if the rows can't tell whether the write took effect: a row that it inserts was deleted
-   * since, and would be inserted again.
-   */
+  /** True if versions can't tell whether the write took effect, because the rows are read anew. */
   isUntraceable: boolean;
   /**
    * - `new`: it has to be adapted to the present rows before it is sent.
@@ -171,17 +170,9 @@ export class Writes {
 
   /** Settles the writes that appear in changes of the stream before their reply. */
   delivered(changes: readonly VersionedRowMessage[]): void {
-    const deleted = new Set<string>();
-    for (const { type, key, headers: { txid, operation }, version } of changes) {
+    for (const { headers: { txid }, version } of changes) {
       const write = txid && this.#queue.find((one) => one.txid === txid);
       if (write) this.#settle(write, version);
-      else if (operation === "delete") deleted.add(rowName(type, key));
-    }
-    if (deleted.size === 0) return;
-    for (const write of this.#queue) {
-      const isInserted = ({ type, key, value, seen }: WriteChange) =>
-        seen === 0 && value !== undefined && deleted.has(rowName(type, key));
-      if (write.state !== "new" && write.changes.some(isInserted)) write.isUntraceable = true;
     }
   }
 
@@ -264,17 +255,18 @@ export class Writes {
     const { onConflict } = this.#target;
     const { type, key, value: mine } = change;
     const seen = versionOf(present);
+    const adapted = { ...change, seen, since: seen === 0 ? present.version : undefined };
     if (update !== undefined) {
       if (present.value === undefined) throw conflict(change, "must exist");
-      return { ...change, value: copyOf(update(copyOf(present.value))), seen };
+      return { ...adapted, value: copyOf(update(copyOf(present.value))) };
     }
-    if (onConflict === undefined || seen === change.seen) return { ...change, seen };
+    if (onConflict === undefined || seen === change.seen) return adapted;
     const theirs = present.value === undefined ? undefined : copyOf(present.value);
     const verdict: unknown = onConflict({ collection: type, key, mine, theirs });
     if (verdict === "theirs") throw conflict(change, "was changed by others");
-    if (verdict === "mine") return { ...change, seen };
+    if (verdict === "mine") return adapted;
     if (typeof verdict === "object" && verdict !== null && "value" in verdict) {
-      return { ...change, value: copyOf(verdict.value), seen };
+      return { ...adapted, value: copyOf(verdict.value) };
     }
     throw new TypeError(
       `Cannot write state: onConflict must return "mine", "theirs" or an object with a value, ` +
@@ -321,15 +313,17 @@ export class Writes {
     for (const write of writes) write.state = "uncertain";
   }
 
-  #encode(write: Write, { type, key, value, ttlMs, seen }: WriteChange): RowWriteMessage {
+  #encode(write: Write, { type, key, value, ttlMs, seen, since }: WriteChange): RowWriteMessage {
     const { txid, update, state, conflicts } = write;
-    // A copy that a server handles late must not replace newer rows. The last attempt is certain.
+    // A copy that a server handles late must not replace newer rows, or bring back deleted ones.
+    // The last attempt is certain.
     const isConditional = conflicts < MAX_CONFLICTS || state === "uncertain" ||
       update !== undefined ||
       this.#target.onConflict !== undefined;
     const headers = {
       txid,
       expect: isConditional ? seen : undefined,
+      since: isConditional && value !== undefined ? since : undefined,
       ttl: ttlMs && Math.ceil(ttlMs / 1_000),
     };
     if (value === undefined) return { type, key, headers: { ...headers, operation: "delete" } };
@@ -360,9 +354,9 @@ export class Writes {
       const { code, message, path } = result.error;
       return this.#fail(write, new RequestError(code, message, path && { path }));
     }
-    const { type, key, version, value, headers } = result.conflict;
+    const { type, key, version, since = version, value, headers } = result.conflict;
     if (headers?.txid === write.txid) return this.#settle(write, version);
-    const present = { value, version };
+    const present = { value, version: since };
     this.#target.rows.learn(type, key, present);
     const of = { type, key };
     const isIt = (change: WriteChange) => change.type === type && change.key === key;

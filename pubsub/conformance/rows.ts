@@ -81,6 +81,46 @@ export const ROWS: Record<string, Test> = {
     same(await change(near, id, [{ ...remove("a"), expect: 2 }]), "appended", "a deletion");
   }),
 
+  "changes a row only if it has not changed, or been deleted, after a position": withRows(
+    async ({ id }, near, far) => {
+      await created(near, id);
+      await change(near, id, [set("a", 1)]);
+      await change(near, id, [remove("a")]);
+      const insert = (since: number) => [{ ...set("a", 2), expect: 0, since }];
+      same(await change(far, id, insert(1)), conflict("a", 0), "a row that was deleted since");
+      same(await change(near, id, insert(3)), conflict("a", 0), "a position of another log");
+      const other = [{ ...set("b", 1), since: 0 }];
+      same(await change(far, id, other), "appended", "a row that never existed");
+      same(await change(near, id, insert(2)), "appended", "a row that was deleted before");
+      const [text] = (await read(near, id, { after: 2 })).records;
+      const write = (since: number) => [{ ...set("b", 2), since }];
+      same(await change(far, id, write(2)), conflict("b", 3, text), "a row that was written since");
+      same(await change(near, id, write(3)), "appended", "a row that was written before");
+    },
+  ),
+
+  "takes a row for changed if its deletion may be forgotten": withRows(
+    async ({ id }, near, far) => {
+      await created(near, id);
+      await change(near, id, [set("a", 1)]);
+      const rowBounds = { ...BOUNDS, deletions: 0 };
+      await change(near, id, [remove("a")]);
+      await change(near, id, [set("b", 1)], { rowBounds });
+      const insert = (key: string, since: number) => [{ ...set(key, 2), expect: 0, since }];
+      same(await change(far, id, insert("a", 1)), conflict("a", 0), "the deleted row");
+      same(await change(far, id, insert("c", 1)), conflict("c", 0), "a row that never existed");
+      const told = await far.append(id, {
+        records: [],
+        changes: insert("a", 1).map((one) => rowChange(one, 0)),
+        maxBytes: PLENTY,
+        rowBounds: BOUNDS,
+      });
+      const since = told.kind === "conflict" ? told.since : undefined;
+      same(since, 3, "the position at which the row does not exist");
+      same(await change(near, id, insert("a", 3)), "appended", "the row at this position");
+    },
+  ),
+
   "lets one of several concurrent changes at a version win": withRows(
     async ({ id }, near, far) => {
       await created(near, id);

@@ -24,6 +24,8 @@ export interface Change {
   readonly txid?: string | undefined;
   /** See {@linkcode RowChange.expect}. */
   readonly expect?: number | undefined;
+  /** See {@linkcode RowChange.since}. */
+  readonly since?: number | undefined;
   /** See {@linkcode RowChange.ttlMs}. */
   readonly ttlMs?: number | undefined;
 }
@@ -43,7 +45,7 @@ export function readChange(text: string): { readonly row: string; readonly isDel
  * @returns The change of the row.
  */
 export function rowChange(change: Change, now: number): RowChange {
-  const { type, key, operation, value, txid, expect, ttlMs } = change;
+  const { type, key, operation, value, txid, expect, since, ttlMs } = change;
   const isDelete = operation === "delete";
   const content = isDelete ? "" : `"value":${value ?? "null"},`;
   const named = txid === undefined ? "" : `,"txid":${JSON.stringify(txid)}`;
@@ -57,6 +59,7 @@ export function rowChange(change: Change, now: number): RowChange {
       `"${named},"timestamp":"${new Date(now).toISOString()}"}}`,
     ],
     expect,
+    since,
     ttlMs: isDelete ? undefined : ttlMs,
   };
 }

@@ -81,6 +81,11 @@ export interface RowChange {
   readonly text: readonly [before: string, after: string];
   /** Version that the row must have; 0 if it must not exist. */
   readonly expect?: number | undefined;
+  /**
+   * Position after which the row must not have changed. A deletion counts as a change, and if the
+   * log may have forgotten one, the row counts as changed.
+   */
+  readonly since?: number | undefined;
   /** Time after which the row expires, in milliseconds. */
   readonly ttlMs?: number | undefined;
 }
@@ -279,8 +284,9 @@ export interface AppendLogOptions {
  * - `full`: the log would exceed `maxBytes`. `no-space`: the engine already keeps the maximum
  *   number of bytes of all logs. `over-share`: see {@linkcode LogOverShare}.
  * - `too-many-producers`: the log already remembers the maximum number of producers.
- * - `conflict`: `row` has another version than `expect`, or does not exist for an `update`.
- *   `version` is its present version, 0 if it does not exist, and `text` its present change.
+ * - `conflict`: `row` has another version than `expect`, has changed after `since`, or does not
+ *   exist for an `update`. `version` is its present version, and `text` its present change. If the
+ *   row does not exist, `version` is 0, and `since` is the position after the log's newest record.
  * - `too-many-rows`: the log would have more rows than allowed.
  * - `other-kind`: the log is keyed and the append has records or a writer's lease, or the log is
  *   not keyed and the append has changes.
@@ -299,6 +305,7 @@ export type LogAppended =
     readonly row: string;
     readonly version: number;
     readonly text?: string | undefined;
+    readonly since?: number | undefined;
   }
   | {
     readonly kind:

@@ -114,7 +114,7 @@ export function decideRows(
     readonly now: number;
   },
 ): DecidedRows | LogAppended {
-  const transaction = new Transaction(view, position, now);
+  const transaction = new Transaction(view, { position, now, forgotten: stats.forgotten });
   const expiring = expiresRows ? view.due(EXPIRED_AT_ONCE + 1) : [];
   let expiredBytes = 0;
   for (const row of expiring.slice(0, EXPIRED_AT_ONCE)) {
@@ -162,28 +162,40 @@ class Transaction {
   readonly #view: RowView;
   readonly #position: number;
   readonly #now: number;
+  /** See {@linkcode RowStats.forgotten}. */
+  readonly #forgotten: number;
   /** The states of changed rows before the transaction. */
   readonly #before = new Map<string, LogRow | undefined>();
   /** The states of changed rows, by name. */
   readonly rows = new Map<string, LogRow>();
   readonly texts: string[] = [];
 
-  constructor(view: RowView, position: number, now: number) {
+  constructor(
+    view: RowView,
+    { position, now, forgotten }: {
+      readonly position: number;
+      readonly now: number;
+      readonly forgotten: number;
+    },
+  ) {
     this.#view = view;
     this.#position = position;
     this.#now = now;
+    this.#forgotten = forgotten;
   }
 
   /** Applies a change. Returns the reason for a rejection. */
   apply(change: RowChange): LogAppended | undefined {
-    const { row, operation, text: [head, end], expect, ttlMs } = change;
+    const { row, operation, text: [head, end], expect, since, ttlMs } = change;
     const before = this.#find(row);
     const present = this.rows.get(row) ?? before;
     const exists = present !== undefined && present.deletedAt === undefined;
-    const isExpected = expect === undefined || expect === versionOf(before);
+    const version = versionOf(before);
+    const isExpected = (expect ?? version) === version && this.#isUnchanged(before, since);
     if (!isExpected || operation === "update" && !exists) {
-      const version = versionOf(before);
-      return { kind: "conflict", row, version, text: version === 0 ? undefined : before!.text };
+      return version === 0
+        ? { kind: "conflict", row, version, since: this.#position }
+        : { kind: "conflict", row, version, text: before!.text };
     }
     if (operation !== "delete") {
       const until = ttlMs === undefined ? undefined : this.#now + ttlMs;
@@ -221,6 +233,12 @@ class Transaction {
   dueAfter(others: readonly LogRow[]): number | undefined {
     const unchanged = others.filter(({ row }) => !this.rows.has(row));
     return least(...[...this.rows.values(), ...unchanged].map(({ until }) => until));
+  }
+
+  /** True if a row has not changed after a position of this log. */
+  #isUnchanged(row: LogRow | undefined, since: number = this.#position): boolean {
+    const changed = row === undefined ? this.#forgotten : row.position + 1;
+    return changed <= since && since <= this.#position;
   }
 
   #find(row: string): LogRow | undefined {

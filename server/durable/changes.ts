@@ -20,6 +20,7 @@ const MESSAGE = z.object({
     operation: z.enum(["insert", "update", "upsert", "delete"]),
     txid: z.string().min(1).max(256).optional(),
     expect: z.number().int().min(0).optional(),
+    since: z.number().int().min(0).optional(),
     ttl: z.number().int().min(1).max(MAX_TTL_S).optional(),
   }),
 }).refine(({ value, headers }) => value !== undefined || headers.operation === "delete", {
@@ -31,7 +32,8 @@ const MESSAGE = z.object({
  * Reads a body as one transaction of a keyed stream.
  *
  * - Each change message of the State Protocol is a change. `headers.expect` is the version that the
- *   row must have, and `headers.ttl` the number of seconds after which the row expires.
+ *   row must have, `headers.since` the version of the stream after which it must not have changed,
+ *   and `headers.ttl` the number of seconds after which it expires.
  * - `old_value`, `headers.timestamp` and unknown members are ignored: readers must be able to trust
  *   them.
  *
@@ -55,9 +57,9 @@ export function readChanges(records: readonly string[]): readonly Change[] {
 export function readChange(message: unknown, index: number): Change {
   const parsed = MESSAGE.safeParse(message);
   if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
-  const { type, key, value, headers: { operation, txid, expect, ttl } } = parsed.data;
+  const { type, key, value, headers: { operation, txid, ttl, ...conditions } } = parsed.data;
   const ttlMs = ttl && ttl * 1_000;
-  return { type, key, operation, txid, expect, ttlMs, value: JSON.stringify(value) };
+  return { type, key, operation, txid, ...conditions, ttlMs, value: JSON.stringify(value) };
 }
 
 /**

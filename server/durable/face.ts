@@ -944,7 +944,7 @@ async function mayRead(authorize: Asked["authorize"], id: string): Promise<boole
 
 /** A conflict with a row, which the response contains if the writer may read it. */
 function rowConflict(
-  { row, version, text }: Extract<StreamAppended, { kind: "conflict" }>,
+  { row, version, since, text }: Extract<StreamAppended, { kind: "conflict" }>,
   isShown: boolean,
 ): Problem {
   const [type, key] = readRowName(row);
@@ -952,7 +952,7 @@ function rowConflict(
     code: "conflict",
     detail: `Cannot append: the row ${row} must have the expected version, received another one`,
     members: {
-      row: { type, key, version, change: isShown && text ? JSON.parse(text) : undefined },
+      row: { type, key, version, since, change: isShown && text ? JSON.parse(text) : undefined },
     },
   });
 }

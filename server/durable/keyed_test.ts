@@ -104,6 +104,7 @@ Deno.test("DurableFace rejects everything else than changes of a keyed stream", 
     [{ ...change("insert", "a", 1), type: 7 }, 400, "bad-change"],
     [1, 400, "bad-change"],
     [change("insert", "a", 1, { expect: -1 }), 400, "bad-change"],
+    [change("insert", "a", 1, { since: 0.5 }), 400, "bad-change"],
     [change("insert", "a", 1, { txid: "" }), 400, "bad-change"],
     [Array(1_001).fill(change("upsert", "a", 1)), 413, "too-large"],
     [["a", "b", "c"].map((key) => change("insert", key, 1)), 413, "full"],
@@ -130,6 +131,18 @@ Deno.test("DurableFace returns the present row of a conflict", async () => {
   const refused = await strict.append(change("update", "a", 2, { expect: 7 }));
   assertEquals(JSON.parse(refused.text).row, { type: "card", key: "a", version: 1 });
   assertEquals((await bench.append(change("update", "a", 2, { expect: 1 }))).status, 204);
+});
+
+Deno.test("DurableFace brings back no row that was deleted after the version in since", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const insert = (since: number) => change("insert", "a", 1, { expect: 0, since });
+  assertEquals((await bench.append(insert(0))).status, 204);
+  await bench.append(change("delete", "a"));
+  const { status, text } = await bench.append(insert(0));
+  assertEquals(status, 409);
+  assertEquals(JSON.parse(text).row, { type: "card", key: "a", version: 0, since: 2 });
+  assertEquals((await bench.append(insert(2))).status, 204);
 });
 
 Deno.test("DurableFace creates keyed streams only for JSON, without content and forks", async () => {

@@ -245,7 +245,10 @@ export class ChangeGate {
       const { row, text, version } = result;
       rows.set(row, rowIn(text, version));
       const changed = steps.filter(({ name }) => name === row);
-      const isOver = changed.some((step) => !isPossible(step, rows));
+      // A row that has the version which was decided about does not fit the client's `since`.
+      const isOver = changed.some((step) =>
+        step.decided?.expect === version || !isPossible(step, rows)
+      );
       if (isOver || calls >= MAX_CALLS) return result;
       for (const step of changed) step.decided = undefined;
     }

@@ -458,6 +458,22 @@ Deno.test("authorizeChange decides about the row that the client expects", async
   }
 });
 
+Deno.test("authorizeChange is asked once about a row that was deleted since", async (t) => {
+  let calls = 0;
+  await walk(t, CLIENTS, {
+    options: { authorizeChange: () => (calls++, true) },
+    async test(_bench, write) {
+      const card = (since: number) => change("cards", "a", { title: "mine" }, { since });
+      assertEquals((await write("board:1", [card(0)])).code, "ok");
+      assertEquals((await write("board:1", [change("cards", "a")])).code, "ok");
+      calls = 0;
+      assertEquals((await write("board:1", [card(0)])).code, "conflict");
+      assertEquals(calls, 1);
+      assertEquals((await write("board:1", [card(2)])).code, "ok");
+    },
+  });
+});
+
 Deno.test("authorizeChange is not asked about an update of a row that does not exist", async (t) => {
   let calls = 0;
   await walk(t, CLIENTS, {

@@ -78,9 +78,10 @@ async function writeOne(
     if (result.kind === "appended") return { version: result.info.tail };
     if (result.kind !== "conflict") throw writeRefusal(id, result);
     const [type, key] = readRowName(result.row);
-    const isShown = result.text !== undefined && await source.mayRead();
-    const present = isShown ? JSON.parse(result.text!) : {};
-    return { conflict: { ...present, type, key, version: result.version } };
+    const { version, since, text } = result;
+    const isShown = text !== undefined && await source.mayRead();
+    const present = isShown ? JSON.parse(text) : {};
+    return { conflict: { ...present, type, key, version, since } };
   } catch (error) {
     if (error instanceof RequestError) return { error: error.failure };
     if (error instanceof BrokerError) throw error;

@@ -39,6 +39,8 @@ export interface RowWriteMessage {
     readonly txid: string;
     /** Version that the row must have; 0 if it must not exist. */
     readonly expect?: number | undefined;
+    /** Version of the state after which the row must not have changed, or been deleted. */
+    readonly since?: number | undefined;
     /** Time after which the row expires, in seconds. */
     readonly ttl?: number | undefined;
   };
@@ -48,9 +50,15 @@ export interface RowWriteMessage {
 export type WriteResult =
   /** All changes took effect. Their rows have this version. */
   | { readonly version: number }
-  /** None took effect: the row has another version, which is 0 if it does not exist. */
+  /**
+   * None took effect: the row has another version, or has changed. If it does not exist, its version
+   * is 0, and `since` is the version of the state.
+   */
   | {
-    readonly conflict: Pick<VersionedRowMessage, "type" | "key" | "version"> & Partial<RowMessage>;
+    readonly conflict:
+      & Pick<VersionedRowMessage, "type" | "key" | "version">
+      & Partial<RowMessage>
+      & { readonly since?: number | undefined };
   }
   /** None took effect. */
   | {
