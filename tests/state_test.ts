@@ -941,7 +941,7 @@ Deno.test("Servers show the row of a conflict only to clients that may read it",
   assertEquals(await conflict("a"), { type: "items", key: "a", version: 1 });
   mayRead = new RequestError("locked", "Not now");
   assertEquals(await conflict("a"), { type: "items", key: "a", version: 1 });
-  assertEquals(await conflict("b"), { type: "items", key: "b", version: 0 });
+  assertEquals(await conflict("b"), { type: "items", key: "b", version: 0, since: 1 });
   assertEquals(asked.splice(0), ["publish", "subscribe", "publish", "subscribe", "publish"]);
   mayRead = true;
   assertEquals((await conflict("a")).value, "secret");
