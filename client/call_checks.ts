@@ -67,7 +67,9 @@ export const CLIENT_KINDS: {
   request: { ...WAIT, retry: "boolean" },
   "request stream": { ...STREAM, after: "string or null", id: "string or null" },
   subscribe: { ...HISTORY, onInvalid: "function", onRecovery: "function" },
-  "write state": { ttlMs: POSITIVE },
+  "update state": { signal: "AbortSignal" },
+  "write row": { ttlMs: POSITIVE },
+  "write state": { signal: "AbortSignal", ttlMs: POSITIVE },
 };
 
 export const checkCall: (call: string, options: unknown) => void = checkBy<ClientCalls>(

@@ -80,6 +80,8 @@ export interface ClientCalls extends SessionCalls {
   readonly request: ClientRequestOptions;
   readonly "request stream": RequestStreamOptions;
   readonly subscribe: ClientSubscribeOptions;
+  readonly "update state": Pick<StateWriteOptions, "signal">;
+  readonly "write row": Pick<StateWriteOptions, "ttlMs">;
   readonly "write state": StateWriteOptions;
 }
 

@@ -20,6 +20,11 @@ export interface StateWriteOptions {
    * stays, even if an earlier write had a time. It also stays if the stream of the state is closed.
    */
   readonly ttlMs?: number | undefined;
+  /**
+   * Rejects the write with its reason. A write that was not sent yet is taken back; one that was
+   * sent may take effect.
+   */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Collects the changes of a transaction. */
@@ -32,7 +37,12 @@ export interface StateTransaction {
    * @param value Any value that JSON can represent.
    * @param options See {@linkcode StateWriteOptions}.
    */
-  set(collection: string, key: string, value: unknown, options?: StateWriteOptions): void;
+  set(
+    collection: string,
+    key: string,
+    value: unknown,
+    options?: Pick<StateWriteOptions, "ttlMs">,
+  ): void;
   /**
    * Deletes a row, if it exists.
    *
@@ -49,7 +59,7 @@ export interface TypedTransaction<R> extends Omit<StateTransaction, "set" | "del
     collection: N,
     key: string,
     value: StateInput<R, N>,
-    options?: StateWriteOptions,
+    options?: Pick<StateWriteOptions, "ttlMs">,
   ): void;
   /** Deletes a row. See {@linkcode StateTransaction.delete}. */
   delete(collection: keyof R & string, key: string): void;
@@ -70,9 +80,13 @@ export interface TypedStateMethods<R> {
    * Changes several rows at once.
    *
    * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once the state includes them.
    */
-  transaction(change: (transaction: TypedTransaction<R>) => void): Promise<number>;
+  transaction(
+    change: (transaction: TypedTransaction<R>) => void,
+    options?: Pick<StateWriteOptions, "signal">,
+  ): Promise<number>;
   /**
    * Yields each row that changes.
    *

@@ -158,9 +158,17 @@ const METHODS: Methods = {
   withMessages: ({ session }, options) => withMessages(session.connection, options),
   "AnnouncementReader.next": ({ moq }, options) => moq.announcements.next(options),
   "Client.state": ({ client }, options) => client.state("a", options),
+  "ClientCollection.delete": ({ clientState }, options) =>
+    clientState.collection("a").delete("a", options),
   "ClientCollection.set": ({ clientState }, options) =>
     clientState.collection("a").set("a", 1, options),
+  "ClientCollection.update": async ({ clientState }, options) => {
+    await clientState.collection("a").set("a", 1);
+    await clientState.collection("a").update("a", () => 1, options);
+  },
   "ClientState.changes": ({ clientState }, options) => clientState.changes(options).next(),
+  "ClientState.transaction": ({ clientState }, options) =>
+    clientState.transaction((transaction) => transaction.set("a", "b", 1), options),
   "Client.durableStream": ({ client }, options) => client.durableStream("a", options),
   "Client.flushed": ({ client }, options) => client.flushed(options),
   "Client.handOver": ({ client }, options) => client.handOver(options),
@@ -244,6 +252,13 @@ const METHODS: Methods = {
   "SessionManager.shutdown": ({ server }, options) => server.manager.shutdown(options),
   "SqliteBroker.backup": ({ broker }, options) => broker.backup("/none", options),
   "State.changes": ({ state }, options) => state.changes(options).next(),
+  "State.transaction": ({ state }, options) =>
+    state.transaction((transaction) => transaction.set("a", "b", 1), options),
+  "StateCollection.delete": ({ state }, options) => state.collection("a").delete("a", options),
+  "StateCollection.update": async ({ state }, options) => {
+    await state.collection("a").set("a", 1);
+    await state.collection("a").update("a", () => 1, options);
+  },
   "StateCollection.set": ({ state }, options) => state.collection("a").set("a", 1, options),
   "StateTransaction.set": ({ state }, options) =>
     state.transaction((transaction) => transaction.set("a", "b", 1, options)),

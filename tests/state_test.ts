@@ -75,22 +75,28 @@ class Fixture implements AsyncDisposable {
 
   /** Makes a write that takes effect, but nothing more reaches the client. */
   async loseReply(write: () => Promise<number>): Promise<{ readonly outcome: Promise<number> }> {
+    const held = this.hold();
+    const outcome = write();
+    outcome.catch(() => {});
+    await held.begun;
+    this.cable.freeze();
+    const { version } = this.own;
+    held.release();
+    await until(() => this.own.version > version);
+    return { outcome };
+  }
+
+  /** Holds the next write at the broker. Others pass it. */
+  hold(): { readonly begun: Promise<void>; readonly release: () => void } {
     const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const waits: Fate = async (run) => {
+      this.engine.make("logs.append", pass);
       begun.resolve();
       await gate.promise;
       return await run();
     };
     this.engine.make("logs.append", waits);
-    const outcome = write();
-    outcome.catch(() => {});
-    await begun.promise;
-    this.engine.make("logs.append", pass);
-    this.cable.freeze();
-    const { version } = this.own;
-    gate.resolve();
-    await until(() => this.own.version > version);
-    return { outcome };
+    return { begun: begun.promise, release: gate.resolve };
   }
 
   online(): void {
@@ -849,6 +855,89 @@ Deno.test("ClientState rejects writes that wait when it or its client is closed"
     assertEquals(state.collection("items").size, 0);
     at.online();
   }
+});
+
+Deno.test("ClientState takes back the writes that were not sent when their signal aborts", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  await items.set("a", 1);
+  await at.offline(state);
+  const abort = new AbortController();
+  const { signal } = abort;
+  const withdrawn = [
+    items.set("a", 5, { signal }),
+    items.update("a", (count) => count * 2, { signal }),
+    items.delete("b", { signal }),
+    state.transaction((to) => to.set("items", "c", 1), { signal }),
+    items.set("d", 1, { signal }),
+  ];
+  const writing = [items.set("d", 2), items.update("a", (count) => count + 1)];
+  assertEquals([items.get("a"), items.get("d"), state.pendingWrites], [11, 2, 6]);
+  const reason = new Error("Undone");
+  abort.abort(reason);
+  assertEquals([items.has("c"), items.get("d"), state.pendingWrites], [false, 2, 2]);
+  for (const write of withdrawn) assertEquals(await write.catch((error) => error), reason);
+  assertEquals(await items.set("e", 1, { signal }).catch((error) => error), reason);
+  assertEquals(await items.update("e", () => 1, { signal }).catch((error) => error), reason);
+  const later = new AbortController();
+  writing.push(items.set("f", 1));
+  const replaced = items.set("f", 2, { signal: later.signal });
+  later.abort(reason);
+  assertEquals([await replaced.catch((error) => error), items.get("f")], [reason, 1]);
+  at.online();
+  await Promise.all(writing);
+  assertEquals(Object.fromEntries(items), { a: 2, d: 2, f: 1 });
+  assertEquals(at.own.version, 4);
+});
+
+Deno.test("ClientState rejects a write that is under way when its signal aborts, and shows its outcome", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  await items.set("a", 1);
+  for (const isFirst of [true, false]) {
+    const abort = new AbortController();
+    const held = at.hold();
+    const writing = items.update("a", (count) => count + 10, { signal: abort.signal });
+    await held.begun;
+    const reason = new Error("Too late");
+    abort.abort(reason);
+    assertEquals(await writing.catch((error) => error), reason);
+    assertEquals([items.get("a"), state.pendingWrites], [11, 1]);
+    if (!isFirst) await at.own.collection("items").set("a", 3);
+    held.release();
+    await until(() => state.pendingWrites === 0);
+    assertEquals(items.get("a"), isFirst ? 11 : 3, "a write that lost is not repeated");
+    await items.set("a", 1);
+  }
+  const abort = new AbortController();
+  const { outcome } = await at.loseReply(() => items.set("a", 7, { signal: abort.signal }));
+  abort.abort();
+  await assertRejects(() => outcome, DOMException);
+  at.cable.cut();
+  at.online();
+  await until(() => state.pendingWrites === 0 && items.get("a") === 7);
+});
+
+Deno.test("ClientState sends no write whose signal a callback aborts", async () => {
+  await using at = await Fixture.make();
+  using state = await at.open();
+  const items = state.collection<number>("items");
+  await Promise.all([items.set("a", 1), items.set("b", 1)]);
+  await at.offline(state);
+  const abort = new AbortController();
+  let calls = 0;
+  const early = items.set("a", 2, { signal: abort.signal });
+  const late = items.update("b", (count) => {
+    if (++calls === 2) abort.abort();
+    return count + 1;
+  }, { signal: abort.signal });
+  at.online();
+  for (const write of [early, late]) await assertRejects(() => write, DOMException);
+  assertEquals([items.get("a"), items.get("b"), calls, at.own.version], [1, 1, 2, 2]);
+  await items.set("c", 1);
+  assertEquals(at.own.version, 3);
 });
 
 Deno.test("ClientState ends while the server refuses its client, and continues afterwards", async () => {

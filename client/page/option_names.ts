@@ -108,7 +108,8 @@ const NAMES: {
   "session.request stream": STREAM,
   "session.subscribe": { ...WAIT, ...HISTORY },
   subscribe: { ...HISTORY, onInvalid: 1, onRecovery: 1 },
-  "write state": { ttlMs: 1 },
+  "write row": { ttlMs: 1 },
+  "write state": { signal: 1, ttlMs: 1 },
 };
 
 /**

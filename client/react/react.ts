@@ -286,9 +286,13 @@ export interface CollectionState<T = unknown> extends CollectionSnapshot<T> {
    * Changes a row, depending on its present value. If others change the row first, the function is
    * called again with the newer value.
    */
-  readonly update: (key: string, change: (row: T) => T) => Promise<number>;
+  readonly update: (
+    key: string,
+    change: (row: T) => T,
+    options?: Pick<StateWriteOptions, "signal">,
+  ) => Promise<number>;
   /** Deletes a row, if it exists. */
-  readonly delete: (key: string) => Promise<number>;
+  readonly delete: (key: string, options?: Pick<StateWriteOptions, "signal">) => Promise<number>;
 }
 
 /** A live state, as `useLiveState` returns it. */
@@ -302,7 +306,10 @@ export interface LiveState extends LiveStateSnapshot {
    * Changes several rows at once, also of different collections. Either all of the changes take
    * effect, or none. You may ignore a rejection, because `error` holds the error.
    */
-  readonly transaction: (change: (transaction: StateTransaction) => void) => Promise<number>;
+  readonly transaction: (
+    change: (transaction: StateTransaction) => void,
+    options?: Pick<StateWriteOptions, "signal">,
+  ) => Promise<number>;
 }
 
 /**
@@ -717,9 +724,10 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
       const writes = useMemo((): Pick<CollectionState<T>, "set" | "update" | "delete"> => ({
         set: (key, value, options) =>
           write((state) => state.collection<T>(collection).set(key, value, options)),
-        update: (key, change) =>
-          write((state) => state.collection<T>(collection).update(key, change)),
-        delete: (key) => write((state) => state.collection(collection).delete(key)),
+        update: (key, change, options) =>
+          write((state) => state.collection<T>(collection).update(key, change, options)),
+        delete: (key, options) =>
+          write((state) => state.collection(collection).delete(key, options)),
       }), [write, collection]);
       return useMemo(
         () => ({ ...snapshot, error: snapshot.error ?? failure, ...writes }),
@@ -733,7 +741,7 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
       const snapshot = useView(view, PENDING_STATE);
       const { failure, write } = useWrites(hub, id);
       const transaction: LiveState["transaction"] = useMemo(
-        () => (change) => write((state) => state.transaction(change)),
+        () => (change, options) => write((state) => state.transaction(change, options)),
         [write],
       );
       return useMemo(

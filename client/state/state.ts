@@ -222,24 +222,30 @@ export class ClientState implements Disposable {
    * Changes several rows at once. Either all of the changes take effect, or none.
    *
    * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once the server has made the changes.
    * @throws {TypeError} If JSON cannot represent a value.
    * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
    * @throws {RequestError} If the server refuses the changes: with the code `forbidden`, `full`,
    * `gone`, `invalid` or another one. With `unknown` if the outcome cannot be told.
    * @throws {QueueFullError} If 1,000 writes or 4 MiB of writes already wait.
+   * @throws The signal's reason.
    */
-  async transaction(change: (transaction: StateTransaction) => void): Promise<number> {
+  async transaction(
+    change: (transaction: StateTransaction) => void,
+    options: Pick<StateWriteOptions, "signal"> = {},
+  ): Promise<number> {
+    this.#parts.check("update state", options);
     const changes = new Map<string, WriteChange>();
     const put = (one: WriteChange) => void changes.set(rowName(one.type, one.key), one);
     runTransaction(change, {
       set: (type, key, value, options = {}) => {
-        this.#parts.check("write state", options);
+        this.#parts.check("write row", options);
         put(setting(this.#rows, { type, key, value }, options));
       },
       delete: (type, key) => put(deletion(this.#rows, type, key)),
     });
-    return await this.#write({ changes: [...changes.values()] });
+    return await this.#write({ changes: [...changes.values()], signal: options.signal });
   }
 
   /**
@@ -397,6 +403,7 @@ export class ClientState implements Disposable {
   }
 
   #write(write: NewWrite): Promise<number> {
+    write.signal?.throwIfAborted();
     if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
     const fault = countFault(write.changes.length);
     if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
@@ -602,19 +609,22 @@ export class ClientCollection<T = unknown, Input = T>
   async set(key: string, value: Input, options: StateWriteOptions = {}): Promise<number> {
     this.#check("write state", options);
     const change = setting(this.#rows, { type: this.name, key, value }, options);
-    return await this.#write({ changes: [change] });
+    return await this.#write({ changes: [change], signal: options.signal });
   }
 
   /**
    * Deletes a row, if it exists.
    *
    * @param key The key.
+   * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns A version of the state in which the row is deleted, or that of a `set` which replaced
    * the deletion before it was sent.
    * @throws The errors of {@linkcode ClientState.transaction}.
    */
-  async delete(key: string): Promise<number> {
-    return await this.#write({ changes: [deletion(this.#rows, this.name, key)] });
+  async delete(key: string, options: Pick<StateWriteOptions, "signal"> = {}): Promise<number> {
+    this.#check("update state", options);
+    const change = deletion(this.#rows, this.name, key);
+    return await this.#write({ changes: [change], signal: options.signal });
   }
 
   /**
@@ -625,11 +635,18 @@ export class ClientCollection<T = unknown, Input = T>
    * @param key The key.
    * @param change Returns the new value. It receives a copy of the present one, should have no side
    * effects, and must not be asynchronous.
+   * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the row, once the server has written it.
    * @throws {RequestError} With the code `conflict` if the row does not exist, or if others were
    * first each time, and the errors of {@linkcode ClientState.transaction}.
    */
-  async update(key: string, change: (row: T) => Input): Promise<number> {
+  async update(
+    key: string,
+    change: (row: T) => Input,
+    options: Pick<StateWriteOptions, "signal"> = {},
+  ): Promise<number> {
+    this.#check("update state", options);
+    options.signal?.throwIfAborted();
     const present = this.get(key);
     if (present === undefined) {
       const rule = `the row "${key}" of "${this.name}" must exist`;
@@ -637,7 +654,8 @@ export class ClientCollection<T = unknown, Input = T>
     }
     const value = change(copyOf(present) as T);
     const row = setting(this.#rows, { type: this.name, key, value });
-    return await this.#write({ changes: [row], update: change as (row: unknown) => unknown });
+    const update = change as (row: unknown) => unknown;
+    return await this.#write({ changes: [row], update, signal: options.signal });
   }
 }
 

@@ -4,7 +4,7 @@ import { Backoff } from "../../base/backoff.ts";
 import { describe, textOf } from "../../base/error_text.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { pause } from "../../base/wait.ts";
+import { pause, within } from "../../base/wait.ts";
 import {
   MAX_WRITES,
   rowName,
@@ -57,12 +57,16 @@ export interface NewWrite {
   readonly changes: readonly WriteChange[];
   /** Computes the value of the only row from its present value; the write requires this row. */
   readonly update?: ((value: unknown) => unknown) | undefined;
+  /** Takes the write back if it was not sent yet. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 interface Write {
   readonly txid: string;
   readonly update: NewWrite["update"];
   readonly settling: PromiseWithResolvers<number>;
+  /** The signal of the write; none after another write has replaced its value. */
+  signal: AbortSignal | undefined;
   bytes: number;
   changes: readonly WriteChange[];
   conflicts: number;
@@ -123,10 +127,11 @@ export class Writes {
    * @returns Resolves with the version of the rows once the server has made the write.
    * @throws {QueueFullError} If too many writes wait.
    */
-  add({ changes, update }: NewWrite): Promise<number> {
+  add({ changes, update, signal }: NewWrite): Promise<number> {
     const bytes = JSON.stringify(changes).length;
     const last = this.#queue.at(-1);
-    if (last && update === undefined && replaces(changes, last)) {
+    // A write that may be taken back leaves the earlier one in place.
+    if (last && update === undefined && signal === undefined && replaces(changes, last)) {
       return this.#replace(last, changes, bytes);
     }
     this.#checkRoom(bytes, this.#queue.length);
@@ -135,6 +140,7 @@ export class Writes {
     const write: Write = {
       txid,
       update,
+      signal,
       bytes,
       settling,
       changes,
@@ -146,7 +152,19 @@ export class Writes {
     this.#bytes += bytes;
     this.#target.rows.begin(write, changes);
     if (!this.#isRunning) void this.#run();
-    return settling.promise;
+    return signal === undefined ? settling.promise : this.#withdrawable(write, signal);
+  }
+
+  /** Settles as a write does, or rejects when the signal aborts. */
+  #withdrawable(write: Write, signal: AbortSignal): Promise<number> {
+    const withdraw = () => {
+      // A later write has replaced the value, or the reply tells what became of this one.
+      if (write.signal !== signal || this.#sent.includes(write)) return;
+      this.#fail(write, signal.reason);
+    };
+    signal.addEventListener("abort", withdraw, { once: true });
+    return within(this.#target.runtime, write.settling.promise, { signal })
+      .finally(() => signal.removeEventListener("abort", withdraw));
   }
 
   /** Replaces the value of a write that was not sent yet, for example while a user drags a card. */
@@ -154,6 +172,7 @@ export class Writes {
     this.#checkRoom(bytes - write.bytes, this.#queue.length - 1);
     this.#bytes += bytes - write.bytes;
     write.bytes = bytes;
+    write.signal = undefined;
     write.changes = write.changes.map(({ seen }, i) => ({ ...changes[i]!, seen }));
     for (const change of changes) this.#target.rows.rewrite(write, change);
     return write.settling.promise;
@@ -209,6 +228,7 @@ export class Writes {
     const rows = new Set<string>();
     let bytes = 0;
     for (const write of [...this.#queue]) {
+      if (this.#isGivenUp(write)) continue;
       const names = write.changes.map(({ type, key }) => rowName(type, key));
       // The version that such a write may expect comes with the reply to the earlier one.
       const isDependent = names.some((name) => rows.has(name));
@@ -223,7 +243,15 @@ export class Writes {
       for (const name of names) rows.add(name);
       batch.push(write);
     }
-    return batch;
+    // A callback of a later write may have aborted an earlier one.
+    return batch.filter(({ signal }) => !signal?.aborted);
+  }
+
+  /** Drops a write whose signal has aborted. */
+  #isGivenUp(write: Write): boolean {
+    if (!write.signal?.aborted) return false;
+    this.#fail(write, write.signal.reason);
+    return true;
   }
 
   /** Adapts a write to the present rows. Returns false if it has failed. */
@@ -358,6 +386,7 @@ export class Writes {
     if (headers?.txid === write.txid) return this.#settle(write, version);
     const present = { value, version: since };
     this.#target.rows.learn(type, key, present);
+    if (this.#isGivenUp(write)) return;
     const of = { type, key };
     const isIt = (change: WriteChange) => change.type === type && change.key === key;
     if (write.state === "uncertain") {

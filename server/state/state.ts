@@ -3,6 +3,7 @@ import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { encodeJson } from "../../base/json.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
 import type {
   Contract,
@@ -25,8 +26,10 @@ import { NO_SPACE, type StreamAppended, type StreamLogs } from "../../pubsub/log
 import type { ChangeGate } from "./gate.ts";
 import { describeRow, type LiveRow, type LiveRows, rowIn } from "./live_rows.ts";
 
-/** Kinds of the options of a write. */
-const WRITE: OptionKinds<StateWriteOptions> = { ttlMs: POSITIVE };
+/** Kinds of the options of writes. */
+const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: POSITIVE };
+const SIGNAL: OptionKinds<Pick<StateWriteOptions, "signal">> = { signal: "AbortSignal" };
+const WRITE: OptionKinds<StateWriteOptions> = { ...ROW, ...SIGNAL };
 
 /** Maximum number of times that `update` calls its function. */
 const MAX_UPDATES = 5;
@@ -96,13 +99,16 @@ export class State implements AsyncDisposable {
    */
   collection<T = unknown>(name: string): StateCollection<T> {
     checkRowName("open collection", "name", name);
-    return new StateCollection<T>(name, this.#rows, (changes) => this.#write(changes));
+    const { runtime } = this.#parts;
+    const write: WriteRows = (changes, options) => this.#write(changes, options);
+    return new StateCollection<T>(name, this.#rows, { runtime, write });
   }
 
   /**
    * Changes several rows at once.
    *
    * @param change Collects the changes. It is called once, and must not be asynchronous.
+   * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the changed rows, once this server's rows include them.
    * @throws {TypeError} If a value cannot be represented in JSON.
    * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
@@ -110,14 +116,22 @@ export class State implements AsyncDisposable {
    * the state was deleted, `ended` if its stream was closed, and `unknown-collection` or `invalid`
    * if a change does not fit the contract.
    * @throws {BrokerError} If the broker is unreachable. The changes may have taken effect.
+   * @throws The signal's reason.
    */
-  async transaction(change: (transaction: StateTransaction) => void): Promise<number> {
+  async transaction(
+    change: (transaction: StateTransaction) => void,
+    options: Pick<StateWriteOptions, "signal"> = {},
+  ): Promise<number> {
+    checkOptions("write state", options, SIGNAL);
     const changes: Change[] = [];
     runTransaction(change, {
-      set: (type, key, value, options) => void changes.push(setting({ type, key }, value, options)),
+      set(type, key, value, options = {}) {
+        checkOptions("write state", options, ROW);
+        changes.push(setting({ type, key }, value, options));
+      },
       delete: (type, key) => void changes.push(deletion(type, key)),
     });
-    return await this.#write(changes);
+    return await this.#write(changes, options);
   }
 
   /**
@@ -146,7 +160,15 @@ export class State implements AsyncDisposable {
     return Promise.resolve();
   }
 
-  async #write(changes: readonly Change[]): Promise<number> {
+  async #write(
+    changes: readonly Change[],
+    { signal }: Pick<StateWriteOptions, "signal">,
+  ): Promise<number> {
+    signal?.throwIfAborted();
+    return await within(this.#parts.runtime, this.#append(changes, signal), { signal });
+  }
+
+  async #append(changes: readonly Change[], signal: AbortSignal | undefined): Promise<number> {
     const { id } = this;
     const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
     if (this.#closed.signal.aborted) {
@@ -157,6 +179,7 @@ export class State implements AsyncDisposable {
     const checking = gate.check(id, changes);
     // Without an asynchronous schema, writes stay in the order of their calls.
     const checked = checking instanceof Promise ? await checking : checking;
+    signal?.throwIfAborted();
     const encoded = encodeTransaction(checked, { now, maxBytes: maxTransactionBytes(id) });
     if (encoded.fault !== undefined) {
       throw new RangeError(`Cannot write state: ${encoded.fault}`);
@@ -260,6 +283,12 @@ class Conflict extends RequestError {
   }
 }
 
+/** Appends changes, unless the signal aborts first. */
+type WriteRows = (
+  changes: readonly Change[],
+  options: Pick<StateWriteOptions, "signal">,
+) => Promise<number>;
+
 /**
  * The rows of one type. It reads like a `Map` from keys to values.
  *
@@ -271,16 +300,18 @@ export class StateCollection<T = unknown, Input = T>
   /** The name. */
   readonly name: string;
   readonly #rows: LiveRows;
-  readonly #write: (changes: readonly Change[]) => Promise<number>;
+  readonly #runtime: Runtime;
+  readonly #write: WriteRows;
 
   /** @ignore */
   constructor(
     name: string,
     rows: LiveRows,
-    write: (changes: readonly Change[]) => Promise<number>,
+    { runtime, write }: { readonly runtime: Runtime; readonly write: WriteRows },
   ) {
     this.name = name;
     this.#rows = rows;
+    this.#runtime = runtime;
     this.#write = write;
   }
 
@@ -328,18 +359,21 @@ export class StateCollection<T = unknown, Input = T>
    * @throws The errors of {@linkcode State.transaction}.
    */
   async set(key: string, value: Input, options: StateWriteOptions = {}): Promise<number> {
-    return await this.#write([setting({ type: this.name, key }, value, options)]);
+    checkOptions("write state", options, WRITE);
+    return await this.#write([setting({ type: this.name, key }, value, options)], options);
   }
 
   /**
    * Deletes a row, if it exists.
    *
    * @param key The key.
+   * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the state, once this server's rows lack the row.
    * @throws The errors of {@linkcode State.transaction}.
    */
-  async delete(key: string): Promise<number> {
-    return await this.#write([deletion(this.name, key)]);
+  async delete(key: string, options: Pick<StateWriteOptions, "signal"> = {}): Promise<number> {
+    checkOptions("write state", options, SIGNAL);
+    return await this.#write([deletion(this.name, key)], options);
   }
 
   /**
@@ -348,11 +382,27 @@ export class StateCollection<T = unknown, Input = T>
    *
    * @param key The key.
    * @param change Returns the new value. It must not change the present one.
+   * @param options A signal; see {@linkcode StateWriteOptions}.
    * @returns The version of the row, once this server's rows include it.
    * @throws {RequestError} With the code `conflict` if the row does not exist, or if other writers
    * were first five times, and the errors of {@linkcode State.transaction}.
    */
-  async update(key: string, change: (row: T) => Input | Promise<Input>): Promise<number> {
+  async update(
+    key: string,
+    change: (row: T) => Input | Promise<Input>,
+    options: Pick<StateWriteOptions, "signal"> = {},
+  ): Promise<number> {
+    checkOptions("write state", options, SIGNAL);
+    const { signal } = options;
+    signal?.throwIfAborted();
+    return await within(this.#runtime, this.#update(key, change, options), { signal });
+  }
+
+  async #update(
+    key: string,
+    change: (row: T) => Input | Promise<Input>,
+    options: Pick<StateWriteOptions, "signal">,
+  ): Promise<number> {
     const of = { type: this.name, key };
     let row = this.#rows.collection(this.name).get(key);
     for (let attempt = 1;; attempt++) {
@@ -360,7 +410,7 @@ export class StateCollection<T = unknown, Input = T>
       const value = row === undefined ? null : await change(row.value as T);
       const expect = row?.version ?? Number.MAX_SAFE_INTEGER;
       try {
-        return await this.#write([{ ...setting(of, value), operation: "update", expect }]);
+        return await this.#write([{ ...setting(of, value), operation: "update", expect }], options);
       } catch (error) {
         if (!(error instanceof Conflict) || error.present === undefined) throw error;
         if (attempt >= MAX_UPDATES) throw error;
@@ -374,11 +424,9 @@ export class StateCollection<T = unknown, Input = T>
 function setting(
   { type, key }: Pick<Change, "key" | "type">,
   value: unknown,
-  options: StateWriteOptions = {},
+  { ttlMs }: StateWriteOptions = {},
 ): Change {
   checkRow(type, key);
-  checkOptions("write state", options, WRITE);
-  const { ttlMs } = options;
   return { type, key, operation: "upsert", value: encodeJson(value, "write state"), ttlMs };
 }
 

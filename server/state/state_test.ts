@@ -121,6 +121,43 @@ Deno.test("State.transaction() changes several rows or none", async () => {
   assertEquals(await board.transaction(() => {}), 1);
 });
 
+Deno.test("State rejects writes with the reason of their signal", async () => {
+  const engine = new FaultyEngine();
+  await using one = server(engine.connect());
+  await using board = await one.state("board:1");
+  const cards = board.collection<Card>("cards");
+  await cards.set("a", DRAFT);
+  const reason = new Error("Undone");
+  const aborted = { signal: AbortSignal.abort(reason) };
+  const writes = [
+    () => cards.set("a", { title: "Changed", votes: 1 }, aborted),
+    () => cards.update("a", (card) => ({ ...card, votes: 1 }), aborted),
+    () => cards.delete("a", aborted),
+    () => board.transaction((to) => to.delete("cards", "a"), aborted),
+  ];
+  for (const write of writes) assertEquals(await write().catch((error) => error), reason);
+  const during = new AbortController();
+  const { promise, resolve } = Promise.withResolvers<Card>();
+  const updating = cards.update("a", () => promise, { signal: during.signal });
+  during.abort(reason);
+  assertEquals(await updating.catch((error) => error), reason);
+  resolve(DRAFT);
+  await promise;
+  assertEquals([board.version, cards.get("a")], [1, DRAFT]);
+  // The broker already has this write.
+  const sent = new AbortController();
+  const gate = Promise.withResolvers<void>();
+  engine.make("logs.append", async (run) => {
+    await gate.promise;
+    return await run();
+  });
+  const writing = cards.delete("a", { signal: sent.signal });
+  sent.abort(reason);
+  assertEquals(await writing.catch((error) => error), reason);
+  gate.resolve();
+  await until(() => !cards.has("a"));
+});
+
 Deno.test("State rejects names, values and transactions that do not fit", async () => {
   await using one = server();
   await using board = await one.state("board:1");
