@@ -27,6 +27,8 @@ interface Item {
   readonly count: number;
 }
 
+const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
+
 const TEA: Item = { text: "Tea", count: 0 };
 
 function server(broker: Broker = new MemoryBroker(), options: object = {}): Server {
@@ -181,6 +183,45 @@ Deno.test("ClientState is complete if its last rows were deleted, and are forgot
   await until(() => early.status.current === "live" && early.collection("items").size === 0);
   assertEquals(await late.collection("items").set("b", 1), 3);
   await until(() => early.collection("items").has("b"));
+});
+
+Deno.test("ClientState takes rows while deletions alone fill the bytes of the state", async () => {
+  const engine = new FaultyEngine();
+  await using own = server(engine.connect(), {
+    durableStreams: { path: "/streams", authorize: () => true, maxStreamBytes: 4_000 },
+  });
+  await using list = await own.state("list");
+  await using cable = new Cable(Number(new URL(own.url).port));
+  await using away = client(cable.url);
+  await using busy = client(own.url);
+  using kept = await away.state("list");
+  using state = await busy.state("list");
+  const items = state.collection<string>("items");
+  await items.set("old", "x");
+  await until(() => kept.collection("items").size === 1);
+  const { port } = cable;
+  cable.port = 1;
+  cable.cut();
+  await until(() => kept.status.current === "lost");
+  await items.delete("old");
+  const sizes: number[] = [];
+  for (let i = 0; i < 40; i++) {
+    await items.set(`${i}`, "x".repeat(100));
+    await items.delete(`${i}`);
+    const page = await engine.inner.logs!.read("list", STATE_ALONE);
+    assert(typeof page === "object");
+    const { bytes, count, deletions } = page.info.rows!;
+    sizes.push(bytes + 64 * (count + deletions));
+  }
+  assert(Math.max(...sizes) <= 4_000 && Math.max(...sizes) > 3_000, `${sizes}`);
+  await items.set("new", "x");
+  await until(() => list.collection("items").size === 1);
+  const seen: number[] = [];
+  using _following = kept.collection("items").subscribe(({ size }) => void seen.push(size));
+  cable.port = port;
+  away.retryNow();
+  await until(() => kept.collection("items").has("new"));
+  assertEquals([[...kept.collection("items").keys()], seen], [["new"], [1, 1]]);
 });
 
 Deno.test("ClientCollection yields its rows after each change", async () => {

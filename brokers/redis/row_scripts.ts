@@ -157,20 +157,25 @@ local function transact()
   end
   local bounds = ask.rowBounds or { rows = 2 ^ 53, deletions = 2 ^ 53, deletionMs = 2 ^ 53 }
   if #changes > 0 and count > countBefore and count > bounds.rows then return answer('too-many-rows') end
-  local excess = math.max(0, deletions - bounds.deletions)
+  local isLarger = #changes > 0 and size > sizeBefore
+  local function sizeOf() return size + ${ENTRY_BYTES} * (count + deletions) end
+  local excess, excessBytes = math.max(0, deletions - bounds.deletions), 0
+  if isLarger then excessBytes = math.max(0, sizeOf() - ask.maxBytes) end
   local oldest = tonumber(log.rowDeletedAt) or (deletions > 0 and now or nil)
   local forgotten, forget, deletedAt = tonumber(log.rowForgotten), {}, oldest
-  if excess > 0 or (oldest and oldest + bounds.deletionMs <= now) then
+  if excess + excessBytes > 0 or (oldest and oldest + bounds.deletionMs <= now) then
     deletedAt = nil
-    local last = excess + #names + ${FORGOTTEN_AT_ONCE}
+    local bytes = 0
+    local last = excess + math.ceil(excessBytes / ${ENTRY_BYTES}) + #names + ${FORGOTTEN_AT_ONCE}
     for _, name in ipairs(redis.call('ZRANGEBYSCORE', gone, '-inf', '+inf', 'LIMIT', 0, text(last))) do
       if not after[name] then
         local row = find(name)
-        if #forget >= excess and row.deleted + bounds.deletionMs > now then
+        local isNeeded = #forget < excess or bytes < excessBytes
+        if not isNeeded and row.deleted + bounds.deletionMs > now then
           deletedAt = row.deleted
           break
         end
-        forget[#forget + 1] = row
+        forget[#forget + 1], bytes = row, bytes + bytesOf(row) + ${ENTRY_BYTES}
       end
     end
     if not deletedAt and deletions > #forget then deletedAt = oldest end
@@ -179,9 +184,7 @@ local function transact()
     add(row, -1)
     forgotten = math.max(forgotten, row.position + 1)
   end
-  if #changes > 0 and size > sizeBefore and size + ${ENTRY_BYTES} * (count + deletions) > ask.maxBytes then
-    return answer('full')
-  end
+  if isLarger and size > sizeBefore and sizeOf() > ask.maxBytes then return answer('full') end
   local marks, old = {}, nil
   for at, time in string.gmatch(log.rowMarks or '', '(%d+):(%d+)') do
     marks[#marks + 1] = { tonumber(at), tonumber(time) }

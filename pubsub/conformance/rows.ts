@@ -188,6 +188,27 @@ export const ROWS: Record<string, Test> = {
     same((await read(near, id)).info.rows?.forgotten, 10, "the position after them");
   }),
 
+  "forgets the oldest deletions rather than reject a row": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    const value = "x".repeat(100);
+    const bound = async (maxBytes: number) => {
+      for (let i = 0; i < 20; i++) {
+        const logs = i % 2 === 0 ? near : far;
+        same(await change(logs, id, [set(`${i}`, value)], { maxBytes }), "appended", `row ${i}`);
+        same(await change(logs, id, [remove(`${i}`)], { maxBytes }), "appended", `deletion ${i}`);
+      }
+      return (await read(far, id)).info;
+    };
+    const { rows, tail } = await bound(2_000);
+    same(rows!.count, 0, "the number of rows");
+    same(rows!.deletions > 0 && rows!.deletions < 12, true, "the number of deletions");
+    same(rows!.forgotten, tail - 2 * rows!.deletions, "the position after the forgotten deletions");
+    const many = Array.from({ length: 7 }, (_, i) => set(`${i}`, value));
+    same(await change(near, id, many, { maxBytes: 2_000 }), "appended", "rows that need the bytes");
+    same((await read(far, id)).info.rows?.deletions, 0, "the deletions");
+    same(await change(far, id, [set("7", value)], { maxBytes: 2_000 }), "full", "one more row");
+  }),
+
   "bounds the rows of a log": withRows(async ({ id }, near, far) => {
     await created(near, id);
     const rowBounds = { ...BOUNDS, rows: 2 };

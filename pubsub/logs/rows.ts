@@ -4,7 +4,7 @@
  * A keyed log keeps the newest change of each row, including deletions, at the position of that
  * change. Its records are transactions, of which the log keeps the newest, its tail.
  */
-import { countedBytes } from "../broker.ts";
+import { countedBytes, ENTRY_BYTES } from "../broker.ts";
 import { deletionOf } from "./change_message.ts";
 import type {
   AppendLogOptions,
@@ -131,12 +131,11 @@ export function decideRows(
   if (changes.length > 0 && next.count > stats.count && next.count > rowBounds.rows) {
     return { kind: "too-many-rows" };
   }
-  const forget = forgettable(view, rows, { stats: next, bounds: rowBounds, now });
+  const isLarger = changes.length > 0 && next.bytes > stats.bytes;
+  const excessBytes = isLarger ? Math.max(0, sizeOf(next) - maxBytes) : 0;
+  const forget = forgettable(view, rows, { stats: next, bounds: rowBounds, excessBytes, now });
   const left = afterForgetting(next, forget.rows);
-  const isLarger = left.bytes > stats.bytes;
-  if (changes.length > 0 && isLarger && countedBytes(left.bytes, entriesOf(left)) > maxBytes) {
-    return { kind: "full" };
-  }
+  if (isLarger && left.bytes > stats.bytes && sizeOf(left) > maxBytes) return { kind: "full" };
   const marks = texts.length === 0 ? stats.marks : marksAfter(stats.marks, { position, tail, now });
   const dueAt = expiresRows
     ? transaction.dueAfter(expiring)
@@ -148,6 +147,11 @@ export function decideRows(
     stats: { ...left, marks, dueAt, deletedAt: forget.deletedAt },
     keep: { ...tail, recentFrom: recentFrom(marks, now - tail.ms) },
   };
+}
+
+/** Bytes of the rows, including deleted ones, as bounds count them. */
+function sizeOf(stats: RowStats): number {
+  return countedBytes(stats.bytes, entriesOf(stats));
 }
 
 /** Number of rows, including deleted ones. */
@@ -252,26 +256,34 @@ class Transaction {
   }
 }
 
-/** Finds the deletions beyond a bound or an age, and the time of the oldest one that stays. */
+/**
+ * Finds the deletions to forget, and the time of the oldest one that stays. These are the deletions
+ * beyond a bound or an age, and those that take bytes which the rows need.
+ */
 function forgettable(
   view: RowView,
   changed: ReadonlyMap<string, LogRow>,
-  { stats, bounds, now }: {
+  { stats, bounds, excessBytes, now }: {
     readonly stats: StoredRows;
     readonly bounds: RowBounds;
+    readonly excessBytes: number;
     readonly now: number;
   },
 ): { readonly rows: readonly LogRow[]; readonly deletedAt: number | undefined } {
   const excess = Math.max(0, stats.deletions - bounds.deletions);
   const oldest = stats.deletedAt ?? (stats.deletions > 0 ? now : undefined);
   const isAged = oldest !== undefined && oldest + bounds.deletionMs <= now;
-  if (excess === 0 && !isAged) return { rows: [], deletedAt: oldest };
+  if (excess + excessBytes === 0 && !isAged) return { rows: [], deletedAt: oldest };
   const rows: LogRow[] = [];
-  for (const row of view.deletions(excess + changed.size + FORGOTTEN_AT_ONCE)) {
+  let bytes = 0;
+  const needed = excess + Math.ceil(excessBytes / ENTRY_BYTES);
+  for (const row of view.deletions(needed + changed.size + FORGOTTEN_AT_ONCE)) {
     if (changed.has(row.row)) continue;
     const { deletedAt } = row;
-    if (rows.length >= excess && deletedAt! + bounds.deletionMs > now) return { rows, deletedAt };
+    const isNeeded = rows.length < excess || bytes < excessBytes;
+    if (!isNeeded && deletedAt! + bounds.deletionMs > now) return { rows, deletedAt };
     rows.push(row);
+    bytes += countedBytes(rowBytes(row), 1);
   }
   // More may be as old: the next transaction looks again.
   return { rows, deletedAt: stats.deletions > rows.length ? oldest : undefined };

@@ -136,7 +136,7 @@ function randomTransaction(random: Random): Call {
     records: [],
     changes,
     rowBounds,
-    maxBytes: random.pick([1_000, 9_999]),
+    maxBytes: isBounded ? random.pick([600, 1_000, 9_999]) : 9_999,
     ...perhaps(random, { expiresRows: true as const }),
     ...perhaps(random, { keep: { records: 2, bytes: 10 } }, 12),
   };
