@@ -36,7 +36,7 @@ import { createServer, DurableStreamsHandler, type ServerOptions } from "../serv
 import { Answers, type BeginAnswer } from "../server/durable/answers.ts";
 import { DurableStreams } from "../server/durable/streams.ts";
 import { SharedCarriers } from "../server/shared_carriers.ts";
-import { checkAnswers } from "../server/durable/options.ts";
+import { checkAnswers, tailOf } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../server/http/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
@@ -634,7 +634,12 @@ function answering(
       throw error;
     },
   });
-  const node = new DurableStreams({ runtime, streams: logs, maxMessageBytes: 65_536 });
+  const node = new DurableStreams({
+    runtime,
+    streams: logs,
+    tail: tailOf({}),
+    maxMessageBytes: 65_536,
+  });
   const answers = new Answers(checkAnswers(limits), {
     runtime,
     quotas: new Quotas(runtime),

@@ -281,7 +281,7 @@ export interface AppendLogOptions {
  * - `out-of-sequence`: `sequence` is not above the newest sequence, which the result contains.
  * - `fenced`: another writer holds the lease, or has taken over the caller's lease. `held`: see
  *   `ifWriterLost`.
-  * - `full`: the log would exceed `maxBytes`, even without the deleted rows that it remembers.
+ * - `full`: the log would exceed `maxBytes`, even without the deleted rows that it remembers.
  *   `no-space`: the engine already keeps the maximum number of bytes of all logs. `over-share`: see
  *   {@linkcode LogOverShare}.
  * - `too-many-producers`: the log already remembers the maximum number of producers.

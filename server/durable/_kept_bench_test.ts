@@ -9,7 +9,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { DROPPED_REASON, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { Answers, type BeginAnswer } from "./answers.ts";
 import { DurableStreams } from "./streams.ts";
-import { boundsOf, checkAnswers } from "./options.ts";
+import { boundsOf, checkAnswers, tailOf } from "./options.ts";
 
 export function guestAt(address: string, guest: string = "guest"): Owner {
   return { ...NOBODY, networks: networksOf(address), guest };
@@ -50,7 +50,12 @@ export class KeptNode implements AsyncDisposable {
       onError: report,
       onReadToEnd: (id) => this.answers.kept.noteRead(id),
     });
-    this.node = new DurableStreams({ runtime, streams: this.streams, maxMessageBytes: 65_536 });
+    this.node = new DurableStreams({
+      runtime,
+      streams: this.streams,
+      tail: tailOf({}),
+      maxMessageBytes: 65_536,
+    });
     this.answers = new Answers(limits, {
       runtime,
       broker,

@@ -5,6 +5,7 @@ import { RequestError } from "../../errors.ts";
 import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
 import { type StreamBounds, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { tailOf } from "./options.ts";
 import { DurableStreams } from "./streams.ts";
 import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
 
@@ -39,7 +40,7 @@ export class TwoNodes implements AsyncDisposable {
       })
     );
     const [node, other] = this.#logs.map((streams) =>
-      new DurableStreams({ runtime, streams, maxMessageBytes })
+      new DurableStreams({ runtime, streams, tail: tailOf({}), maxMessageBytes })
     );
     this.node = node!;
     this.other = other!;

@@ -18,7 +18,7 @@ import {
   type ResumeAnswer,
 } from "./answers.ts";
 import { DurableStreams } from "./streams.ts";
-import { checkAnswers } from "./options.ts";
+import { checkAnswers, tailOf } from "./options.ts";
 import { codeOf } from "./_streams_bench_test.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 
@@ -66,7 +66,12 @@ class Node {
       onError: (error) => this.errors.push(error),
       rescue: resume && ((id) => this.answers.rescue(id)),
     });
-    this.streams = new DurableStreams({ runtime, streams: this.logs, maxMessageBytes: 2_000_000 });
+    this.streams = new DurableStreams({
+      runtime,
+      streams: this.logs,
+      tail: tailOf({}),
+      maxMessageBytes: 2_000_000,
+    });
     this.answers = new Answers(checkAnswers(options), {
       runtime,
       quotas: new Quotas(runtime),

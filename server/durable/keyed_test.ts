@@ -4,7 +4,9 @@ import { connect, RequestError, type Server } from "../../mod.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { listen } from "../../tests/servers.ts";
 
-const JSON_TYPE = { "content-type": "application/json" };
+const JSON_MIME = "application/json";
+
+const JSON_TYPE = { "content-type": JSON_MIME };
 
 /** A change message as a writer sends it. */
 function change(operation: string, key: string, value?: unknown, headers: object = {}): object {
@@ -143,6 +145,40 @@ Deno.test("DurableFace brings back no row that was deleted after the version in 
   assertEquals(status, 409);
   assertEquals(JSON.parse(text).row, { type: "card", key: "a", version: 0, since: 2 });
   assertEquals((await bench.append(insert(2))).status, 204);
+});
+
+Deno.test("DurableStreams.create() creates keyed streams, whose rows states and HTTP write", async () => {
+  await using bench = new Bench();
+  const { durableStreams: streams } = bench.server;
+  const created = await streams.create("board", { keyed: true, ttlMs: 60_000 });
+  assertEquals([created.keyed, created.contentType, created.isEnded], [true, JSON_MIME, false]);
+  assertEquals(created.rows, { count: 0, deletions: 0, bytes: 0 });
+  assertEquals((await bench.ask("HEAD", "board")).headers.get("stream-keyed"), "true");
+  assertEquals((await bench.append(change("insert", "a", 1))).status, 204);
+  await using state = await bench.server.state("board");
+  await state.collection("card").set("b", 2);
+  assertEquals([...state.collection("card")], [["a", 1], ["b", 2]]);
+  const again = await streams.create("board", { keyed: true, ttlMs: 60_000 });
+  assertEquals([again.rows?.count, again], [2, await streams.info("board")]);
+  await using _plain = await streams.create("plain", { keyed: false });
+  assertEquals((await streams.info("plain"))?.keyed, false);
+});
+
+Deno.test("DurableStreams.create() creates no keyed stream in place of another one", async () => {
+  await using bench = new Bench();
+  const { durableStreams: streams } = bench.server;
+  await streams.create("board", { keyed: true });
+  await using _plain = await streams.create("plain");
+  const exists = (id: string, options: object) =>
+    assertRejects(() => streams.create(id, options), RequestError, "there is a durable stream");
+  await exists("plain", { keyed: true });
+  await exists("board", {});
+  await exists("board", { keyed: true, ttlMs: 1_000 });
+  const keyed = (options: object) => streams.create("other", { ...options, keyed: true });
+  await assertRejects(() => keyed({ contentType: "text/plain" }), TypeError, "received text/plain");
+  await assertRejects(() => keyed({ fork: { source: "plain" } }), TypeError, "received a fork");
+  await assertRejects(() => streams.open("board"), RequestError, "must not be keyed");
+  assertEquals(await streams.info("other"), undefined);
 });
 
 Deno.test("DurableFace creates keyed streams only for JSON, without content and forks", async () => {

@@ -75,7 +75,8 @@ export class DurableParts {
       rescue: resumeOf && ((id) => this.answers.rescue(id)),
       onRead: (id) => this.answers.abandoned.read(id),
     });
-    this.streams = new DurableStreams({ runtime, streams: logs, maxMessageBytes });
+    const tail = tailOf(bounds ?? {});
+    this.streams = new DurableStreams({ runtime, streams: logs, tail, maxMessageBytes });
     const maxTransactionBytes = (id: string) => maxRecordBytes(id, maxMessageBytes);
     const { requestTimeoutMs: timeoutMs } = options.settings;
     const gate = this.gate = new ChangeGate({
@@ -87,7 +88,6 @@ export class DurableParts {
       report: options.reportFault,
     });
     const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
-    const tail = tailOf(bounds ?? {});
     this.states = new States({ ...state, quotas, tail, readTimeoutMs: timeoutMs });
     this.#sender = new StreamSender(logs, options.ownerOf);
     this.answers = new Answers(options.answers, {

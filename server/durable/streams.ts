@@ -4,7 +4,7 @@ import { type OptionKinds, withoutUndefined } from "../../base/options.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
-import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import type { LogEnd, LogInfo, LogRecord, LogTail } from "../../pubsub/logs/log.ts";
 import { isJson, logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
 import { withVersion } from "../../pubsub/logs/change_message.ts";
 import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
@@ -26,6 +26,9 @@ import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./wr
 
 /** Limits of the pages in which a stream is read. */
 export const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
+
+/** Media type of a stream by default, and of a keyed stream. */
+const JSON_TYPE = "application/json";
 
 /** Time limit for notifying the readers of open writers when the server closes, in milliseconds. */
 const CLOSE_MS = 2_000;
@@ -56,10 +59,19 @@ export interface CreateDurableStreamOptions {
      */
     readonly offset?: string | undefined;
   } | undefined;
+  /**
+   * Creates a keyed stream: it holds rows, and keeps the newest change of each of them. Its media
+   * type is JSON, and it cannot be a fork.
+   *
+   * @default {false}
+   */
+  readonly keyed?: boolean | undefined;
 }
 
 /** The state of a durable stream. */
 export interface DurableStreamInfo {
+  /** True if the stream is keyed: it holds rows, which `server.state` and HTTP write. */
+  readonly keyed: boolean;
   /** Media type of the records. */
   readonly contentType: string;
   /** Offset after the newest record. */
@@ -118,6 +130,7 @@ const CREATE: OptionKinds<CreateDurableStreamOptions> = {
   contentType: "string",
   expiresAt: COUNT,
   fork: { offset: "string", source: "string" },
+  keyed: "boolean",
   ttlMs: POSITIVE,
 };
 
@@ -127,8 +140,8 @@ const READ: OptionKinds<ReadDurableStreamOptions> = {
   signal: "AbortSignal",
 };
 
-/** Properties of a new stream, including internal ones. */
-export interface CreateLeasedOptions extends CreateDurableStreamOptions {
+/** Properties of a new stream that is not keyed, including internal ones. */
+export interface CreateLeasedOptions extends Omit<CreateDurableStreamOptions, "keyed"> {
   /** Time without a sign of life after which the writer counts as lost, in milliseconds. */
   readonly leaseMs?: number | undefined;
   /** See {@linkcode LogConfig.owner}. */
@@ -139,6 +152,8 @@ export interface CreateLeasedOptions extends CreateDurableStreamOptions {
 export interface DurableStreamsParts {
   readonly runtime: Runtime;
   readonly streams: StreamLogs;
+  /** The tail of new keyed streams. */
+  readonly tail: LogTail;
   /** Most bytes of a message, so that sessions can read the records. */
   readonly maxMessageBytes: number;
 }
@@ -170,17 +185,40 @@ export interface DurableStreamsParts {
 export class DurableStreams {
   readonly #runtime: Runtime;
   readonly #streams: StreamLogs;
+  readonly #tail: LogTail;
   readonly #maxMessageBytes: number;
   /** Open writers of this server; bounded by the streams. */
   readonly #writers = new Set<DurableStreamWriter>();
 
   /** Created by the server. */
   constructor(parts: DurableStreamsParts) {
-    const { runtime, streams, maxMessageBytes } = parts;
+    const { runtime, streams, tail, maxMessageBytes } = parts;
     this.#runtime = runtime;
     this.#streams = streams;
+    this.#tail = tail;
     this.#maxMessageBytes = maxMessageBytes;
   }
+
+  /**
+   * Creates a keyed stream, unless it exists. It has no writer: its rows are written by
+   * `server.state`, and by clients.
+   *
+   * @param id The id, of 1 to 240 bytes.
+   * @param options The lifetime, and `keyed: true`.
+   * @returns The state of the stream.
+   * @throws {RequestError} With the code `exists` if there is a stream with this id that is not
+   * keyed, or has another lifetime.
+   * @throws {LimitError} If there are too many streams.
+   * @throws {TypeError} If an option is unknown or has the wrong type, if the media type is not
+   * JSON, or for a fork.
+   * @throws {UnsupportedError} If the broker keeps no rows.
+   * @throws {RangeError} If the id is empty or too long.
+   * @throws {BrokerError} If the broker is unreachable. The stream may have been created.
+   */
+  async create(
+    id: string,
+    options: CreateDurableStreamOptions & { readonly keyed: true },
+  ): Promise<DurableStreamInfo>;
 
   /**
    * Creates a stream.
@@ -200,14 +238,21 @@ export class DurableStreams {
    */
   async create<T = unknown>(
     id: string,
+    options?: CreateDurableStreamOptions & { readonly keyed?: false | undefined },
+  ): Promise<DurableStreamWriter<T>>;
+
+  async create(
+    id: string,
     options: CreateDurableStreamOptions = {},
-  ): Promise<DurableStreamWriter<T>> {
+  ): Promise<DurableStreamWriter | DurableStreamInfo> {
     const verb = "create stream";
     checkOptions(verb, options, CREATE);
+    const { keyed, ...facts } = options;
+    if (keyed) return await this.#createKeyed(id, facts);
     if (options.fork && options.fork.source === undefined) {
       throw wrongKind(undefined, "string", { verb, path: "fork.source" });
     }
-    return await this.createLeased(id, options);
+    return await this.createLeased(id, facts);
   }
 
   /**
@@ -225,7 +270,7 @@ export class DurableStreams {
     const created = await this.#streams.create(id, {
       ...lifetime,
       // A fork has the type of the source by default.
-      contentType: contentType ?? (fork === undefined ? "application/json" : undefined),
+      contentType: contentType ?? (fork === undefined ? JSON_TYPE : undefined),
       fork,
       owner,
       writer: { holder, ttlMs: leaseMs },
@@ -287,18 +332,7 @@ export class DurableStreams {
   async info(id: string): Promise<DurableStreamInfo | undefined> {
     const found = await this.#streams.info(id);
     if (found.kind !== "page") return undefined;
-    const { info } = found;
-    const { contentType, tail, bytes, end, cancelled, rows } = info;
-    return withoutUndefined({
-      contentType,
-      offset: formatOffset(info, tail),
-      isEnded: end !== undefined,
-      error: end?.error,
-      code: end?.code,
-      cancelled,
-      bytes,
-      rows: rows && { count: rows.count, deletions: rows.deletions, bytes: rows.bytes },
-    });
+    return stateOf(found.info);
   }
 
   /**
@@ -423,6 +457,22 @@ export class DurableStreams {
     for (const writer of this.#writers) writer.drop();
   }
 
+  async #createKeyed(
+    id: string,
+    { contentType = JSON_TYPE, fork, ...lifetime }: CreateLeasedOptions,
+  ): Promise<DurableStreamInfo> {
+    const rule = "Cannot create stream: a keyed stream must";
+    if (!isJson(contentType)) {
+      throw new TypeError(`${rule} have the media type ${JSON_TYPE}, received ${contentType}`);
+    }
+    if (fork !== undefined) throw new TypeError(`${rule} have no source, received a fork`);
+    const options = { ...lifetime, contentType, keyed: this.#tail };
+    const created = await this.#streams.create(id, options);
+    const isThere = created.kind === "created" || created.kind === "exists" && created.isSame;
+    if (!isThere) throw refusedCreation(id, created.kind);
+    return stateOf(created.info);
+  }
+
   #writer<T>(
     id: string,
     info: LogInfo,
@@ -471,6 +521,22 @@ export class DurableStreams {
       }
     }
   }
+}
+
+/** The state of a stream, for the application. */
+function stateOf(info: LogInfo): DurableStreamInfo {
+  const { contentType, keyed, tail, bytes, end, cancelled, rows } = info;
+  return withoutUndefined({
+    keyed: keyed !== undefined,
+    contentType,
+    offset: formatOffset(info, tail),
+    isEnded: end !== undefined,
+    error: end?.error,
+    code: end?.code,
+    cancelled,
+    bytes,
+    rows: rows && { count: rows.count, deletions: rows.deletions, bytes: rows.bytes },
+  });
 }
 
 /** A stream with a writer or readers on one node. */

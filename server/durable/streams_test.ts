@@ -76,7 +76,7 @@ Deno.test("DurableStreams.info() returns the state of a stream", async () => {
   await using writer = await nodes.node.create("a");
   await writer.append("é");
   const { offset } = writer;
-  const open = { contentType: "application/json", offset, isEnded: false, bytes: 4 };
+  const open = { keyed: false, contentType: "application/json", offset, isEnded: false, bytes: 4 };
   assertEquals(await nodes.other.info("a"), open);
   await nodes.other.cancel("a", "enough");
   await writer.abort("stopped");
