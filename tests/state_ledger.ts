@@ -4,8 +4,7 @@
  *
  * - Each write is settled.
  * - A write that was rejected took no effect, unless its outcome is unknown.
- * - A write that was resolved took effect once, and is replaced only by later ones. A row that was
- *   deleted may come back by a late copy of an earlier write.
+ * - A write that was resolved took effect once, and is replaced only by later ones.
  * - A transaction took effect completely.
  *
  * @module
@@ -260,11 +259,6 @@ function rowFault(row: ServerRow | undefined, writes: readonly Entry[]): string 
   if (writer === undefined) return `has ${row.value}, which no one wrote`;
   if (isRejected(writer.outcome)) return `has ${writer.id}, but ${writer.outcome}`;
   if (typeof writer.outcome === "number" && writer.outcome !== row.version) {
-    // A copy of the write that was handled late takes effect if the row was deleted in between.
-    const { outcome } = writer;
-    const isDeletion = (one: Entry & { readonly outcome: number }) =>
-      one.kind === "delete" && one.outcome > outcome && one.outcome < row.version;
-    if (writer.kind === "set" && done.some(isDeletion)) return undefined;
     return `has ${writer.id} as version ${row.version} instead of ${writer.outcome}`;
   }
   if (last === undefined || last === writer) return undefined;
