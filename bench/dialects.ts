@@ -25,7 +25,7 @@ export interface Dialect {
 }
 
 /** Names of the dialects. */
-export type DialectName = "plain" | "skein" | "socketio";
+export type DialectName = "plain" | "skein" | "socketio" | "topic" | "stream";
 
 const plain: Dialect = {
   path: "/ws",
@@ -36,10 +36,23 @@ const plain: Dialect = {
   echo: (data) => `{"topic":"echo","data":"${data}"}`,
 };
 
-/** The dialects: bare JSON, JSON under `skein.1`, and socket.io's own protocol. */
+/** A client of `skein.1` that subscribes by itself. */
+const topic: Dialect = {
+  ...plain,
+  protocol: "skein.1",
+  subscribed: '"reply":1',
+  subscribe: (topic) => `{"subscribe":"${topic}","id":1}`,
+};
+
+/**
+ * The dialects: bare JSON, JSON under `skein.1`, socket.io's own protocol, and `skein.1` with
+ * subscriptions to topics or durable streams.
+ */
 export const DIALECTS: Readonly<Record<DialectName, Dialect>> = {
   plain,
   skein: { ...plain, protocol: "skein.1" },
+  topic,
+  stream: { ...topic, subscribe: (id) => topic.subscribe(`stream:${id}`) },
   socketio: {
     path: "/socket.io/?EIO=4&transport=websocket",
     opening: [{ wait: "0{" }, { send: "40", wait: "40{" }],

@@ -11,6 +11,7 @@
  * - `--window 64`: number of publications that the publisher has sent but not received back.
  *   `--window 1` waits for every subscriber.
  * - `--rate 400`: publications per second, instead of a window.
+ * - `--publications 500`: publications to measure, after as many for the warm-up, instead of a time.
  * - `--topics 2`: spreads the subscribers over two topics; a third of them subscribe to both.
  * - `--ports 9101,9102`: spreads the subscribers over separate servers; only the publisher uses
  *   `--port`. `--pid` accepts several processes.
@@ -71,6 +72,8 @@ export interface LoadOptions {
   readonly rate: number;
   /** Number of topics, 1 or 2. */
   readonly topics: number;
+  /** Publications to measure, and of the warm-up; 0 for a time. */
+  readonly publications: number;
   /** Warm-up at the beginning, not measured. */
   readonly warmUpMs: number;
   /** Measured time. */
@@ -188,7 +191,7 @@ async function openAll(
 type Expected = number[];
 
 async function fanOut(options: LoadOptions): Promise<LoadResult> {
-  const { dialect, sessions, size, window, rate } = options;
+  const { dialect, sessions, size, window, rate, publications } = options;
   const topics = options.topics === 1 ? ["bench"] : ["bench:1", "bench:2"];
   const isOn = (index: number, topic: number) =>
     index === sessions || topics.length === 1 ||
@@ -265,10 +268,14 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
 
   const pacing = rate > 0 ? pace(rate, publish, () => isPublishing) : undefined;
   pump();
-  await sleep(options.warmUpMs);
+  const pass = async (ms: number) => {
+    if (publications === 0) return await sleep(ms);
+    for (const end = count + publications; count < end && closed === 0;) await sleep(2);
+  };
+  await pass(options.warmUpMs);
   const meter = await Meter.begin(...options.pids);
   measureFrom = nowUs();
-  await sleep(options.measureMs);
+  await pass(options.measureMs);
   isPublishing = false;
   await pacing;
   // The tail is part of the work: the clock stops after all publications are delivered.
@@ -395,6 +402,7 @@ if (import.meta.main) {
     window: numberArgument(args, "window", 64),
     rate: numberArgument(args, "rate", 0),
     topics: numberArgument(args, "topics", 1),
+    publications: numberArgument(args, "publications", 0),
     warmUpMs: numberArgument(args, "warm-up", 600),
     measureMs: numberArgument(args, "measure", 1_800),
   });
