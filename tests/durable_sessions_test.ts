@@ -15,6 +15,7 @@ import type { LogRecord } from "../pubsub/mod.ts";
 import type { Server, ServerOptions } from "../server.ts";
 import { receiveOne, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
+import { FaultyEngine } from "./faulty_broker.ts";
 import { soon, until } from "./waiting.ts";
 import { Page } from "./page.ts";
 
@@ -363,6 +364,78 @@ Deno.test("A slow reader of a long stream buffers at most a page at the server a
   assert(mostQueued <= 512, `${mostQueued} messages in the send queue`);
   assertEquals(client.session, session, "The session outlives a reader that is too slow");
 });
+
+for (const maxMessages of [4, 256]) {
+  Deno.test(`Readers of a stream receive each record exactly once while others stop and fall behind, with room for ${maxMessages} messages`, async () => {
+    const count = 1_000;
+    const topic = "stream:a";
+    const broker = new FaultyEngine().connect();
+    await using server = listen({ ...STREAMS, broker, session: { sendQueue: { maxMessages } } });
+    await using writer = await server.durableStreams.create<number>("a");
+    await using stack = new AsyncDisposableStack();
+    const pages: Page[] = [];
+    for (let i = 0; i < 9; i++) {
+      const page = stack.use(await Page.open(server.url, "skein.1"));
+      pages.push(page);
+      assertEquals((await page.ask({ subscribe: topic })).error, undefined);
+    }
+    const restart = async (page: Page) => {
+      await page.ask({ unsubscribe: topic });
+      const { offset = 0, tag } = page.envelopes.findLast((one) => one["topic"] === topic) ?? {};
+      const since = { epoch: "stream", offset, tag };
+      assertEquals((await page.ask({ subscribe: topic, since })).error, undefined);
+    };
+    let reads = 0;
+    // The replies to reads arrive in another order than the reads.
+    broker.make("logs.read", async (run) => {
+      const page = await run();
+      await turns(reads++ * 7 % 9);
+      return page;
+    });
+    const restarts: Promise<void>[] = [];
+    for (let i = 0, step = 0; i < count; step++) {
+      for (const end = Math.min(count, i + step % 5 + 1); i < end; i++) void writer.append(i);
+      // The first reader reads for all others, so it is among those that stop.
+      if (step % 4 === 0) {
+        await Promise.all(restarts.splice(0));
+        restarts.push(restart(pages[step / 4 % 4]!), restart(pages[4 + step / 4 % 5]!));
+      }
+      await turns(step % 3);
+    }
+    await Promise.all(restarts);
+    await writer.close();
+    for (const page of pages) {
+      await page.next(({ unsubscribed }) => unsubscribed === topic);
+      assertEquals(page.on(topic), range(count));
+    }
+  });
+}
+
+for (const end of ["deletion", "error", "close"] as const) {
+  Deno.test(`The ${end} of a stream reaches all readers that wait for its next record`, async () => {
+    await using server = testServer(STREAMS);
+    const clients = range(5).map(() => server.connect());
+    await using writer = await server.durableStreams.create<number>("a");
+    await writer.append(1);
+    const streams = clients.map((client) => client.durableStream("a"));
+    const readings = streams.map((stream) =>
+      Array.fromAsync(stream).catch((error) => error.failure?.code)
+    );
+    await until(() => streams.every(({ isUpToDate }) => isUpToDate));
+    // The first reader, which reads for all others, leaves.
+    await clients[0]!.close();
+    if (end === "deletion") await server.durableStreams.delete("a");
+    else if (end === "error") await writer.abort("The model failed");
+    else {
+      void writer.append(2);
+      await writer.close();
+    }
+    const expected = { deletion: "gone", error: "aborted", close: [1, 2] }[end];
+    assertEquals(await soon(Promise.all(readings.slice(1))), Array(4).fill(expected));
+    await readings[0]!;
+    for (const client of clients) await client.close();
+  });
+}
 
 Deno.test("A room on a stream lists the readers", async () => {
   await using server = testServer({

@@ -480,21 +480,26 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}. The signal and `close` end the pages without
    * an error.
-   * @returns The pages. If a result is not a page, it is the last one.
+   * @returns The pages. If a result is not a page, it is the last one. `next(position)` continues at
+   * a later position, up to which the reader has received the records otherwise.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async *follow(
     id: string,
     options: ReadStreamOptions,
-  ): AsyncGenerator<StreamRead, void, undefined> {
+  ): AsyncGenerator<StreamRead, void, number | undefined> {
     const { signal, owner } = options;
-    if (!isId(id)) return yield { kind: "missing" };
+    if (!isId(id)) {
+      yield { kind: "missing" };
+      return;
+    }
     let place: Place;
     try {
       place = this.#readers.take(owner);
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
-      return yield { kind: "too-many", refusal: error };
+      yield { kind: "too-many", refusal: error };
+      return;
     }
     using _place = place;
     const followed = this.#enter(id);
@@ -524,18 +529,23 @@ export class StreamLogs implements AsyncDisposable {
         await settled(reading);
         if (isLeaving()) return;
         const result = await reading;
-        if (result.kind !== "page") return yield result;
+        if (result.kind !== "page") {
+          yield result;
+          return;
+        }
         const { info, records, next, isUpToDate } = result;
         const isOver = isUpToDate && info.end !== undefined;
         if (isOver) this.#noteRead(id, result);
-        if (records.length > 0 || isOver || isUpToDate && !isTold) yield result;
+        let moved: number | undefined;
+        if (records.length > 0 || isOver || isUpToDate && !isTold) moved = yield result;
         if (isOver) return;
         isTold ||= isUpToDate;
         identity = info.identity;
-        after = next;
+        after = moved ?? next;
         snapshot = next < (result.snapshot ?? 0) ? result.snapshot : undefined;
         startsAtOldest = false; // Records that are dropped from now on are missed.
-        if (!isUpToDate || followed.version !== version || isLeaving()) continue;
+        const isBehind = moved !== undefined || !isUpToDate || followed.version !== version;
+        if (isBehind || isLeaving()) continue;
         await new Promise<void>((resolve) => {
           wake = resolve;
           followed.wait(resolve, this.#checkMs(info));

@@ -2,7 +2,6 @@
 import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
 import type { LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { withVersion } from "../../pubsub/logs/change_message.ts";
-import { MAX_CHANGES } from "../../session/wire/rows.ts";
 import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
 import { isJson } from "../../pubsub/logs/rules.ts";
 import {
@@ -27,7 +26,7 @@ import {
   STREAM_PREFIX,
   type SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
-import { maxRecordBytes } from "./streams.ts";
+import { keyedPage, maxRecordBytes } from "./streams.ts";
 import { ABORTED } from "./writer.ts";
 
 /** Maximum number of records and bytes of a page, even if send queues are larger. */
@@ -46,6 +45,17 @@ interface End {
   readonly retryAfterMs?: number;
 }
 
+/** A position in a stream, as clients receive it. */
+type StreamStanding = SubscribeAnswer & { readonly offset: number };
+
+/** The messages of a page. */
+interface EncodedPage {
+  readonly messages: readonly EncodedMessage[];
+  /** Size of the messages, and of the largest one, in bytes. */
+  readonly bytes: number;
+  readonly largest: number;
+}
+
 export interface SessionReading {
   readonly session: Session;
   readonly topic: string;
@@ -53,8 +63,10 @@ export interface SessionReading {
   readonly options: JoinOptions;
   /** Aborted once the session stops reading the stream or restarts the reading. */
   readonly signal: AbortSignal;
+  /** The sessions that have received the newest record of the stream. */
+  readonly live: LiveReadings;
   /** The position that the session has reached, once known. */
-  standing: SubscribeAnswer | undefined;
+  standing: StreamStanding | undefined;
   /** Replies to the subscription; later calls have no effect. */
   answer(answer: SubscribeAnswer): void;
   /**
@@ -66,9 +78,10 @@ export interface SessionReading {
 /**
  * Sends durable streams to sessions.
  *
- * - **Pace:** a page fills at most half of a session's send queue, and is sent when the queue is
- *   empty. A slow session keeps one page in memory.
- * - **Once:** a page is encoded once for all sessions that read it at the same time.
+ * - **Pace:** a page fills at most half of a session's send queue, and is sent when less than half
+ *   of the queue is in use. A slow session keeps one page in memory.
+ * - **Once:** a page is encoded once for all sessions that read it at the same time. Sessions that
+ *   have received the newest record share one loop, which a slow session leaves.
  * - **Keyed streams:** a page is one message, the list of its changes with their versions.
  * - **Slices:** a record of bytes or text that is larger than a message is sent in several
  *   messages.
@@ -81,7 +94,7 @@ export interface SessionReading {
 export class StreamSender {
   readonly #streams: StreamLogs;
   readonly #ownerOf: (session: Session) => Owner;
-  readonly #encoded = new WeakMap<StreamPage, readonly EncodedMessage[]>();
+  readonly #encoded = new WeakMap<StreamPage, EncodedPage>();
 
   /**
    * Creates a sender for the streams of this node. `ownerOf` returns the owner of a session, for
@@ -123,7 +136,7 @@ export class StreamSender {
 
   /** Reads until the stream ends or the reading is stopped. */
   async #read(reading: SessionReading): Promise<End | undefined> {
-    const { session, topic, signal, options } = reading;
+    const { session, topic, signal, options, live } = reading;
     const id = topic.slice(STREAM_PREFIX.length);
     const found = await this.#streams.info(id);
     if (signal.aborted) return undefined;
@@ -136,19 +149,27 @@ export class StreamSender {
     const owner = this.#ownerOf(session);
     const bounds = pageOf(reading, info.keyed && id);
     const pages = this.#streams.follow(id, { ...bounds, after, identity, signal, owner });
-    for await (const page of pages) {
-      if (page.kind !== "page") return missing(page, true);
-      if (reading.standing === undefined) {
-        // The rows before the end of an empty page were deleted, and forgotten.
-        const start = page.records.length === 0 ? page.next : after;
-        const standing = this.#moveTo(reading, page.info, start);
-        reading.answer(wasThere ? { ...standing, recovered: true } : standing);
+    let position: number | undefined;
+    try {
+      while (true) {
+        const { value: page, done } = await pages.next(position);
+        if (done) return undefined;
+        if (page.kind !== "page") return missing(page, true);
+        if (reading.standing === undefined) {
+          // The rows before the end of an empty page were deleted, and forgotten.
+          const start = page.records.length === 0 ? page.next : after;
+          const standing = moveTo(reading, page.info, start);
+          reading.answer(wasThere ? { ...standing, recovered: true } : standing);
+        }
+        const isSent = await this.#sendPage(reading, page);
+        if (isSent !== true) return isSent;
+        if (page.isUpToDate && page.info.end !== undefined) return sessionEnd(page.info.end);
+        position = page.isUpToDate ? await live.enter(reading, page.info.identity) : undefined;
       }
-      const isSent = await this.#sendPage(reading, page);
-      if (isSent !== true) return isSent;
-      if (page.isUpToDate && page.info.end !== undefined) return sessionEnd(page.info.end);
+    } finally {
+      live.leave(reading, signal.aborted ? "one" : "all");
+      await pages.return();
     }
-    return undefined;
   }
 
   /**
@@ -160,8 +181,10 @@ export class StreamSender {
     const core = session[internals];
     const queue = core.queue!;
     const { maxRecords, maxBytes } = pageOf(reading);
-    let messages = this.#encoded.get(page);
-    if (messages === undefined) this.#encoded.set(page, messages = encodePage(topic, page));
+    let encoded = this.#encoded.get(page);
+    if (encoded === undefined) this.#encoded.set(page, encoded = encodePage(topic, page));
+    if (reading.live.send(reading, page, encoded)) return true;
+    const { messages } = encoded;
     const first = page.after;
     for (let sent = 0; sent < messages.length;) {
       if (!queue.isFlushed) await queue.flushed();
@@ -182,9 +205,9 @@ export class StreamSender {
         core.sending.push(message, true);
         if (signal.aborted) return undefined;
       }
-      this.#moveTo(reading, page.info, first + sent);
+      moveTo(reading, page.info, first + sent);
     }
-    this.#moveTo(reading, page.info, page.next);
+    moveTo(reading, page.info, page.next);
     return true;
   }
 
@@ -220,12 +243,111 @@ export class StreamSender {
     }
     return signal.aborted ? undefined : true;
   }
+}
 
-  #moveTo(reading: SessionReading, info: LogInfo, offset: number): SubscribeAnswer {
-    const tag = identityAt(info, offset);
-    const head = Math.max(offset, info.tail);
-    return reading.standing = { epoch: STREAM_EPOCH, offset, tag, head };
+/**
+ * The sessions of a stream that have received its newest record. One of them, the leader, reads for
+ * all others, which are suspended.
+ *
+ * A session that cannot take a page immediately leaves, and reads the page by itself.
+ */
+class LiveReadings {
+  #leader: SessionReading | undefined;
+  /** Identity of the leader's stream. */
+  #identity: string | undefined;
+  /** Resumes the suspended sessions. Bounded by the readers of the node. */
+  readonly #suspended = new Map<SessionReading, (error?: unknown) => void>();
+
+  /**
+   * Suspends a session that has received the newest record while the leader reads for it.
+   *
+   * @returns The position that the session has reached; `undefined` if it has to read by itself.
+   */
+  async enter(reading: SessionReading, identity: string): Promise<number | undefined> {
+    if (this.#leader === undefined) [this.#leader, this.#identity] = [reading, identity];
+    const leader = this.#leader;
+    const isBehind = reading.standing!.offset < leader.standing!.offset;
+    const { signal } = reading;
+    if (leader === reading || isBehind || identity !== this.#identity || signal.aborted) {
+      return undefined;
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const resume = (error?: unknown) => {
+      this.#suspended.delete(reading);
+      signal.removeEventListener("abort", onAbort);
+      error === undefined ? resolve() : reject(error);
+    };
+    const onAbort = () => resume();
+    signal.addEventListener("abort", onAbort);
+    this.#suspended.set(reading, resume);
+    await promise;
+    return reading.standing!.offset;
   }
+
+  /**
+   * Sends a page to a session, and to all sessions for which it reads. Returns false if the session
+   * has to send the page by itself.
+   */
+  send(reading: SessionReading, page: StreamPage, encoded: EncodedPage): boolean {
+    const { info, after, next } = page;
+    const { turn } = reading.session[internals].settings;
+    const entries = encoded.messages.map((message) => ({
+      ...message,
+      sequence: turn.nextSequence(),
+      isProtected: true,
+      isShared: true,
+    }));
+    const standing = standingAt(info, next);
+    const give = (reading: SessionReading) => {
+      if (!hasRoom(reading, encoded)) return false;
+      const queue = reading.session[internals].queue!;
+      for (const entry of entries) queue.push(entry);
+      reading.standing = standing;
+      return !reading.signal.aborted;
+    };
+    if (reading === this.#leader) {
+      for (const [follower, resume] of this.#suspended) {
+        const { offset } = follower.standing!;
+        if (offset >= next) continue;
+        try {
+          if (offset !== after || !give(follower)) resume();
+        } catch (error) {
+          resume(error);
+        }
+      }
+    }
+    if (give(reading)) return true;
+    this.leave(reading, "one");
+    return false;
+  }
+
+  /** Replaces a leader that stops reading. `all` suspended sessions read the end of a stream. */
+  leave(reading: SessionReading, resumed: "one" | "all"): void {
+    if (this.#leader !== reading) return;
+    this.#leader = undefined;
+    for (const [follower, resume] of this.#suspended) {
+      this.#leader ??= follower;
+      if (this.#leader === follower || resumed === "all") resume();
+    }
+  }
+}
+
+/** True if a session's queue has room for a page, which may fill half of it. */
+function hasRoom(reading: SessionReading, { messages, bytes, largest }: EncodedPage): boolean {
+  const { queue, sending } = reading.session[internals];
+  const { maxRecords, maxBytes } = pageOf(reading);
+  const isSmall = messages.length <= maxRecords && bytes <= maxBytes &&
+    largest <= sending.maxSendBytes;
+  return isSmall && !reading.signal.aborted && !queue!.isOver && queue!.hasRoom;
+}
+
+function moveTo(reading: SessionReading, info: LogInfo, offset: number): StreamStanding {
+  return reading.standing = standingAt(info, offset);
+}
+
+function standingAt(info: LogInfo, offset: number): StreamStanding {
+  const tag = identityAt(info, offset);
+  return { epoch: STREAM_EPOCH, offset, tag, head: Math.max(offset, info.tail) };
 }
 
 /**
@@ -236,6 +358,7 @@ export class StreamFeed implements TopicSource {
   readonly #topic: string;
   readonly #topics: Topics;
   readonly #sender: StreamSender;
+  readonly #live = new LiveReadings();
   readonly #readings = new Map<Session, SessionReading & { readonly stop: AbortController }>();
 
   constructor(topic: string, topics: Topics, sender: StreamSender) {
@@ -282,6 +405,7 @@ export class StreamFeed implements TopicSource {
       options,
       stop,
       signal: stop.signal,
+      live: this.#live,
       standing: undefined,
       answer(answer: SubscribeAnswer) {
         if (isAnswered) return;
@@ -324,9 +448,7 @@ function pageOf(
     const maxRecords = Math.max(1, Math.min(MAX_PAGE.maxRecords, maxMessages >> 1));
     return { maxRecords, maxBytes: bytes };
   }
-  const most = Math.min(bytes, maxRecordBytes(keyed, sending.maxSendBytes));
-  // A change has at least 90 bytes, and its version and a comma at most 30.
-  return { maxRecords: MAX_CHANGES, maxBytes: Math.max(1, Math.floor(most * 3 / 4)) };
+  return keyedPage(Math.min(bytes, maxRecordBytes(keyed, sending.maxSendBytes)));
 }
 
 function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): End {
@@ -350,14 +472,19 @@ function sessionEnd({ error, code }: NonNullable<LogInfo["end"]>): End {
 }
 
 /** Encodes the records of a page as messages with positions. */
-function encodePage(topic: string, page: StreamPage): EncodedMessage[] {
+function encodePage(topic: string, page: StreamPage): EncodedPage {
   const { info, records, positions, after, next } = page;
-  if (info.keyed !== undefined) {
-    if (records.length === 0) return [];
+  let messages: EncodedMessage[];
+  if (info.keyed === undefined) {
+    messages = records.map((record, i) => encodeRecord(topic, record, { info, prev: after + i }));
+  } else {
     const changes = records.map((record, i) => withVersion(record as string, positions![i]!));
-    return [encodeRecord(topic, `[${changes.join(",")}]`, { info, prev: after, next })];
+    const list = `[${changes.join(",")}]`;
+    messages = records.length === 0 ? [] : [encodeRecord(topic, list, { info, prev: after, next })];
   }
-  return records.map((record, i) => encodeRecord(topic, record, { info, prev: after + i }));
+  const sizes = messages.map(({ size }) => size);
+  const bytes = sizes.reduce((sum, size) => sum + size, 0);
+  return { messages, bytes, largest: Math.max(0, ...sizes) };
 }
 
 /** Encodes a record, or a slice of a record, as a message with a position. */

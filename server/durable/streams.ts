@@ -21,6 +21,7 @@ import {
 import { MAX_PLACE_BYTES } from "../../session/wire/encode.ts";
 import { offsetAfter } from "./snapshots.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
+import { MAX_CHANGES } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./writer.ts";
 
@@ -554,6 +555,16 @@ export interface StreamActivity {
 export function maxRecordBytes(id: string, maxMessageBytes: number): number {
   const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
   return maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES;
+}
+
+/**
+ * Returns the bounds of a page of a keyed stream, which is one message.
+ *
+ * @param maxBytes Maximum size of the record of the message in bytes.
+ */
+export function keyedPage(maxBytes: number): { maxRecords: number; maxBytes: number } {
+  // A change has at least 90 bytes, and its version and a comma at most 30.
+  return { maxRecords: MAX_CHANGES, maxBytes: Math.max(1, Math.floor(maxBytes * 3 / 4)) };
 }
 
 /**
