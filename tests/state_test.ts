@@ -152,6 +152,28 @@ Deno.test("Client.state() shares rows between clients and servers", async () => 
   await until(() => own.size === 0);
 });
 
+Deno.test("A server reads each change of a state once for itself and all clients", async () => {
+  const broker = new FaultyEngine().connect();
+  await using host = server(broker);
+  await using board = await host.state("list");
+  const items = board.collection<Item>("items");
+  const states: ClientState[] = [];
+  await using clients = new AsyncDisposableStack();
+  for (let i = 0; i < 5; i++) {
+    const state = await clients.use(client(host.url)).state("list");
+    await state.ready;
+    states.push(state);
+  }
+  const before = broker.callsOf("logs.read").length;
+  for (let count = 1; count <= 20; count++) {
+    await items.set("tea", { text: "Tea", count });
+    await until(() =>
+      states.every((state) => state.collection<Item>("items").get("tea")?.count === count)
+    );
+  }
+  assertEquals(broker.callsOf("logs.read").length - before, 20);
+});
+
 Deno.test("ClientState is complete once it is ready, also without rows", async () => {
   await using at = await Fixture.make();
   using empty = await at.open();

@@ -1,6 +1,6 @@
 /** The rows of a keyed stream in memory, kept up to date for all states of a server. */
 import { whileUnreachable } from "../durable/repeat.ts";
-import { PAGE } from "../durable/streams.ts";
+import { keyedPage } from "../durable/streams.ts";
 import { readRowName, type RowMessage } from "../../session/wire/rows.ts";
 import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
@@ -39,6 +39,7 @@ export class LiveRows extends Signal implements RowSource {
   failure: unknown;
   readonly #runtime: Runtime;
   readonly #logs: StreamLogs;
+  readonly #bounds: ReturnType<typeof keyedPage>;
   readonly #stop = new AbortController();
   readonly #isReady = Promise.withResolvers<void>();
   #collections: Collections = new Map();
@@ -49,16 +50,22 @@ export class LiveRows extends Signal implements RowSource {
    * Starts to read.
    *
    * @param id The id of the stream, which has to exist.
-   * @param parts Clocks and streams of the node.
+   * @param parts Clocks and streams of the node, and the maximum size of a transaction.
    */
   constructor(
     id: string,
-    { runtime, logs }: { readonly runtime: Runtime; readonly logs: StreamLogs },
+    { runtime, logs, maxTransactionBytes }: {
+      readonly runtime: Runtime;
+      readonly logs: StreamLogs;
+      readonly maxTransactionBytes: (id: string) => number;
+    },
   ) {
     super();
     this.id = id;
     this.#runtime = runtime;
     this.#logs = logs;
+    // The same bounds as for sessions, which then share the reads of new changes.
+    this.#bounds = keyedPage(maxTransactionBytes(id));
     this.ready = this.#isReady.promise;
     this.ready.catch(() => {});
     void this.#run();
@@ -119,7 +126,8 @@ export class LiveRows extends Signal implements RowSource {
     /** Rows that replace the present ones once they are complete. */
     let next: Collections | undefined = isAnew ? new Map() : undefined;
     const after = isAnew ? 0 : this.version;
-    for await (const page of this.#logs.follow(this.id, { ...PAGE, after, identity, signal })) {
+    const part = { ...this.#bounds, after, identity, signal };
+    for await (const page of this.#logs.follow(this.id, part)) {
       // A stream of another identity may have lost records, or may be a new one.
       const isOther = page.kind === "missing" && identity !== undefined;
       if (page.kind === "trimmed" || isOther) {
