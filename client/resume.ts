@@ -27,6 +27,7 @@ export type Waiting =
 export interface Progress {
   position: HistoryPosition | undefined;
   head: number | undefined;
+  ephemeral?: readonly string[] | undefined;
   recovery: Recovery | undefined;
 }
 
@@ -150,10 +151,13 @@ export class Resume {
   }
 
   /** Handles the reply to a request with this subscription's position. */
-  begin({ epoch, offset = 0, tag, head, recovered, reason }: SubscribeAnswer): void {
+  begin(
+    { epoch, offset = 0, tag, head, recovered, reason, ephemeral }: SubscribeAnswer,
+  ): void {
     const { state } = this.#subscription;
     const isFirst = state === "subscribing" || state === "joining";
     this.#subscription.head = head;
+    this.#subscription.ephemeral ??= ephemeral;
     const known = this.#known;
     let position = epoch === undefined ? undefined : at(epoch, offset, tag);
     if (recovered && known?.epoch === epoch) {

@@ -100,6 +100,12 @@ export class Subscription<
    */
   declare readonly head: number | undefined;
   /**
+   * The collections of a state whose rows are not in its stream, once the server has told them.
+   *
+   * @ignore
+   */
+  declare readonly ephemeral: readonly string[] | undefined;
+  /**
    * The outcome of the last loss that the loop has reached, or `undefined` before the first loss.
    * For a topic without a history, it is set only if there is an `onRecovery` callback.
    */

@@ -35,6 +35,7 @@ import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { type HistoryOptions, MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { replacePredecessor, sessionsAfter, sessionsBefore } from "../session/lineage.ts";
 import { internals, type Session } from "../session/session.ts";
+import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { makerOf } from "./owners.ts";
 import { builtin } from "../base/builtins.ts";
@@ -158,6 +159,10 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     topic: string,
     action: AuthorizedAction,
   ): Promise<Permission> {
+    // The permission to read a state includes its ephemeral rows.
+    if (action === "subscribe" && topic.startsWith(EPHEMERAL_PREFIX)) {
+      return await check(session, STREAM_PREFIX + topic.slice(EPHEMERAL_PREFIX.length), action);
+    }
     // Only the server sends presence notices, and only to members of the room. Clients have no
     // access to the nodes' internal topics.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);

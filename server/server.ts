@@ -51,7 +51,7 @@ import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import { DEFAULT_PUBLICATIONS, defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import type { Presence } from "../pubsub/presence/presence.ts";
+import { GRACE_MS, type Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
 import {
   type PublishOptions,
@@ -274,6 +274,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         ownerOf: this.#ownerOf,
         settings,
         contract,
+        graceMs: graceMs ?? GRACE_MS,
         authorizeChange: options.authorizeChange as AuthorizeChange | undefined,
         report: (what, error) => reportRequest(this.#console, what, error),
         reportFault: (fault, session) => {

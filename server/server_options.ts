@@ -304,7 +304,8 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>> | undefined;
   /**
-   * Grace period during which a user can leave and return without an event, in milliseconds.
+   * Grace period during which a user can leave and return without an event, in milliseconds. The
+   * ephemeral rows of a session stay for this time after the session is lost.
    *
    * @default {5000}
    */

@@ -66,7 +66,26 @@ export interface ContractDefinition {
    * which must be values that JSON can represent. It rejects rows of other collections.
    */
   readonly state?:
-    | Readonly<Record<string, Readonly<Record<string, StandardSchema>>>>
+    | Readonly<
+      Record<
+        string,
+        Readonly<
+          Record<
+            string,
+            StandardSchema | {
+              readonly schema: StandardSchema;
+              /**
+               * True if the rows are not stored: each belongs to the session or server that wrote
+               * it, and vanishes with it. An example is the cursors of a board's users.
+               *
+               * @default {false}
+               */
+              readonly ephemeral?: boolean | undefined;
+            }
+          >
+        >
+      >
+    >
     | undefined;
 }
 
@@ -127,12 +146,13 @@ export type SectionOf<
   : Record<never, never>;
 
 /**
- * The schema of an entry: the entry itself, or one of the schemas of a request.
+ * The schema of an entry: the entry itself, or one of the schemas of a request or a collection.
  *
  * @typeParam E The entry.
- * @typeParam K The schema to select if the entry is a request.
+ * @typeParam K The schema to select if the entry is not a schema itself.
  */
-export type EntrySchema<E, K extends "input" | "output" | "stream"> = E extends StandardSchema ? E
+export type EntrySchema<E, K extends "input" | "output" | "stream" | "schema"> = E extends
+  StandardSchema ? E
   : E extends { readonly [Key in K]: infer Schema extends StandardSchema } ? Schema
   : never;
 
@@ -360,7 +380,7 @@ export type StateRows<C extends Contract, Id extends string> = Id extends string
  * @typeParam R The collections, as in {@linkcode StateRows}.
  * @typeParam N The name of the collection.
  */
-export type StateRow<R, N extends keyof R> = R[N] extends StandardSchema ? OutputOf<R[N]> : never;
+export type StateRow<R, N extends keyof R> = OutputOf<EntrySchema<R[N], "schema">>;
 
 /**
  * A row of a live state, as it is written.
@@ -368,12 +388,20 @@ export type StateRow<R, N extends keyof R> = R[N] extends StandardSchema ? Outpu
  * @typeParam R The collections, as in {@linkcode StateRows}.
  * @typeParam N The name of the collection.
  */
-export type StateInput<R, N extends keyof R> = R[N] extends StandardSchema ? InputOf<R[N]> : never;
+export type StateInput<R, N extends keyof R> = InputOf<EntrySchema<R[N], "schema">>;
 
 /** The entry of a contract for the states of a pattern, at run time. */
 export interface StateRoute {
-  /** The schemas of the rows, by collection. */
-  readonly collections: ReadonlyMap<string, StandardSchema>;
+  /** The collections, by name. */
+  readonly collections: ReadonlyMap<
+    string,
+    {
+      /** The schema of the rows. */
+      readonly schema: StandardSchema;
+      /** True if the rows are not stored. */
+      readonly ephemeral?: boolean | undefined;
+    }
+  >;
 }
 
 /** The entry of a contract for a pattern, at run time. */
@@ -417,7 +445,12 @@ export type ContractMatch = RouteMatch<ContractRoute>;
  *     count: { input: z.number(), stream: z.number() }, // A streaming response.
  *   },
  *   presence: { "chat:{room}": z.object({ isTyping: z.boolean() }) },
- *   state: { "board:{id}": { cards: text, columns: z.object({ title: z.string() }) } },
+ *   state: {
+ *     "board:{id}": {
+ *       cards: text,
+ *       cursors: { schema: z.object({ x: z.number(), y: z.number() }), ephemeral: true },
+ *     },
+ *   },
  * });
  * assertThrows(
  *   () => defineContract({ toServer: { "chat:{room}": text, "chat:lobby": text } }),
@@ -574,13 +607,18 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
 }
 
 function stateRouteOf(
-  [pattern, collections]: [pattern: string, collections: Readonly<Record<string, StandardSchema>>],
+  [pattern, collections]: [
+    pattern: string,
+    collections: NonNullable<ContractDefinition["state"]>[string],
+  ],
 ): [pattern: string, route: StateRoute] {
-  const schemas = Object.entries(Object(collections) as typeof collections);
-  if (schemas.length === 0 || !schemas.every(([name, schema]) => name && isSchema(schema))) {
+  const entries = Object.entries(Object(collections) as typeof collections).map((
+    [name, entry],
+  ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
+  if (entries.length === 0 || !entries.every(([name, entry]) => name && isSchema(entry?.schema))) {
     refuse("a state must have collections, each with a name and a schema", pattern);
   }
-  return [pattern, { collections: new Map(schemas) }];
+  return [pattern, { collections: new Map(entries) }];
 }
 
 function routeOf(
@@ -605,8 +643,8 @@ function routeOf(
   return [pattern, stream ? { ...route, stream, resume: resume === true } : route];
 }
 
-function isSchema(schema: StandardSchema | undefined): boolean {
-  return typeof schema?.["~standard"]?.validate === "function";
+function isSchema(schema: unknown): schema is StandardSchema {
+  return typeof (schema as StandardSchema | undefined)?.["~standard"]?.validate === "function";
 }
 
 function refuse(rule: string, received: unknown): never {

@@ -98,6 +98,7 @@ const boards = defineContract({
     "board:{id}": {
       cards: z.object({ title: z.string(), votes: z.number().default(0) }),
       columns: byHand,
+      cursors: { schema: z.object({ x: z.number().default(0) }), ephemeral: true },
     },
     settings: { flags: z.boolean() },
   },
@@ -107,7 +108,9 @@ type Boards = typeof boards;
 Deno.test("compileStates() finds the collections of a state", () => {
   const router = compileStates(boards)!;
   const { cards } = boards.definition.state["board:{id}"];
-  assertStrictEquals(router.match("board:1")?.collections.get("cards"), cards);
+  assertStrictEquals(router.match("board:1")?.collections.get("cards")?.schema, cards);
+  const { cursors } = boards.definition.state["board:{id}"];
+  assertEquals(router.match("board:1")?.collections.get("cursors"), cursors);
   assertEquals([...router.match("settings")!.collections.keys()], ["flags"]);
   assertEquals(router.match("settings")?.collections.get("constructor"), undefined);
   assertEquals([router.match("board:"), compileStates(empty)?.match("board:1")], [
@@ -123,12 +126,14 @@ Deno.test("states are typed by id and collection", () => {
   expectType<Equal<StateIds<Contract>, string>>();
   expectType<Equal<StateIds<typeof empty>, string & NoTopic<"the contract has no state">>>();
   type Board = StateRows<Boards, "board:1">;
-  expectType<Equal<keyof Board, "cards" | "columns">>();
+  expectType<Equal<keyof Board, "cards" | "columns" | "cursors">>();
   expectType<Equal<StateRow<Board, "cards">, { title: string; votes: number }>>();
   expectType<
     Equal<StateInput<Board, "cards">, { title: string; votes?: number | undefined }>
   >();
   expectType<Equal<StateRow<Board, "columns">, "out">>();
+  expectType<Equal<StateRow<Board, "cursors">, { x: number }>>();
+  expectType<Equal<StateInput<Board, "cursors">, { x?: number | undefined }>>();
   expectType<Equal<StateInput<Board, "columns">, "in">>();
   expectType<Equal<keyof StateRows<Boards, "settings">, "flags">>();
   expectType<Equal<keyof StateRows<Boards, "board:1" | "settings">, never>>();
@@ -180,6 +185,8 @@ Deno.test("defineContract() rejects invalid definitions", () => {
     ],
     [{ state: { board: { "": z.string() } } }, "each with a name"],
     [{ state: { board: { cards: {} } } }, "and a schema"],
+    [{ state: { board: { cards: null } } }, "and a schema"],
+    [{ state: { board: { cursors: { ephemeral: true } } } }, "and a schema"],
   ];
   for (const [definition, part] of cases) {
     const error = assertThrows(

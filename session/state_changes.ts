@@ -3,6 +3,12 @@ import type { Signal } from "../base/signal.ts";
 import type { StateChange, StateTransaction } from "./state_types.ts";
 import { rowName } from "./wire/rows.ts";
 
+/** A row of a server and its version. */
+export interface LiveRow {
+  readonly value: unknown;
+  readonly version: number;
+}
+
 /** A changed row, as listeners receive it. */
 export interface RowChanged {
   readonly collection: string;

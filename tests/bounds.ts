@@ -345,6 +345,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
  */
 export const QUOTAS: readonly string[] = [
   "states.held",
+  "states.ephemeral",
   "durableStreams.requests",
   "api.requests",
   "calls.http",

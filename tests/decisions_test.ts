@@ -104,6 +104,19 @@ async function writeRow(server: Server<string>, page: Page): Promise<unknown> {
   return error?.code ?? version;
 }
 
+/** Writes an ephemeral row; returns the code of the failure, or the version. */
+async function writeCursor(_server: Server<string>, page: Page): Promise<unknown> {
+  await page.ask({ subscribe: "stream:$skein:board" });
+  const { data } = await page.ask({
+    publish: "stream:board",
+    data: { ephemeral: [["cursors", "1", 1]] },
+  });
+  const [{ error, version }] =
+    (data as { results: [{ error?: { code: string }; version: number }] })
+      .results;
+  return error?.code ?? version;
+}
+
 /** A decision that hangs once. */
 interface Case {
   /** The key in the options. */
@@ -271,6 +284,33 @@ const CASES: readonly Case[] = [
     ask: writeRow,
     expected: ["unavailable", 1],
     issue: "authorizeChange",
+  },
+  {
+    key: "authorizeChange",
+    of: "an ephemeral row",
+    options: (hang) => ({
+      ...states(),
+      contract: defineContract({
+        state: { board: { cursors: { schema: z.number(), ephemeral: true } } },
+      }),
+      authorizeChange: () => hang.answer(true),
+    }),
+    ask: writeCursor,
+    expected: ["unavailable", 1],
+    issue: "authorizeChange",
+  },
+  {
+    key: "contract",
+    of: "an ephemeral row",
+    options: (hang) => ({
+      ...states(),
+      contract: defineContract({
+        state: { board: { cursors: { schema: hang.schema, ephemeral: true } } },
+      }),
+    }),
+    ask: writeCursor,
+    expected: ["failed", 1],
+    issue: "the schema of a row",
   },
   {
     key: "contract",

@@ -40,6 +40,7 @@ import { checkAnswers, tailOf } from "../server/durable/options.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import { IdempotencyKeys } from "../server/http/idempotency.ts";
 import { Problem } from "../server/http/problem.ts";
+import { EphemeralStates, MAX_ROWS } from "../server/state/ephemeral_rows.ts";
 import { LINGER_MS, MAX_HELD, States } from "../server/state/states.ts";
 import { internals } from "../session/session.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -84,6 +85,20 @@ interface Row {
 }
 
 const runtime = platformRuntime();
+
+/** The ephemeral rows of states with the collection `cursors`. */
+function ephemeralIn(room: AsyncDisposableStack, quotas: Quotas): EphemeralStates {
+  const states = new EphemeralStates({
+    runtime,
+    quotas,
+    nodes: undefined,
+    graceMs: 1,
+    isUsed: true,
+    namesOf: () => new Set(["cursors"]),
+  });
+  room.defer(() => states.close());
+  return states;
+}
 
 /** The slots in use in all quotas. */
 function takenOf(quotas: Quotas): number[] {
@@ -833,6 +848,7 @@ const ANSWERS: readonly Row[] = [
         quotas,
         tail,
         gate: undefined as never, // Nothing is written.
+        ephemeral: ephemeralIn(room, new Quotas(runtime)),
         maxTransactionBytes: () => 65_536,
         readTimeoutMs: 1_000,
       });
@@ -846,6 +862,27 @@ const ANSWERS: readonly Row[] = [
       return { take, left: () => [...takenOf(quotas), logs.readers] };
     },
   },
+  ...["are deleted", "lose their session", "leave with their session"].map((end): Row => ({
+    name: `ephemeral rows that ${end}`,
+    quota: "server/state/ephemeral_rows.ts",
+    bound: MAX_ROWS / 2,
+    open(room) {
+      const time = room.use(new FakeTime());
+      const quotas = new Quotas(runtime);
+      const rows = ephemeralIn(room, quotas).open("board")!;
+      const owner = { ...NOBODY, user: "ann" };
+      const of = { type: "cursors", key: "a" };
+      const take = (i: number) => {
+        const by = { i };
+        rows.write(by, { ...of, operation: "upsert", value: "1" }, owner);
+        rows.write(by, { ...of, operation: "upsert", value: "2" }, owner);
+        if (end === "are deleted") rows.write(by, { ...of, operation: "delete" }, owner);
+        else rows.leave(by, end === "lose their session");
+        time.tick(1);
+      };
+      return { take, left: () => [...takenOf(quotas), rows.collection("cursors").size] };
+    },
+  })),
   ...Object.entries(FORKS).map(([end, { id, kind, ...fork }]): Row => ({
     name: `forks of a stream that ${end}`,
     bound: 2,

@@ -48,6 +48,12 @@ import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
 import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
 import { checkAnswers, checkDurableStreams, streamShares } from "../server/durable/options.ts";
+import {
+  MAX_ROW_BYTES,
+  MAX_SESSION_BYTES,
+  MAX_STATE_BYTES,
+  MAX_STATE_ROWS,
+} from "../server/state/ephemeral_rows.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/turn.ts";
@@ -56,7 +62,7 @@ import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
-import { MAX_CHANGES, MAX_WRITES } from "../session/wire/rows.ts";
+import { MAX_CHANGES, MAX_SESSION_ROWS, MAX_WRITES } from "../session/wire/rows.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
@@ -129,6 +135,11 @@ const QUOTAS: Readonly<Record<string, Pick<Bound, "table" | "name" | "full">>> =
     name: "live states whose rows a server holds because a client wrote them, with " +
       "`authorizeChange`",
     full: "`too-many`, or 429; the rows that no write waits for make room for others",
+  },
+  "states.ephemeral": {
+    table: "streams",
+    name: "ephemeral rows of the sessions of a server, in all live states",
+    full: "`too-many`",
   },
   "durableStreams.requests": {
     table: "streams",
@@ -411,6 +422,20 @@ function serverBounds(): Bound[] {
       max: `${count(MAX_CHANGES)}; ${count(MAX_WRITES)}`,
       full:
         "`RangeError`, `too-large` or 413; `malformed`, but Skein's client sends the rest later",
+    },
+    {
+      table: "streams",
+      name: "ephemeral rows of a state: of one session; of all writers on a server",
+      max: `${count(MAX_SESSION_ROWS)}, ${bytes(MAX_SESSION_BYTES)}; ${count(MAX_STATE_ROWS)}, ${
+        bytes(MAX_STATE_BYTES)
+      }`,
+      full: "`full`; `QueueFullError` in Skein's client",
+    },
+    {
+      table: "streams",
+      name: "size of an ephemeral row, as JSON",
+      max: bytes(MAX_ROW_BYTES),
+      full: "`too-large`",
     },
     {
       table: "streams",

@@ -842,6 +842,31 @@ Deno.test("useCollection() holds the error of a rejected write until the next wr
   await page.has("[live aTea ][live aTea No title]");
 });
 
+Deno.test("useCollection() shows ephemeral rows", async () => {
+  const schema = z.object({ title: z.string() });
+  await using server = testServer({
+    contract: defineContract({ state: { board: { cursors: { schema, ephemeral: true } } } }),
+    durableStreams: { path: "/streams" },
+    authorize: () => true,
+  });
+  await using own = await server.state("board");
+  const cursors = own.collection("cursors");
+  await cursors.set("a", { title: "Ann" });
+  await using client = server.connect();
+  using page = new Page();
+  let hook!: CollectionState<Card>;
+  const shown = h(Cards, { board: "board", collection: "cursors", take: (one) => hook = one });
+  page.show(h(SkeinProvider, { client: client as never }, shown));
+  await page.has("[live aAnn ]");
+  const writing = hook.set("b", { title: "Bob" });
+  await Promise.resolve();
+  assertEquals(page.text, "[live aAnn,bBob ]");
+  await writing;
+  assertEquals(cursors.get("b"), { title: "Bob" });
+  const rejected = await hook.set("b", { title: 5 } as never).catch((error) => error.message);
+  await page.has(`[live aAnn,bBob ${rejected}]`);
+});
+
 Deno.test("useCollection() renders only components whose rows change", async () => {
   await using server = boards();
   await using own = await server.state("board:1");

@@ -2,7 +2,12 @@
 import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import type { RowChanged, RowSource } from "../../session/state_changes.ts";
-import { readRowName, rowName, type VersionedRowMessage } from "../../session/wire/rows.ts";
+import {
+  type EphemeralRows,
+  readRowName,
+  rowName,
+  type VersionedRowMessage,
+} from "../../session/wire/rows.ts";
 
 /** The value of a row; `undefined` if the row does not exist. */
 type Value = unknown;
@@ -44,6 +49,12 @@ export class ClientRows extends Signal implements RowSource {
   version = 0;
   /** Rows known from replies, until the stream reaches their versions. */
   readonly #ahead = new Map<string, KnownRow>();
+  /** The collections whose rows are not in the stream. */
+  ephemeral: ReadonlySet<string> = new Set();
+  /** The rows of these collections as the server has them, by name. */
+  readonly #ephemeral = new Map<string, KnownRow>();
+  /** Rows that are missing so far in a list of all of them. */
+  #missing: Set<string> | undefined;
   /** The values that writes under way give to a row, oldest first; bounded by the writes. */
   readonly #written = new Map<string, { readonly by: unknown; readonly value: Value }[]>();
   /** The rows that the application sees: collections with their rows by key. */
@@ -110,8 +121,42 @@ export class ClientRows extends Signal implements RowSource {
   /** Returns a row without the writes under way. */
   known(type: string, key: string): KnownRow {
     const name = rowName(type, key);
+    if (this.ephemeral.has(type)) {
+      return this.#ephemeral.get(name) ?? { value: undefined, version: 0 };
+    }
     return this.#ahead.get(name) ?? this.#delivered.get(name) ??
       { value: undefined, version: this.version };
+  }
+
+  /**
+   * Applies changes of ephemeral rows, or a part of a list that replaces all of them. An older
+   * version of a row never replaces a newer one.
+   */
+  deliverEphemeral({ rows, page, more }: EphemeralRows): void {
+    if (page === 0) {
+      this.#missing = new Set(this.#ephemeral.keys());
+      // Another server has its own versions.
+      for (const [name, { value }] of this.#ephemeral) {
+        this.#ephemeral.set(name, { value, version: -1 });
+      }
+    }
+    const names = rows.map(([type, key, version, value]) => {
+      const name = rowName(type, key);
+      this.#missing?.delete(name);
+      const known = this.#ephemeral.get(name);
+      if (known !== undefined && version < known.version) return name;
+      if (value === undefined) this.#ephemeral.delete(name);
+      else this.#ephemeral.set(name, { value, version });
+      return name;
+    });
+    if (page !== undefined && !more) {
+      for (const name of this.#missing ?? []) {
+        this.#ephemeral.delete(name);
+        names.push(name);
+      }
+      this.#missing = undefined;
+    }
+    this.#refresh(names);
   }
 
   /** Collects the rows that the stream delivers from now on, to replace the present ones. */

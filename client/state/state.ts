@@ -36,6 +36,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { ClientPlatform, ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscription.ts";
+import { Ephemeral } from "./ephemeral.ts";
 import { ClientRows } from "./rows.ts";
 import { copyOf, type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
 
@@ -97,6 +98,8 @@ interface StateParts {
  * - **Refused:** while the server refuses the client, for example because its token has expired, the
  *   status is `ended`, `error` is the refusal, and writes wait. The state continues, with its rows
  *   and its writes, once `client.retryNow()` has connected the client again.
+ * - **Ephemeral rows** of the contract are not stored, and arrive after `ready`. The rows that this
+ *   client wrote are removed when the state is closed, and a while after the connection is lost.
  * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
  *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
  *   are right, but whether this write was among their changes cannot be told. If a server handles a
@@ -139,6 +142,8 @@ export class ClientState implements Disposable {
   readonly #parts: StateParts;
   readonly #rows = new ClientRows();
   readonly #writes: Writes;
+  /** The rows that are not in the stream, once the server has told which collections have them. */
+  #ephemeral: Ephemeral | undefined;
   readonly #closed = new AbortController();
   #ready = pending();
   readonly #current = new Signal();
@@ -170,8 +175,9 @@ export class ClientState implements Disposable {
       rows: this.#rows,
       onConflict,
       signal: this.#closed.signal,
+      divert: (write) => this.#divert(write),
       whenCurrent: () => this.#whenCurrent(),
-      publish: (data) => this.#publish(data),
+      publish: (data) => this.#publish(data, this.#closed.signal),
     });
     this.#unfollow = client.status.observe((status) => this.#follow(status));
     void this.#run();
@@ -368,6 +374,7 @@ export class ClientState implements Disposable {
   #check(): void {
     if (this.status.isEnded) return;
     if (this.#isCurrent) {
+      this.#openEphemeral();
       this.#rows.complete(this.#subscription?.position?.offset);
       this.#ready.resolve();
       this.#current.notify();
@@ -376,6 +383,27 @@ export class ClientState implements Disposable {
       this.#backoff.reset();
       if (this.status.current !== "live") this.status.set("live");
     } else if (this.status.current === "live" && !this.#isSubscribed) this.status.set("lost");
+  }
+
+  #openEphemeral(): void {
+    const { ephemeral } = this.#subscription!;
+    if (ephemeral === undefined || this.#ephemeral !== undefined) return;
+    this.#rows.ephemeral = new Set(ephemeral);
+    this.#ephemeral = new Ephemeral({
+      id: this.id,
+      runtime: this.#parts.runtime,
+      rows: this.#rows,
+      signal: this.#closed.signal,
+      subscribe: (topic, options) => this.#client.subscribe(topic, options),
+      publish: (data, signal) => this.#publish(data, signal),
+      failed: (error) => this.#end(error),
+    });
+  }
+
+  /** Writes an ephemeral row. Returns `undefined` for other rows, and for several at once. */
+  #divert({ changes: [change, ...others], signal }: NewWrite): Promise<number> | undefined {
+    const isEphemeral = others.length === 0 && this.#rows.ephemeral.has(change!.type);
+    return isEphemeral ? this.#ephemeral!.write(change!, signal) : undefined;
   }
 
   get #isSubscribed(): boolean {
@@ -395,11 +423,9 @@ export class ClientState implements Disposable {
     }
   }
 
-  async #publish(data: unknown): Promise<unknown> {
-    const session = await this.#client.whenConnected({ signal: this.#closed.signal });
-    return await session[internals].sending.publish(STREAM_PREFIX + this.id, data, {
-      signal: this.#closed.signal,
-    });
+  async #publish(data: unknown, signal: AbortSignal | undefined): Promise<unknown> {
+    const session = await this.#client.whenConnected({ signal });
+    return await session[internals].sending.publish(STREAM_PREFIX + this.id, data, { signal });
   }
 
   #write(write: NewWrite): Promise<number> {
@@ -407,9 +433,8 @@ export class ClientState implements Disposable {
     if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
     const fault = countFault(write.changes.length);
     if (fault !== undefined) throw new RangeError(`Cannot write state: ${fault}`);
-    return write.changes.length === 0
-      ? Promise.resolve(this.#rows.version)
-      : this.#writes.add(write);
+    if (write.changes.length === 0) return Promise.resolve(this.#rows.version);
+    return this.#divert(write) ?? this.#writes.add(write);
   }
 
   #end(error: unknown): void {
@@ -421,6 +446,7 @@ export class ClientState implements Disposable {
     this.#closed.abort();
     this.#ready.reject(error ?? closed(this.id));
     this.#writes.end(error ?? closed(this.id));
+    this.#ephemeral?.end(error ?? closed(this.id));
     this.#current.notify();
     this.#rows.close();
   }

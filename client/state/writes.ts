@@ -87,6 +87,8 @@ export interface WriteTarget {
   readonly onConflict: OnConflict | undefined;
   /** Aborts when no more writes are sent. */
   readonly signal: AbortSignal;
+  /** Writes the changes in another way, if they are about rows that are not in the stream. */
+  divert(write: NewWrite): Promise<number> | undefined;
   /** Resolves once the client is connected, and has the present rows. */
   whenCurrent(): Promise<void>;
   /** Sends a publication, and returns the data of the reply. */
@@ -234,6 +236,13 @@ export class Writes {
       const isDependent = names.some((name) => rows.has(name));
       const isLarge = batch.length > 0 && bytes + write.bytes > this.#maxBytes;
       if (isDependent || isLarge || batch.length === MAX_WRITES) break;
+      const diverted = write.state === "new" && this.#target.divert(write);
+      if (diverted) {
+        this.#remove(write);
+        this.#target.rows.end(write, write.changes, undefined);
+        diverted.then(write.settling.resolve, write.settling.reject);
+        continue;
+      }
       if (write.state === "new" && !this.#prepare(write)) continue;
       if (write.state === "uncertain" && write.isUntraceable) {
         this.#fail(write, conflict(write.changes[0]!, CHANGED));

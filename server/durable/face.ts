@@ -961,6 +961,7 @@ function rowConflict(
 const CHANGE_STATUS: Readonly<Record<string, number>> = {
   conflict: 409,
   ended: 409,
+  ephemeral: 400,
   gone: 410,
   invalid: 400,
   malformed: 400,

@@ -13,10 +13,13 @@ import type { DecisionFault } from "../../base/decision.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import type { SessionSettings } from "../../session/settings.ts";
+import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";
 import { Answers, type ResumeAnswer } from "./answers.ts";
 import { type AnswerLimits, boundsOf, type DurableStreamsOptions, tailOf } from "./options.ts";
 import { StreamFeed, StreamSender } from "./stream_sender.ts";
 import { DurableStreams, maxRecordBytes } from "./streams.ts";
+import { EphemeralFeed } from "../state/ephemeral_feed.ts";
+import { EphemeralStates } from "../state/ephemeral_rows.ts";
 import { type AuthorizeChange, ChangeGate } from "../state/gate.ts";
 import type { SessionSource } from "../state/session_writes.ts";
 import type { StateParts } from "../state/state.ts";
@@ -41,6 +44,8 @@ export interface DurablePartsOptions {
   readonly authorizeChange: AuthorizeChange | undefined;
   /** The contract, with the schemas of states. */
   readonly contract: Contract | undefined;
+  /** Time for which the ephemeral rows of a lost session stay, in milliseconds. */
+  readonly graceMs: number;
   /** Reports an error that is not sent to any client. */
   readonly report: (what: string, error: unknown) => void;
   /** Reports that `authorizeChange` failed. */
@@ -61,6 +66,7 @@ export class DurableParts {
   readonly states: States;
   readonly #sender: StreamSender;
   readonly #state: StateParts;
+  readonly #ephemeral: EphemeralStates;
 
   constructor(options: DurablePartsOptions) {
     const { runtime, quotas, broker, nodes, bounds, maxMessageBytes, report } = options;
@@ -88,8 +94,19 @@ export class DurableParts {
       report: options.reportFault,
     });
     const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
-    this.states = new States({ ...state, quotas, tail, readTimeoutMs: timeoutMs });
-    this.#sender = new StreamSender(logs, options.ownerOf);
+    const ephemeral = this.#ephemeral = new EphemeralStates({
+      runtime,
+      quotas,
+      nodes,
+      graceMs: options.graceMs,
+      isUsed: gate.hasEphemeral,
+      namesOf: (id) => gate.ephemeralOf(id),
+    });
+    this.states = new States({ ...state, quotas, ephemeral, tail, readTimeoutMs: timeoutMs });
+    this.#sender = new StreamSender(logs, {
+      ownerOf: options.ownerOf,
+      ephemeralOf: (id) => ephemeral.namesOf(id),
+    });
     this.answers = new Answers(options.answers, {
       runtime,
       quotas,
@@ -102,15 +119,18 @@ export class DurableParts {
     });
   }
 
-  /** Creates the source of a topic `stream:<id>`. */
+  /** Creates the source of a topic `stream:<id>`, or of the ephemeral rows of a state. */
   source(topic: string, topics: Topics): TopicSource {
-    return new StreamFeed(topic, topics, this.#sender);
+    return topic.startsWith(EPHEMERAL_PREFIX)
+      ? new EphemeralFeed(topic, this.#ephemeral)
+      : new StreamFeed(topic, topics, this.#sender);
   }
 
   /** Writes transactions of a client to a state. Its code loads with the first one. */
   async write(id: string, data: unknown, source: SessionSource): Promise<unknown> {
     const { writeRows } = await import("../state/session_writes.ts");
-    return await writeRows(id, data, { ...this.#state, source });
+    const ephemeral = this.#ephemeral.get(id);
+    return await writeRows(id, data, { ...this.#state, ephemeral, source });
   }
 
   /**

@@ -75,6 +75,14 @@ export interface SessionReading {
   leave(end?: End): void;
 }
 
+/** Parts of {@linkcode StreamSender}. */
+export interface SenderParts {
+  /** Returns the owner of a session, for quotas. */
+  readonly ownerOf: (session: Session) => Owner;
+  /** Returns the collections of a state whose rows are not in its stream, if there are any. */
+  readonly ephemeralOf: (id: string) => Iterable<string> | undefined;
+}
+
 /**
  * Sends durable streams to sessions.
  *
@@ -93,16 +101,13 @@ export interface SessionReading {
  */
 export class StreamSender {
   readonly #streams: StreamLogs;
-  readonly #ownerOf: (session: Session) => Owner;
+  readonly #of: SenderParts;
   readonly #encoded = new WeakMap<StreamPage, EncodedPage>();
 
-  /**
-   * Creates a sender for the streams of this node. `ownerOf` returns the owner of a session, for
-   * quotas.
-   */
-  constructor(streams: StreamLogs, ownerOf: (session: Session) => Owner) {
+  /** Creates a sender for the streams of this node. */
+  constructor(streams: StreamLogs, of: SenderParts) {
     this.#streams = streams;
-    this.#ownerOf = ownerOf;
+    this.#of = of;
   }
 
   /** Sends the records of a stream to a session until either of them ends. Never rejects. */
@@ -146,7 +151,7 @@ export class StreamSender {
     const after = firstPosition(info, options);
     if (after === undefined) return missing({ kind: "missing" }, wasThere);
     const { identity } = info;
-    const owner = this.#ownerOf(session);
+    const owner = this.#of.ownerOf(session);
     const bounds = pageOf(reading, info.keyed && id);
     const pages = this.#streams.follow(id, { ...bounds, after, identity, signal, owner });
     let position: number | undefined;
@@ -159,7 +164,9 @@ export class StreamSender {
           // The rows before the end of an empty page were deleted, and forgotten.
           const start = page.records.length === 0 ? page.next : after;
           const standing = moveTo(reading, page.info, start);
-          reading.answer(wasThere ? { ...standing, recovered: true } : standing);
+          const names = this.#of.ephemeralOf(id);
+          const told = names === undefined ? standing : { ...standing, ephemeral: [...names] };
+          reading.answer(wasThere ? { ...told, recovered: true } : told);
         }
         const isSent = await this.#sendPage(reading, page);
         if (isSent !== true) return isSent;

@@ -16,7 +16,8 @@ import type { Contract, StateRoute } from "../../session/contract.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { rowName } from "../../session/wire/rows.ts";
 import type { TopicRouter } from "../../session/wire/topic_pattern.ts";
-import { type LiveRow, type LiveRows, rowIn } from "./live_rows.ts";
+import type { LiveRow } from "../../session/state_changes.ts";
+import { type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Maximum number of times that `authorizeChange` is called for one change. */
 const MAX_CALLS = 5;
@@ -143,6 +144,19 @@ export class ChangeGate {
     this.#router = options.contract && compileStates(options.contract);
   }
 
+  /** True if the contract has collections whose rows are not stored. */
+  get hasEphemeral(): boolean {
+    const { state = {} } = this.#options.contract?.definition ?? {};
+    return Object.values(state).flatMap((collections) => Object.values(collections))
+      .some((entry) => "ephemeral" in entry && entry.ephemeral);
+  }
+
+  /** Returns the collections of a state whose rows are not stored. */
+  ephemeralOf(id: string): ReadonlySet<string> {
+    const { collections = [] } = this.#router?.match(id) ?? {};
+    return new Set(Array.from(collections).flatMap(([name, of]) => of.ephemeral ? name : []));
+  }
+
   /**
    * Applies the schemas of the contract.
    *
@@ -151,7 +165,7 @@ export class ChangeGate {
    * @param session The session that requests them, if any.
    * @returns The changes, with the results of the schemas; a promise if a schema is asynchronous,
    * so that a server's writes stay in order if none is.
-   * @throws {RequestError} With the code `unknown-collection` or `invalid`.
+   * @throws {RequestError} With the code `unknown-collection`, `ephemeral` or `invalid`.
    * @throws {TimeoutError} If a schema takes too long, and the error that a schema throws.
    */
   check(
@@ -161,6 +175,8 @@ export class ChangeGate {
   ): readonly Change[] | Promise<readonly Change[]> {
     const collections = this.#router?.match(id)?.collections;
     if (collections === undefined) return changes;
+    const unstored = changes.find(({ type }) => collections.get(type)?.ephemeral);
+    if (unstored !== undefined) throw notStored(unstored.type);
     const checked: Change[] = [];
     const rest = (): readonly Change[] | Promise<readonly Change[]> => {
       while (checked.length < changes.length) {
@@ -219,6 +235,53 @@ export class ChangeGate {
     }
   }
 
+  /**
+   * Applies the schema of the contract to a change of an ephemeral row.
+   *
+   * @param id The id of the state.
+   * @param change The change.
+   * @param session The session that requests it, if any.
+   * @returns The change, with the result of the schema; a promise if the schema is asynchronous.
+   * @throws {RequestError} With the code `invalid`, and the other errors of
+   * {@linkcode ChangeGate.check}.
+   */
+  fit(id: string, change: Change, session?: Session): Change | Promise<Change> {
+    return this.#fitted(change, this.#router!.match(id)!.collections, session);
+  }
+
+  /**
+   * Checks the change of an ephemeral row that a client requests, and makes it.
+   *
+   * @param id The id of the state.
+   * @param change The change.
+   * @param making The client, and functions that read the present row and make the change.
+   * @returns The result of `make`.
+   * @throws {RequestError} With the codes of {@linkcode ChangeGate.write}, and `conflict` if the
+   * row changed during five decisions in a row.
+   */
+  async writeEphemeral<T>(
+    id: string,
+    change: Change,
+    { source, present, make }: {
+      readonly source: ChangeSource;
+      readonly present: () => LiveRow | undefined;
+      readonly make: (change: Change) => T;
+    },
+  ): Promise<T> {
+    const fitted = await this.fit(id, change, source.session);
+    if (this.#options.authorizeChange === undefined) return make(fitted);
+    for (let calls = 0; calls < MAX_CALLS; calls++) {
+      const row = present();
+      const allowed = await this.#authorized(id, fitted, { before: row?.value, source });
+      if (present() === row) return make(allowed);
+    }
+    const { key, type } = change;
+    throw new RequestError(
+      "conflict",
+      `Cannot write state: the row "${key}" of "${type}" keeps changing`,
+    );
+  }
+
   /** Decides about the changes, and appends them, until no row changes in between. */
   async #ask(
     id: string,
@@ -261,8 +324,8 @@ export class ChangeGate {
     session: Session | undefined,
   ): Change | Promise<Change> {
     const { type, key, operation, value = "null" } = change;
-    const schema = collections.get(type);
-    if (schema === undefined) {
+    const collection = collections.get(type);
+    if (collection === undefined) {
       const names = [...collections.keys()].join(", ");
       throw new RequestError(
         "unknown-collection",
@@ -279,7 +342,7 @@ export class ChangeGate {
         { path },
       );
     };
-    const outcome = validate(schema, JSON.parse(value));
+    const outcome = validate(collection.schema, JSON.parse(value));
     return outcome instanceof Promise
       ? this.#inTime("the schema of a row", outcome, session).then(result)
       : result(outcome);
@@ -355,6 +418,15 @@ export class ChangeGate {
     const { runtime, timeoutMs } = this.#options;
     return waitFor(runtime, promise, { what, timeoutMs });
   }
+}
+
+/** The error for a write that would store rows of an ephemeral collection. */
+function notStored(type: string): RequestError {
+  return new RequestError(
+    "ephemeral",
+    `Cannot write state: the rows of "${type}" are ephemeral: sessions and servers write them, ` +
+      "one at a time",
+  );
 }
 
 function stepsOf(changes: readonly Change[]): Step[] {

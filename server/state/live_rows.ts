@@ -6,13 +6,8 @@ import type { StreamLogs, StreamPage } from "../../pubsub/logs/stream_logs.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Signal } from "../../base/signal.ts";
-import type { RowChanged, RowSource } from "../../session/state_changes.ts";
-
-/** A row and its version. */
-export interface LiveRow {
-  readonly value: unknown;
-  readonly version: number;
-}
+import type { LiveRow, RowChanged, RowSource } from "../../session/state_changes.ts";
+import type { EphemeralRows } from "./ephemeral_rows.ts";
 
 /** Collections, each with its rows by key. */
 type Collections = Map<string, Map<string, LiveRow>>;
@@ -35,6 +30,8 @@ export class LiveRows extends Signal implements RowSource {
   readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
   /** Resolves once the rows are complete. */
   readonly ready: Promise<void>;
+  /** The rows that are not stored; absent if the state has no ephemeral collections. */
+  readonly ephemeral: EphemeralRows | undefined;
   /** Reason why the rows are no longer kept up to date. */
   failure: unknown;
   readonly #runtime: Runtime;
@@ -50,14 +47,16 @@ export class LiveRows extends Signal implements RowSource {
    * Starts to read.
    *
    * @param id The id of the stream, which has to exist.
-   * @param parts Clocks and streams of the node, and the maximum size of a transaction.
+   * @param parts Clocks and streams of the node, the maximum size of a transaction, and the state's
+   * ephemeral rows.
    */
   constructor(
     id: string,
-    { runtime, logs, maxTransactionBytes }: {
+    { runtime, logs, maxTransactionBytes, ephemeral }: {
       readonly runtime: Runtime;
       readonly logs: StreamLogs;
       readonly maxTransactionBytes: (id: string) => number;
+      readonly ephemeral: EphemeralRows | undefined;
     },
   ) {
     super();
@@ -66,6 +65,8 @@ export class LiveRows extends Signal implements RowSource {
     this.#logs = logs;
     // The same bounds as for sessions, which then share the reads of new changes.
     this.#bounds = keyedPage(maxTransactionBytes(id));
+    this.ephemeral = ephemeral;
+    if (ephemeral !== undefined) ephemeral.listener = (change) => this.#tell([change]);
     this.ready = this.#isReady.promise;
     this.ready.catch(() => {});
     void this.#run();
@@ -76,6 +77,7 @@ export class LiveRows extends Signal implements RowSource {
   }
 
   collection(name: string): ReadonlyMap<string, LiveRow> {
+    if (this.ephemeral?.names.has(name)) return this.ephemeral.collection(name);
     return this.#collections.get(name) ?? NOTHING;
   }
 
@@ -93,6 +95,7 @@ export class LiveRows extends Signal implements RowSource {
 
   close(reason: unknown = new RequestError("unavailable", "The server is closed")): void {
     this.failure ??= reason;
+    if (this.ephemeral !== undefined) this.ephemeral.listener = undefined;
     this.#stop.abort();
     this.#isReady.reject(reason);
     this.notify();
@@ -161,7 +164,7 @@ export class LiveRows extends Signal implements RowSource {
     this.close();
   }
 
-  #tell(changes: readonly RowChanged[], version: number): void {
+  #tell(changes: readonly RowChanged[], version: number = this.version): void {
     this.version = version;
     if (changes.length > 0) { for (const listen of this.listeners) listen(changes); }
     this.notify();

@@ -5,7 +5,15 @@ import { BrokerError, RequestError } from "../../errors.ts";
 import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
 import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { countFault, MAX_WRITES, readRowName, type WriteResult } from "../../session/wire/rows.ts";
+import {
+  checkRow,
+  countFault,
+  MAX_SESSION_ROWS,
+  MAX_WRITES,
+  readRowName,
+  type WriteResult,
+} from "../../session/wire/rows.ts";
+import type { EphemeralRows } from "./ephemeral_rows.ts";
 import type { ChangeSource } from "./gate.ts";
 import { type StateParts, writeRefusal } from "./state.ts";
 
@@ -32,8 +40,14 @@ export interface SessionSource extends ChangeSource {
 export async function writeRows(
   id: string,
   data: unknown,
-  { source, ...parts }: StateParts & { readonly source: SessionSource },
+  { source, ephemeral, ...parts }: StateParts & {
+    readonly source: SessionSource;
+    /** The ephemeral rows of the state, if this server has them open. */
+    readonly ephemeral: EphemeralRows | undefined;
+  },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
+  const { ephemeral: rows } = Object(data) as { readonly ephemeral?: unknown };
+  if (rows !== undefined) return await writeEphemeral(id, rows, { ...parts, source, ephemeral });
   const results: WriteResult[] = [];
   for (const write of readWrites(data)) {
     // The client sends the rest again in its next session.
@@ -63,12 +77,69 @@ function readWrites(data: unknown): readonly (readonly unknown[])[] {
   );
 }
 
+/** Writes ephemeral rows of a client, each on its own. */
+async function writeEphemeral(
+  id: string,
+  data: unknown,
+  { source, gate, ephemeral }: StateParts & {
+    readonly source: SessionSource;
+    readonly ephemeral: EphemeralRows | undefined;
+  },
+): Promise<{ readonly results: readonly WriteResult[] }> {
+  const { session, owner } = source;
+  const isValid = Array.isArray(data) && data.length > 0 && data.length <= MAX_SESSION_ROWS &&
+    data.every(Array.isArray);
+  if (!isValid) {
+    const rule = `Expected {"ephemeral":[[type,key,value]]} with 1 to ${MAX_SESSION_ROWS} rows`;
+    throw new RequestError("malformed", rule);
+  }
+  const results: WriteResult[] = [];
+  for (const write of data) {
+    results.push(
+      await settled(source, async () => {
+        const change = readEphemeral(write);
+        const { type, key } = change;
+        if (ephemeral?.names.has(type) === false) {
+          const names = [...ephemeral.names].join(", ");
+          const rule = `the collection must be one of ${names}, received "${type}"`;
+          throw new RequestError("unknown-collection", `Cannot write state: ${rule}`);
+        }
+        const checkReads = () => {
+          // The session may have ended, or its client may have moved to another one.
+          if (ephemeral?.feed?.has(session)) return ephemeral;
+          const rule = "a session must subscribe to ephemeral rows before it writes them";
+          throw new RequestError("superseded", `Cannot write state: ${rule}`);
+        };
+        const rows = checkReads();
+        const version = await gate.writeEphemeral(id, change, {
+          source,
+          present: () => rows.collection(type).get(key),
+          make: (allowed) => checkReads().write(session, allowed, owner),
+        });
+        return { version };
+      }),
+    );
+  }
+  return { results };
+}
+
+function readEphemeral([type, key, value]: readonly unknown[]): Change {
+  try {
+    checkRow(type as string, key as string);
+  } catch (cause) {
+    throw new RequestError("malformed", (cause as Error).message, { cause });
+  }
+  const row = { type: type as string, key: key as string };
+  if (value === undefined) return { ...row, operation: "delete" };
+  return { ...row, operation: "upsert", value: JSON.stringify(value) };
+}
+
 async function writeOne(
   id: string,
   write: readonly unknown[],
   { source, gate, ...parts }: StateParts & { readonly source: SessionSource },
 ): Promise<WriteResult> {
-  try {
+  return await settled(source, async () => {
     const fault = countFault(write.length);
     if (fault !== undefined) throw tooLarge(fault);
     const changes = write.map(readChange);
@@ -82,6 +153,16 @@ async function writeOne(
     const isShown = text !== undefined && await source.mayRead();
     const present = isShown ? JSON.parse(text) : {};
     return { conflict: { ...present, type, key, version, since } };
+  });
+}
+
+/** Returns the result of a write, also if it is an error that the client receives. */
+async function settled(
+  source: SessionSource,
+  write: () => Promise<WriteResult>,
+): Promise<WriteResult> {
+  try {
+    return await write();
   } catch (error) {
     if (error instanceof RequestError) return { error: error.failure };
     if (error instanceof BrokerError) throw error;

@@ -12,7 +12,7 @@ import type {
   StateRow,
   StateRows,
 } from "../../session/contract.ts";
-import { newestChanges, runTransaction } from "../../session/state_changes.ts";
+import { type LiveRow, newestChanges, runTransaction } from "../../session/state_changes.ts";
 import type {
   StateChange,
   StateTransaction,
@@ -20,11 +20,11 @@ import type {
   TypedStateMethods,
 } from "../../session/state_types.ts";
 import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
-import { checkRow, checkRowName } from "../../session/wire/rows.ts";
+import { checkRow, checkRowName, NO_TTL, rowName } from "../../session/wire/rows.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
 import { NO_SPACE, type StreamAppended, type StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import type { ChangeGate } from "./gate.ts";
-import { describeRow, type LiveRow, type LiveRows, rowIn } from "./live_rows.ts";
+import { describeRow, type LiveRows, rowIn } from "./live_rows.ts";
 
 /** Kinds of the options of writes. */
 const ROW: OptionKinds<Pick<StateWriteOptions, "ttlMs">> = { ttlMs: POSITIVE };
@@ -53,6 +53,8 @@ export interface StateParts {
  * - **The last write wins,** row by row, in the order of the broker. `update` repeats its function
  *   if another writer was first.
  * - **A transaction** changes several rows at once. Either all of its changes take effect, or none.
+ * - **Ephemeral rows** of the contract are not stored. The rows that this handle wrote are removed
+ *   when it is closed.
  *
  * @example A board that two handles share
  * ```ts
@@ -100,7 +102,9 @@ export class State implements AsyncDisposable {
   collection<T = unknown>(name: string): StateCollection<T> {
     checkRowName("open collection", "name", name);
     const { runtime } = this.#parts;
-    const write: WriteRows = (changes, options) => this.#write(changes, options);
+    const isEphemeral = this.#rows.ephemeral?.names.has(name);
+    const write: WriteRows = (changes, options) =>
+      isEphemeral ? this.#writeEphemeral(changes[0]!, options) : this.#write(changes, options);
     return new StateCollection<T>(name, this.#rows, { runtime, write });
   }
 
@@ -155,9 +159,42 @@ export class State implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     if (!this.#closed.signal.aborted) {
       this.#closed.abort();
+      this.#rows.ephemeral?.leave(this);
       this.#onClose();
     }
     return Promise.resolve();
+  }
+
+  /** Writes an ephemeral row, which belongs to this handle. */
+  async #writeEphemeral(
+    change: Change,
+    { signal }: Pick<StateWriteOptions, "signal">,
+  ): Promise<number> {
+    signal?.throwIfAborted();
+    this.#checkOpen();
+    if (change.ttlMs !== undefined) throw new TypeError(NO_TTL);
+    const { type, key, operation, expect } = change;
+    const rows = this.#rows.ephemeral!;
+    if (operation === "delete") {
+      return await within(this.#parts.runtime, rows.remove(type, key), { signal });
+    }
+    const checkPresent = () => {
+      const present = rows.collection(type).get(key);
+      const isExpected = expect === undefined || expect === present?.version;
+      if (!isExpected) throw new Conflict(rowName(type, key), present);
+    };
+    checkPresent();
+    const fitting = this.#parts.gate.fit(this.id, change);
+    const fitted = fitting instanceof Promise ? await fitting : fitting;
+    signal?.throwIfAborted();
+    this.#checkOpen();
+    checkPresent();
+    return rows.write(this, fitted);
+  }
+
+  #checkOpen(): void {
+    if (this.#closed.signal.aborted) throw closed(this.id);
+    if (this.#rows.failure !== undefined) throw this.#rows.failure;
   }
 
   async #write(
@@ -171,9 +208,7 @@ export class State implements AsyncDisposable {
   async #append(changes: readonly Change[], signal: AbortSignal | undefined): Promise<number> {
     const { id } = this;
     const { runtime, logs, gate, maxTransactionBytes } = this.#parts;
-    if (this.#closed.signal.aborted) {
-      throw new RequestError("unavailable", `Cannot write state: "${id}" was closed`);
-    }
+    if (this.#closed.signal.aborted) throw closed(id);
     if (changes.length === 0) return this.version;
     const now = runtime.now();
     const checking = gate.check(id, changes);
@@ -198,6 +233,10 @@ export class State implements AsyncDisposable {
         throw writeRefusal(id, result);
     }
   }
+}
+
+function closed(id: string): RequestError {
+  return new RequestError("unavailable", `Cannot write state: "${id}" was closed`);
 }
 
 /** The error for a write that did not take effect, for another reason than a conflict. */

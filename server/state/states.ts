@@ -5,6 +5,7 @@ import type { Place, Quota, Quotas } from "../../base/shares.ts";
 import { waitFor } from "../../base/wait.ts";
 import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";
+import type { EphemeralStates } from "./ephemeral_rows.ts";
 import { LiveRows } from "./live_rows.ts";
 import { State, type StateParts } from "./state.ts";
 
@@ -23,6 +24,8 @@ const HELD_SHARES = { address: 128, user: 32 };
 /** Parts of {@linkcode States}. */
 export interface StatesParts extends StateParts {
   readonly quotas: Quotas;
+  /** The rows that are not stored. */
+  readonly ephemeral: EphemeralStates;
   /** The tail of new streams. */
   readonly tail: LogTail;
   /** Time limit for reading the rows for a client's write, in milliseconds. */
@@ -128,6 +131,7 @@ export class States {
     for (const held of this.#held.values()) this.#release(held);
     for (const rows of this.#rows.values()) rows.close();
     this.#rows.clear();
+    this.#parts.ephemeral.close();
   }
 
   /** Takes part in the use of a state's rows. */
@@ -136,7 +140,7 @@ export class States {
     // The rows of a deleted stream may not know yet that it is gone.
     if (rows?.identity !== undefined && rows.identity !== identity) rows = undefined;
     if (rows === undefined || rows.failure !== undefined) {
-      rows = new LiveRows(id, this.#parts);
+      rows = new LiveRows(id, { ...this.#parts, ephemeral: this.#parts.ephemeral.open(id) });
       this.#rows.set(id, rows);
     }
     const shared = rows;
@@ -144,6 +148,7 @@ export class States {
     const leave = () => {
       if (--shared.users > 0) return;
       shared.close();
+      shared.ephemeral?.release();
       if (this.#rows.get(id) === shared) this.#rows.delete(id);
     };
     return { rows: shared, leave };

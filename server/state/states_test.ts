@@ -6,6 +6,7 @@ import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { EphemeralStates } from "./ephemeral_rows.ts";
 import { ChangeGate } from "./gate.ts";
 import { LINGER_MS, MAX_HELD, States } from "./states.ts";
 
@@ -47,6 +48,14 @@ class Bench implements AsyncDisposable {
       logs: this.logs,
       quotas: this.#quotas,
       gate,
+      ephemeral: new EphemeralStates({
+        runtime,
+        quotas: this.#quotas,
+        nodes: undefined,
+        graceMs: 0,
+        isUsed: false,
+        namesOf: () => new Set(),
+      }),
       tail: TAIL,
       maxTransactionBytes: () => 9_999,
       readTimeoutMs: 1_000,

@@ -51,6 +51,8 @@ export interface SubscribeAnswer {
    * up.
    */
   readonly head?: number | undefined;
+  /** The collections of a state whose rows are not in its stream. */
+  readonly ephemeral?: readonly string[] | undefined;
   /** True if all messages since the requested position follow. */
   readonly recovered?: boolean | undefined;
   /** Reason why messages are missing. */

@@ -11,6 +11,36 @@ export const MAX_CHANGES = 1_000;
 /** Maximum number of transactions in one publication of a client. */
 export const MAX_WRITES = 64;
 
+/**
+ * Prefix of the topic with the ephemeral rows of a state, whose id follows. Streams of applications
+ * have no such ids.
+ */
+export const EPHEMERAL_PREFIX = "stream:$skein:";
+
+/** Maximum number of ephemeral rows of one session in one state. */
+export const MAX_SESSION_ROWS = 64;
+
+/** The error for a time to live of an ephemeral row. */
+export const NO_TTL = "Cannot write state: ttlMs must be omitted for ephemeral rows";
+
+/** Changes of ephemeral rows, as a server sends them. */
+export interface EphemeralRows {
+  readonly rows: readonly EphemeralRow[];
+  /** Index of this part in a list of all rows, from 0; absent for changes. */
+  readonly page?: number | undefined;
+  /** True if another part of the list follows. */
+  readonly more?: true | undefined;
+}
+
+/**
+ * An ephemeral row in a message. The version increases with each change of any row of the state,
+ * until the server sends another list. Without a value, the row is deleted.
+ */
+export type EphemeralRow = readonly [type: string, key: string, version: number, value?: unknown];
+
+/** A change of an ephemeral row as a client requests it; without a value, a deletion. */
+export type EphemeralWrite = readonly [type: string, key: string, value?: unknown];
+
 /** A change as readers receive it: a change message of the Durable Streams State Protocol. */
 export interface RowMessage {
   readonly type: string;

@@ -1,0 +1,374 @@
+/** The ephemeral rows of one state: the server's changes of them, and the rows of this client. */
+import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
+import { Backoff } from "../../base/backoff.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { Signal } from "../../base/signal.ts";
+import { pause, within } from "../../base/wait.ts";
+import {
+  EPHEMERAL_PREFIX,
+  type EphemeralRows,
+  type EphemeralWrite,
+  MAX_SESSION_ROWS,
+  NO_TTL,
+  rowName,
+  type WriteResult,
+} from "../../session/wire/rows.ts";
+import type { ClientSubscribeOptions } from "../client_options.ts";
+import type { Subscription } from "../subscription.ts";
+import type { ClientRows } from "./rows.ts";
+import type { WriteChange } from "./writes.ts";
+
+/** Minimum time between two publications, in milliseconds: a frame. */
+const FRAME_MS = 16;
+
+/** Maximum number of publications without a reply. Newer values then replace each other. */
+const MAX_UNDER_WAY = 8;
+
+/** Size from which the rows of a publication wait for the next one, in bytes. */
+const MAX_MESSAGE_BYTES = 32_768;
+
+/** Codes of rejections after which the newest values are sent again. */
+const FOR_NOW: ReadonlySet<string> = new Set(["superseded", "too-many", "unavailable"]);
+
+/** Requests a list of all rows. */
+const ALL: ClientSubscribeOptions = { last: Number.MAX_SAFE_INTEGER };
+
+type Settling = PromiseWithResolvers<number>;
+
+/** The rows of a publication, each with the writes that it settles. */
+type Batch = ReadonlyMap<OwnRow, Settling | undefined>;
+
+/** A row that this client wrote. */
+interface OwnRow {
+  readonly type: string;
+  readonly key: string;
+  /** The newest value; `undefined` to delete the row. */
+  value: unknown;
+  /** The signal of the newest write. */
+  signal: AbortSignal | undefined;
+  /** Settles the writes that are not sent yet. */
+  settling: Settling | undefined;
+  /** The newest publication with the row, until its reply, and its value. */
+  sentBy: Batch | undefined;
+  sent: unknown;
+  isDirty: boolean;
+  /** Newest version of the row in the server's changes. */
+  seen: number;
+  /** The last value that the server has taken. */
+  taken: { readonly value: unknown; readonly version: number } | undefined;
+}
+
+/** The parts of a state that its ephemeral rows use. */
+export interface EphemeralTarget {
+  readonly id: string;
+  readonly runtime: Runtime;
+  readonly rows: ClientRows;
+  /** Aborts when the state ends. */
+  readonly signal: AbortSignal;
+  subscribe(topic: string, options: ClientSubscribeOptions): Subscription;
+  /** Sends a publication in the present session, and returns the data of the reply. */
+  publish(data: unknown, signal?: AbortSignal): Promise<unknown>;
+  /** Ends the state with an error. */
+  failed(error: unknown): void;
+}
+
+/**
+ * The ephemeral rows of one state.
+ *
+ * - **Rows of others** are replaced by a new list after each reconnect.
+ * - **Own rows** are sent at most once per frame, each with its newest value, and again after each
+ *   such list. A row that others have written or deleted since is not sent again.
+ */
+export class Ephemeral {
+  readonly #target: EphemeralTarget;
+  readonly #backoff: Backoff;
+  /** The rows that this client wrote, by name; bounded. */
+  readonly #own = new Map<string, OwnRow>();
+  readonly #changed = new Signal();
+  /** Number of lists that were received completely. */
+  #lists = 0;
+  #subscription: Subscription | undefined;
+  #isCurrent = false;
+  #underWay = 0;
+  #isRunning = false;
+  /** Time before which nothing is sent. */
+  #dueAt = -Infinity;
+  #failure: unknown;
+
+  constructor(target: EphemeralTarget) {
+    this.#target = target;
+    this.#backoff = new Backoff(target.runtime);
+    target.signal.addEventListener("abort", () => this.#changed.notify());
+    void this.#read();
+  }
+
+  /**
+   * Writes a row, which is shown immediately.
+   *
+   * @param change The row.
+   * @param signal Takes the write back if it was not sent yet.
+   * @returns Resolves once the server has taken this value, or one that replaced it.
+   * @throws {QueueFullError} If this client has too many rows.
+   */
+  async write(
+    { type, key, value, ttlMs }: WriteChange,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    if (ttlMs !== undefined) throw new TypeError(NO_TTL);
+    const name = rowName(type, key);
+    let own = this.#own.get(name);
+    if (own === undefined) {
+      if (this.#own.size >= MAX_SESSION_ROWS) {
+        throw new QueueFullError(
+          `Cannot write state: a client may have at most ${MAX_SESSION_ROWS} ephemeral rows`,
+        );
+      }
+      own = {
+        type,
+        key,
+        value,
+        signal,
+        settling: undefined,
+        sentBy: undefined,
+        sent: undefined,
+        isDirty: false,
+        seen: 0,
+        taken: undefined,
+      };
+      this.#own.set(name, own);
+    }
+    Object.assign(own, { value, signal });
+    const settling = own.settling ??= Promise.withResolvers();
+    this.#plan(own);
+    if (signal === undefined) return await settling.promise;
+    const withdraw = () => {
+      // It was sent, or a newer value has replaced it.
+      if (own.settling === settling && own.signal === signal) this.#withdraw(own, settling);
+    };
+    signal.addEventListener("abort", withdraw, { once: true });
+    try {
+      return await within(this.#target.runtime, settling.promise, { signal });
+    } finally {
+      signal.removeEventListener("abort", withdraw);
+    }
+  }
+
+  #withdraw(own: OwnRow, settling: Settling): void {
+    Object.assign(own, { settling: undefined, isDirty: false });
+    if (own.sentBy === undefined) {
+      return this.#refused(own, settling, { by: undefined, error: own.signal!.reason });
+    }
+    own.value = own.sent;
+    this.#target.rows.rewrite(own, own);
+    settling.reject(own.signal!.reason);
+  }
+
+  /** Rejects the writes that are not settled, and removes the rows. */
+  end(error: unknown): void {
+    this.#failure = error;
+    const rows: EphemeralWrite[] = [];
+    for (const { type, key, settling } of this.#own.values()) {
+      settling?.reject(error);
+      rows.push([type, key]);
+    }
+    this.#own.clear();
+    // Another state of this client may read the topic, so leaving it would not remove the rows.
+    if (this.#isCurrent && rows.length > 0) {
+      this.#target.publish({ ephemeral: rows }).catch(() => {});
+    }
+    this.#subscription?.unsubscribe().catch(() => {});
+  }
+
+  async #read(): Promise<void> {
+    const { id, signal, subscribe, failed } = this.#target;
+    while (!signal.aborted) {
+      // A new subscription without `last` receives no list if the client already has the topic.
+      const subscription = this.#subscription = subscribe(EPHEMERAL_PREFIX + id, ALL);
+      subscription.status.observe((status) => {
+        if (status === "lost") this.#isCurrent = false;
+      });
+      try {
+        for await (const { data } of subscription) this.#take(data as EphemeralRows);
+        return;
+      } catch (error) {
+        if (!(error instanceof QueueFullError)) return failed(error);
+      }
+    }
+  }
+
+  #take(message: EphemeralRows): void {
+    const { rows, page, more } = message;
+    if (page === undefined) {
+      for (const [type, key, version] of rows) {
+        const own = this.#own.get(rowName(type, key));
+        if (own === undefined) continue;
+        own.seen = version;
+        this.#forgetIfChanged(own);
+      }
+    } else if (page === 0) this.#lists++;
+    const isComplete = page !== undefined && !more;
+    // The server of this list may not have the rows.
+    if (isComplete) {
+      for (const own of this.#own.values()) {
+        Object.assign(own, { taken: undefined, seen: 0 });
+        this.#plan(own);
+      }
+    }
+    this.#target.rows.deliverEphemeral(message);
+    if (isComplete) this.#isCurrent = true;
+    this.#changed.notify();
+  }
+
+  /** Shows the newest value of a row, and sends it with the next publication. */
+  #plan(own: OwnRow): void {
+    const { rows } = this.#target;
+    if (own.isDirty || own.sentBy) rows.rewrite(own, own);
+    else rows.begin(own, [own]);
+    own.isDirty = true;
+    if (!this.#isRunning) void this.#run();
+  }
+
+  async #run(): Promise<void> {
+    const { runtime, signal } = this.#target;
+    const isDirty = ({ isDirty }: OwnRow) => isDirty;
+    this.#isRunning = true;
+    // Rows that the application writes together share a publication.
+    await Promise.resolve();
+    while (!signal.aborted && this.#own.values().some(isDirty)) {
+      const waitMs = this.#dueAt - runtime.monotonic();
+      if (!this.#isCurrent || this.#underWay >= MAX_UNDER_WAY) await this.#changed.changed();
+      else if (waitMs > 0) await pause(runtime, waitMs, signal);
+      else this.#send();
+    }
+    this.#isRunning = false;
+  }
+
+  #send(): void {
+    const batch = new Map<OwnRow, Settling | undefined>();
+    const writes: EphemeralWrite[] = [];
+    let bytes = 0;
+    for (const own of this.#own.values()) {
+      if (!own.isDirty) continue;
+      const { type, key, value } = own;
+      const write = value === undefined ? [type, key] as const : [type, key, value] as const;
+      bytes += JSON.stringify(write).length;
+      if (writes.length > 0 && bytes > MAX_MESSAGE_BYTES) break;
+      writes.push(write);
+      batch.set(own, own.settling);
+      Object.assign(own, { settling: undefined, isDirty: false, sentBy: batch, sent: value });
+    }
+    this.#dueAt = this.#target.runtime.monotonic() + FRAME_MS;
+    this.#underWay++;
+    void this.#publish(batch, writes).finally(() => {
+      this.#underWay--;
+      this.#changed.notify();
+    });
+  }
+
+  async #publish(
+    batch: Batch,
+    writes: readonly EphemeralWrite[],
+  ): Promise<void> {
+    const { publish, runtime, signal } = this.#target;
+    const lists = this.#lists;
+    let results: readonly WriteResult[];
+    try {
+      const reply = await publish({ ephemeral: writes }, signal);
+      results = (reply as { readonly results: readonly WriteResult[] }).results;
+      if (results?.length !== writes.length) {
+        throw new RequestError("malformed", "Cannot write state: the server sent no results");
+      }
+      this.#backoff.reset();
+    } catch (error) {
+      const { code = "", retryAfterMs = 0 } = error instanceof RequestError ? error.failure : {};
+      const isLost = error instanceof SessionClosedError || error instanceof TimeoutError;
+      const isForNow = isLost || error instanceof QueueFullError || FOR_NOW.has(code);
+      if (isForNow && !isLost) {
+        const delayMs = Math.max(retryAfterMs, this.#backoff.next() ?? 0);
+        this.#dueAt = Math.max(this.#dueAt, runtime.monotonic() + delayMs);
+      }
+      const reason = signal.aborted ? this.#failure : error;
+      for (const [own, settling] of batch) {
+        if (isForNow && !signal.aborted) this.#again(own, settling, { by: batch, error });
+        else this.#refused(own, settling, { by: batch, error: reason });
+      }
+      return;
+    }
+    for (const [i, [own, settling]] of [...batch].entries()) {
+      const result = results[i]!;
+      if ("version" in result) {
+        settling?.resolve(result.version);
+        // Versions before and after a new list can't be compared.
+        if (lists !== this.#lists) this.#again(own, undefined, { by: batch });
+        else this.#taken(own, { by: batch, value: writes[i]![2], ...result });
+      } else if ("error" in result) {
+        const { code, message, path } = result.error;
+        const error = new RequestError(code, message, path && { path });
+        if (code === "superseded") this.#again(own, settling, { by: batch, error });
+        else this.#refused(own, settling, { by: batch, error });
+      }
+    }
+  }
+
+  #taken(
+    own: OwnRow,
+    { by, value, version }: {
+      readonly by: Batch;
+      readonly value: unknown;
+      readonly version: number;
+    },
+  ): void {
+    const { type, key } = own;
+    own.taken = { value, version };
+    this.#target.rows.deliverEphemeral({ rows: [[type, key, version, value]] });
+    if (own.sentBy !== by) return;
+    own.sentBy = undefined;
+    if (own.isDirty) return;
+    this.#target.rows.end(own, [own], undefined);
+    if (value === undefined) this.#forget(own);
+    else this.#forgetIfChanged(own);
+  }
+
+  /** Sends the newest value of a row again, unless a newer value is under way or was refused. */
+  #again(
+    own: OwnRow,
+    settling: Settling | undefined,
+    { by, error }: { readonly by: Batch; readonly error?: unknown },
+  ): void {
+    const isNewest = own.sentBy === by;
+    const newer = own.settling ?? (isNewest ? undefined : own.sentBy?.get(own));
+    if (settling !== undefined) {
+      if (newer !== undefined) newer.promise.then(settling.resolve, settling.reject);
+      else if (this.#own.get(rowName(own.type, own.key)) !== own) settling.reject(error);
+      else own.settling = settling;
+    }
+    if (!isNewest && (settling === undefined || own.settling !== settling)) return;
+    this.#plan(own);
+    if (isNewest) own.sentBy = undefined;
+  }
+
+  #refused(
+    own: OwnRow,
+    settling: Settling | undefined,
+    { by, error }: { readonly by: Batch | undefined; readonly error: unknown },
+  ): void {
+    settling?.reject(error);
+    if (own.sentBy !== by) return;
+    own.sentBy = undefined;
+    if (own.isDirty) return;
+    this.#target.rows.end(own, [own], undefined);
+    if (own.taken === undefined) this.#forget(own);
+    else own.value = own.taken.value;
+  }
+
+  /** Forgets a row that others have written or deleted since. */
+  #forgetIfChanged(own: OwnRow): void {
+    const { isDirty, sentBy, seen, taken } = own;
+    if (!isDirty && !sentBy && seen > (taken?.version ?? Infinity)) this.#forget(own);
+  }
+
+  #forget(own: OwnRow): void {
+    const name = rowName(own.type, own.key);
+    if (this.#own.get(name) === own) this.#own.delete(name);
+  }
+}

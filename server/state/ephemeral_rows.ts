@@ -1,0 +1,561 @@
+/** Rows of live states that are not stored, because they belong to their writers. */
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Owner } from "../../base/owners.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { Place, Quota, Quotas } from "../../base/shares.ts";
+import { LimitError, RequestError } from "../../errors.ts";
+import type { Change } from "../../pubsub/logs/change_message.ts";
+import { Directory } from "../../pubsub/nodes/directory.ts";
+import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
+import { isNumber } from "../../pubsub/nodes/messages.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { LiveRow, RowChanged } from "../../session/state_changes.ts";
+import {
+  type EphemeralRow,
+  MAX_SESSION_ROWS,
+  readRowName,
+  rowName,
+} from "../../session/wire/rows.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
+
+/** Maximum size of an ephemeral row in bytes, as JSON. */
+export const MAX_ROW_BYTES = 4_096;
+
+/** Maximum size of the ephemeral rows of one session in one state, in bytes. */
+export const MAX_SESSION_BYTES = 65_536;
+
+/** Maximum number of ephemeral rows of one state that the writers of one server have. */
+export const MAX_STATE_ROWS = 2_000;
+
+/** Maximum size of these rows in bytes. */
+export const MAX_STATE_BYTES = 1_048_576;
+
+/** Maximum number of ephemeral rows of all sessions of a server. */
+export const MAX_ROWS = 20_000;
+
+/** Maximum number of rows of one address or user, once more than half of them exist. */
+const SHARES = { address: 2_000, user: 256 };
+
+/**
+ * Time between two messages with changes to the same reader, and for which changes are gathered
+ * before other nodes receive them, in milliseconds: a frame.
+ */
+const BATCH_MS = 16;
+
+/** A node's newest value of a row. */
+type Entry = readonly [setAt: number, value: unknown];
+
+/** The value that one writer gives to a row. */
+interface Part {
+  /** Time at which it was set, later than that of any value that the node knew. */
+  readonly setAt: number;
+  /** Id of the node of the writer. It decides between values with the same time. */
+  readonly node: string;
+  readonly value: unknown;
+}
+
+/** A value of a writer on this node. */
+interface OwnPart extends Part {
+  readonly bytes: number;
+  /** Absent for a server's own rows. */
+  readonly place: Place | undefined;
+}
+
+/** A row. The newest of its values is shown. */
+interface Row {
+  readonly type: string;
+  readonly key: string;
+  readonly own: Map<Writer, OwnPart>;
+  /** Values on other nodes, by node. */
+  readonly others: Map<string, OtherPart>;
+  shown: Part | undefined;
+}
+
+/** A session or a handle of this server, with the rows that it wrote. */
+interface Writer {
+  readonly parts: Map<string, OwnPart>;
+  bytes: number;
+  /** Removes the rows. */
+  end(): void;
+}
+
+/** A value on another node. It stays for the grace period if the node is gone. */
+interface OtherPart extends Part {
+  /** Removes the value. */
+  end(): void;
+}
+
+/** Receives the names of rows that changed. */
+export interface RowFeed {
+  /** Sends the newest rows to the readers. */
+  flush(names: ReadonlySet<string>): void;
+  /** Returns whether a session reads the rows. */
+  has(session: object): boolean;
+}
+
+/** Parts of {@linkcode EphemeralStates}. */
+export interface EphemeralParts {
+  readonly runtime: Runtime;
+  readonly quotas: Quotas;
+  /** Nodes that share the rows; absent if the broker is not shared. */
+  readonly nodes: Nodes | undefined;
+  /** Time for which the rows of a lost session stay, in milliseconds. */
+  readonly graceMs: number;
+  /** True if the contract has ephemeral collections. */
+  readonly isUsed: boolean;
+  /** Returns the ephemeral collections of a state. */
+  readonly namesOf: (id: string) => ReadonlySet<string>;
+}
+
+/** The ephemeral rows of all states on one server. */
+export class EphemeralStates {
+  readonly runtime: Runtime;
+  /** Id of this node; empty if there are no others. */
+  readonly node: string;
+  /** Rows to remove after the grace period, by writer or other node. */
+  readonly grace: Deadlines<{ end(): void }>;
+  readonly graceMs: number;
+  readonly #namesOf: EphemeralParts["namesOf"];
+  readonly #quota: Quota;
+  readonly #nodes: Nodes | undefined;
+  readonly #directory: Directory<Entry> | undefined;
+  readonly #handling: Disposable | undefined;
+  /** Bounded by the readers, the application's handles and the grace periods. */
+  readonly #states = new Map<string, EphemeralRows>();
+  #isClosed = false;
+
+  constructor({ runtime, quotas, nodes, graceMs, isUsed, namesOf }: EphemeralParts) {
+    this.runtime = runtime;
+    this.node = nodes?.id ?? "";
+    this.graceMs = graceMs;
+    this.#namesOf = namesOf;
+    this.#quota = quotas.open({
+      limit: "states.ephemeral",
+      verb: "write state",
+      what: "ephemeral rows",
+      max: MAX_ROWS,
+      shares: SHARES,
+    });
+    this.grace = new Deadlines(runtime, graceMs, (leaving) => leaving.end());
+    // After a clear, the timer stops with the last item.
+    this.grace.clear();
+    if (nodes === undefined || !isUsed) return;
+    this.#nodes = nodes;
+    this.#directory = new Directory({
+      nodes,
+      name: "ephemeral",
+      read: readEntry,
+      batchMs: BATCH_MS,
+    });
+    this.#handling = nodes.handle("ephemeral:remove", (data) => this.#removeHere(data));
+  }
+
+  /** Returns the ephemeral collections of a state; `undefined` if it has none. */
+  namesOf(id: string): ReadonlySet<string> | undefined {
+    const names = this.#namesOf(id);
+    return names.size > 0 ? names : undefined;
+  }
+
+  /** Returns the rows of a state that are in use on this server. */
+  get(id: string): EphemeralRows | undefined {
+    return this.#states.get(id);
+  }
+
+  /**
+   * Opens the rows of a state. The caller MUST call `release` on the rows.
+   *
+   * @param id The id of the state.
+   * @returns The rows; `undefined` if the state has no ephemeral collections.
+   */
+  open(id: string): EphemeralRows | undefined {
+    const known = this.#states.get(id);
+    if (known !== undefined) {
+      known.users++;
+      return known;
+    }
+    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    const names = this.namesOf(id);
+    if (names === undefined) return undefined;
+    const rows = new EphemeralRows(id, names, this);
+    this.#states.set(id, rows);
+    return rows;
+  }
+
+  /** Opens the entries of a state on all nodes. */
+  share(
+    id: string,
+    listener: (change: DirectoryChange<Entry>) => void,
+  ): DirectoryScope<Entry> | undefined {
+    return this.#directory?.open(id, listener);
+  }
+
+  /** Takes a place for a row of a client. */
+  takePlace(owner: Owner): Place {
+    try {
+      return this.#quota.take(owner);
+    } catch (error) {
+      if (!(error instanceof LimitError)) throw error;
+      const { message, retryAfterMs } = error;
+      throw new RequestError("too-many", message, { retryAfterMs });
+    }
+  }
+
+  /**
+   * Removes a row from the writers of all other nodes.
+   *
+   * @returns The nodes that did it in time.
+   */
+  async removeElsewhere(id: string, name: string): Promise<string[]> {
+    const { answers = [] } = await this.#nodes?.ask("ephemeral:remove", [id, name]) ?? {};
+    return answers.map(({ node }) => node);
+  }
+
+  forget(rows: EphemeralRows): void {
+    if (this.#states.get(rows.id) === rows) this.#states.delete(rows.id);
+  }
+
+  /** Removes all rows. The other nodes keep them until this node is gone. */
+  close(): void {
+    this.#isClosed = true;
+    this.grace.clear();
+    this.#handling?.[Symbol.dispose]();
+    this.#directory?.[Symbol.dispose]();
+    for (const rows of [...this.#states.values()]) rows.close();
+  }
+
+  #removeHere(data: unknown): void {
+    const [id, name] = Array.isArray(data) ? data : [];
+    this.#states.get(id)?.removeOwn(name);
+  }
+}
+
+/**
+ * The ephemeral rows of one state.
+ *
+ * - **Writers:** each session and handle has its own value of a row, and the newest one is shown.
+ *   When its writer leaves, the newest value of the other writers is shown again. New values count
+ *   as newer than all values that this node knows.
+ * - **Nodes:** each node shares the newest value of its own writers.
+ * - **Versions:** each change of a shown row gets the next number of this node.
+ */
+export class EphemeralRows {
+  readonly id: string;
+  /** The collections. */
+  readonly names: ReadonlySet<string>;
+  /** Resolves once the other nodes have sent their rows, or after a second. */
+  readonly ready: Promise<void>;
+  /** Number of feeds and handles that use the rows. */
+  users = 1;
+  /** Sends the rows to sessions. */
+  feed: RowFeed | undefined;
+  /** Receives the changes for the application's handles. */
+  listener: ((change: RowChanged) => void) | undefined;
+  readonly #states: EphemeralStates;
+  readonly #shared: DirectoryScope<Entry> | undefined;
+  readonly #rows = new Map<string, Row>();
+  readonly #collections = new Map<string, Map<string, LiveRow>>();
+  readonly #writers = new Map<object, Writer>();
+  /** Number of values of this node's writers, and their size. */
+  #taken = { rows: 0, bytes: 0 };
+  #version = 0;
+  /** Rows that changed since the last message to readers. */
+  #changed = new Set<string>();
+  #timer: Timer | undefined;
+  #flushedAt = -Infinity;
+  #isClosed = false;
+
+  constructor(id: string, names: ReadonlySet<string>, states: EphemeralStates) {
+    this.id = id;
+    this.names = names;
+    this.#states = states;
+    this.#shared = states.share(id, (change) => this.#takeChange(change));
+    this.ready = this.#shared?.ready ?? Promise.resolve();
+  }
+
+  /** Names of all rows. */
+  get all(): Iterable<string> {
+    return this.#rows.keys();
+  }
+
+  /** Returns the rows of a collection, in a map that changes with them. */
+  collection(name: string): ReadonlyMap<string, LiveRow> {
+    return this.#collections.get(name) ?? NOTHING;
+  }
+
+  /** Returns a row as readers receive it. */
+  describe(name: string): EphemeralRow {
+    const [type, key] = readRowName(name);
+    const row = this.collection(type).get(key);
+    return row === undefined ? [type, key, this.#version] : [type, key, row.version, row.value];
+  }
+
+  /**
+   * Writes a row.
+   *
+   * @param by The session or handle.
+   * @param change The change, which passed the gate.
+   * @param owner The owner of a client's rows. Without an owner, only the bounds of the state apply.
+   * @returns The version of the row.
+   * @throws {RequestError} With the code `too-large`, `full` or `too-many` if a bound is reached, and
+   * `forbidden` for the deletion of a row that only others wrote.
+   */
+  write(by: object, { type, key, operation, value = "null" }: Change, owner?: Owner): number {
+    const name = rowName(type, key);
+    if (operation === "delete") {
+      if (!this.#writers.get(by)?.parts.has(name) && this.#rows.has(name)) {
+        throw new RequestError(
+          "forbidden",
+          `Cannot write state: another session wrote the row "${key}" of "${type}"`,
+        );
+      }
+      this.#removePart(by, name);
+      return this.#version;
+    }
+    const bytes = utf8Length(value);
+    if (bytes > MAX_ROW_BYTES) {
+      throw new RequestError(
+        "too-large",
+        `Cannot write state: an ephemeral row must have at most ${MAX_ROW_BYTES} bytes, received ${bytes}`,
+      );
+    }
+    this.#add(by, { name, bytes: bytes + utf8Length(name), value: JSON.parse(value) }, owner);
+    return this.collection(type).get(key)!.version;
+  }
+
+  /** Removes a row of any writers on any nodes. Resolves with the version of the state. */
+  async remove(type: string, key: string): Promise<number> {
+    const name = rowName(type, key);
+    this.removeOwn(name);
+    const others = new Map(this.#rows.get(name)?.others);
+    if (others.size === 0) return this.#version;
+    // A node may have a newer value by the time that it answers.
+    for (const node of await this.#states.removeElsewhere(this.id, name)) others.get(node)?.end();
+    return this.#version;
+  }
+
+  /** Removes a row of any writers on this node. */
+  removeOwn(name: string): void {
+    for (const by of [...this.#writers.keys()]) this.#removePart(by, name);
+  }
+
+  /**
+   * Removes the rows of a writer.
+   *
+   * @param by The session or handle.
+   * @param isLoss True if the writer may return within the grace period, as another session.
+   */
+  leave(by: object, isLoss = false): void {
+    const writer = this.#writers.get(by);
+    if (writer === undefined || this.#isClosed) return;
+    if (isLoss && this.#states.graceMs > 0) this.#states.grace.add(writer);
+    else writer.end();
+  }
+
+  /** Ends one use of the rows. */
+  release(): void {
+    this.users--;
+    this.#releaseUnused();
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    this.feed = undefined;
+    this.#states.runtime.clearTimeout(this.#timer);
+    this.#states.forget(this);
+    for (const writer of this.#writers.values()) {
+      for (const { place } of writer.parts.values()) place?.[Symbol.dispose]();
+    }
+    this.#shared?.[Symbol.dispose]();
+  }
+
+  #releaseUnused(): void {
+    if (this.#isClosed || this.users > 0 || this.#writers.size > 0) return;
+    for (const { others } of this.#rows.values()) {
+      for (const part of others.values()) this.#states.grace.delete(part);
+    }
+    this.close();
+  }
+
+  #add(
+    by: object,
+    { name, bytes, value }: Pick<OwnPart, "bytes" | "value"> & { readonly name: string },
+    owner: Owner | undefined,
+  ): void {
+    const writer = this.#writers.get(by);
+    const known = writer?.parts.get(name);
+    const moreRows = known === undefined ? 1 : 0;
+    const moreBytes = bytes - (known?.bytes ?? 0);
+    if (owner !== undefined) {
+      const { parts = { size: 0 }, bytes: taken = 0 } = writer ?? {};
+      check("a session", parts.size + moreRows, MAX_SESSION_ROWS);
+      check(
+        "a session",
+        taken + moreBytes,
+        MAX_SESSION_BYTES,
+        "bytes of ephemeral rows in a state",
+      );
+    }
+    check("a state", this.#taken.rows + moreRows, MAX_STATE_ROWS, "ephemeral rows on a server");
+    check(
+      "a state",
+      this.#taken.bytes + moreBytes,
+      MAX_STATE_BYTES,
+      "bytes of ephemeral rows on a server",
+    );
+    const place = known?.place ?? (owner && this.#states.takePlace(owner));
+    const row = this.#rowOf(name);
+    const setAt = Math.max(this.#states.runtime.now(), (row.shown?.setAt ?? 0) + 1);
+    const part = { setAt, node: this.#states.node, value, bytes, place };
+    const of = writer ?? this.#makeWriter(by);
+    of.parts.set(name, part);
+    of.bytes += moreBytes;
+    this.#taken.rows += moreRows;
+    this.#taken.bytes += moreBytes;
+    row.own.set(of, part);
+    this.#share(name, row);
+  }
+
+  #makeWriter(by: object): Writer {
+    const writer: Writer = {
+      parts: new Map(),
+      bytes: 0,
+      end: () => {
+        this.#states.grace.delete(writer);
+        for (const name of [...writer.parts.keys()]) this.#removePart(by, name);
+      },
+    };
+    this.#writers.set(by, writer);
+    return writer;
+  }
+
+  #removePart(by: object, name: string): void {
+    const writer = this.#writers.get(by);
+    const part = writer?.parts.get(name);
+    const row = this.#rows.get(name);
+    if (writer === undefined || part === undefined || row === undefined) return;
+    writer.parts.delete(name);
+    writer.bytes -= part.bytes;
+    this.#taken.rows--;
+    this.#taken.bytes -= part.bytes;
+    part.place?.[Symbol.dispose]();
+    row.own.delete(writer);
+    this.#share(name, row);
+    if (writer.parts.size > 0) return;
+    this.#writers.delete(by);
+    this.#releaseUnused();
+  }
+
+  /** Handles the change of a row on another node. */
+  #takeChange({ node, key: name, value, isSwept }: DirectoryChange<Entry>): void {
+    const known = this.#rows.get(name)?.others.get(node);
+    if (value === undefined) {
+      if (known === undefined) return;
+      // A node that removes a row has waited for the grace period; a node that is gone has not.
+      if (isSwept && this.#states.graceMs > 0) this.#states.grace.add(known);
+      else known.end();
+      return;
+    }
+    if (known !== undefined) this.#states.grace.delete(known);
+    const [type] = splitName(name) ?? [];
+    if (type === undefined || !this.names.has(type)) return;
+    const row = this.#rowOf(name);
+    const [setAt, rowValue] = value;
+    const part: OtherPart = {
+      setAt,
+      node,
+      value: rowValue,
+      end: () => {
+        this.#states.grace.delete(part);
+        if (row.others.get(node) !== part) return;
+        row.others.delete(node);
+        this.#refresh(name, row);
+      },
+    };
+    row.others.set(node, part);
+    this.#refresh(name, row);
+  }
+
+  #rowOf(name: string): Row {
+    const known = this.#rows.get(name);
+    if (known !== undefined) return known;
+    const [type, key] = readRowName(name);
+    const row: Row = { type, key, own: new Map(), others: new Map(), shown: undefined };
+    this.#rows.set(name, row);
+    return row;
+  }
+
+  /** Shares the newest value of this node's writers. */
+  #share(name: string, row: Row): void {
+    const own = newest(row.own.values());
+    if (own === undefined) this.#shared?.delete(name);
+    else this.#shared?.set(name, [own.setAt, own.value]);
+    this.#refresh(name, row);
+  }
+
+  /** Shows the newest value of a row. */
+  #refresh(name: string, row: Row): void {
+    const { type: collection, key, shown: before } = row;
+    const shown = row.shown = newest<Part>([...row.own.values(), ...row.others.values()]);
+    if (shown === undefined) this.#rows.delete(name);
+    if (shown === before) return;
+    const version = ++this.#version;
+    const rows = this.#collections.get(collection) ?? new Map<string, LiveRow>();
+    if (shown === undefined) rows.delete(key);
+    else rows.set(key, { value: shown.value, version });
+    if (rows.size === 0) this.#collections.delete(collection);
+    else this.#collections.set(collection, rows);
+    this.listener?.({ collection, key, before: before?.value });
+    this.#plan(name);
+  }
+
+  /** Sends changes to the readers immediately, and then at most once per frame. */
+  #plan(name: string): void {
+    if (this.feed === undefined) return;
+    this.#changed.add(name);
+    const { runtime } = this.#states;
+    const waitMs = Math.max(0, this.#flushedAt + BATCH_MS - runtime.monotonic());
+    this.#timer ??= runtime.setTimeout(() => {
+      this.#timer = undefined;
+      this.#flushedAt = runtime.monotonic();
+      const changed = this.#changed;
+      this.#changed = new Set();
+      this.feed?.flush(changed);
+    }, waitMs);
+  }
+}
+
+const NOTHING: ReadonlyMap<string, LiveRow> = new Map();
+
+function newest<P extends Part>(parts: Iterable<P>): P | undefined {
+  let newest: P | undefined;
+  for (const part of parts) {
+    const isNewer = newest === undefined || part.setAt > newest.setAt ||
+      part.setAt === newest.setAt && part.node > newest.node;
+    if (isNewer) newest = part;
+  }
+  return newest;
+}
+
+function check(whose: string, received: number, most: number, what = "ephemeral rows in a state") {
+  if (received <= most) return;
+  throw new RequestError("full", `Cannot write state: ${whose} may have at most ${most} ${what}`);
+}
+
+/** Reads an entry of another node; `undefined` if malformed. */
+function readEntry(value: unknown): Entry | undefined {
+  return Array.isArray(value) && value.length === 2 && isNumber(value[0])
+    ? value as unknown as Entry
+    : undefined;
+}
+
+/** Reads the name of a row from another node; `undefined` if malformed. */
+function splitName(name: string): readonly [type: string, key: string] | undefined {
+  try {
+    const parts: unknown = readRowName(name);
+    const isName = Array.isArray(parts) && parts.length === 2 &&
+      parts.every((part) => typeof part === "string");
+    return isName ? parts as unknown as [string, string] : undefined;
+  } catch {
+    return undefined;
+  }
+}

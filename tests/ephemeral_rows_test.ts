@@ -1,0 +1,538 @@
+/** Tests rows of live states that are not stored: cursors, for example. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { z } from "zod";
+import {
+  type Broker,
+  type Client,
+  type ClientStateOf,
+  CloseCode,
+  connect,
+  defineContract,
+  MemoryBroker,
+  QueueFullError,
+  RequestError,
+  type Server,
+  type StateOf,
+} from "../mod.ts";
+import { Cable } from "./cable.ts";
+import { FaultyEngine } from "./faulty_broker.ts";
+import { listen } from "./servers.ts";
+import { turns, until } from "./waiting.ts";
+
+const CURSOR = z.object({ x: z.number().max(1_000), by: z.string().default("") });
+
+const contract = defineContract({
+  state: {
+    "board:{id}": {
+      cards: z.string(),
+      cursors: { schema: CURSOR, ephemeral: true },
+      notes: { schema: z.string() },
+    },
+  },
+});
+type Board = ClientStateOf<typeof contract, `board:${string}`>;
+type OwnBoard = StateOf<typeof contract, `board:${string}`>;
+
+function server(broker: Broker = new MemoryBroker(), options: object = {}): Server {
+  return listen({
+    webTransport: false,
+    broker,
+    contract,
+    durableStreams: { path: "/streams", authorize: () => true },
+    authenticate: ({ token }) => token ?? "guest",
+    allowTokenMessage: true,
+    authorize: () => true,
+    presenceGraceMs: 60_000,
+    onRefused() {},
+    onError() {},
+    ...options,
+  }) as unknown as Server;
+}
+
+function client(url: string, token = "ann"): Client {
+  return connect(url, {
+    token,
+    transports: ["websocket"],
+    backoff: { firstDelayMs: 1, maxDelayMs: 5 },
+  });
+}
+
+/** A server with a board, and clients whose connections a test can cut. */
+class Fixture implements AsyncDisposable {
+  readonly server: Server;
+  readonly #open: AsyncDisposable[] = [];
+  declare readonly own: OwnBoard;
+
+  constructor(options: object = {}, broker?: Broker) {
+    this.server = server(broker, options);
+  }
+
+  static async make(options: object = {}, broker?: Broker): Promise<Fixture> {
+    const fixture = new Fixture(options, broker);
+    const own = await fixture.server.state("board:1") as unknown as OwnBoard;
+    return Object.assign(fixture, { own });
+  }
+
+  /** Opens the board in a client. */
+  async open(token?: string): Promise<{ client: Client; board: Board; cable: Cable }> {
+    const cable = new Cable(Number(new URL(this.server.url).port));
+    const one = client(cable.url, token);
+    this.#open.push(cable, { [Symbol.asyncDispose]: () => one.close() });
+    const board = await one.state("board:1") as unknown as Board;
+    await board.ready;
+    return { client: one, board, cable };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const one of this.#open.reverse()) await one[Symbol.asyncDispose]();
+    await this.own?.[Symbol.asyncDispose]();
+    await this.server[Symbol.asyncDispose]();
+  }
+}
+
+async function code(promise: Promise<unknown>): Promise<string> {
+  const error = await assertRejects(() => promise, RequestError);
+  return error.failure.code;
+}
+
+Deno.test("ephemeral rows are shared between clients and servers, and not stored", async () => {
+  await using at = await Fixture.make();
+  const own = at.own.collection("cursors");
+  await own.set("server", { x: 1 });
+  assertEquals([...own], [["server", { x: 1, by: "" }]]);
+  const [{ board: ann }, { board: bob }] = [await at.open(), await at.open("bob")];
+  const cursors = ann.collection("cursors");
+  await until(() => cursors.has("server"));
+  const writing = cursors.set("ann", { x: 2 });
+  assertEquals([cursors.get("ann")?.x, cursors.size, ann.pendingWrites], [2, 2, 0]);
+  await writing;
+  assertEquals(own.get("ann"), { x: 2, by: "" });
+  await until(() => bob.collection("cursors").get("ann")?.x === 2);
+  await until(() => cursors.get("ann")?.by === "");
+  await cursors.update("ann", (cursor) => ({ ...cursor, x: 3 }));
+  await until(() => bob.collection("cursors").get("ann")?.x === 3);
+  await cursors.delete("ann");
+  await until(() => !bob.collection("cursors").has("ann"));
+  assertEquals([cursors.has("ann"), own.has("ann")], [false, false]);
+  assertEquals(at.own.version, 0);
+  const { server: { address } } = at;
+  const stream = await fetch(`http://127.0.0.1:${address!.port}/streams/board:1`);
+  assert(!(await stream.text()).includes("cursors"));
+});
+
+Deno.test("an ephemeral row is a change of the state", async () => {
+  await using at = await Fixture.make();
+  const { board } = await at.open();
+  const changes = [board.changes(), at.own.changes()];
+  const next = Promise.all(changes.map((one) => one.next()));
+  await board.collection("cursors").set("a", { x: 1, by: "ann" });
+  const change = {
+    collection: "cursors",
+    key: "a",
+    value: { x: 1, by: "ann" },
+    before: undefined,
+  } as const;
+  assertEquals((await next).map(({ value }) => value), [change, change]);
+  for (const one of changes) await one.return();
+});
+
+Deno.test("ephemeral rows leave with their session, after the grace period", async () => {
+  await using at = await Fixture.make({ presenceGraceMs: 50 });
+  const own = at.own.collection("cursors");
+  const { board, cable } = await at.open();
+  await board.collection("cursors").set("a", { x: 1 });
+  cable.port = 1;
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  assertEquals(board.collection("cursors").size, 1);
+  await until(() => own.size === 0);
+});
+
+Deno.test("ephemeral rows leave immediately with their state", async () => {
+  await using at = await Fixture.make();
+  const { board } = await at.open();
+  await board.collection("cursors").set("a", { x: 1 });
+  board[Symbol.dispose]();
+  const own = at.own.collection("cursors");
+  await until(() => own.size === 0);
+  {
+    await using other = await at.server.state("board:1") as unknown as OwnBoard;
+    await other.collection("cursors").set("b", { x: 1 });
+    assertEquals(own.size, 1);
+  }
+  assertEquals(own.size, 0);
+});
+
+Deno.test("a client sends its ephemeral rows again after a reconnect", async () => {
+  await using at = await Fixture.make({ presenceGraceMs: 0 });
+  const { board: other } = await at.open("bob");
+  const { client, board, cable } = await at.open();
+  const { port } = cable;
+  const [cursors, theirs] = [board.collection("cursors"), other.collection("cursors")];
+  await cursors.set("a", { x: 1 });
+  await theirs.set("b", { x: 1 });
+  await until(() => cursors.has("b") && theirs.has("a"));
+  cable.port = 1;
+  cable.cut();
+  await until(() => !theirs.has("a"));
+  await theirs.delete("b");
+  // Only the newest value is sent, and both writes resolve.
+  const writing = [cursors.set("a", { x: 2 }), cursors.set("a", { x: 3 })];
+  assertEquals([cursors.get("a")?.x, cursors.has("b")], [3, true]);
+  cable.port = port;
+  client.retryNow();
+  await Promise.all(writing);
+  await until(() => theirs.get("a")?.x === 3);
+  await until(() => !cursors.has("b"));
+});
+
+Deno.test("ephemeral rows stay during a quick reconnect", async () => {
+  await using at = await Fixture.make();
+  const { board: other } = await at.open("bob");
+  const { board, cable } = await at.open();
+  const theirs = other.collection("cursors");
+  await board.collection("cursors").set("a", { x: 1 });
+  await until(() => theirs.has("a"));
+  const sizes: number[] = [];
+  using _watching = theirs.subscribe((rows) => void sizes.push(rows.size));
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  await until(() => board.status.current === "live");
+  await board.collection("cursors").set("a", { x: 2 });
+  await until(() => theirs.get("a")?.x === 2);
+  assertEquals(new Set(sizes), new Set([1]));
+});
+
+Deno.test("two states of one client have the same ephemeral rows, each its own", async () => {
+  await using at = await Fixture.make();
+  const { client, board } = await at.open();
+  await board.collection("cursors").set("a", { x: 1 });
+  using other = await client.state("board:1") as unknown as Board;
+  await other.ready;
+  const theirs = other.collection("cursors");
+  await until(() => theirs.has("a"));
+  await theirs.set("b", { x: 1 });
+  await until(() => board.collection("cursors").has("b"));
+  board[Symbol.dispose]();
+  await until(() => !theirs.has("a"));
+  assertEquals([...at.own.collection("cursors").keys()], ["b"]);
+  await theirs.set("b", { x: 2 });
+  assertEquals(at.own.collection("cursors").get("b")?.x, 2);
+});
+
+Deno.test("the newest value of an ephemeral row is shown, then that of another session", async () => {
+  await using at = await Fixture.make();
+  const [{ board: tab }, { board: other }] = [await at.open(), await at.open()];
+  const own = at.own.collection("cursors");
+  await tab.collection("cursors").set("ann", { x: 1 });
+  await other.collection("cursors").set("ann", { x: 2 });
+  assertEquals(own.get("ann")?.x, 2);
+  await until(() => tab.collection("cursors").get("ann")?.x === 2);
+  other[Symbol.dispose]();
+  await until(() => own.get("ann")?.x === 1);
+  await until(() => tab.collection("cursors").get("ann")?.x === 1);
+  // A session removes only its own row; the server removes any.
+  const { board: third } = await at.open("bob");
+  await until(() => third.collection("cursors").has("ann"));
+  assertEquals(await code(third.collection("cursors").delete("ann")), "forbidden");
+  assert(third.collection("cursors").has("ann"));
+  await own.delete("ann");
+  await until(() => !tab.collection("cursors").has("ann"));
+});
+
+Deno.test("a client does not send an ephemeral row again that the server deleted", async () => {
+  await using at = await Fixture.make();
+  const { board, cable } = await at.open();
+  const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
+  await cursors.set("a", { x: 1 });
+  await cursors.set("b", { x: 1 });
+  await own.delete("a");
+  await until(() => !cursors.has("a"));
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  await until(() => board.status.current === "live");
+  await cursors.set("c", { x: 1 });
+  assertEquals([own.has("a"), own.has("b"), own.has("c")], [false, true, true]);
+});
+
+Deno.test("ephemeral rows pass the schema and authorizeChange", async () => {
+  const asked: unknown[] = [];
+  await using at = await Fixture.make({
+    authorizeChange(
+      { key, value, before, user }: { key: string; value: object; before?: object; user: string },
+    ) {
+      asked.push([key, before]);
+      if (key !== user) return false;
+      return value === undefined || { value: { ...value, by: user } };
+    },
+  });
+  const { board } = await at.open();
+  const cursors = board.collection("cursors");
+  assertEquals(await code(cursors.set("bob", { x: 1 })), "forbidden");
+  assertEquals(cursors.size, 0);
+  await cursors.set("ann", { x: 1 });
+  await until(() => cursors.get("ann")?.by === "ann");
+  const tooFar = cursors.set("ann", { x: 2_000 });
+  assertEquals(cursors.get("ann")?.x, 2_000);
+  const error = await assertRejects(() => tooFar, RequestError);
+  assertEquals([error.failure.code, error.failure.path], ["invalid", ["x"]]);
+  assertEquals(cursors.get("ann"), { x: 1, by: "ann" });
+  await cursors.set("ann", { x: 2 });
+  assertEquals(asked, [["bob", undefined], ["ann", undefined], ["ann", { x: 1, by: "ann" }]]);
+  const own = at.own.collection("cursors");
+  assertEquals(await code(own.set("ann", { x: 2_000 })), "invalid");
+  await assertRejects(() => own.update("bob", (cursor) => cursor), RequestError, "must exist");
+  await own.update("ann", ({ x }) => ({ x: x + 1 }));
+  assertEquals(own.get("ann"), { x: 3, by: "" });
+});
+
+Deno.test("ephemeral rows are not written over HTTP, in transactions, or with a ttlMs", async () => {
+  await using at = await Fixture.make();
+  const { board } = await at.open();
+  const response = await fetch(
+    `http://127.0.0.1:${at.server.address!.port}/streams/board:1`,
+    {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify([
+        { type: "cursors", key: "a", value: { x: 1 }, headers: { operation: "upsert" } },
+      ]),
+    },
+  );
+  const { code: problem, detail } = await response.json();
+  assertEquals([response.status, problem], [400, "ephemeral"]);
+  assert(detail.includes('the rows of "cursors" are ephemeral'), detail);
+  for (const state of [board, at.own]) {
+    const writing = state.transaction((to) => {
+      to.set("cards", "1", "a");
+      to.set("cursors", "1", { x: 1 });
+    });
+    assertEquals(await code(writing), "ephemeral");
+    assertEquals([state.collection("cards").size, state.collection("cursors").size], [0, 0]);
+    await assertRejects(
+      () => state.collection("cursors").set("1", { x: 1 }, { ttlMs: 1_000 }),
+      TypeError,
+      "ttlMs must be omitted",
+    );
+  }
+});
+
+Deno.test("a session has at most 64 ephemeral rows in a state", async () => {
+  await using at = await Fixture.make();
+  const { board } = await at.open();
+  const cursors = board.collection("cursors");
+  const writes = Array.from({ length: 64 }, (_, i) => cursors.set(`${i}`, { x: i }));
+  await assertRejects(() => cursors.set("64", { x: 1 }), QueueFullError, "at most 64");
+  await Promise.all(writes);
+  await cursors.delete("0");
+  await cursors.set("64", { x: 1 });
+  assertEquals(at.own.collection("cursors").size, 64);
+});
+
+Deno.test("ephemeral rows can be written before the state is ready", async () => {
+  await using at = await Fixture.make();
+  await using one = client(at.server.url);
+  using board = await one.state("board:1") as unknown as Board;
+  const cursors = board.collection("cursors");
+  const writing = [cursors.set("a", { x: 1 }), board.collection("cards").set("1", "A")];
+  assertEquals(cursors.get("a")?.x, 1);
+  await Promise.all(writing);
+  assertEquals(at.own.collection("cursors").get("a")?.x, 1);
+  assertEquals(at.own.version, 1);
+});
+
+Deno.test("writes of ephemeral rows beyond the rate limit wait, and only the newest is sent", async () => {
+  await using at = await Fixture.make({
+    rates: { perSession: { publications: { perSecond: 20, burst: 2 } } },
+  });
+  const { board } = await at.open();
+  const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
+  const seen: number[] = [];
+  const changes = at.own.changes();
+  const reading = (async () => {
+    for await (const { value } of changes) {
+      if (seen.push(Object(value).x) && seen.at(-1) === 29) return;
+    }
+  })();
+  const writes: Promise<number>[] = [];
+  for (let x = 0; x < 30; x++) {
+    writes.push(cursors.set("a", { x }));
+    await turns(20);
+  }
+  await Promise.all(writes);
+  await reading;
+  assertEquals([own.get("a")?.x, cursors.get("a")?.x], [29, 29]);
+  assertEquals(seen, seen.toSorted((one, other) => one - other));
+});
+
+Deno.test("ephemeral rows continue after the server has refused the client", async () => {
+  await using at = await Fixture.make({ presenceGraceMs: 0 });
+  const { client, board } = await at.open();
+  const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
+  await cursors.set("a", { x: 1 });
+  await client.session?.close({ code: CloseCode.forbidden });
+  await until(() => board.status.current === "ended" && own.size === 0);
+  const writing = cursors.set("b", { x: 1 });
+  client.retryNow();
+  await writing;
+  await until(() => own.size === 2);
+});
+
+Deno.test("writes of ephemeral rows reject once the state is closed", async () => {
+  await using at = await Fixture.make();
+  const { board, cable } = await at.open();
+  cable.port = 1;
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  const writing = board.collection("cursors").set("a", { x: 1 });
+  board[Symbol.dispose]();
+  await assertRejects(() => writing, Error, "was closed");
+});
+
+Deno.test("a write of an ephemeral row that was not sent is taken back by its signal", async () => {
+  await using at = await Fixture.make();
+  const { client, board, cable } = await at.open();
+  const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
+  await cursors.set("a", { x: 1, by: "ann" });
+  const { port } = cable;
+  cable.port = 1;
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  const abort = new AbortController();
+  const writing = [
+    cursors.set("a", { x: 2 }, { signal: abort.signal }),
+    cursors.set("b", { x: 2 }, { signal: abort.signal }),
+  ];
+  const kept = cursors.set("c", { x: 2 }, { signal: abort.signal });
+  const newer = cursors.set("c", { x: 3 });
+  assertEquals([cursors.get("a")?.x, cursors.size], [2, 3]);
+  abort.abort(new Error("Not now"));
+  for (const one of [...writing, kept]) await assertRejects(() => one, Error, "Not now");
+  assertEquals([cursors.get("a")?.x, cursors.has("b")], [1, false]);
+  cable.port = port;
+  client.retryNow();
+  await newer;
+  assertEquals([own.get("a")?.x, own.has("b"), own.get("c")?.x], [1, false, 3]);
+  await assertRejects(
+    () => own.set("d", { x: 1 }, { signal: abort.signal }),
+    Error,
+    "Not now",
+  );
+});
+
+/** Two servers of one engine, each with its broker. */
+class Servers implements AsyncDisposable {
+  readonly engine = new FaultyEngine();
+  readonly brokers = [this.engine.connect(), this.engine.connect()] as const;
+  declare readonly one: Fixture;
+  declare readonly two: Fixture;
+
+  static async make(options: object = {}): Promise<Servers> {
+    const servers = new Servers();
+    const [one, two] = servers.brokers;
+    return Object.assign(servers, {
+      one: await Fixture.make(options, one),
+      two: await Fixture.make(options, two),
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.one[Symbol.asyncDispose]();
+    await this.two[Symbol.asyncDispose]();
+  }
+}
+
+Deno.test("servers of a broker share ephemeral rows, also with late readers", async () => {
+  await using at = await Servers.make();
+  const { board: ann } = await at.one.open();
+  const cursors = ann.collection("cursors");
+  await cursors.set("ann", { x: 1 });
+  await at.one.own.collection("cursors").set("one", { x: 1 });
+  const { board: bob } = await at.two.open("bob");
+  await until(() => bob.collection("cursors").size === 2);
+  await bob.collection("cursors").set("bob", { x: 1 });
+  await until(() => cursors.has("bob"));
+  await cursors.set("ann", { x: 2 });
+  await until(() => at.two.own.collection("cursors").get("ann")?.x === 2);
+  // A server deletes a row on any node; the client does not send it again.
+  await at.two.own.collection("cursors").delete("ann");
+  assertEquals(at.two.own.collection("cursors").has("ann"), false);
+  await until(() => !cursors.has("ann"));
+  bob[Symbol.dispose]();
+  await until(() => !cursors.has("bob"));
+  assertEquals([...cursors.keys()], ["one"]);
+});
+
+Deno.test("a client that moves to another server keeps its ephemeral rows", async () => {
+  await using at = await Servers.make();
+  const { board, cable, client } = await at.one.open();
+  const { board: other } = await at.two.open("bob");
+  const theirs = other.collection("cursors");
+  await board.collection("cursors").set("ann", { x: 1 });
+  await until(() => theirs.has("ann"));
+  const sizes: number[] = [];
+  using _watching = theirs.subscribe((rows) => void sizes.push(rows.size));
+  cable.port = Number(new URL(at.two.server.url).port);
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  client.retryNow();
+  await board.collection("cursors").set("ann", { x: 2 });
+  await until(() => theirs.get("ann")?.x === 2);
+  await until(() => at.one.own.collection("cursors").get("ann")?.x === 2);
+  assertEquals(new Set(sizes), new Set([1]));
+});
+
+Deno.test("the ephemeral rows of a server that dies leave after the grace period", async () => {
+  await using at = await Servers.make({
+    presenceGraceMs: 50,
+    node: { heartbeatMs: 20, goneAfterMs: 200 },
+  });
+  const { board } = await at.one.open();
+  await board.collection("cursors").set("ann", { x: 1 });
+  const theirs = at.two.own.collection("cursors");
+  await until(() => theirs.has("ann"));
+  at.brokers[0].cut();
+  await until(() => theirs.size === 0);
+  at.brokers[0].mend();
+  await until(() => theirs.has("ann"));
+});
+
+Deno.test("the ephemeral rows of a server that closes stay for the grace period", async () => {
+  await using at = await Servers.make();
+  const { board, cable, client } = await at.one.open();
+  await board.collection("cursors").set("ann", { x: 1 });
+  const theirs = at.two.own.collection("cursors");
+  await until(() => theirs.has("ann"));
+  await at.one.own[Symbol.asyncDispose]();
+  await at.one.server[Symbol.asyncDispose]();
+  await until(() => at.two.server.nodes!.size === 0);
+  assertEquals(theirs.get("ann")?.x, 1);
+  cable.port = Number(new URL(at.two.server.url).port);
+  client.retryNow();
+  await board.collection("cursors").set("ann", { x: 2 });
+  assertEquals(theirs.get("ann")?.x, 2);
+});
+
+Deno.test("a client of a draining server takes its ephemeral rows to another one", async () => {
+  await using at = await Servers.make();
+  const { board, cable } = await at.one.open();
+  const { board: other } = await at.two.open("bob");
+  const [cursors, theirs] = [board.collection("cursors"), other.collection("cursors")];
+  await theirs.set("bob", { x: 1 });
+  await cursors.set("ann", { x: 0 });
+  await until(() => theirs.has("ann") && cursors.has("bob"));
+  const sizes: number[] = [];
+  using _own = cursors.subscribe((rows) => void sizes.push(rows.size));
+  using _their = theirs.subscribe((rows) => void sizes.push(rows.size));
+  cable.port = Number(new URL(at.two.server.url).port);
+  const draining = at.one.server.drain({ withinMs: 2_000 });
+  // The client keeps writing while it moves; none of the writes is refused.
+  for (let x = 1; board.status.current !== "ended"; x++) {
+    await cursors.set("ann", { x });
+    if (at.two.server.manager.sessionsOf("ann").length > 0 && x > 20) break;
+  }
+  await draining;
+  assertEquals([board.status.current, new Set(sizes)], ["live", new Set([2])]);
+  const { x } = cursors.get("ann")!;
+  await until(() => theirs.get("ann")?.x === x);
+});
