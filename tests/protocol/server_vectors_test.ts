@@ -35,8 +35,10 @@ import {
 interface GivenContract {
   readonly toServer?: Readonly<Record<string, keyof typeof SCHEMAS>>;
   readonly toClient?: Readonly<Record<string, keyof typeof SCHEMAS>>;
-  readonly state?: Readonly<Record<string, Readonly<Record<string, keyof typeof SCHEMAS>>>>;
+  readonly state?: Readonly<Record<string, Readonly<Record<string, GivenCollection>>>>;
 }
+
+type GivenCollection = keyof typeof SCHEMAS | { readonly ephemeral: keyof typeof SCHEMAS };
 
 /** The settings of vectors for servers; docs/protocol/vectors/README.md explains them. */
 interface Given {
@@ -260,7 +262,12 @@ function contractOf({ toServer = {}, toClient = {}, state = {} }: GivenContract)
   const requests = Object.fromEntries(
     Object.entries(schemas(toServer)).map(([topic, input]) => [topic, { input, output: z.any() }]),
   );
-  const states = Object.entries(state).map(([pattern, rows]) => [pattern, schemas(rows)]);
+  const collection = (of: GivenCollection) =>
+    typeof of === "string" ? SCHEMAS[of] : { schema: SCHEMAS[of.ephemeral], ephemeral: true };
+  const states = Object.entries(state).map(([pattern, rows]) => [
+    pattern,
+    Object.fromEntries(Object.entries(rows).map(([name, of]) => [name, collection(of)])),
+  ]);
   return defineContract({
     toClient: schemas(toClient),
     requests,
