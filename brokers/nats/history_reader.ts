@@ -10,6 +10,7 @@ import {
 import { tagOf } from "../../pubsub/tag.ts";
 import type { KnownHead } from "./topic_subscription.ts";
 import { decode, ID_HEADER } from "./format.ts";
+import { readMessage } from "./jetstream.ts";
 import type { Link } from "./link.ts";
 import { pull, type Pulled, type PullOptions, type Stored } from "./pull.ts";
 import type { Epoch, HistoryStream } from "./stream.ts";
@@ -188,12 +189,9 @@ class PageReader {
 
   /** Reads the newest publication of the topic. Returns `undefined` if none is kept. */
   async #newest(): Promise<{ readonly seq: number; readonly tag: string | undefined } | undefined> {
-    const { stream, subject } = this.#reading;
-    const query = { last_by_subj: subject };
-    // A lagging replica would reply to a direct read with an old message.
-    const found = stream.isReplicated
-      ? await this.#manager.streams.getMessage(stream.names.stream, query)
-      : await this.#manager.direct.getMessage(stream.names.stream, query);
+    const { link: { runtime }, stream: { isReplicated, names }, subject } = this.#reading;
+    const reader = { runtime, manager: this.#manager, isReplicated };
+    const found = await readMessage(reader, names.stream, { last_by_subj: subject });
     if (!found || found.seq <= this.#epoch.start) return undefined;
     const id = found.header.get(ID_HEADER);
     return { seq: found.seq, tag: id === "" ? undefined : tagOf(id) };

@@ -4,7 +4,7 @@ import { type KV, Kvm } from "@nats-io/kv";
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import { Attempts } from "./contention.ts";
-import { storageOf } from "./jetstream.ts";
+import { repeatedRead, storageOf } from "./jetstream.ts";
 import type { Link } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
 import { type Names, subjectPart } from "./format.ts";
@@ -140,7 +140,14 @@ export class NatsStore implements BrokerStore {
   /** Opens a bucket, and creates it at first use. */
   #open(name: string, ttl: number): Promise<KV> {
     const { replicas } = this.#settings;
-    const options = { history: 1, ttl, storage: storageOf(this.#settings), replicas };
+    const options = {
+      history: 1,
+      ttl,
+      storage: storageOf(this.#settings),
+      replicas,
+      // A lagging replica would reply to a direct read with an old row.
+      allow_direct: replicas > 1 ? false : undefined,
+    };
     return this.#link.once(name, (connection) => new Kvm(connection).create(name, options));
   }
 
@@ -148,7 +155,7 @@ export class NatsStore implements BrokerStore {
     bucket: KV,
     key: string,
   ): Promise<{ readonly row?: string; readonly revision: number }> {
-    const entry = await bucket.get(key);
+    const entry = await repeatedRead(this.#link.runtime, () => bucket.get(key));
     if (entry === null) return { revision: 0 };
     const { revision } = entry;
     return entry.operation === "PUT" ? { row: entry.string(), revision } : { revision };

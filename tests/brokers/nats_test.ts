@@ -145,6 +145,40 @@ test("opens and closes its connection with the given function", async ({ servers
   assert(opened[0]!.isClosed());
 });
 
+test("reads again if the server loses the first direct reads", async ({ servers }) => {
+  let lost = 0;
+  await using broker = new NatsBroker({
+    servers,
+    async connect(options) {
+      const connection = await connectNats(options as ConnectionOptions);
+      const request = connection.request.bind(connection);
+      const seen = new Set<string>();
+      connection.request = (subject, ...rest) => {
+        const isLost = subject.includes(".DIRECT.GET.") && !seen.has(subject);
+        seen.add(subject);
+        return isLost ? (lost++, new Promise(() => {})) : request(subject, ...rest);
+      };
+      return connection;
+    },
+  });
+  assertEquals(await broker.store!.newest("a", 1_000), -1);
+  assertEquals(lost, 1);
+  const { logs } = broker;
+  await logs!.create("log", {
+    identity: "abcdefgh",
+    config: { contentType: "application/json" },
+    records: ["1"],
+    maxLogs: 10,
+  });
+  const page = await logs!.read("log", { after: 0, maxRecords: 1, maxBytes: 1, renews: false });
+  assert(typeof page === "object");
+  assertEquals(page.records, ["1"]);
+  assert(lost > 1);
+  await append(broker, "news", 1);
+  const { publications } = await broker.history!.read("news", PAGE);
+  assertEquals(publications.length, 1);
+});
+
 test("reports that a given connection has closed", async ({ servers }) => {
   const connection = await connectNats({ servers });
   await using broker = new NatsBroker({ connection });

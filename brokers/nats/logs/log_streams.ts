@@ -21,7 +21,7 @@ import {
   QUIET_HEADER,
   subjectPart,
 } from "../format.ts";
-import { streamConfig } from "../jetstream.ts";
+import { readMessage, repeatedRead, streamConfig } from "../jetstream.ts";
 import type { Link } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { countSubjects, pull, pullNewest } from "../pull.ts";
@@ -235,7 +235,8 @@ export class LogStreams {
     return await this.#ask("list logs", async ({ direct }) => {
       const subject = `${this.names.due}.${prefix}.>`;
       const query = { seq: Math.max(1, from), next_by_subj: subject };
-      return await direct.getMessage(this.names.dueStream, query) ?? undefined;
+      const read = () => direct.getMessage(this.names.dueStream, query);
+      return await repeatedRead(this.#link.runtime, read) ?? undefined;
     });
   }
 
@@ -258,11 +259,12 @@ export class LogStreams {
       | { readonly seq: number; readonly next_by_subj: string },
   ): Promise<LogMessage | undefined> {
     const { stream } = this.names;
-    const found = await this.#ask("read a log", ({ streams, direct }) =>
-      // A lagging replica would reply to a direct read with an old message.
-      this.#settings.replicas > 1
-        ? streams.getMessage(stream, query)
-        : direct.getMessage(stream, query));
+    const { runtime } = this.#link;
+    const isReplicated = this.#settings.replicas > 1;
+    const found = await this.#ask(
+      "read a log",
+      (manager) => readMessage({ runtime, manager, isReplicated }, stream, query),
+    );
     return found ? decodeLog(found.seq, found.data) : undefined;
   }
 
