@@ -1,7 +1,8 @@
 /** The meter of one session: counts the peer's messages, and rejects those beyond a rate limit. */
 import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
-import type { Meter } from "../session/message.ts";
+import { publicationsIn } from "../session/wire/server_envelope.ts";
+import type { Meter, MeteredMessage } from "../session/message.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
@@ -59,7 +60,9 @@ interface RefusedRate extends Refusal {
  * before an earlier one is sent again.
  */
 interface Hold {
-  /** Number of publications. */
+  /** Number of envelopes. */
+  envelopes: number;
+  /** Number of publications as which they count. */
   count: number;
   /** Total size of the publications, in bytes. */
   size: number;
@@ -159,7 +162,7 @@ export class SessionMeter implements Meter, Disposable {
     const kind = meteredKind(envelope);
     const units = unitsOf(kind);
     if (!this.#counts(units)) return false;
-    const amount = { units, count: 1, size };
+    const amount = { units, count: publicationsIn(envelope), size };
     const now = this.#host.runtime.now();
     this.#addOwn(now);
     // A plain peer cannot publish, and sends no pongs.
@@ -178,8 +181,8 @@ export class SessionMeter implements Meter, Disposable {
     return true;
   }
 
-  async admit(kind: "message" | "publish", size: number): Promise<void> {
-    const amount = { units: unitsOf(kind), count: 1, size };
+  async admit({ kind, count, size }: MeteredMessage): Promise<void> {
+    const amount = { units: unitsOf(kind), count, size };
     while (!this.#isOver) {
       const now = this.#host.runtime.now();
       this.#addOwn(now);
@@ -263,8 +266,10 @@ export class SessionMeter implements Meter, Disposable {
     // After a clock was set back, no publication is early.
     const sinceMs = now - this.#postponedAt;
     const isEarly = sinceMs >= 0 && sinceMs < this.#postponedMs - EARLY_MS;
-    const hold = this.#hold ??= { count: 0, size: 0, pings: 0, shortage: first, isEarly };
-    hold.count++;
+    const empty = { envelopes: 0, count: 0, size: 0, pings: 0 };
+    const hold = this.#hold ??= { ...empty, shortage: first, isEarly };
+    hold.envelopes++;
+    hold.count += amount.count;
     hold.size += amount.size;
     const shortage = this.#missing({ ...amount, ...hold }, now) ?? { ...first, waitMs: 0 };
     const waitMs = Math.max(shortage.waitMs, MIN_WAIT_MS);
@@ -272,7 +277,7 @@ export class SessionMeter implements Meter, Disposable {
     this.#postponedMs = waitMs;
     const rate = this.#host.refused(shortage.account.scope, shortage.unit);
     const isPatient = !hold.isEarly &&
-      hold.count <= this.#session[internals].settings.maxRequests;
+      hold.envelopes <= this.#session[internals].settings.maxRequests;
     if (!isPatient && this.#isOneTooMany(rate, now)) return true;
     this.#answer(envelope, rate, { ...shortage, waitMs });
     this.#pingAfter(hold);

@@ -88,11 +88,19 @@ export interface Meter {
    */
   refuses(envelope: Envelope, size: number): boolean;
   /**
-   * Waits until a message or publication of this size may be handled, and counts it. Numbered
-   * messages wait here and are never rejected. Resolves without counting once the meter has
-   * stopped.
+   * Waits until a message or publication may be handled, and counts it. Numbered messages wait here
+   * and are never rejected. Resolves without counting once the meter has stopped.
    */
-  admit(kind: "message" | "publish", size: number): Promise<void>;
+  admit(message: MeteredMessage): Promise<void>;
+}
+
+/** A message or publication, as a meter counts it. */
+export interface MeteredMessage {
+  readonly kind: "message" | "publish";
+  /** Number of messages or publications as which it counts. */
+  readonly count: number;
+  /** Size in bytes. */
+  readonly size: number;
 }
 
 /** Envelopes that are not messages. */

@@ -19,6 +19,7 @@ import {
 import { z } from "zod";
 import { Cable } from "./cable.ts";
 import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
+import { Page } from "./page.ts";
 import { listen } from "./servers.ts";
 import { turns, until } from "./waiting.ts";
 
@@ -1122,3 +1123,25 @@ Deno.test("Servers refuse publications on a stream that are no transactions", as
   await session.publish("stream:list", { writes: [[{ ...change, type: 1 }], [change]] });
   await until(() => at.own.version === 1);
 });
+
+/** Transactions of one change each. */
+function transactions(count: number): { writes: object[][] } {
+  const headers = { operation: "upsert" };
+  return {
+    writes: Array.from({ length: count }, (_, i) => [{ type: "t", key: `${i}`, value: i, headers }]),
+  };
+}
+
+for (const numbering of [undefined, { client: "a-client-of-this-test", seq: 0 }]) {
+  Deno.test(`Servers count each transaction of a ${numbering ? "numbered " : ""}publication toward the rates`, async () => {
+    const rates = { perSession: { publications: { perSecond: 1, burst: 12 } } };
+    await using host = server(undefined, { rates });
+    await using _own = await host.state("list");
+    await using page = await Page.open(host.url, "skein.1");
+    const publish = (count: number, more?: object) =>
+      page.ask({ publish: "stream:list", data: transactions(count), ...more });
+    const first = await publish(10, numbering);
+    assertEquals((first.data?.["results"] as unknown[])?.length, 10);
+    assertEquals((await publish(10)).error?.code, "too-many");
+  });
+}

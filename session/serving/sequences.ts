@@ -7,7 +7,8 @@ import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Inside } from "../receiving.ts";
-import type { MessageTurn } from "../message.ts";
+import type { MessageTurn, MeteredMessage } from "../message.ts";
+import { publicationsIn } from "../wire/server_envelope.ts";
 import type { NumberedEnvelope } from "../settings.ts";
 import type { Session } from "../session.ts";
 
@@ -368,16 +369,18 @@ export class Numbers extends Signal {
 
   /** Registers the next number. Returns an error text if the number is wrong. */
   take(
-    { kind, seq, id }: NumberedEnvelope & { readonly seq: number },
+    envelope: NumberedEnvelope & { readonly seq: number },
     size: number,
   ): Numbered | string {
+    const { kind, seq, id } = envelope;
     const { client } = this.core.lineage;
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
     this.#client ??= this.#sequences.open(client, this);
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
-    return new Numbered(this, { kind, seq, producer: this.#client.key, size, id });
+    const metered = { kind, size, count: publicationsIn(envelope) };
+    return new Numbered(this, { seq, producer: this.#client.key, metered, id });
   }
 
   /**
@@ -438,26 +441,23 @@ export class Numbered implements MessageTurn {
   /** Key of the client, unique across all nodes. */
   readonly producer: string;
   readonly #numbers: Numbers;
-  readonly #kind: "message" | "publish";
-  readonly #size: number;
+  readonly #metered: MeteredMessage;
   readonly #id: number | undefined;
   #endTurn: (() => void) | undefined;
 
   constructor(
     numbers: Numbers,
     of: {
-      readonly kind: "message" | "publish";
       readonly seq: number;
       readonly producer: string;
-      readonly size: number;
+      readonly metered: MeteredMessage;
       readonly id: number | undefined;
     },
   ) {
     this.#numbers = numbers;
     this.seq = of.seq;
     this.producer = of.producer;
-    this.#kind = of.kind;
-    this.#size = of.size;
+    this.#metered = of.metered;
     this.#id = of.id;
   }
 
@@ -466,7 +466,7 @@ export class Numbered implements MessageTurn {
    * message, because it would be lost: the next acknowledged number would include it.
    */
   async begin(): Promise<NumberedTurn> {
-    await this.#numbers.core.receiving.meter?.admit(this.#kind, this.#size);
+    await this.#numbers.core.receiving.meter?.admit(this.#metered);
     return await this.#turn();
   }
 

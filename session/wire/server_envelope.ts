@@ -20,6 +20,8 @@ import {
   readEnvelope,
   type ServiceKind,
 } from "./envelope.ts";
+import { STREAM_PREFIX } from "./recovery.ts";
+import { MAX_WRITES } from "./rows.ts";
 
 /**
  * Reads one envelope. Never throws. An unreadable envelope is returned as `malformed`, with the
@@ -89,6 +91,13 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
     case "presence":
       return isId(id) ? { kind, topic: value, data, id } : badId(kind, id);
   }
+}
+
+/** Number of publications as which an envelope counts: each transaction of a state is one. */
+export function publicationsIn(envelope: Envelope): number {
+  if (envelope.kind !== "publish" || !envelope.topic.startsWith(STREAM_PREFIX)) return 1;
+  const { writes } = Object(envelope.data) as { readonly writes?: unknown };
+  return Array.isArray(writes) ? Math.min(Math.max(1, writes.length), MAX_WRITES) : 1;
 }
 
 const ANSWER_NAME = /^[\w-]{16,64}$/;
