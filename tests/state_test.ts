@@ -1128,9 +1128,30 @@ Deno.test("Servers refuse publications on a stream that are no transactions", as
 function transactions(count: number): { writes: object[][] } {
   const headers = { operation: "upsert" };
   return {
-    writes: Array.from({ length: count }, (_, i) => [{ type: "t", key: `${i}`, value: i, headers }]),
+    writes: Array.from(
+      { length: count },
+      (_, i) => [{ type: "t", key: `${i}`, value: i, headers }],
+    ),
   };
 }
+
+Deno.test("Servers handle other events between the transactions of a publication", async () => {
+  let turn = 0;
+  let isOver = false;
+  const seen: number[] = [];
+  const tick = () => {
+    turn++;
+    if (!isOver) setImmediate(tick);
+  };
+  await using host = server(undefined, { authorizeChange: () => seen.push(turn) > 0 });
+  await using _own = await host.state("list");
+  await using page = await Page.open(host.url, "skein.1");
+  tick();
+  const { data } = await page.ask({ publish: "stream:list", data: transactions(64) });
+  isOver = true;
+  assertEquals((data!["results"] as unknown[]).length, 64);
+  assertEquals(new Set(seen).size, 64);
+});
 
 for (const numbering of [undefined, { client: "a-client-of-this-test", seq: 0 }]) {
   Deno.test(`Servers count each transaction of a ${numbering ? "numbered " : ""}publication toward the rates`, async () => {

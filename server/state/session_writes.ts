@@ -50,6 +50,8 @@ export async function writeRows(
   if (rows !== undefined) return await writeEphemeral(id, rows, { ...parts, source, ephemeral });
   const results: WriteResult[] = [];
   for (const write of readWrites(data)) {
+    // A broker in memory replies within the turn, in which other clients could do nothing.
+    if (results.length > 0) await new Promise<void>((end) => parts.runtime.schedule(end));
     // The client sends the rest again in its next session.
     if (results.length > 0 && source.session.isClosed) break;
     try {
