@@ -17,7 +17,7 @@ import {
 import { Cable } from "./cable.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
-import { turns, until } from "./waiting.ts";
+import { soon, turns, until } from "./waiting.ts";
 
 const CURSOR = z.object({ x: z.number().max(1_000), by: z.string().default("") });
 
@@ -134,6 +134,18 @@ Deno.test("an ephemeral row is a change of the state", async () => {
   } as const;
   assertEquals((await next).map(({ value }) => value), [change, change]);
   for (const one of changes) await one.return();
+});
+
+Deno.test("a state that was deleted and created again yields the changes of ephemeral rows", async () => {
+  await using at = await Fixture.make();
+  await at.server.durableStreams.delete("board:1");
+  await using again = await at.server.state("board:1") as unknown as OwnBoard;
+  await at.own[Symbol.asyncDispose]();
+  const changes = again.changes();
+  const next = changes.next();
+  await again.collection("cursors").set("a", { x: 1 });
+  assertEquals((await soon(next)).value?.key, "a");
+  await changes.return();
 });
 
 Deno.test("ephemeral rows leave with their session, after the grace period", async () => {

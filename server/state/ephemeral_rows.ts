@@ -248,8 +248,8 @@ export class EphemeralRows {
   users = 1;
   /** Sends the rows to sessions. */
   feed: RowFeed | undefined;
-  /** Receives the changes for the application's handles. */
-  listener: ((change: RowChanged) => void) | undefined;
+  /** Called with each change. Bounded by the copies of the state's rows. */
+  readonly listeners: Set<(change: RowChanged) => void> = new Set();
   readonly #states: EphemeralStates;
   readonly #shared: DirectoryScope<Entry> | undefined;
   readonly #rows = new Map<string, Row>();
@@ -504,7 +504,7 @@ export class EphemeralRows {
     else rows.set(key, { value: shown.value, version });
     if (rows.size === 0) this.#collections.delete(collection);
     else this.#collections.set(collection, rows);
-    this.listener?.({ collection, key, before: before?.value });
+    for (const listen of this.listeners) listen({ collection, key, before: before?.value });
     this.#plan(name);
   }
 

@@ -66,7 +66,7 @@ Deno.test("EphemeralRows.write() shows the newest value of all writers", () => {
   using bench = new Bench();
   const { sessions: [one, two, three] } = bench;
   const changes: unknown[] = [];
-  bench.rows.listener = ({ key, before }) => void changes.push([key, before]);
+  bench.rows.listeners.add(({ key, before }) => void changes.push([key, before]));
   bench.write(one, "a", 1);
   bench.write(two, "a", 2);
   bench.write(three, "a", 3);
@@ -184,12 +184,12 @@ class Node {
       namesOf: () => new Set(["cursors"]),
     });
     this.rows = this.states.open("board")!;
-    this.rows.listener = ({ key, before }) => {
+    this.rows.listeners.add(({ key, before }) => {
       assertEquals(this.told.get(key), before);
       const now = this.rows.collection("cursors").get(key)?.value;
       if (now === undefined) this.told.delete(key);
       else this.told.set(key, now);
-    };
+    });
   }
 
   get values(): string[] {

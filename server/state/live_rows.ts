@@ -40,6 +40,7 @@ export class LiveRows extends Signal implements RowSource {
   readonly #stop = new AbortController();
   readonly #isReady = Promise.withResolvers<void>();
   #collections: Collections = new Map();
+  readonly #onEphemeral = (change: RowChanged) => this.#tell([change]);
   /** True while the rows need only later changes. */
   #isCurrent = false;
 
@@ -66,7 +67,7 @@ export class LiveRows extends Signal implements RowSource {
     // The same bounds as for sessions, which then share the reads of new changes.
     this.#bounds = keyedPage(maxTransactionBytes(id));
     this.ephemeral = ephemeral;
-    if (ephemeral !== undefined) ephemeral.listener = (change) => this.#tell([change]);
+    ephemeral?.listeners.add(this.#onEphemeral);
     this.ready = this.#isReady.promise;
     this.ready.catch(() => {});
     void this.#run();
@@ -95,7 +96,7 @@ export class LiveRows extends Signal implements RowSource {
 
   close(reason: unknown = new RequestError("unavailable", "The server is closed")): void {
     this.failure ??= reason;
-    if (this.ephemeral !== undefined) this.ephemeral.listener = undefined;
+    this.ephemeral?.listeners.delete(this.#onEphemeral);
     this.#stop.abort();
     this.#isReady.reject(reason);
     this.notify();
