@@ -375,6 +375,11 @@ Deno.test("writes of ephemeral rows beyond the rate limit wait, and only the new
   await reading;
   assertEquals([own.get("a")?.x, cursors.get("a")?.x], [29, 29]);
   assertEquals(seen, seen.toSorted((one, other) => one - other));
+  // Each row counts.
+  const start = performance.now();
+  await Promise.all(Array.from({ length: 12 }, (_, i) => cursors.set(`${i}`, { x: i })));
+  await cursors.set("a", { x: 30 });
+  assert(performance.now() - start > 400);
 });
 
 Deno.test("ephemeral rows continue after the server has refused the client", async () => {

@@ -93,11 +93,17 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
   }
 }
 
-/** Number of publications as which an envelope counts: each transaction of a state is one. */
+/**
+ * Number of publications as which an envelope counts: each transaction of a state is one, and each
+ * ephemeral row.
+ */
 export function publicationsIn(envelope: Envelope): number {
   if (envelope.kind !== "publish" || !envelope.topic.startsWith(STREAM_PREFIX)) return 1;
-  const { writes } = Object(envelope.data) as { readonly writes?: unknown };
-  return Array.isArray(writes) ? Math.min(Math.max(1, writes.length), MAX_WRITES) : 1;
+  const { writes, ephemeral = writes } = Object(envelope.data) as {
+    readonly writes?: unknown;
+    readonly ephemeral?: unknown;
+  };
+  return Array.isArray(ephemeral) ? Math.min(Math.max(1, ephemeral.length), MAX_WRITES) : 1;
 }
 
 const ANSWER_NAME = /^[\w-]{16,64}$/;
