@@ -883,6 +883,53 @@ const ANSWERS: readonly Row[] = [
       return { take, left: () => [...takenOf(quotas), rows.collection("cursors").size] };
     },
   })),
+  ...["is complete", "was just opened"].map((time): Row => ({
+    name: `states that a client closes when it ${time}`,
+    bound: 2,
+    async open(room) {
+      const server = room.use(testServer({
+        authorize: () => true,
+        durableStreams: { path: "/streams" },
+        limits: { maxTopicsPerSession: 2 },
+      }));
+      for (const i of [0, 1, 2]) room.use(await server.state(`${i}`));
+      const client = room.use(await server.connect());
+      const take = async (i: number) => {
+        using state = await client.state(`${i}`);
+        if (time !== "was just opened") await state.ready;
+        // A topic is in force before its subscription ends.
+        else await until(() => server.topics.stats.topics > 0);
+        state[Symbol.dispose]();
+        await until(() => server.topics.stats.topics === 0);
+      };
+      return { take, left: () => [server.topics.stats.topics] };
+    },
+  })),
+  {
+    name: "states that a server closes",
+    bound: 2,
+    open(room) {
+      const { logs } = answering(room, room.use(new MemoryBroker()));
+      const tail = { records: 9, bytes: 9_999, ms: 1_000 };
+      const quotas = new Quotas(runtime);
+      const states = new States({
+        runtime,
+        logs,
+        quotas,
+        tail,
+        gate: undefined as never, // Nothing is written.
+        ephemeral: ephemeralIn(room, new Quotas(runtime)),
+        maxTransactionBytes: () => 65_536,
+        readTimeoutMs: 1_000,
+      });
+      room.defer(() => states.close());
+      const take = async (i: number) => {
+        await (await states.open(`${i}`))[Symbol.asyncDispose]();
+        await until(() => logs.readers === 0);
+      };
+      return { take, left: () => [logs.readers, [...logs.followed()].length] };
+    },
+  },
   ...Object.entries(FORKS).map(([end, { id, kind, ...fork }]): Row => ({
     name: `forks of a stream that ${end}`,
     bound: 2,

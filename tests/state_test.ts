@@ -16,6 +16,8 @@ import {
   SessionClosedError,
   type State,
 } from "../mod.ts";
+import v8 from "node:v8";
+import vm from "node:vm";
 import { z } from "zod";
 import { Cable } from "./cable.ts";
 import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
@@ -1050,6 +1052,36 @@ Deno.test("ClientState rejects everything if a refusal ends its client", async (
   using late = await page.state("list");
   await assertRejects(() => late.ready, SessionClosedError, "refused");
   assertEquals([late.status.current, late.status.isEnded], ["ended", true]);
+});
+
+Deno.test("ClientState and State leave nothing in memory once they are closed", async () => {
+  v8.setFlagsFromString("--expose-gc");
+  const collect = vm.runInNewContext("gc") as () => void;
+  await using at = await Fixture.make();
+  await at.own.collection("items").set("a", 1);
+  const { signal } = new AbortController();
+  const closed: WeakRef<object>[] = [];
+  /** Uses a state in several ways, in a frame that keeps nothing. */
+  const use = async (i: number) => {
+    using state = await at.open();
+    const items = state.collection<number>("items");
+    using _following = items.subscribe(() => {});
+    const changes = state.changes();
+    const next = changes.next();
+    await items.update("a", (n) => n + 1, { signal });
+    await next;
+    const rest = changes.next();
+    await using own = await at.server.state(i % 2 === 0 ? "list" : "other");
+    const rows = state.collection("items").current;
+    closed.push(...[state, items, changes, rows, own].map((one) => new WeakRef<object>(one)));
+    state[Symbol.dispose]();
+    await rest;
+  };
+  for (let i = 0; i < 8; i++) await use(i);
+  await until(() => {
+    collect();
+    return closed.every((one) => one.deref() === undefined);
+  });
 });
 
 Deno.test("ClientState does not claim to know the outcome of a write that is under way at its close", async () => {
