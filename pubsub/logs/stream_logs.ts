@@ -188,9 +188,9 @@ export interface ReadStreamOptions {
   /**
    * Reads each change of a keyed stream, with one record for each transaction: its changes,
    * separated by commas. If the tail lacks a transaction, or the page has no room for all of them,
-   * reads the newest change of each row instead.
+   * reads the newest change of each row instead, unless `always`.
    */
-  readonly eachChange?: true | undefined;
+  readonly eachChange?: boolean | "always" | undefined;
   /** Identity that the stream must have. A different stream counts as `missing`. */
   readonly identity?: string | undefined;
   /** Maximum number of records in a page. */
@@ -767,12 +767,13 @@ export class StreamLogs implements AsyncDisposable {
   async #readChanges(id: string, options: ReadStreamOptions): Promise<LogPage | undefined> {
     const { after, snapshot, startsAtOldest, eachChange } = options;
     // A snapshot consists of rows.
-    if (!eachChange || startsAtOldest || snapshot !== undefined) return undefined;
+    const isAlways = eachChange === "always";
+    if (!isAlways && (!eachChange || startsAtOldest || snapshot !== undefined)) return undefined;
     const page = await this.#readLog(id, { ...options, tail: true }, true);
     if (page?.info.keyed === undefined) return page;
     const { info, records } = page;
     const isWhole = after >= info.start && after + records.length >= info.tail;
-    if (!isWhole || records.length > MAX_TRANSACTIONS_BEHIND) return undefined;
+    if (!isAlways && (!isWhole || records.length > MAX_TRANSACTIONS_BEHIND)) return undefined;
     // The brackets of the lists are left out, because the page is one list.
     return { info, records: records.map((record) => record.slice(1, -1)) };
   }

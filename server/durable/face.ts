@@ -58,6 +58,7 @@ import {
 import {
   DROPPED_REASON,
   NO_SPACE,
+  type ReadStreamOptions,
   type StreamAppended,
   type StreamCreated,
   type StreamLogs,
@@ -664,17 +665,19 @@ export class DurableFace {
   async #catchUp(
     { request }: Asked,
     id: string,
-    { offset, snapshot }: ReadQuery,
+    { offset, snapshot, isTail }: ReadQuery,
     after: number,
   ): Promise<Response> {
     const startsAtOldest = offset === undefined;
-    const result = await this.#parts.logs.read(id, { ...PAGE, after, startsAtOldest, snapshot });
-    const page = await this.#fill(id, pageAt(result, offset, after));
+    const eachChange = isTail && "always";
+    const part = { ...PAGE, after, startsAtOldest, snapshot, eachChange } as const;
+    const first = pageAt(await this.#parts.logs.read(id, part), offset, after);
+    const page = await this.#fill(id, first, eachChange);
     const { info, after: start, next, isUpToDate } = page;
     const records = bracketed(page);
     const end = isUpToDate ? info.end : undefined;
     // Each change may move rows, so pages of a keyed stream differ with its end.
-    const generation = info.keyed ? `:${info.tail}` : "";
+    const generation = info.keyed ? `:${info.tail}${isTail ? ":all" : ""}` : "";
     const etag = `"${info.identity}:${start}:${next}${generation}${end ? ":c" : ""}"`;
     const isFinal = !info.keyed && (!isUpToDate || end !== undefined);
     const headers = {
@@ -689,13 +692,17 @@ export class DurableFace {
   }
 
   /** Adds pages while they fit, because brokers and the sources of forks return smaller pages. */
-  async #fill(id: string, page: StreamPage): Promise<StreamPage> {
+  async #fill(
+    id: string,
+    page: StreamPage,
+    eachChange: ReadStreamOptions["eachChange"],
+  ): Promise<StreamPage> {
     for (let bytes = recordBytes(page.records); !page.isUpToDate;) {
       const { info: { identity }, next: after, records, snapshot } = page;
       const maxRecords = PAGE.maxRecords - records.length;
       const maxBytes = PAGE.maxBytes - bytes;
       if (maxRecords <= 0 || maxBytes <= 0) break;
-      const part = { after, identity, snapshot, maxRecords, maxBytes };
+      const part = { after, identity, snapshot, eachChange, maxRecords, maxBytes };
       const more = await this.#parts.logs.read(id, part);
       if (more.kind !== "page") break;
       bytes += recordBytes(more.records);

@@ -181,6 +181,46 @@ Deno.test("DurableStreams.create() creates no keyed stream in place of another o
   assertEquals(await streams.info("other"), undefined);
 });
 
+Deno.test("DurableFace returns all changes in the tail of a keyed stream", async () => {
+  await using bench = new Bench({ tail: { records: 3, ms: 1, bytes: 65_536 } });
+  await bench.create();
+  const all = (offset = "-1") => bench.read(`board?changes=all&offset=${offset}`);
+  assertEquals(shown((await all()).messages), []);
+  const first = await bench.append([change("insert", "a", 1), change("insert", "b", 1)]);
+  await bench.append(change("update", "a", 2));
+  const whole = await all();
+  assertEquals(shown(whole.messages), ["insert a 1", "insert b 1", "update a 2"]);
+  assertEquals(whole.headers.get("stream-up-to-date"), "true");
+  assertEquals(shown((await all(first.offset)).messages), ["update a 2"]);
+  assertEquals(shown((await all(whole.offset)).messages), []);
+  await bench.append(change("delete", "a"));
+  for (const value of [3, 4]) await bench.append(change("upsert", "a", value));
+  assertEquals(shown((await all()).messages), ["delete a", "insert a 3", "update a 4"]);
+  assertEquals((await all(first.offset)).status, 410);
+  const newest = (await bench.read()).messages.slice(1, -1);
+  assertEquals(shown(newest), ["insert b 1", "update a 4"]);
+  for (const query of ["changes=some", "changes=all&live=long-poll", "changes=all&changes=all"]) {
+    assertEquals((await bench.ask("GET", `board?offset=-1&${query}`)).status, 400, query);
+  }
+});
+
+Deno.test("DurableFace returns all changes in a tail that is longer than a page", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const text = "-".repeat(100_000);
+  for (let i = 0; i < 14; i++) await bench.append(change("upsert", "a", `${i}${text}`));
+  const values: number[] = [];
+  let pages = 0;
+  for (let offset = "-1", isOver = false; !isOver; pages++) {
+    const page = await bench.read(`board?changes=all&offset=${offset}`);
+    for (const { value } of page.messages) values.push(parseInt(value));
+    isOver = page.headers.has("stream-up-to-date");
+    ({ offset } = page);
+  }
+  assertEquals(values, Array.from({ length: 14 }, (_, i) => i));
+  assert(pages > 1, `${pages} pages`);
+});
+
 Deno.test("DurableFace creates keyed streams only for JSON, without content and forks", async () => {
   await using bench = new Bench();
   assertEquals((await bench.create("board", { "content-type": "text/plain" })).status, 400);

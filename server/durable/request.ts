@@ -40,6 +40,8 @@ export interface ReadQuery {
   readonly offset: string | undefined;
   /** Position at which the snapshot ends that the reader is reading; see `snapshotOf`. */
   readonly snapshot: number | undefined;
+  /** True to read all changes of a keyed stream that its tail has. */
+  readonly isTail: boolean;
   /** Cursor of an earlier response. */
   readonly cursor: number | undefined;
 }
@@ -118,6 +120,14 @@ export function readQuery(query: URLSearchParams): ReadQuery {
   if (cursor !== undefined && !/^\d{1,15}$/.test(cursor)) {
     throw badRequest("bad-query", "Cannot read: cursor must be one of an earlier response");
   }
+  const changes = single(query, "changes");
+  if (changes !== undefined && (changes !== "all" || mode !== "catch-up")) {
+    throw badRequest(
+      "bad-query",
+      `Cannot read: changes must be "all", and not be live, received "${changes.slice(0, 32)}"`,
+    );
+  }
+  const isTail = changes === "all";
   const isStart = offset === undefined || offset === "-1";
   const position = isStart ? 0 : offset === "now" ? "now" : unboundPosition(offset);
   if (position === undefined) {
@@ -130,7 +140,8 @@ export function readQuery(query: URLSearchParams): ReadQuery {
     mode,
     position,
     offset: isStart || offset === "now" ? undefined : offset,
-    snapshot: snapshotOf(offset),
+    snapshot: isTail ? undefined : snapshotOf(offset),
+    isTail,
     cursor: cursor === undefined ? undefined : Number(cursor),
   };
 }

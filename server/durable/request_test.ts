@@ -38,6 +38,9 @@ Deno.test("readQuery() rejects malformed, repeated and missing parameters", () =
     "offset=-1&live=websocket",
     "offset=-1&live=sse&live=sse",
     "offset=-1&live=sse&cursor=x",
+    "offset=-1&changes=",
+    "offset=-1&changes=newest",
+    "offset=-1&changes=all&live=sse",
   ];
   for (const query of queries) {
     const problem = assertThrows(() => readQuery(new URLSearchParams(query)), Problem, "", query);
@@ -48,6 +51,7 @@ Deno.test("readQuery() rejects malformed, repeated and missing parameters", () =
     position: 7,
     offset: "0000000000000007_a1b2c3d4",
     snapshot: undefined,
+    isTail: false,
     cursor: undefined,
   });
 });
