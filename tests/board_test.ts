@@ -12,6 +12,7 @@ import { Board } from "../examples/board/board.ts";
 import { type Card, contract } from "../examples/board/contract.ts";
 import { type BoardServer, serveBoards } from "../examples/board/kanban.ts";
 import { between, byOrder, isOrder, orderAt } from "../examples/board/order.ts";
+import { type Change, Past, readPast } from "../examples/board/past.ts";
 import { arrange, placeOf, withCardAt } from "../examples/board/rows.ts";
 import { Cable } from "./cable.ts";
 import { soon, until } from "./waiting.ts";
@@ -120,6 +121,68 @@ Deno.test("withCardAt() shows a card at another place", () => {
     { column: "a", index: 1 },
     undefined,
   ]);
+});
+
+/* The past */
+
+/** A change of a row at a time of the Unix epoch, in seconds. */
+function change(
+  seconds: number,
+  operation: "insert" | "update" | "delete",
+  key: string,
+  value?: unknown,
+): Change {
+  const timestamp = new Date(seconds * 1_000).toISOString();
+  const type = key.length === 1 ? "cards" : "columns";
+  return { type, key, value, headers: { operation, timestamp } };
+}
+
+const LIST = change(1, "insert", "todo", { title: "To do", order: "1" });
+
+function cardsAt(past: Past, seconds: number): string[] {
+  return past.at(seconds * 1_000).flatMap(({ cards }) =>
+    cards.map(({ key, title }) => key + title)
+  );
+}
+
+Deno.test("Past shows the board as it was after each change", () => {
+  const row = { ...card("todo", "1"), title: "1" };
+  const changes = [
+    LIST,
+    change(2, "insert", "x", row),
+    change(3, "update", "x", { ...row, title: "2" }),
+    change(3, "insert", "y", { ...row, order: "2" }),
+    change(4, "delete", "x"),
+    change(5, "insert", "x", { ...row, title: "3" }),
+  ];
+  const past = new Past(changes.slice(4), changes);
+  assertEquals(past.moments, [1_000, 2_000, 3_000, 4_000, 5_000]);
+  const shown = past.moments.map((at) => cardsAt(past, at / 1_000));
+  assertEquals(shown, [[], ["x1"], ["x2", "y1"], ["y1"], ["x3", "y1"]]);
+  assertEquals([cardsAt(past, 0), cardsAt(past, 9), past.isWhole], [[], ["x3", "y1"], true]);
+});
+
+Deno.test("Past ends where a row is not known", () => {
+  const row = { ...card("todo", "1"), title: "1" };
+  const rows = [LIST, change(2, "insert", "x", row), change(7, "update", "y", row)];
+  const kept = [
+    change(5, "insert", "z", row),
+    change(6, "delete", "w"),
+    change(7, "update", "y", row),
+    change(8, "delete", "z"),
+  ];
+  const past = new Past([{ headers: {} }, ...rows], kept);
+  assertEquals([past.moments, past.isWhole], [[7_000, 8_000], false]);
+  assertEquals([cardsAt(past, 7), cardsAt(past, 8)], [["x1", "y1", "z1"], ["x1", "y1"]]);
+  assertEquals(new Past(rows, []).moments, []);
+});
+
+Deno.test("Past keeps the order of changes if a clock was set back", () => {
+  const row = { ...card("todo", "1"), title: "1" };
+  const changes = [LIST, change(5, "insert", "x", row), change(4, "delete", "x")];
+  const past = new Past([LIST], changes);
+  assertEquals(past.moments, [1_000, 5_000]);
+  assertEquals(cardsAt(past, 5), []);
 });
 
 /* A page and its server */
@@ -322,6 +385,25 @@ Deno.test("serveBoards() accepts only rows of columns and cards", async () => {
   );
 });
 
+Deno.test("readPast() reads all changes of a board, for users only", async () => {
+  await using server = start();
+  await using ann = await open(server.url, "ann");
+  const column = keyOf(ann.board, "To do");
+  for (const title of ["a", "b"]) await ann.board.addCard(column, title);
+  await ann.board.editCard(keyOf(ann.board, "a"), { title: "c" });
+  await ann.board.deleteCard(keyOf(ann.board, "b"));
+  const stream = (query: string, board = "plans") =>
+    new URL(`http://127.0.0.1:${new URL(server.url).port}/streams/board:${board}${query}`);
+  const past = await readPast(stream("?name=bob"), { fetch });
+  const seen = past.moments.map((at) => past.at(at)[0]!.cards.map(({ title }) => title).join());
+  assertEquals(seen[0], "");
+  assertEquals(seen.at(-1), "c");
+  for (const query of ["", "?name=!", "?name=bob&live=sse&changes=all"]) {
+    await assertRejects(() => readPast(stream(query), { fetch }), Error, "The server answered 4");
+  }
+  await assertRejects(() => readPast(stream("?name=bob", "PLANS"), { fetch }), Error, "403");
+});
+
 Deno.test("Board calls its page if the board cannot be read", async () => {
   await using server = start();
   await using client = connect(`${server.url}session?name=ann`, {
@@ -384,10 +466,12 @@ Deno.test("serveBoards() rejects other topics, faulty pointers and requests over
   await assertRejects(() => cancelling, RequestError);
   await session.close();
   const { port } = new URL(server.url);
-  for (const method of ["GET", "POST", "PUT", "DELETE"]) {
-    const response = await fetch(`http://127.0.0.1:${port}/streams/board:plans`, { method });
+  const expected = { GET: 200, HEAD: 200, POST: 403, PUT: 403, DELETE: 403 };
+  for (const [method, status] of Object.entries(expected)) {
+    const url = `http://127.0.0.1:${port}/streams/board:plans?name=bob`;
+    const response = await fetch(url, { method });
     await response.body?.cancel();
-    assertEquals([method, response.status], [method, 403]);
+    assertEquals([method, response.status], [method, status]);
   }
 });
 

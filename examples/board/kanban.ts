@@ -36,13 +36,17 @@ export function serveBoards(options: BoardOptions): BoardServer {
     path: "/session",
     contract,
     rooms: ["board:{board}"],
-    // Limits for a demo. A write above them is refused, and the page says why. Without `authorize`
-    // here, no one reads or writes a board over HTTP.
+    // Limits for a demo. A write above them is refused, and the page says why.
     durableStreams: {
       path: "/streams",
       maxStreams: 1_000,
       maxRows: 2_000,
       maxStreamBytes: 4 * 1_048_576,
+      // The changes that the history of a board shows.
+      tail: { ms: 86_400_000, records: 100_000, bytes: 8 * 1_048_576 },
+      // A page reads the history over HTTP. All changes go through its session.
+      authorize: ({ action, id, user }) =>
+        action === "read" && user !== undefined && BOARD.safeParse(nameOf(id)).success,
     },
     // Adds the verified user to every pointer.
     includePublisher: true,
@@ -65,6 +69,11 @@ export function serveBoards(options: BoardOptions): BoardServer {
       return true;
     },
   });
+
+  /** Returns the name of the board with a stream; `undefined` for other streams. */
+  function nameOf(id: string): string | undefined {
+    return TOPIC.exec(`stream:${id}`)?.groups?.name;
+  }
 
   /** Creates a board with its columns, if there is none. */
   async function prepare(name: string): Promise<void> {

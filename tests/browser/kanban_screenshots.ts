@@ -84,10 +84,21 @@ async function main(isReview: boolean): Promise<void> {
       await mira.page.click(".task");
       await shoot(mira, folder, "-card");
       await mira.page.keyboard.press("Escape");
+      await mira.page.click("#history");
+      await mira.page.waitForSelector("#past-slider:not([hidden])");
+      for (const _ of [1, 2, 3]) await mira.page.click("#past-before");
+      await shoot(mira, folder, "-past-dark");
+      await emulate(mira.page, "light");
+      await shoot(mira, folder, "-past");
+      await emulate(mira.page, "dark");
+      await mira.page.click("#past-close");
       await server.stop("SIGKILL");
       await mira.hasStatus("reconnecting");
       await mira.drag("Record the demo", "Doing");
       await shoot(mira, folder, "-offline");
+      await mira.page.click("#history");
+      await mira.page.waitForSelector("#past-again:not([hidden])");
+      await shoot(mira, folder, "-past-offline");
       console.log(folder.pathname);
     } else {
       await shoot(mira, folder, "", ["desktop"]);

@@ -120,6 +120,59 @@ testInBrowsers("board can be used with the keyboard alone", async (browser) => {
   await ann.shows("To do: Test; Done: ");
 });
 
+testInBrowsers(
+  "board shows its past on a slider, and nothing can be changed there",
+  async (browser) => {
+    await using kanban = await BoardSite.start(browser, "board");
+    const ann = await enter(kanban, { name: "ann" });
+    const bob = await enter(kanban, { name: "bob" });
+    const { keyboard } = ann.page;
+    await ann.page.click("#history");
+    await ann.says("#past-said", "Nothing has changed on this board yet.");
+    await ann.page.click("#past-close");
+    for (const title of ["Write", "Test"]) await ann.add("To do", title);
+    await ann.shows(TWO);
+    await ann.drag("Write", "Done");
+    await bob.shows("To do: Test; Doing: ; Done: Write");
+    // The slider has the focus: each arrow key is one change.
+    await ann.page.click("#history");
+    await ann.says("#past-place", "Change 4 of 4");
+    await keyboard.press("ArrowLeft");
+    await ann.says("#past-place", "Change 3 of 4");
+    await ann.shows(TWO);
+    await ann.drag("Write", "Doing");
+    await ann.page.click(".item");
+    await ann.shows(TWO);
+    await ann.page.waitForSelector("#columns:not(.dragging) .task:disabled");
+    await ann.page.click("#past-before");
+    await ann.shows("To do: Write; Doing: ; Done: ");
+    await ann.page.click("#past-before");
+    await ann.shows("To do: ; Doing: ; Done: ");
+    await ann.page.waitForSelector("#past-before:disabled");
+    // The present goes on.
+    await bob.add("Doing", "Plan");
+    await bob.shows("To do: Test; Doing: Plan; Done: Write");
+    await ann.shows("To do: ; Doing: ; Done: ");
+    await keyboard.press("Escape");
+    await ann.shows("To do: Test; Doing: Plan; Done: Write");
+    await ann.page.waitForSelector("#past[hidden]");
+    // By the keyboard, and without a server.
+    await kanban.server.stop("SIGKILL");
+    await ann.hasStatus("reconnecting");
+    await keyboard.press("h");
+    await ann.says("#past-said", "The history cannot be read now.");
+    await ann.shows("To do: Test; Doing: Plan; Done: Write");
+    await kanban.server.start();
+    await ann.hasStatus("connected");
+    await ann.page.click("#past-again");
+    await ann.says("#past-place", "Change 5 of 5");
+    await ann.page.click("#past-close");
+    await ann.page.waitForSelector(".column .add:not([hidden])");
+    await ann.add("Done", "Rest");
+    await bob.shows("To do: Test; Doing: Plan; Done: Write, Rest");
+  },
+);
+
 testInBrowsers("board says why a change was refused", async (browser) => {
   await using kanban = await BoardSite.start(browser, "board");
   const ann = await enter(kanban, { name: "ann" });

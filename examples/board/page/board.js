@@ -10,7 +10,9 @@ import { openEntrance } from "../../shared/entrance.js";
 import { People } from "../../shared/people.js";
 import { Board } from "../board.ts";
 import { findCard } from "../rows.ts";
+import { readPast } from "../past.ts";
 import { Drag } from "./drag.js";
+import { History } from "./history.js";
 import { Pointers } from "./pointers.js";
 import { draw, fillCard, fillColumn, notify, say } from "./view.js";
 
@@ -40,8 +42,21 @@ const people = new People({
   },
 });
 
+const history = new History({
+  read(signal) {
+    const stream = new URL(`/streams/board:${name}`, location.href);
+    stream.searchParams.set("name", me);
+    return readPast(stream, { fetch: (url, init) => fetch(url, init), signal });
+  },
+  onChange() {
+    pointers.pause(history.isOpen);
+    redraw();
+  },
+});
+
 const drag = new Drag(elements.columns, {
   columns: () => board?.columns ?? [],
+  isLocked: () => history.columns !== undefined,
   say,
   onChange() {
     pointers.hold(drag.held?.key);
@@ -71,6 +86,7 @@ function wanted() {
 function leave() {
   if (name === "") return;
   drag.cancel();
+  history.close();
   board?.[Symbol.dispose]();
   board = undefined;
   people.leave();
@@ -106,7 +122,8 @@ function redraw() {
   isScheduled = true;
   requestAnimationFrame(() => {
     isScheduled = false;
-    draw({ board, state, status, drag, holders: pointers.holders, actions });
+    const past = history.columns && { columns: history.columns };
+    draw({ board, state, status, drag, past, holders: pointers.holders, actions });
     pointers.place();
   });
 }
@@ -181,11 +198,14 @@ elements.again.addEventListener("click", () => {
 elements.boards.addEventListener("click", () => elements["boards-dialog"].showModal());
 
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "b" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (name === "" || document.querySelector("dialog[open]")) return;
-  if (event.target.matches("input, textarea, select")) return;
+  if (event.key === "Escape") return history.close();
+  if (event.target.matches("input:not([type=range]), textarea, select")) return;
+  if (event.key === "b") elements["boards-dialog"].showModal();
+  else if (event.key === "h") elements.history.click();
+  else return;
   event.preventDefault();
-  elements["boards-dialog"].showModal();
 });
 
 addEventListener("hashchange", () => name !== "" && void openBoard());
@@ -207,7 +227,7 @@ openEntrance({
   onEnter(connected, user) {
     client = connected;
     me = user;
-    elements.plan.hidden = elements.boards.hidden = false;
+    elements.plan.hidden = elements.boards.hidden = elements.history.hidden = false;
     void openBoard();
   },
 });

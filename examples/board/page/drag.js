@@ -28,8 +28,9 @@ export class Drag {
   #isDropped = false;
 
   /**
-   * Listens to the list of columns. `columns()` returns the columns without the drag, `onDrop`
-   * receives the card's key and place, and `say` sentences for screen readers.
+   * Listens to the list of columns. `columns()` returns the columns without the drag, `isLocked()`
+   * whether cards must stay, `onDrop` receives the card's key and place, and `say` sentences for
+   * screen readers.
    */
   constructor(plan, on) {
     this.#plan = plan;
@@ -87,6 +88,7 @@ export class Drag {
     this.#isDropped = false;
     if (this.held?.byKeys) this.cancel();
     const item = event.target.closest(".item");
+    if (this.#on.isLocked()) return;
     if (item === null || !event.isPrimary || event.button !== 0) return;
     // A finger on the rest of a card scrolls.
     if (event.pointerType !== "mouse" && event.target.closest(".grip") === null) return;

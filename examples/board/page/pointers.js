@@ -35,6 +35,7 @@ export class Pointers {
   /** The pointers of other pages, by the ids of the pages. */
   #others = new Map();
   #own = { at: null };
+  #isPaused = false;
   #timer;
   #sentAt = 0;
   #isSending = false;
@@ -81,10 +82,16 @@ export class Pointers {
 
   /** Sets this page's pointer; `undefined` once it has left the window. */
   point(event) {
-    const at = event === undefined ? null : this.#placeOf(event);
+    const at = event === undefined || this.#isPaused ? null : this.#placeOf(event);
     if (at === null && this.#own.at === null) return;
     this.#own = { ...this.#own, at };
     this.#plan();
+  }
+
+  /** Takes this page's pointer off the boards of others, or shows it again with its next move. */
+  pause(isPaused) {
+    this.#isPaused = isPaused;
+    if (isPaused) this.point(undefined);
   }
 
   /** Sets the card that this page's user holds; `undefined` for none. */

@@ -6,19 +6,25 @@
 import { elements, make, noticeIn, put } from "../../shared/elements.js";
 
 /** Draws all changes. */
-export function draw({ board, state, status, drag, holders, actions }) {
+export function draw({ board, state, status, drag, past, holders, actions }) {
   const isShown = board !== undefined && state.current !== "pending" && !state.error;
-  const { columns } = drag;
+  const { columns } = past ?? drag;
+  // The past cannot be changed.
+  const isPast = past !== undefined;
+  elements.plan.classList.toggle("past", isPast);
+  elements.pointers.hidden = isPast;
+  elements.history.disabled = !isShown;
   elements.loading.hidden = isShown || state.error !== undefined;
   elements.failed.hidden = state.error === undefined;
   put(elements.failure, state.error?.failure?.message ?? state.error?.message ?? "");
   elements.empty.hidden = !isShown || columns.length > 0;
-  elements.columns.hidden = elements["add-column"].hidden = !isShown;
+  elements.columns.hidden = !isShown;
+  elements["add-column"].hidden = !isShown || isPast;
   drawOffline(status, board?.waiting ?? 0, isShown);
-  if (isShown) keepFocus(() => drawColumns(columns, { drag, holders, actions }));
+  if (isShown) keepFocus(() => drawColumns(columns, { drag, isPast, holders, actions }));
 }
 
-function drawColumns(columns, { drag, holders, actions }) {
+function drawColumns(columns, { drag, isPast, holders, actions }) {
   list(elements.columns, columns, {
     make: ({ key }) => makeColumn(key, actions),
     update(element, { title, cards }) {
@@ -28,12 +34,16 @@ function drawColumns(columns, { drag, holders, actions }) {
       put(count, String(cards.length));
       count.title = cards.length === 1 ? "1 card" : `${cards.length} cards`;
       edit.ariaLabel = `Edit the column ${title}`;
+      edit.disabled = form.hidden = isPast;
       form.elements.title.ariaLabel = `Title of a new card in ${title}`;
       form.elements.add.ariaLabel = `Add the card to ${title}`;
       body.ariaLabel = title;
       list(body, cards, {
         make: ({ key }) => makeCard(key, actions),
-        update: (item, card) => updateCard(item, card, { drag, holder: holders.get(card.key) }),
+        update(item, card) {
+          const holder = isPast ? undefined : holders.get(card.key);
+          updateCard(item, card, { drag, isPast, holder });
+        },
       });
     },
   });
@@ -89,8 +99,9 @@ function makeCard(key, { openCard }) {
   return item;
 }
 
-function updateCard(item, { key, title, note }, { drag, holder }) {
+function updateCard(item, { key, title, note }, { drag, isPast, holder }) {
   const [task, , tag] = item.children;
+  task.disabled = isPast;
   const [name, text] = task.children;
   put(name, title);
   put(text, note);
