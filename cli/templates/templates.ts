@@ -11,6 +11,7 @@ import boardCards from "./board/cards.ts.txt" with { type: "text" };
 import boardContract from "./board/contract.ts.txt" with { type: "text" };
 import boardHtml from "./board/index.html.txt" with { type: "text" };
 import boardPage from "./board/page.ts.txt" with { type: "text" };
+import boardPast from "./board/past.ts.txt" with { type: "text" };
 import boardReadme from "./board/README.md.txt" with { type: "text" };
 import boardServer from "./board/server.ts.txt" with { type: "text" };
 import boardTest from "./board/server_test.ts.txt" with { type: "text" };
@@ -192,6 +193,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "README.md": boardReadme,
       "cards.ts": boardCards,
       "contract.ts": boardContract,
+      "past.ts": boardPast,
       "server.ts": boardServer,
       "server_test.ts": boardTest,
       "site.ts": site,
