@@ -10,6 +10,7 @@ import {
   connect,
   defineContract,
   MemoryBroker,
+  platformRuntime,
   QueueFullError,
   RequestError,
   type Server,
@@ -19,6 +20,8 @@ import {
 import v8 from "node:v8";
 import vm from "node:vm";
 import { z } from "zod";
+import { FakeTime } from "@std/testing/time";
+import { passTime, testServer } from "../testing/mod.ts";
 import { Cable } from "./cable.ts";
 import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
@@ -783,6 +786,30 @@ Deno.test("ClientState waits for a state that its server creates after the start
   await made.collection("items").set("a", TEA);
   await state.ready;
   assertEquals(state.collection("items").get("a"), TEA);
+});
+
+Deno.test("ClientState waits for a state from the time at which its client is connected", async () => {
+  using time = new FakeTime();
+  await using own = testServer({ authorize: () => true, durableStreams: { path: "/streams" } });
+  own.network.down();
+  const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
+  await using page = own.connect({ runtime });
+  using state = await page.state("list");
+  for (const before of ["pending", "lost"]) {
+    await passTime(time, 120_000);
+    assertEquals(state.status.current, before);
+    await own.durableStreams.delete("list");
+    own.network.up();
+    page.retryNow();
+    await page.whenConnected();
+    await passTime(time, 100); // The first reply arrives, which says that there is no state.
+    assertEquals([state.status.current, state.error], [before, undefined]);
+    await using _made = await own.state("list");
+    await passTime(time, 5_000);
+    assertEquals(state.status.current, "live");
+    own.network.down();
+    await passTime(time, 0);
+  }
 });
 
 Deno.test("ClientState goes on after its server has restarted without the state", async () => {

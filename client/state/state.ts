@@ -155,8 +155,8 @@ export class ClientState implements Disposable {
   #wasLive = false;
   /** True from the start, and from a loss of the connection, until the rows are complete. */
   #isAwaited = true;
-  /** Time since which this is the case. */
-  #sinceMs: number;
+  /** Time of the first reply in this connection that there is no such state. */
+  #missingSinceMs: number | undefined;
 
   /** @ignore */
   constructor(
@@ -169,7 +169,6 @@ export class ClientState implements Disposable {
     this.#client = client;
     this.#parts = parts;
     this.#backoff = new Backoff(parts.runtime, { firstDelayMs: 250, maxDelayMs: 5_000 });
-    this.#sinceMs = parts.runtime.monotonic();
     this.#writes = new Writes({
       runtime: parts.runtime,
       rows: this.#rows,
@@ -329,7 +328,9 @@ export class ClientState implements Disposable {
   async #mayAppear(): Promise<boolean> {
     const { runtime } = this.#parts;
     const mostMs = this.#wasLive ? RETURN_MS : FIRST_MS;
-    if (!this.#isAwaited || runtime.monotonic() - this.#sinceMs > mostMs) return false;
+    const now = runtime.monotonic();
+    this.#missingSinceMs ??= now;
+    if (!this.#isAwaited || now - this.#missingSinceMs > mostMs) return false;
     await pause(runtime, this.#backoff.next() ?? 0, this.#closed.signal);
     return true;
   }
@@ -337,6 +338,7 @@ export class ClientState implements Disposable {
   /** Shows that the server refuses the client, which may connect again with another token. */
   #follow(client: ClientStatus): void {
     if (this.status.isEnded) return;
+    if (client.name === "connected") this.#missingSinceMs = undefined;
     if (client.name === "refused") {
       this.#refusal = closedError("Cannot read state: the client is refused", client.cause);
       this.#ready.reject(this.#refusal);
@@ -352,10 +354,7 @@ export class ClientState implements Disposable {
     const subscription = this.#client.subscribe(topic, options);
     this.#subscription = subscription;
     subscription.status.observe((status) => {
-      if (status === "lost" && !this.#isAwaited) {
-        this.#isAwaited = true;
-        this.#sinceMs = this.#parts.runtime.monotonic();
-      }
+      if (status === "lost") this.#isAwaited = true;
       this.#check();
     });
     return subscription;
