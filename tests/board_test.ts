@@ -448,18 +448,20 @@ Deno.test("serveBoards() rejects other topics, faulty pointers and requests over
   await using server = start();
   await using ann = await open(server.url, "ann");
   const { client } = ann;
-  const pointer = { page: "p-1", at: { column: "column-1", x: 0.5, y: 20 } };
-  const bad = [{ ...pointer, from: "bob" }, { ...pointer, at: { column: "c", x: 2, y: 0 } }, "x"];
-  for (const data of bad) {
+  using state = await client.state("board:plans");
+  await state.ready;
+  const pointers = state.collection("pointers");
+  const at = { column: "column-1", x: 0.5, y: 20 };
+  for (const pointer of [{ at, from: "bob" }, { at: { ...at, x: 2 } }, "x"]) {
     const error = await assertRejects(
-      () => client.publish("board:plans", data as never),
+      () => pointers.set("p-1", pointer as never),
       RequestError,
     );
     assertEquals(error.failure.code, "invalid");
   }
   for (const id of ["board:", "board:A B", "other"]) {
-    using state = await (client as unknown as Client).state(id);
-    await assertRejects(() => soon(state.ready), RequestError, undefined, id);
+    using other = await (client as unknown as Client).state(id);
+    await assertRejects(() => soon(other.ready), RequestError, undefined, id);
   }
   const session = await dial(`${server.url}session?name=bob`);
   const cancelling = session.publish("stream:board:plans", { cancel: "stop" });
@@ -475,16 +477,20 @@ Deno.test("serveBoards() rejects other topics, faulty pointers and requests over
   }
 });
 
-Deno.test("A pointer reaches the other pages, with the user's name", async () => {
+Deno.test("A pointer reaches the other pages, with the user's name, and leaves with its page", async () => {
   await using server = start();
   await using ann = await open(server.url, "ann");
   await using bob = await open(server.url, "bob");
-  await using pointers = bob.client.subscribe("board:plans");
-  await pointers.ready;
-  const pointer = { page: "p-1", at: { column: "column-1", x: 0.5, y: 20 }, holds: "card-1" };
-  await ann.client.publish("board:plans", pointer);
-  for await (const { data, from } of pointers) {
-    assertEquals([data, from], [pointer, "ann"]);
-    break;
-  }
+  using near = await ann.client.state("board:plans");
+  using far = await bob.client.state("board:plans");
+  await Promise.all([near.ready, far.ready]);
+  const pointer = { at: { column: "column-1", x: 0.5, y: 20 }, holds: "card-1" };
+  const [pointers, theirs] = [near.collection("pointers"), far.collection("pointers")];
+  await pointers.set("p-1", { ...pointer, user: "bob" });
+  await until(() => theirs.get("p-1")?.user === "ann");
+  assertEquals(theirs.get("p-1"), { ...pointer, user: "ann" });
+  const error = await assertRejects(() => theirs.set("p-1", pointer), RequestError);
+  assertEquals(error.failure.code, "forbidden");
+  near[Symbol.dispose]();
+  await until(() => theirs.size === 0);
 });

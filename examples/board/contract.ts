@@ -1,5 +1,5 @@
 /**
- * The contract of the boards: their columns and cards, which are rows of a state, and pointers and
+ * The contract of the boards: their columns, cards and pointers, which are rows of a state, and
  * presence. The server checks everything that pages send.
  *
  * @module
@@ -35,8 +35,8 @@ export type Card = z.infer<typeof CARD>;
 
 /** The pointer of a page. Columns are as wide as the window allows, and may be scrolled. */
 const POINTER = z.strictObject({
-  /** Id of the page: a user may have several. */
-  page: KEY,
+  /** The page's user, as the server knows it. */
+  user: z.string().default(""),
   /** The place in a column: a part of its width, and pixels from the top; `null` outside. */
   at: z.strictObject({
     column: KEY,
@@ -47,15 +47,17 @@ const POINTER = z.strictObject({
   holds: KEY.optional(),
 });
 
-/** The pointer of a page. */
+/** A row of the collection `pointers`; its key is the id of a page, for a user may have several. */
 export type Pointer = z.infer<typeof POINTER>;
 
-/** The rows of boards, and the messages between pages. */
+/** The rows of boards, and who is there. */
 export const contract = defineContract({
-  state: { "board:{board}": { columns: COLUMN, cards: CARD } },
-  toClient: {
-    /** Pointers on a board: pages publish them, and the server adds the user (`from`). */
-    "board:{board}": POINTER,
+  state: {
+    "board:{board}": {
+      columns: COLUMN,
+      cards: CARD,
+      pointers: { schema: POINTER, ephemeral: true },
+    },
   },
   presence: { "board:{board}": PERSON },
 });

@@ -8,13 +8,13 @@
  */
 import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
 import { BOARD, NAME } from "../shared/visitors.ts";
-import { contract } from "./contract.ts";
+import { contract, type Pointer } from "./contract.ts";
 import { between } from "./order.ts";
 
 /** The columns of a new board. */
 const COLUMNS = ["To do", "Doing", "Done"];
 
-/** The state of a board has the topic `stream:board:NAME`, and its pointers have `board:NAME`. */
+/** The state of a board has the topic `stream:board:NAME`, and its users are in `board:NAME`. */
 const TOPIC = /^(?<stream>stream:)?board:(?<name>.*)$/;
 
 /** A server of boards; a session's value is the user's name. */
@@ -48,11 +48,7 @@ export function serveBoards(options: BoardOptions): BoardServer {
       authorize: ({ action, id, user }) =>
         action === "read" && user !== undefined && BOARD.safeParse(nameOf(id)).success,
     },
-    // Adds the verified user to every pointer.
-    includePublisher: true,
     limits: { maxSessions: 200, maxTopicsPerSession: 8 },
-    // A slow page receives only the newest pointer. The others follow with their next move.
-    session: { sendQueue: { policy: (topic) => topic.startsWith("board:") ? "latest" : "close" } },
 
     // The demo has no passwords: a visitor may use any name.
     authenticate({ request }) {
@@ -67,6 +63,14 @@ export function serveBoards(options: BoardOptions): BoardServer {
       if (!BOARD.safeParse(name).success || action === "cancel") return false;
       if (stream !== undefined && action === "subscribe") await prepare(name!);
       return true;
+    },
+
+    // Adds the verified user to every pointer, which no other user may move.
+    authorizeChange({ collection, value, before = {}, user = "" }) {
+      if (collection !== "pointers") return true;
+      const { user: owner = user } = before as Partial<Pointer>;
+      if (owner !== user) return false;
+      return value === undefined || { value: { ...value, user } };
     },
   });
 

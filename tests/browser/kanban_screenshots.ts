@@ -67,13 +67,12 @@ async function main(isReview: boolean): Promise<void> {
       (globalThis as unknown as Page).document.querySelectorAll(".item").length === 7
     );
     const [first, second] = jonas.board.columns.map(({ key, cards }) => ({ key, cards }));
-    const ends = [
+    const holding = [
       hold(jonas, {
-        page: "jonas",
         at: { column: second!.key, x: 0.62, y: 175 },
         holds: second!.cards[1]!.key,
       }),
-      hold(ada, { page: "ada", at: { column: first!.key, x: 0.45, y: 300 } }),
+      hold(ada, { at: { column: first!.key, x: 0.45, y: 300 } }),
     ];
     await mira.hasPointers(2);
     await mira.page.waitForSelector(".item.taken");
@@ -105,7 +104,7 @@ async function main(isReview: boolean): Promise<void> {
       await emulate(mira.page, "dark");
       await shoot(mira, folder, "", ["phone"]);
     }
-    for (const end of ends) end();
+    await Promise.all(holding);
     for (const { client, board } of [jonas, ada]) {
       board[Symbol.dispose]();
       await client.close();
@@ -120,7 +119,7 @@ async function main(isReview: boolean): Promise<void> {
 async function enter(url: string, name: string, hue: number): Promise<Friend> {
   const client = connect(`${url}/session?name=${name}`, { contract, transports: ["websocket"] });
   await client.presence("board:release", { hue });
-  await client.subscribe("board:release").ready;
+  client.members("board:release").subscribe(() => {});
   const state = await client.state("board:release");
   const board = new Board(state, { onChange() {}, onRefused: console.error });
   await state.ready;
@@ -138,12 +137,10 @@ async function fill(board: Board): Promise<void> {
   }
 }
 
-/** Holds a pointer at a place. */
-function hold({ client }: Friend, pointer: Pointer): () => void {
-  const point = () => void client.publish("board:release", pointer).catch(() => {});
-  point();
-  const timer = setInterval(point, 500);
-  return () => clearInterval(timer);
+/** Holds a pointer at a place until the client closes. */
+async function hold({ client }: Friend, pointer: Omit<Pointer, "user">): Promise<void> {
+  const state = await client.state("board:release");
+  await state.collection("pointers").set("page", pointer);
 }
 
 /** The members of a page's globals in use. */

@@ -34,13 +34,7 @@ const pointers = new Pointers(elements.pointers, {
   onNews: redraw,
 });
 
-const people = new People({
-  notify,
-  onChange(gone) {
-    for (const user of gone) pointers.leave(user);
-    redraw();
-  },
-});
+const people = new People({ notify, onChange: redraw });
 
 const history = new History({
   read(signal) {
@@ -109,7 +103,7 @@ async function show(next) {
     },
     onRefused: notify,
   });
-  pointers.open(client, next);
+  pointers.open(opened);
   people.enter(client, { topic: `board:${next}`, me });
 }
 

@@ -1,22 +1,10 @@
 /**
- * The pointers: this page's own, sent at most 20 times per second, and those of others, drawn with
- * their names. They are messages on a topic, not rows: only the newest counts, and none is stored.
+ * The pointers: this page's own, and those of others, drawn with their names. They are ephemeral
+ * rows of the board: each leaves with its page.
  *
  * @module
  */
 import { makePointer } from "../../shared/people.js";
-
-/** Minimum time between two sent positions, in milliseconds. */
-const SEND_MS = 50;
-
-/**
- * A pointer at rest is sent again after this time, in milliseconds, for pages that have just
- * opened.
- */
-const REPEAT_MS = 1_000;
-
-/** A pointer without an update for this time is removed, in milliseconds. */
-const GONE_MS = 3_500;
 
 /** Maximum number of pointers that are shown. */
 const MAX_SHOWN = 40;
@@ -29,16 +17,12 @@ export class Pointers {
   #columns;
   #hueOf;
   #onNews;
-  #client;
-  #topic = "";
-  #subscription;
+  #rows;
+  #stop = () => {};
   /** The pointers of other pages, by the ids of the pages. */
   #others = new Map();
   #own = { at: null };
   #isPaused = false;
-  #timer;
-  #sentAt = 0;
-  #isSending = false;
 
   /**
    * Draws into an element. `page` is the id of this page, `columns` the list of columns, `hueOf`
@@ -63,21 +47,10 @@ export class Pointers {
   }
 
   /** Shows the pointers of a board. */
-  open(client, board) {
-    this.#client = client;
-    this.#topic = `board:${board}`;
-    for (const id of this.#others.keys()) this.#remove(id);
-    void this.#subscription?.unsubscribe().catch(() => {});
-    void this.#read(client.subscribe(this.#topic));
-  }
-
-  async #read(subscription) {
-    this.#subscription = subscription;
-    try {
-      for await (const { data, from } of subscription) this.#take(data, from);
-    } catch (error) {
-      console.warn(error);
-    }
+  open(state) {
+    this.#stop();
+    this.#rows = state.collection("pointers");
+    this.#stop = this.#rows.subscribe((rows) => this.#show(rows));
   }
 
   /** Sets this page's pointer; `undefined` once it has left the window. */
@@ -85,7 +58,7 @@ export class Pointers {
     const at = event === undefined || this.#isPaused ? null : this.#placeOf(event);
     if (at === null && this.#own.at === null) return;
     this.#own = { ...this.#own, at };
-    this.#plan();
+    this.#write();
   }
 
   /** Takes this page's pointer off the boards of others, or shows it again with its next move. */
@@ -98,12 +71,7 @@ export class Pointers {
   hold(key) {
     if (key === this.#own.holds) return;
     this.#own = { ...this.#own, holds: key };
-    this.#plan();
-  }
-
-  /** Removes the pointers of a user who left. */
-  leave(user) {
-    for (const [id, other] of this.#others) if (other.user === user) this.#remove(id);
+    this.#write();
   }
 
   /** Places all pointers on the columns as they are now. */
@@ -134,58 +102,40 @@ export class Pointers {
     return null;
   }
 
-  #plan() {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#send(), this.#sentAt + SEND_MS - performance.now());
+  /** Writes the pointer; the client sends the newest one, once per frame. */
+  #write() {
+    const { at, holds } = this.#own;
+    const writing = at === null && !holds
+      ? this.#rows?.delete(this.#page)
+      : this.#rows?.set(this.#page, { at, ...(holds && { holds }) });
+    // The next pointer follows soon.
+    writing?.catch(() => {});
   }
 
-  /** Sends the pointer. While one is under way, newer ones replace each other. */
-  async #send() {
-    clearTimeout(this.#timer);
-    const own = this.#own;
-    const { at, holds } = own;
-    if (at !== null || holds) this.#timer = setTimeout(() => this.#send(), REPEAT_MS);
-    if (this.#isSending || !this.#client?.isConnected) return;
-    this.#sentAt = performance.now();
-    this.#isSending = true;
-    const pointer = { page: this.#page, at, ...(holds && { holds }) };
-    // A lost pointer is replaced by the next one.
-    await this.#client.publish(this.#topic, pointer, { except: "self" }).catch(() => {});
-    this.#isSending = false;
-    if (own !== this.#own) this.#plan();
-  }
-
-  #take({ page, at, holds }, user) {
-    if (page === this.#page) return;
-    const known = this.#others.get(page);
-    clearTimeout(known?.timer);
-    if (at === null && !holds) return this.#remove(page);
-    if (known === undefined && this.#others.size >= MAX_SHOWN) return;
-    const timer = setTimeout(() => this.#remove(page), GONE_MS);
-    const element = known?.element ?? this.#add(user);
-    this.#others.set(page, { element, user, at, holds, timer });
-    if (holds === known?.holds) this.place();
-    else this.#noteHolders();
-  }
-
-  #noteHolders() {
-    this.holders = new Map();
-    for (const { holds, user } of this.#others.values()) if (holds) this.holders.set(holds, user);
-    this.#onNews();
+  #show(rows) {
+    for (const [page, { element }] of this.#others) {
+      if (rows.has(page)) continue;
+      element.remove();
+      this.#others.delete(page);
+    }
+    const holders = new Map();
+    for (const [page, { user, at, holds }] of rows) {
+      if (page === this.#page) continue;
+      const known = this.#others.get(page);
+      if (known === undefined && this.#others.size >= MAX_SHOWN) continue;
+      this.#others.set(page, { element: known?.element ?? this.#add(user), user, at });
+      if (holds) holders.set(holds, user);
+    }
+    this.place();
+    const isSame = holders.size === this.holders.size &&
+      [...holders].every(([key, user]) => this.holders.get(key) === user);
+    this.holders = holders;
+    if (!isSame) this.#onNews();
   }
 
   #add(user) {
     const element = makePointer(user);
     this.#container.append(element);
     return element;
-  }
-
-  #remove(page) {
-    const other = this.#others.get(page);
-    if (other === undefined) return;
-    clearTimeout(other.timer);
-    other.element.remove();
-    this.#others.delete(page);
-    this.#noteHolders();
   }
 }
