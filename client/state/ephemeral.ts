@@ -45,17 +45,17 @@ interface OwnRow {
   /** The newest value; `undefined` to delete the row. */
   value: unknown;
   /** The signal of the newest write. */
-  signal: AbortSignal | undefined;
+  signal?: AbortSignal | undefined;
   /** Settles the writes that are not sent yet. */
-  settling: Settling | undefined;
+  settling?: Settling | undefined;
   /** The newest publication with the row, until its reply, and its value. */
-  sentBy: Batch | undefined;
-  sent: unknown;
+  sentBy?: Batch | undefined;
+  sent?: unknown;
   isDirty: boolean;
   /** Newest version of the row in the server's changes. */
   seen: number;
   /** The last value that the server has taken. */
-  taken: { readonly value: unknown; readonly version: number } | undefined;
+  taken?: { readonly value: unknown; readonly version: number } | undefined;
 }
 
 /** The parts of a state that its ephemeral rows use. */
@@ -127,13 +127,8 @@ export class Ephemeral {
         type,
         key,
         value,
-        signal,
-        settling: undefined,
-        sentBy: undefined,
-        sent: undefined,
         isDirty: false,
         seen: 0,
-        taken: undefined,
       };
       this.#own.set(name, own);
     }
@@ -180,7 +175,8 @@ export class Ephemeral {
   }
 
   async #read(): Promise<void> {
-    const { id, signal, subscribe, failed } = this.#target;
+    const { id, rows, runtime, signal, subscribe, failed } = this.#target;
+    const pauses = new Backoff(runtime, { firstDelayMs: 1_000, maxDelayMs: 5_000 });
     while (!signal.aborted) {
       // A new subscription without `last` receives no list if the client already has the topic.
       const subscription = this.#subscription = subscribe(EPHEMERAL_PREFIX + id, ALL);
@@ -191,7 +187,13 @@ export class Ephemeral {
         for await (const { data } of subscription) this.#take(data as EphemeralRows);
         return;
       } catch (error) {
-        if (!(error instanceof QueueFullError)) return failed(error);
+        this.#isCurrent = false;
+        if (error instanceof QueueFullError) continue;
+        const isMissing = error instanceof RequestError && error.failure.code === "not-found";
+        if (!isMissing) return failed(error);
+        // The client has moved to a server with another contract, for example an earlier one.
+        rows.deliverEphemeral({ rows: [], page: 0 });
+        await pause(runtime, pauses.next() ?? 0, signal);
       }
     }
   }
@@ -320,7 +322,10 @@ export class Ephemeral {
   ): void {
     const { type, key } = own;
     own.taken = { value, version };
-    this.#target.rows.deliverEphemeral({ rows: [[type, key, version, value]] });
+    // The server's change may arrive first, with the value as the schema converts it.
+    if (own.seen < version) {
+      this.#target.rows.deliverEphemeral({ rows: [[type, key, version, value]] });
+    }
     if (own.sentBy !== by) return;
     own.sentBy = undefined;
     if (own.isDirty) return;
