@@ -499,6 +499,32 @@ Deno.test("a client that moves to another server keeps its ephemeral rows", asyn
   assertEquals(new Set(sizes), new Set([1]));
 });
 
+Deno.test("a state continues on a server whose contract has no ephemeral rows", async () => {
+  const engine = new FaultyEngine();
+  await using one = await Fixture.make({}, engine.connect());
+  await using two = server(engine.connect(), { contract: undefined });
+  const { board, cable, client } = await one.open();
+  const { port } = cable;
+  const [cursors, cards] = [board.collection("cursors"), board.collection("cards")];
+  await one.own.collection("cursors").set("one", { x: 1 });
+  await until(() => cursors.has("one"));
+  cable.port = Number(new URL(two.url).port);
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  client.retryNow();
+  await cards.set("1", "A");
+  await until(() => !cursors.has("one"));
+  const writing = cursors.set("ann", { x: 1 });
+  assertEquals([board.status.current, cursors.get("ann")?.x], ["live", 1]);
+  cable.port = port;
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  client.retryNow();
+  await writing;
+  assertEquals(one.own.collection("cursors").get("ann")?.x, 1);
+  await until(() => cursors.has("one"));
+});
+
 Deno.test("the ephemeral rows of a server that dies leave after the grace period", async () => {
   await using at = await Servers.make({
     presenceGraceMs: 50,
