@@ -7,6 +7,7 @@ import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { connect, dial, RequestError, SessionClosedError } from "../../mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { Board } from "../../examples/board/board.ts";
+import { readPast } from "../../examples/board/past.ts";
 import { contract as boards } from "../../examples/board/contract.ts";
 import { serveChat } from "../../examples/chat/chat.ts";
 import { Once, Recent } from "../../examples/chat/memory.ts";
@@ -278,6 +279,10 @@ Deno.test({
       for await (const _ of ann.state.collection("cards")) {
         if (ann.board.columns[2]!.cards.length === 1) break;
       }
+      const stream = new URL(`http://localhost:${port + 1}/streams/board:plans?name=eve`);
+      const past = await readPast(stream, { fetch });
+      const counts = past.moments.map((at) => past.at(at).map(({ cards }) => cards.length));
+      assertEquals([counts, past.isWhole], [[[0, 0, 0], [1, 0, 0], [0, 0, 1]], true]);
     }
     program.kill("SIGINT");
     await lines.cancel();
