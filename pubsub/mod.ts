@@ -62,6 +62,7 @@ export type {
   LogProducer,
   LogRecord,
   LogRetained,
+  LogRow,
   LogTail,
   ReadLogOptions,
   RetainLogOptions,

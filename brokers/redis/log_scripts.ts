@@ -5,7 +5,7 @@ import { ENTRY_BYTES } from "../../pubsub/broker.ts";
 import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
 import { NOW, TEXT } from "./prelude.ts";
-import { ROWS, TRANSACTION } from "./row_scripts.ts";
+import { ROWS, TRANSACTION, WRITE_ROW } from "./row_scripts.ts";
 
 /**
  * Size at which the newest records become a chunk, in bytes. Until then, small appends are gathered
@@ -197,7 +197,7 @@ end
  * server, for logs of the same kind. Other keys of an earlier log can only exist if its state was
  * evicted or damaged.
  */
-const CREATE = LOG + `
+const CREATE = LOG + WRITE_ROW + `
 if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
 local count = ask.elsewhere + sizeOf('ZCARD', index)
 for i = 12, #KEYS do count = count + sizeOf('ZCARD', KEYS[i]) end
@@ -213,8 +213,15 @@ set('first', text(ask.first))
 set('start', text(ask.first))
 set('bytes', text(ask.bytes))
 set('skip', '0')
-if ask.isKeyed then
-  for _, field in ipairs({ 'rowCount', 'rowDeletions', 'rowBytes', 'rowForgotten' }) do set(field, '0') end
+if ask.rowStats then
+  local stats = ask.rowStats
+  set('rowCount', text(stats.count))
+  set('rowDeletions', text(stats.deletions))
+  set('rowBytes', text(stats.bytes))
+  set('rowForgotten', text(stats.forgotten))
+  if stats.deletedAt then set('rowDeletedAt', text(stats.deletedAt)) end
+  if stats.dueAt then set('rowDue', text(stats.dueAt)) end
+  for _, row in ipairs(ask.rows or {}) do writeRow(row, row.position) end
 end
 if ask.ttlMs then set('ttl', text(ask.ttlMs)) end
 if ask.expiresAt then set('expires', text(ask.expiresAt)) set('expiry', text(ask.expiresAt)) end
@@ -233,7 +240,7 @@ return answer('created', text(count + 1))
  * one log concurrently would retry for over a second, or fail. Sequences are compared byte by byte,
  * because Lua's own comparison depends on the server's locale.
  */
-const APPEND = LOG + ROWS + `
+const APPEND = LOG + ROWS + WRITE_ROW + `
 local producer, writer, keep = ask.producer, ask.writer, ask.keep
 local function counted(bytes, entries) return bytes + ${ENTRY_BYTES} * entries end
 local function isAbove(one, other)

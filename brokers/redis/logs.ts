@@ -21,6 +21,7 @@ import type {
   LogProducer,
   LogRecord,
   LogRetained,
+  LogRow,
   ReadLogOptions,
   RowChange,
   RowStats,
@@ -35,6 +36,7 @@ import {
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
 import { requestBytes } from "../../pubsub/logs/change_message.ts";
+import { rowsStateOf } from "../../pubsub/logs/rows.ts";
 import { isCluster } from "./connections.ts";
 import { explainLog, isDamage, type Run } from "./failures.ts";
 import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
@@ -67,10 +69,12 @@ interface Answer {
 
 /** The options of each change, in the form that the scripts read. */
 const ASKS: { readonly [N in LogChangeName]: (options: LogChangeOptions<N>) => object } = {
-  create: ({ config, identity, end, writer, maxLogs }) => ({
+  create: ({ config, identity, rows = NO_FIRST_ROWS, end, writer, maxLogs }) => ({
     identity,
     config: encodeCall(config),
-    isKeyed: config.keyed && true,
+    rowStats: config.keyed && rowsStateOf(rows),
+    // An empty list would become an object.
+    rows: rows.set.length > 0 ? rows.set.map(encodeRow) : undefined,
     first: config.origin?.position ?? 0,
     ttlMs: config.ttlMs,
     expiresAt: config.expiresAt,
@@ -136,6 +140,9 @@ const RESULTS: { readonly [N in LogChangeName]: (answer: Answer) => LogChangeRes
   retain: ({ kind }) => kind as LogRetained,
   release: ({ kind, info }) => kind === "removed" ? info?.origin : undefined,
 };
+
+/** The rows of a new log without rows. */
+const NO_FIRST_ROWS: NonNullable<LogChangeOptions<"create">["rows"]> = { set: [], forgotten: 0 };
 
 /** One call of a script. */
 interface Call {
@@ -277,9 +284,11 @@ export class RedisLogs implements LogEngine {
     { ask, records = [], indexes = [] }: Call,
   ): Promise<Answer> {
     const what = WORDS[script];
-    const { changes = [] } = ask as Pick<AppendLogOptions, "changes">;
+    const { changes = [], rowStats } = ask as Pick<AppendLogOptions, "changes"> & {
+      readonly rowStats?: RowStats | undefined;
+    };
     const bytes = recordBytes(records);
-    const needed = bytes + requestBytes(changes);
+    const needed = bytes + requestBytes(changes) + (rowStats?.bytes ?? 0);
     if (!this.#budget.take(needed)) {
       throw new BrokerError(`Cannot ${what}: too many calls wait for Redis`);
     }
@@ -371,6 +380,11 @@ function encodeCall(call: object): string {
   );
 }
 
+/** A row as scripts expect it. */
+function encodeRow({ row, position, text, deletedAt, until }: LogRow): object {
+  return { name: row, position, text, deleted: deletedAt, till: until };
+}
+
 /** A change of a row as scripts expect it. Redis reads no JSON with lone surrogates. */
 function encodeChange({ text: [head, rest], ...change }: RowChange): RowChange {
   return { ...change, text: [head.toWellFormed(), rest.toWellFormed()] };
@@ -435,11 +449,14 @@ function ownerOf(config: string): string | undefined {
   }
 }
 
-/** Parses a page of rows. */
-function rowsOf(page: readonly Buffer[]): Required<Pick<LogPage, "positions" | "records">> {
-  const records = page.filter((_, i) => i % 2 === 1).map((text) => text.toString());
-  const positions = page.filter((_, i) => i % 2 === 0).map(Number);
-  return { records, positions };
+/** Parses a page of rows: position, change and expiry of each. */
+function rowsOf(page: readonly Buffer[]): Omit<LogPage, "info" | "next"> {
+  const partsAt = (place: number) => page.filter((_, i) => i % 3 === place);
+  return {
+    records: partsAt(1).map((text) => text.toString()),
+    positions: partsAt(0).map(Number),
+    expiries: partsAt(2).map(Number),
+  };
 }
 
 function chunksOf(page: readonly Buffer[]): StoredChunk[] {

@@ -52,12 +52,25 @@ local function readRows(ask, tail)
         for j = #page, whole + 1, -1 do page[j] = nil end
         return page, position
       end
-      page[#page + 1], page[#page + 2], count = text(position), row.text, count + 1
+      page[#page + 1], page[#page + 2], page[#page + 3] = text(position), row.text, text(row.till or 0)
+      count = count + 1
       if position ~= from then from, skip = position, 0 end
       skip = skip + 1
     end
   until #listed < ${2 * LISTED_ROWS}
   return page, math.max(ask.after, tail)
+end
+`;
+
+/** Writes the state of a row. */
+export const WRITE_ROW = `
+local function writeRow(row, at)
+  local head = text(at) .. ' ' .. (row.deleted and text(row.deleted) or '-') .. ' ' ..
+    (row.till and text(row.till) or '-') .. ' '
+  redis.call('HSET', rows, row.name, head .. row.text)
+  redis.call('ZADD', order, text(at), row.name)
+  if row.deleted then redis.call('ZADD', gone, text(at), row.name) end
+  if row.till then redis.call('ZADD', due, text(row.till), row.name) end
 end
 `;
 
@@ -206,15 +219,10 @@ local function transact()
       redis.call('ZREM', gone, row.name)
     end
     for _, name in ipairs(names) do
-      local row = after[name]
-      local head = text(position) .. ' ' .. (row.deleted and text(row.deleted) or '-') .. ' ' ..
-        (row.till and text(row.till) or '-') .. ' '
-      redis.call('HSET', rows, name, head .. row.text)
-      redis.call('ZADD', order, text(position), name)
-      if row.deleted then redis.call('ZADD', gone, text(position), name)
-      elseif before[name] and before[name].deleted then redis.call('ZREM', gone, name) end
-      if row.till then redis.call('ZADD', due, text(row.till), name)
-      elseif before[name] and before[name].till then redis.call('ZREM', due, name) end
+      local row, old = after[name], before[name] or {}
+      writeRow(row, position)
+      if old.deleted and not row.deleted then redis.call('ZREM', gone, name) end
+      if old.till and not row.till then redis.call('ZREM', due, name) end
     end
     set('rowCount', text(count))
     set('rowDeletions', text(deletions))

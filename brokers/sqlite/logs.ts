@@ -58,7 +58,7 @@ const SQL = {
     "SELECT position, bytes FROM log_rows WHERE log = ? AND position >= ? ORDER BY position LIMIT ?",
   nextRow: "SELECT min(position) AS position FROM log_rows WHERE log = ? AND position > ?",
   rowPage:
-    "SELECT change, position FROM log_rows WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position, id",
+    "SELECT change, position, until FROM log_rows WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position, id",
   remove: "DELETE FROM logs WHERE id = ?",
   note: "INSERT INTO gone_logs VALUES (?)",
   producer: "SELECT epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
@@ -206,8 +206,8 @@ export class Logs {
   #readRows(
     { id, state: { tail } }: Row,
     { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
-  ): Pick<LogPage, "next" | "positions" | "records"> {
-    const none = { records: [], positions: [] };
+  ): Omit<LogPage, "info"> {
+    const none = { records: [], positions: [], expiries: [] };
     if (maxRecords === 0) return { ...none, next: Math.min(after, tail) };
     const sizes = this.#sql.rowSizes.all(id, after, maxRecords + 1);
     if (sizes.length === 0) return { ...none, next: Math.max(after, tail) };
@@ -227,6 +227,7 @@ export class Logs {
     return {
       records: rows.map(({ change }) => String(change)),
       positions: rows.map(({ position }) => Number(position)),
+      expiries: rows.map(({ until }) => Number(until)),
       next: Number(this.#sql.nextRow.get(id, last)!.position ?? tail),
     };
   }

@@ -1,5 +1,5 @@
 /** Tests of the rules that every broker with keyed logs follows. */
-import { type Change, rowChange } from "../logs/change_message.ts";
+import { type Change, readChange, rowChange } from "../logs/change_message.ts";
 import { readRowName, rowName } from "../../session/wire/rows.ts";
 import type { AppendLogOptions, BrokerLogs, LogPage, LogTail, RowBounds } from "../logs/log.ts";
 import { besides, until } from "./logs.ts";
@@ -264,6 +264,51 @@ export const ROWS: Record<string, Test> = {
       same(await change(far, `${id} plain`, [set("a", 1)]), "other-kind", "changes");
     },
   ),
+
+  "starts a log with the rows of another one": withRows(async ({ id }, near, far) => {
+    await created(near, id);
+    await change(near, id, [{ ...set("a", 1), ttlMs: 3_600_000 }, set("b", 1)]);
+    await change(near, id, [set("c", 1)]);
+    await change(near, id, [remove("b"), set("ü\u2028", "\\")]);
+    const source = await read(near, id);
+    same(source.expiries?.map((time) => time > 0), [true, false, false, false], "the expiries");
+    const rows = source.records.map((record, i) => {
+      const text = String(record);
+      const { row, deletedAt } = readChange(text);
+      const until = source.expiries![i] || undefined;
+      return { row, position: source.positions![i]!, text, deletedAt, until };
+    });
+    const { identity, tail: position } = source.info;
+    const origin = { id, identity, position, fork: "fork", lineage: [] };
+    const copy = `${id} copy`;
+    const result = await far.create(copy, {
+      config: { contentType: "application/json", keyed: LONG, origin },
+      identity: "identity1",
+      records: [],
+      rows: { set: rows, forgotten: 1 },
+      maxLogs: 1_000_000,
+    });
+    same(result.kind, "created", "the result");
+    const page = await read(near, copy);
+    same(page.records, source.records, "the rows");
+    same(page.positions, source.positions, "their positions");
+    same(page.expiries, source.expiries, "their expiries");
+    same(page.info.rows, { ...source.info.rows!, forgotten: 1 }, "the state of the rows");
+    same([page.info.first, page.info.tail], [3, 3], "the first position, and the tail");
+    const [stale] = (await read(near, copy, { after: 1 })).records;
+    same(
+      await change(near, copy, [{ ...set("c", 2), expect: 1 }]),
+      conflict("c", 2, stale),
+      "a version of another row",
+    );
+    same(await change(far, copy, [{ ...set("c", 2), expect: 2 }]), "appended", "the version");
+    same(await change(near, copy, [update("b", 2)]), conflict("b", 0), "a deleted row");
+    same(await change(near, copy, [set("b", 3)]), "appended", "a deleted row");
+    same(await change(near, copy, [remove("a")]), "appended", "a row that expires");
+    const rest = ["insert ü\u2028 \\", "update c 2", "insert b 3", "delete a"];
+    same(shown(await read(far, copy)), rest, "the rows after changes");
+    same((await read(far, id)).records, source.records, "the rows of the source");
+  }),
 
   "reads a snapshot page by page while others write": withRows(async ({ id }, near, far) => {
     await created(near, id, SHORT);

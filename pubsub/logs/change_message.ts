@@ -30,10 +30,16 @@ export interface Change {
   readonly ttlMs?: number | undefined;
 }
 
-/** Reads the row that a change message changes, and whether the message deletes the row. */
-export function readChange(text: string): { readonly row: string; readonly isDelete: boolean } {
-  const { type, key, headers } = JSON.parse(text);
-  return { row: rowName(type, key), isDelete: headers.operation === "delete" };
+/**
+ * Reads the row that a change message changes, and if the message deletes the row, the time at which
+ * its writer did so.
+ */
+export function readChange(
+  text: string,
+): { readonly row: string; readonly deletedAt: number | undefined } {
+  const { type, key, headers: { operation, timestamp } } = JSON.parse(text);
+  const deletedAt = operation === "delete" ? Date.parse(timestamp) : undefined;
+  return { row: rowName(type, key), deletedAt };
 }
 
 /**

@@ -21,7 +21,14 @@ import type {
   LogRetained,
   RetainLogOptions,
 } from "./log.ts";
-import { decideRows, NO_ROWS, type RowView, type RowWrites, type StoredRows } from "./rows.ts";
+import {
+  decideRows,
+  NO_ROWS,
+  rowsStateOf,
+  type RowView,
+  type RowWrites,
+  type StoredRows,
+} from "./rows.ts";
 import {
   expiryOf,
   infoOf,
@@ -159,7 +166,7 @@ export interface LogWrite<R> {
   readonly keep?: Retention | undefined;
   /** Changes of the rows of a keyed log. */
   readonly rows?: RowWrites | undefined;
-  /** The changes that the record of a transaction consists of. */
+  /** The changes that the record of a transaction consists of; absent for a new log. */
   readonly texts?: readonly string[] | undefined;
   /** The new number of a producer. */
   readonly producer?: LogProducer | undefined;
@@ -266,7 +273,7 @@ function decideCreate(
     return none(isGone ? { kind: "expired" } : { kind: "exists", info: infoOf(state) });
   }
   if (count >= options.maxLogs) return none({ kind: "too-many" });
-  const { config, identity, records, end, writer } = options;
+  const { config, identity, records, rows, end, writer } = options;
   const first = config.origin?.position ?? 0;
   return {
     kind: "write",
@@ -281,9 +288,10 @@ function decideCreate(
       end,
       endedAt: end && now,
       writer: writer && { holder: writer.holder, until: now + writer.ttlMs },
-      rows: config.keyed && NO_ROWS,
+      rows: config.keyed && (rows === undefined ? NO_ROWS : rowsStateOf(rows)),
     },
     records,
+    rows: rows && { set: rows.set, forget: [] },
     result: (written) => ({ kind: "created", info: infoOf(written), count: count + 1 }),
     refused: itself,
   };

@@ -1,5 +1,15 @@
 /** Forks of durable streams: where a fork starts in its source, and what it inherits. */
-import type { CreateLogOptions, LogConfig, LogInfo, LogOrigin, LogRecord, LogTail } from "./log.ts";
+import { readChange } from "./change_message.ts";
+import type {
+  CreateLogOptions,
+  LogConfig,
+  LogInfo,
+  LogOrigin,
+  LogPage,
+  LogRecord,
+  LogRow,
+  LogTail,
+} from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
 import { DEFAULT_CONTENT_TYPE, isJson, mediaType, recordBytes } from "./rules.ts";
 
@@ -32,11 +42,8 @@ export interface StreamFacts {
   readonly keyed?: LogTail | undefined;
 }
 
-/** Settings and first records of a new stream. */
-export interface StreamPlan {
-  readonly config: LogConfig;
-  readonly records: readonly LogRecord[];
-}
+/** Settings, and first records or rows of a new stream. */
+export interface StreamPlan extends Pick<CreateLogOptions, "config" | "records" | "rows"> {}
 
 /** Reason why a fork cannot be created; see `StreamCreated`. */
 export type ForkRefusal = "other-type" | "bad-offset" | "gone" | "keyed" | "too-deep";
@@ -50,6 +57,42 @@ export function planStream(
   { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt, owner, keyed, records = [] }: StreamFacts,
 ): StreamPlan {
   return { config: { contentType, owner, ttlMs, expiresAt, keyed }, records };
+}
+
+/**
+ * Plans a fork of a keyed stream, which starts with a copy of the rows.
+ *
+ * @param fork The fork's name in its source.
+ * @param facts Settings of the fork.
+ * @param source The source, with a page of all of its rows.
+ */
+export function planCopy(
+  fork: string,
+  facts: StreamFacts,
+  { request, page }: { readonly request: ForkRequest; readonly page: LogPage },
+): StreamPlan | ForkRefusal {
+  const { info, records, positions = [], expiries = [] } = page;
+  const { contentType = info.contentType, keyed = info.keyed } = facts;
+  if (mediaType(contentType) !== mediaType(info.contentType)) return "other-type";
+  if (facts.records !== undefined && facts.records.length > 0) return "keyed";
+  const position = positionOf(info, request.offset);
+  if (typeof position === "string") return position;
+  if (request.subOffset) return "bad-offset";
+  // The source may no longer have the rows as they were then.
+  if (position < info.tail) return "gone";
+  const config = configOf(fork, { ...facts, contentType, keyed }, { request, info, position });
+  if (config === "too-deep") return config;
+  const set = records.map((record, i): LogRow => {
+    const { row, deletedAt } = readChange(String(record));
+    return {
+      row,
+      position: positions[i]!,
+      text: String(record),
+      deletedAt,
+      until: expiries[i] || undefined,
+    };
+  });
+  return { config, records: [], rows: { set, forgotten: info.rows!.forgotten } };
 }
 
 /** The source of a new fork. */
@@ -76,10 +119,24 @@ export async function planFork(
   const { request, info } = source;
   const { contentType = info.contentType, records = [] } = facts;
   if (mediaType(contentType) !== mediaType(info.contentType)) return "other-type";
-  if (info.keyed !== undefined || facts.keyed !== undefined) return "keyed";
+  if (facts.keyed !== undefined) return "keyed";
   const beginning = await beginningOf(source);
   if (typeof beginning === "string") return beginning;
   const { position, partial } = beginning;
+  const subOffset = partial.length > 0 ? request.subOffset : undefined;
+  const config = configOf(fork, { ...facts, contentType }, { request, info, position, subOffset });
+  return config === "too-deep" ? config : { config, records: [...partial, ...records] };
+}
+
+/** The settings of a fork. */
+function configOf(
+  fork: string,
+  facts: StreamFacts,
+  { request, info, position, subOffset }: Pick<ForkSource, "info" | "request"> & {
+    readonly position: number;
+    readonly subOffset?: number | undefined;
+  },
+): LogConfig | "too-deep" {
   const lineage = lineageOf(info)
     .filter((_, i, all) => i === 0 || all[i - 1]!.until < position)
     .map(({ identity, until }) => ({ identity, until: Math.min(until, position) }));
@@ -90,26 +147,31 @@ export async function planFork(
     position,
     fork,
     lineage,
-    subOffset: partial.length > 0 ? request.subOffset : undefined,
+    subOffset,
   };
   // A fork without a lifetime lives as long as the source would.
   const isMortal = facts.ttlMs !== undefined || facts.expiresAt !== undefined;
   const { ttlMs, expiresAt } = isMortal ? facts : info;
-  const { config } = planStream({ contentType, ttlMs, expiresAt, owner: facts.owner });
-  return { config: { ...config, origin }, records: [...partial, ...records] };
+  return { ...planStream({ ...facts, ttlMs, expiresAt }).config, origin };
+}
+
+/** Finds the position at which a fork starts, without the `subOffset`. */
+function positionOf(info: LogInfo, offset: string | undefined): number | "gone" | "bad-offset" {
+  const position = offset === undefined
+    ? info.tail
+    : offset === "-1"
+    ? oldestPosition(info)
+    : parseOffset(info, offset);
+  if (position === "malformed") return "bad-offset";
+  return position !== "gone" && position > info.tail ? "bad-offset" : position;
 }
 
 /** Finds where a fork starts, and the part of a record that the fork repeats. */
 async function beginningOf(
   { request: { offset, subOffset = 0 }, info, recordsAt }: ForkSource,
 ): Promise<{ readonly position: number; readonly partial: readonly LogRecord[] } | ForkRefusal> {
-  let position = offset === undefined
-    ? info.tail
-    : offset === "-1"
-    ? oldestPosition(info)
-    : parseOffset(info, offset);
-  if (position === "gone") return "gone";
-  if (position === "malformed" || position > info.tail) return "bad-offset";
+  let position = positionOf(info, offset);
+  if (typeof position === "string") return position;
   let partial: readonly LogRecord[] = [];
   if (subOffset > 0 && isJson(info.contentType)) position += subOffset;
   else if (subOffset > 0) {

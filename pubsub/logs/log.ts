@@ -182,6 +182,11 @@ export interface CreateLogOptions {
   readonly identity: string;
   /** First records. */
   readonly records: readonly LogRecord[];
+  /**
+   * First rows of a keyed log, ordered by position, and the {@linkcode RowStats.forgotten} of the
+   * log that they are copied from. All positions are before `config.origin.position`.
+   */
+  readonly rows?: { readonly set: readonly LogRow[]; readonly forgotten: number } | undefined;
   /** Ends the log immediately. */
   readonly end?: LogEnd | undefined;
   /** The lease of a writer; see {@linkcode AppendLogOptions.writer}. */
@@ -361,6 +366,8 @@ export interface LogPage {
   readonly records: readonly LogRecord[];
   /** Positions of these changes; absent for other logs. */
   readonly positions?: readonly number[] | undefined;
+  /** Times at which the changed rows expire, 0 for none; absent for other logs. */
+  readonly expiries?: readonly number[] | undefined;
   /** Position after the page of a keyed log; absent for other logs. */
   readonly next?: number | undefined;
 }

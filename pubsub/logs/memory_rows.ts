@@ -59,19 +59,20 @@ export class MemoryRows implements RowView {
    *
    * @param options See {@linkcode ReadLogOptions}.
    * @param tail Position after the newest record.
-   * @returns The texts of the rows, their positions, and the position after the page.
+   * @returns The texts of the rows, their positions and expiries, and the position after the page.
    */
   read(
     { after, maxRecords, maxBytes }: Pick<ReadLogOptions, "after" | "maxBytes" | "maxRecords">,
     tail: number,
-  ): Pick<LogPage, "next" | "positions" | "records"> {
-    if (maxRecords === 0) return { records: [], positions: [], next: Math.min(after, tail) };
+  ): Omit<LogPage, "info"> {
     const records: string[] = [];
     const positions: number[] = [];
+    const expiries: number[] = [];
+    if (maxRecords === 0) return { records, positions, expiries, next: Math.min(after, tail) };
     let bytes = 0;
     /** Position of the newest transaction, and the number of records before it. */
     let [last, whole] = [after, 0];
-    for (const { position, text } of this.#order.from(after)) {
+    for (const { position, text, until = 0 } of this.#order.from(after)) {
       if (position !== last) [last, whole] = [position, records.length];
       bytes += utf8Length(text);
       const isOver = records.length >= maxRecords || bytes > maxBytes;
@@ -79,13 +80,15 @@ export class MemoryRows implements RowView {
         return {
           records: records.slice(0, whole),
           positions: positions.slice(0, whole),
+          expiries: expiries.slice(0, whole),
           next: position,
         };
       }
       records.push(text);
       positions.push(position);
+      expiries.push(until);
     }
-    return { records, positions, next: Math.max(after, tail) };
+    return { records, positions, expiries, next: Math.max(after, tail) };
   }
 }
 

@@ -8,6 +8,7 @@ import { countedBytes, ENTRY_BYTES } from "../broker.ts";
 import { deletionOf } from "./change_message.ts";
 import type {
   AppendLogOptions,
+  CreateLogOptions,
   LogAppended,
   LogRow,
   LogTail,
@@ -77,6 +78,22 @@ export interface DecidedRows {
 
 /** The rows of a new log. */
 export const NO_ROWS: StoredRows = { count: 0, deletions: 0, bytes: 0, forgotten: 0, marks: [] };
+
+/** The state of the rows of a new log that starts with rows. */
+export function rowsStateOf(
+  { set, forgotten }: NonNullable<CreateLogOptions["rows"]>,
+): StoredRows {
+  const deleted = set.filter(({ deletedAt }) => deletedAt !== undefined);
+  return {
+    ...NO_ROWS,
+    count: set.length - deleted.length,
+    deletions: deleted.length,
+    bytes: set.reduce((sum, row) => sum + rowBytes(row), 0),
+    forgotten,
+    deletedAt: least(...deleted.map(({ deletedAt }) => deletedAt)),
+    dueAt: least(...set.map(({ until }) => until)),
+  };
+}
 
 /**
  * Counts the bytes of a row.
@@ -150,7 +167,7 @@ export function decideRows(
 }
 
 /** Bytes of the rows, including deleted ones, as bounds count them. */
-function sizeOf(stats: RowStats): number {
+export function sizeOf(stats: RowStats): number {
   return countedBytes(stats.bytes, entriesOf(stats));
 }
 

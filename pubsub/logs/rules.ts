@@ -157,6 +157,9 @@ export function isExpired({ until }: Pick<StoredLog, "until">, now: number): boo
 /** Media type of a stream created without one. */
 export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
 
+/** Media type of keyed streams. */
+export const JSON_TYPE = "application/json";
+
 /** The media type without parameters, in lower case. */
 export function mediaType(contentType: string): string {
   return contentType.split(";", 1)[0]!.trim().toLowerCase();
@@ -164,5 +167,5 @@ export function mediaType(contentType: string): string {
 
 /** True if each element of the stream's JSON is a separate record. */
 export function isJson(contentType: string): boolean {
-  return mediaType(contentType) === "application/json";
+  return mediaType(contentType) === JSON_TYPE;
 }

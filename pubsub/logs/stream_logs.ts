@@ -26,6 +26,7 @@ import {
   type ForkRefusal,
   type ForkRequest,
   isSame,
+  planCopy,
   planFork,
   planStream,
   type StreamFacts,
@@ -41,6 +42,7 @@ import {
   recordBytes,
   requestLog,
 } from "./rules.ts";
+import { rowsStateOf, sizeOf } from "./rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Longest time between two checks of a stream that has waiting readers, in milliseconds. */
@@ -147,10 +149,12 @@ export interface CreateStreamOptions extends StreamFacts {
  *   `other-type`: the source has a different media type.
  * - `bad-offset`: the fork would start after the end of the source, or at an offset at which the
  *   source has no record.
- * - `keyed`: the source or the fork is keyed, which forks cannot be.
- * - `gone`: the fork would start at an offset of another stream or before the kept records.
+ * - `keyed`: the fork is keyed and the source is not, or the fork has records or a writer and the
+ *   source is keyed.
+ * - `gone`: the fork would start at an offset of another stream or before the kept records, or before
+ *   the end of a keyed stream.
  * - `too-deep`: the source is itself nested too many forks deep. `too-many-forks`: it has too many
- *   forks. `too-many`: there are too many streams. `full`: the records exceed the bound of a
+ *   forks. `too-many`: there are too many streams. `full`: the records or rows exceed the bound of a
  *   stream, or of an append. `no-space`: the records exceed the bound of all streams. `over-share`:
  *   they exceed the share of the owner.
  */
@@ -368,20 +372,24 @@ export class StreamLogs implements AsyncDisposable {
         ? { kind: "exists", info: present.info, isSame: false }
         : plan;
     }
+    const { origin, keyed } = plan.config;
+    if (keyed !== undefined && writer !== undefined) return { kind: "keyed" };
     const bytes = recordBytes(plan.records);
     const counted = countedBytes(bytes, plan.records.length);
-    const isFull = counted > this.#bounds.maxStreamBytes || bytes > this.maxAppendBytes;
+    const rows = plan.rows && rowsStateOf(plan.rows);
+    const rowBytes = rows === undefined ? 0 : sizeOf(rows);
+    const isFull = Math.max(counted, rowBytes) > this.#bounds.maxStreamBytes ||
+      Math.max(bytes, rowBytes) > this.maxAppendBytes;
     if (isFull) return { kind: "full" };
-    const { origin } = plan.config;
     const creation = {
+      ...plan,
       identity,
-      config: plan.config,
-      records: plan.records,
       maxLogs: logKind(id) === "stream" ? this.#bounds.maxStreams : this.#bounds.maxKept,
       end,
       writer,
     };
-    const retained = await this.#retain(origin);
+    // A copy of rows needs no source.
+    const retained = keyed === undefined ? await this.#retain(origin) : "retained";
     if (retained === "missing") return { kind: "source-deleted" };
     const wanted = { ...creation, end, fork: options.fork };
     if (retained === "too-many") {
@@ -679,12 +687,28 @@ export class StreamLogs implements AsyncDisposable {
     const found = await this.info(source);
     if (found.kind === "deleted") return { kind: "source-deleted" };
     if (found.kind !== "page") return { kind: "source-missing" };
+    if (found.info.keyed !== undefined) return await this.#planCopy(fork, facts, request);
     const recordsAt = async (after: number) => {
       const page = await this.#read(source, { after, maxRecords: 1, maxBytes: 1 }, false);
       if (page.kind === "trimmed") return undefined;
       return page.kind === "page" ? page.records : [];
     };
     const plan = await planFork(fork, facts, { request, info: found.info, recordsAt });
+    return typeof plan === "string" ? { kind: plan } : plan;
+  }
+
+  /** Reads all rows of a keyed stream in one step, for a fork. */
+  async #planCopy(
+    fork: string,
+    facts: StreamFacts,
+    request: ForkRequest,
+  ): Promise<StreamPlan | Exclude<StreamCreated, { readonly info: LogInfo }>> {
+    const maxRecords = this.#bounds.maxRows + REMEMBERED_ROWS.deletions;
+    const options = { after: 0, maxRecords, maxBytes: this.maxAppendBytes };
+    const page = await this.#readLog(request.source, options, false);
+    if (page?.positions === undefined) return { kind: "source-missing" };
+    if (page.next! < page.info.tail) return { kind: "full" };
+    const plan = planCopy(fork, facts, { request, page });
     return typeof plan === "string" ? { kind: plan } : plan;
   }
 
@@ -752,7 +776,8 @@ export class StreamLogs implements AsyncDisposable {
     if (identity !== undefined && identity !== info.identity) return { kind: "missing" };
     if (info.isDeleted) return { kind: "deleted" };
     if (info.rows !== undefined && changes === undefined) return pageOfRows(page, options);
-    if (after >= info.first) {
+    // A keyed fork has copied its rows, and inherits no transactions.
+    if (after >= info.first || info.keyed !== undefined) {
       return after < info.start
         ? { kind: "trimmed", oldest: info.start }
         : pageOf(info, after, page.records);

@@ -52,6 +52,7 @@ import {
   ANSWER_PREFIX,
   DEFAULT_CONTENT_TYPE,
   isJson,
+  JSON_TYPE,
   mediaType,
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
@@ -281,7 +282,8 @@ export class DurableFace {
     await authorize("create", id);
     const { isKeyed, ...creation } = readCreation(request.headers, this.#options.path);
     const { fork } = creation;
-    if (isKeyed) this.#checkKeyed(creation.contentType);
+    // A fork has the type of its source by default.
+    if (isKeyed) this.#checkKeyed(creation.contentType ?? (fork && JSON_TYPE));
     if (fork !== undefined) await authorize("read", fork.source);
     const { logs } = this.#parts;
     const body = await readBody(this.#maxBodyBytes);
@@ -352,7 +354,7 @@ export class DurableFace {
       case "keyed":
         return conflict(
           "keyed",
-          "Cannot create: a keyed stream must not be a fork, nor its source",
+          "Cannot create: a keyed fork must have a keyed source, and no content",
         );
       case "too-deep":
         return conflict(

@@ -176,7 +176,13 @@ Deno.test("DurableStreams.create() creates no keyed stream in place of another o
   await exists("board", { keyed: true, ttlMs: 1_000 });
   const keyed = (options: object) => streams.create("other", { ...options, keyed: true });
   await assertRejects(() => keyed({ contentType: "text/plain" }), TypeError, "received text/plain");
-  await assertRejects(() => keyed({ fork: { source: "plain" } }), TypeError, "received a fork");
+  const both = "either both streams are keyed or none";
+  await assertRejects(() => keyed({ fork: { source: "plain" } }), RequestError, both);
+  await assertRejects(
+    () => streams.create("other", { fork: { source: "board" } }),
+    RequestError,
+    both,
+  );
   await assertRejects(() => streams.open("board"), RequestError, "must not be keyed");
   assertEquals(await streams.info("other"), undefined);
 });
@@ -221,7 +227,7 @@ Deno.test("DurableFace returns all changes in a tail that is longer than a page"
   assert(pages > 1, `${pages} pages`);
 });
 
-Deno.test("DurableFace creates keyed streams only for JSON, without content and forks", async () => {
+Deno.test("DurableFace creates keyed streams only for JSON, and without content", async () => {
   await using bench = new Bench();
   assertEquals((await bench.create("board", { "content-type": "text/plain" })).status, 400);
   const body = { headers: { ...JSON_TYPE, "stream-keyed": "true" }, body: "[]" };
@@ -229,12 +235,58 @@ Deno.test("DurableFace creates keyed streams only for JSON, without content and 
   await bench.create();
   assertEquals((await bench.create()).status, 200);
   assertEquals((await bench.ask("PUT", "board", { headers: JSON_TYPE })).status, 409);
-  const fork = { "stream-forked-from": "/streams/board" };
-  assertEquals((await bench.ask("PUT", "fork", { headers: fork })).status, 409);
+  const fork = { headers: { ...JSON_TYPE, "stream-forked-from": "/streams/board" }, body: "[1]" };
+  assertEquals((await bench.ask("PUT", "fork", fork)).status, 409);
   await bench.ask("PUT", "plain", { headers: JSON_TYPE });
   assertEquals((await bench.create("plain")).status, 409);
   const keyed = { "stream-forked-from": "/streams/plain" };
   assertEquals((await bench.create("fork", keyed)).status, 409);
+});
+
+Deno.test("DurableFace starts the fork of a keyed stream with its rows", async () => {
+  await using bench = new Bench();
+  await bench.create();
+  const { offset } = await bench.append(change("insert", "a", 1));
+  await bench.append([change("insert", "b", 1), change("upsert", "c", 1)]);
+  await bench.append(change("delete", "b"));
+  const headers = { "stream-forked-from": "/streams/board" };
+  const forked = await bench.ask("PUT", "fork", { headers });
+  assertEquals([forked.status, forked.headers.get("stream-keyed")], [201, "true"]);
+  assertEquals((await bench.ask("PUT", "fork", { headers })).status, 200);
+  assertEquals((await bench.create("fork", headers)).status, 200);
+  const whole = await bench.read("fork?offset=-1");
+  assertEquals(whole.messages.slice(1, -1), (await bench.read()).messages.slice(1, -1));
+  const next = await bench.append(change("update", "a", 2, { expect: 1 }), {}, "fork");
+  assertEquals(next.status, 204);
+  const rest = await bench.read(`fork?offset=${offset}`);
+  assertEquals(shown(rest.messages), ["insert c 1", "delete b", "update a 2"]);
+  assertEquals([rest.offset, rest.offset.slice(0, 16)], [next.offset, "0000000000000004"]);
+  const all = (offset: string) => bench.read(`fork?changes=all&offset=${offset}`);
+  assertEquals(shown((await all("-1")).messages), ["update a 2"]);
+  assertEquals((await all(offset)).status, 410);
+  assertEquals((await bench.ask("DELETE", "board")).status, 204);
+  const old = { ...headers, "stream-forked-from": "/streams/fork", "stream-fork-offset": offset };
+  assertEquals((await bench.ask("PUT", "old", { headers: old })).status, 410);
+  const part = { ...headers, "stream-forked-from": "/streams/fork", "stream-fork-sub-offset": "1" };
+  assertEquals((await bench.ask("PUT", "part", { headers: part })).status, 400);
+  await using state = await bench.server.state("fork");
+  assertEquals([...state.collection("card")], [["c", 1], ["a", 2]]);
+});
+
+Deno.test("DurableStreams.create() forks a keyed stream, unless its rows are too large", async () => {
+  await using bench = new Bench();
+  const { durableStreams: streams } = bench.server;
+  await using source = await bench.server.state("source");
+  await source.collection("card").set("a", 1, { ttlMs: 3_600_000 });
+  const fork = await streams.create("fork", { keyed: true, fork: { source: "source" } });
+  assertEquals([fork.rows?.count, fork.offset.slice(0, 16)], [1, "0000000000000001"]);
+  await using copy = await bench.server.state("fork");
+  await copy.collection("card").set("a", 2);
+  assertEquals([source.collection("card").get("a"), copy.collection("card").get("a")], [1, 2]);
+  for (let i = 0; i < 70; i++) await source.collection("card").set(`${i}`, "x".repeat(250_000));
+  const large = () => streams.create("large", { keyed: true, fork: { source: "source" } });
+  await assertRejects(large, RequestError, "the rows of the source are too large");
+  assertEquals(await streams.info("large"), undefined);
 });
 
 Deno.test("DurableFace gives keyed pages that change an ETag of their own", async () => {

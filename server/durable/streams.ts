@@ -5,7 +5,7 @@ import { LimitError, RequestError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { LogEnd, LogInfo, LogRecord, LogTail } from "../../pubsub/logs/log.ts";
-import { isJson, logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
+import { isJson, JSON_TYPE, logKind, MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
 import { withVersion } from "../../pubsub/logs/change_message.ts";
 import { formatOffset, oldestPosition, parseOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import {
@@ -27,9 +27,6 @@ import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./wr
 
 /** Limits of the pages in which a stream is read. */
 export const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
-
-/** Media type of a stream by default, and of a keyed stream. */
-const JSON_TYPE = "application/json";
 
 /** Time limit for notifying the readers of open writers when the server closes, in milliseconds. */
 const CLOSE_MS = 2_000;
@@ -62,7 +59,7 @@ export interface CreateDurableStreamOptions {
   } | undefined;
   /**
    * Creates a keyed stream: it holds rows, and keeps the newest change of each of them. Its media
-   * type is JSON, and it cannot be a fork.
+   * type is JSON. A keyed fork starts with a copy of the rows that its source has now.
    *
    * @default {false}
    */
@@ -205,13 +202,15 @@ export class DurableStreams {
    * `server.state`, and by clients.
    *
    * @param id The id, of 1 to 240 bytes.
-   * @param options The lifetime, and `keyed: true`.
+   * @param options The lifetime, the source of a fork, and `keyed: true`.
    * @returns The state of the stream.
    * @throws {RequestError} With the code `exists` if there is a stream with this id that is not
-   * keyed, or has another lifetime.
+   * keyed, or has another lifetime or source. For a fork, also with `not-found`, `malformed`,
+   * `wrong-type` if the source is not keyed, `gone` if the offset is not the end of the source, or
+   * `full` if the rows are too large to be copied in one step.
    * @throws {LimitError} If there are too many streams.
    * @throws {TypeError} If an option is unknown or has the wrong type, if the media type is not
-   * JSON, or for a fork.
+   * JSON, or if a fork has no source.
    * @throws {UnsupportedError} If the broker keeps no rows.
    * @throws {RangeError} If the id is empty or too long.
    * @throws {BrokerError} If the broker is unreachable. The stream may have been created.
@@ -228,8 +227,8 @@ export class DurableStreams {
    * @param id The id, of 1 to 240 bytes.
    * @param options Media type, lifetime, and the source of a fork.
    * @returns The writer of the stream.
-   * @throws {RequestError} With the code `exists`; for a fork, also with `not-found`, `gone` or
-   * `malformed`.
+   * @throws {RequestError} With the code `exists`; for a fork, also with `not-found`, `gone`,
+   * `malformed`, or `wrong-type` if the source is keyed.
    * @throws {LimitError} If there are too many streams or bytes, or if the source has too many
    * forks.
    * @throws {TypeError} If an option is unknown or has the wrong type, or if a fork has no source.
@@ -249,11 +248,10 @@ export class DurableStreams {
     const verb = "create stream";
     checkOptions(verb, options, CREATE);
     const { keyed, ...facts } = options;
-    if (keyed) return await this.#createKeyed(id, facts);
     if (options.fork && options.fork.source === undefined) {
       throw wrongKind(undefined, "string", { verb, path: "fork.source" });
     }
-    return await this.createLeased(id, facts);
+    return keyed ? await this.#createKeyed(id, facts) : await this.createLeased(id, facts);
   }
 
   /**
@@ -460,15 +458,14 @@ export class DurableStreams {
 
   async #createKeyed(
     id: string,
-    { contentType = JSON_TYPE, fork, ...lifetime }: CreateLeasedOptions,
+    { contentType = JSON_TYPE, ...options }: CreateLeasedOptions,
   ): Promise<DurableStreamInfo> {
-    const rule = "Cannot create stream: a keyed stream must";
     if (!isJson(contentType)) {
-      throw new TypeError(`${rule} have the media type ${JSON_TYPE}, received ${contentType}`);
+      const rule = `a keyed stream must have the media type ${JSON_TYPE}`;
+      throw new TypeError(`Cannot create stream: ${rule}, received ${contentType}`);
     }
-    if (fork !== undefined) throw new TypeError(`${rule} have no source, received a fork`);
-    const options = { ...lifetime, contentType, keyed: this.#tail };
-    const created = await this.#streams.create(id, options);
+    const facts = { ...options, contentType, keyed: this.#tail };
+    const created = await this.#streams.create(id, facts);
     const isThere = created.kind === "created" || created.kind === "exists" && created.isSame;
     if (!isThere) throw refusedCreation(id, created.kind);
     return stateOf(created.info);
@@ -634,6 +631,13 @@ function refusedCreation(
     case "source-missing":
     case "source-deleted":
       return new RequestError("not-found", `Cannot fork "${id}": the source is missing`);
+    case "keyed":
+      return new RequestError(
+        "wrong-type",
+        `Cannot fork "${id}": either both streams are keyed or none`,
+      );
+    case "full":
+      return new RequestError("full", `Cannot fork "${id}": the rows of the source are too large`);
     case "gone":
       return new RequestError("gone", `Cannot fork "${id}": the source has no such records`);
     default:

@@ -6,11 +6,9 @@ import { waitFor } from "../../base/wait.ts";
 import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";
 import type { EphemeralStates } from "./ephemeral_rows.ts";
+import { JSON_TYPE } from "../../pubsub/logs/rules.ts";
 import { LiveRows } from "./live_rows.ts";
 import { State, type StateParts } from "./state.ts";
-
-/** Media type of a keyed stream. */
-const JSON_TYPE = "application/json";
 
 /** Time for which the rows are held after a client's last write, in milliseconds. */
 export const LINGER_MS = 60_000;

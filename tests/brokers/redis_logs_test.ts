@@ -74,12 +74,17 @@ for (const seed of [1, 2, 3, 4]) {
  * not define it, and without times, because each engine uses its own clock.
  */
 function inOrder(result: unknown): unknown {
-  const { positions, records, ...rest } = Object(plain(result)) as {
+  const { positions, expiries = [], records, ...rest } = Object(plain(result)) as {
     readonly positions?: readonly number[];
+    readonly expiries?: readonly number[];
     readonly records?: readonly string[];
   };
   const text = (one: string) => one.replace(/"timestamp":"[^"]*"/g, '"timestamp":""');
-  const changes = records?.map((record, i) => [positions?.[i], text(record)]);
+  const changes = records?.map((record, i) => [
+    positions?.[i],
+    text(record),
+    expiries[i] !== undefined && expiries[i] > 0,
+  ]);
   return [rest, positions === undefined ? changes : changes?.sort()];
 }
 

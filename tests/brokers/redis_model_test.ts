@@ -322,7 +322,8 @@ class Draws {
   #keyed(): object {
     if (this.#random() < 0.4) return { config: '{"contentType":"é"}' };
     const keyed = { records: this.#one([1, 1_000]), ms: this.#one([0, HOUR_MS]), bytes: 9_000 };
-    return { config: JSON.stringify({ contentType: "é", keyed }), isKeyed: true };
+    const rowStats = { count: 0, deletions: 0, bytes: 0, forgotten: 0 };
+    return { config: JSON.stringify({ contentType: "é", keyed }), rowStats };
   }
 
   /** Changes of rows. A time to live of 0 or less passes at once. */

@@ -123,6 +123,8 @@ interface Applied {
   records: LogRecord[];
   /** Records with the rows of a transaction, which follow the records of the log. */
   rows: readonly LogRecord[];
+  /** Number of the rows of a new log. */
+  carried?: number | undefined;
   isChanged: boolean;
   /** True if earlier messages no longer belong to the log. */
   isReplacing: boolean;
@@ -285,13 +287,13 @@ export class LogWriter {
 
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
   async #write(id: string, part: string, hot: Hot, applied: Applied): Promise<boolean> {
-    const { state, records, rows, isReplacing, isQuiet } = applied;
+    const { state, records, rows, carried, isReplacing, isQuiet } = applied;
     const look = await this.#due.ensure(id, state, hot.message?.head.look);
     const before = isReplacing ? undefined : hot.message?.head;
     const number = before === undefined ? 0 : numberAfter(before);
     const head: LogHead | null = state === undefined
       ? null
-      : { state, count: records.length, number, look, from: before?.from };
+      : { state, count: records.length, number, carried, look, from: before?.from };
     const front = isReplacing ? [] : hot.front;
     const body = [...records, ...rows];
     const seq = await this.#send(id, part, { ...hot, front }, head, body, {
@@ -428,7 +430,9 @@ export class LogWriter {
       applied.tell.push(() => resolve(result(storedOf(state))));
       if (change.rows === undefined) continue;
       // The next operation needs the rows after this one.
-      applied.rows = changedRows(change.texts ?? [], change.rows.set);
+      const { texts, rows: { set } } = change;
+      if (texts !== undefined) applied.rows = changedRows(texts, set);
+      else if (set.length > 0) [applied.rows, applied.carried] = [carriedRows(set), set.length];
       break;
     }
     return applied;

@@ -78,9 +78,14 @@ export function rowsOf({ head, body }: LiveMessage): LogRow[] {
     })),
     ...set.map(([start, length, until]) => {
       const text = transaction.slice(start, start + length);
-      const { row, isDelete } = readChange(text);
-      const deletedAt = isDelete ? at : undefined;
-      return { row, position: head.state.tail - 1, text, until: until || undefined, deletedAt };
+      const { row, deletedAt } = readChange(text);
+      return {
+        row,
+        position: head.state.tail - 1,
+        text,
+        until: until || undefined,
+        deletedAt: deletedAt === undefined ? undefined : at,
+      };
     }),
   ];
 }

@@ -149,10 +149,11 @@ function randomTransaction(random: Random): Call {
  */
 function ordered(page: LogPage | "expired" | undefined): unknown {
   if (typeof page !== "object") return { kind: page };
-  const { positions = [], records, ...rest } = page;
+  const { positions = [], expiries = [], records, ...rest } = page;
   const texts = records.map((record, i) => {
     const text = String(record).replace(/"timestamp":"[^"]*"/g, "");
-    return `${`${positions[i] ?? i}`.padStart(9)} ${text}`;
+    const expiry = expiries[i] ? "expires" : "";
+    return `${`${positions[i] ?? i}`.padStart(9)} ${text} ${expiry}`;
   });
   return { kind: "page", ...rest, texts: texts.sort() };
 }
