@@ -23,6 +23,12 @@ export const MAX_WAITING_BYTES = 4_194_304;
 /** First value of the size up to which writes share a message, in bytes. */
 const MAX_MESSAGE_BYTES = 32_768;
 
+/**
+ * Time in which the server should reply to a publication, in milliseconds. If it is slower, fewer
+ * writes share a message, so that a lost connection leaves fewer of them uncertain.
+ */
+const REPLY_MS = 2_000;
+
 /** Maximum number of times that a write is attempted again after a conflict. */
 const MAX_CONFLICTS = 5;
 
@@ -109,6 +115,8 @@ export class Writes {
   #bytes = 0;
   /** Size up to which writes share a message, in bytes. A larger write has a message of its own. */
   #maxBytes = MAX_MESSAGE_BYTES;
+  /** Number of writes that share a message, rounded up. */
+  #maxWrites = MAX_WRITES;
   #isRunning = false;
   /** The writes of the publication that is under way. */
   #sent: readonly Write[] = [];
@@ -235,7 +243,7 @@ export class Writes {
       // The version that such a write may expect comes with the reply to the earlier one.
       const isDependent = names.some((name) => rows.has(name));
       const isLarge = batch.length > 0 && bytes + write.bytes > this.#maxBytes;
-      if (isDependent || isLarge || batch.length === MAX_WRITES) break;
+      if (isDependent || isLarge || batch.length >= this.#maxWrites) break;
       const diverted = write.state === "new" && this.#target.divert(write);
       if (diverted) {
         this.#remove(write);
@@ -317,6 +325,7 @@ export class Writes {
     for (const write of batch) if (write.state === "adapted") write.isUntraceable = false;
     let reply: unknown;
     this.#sent = batch;
+    const startMs = runtime.monotonic();
     try {
       reply = await publish({ writes });
     } catch (error) {
@@ -342,6 +351,8 @@ export class Writes {
       this.#sent = [];
     }
     this.#backoff.reset();
+    const inTime = batch.length * REPLY_MS / (runtime.monotonic() - startMs);
+    this.#maxWrites = Math.min(MAX_WRITES, inTime);
     this.#answered(batch, reply);
   }
 
