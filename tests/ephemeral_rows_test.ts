@@ -215,6 +215,45 @@ Deno.test("ephemeral rows stay during a quick reconnect", async () => {
   assertEquals(new Set(sizes), new Set([1]));
 });
 
+Deno.test("a deleted ephemeral row stays deleted after a quick reconnect", async () => {
+  await using at = await Fixture.make();
+  const { client, board, cable } = await at.open();
+  const { port } = cable;
+  const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
+  for (const key of ["written", "offline", "closed"]) await cursors.set(key, { x: 1 });
+  cable.port = 1;
+  cable.cut();
+  await until(() => board.status.current === "lost");
+  const deleting = cursors.delete("offline");
+  cable.port = port;
+  client.retryNow();
+  await deleting;
+  await cursors.set("written", { x: 2 });
+  await cursors.delete("written");
+  assertEquals([...own.keys()], ["closed"]);
+  board[Symbol.dispose]();
+  await until(() => own.size === 0);
+});
+
+Deno.test("a reply brings back no ephemeral row that was deleted after the write", async () => {
+  const slow = Promise.withResolvers<boolean>();
+  await using at = await Fixture.make({
+    authorizeChange: ({ key }: { key: string }) => key !== "slow" || slow.promise,
+  });
+  const { board } = await at.open();
+  const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
+  // Both are in one publication, whose reply comes after the second decision.
+  const writing = [cursors.set("fast", { x: 1 }), cursors.set("slow", { x: 1 })];
+  await until(() => own.has("fast"));
+  await own.delete("fast");
+  const { board: other } = await at.open("bob");
+  await other.ready;
+  slow.resolve(true);
+  await Promise.all(writing);
+  await until(() => other.collection("cursors").has("slow"));
+  assertEquals([...cursors.keys()], ["slow"]);
+});
+
 Deno.test("two states of one client have the same ephemeral rows, each its own", async () => {
   await using at = await Fixture.make();
   const { client, board } = await at.open();

@@ -73,14 +73,21 @@ interface Row {
 
 /** A session or a handle of this server, with the rows that it wrote. */
 interface Writer {
+  readonly by: object;
   readonly parts: Map<string, OwnPart>;
   bytes: number;
+  /** The user or guest; absent for a handle. */
+  readonly user: string | undefined;
+  /** True during the grace period. */
+  isLost: boolean;
   /** Removes the rows. */
   end(): void;
 }
 
-/** A value on another node. It stays for the grace period if the node is gone. */
+/** A value on another node. */
 interface OtherPart extends Part {
+  /** True during the grace period after the node is gone. */
+  isLost: boolean;
   /** Removes the value. */
   end(): void;
 }
@@ -235,6 +242,8 @@ export class EphemeralStates {
  * - **Writers:** each session and handle has its own value of a row, and the newest one is shown.
  *   When its writer leaves, the newest value of the other writers is shown again. New values count
  *   as newer than all values that this node knows.
+ * - **Grace:** the values of a lost session stay, because its client may return as another session.
+ *   Each of them is removed once a newer value of its row is shown.
  * - **Nodes:** each node shares the newest value of its own writers.
  * - **Versions:** each change of a shown row gets the next number of this node.
  */
@@ -277,6 +286,11 @@ export class EphemeralRows {
     return this.#rows.keys();
   }
 
+  /** Number of all rows. */
+  get size(): number {
+    return this.#rows.size;
+  }
+
   /** Returns the rows of a collection, in a map that changes with them. */
   collection(name: string): ReadonlyMap<string, LiveRow> {
     return this.#collections.get(name) ?? NOTHING;
@@ -297,18 +311,24 @@ export class EphemeralRows {
    * @param owner The owner of a client's rows. Without an owner, only the bounds of the state apply.
    * @returns The version of the row.
    * @throws {RequestError} With the code `too-large`, `full` or `too-many` if a bound is reached, and
-   * `forbidden` for the deletion of a row that only others wrote.
+   * `forbidden` for the deletion of a row that only others wrote. A lost session of the same user
+   * is no other.
    */
   write(by: object, { type, key, operation, value = "null" }: Change, owner?: Owner): number {
     const name = rowName(type, key);
     if (operation === "delete") {
-      if (!this.#writers.get(by)?.parts.has(name) && this.#rows.has(name)) {
+      const row = this.#rows.get(name);
+      // A client may delete a row after it has returned as another session.
+      const writers = [...row?.own.keys() ?? []].filter((writer) =>
+        writer.by === by || writer.isLost && writer.user === userOf(owner)
+      );
+      if (row !== undefined && writers.length === 0) {
         throw new RequestError(
           "forbidden",
           `Cannot write state: another session wrote the row "${key}" of "${type}"`,
         );
       }
-      this.#removePart(by, name);
+      for (const writer of writers) this.#removePart(writer, name);
       return this.#version;
     }
     const bytes = utf8Length(value);
@@ -335,7 +355,9 @@ export class EphemeralRows {
 
   /** Removes a row of any writers on this node. */
   removeOwn(name: string): void {
-    for (const by of [...this.#writers.keys()]) this.#removePart(by, name);
+    for (const writer of [...this.#rows.get(name)?.own.keys() ?? []]) {
+      this.#removePart(writer, name);
+    }
   }
 
   /**
@@ -347,8 +369,10 @@ export class EphemeralRows {
   leave(by: object, isLoss = false): void {
     const writer = this.#writers.get(by);
     if (writer === undefined || this.#isClosed) return;
-    if (isLoss && this.#states.graceMs > 0) this.#states.grace.add(writer);
-    else writer.end();
+    if (!isLoss || this.#states.graceMs === 0) return writer.end();
+    writer.isLost = true;
+    this.#states.grace.add(writer);
+    for (const name of [...writer.parts.keys()]) this.#refresh(name, this.#rows.get(name)!);
   }
 
   /** Ends one use of the rows. */
@@ -406,7 +430,7 @@ export class EphemeralRows {
     const row = this.#rowOf(name);
     const setAt = Math.max(this.#states.runtime.now(), (row.shown?.setAt ?? 0) + 1);
     const part = { setAt, node: this.#states.node, value, bytes, place };
-    const of = writer ?? this.#makeWriter(by);
+    const of = writer ?? this.#makeWriter(by, userOf(owner));
     of.parts.set(name, part);
     of.bytes += moreBytes;
     this.#taken.rows += moreRows;
@@ -415,24 +439,25 @@ export class EphemeralRows {
     this.#share(name, row);
   }
 
-  #makeWriter(by: object): Writer {
+  #makeWriter(by: object, user: string | undefined): Writer {
     const writer: Writer = {
+      by,
       parts: new Map(),
       bytes: 0,
+      user,
+      isLost: false,
       end: () => {
-        this.#states.grace.delete(writer);
-        for (const name of [...writer.parts.keys()]) this.#removePart(by, name);
+        for (const name of [...writer.parts.keys()]) this.#removePart(writer, name);
       },
     };
     this.#writers.set(by, writer);
     return writer;
   }
 
-  #removePart(by: object, name: string): void {
-    const writer = this.#writers.get(by);
-    const part = writer?.parts.get(name);
+  #removePart(writer: Writer, name: string): void {
+    const part = writer.parts.get(name);
     const row = this.#rows.get(name);
-    if (writer === undefined || part === undefined || row === undefined) return;
+    if (part === undefined || row === undefined) return;
     writer.parts.delete(name);
     writer.bytes -= part.bytes;
     this.#taken.rows--;
@@ -441,7 +466,8 @@ export class EphemeralRows {
     row.own.delete(writer);
     this.#share(name, row);
     if (writer.parts.size > 0) return;
-    this.#writers.delete(by);
+    this.#states.grace.delete(writer);
+    this.#writers.delete(writer.by);
     this.#releaseUnused();
   }
 
@@ -451,9 +477,10 @@ export class EphemeralRows {
     if (value === undefined) {
       if (known === undefined) return;
       // A node that removes a row has waited for the grace period; a node that is gone has not.
-      if (isSwept && this.#states.graceMs > 0) this.#states.grace.add(known);
-      else known.end();
-      return;
+      if (!isSwept || this.#states.graceMs === 0) return known.end();
+      known.isLost = true;
+      this.#states.grace.add(known);
+      return this.#refresh(name, this.#rows.get(name)!);
     }
     if (known !== undefined) this.#states.grace.delete(known);
     const [type] = splitName(name) ?? [];
@@ -464,6 +491,7 @@ export class EphemeralRows {
       setAt,
       node,
       value: rowValue,
+      isLost: false,
       end: () => {
         this.#states.grace.delete(part);
         if (row.others.get(node) !== part) return;
@@ -492,12 +520,19 @@ export class EphemeralRows {
     this.#refresh(name, row);
   }
 
-  /** Shows the newest value of a row. */
+  /** Shows the newest value of a row, and removes lost ones that are older. */
   #refresh(name: string, row: Row): void {
-    const { type: collection, key, shown: before } = row;
+    const { shown: before } = row;
     const shown = row.shown = newest<Part>([...row.own.values(), ...row.others.values()]);
     if (shown === undefined) this.#rows.delete(name);
-    if (shown === before) return;
+    if (shown !== before) this.#show(name, row, before);
+    for (const [writer, part] of row.own) {
+      if (writer.isLost && part !== shown) this.#removePart(writer, name);
+    }
+    for (const part of row.others.values()) if (part.isLost && part !== shown) part.end();
+  }
+
+  #show(name: string, { type: collection, key, shown }: Row, before: Part | undefined): void {
     const version = ++this.#version;
     const rows = this.#collections.get(collection) ?? new Map<string, LiveRow>();
     if (shown === undefined) rows.delete(key);
@@ -525,6 +560,10 @@ export class EphemeralRows {
 }
 
 const NOTHING: ReadonlyMap<string, LiveRow> = new Map();
+
+function userOf(owner: Owner | undefined): string | undefined {
+  return owner?.user ?? owner?.guest;
+}
 
 function newest<P extends Part>(parts: Iterable<P>): P | undefined {
   let newest: P | undefined;

@@ -98,6 +98,25 @@ Deno.test("EphemeralRows.leave() keeps rows for the grace period after a loss", 
   assertEquals(bench.values, { a: 2 });
 });
 
+Deno.test("EphemeralRows.leave() shows no value of a lost session again", () => {
+  using time = new FakeTime();
+  using bench = new Bench();
+  const { sessions: [one, two] } = bench;
+  const deletion = { type: "cursors", key: "a", operation: "delete" } as const;
+  bench.write(one, "a", 1);
+  bench.rows.leave(one, true);
+  bench.write(two, "a", 2); // The client has returned.
+  bench.rows.write(two, deletion);
+  assertEquals(bench.values, {});
+  bench.write(one, "a", 3);
+  bench.write(two, "a", 4);
+  bench.rows.leave(one, true); // The loss is noticed after the return.
+  bench.rows.write(two, deletion);
+  assertEquals(bench.values, {});
+  time.tick(1_000);
+  assertEquals(bench.values, {});
+});
+
 Deno.test("EphemeralStates keeps the rows of a state while they have readers or writers", () => {
   using time = new FakeTime();
   using bench = new Bench();
