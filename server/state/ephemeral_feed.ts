@@ -8,7 +8,12 @@ import { type EncodedMessage, framed } from "../../session/wire/encode.ts";
 import type { SubscribeAnswer } from "../../session/wire/recovery.ts";
 import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
-import type { EphemeralRows, EphemeralStates, RowFeed } from "./ephemeral_rows.ts";
+import {
+  type EphemeralRows,
+  type EphemeralStates,
+  MAX_STATE_ROWS,
+  type RowFeed,
+} from "./ephemeral_rows.ts";
 
 /** Maximum size of a message with several rows, in bytes. A larger row has a message of its own. */
 const MAX_MESSAGE_BYTES = 16_384;
@@ -21,7 +26,10 @@ interface Reader {
   readonly session: Session;
   /** Replies to the subscription; later calls have no effect. */
   answer(answer: SubscribeAnswer): void;
-  /** Rows whose newest values the session lacks; bounded by the rows. */
+  /**
+   * Rows whose newest values the session lacks, also if they are deleted. If too many of them are, a
+   * new list of all rows replaces the names.
+   */
   readonly waiting: Set<string>;
   /** Index of the next part of the list of all rows; `undefined` once the list is complete. */
   page: number | undefined;
@@ -110,11 +118,16 @@ export class EphemeralFeed implements TopicSource, RowFeed {
 
   flush(names: ReadonlySet<string>): void {
     const messages = [...this.#encode(new Set(names), MAX_MESSAGE_BYTES)];
+    const bytes = messages.reduce((sum, { size }) => sum + size, 0);
     for (const reader of this.#readers.values()) {
-      const { queue, sending } = reader.session[internals];
+      const { queue, sending, settings } = reader.session[internals];
+      const { maxMessages, maxBytes } = settings.sendQueue;
       const isSmall = sending.maxSendBytes < MAX_MESSAGE_BYTES + MAX_REST_BYTES;
-      if (reader.isBehind || isSmall || !queue!.hasRoom) {
+      // The half of the queue that `hasRoom` leaves.
+      const isFitting = messages.length * 2 <= maxMessages && bytes * 2 <= maxBytes;
+      if (reader.isBehind || isSmall || !isFitting || !queue!.hasRoom) {
         for (const name of names) reader.waiting.add(name);
+        if (reader.waiting.size > this.#rows.size + MAX_STATE_ROWS) this.#list(reader);
         if (!reader.isBehind) void this.#send(reader);
         continue;
       }
@@ -126,8 +139,15 @@ export class EphemeralFeed implements TopicSource, RowFeed {
     await this.#rows.ready;
     if (reader.isOver) return;
     reader.answer({});
-    for (const name of this.#rows.all) reader.waiting.add(name);
+    this.#list(reader);
     await this.#send(reader);
+  }
+
+  /** Starts a list of all rows. */
+  #list(reader: Reader): void {
+    reader.waiting.clear();
+    for (const name of this.#rows.all) reader.waiting.add(name);
+    reader.page = 0;
   }
 
   /** Sends the newest values of the waiting rows, as fast as the session reads them. */

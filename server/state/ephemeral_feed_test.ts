@@ -29,6 +29,10 @@ class Bench implements AsyncDisposable {
     this.states.get("board")!.write(this, change as never);
   }
 
+  delete(key: string): void {
+    this.states.get("board")!.write(this, { type: "cursors", key, operation: "delete" });
+  }
+
   async read(options?: Parameters<Peers["connect"]>[0]): Promise<Peer> {
     const peer = await this.peers.connect(options);
     this.feed.admit(peer.session, {});
@@ -99,6 +103,40 @@ Deno.test("EphemeralFeed keeps only the newest values for a slow reader", async 
   bench.set("a", "last");
   bench.set("b", "new");
   assertEquals(await bench.frame(slow), [[["a", "last"], ["b", "new"]]]);
+});
+
+Deno.test("EphemeralFeed sends a slow reader a new list instead of many deletions", async () => {
+  await using bench = new Bench();
+  const slow = await bench.read();
+  assertEquals(bench.take(slow), [[[], { page: 0 }]]);
+  slow.pair.link.stall("to-client");
+  // The connection has room for 64 KiB.
+  for (let i = 0; i < 20; i++) bench.set(`${i}`, "x".repeat(4_000));
+  await bench.frame(slow);
+  for (let i = 0; i < 3_000; i++) {
+    bench.set(`new ${i}`, i);
+    bench.delete(`new ${i}`);
+  }
+  await bench.frame(slow);
+  slow.pair.link.resume("to-client");
+  const received = [];
+  for (let i = 0; i < 20; i++) received.push(...await bench.frame(slow));
+  const deleted = received.flatMap((rows) =>
+    (rows as unknown[][]).filter(({ length }) => length === 1)
+  );
+  assertEquals(deleted, []);
+  const lists = received.filter((message) => JSON.stringify(message).includes('"page":0'));
+  assertEquals(lists.length, 1);
+});
+
+Deno.test("EphemeralFeed keeps the session of a reader whose queue is small", async () => {
+  await using bench = new Bench();
+  const reader = await bench.read({ sendQueue: { maxBytes: 65_536 } });
+  bench.take(reader);
+  for (let i = 0; i < 100; i++) bench.set(`${i}`, "x".repeat(4_000));
+  let rows = 0;
+  for (let i = 0; i < 10; i++) rows += (await bench.frame(reader)).flat().length;
+  assertEquals([reader.session.isClosed, rows], [false, 100]);
 });
 
 Deno.test("EphemeralFeed sends smaller messages to a client that accepts no larger ones", async () => {
