@@ -840,6 +840,12 @@ Deno.test("useCollection() holds the error of a rejected write until the next wr
     throw new Error("No title");
   });
   await page.has("[live aTea ][live aTea No title]");
+  const options = (reason: string) => ({ signal: AbortSignal.abort(new Error(reason)) });
+  void hooks[0]!.set("a", { title: "Milk" }, options("Not set"));
+  void hooks[1]!.update("a", () => ({ title: "Milk" }), options("Not updated"));
+  await page.has("[live aTea Not set][live aTea Not updated]");
+  void hooks[0]!.delete("a", options("Not deleted"));
+  await page.has("[live aTea Not deleted][live aTea Not updated]");
 });
 
 Deno.test("useCollection() shows ephemeral rows", async () => {
