@@ -41,6 +41,8 @@ const server = serve({
   broker: redis === undefined ? undefined : new RedisBroker({ url: redis }),
   history: { bench: { size: 1_000, ttlMs: 300_000 } },
   durableStreams: { path: "/streams" },
+  // The clients answer no pings.
+  session: { heartbeat: { intervalMs: 3_600_000, timeoutMs: 7_200_000 } },
   authorize: () => true,
   async onMessage({ data }) {
     await write(data);
