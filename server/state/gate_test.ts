@@ -542,6 +542,17 @@ Deno.test("authorizeChange sees the rows of a state that was deleted and created
   }
 });
 
+Deno.test("StateCollection.update() of a missing row is a conflict, whatever its schema", async () => {
+  await using bench = new Bench();
+  await using state = await bench.server.state("board:1");
+  for (const name of ["cards", "notes"] as const) {
+    const updating = () => state.collection(name).update("none", (row) => row as never);
+    const error = await assertRejects(updating, RequestError, "must exist");
+    assertEquals(error.failure.code, "conflict");
+  }
+  assertEquals(state.version, 0);
+});
+
 Deno.test("Server.state() is typed by the contract", async () => {
   await using bench = new Bench();
   const { server } = bench;

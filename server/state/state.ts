@@ -175,15 +175,15 @@ export class State implements AsyncDisposable {
     if (change.ttlMs !== undefined) throw new TypeError(NO_TTL);
     const { type, key, operation, expect } = change;
     const rows = this.#rows.ephemeral!;
-    if (operation === "delete") {
-      return await within(this.#parts.runtime, rows.remove(type, key), { signal });
-    }
     const checkPresent = () => {
       const present = rows.collection(type).get(key);
       const isExpected = expect === undefined || expect === present?.version;
       if (!isExpected) throw new Conflict(rowName(type, key), present);
     };
     checkPresent();
+    if (operation === "delete") {
+      return await within(this.#parts.runtime, rows.remove(type, key), { signal });
+    }
     const fitting = this.#parts.gate.fit(this.id, change);
     const fitted = fitting instanceof Promise ? await fitting : fitting;
     signal?.throwIfAborted();
@@ -445,11 +445,16 @@ export class StateCollection<T = unknown, Input = T>
     const of = { type: this.name, key };
     let row = this.#rows.collection(this.name).get(key);
     for (let attempt = 1;; attempt++) {
-      // Without a row, the broker decides: these rows may be behind.
-      const value = row === undefined ? null : await change(row.value as T);
-      const expect = row?.version ?? Number.MAX_SAFE_INTEGER;
+      // Without a row, the broker decides: these rows may be behind. This deletion has no effect.
+      const changed: Change = row === undefined
+        ? { ...deletion(this.name, key), expect: Number.MAX_SAFE_INTEGER }
+        : {
+          ...setting(of, await change(row.value as T)),
+          operation: "update",
+          expect: row.version,
+        };
       try {
-        return await this.#write([{ ...setting(of, value), operation: "update", expect }], options);
+        return await this.#write([changed], options);
       } catch (error) {
         if (!(error instanceof Conflict) || error.present === undefined) throw error;
         if (attempt >= MAX_UPDATES) throw error;
