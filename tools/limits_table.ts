@@ -53,6 +53,7 @@ import {
   MAX_SESSION_BYTES,
   MAX_STATE_BYTES,
   MAX_STATE_ROWS,
+  STATE_SHARES,
 } from "../server/state/ephemeral_rows.ts";
 import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
@@ -425,11 +426,17 @@ function serverBounds(): Bound[] {
     },
     {
       table: "streams",
-      name: "ephemeral rows of a state: of one session; of all writers on a server",
-      max: `${count(MAX_SESSION_ROWS)}, ${bytes(MAX_SESSION_BYTES)}; ${count(MAX_STATE_ROWS)}, ${
-        bytes(MAX_STATE_BYTES)
-      }`,
+      name: "ephemeral rows of a session in a state; bytes of those of all writers on a server",
+      max: `${count(MAX_SESSION_ROWS)}, ${bytes(MAX_SESSION_BYTES)}; ${bytes(MAX_STATE_BYTES)}`,
       full: "`full`; `QueueFullError` in Skein's client",
+    },
+    {
+      table: "streams",
+      id: "states.ephemeral",
+      name: "ephemeral rows of one state that the writers on a server have",
+      max: count(MAX_STATE_ROWS),
+      shares: { address: count(STATE_SHARES.address), user: count(STATE_SHARES.user) },
+      full: "`too-many`",
     },
     {
       table: "streams",

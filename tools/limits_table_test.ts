@@ -42,6 +42,7 @@ Deno.test("bounds() lists the quotas of a server with the documented defaults", 
     ["rates.perAddress.connections", "none", { address: "a burst of 1,000, 100 a second" }],
     ["rates.perSession.publications", "none", { session: "a burst of 1,000, 200 a second" }],
     ["rates.perSession.subscriptions", "none", { session: "a burst of 256, 20 a second" }],
+    ["states.ephemeral", "2,000", { address: "500", user: "128" }],
   ]);
 });
 

@@ -2,7 +2,7 @@
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import type { Place, Quota, Quotas } from "../../base/shares.ts";
+import { type Place, Quota, type Quotas } from "../../base/shares.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import type { Change } from "../../pubsub/logs/change_message.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
@@ -36,6 +36,9 @@ export const MAX_ROWS = 20_000;
 /** Maximum number of rows of one address or user, once more than half of them exist. */
 const SHARES = { address: 2_000, user: 256 };
 
+/** The same in one state. */
+export const STATE_SHARES = { address: 500, user: 128 };
+
 /**
  * Time between two messages with changes to the same reader, and for which changes are gathered
  * before other nodes receive them, in milliseconds: a frame.
@@ -57,8 +60,8 @@ interface Part {
 /** A value of a writer on this node. */
 interface OwnPart extends Part {
   readonly bytes: number;
-  /** Absent for a server's own rows. */
-  readonly place: Place | undefined;
+  /** Places in the state, and on the server unless it wrote the row itself. */
+  readonly places: readonly Place[];
 }
 
 /** A row. The newest of its values is shown. */
@@ -198,13 +201,7 @@ export class EphemeralStates {
 
   /** Takes a place for a row of a client. */
   takePlace(owner: Owner): Place {
-    try {
-      return this.#quota.take(owner);
-    } catch (error) {
-      if (!(error instanceof LimitError)) throw error;
-      const { message, retryAfterMs } = error;
-      throw new RequestError("too-many", message, { retryAfterMs });
-    }
+    return takePlace(this.#quota, owner);
   }
 
   /**
@@ -264,8 +261,16 @@ export class EphemeralRows {
   readonly #rows = new Map<string, Row>();
   readonly #collections = new Map<string, Map<string, LiveRow>>();
   readonly #writers = new Map<object, Writer>();
-  /** Number of values of this node's writers, and their size. */
-  #taken = { rows: 0, bytes: 0 };
+  /** The values of this node's writers. */
+  readonly #quota = new Quota({
+    limit: "states.ephemeral",
+    verb: "write state",
+    what: "ephemeral rows in a state",
+    max: MAX_STATE_ROWS,
+    shares: STATE_SHARES,
+  });
+  /** Size of these values. */
+  #bytes = 0;
   #version = 0;
   /** Rows that changed since the last message to readers. */
   #changed = new Set<string>();
@@ -387,7 +392,9 @@ export class EphemeralRows {
     this.#states.runtime.clearTimeout(this.#timer);
     this.#states.forget(this);
     for (const writer of this.#writers.values()) {
-      for (const { place } of writer.parts.values()) place?.[Symbol.dispose]();
+      for (const { places } of writer.parts.values()) {
+        for (const place of places) place[Symbol.dispose]();
+      }
     }
     this.#shared?.[Symbol.dispose]();
   }
@@ -419,24 +426,33 @@ export class EphemeralRows {
         "bytes of ephemeral rows in a state",
       );
     }
-    check("a state", this.#taken.rows + moreRows, MAX_STATE_ROWS, "ephemeral rows on a server");
     check(
       "a state",
-      this.#taken.bytes + moreBytes,
+      this.#bytes + moreBytes,
       MAX_STATE_BYTES,
       "bytes of ephemeral rows on a server",
     );
-    const place = known?.place ?? (owner && this.#states.takePlace(owner));
+    const places = known?.places ?? this.#takePlaces(owner);
     const row = this.#rowOf(name);
     const setAt = Math.max(this.#states.runtime.now(), (row.shown?.setAt ?? 0) + 1);
-    const part = { setAt, node: this.#states.node, value, bytes, place };
+    const part = { setAt, node: this.#states.node, value, bytes, places };
     const of = writer ?? this.#makeWriter(by, userOf(owner));
     of.parts.set(name, part);
     of.bytes += moreBytes;
-    this.#taken.rows += moreRows;
-    this.#taken.bytes += moreBytes;
+    this.#bytes += moreBytes;
     row.own.set(of, part);
     this.#share(name, row);
+  }
+
+  #takePlaces(owner: Owner | undefined): readonly Place[] {
+    const place = takePlace(this.#quota, owner);
+    if (owner === undefined) return [place];
+    try {
+      return [place, this.#states.takePlace(owner)];
+    } catch (error) {
+      place[Symbol.dispose]();
+      throw error;
+    }
   }
 
   #makeWriter(by: object, user: string | undefined): Writer {
@@ -460,9 +476,8 @@ export class EphemeralRows {
     if (part === undefined || row === undefined) return;
     writer.parts.delete(name);
     writer.bytes -= part.bytes;
-    this.#taken.rows--;
-    this.#taken.bytes -= part.bytes;
-    part.place?.[Symbol.dispose]();
+    this.#bytes -= part.bytes;
+    for (const place of part.places) place[Symbol.dispose]();
     row.own.delete(writer);
     this.#share(name, row);
     if (writer.parts.size > 0) return;
@@ -556,6 +571,21 @@ export class EphemeralRows {
       this.#changed = new Set();
       this.feed?.flush(changed);
     }, waitMs);
+  }
+}
+
+/**
+ * Takes a place.
+ *
+ * @throws {RequestError} With the code `too-many` if the limit or a share is reached.
+ */
+function takePlace(quota: Quota, owner: Owner | undefined): Place {
+  try {
+    return quota.take(owner);
+  } catch (error) {
+    if (!(error instanceof LimitError)) throw error;
+    const { message, retryAfterMs } = error;
+    throw new RequestError("too-many", message, { retryAfterMs });
   }
 }
 

@@ -5,7 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../mod.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
-import { MAX_SESSION_ROWS } from "../../session/wire/rows.ts";
+import { MAX_SESSION_ROWS, rowName } from "../../session/wire/rows.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
 import {
@@ -154,7 +154,7 @@ Deno.test("EphemeralRows.write() bounds the rows and bytes of a state", () => {
   using bench = new Bench();
   const { sessions: [one, two] } = bench;
   for (let i = 0; i < MAX_STATE_ROWS; i++) bench.write(one, `${i}`);
-  assertEquals(codeOf(() => bench.write(two, "more", 1, ANN)), "full");
+  assertEquals(codeOf(() => bench.write(two, "more", 1, ANN)), "too-many");
   bench.rows.leave(one);
   bench.write(two, "more", 1, ANN);
   const large = "x".repeat(MAX_ROW_BYTES - 2);
@@ -166,6 +166,21 @@ Deno.test("EphemeralRows.write() bounds the rows and bytes of a state", () => {
     }),
     "full",
   );
+});
+
+Deno.test("EphemeralRows.write() gives each user a share of a state", () => {
+  using bench = new Bench();
+  const write = (user: string, from: number, count: number) => {
+    for (let i = from; i < from + count; i++) {
+      bench.write({}, `${user} ${i}`, 1, { ...NOBODY, user });
+    }
+  };
+  for (let i = 0; i < 8; i++) write(`user ${i}`, 0, 125);
+  assertEquals(codeOf(() => write("user 0", 125, 4)), "too-many");
+  write("ann", 0, 128);
+  assertEquals(codeOf(() => write("ann", 128, 1)), "too-many");
+  bench.rows.removeOwn(rowName("cursors", "ann 0"));
+  write("ann", 0, 1);
 });
 
 Deno.test("EphemeralRows.write() gives each user a share once many rows exist", () => {
