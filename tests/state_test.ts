@@ -1202,14 +1202,19 @@ Deno.test("Servers handle other events between the transactions of a publication
     turn++;
     if (!isOver) setImmediate(tick);
   };
-  await using host = server(undefined, { authorizeChange: () => seen.push(turn) > 0 });
+  const authorizeChange = () => {
+    const end = performance.now() + 1;
+    while (performance.now() < end);
+    return seen.push(turn) > 0;
+  };
+  await using host = server(undefined, { authorizeChange });
   await using _own = await host.state("list");
   await using page = await Page.open(host.url, "skein.1");
   tick();
   const { data } = await page.ask({ publish: "stream:list", data: transactions(64) });
   isOver = true;
   assertEquals((data!["results"] as unknown[]).length, 64);
-  assertEquals(new Set(seen).size, 64);
+  assert(new Set(seen).size >= 10, "At most 5 ms pass without other events");
 });
 
 for (const numbering of [undefined, { client: "a-client-of-this-test", seq: 0 }]) {

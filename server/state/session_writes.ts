@@ -17,6 +17,9 @@ import type { EphemeralRows } from "./ephemeral_rows.ts";
 import type { ChangeSource } from "./gate.ts";
 import { type StateParts, writeRefusal } from "./state.ts";
 
+/** Time after which a publication lets other events be handled, in milliseconds. */
+const MAX_TURN_MS = 5;
+
 /** A client with a session. */
 export interface SessionSource extends ChangeSource {
   readonly session: Session;
@@ -48,10 +51,15 @@ export async function writeRows(
 ): Promise<{ readonly results: readonly WriteResult[] }> {
   const { ephemeral: rows } = Object(data) as { readonly ephemeral?: unknown };
   if (rows !== undefined) return await writeEphemeral(id, rows, { ...parts, source, ephemeral });
+  const { runtime } = parts;
   const results: WriteResult[] = [];
+  let turnMs = runtime.monotonic();
   for (const write of readWrites(data)) {
     // A broker in memory replies within the turn, in which other clients could do nothing.
-    if (results.length > 0) await new Promise<void>((end) => parts.runtime.schedule(end));
+    if (runtime.monotonic() - turnMs > MAX_TURN_MS) {
+      await new Promise<void>((end) => runtime.schedule(end));
+      turnMs = runtime.monotonic();
+    }
     // The client sends the rest again in its next session.
     if (results.length > 0 && source.session.isClosed) break;
     try {
