@@ -63,6 +63,8 @@ import { Topics } from "../pubsub/topics.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import type { Contract, ContractData, ContractTopic, StateIds } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
+import { STREAM_PREFIX } from "../session/wire/recovery.ts";
+import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import { instrument } from "../session/insight/watch.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
@@ -532,7 +534,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
 
   /**
    * Ends a session's subscription, no matter whether the client or the application requested it. If
-   * the topic is a room, the session leaves the room. Idempotent. The client's subscription ends
+   * the topic is a room, the session leaves the room; if it is the stream of a state, the session
+   * also loses the ephemeral rows. Idempotent. The client's subscription ends
    * with a `RequestError` that contains the code from the options; plain WebSocket clients receive
    * no notice.
    *
@@ -563,7 +566,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     topic: string,
     options: UnsubscribeOptions = {},
   ): boolean {
-    return this.topics.unsubscribe(session as Session, topic, options);
+    const removed = this.topics.unsubscribe(session as Session, topic, options);
+    if (topic.startsWith(STREAM_PREFIX)) {
+      const rows = EPHEMERAL_PREFIX + topic.slice(STREAM_PREFIX.length);
+      this.topics.unsubscribe(session as Session, rows, options);
+    }
+    return removed;
   }
 
   /**

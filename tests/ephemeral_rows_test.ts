@@ -306,6 +306,19 @@ Deno.test("a client does not send an ephemeral row again that the server deleted
   assertEquals([own.has("a"), own.has("b"), own.has("c")], [false, true, true]);
 });
 
+Deno.test("a session that the server removes from a state receives no more ephemeral rows", async () => {
+  await using at = await Fixture.make();
+  const { client } = await at.open();
+  // A client that ignores the end of the state may keep this subscription.
+  const rows = client.subscribe("stream:$skein:board:1");
+  await rows.ready;
+  for (const session of at.server.topics.subscribers("stream:board:1")) {
+    at.server.unsubscribe(session, "stream:board:1", { code: "banned" });
+  }
+  assertEquals(await code(Array.fromAsync(rows)), "banned");
+  assertEquals([...at.server.topics.subscribers("stream:$skein:board:1")], []);
+});
+
 Deno.test("ephemeral rows pass the schema and authorizeChange", async () => {
   const asked: unknown[] = [];
   await using at = await Fixture.make({
