@@ -4,6 +4,7 @@ import type { Owner } from "../../base/owners.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Place, Quota, type Quotas } from "../../base/shares.ts";
 import { LimitError, RequestError } from "../../errors.ts";
+import { makerOf } from "../owners.ts";
 import type { Change } from "../../pubsub/logs/change_message.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
@@ -29,6 +30,9 @@ export const MAX_STATE_ROWS = 2_000;
 
 /** Maximum size of these rows in bytes. */
 export const MAX_STATE_BYTES = 1_048_576;
+
+/** Size of the rows of one user or network, once more than half of these bytes are in use. */
+const STATE_BYTES_SHARE = MAX_STATE_BYTES / 8;
 
 /** Maximum number of ephemeral rows of all sessions of a server. */
 export const MAX_ROWS = 20_000;
@@ -81,6 +85,8 @@ interface Writer {
   bytes: number;
   /** The user or guest; absent for a handle. */
   readonly user: string | undefined;
+  /** The user or network whose share the rows use; absent for a handle. */
+  readonly maker: string | undefined;
   /** True during the grace period. */
   isLost: boolean;
   /** Removes the rows. */
@@ -432,11 +438,12 @@ export class EphemeralRows {
       MAX_STATE_BYTES,
       "bytes of ephemeral rows on a server",
     );
+    if (owner !== undefined) this.#checkBytesShare(owner, moreBytes);
     const places = known?.places ?? this.#takePlaces(owner);
     const row = this.#rowOf(name);
     const setAt = Math.max(this.#states.runtime.now(), (row.shown?.setAt ?? 0) + 1);
     const part = { setAt, node: this.#states.node, value, bytes, places };
-    const of = writer ?? this.#makeWriter(by, userOf(owner));
+    const of = writer ?? this.#makeWriter(by, owner);
     of.parts.set(name, part);
     of.bytes += moreBytes;
     this.#bytes += moreBytes;
@@ -455,12 +462,22 @@ export class EphemeralRows {
     }
   }
 
-  #makeWriter(by: object, user: string | undefined): Writer {
+  /** Keeps one user or network from using up the bytes of a state. */
+  #checkBytesShare(owner: Owner, moreBytes: number): void {
+    if (moreBytes <= 0 || this.#bytes * 2 < MAX_STATE_BYTES) return;
+    const maker = makerOf(owner);
+    let bytes = moreBytes;
+    for (const writer of this.#writers.values()) if (writer.maker === maker) bytes += writer.bytes;
+    check("a user", bytes, STATE_BYTES_SHARE, "bytes of ephemeral rows in a state");
+  }
+
+  #makeWriter(by: object, owner: Owner | undefined): Writer {
     const writer: Writer = {
       by,
       parts: new Map(),
       bytes: 0,
-      user,
+      user: userOf(owner),
+      maker: owner && makerOf(owner),
       isLost: false,
       end: () => {
         for (const name of [...writer.parts.keys()]) this.#removePart(writer, name);

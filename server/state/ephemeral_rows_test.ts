@@ -183,6 +183,23 @@ Deno.test("EphemeralRows.write() gives each user a share of a state", () => {
   write("ann", 0, 1);
 });
 
+Deno.test("EphemeralRows.write() leaves bytes of a state for others", () => {
+  using bench = new Bench();
+  const { sessions: [one] } = bench;
+  const large = "x".repeat(MAX_ROW_BYTES - 2);
+  // One client connects repeatedly. Its rows stay for the grace period.
+  const flood = () => {
+    for (let i = 0; i < 32; i++) {
+      const session = {};
+      for (let row = 0; row < 15; row++) bench.write(session, `${i} ${row}`, large, ANN);
+      bench.rows.leave(session, true);
+    }
+  };
+  assertEquals(codeOf(flood), "full");
+  const bob = { ...NOBODY, user: "bob" };
+  for (let i = 0; i < 15; i++) bench.write(one, `of bob ${i}`, large, bob);
+});
+
 Deno.test("EphemeralRows.write() gives each user a share once many rows exist", () => {
   using bench = new Bench();
   const take = (user: string, count: number) => {
