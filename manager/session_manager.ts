@@ -502,7 +502,7 @@ export class SessionManager implements AsyncDisposable {
    * const manager = new SessionManager();
    * const { server } = memoryPair();
    * manager.add(new Session(server, sessionSettings({ side: "server" })));
-   * const { closed, cut } = await manager.drain({ withinMs: 20, reason: "A new version" });
+   * const { closed, cut } = await manager.drain({ withinMs: 5_000, reason: "A new version" });
    * assertEquals([closed, cut, manager.count], [1, 0, 0]);
    * ```
    */
