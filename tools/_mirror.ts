@@ -175,10 +175,14 @@ export async function listenNear(
       return new Response("The local registry failed", { status: 500 });
     },
   };
-  const answer = (request: Request) =>
-    new URL(request.url).pathname === "/"
-      ? Promise.resolve(new Response(digest))
-      : handler(request);
+  const answer = async (request: Request) => {
+    const isProbe = new URL(request.url).pathname === "/";
+    const response = isProbe ? new Response(digest) : await handler(request);
+    // The system spreads connections over all servers on the port. A client that reused a
+    // connection would lose a request if that server ends, although others go on.
+    response.headers.set("connection", "close");
+    return response;
+  };
   const isShared = Deno.build.os === "linux";
   if (isShared && !await isFreeFor(port, digest)) return Deno.serve({ ...base, port: 0 }, answer);
   try {

@@ -97,6 +97,7 @@ Deno.test("openMirror() can run twice at the same time", async () => {
   for (const { url } of [first, second]) {
     const response = await fetch(`${url}@std/assert/meta.json`);
     assertEquals((await response.json()).name, "assert");
+    assertEquals(response.headers.get("connection"), "close");
   }
   if (Deno.build.os === "linux") assertEquals(second.url, first.url);
 });
