@@ -79,10 +79,13 @@ async function watches(
   await sender.page.close();
   await watcher.is("ended");
   assertEquals(await watcher.onAir(), []);
+  const last = await watcher.seen();
   const again = await open({ air: "anna" });
   await watcher.page.bringToFront();
   await watcher.is("live");
-  await watcher.sees((anew) => anew < number);
+  const anew = await watcher.sees((picture) => picture !== last);
+  sent = (await again.seen("drawing"))!;
+  assert(anew <= sent, `picture ${anew} of ${sent} is seen`);
 
   await server.stop();
   await watcher.is("reconnecting");
