@@ -29,7 +29,7 @@ const FILES = [
   "ai_chat.css",
   "ai_chat.js",
   "answer.js",
-  "elements.js",
+  "buttons.js",
   "markdown.js",
   "scroll.js",
   "view.js",

@@ -21,7 +21,7 @@ const LOOK = ["skein.css", "skein.js", "skein.svg"];
 const INSPECTOR = new URL("../../server/inspector/page/", import.meta.url);
 
 /** Files that several examples load. */
-const PARTS = ["boards.css", "links.js"];
+const PARTS = ["boards.css", "elements.js", "links.js"];
 
 /** Headers of every response: no content sniffing, and no referrer for other sites. */
 const HEADERS = {

@@ -4,7 +4,7 @@
  * @module
  */
 import { connect, newId } from "@skein/skein/client";
-import { elements } from "./elements.js";
+import { elements } from "../../shared/elements.js";
 import { followStatus } from "../../shared/skein.js";
 import { draw } from "./view.js";
 

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { copyButton, make } from "./elements.js";
+import { make } from "../../shared/elements.js";
+import { copyButton } from "./buttons.js";
 import { blocksOf, spansOf } from "./markdown.js";
 
 /**

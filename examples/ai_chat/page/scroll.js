@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { elements } from "./elements.js";
+import { elements } from "../../shared/elements.js";
 
 /** True while the log follows new words, because the reader has not scrolled up. */
 let isAtEnd = true;

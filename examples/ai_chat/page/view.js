@@ -3,8 +3,9 @@
  *
  * @module
  */
+import { elements, list, make, put } from "../../shared/elements.js";
 import { drawAnswer } from "./answer.js";
-import { button, copyButton, elements, list, make, put } from "./elements.js";
+import { button, copyButton } from "./buttons.js";
 import { follow, goToEnd } from "./scroll.js";
 
 /** Suggested questions for a new conversation. */
@@ -46,6 +47,7 @@ export function draw({ status, conversations, current, turns }, { pose }) {
 function drawList(conversations, current) {
   elements["list-empty"].hidden = conversations?.length !== 0;
   list(elements.list, conversations ?? [], {
+    key: ({ id }) => id,
     make: ({ id }) => {
       const item = make("li");
       const link = make("a", "place");
@@ -74,6 +76,7 @@ function promptOf(prompt, pose) {
 function drawTurns(turns, { isOther, pose }) {
   const isNew = turns.length > elements.turns.childElementCount;
   list(elements.turns, turns, {
+    key: ({ id }) => id,
     make: (turn) => turnOf(turn, pose),
     update: (element, turn) => updateTurn(element, turn, isOther),
   });

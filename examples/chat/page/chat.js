@@ -4,8 +4,9 @@
  * @module
  */
 import { connect, newId } from "@skein/skein/client";
+import { elements } from "../../shared/elements.js";
 import { followStatus } from "../../shared/skein.js";
-import { draw, elements, showError } from "./view.js";
+import { draw, showError } from "./view.js";
 
 /** Rooms that are listed even while empty. */
 const ROOMS = ["lobby", "tea", "help"];

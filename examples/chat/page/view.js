@@ -3,15 +3,11 @@
  *
  * @module
  */
+import { elements, list, make, put } from "../../shared/elements.js";
 import { linked } from "../../shared/links.js";
 
 /** Maximum time between lines of a user that are shown as one block. */
 const TOGETHER_MS = 5 * 60_000;
-
-/** The elements of the page, by id. */
-export const elements = Object.fromEntries(
-  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
-);
 
 const LINE_STATE = { waiting: "waiting", sending: "sending", sent: "sent", failed: "not sent" };
 
@@ -237,13 +233,6 @@ matchMedia("(min-width: 720px)").addEventListener("change", () => choose(false))
 
 /* Small helpers */
 
-function make(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className !== "") element.className = className;
-  element.textContent = text;
-  return element;
-}
-
 /** Hues that are easy to tell apart. */
 const HUES = [25, 265, 150, 330, 60, 205, 110, 295, 0, 180, 235, 85];
 
@@ -272,11 +261,6 @@ function face(user) {
   return element;
 }
 
-/** Changes text only where it differs, so that screen readers announce only changes. */
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
 function putCount(element, count) {
   element.hidden = count === 0;
   const text = count > 99 ? "99+" : String(count);
@@ -292,19 +276,4 @@ function putTime(element, date) {
   put(element, timeOf(date));
   element.dateTime = date.toISOString();
   element.title = date.toLocaleString();
-}
-
-/** Shows one element per item, in order. Existing elements stay, and keep the focus. */
-function list(parent, items, { key, make, update }) {
-  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
-  const wanted = new Set(items.map(key));
-  for (const [name, child] of known) if (!wanted.has(name)) child.remove();
-  let next = parent.firstElementChild;
-  for (const [i, item] of items.entries()) {
-    const element = known.get(key(item)) ?? make(item);
-    element.dataset.key = key(item);
-    if (element === next) next = next.nextElementSibling;
-    else parent.insertBefore(element, next);
-    update(element, item, i);
-  }
 }

@@ -4,12 +4,9 @@
  * @module
  */
 import { connect } from "@skein/skein/client";
+import { elements } from "../../shared/elements.js";
 import { followStatus } from "../../shared/skein.js";
 import { States } from "./states.js";
-
-const elements = Object.fromEntries(
-  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
-);
 
 const NAMES = ["ann", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
 

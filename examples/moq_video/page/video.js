@@ -8,9 +8,10 @@
  * @module
  */
 import { connectMoq } from "@skein/skein/moq";
+import { elements } from "../../shared/elements.js";
 import { Broadcast, whyNotSend } from "./broadcast.js";
 import { PREFIX } from "./frame.js";
-import { drawNumbers, drawOnAir, drawOwn, drawStage, drawStatus, elements } from "./view.js";
+import { drawNumbers, drawOnAir, drawOwn, drawStage, drawStatus } from "./view.js";
 import { watch, whyNotWatch } from "./watch.js";
 
 /** Time window of the statistics, in milliseconds; drawn twice per window. */

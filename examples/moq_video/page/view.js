@@ -3,13 +3,9 @@
  *
  * @module
  */
+import { elements, put } from "../../shared/elements.js";
 import { nameOf, showStatus } from "../../shared/skein.js";
 import { hueOf } from "./drawing.js";
-
-/** The elements of the page, by id. */
-export const elements = Object.fromEntries(
-  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
-);
 
 /** Texts of the stage without a picture: a heading and a sentence. */
 const MESSAGES = {
@@ -139,8 +135,4 @@ export function drawOwn({ own, isStarting, isWatched, error }) {
   badge.dataset.state = isWatched ? "live" : "waiting";
   put(badge, isWatched ? "watched" : "no watchers");
   put(alert, error ?? "");
-}
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
