@@ -600,6 +600,19 @@ export function tellAnswer(
   }
 }
 
+/** Returns a function that calls `onAnswer` once; later calls have no effect. */
+export function answerOnce(
+  session: Session,
+  onAnswer: ReplayOptions["onAnswer"],
+): (answer: SubscribeAnswer) => void {
+  let isAnswered = false;
+  return (answer) => {
+    if (isAnswered) return;
+    isAnswered = true;
+    tellAnswer(session, onAnswer, answer);
+  };
+}
+
 /**
  * Reports a gap to a session, and the offset after which publications continue. Plain sessions
  * receive no notice.

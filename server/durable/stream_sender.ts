@@ -13,7 +13,7 @@ import {
 } from "../../pubsub/logs/stream_logs.ts";
 import { withoutUndefined } from "../../base/options.ts";
 import type { Owner } from "../../base/owners.ts";
-import { tellAnswer } from "../../pubsub/history/replay.ts";
+import { answerOnce } from "../../pubsub/history/replay.ts";
 import type { JoinOptions } from "../../pubsub/topic_options.ts";
 import type { Topics, TopicSource } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -405,7 +405,6 @@ export class StreamFeed implements TopicSource {
   #begin(session: Session, options: JoinOptions): void {
     const topic = this.#topic;
     const stop = new AbortController();
-    let isAnswered = false;
     const reading = {
       session,
       topic,
@@ -414,11 +413,7 @@ export class StreamFeed implements TopicSource {
       signal: stop.signal,
       live: this.#live,
       standing: undefined,
-      answer(answer: SubscribeAnswer) {
-        if (isAnswered) return;
-        isAnswered = true;
-        tellAnswer(session, options.onAnswer, answer);
-      },
+      answer: answerOnce(session, options.onAnswer),
       leave: (end?: End) => {
         this.#topics.leave(session, topic, end && { code: end.code, reason: end.reason });
       },

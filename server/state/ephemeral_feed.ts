@@ -1,6 +1,6 @@
 /** Sends the ephemeral rows of states to sessions. */
 import { QueueFullError, RequestError } from "../../errors.ts";
-import { tellAnswer } from "../../pubsub/history/replay.ts";
+import { answerOnce } from "../../pubsub/history/replay.ts";
 import type { JoinOptions } from "../../pubsub/topic_options.ts";
 import type { TopicSource } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
@@ -41,7 +41,7 @@ interface Reader {
 /**
  * The sessions that read the ephemeral rows of one state.
  *
- * - **List:** each session first receives all rows, once those of the other nodes have arrived.
+ * - **List:** each session first receives all rows, after the other nodes have sent theirs.
  * - **Once:** changes are encoded once for all sessions that keep up.
  * - **Pace:** a slow session receives the newest values when its queue is empty, so it keeps only the
  *   names of rows in memory.
@@ -85,13 +85,9 @@ export class EphemeralFeed implements TopicSource, RowFeed {
 
   admit(session: Session, options: JoinOptions): undefined {
     const before = this.#readers.get(session);
-    let isAnswered = false;
     const reader: Reader = {
       session,
-      answer(answer) {
-        if (!isAnswered) tellAnswer(session, options.onAnswer, answer);
-        isAnswered = true;
-      },
+      answer: answerOnce(session, options.onAnswer),
       waiting: new Set(),
       page: 0,
       isBehind: true,
