@@ -426,7 +426,7 @@ function serverBounds(): Bound[] {
     },
     {
       table: "streams",
-      name: "ephemeral rows of a session in a state; bytes of those of all writers on a server",
+      name: "ephemeral rows of one state: number and bytes of a session; bytes of a server",
       max: `${count(MAX_SESSION_ROWS)}, ${bytes(MAX_SESSION_BYTES)}; ${bytes(MAX_STATE_BYTES)}`,
       full: "`full`; `QueueFullError` in Skein's client",
     },
