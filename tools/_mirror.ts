@@ -21,6 +21,12 @@ const PORTS = { from: 20_000, count: 12_000 };
 /** Timeout for a reply from the server that already uses a port, in milliseconds. */
 const ANSWER_MS = 5_000;
 
+/**
+ * Environment variable with URLs, separated by spaces, of local registries that outlive the
+ * process. {@linkcode listenNear} returns one of them if it has the requested name.
+ */
+export const OPENED = "SKEIN_LOCAL_REGISTRIES";
+
 /** A running mirror. */
 export interface Mirror extends AsyncDisposable {
   /** The value for `JSR_URL`, with a final slash. */
@@ -55,11 +61,7 @@ export async function openMirror(options: MirrorOptions = {}): Promise<Mirror> {
   const types = readTree(folder);
   const own = options.checkout && readCheckout(options.checkout);
   const handler = mirrorHandler(types, async () => readTree(await scripts()), own);
-  const server = await listenNear(identityOf(folder, [types, own?.files ?? new Map()]), handler);
-  return {
-    url: `http://127.0.0.1:${server.addr.port}/`,
-    [Symbol.asyncDispose]: () => server.shutdown(),
-  };
+  return await listenNear(identityOf(folder, [types, own?.files ?? new Map()]), handler);
 }
 
 /**
@@ -157,15 +159,34 @@ function identityOf(
  * same name share the port; elsewhere, or if another program uses it, the server listens on any
  * free port.
  *
+ * When a server on a shared port ends, the system resets the connections that wait for it. A
+ * program that starts others therefore opens a server for all and names it in {@linkcode OPENED}.
+ *
  * @param identity The name.
  * @param handler Answers requests, except those for `/`.
- * @returns The server.
+ * @param opened The content of {@linkcode OPENED}.
+ * @returns The running server.
  */
 export async function listenNear(
   identity: string,
   handler: (request: Request) => Promise<Response>,
-): Promise<Deno.HttpServer<Deno.NetAddr>> {
+  opened: string | undefined = Deno.env.get(OPENED),
+): Promise<Mirror> {
   const digest = checksum(new TextEncoder().encode(identity));
+  for (const url of opened?.split(" ") ?? []) {
+    if (await respondsAs(url, digest)) return { url, [Symbol.asyncDispose]: async () => {} };
+  }
+  const server = await listen(digest, handler);
+  return {
+    url: `http://127.0.0.1:${server.addr.port}/`,
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  };
+}
+
+async function listen(
+  digest: string,
+  handler: (request: Request) => Promise<Response>,
+): Promise<Deno.HttpServer<Deno.NetAddr>> {
   const port = PORTS.from + Number.parseInt(digest.slice(-8), 16) % PORTS.count;
   const base = {
     hostname: "127.0.0.1",
@@ -200,13 +221,16 @@ export async function listenNear(
  */
 async function isFreeFor(port: number, digest: string): Promise<boolean> {
   try {
-    const response = await fetch(`http://127.0.0.1:${port}/`, {
-      signal: AbortSignal.timeout(ANSWER_MS),
-    });
-    return await response.text() === digest;
+    return await respondsAs(`http://127.0.0.1:${port}/`, digest);
   } catch (error) {
     // The connection was refused, so the port is free; a timeout means that another program uses
     // it.
     return error instanceof TypeError;
   }
+}
+
+/** Returns true if the name of a server has this checksum. */
+async function respondsAs(url: string, digest: string): Promise<boolean> {
+  const response = await fetch(url, { signal: AbortSignal.timeout(ANSWER_MS) });
+  return await response.text() === digest;
 }

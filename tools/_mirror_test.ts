@@ -107,14 +107,29 @@ Deno.test("listenNear() avoids a port that another program uses", async () => {
   let port: number;
   {
     await using first = await listenNear("a name", answer("first"));
-    port = first.addr.port;
+    port = Number(new URL(first.url).port);
   }
   await using other = Deno.serve(
     { hostname: "127.0.0.1", port, reusePort: Deno.build.os === "linux", onListen() {} },
     answer("other"),
   );
   await using second = await listenNear("a name", answer("second"));
-  assertNotEquals(second.addr.port, other.addr.port);
-  const response = await fetch(`http://127.0.0.1:${second.addr.port}/file`);
+  assertNotEquals(new URL(second.url).port, `${other.addr.port}`);
+  const response = await fetch(`${second.url}file`);
   assertEquals(await response.text(), "second");
+});
+
+Deno.test("listenNear() returns an opened server of the same name, which outlives the caller", async () => {
+  const answer = (text: string) => () => Promise.resolve(new Response(text));
+  await using other = await listenNear("another name", answer("other"));
+  await using opened = await listenNear("a name", answer("opened"));
+  const urls = `${other.url} ${opened.url}`;
+  {
+    await using found = await listenNear("a name", answer("found"), urls);
+    assertEquals(found.url, opened.url);
+  }
+  const response = await fetch(`${opened.url}file`);
+  assertEquals(await response.text(), "opened");
+  await using third = await listenNear("a third name", answer("third"), urls);
+  assertNotEquals(third.url, opened.url);
 });

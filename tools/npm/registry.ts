@@ -51,16 +51,15 @@ export interface RegistryOptions {
 export async function openRegistry(options: RegistryOptions): Promise<NpmRegistry> {
   const { checkout, build = () => buildCheckout(checkout) } = options;
   const server = await listenNear(checkout.href, registryHandler(build));
-  const url = `http://127.0.0.1:${server.addr.port}/`;
   const settings = await Deno.makeTempFile({ prefix: "skein-", suffix: ".npmrc" });
   const text = options.settings ?? await readSettings();
-  await Deno.writeTextFile(settings, `${text.trimEnd()}\n${SCOPE}:registry=${url}\n`);
+  await Deno.writeTextFile(settings, `${text.trimEnd()}\n${SCOPE}:registry=${server.url}\n`);
   return {
-    url,
+    url: server.url,
     // npm passes the lowercase name to programs that it starts, and either name may win.
     env: { NPM_CONFIG_USERCONFIG: settings, npm_config_userconfig: settings },
     async [Symbol.asyncDispose]() {
-      await server.shutdown();
+      await server[Symbol.asyncDispose]();
       await Deno.remove(settings);
     },
   };

@@ -4,6 +4,8 @@
  *
  * @module
  */
+import { OPENED, openMirror } from "../_mirror.ts";
+import { openRegistry } from "../npm/registry.ts";
 import { readPages } from "../pages.ts";
 import { OUT, type Packages } from "./build.ts";
 import { checkLinks } from "./links.ts";
@@ -49,6 +51,8 @@ export async function checkDocs(packages: Packages, base: string): Promise<boole
 
 /** Runs the tests of the pages, which print their own totals. */
 async function walkPages(): Promise<boolean> {
+  await using mirror = await openMirror({ checkout: ROOT });
+  await using registry = await openRegistry({ checkout: ROOT });
   const { success } = await new Deno.Command(Deno.execPath(), {
     args: [
       "run",
@@ -60,7 +64,10 @@ async function walkPages(): Promise<boolean> {
       "tests/docs/",
     ],
     cwd: ROOT,
-    env: { DENO_JOBS: Deno.env.get("DENO_JOBS") ?? JOBS },
+    env: {
+      DENO_JOBS: Deno.env.get("DENO_JOBS") ?? JOBS,
+      [OPENED]: `${mirror.url} ${registry.url}`,
+    },
     stdin: "null",
   }).spawn().status;
   return success;
