@@ -31,13 +31,10 @@ import { NatsStore } from "./store.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
 import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
-import { logTopic } from "../../pubsub/logs/rules.ts";
+import { announcedLog } from "../../pubsub/logs/rules.ts";
 
 /** Time limit for sending waiting publications to NATS when closing, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;
-
-/** Prefix of the topics on which changes of logs are announced. */
-const LOG_TOPICS = logTopic("");
 
 /** Skein's default limit for a message, plus room for the bytes before it. */
 const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
@@ -231,11 +228,10 @@ export class NatsBroker implements Broker {
   }
 
   #topic(topic: string): TopicSubscription {
-    const isLog = topic.startsWith(LOG_TOPICS);
-    const subject = isLog
-      ? this.#names.changes(topic.slice(LOG_TOPICS.length))
-      : this.#names.plain(topic);
-    return new TopicSubscription({ link: this.#link, topic, subject, announces: isLog });
+    const log = announcedLog(topic);
+    const announces = log !== undefined;
+    const subject = announces ? this.#names.changes(log) : this.#names.plain(topic);
+    return new TopicSubscription({ link: this.#link, topic, subject, announces });
   }
 
   /** Describes the connected server's limits that affect Skein. */

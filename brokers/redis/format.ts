@@ -12,7 +12,7 @@
  */
 import { Buffer } from "node:buffer";
 import { checkNameBytes, type Publication, type PublicationPosition } from "../../pubsub/broker.ts";
-import { type LogKind, logKind, logTopic } from "../../pubsub/logs/rules.ts";
+import { announcedLog, type LogKind, logKind } from "../../pubsub/logs/rules.ts";
 
 /**
  * Maximum size of a topic or key in bytes. Every command contains the name, and Redis closes a
@@ -25,9 +25,6 @@ const SLOTS = 16_384;
 
 /** Number of partitions of the logs. At most as many masters of a cluster can have logs. */
 const LOG_PARTS = 32;
-
-/** Prefix of the topics that announce changes of logs. */
-const LOG_TOPICS = logTopic("");
 
 /**
  * Names of all keys of a log, which share one slot of a cluster, in the order in which scripts
@@ -97,8 +94,8 @@ export class Names {
 
   /** Channel of a topic without a history. */
   channel(topic: string): string {
-    if (topic.startsWith(LOG_TOPICS)) return this.log(topic.slice(LOG_TOPICS.length)).channel;
-    return this.of("pub", topic);
+    const log = announcedLog(topic);
+    return log === undefined ? this.of("pub", topic) : this.log(log).channel;
   }
 
   /** Keys and channel of a log. */
@@ -184,7 +181,7 @@ function crc16(bytes: Uint8Array): number {
 const HEAD_BYTES = 7;
 
 /** Flag of a binary payload. */
-const BINARY = 1;
+export const BINARY = 1;
 
 const MAX_EXCEPT_BYTES = 65_535;
 

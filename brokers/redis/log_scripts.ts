@@ -2,8 +2,10 @@
 import type { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
+import { MAX_CARRIED_BYTES } from "../../pubsub/logs/announcement.ts";
 import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { RECORD_HEAD_BYTES } from "./log_chunks.ts";
+import { BINARY } from "./format.ts";
 import { NOW, TEXT } from "./prelude.ts";
 import { ROWS, TRANSACTION, WRITE_ROW } from "./row_scripts.ts";
 
@@ -30,8 +32,8 @@ const MAX_READ_CHUNKS = 64;
 const SHOWN_FIELDS = 13;
 
 /**
- * Opens a log. `KEYS[1]` to `KEYS[11]` are the keys in {@linkcode LogKeys}, `ARGV[1]` is the call as
- * JSON, and `ARGV[2]` is an announcement. The count and the bytes of each chunk follow in pairs.
+ * Opens a log. `KEYS[1]` to `KEYS[11]` are the keys in {@linkcode LogKeys}, and `ARGV[1]` is the call
+ * as JSON. The count and the bytes of each chunk follow in pairs.
  *
  * Fields of the state that no reply contains:
  *
@@ -157,13 +159,13 @@ local function addChunk(tail, count, chunk)
   if size >= ${NEWEST_BYTES} then sealNewest(tail) end
   return tail
 end
+local function u32(number)
+  local function byte(place) return math.floor(number / 256 ^ place) % 256 end
+  return string.char(byte(3), byte(2), byte(1), byte(0))
+end
 local function add(tail, record)
-  for i = 3, #ARGV, 2 do tail = addChunk(tail, tonumber(ARGV[i]), ARGV[i + 1]) end
-  if record then
-    local head = #record * 2
-    local function byte(place) return math.floor(head / 256 ^ place) % 256 end
-    tail = addChunk(tail, 1, string.char(byte(3), byte(2), byte(1), byte(0)) .. record)
-  end
+  for i = 2, #ARGV, 2 do tail = addChunk(tail, tonumber(ARGV[i]), ARGV[i + 1]) end
+  if record then tail = addChunk(tail, 1, u32(#record * 2) .. record) end
   set('tail', text(tail))
   set('sealed', text(sealed))
   set('size', text(size))
@@ -172,7 +174,11 @@ local function placeOf(entry)
   local first, count = string.match(entry[1], '(%d+)-(%d+)')
   return tonumber(first) - 1, tonumber(count), entry[2][2]
 end
-local function announce() redis.call(ask.publish, channel, ARGV[2]) end
+local function announce(carried)
+  local line = carried and log.identity .. ' ' .. log.start .. ' ' .. log.tail .. '\\n' or ''
+  local length, flags = #line + #(carried or ''), carried and ${BINARY} or 0
+  redis.call(ask.publish, channel, u32(length + 3) .. string.char(flags, 0, 0) .. line .. (carried or ''))
+end
 local function remove()
   redis.call('UNLINK', state, records, newest, producers, forks, rows, order, gone, due)
   redis.pcall('ZREM', index, ask.id)
@@ -296,7 +302,7 @@ local function refusal()
 end
 local refused = refusal()
 if refused then return refused end
-local record, writeRows
+local record, writeRows, carried
 if keyed then keep = nil end
 if ask.changes or ask.expiresRows then
   if not keyed then return answer('other-kind') end
@@ -304,7 +310,9 @@ if ask.changes or ask.expiresRows then
   refused, record, writeRows = transact()
   if refused then return refused end
   if record then ask.count, ask.bytes = 1, #record end
-end
+  if #texts == 1 then carried = u32(#record * 2) .. record end
+elseif #ARGV == 3 then carried = ARGV[3] end
+local isCarried = carried and #carried <= ${MAX_CARRIED_BYTES} and not ask.ended and not ask.cancelled
 if ask.count > 0 then redis.call('XLEN', records) end
 if ask.count > 0 and redis.call('STRLEN', newest) ~= size then
   return redis.error_reply('SKEIN the newest records were evicted or deleted')
@@ -359,7 +367,7 @@ if ask.ended then
 end
 if ask.cancelled and not log.cancelled then set('cancelled', ask.cancelled) end
 save()
-announce()
+announce(isCarried and carried or nil)
 return answer('appended')
 `;
 

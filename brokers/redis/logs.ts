@@ -35,11 +35,12 @@ import {
   type OwnedKind,
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
+import { readCarried } from "../../pubsub/logs/announcement.ts";
 import { requestBytes } from "../../pubsub/logs/change_message.ts";
 import { rowsStateOf } from "../../pubsub/logs/rows.ts";
 import { isCluster } from "./connections.ts";
 import { explainLog, isDamage, type Run } from "./failures.ts";
-import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
+import { checkName, type Names, readWellFormed, wellFormed } from "./format.ts";
 import { decodeChunks, encodeChunks, lostRecord, type StoredChunk } from "./log_chunks.ts";
 import { commandOf, defineLogScripts, type LogScripts, type ScriptName } from "./log_scripts.ts";
 
@@ -189,7 +190,6 @@ export class RedisLogs implements LogEngine {
   readonly #run: Run;
   /** The logs that were used last, in order of use. */
   readonly #heard = new Map<string, HeardLog>();
-  readonly #announcement = encodeFrame({ topic: "", payload: "" });
 
   constructor({ runtime, client, names, limits, run }: RedisLogsOptions) {
     this.#runtime = runtime;
@@ -307,7 +307,7 @@ export class RedisLogs implements LogEngine {
       };
       const chunks = encodeChunks(records).flatMap(({ count, bytes }) => [`${count}`, bytes]);
       const [kind, detail, fields, page] = await this.#run(what, () => {
-        const args = [...keys, encodeCall(whole), this.#announcement, ...chunks];
+        const args = [...keys, encodeCall(whole), ...chunks];
         return this.#scripts[`${commandOf(script)}Buffer`](keys.length, ...args).catch(explainLog);
       });
       const answer = {
@@ -323,17 +323,33 @@ export class RedisLogs implements LogEngine {
     }
   }
 
+  /**
+   * Remembers the state that an announcement carries, if any. An announcement may be older than the
+   * remembered state, so it does not replace another identity.
+   *
+   * @param id The id of the log.
+   * @param payload The payload of the announcement.
+   */
+  hear(id: string, payload: string | Uint8Array): void {
+    const carried = readCarried(payload);
+    const known = this.#heard.get(id)?.identity ?? carried?.identity;
+    if (carried?.identity === known && carried) this.#remember(id, { ...carried, isEnded: false });
+  }
+
   /** Remembers the newest state of a log. */
   #hear(id: string, { kind, info }: Answer): void {
+    if (info === undefined || kind === "removed") this.#heard.delete(id);
+    else this.#remember(id, { ...info, isEnded: info.end !== undefined });
+  }
+
+  #remember(id: string, { identity, tail, isEnded }: HeardLog): void {
     const before = this.#heard.get(id);
     this.#heard.delete(id);
-    if (info === undefined || kind === "removed") return;
-    const { identity, tail, end } = info;
     const known = before?.identity === identity ? before : { tail: 0, isEnded: false };
     this.#heard.set(id, {
       identity,
       tail: Math.max(tail, known.tail),
-      isEnded: known.isEnded || end !== undefined,
+      isEnded: known.isEnded || isEnded,
     });
     if (this.#heard.size > MAX_HEARD_LOGS) this.#heard.delete(this.#heard.keys().next().value!);
   }

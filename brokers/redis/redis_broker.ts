@@ -24,6 +24,7 @@ import { Listeners, ListenerTable } from "../../pubsub/engine/listeners.ts";
 import { Pace } from "../../pubsub/engine/pace.ts";
 import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
+import { announcedLog } from "../../pubsub/logs/rules.ts";
 import { Tags } from "../../pubsub/tag.ts";
 import {
   endClient,
@@ -140,6 +141,7 @@ export class RedisBroker implements Broker {
   readonly #settings: RedisSettings;
   readonly #client: Redis | Cluster;
   readonly #names: Names;
+  readonly #logs: RedisLogs;
   readonly #writes: WriteBatch;
   readonly #subscribers: SubscriberPool;
   readonly #heartbeat: Heartbeat;
@@ -197,7 +199,8 @@ export class RedisBroker implements Broker {
     });
     const run: Run = (what, command) => this.#run(what, command);
     this.store = redisStore({ client, names, run });
-    this.logs = logsOver(new RedisLogs({ runtime, client, names, limits: settings, run }));
+    this.#logs = new RedisLogs({ runtime, client, names, limits: settings, run });
+    this.logs = logsOver(this.#logs);
     this.#writes = new WriteBatch(runtime, client);
     this.#queue = this.#openQueue();
     client.on("ready", () => {
@@ -391,6 +394,12 @@ export class RedisBroker implements Broker {
     const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
     if (publications.length === 0) this.#life.ignored++;
     this.#life.received += publications.length;
+    const log = isKept ? undefined : announcedLog(topic);
+    if (log !== undefined) {
+      for (const { payload } of publications) {
+        this.#logs.hear(log, payload);
+      }
+    }
     const goesOn = channel.note(publications);
     for (const publication of publications) channel.deliver(publication);
     // Subscribers now read the history, and so discover that the epoch has ended.

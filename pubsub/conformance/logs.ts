@@ -8,6 +8,7 @@ import type {
   LogRecord,
 } from "../logs/log.ts";
 import { countedBytes } from "../broker.ts";
+import { type CarriedRecords, MAX_CARRIED_BYTES, readCarried } from "../logs/announcement.ts";
 import {
   ANSWER_PREFIX,
   type KeptLog,
@@ -454,20 +455,35 @@ export const LOGS: Record<string, Test> = {
     const heard = await Promise.all(
       [kit.near, kit.far].map((broker) => kit.listen(broker, topic)),
     );
-    const changes = [
-      () => created(near, id, {}),
-      () => append(far, id, ["a"]),
-      () => append(near, id, [], { end: {} }),
-      () => far.delete(id),
+    const { identity } = creation({});
+    const carries = (tail: number, ...records: LogRecord[]) => ({
+      identity,
+      start: 0,
+      tail,
+      records,
+    });
+    const bytes = new Uint8Array([0, 255]);
+    const changes: [change: () => Promise<unknown>, carried?: CarriedRecords][] = [
+      [() => created(near, id, {})],
+      [() => append(far, id, ["a"]), carries(1, "a")],
+      [() => append(near, id, ["é\n", bytes, ""]), carries(4, "é\n", bytes, "")],
+      [() => append(far, id, ["x".repeat(MAX_CARRIED_BYTES)])],
+      [() => append(far, id, [], { cancel: "enough" })],
+      [() => append(near, id, ["b"], { end: {} })],
+      [() => far.delete(id)],
     ];
-    for (const change of changes) {
+    for (const [change, carried] of changes) {
       const counts = heard.map(({ publications }) => publications.length);
       await change();
       await until(
         () => heard.every(({ publications }, i) => publications.length > counts[i]!),
         "the announcement",
       );
-      same(heard.map(({ payloads }) => payloads.at(-1)), ["", ""], "the payloads");
+      for (const { payloads } of heard) {
+        // An engine need not carry records.
+        const payload = payloads.at(-1)!;
+        if (payload !== "") same(readCarried(payload), carried, "the carried records");
+      }
     }
   }),
 

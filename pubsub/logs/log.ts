@@ -381,9 +381,14 @@ export interface LogPage {
  * - A confirmed change MUST survive everything that the engine's histories survive.
  * - A log that lost confirmed records, or its end, SHOULD get another identity, so that readers and
  *   writers detect the loss.
- * - Once a change is in force, it MUST be announced by a publication with an empty payload on
- *   `logTopic(id)`, which also reaches subscriptions on the same node. Announcements may get lost
- *   while the engine is unreachable; `onInterrupted` covers that.
+ * - Once a change is in force, it MUST be announced by a publication on `logTopic(id)`, which also
+ *   reaches subscriptions on the same node. Announcements may get lost while the engine is
+ *   unreachable; `onInterrupted` covers that.
+ * - The payload of an announcement is empty. For an append that neither ended nor cancelled the log,
+ *   it may instead carry all appended records, in the form that `readCarried` reads, if they take at
+ *   most `MAX_CARRIED_BYTES`. If the log is keyed, the append MUST be a transaction that changes one
+ *   row once. If any announcement carries records, the announcements of a log MUST keep the order of
+ *   the changes.
  * - The records of an append MUST become readable together with the state that the append created:
  *   a reader that sees `tail` or `end` can read all records before it.
  * - Only `delete` and the retention of `append` remove records, and only `delete` removes a log: an

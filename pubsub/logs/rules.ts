@@ -12,6 +12,9 @@ import type {
   RowStats,
 } from "./log.ts";
 
+/** Prefix of the topics on which engines announce changes of logs. */
+const LOG_TOPICS = `${INTERNAL_PREFIX}log:`;
+
 /** Maximum number of producers per log whose number is remembered. */
 export const MAX_LOG_PRODUCERS = 1_000;
 
@@ -28,7 +31,17 @@ export const MAX_REASON_LENGTH = 1_024;
  * @returns The topic, closed to sessions and applications.
  */
 export function logTopic(id: string): string {
-  return `${INTERNAL_PREFIX}log:${id}`;
+  return `${LOG_TOPICS}${id}`;
+}
+
+/**
+ * Returns the id of the log whose changes are announced on a topic.
+ *
+ * @param topic The topic.
+ * @returns The id; `undefined` for any other topic.
+ */
+export function announcedLog(topic: string): string | undefined {
+  return topic.startsWith(LOG_TOPICS) ? topic.slice(LOG_TOPICS.length) : undefined;
 }
 
 /**

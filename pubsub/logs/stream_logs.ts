@@ -4,7 +4,7 @@ import type { Owner } from "../../base/owners.ts";
 import { type Place, type Quota, Quotas, type QuotaShares } from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import { type Broker, type BrokerSubscription, countedBytes } from "../broker.ts";
+import { type Broker, type BrokerSubscription, countedBytes, type Publication } from "../broker.ts";
 import { Followed } from "../followed.ts";
 import type {
   AppendLogOptions,
@@ -20,6 +20,7 @@ import type {
   LogRetained,
   ReadLogOptions,
 } from "./log.ts";
+import { type CarriedRecords, CarriedTail, readCarried } from "./announcement.ts";
 import { requestBytes } from "./change_message.ts";
 import { OverdueSearch } from "./overdue_search.ts";
 import {
@@ -266,7 +267,7 @@ export class StreamLogs implements AsyncDisposable {
   readonly #counts: Record<OwnedKind, number> = { answer: 0, stream: 0 };
   readonly #rescue: StreamLogsOptions["rescue"];
   readonly #onRead: StreamLogsOptions["onRead"];
-  readonly #followed = new Map<string, Followed<StreamRead>>();
+  readonly #followed = new Map<string, FollowedStream>();
   readonly #readers: Quota;
   readonly #search: OverdueSearch;
   /** Streams with a request that one search found without a writer. */
@@ -571,11 +572,14 @@ export class StreamLogs implements AsyncDisposable {
    * gets lost.
    *
    * @param id The id.
-   * @param onChange Also called once the broker is reachable after an outage. MUST NOT throw.
+   * @param onChange Receives the records of the change if it appended nothing else and the
+   * announcement carries them. Also called once the broker is reachable after an outage. MUST NOT
+   * throw.
    * @returns A disposable that ends the calls.
    */
-  watch(id: string, onChange: () => void): BrokerSubscription {
-    return this.#broker.subscribe(logTopic(id), onChange, { onInterrupted: onChange });
+  watch(id: string, onChange: (carried?: CarriedRecords) => void): BrokerSubscription {
+    const listener = ({ payload }: Publication) => onChange(readCarried(payload));
+    return this.#broker.subscribe(logTopic(id), listener, { onInterrupted: () => onChange() });
   }
 
   /**
@@ -844,17 +848,21 @@ export class StreamLogs implements AsyncDisposable {
   /**
    * Reads a page together with all readers that want the same page, after the same announcement.
    */
-  #share(
-    followed: Followed<StreamRead>,
-    id: string,
-    options: ReadStreamOptions,
-  ): Promise<StreamRead> {
+  #share(followed: FollowedStream, id: string, options: ReadStreamOptions): Promise<StreamRead> {
     const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false, snapshot } =
       options;
     const kind = `${startsAtOldest} ${snapshot} ${options.eachChange}`;
     const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${kind}`;
-    // One reader's signal must not end the read for the others.
-    return followed.share(key, () => this.#read(id, { ...options, signal: undefined }, true));
+    return followed.share(key, async () => {
+      const { carried } = followed;
+      const known = pageOfCarried(carried, options);
+      if (known !== undefined) return known;
+      const { changes } = carried;
+      // One reader's signal must not end the read for the others.
+      const result = await this.#read(id, { ...options, signal: undefined }, true);
+      if (result.kind === "page") carried.learn(result.info, changes);
+      return result;
+    });
   }
 
   isFollowed(id: string): boolean {
@@ -871,13 +879,13 @@ export class StreamLogs implements AsyncDisposable {
     return Math.min(CHECK_INTERVAL_MS, ttlMs / 2) * (1 + this.#runtime.random()) / 2;
   }
 
-  #enter(id: string): Followed<StreamRead> {
+  #enter(id: string): FollowedStream {
     if (this.#isClosed) {
       throw new UnsupportedError("Cannot follow a durable stream: the server is closed");
     }
     let followed = this.#followed.get(id);
     if (followed === undefined) {
-      followed = new Followed(this.#runtime, (onChange) => this.watch(id, onChange));
+      followed = new FollowedStream(this.#runtime, (onChange) => this.watch(id, onChange));
       this.#followed.set(id, followed);
       this.#onRead?.(id);
     }
@@ -886,7 +894,7 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   async #untilReady(
-    { subscription }: Followed<StreamRead>,
+    { subscription }: FollowedStream,
     signal: AbortSignal | undefined,
   ): Promise<void> {
     try {
@@ -900,7 +908,7 @@ export class StreamLogs implements AsyncDisposable {
     }
   }
 
-  #leave(id: string, followed: Followed<StreamRead>): void {
+  #leave(id: string, followed: FollowedStream): void {
     if (--followed.readers > 0) return;
     this.#followed.delete(id);
     this.#onRead?.(id);
@@ -952,6 +960,35 @@ export class StreamLogs implements AsyncDisposable {
     this.#spared.set(id, { tail, since });
     return now - since < SPARE_MS;
   }
+}
+
+/** A stream that readers of this node follow. */
+class FollowedStream extends Followed<StreamRead> {
+  readonly carried: CarriedTail;
+
+  constructor(
+    runtime: Runtime,
+    watch: (onChange: (carried?: CarriedRecords) => void) => BrokerSubscription,
+  ) {
+    const tail = new CarriedTail();
+    super(runtime, (onChange) =>
+      watch((carried) => {
+        tail.add(carried);
+        onChange();
+      }));
+    this.carried = tail;
+  }
+}
+
+/** The page of records that announcements have carried; `undefined` if a reader has to read. */
+function pageOfCarried(carried: CarriedTail, options: ReadStreamOptions): StreamPage | undefined {
+  const { after, startsAtOldest, snapshot, eachChange } = options;
+  if (startsAtOldest || snapshot !== undefined) return undefined;
+  const page = carried.read({ ...options, eachChange: Boolean(eachChange) });
+  // A read of a keyed stream from its start is a snapshot.
+  if (page === undefined || page.info.keyed !== undefined && after === 0) return undefined;
+  const { info, records, positions } = page;
+  return { kind: "page", info, records, positions, after, next: info.tail, isUpToDate: true };
 }
 
 const STATE_ALONE = { after: 0, maxRecords: 0, maxBytes: 0, renews: false } as const;

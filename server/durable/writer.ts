@@ -168,7 +168,10 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       this.#isTold = true;
       void this.#look();
     };
-    this.#announcements = streams.watch(id, tell);
+    this.#announcements = streams.watch(id, (carried) => {
+      // The append did not end or cancel the stream.
+      if (carried?.identity !== this.#info.identity) tell();
+    });
     // A reader may have cancelled before this node received announcements.
     void this.#announcements.ready.then(tell);
     this.#planRenewal();

@@ -4,6 +4,7 @@
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
+import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type {
   AppendLogOptions,
@@ -13,6 +14,7 @@ import type {
 } from "../../pubsub/logs/log.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
 import { ANSWER_PREFIX, logTopic, MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
+import { StreamLogs, type StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../brokers/redis/format.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../brokers/redis/mod.ts";
@@ -68,6 +70,139 @@ for (const seed of [1, 2, 3, 4]) {
     }
   });
 }
+
+/** The streams of a node, and the number of pages that they have read from Redis. */
+function countingStreams(url: string, { lateByMs = 0 } = {}) {
+  const broker = new RedisBroker({ url }, QUICK);
+  const node = {
+    reads: 0,
+    streams: new StreamLogs({
+      runtime: platformRuntime(),
+      broker,
+      bounds: {
+        ...{ maxStreams: 100, maxKept: 100, maxForks: 100, maxReaders: 100, maxRows: 100 },
+        maxStreamBytes: 1_000_000,
+      },
+      onError: (error) => {
+        throw error;
+      },
+    }),
+    async [Symbol.asyncDispose]() {
+      await this.streams.close();
+      await broker.close();
+    },
+  };
+  const read = broker.logs.read.bind(broker.logs);
+  Object.assign(broker.logs, {
+    read(...args: Parameters<typeof read>) {
+      node.reads++;
+      return read(...args);
+    },
+  });
+  if (lateByMs > 0) {
+    const random = new Random(lateByMs);
+    const subscribe = broker.subscribe.bind(broker);
+    broker.subscribe = (topic, listener, options) => {
+      let last = Promise.resolve();
+      return subscribe(topic, (publication) => {
+        // The delays differ, but the order stays.
+        const delayed = delay(random.below(lateByMs));
+        last = last.then(() => delayed).then(() => listener(publication));
+      }, options);
+    };
+  }
+  return node;
+}
+
+/** The parts of a page that readers use. */
+function essence(page: StreamRead | void) {
+  assert(page?.kind === "page");
+  const { after, next, isUpToDate, records, positions, info } = page;
+  const { identity, contentType, tail, start } = info;
+  return { after, next, isUpToDate, records, positions, identity, contentType, tail, start };
+}
+
+const APPENDS: Record<string, (value: string) => Pick<AppendLogOptions, "records" | "changes">> = {
+  records: (value) => ({ records: [`"${value}"`] }),
+  changes: (value) => {
+    const change = { type: "cards", key: "a", operation: "upsert", value: `"${value}"` } as const;
+    return { records: [], changes: [rowChange(change, 0)] };
+  },
+};
+
+for (const [kind, appendOf] of Object.entries(APPENDS)) {
+  test(`carries ${kind} to a reader on another node, which reads nothing`, async ({ url }) => {
+    await using near = countingStreams(url);
+    await using far = countingStreams(url);
+    const keyed = kind === "changes" ? { records: 10, ms: 0, bytes: 100_000 } : undefined;
+    await near.streams.create("log", { contentType: "application/json", keyed });
+    await near.streams.append("log", appendOf("0"));
+    const options = { after: 1, maxRecords: 10, maxBytes: 100_000 };
+    const pages = far.streams.follow("log", options);
+    assertEquals(essence((await pages.next()).value).records, []);
+    const { reads } = far;
+    for (let n = 1; n <= 5; n++) {
+      const append = near.streams.append("log", appendOf(`${n}`));
+      const [{ value: page }] = await Promise.all([pages.next(), append]);
+      const read = await near.streams.read("log", { ...options, after: n });
+      assertEquals(essence(page), essence(read));
+    }
+    assertEquals(far.reads, reads);
+    // The reader notices all other changes.
+    const end = near.streams.append("log", { records: [], end: {} });
+    const [{ value: last }] = await Promise.all([pages.next(), end]);
+    assert(last?.kind === "page");
+    assertEquals(last.info.end, {});
+  });
+}
+
+test("gives readers each record once, in order, when announcements are late", async ({ url }) => {
+  await using near = countingStreams(url);
+  await using far = countingStreams(url, { lateByMs: 10 });
+  const random = new Random(1);
+  const read = async (id: string) => {
+    const records: unknown[] = [];
+    const bounds = { maxRecords: 1 + random.below(10), maxBytes: 100_000 };
+    for await (const page of far.streams.follow(id, { after: 0, ...bounds })) {
+      assert(page.kind === "page");
+      records.push(...page.records);
+    }
+    return records;
+  };
+  await Promise.all(Array.from({ length: 10 }, async (_, stream) => {
+    const id = `log${stream}`;
+    await near.streams.create(id, { contentType: "text/plain" });
+    const expected: string[] = [];
+    const readers = [read(id)];
+    for (let i = 0; i < 30; i++) {
+      const records = Array.from({ length: 1 + random.below(2) }, (_, j) => `${i} ${j}`);
+      if (i === 10) records.push("x".repeat(5_000));
+      expected.push(...records);
+      const end = i === 29 ? {} : undefined;
+      assertEquals((await near.streams.append(id, { records, end })).kind, "appended");
+      if (i % 5 === 0) readers.push(read(id));
+    }
+    for (const reader of readers) assertEquals(await reader, expected);
+  }));
+});
+
+test("detects the loss of a record that a reader only received with its announcement", async (server) => {
+  await using near = new RedisBroker({ url: server.url }, QUICK);
+  await using far = countingStreams(server.url);
+  await create(near.logs, "log", { records: ["kept"] });
+  const pages = far.streams.follow("log", { after: 1, maxRecords: 10, maxBytes: 100_000 });
+  await pages.next();
+  await server.run("save");
+  const [{ value: page }] = await Promise.all([pages.next(), append(near.logs, "log", ["lost"])]);
+  assert(page?.kind === "page");
+  assertEquals(page.records, ["lost"]);
+  await pages.return();
+  await server.kill();
+  await server.restart();
+  const { identity } = page.info;
+  const options = { after: 2, maxRecords: 10, maxBytes: 100_000, identity };
+  assertEquals(await answered(() => far.streams.read("log", options)), { kind: "missing" });
+});
 
 /**
  * Returns a page with the changes of each transaction in the same order, because the contract does

@@ -313,8 +313,7 @@ class Draws {
     const ask = { ...asks[name], ...heard, id, publish: "PUBLISH", count: records.length, bytes };
     const isWrite = name === "skeinLogCreate" || name === "skeinLogAppend";
     const chunks = isWrite && records.length > 0 ? [`${records.length}`, chunkOf(records)] : [];
-    const announcement = frameOf("", "");
-    const args = [all.length, ...all, JSON.stringify(ask), announcement, ...chunks];
+    const args = [all.length, ...all, JSON.stringify(ask), ...chunks];
     return { name, isScript: true, args, subject: id };
   }
 
