@@ -92,6 +92,55 @@ export class MemoryRows implements RowView {
   }
 }
 
+/** Rows after changes that are not stored yet. */
+export class ChangedView implements RowView {
+  readonly #before: RowView;
+  /** The changed rows, ordered by position; `undefined` for a forgotten one. */
+  readonly #changed = new Map<string, LogRow | undefined>();
+
+  /**
+   * Starts without changes.
+   *
+   * @param before The rows before the changes.
+   */
+  constructor(before: RowView) {
+    this.#before = before;
+  }
+
+  find(row: string): LogRow | undefined {
+    return this.#changed.has(row) ? this.#changed.get(row) : this.#before.find(row);
+  }
+
+  deletions(limit: number): readonly LogRow[] {
+    const before = this.#unchanged(this.#before.deletions(limit + this.#changed.size));
+    const later = this.#present().filter(({ deletedAt }) => deletedAt !== undefined);
+    return [...before, ...later].slice(0, limit);
+  }
+
+  due(limit: number): readonly LogRow[] {
+    const before = this.#unchanged(this.#before.due(limit + this.#changed.size));
+    const later = this.#present().filter(({ until }) => until !== undefined);
+    return [...before, ...later].sort((a, b) => a.until! - b.until!).slice(0, limit);
+  }
+
+  /** Adds changes. */
+  write({ set, forget }: RowWrites): void {
+    for (const { row } of forget) this.#changed.set(row, undefined);
+    for (const row of set) {
+      this.#changed.delete(row.row);
+      this.#changed.set(row.row, row);
+    }
+  }
+
+  #unchanged(rows: readonly LogRow[]): LogRow[] {
+    return rows.filter(({ row }) => !this.#changed.has(row));
+  }
+
+  #present(): LogRow[] {
+    return [...this.#changed.values()].filter((row) => row !== undefined);
+  }
+}
+
 /** Rows by position. Rows that the map no longer contains are skipped, and removed in bulk. */
 class Ordered {
   readonly #current: ReadonlyMap<string, LogRow>;

@@ -6,14 +6,14 @@ import type { EngineClock } from "../clock.ts";
 import { Attempts, MAX_PAUSE_MS } from "../contention.ts";
 import type { Link } from "../link.ts";
 import { Line, type Outbox, type Outgoing } from "../../../pubsub/engine/queue.ts";
-import type { LogRecord } from "../../../pubsub/logs/log.ts";
+import type { LogRecord, LogRow } from "../../../pubsub/logs/log.ts";
 import {
   isBeyondRetention,
   type LogEffect,
   type LogWrite,
   type Retention,
 } from "../../../pubsub/logs/changes.ts";
-import { MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
+import { ChangedView, MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
 import type { RowView } from "../../../pubsub/logs/rows.ts";
 import { keptOf, logKind, recordBytes } from "../../../pubsub/logs/rules.ts";
 import type { DueIndex } from "./due_index.ts";
@@ -35,7 +35,7 @@ import type { LogReader } from "./log_reader.ts";
 import type { Carrying, LogRows } from "./log_rows.ts";
 import type { LogStreams } from "./log_streams.ts";
 import type { RowCache } from "./row_cache.ts";
-import { carriedRows, changedRows } from "./row_format.ts";
+import { carriedRows, changedRows, type StoredTransaction } from "./row_format.ts";
 
 /** Longest time for which a node changes a log without a pause, in milliseconds. */
 const TURN_MS = 250;
@@ -60,6 +60,9 @@ const MAX_HOT_BYTES = 16_777_216;
 
 /** Records at the start of a log whose sizes are read together, for the retention. */
 const FRONT = { maxRecords: 1_024, maxBytes: 1_048_576 };
+
+/** Maximum number of transactions of a keyed log in one message. */
+const MAX_TRANSACTIONS = 64;
 
 /** Maximum number of concurrent removals. */
 const MAX_TIDYING = 1_024;
@@ -121,10 +124,10 @@ interface Applied {
   /** State after the operations; `undefined` without a log. */
   state: WholeLog | undefined;
   records: LogRecord[];
-  /** Records with the rows of a transaction, which follow the records of the log. */
-  rows: readonly LogRecord[];
-  /** Number of the rows of a new log. */
-  carried?: number | undefined;
+  /** The transactions of a keyed log, each of which is one of the records. */
+  transactions: StoredTransaction[];
+  /** The rows of a new log. */
+  carried: readonly LogRow[];
   isChanged: boolean;
   /** True if earlier messages no longer belong to the log. */
   isReplacing: boolean;
@@ -145,7 +148,7 @@ interface Applied {
  *
  * A change is a message. NATS stores it only if the log's newest message is still the one that this
  * node knows. Operations on a log wait for one another, and those that wait at the same time are
- * combined in one message, up to the first transaction of a keyed log.
+ * combined in one message.
  */
 export class LogWriter {
   readonly #runtime: Runtime;
@@ -287,14 +290,16 @@ export class LogWriter {
 
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
   async #write(id: string, part: string, hot: Hot, applied: Applied): Promise<boolean> {
-    const { state, records, rows, carried, isReplacing, isQuiet } = applied;
+    const { state, records, transactions, carried, isReplacing, isQuiet } = applied;
     const look = await this.#due.ensure(id, state, hot.message?.head.look);
     const before = isReplacing ? undefined : hot.message?.head;
     const number = before === undefined ? 0 : numberAfter(before);
-    const head: LogHead | null = state === undefined
-      ? null
-      : { state, count: records.length, number, carried, look, from: before?.from };
+    const head: LogHead | null = state === undefined ? null : {
+      ...{ state, count: records.length, number, look, from: before?.from },
+      carried: carried.length || undefined,
+    };
     const front = isReplacing ? [] : hot.front;
+    const rows = carried.length > 0 ? carriedRows(carried) : changedRows(transactions);
     const body = [...records, ...rows];
     const seq = await this.#send(id, part, { ...hot, front }, head, body, {
       // The last message of a removed log must not remain before the first message of a new log.
@@ -386,7 +391,8 @@ export class LogWriter {
     const applied: Applied = {
       state: hot.message?.head.state,
       records: [],
-      rows: [],
+      transactions: [],
+      carried: [],
       isChanged: false,
       isReplacing: false,
       isQuiet: true,
@@ -394,16 +400,21 @@ export class LogWriter {
       dropped: [],
       tell: [],
     };
-    for (const { operation, resolve, reject } of batch) {
+    let view: ChangedView | undefined;
+    for (const { operation, bytes, resolve, reject } of batch) {
       let change: WholeEffect<unknown>;
+      view ??= viewFor(applied.state, rows);
       try {
-        change = operation(applied.state, this.#clock.now(), viewFor(applied.state, rows));
+        change = operation(applied.state, this.#clock.now(), view);
       } catch (error) {
         applied.isUnsure = true;
         applied.tell.push(() => reject(error));
         continue;
       }
       const { kind, result } = change;
+      // Deletions of expired rows, which the batch does not count, get a message of their own.
+      const isExpiry = kind === "write" && bytes === 0 && change.texts !== undefined;
+      if (isExpiry && applied.records.length > 0) break;
       if (kind === "none" || kind === "sure") {
         if (kind === "none") applied.isUnsure = true;
         applied.tell.push(() => resolve(result));
@@ -411,9 +422,11 @@ export class LogWriter {
       }
       applied.isChanged = true;
       if (kind === "remove") {
+        view = undefined;
         Object.assign(applied, {
           state: undefined,
           records: [],
+          transactions: [],
           isReplacing: true,
           isQuiet: false,
         });
@@ -429,11 +442,16 @@ export class LogWriter {
       applied.state = state;
       applied.tell.push(() => resolve(result(storedOf(state))));
       if (change.rows === undefined) continue;
-      // The next operation needs the rows after this one.
-      const { texts, rows: { set } } = change;
-      if (texts !== undefined) applied.rows = changedRows(texts, set);
-      else if (set.length > 0) [applied.rows, applied.carried] = [carriedRows(set), set.length];
-      break;
+      const { texts, rows: written } = change;
+      if (texts === undefined) {
+        // A new log; its rows are a message of their own.
+        applied.carried = written.set;
+        break;
+      }
+      view?.write(written);
+      if (texts.length === 0) continue;
+      applied.transactions.push({ texts, set: written.set });
+      if (isExpiry || applied.transactions.length === MAX_TRANSACTIONS) break;
     }
     return applied;
   }
@@ -534,11 +552,11 @@ function isKeyed({ message }: Hot): boolean {
   return message?.head.state.keyed !== undefined;
 }
 
-/** The rows for an operation on a keyed log. A log that was created in the meantime has none. */
-function viewFor(state: WholeLog | undefined, rows: LogRows | undefined): RowView | undefined {
+/** The rows for operations on a keyed log. A log that was created in the meantime has none. */
+function viewFor(state: WholeLog | undefined, rows: LogRows | undefined): ChangedView | undefined {
   if (state?.keyed === undefined) return undefined;
   const isPresent = rows?.newest?.head.state.identity === state.identity;
-  return isPresent ? rows!.view : new MemoryRows();
+  return new ChangedView(isPresent ? rows!.view : new MemoryRows());
 }
 
 /** Number of the message after another one. */

@@ -1,12 +1,12 @@
 /**
- * The rows of a keyed log in the records of a message. A transaction is the last record that the
- * head counts. If the message changes or carries rows, these records follow:
+ * The rows of a keyed log in the records of a message. The records that the head counts are
+ * transactions. If the message changes or carries rows, these records follow:
  *
  * ```text
  * <places as JSON> <text of a carried row> <text of a carried row> ...
  * ```
  *
- * The texts of changed rows are parts of the transaction. All texts are change messages, from which
+ * The texts of changed rows are parts of the transactions. All texts are change messages, from which
  * the names of the rows and the deletions are read.
  */
 import { readChange } from "../../../pubsub/logs/change_message.ts";
@@ -18,25 +18,43 @@ export const PLACE_BYTES = 48;
 
 /** Where to find the rows of a message. */
 interface Places {
-  /** Time of the deletions in the transaction. */
-  readonly at?: number | undefined;
-  /** Part of the transaction for each changed row, in UTF-16 code units, and its expiry or 0. */
-  readonly set?: readonly (readonly [start: number, length: number, until: number])[] | undefined;
+  /** The changes of each transaction. */
+  readonly changed?: readonly ChangedPlaces[] | undefined;
   /** Position of each carried row, with its expiry and the time of its deletion, or 0. */
   readonly carried?:
     | readonly (readonly [position: number, until: number, deletedAt: number])[]
     | undefined;
 }
 
+/** Where to find the rows that a transaction changes. */
+interface ChangedPlaces {
+  /** Time of the deletions. */
+  readonly at?: number | undefined;
+  /** Part of the transaction for each row, in UTF-16 code units, and its expiry or 0. */
+  readonly set: readonly (readonly [start: number, length: number, until: number])[];
+}
+
+/** A transaction. */
+export interface StoredTransaction {
+  /** All changes. */
+  readonly texts: readonly string[];
+  /** The rows after the transaction. */
+  readonly set: readonly LogRow[];
+}
+
 /**
- * Encodes the changes of a transaction.
+ * Encodes the changes of transactions.
  *
- * @param texts All changes in the transaction.
- * @param set The rows after the transaction.
- * @returns The records that follow the transaction.
+ * @param transactions The transactions, each of which is a record of the message.
+ * @returns The records that follow the transactions.
  */
-export function changedRows(texts: readonly string[], set: readonly LogRow[]): LogRecord[] {
-  if (set.length === 0) return [];
+export function changedRows(transactions: readonly StoredTransaction[]): LogRecord[] {
+  if (transactions.length === 0) return [];
+  const places: Places = { changed: transactions.map(placesOf) };
+  return [JSON.stringify(places)];
+}
+
+function placesOf({ texts, set }: StoredTransaction): ChangedPlaces {
   const starts = new Map<string, number>();
   /** The transaction is a JSON array: `[`, the texts with `,` between them, and `]`. */
   let start = 1;
@@ -44,11 +62,10 @@ export function changedRows(texts: readonly string[], set: readonly LogRow[]): L
     starts.set(text, start);
     start += text.length + 1;
   }
-  const places: Places = {
+  return {
     at: set.find(({ deletedAt }) => deletedAt !== undefined)?.deletedAt,
     set: set.map(({ text, until = 0 }) => [starts.get(text)!, text.length, until]),
   };
-  return [JSON.stringify(places)];
 }
 
 /** Encodes rows that are carried to a new message, as the records of that message. */
@@ -60,32 +77,33 @@ export function carriedRows(rows: readonly LogRow[]): LogRecord[] {
   return [JSON.stringify(places), ...rows.map(({ text }) => text)];
 }
 
-/** Decodes the rows of a message, carried rows first. */
+/** Decodes the newest states of the rows of a message by position, carried rows first. */
 export function rowsOf({ head, body }: LiveMessage): LogRow[] {
+  const { count, state: { tail } } = head;
   const records = decodeRecords(body);
-  const encoded = records[head.count];
+  const encoded = records[count];
   if (encoded === undefined) return [];
-  const { at, set = [], carried = [] }: Places = JSON.parse(String(encoded));
-  const transaction = String(records[head.count - 1]);
-  const texts = records.slice(head.count + 1);
-  return [
-    ...carried.map(([position, until, deletedAt], i) => ({
-      row: readChange(String(texts[i])).row,
-      position,
-      text: String(texts[i]),
-      until: until || undefined,
-      deletedAt: deletedAt || undefined,
-    })),
-    ...set.map(([start, length, until]) => {
+  const { changed = [], carried = [] }: Places = JSON.parse(String(encoded));
+  const texts = records.slice(count + 1).map(String);
+  const rows = new Map<string, LogRow>();
+  for (const [i, [position, until, deletedAt]] of carried.entries()) {
+    const text = texts[i]!;
+    const { row } = readChange(text);
+    const times = { until: until || undefined, deletedAt: deletedAt || undefined };
+    rows.set(row, { row, position, text, ...times });
+  }
+  for (const [i, { at, set }] of changed.entries()) {
+    const transaction = String(records[i]);
+    for (const [start, length, until] of set) {
       const text = transaction.slice(start, start + length);
       const { row, deletedAt } = readChange(text);
-      return {
-        row,
-        position: head.state.tail - 1,
-        text,
+      const times = {
         until: until || undefined,
         deletedAt: deletedAt === undefined ? undefined : at,
       };
-    }),
-  ];
+      rows.delete(row); // A row that changes again moves to the end.
+      rows.set(row, { row, position: tail - count + i, text, ...times });
+    }
+  }
+  return [...rows.values()];
 }
