@@ -1,11 +1,16 @@
 /**
- * Tests ephemeral rows of states on two nodes that share Redis or NATS, including an outage.
+ * Tests ephemeral rows of states on two nodes that share Redis or NATS, including an outage, and on
+ * two workers that share the broker of their main thread.
  */
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import { connect, defineContract } from "../../mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
+import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { connectTo } from "../../pubsub/ports/_ports_test.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
@@ -35,6 +40,22 @@ const contract = defineContract({
   state: { "board:{id}": { cards: z.string(), cursors: { schema: z.number(), ephemeral: true } } },
 });
 
+/** Opens the same state by two clients, each on a node of its own. */
+async function openBoards(room: AsyncDisposableStack, near: Broker, far: Broker) {
+  const options = { contract, authorize: () => true, durableStreams: { path: "/streams" } };
+  const one = room.use(listen({ ...options, broker: near }));
+  const two = room.use(listen({ ...options, broker: far }));
+  room.use(await one.state("board:1"));
+  const ann = room.use(connect(one.url, { contract, transports: ["websocket"] }));
+  const bob = room.use(connect(two.url, { contract, transports: ["websocket"] }));
+  const [mine, theirs] = [
+    room.use(await ann.state("board:1")),
+    room.use(await bob.state("board:1")),
+  ];
+  await soon(Promise.all([mine.ready, theirs.ready]));
+  return { mine, cursors: mine.collection("cursors"), others: theirs.collection("cursors") };
+}
+
 for (const { name, ignore, start } of ENGINES) {
   Deno.test({
     name: `Ephemeral rows on ${name} reach the other node, also after an outage`,
@@ -44,16 +65,8 @@ for (const { name, ignore, start } of ENGINES) {
       await using _engine = engine;
       await using near = open();
       await using far = open();
-      const options = { contract, authorize: () => true, durableStreams: { path: "/streams" } };
-      await using one = listen({ ...options, broker: near });
-      await using two = listen({ ...options, broker: far });
-      await using _own = await one.state("board:1");
-      await using ann = connect(one.url, { contract, transports: ["websocket"] });
-      await using bob = connect(two.url, { contract, transports: ["websocket"] });
-      using mine = await ann.state("board:1");
-      using theirs = await bob.state("board:1");
-      await soon(Promise.all([mine.ready, theirs.ready]));
-      const [cursors, others] = [mine.collection("cursors"), theirs.collection("cursors")];
+      await using room = new AsyncDisposableStack();
+      const { mine, cursors, others } = await openBoards(room, near, far);
       await cursors.set("a", 1);
       await others.set("b", 1);
       await until(() => others.get("a") === 1 && cursors.get("b") === 1);
@@ -68,5 +81,32 @@ for (const { name, ignore, start } of ENGINES) {
       await until(() => others.size === 0);
       assertEquals([...others], []);
     },
+  });
+}
+
+const SHARED: Readonly<Record<string, (folder: string) => Broker | Promise<Broker>>> = {
+  memory: () => new MemoryBroker(),
+  SQLite: (folder) => SqliteBroker.open(`${folder}/broker.db`),
+};
+
+for (const [name, make] of Object.entries(SHARED)) {
+  Deno.test(`Ephemeral rows of workers on ${name} reach the other worker`, async () => {
+    const folder = await Deno.makeTempDir();
+    {
+      await using engine = await make(folder);
+      const [near, far] = connectTo(engine, 2);
+      await using _near = near!;
+      await using _far = far!;
+      await using room = new AsyncDisposableStack();
+      const { mine, cursors, others } = await openBoards(room, near!, far!);
+      await cursors.set("a", 1);
+      await others.set("b", 1);
+      await until(() => others.get("a") === 1 && cursors.get("b") === 1);
+      await others.delete("b");
+      await until(() => !cursors.has("b"));
+      mine[Symbol.dispose]();
+      await until(() => others.size === 0);
+    }
+    await Deno.remove(folder, { recursive: true });
   });
 }
