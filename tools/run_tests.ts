@@ -141,6 +141,11 @@ export async function runTests(args: readonly string[]): Promise<number> {
     if (withExamples) tests.push(...await writtenExamples(files, folder));
     // A page has no tests except its examples.
     const modules = tests.filter(({ pathname }) => !pathname.endsWith(".md"));
+    if (modules.length === 0) {
+      // Without a file, Deno would run the tests of the whole folder.
+      console.error(`There are no tests in ${paths.map((path) => fileURLToPath(path)).join(", ")}`);
+      return 1;
+    }
     return await run([...options, ...modules.map((url) => fileURLToPath(url))], {
       deadlineS,
       folder,

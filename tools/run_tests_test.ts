@@ -153,6 +153,24 @@ Deno.test("runTests() rejects an invalid deadline", async () => {
   }
 });
 
+Deno.test("runTests() runs nothing if a folder has no tests", async () => {
+  using module = new Module('throw new Error("not a test of this folder");');
+  await Deno.mkdir(`${module.folder}/empty`);
+  await Deno.writeTextFile(`${module.folder}/empty/helper.ts`, "");
+  const { code, output, errors } = await ended(
+    new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", "empty"],
+      cwd: module.folder,
+      env: { NO_COLOR: "1" },
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn(),
+  );
+  assertEquals([code, output], [1, ""]);
+  const folder = await Deno.realPath(`${module.folder}/empty`);
+  assertStringIncludes(errors, `There are no tests in ${folder}`);
+});
+
 Deno.test("Journal.stuck() names tests that do not end, and the module loaded last in silence", () => {
   const journal = new Journal();
   assertEquals(journal.stuck(1_000), []);
