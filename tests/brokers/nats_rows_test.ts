@@ -353,3 +353,17 @@ test("of a transaction beyond the size of a message are rejected", async ({ serv
   assert(stale.kind === "conflict");
   assertEquals([stale.row, stale.version], [rowName("t", "a"), 1]);
 });
+
+test("of many concurrent transactions are divided between messages that fit", async ({ servers }) => {
+  await using near = new NatsBroker({ servers });
+  await using far = new NatsBroker({ servers });
+  await created(near.logs, "log");
+  const large = "x".repeat(near.logs.maxAppendBytes / 3);
+  const values = Array.from({ length: 300 }, (_, i) => i % 30 === 0 ? `${i}${large}` : `${i}`);
+  const writes = values.map((value, i) => change(near.logs, "log", [set(`${i}`, value)]));
+  for (const [i, result] of (await Promise.all(writes)).entries()) {
+    assert(result.kind === "appended");
+    assertEquals(result.info.tail, i + 1);
+  }
+  assertEquals([...valuesOf(await read(far.logs, "log")).values()], values);
+});

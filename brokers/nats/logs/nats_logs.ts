@@ -50,7 +50,7 @@ import { LogStreams } from "./log_streams.ts";
 import { LogWriter, type WholeEffect } from "./log_writer.ts";
 import { changeBytes } from "../../../pubsub/logs/change_message.ts";
 import { RowCache } from "./row_cache.ts";
-import { carriedRows, PLACE_BYTES } from "./row_format.ts";
+import { carriedRows, PLACE_BYTES, TRANSACTION_BYTES } from "./row_format.ts";
 
 /**
  * Fraction of the time to live by which a log may be kept longer. A log that is constantly read is
@@ -120,11 +120,14 @@ export class NatsLogs implements LogEngine {
     options: LogChangeOptions<N>,
   ): Promise<LogChangeResult<N>> {
     const part = this.#check(CHANGE_WORDS[name], id);
-    const { records = [], changes = [], rows, maxLogs } = options as Partial<
+    const { records = [], changes, rows, maxLogs } = options as Partial<
       AppendLogOptions & CreateLogOptions
     >;
     const rowBytes = encodedBytes(rows === undefined ? [] : carriedRows(rows.set));
-    const bytes = encodedBytes(records) + changeBytes(changes, PLACE_BYTES) + rowBytes;
+    const transactionBytes = changes === undefined
+      ? 0
+      : TRANSACTION_BYTES + changeBytes(changes, PLACE_BYTES);
+    const bytes = encodedBytes(records) + transactionBytes + rowBytes;
     const maxBytes = this.#streams.maxRecordBytes;
     if (bytes > maxBytes) {
       if (name === "append") return { kind: "full" } as LogChangeResult<N>;

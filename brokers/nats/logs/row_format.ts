@@ -16,6 +16,9 @@ import { decodeRecords, type LiveMessage } from "./format.ts";
 /** Bytes of a row in a message in addition to its text; more than its place takes. */
 export const PLACE_BYTES = 48;
 
+/** Bytes of a transaction in a message in addition to its rows; more than its marks take. */
+export const TRANSACTION_BYTES = 64;
+
 /** Where to find the rows of a message. */
 interface Places {
   /** The changes of each transaction. */
