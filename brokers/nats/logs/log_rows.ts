@@ -24,7 +24,7 @@ const MAX_SHARE = 3;
 /** Bytes of the rows that one message carries. A single row, or the log's state, may be larger. */
 const CARRIED_BYTES = 65_536;
 
-/** Memory of a row or a message in addition to its texts, in bytes. */
+/** Memory of a row, a message or a name in it, in addition to the texts, in bytes. */
 const ENTRY_COST = 256;
 
 /** In place of records, which are not remembered. */
@@ -55,6 +55,8 @@ export class LogRows {
   /** Sequence of the message that holds each row. */
   readonly #holders = new Map<string, number>();
   readonly #messages = new Fifo<Kept>();
+  /** Number of the names in these messages. */
+  #names = 0;
   /** Number of messages before the tail, and their bytes. */
   #old = { count: 0, bytes: 0 };
   #deletions = 0;
@@ -76,7 +78,7 @@ export class LogRows {
   get cost(): number {
     const { rows } = this.#newest?.head.state ?? {};
     if (rows === undefined) return 0;
-    return rows.bytes + ENTRY_COST * (entriesOf(rows) + this.#messages.length);
+    return rows.bytes + ENTRY_COST * (entriesOf(rows) + this.#messages.length + this.#names);
   }
 
   /** True if all messages up to the newest one have been added. */
@@ -112,6 +114,7 @@ export class LogRows {
       for (const row of rows) this.#set(row, seq);
       const end = head.count === 0 ? 0 : head.state.tail;
       this.#messages.push({ seq, end, bytes, names: rows.map(({ row }) => row) });
+      this.#names += rows.length;
     }
     this.#next = head.number + (isKept(head) ? 1 : 0);
     this.#newest = { ...message, body: NO_BYTES };
@@ -184,7 +187,8 @@ export class LogRows {
     this.#deletions -= forget.length;
     const old = this.#old;
     while (this.#messages.first !== undefined && this.#messages.first.seq < from) {
-      const { bytes } = this.#messages.shift()!;
+      const { bytes, names } = this.#messages.shift()!;
+      this.#names -= names.length;
       if (old.count === 0) continue;
       old.count--;
       old.bytes -= bytes;

@@ -256,7 +256,8 @@ export class LogWriter {
       if (rows !== undefined && rows.newest!.seq !== hot.seq) hot = this.#note(rows.newest!);
       const isGone = rows === undefined && isKeyed(hot);
       const applied = isGone ? undefined : await this.#apply(part, hot, rows, batch);
-      if (applied?.isUnsure && known !== undefined) {
+      // A successful write proves that the state was current.
+      if (applied?.isUnsure && !applied.isChanged && known !== undefined) {
         this.#forget(id);
         continue;
       }

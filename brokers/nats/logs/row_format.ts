@@ -1,5 +1,5 @@
 /**
- * The rows of a keyed log in the records of a message. The records that the head counts are
+ * The rows of a keyed log in the records of a message. The last records that the head counts are
  * transactions. If the message changes or carries rows, these records follow:
  *
  * ```text
@@ -95,8 +95,10 @@ export function rowsOf({ head, body }: LiveMessage): LogRow[] {
     const times = { until: until || undefined, deletedAt: deletedAt || undefined };
     rows.set(row, { row, position, text, ...times });
   }
+  // The first records of a new log are no transactions.
+  const first = count - changed.length;
   for (const [i, { at, set }] of changed.entries()) {
-    const transaction = String(records[i]);
+    const transaction = String(records[first + i]);
     for (const [start, length, until] of set) {
       const text = transaction.slice(start, start + length);
       const { row, deletedAt } = readChange(text);
@@ -105,7 +107,7 @@ export function rowsOf({ head, body }: LiveMessage): LogRow[] {
         deletedAt: deletedAt === undefined ? undefined : at,
       };
       rows.delete(row); // A row that changes again moves to the end.
-      rows.set(row, { row, position: tail - count + i, text, ...times });
+      rows.set(row, { row, position: tail - changed.length + i, text, ...times });
     }
   }
   return [...rows.values()];
