@@ -332,8 +332,12 @@ export class RedisLogs implements LogEngine {
    */
   hear(id: string, payload: string | Uint8Array): void {
     const carried = readCarried(payload);
-    const known = this.#heard.get(id)?.identity ?? carried?.identity;
-    if (carried?.identity === known && carried) this.#remember(id, { ...carried, isEnded: false });
+    if (carried === undefined) return;
+    const { identity, tail } = carried;
+    const known = this.#heard.get(id);
+    if (known === undefined || known.identity === identity) {
+      this.#remember(id, { identity, tail, isEnded: false });
+    }
   }
 
   /** Remembers the newest state of a log. */

@@ -55,6 +55,8 @@ class Channel extends Listeners {
   readonly name: string;
   readonly topic: string;
   readonly isKept: boolean;
+  /** The log whose changes are announced on the channel. */
+  readonly log: string | undefined;
   /** Newest position received, on a channel with a history. */
   heard: HistoryPosition | undefined;
 
@@ -63,6 +65,7 @@ class Channel extends Listeners {
     this.name = name;
     this.topic = topic;
     this.isKept = isKept;
+    this.log = isKept ? undefined : announcedLog(topic);
   }
 
   /**
@@ -390,11 +393,10 @@ export class RedisBroker implements Broker {
     // Redis confirms many channels together, so publications on the first channels may arrive
     // before the confirmation.
     if (!channel.isLive) channel.live();
-    const { topic, isKept } = channel;
+    const { topic, isKept, log } = channel;
     const publications = isKept ? decodeKept(topic, message) : decodePlain(topic, message);
     if (publications.length === 0) this.#life.ignored++;
     this.#life.received += publications.length;
-    const log = isKept ? undefined : announcedLog(topic);
     if (log !== undefined) {
       for (const { payload } of publications) {
         this.#logs.hear(log, payload);

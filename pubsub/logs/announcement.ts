@@ -31,6 +31,9 @@ const HEAD_BYTES = 4;
 /** Keeps a byte order mark, which belongs to the record. */
 const TEXT = new TextDecoder("utf-8", { ignoreBOM: true });
 
+/** Results by payload, because a broker, a writer and readers receive the same one. */
+const READ = new WeakMap<Uint8Array, CarriedRecords | null>();
+
 /** The records of one append that did not end or cancel the log, and the state after it. */
 export interface CarriedRecords {
   /** {@linkcode LogInfo.identity}. */
@@ -51,6 +54,12 @@ export interface CarriedRecords {
  */
 export function readCarried(payload: string | Uint8Array): CarriedRecords | undefined {
   if (typeof payload === "string") return undefined;
+  let carried = READ.get(payload);
+  if (carried === undefined) READ.set(payload, carried = decode(payload) ?? null);
+  return carried ?? undefined;
+}
+
+function decode(payload: Uint8Array): CarriedRecords | undefined {
   const end = payload.subarray(0, MAX_LINE_BYTES).indexOf(0x0a);
   const match = FIRST_LINE.exec(TEXT.decode(payload.subarray(0, Math.max(end, 0))));
   const records = match && readRecords(payload, end + 1);
