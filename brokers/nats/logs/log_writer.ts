@@ -295,10 +295,11 @@ export class LogWriter {
     const look = await this.#due.ensure(id, state, hot.message?.head.look);
     const before = isReplacing ? undefined : hot.message?.head;
     const number = before === undefined ? 0 : numberAfter(before);
-    const head: LogHead | null = state === undefined ? null : {
-      ...{ state, count: records.length, number, look, from: before?.from },
-      carried: carried.length || undefined,
-    };
+    const count = records.length;
+    const from = before?.from;
+    const head: LogHead | null = state === undefined
+      ? null
+      : { state, count, number, carried: carried.length || undefined, look, from };
     const front = isReplacing ? [] : hot.front;
     const rows = carried.length > 0 ? carriedRows(carried) : changedRows(transactions);
     const body = [...records, ...rows];
