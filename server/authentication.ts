@@ -1,8 +1,8 @@
 /**
  * Authentication: calls the application with a time limit, and converts its results to rejections.
  */
-import { getCookies } from "@std/http/cookie";
 import type { AdmissionOptions } from "./admission_options.ts";
+import { cookiesOf } from "./cookies.ts";
 import { guest } from "./guest.ts";
 import { Refused } from "./refusal.ts";
 import { AuthenticationError, CloseCode } from "../errors.ts";
@@ -98,7 +98,7 @@ export class Authenticator<V> {
         request,
         token,
         get cookies() {
-          return getCookies(request.headers); // Most applications use only the token.
+          return cookiesOf(request.headers); // Most applications use only the token.
         },
         signal: ended.signal,
       });

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { connect, dial, type Session, UnsupportedError } from "../client.ts";
-import type { OverflowPolicy } from "../mod.ts";
+import { forwardedAddress, type OverflowPolicy } from "../mod.ts";
 import { Server } from "../server.ts";
 import type { MemoryPair } from "../transport/mod.ts";
 import { memoryPair } from "../testing/mod.ts";
@@ -48,6 +48,69 @@ Deno.test("Server.fetch() rejects a host that would change the path of the URL",
     const request = new Request("http://evil.test/streams/a", { headers: { host } });
     assertEquals((await server.fetch(request)).status, 400, host);
   }
+});
+
+/** Values that a client may send in any header or query parameter. */
+const ODD_TEXTS = [
+  ...["", " ", ";", ",", "=", "=v; sid=ann", "; ;", ";;=;", "a;b", "==", '"', '"a', "W/", "*"],
+  ...["%", "%zz", "%00", "-1", "1e999", "NaN", "0x10", "99999999999999999999", "null", "[]", "{}"],
+  ...["Bearer", "Bearer  ", " Bearer x", "for=", 'for="[', "[::1", "http://", "//", "?", "a b"],
+  ...["\u00ff\u00fe", "x".repeat(4_000), "__proto__", "constructor"],
+];
+
+/** Headers and query parameters that the server reads. */
+const READ_HEADERS = [
+  ...["accept", "authorization", "cookie", "content-length", "content-type", "forwarded"],
+  ...["idempotency-key", "if-none-match", "last-event-id", "origin", "x-forwarded-for"],
+  ...["producer-epoch", "producer-id", "producer-seq", "sec-websocket-protocol", "skein-transport"],
+  ...["stream-closed", "stream-expires-at", "stream-fork-offset", "stream-fork-sub-offset"],
+  ...["stream-forked-from", "stream-keyed", "stream-seq", "stream-ttl", "traceparent"],
+  ...["access-control-request-method", "access-control-request-headers", "x-forwarded-proto"],
+  ...["skein-session", "skein-secret", "skein-number"],
+];
+const READ_PARAMETERS = [
+  ...["offset", "live", "cursor", "changes", "action", "token", "ticket", "protocol", "client"],
+  ...["last", "lastEventId", "limit", "after", "epoch", "tag"],
+];
+
+Deno.test("Server rejects odd headers and query parameters without an error of its own", async () => {
+  const errors: unknown[] = [];
+  await using server = testServer<string>({
+    clientAddress: forwardedAddress({ trusted: 1 }),
+    authenticate: ({ token, cookies }) => token ?? cookies["sid"] ?? null,
+    authorize: () => true,
+    api: { path: "/api", authorize: () => true },
+    durableStreams: { path: "/streams", authorize: () => true },
+    history: { "log:{name}": {} },
+    onError: (error) => void errors.push(error),
+  });
+  await (await server.durableStreams.create("a")).append("x");
+  const ask = async (path: string, init: RequestInit, what: string) => {
+    const response = await server.fetch(new Request(`http://localhost${path}`, init));
+    await response.body?.cancel();
+    assert(response.status < 500, `${response.status} for ${init.method} ${path}, ${what}`);
+  };
+  const places = [["GET", "/streams/a"], ["POST", "/streams/a"], ["PUT", "/streams/b"]].concat([
+    ["GET", "/api/topics/log%3Aa/history"],
+    ["GET", "/api/topics/log%3Aa/publications"],
+    ["POST", "/api/topics/a/publications"],
+    ["OPTIONS", "/streams/a"],
+    ["GET", "/"],
+  ]);
+  for (const text of ODD_TEXTS) {
+    for (const [method, path] of places as [string, string][]) {
+      for (const name of READ_HEADERS) {
+        const headers = new Headers({ cookie: "sid=ann", [name]: text });
+        await ask(path, { method, headers }, `${name}: ${text}`);
+      }
+      for (const name of READ_PARAMETERS) {
+        for (const value of [encodeURIComponent(text), text.replace(/[#\s]/g, "")]) {
+          await ask(`${path}?${name}=${value}`, { method }, "");
+        }
+      }
+    }
+  }
+  assertEquals(errors, []);
 });
 
 Deno.test("Server frees the slots of peers that vanish before their response", async () => {

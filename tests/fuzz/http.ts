@@ -45,7 +45,7 @@ const HEADERS: readonly (readonly [name: string, values: readonly string[]])[] =
   ["origin", ["http://localhost:8000", "https://evil.example", "null", "x"]],
   ["accept", ["text/event-stream", "application/json", "*/*;q=0", ";"]],
   ["last-event-id", ["1..x", "999.abc.x", "newest", ""]],
-  ["cookie", ["a=b"]],
+  ["cookie", ["a=b", "=v; sid=ann", "; ;", "a"]],
   ["authorization", ["Bearer ann", "Basic x", "Bearer"]],
   ["content-length", ["0", "5", "99999999", "-1", "x"]],
   ["content-encoding", ["gzip"]],
@@ -78,7 +78,7 @@ const STATUSES: ReadonlySet<number> = new Set([
 export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
   using console = captureConsole();
   await using server = createServer<string>({
-    authenticate: ({ token }) => token ?? "nobody",
+    authenticate: ({ token, cookies }) => token ?? cookies["sid"] ?? "nobody",
     history: { "log:{name}": { size: 3 } },
     api: {
       path: "/api",
