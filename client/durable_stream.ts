@@ -42,8 +42,8 @@ export interface DurableStreamOptions<T = unknown> {
  * - **End:** the loop ends when the server reports that the stream is complete.
  * - **Incomplete:** if the writer did not complete the stream, the loop throws a
  *   {@linkcode RequestError} with the code `aborted` and the writer's reason, or with the code
- *   `writer-lost`. Other codes are `gone` (the stream was deleted, or the records are no longer
- *   kept), `not-found` and `forbidden`.
+ *   `writer-lost`. Other codes are `gone` (the server no longer has the stream, or the records
+ *   are no longer kept), `not-found` and `forbidden`.
  * - **Losses:** the loop continues after a reconnect or a change of transport, and yields each
  *   record exactly once, in order. If the client closes, the loop ends with an error.
  * - **Slices:** a record of bytes or text that is larger than a message arrives in several parts.

@@ -307,10 +307,10 @@ export class ClientState implements Disposable {
             continue;
           }
           if (code !== "gone" || of.offset === undefined) throw error;
-          gone = failure;
+          gone = failure!;
           // Deletions that these rows lack may be forgotten, so all rows are read again.
           this.#rows.restart();
-          this.#writes.restarted();
+          this.#writes.restarted(gone);
           of.offset = undefined;
         }
       }

@@ -76,8 +76,8 @@ interface Write {
   bytes: number;
   changes: readonly WriteChange[];
   conflicts: number;
-  /** True if versions can't tell whether the write took effect, because the rows are read anew. */
-  isUntraceable: boolean;
+  /** Why versions can't tell whether the write took effect: the reason to read the rows anew. */
+  untraceable: RequestError | undefined;
   /**
    * - `new`: it has to be adapted to the present rows before it is sent.
    * - `adapted`: it can be sent.
@@ -155,7 +155,7 @@ export class Writes {
       settling,
       changes,
       conflicts: 0,
-      isUntraceable: false,
+      untraceable: undefined,
       state: "new",
     };
     this.#queue.push(write);
@@ -205,9 +205,13 @@ export class Writes {
     }
   }
 
-  /** Called when the stream is read anew: its versions may belong to another stream. */
-  restarted(): void {
-    for (const write of this.#queue) if (write.state !== "new") write.isUntraceable = true;
+  /**
+   * Called when the stream is read anew: its versions may belong to another stream.
+   *
+   * @param reason The server's reason.
+   */
+  restarted(reason: RequestError): void {
+    for (const write of this.#queue) if (write.state !== "new") write.untraceable = reason;
   }
 
   /** Rejects all writes. */
@@ -252,8 +256,8 @@ export class Writes {
         continue;
       }
       if (write.state === "new" && !this.#prepare(write)) continue;
-      if (write.state === "uncertain" && write.isUntraceable) {
-        this.#fail(write, conflict(write.changes[0]!, CHANGED));
+      if (write.state === "uncertain" && write.untraceable) {
+        this.#fail(write, write.untraceable);
         continue;
       }
       bytes += write.bytes;
@@ -322,7 +326,7 @@ export class Writes {
   async #send(batch: readonly Write[]): Promise<void> {
     const { publish, runtime, signal } = this.#target;
     const writes = batch.map((write) => write.changes.map((change) => this.#encode(write, change)));
-    for (const write of batch) if (write.state === "adapted") write.isUntraceable = false;
+    for (const write of batch) if (write.state === "adapted") write.untraceable = undefined;
     let reply: unknown;
     this.#sent = batch;
     const startMs = runtime.monotonic();
@@ -479,8 +483,8 @@ export function copyOf(value: unknown): unknown {
   return JSON.parse(encodeJson(value, "write state"));
 }
 
-/** Why the outcome of a write is unknown. */
-const CHANGED = "was changed while the connection was lost";
+/** Why the outcome of a write whose reply was lost is unknown. */
+const CHANGED = "has changed since the write was sent";
 
 function conflict({ type, key }: { readonly type: string; readonly key: string }, why: string) {
   return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);

@@ -642,6 +642,21 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
+   * Says that a stream is gone that a caller has read before. The broker can't tell a stream that
+   * was deleted from one that it has lost.
+   *
+   * @param id The id of the stream.
+   * @param options `mayBeLost` adds that a broker in memory loses its streams with the server.
+   * @returns The text.
+   */
+  goneReason(id: string, options: { readonly mayBeLost?: boolean } = {}): string {
+    const what = isId(id) && logKind(id) === "answer" ? "response" : "stream";
+    const isHinted = options.mayBeLost === true && this.#broker.name === "memory";
+    return `This server no longer has the ${what}` +
+      (isHinted ? `; its broker keeps ${what}s in memory` : "");
+  }
+
+  /**
    * Lists the logs of a kind that the broker keeps. Streams without an owner may be left out.
    *
    * @param kind The kind.

@@ -233,9 +233,8 @@ export class Answers {
       const found = await streams.findAnswer(id);
       if (found === "kept") return id;
       if (found === "dropped") throw new RequestError("gone", DROPPED_REASON);
-      if (begun || found === "expired") {
-        throw new RequestError("gone", "The response is no longer kept");
-      }
+      if (found === "expired") throw new RequestError("gone", "The response has expired");
+      if (begun) throw new RequestError("gone", streams.goneReason(id, { mayBeLost: true }));
       const { keepMs: ttlMs } = this.#limits;
       const place = this.#take(owner);
       const canResume = resumeOf?.(topic) !== undefined;

@@ -146,10 +146,11 @@ export class StreamSender {
     const found = await this.#streams.info(id);
     if (signal.aborted) return undefined;
     const wasThere = options.since !== undefined;
-    if (found.kind !== "page") return missing(found, wasThere);
+    const gone = wasThere ? this.#streams.goneReason(id, { mayBeLost: true }) : undefined;
+    if (found.kind !== "page") return missing(found, gone);
     const { info } = found;
     const after = firstPosition(info, options);
-    if (after === undefined) return missing({ kind: "missing" }, wasThere);
+    if (after === undefined) return missing({ kind: "missing" }, gone);
     const { identity } = info;
     const owner = this.#of.ownerOf(session);
     const bounds = pageOf(reading, info.keyed && id);
@@ -159,7 +160,7 @@ export class StreamSender {
       while (true) {
         const { value: page, done } = await pages.next(position);
         if (done) return undefined;
-        if (page.kind !== "page") return missing(page, true);
+        if (page.kind !== "page") return missing(page, this.#streams.goneReason(id));
         if (reading.standing === undefined) {
           // The rows before the end of an empty page were deleted, and forgotten.
           const start = page.records.length === 0 ? page.next : after;
@@ -453,7 +454,8 @@ function pageOf(
   return keyedPage(Math.min(bytes, maxRecordBytes(keyed, sending.maxSendBytes)));
 }
 
-function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): End {
+/** The end of a reading without records; `gone` is the reason if the session had a part of them. */
+function missing(result: Exclude<StreamRead, StreamPage>, gone: string | undefined): End {
   const { kind } = result;
   if (kind === "too-many") {
     const { message: reason, retryAfterMs } = result.refusal;
@@ -461,9 +463,9 @@ function missing(result: Exclude<StreamRead, StreamPage>, wasThere: boolean): En
   }
   if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };
   if (kind === "dropped") return { code: "gone", reason: DROPPED_REASON };
-  return wasThere
-    ? { code: "gone", reason: "The durable stream was deleted" }
-    : { code: "not-found", reason: "There is no such durable stream" };
+  return gone === undefined
+    ? { code: "not-found", reason: "There is no such durable stream" }
+    : { code: "gone", reason: gone };
 }
 
 function sessionEnd({ error, code }: NonNullable<LogInfo["end"]>): End {

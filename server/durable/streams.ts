@@ -599,7 +599,9 @@ function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPag
     case "trimmed":
       throw new RequestError("gone", `Cannot read "${id}": the records are no longer kept`);
     default:
-      if (wasThere) throw new RequestError("gone", `Cannot read "${id}": the stream was deleted`);
+      if (wasThere) {
+        throw new RequestError("gone", `Cannot read "${id}": the server no longer has the stream`);
+      }
       throw new RequestError("not-found", `Cannot read: there is no durable stream "${id}"`);
   }
 }

@@ -498,7 +498,12 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         );
       case "missing":
       case "deleted":
-        throw this.#lost(new RequestError("gone", `Cannot append: "${this.id}" was deleted`));
+        throw this.#lost(
+          new RequestError(
+            "gone",
+            `Cannot append: the server no longer has the stream "${this.id}"`,
+          ),
+        );
       case "other-kind":
         throw new RequestError(
           "wrong-type",

@@ -142,7 +142,7 @@ export class LiveRows extends Signal implements RowSource {
         throw new BrokerError("Cannot read state: too many readers wait", { cause: page.refusal });
       }
       if (page.kind !== "page") {
-        throw new RequestError("gone", `The state "${this.id}" was deleted`);
+        throw new RequestError("gone", `The server no longer has the state "${this.id}"`);
       }
       identity = page.info.identity;
       const changes = apply(next ?? this.#collections, page);
