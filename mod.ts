@@ -28,7 +28,6 @@
  * | keep messages that clients miss, and report gaps | `history` of {@linkcode ServeOptions}, `onRecovery` of {@linkcode ClientSubscribeOptions} |
  * | run several nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
  * | test without sockets | `@skein/skein/testing` |
- * | test a whole cluster under simulated faults | `@skein/skein/simulation` |
  *
  * Browsers import from `@skein/skein/client`, which does not need Deno.
  *

@@ -1,7 +1,6 @@
 /**
  * The test kit: sessions, servers and clients in one process, with the test's clock and faults on
- * demand; leak checks; and the conformance suite for brokers. To simulate whole clusters with
- * faults on virtual time, use `@skein/skein/simulation`.
+ * demand; leak checks; and the conformance suite for brokers.
  *
  * - {@linkcode memorySessions}: two connected sessions, to test one handler.
  * - {@linkcode testServer}: a whole server without sockets, with clients that reconnect.

@@ -54,7 +54,6 @@ import {
   testServer,
   watchLeaks,
 } from "../testing/mod.ts";
-import { simulate, SimulatedRedis, timeline } from "../testing/simulation/mod.ts";
 import { readRepository } from "../tools/arrows.ts";
 import {
   acceptNativeWebTransport,
@@ -97,12 +96,9 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   playSession: (options) => playSession({} as never, [], options),
   recordSessions,
   serve,
-  simulate: (options) => simulate("./none.ts", options),
-  timeline: (options) => timeline([], options),
   serveWorkers: (options) => serveWorkers(new URL("file:///none.ts"), options),
   sessionSettings,
   testServer,
-  "SimulatedRedis.create": (options) => SimulatedRedis.create(options),
   "new BitrateMonitor": (options) => new BitrateMonitor({} as never, () => {}, options),
   "new Client": (options) => connect("ws://127.0.0.1:1", options),
   "new DurableStreamsHandler": (options) => new DurableStreamsHandler(options),
@@ -452,7 +448,7 @@ const BASE: Readonly<Record<string, object>> = {
 };
 
 /** Calls that run until their peer answers and that don't accept a signal. */
-const UNENDING: ReadonlySet<string> = new Set(["simulate", "assertNoLeaks", "watchLeaks"]);
+const UNENDING: ReadonlySet<string> = new Set(["assertNoLeaks", "watchLeaks"]);
 
 /** Closes an object that a call created. */
 async function end(made: unknown): Promise<void> {
@@ -557,12 +553,10 @@ const EXEMPT: Readonly<Record<string, RegExp>> = {
     /^(?:\w*Broker\w*|Connection|DirectStreams|WebSocketHost|WebTransportRequest|BrokerLogs|Nodes|WorkerNode)\.|^new Nodes$|^testBroker$/,
   "options of Error, which the language defines": /^new \w*Error$/,
   "parts of a session that Skein creates":
-    /^new (?:DurableStreamWriter|EventLoop|Host|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,
+    /^new (?:DurableStreamWriter|Subscription|Track\w+|Group\w+|Resumable\w+|Moq\w*Session|\w*Listener|Workers)$/,
   "methods of workers, which run in threads": /^Workers\./,
   "a stream of any connection, whose options are the connection's": /^openUnidirectional$/,
   "networks in memory, which take the options of memoryPair": /^TestNetwork\.connect$/,
-  "parts of simulations, which check their values":
-    /^simulatedClient$|^new Simulated\w+$|^(?:Host|Simulated\w+)\./,
   "data of observers, not options":
     /^(?:prometheusText|RequestWatch\.|SessionEvents\.|Telemetry\.)/,
   "a definition, checked by its compiler": /^defineContract$/,

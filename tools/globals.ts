@@ -16,8 +16,6 @@ const PLATFORM: readonly string[] = [
   "base/runtime.ts",
   // Measures engines from the outside, in real time.
   "pubsub/conformance/",
-  // Replaces the platform's time and random numbers.
-  "testing/simulation/",
 ];
 
 /** Public entries, which use the platform's runtime unless the options contain another one. */

@@ -1,5 +1,5 @@
 /** Machines of a model: single-threaded processes, which share the cores of their machine. */
-import { EventQueue, type SimulatedEvent } from "../../testing/simulation/event_loop.ts";
+import { EventQueue, type SimulatedEvent } from "../../tests/simulator/event_loop.ts";
 
 /** Minimum number of ended jobs before their memory is freed. */
 const FORGOTTEN_JOBS = 1_024;

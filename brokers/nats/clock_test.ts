@@ -1,6 +1,6 @@
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { assertEquals } from "@std/assert";
-import { Simulation } from "../../testing/simulation/simulation.ts";
+import { Simulation } from "../../tests/simulator/simulation.ts";
 import { EngineClock } from "./clock.ts";
 
 Deno.test("EngineClock.follow() reads the clock again at the next use after a failure", async () => {

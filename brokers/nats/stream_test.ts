@@ -1,9 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
-import { installGlobals } from "../../testing/simulation/globals.ts";
-import { simulatedNatsConnect } from "../../testing/simulation/nats/client.ts";
-import { SimulatedNats } from "../../testing/simulation/nats/engine.ts";
-import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
-import { Simulation } from "../../testing/simulation/simulation.ts";
+import { installGlobals } from "../../tests/simulator/globals.ts";
+import { simulatedNatsConnect } from "../../tests/simulator/nats/client.ts";
+import { SimulatedNats } from "../../tests/simulator/nats/engine.ts";
+import { SimulatedNetwork } from "../../tests/simulator/network/network.ts";
+import { Simulation } from "../../tests/simulator/simulation.ts";
 import { NatsBroker } from "./mod.ts";
 
 const BOUNDS = { size: 1_000, ttlMs: 3_600_000, bytes: 1 << 20 };

@@ -4,12 +4,8 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
-import {
-  SimulatedNetwork,
-  type SimulatedSocket,
-  Simulation,
-} from "../../testing/simulation/mod.ts";
-import { SimulatedNats } from "../../testing/simulation/nats/engine.ts";
+import { SimulatedNetwork, type SimulatedSocket, Simulation } from "../simulator/mod.ts";
+import { SimulatedNats } from "../simulator/nats/engine.ts";
 import {
   comparable,
   type Heard,

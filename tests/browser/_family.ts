@@ -59,11 +59,6 @@ export const FAMILY: readonly Member[] = [
     enter: async (page) => void await page.waitForSelector('#stage[data-state="idle"]'),
   },
   {
-    name: "simulation",
-    example: "simulation",
-    enter: async (page) => void await page.waitForSelector("#digest:not(:empty)"),
-  },
-  {
     name: "inspector",
     example: "inspect",
     path: "/inspector/#sessions",

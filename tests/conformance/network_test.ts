@@ -4,7 +4,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { SimulatedNetwork, Simulation } from "../../testing/simulation/mod.ts";
+import { SimulatedNetwork, Simulation } from "../simulator/mod.ts";
 import type { Connection } from "../../transport/connection.ts";
 import {
   acceptWebSocket,

@@ -1,6 +1,6 @@
 import { NOBODY } from "../../base/owners.ts";
 import { Quotas } from "../../base/shares.ts";
-import { type LinkConditions, SimulatedNetwork, Simulation } from "../../testing/simulation/mod.ts";
+import { type LinkConditions, SimulatedNetwork, Simulation } from "../simulator/mod.ts";
 import { CarrierRequests } from "../../server/http/carrier_requests.ts";
 import type { Connection } from "../../transport/connection.ts";
 import type { ListenWebTransportOptions } from "../../transport/h3/server.ts";

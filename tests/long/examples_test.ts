@@ -175,10 +175,6 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "  receives a group: key frame, +1, +2, +3, +4",
     "  sees that /live/anna has ended",
   ]],
-  ["simulation/server.ts", ["-R", "-E"], [
-    /^seed 1: digest [0-9a-f]{8}, \d+ events, 0 findings$/,
-    /^seed 1: digest [0-9a-f]{8}, \d+ events, 0 findings$/,
-  ]],
   ["whiteboard/server.ts", ["-N"], [
     "ann is here over webtransport",
     "bob is here over websocket",

@@ -10,7 +10,7 @@ import {
   SimulatedRedis,
   SimulatedServer,
   Simulation,
-} from "../../testing/simulation/mod.ts";
+} from "../simulator/mod.ts";
 
 const BOUNDS = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 };
 

@@ -12,7 +12,7 @@ import {
   SimulatedNetwork,
   SimulatedServer,
   Simulation,
-} from "../../testing/simulation/mod.ts";
+} from "../simulator/mod.ts";
 
 /** Transports of the clients; two clients share each entry. */
 const MIXES: readonly (readonly TransportName[])[] = [

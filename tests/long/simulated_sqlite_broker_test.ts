@@ -1,6 +1,6 @@
 import { FaultyEngine } from "../faulty_broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
-import { SimulatedDisk, SimulatedSqlite, Simulation } from "../../testing/simulation/mod.ts";
+import { SimulatedDisk, SimulatedSqlite, Simulation } from "../simulator/mod.ts";
 
 for (const synchronous of ["normal", "full"] as const) {
   const clocks: AsyncDisposable[] = [];

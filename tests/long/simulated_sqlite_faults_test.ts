@@ -2,13 +2,8 @@ import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } fr
 import { BrokerError } from "../../errors.ts";
 import type { LogPage } from "../../pubsub/logs/log.ts";
 import type { SqliteBroker } from "../../brokers/sqlite/sqlite_broker.ts";
-import {
-  type DiskFault,
-  SimulatedDisk,
-  SimulatedSqlite,
-  Simulation,
-} from "../../testing/simulation/mod.ts";
-import { SqliteLibrary } from "../../testing/simulation/sqlite/library.ts";
+import { type DiskFault, SimulatedDisk, SimulatedSqlite, Simulation } from "../simulator/mod.ts";
+import { SqliteLibrary } from "../simulator/sqlite/library.ts";
 
 const library = await SqliteLibrary.load();
 

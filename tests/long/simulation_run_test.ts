@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
-import { firstDifference } from "../../testing/simulation/mod.ts";
+import { firstDifference } from "../simulator/mod.ts";
 import { FAULTS, FEATURES, type Plan, planOf } from "../simulation/plan.ts";
 import { runPlan } from "../simulation/run.ts";
 

@@ -3,7 +3,7 @@ import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
 import { RequestError } from "../../errors.ts";
 import type { Server } from "../../server.ts";
-import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import type { FaultyBroker } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { faultyBroker, reach } from "./engines.ts";

@@ -6,7 +6,7 @@ import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { fail, type Fate, type FaultyBroker, FaultyEngine, pass } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import { type Drawn, transport } from "./draw.ts";

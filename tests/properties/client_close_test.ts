@@ -8,7 +8,7 @@ import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../errors.ts";
 import type { Server } from "../../server.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe, transport } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";

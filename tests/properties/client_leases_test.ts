@@ -5,7 +5,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import type { Drawn } from "./draw.ts";
 import { untilReached } from "./engines.ts";
 import { SimulatedPage } from "./simulated_page.ts";

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { CloseCode } from "../../errors.ts";
-import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
 import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";

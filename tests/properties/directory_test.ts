@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import type { Drawn } from "./draw.ts";
 import { BEAT_MS, KNOWN_MS, meet, startNodes } from "./nodes.ts";
 import { FailingEngine } from "./failing_engine.ts";

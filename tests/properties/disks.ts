@@ -1,10 +1,6 @@
 /** SQLite files on simulated disks. */
 import type { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import {
-  SimulatedDisk,
-  SimulatedSqlite,
-  type SimulatedSqliteOptions,
-} from "../../testing/simulation/mod.ts";
+import { SimulatedDisk, SimulatedSqlite, type SimulatedSqliteOptions } from "../simulator/mod.ts";
 import type { World } from "./world.ts";
 
 /** A disk and a function that opens its files. */

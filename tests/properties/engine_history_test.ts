@@ -9,7 +9,7 @@ import type {
   PublicationKey,
 } from "../../pubsub/broker.ts";
 import { type Acknowledged, HistoryModel, type Query } from "../../pubsub/history/history_model.ts";
-import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
+import type { Host, LinkConditions } from "../simulator/mod.ts";
 import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { untilReached } from "./engines.ts";
 import { property } from "./property.ts";

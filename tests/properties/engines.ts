@@ -2,7 +2,7 @@
 import { assert } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { CreateLogOptions } from "../../pubsub/logs/log.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { outcomeOf } from "./outcomes.ts";

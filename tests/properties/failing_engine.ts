@@ -11,7 +11,7 @@ import {
   INTERNAL_PREFIX,
   type PublicationListener,
 } from "../../pubsub/broker.ts";
-import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import { BEAT_MS, GONE_MS } from "./nodes.ts";

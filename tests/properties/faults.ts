@@ -1,6 +1,6 @@
 /** Faults by name. A case contains the names and times of its faults. */
 import fc from "fast-check";
-import type { Host, LinkConditions } from "../../testing/simulation/mod.ts";
+import type { Host, LinkConditions } from "../simulator/mod.ts";
 import type { World } from "./world.ts";
 
 /** A server, or a cluster one of whose processes may end. */

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import type { PresenceEvent } from "../../pubsub/mod.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, stepOf } from "./draw.ts";
 import { FailingEngine, serveRooms } from "./failing_engine.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";

@@ -9,7 +9,7 @@ import { BrokerError } from "../../errors.ts";
 import type { BrokerSubscription, HistoryBounds } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { ForgettingModel } from "../../pubsub/memory/forgetting_model.ts";
-import type { SimulatedDisk } from "../../testing/simulation/mod.ts";
+import type { SimulatedDisk } from "../simulator/mod.ts";
 import { diskOf } from "./disks.ts";
 import { type Drawn, maybe, stepOf } from "./draw.ts";
 import { property } from "./property.ts";

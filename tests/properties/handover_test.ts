@@ -7,7 +7,7 @@ import { CloseCode } from "../../errors.ts";
 import type { Recovery } from "../../session/wire/recovery.ts";
 import type { Session } from "../../session/session.ts";
 import type { Server } from "../../server.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, transport } from "./draw.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";

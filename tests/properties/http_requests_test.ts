@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { keyOf } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { range } from "./outcomes.ts";

@@ -1,7 +1,7 @@
 /** Sessions over HTTP with posts to a slow receiver and with unacknowledged events. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";

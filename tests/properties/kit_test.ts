@@ -1,7 +1,7 @@
 /** Cases that fail, and leftovers that make a case fail. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
-import { Simulation } from "../../testing/simulation/mod.ts";
+import { Simulation } from "../simulator/mod.ts";
 import { planFaults } from "./faults.ts";
 import { atSeed, property } from "./property.ts";
 import { World } from "./world.ts";

@@ -30,7 +30,7 @@ import {
   type OwnedKind,
   recordBytes,
 } from "../../pubsub/logs/rules.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
 import { reach } from "./engines.ts";
 import { property } from "./property.ts";

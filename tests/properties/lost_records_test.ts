@@ -6,7 +6,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
-import { SimulatedRedis, type SimulatedServer } from "../../testing/simulation/mod.ts";
+import { SimulatedRedis, type SimulatedServer } from "../simulator/mod.ts";
 import { maybe } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";

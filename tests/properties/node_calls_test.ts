@@ -5,7 +5,7 @@ import { Quotas } from "../../base/shares.ts";
 import { pause } from "../../base/wait.ts";
 import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { keyOf } from "./draw.ts";
 import { BEAT_MS, KNOWN_MS, meet, startNodes, TRIP_MS } from "./nodes.ts";
 import { FailingEngine } from "./failing_engine.ts";

@@ -1,7 +1,7 @@
 /** Nodes without servers. */
 import type { Broker } from "../../pubsub/broker.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import type { World } from "./world.ts";
 
 /** Time between two heartbeats of a node, and silence after which it is gone, in milliseconds. */

@@ -6,7 +6,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import type { ConnectOptions } from "../../client/connect.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
 import { FailingEngine, serveRooms } from "./failing_engine.ts";

@@ -7,7 +7,7 @@ import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Publication, PublicationListener } from "../../pubsub/broker.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
 import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";

@@ -1,5 +1,5 @@
 /** Servers that share an engine, and HTTP requests to these servers. */
-import type { SimulatedServer, SimulatedServerOptions } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer, SimulatedServerOptions } from "../simulator/mod.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { EngineName } from "../simulation/plan.ts";

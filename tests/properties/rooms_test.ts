@@ -4,7 +4,7 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import type { Drawn } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { BEAT_MS, GONE_MS } from "./nodes.ts";

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
 import { AuthenticationError, CloseCode } from "../../errors.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { TOKEN_MARK } from "../../transport/webtransport.ts";
 import { type Drawn, keyOf } from "./draw.ts";
 import { outcomeOf } from "./outcomes.ts";

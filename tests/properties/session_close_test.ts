@@ -8,7 +8,7 @@ import type { Client } from "../../client/client.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../../errors.ts";
 import { prometheusText } from "../../server.ts";
 import { internals } from "../../session/session.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { FINAL, nameAfter } from "../simulation/closes.ts";
 import type { Drawn } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";

@@ -7,7 +7,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, stepOf, transport } from "./draw.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";

@@ -1,6 +1,6 @@
 /** A raw client on a simulated WebSocket. It lets a case see each envelope. */
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import type { World } from "./world.ts";
 
 /** An envelope from the server, with the keys that cases read. */

@@ -4,7 +4,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import {
   fail,
   type Fate,

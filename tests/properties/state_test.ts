@@ -8,7 +8,7 @@ import {
   type State,
   type TransportName,
 } from "../../mod.ts";
-import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { differences, NO_COUNT, readRows, StateLedger, WRITES } from "../state_ledger.ts";

@@ -12,7 +12,7 @@ import {
   LEASE_MS,
   RENEWALS_PER_LEASE,
 } from "../../server/durable/writer.ts";
-import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { type Drawn, keyOf } from "./draw.ts";

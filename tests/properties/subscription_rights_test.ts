@@ -9,7 +9,7 @@ import type { Client } from "../../client/client.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { RequestError } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
-import type { SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { collect, range } from "./outcomes.ts";
 import { property } from "./property.ts";

@@ -1,7 +1,7 @@
 /** A raw reader of topics that checks the server against section 10 of the protocol. */
 import { assert, assertEquals } from "@std/assert";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import type { World } from "./world.ts";
 
 /** Maximum wait before the next connection, in milliseconds. */

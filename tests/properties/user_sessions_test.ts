@@ -7,7 +7,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { pause } from "../../base/wait.ts";
 import { CloseCode } from "../../errors.ts";
-import type { Host, SimulatedServer } from "../../testing/simulation/mod.ts";
+import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
 import { LOST_MS } from "../../transport/http/connection.ts";

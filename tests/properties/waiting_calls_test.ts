@@ -5,7 +5,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Broker, HistoryBounds } from "../../pubsub/broker.ts";
-import type { Host } from "../../testing/simulation/mod.ts";
+import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe } from "./draw.ts";
 import { diskOf } from "./disks.ts";
 import { untilReached } from "./engines.ts";

@@ -14,7 +14,7 @@ import {
   type SimulatedServerOptions,
   Simulation,
   timeline,
-} from "../../testing/simulation/mod.ts";
+} from "../simulator/mod.ts";
 import type { ClusterEngine } from "../simulation/cluster/engine.ts";
 import { startEngine } from "../simulation/cluster/engines.ts";
 import { hardenedOptions } from "../simulation/cluster/hardened/options.ts";

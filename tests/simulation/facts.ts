@@ -5,7 +5,7 @@ import type { HistoryPosition, RecoveryReason } from "../../session/wire/recover
 import type { Server } from "../../server/server.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
-import type { Host } from "../../testing/simulation/host.ts";
+import type { Host } from "../simulator/host.ts";
 
 /**
  * Facts by kind. The cluster reports each fact when it happens.

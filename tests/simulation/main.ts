@@ -20,9 +20,9 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import type { TraceEntry } from "../../testing/simulation/event_loop.ts";
+import type { TraceEntry } from "../simulator/event_loop.ts";
 import { type PropertySearch, searchProperties } from "../properties/search.ts";
-import { firstDifference, timeline } from "../../testing/simulation/timeline.ts";
+import { firstDifference, timeline } from "../simulator/timeline.ts";
 import { ENGINES, type Outcome, type Plan, planOf, type PlanOptions } from "./plan.ts";
 import {
   describeFinding,

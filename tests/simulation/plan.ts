@@ -1,5 +1,5 @@
 /** Runs of a simulated cluster as data: plans and the outcomes of their runs. */
-import type { Checkpoint, TraceEntry } from "../../testing/simulation/event_loop.ts";
+import type { Checkpoint, TraceEntry } from "../simulator/event_loop.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
 
 /** The engine that the nodes of a cluster share, or `none` for independent servers. */

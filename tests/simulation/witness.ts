@@ -1,6 +1,6 @@
 /** Checks a run by passing all facts to each invariant. */
 import type { Cluster, Fact, FactKind, Facts, Invariant, Terms, Watch } from "./facts.ts";
-import type { Host } from "../../testing/simulation/host.ts";
+import type { Host } from "../simulator/host.ts";
 import type { Finding } from "./plan.ts";
 import { INVARIANTS } from "./invariants/mod.ts";
 

@@ -1,9 +1,9 @@
 import { assertEquals } from "@std/assert";
-import { installGlobals } from "../../../testing/simulation/globals.ts";
-import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";
-import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
-import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import { Simulation } from "../../../testing/simulation/simulation.ts";
+import { installGlobals } from "../../../tests/simulator/globals.ts";
+import { simulatedNatsConnect } from "../../../tests/simulator/nats/client.ts";
+import { SimulatedNats } from "../../../tests/simulator/nats/engine.ts";
+import { SimulatedNetwork } from "../../../tests/simulator/network/network.ts";
+import { Simulation } from "../../../tests/simulator/simulation.ts";
 import type { BrokerLogs } from "../../../pubsub/logs/log.ts";
 import { NatsBroker } from "../nats_broker.ts";
 

@@ -1,8 +1,8 @@
 /** A client of a simulated cluster, which is a machine that runs one program after another. */
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import { simulatedClient } from "../../../testing/simulation/programs.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { SimulatedNetwork } from "../../simulator/network/network.ts";
+import { simulatedClient } from "../../simulator/programs.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import type { Client } from "../../../client/client.ts";
 import type { ConnectOptions } from "../../../client/connect.ts";
 import type { Journal } from "./journal.ts";

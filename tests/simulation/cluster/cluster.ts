@@ -1,7 +1,7 @@
 /** A simulated cluster: an engine, nodes and clients, with a workload. */
-import type { Host } from "../../../testing/simulation/host.ts";
-import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import { SimulatedNetwork } from "../../simulator/network/network.ts";
+import { Simulation } from "../../simulator/simulation.ts";
 import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "../facts.ts";
 import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";

@@ -1,5 +1,5 @@
 /** Records the lines that the library prints during a run as facts of the run. */
-import type { EventLoop } from "../../../testing/simulation/event_loop.ts";
+import type { EventLoop } from "../../simulator/event_loop.ts";
 import type { Journal } from "./journal.ts";
 
 /**

@@ -1,8 +1,8 @@
 /** The interface of a simulated cluster's engine. */
 import type { Broker } from "../../../pubsub/broker.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { SimulatedNetwork } from "../../simulator/network/network.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import type { Journal } from "./journal.ts";
 
 /** An active fault of an engine. */

@@ -1,8 +1,8 @@
 /** An engine in memory, on a separate host. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { NodePorts } from "./node_ports.ts";
 

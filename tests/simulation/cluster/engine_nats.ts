@@ -1,11 +1,11 @@
 /** A model of NATS, with faults of its servers. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { NatsBroker } from "../../../brokers/nats/mod.ts";
-import { installGlobals } from "../../../testing/simulation/globals.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";
-import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
-import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import { installGlobals } from "../../simulator/globals.ts";
+import type { Host } from "../../simulator/host.ts";
+import { simulatedNatsConnect } from "../../simulator/nats/client.ts";
+import { SimulatedNats } from "../../simulator/nats/engine.ts";
+import type { SimulatedNetwork } from "../../simulator/network/network.ts";
 import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
 
 /** Maximum time over which a stopping server disconnects its clients, in milliseconds. */

@@ -1,8 +1,8 @@
 /** A model of Redis, with faults of its servers. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { RedisBroker } from "../../../brokers/redis/mod.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";
+import type { Host } from "../../simulator/host.ts";
+import { SimulatedRedis } from "../../simulator/redis/redis.ts";
 import { oneOf } from "./chance.ts";
 import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
 

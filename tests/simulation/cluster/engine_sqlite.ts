@@ -1,8 +1,8 @@
 /** SQLite, with faults of its disk and of the process that has the file open. */
 import type { Broker } from "../../../pubsub/broker.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
-import { SimulatedDisk } from "../../../testing/simulation/sqlite/disk.ts";
+import type { Host } from "../../simulator/host.ts";
+import { SimulatedSqlite } from "../../simulator/sqlite/broker.ts";
+import { SimulatedDisk } from "../../simulator/sqlite/disk.ts";
 import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
 import { NodePorts } from "./node_ports.ts";
 

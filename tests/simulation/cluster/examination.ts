@@ -1,11 +1,11 @@
 /** Tools for programs on separate machines that examine an idle cluster. */
 import type { Client } from "../../../client/client.ts";
 import type { ConnectOptions } from "../../../client/connect.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { LinkConditions } from "../../../testing/simulation/network/conditions.ts";
-import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import { simulatedClient } from "../../../testing/simulation/programs.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { LinkConditions } from "../../simulator/network/conditions.ts";
+import type { SimulatedNetwork } from "../../simulator/network/network.ts";
+import { simulatedClient } from "../../simulator/programs.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import type { Facts } from "../facts.ts";
 import type { Journal } from "./journal.ts";
 import type { Settings } from "./settings.ts";

@@ -1,9 +1,6 @@
 /** Faults of a simulated cluster, with one function for each kind of action. */
-import type { Host } from "../../../testing/simulation/host.ts";
-import {
-  GOOD_CONDITIONS,
-  type LinkConditions,
-} from "../../../testing/simulation/network/conditions.ts";
+import type { Host } from "../../simulator/host.ts";
+import { GOOD_CONDITIONS, type LinkConditions } from "../../simulator/network/conditions.ts";
 import type { Cluster } from "./cluster.ts";
 import { NETWORK } from "./settings.ts";
 import type { Facts } from "../facts.ts";

@@ -2,9 +2,9 @@
  * Facts of a run. Each fact is passed to the witness, to the trace, and to the coverage of the
  * search.
  */
-import type { TraceKind } from "../../../testing/simulation/event_loop.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { TraceKind } from "../../simulator/event_loop.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import type { Facts } from "../facts.ts";
 import type { Witness } from "../witness.ts";
 

@@ -2,10 +2,10 @@
 import type { Server, ServerOptions } from "../../../server.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Session } from "../../../session/session.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
-import { SimulatedServer } from "../../../testing/simulation/programs.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { SimulatedNetwork } from "../../simulator/network/network.ts";
+import { SimulatedServer } from "../../simulator/programs.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import type { Facts, LiveServer } from "../facts.ts";
 import type { ClusterEngine } from "./engine.ts";
 import type { Journal } from "./journal.ts";

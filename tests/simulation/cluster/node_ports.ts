@@ -4,8 +4,8 @@ import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import { EnginePorts } from "../../../pubsub/ports/engine_port.ts";
 import { factsOf } from "../../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../../pubsub/ports/port_broker.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 
 /** Mean latency of a batch between a node and the engine, in milliseconds. */
 const BATCH_MS = 0.5;

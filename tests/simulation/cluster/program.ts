@@ -1,8 +1,8 @@
 /** A program of a client: one life of a machine or of a page. */
 import type { Client } from "../../../client/client.ts";
 import type { Subscription } from "../../../client/subscription.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Host } from "../../simulator/host.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Facts, LiveClient } from "../facts.ts";
 import type { Journal } from "./journal.ts";

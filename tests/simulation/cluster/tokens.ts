@@ -1,5 +1,5 @@
 /** A token service that all nodes and clients trust. It has its own clock. */
-import type { EventLoop } from "../../../testing/simulation/event_loop.ts";
+import type { EventLoop } from "../../simulator/event_loop.ts";
 import { AuthenticationError } from "../../../errors.ts";
 
 /** The wall-clock time of the service at the start of a run. */

@@ -1,5 +1,5 @@
 /** Topics of a simulated cluster: names, subscribers and publishers. */
-import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Simulation } from "../../simulator/simulation.ts";
 import type { Plan } from "../plan.ts";
 
 /** Number of subscribers per topic. */

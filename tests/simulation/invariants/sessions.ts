@@ -1,7 +1,7 @@
 /** Sessions end for a documented reason, both ends agree on it, and the statistics match. */
 import { CloseCode } from "../../../errors.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
-import type { Host } from "../../../testing/simulation/host.ts";
+import type { Host } from "../../simulator/host.ts";
 import type { Fact, Invariant } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 

@@ -1,7 +1,7 @@
 /** Made-up runs, given fact by fact, that show when an invariant holds and when it is broken. */
 import { assertEquals } from "@std/assert";
-import { Host } from "../../../testing/simulation/host.ts";
-import { EventLoop } from "../../../testing/simulation/event_loop.ts";
+import { Host } from "../../simulator/host.ts";
+import { EventLoop } from "../../simulator/event_loop.ts";
 import type {
   Cluster,
   FactKind,

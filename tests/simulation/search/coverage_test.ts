@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
+import type { TraceEntry } from "../../simulator/event_loop.ts";
 import { coverageOf, shapeOf } from "./coverage.ts";
 
 Deno.test("shapeOf() keeps the words of a text", () => {

@@ -1,6 +1,6 @@
 /** Texts and files about findings, for readers. */
-import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
-import { timeline } from "../../../testing/simulation/timeline.ts";
+import type { TraceEntry } from "../../simulator/event_loop.ts";
+import { timeline } from "../../simulator/timeline.ts";
 import type { Action, Finding, Plan } from "../plan.ts";
 import type { Found } from "./search.ts";
 

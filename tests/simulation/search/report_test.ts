@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
+import type { TraceEntry } from "../../simulator/event_loop.ts";
 import { describeFound } from "./report.ts";
 import { planOf } from "./toy.ts";
 

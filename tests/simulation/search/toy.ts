@@ -1,6 +1,6 @@
 /** A cluster in a few lines of code with planted bugs, for tests of the search. */
 import { seededRandom } from "../../../transport/memory/path.ts";
-import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
+import type { TraceEntry } from "../../simulator/event_loop.ts";
 import type { Action, Finding, Outcome, Plan } from "../plan.ts";
 
 /** Kinds of harmless actions. */

@@ -1,7 +1,7 @@
 /** Faults of brokers and of the engine in a trial. */
-import type { Host } from "../../../../testing/simulation/host.ts";
-import type { LinkConditions } from "../../../../testing/simulation/network/conditions.ts";
-import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
+import type { Host } from "../../../simulator/host.ts";
+import type { LinkConditions } from "../../../simulator/network/conditions.ts";
+import type { SimulatedNetwork } from "../../../simulator/network/network.ts";
 import type { Hiccup, SpareEngine } from "./spare.ts";
 
 /** The trial in which a fault happens. */

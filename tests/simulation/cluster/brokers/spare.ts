@@ -1,6 +1,6 @@
 /** Separate engines for trials of brokers. They fail without affecting the nodes. */
 import type { Broker } from "../../../../pubsub/broker.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Host } from "../../../simulator/host.ts";
 import type { EngineParts } from "../engine.ts";
 
 /** Prefix of the machine names of spare engines. A number follows it. */

@@ -1,11 +1,8 @@
 /** A spare NATS, for trials of brokers. */
 import { NatsBroker } from "../../../../brokers/nats/mod.ts";
-import { simulatedNatsConnect } from "../../../../testing/simulation/nats/client.ts";
-import {
-  JETSTREAM_TROUBLES,
-  type JetStreamTrouble,
-} from "../../../../testing/simulation/nats/bus.ts";
-import { SimulatedNats } from "../../../../testing/simulation/nats/engine.ts";
+import { simulatedNatsConnect } from "../../../simulator/nats/client.ts";
+import { JETSTREAM_TROUBLES, type JetStreamTrouble } from "../../../simulator/nats/bus.ts";
+import { SimulatedNats } from "../../../simulator/nats/engine.ts";
 import { oneOf, shuffled } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 

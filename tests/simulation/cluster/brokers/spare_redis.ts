@@ -1,6 +1,6 @@
 /** A spare Redis, for trials of brokers. */
 import { RedisBroker } from "../../../../brokers/redis/mod.ts";
-import { SimulatedRedis } from "../../../../testing/simulation/redis/redis.ts";
+import { SimulatedRedis } from "../../../simulator/redis/redis.ts";
 import { oneOf, shuffled } from "../chance.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 

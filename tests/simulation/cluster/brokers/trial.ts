@@ -3,7 +3,7 @@
  * each round. After each round, the trial examines everything that the broker contract guarantees.
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Host } from "../../../simulator/host.ts";
 import { between, oneOf, shuffled } from "../chance.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";

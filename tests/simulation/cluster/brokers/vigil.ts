@@ -9,7 +9,7 @@ import type {
   Publication,
 } from "../../../../pubsub/broker.ts";
 import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Host } from "../../../simulator/host.ts";
 import type { ClusterEngine } from "../engine.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";

@@ -2,7 +2,7 @@
  * Connections that fail: they are refused, have no token, exceed a limit, are cut at some time, or
  * break later.
  */
-import type { SimulatedWebSocket } from "../../../../testing/simulation/network/websocket.ts";
+import type { SimulatedWebSocket } from "../../../simulator/network/websocket.ts";
 import { type Examiner, outcomeOf } from "./examiner.ts";
 import { HttpConnectionByHand, noteBody } from "./http_by_hand.ts";
 import { MAX_SESSIONS, type Node, REFUSED, UNDECIDED } from "./nodes.ts";

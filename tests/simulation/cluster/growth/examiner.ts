@@ -1,7 +1,7 @@
 /** The machines of users that come and go, separate from the cluster. */
 import { pause } from "../../../../base/wait.ts";
 import { SkeinError } from "../../../../errors.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Host } from "../../../simulator/host.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 

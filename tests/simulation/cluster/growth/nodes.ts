@@ -3,11 +3,8 @@ import { AuthenticationError } from "../../../../errors.ts";
 import type { ServerOptions } from "../../../../server.ts";
 import type { Contract } from "../../../../session/contract.ts";
 import { pause } from "../../../../base/wait.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
-import {
-  SimulatedServer,
-  type SimulatedServerOptions,
-} from "../../../../testing/simulation/programs.ts";
+import type { Host } from "../../../simulator/host.ts";
+import { SimulatedServer, type SimulatedServerOptions } from "../../../simulator/programs.ts";
 import { type Examiner, readAll } from "./examiner.ts";
 import { brokersInMemory } from "../node_ports.ts";
 

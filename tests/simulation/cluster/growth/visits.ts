@@ -1,7 +1,7 @@
 /** Users of two nodes. Some come, use all services and leave, and some stay. */
 import type { Client } from "../../../../client/client.ts";
 import type { TransportName } from "../../../../transport/race/options.ts";
-import { simulatedClient } from "../../../../testing/simulation/programs.ts";
+import { simulatedClient } from "../../../simulator/programs.ts";
 import { type Examiner, outcomeOf, readAll } from "./examiner.ts";
 import { Backend } from "./backend.ts";
 import { Entrances } from "./entrances.ts";

@@ -3,7 +3,7 @@
  * resets.
  */
 import { Buffer } from "node:buffer";
-import type { Link, LinkEnd } from "../../../../testing/simulation/network/link.ts";
+import type { Link, LinkEnd } from "../../../simulator/network/link.ts";
 
 /** Bytes that the receiver's system buffers before the program reads. */
 const WINDOW_BYTES = 16_384;

@@ -1,11 +1,8 @@
 /** WebSockets of programs on a simulated network, as HTTP and RFC 6455 bytes. */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import type { Link } from "../../../../testing/simulation/network/link.ts";
-import type {
-  SimulatedWebSocket,
-  SocketWire,
-} from "../../../../testing/simulation/network/websocket.ts";
+import type { Link } from "../../../simulator/network/link.ts";
+import type { SimulatedWebSocket, SocketWire } from "../../../simulator/network/websocket.ts";
 import type { Frame } from "../../../../transport/connection.ts";
 import { seededRandom } from "../../../../transport/memory/path.ts";
 import type { ByteReceiver, SimulatedBytes } from "./bytes.ts";

@@ -1,5 +1,5 @@
 /** Options of the hardened WebSocket engine in simulated clusters. */
-import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Host } from "../../../simulator/host.ts";
 import type { HardenedWebSocketOptions } from "../../../../transport/hardened/mod.ts";
 
 /** Minimum sizes of messages to compress in bytes, one of which is chosen at random. */

@@ -4,11 +4,11 @@
 import net, { type AddressInfo } from "node:net";
 import https from "node:https";
 import type { Server } from "node:http";
-import { replaceProperty } from "../../../../testing/simulation/globals.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
-import type { HttpNetwork } from "../../../../testing/simulation/network/http.ts";
-import type { Links } from "../../../../testing/simulation/network/links.ts";
-import { SimulatedWebSocket } from "../../../../testing/simulation/network/websocket.ts";
+import { replaceProperty } from "../../../simulator/globals.ts";
+import type { Host } from "../../../simulator/host.ts";
+import type { HttpNetwork } from "../../../simulator/network/http.ts";
+import type { Links } from "../../../simulator/network/links.ts";
+import { SimulatedWebSocket } from "../../../simulator/network/websocket.ts";
 import {
   hardenedWebSocket,
   type HardenedWebSocketOptions,

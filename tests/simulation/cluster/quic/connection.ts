@@ -1,6 +1,6 @@
 /** Connections of the runtime's QUIC API between hosts of a simulation. */
 import type { Runtime, Timer } from "../../../../base/runtime.ts";
-import type { Link } from "../../../../testing/simulation/network/link.ts";
+import type { Link } from "../../../simulator/network/link.ts";
 import type { StreamPath } from "../../../../transport/memory/path.ts";
 import { ReadHalf, WriteHalf } from "./streams.ts";
 

@@ -6,11 +6,11 @@ import { closeIdleEndpoints } from "../../../../transport/quic/dial.ts";
 import type { Connection } from "../../../../transport/connection.ts";
 import type { WebTransportDialer } from "../../../../transport/race/webtransport_leg.ts";
 import type { WebTransportSource } from "../../../../server/webtransport_options.ts";
-import { SIMULATED_CERTIFICATE } from "../../../../testing/simulation/certificate.ts";
-import { replaceProperty } from "../../../../testing/simulation/globals.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
-import type { Link } from "../../../../testing/simulation/network/link.ts";
-import type { Links } from "../../../../testing/simulation/network/links.ts";
+import { SIMULATED_CERTIFICATE } from "../../../simulator/certificate.ts";
+import { replaceProperty } from "../../../simulator/globals.ts";
+import type { Host } from "../../../simulator/host.ts";
+import type { Link } from "../../../simulator/network/link.ts";
+import type { Links } from "../../../simulator/network/links.ts";
 import { SimulatedQuicConn } from "./connection.ts";
 
 /** Bytes of the first packet of a handshake. */

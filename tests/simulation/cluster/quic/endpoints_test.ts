@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
-import { Simulation } from "../../../../testing/simulation/simulation.ts";
+import { SimulatedNetwork } from "../../../simulator/network/network.ts";
+import { Simulation } from "../../../simulator/simulation.ts";
 import { internals } from "../../../../session/core.ts";
 import { dialWebTransport } from "../../../../transport/h3/client.ts";
 import { listenWebTransport } from "../../../../transport/h3/server.ts";

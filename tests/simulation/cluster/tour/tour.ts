@@ -4,7 +4,7 @@
  */
 import type { Client } from "../../../../client/client.ts";
 import type { ConnectOptions } from "../../../../client/connect.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Host } from "../../../simulator/host.ts";
 import type { Facts } from "../../facts.ts";
 import { Examination, type ExaminationParts, LOOK_MS } from "../examination.ts";
 import type { ClusterNode } from "../node.ts";

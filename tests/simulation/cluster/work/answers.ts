@@ -1,7 +1,7 @@
 /** Streaming responses. Some end with the session, and others survive sessions and nodes. */
 import type { ServerOptions } from "../../../../server.ts";
 import { pause } from "../../../../base/wait.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Host } from "../../../simulator/host.ts";
 import type { Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
 import { patienceOf } from "./patience.ts";

@@ -2,8 +2,8 @@
  * Programs without a session: users of the HTTP API, readers of durable streams over HTTP, and
  * plain pages.
  */
-import type { Host } from "../../../../testing/simulation/host.ts";
-import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
+import type { Host } from "../../../simulator/host.ts";
+import type { SimulatedNetwork } from "../../../simulator/network/network.ts";
 import { oneOf } from "../chance.ts";
 import type { Program } from "../program.ts";
 

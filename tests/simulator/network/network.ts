@@ -40,7 +40,7 @@ export interface ConnectSocketOptions {
  *
  * @example A partition between two programs
  * ```ts
- * import { SimulatedNetwork, Simulation } from "@skein/skein/simulation";
+ * import { SimulatedNetwork, Simulation } from "../mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

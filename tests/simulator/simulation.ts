@@ -13,7 +13,7 @@ import { type ClockFaults, Host } from "./host.ts";
  *   SimulatedNetwork,
  *   SimulatedServer,
  *   Simulation,
- * } from "@skein/skein/simulation";
+ * } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

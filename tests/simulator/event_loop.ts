@@ -146,7 +146,7 @@ export interface SimulatedEvent {
  *
  * @example An hour
  * ```ts
- * import { EventLoop } from "@skein/skein/simulation";
+ * import { EventLoop } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const events = new EventLoop({ seed: 1 });

@@ -36,7 +36,7 @@ export interface ClockFaults {
  *
  * @example A timer of a host that is frozen and then killed
  * ```ts
- * import { Simulation } from "@skein/skein/simulation";
+ * import { Simulation } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

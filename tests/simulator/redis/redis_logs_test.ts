@@ -4,7 +4,7 @@ import { deletionOf, rowChange } from "../../../pubsub/logs/change_message.ts";
 import { rowName } from "../../../session/wire/rows.ts";
 import type { BrokerLogs, LogPage } from "../../../pubsub/logs/log.ts";
 import { MemoryBroker } from "../../../pubsub/mod.ts";
-import { Random } from "../../../tests/random.ts";
+import { Random } from "../../random.ts";
 import { installGlobals } from "../globals.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";

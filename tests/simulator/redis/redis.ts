@@ -129,7 +129,7 @@ const OPTIONS: OptionKinds<SimulatedRedisOptions> = {
  *   SimulatedRedis,
  *   SimulatedServer,
  *   Simulation,
- * } from "@skein/skein/simulation";
+ * } from "../mod.ts";
  * import { RedisBroker } from "@skein/skein/redis";
  * import { assertNotEquals } from "@std/assert";
  *

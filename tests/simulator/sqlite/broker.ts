@@ -40,7 +40,7 @@ export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runti
  *   SimulatedServer,
  *   SimulatedSqlite,
  *   Simulation,
- * } from "@skein/skein/simulation";
+ * } from "../mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

@@ -72,7 +72,7 @@ export interface RunRecord {
  *
  * @example The last second of a trace
  * ```ts
- * import { Simulation, timeline } from "@skein/skein/simulation";
+ * import { Simulation, timeline } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });
@@ -114,7 +114,7 @@ export function timeline(trace: readonly TraceEntry[], options: TimelineOptions 
  *
  * @example Two seeds
  * ```ts
- * import { firstDifference, Simulation } from "@skein/skein/simulation";
+ * import { firstDifference, Simulation } from "./mod.ts";
  * import { assertEquals, assertStringIncludes } from "@std/assert";
  *
  * async function run(seed: number): Promise<Simulation> {

@@ -96,7 +96,7 @@ export type SimulationEnd =
  *
  * @example A cluster under faults, from ten seeds
  * ```ts ignore
- * import { simulate, timeline } from "@skein/skein/simulation";
+ * import { simulate, timeline } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * for (let seed = 1; seed <= 10; seed++) {

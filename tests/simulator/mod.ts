@@ -19,7 +19,7 @@
  *   SimulatedNetwork,
  *   SimulatedServer,
  *   Simulation,
- * } from "@skein/skein/simulation";
+ * } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * for (let seed = 1; seed <= 3; seed++) {

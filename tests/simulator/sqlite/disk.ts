@@ -81,7 +81,7 @@ export class DiskError extends Error {
  *
  * @example A full disk
  * ```ts
- * import { SimulatedDisk, SimulatedSqlite, Simulation } from "@skein/skein/simulation";
+ * import { SimulatedDisk, SimulatedSqlite, Simulation } from "../mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });

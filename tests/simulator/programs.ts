@@ -32,7 +32,7 @@ export type SimulatedServerOptions<V, C extends Contract> = Omit<
  *
  * @example A server that is restarted
  * ```ts
- * import { SimulatedNetwork, SimulatedServer, Simulation } from "@skein/skein/simulation";
+ * import { SimulatedNetwork, SimulatedServer, Simulation } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });
@@ -119,7 +119,7 @@ export class SimulatedServer<V = unknown, C extends Contract = Contract> {
  *   SimulatedNetwork,
  *   SimulatedServer,
  *   Simulation,
- * } from "@skein/skein/simulation";
+ * } from "./mod.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const simulation = new Simulation({ seed: 1 });
