@@ -5,6 +5,7 @@
 import { isForSize } from "../transport/close_info.ts";
 import { checkTopic, encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { Attempts } from "./attempts.ts";
 import { Outbox, type OutboxEntry, type OutboxPublication, Publications } from "./outbox.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
@@ -17,7 +18,7 @@ import type {
   Dialer,
   ServerUrl,
 } from "./client_options.ts";
-import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { checkLoop } from "../session/queue/receive_queue.ts";
 import type {
@@ -49,7 +50,7 @@ import type { UnreadSessions } from "./unread_sessions.ts";
 import { publicUrl } from "../transport/url.ts";
 import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls, withTicket } from "../session/url.ts";
-import { waitFor, within } from "../base/wait.ts";
+import { anySignal, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import { answerOf } from "../session/answers/streaming_answer.ts";
 import type {
@@ -132,6 +133,7 @@ export class Client<C extends Contract = Contract>
   readonly #options: ClientOptions<C>;
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
+  readonly #attempts: Attempts;
   readonly #outbox: Outbox;
   readonly #publications: Publications;
   #delivery: Delivery | undefined;
@@ -219,6 +221,12 @@ export class Client<C extends Contract = Contract>
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     this.#backoff = new Backoff(runtime, options.backoff);
+    this.#attempts = new Attempts({
+      runtime,
+      open: (signal) => this.#attempt(signal),
+      // From now on, the client notices when its page wakes up.
+      onHang: () => void this.#lookAfter(),
+    });
     this.#outbox = new Outbox(
       runtime,
       options.outbox,
@@ -617,8 +625,10 @@ export class Client<C extends Contract = Contract>
 
   /**
    * Starts the next attempt to connect immediately, if the client is waiting for it or is refused.
-   * When a page comes back online, wakes up or becomes visible again, the client does this on its
-   * own if it is waiting.
+   * If an attempt is running, another one starts beside it once the first has taken a second. The
+   * first session that opens is used. At most two attempts run at a time, however often you call
+   * this. When a page comes back online, wakes up, changes networks or becomes visible again, the
+   * client does the same on its own unless it is refused.
    */
   retryNow(): void {
     // Do this immediately, so that a call in the same turn waits for the attempt.
@@ -626,6 +636,7 @@ export class Client<C extends Contract = Contract>
       this.status.set({ name: "connecting" });
     }
     this.#skipDelay?.();
+    this.#attempts.hurry();
   }
 
   /**
@@ -892,39 +903,9 @@ export class Client<C extends Contract = Contract>
   }
 
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
-    let dialed: unknown;
-    let session: Session;
     const left = this.#moves?.left;
-    try {
-      session = await this.#open((dial) => async (url, options) => {
-        this.#place = publicUrl(url);
-        const silent = this.#silent;
-        this.#silent = undefined;
-        try {
-          const known = left ? left.dialBeside(dial) : this.#dialAgain(dial);
-          const opening = known(url, { ...options, silent });
-          // Topics with a history need this code for their first request. It loads while the
-          // connection opens, after the transport's code.
-          if (!this.#subscriptions.isEmpty) this.#recovery().catch(() => {});
-          return dialed = await opening as Connection;
-        } catch (error) {
-          throw dialed = error;
-        }
-      });
-    } catch (error) {
-      this.#hear(error, dialed, Infinity);
-      // If there was no dial, the error comes from one of the application's functions, perhaps from
-      // another session.
-      const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
-      const reason = textOf(error);
-      if (error instanceof NoCommonProtocol) {
-        return { info: { code: CloseCode.malformed, reason, by: "local", error }, wasReady: false };
-      }
-      // A TypeError from the dialer means invalid arguments, which no later attempt can fix.
-      const by = dialed instanceof TypeError ? "local" : "network";
-      const info = told ?? { code: CloseCode.abnormal, reason, by, error };
-      return { info, wasReady: false };
-    }
+    const session = await this.#attempts.run();
+    if (!(session instanceof Session)) return { info: session, wasReady: false };
     // If `close` was called between the hello and this turn, it found no session to close.
     if (this.#stop.signal.aborted) return { info: await session.close(), wasReady: true };
     const since = this.#runtime.now();
@@ -942,6 +923,41 @@ export class Client<C extends Contract = Contract>
       this.#urls.held();
     }
     return { info, wasReady: true };
+  }
+
+  /** Makes one attempt to open a session. Returns a failure instead of throwing it. */
+  async #attempt(signal: AbortSignal): Promise<Session | CloseInfo> {
+    let dialed: unknown;
+    const left = this.#moves?.left;
+    try {
+      return await this.#open((dial) => async (url, options) => {
+        this.#place = publicUrl(url);
+        const silent = this.#silent;
+        this.#silent = undefined;
+        try {
+          const known = left ? left.dialBeside(dial) : this.#dialAgain(dial);
+          const opening = known(url, { ...options, silent });
+          // Topics with a history need this code for their first request. It loads while the
+          // connection opens, after the transport's code.
+          if (!this.#subscriptions.isEmpty) this.#recovery().catch(() => {});
+          return dialed = await opening as Connection;
+        } catch (error) {
+          throw dialed = error;
+        }
+      }, anySignal(this.#stop.signal, signal));
+    } catch (error) {
+      if (!signal.aborted) this.#hear(error, dialed, Infinity);
+      // If there was no dial, the error comes from one of the application's functions, perhaps from
+      // another session.
+      const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
+      const reason = textOf(error);
+      if (error instanceof NoCommonProtocol) {
+        return { code: CloseCode.malformed, reason, by: "local", error };
+      }
+      // A TypeError from the dialer means invalid arguments, which no later attempt can fix.
+      const by = dialed instanceof TypeError ? "local" : "network";
+      return told ?? { code: CloseCode.abnormal, reason, by, error };
+    }
   }
 
   /**
@@ -964,7 +980,7 @@ export class Client<C extends Contract = Contract>
     return secret ? (url, options) => dial(withTicket(url, secret), options) : dial;
   }
 
-  #open(change: (dial: Dialer) => Dialer, signal = this.#stop.signal): Promise<Session> {
+  #open(change: (dial: Dialer) => Dialer, signal: AbortSignal): Promise<Session> {
     return openSession({
       ...this.#options,
       url: this.#urls.next(),

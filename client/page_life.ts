@@ -69,8 +69,9 @@ export interface LifeOptions {
  *
  * - **Connected:** the client pings the server. If no pong arrives in time, the session is aborted
  *   and the client reconnects immediately.
- * - **Waiting:** the client tries again immediately. If an attempt is already running, it
- *   continues; if it fails, the next attempt follows without a delay.
+ * - **Waiting:** the client tries again immediately.
+ * - **Connecting:** if the running attempt hangs, another one starts beside it. If it fails, the
+ *   next attempt follows without a delay.
  *
  * At other times:
  *
@@ -183,9 +184,10 @@ export class Life implements Disposable {
    * events.
    */
   async #check(timeoutMs = this.#timeoutMs): Promise<void> {
+    const { session } = this.#client;
+    if (session === undefined) this.#client.wake();
     if (this.#isChecking) return;
     this.#isChecking = true;
-    const { session } = this.#client;
     if (session === undefined || await this.#isLost(session, timeoutMs)) await this.#hurry(session);
     this.#isChecking = false;
   }

@@ -12,6 +12,7 @@
 import { FIRST_DELAY_MS, MAX_DELAY_MS } from "../base/backoff.ts";
 import { type QuotaOptions, Quotas } from "../base/shares.ts";
 import type { Rate } from "../base/token_bucket.ts";
+import { HANGING_MS } from "../client/attempts.ts";
 import { WAKE_MS } from "../client/client.ts";
 import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
@@ -682,6 +683,13 @@ function clientBounds(): Bound[] {
       name: "silence after the page or the machine wakes up",
       max: ms(WAKE_MS),
       full: "the session closes: 4408, by `network`",
+    },
+    {
+      table: "client",
+      name: "an attempt to connect that takes longer, after a wake-up or `retryNow()`",
+      max: ms(HANGING_MS),
+      full:
+        "[another attempt](client.md#a-page-that-sleeps) starts beside it; at most two at a time",
     },
     {
       table: "client",

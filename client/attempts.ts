@@ -1,0 +1,91 @@
+/** The attempts of a client to connect. A wake-up starts another one beside one that hangs. */
+import type { Runtime, Timer } from "../base/runtime.ts";
+import { CloseCode, type CloseInfo } from "../errors.ts";
+import { internals, Session } from "../session/session.ts";
+
+/**
+ * The time after which an attempt counts as hanging, in milliseconds. On most networks, a session
+ * opens sooner.
+ */
+export const HANGING_MS = 1_000;
+
+/** The parts of the client that its attempts use. */
+export interface AttemptParts {
+  readonly runtime: Runtime;
+  /** Makes one attempt. Never rejects: a failure is returned. */
+  readonly open: (signal: AbortSignal) => Promise<Session | CloseInfo>;
+  /** Called when an attempt hangs. */
+  readonly onHang: () => void;
+}
+
+/**
+ * The attempts of a client, of which at most two run at a time.
+ *
+ * - **Beside:** if an attempt hangs, {@linkcode Attempts.hurry} starts another one. The first
+ *   attempt continues, because it may be slow rather than lost.
+ * - **Winner:** the first session that opens is used, and the other attempt is aborted. A response
+ *   of the server also ends both attempts.
+ * - **Failure:** if one attempt fails on the network, the other one continues.
+ */
+export class Attempts {
+  readonly #parts: AttemptParts;
+  /** The running attempts, the oldest first. */
+  #running: AbortController[] = [];
+  #done: (result: Session | CloseInfo) => void = () => {};
+  #timer: Timer | undefined;
+  #isHanging = false;
+  /** True if a wake-up arrived before the attempt counted as hanging. */
+  #isHurried = false;
+
+  constructor(parts: AttemptParts) {
+    this.#parts = parts;
+  }
+
+  /** Starts an attempt. Resolves with its result, or that of an attempt beside it. */
+  run(): Promise<Session | CloseInfo> {
+    return new Promise((resolve) => {
+      this.#done = resolve;
+      void this.#start();
+    });
+  }
+
+  /**
+   * Starts an attempt beside the running one as soon as that one hangs. If there already are two,
+   * replaces the newer one once it hangs, so that repeated wake-ups cannot abort all attempts.
+   */
+  hurry(): void {
+    const { length } = this.#running;
+    if (!this.#isHanging) this.#isHurried = length === 1;
+    else if (length > 0) {
+      if (length > 1) this.#running.pop()!.abort();
+      void this.#start();
+    }
+  }
+
+  async #start(): Promise<void> {
+    const { runtime, open, onHang } = this.#parts;
+    const attempt = new AbortController();
+    this.#running.push(attempt);
+    this.#isHanging = this.#isHurried = false;
+    runtime.clearTimeout(this.#timer);
+    this.#timer = runtime.setTimeout(() => {
+      this.#isHanging = true;
+      onHang();
+      if (this.#isHurried) this.hurry();
+    }, HANGING_MS);
+    const result = await open(attempt.signal);
+    const isOpen = result instanceof Session;
+    // Two attempts may open in the same turn.
+    if (attempt.signal.aborted) {
+      if (isOpen) result[internals].abort(CloseCode.normal, "");
+      return;
+    }
+    this.#running = this.#running.filter((other) => other !== attempt);
+    if (!isOpen && result.by === "network" && this.#running.length > 0) return;
+    runtime.clearTimeout(this.#timer);
+    for (const other of this.#running) other.abort();
+    this.#running = [];
+    this.#isHanging = false;
+    this.#done(result);
+  }
+}

@@ -1,0 +1,227 @@
+import { assert, assertEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import "./recovery.ts";
+import { type Answer, Network, settled } from "../tests/clients.ts";
+import { turns } from "../tests/waiting.ts";
+import { HELLO, type Peer } from "../tests/sessions.ts";
+import type { Client } from "./client.ts";
+import type { ClientOptions } from "./client_options.ts";
+
+/** The globals of a page that the tests' platform lacks. */
+const page = globalThis as { document?: EventTarget & { hidden: boolean } };
+
+/** A network whose dials hang until they are aborted, and the number of dials in progress. */
+class HangingNetwork extends Network {
+  open = 0;
+  most = 0;
+
+  readonly hang: Answer = (signal) => {
+    this.most = Math.max(this.most, ++this.open);
+    return new Promise((_, reject) => {
+      signal.addEventListener("abort", () => {
+        this.open--;
+        reject(signal.reason);
+      }, { once: true });
+    });
+  };
+}
+
+/** What wakes a client up. The first entry of each pair is its name. */
+const WAKES: readonly [what: string, wake: (client: Client, life: () => void) => void][] = [
+  ["retryNow()", (client) => client.retryNow()],
+  ["a hundred calls of retryNow()", (client) => {
+    for (let i = 0; i < 100; i++) client.retryNow();
+  }],
+  ["the option life", (_, life) => life()],
+  ["online", () => dispatchEvent(new Event("online"))],
+  ["a page that is shown", () => dispatchEvent(new Event("visibilitychange"))],
+  ["a page that thaws", () => page.document!.dispatchEvent(new Event("resume"))],
+  [
+    "a page from the browser's cache",
+    () => dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true })),
+  ],
+  ["a changed network", () => {
+    const { connection } = navigator as unknown as { connection: EventTarget };
+    connection.dispatchEvent(new Event("change"));
+  }],
+];
+
+/** Provides a document and a network until it is disposed. */
+function withPage(): Disposable {
+  page.document = Object.assign(new EventTarget(), { hidden: false });
+  Object.defineProperty(navigator, "connection", { configurable: true, value: new EventTarget() });
+  return {
+    [Symbol.dispose]() {
+      delete page.document;
+      Reflect.deleteProperty(navigator, "connection");
+    },
+  };
+}
+
+function hanging(network: Network, options: ClientOptions = {}) {
+  let life = () => {};
+  const client = network.client({
+    connectTimeoutMs: Infinity,
+    life: {
+      subscribe(wake) {
+        life = wake;
+        return () => {};
+      },
+    },
+    ...options,
+  });
+  return { client, life: () => life() };
+}
+
+for (const [what, wake] of WAKES) {
+  Deno.test(`Client starts one attempt beside one that hangs after ${what}`, async () => {
+    using time = new FakeTime();
+    using _page = withPage();
+    const network = new HangingNetwork();
+    network.answers.push(network.hang);
+    const { client, life } = hanging(network);
+    await using _client = client;
+    await turns();
+    await time.tickAsync(3_600_000);
+    assertEquals([await settled(client), network.dials.length], ["connecting", 1]);
+    wake(client, life);
+    assertEquals(await settled(client), "connected");
+    assertEquals([network.dials.length, network.open, network.sessions.length], [2, 0, 1]);
+  });
+}
+
+Deno.test("Client starts the attempt beside after a second, if the wake-up came sooner", async () => {
+  using time = new FakeTime();
+  const network = new HangingNetwork();
+  network.answers.push(network.hang);
+  const { client } = hanging(network);
+  await using _client = client;
+  await turns();
+  client.retryNow();
+  await time.tickAsync(999);
+  assertEquals([await settled(client), network.dials.length], ["connecting", 1]);
+  await time.tickAsync(1);
+  assertEquals(await settled(client), "connected");
+  assertEquals([network.dials.length, network.open], [2, 0]);
+});
+
+Deno.test("Client makes at most two attempts at a time, and repeated wake-ups do not abort the first", async () => {
+  using time = new FakeTime();
+  const network = new HangingNetwork();
+  const first = Promise.withResolvers<void>();
+  network.answers.push(async (signal) => {
+    await Promise.race([first.promise, network.hang(signal)]);
+    return network.accept();
+  });
+  for (let i = 0; i < 100; i++) network.answers.push(network.hang);
+  const { client } = hanging(network);
+  await using _client = client;
+  await turns();
+  for (let i = 0; i < 10; i++) {
+    await time.tickAsync(1_000);
+    for (let call = 0; call < 10; call++) client.retryNow();
+    await turns();
+  }
+  assertEquals([network.dials.length, network.open, network.most], [11, 2, 2]);
+  first.resolve();
+  assertEquals([await settled(client), network.sessions.length], ["connected", 1]);
+  await client.close();
+  assertEquals(network.last.isClosed, true);
+});
+
+Deno.test("Client keeps the first attempt if the one beside it fails, and the other way round", async () => {
+  for (const firstFails of [false, true]) {
+    using time = new FakeTime();
+    const network = new Network();
+    const first = Promise.withResolvers<void>();
+    const second = Promise.withResolvers<void>();
+    for (const { promise } of [first, second]) {
+      network.answers.push(async () => {
+        await promise;
+        return network.accept();
+      });
+    }
+    const { client } = hanging(network);
+    await using _client = client;
+    await turns();
+    await time.tickAsync(1_000);
+    client.retryNow();
+    await turns();
+    const [failing, opening] = firstFails ? [first, second] : [second, first];
+    failing.reject(new Error("The network is gone"));
+    assertEquals([await settled(client), network.dials.length], ["connecting", 2]);
+    opening.resolve();
+    assertEquals(await settled(client), "connected");
+    assertEquals(network.dials.length, 2);
+  }
+});
+
+Deno.test("Client stops both attempts when the server refuses one of them", async () => {
+  using time = new FakeTime();
+  const network = new HangingNetwork();
+  network.answers.push(network.hang, network.refuse(4403));
+  const { client } = hanging(network);
+  await using _client = client;
+  await turns();
+  await time.tickAsync(1_000);
+  client.retryNow();
+  assertEquals([await settled(client), network.open], ["refused", 0]);
+});
+
+Deno.test("Client closes one of two sessions that open in the same turn", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  const peers: Peer[] = [];
+  for (let i = 0; i < 2; i++) network.answers.push(network.byHand((peer) => peers.push(peer)));
+  const { client } = hanging(network, { handshakeTimeoutMs: 600_000 });
+  await using _client = client;
+  await turns();
+  await time.tickAsync(1_000);
+  client.retryNow();
+  await turns();
+  assertEquals(peers.length, 2);
+  for (const peer of peers) peer.say(HELLO);
+  assertEquals(await settled(client), "connected");
+  const closed = await Promise.race([
+    peers[0]!.closed.then(() => 0),
+    peers[1]!.closed.then(() => 1),
+  ]);
+  await client.close();
+  await peers[1 - closed]!.closed;
+});
+
+Deno.test("Client.close() ends both attempts, and leaves no timer", async () => {
+  for (const wakesAfterMs of [0, 1_000]) {
+    using time = new FakeTime();
+    const network = new HangingNetwork();
+    network.answers.push(network.hang, network.hang);
+    const { client } = hanging(network);
+    await turns();
+    await time.tickAsync(wakesAfterMs);
+    client.retryNow();
+    await turns();
+    await client.close();
+    assertEquals([client.status.current.name, network.open], ["closed", 0]);
+    client.retryNow();
+    await time.tickAsync(60_000);
+    assertEquals(network.dials.length, wakesAfterMs === 0 ? 1 : 2);
+  }
+});
+
+Deno.test("Client.retryNow() skips a delay and leaves refused, and a failure follows the usual delays", async () => {
+  using time = new FakeTime();
+  const network = new HangingNetwork();
+  network.answers.push(network.nobody, network.refuse(4403), network.hang, network.nobody);
+  const { client } = hanging(network);
+  await using _client = client;
+  assertEquals(await settled(client), "reconnecting");
+  for (let i = 0; i < 100; i++) client.retryNow();
+  assertEquals([await settled(client), network.dials.length], ["refused", 2]);
+  for (let i = 0; i < 100; i++) client.retryNow();
+  assertEquals([await settled(client), network.dials.length], ["connecting", 3]);
+  await time.tickAsync(1_000);
+  assertEquals(network.dials.length, 3, "Calls before the attempt don't count");
+  client.retryNow();
+  assertEquals([await settled(client), network.dials.length], ["connecting", 4]);
+  assert(network.open === 1, "The one beside it failed");
+});
