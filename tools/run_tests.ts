@@ -6,8 +6,9 @@
  * ```
  *
  * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/examples.ts`),
- * and `--together=12` runs twelve files of the given folders per isolate. All other arguments are
- * passed to `deno test`; write options with a value with `=`, except `--filter`.
+ * and `--together=12` runs twelve files of the given folders per isolate. `--verbose` also shows the
+ * tests that pass. All other arguments are passed to `deno test`; write options with a value with
+ * `=`, except `--filter`.
  *
  * - **Deadlines:** a test or documentation example that is still running at the deadline fails, and
  *   the report names it (`tools/deadline.ts`). A test that never yields blocks all timers; a few
@@ -23,9 +24,11 @@
  *
  * @module
  */
+import { basename } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { filesIn } from "./arrows.ts";
 import { type Example, examplesOf, writeExamples } from "./examples.ts";
+import { TestOutput } from "./test_output.ts";
 
 /** Default deadline of a test, in seconds. */
 const DEADLINE_S = 60;
@@ -126,13 +129,13 @@ export class Journal {
 /**
  * Runs `deno test`.
  *
- * @param args Arguments of `deno test`; `--deadline=SECONDS`, `--together=FILES` and `--doc` are
- * used by the runner itself.
+ * @param args Arguments of `deno test`; `--deadline=SECONDS`, `--together=FILES`, `--doc` and
+ * `--verbose` are used by the runner itself.
  * @returns The exit code of Deno, 1 after a stuck test, 130 after a signal.
  * @throws {RangeError} If `--deadline` or `--together` is not a positive number.
  */
 export async function runTests(args: readonly string[]): Promise<number> {
-  const { deadlineS, withExamples, together, options, paths } = parse(args);
+  const { deadlineS, withExamples, isVerbose, together, options, paths } = parse(args);
   const folder = await Deno.makeTempDir({ prefix: "skein-tests-" });
   try {
     const files = await filesBelow(paths, options);
@@ -149,6 +152,7 @@ export async function runTests(args: readonly string[]): Promise<number> {
     return await run([...options, ...modules.map((url) => fileURLToPath(url))], {
       deadlineS,
       folder,
+      isVerbose,
     });
   } finally {
     await Deno.remove(folder, { recursive: true });
@@ -159,6 +163,7 @@ export async function runTests(args: readonly string[]): Promise<number> {
 interface Parsed {
   readonly deadlineS: number;
   readonly withExamples: boolean;
+  readonly isVerbose: boolean;
   /** Number of files per isolate. */
   readonly together: number;
   /** Options of `deno test`. */
@@ -170,11 +175,13 @@ interface Parsed {
 function parse(args: readonly string[]): Parsed {
   let deadlineS = DEADLINE_S;
   let withExamples = false;
+  let isVerbose = false;
   let together = 1;
   const options: string[] = [];
   const paths: string[] = [];
   for (const [i, arg] of args.entries()) {
     if (arg === "--doc") withExamples = true;
+    else if (arg === "--verbose") isVerbose = true;
     else if (arg.startsWith("--deadline=")) deadlineS = Number(arg.slice("--deadline=".length));
     else if (arg.startsWith("--together=")) together = Number(arg.slice("--together=".length));
     else if (arg.startsWith("-") || args[i - 1] === "--filter") options.push(arg);
@@ -193,6 +200,7 @@ function parse(args: readonly string[]): Parsed {
   return {
     deadlineS,
     withExamples,
+    isVerbose,
     together,
     options,
     paths: paths.length > 0 ? paths : [urlOf(".")],
@@ -286,9 +294,10 @@ async function writtenExamples(files: readonly URL[], folder: string): Promise<U
   return await writeExamples(examples, target);
 }
 
-async function run(args: readonly string[], { deadlineS, folder }: {
+async function run(args: readonly string[], { deadlineS, folder, isVerbose }: {
   readonly deadlineS: number;
   readonly folder: string;
+  readonly isVerbose: boolean;
 }): Promise<number> {
   const temporary = `${folder}/tmp`;
   const journal = `${folder}/journal`;
@@ -308,9 +317,10 @@ async function run(args: readonly string[], { deadlineS, folder }: {
       TMPDIR: temporary,
       TEMP: temporary,
       TMP: temporary,
+      ...(Deno.stdout.isTerminal() && !Deno.noColor ? { FORCE_COLOR: "1" } : {}),
     },
     stdin: "null",
-    stdout: "inherit",
+    stdout: "piped",
     stderr: "inherit",
     // A separate process group, so that the runner can kill all processes at once.
     detached: true,
@@ -334,13 +344,30 @@ async function run(args: readonly string[], { deadlineS, folder }: {
     stop(1);
   });
 
+  const showing = show(child.stdout, { folder: basename(folder), isVerbose });
   const { code } = await child.status;
   await ending;
+  // Processes that tests left behind may hold the output open.
+  killGroup(child.pid);
+  await showing;
   for (const { module, ms } of watch.slowest()) {
     console.log(`${(ms / 1_000).toFixed(0).padStart(4)} s  ${module.replace(urlOf("."), "")}`);
   }
-  killGroup(child.pid);
   return stopped ?? code;
+}
+
+/** Prints what a run of `deno test` prints, without the tests that passed. */
+async function show(
+  stdout: ReadableStream<Uint8Array<ArrayBuffer>>,
+  options: { readonly folder: string; readonly isVerbose: boolean },
+): Promise<void> {
+  const count = (passed: number) =>
+    Deno.stdout.writeSync(new TextEncoder().encode(`\r${passed} passed\x1b[K\r`));
+  const onProgress = Deno.stdout.isTerminal() && !options.isVerbose ? count : undefined;
+  await stdout.pipeThrough(new TextDecoderStream())
+    .pipeThrough(new TestOutput({ ...options, onProgress }))
+    .pipeThrough(new TextEncoderStream())
+    .pipeTo(Deno.stdout.writable, { preventClose: true });
 }
 
 /** Interrupts Deno, and kills it if the interrupt has no effect. */
