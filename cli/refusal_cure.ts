@@ -28,6 +28,9 @@ export function refusalCure(code: number, reason: string): string | undefined {
     case 4413:
       return "Send less at once, or raise `session.maxMessageBytes` of the server";
     case 4429:
+      if (/requests at once/.test(reason)) {
+        return "Wait for replies before you send more requests, or raise `session.maxRequests` of the server";
+      }
       return `Open fewer sessions or open them more slowly, or raise \`${
         limitOf(reason)
       }\` of the server`;

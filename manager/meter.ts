@@ -1,5 +1,5 @@
 /** The meter of one session: counts the peer's messages, and rejects those beyond a rate limit. */
-import { CloseCode, type RequestFailure } from "../errors.ts";
+import type { RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
 import { publicationsIn } from "../session/wire/server_envelope.ts";
 import type { Meter, MeteredMessage } from "../session/message.ts";
@@ -7,9 +7,6 @@ import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import { Account, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
-
-/** Window in which rejections are counted, in milliseconds. */
-export const REFUSAL_WINDOW_MS = 10_000;
 
 /** Minimum interval between notices of rejected messages without a request id, in milliseconds. */
 const NOTICE_INTERVAL_MS = 1_000;
@@ -120,8 +117,6 @@ export class SessionMeter implements Meter, Disposable {
    * account.
    */
   #own: Rates | undefined;
-  #windowAt = 0;
-  #refusals = 0;
   #hold: Hold | undefined = undefined;
   /** Time of the last rejected publication. */
   #postponedAt = 0;
@@ -154,6 +149,14 @@ export class SessionMeter implements Meter, Disposable {
     session[internals].receiving.meter = this;
   }
 
+  get maxRefusals(): number {
+    return this.#host.maxRefusals;
+  }
+
+  closed(): void {
+    this.#host.closed();
+  }
+
   refuses(envelope: Envelope, size: number): boolean {
     // Malformed input has a separate, much lower bound.
     if (envelope.kind === "malformed") return false;
@@ -175,7 +178,7 @@ export class SessionMeter implements Meter, Disposable {
     }
     if (isPublication) return this.#postpone(envelope, shortage, { amount, now });
     const rate = this.#host.refused(shortage.account.scope, shortage.unit);
-    if (this.#isOneTooMany(rate, now)) return true;
+    if (this.#isOneTooMany(rate)) return true;
     if (isEnding(kind)) return false;
     this.#answer(envelope, rate, shortage);
     return true;
@@ -278,7 +281,7 @@ export class SessionMeter implements Meter, Disposable {
     const rate = this.#host.refused(shortage.account.scope, shortage.unit);
     const isPatient = !hold.isEarly &&
       hold.envelopes <= this.#session[internals].settings.maxRequests;
-    if (!isPatient && this.#isOneTooMany(rate, now)) return true;
+    if (!isPatient && this.#isOneTooMany(rate)) return true;
     this.#answer(envelope, rate, { ...shortage, waitMs });
     this.#pingAfter(hold);
     return true;
@@ -304,18 +307,8 @@ export class SessionMeter implements Meter, Disposable {
   }
 
   /** Counts a rejection; true if it closed the session. */
-  #isOneTooMany(rate: string, now: number): boolean {
-    const { maxRefusals } = this.#host;
-    // A clock that was set back also starts a new window.
-    if (Math.abs(now - this.#windowAt) > REFUSAL_WINDOW_MS) {
-      this.#windowAt = now;
-      this.#refusals = 0;
-    }
-    if (++this.#refusals <= maxRefusals) return false;
-    this.#host.closed();
-    const reason = `More than ${maxRefusals} refusals in ${REFUSAL_WINDOW_MS / 1_000} s: ${rate}`;
-    this.#session[internals].abort(CloseCode.tooMany, reason);
-    return true;
+  #isOneTooMany(rate: string): boolean {
+    return this.#session[internals].receiving.faults.refuse(rate);
   }
 
   #answer(envelope: Envelope, rate: string, { account, waitMs }: Shortage): void {

@@ -7,14 +7,12 @@ import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Owners } from "../base/owners.ts";
+import { MAX_REFUSALS } from "../session/faults.ts";
 import type { Session } from "../session/session.ts";
 import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "../base/token_bucket.ts";
-
-/** Default maximum number of rejections of one session in the window. */
-export const MAX_REFUSALS = 100;
 
 /** Minimum default burst of connections from one address. */
 const MIN_CONNECTION_BURST = 100;
@@ -63,8 +61,9 @@ export interface SessionRates {
  * - **Publications keep their order:** after a rejected publication, all publications that the peer
  *   sent before it read the rejection are rejected, too. `client.publish()` waits, and sends them
  *   again in order.
- * - **Then closed:** a session with more than `maxRefusals` rejections is closed with 4429.
- *   Rejected publications don't count if the client waits before sending them again.
+ * - **Then closed:** a session with more than `maxRefusals` rejections is closed with 4429, and its
+ *   client reconnects. Requests beyond `session.maxRequests` count, too. Rejected publications don't
+ *   count if the client waits before sending them again.
  * - **Numbered messages wait:** messages and publications with at-least-once delivery are handled
  *   and acknowledged as the rates allow.
  * - **Never rejected:** replies, cancels, pongs and unsubscribing are always handled, but too many
@@ -93,7 +92,8 @@ export interface RateLimitsOptions {
     }
     | undefined;
   /**
-   * Rejections of one session within 10 seconds before the session is closed.
+   * Rejections of one session within 10 seconds before the session is closed with 4429: messages
+   * beyond a rate, and requests while too many are waiting.
    *
    * @default {100}
    */
@@ -157,6 +157,8 @@ export class RateLimits implements MeterHost, Disposable {
   readonly #isMetered: Readonly<Record<RateScope, boolean>>;
   /** True if the application set no rate of connections per address. */
   readonly #isDefaultConnections: boolean;
+  /** True if all sessions have a meter, because the application has limited the rejections. */
+  readonly #isLimited: boolean;
   readonly #engine: Engine | undefined;
   readonly #accounts: Readonly<Record<Exclude<RateScope, "session">, Accounts>>;
   readonly #refused = { session: 0, user: 0, address: 0 };
@@ -193,6 +195,7 @@ export class RateLimits implements MeterHost, Disposable {
       user: isMetered(user),
       address: isMetered(address),
     };
+    this.#isLimited = options.maxRefusals !== undefined;
     this.maxRefusals = options.maxRefusals ?? MAX_REFUSALS;
     const engine = this.#engine = shared && new Engine(runtime, shared);
     // Default rates are derived from a limit of this node alone, so they are not shared.
@@ -239,7 +242,7 @@ export class RateLimits implements MeterHost, Disposable {
     }
   }
 
-  /** Starts to meter a session. Returns `undefined` if no rate applies. */
+  /** Starts to meter a session. Returns `undefined` if neither a rate nor `maxRefusals` applies. */
   meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
     const metered = this.#isMetered;
     const own = metered.session ? this.#rates.session : undefined;
@@ -250,7 +253,7 @@ export class RateLimits implements MeterHost, Disposable {
     const shared = held.user === undefined && held.address === undefined
       ? NO_ACCOUNTS
       : this.#hold(held);
-    if (own === undefined && shared.length === 0) return undefined;
+    if (own === undefined && shared.length === 0 && !this.#isLimited) return undefined;
     return new SessionMeter(session, { ...held, own, shared }, this);
   }
 

@@ -1,12 +1,16 @@
 /**
- * Faults of a peer: unreadable input, and data that does not fit the contract.
+ * Faults of a peer: unreadable input, data that does not fit the contract, and too much at once.
  *
  * @module
  */
 import { CloseCode, RequestError, type RequestFailure } from "../errors.ts";
 import type { SessionCore } from "./core.ts";
+import type { Meter } from "./message.ts";
 import { tellSkipped } from "./settings.ts";
 import type { RequestStreamOptions } from "./types.ts";
+
+/** The session, with the part of the receiving half that counts the peer's messages. */
+type MeteredCore = SessionCore & { readonly receiving: { readonly meter: Meter | undefined } };
 
 /** Receives data that does not fit the contract. */
 export type InvalidHandler = RequestStreamOptions["onInvalid"];
@@ -20,6 +24,12 @@ interface Misfit {
 /** The window in which invalid input and data that does not fit are counted, in milliseconds. */
 const WINDOW_MS = 60_000;
 
+/** The window in which rejections are counted, in milliseconds. */
+export const REFUSAL_WINDOW_MS = 10_000;
+
+/** Default maximum number of rejections of one session in that window. */
+export const MAX_REFUSALS = 100;
+
 /**
  * The shortest interval between two rejections of messages without an id, in milliseconds. It
  * applies once the peer has sent too much data that does not fit.
@@ -32,18 +42,20 @@ export class Faults {
   messages = 0;
   /** Number of protocol violations. */
   protocolErrors = 0;
-  readonly #core: SessionCore;
-  readonly #malformed = new Window();
-  readonly #misfits = new Window();
+  readonly #core: MeteredCore;
+  readonly #malformed = new Window(WINDOW_MS);
+  readonly #misfits = new Window(WINDOW_MS);
+  readonly #refusals = new Window(REFUSAL_WINDOW_MS);
   #refusedAt = -Infinity;
 
-  constructor(core: SessionCore) {
+  constructor(core: MeteredCore) {
     this.#core = core;
   }
 
   /**
-   * Counts invalid input: an unreadable envelope, or a request beyond the limit. If there is too
-   * much invalid input within a minute, the session closes.
+   * Counts invalid input: an unreadable envelope, a violation of the protocol, or a token that is
+   * not accepted. If there is too much invalid input within a minute, the session closes. Input
+   * that is valid but too much is rejected by {@linkcode refuse}.
    *
    * @param what The expected and the received value.
    */
@@ -54,6 +66,25 @@ export class Faults {
     const count = this.#malformed.add(runtime.now());
     if (count < maxInvalidMessages) return;
     this.#core.abort(CloseCode.malformed, `${count} invalid messages`);
+  }
+
+  /**
+   * Counts a rejection because of a rate limit, or because too many requests are waiting. An honest
+   * peer may send a burst, so this is no invalid input: after far more rejections, the session
+   * closes with a code after which clients reconnect at their usual pace.
+   *
+   * @param limit The limit, for the reason of the close.
+   * @returns True if the session closed.
+   */
+  refuse(limit: string): boolean {
+    const { receiving: { meter }, settings: { runtime } } = this.#core;
+    const { maxRefusals = MAX_REFUSALS } = meter ?? {};
+    if (this.#refusals.add(runtime.now()) <= maxRefusals) return false;
+    meter?.closed();
+    const seconds = REFUSAL_WINDOW_MS / 1_000;
+    const reason = `More than ${maxRefusals} refusals in ${seconds} s: ${limit}`;
+    this.#core.abort(CloseCode.tooMany, reason);
+    return true;
   }
 
   /** Records a protocol violation. */
@@ -134,21 +165,26 @@ export class Faults {
 }
 
 class Window {
+  readonly #lengthMs: number;
   #since = -Infinity;
   #count = 0;
 
-  /** Counts an event, and returns the number of events in the current minute. */
+  constructor(lengthMs: number) {
+    this.#lengthMs = lengthMs;
+  }
+
+  /** Counts an event, and returns the number of events in the current window. */
   add(now: number): number {
-    // A clock that was set back also starts a new minute.
-    if (Math.abs(now - this.#since) > WINDOW_MS) {
+    // A clock that was set back also starts a new window.
+    if (Math.abs(now - this.#since) > this.#lengthMs) {
       this.#since = now;
       this.#count = 0;
     }
     return ++this.#count;
   }
 
-  /** Time until the current minute ends, in milliseconds. */
+  /** Time until the current window ends, in milliseconds. */
   restMs(now: number): number {
-    return Math.max(1, Math.ceil(this.#since + WINDOW_MS - now));
+    return Math.max(1, Math.ceil(this.#since + this.#lengthMs - now));
   }
 }

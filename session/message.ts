@@ -82,6 +82,8 @@ export interface TopicSink {
 
 /** Counts envelopes of the peer, and rejects envelopes above a limit. */
 export interface Meter {
+  /** Rejections of the session within ten seconds before it is closed. */
+  readonly maxRefusals: number;
   /**
    * Counts an envelope. Returns true if the envelope must not be handled and the peer has been
    * notified.
@@ -92,6 +94,8 @@ export interface Meter {
    * and are never rejected. Resolves without counting once the meter has stopped.
    */
   admit(message: MeteredMessage): Promise<void>;
+  /** Counts that the session is closed because of its rejections. */
+  closed(): void;
 }
 
 /** A message or publication, as a meter counts it. */

@@ -472,7 +472,9 @@ export class Receiving
       incoming.turn?.skip();
       // Handlers that continue after a cancel are not the peer's fault, but they need a limit as
       // well.
-      if (replies.size >= maxRequests) this.faults.countInvalid(message);
+      if (replies.size >= maxRequests) {
+        this.faults.refuse(`at most ${maxRequests} requests at once`);
+      }
       return false;
     }
     if (replies.owe(id, incoming)) return true;

@@ -36,6 +36,13 @@ import type { HistoryOptions } from "./wire/recovery.ts";
 /** Pings of the heartbeat have numbers up to this one; pings from `ping()` have higher numbers. */
 export const MAX_PINGS = 2 ** 32;
 
+/**
+ * Number of values of presence data that may wait for replies, in addition to other requests. It is
+ * twice the number of rooms in which a client may have data, so that a client may replace all of
+ * them at once.
+ */
+export const MAX_PRESENCES = 64;
+
 type AskOptions = WaitOptions & Pick<PendingRequestOptions, "onAnswer" | "isRequest">;
 
 /** Sends for one session, and waits for replies. */
@@ -50,6 +57,8 @@ export class Sending implements SessionHalf {
   declare features: readonly string[] | undefined;
   /** On a client: true once the server has the id of this client. */
   declare isIntroduced: boolean | undefined;
+  /** Values of presence data that wait for replies. */
+  declare presences: number | undefined;
   /** Pending calls of `ping()`, not including pings of the heartbeat. */
   declare pings: PendingRequests | undefined;
   /** On a client: called with the number up to which the server handled messages. */
@@ -319,12 +328,23 @@ export class Sending implements SessionHalf {
   async askPresence(room: string, data: unknown, options: WaitOptions): Promise<void> {
     checkTopic(room, "set presence");
     this.#core.checkOpen("set presence");
-    await this.ask(
-      `the reply to the presence data in "${room}"`,
-      (id) => this.#encode({ presence: room, data, id }, "set presence"),
-      // `onAnswer` exempts the request from `maxRequests`: a client may set data for many rooms.
-      { ...options, onAnswer() {} },
-    );
+    const waiting = this.presences ?? 0;
+    if (waiting >= MAX_PRESENCES) {
+      throw new QueueFullError(
+        `Cannot set presence: ${MAX_PRESENCES} values already wait for replies`,
+      );
+    }
+    this.presences = waiting + 1;
+    try {
+      await this.ask(
+        `the reply to the presence data in "${room}"`,
+        (id) => this.#encode({ presence: room, data, id }, "set presence"),
+        // `onAnswer` exempts the request from `maxRequests`: a client may set data for many rooms.
+        { ...options, onAnswer() {} },
+      );
+    } finally {
+      this.presences!--;
+    }
   }
 
   /** Sends a token to the server. */

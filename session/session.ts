@@ -437,6 +437,7 @@ export class Session<
    * @param options The signal, and the timeout (`requestTimeoutMs` by default).
    * @throws {RequestError} With code `forbidden` if the server does not allow the data, `too-large`
    * if it is too large, or `invalid` if it does not fit the contract.
+   * @throws {QueueFullError} If 64 values already wait for replies.
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
    */
   async presence<T extends ContractTopic<C, "presence">>(

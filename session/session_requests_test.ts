@@ -168,12 +168,13 @@ Deno.test("Session rejects and counts requests beyond the limit or with an id th
     ids: number[],
     maxRequests: number,
     refused: [id: number | null, code: string][],
+    invalid: number,
   ][] = [
-    [[1, 2, 3], 2, [[3, "too-many"]]],
-    [[1, 2, 2, 3], 2, [[2, "too-many"], [3, "too-many"]]],
-    [[1, 2, 1], 8, [[null, "malformed"]]],
+    [[1, 2, 3], 2, [[3, "too-many"]], 0],
+    [[1, 2, 2, 3], 2, [[2, "too-many"], [3, "too-many"]], 0],
+    [[1, 2, 1], 8, [[null, "malformed"]], 1],
   ];
-  for (const [ids, maxRequests, refused] of cases) {
+  for (const [ids, maxRequests, refused, invalid] of cases) {
     const gate = Promise.withResolvers<void>();
     const handled: string[] = [];
     await using hand = serverByHand({
@@ -194,7 +195,40 @@ Deno.test("Session rejects and counts requests beyond the limit or with an id th
     assertEquals(handled, ["ask 0", "ask 1"]);
     const answers = hand.peer.envelopes.slice(1 + refused.length);
     assertEquals(answers, [1, 2].map((reply) => ({ reply, data: "ok" })));
-    assertEquals(hand.session.stats.invalidMessages, refused.length);
+    assertEquals(hand.session.stats.invalidMessages, invalid);
+  }
+});
+
+Deno.test("Session closes with 4429 after 100 requests beyond the limit in ten seconds", async () => {
+  const say = [
+    (id: number) => ({ topic: "ask", id }),
+    (id: number) => ({ publish: "news", data: id, id }),
+  ];
+  for (const next of say) {
+    using time = new FakeTime();
+    await using hand = serverByHand({
+      maxRequests: 2,
+      onMessage: () => new Promise(() => {}),
+      services: new RequestService(platformRuntime(), { publish: () => new Promise(() => {}) }),
+      closeTimeoutMs: 1,
+    });
+    const { session, peer } = hand;
+    // One more publication is running. No window has more than 100 rejections.
+    let id = 0;
+    const burst = (count: number) => {
+      for (const last = id + count; id < last;) peer.say(next(++id));
+    };
+    burst(3);
+    burst(99);
+    await turns();
+    await time.tickAsync(10_001);
+    burst(99);
+    await turns();
+    assertEquals([session.isReady, session.stats.invalidMessages], [true, 0]);
+    burst(3);
+    await turns();
+    const reason = "More than 100 refusals in 10 s: at most 2 requests at once";
+    assertEquals(await endOf(session), { code: 4429, reason, by: "local" });
   }
 });
 
@@ -299,8 +333,9 @@ Deno.test("Session runs services one at a time, and rejects requests beyond the 
         },
       }),
     });
-    const taken = Array.from({ length: maxRequests + 1 }, (_, i) => i + 1);
-    const beyond = maxRequests + 2;
+    // A server keeps 32 places for subscriptions, and one request is running.
+    const taken = Array.from({ length: maxRequests + 33 }, (_, i) => i + 1);
+    const beyond = maxRequests + 34;
     for (const id of [...taken, beyond]) hand.peer.say({ subscribe: `t${id}`, id });
     await turns();
     assertEquals(log, ["t1"]);

@@ -23,12 +23,10 @@ import { LIMITS as READER } from "../client/subscription.ts";
 import { MAX_IDLE_ACCOUNTS } from "../manager/accounts.ts";
 import { DRAIN_MS } from "../manager/drain.ts";
 import { DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
-import { REFUSAL_WINDOW_MS } from "../manager/meter.ts";
 import {
   DEFAULT_PUBLICATIONS,
   defaultConnections,
   defaultSubscriptions,
-  MAX_REFUSALS,
 } from "../manager/rate_limits.ts";
 import { DEFAULT_BOUNDS, MAX_REPLAYS } from "../pubsub/history/history_topics.ts";
 import { MAX_MADE } from "../pubsub/history/makers.ts";
@@ -60,6 +58,8 @@ import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/turn.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
+import { MAX_REFUSALS, REFUSAL_WINDOW_MS } from "../session/faults.ts";
+import { MAX_PRESENCES } from "../session/sending.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
@@ -592,7 +592,13 @@ function sessionBounds(): Bound[] {
       table: "messages",
       name: "`session.maxRequests`, per direction",
       max: count(settings.maxRequests),
-      full: "`QueueFullError`; a peer receives `too-many`, which counts as invalid",
+      full: "`QueueFullError`; a peer receives `too-many`, which counts as a refusal",
+    },
+    {
+      table: "messages",
+      name: "values of presence data of a session that wait for replies",
+      max: count(MAX_PRESENCES),
+      full: "`QueueFullError`; `client.presence()` has one for each room",
     },
     {
       table: "messages",

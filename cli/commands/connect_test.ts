@@ -245,6 +245,10 @@ Deno.test("connect names the reason if it cannot connect, and exits with 3", asy
 Deno.test("connect distinguishes a server without Skein from one that waits for a token", () => {
   assertStringIncludes(refusalCure(4408, "No hello in time")!, "--protocol plain");
   assertStringIncludes(refusalCure(4408, "No token in time")!, "received no token");
+  const refused = "More than 100 refusals in 10 s: at most ";
+  assertStringIncludes(refusalCure(4429, `${refused}64 requests at once`)!, "session.maxRequests");
+  const rate = "5 messages a second per session";
+  assertStringIncludes(refusalCure(4429, refused + rate)!, "rates.perSession.messages");
 });
 
 Deno.test("connect reports a rejected session with its code", async () => {

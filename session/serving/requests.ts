@@ -6,7 +6,7 @@ import type { Inside } from "../receiving.ts";
 import type { KeepAnswer } from "../answers/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
-import type { Sending } from "../sending.ts";
+import { MAX_PRESENCES, type Sending } from "../sending.ts";
 import type { Session } from "../session.ts";
 import type { SessionIdentity } from "../types.ts";
 import type {
@@ -23,16 +23,11 @@ import { ServedReceiving } from "./receiving.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
- * Number of subscriptions of a returning client that may wait in addition to other requests. This
- * is the default maximum number of subscriptions of a client.
+ * Number of subscriptions that a client may request at once, in addition to other requests. If the
+ * server has histories, it is the default maximum number of subscriptions of a client, because a
+ * returning client requests all of them at once.
  */
-const MAX_RESUMED_AT_ONCE = 128;
-
-/**
- * Number of rooms with presence data that a returning client may announce at once, in addition to
- * other requests.
- */
-const MAX_PRESENCES_AT_ONCE = 32;
+const MAX_SUBSCRIBED_AT_ONCE = { resumed: 128, others: 32 };
 
 /** The reply to a subscription that was replaced or removed before the server replied. */
 const SUPERSEDED: RequestFailure = {
@@ -395,9 +390,10 @@ export class RequestQueue implements SessionRequests {
   /** Handles requests in order, and a numbered publication in its turn. */
   receive(envelope: ServiceEnvelope, numbered?: Numbered): void {
     const { maxRequests } = this.#core.settings;
-    const { hasHistory, presence } = this.#services;
-    const most = maxRequests + (hasHistory ? MAX_RESUMED_AT_ONCE : 0) +
-      (presence ? MAX_PRESENCES_AT_ONCE : 0);
+    const { hasHistory, presence, subscribe } = this.#services;
+    const { resumed, others } = MAX_SUBSCRIBED_AT_ONCE;
+    const most = maxRequests + (presence ? MAX_PRESENCES : 0) +
+      (subscribe ? hasHistory ? resumed : others : 0);
     if (this.#waiting === undefined) {
       // The limits for messages don't apply, because a request beyond the limit needs a reply.
       this.#waiting = new ReceiveQueue({ maxMessages: most, maxBytes: Infinity }, 1);
@@ -408,9 +404,7 @@ export class RequestQueue implements SessionRequests {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests are waiting" });
       }
       void numbered?.skip();
-      return this.#core.receiving.faults.countInvalid(
-        `Expected at most ${maxRequests} requests at once`,
-      );
+      return void this.#core.receiving.faults.refuse(`at most ${maxRequests} requests at once`);
     }
     this.#waiting.offer(() => {
       const serve = () =>
@@ -539,15 +533,20 @@ export class RequestQueue implements SessionRequests {
       : failure;
     if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
-      // A rejected token is not the peer's fault, but a peer must not be able to guess tokens.
-      const { authenticate } = this.#services;
-      const isForNow = error instanceof AuthenticationError && error.status >= 500;
-      if (envelope.kind === "auth" && authenticate !== undefined && !isForNow) {
-        this.#core.receiving.faults.countInvalid("Expected a token that is accepted");
-      }
+      if (envelope.kind === "auth") this.#countRenewal(error, failure);
       return;
     }
     this.#core.handlerFailed(error, "A handler failed");
+  }
+
+  /** Counts a failed renewal. */
+  #countRenewal(error: unknown, { code, message }: RequestFailure): void {
+    const { faults } = this.#core.receiving;
+    if (code === "too-many") return void faults.refuse(message);
+    // A rejected token is not the peer's fault, but a peer must not be able to guess tokens.
+    const isForNow = error instanceof AuthenticationError && error.status >= 500;
+    if (this.#services.authenticate === undefined || isForNow) return;
+    faults.countInvalid("Expected a token that is accepted");
   }
 
   #fail(id: number | null, error: RequestFailure): void {
