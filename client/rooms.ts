@@ -22,6 +22,12 @@ export const MAX_ROOMS = 32;
 /** The pause before the client retries data that was rejected temporarily, in milliseconds. */
 const PAUSE_MS = 1_000;
 
+/**
+ * The longest pause in which newer data waits after a temporary rejection, in milliseconds. It
+ * equals the time that a server has to reply.
+ */
+const MAX_PAUSE_MS = 30_000;
+
 const VERB = "set presence";
 
 /** The data that was sent in a session, and the server's reply. */
@@ -29,9 +35,18 @@ interface Given {
   readonly session: Session;
   readonly data: unknown;
   readonly answer: Promise<void>;
+  /** After a temporary rejection, it stays `refused` until newer data may be sent. */
+  status: "sent" | "taken" | "refused";
+  /** Resolves when newer data may be sent. */
+  over: Promise<void>;
+  /** Settles with the newest data, which waits in the meantime. */
+  next?: Promise<void>;
 }
 
-/** The presence data of one client, by room. */
+/**
+ * The presence data of one client, by room. For each room, one value waits for the server's reply,
+ * and the newest value waits for its turn. A page may therefore set data at each mouse move.
+ */
 export class ClientPresence {
   readonly #runtime: Runtime;
   readonly #data = new Map<string, unknown>();
@@ -110,23 +125,42 @@ export class ClientPresence {
     }
   }
 
-  /** Sends the current data for a room, unless it was already sent in this session. */
+  /**
+   * Sends the current data for a room, unless it was already sent in this session. If earlier data
+   * waits for its reply, the data that is then the current one is sent afterwards.
+   */
   #give(session: Session, room: string): Promise<void> {
     const data = this.#data.get(room);
     const known = this.#given.get(room);
-    if (known?.session === session && known.data === data) return known.answer;
+    if (known?.session === session) {
+      if (known.data === data && known.status !== "refused") return known.answer;
+      if (known.status !== "taken") {
+        // In the meantime, the client may have moved to another session.
+        return known.next ??= known.over.then(() =>
+          this.#give(this.#given.get(room)?.session ?? session, room)
+        );
+      }
+    }
     const answer = session.presence(room as never, data as never);
-    const given = { session, data, answer };
+    const given: Given = { session, data, answer, status: "sent", over: answer };
     this.#given.set(room, given);
     const isNewest = () => this.#given.get(room) === given;
-    answer.then(() => {
+    given.over = answer.then((): void => {
+      given.status = "taken";
       if (data !== undefined) return void this.#taken.set(room, given);
       this.#taken.delete(room);
       if (isNewest()) this.#given.delete(room);
-    }, (error) => {
+    }, async (error) => {
       if (!isNewest()) return;
+      const { code, retryAfterMs } = error instanceof RequestError ? error.failure : {};
+      const isFinal = code !== undefined && !CODES_FOR_NOW.has(code);
+      const pauseMs = isFinal ? 0 : Math.min(MAX_PAUSE_MS, boundRetryAfter(retryAfterMs));
+      if (pauseMs > 0) {
+        given.status = "refused";
+        await settlesWithin(this.#runtime, session.closed, pauseMs);
+        if (!isNewest()) return;
+      }
       this.#given.delete(room);
-      const isFinal = error instanceof RequestError && !CODES_FOR_NOW.has(error.failure.code);
       if (!isFinal || this.#data.get(room) !== data) return;
       // Data that was rejected permanently is not sent again.
       const taken = this.#taken.get(room);

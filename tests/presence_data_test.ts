@@ -91,6 +91,124 @@ Deno.test("Client.presence() sends only the last data when a session starts", as
   assertEquals(server.rooms.members("room:a")[0]!.data, { n: 2 });
 });
 
+/** A server whose `authorize` waits for the test, and the presence data that it was asked about. */
+function gatedServer(options: TestServerOptions<string> = {}) {
+  const asked: ((isAllowed: boolean) => void)[] = [];
+  const authorize: typeof OPTIONS["authorize"] = (_, __, action) => {
+    if (action !== "presence") return true;
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    asked.push(resolve);
+    return promise;
+  };
+  const server = testServer({ ...OPTIONS, ...options, authorize });
+  const dataOf = (room: string) => server.rooms.members(room).map(({ data }) => data);
+  return { server, asked, dataOf };
+}
+
+Deno.test("Client.presence() skips the values between the one under way and the newest, per room", async () => {
+  const { server, asked, dataOf } = gatedServer();
+  await using _server = server;
+  await using client = server.connect(as("ann"));
+  await Promise.all(["room:a", "room:b"].map((room) => client.subscribe(room).ready));
+  const settled: string[] = [];
+  const set = (room: string, data?: unknown) =>
+    client.presence(room, data)
+      .then(() => settled.push(`${data}`), ({ message }) => settled.push(`${data}: ${message}`));
+  for (let n = 1; n <= 100; n++) set("room:a", n);
+  set("room:b", "other");
+  await turns();
+  assertEquals(asked.length, 1);
+  asked[0]!(true);
+  await turns();
+  assertEquals([asked.length, settled, dataOf("room:a")], [2, ["1"], [1]]);
+  asked[1]!(true);
+  await turns();
+  assertEquals([asked.length, settled, dataOf("room:b")], [3, ["1", "other"], ["other"]]);
+  asked[2]!(true);
+  await turns();
+  assertEquals([asked.length, settled.length, dataOf("room:a")], [3, 101, [100]]);
+  // If the newest is rejected, the skipped ones are too, and the last accepted data stays.
+  for (const data of ["x", "y", "z"]) set("room:a", data);
+  await turns();
+  asked[3]!(true);
+  await turns();
+  asked[4]!(false);
+  await turns();
+  const why = 'This session may not be present with data in "room:a"';
+  assertEquals(settled.slice(101), ["x", `y: ${why}`, `z: ${why}`]);
+  assertEquals([asked.length, dataOf("room:a")], [5, ["x"]]);
+  // Without data in between, the removal is the newest.
+  for (const data of [1, 2, undefined]) set("room:a", data);
+  await turns();
+  asked[5]!(true);
+  await turns();
+  asked[6]!(true);
+  await turns();
+  assertEquals([asked.length, dataOf("room:a")], [7, [undefined]]);
+});
+
+Deno.test("Client.presence() sends the newest value in the next session, after a loss and after a move", async () => {
+  using time = new FakeTime();
+  for (const by of ["loss", "move"]) {
+    const { server, asked, dataOf } = gatedServer();
+    await using _server = server;
+    await using client = server.connect(as("ann"));
+    await client.subscribe("room:a").ready;
+    const calls = [1, 2, 3].map((n) => client.presence("room:a", n));
+    await turns();
+    assertEquals(asked.length, 1);
+    if (by === "loss") server.network.disconnect();
+    else assertEquals(await client.handOver(), true);
+    await passTime(time, 3_000);
+    assertEquals(asked.length, 2);
+    for (const allow of asked) allow(true);
+    await passTime(time, 1_000);
+    await Promise.all(calls);
+    assertEquals([asked.length, dataOf("room:a")], [2, [3]], by);
+  }
+});
+
+Deno.test("Client.presence() waits with the newest value after a rejection by a rate", async () => {
+  using time = new FakeTime();
+  await using server = testServer({
+    ...OPTIONS,
+    rates: { perSession: { messages: { perSecond: 1, burst: 2 } }, maxRefusals: 5 },
+  });
+  await using client = server.connect(as("ann"));
+  await client.subscribe("room:a").ready;
+  const errors: unknown[] = [];
+  for (let n = 1; n <= 200; n++) {
+    client.presence("room:a", n).catch((error) => errors.push(error.failure.code));
+    await turns(3);
+    await time.tickAsync(16);
+  }
+  await passTime(time, 3_000);
+  assertEquals(server.rooms.members("room:a")[0]!.data, 200);
+  assertEquals(new Set(errors), new Set(["too-many"]));
+  assertEquals(server.manager.stats().rates.closed, 0);
+});
+
+Deno.test("Session.presence() rejects more than 64 values that wait for replies", async () => {
+  const { server, asked } = gatedServer();
+  await using _server = server;
+  await using session = await server.dial(as("ann"));
+  const calls = Array.from({ length: 64 }, (_, i) => session.presence("room:a", i));
+  await assertRejects(
+    () => session.presence("room:a", 64),
+    QueueFullError,
+    "64 values already wait",
+  );
+  for (let i = 0; i < 64; i++) {
+    await turns();
+    asked[i]!(true);
+  }
+  await Promise.all(calls);
+  const last = session.presence("room:a", 65);
+  await turns();
+  asked[64]!(true);
+  await last;
+});
+
 Deno.test("Client.presence() applies when a server joins the client to a room", async () => {
   await using server = testServer({
     ...OPTIONS,
