@@ -16,6 +16,8 @@ export interface AttemptParts {
   readonly open: (signal: AbortSignal) => Promise<Session | CloseInfo>;
   /** Called when an attempt hangs. */
   readonly onHang: () => void;
+  /** Called before a wake-up starts an attempt beside one that hangs. */
+  readonly onBeside: () => void;
 }
 
 /**
@@ -58,6 +60,7 @@ export class Attempts {
     if (!this.#isHanging) this.#isHurried = length === 1;
     else if (length > 0) {
       if (length > 1) this.#running.pop()!.abort();
+      this.#parts.onBeside();
       void this.#start();
     }
   }

@@ -3,8 +3,9 @@ import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
 import { type Answer, Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/waiting.ts";
-import { HELLO, type Peer } from "../tests/sessions.ts";
-import type { Client } from "./client.ts";
+import { drawing, HELLO, type Peer } from "../tests/sessions.ts";
+import { Client } from "./client.ts";
+import { denoPlatform } from "./deno.ts";
 import type { ClientOptions } from "./client_options.ts";
 
 /** The globals of a page that the tests' platform lacks. */
@@ -224,4 +225,111 @@ Deno.test("Client.retryNow() skips a delay and leaves refused, and a failure fol
   client.retryNow();
   assertEquals([await settled(client), network.dials.length], ["connecting", 4]);
   assert(network.open === 1, "The one beside it failed");
+});
+
+/** A function of the application that a test settles; counts the calls that run. */
+function asked<T>(values: readonly (T | "hang" | "deaf")[]) {
+  const calls = { made: 0, running: 0, most: 0 };
+  const call = ({ signal }: { readonly signal: AbortSignal }) => {
+    const value = values[Math.min(calls.made++, values.length - 1)]!;
+    calls.most = Math.max(calls.most, ++calls.running);
+    if (value !== "hang" && value !== "deaf") {
+      calls.running--;
+      return value as T;
+    }
+    return new Promise<T>((_, reject) => {
+      signal.addEventListener("abort", () => {
+        if (value === "deaf") return;
+        calls.running--;
+        reject(signal.reason);
+      });
+    });
+  };
+  return { calls, call };
+}
+
+/** A result of each function with which a client connects; `null` means that there is no token. */
+const GOOD = { token: null, url: "memory://server/" };
+
+for (const what of ["token", "url"] as const) {
+  for (const isDeaf of [false, true]) {
+    Deno.test(`Client calls ${what}() again after a wake-up aborted its signal, ${isDeaf ? "and ignored it" : "once it has settled"}`, async () => {
+      using time = new FakeTime();
+      const network = new Network();
+      const { calls, call } = asked<string | null>([isDeaf ? "deaf" : "hang", GOOD[what]]);
+      const options: ClientOptions = { connectTimeoutMs: Infinity, runtime: drawing(0.5) };
+      await using client = what === "token"
+        ? network.client({ ...options, token: call })
+        : new Client(call as () => string, denoPlatform(network.dial), options);
+      client.status.subscribe(() => {});
+      await turns();
+      await time.tickAsync(60_000);
+      assertEquals([await settled(client), calls.made, network.dials.length], ["connecting", 1, 0]);
+      for (let i = 0; i < 100; i++) client.retryNow();
+      await turns();
+      if (isDeaf) {
+        assertEquals(calls.made, 1);
+        await time.tickAsync(1_000);
+      }
+      assertEquals(await settled(client), "connected");
+      assertEquals([calls.made, calls.most, network.dials.length], [2, isDeaf ? 2 : 1, 1]);
+    });
+  }
+}
+
+Deno.test("Client aborts the calls of token and url when it closes, whichever hangs", async () => {
+  for (const what of ["token", "url"] as const) {
+    const network = new Network();
+    const { calls, call } = asked<string>(["hang"]);
+    const client = what === "token"
+      ? network.client({ token: call })
+      : new Client(call, denoPlatform(network.dial));
+    await turns();
+    await client.close();
+    assertEquals([calls.made, calls.running], [1, 0], what);
+  }
+});
+
+Deno.test("Client does not call token twice at a time if the session is lost while it renews the token", async () => {
+  for (const isDeaf of [false, true]) {
+    using time = new FakeTime();
+    const network = new Network();
+    let peer: Peer | undefined;
+    network.answers.push(network.byHand((made) => peer = made));
+    const { calls, call } = asked<null>([null, isDeaf ? "deaf" : "hang", null]);
+    const errors: unknown[] = [];
+    await using client = network.client({ token: call, onError: (error) => errors.push(error) });
+    await turns();
+    peer!.say(HELLO);
+    assertEquals(await settled(client), "connected");
+    peer!.say({ renew: { withinMs: 30_000 } });
+    await turns();
+    assertEquals([calls.made, calls.running], [2, 1]);
+    peer!.connection.close({ closeCode: 4408, reason: "" });
+    await turns();
+    await time.tickAsync(250);
+    await turns();
+    if (isDeaf) {
+      assertEquals(calls.made, 2);
+      await time.tickAsync(750);
+    }
+    assertEquals(await settled(client), "connected");
+    assertEquals([calls.made, calls.most, errors], [3, isDeaf ? 2 : 1, []]);
+  }
+});
+
+Deno.test("Client that waits aborts an early call of url that hangs when it wakes up", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  const { calls, call } = asked<string>(["memory://server/", "hang", "memory://server/"]);
+  await using client = new Client(call, denoPlatform(network.dial), { runtime: drawing(0.5) });
+  client.status.subscribe(() => {});
+  assertEquals(await settled(client), "connected");
+  await time.tickAsync(10_000);
+  network.cut();
+  assertEquals(await settled(client), "reconnecting");
+  assertEquals([calls.made, calls.running], [2, 1]);
+  client.retryNow();
+  assertEquals(await settled(client), "connected");
+  assertEquals([calls.made, calls.most, network.dials.length], [3, 1, 2]);
 });

@@ -50,6 +50,7 @@ import type { UnreadSessions } from "./unread_sessions.ts";
 import { publicUrl } from "../transport/url.ts";
 import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls, withTicket } from "../session/url.ts";
+import { SingleCall } from "../base/single_call.ts";
 import { anySignal, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import { answerOf } from "../session/answers/streaming_answer.ts";
@@ -130,6 +131,8 @@ export class Client<C extends Contract = Contract>
   readonly #platform: ClientPlatform;
   readonly #check: ClientPlatform["checkOptions"];
   readonly #urls: ServerUrls;
+  /** The calls of the application's `token`, if that is a function. */
+  readonly #tokens: SingleCall<string | null | undefined> | undefined;
   readonly #options: ClientOptions<C>;
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
@@ -204,7 +207,9 @@ export class Client<C extends Contract = Contract>
     this.#runtime = runtime;
     this.#subscriptions = new Subscriptions(runtime, platform.recovery);
     this.#presence = new ClientPresence(runtime);
-    this.#urls = new ServerUrls(url);
+    this.#urls = new ServerUrls(url, runtime);
+    const { token } = options;
+    if (typeof token === "function") this.#tokens = new SingleCall(runtime, token);
     this.#platform = platform;
     this.#options = options;
     this.#settings = checkSettings<unknown, C, "client">({
@@ -226,6 +231,7 @@ export class Client<C extends Contract = Contract>
       open: (signal) => this.#attempt(signal),
       // From now on, the client notices when its page wakes up.
       onHang: () => void this.#lookAfter(),
+      onBeside: () => this.#abortCalls(),
     });
     this.#outbox = new Outbox(
       runtime,
@@ -639,7 +645,10 @@ export class Client<C extends Contract = Contract>
     if (this.status.current.name === "refused" && this.#skipDelay) {
       this.status.set({ name: "connecting" });
     }
-    this.#skipDelay?.();
+    if (this.#skipDelay) {
+      this.#abortCalls();
+      this.#skipDelay();
+    }
     this.#attempts.hurry();
   }
 
@@ -813,6 +822,7 @@ export class Client<C extends Contract = Contract>
         if (isNews && !this.#stop.signal.aborted) this.status.set({ name: "connecting" });
       }
     } finally {
+      this.#abortCalls();
       this.#life?.[Symbol.dispose]();
       this.#liveness?.[Symbol.dispose]();
       this.#leaveLife?.();
@@ -844,7 +854,7 @@ export class Client<C extends Contract = Contract>
 
   /** Skips the delay if the next connection goes to another host. */
   async #askElsewhere(): Promise<void> {
-    if (await this.#urls.isElsewhere(this.#place)) this.retryNow();
+    if (await this.#urls.isElsewhere(this.#place)) this.#skipDelay?.();
   }
 
   #keepAnswer<T>(
@@ -929,6 +939,12 @@ export class Client<C extends Contract = Contract>
     return { info, wasReady: true };
   }
 
+  /** Aborts the running calls of the application's functions, which may hang. */
+  #abortCalls(): void {
+    this.#urls.abort();
+    this.#tokens?.abort();
+  }
+
   /** Makes one attempt to open a session. Returns a failure instead of throwing it. */
   async #attempt(signal: AbortSignal): Promise<Session | CloseInfo> {
     let dialed: unknown;
@@ -985,8 +1001,10 @@ export class Client<C extends Contract = Contract>
   }
 
   #open(change: (dial: Dialer) => Dialer, signal: AbortSignal): Promise<Session> {
+    const tokens = this.#tokens;
     return openSession({
       ...this.#options,
+      token: tokens ? ({ signal }) => tokens.run(signal) : this.#options.token,
       url: this.#urls.next(),
       protocols: [SKEIN_PROTOCOL],
       settings: this.#settings,
@@ -1019,13 +1037,14 @@ export class Client<C extends Contract = Contract>
    * expires, and the next session starts with a new token.
    */
   async #renew(session: Session): Promise<void> {
-    const { token } = this.#options;
-    if (typeof token !== "function") return;
+    if (!this.#tokens) return;
+    const gone = new AbortController();
+    session[internals].whenEnded(() => gone.abort());
     try {
-      const renewed = await token();
+      const renewed = await this.#tokens.run(gone.signal);
       if (renewed != null && !session.isClosed) await session.authenticate(renewed);
     } catch (error) {
-      session[internals].emit("error", error);
+      if (!gone.signal.aborted) session[internals].emit("error", error);
     }
   }
 
@@ -1057,7 +1076,7 @@ export class Client<C extends Contract = Contract>
 
   /** True if each attempt may use a different token. */
   get #renewsToken(): boolean {
-    return typeof this.#options.token === "function";
+    return this.#tokens !== undefined;
   }
 
   #finish(name: "refused" | "closed", last: CloseInfo): CloseInfo {

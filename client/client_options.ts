@@ -144,12 +144,20 @@ export interface ClientOptions<C extends Contract = Contract>
    * for a new token before the old one expires, and once more after the server has refused the last
    * token. `undefined` and `null` mean that there is no token, so you can pass the value from a
    * page's storage even before a login.
+   *
+   * - **One call at a time:** a client never makes two calls in parallel, which could use the same
+   *   refresh token twice.
+   * - **The signal** aborts when no attempt or session waits for the token any longer, and when the
+   *   page wakes up, comes online or changes networks while an attempt hangs. Pass it to `fetch`.
+   *   The next call starts when the aborted one has settled, or after 1 s if it ignores the signal.
    */
   readonly token?:
     | string
     | null
     | undefined
-    | (() => string | null | undefined | Promise<string | null | undefined>);
+    | ((
+      options: { readonly signal: AbortSignal },
+    ) => string | null | undefined | Promise<string | null | undefined>);
   /**
    * Closes the client when the server refuses it. Loops, subscriptions and publications are then
    * rejected. Use this in programs where no one can log in again. By default, a refused client

@@ -102,9 +102,9 @@ async function open(options: OpenOptions): Promise<Session> {
   let session: Session | undefined;
   try {
     signal.throwIfAborted();
-    const url = await within(runtime, fresh(options.url), { signal });
+    const url = await within(runtime, fresh(options.url, signal), { signal });
     place = absoluteUrl(url)?.href ?? String(url);
-    const token = await within(runtime, fresh(options.token), { signal }) ?? undefined;
+    const token = await within(runtime, fresh(options.token, signal), { signal }) ?? undefined;
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
       runtime,
@@ -171,6 +171,7 @@ function refusedAt(url: string | URL, info: CloseInfo | undefined): SessionClose
   return closedError(`Cannot connect to ${publicUrl(absoluteUrl(url) ?? url)}`, info);
 }
 
-async function fresh<T>(value: Fresh<T>): Promise<T> {
-  return typeof value === "function" ? await (value as () => T | Promise<T>)() : value;
+async function fresh<T>(value: Fresh<T>, signal: AbortSignal): Promise<T> {
+  if (typeof value !== "function") return value;
+  return await (value as (options: { signal: AbortSignal }) => T | Promise<T>)({ signal });
 }

@@ -4,9 +4,11 @@
  * @module
  */
 import { absoluteUrl } from "../transport/url.ts";
+import type { Runtime } from "../base/runtime.ts";
+import { SingleCall } from "../base/single_call.ts";
 
 /** A value, or a function that returns a new value for each connection. */
-export type Fresh<T> = T | (() => T | Promise<T>);
+export type Fresh<T> = T | ((options: { readonly signal: AbortSignal }) => T | Promise<T>);
 
 /**
  * The server that a client connects to: one URL, several URLs of the same service, or a function
@@ -15,13 +17,14 @@ export type Fresh<T> = T | (() => T | Promise<T>);
  * - **Several URLs** are tried in order. After a loss or a failed attempt, the client tries the
  *   next URL immediately, and waits only after all of them have failed.
  * - **A function** is called immediately after a lasting session is lost. If it returns another
- *   host, the client connects to that host without a delay.
+ *   host, the client connects to that host without a delay. It is called once at a time, with a
+ *   `signal` that aborts when the attempt ends or the client wakes up, as for `token`.
  */
 export type ServerUrl =
   | string
   | URL
   | readonly (string | URL)[]
-  | (() => string | URL | Promise<string | URL>);
+  | ((options: { readonly signal: AbortSignal }) => string | URL | Promise<string | URL>);
 
 /**
  * The query key, with its equals sign, for a session's ticket. A client adds it to the request for
@@ -57,18 +60,24 @@ export function withoutToken(url: string): string {
   });
 }
 
+/** A call of the URL function before the attempt that needs its result. */
+interface EarlyCall {
+  readonly told: Promise<string | URL>;
+  isSettled: boolean;
+}
+
 /** The URLs of one service: a list in the order of the attempts, a single URL, or a function. */
 export class ServerUrls {
   readonly #urls: readonly (string | URL)[];
-  readonly #tell: (() => string | URL | Promise<string | URL>) | undefined;
+  readonly #call: SingleCall<string | URL> | undefined;
   #index = 0;
   /** Consecutive failures among the URLs of the list. */
   #failed = 0;
-  /** A result that the function returned early, for the next attempt. */
-  #told: Promise<string | URL> | undefined;
+  /** An early call of the function, whose result is for the next attempt. */
+  #early: EarlyCall | undefined;
 
-  constructor(url: ServerUrl) {
-    this.#tell = typeof url === "function" ? url : undefined;
+  constructor(url: ServerUrl, runtime: Runtime) {
+    this.#call = typeof url === "function" ? new SingleCall(runtime, url) : undefined;
     this.#urls = typeof url === "string" || url instanceof URL
       ? [url]
       : typeof url === "function"
@@ -78,10 +87,17 @@ export class ServerUrls {
 
   /** The URL for the next attempt. */
   next(): Fresh<string | URL> {
-    const told = this.#told;
-    this.#told = undefined;
-    if (told !== undefined) return () => told;
-    return this.#tell ?? this.#urls[this.#index]!;
+    const early = this.#early;
+    this.#early = undefined;
+    if (early?.isSettled) return () => early.told;
+    const call = this.#call;
+    return call ? ({ signal }) => call.run(signal) : this.#urls[this.#index]!;
+  }
+
+  /** Aborts the running call of the function. */
+  abort(): void {
+    this.#early = undefined;
+    this.#call?.abort();
   }
 
   /** Records that a session has lasted, so that each URL in the list will be tried again. */
@@ -110,9 +126,11 @@ export class ServerUrls {
    * fails, the next attempt rejects.
    */
   async isElsewhere(lost: string | URL): Promise<boolean> {
-    if (this.#tell === undefined) return false;
-    const told = this.#told = (async () => await this.#tell!())();
-    const url = await told.catch(() => lost);
+    if (this.#call === undefined) return false;
+    const early: EarlyCall = { told: this.#call.run(), isSettled: false };
+    this.#early = early;
+    const url = await early.told.catch(() => lost);
+    early.isSettled = true;
     return absoluteUrl(url)?.host !== absoluteUrl(lost)?.host;
   }
 }

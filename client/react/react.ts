@@ -498,9 +498,9 @@ class Provided {
         connect(this.#url, {
           ...options,
           contract,
-          token: () => {
+          token: (call) => {
             const { token } = this.#props.options ?? {};
-            return typeof token === "function" ? token() : token;
+            return typeof token === "function" ? token(call) : token;
           },
           connectAfter,
         }),
@@ -522,9 +522,9 @@ class Provided {
   get #url(): ServerUrl {
     const { url } = this.#props;
     if (Array.isArray(url)) return url;
-    return () => {
+    return (call) => {
       const { url } = this.#props;
-      return typeof url === "function" ? url() : url as string | URL;
+      return typeof url === "function" ? url(call) : url as string | URL;
     };
   }
 }

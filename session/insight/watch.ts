@@ -14,7 +14,7 @@ import {
   type SessionSettings,
   type SessionWatch,
 } from "../settings.ts";
-import { withoutToken } from "../url.ts";
+import { type Fresh, withoutToken } from "../url.ts";
 
 /**
  * Instruments all sessions that are created with these settings after this call, as `serve`,
@@ -185,7 +185,7 @@ export class WatchedHandshake implements FollowedHandshake {
 /** Client options that the instrumentation needs. */
 export interface WatchedOpening {
   /** URL of the server. */
-  readonly url: string | URL | (() => string | URL | Promise<string | URL>);
+  readonly url: Fresh<string | URL>;
   /** Settings of the session. */
   readonly settings: SessionSettings;
   /** Hooks for the attempt, and then for the session. */
@@ -198,15 +198,17 @@ export interface WatchedOpening {
  */
 export async function openWatched(
   options: WatchedOpening,
-  open: (url: () => Promise<string | URL>) => Promise<Session>,
+  open: (
+    url: (options: { readonly signal: AbortSignal }) => Promise<string | URL>,
+  ) => Promise<Session>,
 ): Promise<Session> {
   const { settings, instrumentation } = options;
   settings.watch ??= instrumentation && new HookRunner(instrumentation, settings);
   let handshake: FollowedHandshake | undefined;
   let isOver = false;
   try {
-    const session = await open(async () => {
-      const url = typeof options.url === "function" ? await options.url() : options.url;
+    const session = await open(async (call) => {
+      const url = typeof options.url === "function" ? await options.url(call) : options.url;
       const info = { side: "client", url: withoutToken(String(url)) } as const;
       // If the attempt ended in the meantime, the handshake would stay open.
       if (!isOver) handshake = settings.watch?.handshake(info);

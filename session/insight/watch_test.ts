@@ -211,7 +211,7 @@ Deno.test("openWatched() starts no handshake if the attempt ended before the URL
   };
   let asked: unknown;
   const opening = openWatched(options, (url) => {
-    asked = url();
+    asked = url({ signal: new AbortController().signal });
     return Promise.reject(gaveUp);
   });
   assertStrictEquals(await opening.catch((error) => error), gaveUp);
