@@ -3,10 +3,10 @@
  * that this file loads needs Deno.
  *
  * Features that only some pages need are loaded on first use. All sizes are for minified and
- * gzipped code. If you bundle with code splitting, a page that connects loads at most 33 KiB at
+ * gzipped code. If you bundle with code splitting, a page that connects loads at most 33.1 KiB at
  * first, or 35.7 KiB if it uses every export, including contracts. Later loads are at most:
  *
- * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 43.3 KiB before its
+ * - 10.4 KiB for the first attempt to use WebTransport, so a page loads at most 43.4 KiB before its
  *   first session over WebTransport,
  * - 9 KiB once connected, or while connecting if there are subscriptions: the code that notices a
  *   lost server, recovers topics, reads durable streams and runs loops over a client,

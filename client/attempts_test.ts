@@ -27,7 +27,7 @@ class HangingNetwork extends Network {
   };
 }
 
-/** What wakes a client up. The first entry of each pair is its name. */
+/** The events that wake a client up, by name. */
 const WAKES: readonly [what: string, wake: (client: Client, life: () => void) => void][] = [
   ["retryNow()", (client) => client.retryNow()],
   ["a hundred calls of retryNow()", (client) => {

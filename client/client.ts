@@ -32,7 +32,7 @@ import type {
   StateIds,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
-import { checkConnectTimeout, NoCommonProtocol, openSession } from "./open.ts";
+import { checkConnectTimeout, NoCommonProtocol, NoToken, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { withoutUndefined } from "../base/options.ts";
@@ -969,7 +969,10 @@ export class Client<C extends Contract = Contract>
       if (!signal.aborted) this.#hear(error, dialed, Infinity);
       // If there was no dial, the error comes from one of the application's functions, perhaps from
       // another session.
-      const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
+      const isTold = error instanceof NoToken || dialed && error instanceof SessionClosedError;
+      const told = isTold ? error.info : undefined;
+      // The function has just been called, so a fresh token would not help.
+      if (error instanceof NoToken) this.#refusals++;
       const reason = textOf(error);
       if (error instanceof NoCommonProtocol) {
         return { code: CloseCode.malformed, reason, by: "local", error };

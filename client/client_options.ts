@@ -145,6 +145,9 @@ export interface ClientOptions<C extends Contract = Contract>
    * token. `undefined` and `null` mean that there is no token, so you can pass the value from a
    * page's storage even before a login.
    *
+   * - **Errors:** an `AuthenticationError`, or a {@linkcode RequestError} with the code
+   *   `unauthenticated` or `forbidden`, refuses the client as the server would. After every other
+   *   error, such as a failed `fetch`, the client tries again.
    * - **One call at a time:** a client never makes two calls in parallel, which could use the same
    *   refresh token twice.
    * - **The signal** aborts when no attempt or session waits for the token any longer, and when the

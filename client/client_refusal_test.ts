@@ -1,11 +1,20 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { CloseCode, ConnectionError, QueueFullError, SessionClosedError } from "../errors.ts";
+import {
+  AuthenticationError,
+  CloseCode,
+  ConnectionError,
+  QueueFullError,
+  RequestError,
+  SessionClosedError,
+} from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/waiting.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { RequestService } from "../session/serving/requests.ts";
-import type { Client } from "./client.ts";
+import { Client } from "./client.ts";
+import { denoPlatform } from "./deno.ts";
+import { drawing } from "../tests/sessions.ts";
 import type { ClientOptions } from "./client_options.ts";
 
 /** The status after a close, and the delay of the next attempt: the longest is 30 s. */
@@ -321,4 +330,61 @@ Deno.test("Client waits at most an hour at a server's request", async () => {
   assert(current.name === "reconnecting" && current.delayMs === 3_600_000);
   await time.tickAsync(3_600_000);
   assertEquals(await settled(client), "connected");
+});
+
+Deno.test("Client is refused if token throws a refusal, and retries after every other error", async () => {
+  const refusals: [error: Error, next: Next, code: number][] = [
+    [new AuthenticationError("Signed out"), "refused", 4401],
+    [new AuthenticationError("Banned", { status: 403 }), "refused", 4403],
+    [new AuthenticationError("Busy", { status: 503 }), "usual", 4503],
+    [new RequestError("unauthenticated", "Signed out"), "refused", 4401],
+    [new RequestError("forbidden", "Banned"), "refused", 4403],
+    [new RequestError("unavailable", "Later"), "usual", 1006],
+    [new RequestError("constructor", "Odd"), "usual", 1006],
+    [new TypeError("fetch failed"), "usual", 1006],
+    [
+      new SessionClosedError("Elsewhere", { info: { code: 4403, by: "remote", reason: "" } }),
+      "usual",
+      1006,
+    ],
+    [new ConnectionError("No", { status: 403 }), "usual", 1006],
+    [new DOMException("Aborted", "AbortError"), "usual", 1006],
+  ];
+  for (const [error, next, code] of refusals) {
+    using _time = new FakeTime();
+    const network = new Network();
+    let asked = 0;
+    const token = () => ++asked === 1 ? Promise.reject(error) : null;
+    await using client = network.client({ token });
+    await turns();
+    assertEquals(nextOf(client), next, error.message);
+    const { current } = client.status;
+    assert("cause" in current);
+    const { cause } = current;
+    assertEquals([cause.code, cause.reason, cause.error], [code, error.message, error]);
+    assertEquals([network.dials.length, asked], [0, 1]);
+    if (next === "refused") await assertRejects(() => client.request("x"), SessionClosedError);
+    client.retryNow();
+    assertEquals(await settled(client), "connected");
+  }
+});
+
+Deno.test("Client that token refused retries after a wake-up, if a token may exist by then", async () => {
+  using _time = new FakeTime();
+  const network = new Network();
+  let asked = 0;
+  const token = () => ++asked === 1 ? Promise.reject(new AuthenticationError("Signed out")) : null;
+  await using client = network.client({ token });
+  assertEquals(await settled(client), "refused");
+  dispatchEvent(new Event("online"));
+  assertEquals([await settled(client), asked], ["connected", 2]);
+});
+
+Deno.test("Client is not refused if its url function throws a refusal", async () => {
+  using _time = new FakeTime();
+  const network = new Network();
+  const url = () => Promise.reject(new AuthenticationError("Not a token"));
+  await using client = new Client(url, denoPlatform(network.dial), { runtime: drawing(0.5) });
+  client.status.subscribe(() => {});
+  assertEquals(await settled(client), "reconnecting");
 });

@@ -2,9 +2,11 @@
  * Makes one attempt to open a session, from the URL to the server's `hello`, within one time limit.
  */
 import {
+  AuthenticationError,
   CloseCode,
   type CloseInfo,
   ConnectionError,
+  RequestError,
   SessionClosedError,
   TimeoutError,
 } from "../errors.ts";
@@ -47,6 +49,9 @@ export interface OpenOptions {
 type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
 
 type Answers = Pick<typeof import("../session/answers/answers.ts"), "DropPolicy" | "RequestTable">;
+
+/** Thrown if the function for the token says that there is no token. */
+export class NoToken extends SessionClosedError {}
 
 /** Thrown if the server does not support the client's protocol, which no later attempt can fix. */
 export class NoCommonProtocol extends ConnectionError {}
@@ -104,7 +109,10 @@ async function open(options: OpenOptions): Promise<Session> {
     signal.throwIfAborted();
     const url = await within(runtime, fresh(options.url, signal), { signal });
     place = absoluteUrl(url)?.href ?? String(url);
-    const token = await within(runtime, fresh(options.token, signal), { signal }) ?? undefined;
+    const asked = fresh(options.token, signal).catch((error) => {
+      throw noTokenOf(error) ?? error;
+    });
+    const token = await within(runtime, asked, { signal }) ?? undefined;
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
       runtime,
@@ -157,6 +165,18 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   throw new RangeError(
     `Cannot connect: connectTimeoutMs must be 0 or more, received ${connectTimeoutMs}`,
   );
+}
+
+/** Converts an error with which the function for the token refuses to provide one. */
+function noTokenOf(error: unknown): NoToken | undefined {
+  let code: number;
+  if (error instanceof AuthenticationError) code = 4_000 + error.status;
+  else if (!(error instanceof RequestError)) return undefined;
+  else if (error.failure.code === "unauthenticated") code = CloseCode.unauthenticated;
+  else if (error.failure.code === "forbidden") code = CloseCode.forbidden;
+  else return undefined;
+  const reason = error.message;
+  return new NoToken(reason, { info: { code, reason, by: "local", error }, cause: error });
 }
 
 /** Converts a dialer's error with an HTTP status to the close code for that status. */
