@@ -32,6 +32,7 @@ import type {
   StateIds,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
+import { Guest } from "./guest.ts";
 import { checkConnectTimeout, NoCommonProtocol, NoToken, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
@@ -48,6 +49,7 @@ import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import type { UnreadSessions } from "./unread_sessions.ts";
 import { publicUrl } from "../transport/url.ts";
+import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { Backoff, boundRetryAfter } from "../base/backoff.ts";
 import { ServerUrls, withTicket } from "../session/url.ts";
 import { SingleCall } from "../base/single_call.ts";
@@ -182,10 +184,7 @@ export class Client<C extends Contract = Contract>
   readonly #leaveLife: (() => void) | undefined;
   /** The URL of the last attempt, without secrets. */
   #place = "";
-  /**
-   * The secret in the last ticket, including its dot. A server recognizes a guest by this secret.
-   */
-  #secret = "";
+  readonly #guest: Guest;
   #retryAt = 0;
   /** The number of consecutive attempts that the server refused with 4401. */
   #refusals = 0;
@@ -210,6 +209,7 @@ export class Client<C extends Contract = Contract>
     this.#urls = new ServerUrls(url, runtime);
     const { token } = options;
     if (typeof token === "function") this.#tokens = new SingleCall(runtime, token);
+    this.#guest = new Guest(platform.tab);
     this.#platform = platform;
     this.#options = options;
     this.#settings = checkSettings<unknown, C, "client">({
@@ -710,12 +710,45 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
+   * Forgets the guest that this client is, so that the next session, after a reconnect or a page
+   * reload, is a new guest. The current session remains the same guest. Call this, for example,
+   * before you reload the page for someone else. It has no effect on a client that is signed in.
+   *
+   * @example Usage
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const guests = new Set<string>();
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   onOpen: (session) => void guests.add(session.user),
+   * });
+   * await using client = connect(server.url);
+   * for (let sessions = 0; sessions < 3; sessions++) {
+   *   const { id } = await client.whenConnected();
+   *   if (sessions === 1) client.forget();
+   *   const { closed } = client.session!;
+   *   await server.manager.get(id)!.close({ code: 4503 });
+   *   await closed;
+   * }
+   * await client.whenConnected();
+   * assertEquals(guests.size, 2);
+   * ```
+   */
+  forget(): void {
+    this.#guest.forget();
+  }
+
+  /**
    * Closes the client permanently. Messages in the outbox are not sent.
    *
    * @returns Resolves once the session is closed.
    */
   async close(): Promise<void> {
     this.#stop.abort();
+    this.#guest.end(); // Immediately, for a client that opens in the same turn.
     await this.#session?.close();
     await this.#moves?.finished;
     await this.closed;
@@ -826,6 +859,7 @@ export class Client<C extends Contract = Contract>
       this.#life?.[Symbol.dispose]();
       this.#liveness?.[Symbol.dispose]();
       this.#leaveLife?.();
+      this.#guest.end();
       this.#options.signal?.removeEventListener("abort", this.#onAbort);
     }
   }
@@ -994,13 +1028,12 @@ export class Client<C extends Contract = Contract>
     this.#silent = { url: this.#place, transport, error };
   }
 
-  /**
-   * Adds the secret of the last ticket. It does not name a session, because the last one has
-   * closed.
-   */
+  /** Adds the secret of a guest. It does not name a session, because the last one has closed. */
   #dialAgain(dial: Dialer): Dialer {
-    const secret = this.#secret;
-    return secret ? (url, options) => dial(withTicket(url, secret), options) : dial;
+    return (url, options) => {
+      const secret = this.#guest.secretFor(url, options.protocols.includes(TOKEN_MARK));
+      return dial(secret ? withTicket(url, secret) : url, options);
+    };
   }
 
   #open(change: (dial: Dialer) => Dialer, signal: AbortSignal): Promise<Session> {
@@ -1029,7 +1062,7 @@ export class Client<C extends Contract = Contract>
     move();
     void this.#outbox.handTo(session);
     session[internals].receiving.onRenew = () => void this.#renew(session);
-    this.#secret = session[internals].lineage.ticket?.replace(/^[^.]*/, "") ?? "";
+    this.#guest.opened(session[internals].lineage);
     const { id, transport, fallback } = session;
     this.status.set(withoutUndefined({ name: "connected", session: id, transport, fallback }));
     void this.#lookAfter();

@@ -10,6 +10,7 @@ import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { Session } from "../session/session.ts";
+import type { Tab } from "./guest.ts";
 import type { WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/check_settings.ts";
 import type {
@@ -120,6 +121,12 @@ export interface ClientPlatform {
    * @ignore
    */
   readonly recovery: () => Promise<unknown>;
+  /**
+   * The page, which keeps a guest through a reload; `undefined` on other platforms.
+   *
+   * @ignore
+   */
+  readonly tab?: Tab | undefined;
   /** @ignore */
   readonly checkOptions: (call: string, options: unknown) => void;
 }

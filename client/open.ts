@@ -138,6 +138,7 @@ async function open(options: OpenOptions): Promise<Session> {
       fallback,
       token,
     });
+    if (token !== undefined) session[internals].lineage.hasToken = true;
     await within(runtime, session.ready, { signal }).catch((error) => {
       throw error instanceof SessionClosedError ? refusedAt(url, error.info) : error;
     });

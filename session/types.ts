@@ -213,6 +213,8 @@ export interface Lineage<S> {
   movedTo: S | undefined;
   /** On a client: id of the session from which the client moved, if the server knows it. */
   follows: string | undefined;
+  /** On a client: true if the session started with a token. */
+  hasToken?: boolean | undefined;
   /**
    * On a server: the key of the client across its sessions (user and client id), once the client
    * has sent its id.

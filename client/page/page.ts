@@ -7,6 +7,7 @@ import "../connect.ts"; // A page loads the client at first.
 import "../../base/standard_schema.ts"; // Contracts and typed streams share it.
 import type { ClientPlatform, Dialer } from "../client_options.ts";
 import type { Connection } from "../../transport/connection.ts";
+import type { Tab } from "../guest.ts";
 import { type LoadHttp, withLastResort } from "../../transport/race/last_resort.ts";
 import { isNativeWebTransportAvailable } from "../../transport/webtransport.ts";
 import { type LoadStreams, openWebSocket } from "../../transport/websocket/connection.ts";
@@ -72,7 +73,9 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   const checkOptions = namesCheck((name, names) =>
     insight().then((part) => (part as Hints).tellHint(name, names), () => {})
   );
-  return { dial, insight, answers, recovery, state, checkOptions };
+  // Deno and Node have a `sessionStorage`, too, which all clients of the process share.
+  const tab = "document" in globalThis ? globalThis as unknown as Tab : undefined;
+  return { dial, insight, answers, recovery, state, tab, checkOptions };
 }
 
 function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
