@@ -53,6 +53,7 @@ import type { TransportOptions } from "./transport/race/options.ts";
 
 // Import each module directly, because these imports determine how much a page loads at first.
 export type { BackoffOptions } from "./base/backoff.ts";
+export type { Runtime } from "./base/runtime.ts";
 export { Client } from "./client/client.ts";
 export type {
   ClientOptions,
@@ -79,6 +80,7 @@ export {
   type CloseInfo,
   ConnectionError,
   LimitError,
+  type LimitLevel,
   ProtocolError,
   QueueFullError,
   RequestError,
@@ -91,13 +93,36 @@ export {
 } from "./errors.ts";
 export {
   type Contract,
+  type ContractData,
+  type ContractItem,
+  type ContractReply,
+  type ContractTopic,
   defineContract,
   type MessageOf,
   type RoomData,
+  type Side,
+  type StateInput,
+  type StateRow,
+  type StateRows,
+  type TopicMessage,
 } from "./session/contract.ts";
+export type { SessionDebugState, SessionDiagnostics } from "./session/insight/diagnostics.ts";
+export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
+export type { ContractMessage, UntypedMessage } from "./session/message.ts";
+export type { OverflowPolicy } from "./session/queue/turn.ts";
 export { Session } from "./session/session.ts";
+export type { SessionHandlers } from "./session/session_settings.ts";
+export type { HandshakeInfo, SessionLimits } from "./session/settings.ts";
+export type { Codec } from "./session/streams/codec.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
+export type { StructuredMessage } from "./session/streams/registry.ts";
+export type { StructuredStream } from "./session/streams/structured.ts";
+export type { StructuredDatagrams } from "./session/streams/structured_datagrams.ts";
+export type {
+  StructuredDatagramsOptions,
+  StructuredStreamOptions,
+} from "./session/streams/structured_options.ts";
 export type {
   StateChange,
   StateTransaction,
@@ -106,10 +131,16 @@ export type {
   TypedStateMethods,
   TypedTransaction,
 } from "./session/state_types.ts";
-export type { StreamingAnswer } from "./session/types.ts";
+export type { SessionState, SessionStats, StreamingAnswer, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
+export type { GoAway } from "./session/wire/envelope.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
-export type { HistoryOptions, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
+export type {
+  HistoryOptions,
+  HistoryPosition,
+  Recovery,
+  RecoveryReason,
+} from "./session/wire/recovery.ts";
 export type {
   TransportFallback,
   TransportName,

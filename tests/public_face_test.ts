@@ -147,6 +147,14 @@ Deno.test("Every exported name is imported by a documented example, or needed by
   assertEquals([...all.keys()].filter((name) => !used.has(name)), []);
 });
 
+Deno.test("A page can import each type of the root that the client's types name", () => {
+  const page = entries.get("./client")!;
+  const exported = new Set(page.map(({ name }) => name));
+  const root = new Set(entries.get(".")!.map(({ name }) => name));
+  const named = new Set(page.flatMap(({ refers }) => [...refers]));
+  assertEquals([...named].filter((name) => root.has(name) && !exported.has(name)), []);
+});
+
 Deno.test("Importing the root shadows no global", async () => {
   const values = Object.keys(await import("../mod.ts"));
   assertEquals(values.filter((name) => name in globalThis), []);
