@@ -1,6 +1,6 @@
 /**
  * Checks all types in one compiler run: the repository's modules with their documentation examples,
- * the programs of the pages, and mistakes that the compiler must report.
+ * the TypeScript blocks and programs of the pages, and mistakes that the compiler must report.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A tools/types.ts
@@ -9,8 +9,15 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
+import { filesIn } from "./arrows.ts";
 import { MISTAKES, MISTAKES_BEGIN } from "../tests/type_mistakes.ts";
 import { PROGRAMS } from "../tests/page_programs.ts";
+
+/**
+ * Pages whose blocks are files of a project with its own compiler options. `deno task docs --check`
+ * builds these projects.
+ */
+const IN_PROJECTS: ReadonlySet<string> = new Set(["docs/recipes/react.md"]);
 
 /** A compiler error. */
 export interface TypeFault {
@@ -76,9 +83,22 @@ export async function checkTypes(root: URL): Promise<{ passed: boolean; output: 
       code,
     }));
     for (const { path, code } of programs) await Deno.writeTextFile(path, code);
+    const pages: string[] = [];
+    for await (const path of filesIn(root)) {
+      if (path.endsWith(".md") && !IN_PROJECTS.has(path)) pages.push(path);
+    }
     const config = fileURLToPath(new URL("deno.json", root));
     const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["check", "--doc", "--config", config, ".", mistakes, ...programs.map((it) => it.path)],
+      args: [
+        "check",
+        "--doc",
+        "--config",
+        config,
+        ".",
+        mistakes,
+        ...programs.map((it) => it.path),
+        ...pages,
+      ],
       cwd: root,
       env: { NO_COLOR: "1" },
       stdin: "null",
