@@ -22,6 +22,7 @@ import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { checkLoop } from "../session/queue/receive_queue.ts";
 import type {
+  ComparedByMembers,
   Contract,
   ContractData,
   ContractItem,
@@ -111,6 +112,9 @@ const FRESH_TOKEN_MS = 500;
  * - **Silence:** while the client waits for a response, it detects a dead server within 4 s and
  *   then continues in a new session.
  *
+ * A function with a parameter of type `Client` accepts every client, except one whose contract has
+ * states. For that one, write `Client<typeof contract>`.
+ *
  * Messages in flight when a connection breaks may be lost. For messages that must arrive, use
  * `delivery: "at-least-once"`. For requests that must arrive, use `retry`.
  *
@@ -118,6 +122,12 @@ const FRESH_TOKEN_MS = 500;
  */
 export class Client<C extends Contract = Contract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
+  /**
+   * Lets a `Client<C>` be passed where a `Client` is expected. Has no value.
+   *
+   * @ignore
+   */
+  declare readonly compared?: ComparedByMembers<C>;
   /**
    * The client's status. Read it from `current`, or follow each change in a loop or with
    * `subscribe`.
@@ -135,7 +145,7 @@ export class Client<C extends Contract = Contract>
   readonly #urls: ServerUrls;
   /** The calls of the application's `token`, if that is a function. */
   readonly #tokens: SingleCall<string | null | undefined> | undefined;
-  readonly #options: ClientOptions<C>;
+  readonly #options: ClientOptions;
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
   readonly #attempts: Attempts;
@@ -143,7 +153,7 @@ export class Client<C extends Contract = Contract>
   readonly #publications: Publications;
   #delivery: Delivery | undefined;
   readonly #stop = new AbortController();
-  readonly #subscriptions: Subscriptions<C>;
+  readonly #subscriptions: Subscriptions<Contract>;
   readonly #presence: ClientPresence;
   readonly #rooms = new WatchedRooms((room) => {
     if (this.status.isEnded) throw this.#ended("watch members");
@@ -172,7 +182,7 @@ export class Client<C extends Contract = Contract>
   };
   #session: Session | undefined;
   #over = Promise.withResolvers<CloseInfo>();
-  #moves: Moves<C> | undefined;
+  #moves: Moves<Contract> | undefined;
   /** The previous session, if its server fell silent and no page or network event explains that. */
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
@@ -211,7 +221,7 @@ export class Client<C extends Contract = Contract>
     if (typeof token === "function") this.#tokens = new SingleCall(runtime, token);
     this.#guest = new Guest(platform.tab);
     this.#platform = platform;
-    this.#options = options;
+    this.#options = options as unknown as ClientOptions;
     this.#settings = checkSettings<unknown, C, "client">({
       ...options,
       side: "client",
@@ -797,9 +807,9 @@ export class Client<C extends Contract = Contract>
     return new UnreadSessions(met);
   }
 
-  async #loadMoves(): Promise<Moves<C>> {
+  async #loadMoves(): Promise<Moves<Contract>> {
     const { Moves } = await this.#recovery();
-    return this.#moves ??= new Moves<C>({
+    return this.#moves ??= new Moves<Contract>({
       session: () => this.#session,
       subscriptions: this.#subscriptions,
       signal: this.#stop.signal,

@@ -61,7 +61,13 @@ import {
 } from "../pubsub/topic_options.ts";
 import { Topics } from "../pubsub/topics.ts";
 import { ConsoleReport } from "../base/console_report.ts";
-import type { Contract, ContractData, ContractTopic, StateIds } from "../session/contract.ts";
+import type {
+  ComparedByMembers,
+  Contract,
+  ContractData,
+  ContractTopic,
+  StateIds,
+} from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
@@ -89,10 +95,19 @@ import { UnsupportedError } from "../errors.ts";
 /**
  * A session server that listens on its own or is mounted in another server.
  *
+ * A function with a parameter of type `Server` accepts every server, except one whose contract has
+ * states. For that one, write `Server<unknown, typeof contract>`.
+ *
  * @typeParam V Type of the values from `authenticate`, including `typeof guest`.
  * @typeParam C The contract.
  */
 export class Server<V = unknown, C extends Contract = Contract> implements AsyncDisposable {
+  /**
+   * Lets a `Server<V, C>` be passed where a `Server` is expected. Has no value.
+   *
+   * @ignore
+   */
+  declare readonly compared?: ComparedByMembers<C>;
   /** Subscriptions of the sessions on this node. */
   readonly topics: Topics;
   /** Users and their presence. */
@@ -111,10 +126,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #ownerOf = (session: Session): Owner => ownerOf(this.#quotas.owners, session);
   /** True if the application limits addresses and reads them from sockets. */
   readonly #countsSockets: boolean;
-  readonly #admission: Admission<V>;
+  readonly #admission: Admission<unknown>;
   /** The application's handler for all other requests. */
   readonly #fetch: ServerOptions["fetch"];
-  readonly #users: Users<ValueOf<V>, C>;
+  readonly #users: Users;
   readonly #claims: UserClaims | undefined;
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
@@ -178,7 +193,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       isSilent: options.onError !== undefined,
       hasHistory: Object.keys(options.history ?? {}).length > 0 || hasStreams,
       parts: () => ({
-        admission: this.#admission as Admission<unknown>,
+        admission: this.#admission,
         users: this.#users,
         ownerOf: this.#ownerOf,
         manager: this.manager,
@@ -239,7 +254,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
       accept: parts.accept,
-    });
+    }) as Admission<unknown>;
     // This happens after the options were checked, because a MoQ server can be mounted only once.
     options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
@@ -295,7 +310,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       origins: rules,
       metrics: endpoint,
       moq: options.moq,
-      admission: this.#admission as Admission<unknown>,
+      admission: this.#admission,
       durableStreams,
       durable: this.#durable,
       api,
@@ -304,7 +319,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       server: this as unknown as Server,
       topics: this.topics,
       presence,
-      users: this.#users as unknown as Users,
+      users: this.#users,
       manager,
       nodes,
       contract,
@@ -610,8 +625,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param user The user, as returned by `userOf`.
    * @returns The sessions, with those on this node first; at most 1,000 per node.
    */
-  sessions(user: string): Promise<SessionInfo<ValueOf<V>, C>[]> {
-    return this.#users.sessions(user);
+  sessions(user: string): Promise<SessionInfo<Session<ValueOf<V>, C, "server">>[]> {
+    type Own = SessionInfo<Session<ValueOf<V>, C, "server">>[];
+    // Only the types depend on the contract.
+    return this.#users.sessions(user) as Promise<unknown> as Promise<Own>;
   }
 
   /**

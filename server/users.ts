@@ -34,10 +34,9 @@ const CLOSED_MS = 10_000;
 /**
  * A session of a user, on any node.
  *
- * @typeParam V Type of the values from `authenticate`.
- * @typeParam C The contract.
+ * @typeParam S Type of the session.
  */
-export interface SessionInfo<V = unknown, C extends Contract = Contract> {
+export interface SessionInfo<S = Session<unknown, Contract, "server">> {
   /** Id of the session. */
   readonly id: string;
   /** Id of the session's node; empty if there is only one node. */
@@ -51,7 +50,7 @@ export interface SessionInfo<V = unknown, C extends Contract = Contract> {
   /** Time of creation, in milliseconds since the Unix epoch. */
   readonly connectedAt: number;
   /** The session itself, on this node only. */
-  readonly session?: Session<V, C, "server"> | undefined;
+  readonly session?: S | undefined;
 }
 
 /** Parts of the server that a {@linkcode Users} uses. */
@@ -75,7 +74,7 @@ interface FollowedUser {
  * session of the user receive nothing. Calls that list or close sessions are rare, so they query
  * every node. A session without a user is known only to its own node.
  */
-export class Users<V = unknown, C extends Contract = Contract> {
+export class Users {
   readonly #nodes: Nodes | undefined;
   readonly #manager: SessionManager;
   // Bounded by the sessions of this node.
@@ -135,7 +134,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
   }
 
   /** Lists the sessions of a user, on all nodes that respond. */
-  async sessions(user: string): Promise<SessionInfo<V, C>[]> {
+  async sessions(user: string): Promise<SessionInfo[]> {
     const local = this.#list(user);
     if (this.#nodes === undefined) return local;
     const { answers } = await this.#nodes.ask("sessions", user, { timeoutMs: ANSWER_MS });
@@ -223,7 +222,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     return count;
   }
 
-  #list(user: string): SessionInfo<V, C>[] {
+  #list(user: string): SessionInfo[] {
     const node = this.#nodes?.id ?? "";
     return this.#manager.sessionsOf(user).slice(0, MAX_LISTED).map((session) => {
       const { id, address, transport } = session;
@@ -236,7 +235,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
         ...known,
         transport,
         connectedAt,
-        session: session as Session<V, C, "server">,
+        session: session as Session<unknown, Contract, "server">,
       };
     });
   }

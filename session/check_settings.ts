@@ -66,7 +66,7 @@ export interface SessionHandlers<
    * - **Other requests** go to `onMessage`. Without that handler, a request that has no entry is
    *   rejected with `unanswered`, because loops do not read requests.
    */
-  readonly requests?: RequestHandlers<V, C, S> | undefined;
+  readonly requests?: RequestHandlers<V, NoInfer<C>, S> | undefined;
   /** Called once, when an established session has closed. */
   readonly onClose?:
     | ((session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>)

@@ -190,6 +190,15 @@ export type ContractTopic<
 }["any"];
 
 /**
+ * The type of the first member of a class with a contract. If the first member that uses the
+ * contract is a mapped type, TypeScript compares two such classes by their members. Otherwise, it
+ * compares their contracts, and rejects a `Client<C>` where a `Client` is expected.
+ *
+ * @typeParam C The contract.
+ */
+export type ComparedByMembers<C extends Contract> = { readonly [K in keyof C]?: unknown };
+
+/**
  * The data that the sender passes for a topic. It is the data of a message, of a request, or of a
  * client's presence in a room. For a union of topics, the data must fit each of them, so the type
  * is an intersection, as TypeScript infers for the parameter of a union of functions.

@@ -12,6 +12,7 @@ const from = (path: string) => JSON.stringify(new URL(path, import.meta.url).hre
 export const MISTAKES_BEGIN: readonly string[] = [
   `import type { Client } from ${from("../client/client.ts")};`,
   `import type { Contract } from ${from("../session/contract.ts")};`,
+  `import { defineContract } from ${from("../session/contract.ts")};`,
   `import type { Session } from ${from("../session/session.ts")};`,
   `import type { StandardSchema } from ${from("../base/standard_schema.ts")};`,
   `import { guest, serve, type Server } from ${from("../server.ts")};`,
@@ -30,6 +31,26 @@ export const MISTAKES_BEGIN: readonly string[] = [
   'serve({ authenticate: ({ token = "" }) => logins.get(token) ?? guest, ' +
   "userOf: ({ name }) => name, onOpen: ({ value }) => void value?.name });",
   "declare const bare: Client<Contract<{ toServer: { say: Text } }>>;",
+  // The session of a request handler, right after `authenticate`, as an arrow and as a method.
+  "serve({ authenticate: ({ token }) => token ?? null, " +
+  "requests: { join: (_, session) => session.value.length } });",
+  "const own = serve({ authenticate({ token }) { return token ?? null; }, requests: { " +
+  "join(_, session) { own.subscribe(session, 'news'); return session.value.length; }, " +
+  "story: { async *answer(_, session) { yield session.value.length; } } } });",
+  "declare const text: Text;",
+  'const typed = defineContract({ requests: { count: { input: text, output: text }, "tell:{id}": ' +
+  "{ input: text, stream: text, resume: true } } });",
+  "serve({ contract: typed, authenticate: ({ token }) => token ?? null, userOf: (name) => name, " +
+  "requests: { count: ({ data }, session) => data + session.value.at(0), " +
+  '"tell:{id}": { async *answer({ params }, { value }) { yield params.id + value.at(0); } } } });',
+  // Helpers that accept every server and every client.
+  "const publishes = (one: Server) => one.publish('news', 'tea');",
+  "const subscribes = (one: Client) => one.subscribe('news');",
+  "publishes(serve({ authenticate: ({ token }) => token ?? null }));",
+  "publishes(serve({ contract: typed, authenticate: ({ token }) => ({ name: token ?? '' }) }));",
+  "publishes(server);",
+  "subscribes(client);",
+  "subscribes(bare);",
 ];
 
 /** Lines that do not compile, each with the first line of the message. */
@@ -102,6 +123,33 @@ export const MISTAKES: readonly { readonly code: string; readonly message: strin
     message:
       "Type '({ token }: AuthenticationContext) => Promise<{ name: string; } | undefined>' is not " +
       "assignable to type 'Authenticate<{ name: string; } | undefined>'.",
+  },
+  // TypeScript reads the options from left to right. With a contract, it resolves the type of
+  // `requests` before it has the result of `authenticate`, unless another option uses the result.
+  {
+    code: "serve({ requests: { join: (_, session) => session.value.length }, " +
+      "authenticate: ({ token }) => token ?? null })",
+    message: "'session.value' is of type 'unknown'.",
+  },
+  {
+    code: "serve({ contract: typed, authenticate: ({ token }) => token ?? null, " +
+      "requests: { count: (_, session) => session.value.at(0)! } })",
+    message: "'session.value' is of type 'unknown'.",
+  },
+  {
+    code: "serve({ contract: typed, requests: { count: { answer: () => 'x' } } })",
+    message: "Object literal may only specify known properties, and 'answer' does not exist in " +
+      'type \'RequestHandler<ContractMessage<"count", string, string>, Session<unknown, ' +
+      'NoInfer<Contract<{ requests: { count: { input: Text; output: Text; }; "tell:{id}": ' +
+      '{ input: Text; stream: Text; resume: true; }; }; }>>, "server">>\'.',
+  },
+  {
+    code: "serve({ contract: typed, requests: { cuont: () => 'x' } })",
+    message:
+      "Object literal may only specify known properties, but 'cuont' does not exist in type " +
+      "'RequestHandlers<unknown, NoInfer<Contract<{ requests: { count: { input: Text; output: " +
+      'Text; }; "tell:{id}": { input: Text; stream: Text; resume: true; }; }; }>>, "server">\'. ' +
+      "Did you mean to write 'count'?",
   },
   {
     code:

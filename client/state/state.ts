@@ -10,6 +10,7 @@ import { RequestError, SessionClosedError } from "../../errors.ts";
 import type {
   Contract,
   IsUntyped,
+  SectionOf,
   StateInput,
   StateRow,
   StateRows,
@@ -499,14 +500,15 @@ export interface TypedClientState<R>
 }
 
 /**
- * The type of a state in a client: {@linkcode ClientState} for any contract, or
- * {@linkcode TypedClientState}.
+ * The type of a state in a client: {@linkcode TypedClientState} if the contract has states, or
+ * {@linkcode ClientState}.
  *
  * @typeParam C The contract.
  * @typeParam Id The id.
  */
 export type ClientStateOf<C extends Contract, Id extends string> = IsUntyped<C> extends true
   ? ClientState
+  : [keyof SectionOf<C, "state">] extends [never] ? ClientState
   : TypedClientState<StateRows<C, Id>>;
 
 /**

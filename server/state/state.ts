@@ -8,6 +8,7 @@ import { RequestError } from "../../errors.ts";
 import type {
   Contract,
   IsUntyped,
+  SectionOf,
   StateInput,
   StateRow,
   StateRows,
@@ -303,12 +304,13 @@ export interface TypedState<R>
 }
 
 /**
- * The type of a state: {@linkcode State} for any contract, or {@linkcode TypedState}.
+ * The type of a state: {@linkcode TypedState} if the contract has states, or {@linkcode State}.
  *
  * @typeParam C The contract.
  * @typeParam Id The id.
  */
 export type StateOf<C extends Contract, Id extends string> = IsUntyped<C> extends true ? State
+  : [keyof SectionOf<C, "state">] extends [never] ? State
   : TypedState<StateRows<C, Id>>;
 
 /** The rejection of an `update`, with the present row. */
