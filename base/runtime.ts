@@ -133,11 +133,12 @@ export function platformRuntime(): Runtime {
 
 /**
  * Creates the platform's `schedule()`: `setImmediate` if available (Deno, Node, Bun), otherwise a
- * `MessageChannel` (browsers). A timer would wait a millisecond or more.
+ * `MessageChannel` (browsers). A timer, which would wait a millisecond or more, is the last resort.
  */
 function platformSchedule(): (callback: () => void) => void {
   const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => unknown };
   if (setImmediate !== undefined) return (callback) => void setImmediate(callback);
+  if (typeof MessageChannel !== "function") return (callback) => void setTimeout(callback);
   const callbacks: (() => void)[] = [];
   const { port1, port2 } = new MessageChannel();
   port1.onmessage = () => callbacks.shift()?.();

@@ -11,8 +11,6 @@ export const MAX_WEBSOCKET_REASON_BYTES = 123;
 /** The longest close reason on WebTransport, in bytes. */
 export const MAX_WEBTRANSPORT_REASON_BYTES = 1024;
 
-const encoder = new TextEncoder();
-
 /**
  * Checks the code and reason of a close, and fills in the defaults.
  *
@@ -72,6 +70,6 @@ export function cutReason(text: string, maxBytes: number): string {
   // A UTF-16 unit needs at most three bytes, so a short reason, which is the common case, need not
   // be encoded.
   if (whole.length * 3 <= maxBytes) return whole;
-  const { read } = encoder.encodeInto(whole, new Uint8Array(maxBytes));
+  const { read } = new TextEncoder().encodeInto(whole, new Uint8Array(maxBytes));
   return whole.slice(0, read);
 }

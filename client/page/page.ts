@@ -56,7 +56,7 @@ type Hints = { tellHint(name: string, names: object): void };
  * - **Race:** the dialer races transports with `raceTransports` once that is loaded. The time for
  *   loading counts toward the head start.
  * - **Fallback:** if the platform has no WebTransport, or the race is not loaded in time, the
- *   dialer opens a WebSocket without a race.
+ *   dialer opens a WebSocket without a race. If it has no WebSocket either, it uses HTTP.
  *
  * @param options See {@linkcode TransportOptions}.
  * @param chunks The functions that load the chunks.
@@ -66,9 +66,10 @@ type Hints = { tellHint(name: string, names: object): void };
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
-  checkRuntime();
   const { insight, answers, recovery, state, http } = chunks;
-  const checked = checkTransports(options);
+  const chosen = checkTransports(options);
+  checkRuntime(chosen);
+  const checked = { ...chosen, hasHttp: chosen.hasHttp && !isMissing("fetch") };
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
   const checkOptions = namesCheck((name, names) =>
     insight().then((part) => (part as Hints).tellHint(name, names), () => {})
@@ -83,8 +84,13 @@ function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
   const isAlone = transports.length === 1;
   const isAvailable = isNativeWebTransportAvailable();
   let race: RacingDialer | undefined;
-  const webSocket = (url: string | URL, options: Parameters<TransportPlatform["webSocket"]>[1]) =>
-    openWebSocket(url, { ...options, load: chunks.streams });
+  const webSocket = async (
+    url: string | URL,
+    options: Parameters<TransportPlatform["webSocket"]>[1],
+  ) => {
+    if (isMissing("WebSocket")) throw new UnsupportedError("This platform has no WebSocket");
+    return await openWebSocket(url, { ...options, load: chunks.streams });
+  };
 
   const load = async ({ runtime, signal, timeoutMs }: Parameters<Dialer>[1]) => {
     if (!isAvailable) throw new UnsupportedError("This platform has no WebTransport");
@@ -116,14 +122,18 @@ function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
 
 /** The globals that the client needs and that cannot be replaced in a few lines. */
 const NEEDED = [
-  "WebSocket",
   "Promise.withResolvers",
   "URL",
   "AbortController",
   "AbortSignal.prototype.throwIfAborted",
   "TextDecoder",
+  "TextEncoder",
   "crypto.getRandomValues",
+  "performance.now",
 ];
+
+/** The global that each transport needs. */
+const DIALER = { webtransport: "WebTransport", websocket: "WebSocket", http: "fetch" };
 
 function isMissing(path: string): boolean {
   let at: unknown = globalThis;
@@ -132,8 +142,13 @@ function isMissing(path: string): boolean {
 }
 
 /** Throws if the runtime lacks globals that the client needs. The error lists all of them. */
-function checkRuntime(): void {
+function checkRuntime({ transports, hasHttp }: CheckedTransports): void {
   const missing = NEEDED.filter(isMissing);
+  const names = [...transports, ...hasHttp ? ["http"] as const : []];
+  // One is enough. WebTransport counts only if it is the only one, because many servers lack it.
+  const dialers = names.filter((name) => !names[1] || name !== "webtransport")
+    .map((name) => DIALER[name]);
+  if (dialers.every(isMissing)) missing.unshift(...dialers);
   if (missing.length > 0) {
     const cure = isMissing("process.versions.node") ? "" : "; use Node 22 or newer";
     throw new UnsupportedError(

@@ -40,22 +40,61 @@ function without(...paths: readonly string[]): Disposable {
   return { [Symbol.dispose]: () => removed.forEach((restore) => restore()) };
 }
 
+/** The globals that the client needs whatever its transport. */
+const NEEDED = [
+  "Promise.withResolvers",
+  "URL",
+  "AbortController",
+  "AbortSignal.prototype.throwIfAborted",
+  "TextDecoder",
+  "TextEncoder",
+  "crypto.getRandomValues",
+  "performance.now",
+];
+
 Deno.test("connect() throws one UnsupportedError that lists everything that the runtime lacks", () => {
-  const needed = [
-    "WebSocket",
-    "Promise.withResolvers",
-    "URL",
-    "AbortController",
-    "AbortSignal.prototype.throwIfAborted",
-    "TextDecoder",
-    "crypto.getRandomValues",
-  ];
-  for (const missing of [...needed.map((name) => [name]), needed]) {
+  for (const missing of [...NEEDED.map((name) => [name]), NEEDED]) {
     using _ = without(...missing);
     const error = assertThrows(() => connect("ws://localhost/"), UnsupportedError);
     const rule = `this runtime has no ${missing.join(", ")}; use Node 22 or newer`;
     assertEquals(error.message, `Cannot connect: ${rule}`);
   }
+});
+
+Deno.test("connect() throws an UnsupportedError if no transport has its global", () => {
+  const globals = ["WebTransport", "WebSocket", "fetch"];
+  using _ = without(...globals.filter((name) => name in globalThis));
+  const cases = [
+    [undefined, "WebSocket, fetch"],
+    [["webtransport", "websocket"], "WebSocket"],
+    [["webtransport"], "WebTransport"],
+    [["http"], "fetch"],
+  ] as const;
+  for (const [transports, missing] of cases) {
+    const connecting = () => connect("ws://localhost/", { transports });
+    const { message } = assertThrows(connecting, UnsupportedError);
+    assertEquals(
+      message,
+      `Cannot connect: this runtime has no ${missing}; use Node 22 or newer`,
+    );
+  }
+});
+
+Deno.test("Client of a page without WebSocket uses HTTP", async () => {
+  await using server = listen({ webTransport: false, requests: { double: () => 2 } });
+  using _ = without("WebSocket");
+  for (const transports of [undefined, ["http"], ["websocket", "http"]] as const) {
+    await using client = connect(server.url, { transports });
+    assertEquals(await soon(client.request("double")), 2);
+    assertEquals(client.session?.transport, "http");
+  }
+});
+
+Deno.test("Client of a page without fetch uses WebSocket", async () => {
+  await using server = listen({ webTransport: false });
+  using _ = without("fetch");
+  await using client = connect(server.url, { transports: ["websocket", "http"] });
+  assertEquals((await soon(client.whenConnected())).transport, "websocket");
 });
 
 Deno.test("Client connects and reconnects on a platform without AbortSignal.any and URL.parse", async () => {

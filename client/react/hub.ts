@@ -1,6 +1,9 @@
 /** The client for part of a page, and everything that the components in that part share. */
 import type { Runtime } from "../../base/runtime.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { CloseCode, UnsupportedError } from "../../errors.ts";
 import type { Client } from "../client.ts";
+import type { ClientStatus } from "../client_options.ts";
 import type { ClientState } from "../state/state.ts";
 import type { ClientPublishOptions, WaitOptions } from "../../session/types.ts";
 import { Rounds, type View } from "./cell.ts";
@@ -44,6 +47,8 @@ export interface HubOptions {
  *   closed at the end of the turn in which the last mount ended. A mount within that turn, as in
  *   StrictMode, keeps the client.
  * - **Mounted again:** if the hub has closed its client, it creates another one.
+ * - **Unsupported runtime:** if a client cannot exist, because the runtime lacks a global, the hub
+ *   has a stand-in that is `closed` with the error. No hook throws the error.
  */
 export class Hub {
   /** Notifies listeners of changes in all cells. */
@@ -55,7 +60,8 @@ export class Hub {
   readonly #pending: PendingLines;
   readonly #listeners = new Set<() => void>();
   #client: Client | undefined;
-  #mounted = Promise.withResolvers<void>();
+  /** Lets the client connect; set once the client exists. */
+  #connect: (() => void) | undefined;
   #mounts = 0;
   #isOver = false;
 
@@ -75,7 +81,7 @@ export class Hub {
   }
 
   get client(): Client {
-    return this.#client ??= this.#options.client ?? this.#options.open(this.#mounted.promise);
+    return this.#client ??= this.#options.client ?? this.#open();
   }
 
   /**
@@ -87,7 +93,7 @@ export class Hub {
     this.#revive();
     this.#mounts++;
     void this.client;
-    this.#mounted.resolve();
+    this.#connect?.();
     return () => {
       this.#mounts--;
       queueMicrotask(() => {
@@ -205,6 +211,22 @@ export class Hub {
     }
   }
 
+  #open(): Client {
+    const mounted = new Promise<void>((resolve) => this.#connect = resolve);
+    try {
+      return this.#options.open(mounted);
+    } catch (error) {
+      if (!(error instanceof UnsupportedError)) throw error;
+      const client = unsupportedClient(error);
+      // As for any client that cannot connect, a page that shows the status needs no line.
+      this.#connect = () => {
+        // deno-lint-ignore no-console
+        if (!client.status.isObserved) console.error(error);
+      };
+      return client;
+    }
+  }
+
   #useState(id: string, listener: () => void): () => void {
     return this.#cells.use(
       stateKey(id),
@@ -257,9 +279,47 @@ export class Hub {
     this.#isOver = false;
     this.rounds.start();
     this.#client = undefined;
-    this.#mounted = Promise.withResolvers();
     for (const listener of [...this.#listeners]) listener();
   }
+}
+
+/**
+ * Creates the stand-in for a client that cannot exist. Its status is `closed`, and its calls fail
+ * with the error.
+ */
+function unsupportedClient(error: UnsupportedError): Client {
+  const cause = { code: CloseCode.abnormal, reason: error.message, by: "local", error } as const;
+  const status = new StatusFeed<ClientStatus>({ name: "closed", cause });
+  status.end(status.current);
+  const reject = () => Promise.reject(error);
+  const fail = () => {
+    throw error;
+  };
+  const client: { readonly [Name in keyof Client]: unknown } = {
+    status,
+    closed: Promise.resolve(cause),
+    session: undefined,
+    isConnected: false,
+    outbox: { messages: 0, bytes: 0 },
+    whenConnected: reject,
+    send: fail,
+    flushed: reject,
+    request: reject,
+    requestStream: fail,
+    subscribe: fail,
+    durableStream: fail,
+    state: reject,
+    publish: reject,
+    presence: reject,
+    members: fail,
+    retryNow() {},
+    wake() {},
+    handOver: () => Promise.resolve(false),
+    close: () => Promise.resolve(),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+    [Symbol.asyncIterator]: fail,
+  };
+  return client as Client;
 }
 
 function keyOf(topic: string, { keep, last, since }: TopicCellOptions): string {

@@ -35,6 +35,8 @@
  * - **Server rendering:** on a server, the hooks return the initial state and open no connection.
  *   The page hydrates with that state.
  * - **StrictMode:** the page opens only one connection.
+ * - **Old browsers:** if the runtime lacks a global that the client needs, the page still renders:
+ *   `useStatus` returns `closed`, whose `cause` contains the `UnsupportedError`.
  *
  * @module
  */
@@ -705,7 +707,8 @@ export function createHooks<C extends Contract = Contract>(contract?: C): SkeinH
       const snapshot = useView(view, PENDING_ITEMS) as StreamSnapshot<D>;
       const { failure, run } = useActions(id);
       const cancel = useMemo(() => (reason?: string) => {
-        return run(id === null ? noTopic() : hub.client.durableStream(id).cancel(reason));
+        const stop = async (id: string) => await hub.client.durableStream(id).cancel(reason);
+        return run(id === null ? noTopic() : stop(id));
       }, [hub, id, run]);
       return useMemo(
         () => ({ ...snapshot, error: snapshot.error ?? failure, cancel }),

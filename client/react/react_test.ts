@@ -141,6 +141,70 @@ Deno.test("useTopic() shows messages and the status, and publishes", async () =>
   await page.has("subscribed 0a,1b,2c c");
 });
 
+/** Every hook, and whatever each of them shows. */
+const Everything = () => {
+  const status = useStatus();
+  const client = useSkein();
+  const topic = useTopic("chat");
+  const room = usePresence("room:a", { data: 1 });
+  const reply = useRequest("double");
+  const answer = useRequestStream("count");
+  const stream = useDurableStream("log");
+  const cards = useCollection("board", "cards");
+  const board = useLiveState("board");
+  useEffect(() => {
+    void topic.publish("hello");
+    void room.set(2);
+    void reply.request(1).catch(() => {});
+    void answer.request(1);
+    void stream.cancel().catch(() => {});
+    void cards.set("a", 1).catch(() => {});
+    void board.transaction(() => {}).catch(() => {});
+    client.retryNow();
+  }, []);
+  const errors = [topic, room, reply, answer, stream, cards, board].map(({ error }) => error?.name);
+  return `${status.name} ${new Set(errors).size === 1 ? errors[0] : errors.join()}`;
+};
+
+Deno.test("hooks return the error of a runtime that lacks a global, and throw nothing", async () => {
+  // Without the others, React does not work either.
+  const missing: [owner: object, name: string][] = [
+    [Promise, "withResolvers"],
+    [AbortSignal.prototype, "throwIfAborted"],
+    [globalThis, "URL"],
+    [globalThis, "TextDecoder"],
+    [globalThis, "TextEncoder"],
+    [Object.getPrototypeOf(crypto), "getRandomValues"],
+  ];
+  for (const [owner, name] of missing) {
+    const known = Object.getOwnPropertyDescriptor(owner, name)!;
+    using page = new Page();
+    Object.defineProperty(owner, name, { value: undefined, configurable: true });
+    try {
+      page.show(h(StrictMode, null, h(SkeinProvider, { url: "/session" }, h(Everything))));
+      await page.has("closed UnsupportedError");
+      page.hide();
+    } finally {
+      Object.defineProperty(owner, name, known);
+    }
+  }
+});
+
+Deno.test("a provider prints the error of a runtime that lacks a global if no component shows it", async () => {
+  const { withResolvers } = Promise;
+  using page = new Page();
+  Promise.withResolvers = undefined as never;
+  try {
+    page.show(h(SkeinProvider, { url: "/session" }, h(() => String(useTopic("chat").status))));
+    await page.has("ended");
+  } finally {
+    Promise.withResolvers = withResolvers;
+  }
+  const line = "UnsupportedError: Cannot connect: this runtime has no Promise.withResolvers; " +
+    "use Node 22 or newer";
+  assertEquals(page.faults.splice(0), [line]);
+});
+
 Deno.test("hooks of a contract skip data that does not fit, and the client calls onError", async () => {
   const contract = defineContract({
     toClient: { chat: z.string() },

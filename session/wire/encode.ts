@@ -172,10 +172,11 @@ export function framed(frame: Frame, topic: string): EncodedMessage {
 /** First two bytes of a binary message's frame: the varint 0x53. */
 const MARK_0 = 0x40;
 const MARK_1 = 0x53;
-const encoder = new TextEncoder();
 /**
- * Created on first use, because a React Native app may add the class after this module has loaded.
+ * Created on first use, because a React Native app may add the classes after this module has
+ * loaded, and because `connect` reports a missing class.
  */
+let encoder: TextEncoder | undefined;
 let decoder: TextDecoder | undefined;
 
 /**
@@ -183,7 +184,7 @@ let decoder: TextDecoder | undefined;
  * envelope without its data, and then the data.
  */
 export function encodeBinary(head: string, data: Uint8Array): Uint8Array {
-  const headBytes = encoder.encode(head);
+  const headBytes = (encoder ??= new TextEncoder()).encode(head);
   const prefix = [MARK_0, MARK_1, ...varint(headBytes.length)];
   const frame = new Uint8Array(prefix.length + headBytes.length + data.length);
   frame.set(prefix);

@@ -74,7 +74,7 @@ function testRuntime(peer: Peer): void {
         line: {
           error: "UnsupportedError",
           message:
-            "Cannot connect: this runtime has no WebSocket, Promise.withResolvers; use Node 22 or newer",
+            "Cannot connect: this runtime has no Promise.withResolvers; use Node 22 or newer",
         },
         success: true,
       });

@@ -21,7 +21,7 @@ function testNode20(peer: Peer): void {
     await using server = await serveConsumers();
     assertEquals(await runProgram(peer, [`${project.folder}/program.js`, server.url]), {
       error: "UnsupportedError",
-      message: "Cannot connect: this runtime has no WebSocket, Promise.withResolvers; " +
+      message: "Cannot connect: this runtime has no Promise.withResolvers; " +
         "use Node 22 or newer",
     });
   });
