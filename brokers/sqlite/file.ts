@@ -43,6 +43,14 @@ export type Outcome =
   | readonly [kind: "done", value: unknown]
   | readonly [kind: "failed", reason: string];
 
+/** Key in the `workerData` of a worker that owns a file. */
+export const OPTIONS_KEY = "skeinSqlite";
+
+/** A message to such a worker, which replies to each one with an {@linkcode Outcome}. */
+export type WorkerRequest =
+  | readonly [kind: "run", operations: readonly Operation[], now: number]
+  | readonly [kind: "close"];
+
 /** One row of the table of operations. */
 interface Call {
   /** The part of the file with the method of this name. */

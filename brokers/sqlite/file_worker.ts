@@ -1,8 +1,16 @@
 /** The program of the worker that owns a file. Importing this module elsewhere has no effect. */
 import { parentPort, workerData } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
-import { type Outcome, SqliteFile, type SqliteFileOptions } from "./file.ts";
-import { OPTIONS_KEY, type WorkerRequest } from "./worker_file.ts";
+import {
+  OPTIONS_KEY,
+  type Outcome,
+  SqliteFile,
+  type SqliteFileOptions,
+  type WorkerRequest,
+} from "./file.ts";
+
+/** The URL of this program. A bundle changes it. */
+export const url: string = import.meta.url;
 
 const options = (workerData as { readonly [OPTIONS_KEY]?: SqliteFileOptions } | null)
   ?.[OPTIONS_KEY];

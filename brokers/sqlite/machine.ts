@@ -32,7 +32,16 @@ export const thisMachine: Machine = {
     const uptimeMs = uptime();
     const bootedAt = uptimeMs && runtime.now() - uptimeMs;
     const options = { path, synchronous, maxBytes, maxTopics, uuid, bootedAt, uptimeMs };
-    return synchronous === "full" ? await WorkerFile.open(options) : new SqliteFile(options);
+    if (synchronous === "normal") return new SqliteFile(options);
+    const file = await WorkerFile.open(options);
+    if (file !== undefined) return file;
+    // deno-lint-ignore no-console
+    console.warn(
+      'Skein: SQLite with synchronous "full" blocks this thread during each sync to disk, because ' +
+        "a bundle in one file cannot start the worker that would wait for it; bundle with " +
+        "--code-splitting",
+    );
+    return new SqliteFile(options);
   },
 
   async checkAbsent(path) {

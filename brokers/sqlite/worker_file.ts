@@ -5,15 +5,14 @@ import { BrokerError } from "../../errors.ts";
 import type { Publication } from "../../pubsub/broker.ts";
 import { compact, compactPublication } from "../../pubsub/ports/calls.ts";
 import type { FileThread } from "./commit_queue.ts";
-import type { FileCalls, Operation, Outcome, SqliteFileOptions } from "./file.ts";
-
-/** Key in the `workerData` of a worker that owns a file. */
-export const OPTIONS_KEY = "skeinSqlite";
-
-/** A message to the worker, which replies to each one with an {@linkcode Outcome}. */
-export type WorkerRequest =
-  | readonly [kind: "run", operations: readonly Operation[], now: number]
-  | readonly [kind: "close"];
+import {
+  type FileCalls,
+  type Operation,
+  OPTIONS_KEY,
+  type Outcome,
+  type SqliteFileOptions,
+  type WorkerRequest,
+} from "./file.ts";
 
 /**
  * A file in a worker, which handles one request at a time. If the worker ends on its own, all later
@@ -27,11 +26,11 @@ export class WorkerFile implements FileThread {
   /** The reason why the worker ended; `undefined` while it is running. */
   #end: BrokerError | undefined;
 
-  private constructor(options: SqliteFileOptions) {
-    const program = JSON.stringify(import.meta.resolve("./file_worker.ts"));
+  private constructor(program: string, options: SqliteFileOptions) {
     // A worker of this kind can start only from a file or from data, but the toolkit may be loaded
     // from a registry.
-    const url = new URL(`data:text/javascript,import ${encodeURIComponent(program)}`);
+    const code = `import ${JSON.stringify(program)}`;
+    const url = new URL(`data:text/javascript,${encodeURIComponent(code)}`);
     this.#worker = new Worker(url, { workerData: { [OPTIONS_KEY]: options } });
     this.#worker.on("message", (outcome: Outcome) => this.#answer.resolve(outcome));
     let cause: unknown;
@@ -48,10 +47,15 @@ export class WorkerFile implements FileThread {
    * Starts the worker, and opens the file there.
    *
    * @param options See {@linkcode SqliteFileOptions}.
+   * @returns The file; `undefined` if a bundle has the worker's program and the server in one file,
+   * which would start the server again in the worker.
    * @throws {BrokerError} If the file cannot be opened.
    */
-  static async open(options: SqliteFileOptions): Promise<WorkerFile> {
-    const file = new WorkerFile(options);
+  static async open(options: SqliteFileOptions): Promise<WorkerFile | undefined> {
+    // An import that `deno compile` and bundlers can see, so that they include the program.
+    const { url } = await import("./file_worker.ts");
+    if (url === import.meta.url) return undefined;
+    const file = new WorkerFile(url, options);
     try {
       // The worker sends the first outcome without a request.
       file.#epoch = await file.#outcome() as string;
