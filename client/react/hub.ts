@@ -314,6 +314,7 @@ function unsupportedClient(error: UnsupportedError): Client {
     members: fail,
     retryNow() {},
     wake() {},
+    forget() {},
     handOver: () => Promise.resolve(false),
     close: () => Promise.resolve(),
     [Symbol.asyncDispose]: () => Promise.resolve(),
