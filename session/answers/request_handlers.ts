@@ -77,38 +77,27 @@ export type RequestHandlers<
   C extends Contract = Contract,
   S extends Side = Side,
 > = {
-  readonly [P in PatternsOf<C>]?: UntypedHandler<V, C, S> | TypedHandler<V, C, S, P>;
+  readonly [
+    P in IsUntyped<C> extends true ? string
+      : C["definition"] extends { readonly requests: infer M } ? keyof M & string
+      : never
+  ]?:
+    // TypeScript resolves a conditional type before it has read the `authenticate` of the same
+    // literal. Without a contract, the condition therefore does not include the session. With one,
+    // it includes the response, whose type TypeScript needs to check literals.
+    | (
+      & (
+        | RequestHandler<UntypedMessage, Session<V, Contract, S>>
+        | ResumableHandler<UntypedMessage, Session<V, Contract, S>>
+      )
+      & (IsUntyped<C> extends true ? unknown : never)
+    )
+    | (IsUntyped<C> extends true ? never
+      : C["definition"] extends { readonly requests: infer M } ? P extends keyof M ?
+            | RequestHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
+            | (M[P] extends { readonly resume: true }
+              ? ResumableHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
+              : never)
+        : never
+      : never);
 };
-
-/** The requests of a contract. */
-type RequestsOf<C extends Contract> = C["definition"] extends { readonly requests: infer M } ? M
-  : Record<never, never>;
-
-/** The keys of the handlers: the contract's patterns, or any string without a contract. */
-type PatternsOf<C extends Contract> = IsUntyped<C> extends true ? string
-  : keyof RequestsOf<C> & string;
-
-/**
- * A handler without a contract. TypeScript resolves a conditional type before it has read the
- * `authenticate` of the same literal, so the condition does not include the session.
- */
-type UntypedHandler<V, C extends Contract, S extends Side> =
-  & (
-    | RequestHandler<UntypedMessage, Session<V, Contract, S>>
-    | ResumableHandler<UntypedMessage, Session<V, Contract, S>>
-  )
-  & (IsUntyped<C> extends true ? unknown : never);
-
-/**
- * A handler with a contract. Its condition includes the response, because TypeScript needs the type
- * of the response to check literals in it.
- */
-type TypedHandler<V, C extends Contract, S extends Side, P extends string> = IsUntyped<C> extends
-  true ? never
-  : RequestsOf<C> extends infer M ? P extends keyof M ?
-        | RequestHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
-        | (M[P] extends { readonly resume: true }
-          ? ResumableHandler<MessagesIn<Pick<M, P>>, Session<V, C, S>>
-          : never)
-    : never
-  : never;
