@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import config from "../../deno.json" with { type: "json" };
 import { fakeContext, type FakeContextOptions } from "../../tests/cli_context.ts";
 import { main } from "../skein.ts";
@@ -33,12 +33,35 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
     assertEquals(project.imports["@skein/skein"], `jsr:@skein/skein@^${config.version}`);
     assertEquals(["dev", "start", "test"].every((task) => task in project.tasks), true);
     // Only the development server accepts pages of the machine's addresses.
-    assertStringIncludes(project.tasks.dev, "--allow-sys=networkInterfaces --watch dev.ts");
+    assertMatch(project.tasks.dev, /--allow-sys=networkInterfaces(,osUptime)? --watch dev\.ts/);
     assert(!project.tasks.start.includes("dev.ts"));
     assert(!(await here.read("my-app/Dockerfile")).includes("dev.ts"));
-    assertStringIncludes(await here.read("my-app/.gitignore"), "node_modules/");
+    const ignored = (await here.read("my-app/.gitignore")).split("\n");
+    assert(["node_modules/", ".env"].every((path) => ignored.includes(path)));
   });
 }
+
+Deno.test("The templates chat, ai, board and react keep their data in a folder of their own", () => {
+  const names = Object.keys(TEMPLATES).filter((name) => "data.ts" in TEMPLATES[name]!.files);
+  assertEquals(names, ["chat", "ai", "board", "react"]);
+  for (const name of names) {
+    const files = filesOf(TEMPLATES[name]!, { name, version: "1.0.0" });
+    const { tasks } = JSON.parse(files.get("deno.json")!);
+    assert(files.get(".gitignore")!.split("\n").includes("data/"), name);
+    // Without the uptime, the broker takes a killed process for a power loss.
+    assertStringIncludes(tasks.dev, "--allow-sys=networkInterfaces,osUptime --watch dev.ts");
+    assertStringIncludes(tasks.start, "--allow-sys=osUptime server.ts");
+    assertStringIncludes(files.get("dev.ts")!, "broker: await openData()");
+    assertStringIncludes(files.get("server.ts")!, "broker: await openData()");
+    const dockerfile = files.get("Dockerfile")!;
+    assertMatch(dockerfile, /^# .* -v app-data:\/srv\/app\/data app\n/);
+    assertStringIncludes(
+      dockerfile,
+      "\nRUN mkdir data && chown 1993:1993 data\nVOLUME /srv/app/data\n",
+    );
+    assertStringIncludes(dockerfile, '"--allow-write=data", "--allow-sys=osUptime", "server.ts"]');
+  }
+});
 
 Deno.test("The server of the minimal template has at most 20 lines", () => {
   assert(TEMPLATES["minimal"]!.files["server.ts"]!.trimEnd().split("\n").length <= 20);

@@ -48,6 +48,8 @@ import reactHooks from "./react/web/hooks.ts.txt" with { type: "text" };
 import reactHtml from "./react/web/index.html.txt" with { type: "text" };
 import reactMain from "./react/web/main.tsx.txt" with { type: "text" };
 import reactWords from "./react/web/words.ts.txt" with { type: "text" };
+import dataDev from "./shared/data_dev.ts.txt" with { type: "text" };
+import data from "./shared/data.ts.txt" with { type: "text" };
 import dev from "./shared/dev.ts.txt" with { type: "text" };
 import site from "./shared/site.ts.txt" with { type: "text" };
 import status from "./shared/status.ts.txt" with { type: "text" };
@@ -78,16 +80,16 @@ export interface PageBuild {
   readonly made: string;
   /** Name and command of the task that builds the page. */
   readonly task: readonly [name: string, command: string];
-  /** Command that runs the server and rebuilds the page on each change. */
-  readonly dev: string;
+  /**
+   * Returns a command that rebuilds the page on each change, next to the command that runs the
+   * server.
+   */
+  readonly dev: (server: string) => string;
   /** Further settings in `deno.json`. */
   readonly config: object;
 }
 
 const RUN = "deno run --allow-net --allow-env --allow-read --allow-write";
-
-/** Runs the server on the addresses of this machine, and restarts it on each change. */
-const DEV = `${RUN} --allow-sys=networkInterfaces --watch dev.ts`;
 
 const BUNDLE = "deno bundle --quiet --minify --platform browser -o page/page.js page/page.ts";
 
@@ -96,7 +98,8 @@ const BUNDLED: PageBuild = {
   folder: "page/",
   made: "page/page.js",
   task: ["bundle", BUNDLE],
-  dev: `deno task bundle && (${BUNDLE.replace("--quiet", "--quiet --watch")} & ${DEV})`,
+  dev: (server) =>
+    `deno task bundle && (${BUNDLE.replace("--quiet", "--quiet --watch")} & ${server})`,
   config: {},
 };
 
@@ -109,7 +112,7 @@ const REACT: PageBuild = {
   made: "dist/",
   task: ["build", `${VITE} build`],
   // The server prints the addresses to open.
-  dev: `(${VITE} --logLevel warn & ${DEV})`,
+  dev: (server) => `(${VITE} --logLevel warn & ${server})`,
   config: {
     nodeModulesDir: "auto",
     compilerOptions: {
@@ -143,7 +146,8 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server.ts": chatServer,
       "server_test.ts": chatTest,
       "site.ts": site,
-      "dev.ts": dev,
+      "dev.ts": dataDev,
+      "data.ts": data,
       "page/index.html": chatHtml,
       "page/page.ts": chatPage,
       "page/status.ts": status,
@@ -153,7 +157,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
     imports: ZOD,
   },
   ai: {
-    summary: "Streaming responses that survive a reload, with a mock model",
+    summary: "Streaming responses that survive a reload and a restart, with a mock model",
     files: {
       "README.md": aiReadme,
       "contract.ts": aiContract,
@@ -161,7 +165,8 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server.ts": aiServer,
       "server_test.ts": aiTest,
       "site.ts": site,
-      "dev.ts": dev,
+      "dev.ts": dataDev,
+      "data.ts": data,
       "page/index.html": aiHtml,
       "page/page.ts": aiPage,
       "page/status.ts": status,
@@ -197,7 +202,8 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server.ts": boardServer,
       "server_test.ts": boardTest,
       "site.ts": site,
-      "dev.ts": dev,
+      "dev.ts": dataDev,
+      "data.ts": data,
       "page/index.html": boardHtml,
       "page/page.ts": boardPage,
       "page/status.ts": status,
@@ -215,6 +221,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
       "server_test.ts": reactTest,
       "site.ts": reactSite,
       "dev.ts": reactDev,
+      "data.ts": data,
       "vite.config.ts": reactVite,
       "web/index.html": reactHtml,
       "web/main.tsx": reactMain,
@@ -239,6 +246,11 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
   },
 };
 
+/** True if a template has a database, in the folder `data`. */
+function keepsData({ files }: Template): boolean {
+  return "data.ts" in files;
+}
+
 /** Container image, with the version of Deno with which the templates are tested. */
 const IMAGE = "denoland/deno:2.9.6";
 
@@ -246,11 +258,24 @@ const IMAGE = "denoland/deno:2.9.6";
  * Creates the Dockerfile, which copies the files that the server needs, but no tests, texts or
  * `dev.ts`.
  */
-function dockerfileOf({ files, page }: Template): string {
+function dockerfileOf(template: Template): string {
+  const { files, page } = template;
   const modules = Object.keys(files).filter((path) =>
     path.endsWith(".ts") && !/\/|_test\.ts$|^dev\.ts$/.test(path)
   );
-  return `# docker build -t app . && docker run --rm -p 8000:8000 app
+  const copyPage = page ? `COPY ${page.folder} ${page.folder}\n` : "";
+  const buildPage = page ? ` && deno task ${page.task[0]}` : "";
+  const hasData = keepsData(template);
+  const mount = hasData ? " -v app-data:/srv/app/data" : "";
+  const volume = hasData
+    ? `
+# Created for the user below. The volume keeps the data when the container is replaced.
+RUN mkdir data && chown 1993:1993 data
+VOLUME /srv/app/data
+`
+    : "";
+  const rights = hasData ? `"--allow-write=data", "--allow-sys=osUptime", ` : "";
+  return `# docker build -t app . && docker run --rm -p 8000:8000${mount} app
 FROM ${IMAGE}
 
 ENV DENO_NO_UPDATE_CHECK=1
@@ -258,10 +283,8 @@ WORKDIR /srv/app
 
 # Keep deno.lock in your repository: the image then has the packages of that file.
 COPY deno.json deno.lock* ${modules.join(" ")} ./
-${page ? `COPY ${page.folder} ${page.folder}\n` : ""}RUN deno install --entrypoint server.ts${
-    page ? ` && deno task ${page.task[0]}` : ""
-  }
-
+${copyPage}RUN deno install --entrypoint server.ts${buildPage}
+${volume}
 # From here on without rights; 1993 is the user "deno" of the image.
 USER 1993
 EXPOSE 8000
@@ -270,7 +293,7 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD \\
 
 # --cached-only: the container downloads no code.
 CMD ["deno", "run", "--no-prompt", "--cached-only", "--unstable-net", \\
-     "--allow-net", "--allow-env", "--allow-read=.", "server.ts"]
+     "--allow-net", "--allow-env", "--allow-read=.", ${rights}"server.ts"]
 `;
 }
 
@@ -287,6 +310,10 @@ export function filesOf(
 ): Map<string, string> {
   const { files, page, imports } = template;
   const [task = "", command = ""] = page?.task ?? [];
+  const hasData = keepsData(template);
+  // Runs the server on the addresses of this machine, and restarts it on each change. The database
+  // needs the uptime to tell a killed process from a power loss.
+  const dev = `${RUN} --allow-sys=networkInterfaces${hasData ? ",osUptime" : ""} --watch dev.ts`;
   const config = {
     imports: {
       "@skein/skein": "jsr:@skein/skein@^VERSION",
@@ -294,8 +321,10 @@ export function filesOf(
       ...imports,
     },
     tasks: {
-      dev: page?.dev ?? DEV,
-      start: `${page ? `deno task ${task} && ` : ""}${RUN} server.ts`,
+      dev: page?.dev(dev) ?? dev,
+      start: `${page ? `deno task ${task} && ` : ""}${RUN}${
+        hasData ? " --allow-sys=osUptime" : ""
+      } server.ts`,
       ...(page && { [task]: command }),
       test: "deno test --allow-net --allow-env --allow-read --allow-write",
     },
@@ -304,10 +333,16 @@ export function filesOf(
     ...page?.config,
     exclude: page && [page.made],
   };
+  const ignored = [
+    "node_modules/",
+    ".env",
+    ...page ? [page.made] : [],
+    ...hasData ? ["data/"] : [],
+  ];
   return new Map([
     ["deno.json", `${JSON.stringify(config, undefined, 2).replaceAll("VERSION", version)}\n`],
     ["Dockerfile", dockerfileOf(template)],
-    [".gitignore", page ? `node_modules/\n${page.made}\n` : "node_modules/\n"],
+    [".gitignore", ignored.map((path) => `${path}\n`).join("")],
     ...Object.entries(files).map(([path, text]) =>
       [path, path === "README.md" ? text.replace("NAME", () => name) : text] as const
     ),

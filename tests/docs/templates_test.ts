@@ -46,11 +46,17 @@ function watch(process: Deno.ChildProcess) {
   return { listening, end: read() };
 }
 
-/** Starts a task that serves, and runs a function when the server listens; returns the output. */
+/** Ends the use of a page, after its server has stopped. */
+type Afterwards = () => Promise<void>;
+
+/**
+ * Starts a task that serves, and runs a function when the server listens. The function may return
+ * another one to run after the server has stopped. Returns the output.
+ */
 async function whileServing(
   task: string,
   options: Pick<Deno.CommandOptions, "cwd" | "env">,
-  use: () => Promise<void>,
+  use: () => Promise<Afterwards | void>,
 ): Promise<string> {
   const server = new Deno.Command(Deno.execPath(), {
     ...options,
@@ -61,13 +67,15 @@ async function whileServing(
   }).spawn();
   const { listening, end } = watch(server);
   const printed = new Response(server.stdout).text();
+  let afterwards: Afterwards | void;
   try {
     await listening;
-    await use();
+    afterwards = await use();
   } finally {
     server.kill("SIGINT");
     await Promise.all([server.status, end]);
   }
+  await afterwards?.();
   return await printed;
 }
 
@@ -90,9 +98,8 @@ const LOADED: Readonly<Record<string, readonly string[]>> = {
 
 /** Two users on the page of the template `react`, in Chromium if it is installed. */
 async function chat(url: string, addresses: readonly string[]): Promise<void> {
-  const kind = BROWSERS[0]!;
-  if (findBrowser(kind) === undefined && Deno.env.get("CI") !== "true") return;
-  const browser = await launchBrowser(kind);
+  const browser = await openBrowser();
+  if (browser === undefined) return;
   // A background tab draws no frames, for which the browser would wait.
   const shows = (page: Page, what: string) => page.waitForFunction(what, { polling: 10 });
   try {
@@ -117,14 +124,89 @@ async function chat(url: string, addresses: readonly string[]): Promise<void> {
   }
 }
 
+/** Starts Chromium, unless it is not installed. */
+async function openBrowser() {
+  const kind = BROWSERS[0]!;
+  if (findBrowser(kind) === undefined && Deno.env.get("CI") !== "true") return undefined;
+  return await launchBrowser(kind);
+}
+
+/** A user on the page of the template `chat`, who goes on when the server has stopped. */
+async function talk(url: string): Promise<Afterwards | undefined> {
+  const browser = await openBrowser();
+  if (browser === undefined) return undefined;
+  try {
+    const page = await newPage(browser);
+    const shows = (what: string) => page.waitForFunction(what, { polling: 10 });
+    await page.goto(url);
+    await page.waitForSelector("#welcome[open]");
+    await page.type("#welcome input", "Ann");
+    await page.keyboard.press("Enter");
+    // The focus is in the message box.
+    await shows('document.activeElement === document.querySelector("#form input")');
+    await page.keyboard.type("Hello");
+    await page.keyboard.press("Enter");
+    const lines = '[...document.querySelectorAll("#lines li")]';
+    await shows(
+      `${lines}.map((line) => line.className + line.innerText.split("\\n").at(-1)).join() === "Hello"`,
+    );
+    await shows('document.querySelector("#people").textContent === "Ann"');
+    return async () => {
+      try {
+        await shows('document.querySelector("#present").textContent === "Last known"');
+        await page.waitForSelector("#people.stale");
+        await page.keyboard.type("Are you there?");
+        await page.keyboard.press("Enter");
+        await shows(`${lines}.at(-1).className === "waiting"`);
+        await shows(`${lines}.at(-1).querySelector("time").textContent === "waiting"`);
+      } finally {
+        await browser.close();
+      }
+    };
+  } catch (error) {
+    await browser.close();
+    throw error;
+  }
+}
+
+/** A conversation on the page of the template `ai`, on two devices. */
+async function converse(url: string): Promise<void> {
+  const browser = await openBrowser();
+  if (browser === undefined) return;
+  const shows = (page: Page, what: string) => page.waitForFunction(what, { polling: 10 });
+  const answer = 'document.querySelector(".answer")';
+  try {
+    const open = async (url: string) => {
+      const page = await newPage(await browser.createBrowserContext());
+      await page.goto(url);
+      return page;
+    };
+    const near = await open(url);
+    await shows(near, "location.hash.length > 20");
+    await near.type("#form input", "Why?");
+    await near.keyboard.press("Enter");
+    const far = await open(near.url());
+    await shows(far, 'document.querySelector(".question")?.textContent === "Why?"');
+    await shows(far, `${answer}?.textContent.includes("asked")`);
+    await far.click("#stop");
+    for (const page of [far, near]) {
+      await shows(page, `${answer}.querySelector("small")?.textContent === "Stopped"`);
+    }
+    await near.reload();
+    await shows(near, `${answer}?.querySelector("small")?.textContent === "Stopped"`);
+    await shows(near, 'document.querySelector("#stop").hidden');
+  } finally {
+    await browser.close();
+  }
+}
+
 /** Two users on the page of the template `board`, one of whom drags a card. */
 async function plan(url: string): Promise<void> {
-  const kind = BROWSERS[0]!;
-  if (findBrowser(kind) === undefined && Deno.env.get("CI") !== "true") return;
-  const browser = await launchBrowser(kind);
+  const browser = await openBrowser();
+  if (browser === undefined) return;
   const shows = (page: Page, list: number, text: string) =>
     page.waitForFunction(
-      `[...document.querySelectorAll("section:nth-child(${list}) li input")]` +
+      `[...document.querySelectorAll("section:nth-child(${list}) li textarea")]` +
         `.map((input) => input.value).join() === "${text}"`,
       { polling: 10 },
     );
@@ -161,6 +243,15 @@ async function plan(url: string): Promise<void> {
     await shows(ben, 3, "Test,Write");
     await ann.keyboard.press("ArrowDown");
     await shows(ben, 3, "Write,Test");
+    const long = "long ".repeat(39).trim();
+    await ann.type("section:nth-child(2) form input", long);
+    await ann.keyboard.press("Enter");
+    await shows(ben, 2, long);
+    const hidden = await ben.$eval("section:nth-child(2) li textarea", (element) => {
+      const { scrollHeight, clientHeight } = element as unknown as Record<string, number>;
+      return scrollHeight! - clientHeight!;
+    });
+    assertEquals(hidden, 0);
   } finally {
     await browser.close();
   }
@@ -196,7 +287,9 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
       await deno("check");
       await deno("task", "test");
       const isReact = page?.folder === "web/";
-      const printed = await whileServing("dev", options, async () => {
+      // The model of the template `ai` waits for its reader.
+      const env = { ...options.env, PACE_MS: "1000" };
+      const printed = await whileServing("dev", { ...options, env }, async () => {
         await get(base);
         for (const file of LOADED[page?.folder ?? ""] ?? []) {
           assert((await get(`${base}/${file}`)).length > 500, file);
@@ -209,6 +302,8 @@ for (const [name, { page }] of Object.entries(TEMPLATES)) {
         }
         if (isReact) await chat(base, ownAddresses());
         if (name === "board") await plan(base);
+        if (name === "ai") await converse(base);
+        return name === "chat" ? await talk(base) : undefined;
       });
       const lines = printed.split("\n");
       for (const address of ownAddresses()) {
