@@ -343,23 +343,27 @@ export class Client<C extends Contract = Contract>
     this.#check("request", options);
     const { signal, retry = false } = options;
     const { timeoutMs = this.#settings.requestTimeoutMs } = options;
-    const deadline = this.#runtime.now() + timeoutMs;
-    const left = () => ({
-      // Never exceed the previous value, even if the clock was set back.
-      timeoutMs: Math.max(1, Math.min(timeoutMs, deadline - this.#runtime.now())),
-      signal,
-    });
-    for (let refused = 0;;) {
-      const session = await this.whenConnected(left());
-      try {
-        return await session.request(topic, data, left());
-      } catch (error) {
-        if (!retry || !(error instanceof SessionClosedError)) throw error;
-        // The first time, another message may have been too large. Twice in a row, it must be this
-        // one.
-        if (isForSize(error.info) && ++refused > 1) throw error;
+    const stop = new AbortController();
+    const wait = { timeoutMs, signal: signal ? anySignal(signal, stop.signal) : stop.signal };
+    const ask = async () => {
+      for (let refused = 0;;) {
+        const session = await this.whenConnected(wait);
+        wait.timeoutMs = Infinity; // The limit for all attempts applies.
+        try {
+          return await session.request(topic, data, wait);
+        } catch (error) {
+          if (!retry || !(error instanceof SessionClosedError)) throw error;
+          // The first time, another message may have been too large. Twice in a row, it must be
+          // this one.
+          if (isForSize(error.info) && ++refused > 1) throw error;
+        }
       }
-    }
+    };
+    const what = `the reply to "${topic}"`;
+    return await waitFor(this.#runtime, ask(), { timeoutMs, what }).catch((error) => {
+      stop.abort(error); // Also cancels the request at the server.
+      throw error;
+    });
   }
 
   /**

@@ -195,6 +195,37 @@ Deno.test("Client.request() has one deadline across all attempts", async () => {
   await Promise.all(waiting);
 });
 
+Deno.test("Client's timeouts name the time that the caller chose, however long the connection took", async () => {
+  using time = new FakeTime();
+  const network = new Network();
+  let server: Peer | undefined;
+  network.answers.push(network.byHand((peer) => server = peer));
+  await using client = network.client();
+  const wait = { timeoutMs: 900 };
+  const calls: Record<string, () => Promise<unknown>> = {
+    'the reply to "ask"': () => client.request("ask", 1, wait),
+    'the reply to "again"': () => client.request("again", 1, { ...wait, retry: true }),
+    'the publication on "news"': () => client.publish("news", 1, wait),
+    'the end of the response to "story"': () =>
+      Array.fromAsync(client.requestStream("story", 1, wait)),
+    'the reply to the presence data in "room"': () => client.presence("room", 1, wait),
+  };
+  const late = Object.entries(calls).map(async ([what, call]) => {
+    const error = await assertRejects(
+      call,
+      TimeoutError,
+      `Cannot wait for ${what} longer than 900 ms`,
+    );
+    assertEquals(error.timeoutMs, 900);
+  });
+  await turns();
+  await time.tickAsync(300);
+  server!.say(HELLO);
+  await turns();
+  await time.tickAsync(900);
+  await Promise.all(late);
+});
+
 Deno.test("Client.request() waits at most another timeoutMs if the clock is set back", async () => {
   using time = new FakeTime();
   let offsetMs = 0;
