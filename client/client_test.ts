@@ -206,8 +206,7 @@ Deno.test("Client's timeouts name the time that the caller chose, however long t
     'the reply to "ask"': () => client.request("ask", 1, wait),
     'the reply to "again"': () => client.request("again", 1, { ...wait, retry: true }),
     'the publication on "news"': () => client.publish("news", 1, wait),
-    'the end of the response to "story"': () =>
-      Array.fromAsync(client.requestStream("story", 1, wait)),
+    'all of the response to "story"': () => Array.fromAsync(client.requestStream("story", 1, wait)),
     'the reply to the presence data in "room"': () => client.presence("room", 1, wait),
   };
   const late = Object.entries(calls).map(async ([what, call]) => {
