@@ -425,17 +425,35 @@ Deno.test("client.requestStream() throws the failure of a generator after the it
   assertEquals(errors.map((error) => (error as Error).name), ["Error", "TypeError"]);
 });
 
+Deno.test("client.requestStream() rejects an id that no response can have, and names it", async () => {
+  await using server = testServer({ requests: { numbers: { async *answer() {} } } });
+  await using client = server.connect();
+  for (const id of ["7", "x".repeat(65), "an id with spaces"]) {
+    const rule =
+      "Cannot request stream: id must have 16 to 64 letters, digits, hyphens or underscores";
+    const reading = Array.fromAsync(client.requestStream("numbers", 1, { id }));
+    await assertRejects(() => reading, TypeError, `${rule}, received "${id}"`);
+  }
+});
+
 Deno.test("client.requestStream() reports that a handler's responses are not resumable", async () => {
+  let calls = 0;
   const requests = {
     async *numbers() {
+      calls++;
       yield 1;
     },
+    number: () => ++calls,
   };
-  await using server = testServer({ requests });
+  await using server = testServer({ requests, onMessage: () => void calls++ });
   await using client = server.connect();
-  const answer = client.requestStream("numbers", 1, { id: "a-name-of-sixteen" });
-  const error = await assertRejects(() => soon(Array.fromAsync(answer)), RequestError);
-  assertEquals(error.failure.code, "invalid");
+  for (const topic of ["numbers", "number", "other"]) {
+    const answer = client.requestStream(topic, 1, { id: "a-name-of-sixteen" });
+    const text = `The response to "${topic}" is not resumable: leave out \`id\``;
+    const error = await assertRejects(() => soon(Array.fromAsync(answer)), RequestError, text);
+    assertEquals(error.failure.code, "invalid");
+  }
+  assertEquals(calls, 0);
   assertThrows(() => server.durableStreams, UnsupportedError);
 });
 

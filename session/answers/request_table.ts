@@ -135,7 +135,8 @@ export class RequestTable {
    * @param incoming The request as received.
    * @param session The session.
    * @returns Resolves when the handler is done.
-   * @throws {RequestError} If there is neither a handler nor `onMessage`.
+   * @throws {RequestError} If there is neither a handler nor `onMessage`, or if the client asks for
+   * a resumable response and this one is not.
    */
   handle(
     message: Message,
@@ -145,7 +146,8 @@ export class RequestTable {
     const route = this.#routes.get(message.pattern!);
     const { stream: name, begun, data: input } = incoming;
     const keep = this.#keep;
-    if (route?.isResumable && name !== undefined && keep !== undefined) {
+    if (name !== undefined) {
+      if (!route?.isResumable || keep === undefined) throw notResumable(message.topic);
       const make = (signal: AbortSignal) => answerFor(route, { message, session, signal });
       return keep({ message, name, begun, input, make }, session);
     }
@@ -154,6 +156,12 @@ export class RequestTable {
     if (onMessage !== undefined) return onMessage(message, session);
     throw new RequestError("unanswered", `No request handler for "${message.topic}"`);
   }
+}
+
+function notResumable(topic: string): RequestError {
+  const text = `The response to "${topic}" is not resumable: leave out \`id\`, or resume it with ` +
+    "`resume: true` in the contract, or without a contract, with a handler `{ answer }`";
+  return new RequestError("invalid", text);
 }
 
 function answer(route: RequestRoute, message: Message, session: SessionFace): void | Promise<void> {
