@@ -296,8 +296,15 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     async keepAnswer({ message, name, begun, input, make }, face) {
       const session = face as Session;
-      const { answers, streams } = parts().durable!;
       const { topic, signal } = message;
+      if (make === undefined) {
+        throw new RequestError(
+          "invalid",
+          `The response to "${topic}" is not resumable: leave out id, or set resume in the ` +
+            "contract, or without a contract, give a handler { answer }",
+        );
+      }
+      const { answers, streams } = parts().durable!;
       const user = verifiedUser(session);
       const id = await answers.begin({
         topic,

@@ -97,10 +97,8 @@ export class KeptAnswer {
   async #open(): Promise<{ readonly id: string; readonly core: Inside }> {
     const { topic, data, answer, signal, itemTimeoutMs: timeoutMs } = this.#options;
     if (!/^[\w-]{16,64}$/.test(answer.id)) {
-      throw new TypeError(
-        `Cannot request stream: id must have 16 to 64 letters, digits, hyphens ` +
-          `or underscores, received ${JSON.stringify(answer.id)}`,
-      );
+      const rule = "id must have 16 to 64 letters, digits, - or _";
+      throw new TypeError(`Cannot request stream: ${rule}, received "${answer.id}"`);
     }
     const wait = { signal, timeoutMs };
     return await this.#inSession(async (core) => {

@@ -51,8 +51,8 @@ export interface KeptAnswerRequest {
   readonly begun: true | undefined;
   /** Data of the request, as received. */
   readonly input: unknown;
-  /** Calls the handler with the response's signal. */
-  readonly make: (signal: AbortSignal) => Promise<AsyncIterable<unknown>>;
+  /** Calls the handler with the response's signal. `undefined` if the response is not resumable. */
+  readonly make: ((signal: AbortSignal) => Promise<AsyncIterable<unknown>>) | undefined;
 }
 
 /** Starts a resumable response unless it has started already, and replies. */
@@ -135,8 +135,8 @@ export class RequestTable {
    * @param incoming The request as received.
    * @param session The session.
    * @returns Resolves when the handler is done.
-   * @throws {RequestError} If there is neither a handler nor `onMessage`, or if the client asks for
-   * a resumable response and this one is not.
+   * @throws {RequestError} If there is neither a handler nor `onMessage`, or if a server receives a
+   * request for a resumable response that is not.
    */
   handle(
     message: Message,
@@ -146,9 +146,10 @@ export class RequestTable {
     const route = this.#routes.get(message.pattern!);
     const { stream: name, begun, data: input } = incoming;
     const keep = this.#keep;
-    if (name !== undefined) {
-      if (!route?.isResumable || keep === undefined) throw notResumable(message.topic);
-      const make = (signal: AbortSignal) => answerFor(route, { message, session, signal });
+    if (name !== undefined && keep !== undefined) {
+      const make = route?.isResumable
+        ? (signal: AbortSignal) => answerFor(route, { message, session, signal })
+        : undefined;
       return keep({ message, name, begun, input, make }, session);
     }
     if (route !== undefined) return answer(route, message, session);
@@ -156,12 +157,6 @@ export class RequestTable {
     if (onMessage !== undefined) return onMessage(message, session);
     throw new RequestError("unanswered", `No request handler for "${message.topic}"`);
   }
-}
-
-function notResumable(topic: string): RequestError {
-  const text = `The response to "${topic}" is not resumable: leave out \`id\`, or resume it with ` +
-    "`resume: true` in the contract, or without a contract, with a handler `{ answer }`";
-  return new RequestError("invalid", text);
 }
 
 function answer(route: RequestRoute, message: Message, session: SessionFace): void | Promise<void> {
