@@ -89,6 +89,7 @@ import {
 } from "../transport/h3/server.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
+import { compileContract } from "../session/check_settings.ts";
 import { settingsWith } from "../session/session_settings.ts";
 import { UnsupportedError } from "../errors.ts";
 
@@ -158,6 +159,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   constructor(options: ServerOptions<V, C> = {}, parts: ServerParts = {}) {
     checkServerOptions("create server", options);
+    // Everything below may read the contract.
+    if (options.contract !== undefined) compileContract(options.contract, "server");
     const { contract, authorize, limits = {}, rooms = [], broker, api, durableStreams } = options;
     const inspector = options.inspector === true ? {} : options.inspector || undefined;
     const inspected = inspector && checkInspector(inspector);

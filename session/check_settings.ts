@@ -227,7 +227,7 @@ export function compileContract(
   side: Side | "presence",
 ): ContractRouter {
   // A method of the contract, so that a page without a contract does not load the compiler.
-  const { router } = contract as { router?: (side: Side | "presence") => ContractRouter };
+  const { router } = Object(contract) as { router?: (side: Side | "presence") => ContractRouter };
   if (typeof router === "function") return router.call(contract, side);
   throw new TypeError(
     `Cannot use contract: it must be made by defineContract(), received ${typeof contract}`,

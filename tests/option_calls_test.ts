@@ -33,7 +33,7 @@ import {
   TrackMux,
   type TrackWriter,
 } from "../moq/mod.ts";
-import { MemoryBroker, Presence, Rooms, Topics } from "../pubsub/mod.ts";
+import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { NatsBroker } from "../brokers/nats/mod.ts";
 import { RedisBroker } from "../brokers/redis/mod.ts";
 import { SqliteBroker } from "../brokers/sqlite/mod.ts";
@@ -357,6 +357,39 @@ Deno.test("Client.subscribe() recommends the loop if it gets a callback", async 
   await withObjects(async ({ client }) => {
     await assertRefused("a", () => client.subscribe("a", (() => {}) as never), "for await");
   });
+});
+
+Deno.test("Each public method that keeps a callback rejects other values, such as a topic", async () => {
+  const listener = () => {};
+  await withObjects(async ({ server }) => {
+    await using nodes = new Nodes({ broker: new MemoryBroker() });
+    const calls: Record<string, (...args: never[]) => unknown> = {
+      "Nodes.handle": nodes.handle.bind(nodes),
+      "Nodes.subscribe": nodes.subscribe.bind(nodes),
+      "Presence.subscribe": server.presence.subscribe.bind(server.presence),
+      "TrackMux.watch": new TrackMux().watch.bind(new TrackMux()),
+    };
+    for (const [name, call] of Object.entries(calls)) {
+      const takesName = call.length === 2;
+      const args = takesName ? [listener, "room:tea"] : ["room:tea", listener];
+      const text = "er must be of type function, received a string";
+      await assertRefused(name, () => call(...args as never[]), text);
+    }
+  });
+});
+
+Deno.test("Each call with a contract rejects a plain object, and names defineContract()", async () => {
+  const names: string[] = [];
+  for (const [name, call] of Object.entries(FUNCTIONS)) {
+    if (!("contract" in await kindsOf(call))) continue;
+    names.push(name);
+    for (const contract of [{ toClient: {} }, "contract.ts", 7]) {
+      const rule =
+        `Cannot use contract: it must be made by defineContract(), received ${typeof contract}`;
+      await assertRefused(name, () => call({ ...BASE[name], contract } as never), rule);
+    }
+  }
+  assert(names.includes("createServer") && names.includes("connect"), names.join());
 });
 
 /** A value that fits no kind. */

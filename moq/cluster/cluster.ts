@@ -1,6 +1,6 @@
 /** Relays that share a broker, through which each relay knows the broadcasts of all others. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, POSITIVE } from "../../base/option_checks.ts";
+import { checkOptions, objectWith, POSITIVE } from "../../base/option_checks.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
@@ -90,9 +90,9 @@ const OPTIONS: OptionKinds<MoqClusterOptions> = {
   dial: "function",
   lingerMs: POSITIVE,
   name: "string",
-  nodes: "object",
+  nodes: objectWith("Nodes", "handle", "subscribe"),
   onError: "function",
-  relay: "object",
+  relay: objectWith("MoqRelay", "close"),
   url: "string or object",
 };
 

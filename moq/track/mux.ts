@@ -1,6 +1,12 @@
 /** The broadcasts that a program publishes, and their handlers. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, listOf, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
+import {
+  checkFunction,
+  checkOptions,
+  listOf,
+  POSITIVE,
+  RUNTIME,
+} from "../../base/option_checks.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { describe } from "../../base/error_text.ts";
 import type { Quotas } from "../../base/shares.ts";
@@ -390,8 +396,10 @@ export class TrackMux {
    * @param prefix The prefix; `/` for all.
    * @param listener Called synchronously with each start and end of a broadcast. MUST NOT throw.
    * @returns A handle that stops watching when disposed.
+   * @throws {TypeError} If the listener is not a function.
    */
   watch(prefix: string, listener: (announcement: Announcement) => void): Disposable {
+    checkFunction("watch", "listener", listener);
     const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
     this.#watchers.add(watcher);
     return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };

@@ -1,6 +1,7 @@
 /** The nodes that share a broker: liveness, messages between nodes, and questions with answers. */
 import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
+import { checkFunction } from "../../base/option_checks.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {
@@ -280,8 +281,10 @@ export class Nodes implements AsyncDisposable {
    *
    * @param listener Receives the events.
    * @returns A disposable that ends the calls immediately.
+   * @throws {TypeError} If the listener is not a function.
    */
   subscribe(listener: (event: NodeEvent) => void): Disposable {
+    checkFunction("follow nodes", "listener", listener);
     const entry = { listener };
     this.#listeners.add(entry);
     return { [Symbol.dispose]: () => void this.#listeners.delete(entry) };
@@ -294,9 +297,10 @@ export class Nodes implements AsyncDisposable {
    * @param handler Receives the data. If the handler throws, `onError` receives the error, and the
    * asking node receives no answer.
    * @returns A disposable that removes the handler.
-   * @throws {TypeError} If the kind already has a handler.
+   * @throws {TypeError} If the kind already has a handler, or the handler is not a function.
    */
   handle(kind: string, handler: (data: unknown, from: string) => unknown): Disposable {
+    checkFunction("handle", "handler", handler);
     if (this.#handlers.has(kind)) {
       throw new TypeError(`Cannot handle: a kind must have one handler, received "${kind}" again`);
     }

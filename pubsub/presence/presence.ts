@@ -1,6 +1,13 @@
 /** Presence: the users that are present, each with any number of connections. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, COUNT, numberIn, RUNTIME } from "../../base/option_checks.ts";
+import {
+  checkFunction,
+  checkOptions,
+  COUNT,
+  numberIn,
+  objectWith,
+  RUNTIME,
+} from "../../base/option_checks.ts";
 import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
@@ -39,7 +46,7 @@ export interface PresenceObserver {
 const PRESENCE: OptionKinds<PresenceOptions> = {
   graceMs: numberIn({ min: 0, max: MAX_TIMER_MS }),
   maxLastSeen: COUNT,
-  nodes: "object",
+  nodes: objectWith("Nodes", "handle", "subscribe"),
   onError: "function",
   runtime: RUNTIME,
   shareOnline: "boolean",
@@ -368,8 +375,10 @@ export class Presence implements Disposable {
    *
    * @param listener Receives the events.
    * @returns A disposable that ends the calls immediately.
+   * @throws {TypeError} If the listener is not a function.
    */
   subscribe(listener: (event: PresenceEvent) => void): Disposable {
+    checkFunction("follow presence", "listener", listener);
     const entry = { listener };
     if (!this.#isDisposed) this.#listeners.add(entry);
     return { [Symbol.dispose]: () => void this.#listeners.delete(entry) };

@@ -1,6 +1,6 @@
 /** Rooms: topics with presence. */
 import type { OptionKinds } from "../../base/options.ts";
-import { checkOptions, integer, recordOf, RUNTIME } from "../../base/option_checks.ts";
+import { checkOptions, integer, objectWith, recordOf, RUNTIME } from "../../base/option_checks.ts";
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
@@ -72,9 +72,9 @@ export const ROOM: OptionKinds<RoomOptions> = {
 
 const ROOMS: OptionKinds<RoomsOptions> = {
   patterns: recordOf(ROOM),
-  presence: "object",
+  presence: objectWith("Presence", "enter", "subscribe"),
   runtime: RUNTIME,
-  topics: "object",
+  topics: objectWith("Topics", "publish", "subscribe"),
 };
 
 const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
