@@ -11,7 +11,7 @@ const MAX_PRINTED = 16;
 /**
  * A current value that reports its changes. Read it in a loop, or with a callback in the form that
  * UI libraries expect. A slow loop may miss intermediate values, but never the latest, because the
- * feed keeps only the latest value.
+ * feed keeps only the latest value. In texts and on the console, the feed shows its latest value.
  *
  * @example Usage
  * ```ts
@@ -63,6 +63,29 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    */
   get isObserved(): boolean {
     return this.#isObserved;
+  }
+
+  /**
+   * Returns the latest value as text: the value itself, or its `name` if it has one, such as
+   * `connected`.
+   *
+   * @returns The text.
+   */
+  toString(): string {
+    return String(Object(this.#current).name ?? this.#current);
+  }
+
+  /**
+   * Shows the latest value in `console.log` of Deno and Node.
+   *
+   * @ignore
+   */
+  [Symbol.for("nodejs.util.inspect.custom")](
+    _depth: number,
+    options: object,
+    inspect: (value: unknown, options: object) => string,
+  ): string {
+    return `StatusFeed ${inspect(this.#current, options)}`;
   }
 
   /**

@@ -14,6 +14,18 @@ Deno.test("StatusFeed iteration starts with the current value and follows each c
   assertEquals(await reader.next(), { value: undefined, done: true });
 });
 
+Deno.test("StatusFeed prints its latest value, in texts and on the console", () => {
+  const feed = new StatusFeed("pending");
+  assertEquals([`${feed}`, Deno.inspect(feed)], ["pending", 'StatusFeed "pending"']);
+  feed.set("subscribed");
+  assertEquals(`The topic is ${feed}`, "The topic is subscribed");
+  const named = new StatusFeed({ name: "connected", session: "s-1" });
+  const shown = 'StatusFeed { name: "connected", session: "s-1" }';
+  assertEquals([`${named}`, Deno.inspect(named)], ["connected", shown]);
+  assertEquals(Deno.inspect({ status: named }), `{ status: ${shown} }`);
+  assertEquals(`${new StatusFeed(undefined)} ${new StatusFeed(null)}`, "undefined null");
+});
+
 Deno.test("StatusFeed iteration may skip changes for a slow reader, never the latest", async () => {
   const feed = new StatusFeed(0);
   const reader = feed[Symbol.asyncIterator]();
