@@ -73,11 +73,14 @@ export function heard(peer: Peer): unknown[] {
       case "count":
         return `count ${data.users}`;
       case "changes":
-        return `changes +${users(data.joined)} -${users(data.left)}`;
+        return `changes +${users(data.joined)} -${users(data.left)}` +
+          (data.connections ? ` ${users(data.connections)}` : "");
       case "members": {
         const page = data.page === undefined ? "" : ` ${data.page}${data.more ? "+" : "."}`;
         return `members${page} ${users(data.members)}`;
       }
+      case "connections":
+        return `connections ${users([data])}`;
       default:
         return `${data.type} ${data.user}`;
     }

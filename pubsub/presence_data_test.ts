@@ -17,7 +17,8 @@ const PATTERNS = { "chat": { maxDataBytes: 4_096 }, "few": { gatherAbove: 2 } };
 /** The notices that a peer received since the last call, abbreviated. */
 function told(peer: Peer): string[] {
   // Leaves out the messages that a session was removed from a room.
-  return peer.take().filter(Array.isArray).map(([, notice]) => inShort(notice as PresenceNotice));
+  return peer.take().filter(Array.isArray).map(([, notice]) => notice as PresenceNotice)
+    .filter((notice) => !("connections" in notice)).map(inShort);
 }
 
 function inShort(notice: PresenceNotice): string {
@@ -34,6 +35,8 @@ function inShort(notice: PresenceNotice): string {
       return `count ${notice.users}`;
     case "leave":
       return `leave ${notice.user}`;
+    case "connections":
+      return `connections ${notice.user}:${notice.connections}`;
     default:
       return `${notice.type} ${notice.user}:${notice.data ?? "-"}`;
   }

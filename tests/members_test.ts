@@ -11,6 +11,7 @@ import {
   SessionClosedError,
 } from "../client.ts";
 import { denoPlatform } from "../client/deno.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import { passTime, turns } from "./waiting.ts";
 
@@ -262,4 +263,32 @@ Deno.test("Client.members() is typed by the presence data of a contract", async 
   }
   // @ts-expect-error The contract has no such room.
   assertEquals(client.members("hall").current.size, 0);
+});
+
+Deno.test("Client.members() has the same connections for early and late watchers, on all nodes", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  await using one = testServer({ ...OPTIONS, broker });
+  await using two = testServer({ ...OPTIONS, broker });
+  await using early = one.connect(as("early"));
+  await using late = two.connect(as("late"));
+  const rooms = [early.members("room:a"), late.members("room:a")];
+  using _early = rooms[0]!.subscribe(() => {});
+  const known = () => rooms.map(({ current }) => current.get("ann")?.connections);
+  const tabs: Client[] = [];
+  for (const server of [one, one, two]) {
+    tabs.push(server.connect(as("ann")));
+    await tabs.at(-1)!.subscribe("room:a").ready;
+    await passTime(time, 1_000);
+    assertEquals(known()[0], tabs.length);
+  }
+  using _late = rooms[1]!.subscribe(() => {});
+  await passTime(time, 1_000);
+  assertEquals(known(), [3, 3]);
+  for (const left of [2, 1, undefined]) {
+    await tabs.pop()!.close();
+    await passTime(time, 1_000);
+    assertEquals(known(), [left, left]);
+  }
+  assertEquals(rooms[0]!.current.get("early"), rooms[1]!.current.get("early"));
 });

@@ -34,6 +34,8 @@ function hear(client: Client<Contract>): string[] {
         heard.push(`members ${notice.members.map((one) => `${one.user}:${one.data}`).join(" ")}`);
       } else if (notice.type === "join" || notice.type === "update") {
         heard.push(`${notice.type} ${notice.user}:${notice.data}`);
+      } else if (notice.type === "connections") {
+        heard.push(`connections ${notice.user}:${notice.connections}`);
       } else heard.push(notice.type);
     }
   })();
@@ -364,9 +366,11 @@ Deno.test("Two clients of a user are one member, with the latest data", async ()
   assertEquals(heard, [
     "members ann:undefined",
     "join bob:laptop",
+    "connections bob:2",
     "update bob:phone",
     "update bob:laptop",
     "update bob:phone again",
+    "connections bob:1",
     "update bob:laptop",
   ]);
   await laptop.close();

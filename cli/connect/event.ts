@@ -304,6 +304,8 @@ function rowText({ collection, key }: TalkRow): string {
 function noticeText(notice: PresenceNotice): string {
   const name = ({ user, data }: { readonly user: string; readonly data?: unknown }) =>
     plainText(user) + (data === undefined ? "" : ` ${dataText(data)}`);
+  const count = ({ user, connections }: { readonly user: string; readonly connections: number }) =>
+    `${plainText(user)} has ${connections} ${connections === 1 ? "connection" : "connections"}`;
   switch (notice.type) {
     case "members":
       return `present: ${notice.members.map(name).join(", ") || "none"}`;
@@ -311,16 +313,18 @@ function noticeText(notice: PresenceNotice): string {
       return `${name(notice)} joined`;
     case "update":
       return `${name(notice)} changed`;
+    case "connections":
+      return count(notice);
     case "leave":
       return `${name(notice)} left`;
     case "count":
       return `${notice.users} present`;
     case "changes": {
-      const { joined, left, updated = [] } = notice;
+      const { joined, left, updated = [], connections = [] } = notice;
       const parts = Object.entries({ joined, left, changed: updated })
         .filter(([, users]) => users.length > 0)
         .map(([how, users]) => `${users.map(name).join(", ")} ${how}`);
-      return parts.join("; ");
+      return [...parts, ...connections.map(count)].join("; ");
     }
   }
 }

@@ -15,7 +15,12 @@ import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { type PresenceScope, PresenceScopes, type UserPresence } from "./presence_scopes.ts";
+import {
+  type PresenceCount,
+  type PresenceScope,
+  PresenceScopes,
+  type UserPresence,
+} from "./presence_scopes.ts";
 import type { PresenceEvent, PresenceOptions } from "./types.ts";
 
 export type { PresenceEvent, PresenceOptions };
@@ -39,6 +44,11 @@ interface Visit {
 export interface PresenceObserver {
   /** Called within each change, in order. MUST NOT change the presence. */
   changed(event: PresenceEvent): void;
+  /**
+   * Called when the number of connections of a user who stays in a topic has changed, or the time
+   * of the first one. MUST NOT change the presence.
+   */
+  counted(count: PresenceCount): void;
   /** Called when the other nodes have sent the users of a topic, so that `members` is complete. */
   settled(topic: string): void;
 }
@@ -136,6 +146,9 @@ export class Presence implements Disposable {
     this.#onError = options.onError ?? ((error) => this.#print(error));
     this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, shareOnline }, {
       changed: (event) => this.#note(event),
+      counted: (count) => {
+        for (const observer of this.#observers) this.#call(() => observer.counted(count));
+      },
       settled: (topic) => {
         for (const observer of this.#observers) this.#call(() => observer.settled(topic));
       },
@@ -254,6 +267,18 @@ export class Presence implements Disposable {
    */
   members(topic: string): PresenceMember[] {
     return Array.from(this.#scopes.get(topic)?.users.values() ?? [], ({ member }) => member);
+  }
+
+  /**
+   * Finds a user present in a topic.
+   *
+   * @ignore
+   * @param user The user.
+   * @param topic The topic.
+   * @returns The member; `undefined` if the user is absent.
+   */
+  member(user: string, topic: string): PresenceMember | undefined {
+    return this.#scopes.get(topic)?.users.get(user)?.member;
   }
 
   /**

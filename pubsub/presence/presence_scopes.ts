@@ -40,6 +40,18 @@ interface PresenceData {
   readonly value: unknown;
 }
 
+/** The connections of a user in a topic, and the time of the first one. */
+export type ConnectionCount = Pick<PresenceMember, "connections" | "joinedAt">;
+
+/** A change in the connections of a user who stays in a topic. */
+export interface PresenceCount {
+  readonly topic: string;
+  readonly user: string;
+  readonly before: ConnectionCount;
+  /** The session that entered; absent for any other change. */
+  readonly session: Session | undefined;
+}
+
 /** A topic, or the state of being online. */
 export interface PresenceScope {
   /** The topic; `undefined` means being online. */
@@ -93,6 +105,9 @@ export class UserPresence {
    * period.
    */
   last: NodePresence | undefined = undefined;
+  /** The connections and the time of the first one, as last returned by {@linkcode recount}. */
+  #counted = 0;
+  #countedSince = 0;
   /** Data of each session on this node. */
   #own: Map<Session, PresenceData> | undefined = undefined;
   readonly #runtime: Runtime;
@@ -186,6 +201,20 @@ export class UserPresence {
     return JSON.stringify(before?.value) !== JSON.stringify(newest?.value);
   }
 
+  /**
+   * Compares the number of connections, and the time of the first one, with those of the last call.
+   *
+   * @returns The earlier values if one of them has changed.
+   */
+  recount(): ConnectionCount | undefined {
+    const before = { connections: this.#counted, joinedAt: this.#countedSince };
+    const { connections, joinedAt } = this;
+    this.#counted = connections;
+    this.#countedSince = joinedAt;
+    const isSame = connections === before.connections && joinedAt === before.joinedAt;
+    return isSame ? undefined : before;
+  }
+
   /** Sends the connections and data on this node to the other nodes. */
   share(): void {
     const { here, joinedAt, user, scope: { shared } } = this;
@@ -223,6 +252,8 @@ function readPresenceEntry(value: unknown): PresenceEntry | undefined {
 interface PresenceOwner {
   /** Called within each change of a user. */
   changed(event: PresenceEvent): void;
+  /** Called when the connections of a user who stays in a topic have changed. */
+  counted(count: PresenceCount): void;
   /** Called when the other nodes have sent the users of a topic. */
   settled(topic: string): void;
   /** Called when a change caused by another node or by the clock is complete. */
@@ -375,7 +406,7 @@ export class PresenceScopes implements Disposable {
           type: "join",
           topic,
           user,
-          at: this.#runtime.now(),
+          at: presence.joinedAt,
           session,
           ...dataOf(presence),
         });
@@ -412,6 +443,7 @@ export class PresenceScopes implements Disposable {
       return { presence, hasCome: false };
     }
     presence.refresh();
+    presence.recount();
     if (scope.isSettled) {
       this.#owner.changed({ type: "join", topic, user, at, session, ...dataOf(presence) });
     } else presence.unreported = session;
@@ -447,11 +479,15 @@ export class PresenceScopes implements Disposable {
     this.#refresh(presence);
   }
 
-  /** Reports an update if the user's data changed. */
+  /** Reports an update if the user's data changed, and a change of the user's connections. */
   #refresh(presence: UserPresence, session?: Session): void {
     const { user, scope: { topic, isSettled } } = presence;
-    // Until the scope is settled, no member has a list. The first list will include this data.
-    if (!presence.refresh() || topic === undefined || !isSettled) return;
+    const hasOtherData = presence.refresh();
+    const before = presence.recount();
+    // Until the scope is settled, no member has a list. The first list will include the changes.
+    if (topic === undefined || !isSettled) return;
+    if (before !== undefined) this.#owner.counted({ topic, user, before, session });
+    if (!hasOtherData) return;
     this.#owner.changed({
       type: "update",
       topic,
@@ -504,15 +540,10 @@ export class PresenceScopes implements Disposable {
     }
     if (known !== undefined) return this.#refresh(presence);
     presence.refresh();
+    presence.recount();
     if (!scope.isSettled) return;
     const { topic } = scope;
-    this.#owner.changed({
-      type: "join",
-      topic,
-      user,
-      at: this.#runtime.now(),
-      ...dataOf(presence),
-    });
+    this.#owner.changed({ type: "join", topic, user, at: joinedAt, ...dataOf(presence) });
   }
 
   #losePart(part: NodePresence, isSwept: boolean): void {

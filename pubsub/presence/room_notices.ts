@@ -14,6 +14,7 @@ import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Presence } from "./presence.ts";
+import type { ConnectionCount, PresenceCount } from "./presence_scopes.ts";
 import type { PresenceEvent } from "./types.ts";
 
 /** Maximum size of a notice in bytes, so that it fits in one frame. */
@@ -34,6 +35,14 @@ const FRAME_BYTES = 100;
  * the next interval. This bounds the traffic to each member, however much data the users set.
  */
 const MAX_DATA_BYTES = 65_536;
+
+/**
+ * Maximum number of bytes that one interval carries about users' connections; further users follow
+ * in the next interval, unless they then have as many connections as before. If a node dies, the
+ * users that reconnect to other nodes have twice as many connections until the node is declared
+ * gone.
+ */
+const MAX_COUNT_BYTES = 4_096;
 
 /** Time for which a small room gathers data updates, in milliseconds. */
 const UPDATE_MS = 50;
@@ -82,6 +91,13 @@ interface RoomNoticesParts {
 
 type Joined = PresenceChangesNotice["joined"][number];
 type Updated = NonNullable<PresenceChangesNotice["updated"]>[number];
+type Counted = NonNullable<PresenceChangesNotice["connections"]>[number];
+
+/** A user's connections, as the members know them. */
+interface KnownCount extends ConnectionCount {
+  /** True if the members know different numbers, or an earlier visit of the user. */
+  isMixed: boolean;
+}
 
 /** A user that left; `hadData` is true if members may have received the user's data. */
 type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
@@ -101,6 +117,8 @@ export class RoomNotices {
   readonly #joined = new Map<string, Joined>();
   readonly #left = new Map<string, Left>();
   readonly #updated = new Map<string, Updated>();
+  /** Users whose connections the members may not know. Bounded by the users in the room. */
+  readonly #recounted = new Map<string, KnownCount>();
   #maxBytes = MAX_NOTICE_BYTES;
   #timer: Timer | undefined;
   #gatheredAt = -Infinity;
@@ -164,6 +182,24 @@ export class RoomNotices {
     if (this.isEmpty) this.close();
   }
 
+  /**
+   * Notifies the members of a user's connections, immediately or with the next gathered notice.
+   * They keep the last number while the user has no connection, so a reload is no change.
+   */
+  recount({ user, before, session }: PresenceCount): void {
+    if (this.#options.members === "count" || this.#joined.has(user)) return;
+    const known = this.#recounted.get(user) ?? { ...shownAs(before), isMixed: false };
+    const member = this.#presence.member(user, this.name)!;
+    if (isKnown(member, known)) return void this.#recounted.delete(user);
+    this.#recounted.set(user, known);
+    if (member.connections === 0) return;
+    if (this.#gathers(this.#presence.count(this.name))) return this.#schedule();
+    for (const one of this.#takeCounts()) {
+      // The session that entered has received this number in the list.
+      this.#told.send(this.#encode({ type: "connections", ...one }), session);
+    }
+  }
+
   /** Notifies the members of an event, immediately or with the next gathered notice. */
   note(event: PresenceEvent): void {
     if (event.type === "update" && this.#options.members === "count") return;
@@ -175,12 +211,16 @@ export class RoomNotices {
     const { user, at } = event;
     if (event.type === "leave") {
       const { lastSeenAt } = event;
+      this.#recounted.delete(user);
       return this.#told.send(this.#encode({ type: "leave", user, at, lastSeenAt }));
     }
     const { type, session } = event;
     if (type === "update") this.#gatheredAt = this.#runtime.now();
+    const notice = type === "join"
+      ? { type, ...this.#asJoined({ user, at, data: event.data }) }
+      : { type, ...withData({ user, at }, event) };
     // The session that entered has received this change in the list.
-    this.#told.send(this.#encode({ type, ...withData({ user, at }, event) }), session);
+    this.#told.send(this.#encode(notice), session);
   }
 
   /** Sends the list to waiting sessions, now that the other nodes have sent all users of the room. */
@@ -212,6 +252,7 @@ export class RoomNotices {
   #gather(event: PresenceEvent): void {
     const { user, at } = event;
     if (event.type === "leave") {
+      this.#recounted.delete(user);
       const hadData = this.#updated.delete(user) || event.data !== undefined;
       if (this.#joined.delete(user)) return;
       this.#left.set(user, { user, at, lastSeenAt: event.lastSeenAt, hadData });
@@ -224,6 +265,7 @@ export class RoomNotices {
       if (left === undefined) return void this.#joined.set(user, withData({ user, at }, event));
       // Members have not seen the user leave, but may have received older data.
       this.#left.delete(user);
+      this.#recounted.set(user, { connections: 0, joinedAt: 0, isMixed: true });
       if (!left.hadData && event.data === undefined) return;
       this.#updated.set(user, withData({ user, at }, event));
     }
@@ -253,8 +295,8 @@ export class RoomNotices {
     this.#timer = undefined;
     this.#gatheredAt = this.#runtime.now();
     const changes = this.#takeChanges();
-    // Updates remain if these changes had no room for more data.
-    if (this.#updated.size > 0) this.#schedule();
+    // Updates and connections remain if these changes had no room for more.
+    if (this.#updated.size > 0 || this.#hasUnsentCounts) this.#schedule();
     for (const message of changes) this.#told.send(message);
     for (const [session, held] of this.#getting) {
       held.push(...changes);
@@ -282,17 +324,19 @@ export class RoomNotices {
     const { joined, updated } = this.#takeData();
     const left = Array.from(this.#left.values(), ({ hadData: _, ...one }) => one);
     this.#left.clear();
+    const connections = this.#takeCounts();
     if (members === "count") {
       if (users === this.#toldUsers) return [];
       this.#toldUsers = users;
       return [this.#encode({ type: "count", users })];
     }
-    const count = joined.length + left.length + updated.length;
+    const count = joined.length + left.length + updated.length + connections.length;
     if (users <= gatherAbove && count <= gatherAbove && this.#getting.size === 0) {
       return [
         ...left.map((one) => this.#encode({ type: "leave", ...one })),
         ...joined.map((one) => this.#encode({ type: "join", ...one })),
         ...updated.map((one) => this.#encode({ type: "update", ...one })),
+        ...connections.map((one) => this.#encode({ type: "connections", ...one })),
       ];
     }
     return [
@@ -301,7 +345,35 @@ export class RoomNotices {
       ...this.#split(updated).map((updated) =>
         this.#encode({ type: "changes", joined: [], left: [], updated })
       ),
+      ...this.#split(connections).map((connections) =>
+        this.#encode({ type: "changes", joined: [], left: [], connections })
+      ),
     ];
+  }
+
+  /** Takes the users whose connections the members don't know, as far as one interval carries. */
+  #takeCounts(): Counted[] {
+    const counted: Counted[] = [];
+    let leftBytes = MAX_COUNT_BYTES;
+    for (const [user, known] of this.#recounted) {
+      const member = this.#presence.member(user, this.name)!;
+      const { connections, joinedAt } = member;
+      // If the user returns within the grace period, the number may be the same as before.
+      if (connections === 0) continue;
+      if (!isKnown(member, known)) {
+        const one = { user, connections };
+        counted.push(joinedAt === known.joinedAt ? one : { ...one, joinedAt });
+        leftBytes -= utf8Length(JSON.stringify(counted.at(-1)));
+      }
+      this.#recounted.delete(user);
+      if (leftBytes <= 0) break;
+    }
+    return counted;
+  }
+
+  /** True if a user who has connections waits for the next interval. */
+  get #hasUnsentCounts(): boolean {
+    return this.#recounted.keys().some((user) => this.#presence.connections(user, this.name) > 0);
   }
 
   /**
@@ -317,9 +389,9 @@ export class RoomNotices {
     };
     const late: Updated[] = [];
     const joined = Array.from(this.#joined.values(), (one) => {
-      if (fits(one)) return one;
+      if (fits(one)) return this.#asJoined(one);
       late.push(one);
-      return { user: one.user, at: one.at };
+      return this.#asJoined({ user: one.user, at: one.at });
     });
     this.#joined.clear();
     const updated: Updated[] = [];
@@ -356,6 +428,14 @@ export class RoomNotices {
     }
   }
 
+  /** A join as the other members receive it, with the user's connections until now. */
+  #asJoined({ user, at, data }: Joined): Joined {
+    const { connections, joinedAt } = this.#presence.member(user, this.name) ??
+      { connections: 1, joinedAt: at };
+    const joined = withData({ user, at: joinedAt }, { data });
+    return connections > 1 ? { ...joined, connections } : joined;
+  }
+
   /** The members right after `session` enters with `data`. */
   #membersWith(session: Session, data: unknown): PresenceMember[] {
     const members = this.#presence.members(this.name);
@@ -374,7 +454,12 @@ export class RoomNotices {
     return members;
   }
 
-  #list(members: readonly PresenceMember[]): EncodedMessage[] {
+  #list(all: readonly PresenceMember[]): EncodedMessage[] {
+    for (const [user, known] of this.#recounted) {
+      const shown = shownAs(this.#presence.member(user, this.name)!);
+      known.isMixed ||= !isKnown(shown, known);
+    }
+    const members = all.map(shownAs);
     const parts = this.#split(members);
     if (parts.length <= 1) return [this.#encode({ type: "members", members })];
     return parts.map((members, page) => {
@@ -411,4 +496,14 @@ function withData<T extends object>(
   { data }: { readonly data?: unknown },
 ): T & { readonly data?: unknown } {
   return data === undefined ? to : { ...to, data };
+}
+
+/** A member as the others see it: without a connection, with the fewest that it may return with. */
+function shownAs<M extends ConnectionCount>(member: M): M {
+  return member.connections > 0 ? member : { ...member, connections: 1 };
+}
+
+/** True if all members know the connections of a user. */
+function isKnown({ connections, joinedAt }: ConnectionCount, known: KnownCount): boolean {
+  return !known.isMixed && connections === known.connections && joinedAt === known.joinedAt;
 }

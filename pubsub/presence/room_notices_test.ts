@@ -1,6 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Bench, heard } from "../_rooms_bench_test.ts";
-import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
+import { updateMembers } from "../../session/wire/member_list.ts";
+import type { PresenceMember, PresenceNotice } from "../../session/wire/presence_notice.ts";
+import type { Peer } from "../_peers_test.ts";
 import { type RoomOptions, Rooms } from "./rooms.ts";
 
 const SMALL: RoomOptions = { gatherAbove: 2, gatherMs: 1_000 };
@@ -25,7 +27,7 @@ Deno.test("Rooms gathers the changes of a large room, reduced to their net effec
   assertEquals(heard(e!), ["off chat"]);
 });
 
-Deno.test("Rooms reports nothing about a user who leaves a large room and returns before the next notice", async () => {
+Deno.test("Rooms reports only the connections of a user who leaves a large room and returns before the next notice", async () => {
   await using bench = largeRooms();
   const [a, b] = await bench.join("chat", "a", "b", "c", "d");
   await bench.pass(0);
@@ -33,7 +35,7 @@ Deno.test("Rooms reports nothing about a user who leaves a large room and return
   bench.rooms.leave(b!.session, "chat");
   bench.rooms.join(b!.session, "chat");
   await bench.pass(1_000);
-  assertEquals(heard(a!), []);
+  assertEquals(heard(a!), ["changes + - b*1"]);
   assertEquals(heard(b!).slice(-2), ["off chat", "members a*1 c*1 d*1 b*1"]);
 });
 
@@ -180,4 +182,129 @@ Deno.test("Rooms() rejects invalid options", async () => {
   );
   const patterns = { "room:{name}": {}, "room:a": {} };
   assertThrows(() => new Rooms({ topics, presence, patterns }), TypeError, "overlap");
+});
+
+/** The members of the room `chat`, as a session knows them from its notices. */
+class Watcher {
+  readonly members = new Map<string, PresenceMember>();
+  /** The number of notices, and their bytes, since the last reset. */
+  notices = 0;
+  bytes = 0;
+  readonly #peer: Peer;
+
+  constructor(peer: Peer) {
+    this.#peer = peer;
+  }
+
+  read(): ReadonlyMap<string, PresenceMember> {
+    for (const message of this.#peer.take()) {
+      if (!Array.isArray(message)) continue;
+      this.notices++;
+      this.bytes += JSON.stringify(message).length;
+      updateMembers(this.members, message[1] as PresenceNotice);
+    }
+    return this.members;
+  }
+
+  reset(): void {
+    this.read();
+    this.notices = this.bytes = 0;
+  }
+}
+
+for (const gatherAbove of [100, 0]) {
+  const size = gatherAbove === 0 ? "large" : "small";
+
+  Deno.test(`Rooms keeps the members of a ${size} room the same for early and late watchers`, async () => {
+    await using bench = new Bench({ graceMs: 5_000, patterns: { chat: { gatherAbove } } });
+    const { rooms } = bench;
+    const tabs = await bench.connectAll("ann", "ann", "ann", "ann", "ann", "ann");
+    const [one, two, three, four, five, six] = tabs.map(({ session }) => session);
+    const watchers: Watcher[] = [];
+    const watch = async (user: string) => {
+      const peer = await bench.connect(user);
+      rooms.join(peer.session, "chat");
+      watchers.push(new Watcher(peer));
+    };
+    const steps: (() => unknown)[] = [
+      () => rooms.join(one!, "chat", { data: "one" }),
+      () => rooms.join(two!, "chat"),
+      () => rooms.join(three!, "chat", { data: "three" }),
+      () => rooms.leave(three!, "chat"),
+      () => void two!.close(),
+      // The user leaves, and returns before the next notice of a large room.
+      () => rooms.leave(one!, "chat") && rooms.join(one!, "chat") && rooms.join(three!, "chat"),
+      // A reload: the last sessions close, and a new one opens within the grace period.
+      () => void one!.close(),
+      () => void three!.close(),
+      () => rooms.join(four!, "chat", { data: "four" }),
+      () => rooms.join(five!, "chat"),
+      () => rooms.leave(five!, "chat") && rooms.join(five!, "chat") && rooms.join(six!, "chat"),
+      () => rooms.update(six!, "chat", { data: "six" }),
+    ];
+    await watch("early");
+    for (const [i, step] of steps.entries()) {
+      await step();
+      await bench.pass(0);
+      await watch(`watcher ${i}`);
+      await bench.pass(1_000);
+      for (const watcher of watchers) {
+        const known = watcher.read();
+        for (const member of rooms.members("chat")) {
+          const isAway = member.connections === 0;
+          const seen = known.get(member.user)!;
+          const { connections } = isAway ? seen : member;
+          assertEquals(seen, { ...member, connections }, `after step ${i}`);
+          assert(seen.connections > 0);
+        }
+        assertEquals(known.size, rooms.members("chat").length);
+      }
+    }
+    assertEquals(watchers[0]!.members.get("ann")?.connections, 3);
+  });
+
+  Deno.test(`Rooms sends nothing about users of a ${size} room who reload`, async () => {
+    await using bench = new Bench({ graceMs: 5_000, patterns: { chat: { gatherAbove } } });
+    const users = Array.from({ length: 50 }, (_, i) => `user-${i}`);
+    const [watcher] = await bench.join("chat", "watcher");
+    const before = await bench.join("chat", ...users);
+    await bench.pass(2_000);
+    const known = new Watcher(watcher!);
+    known.reset();
+    for (const { session } of before) void session.close();
+    await bench.pass(3_000);
+    await bench.join("chat", "late");
+    await bench.pass(1_000);
+    const after = await bench.join("chat", ...users);
+    await bench.pass(2_000);
+    known.read();
+    assertEquals([known.notices, known.members.get("late")?.connections], [1, 1]);
+    assertEquals(after.length, 50);
+  });
+}
+
+Deno.test("Rooms sends at most 4 KiB about connections in an interval, and later only what still differs", async () => {
+  await using bench = new Bench({ graceMs: 0, patterns: { chat: { gatherAbove: 0 } } });
+  const users = Array.from({ length: 500 }, (_, i) => `user-${i}`);
+  const [watcher] = await bench.join("chat", "watcher");
+  await bench.join("chat", ...users);
+  await bench.pass(2_000);
+  const known = new Watcher(watcher!);
+  known.reset();
+  const doubled = () => users.filter((user) => known.members.get(user)?.connections === 2).length;
+  const doubles = await bench.join("chat", ...users);
+  for (const ms of [0, 1_000, 1_000]) {
+    await bench.pass(ms);
+    known.read();
+    assert(known.bytes < 4_096 + 400, `${known.bytes} bytes`);
+    known.reset();
+  }
+  const told = doubled();
+  assert(told > 100 && told < 400, `${told}`);
+  // The second sessions of all users are over, as after a node was declared gone.
+  for (const { session } of doubles) bench.rooms.leave(session, "chat");
+  for (let intervals = 0; intervals < 30; intervals++) await bench.pass(1_000);
+  known.read();
+  assertEquals(doubled(), 0);
+  assert(known.bytes < 2 * told * 60, "nothing about users who were not reported");
 });

@@ -86,7 +86,8 @@ const JOIN: OptionKinds<RoomJoinOptions> = { ...SUBSCRIBE, data: 0 };
  *
  * - **Users:** notices are about users. Opening a second tab doesn't count as a join, closing it
  *   doesn't count as a leave, and reloading within the grace period of {@linkcode Presence} counts
- *   as neither.
+ *   as neither. Members receive the new number of the user's connections, but not the 0 of the
+ *   grace period: a reload causes no notice.
  * - **First:** a session that joins first receives `members`, which includes its own user. Then it
  *   receives every change once and in order, except changes that the list already includes.
  * - **Data:** a session may be present with data, which is included in `members`, `join` and
@@ -168,6 +169,7 @@ export class Rooms implements Disposable {
       changed: (event) => {
         if (event.topic !== undefined) this.#rooms.get(event.topic)?.note(event);
       },
+      counted: (count) => this.#rooms.get(count.topic)?.recount(count),
       settled: (topic) => this.#rooms.get(topic)?.settled(),
     });
   }

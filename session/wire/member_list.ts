@@ -40,7 +40,9 @@ export function updateMembers<D>(
   } else if (notice.type === "changes") {
     for (const { user } of notice.left) members.delete(user);
     for (const change of [...notice.joined, ...notice.updated ?? []]) put(members, change);
+    for (const change of notice.connections ?? []) recount(members, change);
   } else if (notice.type === "leave") members.delete(notice.user);
+  else if (notice.type === "connections") recount(members, notice);
   else if (notice.type === "join" || notice.type === "update") put(members, notice);
 }
 
@@ -83,8 +85,14 @@ export class MemberList {
 
 /** True if a notice has the properties that its type requires. */
 function isReadable(value: unknown): boolean {
-  const { type, user, users, members, joined, left, updated = [] } = Object(value);
-  const lists = type === "members" ? [members] : type === "changes" ? [joined, left, updated] : [];
+  const { type, user, users, members, joined, left, updated = [], connections = [] } = Object(
+    value,
+  );
+  const lists = type === "members"
+    ? [members]
+    : type === "changes"
+    ? [joined, left, updated, connections]
+    : [];
   if (type === "count") return Number.isFinite(users);
   if (lists.length === 0) return typeof user === "string";
   return lists.every((list) =>
@@ -94,10 +102,28 @@ function isReadable(value: unknown): boolean {
 
 function put<D>(
   members: Map<string, PresenceMember<D>>,
-  { user, at, data }: { readonly user: string; readonly at: number; readonly data?: D },
+  { user, at, data, connections = members.get(user)?.connections ?? 1 }: {
+    readonly user: string;
+    readonly at: number;
+    readonly connections?: number | undefined;
+    readonly data?: D | undefined;
+  },
 ): void {
-  const { connections = 1, joinedAt = at } = members.get(user) ?? {};
+  const { joinedAt = at } = members.get(user) ?? {};
   const member = { user, connections, joinedAt };
   // Applications print and compare members, so the key is absent if there is no data.
   members.set(user, data === undefined ? member : { ...member, data });
+}
+
+function recount<D>(
+  members: Map<string, PresenceMember<D>>,
+  { user, connections, joinedAt }: {
+    readonly user: string;
+    readonly connections: number;
+    readonly joinedAt?: number | undefined;
+  },
+): void {
+  const known = members.get(user);
+  if (known === undefined) return;
+  members.set(user, { ...known, connections, joinedAt: joinedAt ?? known.joinedAt });
 }

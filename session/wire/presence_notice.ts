@@ -14,7 +14,10 @@ export const PRESENCE_PREFIX = "presence:";
 export interface PresenceMember<D = unknown> {
   /** The user, as returned by the server's `userOf`. */
   readonly user: string;
-  /** Number of the user's sessions in the topic; 0 during the grace period. */
+  /**
+   * Number of the user's sessions in the topic. During the grace period, it is 0 on the server, and
+   * clients keep the last number.
+   */
   readonly connections: number;
   /** Start of the first of these sessions, in milliseconds since the Unix epoch. */
   readonly joinedAt: number;
@@ -48,8 +51,20 @@ export type PresenceNotice<D = unknown> =
     readonly user: string;
     /** Time of the join, in milliseconds since the Unix epoch. */
     readonly at: number;
+    /** Number of the user's connections; absent if it is 1. */
+    readonly connections?: number | undefined;
     /** The user's presence data; absent if there is no data. */
     readonly data?: D | undefined;
+  }
+  | {
+    /** The number of a present user's connections has changed. */
+    readonly type: "connections";
+    /** The user. */
+    readonly user: string;
+    /** The new number, at least 1. */
+    readonly connections: number;
+    /** Start of the first connection; present if it has changed. */
+    readonly joinedAt?: number | undefined;
   }
   | {
     /** The data of a present user has changed. */
@@ -81,6 +96,7 @@ export type PresenceNotice<D = unknown> =
     readonly joined: readonly {
       readonly user: string;
       readonly at: number;
+      readonly connections?: number | undefined;
       readonly data?: D | undefined;
     }[];
     /** Users whose last connection has closed, with the times as in a leave. */
@@ -92,6 +108,14 @@ export type PresenceNotice<D = unknown> =
     /** Users whose data has changed, with the time and the data as in an update. */
     readonly updated?:
       | readonly { readonly user: string; readonly at: number; readonly data?: D | undefined }[]
+      | undefined;
+    /** Users with a new number of connections, as in a notice `connections`. */
+    readonly connections?:
+      | readonly {
+        readonly user: string;
+        readonly connections: number;
+        readonly joinedAt?: number | undefined;
+      }[]
       | undefined;
   }
   | {

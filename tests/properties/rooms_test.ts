@@ -3,7 +3,12 @@
  */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
+import { updateMembers } from "../../session/wire/member_list.ts";
+import {
+  PRESENCE_PREFIX,
+  type PresenceMember,
+  type PresenceNotice,
+} from "../../session/wire/presence_notice.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
 import type { Drawn } from "./draw.ts";
 import { FailingEngine } from "./failing_engine.ts";
@@ -87,7 +92,7 @@ class RoomReader {
   readonly #leaves = new Set<number>();
   /** Number of subscriptions whose end is not confirmed. */
   #subscriptions = 0;
-  #members: Map<string, unknown> | undefined;
+  #members: Map<string, PresenceMember> | undefined;
   #count: number | undefined;
   #hasMore = false;
 
@@ -96,12 +101,11 @@ class RoomReader {
   }
 
   /**
-   * The data of all members by name, or the number of users. It is `undefined` before the list
-   * arrives.
+   * The members by name, or the number of users. It is `undefined` before the list arrives.
    */
   get known(): unknown {
     if (this.#members === undefined || this.#hasMore) return this.#count;
-    return [...this.#members].toSorted(byName);
+    return [...this.#members.values()].toSorted((a, b) => byName([a.user], [b.user]));
   }
 
   enter(): void {
@@ -127,40 +131,39 @@ class RoomReader {
     if (this.#subscriptions === 0) this.faults.push(`${notice.type} outside of the room`);
     else if (notice.type === "members") this.#list(notice);
     else if (notice.type === "count") this.#count = notice.users;
-    else if (notice.type === "changes") {
-      for (const { user } of notice.left) this.#apply("leave", user);
-      for (const { user, data } of notice.joined) this.#apply("join", user, data);
-      for (const { user, data } of notice.updated ?? []) this.#apply("update", user, data);
-    } else this.#apply(notice.type, notice.user, "data" in notice ? notice.data : undefined);
+    else this.#change(notice);
   }
 
-  #list({ members, page = 0, more }: Extract<PresenceNotice, { type: "members" }>): void {
+  #list(notice: Extract<PresenceNotice, { type: "members" }>): void {
+    const { members, page = 0, more } = notice;
     if (page === 0) this.#members = new Map();
     else if (!this.#hasMore) this.faults.push(`part ${page} of a list without the part before`);
     this.#hasMore = more === true;
-    for (const { user, data } of members) {
-      if (this.#members?.has(user)) this.faults.push(`${user} twice in a list`);
-      this.#members?.set(user, data);
+    for (const { user } of members) {
+      if (page > 0 && this.#members?.has(user)) this.faults.push(`${user} twice in a list`);
     }
+    updateMembers(this.#members!, notice);
   }
 
-  #apply(type: "join" | "leave" | "update", user: string, data?: unknown): void {
-    if (this.#members === undefined || this.#hasMore) {
-      return void this.faults.push(`${type} before the list`);
+  #change(notice: PresenceNotice): void {
+    const members = this.#members;
+    if (members === undefined || this.#hasMore) {
+      return void this.faults.push(`${notice.type} before the list`);
     }
-    apply(this.#members, { type, user, data }, this.faults);
+    if (notice.type !== "changes") this.#check(notice.type, notice as { readonly user: string });
+    else {
+      const { left, joined, updated = [], connections = [] } = notice;
+      for (const one of left) this.#check("leave", one);
+      for (const one of joined) this.#check("join", one);
+      for (const one of [...updated, ...connections]) this.#check("change", one);
+    }
+    updateMembers(members, notice);
   }
-}
 
-/** Applies a change of members. If the change does not fit, records it as a fault. */
-function apply(
-  members: Map<string, unknown>,
-  { type, user, data }: { readonly type: string; readonly user: string; readonly data?: unknown },
-  faults: string[],
-): void {
-  if (members.has(user) === (type === "join")) faults.push(`${type} of ${user}`);
-  if (type === "leave") members.delete(user);
-  else members.set(user, data);
+  /** Records a change that does not fit as a fault. */
+  #check(type: string, { user }: { readonly user: string }): void {
+    if (this.#members!.has(user) === (type === "join")) this.faults.push(`${type} of ${user}`);
+  }
 }
 
 /** A user's page and its data. The page may be in the room or not. */
@@ -271,12 +274,14 @@ class Room {
   /** Compares what each page and each node knows with the model. */
   look(): void {
     const members = this.#members();
-    const shown = members.map(({ user, data }) => [user, data] as const);
-    for (const { user, page, reader } of this.#guests) {
+    for (const { user, node, page, reader } of this.#guests) {
       this.#read(page, reader);
       assertEquals(reader.faults, [], `notices for ${user}`);
       assertEquals(page.unanswered, [], `requests of ${user} without a reply`);
-      if (reader.isIn) assertEquals(reader.known, this.#isCount ? members.length : shown, user);
+      if (!reader.isIn) continue;
+      const shown = node.server.rooms.members(this.#name)
+        .toSorted((a, b) => byName([a.user], [b.user]));
+      assertEquals(reader.known, this.#isCount ? members.length : shown, user);
     }
     for (const { host, server } of this.#nodes) {
       const isHere = this.#guests.some(({ node, reader }) => node.server === server && reader.isIn);
@@ -505,7 +510,8 @@ property("members who set large data at once are all reported, about 64 KiB per 
     for (const { page, reader } of readers) {
       for (const envelope of page.received) reader.take(envelope);
       assertEquals(reader.faults, []);
-      assertEquals(reader.known, members);
+      const known = (reader.known as PresenceMember[]).map(({ user, data }) => [user, data]);
+      assertEquals(known, members);
     }
     for (const { page } of all) assertEquals(page.unanswered, []);
   },
