@@ -29,11 +29,11 @@ const KIB = 1024;
 /** The maximum size of what a page loads at first, in bytes, minified and gzipped. */
 const MAX_BYTES = {
   /** A page that connects, without a contract. */
-  page: 33.1 * KIB,
+  page: 35 * KIB,
   /** All exports of the client. */
-  client: 35.7 * KIB,
+  client: 37.5 * KIB,
   /** Everything that the page loads before it has a session over WebTransport. */
-  session: 43.4 * KIB,
+  session: 45.3 * KIB,
 };
 
 /**
@@ -63,13 +63,13 @@ const MAX_PART_BYTES = {
 const MAX_REACT_BYTES = 5.6 * KIB;
 
 /** The maximum size of the whole client in one file, in bytes, minified and gzipped. */
-const MAX_FILE_BYTES = 89.9 * KIB;
+const MAX_FILE_BYTES = 91.7 * KIB;
 
 /**
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 95.9 * KIB;
+const MAX_PARTS_BYTES = 97.5 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {
@@ -310,6 +310,19 @@ Deno.test("client.ts documents the size limits of these tests", async () => {
   const bounds = [MAX_BYTES, MAX_PART_BYTES].flatMap((bounds) => Object.values(bounds));
   for (const bytes of [...bounds, MAX_FILE_BYTES]) {
     assertStringIncludes(text, `${bytes / KIB} KiB`);
+  }
+});
+
+Deno.test("The pages for users state the size limits of these tests", async () => {
+  const page = (path: string) => Deno.readTextFile(new URL(`../${path}`, import.meta.url));
+  const kib = (bytes: number) => `${bytes / KIB}`;
+  const first = [MAX_BYTES.page, MAX_BYTES.client].map(kib);
+  assertStringIncludes(await page("README.md"), `| ${first.join(" to ")} KiB `);
+  for (const size of first) assertStringIncludes(await page("docs/faq.md"), `${size} KiB`);
+  const npm = await page("docs/recipes/npm.md");
+  assertStringIncludes(npm, `${kib(MAX_FILE_BYTES)} KiB`);
+  for (const size of [...first, ...Object.values(MAX_PART_BYTES).map(kib)]) {
+    assertMatch(npm, new RegExp(`\\| ${RegExp.escape(size)} +\\|$`, "m"));
   }
 });
 

@@ -18,9 +18,9 @@ const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
 /**
  * Most bytes that the page loads initially, minified and gzipped. A bundle of the sources has at
- * most 33.3 KiB (`tests/bundle_test.ts`); the code of the page and of a bundler adds to that.
+ * most 35 KiB (`tests/bundle_test.ts`); the code of the page and of a bundler adds to that.
  */
-const MAX_FIRST_BYTES = 34.5 * 1024;
+const MAX_FIRST_BYTES = 36.2 * 1024;
 
 const TYPES: Readonly<Record<string, string>> = { html: "text/html", js: "text/javascript" };
 
