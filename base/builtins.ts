@@ -2,6 +2,7 @@
  * Node's built-in modules, looked up on first use: a browser bundle cannot contain a module that
  * imports them.
  */
+import type * as asyncHooks from "node:async_hooks";
 import type * as crypto from "node:crypto";
 import type * as dns from "node:dns";
 import type * as os from "node:os";
@@ -9,6 +10,7 @@ import type * as path from "node:path";
 import type * as url from "node:url";
 
 interface Builtins {
+  readonly "node:async_hooks": typeof asyncHooks;
   readonly "node:crypto": typeof crypto;
   readonly "node:dns": typeof dns;
   readonly "node:os": typeof os;

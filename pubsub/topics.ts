@@ -31,6 +31,7 @@ import {
   type Publication,
 } from "./broker.ts";
 import { Confirmation } from "./confirmation.ts";
+import { Decisions } from "./decisions.ts";
 import { contentOf, HistoryTopics } from "./history/history_topics.ts";
 import { Membership } from "./membership.ts";
 import { MemoryBroker } from "./memory/broker.ts";
@@ -198,6 +199,12 @@ export class Topics implements AsyncDisposable {
   readonly broker: Broker;
   /** Maximum size of a topic in bytes. */
   readonly maxTopicBytes: number;
+  /**
+   * Decisions about the requests of clients, which {@linkcode Topics.unsubscribe} revokes.
+   *
+   * @ignore
+   */
+  readonly decisions: Decisions = new Decisions();
   readonly #runtime: Runtime;
   readonly #ownsBroker: boolean;
   readonly #turn: Turn;
@@ -400,28 +407,25 @@ export class Topics implements AsyncDisposable {
   /**
    * Unsubscribes a session. Earlier publications still reach the session. After them, the client
    * receives a notice with the code and the reason; plain WebSocket clients receive no notice.
-   * Idempotent.
+   * On a server, a request of the client about the topic for which `authorize` is still running
+   * fails with the code, too. Idempotent.
    *
    * @param session Any session.
    * @param topic The topic.
    * @param options See {@linkcode UnsubscribeOptions}.
-   * @returns True if the session was subscribed.
+   * @returns True if the session was subscribed, or such a request was under way.
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   unsubscribe(session: Session, topic: string, options: UnsubscribeOptions = {}): boolean {
     checkOptions("unsubscribe", options, UNSUBSCRIBE);
-    const { code = "removed", reason = "" } = options;
-    if (!isName(code)) {
-      throw new TypeError(
-        `Cannot unsubscribe: code must have 1 to ${MAX_NAME_LENGTH} characters, received "${code}"`,
-      );
-    }
-    return this.leave(session, topic, { code, reason: cutReason(reason, MAX_REASON_BYTES) });
+    const notice = noticeOf(options);
+    const isRevoked = this.#revoke(session, notice, topic);
+    return this.leave(session, topic, notice) || isRevoked;
   }
 
   /**
-   * Unsubscribes a session as {@linkcode Topics.unsubscribe} does. Omit `notice` if the client made
-   * the request; it then receives no notice.
+   * Unsubscribes a session as {@linkcode Topics.unsubscribe} does, but revokes no decision. Omit
+   * `notice` if the client made the request; it then receives no notice.
    *
    * @ignore
    * @param session Any session.
@@ -449,7 +453,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Unsubscribes a session from all topics.
+   * Unsubscribes a session from all topics, as {@linkcode Topics.unsubscribe} does.
    *
    * @param session Any session.
    * @param options See {@linkcode UnsubscribeOptions}.
@@ -457,7 +461,9 @@ export class Topics implements AsyncDisposable {
    */
   leaveAll(session: Session, options: UnsubscribeOptions = {}): void {
     checkOptions("leave", options, UNSUBSCRIBE);
-    for (const topic of this.topicsOf(session)) this.unsubscribe(session, topic, options);
+    const notice = noticeOf(options);
+    this.#revoke(session, notice);
+    for (const topic of this.topicsOf(session)) this.leave(session, topic, notice);
   }
 
   /**
@@ -773,6 +779,13 @@ export class Topics implements AsyncDisposable {
     for (const topic of this.topicsOf(session)) this.#remove(session, topic);
   }
 
+  /** Revokes decisions about a session, and about later sessions to which its client is moving. */
+  #revoke(session: Session, notice: Required<UnsubscribeOptions>, topic?: string): boolean {
+    const revoked = [session, ...sessionsAfter(session)]
+      .map((one) => this.decisions.revoke(one, notice, topic));
+    return revoked.includes(true);
+  }
+
   #remove(session: Session, topic: string): void {
     const topics = this.#subscribers.get(session)?.topics;
     const membership = topics?.get(topic);
@@ -874,6 +887,18 @@ function checkPublic(topic: string, verb: string): void {
   throw new TypeError(
     `Cannot ${verb}: a topic must not begin with "${INTERNAL_PREFIX}", received "${topic}"`,
   );
+}
+
+/** Completes the code and the reason of an end for the client. */
+function noticeOf({ code = "removed", reason = "" }: UnsubscribeOptions): Required<
+  UnsubscribeOptions
+> {
+  if (!isName(code)) {
+    throw new TypeError(
+      `Cannot unsubscribe: code must have 1 to ${MAX_NAME_LENGTH} characters, received "${code}"`,
+    );
+  }
+  return { code, reason: cutReason(reason, MAX_REASON_BYTES) };
 }
 
 /** The reply for a topic without a history. */

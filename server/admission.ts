@@ -26,6 +26,7 @@ import type { AdmitOptions, SessionManager } from "../manager/session_manager.ts
 import { DecisionFault } from "../base/decision.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
+import type { Decisions, Login } from "../pubsub/decisions.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { internals, Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
@@ -104,6 +105,8 @@ export interface AdmissionParts {
    * Rejects with a {@linkcode LimitError} if there are too many.
    */
   readonly claim: (user: string) => Promise<Disposable> | undefined;
+  /** The logins under way on this node. */
+  readonly decisions: Decisions;
   /** Prints rejections if the application has no handler. */
   readonly console: ConsoleReport;
   /** Engine of WebSocket upgrades; by default the runtime's own. */
@@ -135,6 +138,9 @@ export class Admission<V> implements Face {
   #hasOpened = false;
   readonly #reservations = new Map<Connection, Reservation>();
   readonly #awaited = new Map<Connection, Awaited>();
+  readonly #decisions: Decisions;
+  /** Logins of sessions that are not established yet. */
+  readonly #pendingLogins = new Map<Connection, Login>();
   /** Sessions that are not established yet. */
   readonly #pending = new Set<Session>();
   /** WebTransport connections, until they close. */
@@ -149,11 +155,12 @@ export class Admission<V> implements Face {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, console, accept = acceptWebSocket }: AdmissionParts,
+    { manager, claim, decisions, console, accept = acceptWebSocket }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
     this.#claims = new SessionClaims(claim);
+    this.#decisions = decisions;
     this.#options = options;
     this.#settings = settings;
     this.#pendingUpgrades = new PendingUpgrades(runtime, settings.handshakeTimeoutMs);
@@ -184,6 +191,14 @@ export class Admission<V> implements Face {
     const reservation = this.#reservations.get(connection);
     this.#reservations.delete(connection);
     return reservation;
+  }
+
+  /**
+   * Returns the options with which the user of a new session was disconnected while the session was
+   * being established; `undefined` if that did not happen.
+   */
+  revocationOf({ connection, [internals]: { user } }: Session): SessionCloseOptions | undefined {
+    return this.#pendingLogins.get(connection)?.revocationFor(user);
   }
 
   /** Checks whether a request is an upgrade, or came over WebTransport. */
@@ -242,12 +257,13 @@ export class Admission<V> implements Face {
    * Identifies the user of an HTTP request without a session, by its `Authorization` header or its
    * cookies. Returns `undefined` if there is no `authenticate`.
    *
+   * @param login The login, which the caller ends.
    * @throws {Refused} If the application rejects the request, fails, or takes too long.
    */
-  async identify(request: Request): Promise<string | undefined> {
+  async identify(request: Request, login: Login): Promise<string | undefined> {
     if (this.#options.authenticate === undefined) return undefined;
     const token = bearerTokenOf(request.headers);
-    return (await this.#authenticator.identify(request, token)).user;
+    return (await this.#authenticator.identify(request, { token, login })).user;
   }
 
   /**
@@ -284,15 +300,22 @@ export class Admission<V> implements Face {
     const { url, address, connection } = session;
     const awaited = this.#awaited.get(connection);
     if (awaited !== undefined) awaited.isAsked = true;
+    using cleanup = new DisposableStack();
+    const login = cleanup.use(this.#decisions.login());
     try {
       const request = new Request(url, { headers: awaited?.headers ?? session.headers });
-      const identity = await this.#authenticator.identify(request, token, signal);
+      const identity = await this.#authenticator.identify(request, { token, login, signal });
       if (session.state === "connecting") {
         this.#count({ user: identity.user });
         this.#hintAtShared(identity.user, address);
         const { predecessor } = session[internals].lineage;
         const claim = await this.#claimFor(identity.user, predecessor);
         if (claim !== undefined) this.#claims.give(session, claim);
+        // The login lasts until the session is established.
+        if (this.#pending.has(session)) {
+          this.#pendingLogins.set(connection, login);
+          cleanup.move();
+        }
       }
       return identity;
     } catch (error) {
@@ -366,9 +389,10 @@ export class Admission<V> implements Face {
     const { request, address, signal } = sessionRequest;
     let reservation = byAddress;
     let claim: Disposable | undefined;
+    const login = this.#decisions.login();
     try {
       const token = tokenOf(sessionRequest);
-      const identity = await this.#authenticator.identify(request, token, signal);
+      const identity = await this.#authenticator.identify(request, { token, login, signal });
       const { user } = identity;
       if (user !== undefined) {
         this.#count({ user });
@@ -379,10 +403,11 @@ export class Admission<V> implements Face {
         byAddress[Symbol.dispose]();
         reservation = this.#reserve(address, user, predecessor);
       }
-      return this.#accept(sessionRequest, reservation, { ...identity, handshake, claim });
+      return this.#accept(sessionRequest, reservation, { ...identity, handshake, claim, login });
     } catch (error) {
       reservation[Symbol.dispose]();
       claim?.[Symbol.dispose]();
+      login[Symbol.dispose]();
       throw error;
     }
   }
@@ -390,12 +415,13 @@ export class Admission<V> implements Face {
   #accept<A>(
     sessionRequest: SessionRequest<A>,
     reservation: Reservation,
-    { value, user, isGuest, credentials, handshake, claim, awaited }:
+    { value, user, isGuest, credentials, handshake, claim, login, awaited }:
       & Identity
       & {
         readonly awaited?: Awaited | undefined;
         readonly handshake: ServerHandshake | undefined;
         readonly claim?: Disposable | undefined;
+        readonly login?: Login | undefined;
       },
   ): A {
     const { address } = sessionRequest;
@@ -414,11 +440,12 @@ export class Admission<V> implements Face {
           const secret = secretOf(sessionRequest);
           const who = { value, user, isGuest, credentials, url, headers, address, secret };
           const peer = predecessor === undefined ? who : { ...who, predecessor };
-          const session = this.#open(connection, reservation, { identity: peer, awaited });
+          const session = this.#open(connection, reservation, { identity: peer, awaited, login });
           if (claim !== undefined) this.#claims.give(session, claim);
           return handshake?.opened(session);
         }
         // The slot was released because the upgrade took too long or the server is closing.
+        login?.[Symbol.dispose]();
         connection.close(
           this.#manager.isDraining
             ? { closeCode: CloseCode.draining, reason: "The server closes" }
@@ -427,7 +454,8 @@ export class Admission<V> implements Face {
       };
       if (opened === undefined) open();
       else {
-        const all = [reservation, handshake, claim, ...held].filter((one) => one !== undefined);
+        const all = [reservation, handshake, claim, login, ...held]
+          .filter((one) => one !== undefined);
         const begin = () => {
           this.#hasOpened ||= sessionRequest.transport === "websocket";
           open();
@@ -461,24 +489,32 @@ export class Admission<V> implements Face {
   #open(
     connection: Connection,
     reservation: Reservation,
-    { identity, awaited }: {
+    { identity, awaited, login }: {
       readonly identity: ServerIdentity;
       readonly awaited: Awaited | undefined;
+      readonly login: Login | undefined;
     },
   ): Session {
     // Most sessions are established in the constructor, where the manager takes the reservation.
     this.#reservations.set(connection, reservation);
     const awaitsToken = awaited !== undefined;
     if (awaitsToken) this.#awaited.set(connection, awaited);
+    if (login !== undefined) this.#pendingLogins.set(connection, login);
     const session = new Session(connection, this.#settings, { ...identity, awaitsToken });
     if (session.state !== "connecting") {
       // A session that closed immediately never reached the manager.
       this.takeReservation(connection)?.[Symbol.dispose]();
       this.#awaited.delete(connection);
+      this.#endLogin(connection);
       return session;
     }
     this.#await(session);
     return session;
+  }
+
+  #endLogin(connection: Connection): void {
+    this.#pendingLogins.get(connection)?.[Symbol.dispose]();
+    this.#pendingLogins.delete(connection);
   }
 
   /** Follows a session until it is established or closed. */
@@ -489,11 +525,13 @@ export class Admission<V> implements Face {
     session.ready.then(() => {
       this.#pending.delete(session);
       this.#awaited.delete(connection);
+      this.#endLogin(connection);
       awaited?.admitted.resolve();
     }, () => {
       this.#pending.delete(session);
       const refusal = awaited && refusalOfClose(awaited, session[internals].info);
       this.#awaited.delete(connection);
+      this.#endLogin(connection);
       if (refusal !== undefined) this.#report.tell(refusal, { address });
       this.takeReservation(connection)?.[Symbol.dispose]();
     });

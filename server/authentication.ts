@@ -2,7 +2,6 @@
  * Authentication: calls the application with a time limit, and converts its results to rejections.
  */
 import type { AdmissionOptions } from "./admission_options.ts";
-import { cookiesOf } from "./cookies.ts";
 import { guest } from "./guest.ts";
 import { Refused } from "./refusal.ts";
 import { AuthenticationError, CloseCode } from "../errors.ts";
@@ -11,6 +10,7 @@ import { internals, type Session } from "../session/session.ts";
 import { GUEST_PREFIX } from "../session/serving/requests.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { decide, DecisionFault } from "../base/decision.ts";
+import type { Login } from "../pubsub/decisions.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { Inside } from "../session/receiving.ts";
@@ -70,16 +70,21 @@ export class Authenticator<V> {
   }
 
   /**
-   * Identifies a peer.
+   * Identifies a peer. If the user is disconnected in the meantime, `authenticate` is called once
+   * more, within the same time limit, and its second answer counts.
    *
    * @param request The request, or a copy with the kept headers.
-   * @param signal Aborted when the session closes.
+   * @param options The token; the login, which the caller ends; and a signal that aborts when the
+   * session closes.
    * @throws {Refused} If the application rejects the peer, fails, or takes too long.
    */
   async identify(
     request: Request,
-    token: string | undefined,
-    signal?: AbortSignal,
+    { token, login, signal }: {
+      readonly token: string | undefined;
+      readonly login: Login;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): Promise<Identity> {
     const { authenticate } = this.#options;
     if (authenticate === undefined) return GUEST;
@@ -102,9 +107,16 @@ export class Authenticator<V> {
         },
         signal: ended.signal,
       });
+    const identify = async () => {
+      const deciding = login.during(() => decide("authenticate", ask, [AuthenticationError]));
+      return await this.#identityOf(await Promise.race([deciding, late]), token);
+    };
     try {
-      const value = await Promise.race([decide("authenticate", ask, [AuthenticationError]), late]);
-      return await this.#identityOf(value, token);
+      const first = await identify();
+      if (login.revocationFor(first.user) === undefined) return first;
+      const second = await identify();
+      login.restart();
+      return second;
     } catch (error) {
       // If the client disconnected during authentication, the error is not the application's fault.
       throw refusalOf(error, !signal?.aborted);
@@ -172,6 +184,23 @@ export class Authenticator<V> {
       throw DecisionFault.returned("userOf", "a string", user);
     }, [AuthenticationError]);
   }
+}
+
+/**
+ * Reads the cookies of a request. A browser sends all cookies of a host, including malformed ones
+ * that other programs of the host have set, so nothing here throws.
+ *
+ * @returns The values by name, as sent. A pair without a name is left out, and a pair without `=`
+ * is a name with an empty value. If a name is repeated, the last value counts.
+ */
+function cookiesOf(headers: Headers): Record<string, string | undefined> {
+  const cookies: Record<string, string | undefined> = Object.create(null);
+  for (const pair of headers.get("cookie")?.split(";") ?? []) {
+    const [name = "", ...value] = pair.split("=");
+    const key = name.trim();
+    if (key !== "") cookies[key] = value.join("=");
+  }
+  return cookies;
 }
 
 /**

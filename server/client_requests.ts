@@ -15,6 +15,7 @@ import {
   UnsupportedError,
 } from "../errors.ts";
 import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
+import type { Decision } from "../pubsub/decisions.ts";
 import { MAX_REASON_LENGTH } from "../pubsub/logs/rules.ts";
 import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
@@ -158,10 +159,12 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     session: Session,
     topic: string,
     action: AuthorizedAction,
+    decision?: Decision,
   ): Promise<Permission> {
     // The permission to read a state includes its ephemeral rows.
     if (action === "subscribe" && topic.startsWith(EPHEMERAL_PREFIX)) {
-      return await check(session, STREAM_PREFIX + topic.slice(EPHEMERAL_PREFIX.length), action);
+      const stream = STREAM_PREFIX + topic.slice(EPHEMERAL_PREFIX.length);
+      return await check(session, stream, action, decision);
     }
     // Only the server sends presence notices, and only to members of the room. Clients have no
     // access to the nodes' internal topics.
@@ -173,7 +176,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       }
       if (await isOwnAnswer(runtime, { id, user: verifiedUser(session) })) return {};
     } else if (!isOwn) checkKnown(topic, action); // Contracts do not include durable streams.
-    const answer = !isOwn && await permission(session, topic, action);
+    const answer = !isOwn && await permission(session, topic, action, decision);
     if (answer) return typeof answer === "object" ? answer : {};
     const what = `${VERBS[action]} "${topic}"`;
     const why = isOwn || authorize !== undefined ? "" : ": the server has no authorize";
@@ -186,12 +189,18 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     session: Session,
     topic: string,
     action: AuthorizedAction,
+    decision?: Decision,
   ): Promise<boolean | Permission | undefined> {
+    const call = () => authorize?.(session, topic, action);
+    const { value } = session;
     const ask = () => {
-      const answer = authorize?.(session, topic, action);
+      const answer = decision === undefined ? call() : decision.during(call);
       return answer instanceof Promise ? session[internals].inTime("authorize", answer) : answer;
     };
     try {
+      const answer = await decide("authorize", ask, [RequestError, AuthenticationError]);
+      // The client renewed its token in the meantime, so the answer is about its previous rights.
+      if (!answer || session.value === value) return answer;
       return await decide("authorize", ask, [RequestError, AuthenticationError]);
     } catch (error) {
       if (!(error instanceof DecisionFault)) throw error;
@@ -224,6 +233,11 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     admit(session) {
       const { admission, manager } = parts();
+      const revocation = admission.revocationOf(session);
+      if (revocation !== undefined) {
+        const { code = CloseCode.normal, reason = "" } = revocation;
+        return { code, reason };
+      }
       const reservation = admission.takeReservation(session.connection);
       const beside = session[internals].lineage.predecessor;
       try {
@@ -263,7 +277,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     async subscribe(session, topic, request) {
-      await check(session, topic, "subscribe");
+      using decision = parts().topics.decisions.begin(session, { topic });
+      await check(session, topic, "subscribe", decision);
+      decision.check();
       // The request arrived before the move and had to wait. Each publication goes to only one of
       // the sessions.
       if (sessionsAfter(session).some((later) => parts().topics.has(later, topic))) {
@@ -331,14 +347,18 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     async publish(session, topic, data, { number, echo }) {
-      if (topic.startsWith(STREAM_PREFIX)) return await publishToStream(session, topic, data);
-      const { from = options.includePublisher } = await check(session, topic, "publish");
+      using decision = parts().topics.decisions.begin(session, { topic });
+      if (topic.startsWith(STREAM_PREFIX)) {
+        return await publishToStream(session, topic, { data, decision });
+      }
+      const { from = options.includePublisher } = await check(session, topic, "publish", decision);
       const input = router?.match(topic)?.input;
       const outcome = input && await checkData(session, input, data);
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
       if (number?.isRepeated) return {};
+      decision.check();
       const { topics } = parts();
       const publishing = {
         except: echo ? undefined : session,
@@ -366,8 +386,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     async presence(session, room, data) {
-      await check(session, room, "presence");
-      const { rooms } = parts();
+      const { rooms, topics } = parts();
+      using decision = topics.decisions.begin(session, { topic: room });
+      await check(session, room, "presence", decision);
       if (!isRoom(room) && !rooms.isMember(session, room)) {
         throw new RequestError(
           "unknown-topic",
@@ -382,6 +403,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
+      decision.check();
       try {
         rooms.update(session, room, { data: outcome === undefined ? data : outcome.value });
       } catch (error) {
@@ -421,7 +443,11 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   });
 
   /** Handles a publication to a durable stream: rows of a state, or the request to stop. */
-  async function publishToStream(session: Session, topic: string, data: unknown): Promise<unknown> {
+  async function publishToStream(
+    session: Session,
+    topic: string,
+    { data, decision }: { readonly data: unknown; readonly decision: Decision },
+  ): Promise<unknown> {
     const { cancel: reason } = Object(data) as { readonly cancel?: unknown };
     const isCancel = reason !== undefined;
     if (isCancel && !(typeof reason === "string" && reason.length <= MAX_REASON_LENGTH)) {
@@ -430,7 +456,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         `Expected {"cancel":reason} with a reason of at most ${MAX_REASON_LENGTH} characters`,
       );
     }
-    await check(session, topic, isCancel ? "cancel" : "publish");
+    await check(session, topic, isCancel ? "cancel" : "publish", decision);
+    decision.check();
     const { durable } = parts();
     if (durable === undefined) {
       throw new RequestError("not-found", "This server has no durable streams");
@@ -441,7 +468,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         const owner = publisherOf(session);
         const user = verifiedUser(session);
         const mayRead = () => isReader(session, topic);
-        return await durable.write(id, data, { owner, user, session, mayRead, request: undefined });
+        const client = { owner, user, session, request: undefined };
+        return await durable.write(id, data, { ...client, mayRead, decision });
       }
       // A repetition changes nothing: the first reason stays.
       await durable.streams.cancel(id, reason);
@@ -479,7 +507,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
   }
 
   function moveOff(predecessor: Session, topic: string): void {
-    parts().topics.unsubscribe(predecessor, topic, { code: MOVED });
+    // The requests of the earlier session continue.
+    parts().topics.leave(predecessor, topic, { code: MOVED, reason: "" });
   }
 
   function countRenewal(session: Session): void {

@@ -30,7 +30,8 @@ const MALFORMED_HOSTS: Face = {
 };
 
 /** Parts of a server that its faces need. */
-export interface FacesOptions extends Omit<ApiParts, "addressOf" | "gate" | "identify" | "report"> {
+export interface FacesOptions
+  extends Omit<ApiParts, "addressOf" | "decisions" | "gate" | "identify" | "report"> {
   readonly console: ConsoleReport;
   readonly gate: RequestGate;
   readonly metrics: Face | undefined;
@@ -145,12 +146,15 @@ function httpSessions(options: FacesOptions): Face {
   });
 }
 
-function guardParts({ runtime, gate, quotas, admission, console }: FacesOptions): HttpGuardParts {
+function guardParts(
+  { runtime, gate, quotas, admission, topics, console }: FacesOptions,
+): HttpGuardParts {
   return {
     runtime,
     gate,
     quotas,
-    identify: (request) => admission.identify(request),
+    decisions: topics.decisions,
+    identify: (request, login) => admission.identify(request, login),
     addressOf: (request, info) => admission.addressOf(request, info),
     report: (what, error) => reportRequest(console, what, error),
   };

@@ -255,6 +255,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#admission = new Admission(options, settings, {
       manager,
       claim: (user) => this.#claims?.claim(user),
+      decisions: this.topics.decisions,
       console: this.#console,
       accept: parts.accept,
     }) as Admission<unknown>;
@@ -277,7 +278,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     this.presence = presence;
     this.rooms = joined;
-    this.#users = new Users({ nodes, manager });
+    this.#users = new Users({ nodes, manager, decisions: this.topics.decisions });
     this.#claims = userClaims(nodes, limits);
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
     const { origins, hosts } = options;
@@ -557,6 +558,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * with a `RequestError` that contains the code from the options; plain WebSocket clients receive
    * no notice.
    *
+   * This is final: if `authorize` or `authorizeChange` is still deciding about a request of the
+   * session for the topic, such as a subscription or a publication, the request fails with the same
+   * code, whatever they decide. A call that they make themselves does not affect the request that
+   * they decide about.
+   *
    * @example Removing a member
    * ```ts
    * import { connect, RequestError, serve } from "@skein/skein";
@@ -576,7 +582,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param session One of this server's sessions.
    * @param topic The topic.
    * @param options Code and reason for the client; the default code is `removed`.
-   * @returns `true` if the session was subscribed.
+   * @returns `true` if the session was subscribed, or such a request was under way.
    * @throws {TypeError} If the code is not a string of 1 to 64 characters.
    */
   unsubscribe(
@@ -587,7 +593,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const removed = this.topics.unsubscribe(session as Session, topic, options);
     if (topic.startsWith(STREAM_PREFIX)) {
       const rows = EPHEMERAL_PREFIX + topic.slice(STREAM_PREFIX.length);
-      this.topics.unsubscribe(session as Session, rows, options);
+      return this.topics.unsubscribe(session as Session, rows, options) || removed;
     }
     return removed;
   }
@@ -635,7 +641,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Closes all sessions of a user, on every node.
+   * Closes all sessions of a user, on every node, and ends the user's HTTP requests: readers of
+   * topics and durable streams receive nothing more, and may reconnect if `authenticate` and
+   * `authorize` allow it.
+   *
+   * This is final: a request of the user about which the application is still deciding fails. If
+   * `authenticate` is running for the user, it is called once more, and its second answer counts.
+   * A call that `authenticate` makes itself does not affect the login that it decides about, so it
+   * can close the user's other sessions.
    *
    * @param user The user, as returned by `userOf`.
    * @param options Close code and reason.

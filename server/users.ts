@@ -7,6 +7,7 @@ import { QueueFullError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "../pubsub/broker.ts";
+import { type Decisions, DISCONNECTED } from "../pubsub/decisions.ts";
 import { Nodes, type NodesOptions } from "../pubsub/nodes/nodes.ts";
 import { Presence, type PresenceOptions } from "../pubsub/presence/presence.ts";
 import { type RoomOptions, Rooms } from "../pubsub/presence/rooms.ts";
@@ -59,6 +60,8 @@ export interface UsersOptions {
   readonly nodes: Nodes | undefined;
   /** The sessions of this node. */
   readonly manager: SessionManager;
+  /** The decisions of this node, which a disconnect revokes. */
+  readonly decisions: Decisions;
 }
 
 interface FollowedUser {
@@ -77,15 +80,17 @@ interface FollowedUser {
 export class Users {
   readonly #nodes: Nodes | undefined;
   readonly #manager: SessionManager;
+  readonly #decisions: Decisions;
   // Bounded by the sessions of this node.
   readonly #followed = new Map<string, FollowedUser>();
   readonly #handlers: Disposable[];
   readonly #onEnd = (session: Session) => this.#ended(session.user);
 
   /** Registers the handlers of requests from other nodes. */
-  constructor({ nodes, manager }: UsersOptions) {
+  constructor({ nodes, manager, decisions }: UsersOptions) {
     this.#nodes = nodes;
     this.#manager = manager;
+    this.#decisions = decisions;
     this.#handlers = nodes === undefined ? [] : [
       nodes.handle(
         "sessions",
@@ -144,7 +149,7 @@ export class Users {
     return [...local, ...remote];
   }
 
-  /** Closes the sessions of a user, on all nodes that respond. */
+  /** Closes the sessions of a user, and revokes the user's decisions, on all nodes that respond. */
   async disconnect(
     user: string,
     options: SessionCloseOptions,
@@ -252,12 +257,16 @@ export class Users {
 
   async #closeSession(id: string, options: SessionCloseOptions): Promise<number> {
     const session = this.#manager.get(id);
-    await session?.close(options);
-    return session === undefined ? 0 : 1;
+    if (session === undefined) return 0;
+    this.#decisions.revoke(session, DISCONNECTED);
+    await session.close(options);
+    return 1;
   }
 
   async #close(user: string, options: SessionCloseOptions): Promise<number> {
     const sessions = this.#manager.sessionsOf(user);
+    this.#decisions.disconnect(user, options);
+    for (const session of sessions) this.#decisions.revoke(session, DISCONNECTED);
     await Promise.all(sessions.map((session) => session.close(options)));
     return sessions.length;
   }

@@ -115,7 +115,8 @@ function threeSessions(room: AsyncDisposableStack, options: ServerOptions<string
   const server = room.use(testServer({ authenticate: () => "ann", limits, ...options }));
   const left = () => {
     const { count, reserved, users, addresses, sockets } = server.manager.stats();
-    return [count, reserved, users, addresses, sockets.open, sockets.lingering];
+    const slots = [count, reserved, users, addresses, sockets.open, sockets.lingering];
+    return [...slots, ...server.topics.decisions.sizes];
   };
   return { server, left };
 }

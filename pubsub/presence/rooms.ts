@@ -230,12 +230,13 @@ export class Rooms implements Disposable {
   /**
    * Removes a session from a room, and unsubscribes it from the room's topic. The other members are
    * notified when the user has left, which is once the grace period after the user's last session
-   * is over. Idempotent.
+   * is over. On a server, a request of the client about the room for which `authorize` is still
+   * running fails with the code, too. Idempotent.
    *
    * @param session Any session.
    * @param room The room.
    * @param options Code and reason for the client.
-   * @returns True if the session was a member.
+   * @returns True if the session was a member, or such a request was under way.
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   leave(
@@ -244,7 +245,9 @@ export class Rooms implements Disposable {
     options: UnsubscribeOptions = {},
   ): boolean {
     checkOptions("leave", options, UNSUBSCRIBE);
-    return this.isMember(session, room) && this.#topics.unsubscribe(session, room, options);
+    // The subscription of a session that is not a member is not the room's.
+    if (!this.isMember(session, room) && this.#topics.has(session, room)) return false;
+    return this.#topics.unsubscribe(session, room, options);
   }
 
   /**

@@ -34,6 +34,7 @@ import {
   isInternalName,
 } from "../http/guard.ts";
 import { closing } from "../http/body.ts";
+import { REVOKED } from "../http/event_bodies.ts";
 import { methodNotAllowed, pointerOf, Problem, refusedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/owners.ts";
 import type {
@@ -302,7 +303,10 @@ export class DurableFace {
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await this.#kept.create(
       { id, owner: asked.maker },
-      (owner) => logs.create(id, { ...creation, records, owner, keyed }),
+      (owner) => {
+        asked.checkRevoked();
+        return logs.create(id, { ...creation, records, owner, keyed });
+      },
     ).catch((error) => {
       if (error instanceof LimitError) this.#refused.maxStreams++;
       throw error;
@@ -425,6 +429,7 @@ export class DurableFace {
         ? readChanges(records as readonly string[])
         : undefined;
       const { identity } = known;
+      asked.checkRevoked();
       const options = { identity, end: isEnd ? {} : undefined, producer, sequence };
       const result = changes === undefined
         ? await this.#parts.logs.append(id, { ...options, records })
@@ -455,8 +460,8 @@ export class DurableFace {
         changes: this.#encodeChanges(id, checked),
       });
     if (gate === undefined) return await append(changes);
-    const { owner, request } = asked;
-    const source = { owner, user, session: undefined, request };
+    const { owner, request, decision } = asked;
+    const source = { owner, user, session: undefined, request, decision };
     try {
       return await gate.write(id, changes, {
         source,
@@ -600,10 +605,14 @@ export class DurableFace {
     return new Problem(413, { code: "full", detail: overShareReason(verb, reached) });
   }
 
-  async #cancel({ authorize, readBody }: Asked, id: string): Promise<Response> {
+  async #cancel(
+    { authorize, readBody, checkRevoked }: Asked,
+    id: string,
+  ): Promise<Response> {
     await authorize("cancel", id);
     const body = await readBody(MAX_REASON_BYTES);
     const cancel = new TextDecoder().decode(body);
+    checkRevoked();
     const result = await this.#parts.logs.append(id, { records: [], cancel });
     // An ended stream has already stopped, as the reader requested.
     if (result.kind !== "ended") return this.#appended(result, { hasRecords: false });
@@ -716,7 +725,7 @@ export class DurableFace {
 
   async #poll(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
     const { runtime } = this.#parts;
-    using reader = this.#admit("long-poll");
+    using reader = this.#admit("long-poll", asked);
     const { ended } = reader;
     // The request's signal is not used, because the runtime aborts it after each response, and
     // warns.
@@ -728,6 +737,7 @@ export class DurableFace {
         last = last === undefined ? this.#first(result, query.offset, after) : found(result);
         if (last.records.length > 0 || last.info.end !== undefined) break;
       }
+      if (last === undefined) asked.checkRevoked();
       if (last === undefined && !this.#parts.logs.isClosed) throw unanswered();
       const isInTime = ended.signal.aborted && !this.#parts.gate.cut.aborted;
       if (last === undefined || !isInTime && !isAnswer(last)) throw closing();
@@ -749,12 +759,13 @@ export class DurableFace {
   }
 
   async #readEvents(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
-    const reader = this.#admit("sse");
+    const reader = this.#admit("sse", asked);
     const { ended } = reader;
     const { owner } = asked;
     const rest = this.#follow(id, query, { ...EVENT, after, ended, owner });
     try {
       const { value } = await rest.next();
+      if (value === undefined) asked.checkRevoked();
       if (value === undefined) throw closing();
       const first = this.#first(value, query.offset, after);
       const { info, isUpToDate } = first;
@@ -798,7 +809,7 @@ export class DurableFace {
   }
 
   /** Counts a waiting reader, until disposal. */
-  #admit(wire: "long-poll" | "sse"): Disposable & {
+  #admit(wire: "long-poll" | "sse", { whenRevoked }: Asked): Disposable & {
     /** Aborted by disposal. */
     readonly ended: AbortController;
   } {
@@ -808,6 +819,7 @@ export class DurableFace {
     const end = () => ended.abort();
     const { stopped } = this.#parts.gate;
     stopped.addEventListener("abort", end);
+    const revocation = whenRevoked(() => ended.abort(REVOKED));
     let isOver = false;
     return {
       ended,
@@ -815,6 +827,7 @@ export class DurableFace {
         if (isOver) return;
         isOver = true;
         stopped.removeEventListener("abort", end);
+        revocation[Symbol.dispose]();
         ended.abort();
         this.#readers[wire]--;
       },

@@ -6,6 +6,7 @@ import { reportRequest } from "../broker_services.ts";
 import { RequestGate } from "../http/gate.ts";
 import { checkFaces } from "../server_options.ts";
 import type { Broker } from "../../pubsub/broker.ts";
+import { Decisions } from "../../pubsub/decisions.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/option_checks.ts";
@@ -110,6 +111,8 @@ export class DurableStreamsHandler implements AsyncDisposable {
       quotas,
       logs: this.#logs,
       origins: { origins, hosts },
+      // Without a user, nothing is ever revoked.
+      decisions: new Decisions(),
       identify: () => Promise.resolve(undefined),
       addressOf: clientAddress ?? ((_request, info) => peerAddress(info)),
       report,

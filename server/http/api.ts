@@ -82,6 +82,8 @@ interface Call<K extends OperationName> {
   readonly body: BodyOf<K>;
   /** Id that all retries of the request share; `undefined` without a key. */
   readonly repetition: string | undefined;
+  /** Called right before the effect; see {@linkcode GuardedRequest}. */
+  readonly checkRevoked: () => void;
 }
 
 /** An operation that responds with one value. */
@@ -118,13 +120,14 @@ export class Api {
   readonly #document: Readonly<Record<string, unknown>>;
   readonly #events: TopicEvents;
   readonly #handlers: { readonly [K in AnsweringName]: Handler<K> } = {
-    publish: async ({ id: topic, body, repetition }) =>
-      (await this.#publish([{ topic, ...body }], repetition))[0]!,
-    publishBatch: async ({ body: { publications }, repetition }) => ({
-      publications: await this.#publish(publications, repetition),
+    publish: async ({ id: topic, body, ...call }) =>
+      (await this.#publish([{ topic, ...body }], call))[0]!,
+    publishBatch: async ({ body: { publications }, ...call }) => ({
+      publications: await this.#publish(publications, call),
     }),
-    send: async ({ id: user, body: { topic, data } }) => {
+    send: async ({ id: user, body: { topic, data }, checkRevoked }) => {
       await this.#checkMessage({ topic, data }, "send");
+      checkRevoked();
       const { maxMessageBytes: maxBytes } = this.#parts;
       const message = encoded("send", () => encodeMessage(topic, data, { maxBytes }));
       return { sessions: this.#parts.users.send(user, message) };
@@ -198,7 +201,7 @@ export class Api {
   }
 
   async #answer(asked: GuardedRequest<ApiAction>): Promise<Response> {
-    const { request, authorize, readBody } = asked;
+    const { request, authorize, readBody, checkRevoked } = asked;
     const { pathname, searchParams } = new URL(request.url);
     const { method } = request;
     const { name, operation, text } = routeOf(this.#guard.pathOf(request.url)!, method);
@@ -223,7 +226,8 @@ export class Api {
     }
     const run = async (repetition?: string) => {
       const handle = this.#handlers[name] as Handler<AnsweringName>;
-      return await handle({ id, query, body, repetition } as Call<AnsweringName>);
+      checkRevoked();
+      return await handle({ id, query, body, repetition, checkRevoked } as Call<AnsweringName>);
     };
     const key = request.headers.get("idempotency-key");
     if (bytes === undefined || key === null) return reply(name, await available(run()));
@@ -233,7 +237,7 @@ export class Api {
   }
 
   #follow(
-    { request, owner }: GuardedRequest<ApiAction>,
+    { request, owner, whenRevoked }: GuardedRequest<ApiAction>,
     topic: string,
     { last, lastEventId }: QueryOf<"follow">,
   ): Promise<Response> {
@@ -247,12 +251,13 @@ export class Api {
     }
     checkName(topic, "follow");
     const id = request.headers.get("last-event-id") || lastEventId;
-    return this.#events.open({ topic, last, lastEventId: id || undefined, owner });
+    const begin = { last, lastEventId: id || undefined };
+    return this.#events.open({ topic, ...begin, owner, whenRevoked });
   }
 
   async #publish(
     publications: readonly NewPublication[],
-    repetition: string | undefined,
+    { repetition, checkRevoked }: Pick<Call<"publish">, "repetition" | "checkRevoked">,
   ): Promise<ReplyOf<"publishBatch">["publications"]> {
     const { topics, runtime } = this.#parts;
     for (const publication of publications) {
@@ -260,6 +265,7 @@ export class Api {
       await this.#checkMessage(publication, "publish");
       encoded("publish", () => topics.checkPublication(topic, data, { from }));
     }
+    checkRevoked();
     // The calls are made in order without waiting in between, because the broker keeps the order of
     // each topic.
     const published = publications.map(({ topic, data, from }, number) => {

@@ -6,6 +6,9 @@ import { writeData } from "../../transport/http/events.ts";
 /** Longest time for which a reader may leave an event unread. */
 export const STALLED_MS = 30_000;
 
+/** The reason with which a reader's signal aborts if the reader may not receive anything else. */
+export const REVOKED = new DOMException("The user was disconnected", "AbortError");
+
 /** Options for {@linkcode EventBodies}. */
 export interface EventBodiesOptions {
   readonly runtime: Runtime;
@@ -29,7 +32,10 @@ export interface EventPages<P> {
   readonly rest: AsyncGenerator<P, void, undefined>;
   /** Formats a page as events; `undefined` ends the response. */
   readonly write: (page: P) => WrittenPage | undefined;
-  /** Ends the pages; aborted when the response ends. */
+  /**
+   * Ends the pages; aborted when the response ends. After {@linkcode REVOKED}, no page is sent, not
+   * even one that was being read.
+   */
   readonly ended: AbortController;
   /** Called once, at the end. MUST NOT throw. */
   readonly onEnd: () => void;
@@ -97,7 +103,8 @@ export class EventBodies {
         page ??= await this.#next(rest);
         isPulling = false;
         if (isOver) return;
-        const written = page === undefined ? undefined : write(page);
+        const isRevoked = ended.signal.reason === REVOKED;
+        const written = page === undefined || isRevoked ? undefined : write(page);
         if (written !== undefined) controller.enqueue(written.bytes);
         // A page may arrive after the pages have ended, because the listener had not finished.
         if (written === undefined || written.isLast || ended.signal.aborted) {

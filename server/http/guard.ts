@@ -17,6 +17,7 @@ import { decide, DecisionFault } from "../../base/decision.ts";
 import type { Owner } from "../../base/owners.ts";
 import type { Place, Quota, Quotas } from "../../base/shares.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
+import { type Decision, type Decisions, DISCONNECTED, type Login } from "../../pubsub/decisions.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { pathBelow } from "../../transport/url.ts";
 import {
@@ -146,7 +147,9 @@ export interface HttpGuardParts {
    * Returns the user of a request; `undefined` if the request has no user or the server has no
    * `authenticate`. Rejects with a {@linkcode Refused}.
    */
-  readonly identify: (request: Request) => Promise<string | undefined>;
+  readonly identify: (request: Request, login: Login) => Promise<string | undefined>;
+  /** The decisions of the server that are under way. */
+  readonly decisions: Decisions;
   /** The server's quotas, and the owners of their slots. */
   readonly quotas: Quotas;
   /** Returns the network address of a request, where known. */
@@ -172,6 +175,8 @@ export interface GuardedRequest<Action extends string> {
    * otherwise the credentials of the request.
    */
   readonly caller: string;
+  /** The decision about the request, which `server.disconnect(user)` revokes. */
+  readonly decision: Decision;
   /**
    * Checks the permission.
    *
@@ -180,11 +185,29 @@ export interface GuardedRequest<Action extends string> {
    */
   authorize(action: Action, id: string): Promise<string | undefined>;
   /**
+   * Checks that the user has not been disconnected since the request began. A handler MUST call
+   * this right before it changes anything. Responses with a body are checked by the guard.
+   *
+   * @throws {Problem} With 403.
+   */
+  checkRevoked(): void;
+  /** Calls a function when the user is disconnected, also after the response, until disposal. */
+  whenRevoked(end: () => void): Disposable;
+  /**
    * Reads the body.
    *
    * @throws {Problem} With 413, 408, 400 or 503.
    */
   readBody(maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** The user of a request. */
+interface Identified {
+  readonly user: string | undefined;
+  /** The rejection of the credentials by `authenticate`. */
+  readonly refused: Refused | undefined;
+  /** The decision about the request, registered for the user. */
+  readonly decision: Decision;
 }
 
 /**
@@ -201,6 +224,8 @@ export interface GuardedRequest<Action extends string> {
  *   and a forced download for anything other than JSON and plain text. Pages of other origins
  *   cannot embed a response. `Cache-Control: private` and `Vary` make caches keep a response for
  *   only one user.
+ * - **Disconnected users:** a request whose user is disconnected in the meantime has no effect and
+ *   receives no data. It receives 403 with the code `removed`.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and
  *   becomes a 500 without details.
  * - **Bounds:** concurrent requests and the rate per address are limited. Requests with side
@@ -212,6 +237,7 @@ export interface GuardedRequest<Action extends string> {
  * import { HttpGuard } from "./guard.ts";
  * import { RequestGate } from "./gate.ts";
  * import { platformRuntime } from "../../base/runtime.ts";
+ * import { Decisions } from "../../pubsub/decisions.ts";
  * import { Quotas } from "../../base/shares.ts";
  * import { assertEquals } from "@std/assert";
  *
@@ -224,6 +250,7 @@ export interface GuardedRequest<Action extends string> {
  *   runtime: platformRuntime(),
  *   gate: new RequestGate(),
  *   quotas: new Quotas(platformRuntime()),
+ *   decisions: new Decisions(),
  *   identify: () => Promise.resolve(undefined),
  *   addressOf: () => undefined,
  *   report() {},
@@ -316,10 +343,12 @@ export class HttpGuard<Action extends string> {
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
     const { runtime, quotas: { owners }, addressOf, gate: { stopped, cut: signal } } = this.#parts;
+    const { decisions } = this.#parts;
     let active: Place | undefined;
     let changing: Place | undefined;
     let user: string | undefined;
     let caller: string | undefined;
+    let decision = decisions.begin(undefined);
     try {
       const address = addressOf(request, info); // The application may compute it, so only once.
       const ownerOf = () => owners.of({ address, user });
@@ -329,8 +358,11 @@ export class HttpGuard<Action extends string> {
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
       this.#checkOrigin(request);
-      let identified: Promise<string | undefined> | undefined;
-      return await handle({
+      let identified: Promise<Identified> | undefined;
+      const checkRevoked = () => {
+        if (decision.revocation !== undefined) throw revoked();
+      };
+      const response = await handle({
         request,
         info,
         get owner() {
@@ -342,12 +374,19 @@ export class HttpGuard<Action extends string> {
         get caller() {
           return caller ?? user ?? request.headers.get("authorization") ?? "";
         },
+        get decision() {
+          return decision;
+        },
+        checkRevoked,
+        whenRevoked: (end) => decisions.begin(user, { onRevoked: end }),
         authorize: async (action, id) => {
           if (this.#options.authorize === undefined) {
             await this.#checkLoopback(request, info, action);
           } else {
-            identified ??= this.#parts.identify(request);
+            identified ??= this.#identify(request);
+            ({ decision } = await identified);
             ({ user, caller } = await this.#authorize({ request, action, id, identified }));
+            checkRevoked();
           }
           // Only now, so that unauthorized requests use no slots.
           if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(ownerOf());
@@ -355,6 +394,11 @@ export class HttpGuard<Action extends string> {
         },
         readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
       });
+      if (SAFE_METHODS.has(request.method) && response.body !== null && decision.revocation) {
+        response.body.cancel().catch(() => {}); // A failed body needs no cleanup.
+        throw revoked();
+      }
+      return response;
     } catch (error) {
       if (error instanceof Problem) return error.toResponse();
       if (error instanceof Refused) return this.#denied("answer" as Action, error).toResponse();
@@ -362,9 +406,28 @@ export class HttpGuard<Action extends string> {
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
     } finally {
+      decision[Symbol.dispose]();
       changing?.[Symbol.dispose]();
       active?.[Symbol.dispose]();
     }
+  }
+
+  /** Finds the user of a request, and registers the decision about the request. */
+  async #identify(request: Request): Promise<Identified> {
+    const { identify, decisions } = this.#parts;
+    using login = decisions.login();
+    let user: string | undefined;
+    let refused: Refused | undefined;
+    try {
+      user = await identify(request, login);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      refused = error;
+    }
+    const decision = decisions.begin(user);
+    // The user may have been disconnected just after `authenticate` returned.
+    if (login.revocationFor(user) !== undefined) decision.revocation = DISCONNECTED;
+    return { user, refused, decision };
   }
 
   #admit({ networks }: Owner): void {
@@ -451,23 +514,18 @@ export class HttpGuard<Action extends string> {
     readonly request: Request;
     readonly action: Action;
     readonly id: string;
-    readonly identified: Promise<string | undefined>;
+    readonly identified: Promise<Identified>;
   }): Promise<{ readonly user: string | undefined; readonly caller: string | undefined }> {
     const { name, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
     const authorize = this.#options.authorize!;
-    let refused: Refused | undefined;
-    const user = await identified.catch((error) => {
-      if (!(error instanceof Refused)) throw error;
-      // The user is unknown for now: the client should retry.
-      if (error.status === 503) throw this.#denied(action, error);
-      refused = error;
-      return undefined;
-    });
+    const { user, refused, decision } = await identified;
+    // The user is unknown for now: the client should retry.
+    if (refused?.status === 503) throw this.#denied(action, refused);
     const ended = new AbortController();
     const context = { request, user, action, id, signal: ended.signal };
     const late = `Cannot wait for authorize of ${name} longer than`;
     const permission = await decide(`authorize of ${name}`, () => {
-      const answer = authorize(context);
+      const answer = decision.during(() => authorize(context));
       // Most results are synchronous, and need no timer.
       return answer instanceof Promise
         ? within(this.#parts.runtime, answer, { timeoutMs, late })
@@ -564,6 +622,12 @@ export function internal(): Problem {
     code: "not-found",
     detail: `Cannot answer: names that start with "${INTERNAL_PREFIX}" are internal`,
   });
+}
+
+/** The response to a request whose user was disconnected in the meantime. */
+function revoked(): Problem {
+  const { code, reason } = DISCONNECTED;
+  return new Problem(403, { code, detail: `Cannot answer: ${reason.toLowerCase()}` });
 }
 
 /** The response to an error whose text the client must not see. */

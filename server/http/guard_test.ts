@@ -6,6 +6,7 @@ import { Problem } from "./problem.ts";
 import { DecisionFault } from "../../base/decision.ts";
 import { Refused } from "../refusal.ts";
 import { platformRuntime } from "../../base/runtime.ts";
+import { Decisions } from "../../pubsub/decisions.ts";
 import { Quotas } from "../../base/shares.ts";
 import { pathBelow } from "../../transport/url.ts";
 
@@ -27,6 +28,7 @@ function guarded(
     runtime: platformRuntime(),
     gate: new RequestGate(),
     quotas: new Quotas(platformRuntime()),
+    decisions: new Decisions(),
     identify,
     addressOf: (_request, { remoteAddr }) => (remoteAddr as Deno.NetAddr | undefined)?.hostname,
     report: (what, error) => void reports.push(`${what}: ${error}`),

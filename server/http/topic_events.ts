@@ -1,5 +1,5 @@
 /** Topics as server-sent events for `EventSource`: new publications and the history. */
-import { EVENT_HEADERS, EventBodies, writeEvent } from "./event_bodies.ts";
+import { EVENT_HEADERS, EventBodies, REVOKED, writeEvent } from "./event_bodies.ts";
 import type { GuardedRequest, HttpGuardParts } from "./guard.ts";
 import { membersOf, missingSince } from "./history_pages.ts";
 import { Problem } from "./problem.ts";
@@ -93,7 +93,7 @@ export interface TopicEventsOptions extends Pick<HttpGuardParts, "runtime" | "ga
 /** Parts of {@linkcode TopicEventsOptions} for one topic. */
 type SourceOptions = Pick<TopicEventsOptions, "runtime" | "topics">;
 
-export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
+export interface FollowRequest extends Pick<GuardedRequest<string>, "owner" | "whenRevoked"> {
   readonly topic: string;
   /** Number of newest publications to start with, unless `lastEventId` is given. */
   readonly last: number;
@@ -110,8 +110,8 @@ export interface FollowRequest extends Pick<GuardedRequest<string>, "owner"> {
  *   consumed the previous one. Publications without a history wait in a bounded buffer that all
  *   readers of the topic share. A reader that is too slow for this buffer receives a `gap` event.
  * - **Shared:** readers of one topic share its subscription, its reads and the encoded events.
- * - **End:** a response ends when the server stops, after ten minutes, or if the broker fails.
- *   `EventSource` reconnects automatically.
+ * - **End:** a response ends when the server stops, after ten minutes, if the broker fails, or if
+ *   the application disconnects its user. `EventSource` reconnects automatically.
  */
 export class TopicEvents {
   readonly #options: TopicEventsOptions;
@@ -150,7 +150,9 @@ export class TopicEvents {
    * @throws {LimitError} If there are too many readers.
    * @throws {BrokerError} If the broker does not respond.
    */
-  async open({ topic, last, lastEventId, owner }: FollowRequest): Promise<Response> {
+  async open(
+    { topic, last, lastEventId, owner, whenRevoked }: FollowRequest,
+  ): Promise<Response> {
     const isKept = this.#options.topics.historyOf(topic) !== undefined;
     const asked = lastEventId === undefined ? undefined : cursorOf(lastEventId);
     using cleanup = new DisposableStack();
@@ -162,6 +164,7 @@ export class TopicEvents {
     const end = () => ended.abort();
     stopped.addEventListener("abort", end);
     cleanup.defer(() => stopped.removeEventListener("abort", end));
+    cleanup.use(whenRevoked(() => ended.abort(REVOKED)));
 
     await this.#within(source.followed.subscription.ready);
     const cursor = isKept && asked || await this.#within(source.begin(last));

@@ -10,6 +10,7 @@ import { validate, type Validation } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
 import type { Change } from "../../pubsub/logs/change_message.ts";
+import type { Decision } from "../../pubsub/decisions.ts";
 import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
 import { compileStates } from "../../session/check_settings.ts";
 import type { Contract, StateRoute } from "../../session/contract.ts";
@@ -66,6 +67,8 @@ export type AuthorizeChange = (
 export interface ChangeSource extends Pick<RequestedChange, "user" | "session" | "request"> {
   /** The owner of the rows that the server reads for this client. */
   readonly owner: Owner;
+  /** The decision about the request. A change is made only if it still counts. */
+  readonly decision: Decision;
 }
 
 /** Part of {@linkcode ChangeGate.write}. */
@@ -203,14 +206,19 @@ export class ChangeGate {
    * @returns The result of the append. It is a `conflict` if a row does not have the version that
    * the client expects, or if it changed during five decisions in a row.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
-   * `authorizeChange` denies a change, `unavailable` if it fails, and `too-many` if the server
-   * holds too many states for this client; or the error that `authorizeChange` throws.
+   * `authorizeChange` denies a change, `unavailable` if it fails, `too-many` if the server holds too
+   * many states for this client, and the code of the revocation if the client's right was revoked
+   * in the meantime; or the error that `authorizeChange` throws.
    */
   async write(
     id: string,
     changes: readonly Change[],
-    { source, append, isNumbered = false }: GatedAppend,
+    { source, append: appendNow, isNumbered = false }: GatedAppend,
   ): Promise<StreamAppended> {
+    const append: GatedAppend["append"] = (changes, identity) => {
+      source.decision.check();
+      return appendNow(changes, identity);
+    };
     const checked = await this.check(id, changes, source.session);
     if (this.#options.authorizeChange === undefined || checked.length === 0) {
       return await append(checked);
@@ -269,10 +277,15 @@ export class ChangeGate {
     },
   ): Promise<T> {
     const fitted = await this.fit(id, change, source.session);
-    if (this.#options.authorizeChange === undefined) return make(fitted);
+    const { decision } = source;
+    if (this.#options.authorizeChange === undefined) {
+      decision.check();
+      return make(fitted);
+    }
     for (let calls = 0; calls < MAX_CALLS; calls++) {
       const row = present();
       const allowed = await this.#authorized(id, fitted, { before: row?.value, source });
+      decision.check();
       if (present() === row) return make(allowed);
     }
     const { key, type } = change;
@@ -395,7 +408,7 @@ export class ChangeGate {
     const value = valueOf(change);
     const ask = () => {
       const asked = { id, collection, key, action, value, before, user, session, request } as const;
-      const answer = this.#options.authorizeChange!(asked);
+      const answer = source.decision.during(() => this.#options.authorizeChange!(asked));
       return answer instanceof Promise ? this.#inTime(name, answer, session) : answer;
     };
     try {
