@@ -52,7 +52,7 @@ Deno.test("The templates chat, ai, board and react keep their data in a folder o
     assertStringIncludes(tasks.dev, "--allow-sys=networkInterfaces,osUptime --watch dev.ts");
     assertStringIncludes(tasks.start, "--allow-sys=osUptime server.ts");
     assertStringIncludes(files.get("dev.ts")!, "broker: await openData()");
-    assertStringIncludes(files.get("server.ts")!, "broker: await openData()");
+    assertStringIncludes(files.get("server.ts")!, "const broker = await openData();");
     const dockerfile = files.get("Dockerfile")!;
     assertMatch(dockerfile, /^# .* -v app-data:\/srv\/app\/data app\n/);
     assertStringIncludes(

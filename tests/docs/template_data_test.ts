@@ -112,6 +112,13 @@ class Service {
     while (this.#starts < starts) await this.#change.promise;
   }
 
+  /** Stops the server as `docker stop` does; returns the exit code. */
+  async stop(): Promise<number> {
+    this.#child.kill("SIGTERM");
+    await this.#read;
+    return (await this.#child.status).code;
+  }
+
   /** Kills the server, which has no time to clean up. */
   async kill(): Promise<void> {
     const group = `-${this.#child.pid}`;
@@ -230,10 +237,13 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
         await using ann = client();
         for (const text of ["a first", "b second", "c third"]) await makes(text, ann);
       });
-      await during(container, async () => {
+      await during(container, async (service) => {
         await checkAll();
-        await using ann = client();
-        await makes("d fourth", ann);
+        {
+          await using ann = client();
+          await makes("d fourth", ann);
+        }
+        assertEquals(await service.stop(), 0);
       });
       const next = await built("two");
       await Deno.remove(`${next.cwd}/data`);
