@@ -83,13 +83,19 @@ Deno.test("A write to a state that a server has lost tells why its outcome is un
   assertEquals(await failure, ["unknown", `Cannot tell if the state was written: ${STREAM}`]);
 });
 
-Deno.test("Readers of a deleted stream read no guess about the broker", async () => {
+Deno.test("Readers of a deleted stream or state read no guess about the broker", async () => {
   await using server = volatileServer();
   await using client = clientOf(server.url);
   await using _writer = await server.durableStreams.create("log");
+  await using _state = await server.state("list");
   const stream = client.durableStream("log");
   const failure = failureOf(Array.fromAsync(stream));
+  using state = await client.state("list");
+  await state.ready;
   await until(() => stream.isUpToDate);
-  await server.durableStreams.delete("log");
-  assertEquals(await failure, ["gone", "This server no longer has the stream"]);
+  for (const id of ["log", "list"]) await server.durableStreams.delete(id);
+  const text = "This server no longer has the stream";
+  assertEquals(await failure, ["gone", text]);
+  await until(() => state.status.current === "ended");
+  assertEquals((state.error as Error).message, `Cannot read state "list": ${text}`);
 });

@@ -304,7 +304,7 @@ export class ClientState implements Disposable {
           const failure = error instanceof RequestError ? error : undefined;
           const code = failure?.failure.code;
           if (code === "not-found") {
-            if (!await this.#mayAppear()) throw gone ?? failure;
+            if (!await this.#mayAppear()) throw gone ? lost(this.id, gone) : failure;
             continue;
           }
           if (code !== "gone" || of.offset === undefined) throw error;
@@ -705,6 +705,13 @@ function setting(
 function deletion(rows: ClientRows, type: string, key: string): WriteChange {
   checkRow(type, key);
   return { type, key, value: undefined, seen: rows.versionOf(type, key) };
+}
+
+/** The error for a state that this client had read before. */
+function lost(id: string, cause: RequestError): RequestError {
+  return new RequestError("gone", `Cannot read state ${JSON.stringify(id)}: ${cause.message}`, {
+    cause,
+  });
 }
 
 function missing(id: string, cause: unknown): RequestError {
