@@ -130,7 +130,7 @@ class RunningAnswers {
   async askInVain(part: "name" | "input"): Promise<void> {
     const [asker] = this.#askers;
     if (part === "name") {
-      return await this.#expectEnd(asker!.ask("x", "endless", { name: "short" }), "malformed");
+      return await this.#expectEnd(asker!.ask("x", "endless", { name: "short" }), "TypeError");
     }
     const asked = asker!.ask("x", "endless", { input: new Uint8Array(3) });
     await this.#expectEnd(asked, this.#refusalOf(0) ?? "malformed");
