@@ -88,6 +88,8 @@ const MAKERS: Readonly<Record<string, Maker>> = {
   },
 };
 
+type ServiceOptions = Pick<Deno.CommandOptions, "cwd" | "env">;
+
 /** A server in a process group of its own. */
 class Service {
   readonly #child: Deno.ChildProcess;
@@ -96,7 +98,7 @@ class Service {
   #starts = 0;
   #change = Promise.withResolvers<void>();
 
-  constructor(command: readonly string[], options: Pick<Deno.CommandOptions, "cwd" | "env">) {
+  constructor(command: readonly string[], options: ServiceOptions) {
     this.#child = new Deno.Command("setsid", {
       ...options,
       args: [...command],
@@ -149,10 +151,8 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
     const env = {
       ...registry.env,
       JSR_URL: mirror.url,
-      DENO_DIR: `${home}/cache`,
       DENO_NO_UPDATE_CHECK: "1",
       NO_COLOR: "1",
-      HOME: home,
       PATH: `${home}:${Deno.env.get("PATH")}`,
       PACE_MS: "1",
       PORT: String(port),
@@ -172,18 +172,20 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
       await using reader = client();
       assertEquals(await read(reader, made.length), made);
     };
-    const run = async (command: readonly string[], cwd: string) => {
+    // A cache and a home that the container's user can read.
+    const readable = { ...env, DENO_DIR: `${home}/cache`, HOME: home };
+    const run = async (command: readonly string[], cwd: string, variables = env) => {
       const { success, stderr } = await new Deno.Command(command[0]!, {
-        ...{ args: command.slice(1), cwd, env, stdin: "null" },
+        ...{ args: command.slice(1), cwd, env: variables, stdin: "null" },
       }).output();
       assert(success, new TextDecoder().decode(stderr));
     };
     /** Runs a command until a function is done, and kills it. */
     const during = async (
-      { command, cwd }: { readonly command: readonly string[]; readonly cwd: string },
+      { command, ...options }: { readonly command: readonly string[] } & ServiceOptions,
       use: (service: Service) => Promise<void>,
     ) => {
-      const service = new Service(command, { cwd, env });
+      const service = new Service(command, options);
       try {
         await service.listens(1);
         await use(service);
@@ -202,7 +204,7 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
       }
       await Deno.copyFile(registry.env["NPM_CONFIG_USERCONFIG"]!, `${app}/.npmrc`);
 
-      const dev = { command: [deno, "task", "dev"], cwd: app };
+      const dev = { command: [deno, "task", "dev"], cwd: app, env };
       await during(dev, async (service) => {
         await using ann = client();
         for (const text of ["a first", "b second", "c third"]) await makes(text, ann);
@@ -224,12 +226,14 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
         for (const path of [...copied, ".npmrc"]) await run(["cp", "-r", path, cwd], app);
         const [install] = /(?<=^RUN )deno install.*$/m.exec(dockerfile)!;
         await run(["sh", "-c", install], cwd);
+        await run([deno, "install", "--entrypoint", "server.ts"], cwd, readable);
         await run(["chmod", "-R", "a+rX,go-w", home], home);
         await Deno.mkdir(`${cwd}/data`);
         if (canSwitchUser) await run(["chown", `${USER}:${USER}`, "data"], cwd);
         const rights = ["--reuid", USER, "--regid", USER, "--clear-groups", "--no-new-privs"];
         const [, ...args] = JSON.parse(/^CMD (.*)$/m.exec(dockerfile)![1]!) as string[];
-        return { command: [...canSwitchUser ? ["setpriv", ...rights] : [], deno, ...args], cwd };
+        const command = [...canSwitchUser ? ["setpriv", ...rights] : [], deno, ...args];
+        return { command, cwd, env: readable };
       };
       made.length = 0;
       const container = await built("one");
