@@ -83,6 +83,7 @@ export { Client } from "./client/client.ts";
 export { Members, type RoomMembers } from "./client/rooms.ts";
 export type {
   ClientOptions,
+  ClientPublishOptions,
   ClientRequestOptions,
   ClientStatus,
   ClientSubscribeOptions,

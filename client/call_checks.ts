@@ -14,12 +14,15 @@ import {
   COMMON_HANDLERS,
   COMMON_LIMITS,
   HISTORY,
+  PUBLISH,
   SESSION_KINDS,
   STREAM,
   WAIT,
 } from "../session/call_checks.ts";
 import { TRANSPORTS } from "../transport/option_kinds.ts";
 import type { ClientCalls } from "./connect.ts";
+
+const DELIVERY = ["at-most-once", "at-least-once"] as const;
 
 const COMMON = {
   ...COMMON_HANDLERS,
@@ -41,7 +44,7 @@ export const CLIENT_KINDS: {
     ...COMMON,
     backoff: { firstDelayMs: ABOVE_ZERO, maxAttempts: LIMIT, maxDelayMs: ABOVE_ZERO },
     connectAfter: "object",
-    delivery: ["at-most-once", "at-least-once"],
+    delivery: DELIVERY,
     endOnRefusal: "boolean",
     life: objectWith("Life", "subscribe"),
     outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE },
@@ -57,6 +60,7 @@ export const CLIENT_KINDS: {
   },
   "hand over": { transport: ["webtransport", "websocket", "http"] },
   "open state": { onConflict: "function" },
+  publish: { ...PUBLISH, delivery: DELIVERY },
   "read changes": { signal: "AbortSignal" },
   "read stream": {
     after: "string or null",

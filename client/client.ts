@@ -3,15 +3,17 @@
  * outbox.
  */
 import { isForSize } from "../transport/close_info.ts";
-import { checkTopic, encodeMessage } from "../session/wire/encode.ts";
+import { checkTopic, type EncodedMessage, encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { Attempts } from "./attempts.ts";
-import { Outbox, type OutboxEntry, type OutboxPublication, Publications } from "./outbox.ts";
+import { Outbox } from "./outbox.ts";
+import { Publications } from "./publications.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
 import type {
   ClientOptions,
   ClientPlatform,
+  ClientPublishOptions,
   ClientRequestOptions,
   ClientStatus,
   ClientSubscribeOptions,
@@ -57,12 +59,7 @@ import { SingleCall } from "../base/single_call.ts";
 import { anySignal, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import { answerOf } from "../session/answers/streaming_answer.ts";
-import type {
-  ClientPublishOptions,
-  RequestStreamOptions,
-  StreamingAnswer,
-  WaitOptions,
-} from "../session/types.ts";
+import type { RequestStreamOptions, StreamingAnswer, WaitOptions } from "../session/types.ts";
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
@@ -115,8 +112,9 @@ const FRESH_TOKEN_MS = 500;
  * A function with a parameter of type `Client` accepts every client, except one whose contract has
  * states. For that one, write `Client<typeof contract>`.
  *
- * Messages in flight when a connection breaks may be lost. For messages that must arrive, use
- * `delivery: "at-least-once"`. For requests that must arrive, use `retry`.
+ * Publications on topics with a history survive a lost connection and a killed server; see
+ * {@linkcode Client.publish}. Other messages in flight when a connection breaks may be lost. For
+ * messages that must arrive, use `delivery: "at-least-once"`. For requests that must arrive, use `retry`.
  *
  * @typeParam C The contract.
  */
@@ -248,8 +246,12 @@ export class Client<C extends Contract = Contract>
       options.outbox,
       options.delivery === "at-least-once" ? (session) => this.#deliver(session) : undefined,
     );
-    const { maxRequests } = this.#settings;
-    this.#publications = new Publications(runtime, maxRequests, this.#stop.signal);
+    this.#publications = new Publications(
+      this.#outbox,
+      this.#stop.signal,
+      (topic) => this.#subscriptions.isUnasked(topic),
+    );
+    this.#subscriptions.onAsked = () => this.#outbox.notify();
     this.#leaveLife = options.life?.subscribe(() => this.#life ? this.#life.wake() : this.wake());
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
@@ -268,7 +270,7 @@ export class Client<C extends Contract = Contract>
 
   /**
    * The number of messages in the outbox and their size in bytes. These messages wait for a
-   * connection or for an acknowledgment.
+   * connection, for an acknowledgment, or for the reply to a publication.
    */
   get outbox(): { readonly messages: number; readonly bytes: number } {
     return this.#outbox.state;
@@ -302,13 +304,13 @@ export class Client<C extends Contract = Contract>
     const { first, isKept } = this.#outbox;
     // To keep the order, send earlier messages in the outbox first.
     if (session?.isReady && !first && !isKept) return session.send(topic, data);
-    this.#keep("send", topic, data);
+    this.#outbox.add(this.#encode("send", topic, data));
   }
 
   /**
-   * Waits until the server has handled all messages and publications that were sent so far. With
-   * the default `delivery`, it waits only until all messages have moved from the outbox to a
-   * session.
+   * Waits until the server has replied to all publications and handled all messages that were sent
+   * so far. With the default `delivery`, it waits for messages only until they have moved from the
+   * outbox to a session.
    *
    * @param options A signal or time limit that ends the wait.
    * @throws {SessionClosedError} If the client is closed first.
@@ -316,8 +318,13 @@ export class Client<C extends Contract = Contract>
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
     this.#check("wait", options);
-    const { last } = this.#outbox;
-    await (await this.#recovery()).flushed(this.#outbox, last, options);
+    const outbox = this.#outbox;
+    const publications = this.#publications;
+    const { last } = outbox;
+    const { last: published } = publications;
+    const isDone = () =>
+      (outbox.first?.seq ?? Infinity) > last && publications.isSettled(published);
+    await (await this.#recovery()).flushed(outbox, isDone, options);
   }
 
   /**
@@ -498,8 +505,8 @@ export class Client<C extends Contract = Contract>
 
   /**
    * Opens a state: rows that all clients and servers share, and that this client may also write. The
-   * server's `authorize` must allow this client to subscribe to `stream:<id>` to read the rows, and to
-   * publish on it to write them. See {@linkcode ClientState}.
+   * server's `authorize` must allow this client to subscribe to `stream:<id>`, and to publish on it
+   * for writes. See {@linkcode ClientState}.
    *
    * @param id The state's id, for which the server has called `server.state(id)`.
    * @param options What to do if others change a row at the same time.
@@ -518,20 +525,29 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Publishes to a topic through the server. The server's `authorize` must allow this. If the
-   * publication exceeds one of the server's rate limits, the client waits and publishes it again.
-   * Later publications wait too, so that the order is kept.
+   * Publishes to a topic through the server. The server's `authorize` must allow this. The
+   * publication stays in the outbox until the server has replied.
+   *
+   * - **Exactly once:** if the session is lost before the reply, the next session sends publications
+   *   again that are on topics with a history and at most 90 s old. The broker stores each once.
+   * - **Other topics:** the client does not know whether the server published, and rejects with a
+   *   {@linkcode SessionClosedError}. With `delivery: "at-least-once"`, these publications are sent
+   *   again too.
+   * - **Order:** the publications on each topic keep the order of the calls, across sessions.
+   * - **Rate limits:** if a publication exceeds one of the server's rate limits, the client waits and
+   *   publishes it again. Later publications wait too.
    *
    * @typeParam T The topic. With a contract, it must be a topic that clients receive.
    * @param topic The topic.
-   * @param data The data. You MUST NOT change it until the promise resolves.
-   * @param options A signal, a timeout, and `except: "self"` to leave out this client. If a
-   * publication is aborted or times out before a session accepts it, or while it waits for a rate
-   * limit, it is not sent.
+   * @param data The data.
+   * @param options A signal, a timeout, the delivery, and `except: "self"` to leave out this client.
+   * If a publication is aborted or times out before a session accepts it, or while it waits for a
+   * rate limit or another session, it is not sent.
    * @returns Resolves once the server has published the message.
    * @throws {RequestError} With the code `forbidden`, if the server does not allow the publication.
    * With the code `too-many`, if a rate limit does not allow it within 30 s.
-   * @throws {QueueFullError} If too many publications are waiting.
+   * @throws {QueueFullError} If the outbox is full.
+   * @throws {SessionClosedError} If the client is closed, or if the outcome is unknown.
    */
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
@@ -539,19 +555,10 @@ export class Client<C extends Contract = Contract>
     options: ClientPublishOptions = {},
   ): Promise<void> {
     this.#check("publish", options);
-    const { except, ...wait } = options;
-    wait.signal?.throwIfAborted();
-    const limited = (answer: Promise<void>) =>
-      // The connection and the reply share one time limit.
-      waitFor(this.#runtime, answer, { ...wait, what: `the publication on "${topic}"` });
-    if (!this.#outbox.isKept) {
-      const send = async () => (await this.whenConnected(wait)).publish(topic, data, options);
-      return await this.#publications.publish(send, limited);
-    }
-    const answer = Promise.withResolvers<void>();
-    const entry = this.#keep("publish", topic, data, { answer, echo: except === undefined });
-    // A publication must not be sent after its caller stopped waiting.
-    return await limited(answer.promise).finally(() => this.#outbox.withdraw(entry));
+    const { delivery = this.#options.delivery } = options;
+    options.signal?.throwIfAborted();
+    const message = this.#encode("publish", topic, data);
+    await this.#publications.add(message, { ...options, delivery });
   }
 
   /**
@@ -689,8 +696,9 @@ export class Client<C extends Contract = Contract>
    * - **Other topics** have no gap either if the server is a single node: each publication arrives
    *   in one of the two sessions, in order. If the old session breaks during the move, its
    *   in-flight publications are lost.
-   * - **Messages and publications** that you send from now on go to the new session. With
-   *   `delivery: "at-least-once"`, unacknowledged ones are sent there again.
+   * - **Messages and publications** that you send from now on go to the new session. Publications on
+   *   topics with a history that have no reply are sent there again, and each is published once. So
+   *   are unacknowledged messages with `delivery: "at-least-once"`.
    * - **Requests and streams** finish in the session in which they started. New ones start in the
    *   new session.
    *
@@ -822,18 +830,14 @@ export class Client<C extends Contract = Contract>
     });
   }
 
-  #keep(
-    verb: string,
-    topic: string,
-    data: unknown,
-    publication?: OutboxPublication,
-  ): OutboxEntry {
+  #encode(verb: "send" | "publish", topic: string, data: unknown): EncodedMessage {
     if (this.status.isEnded) throw this.#ended(verb);
     const core = this.#session?.isReady ? this.#session[internals] : undefined;
     core?.sending.checkData(verb, data);
     const maxBytes = core?.sending.maxSendBytes ?? this.#settings.maxMessageBytes;
-    const trace = publication ? undefined : this.#settings.watch?.sending(topic, this.#session);
-    return this.#outbox.add(encodeMessage(topic, data, { maxBytes, verb, trace }), publication);
+    const isSent = verb === "send";
+    const trace = isSent ? this.#settings.watch?.sending(topic, this.#session) : undefined;
+    return encodeMessage(topic, data, { maxBytes, verb, trace });
   }
 
   async #run(): Promise<CloseInfo> {
@@ -1075,6 +1079,7 @@ export class Client<C extends Contract = Contract>
     this.#presence.resume(session);
     move();
     void this.#outbox.handTo(session);
+    void this.#outbox.run(session, () => this.#publications.handTo(session));
     session[internals].receiving.onRenew = () => void this.#renew(session);
     this.#guest.opened(session[internals].lineage);
     const { id, transport, fallback } = session;
@@ -1135,6 +1140,7 @@ export class Client<C extends Contract = Contract>
     this.status.end({ name, cause });
     this.#subscriptions.end(this.#hasFailed ? this.#ended("receive") : undefined);
     this.#outbox.end(this.#ended("deliver"));
+    this.#publications.end(this.#ended("publish"));
     return cause;
   }
 

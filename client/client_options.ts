@@ -11,7 +11,7 @@ import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { Session } from "../session/session.ts";
 import type { Tab } from "./guest.ts";
-import type { WaitOptions } from "../session/types.ts";
+import type { SessionPublishOptions, WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/check_settings.ts";
 import type {
   SilentTransport,
@@ -205,26 +205,31 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly backoff?: BackoffOptions | undefined;
   /**
-   * The delivery guarantee for messages and publications. With `at-least-once`, messages are
-   * numbered, stay in the outbox until the server has handled them, and are sent again if the
-   * connection is lost. The server handles each message once, unless its process ends while it
-   * handles the message. See {@linkcode Client.flushed}.
+   * The delivery guarantee for messages and publications.
    *
-   * @default {"at-most-once"}
+   * - **By default,** publications on topics with a history are sent again if the session is lost
+   *   before the server has replied, and each is published once. All other messages are sent at
+   *   most once.
+   * - **`at-least-once`:** publications are sent again on all topics. Messages are numbered, stay in
+   *   the outbox until the server has handled them, and are sent again if the connection is lost.
+   *   The server handles each message once, unless its process ends while it handles the message.
+   *   See {@linkcode Client.flushed}.
+   * - **`at-most-once`:** nothing is sent again.
    */
   readonly delivery?: "at-most-once" | "at-least-once" | undefined;
   /** The limits of the outbox. */
   readonly outbox?: {
     /**
-     * The maximum number of messages that wait for a connection or for an acknowledgment.
+     * The maximum number of messages that wait for a connection or for an acknowledgment, and of
+     * publications without a reply.
      *
-     * @default {100}
+     * @default {1000}
      */
     readonly maxMessages?: number | undefined;
     /**
-     * The maximum total size of these messages, in bytes.
+     * The maximum total size of these messages, in bytes. A single message may be larger.
      *
-     * @default {262144}
+     * @default {1048576}
      */
     readonly maxBytes?: number | undefined;
   } | undefined;
@@ -287,6 +292,16 @@ export interface ClientSubscribeOptions extends HistoryOptions {
    * information.
    */
   readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
+}
+
+/** The options for a client's publication. */
+export interface ClientPublishOptions extends SessionPublishOptions {
+  /**
+   * The delivery guarantee of this publication.
+   *
+   * @default {the `delivery` of `connect`}
+   */
+  readonly delivery?: ClientOptions["delivery"] | undefined;
 }
 
 /** The options for a client's request. */

@@ -3,6 +3,7 @@ import { Client } from "./client.ts";
 import type {
   ClientOptions,
   ClientPlatform,
+  ClientPublishOptions,
   ClientRequestOptions,
   ClientSubscribeOptions,
   ServerUrl,
@@ -77,6 +78,7 @@ export interface ClientCalls extends SessionCalls {
   readonly "open state": ClientStateOptions;
   readonly "read changes": { readonly signal?: AbortSignal | undefined };
   readonly "read stream": DurableStreamOptions;
+  readonly publish: ClientPublishOptions;
   readonly request: ClientRequestOptions;
   readonly "request stream": RequestStreamOptions;
   readonly subscribe: ClientSubscribeOptions;

@@ -1,11 +1,8 @@
 /** Implements at-least-once delivery: a message is sent until the server acknowledges it. */
 import { isForSize } from "../transport/close_info.ts";
-import { RequestError, SessionClosedError } from "../errors.ts";
-import type { Frame } from "../transport/connection.ts";
 import { internals } from "../session/core.ts";
 import type { Inside } from "../session/receiving.ts";
-import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
-import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
+import { extended, isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
 import { waitFor } from "../base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";
 import type { Session } from "../session/session.ts";
@@ -22,19 +19,10 @@ const MAX_ON_THE_WAY = 1024;
  */
 const MAX_BYTES_ON_THE_WAY = 524_288;
 
-/**
- * The maximum number of unanswered publications. Each publication is a request. By default, a
- * server lets 64 of a client's requests wait. The client's other requests count toward this limit,
- * too.
- */
-const MAX_PUBLICATIONS_ON_THE_WAY = 32;
-
 /** The keys that are added to a message when a session accepts it. */
 interface Keys {
   readonly seq?: number;
   readonly client?: string;
-  readonly id?: number;
-  readonly echo?: false;
 }
 
 /**
@@ -47,16 +35,8 @@ export class Delivery {
   /** The number of messages at the start of the outbox that have been sent but not acknowledged. */
   #handed = 0;
   #bytes = 0;
-  #acknowledged = 0;
-  /**
-   * True after a session closed because of a message's size, until the outbox is empty. During that
-   * time messages are sent one at a time, to find the message that is too large.
-   */
-  #isSearching = false;
   /** The message that was in flight at the last such close, if it was the only one. */
   #suspect: OutboxEntry | undefined;
-  /** The publications that have no reply in this session yet. */
-  #publishing = new Set<OutboxEntry>();
 
   constructor(outbox: Outbox) {
     this.#outbox = outbox;
@@ -73,7 +53,6 @@ export class Delivery {
     if (!outbox.isFor(session)) return;
     const core = session[internals];
     this.#handed = this.#bytes = 0;
-    this.#publishing = new Set();
     core.sending.onAck = (n) => this.#acked(n);
     void session.closed.then((info) => {
       if (outbox.session === session && isForSize(info)) this.#refusedForSize(core);
@@ -94,43 +73,21 @@ export class Delivery {
     }
   }
 
-  #isFull({ publication, size }: OutboxEntry): boolean {
-    if (publication && this.#publishing.size >= MAX_PUBLICATIONS_ON_THE_WAY) return true;
+  #isFull({ size }: OutboxEntry): boolean {
     if (this.#handed === 0) return false;
-    if (this.#isSearching) return true;
+    if (this.#outbox.isSearching) return true;
     return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
   }
 
   /** Sends one message. Returns false if it is larger than the server accepts. */
   #hand(core: Inside, entry: OutboxEntry, keys: Keys): boolean {
-    const { publication, topic } = entry;
-    const answer = publication?.answer;
-    entry.isHanded = true;
-    const message = complete(entry, answer ? { ...keys, id: Number.MAX_SAFE_INTEGER } : keys);
+    const message = extended(entry, keys);
     if (isTooLarge(core, message)) {
       this.#outbox.shift(this.#handed);
-      const text = `The server does not accept "${topic}": it is too large`;
-      answer?.reject(new RequestError("too-large", text));
       return false;
     }
-    if (answer === undefined) {
-      // No overflow policy may drop this message, because a later acknowledgment would cover it
-      // too.
-      core.sending.push(message, true);
-      return true;
-    }
-    const publishing = this.#publishing.add(entry);
-    core.sending.ask(`the publication on "${topic}"`, (id) => complete(entry, { ...keys, id }), {
-      timeoutMs: Infinity,
-      onAnswer: () => answer.resolve(),
-    }).catch((error) => {
-      if (!(error instanceof SessionClosedError)) answer.reject(error);
-      // If it is not acknowledged yet, the publication is sent again in the next session.
-      else if (entry.seq <= this.#acknowledged) answer.resolve();
-    }).finally(() => {
-      publishing.delete(entry);
-      this.#outbox.notify();
-    });
+    // No overflow policy may drop this message, because a later acknowledgment would cover it too.
+    core.sending.push(message, true);
     return true;
   }
 
@@ -140,43 +97,41 @@ export class Delivery {
    * row, it is dropped and reported, because it would end every later session too.
    */
   #refusedForSize(core: Inside): void {
-    const first = this.#handed === 1 ? this.#outbox.first : undefined;
+    const outbox = this.#outbox;
+    const isAlone = this.#handed === 1 && outbox.publishing === 0;
+    const first = isAlone ? outbox.first : undefined;
     const isFound = first !== undefined && first === this.#suspect;
-    this.#isSearching = true;
+    outbox.isSearching = true;
     this.#suspect = isFound ? undefined : first;
     if (!isFound) return;
-    const { publication, size, topic } = first;
+    const { size, topic } = first;
     const message =
       `Cannot send "${topic}": two connections were closed because of its size, ${size} bytes`;
-    this.#outbox.shift();
+    outbox.shift();
     core.sending.refusedByPeer({ code: "too-large", message });
-    publication?.answer.reject(new RequestError("too-large", message));
   }
 
-  /**
-   * Removes messages up to an acknowledged number. If there are publications among them, the server
-   * has already replied to those.
-   */
+  /** Removes messages up to an acknowledged number. */
   #acked(n: number): void {
-    // An earlier session may acknowledge messages after a later session already did.
-    this.#acknowledged = Math.max(this.#acknowledged, n);
     for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
       this.#handed--;
       this.#bytes -= first.size;
       this.#outbox.shift();
     }
-    if (this.#outbox.first === undefined) this.#isSearching = false;
   }
 }
 
-/** Waits until all messages up to a number have left the outbox. */
-export function flushed(outbox: Outbox, last: number, options: WaitOptions): Promise<void> {
+/** Waits until messages have left the outbox. */
+export function flushed(
+  outbox: Outbox,
+  isDone: () => boolean,
+  options: WaitOptions,
+): Promise<void> {
   let isAwaited = true;
   const done = async () => {
     while (isAwaited) {
-      const { error, first } = outbox;
-      if (first === undefined || first.seq > last) return;
-      if (error !== undefined) throw error;
+      if (isDone()) return;
+      if (outbox.error !== undefined) throw outbox.error;
       await outbox.changed();
     }
   };
@@ -185,24 +140,7 @@ export function flushed(outbox: Outbox, last: number, options: WaitOptions): Pro
   );
 }
 
-function keysOf({ seq, publication }: OutboxEntry, core: Inside): Keys {
-  return {
-    seq,
-    client: core.sending.isIntroduced ? undefined : core.settings.client,
-    echo: publication?.echo === false ? false : undefined,
-  };
-}
-
-function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): EncodedMessage {
-  return framed(extend(frame, keys, publication !== undefined), topic);
-}
-
-function extend(frame: Frame, keys: Keys, isPublished: boolean): Frame {
-  if (typeof frame !== "string") {
-    const { head, data } = decodeBinary(frame)!;
-    return encodeBinary(extend(head, keys, isPublished) as string, data);
-  }
-  const head = isPublished ? frame.replace('{"topic"', '{"publish"') : frame;
-  const tail = JSON.stringify(keys).slice(1);
-  return tail === "}" ? head : `${head.slice(0, -1)},${tail}`;
+function keysOf({ seq }: OutboxEntry, core: Inside): Keys {
+  if (core.sending.isIntroduced) return { seq };
+  return { seq, client: core.settings.client };
 }

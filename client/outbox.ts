@@ -1,47 +1,23 @@
-/**
- * Holds a client's messages that are waiting for a connection, and publications that a rate limit
- * holds back.
- */
+/** Holds a client's messages that are waiting for a connection, and counts its publications. */
 import { checkLimits } from "../base/options.ts";
-import { QueueFullError, RequestError, type SessionClosedError, SkeinError } from "../errors.ts";
+import { QueueFullError, type SessionClosedError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
 import type { Inside } from "../session/receiving.ts";
-import type { EncodedMessage } from "../session/wire/encode.ts";
+import type { Frame } from "../transport/connection.ts";
+import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
-import { pause } from "../base/wait.ts";
-
-/** The default limits of an outbox. */
-export const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
 /**
- * The longest pause after a rejection by a rate limit, in milliseconds. It equals the time that a
- * server has to reply. If the server asks for a longer pause, the caller receives the rejection.
+ * The default limits of an outbox. A server accepts a burst of as many publications, and a send
+ * queue has as many bytes.
  */
-const MAX_PAUSE_MS = 30_000;
-
-/**
- * The pause before a rejected publication is sent again if the session has too many pending
- * requests after the first pause, in milliseconds.
- */
-const FULL_PAUSE_MS = 100;
-
-/** The publication that belongs to a message in the outbox. */
-export interface OutboxPublication {
-  /** Settles with the server's reply. */
-  readonly answer: PromiseWithResolvers<void>;
-  /** False if this client does not receive the publication itself. */
-  readonly echo: boolean;
-}
+export const LIMITS = { maxMessages: 1_000, maxBytes: 1_048_576 };
 
 export interface OutboxEntry extends EncodedMessage {
   /** The number of the message, starting at 1. */
   readonly seq: number;
-  /** Present if the message is a publication. */
-  readonly publication: OutboxPublication | undefined;
-  /** True once a session accepted the message, so that the server may have received it. */
-  isHanded?: boolean | undefined;
 }
 
 /**
@@ -58,8 +34,16 @@ export class Outbox extends Signal {
   readonly waiting: OutboxEntry[] = [];
   /** The number of the newest message. */
   last = 0;
+  /** The number of publications that the session accepted and that have no reply. */
+  publishing = 0;
+  /**
+   * True after a session closed because of a message's size, until the outbox is empty. During that
+   * time messages, and then publications, are sent one at a time, to find the one that is too large.
+   */
+  isSearching = false;
   /** The session that receives the waiting messages. */
   declare session: Session | undefined;
+  #messages = 0;
   #bytes = 0;
   readonly #deliver: ((session: Session) => Promise<void>) | undefined;
 
@@ -83,37 +67,44 @@ export class Outbox extends Signal {
   }
 
   get state(): { readonly messages: number; readonly bytes: number } {
-    return { messages: this.waiting.length, bytes: this.#bytes };
+    return { messages: this.#messages, bytes: this.#bytes };
+  }
+
+  /**
+   * Counts a message toward the limits. An empty outbox accepts a message of any size.
+   *
+   * @throws {QueueFullError} If the outbox is full.
+   */
+  reserve(size: number, verb: string): void {
+    const { maxMessages, maxBytes } = this.#limits;
+    const isFull = this.#messages >= maxMessages || this.#bytes + size > maxBytes;
+    if (this.#messages > 0 && isFull) {
+      throw new QueueFullError(
+        `Cannot ${verb}: the outbox is full (${this.#messages} messages, ${this.#bytes} bytes)`,
+      );
+    }
+    this.#messages++;
+    this.#bytes += size;
+  }
+
+  /** Removes a message from the count. */
+  release(size: number): void {
+    this.#messages--;
+    this.#bytes -= size;
+    if (this.#messages === 0) this.isSearching = false;
+    this.notify();
   }
 
   /**
    * Adds a message.
    *
    * @param message The encoded message.
-   * @param publication Present if the message is a publication.
-   * @returns The message in the outbox.
    * @throws {QueueFullError} If the outbox is full.
    */
-  add(message: EncodedMessage, publication?: OutboxPublication): OutboxEntry {
-    const { maxMessages, maxBytes } = this.#limits;
-    if (
-      this.waiting.length >= maxMessages || this.#bytes + message.size > maxBytes
-    ) {
-      throw new QueueFullError(
-        `Cannot send: the outbox is full (${this.waiting.length} messages, ${this.#bytes} bytes)`,
-      );
-    }
-    const entry = { ...message, seq: ++this.last, publication };
-    this.waiting.push(entry);
-    this.#bytes += message.size;
+  add(message: EncodedMessage): void {
+    this.reserve(message.size, "send");
+    this.waiting.push({ ...message, seq: ++this.last });
     this.notify();
-    return entry;
-  }
-
-  /** Withdraws a message that no session has accepted yet. */
-  withdraw(entry: OutboxEntry): void {
-    const index = entry.isHanded ? -1 : this.waiting.indexOf(entry);
-    if (index >= 0) this.shift(index);
   }
 
   /** True if a session is ready and is still the one that receives the waiting messages. */
@@ -127,14 +118,13 @@ export class Outbox extends Signal {
 
   /** Removes a message. The default is the first one. */
   shift(index = 0): void {
-    this.#bytes -= this.waiting.splice(index, 1)[0]?.size ?? 0;
-    this.notify();
+    const [removed] = this.waiting.splice(index, 1);
+    if (removed) this.release(removed.size);
   }
 
-  /** Ends the outbox. No further messages are sent, and waiting publications fail. */
+  /** Ends the outbox. No further messages are sent. */
   end(error: SessionClosedError): void {
     this.error = error;
-    for (const { publication } of this.waiting) publication?.answer.reject(error);
     this.notify();
   }
 
@@ -150,7 +140,7 @@ export class Outbox extends Signal {
     const core = session[internals];
     this.session = session;
     this.notify();
-    try {
+    await this.run(session, async () => {
       if (this.#deliver) return await this.#deliver(session);
       for (let first; this.isFor(session) && (first = this.first) !== undefined;) {
         if (isTooLarge(core, first)) this.shift();
@@ -160,89 +150,17 @@ export class Outbox extends Signal {
           this.shift();
         }
       }
-    } catch (error) {
-      // A `SkeinError` means that the session ended, which is reported elsewhere.
-      if (!(error instanceof SkeinError)) report(core.settings, error, session);
-    }
-  }
-}
-
-/**
- * The publications of a client that does not number them, in the order of the calls. If a rate
- * limit rejects a publication, this publication and all later ones wait as long as the server says,
- * and are then sent in order. The server also rejects the publications that were sent after the
- * rejected one, so none can overtake it.
- */
-export class Publications {
-  readonly #runtime: Runtime;
-  readonly #max: number;
-  readonly #signal: AbortSignal;
-  /** The functions that send the waiting publications, by call number. There are at most `max`. */
-  readonly #waiting = new Map<number, () => void>();
-  #last = 0;
-  #unanswered = 0;
-  /**
-   * The length of the current pause, or of the next one, which starts after the last pending reply
-   * has arrived. It is 0 if there is no pause.
-   */
-  #pauseMs = 0;
-
-  /**
-   * @param runtime The client's timers.
-   * @param max The maximum number of publications that wait for a reply or for the end of a pause.
-   * @param signal Ends each pause when the client closes.
-   */
-  constructor(runtime: Runtime, max: number, signal: AbortSignal) {
-    this.#runtime = runtime;
-    this.#max = max;
-    this.#signal = signal;
-  }
-
-  /**
-   * Publishes now or after a pause.
-   *
-   * @param send Sends the publication to the server and waits for the reply.
-   * @param limited The caller's signal or time limit, which ends the wait.
-   * @returns Resolves once the server has published the message.
-   * @throws {QueueFullError} If too many publications are waiting.
-   */
-  publish(
-    send: () => Promise<void>,
-    limited: (answer: Promise<void>) => Promise<void>,
-  ): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const number = ++this.#last;
-    let isRefused = false;
-    let isOver = false;
-    const go = () => {
-      this.#unanswered++;
-      send().then(resolve, (error) => {
-        const waitMs = error instanceof RequestError
-          ? error.failure.level && error.failure.retryAfterMs
-          : isRefused && error instanceof QueueFullError && FULL_PAUSE_MS;
-        if (!waitMs || waitMs > MAX_PAUSE_MS) return reject(error);
-        isRefused = true;
-        this.#pauseMs = Math.max(this.#pauseMs, waitMs);
-        if (!isOver) this.#waiting.set(number, go);
-      }).finally(() => {
-        if (--this.#unanswered === 0 && this.#pauseMs > 0) void this.#resume();
-      });
-    };
-    if (this.#pauseMs === 0) go();
-    else if (this.#waiting.size + this.#unanswered < this.#max) this.#waiting.set(number, go);
-    else reject(new QueueFullError(`Cannot publish: ${this.#max} publications are waiting`));
-    return limited(promise).finally(() => {
-      isOver = true;
-      this.#waiting.delete(number);
     });
   }
 
-  async #resume(): Promise<void> {
-    await pause(this.#runtime, this.#pauseMs, this.#signal);
-    this.#pauseMs = 0;
-    const waiting = [...this.#waiting].sort(([a], [b]) => a - b);
-    this.#waiting.clear();
-    for (const [, go] of waiting) go();
+  /** Sends in a session, and reports errors. */
+  async run(session: Session, send: () => Promise<void>): Promise<void> {
+    try {
+      await send();
+    } catch (error) {
+      // A `SkeinError` means that the session ended, which is reported elsewhere.
+      if (!(error instanceof SkeinError)) report(session[internals].settings, error, session);
+    }
   }
 }
 
@@ -267,4 +185,23 @@ export function isTooLarge(core: Inside, { size, topic }: EncodedMessage): boole
     `Cannot send "${topic}": a message must have at most ${max} bytes, received ${size}`;
   core.sending.refusedByPeer({ code: "too-large", message });
   return true;
+}
+
+/** Adds keys to an encoded message, which becomes a publication if `kind` says so. */
+export function extended(
+  { frame, topic }: EncodedMessage,
+  keys: object,
+  kind: "topic" | "publish" = "topic",
+): EncodedMessage {
+  return framed(extend(frame, keys, kind), topic);
+}
+
+function extend(frame: Frame, keys: object, kind: "topic" | "publish"): Frame {
+  if (typeof frame !== "string") {
+    const { head, data } = decodeBinary(frame)!;
+    return encodeBinary(extend(head, keys, kind) as string, data);
+  }
+  const head = frame.replace('{"topic"', `{"${kind}"`);
+  const tail = JSON.stringify(keys).slice(1);
+  return tail === "}" ? head : `${head.slice(0, -1)},${tail}`;
 }

@@ -34,14 +34,21 @@ Deno.test("Outbox.add() rejects the first message beyond either bound", () => {
   }
 });
 
-Deno.test("Outbox.add() accepts at most 100 messages and 256 KiB by default", () => {
+Deno.test("Outbox.add() accepts at most 1,000 messages and 1 MiB by default", () => {
   const outbox = new Outbox(platformRuntime());
-  for (let i = 0; i < 100; i++) outbox.add(message("a"));
+  for (let i = 0; i < 1_000; i++) outbox.add(message("a"));
   assertThrows(() => outbox.add(message("a")), QueueFullError);
   const large = new Outbox(platformRuntime());
-  large.add(encodeMessage("a", "x".repeat(262_144 - encodeMessage("a", "").size)));
-  assertEquals(large.state.bytes, 262_144);
+  const overhead = encodeMessage("a", "").size;
+  for (let i = 0; i < 4; i++) large.add(encodeMessage("a", "x".repeat(262_144 - overhead)));
+  assertEquals(large.state.bytes, 1_048_576);
   assertThrows(() => large.add(message("a")), QueueFullError);
+});
+
+Deno.test("Outbox.add() accepts a single message of any size", () => {
+  const outbox = new Outbox(platformRuntime(), { maxBytes: 1 });
+  outbox.add(message("a"));
+  assertThrows(() => outbox.add(message("b")), QueueFullError, `1 messages, ${SIZE} bytes`);
 });
 
 Deno.test("Outbox.shift() removes only the first message, and none from an empty outbox", () => {

@@ -69,9 +69,23 @@ export class Subscriptions<C extends Contract> {
     this.#loads = new Backoff(runtime);
   }
 
+  /** Called when the request for a topic was sent, or ended. */
+  onAsked: () => void = () => {};
+
   /** True if there are no subscriptions. */
   get isEmpty(): boolean {
     return this.#all.size === 0;
+  }
+
+  /**
+   * True while a topic is still to be requested. A publication on the topic waits until then, so that
+   * its subscription receives it.
+   */
+  isUnasked(topic: string): boolean {
+    const readers = this.#all.get(topic);
+    if (readers === undefined) return false;
+    const { request } = readers;
+    return this.#waiting.includes(readers) || request !== undefined && !request.answer;
   }
 
   /** Subscribes immediately, or as soon as there is a session. */
@@ -208,6 +222,7 @@ export class Subscriptions<C extends Contract> {
     const route = () => this.#route(session, topic, readers);
     const settle = () => {
       if (readers.request === request) readers.request = undefined;
+      this.onAsked();
     };
     let question: Question<C> | undefined;
     try {
@@ -217,7 +232,7 @@ export class Subscriptions<C extends Contract> {
       if (isLeft()) return settle();
       if (question !== undefined) {
         if (!this.#leaving.has(topic)) route();
-        await (request.answer = session[internals].sending.askTopic("subscribe", topic, {
+        request.answer = session[internals].sending.askTopic("subscribe", topic, {
           ...question.from,
           onAnswer: (answer) => {
             // The client has moved to another session and requested the topic there.
@@ -227,7 +242,9 @@ export class Subscriptions<C extends Contract> {
             readers.answered(question!, answer as SubscribeAnswer);
             readers.head.begin?.(session);
           },
-        }));
+        });
+        this.onAsked();
+        await request.answer;
       }
       settle();
       if (readers.isWaiting && !isLeft()) this.#later(readers);

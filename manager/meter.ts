@@ -2,7 +2,7 @@
 import type { RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
 import { publicationsIn } from "../session/wire/server_envelope.ts";
-import type { Meter, MeteredMessage } from "../session/message.ts";
+import type { Meter } from "../session/message.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
@@ -184,8 +184,8 @@ export class SessionMeter implements Meter, Disposable {
     return true;
   }
 
-  async admit({ kind, count, size }: MeteredMessage): Promise<void> {
-    const amount = { units: unitsOf(kind), count, size };
+  async admit(size: number): Promise<void> {
+    const amount = { units: unitsOf("message"), count: 1, size };
     while (!this.#isOver) {
       const now = this.#host.runtime.now();
       this.#addOwn(now);

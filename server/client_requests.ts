@@ -40,7 +40,11 @@ import { EPHEMERAL_PREFIX } from "../session/wire/rows.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { makerOf } from "./owners.ts";
 import { builtin } from "../base/builtins.ts";
-import { RequestService, verifiedUser } from "../session/serving/requests.ts";
+import {
+  type PublicationNumber,
+  RequestService,
+  verifiedUser,
+} from "../session/serving/requests.ts";
 import { type StandardSchema, validate, type Validation } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -252,8 +256,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     canMove: true,
-    // Synchronous, unlike Web Crypto, because the guest's name is a property.
-    hashOf: (secret) => builtin("node:crypto").createHash("sha256").update(secret).digest(),
+    hashOf,
 
     maxTokenBytes: options.maxTokenBytes,
 
@@ -351,25 +354,36 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       if (topic.startsWith(STREAM_PREFIX)) {
         return await publishToStream(session, topic, { data, decision });
       }
+      const { topics } = parts();
+      const hasHistory = topics.historyOf(topic) !== undefined;
+      if (number?.isAgain && !number.isOnce && !hasHistory) {
+        const message = "The topic has no history: whether it was published before is unknown";
+        throw new RequestError("unanswered", message);
+      }
       const { from = options.includePublisher } = await check(session, topic, "publish", decision);
       const input = router?.match(topic)?.input;
       const outcome = input && await checkData(session, input, data);
       if (outcome?.ok === false) {
         throw new RequestError("invalid", outcome.message, { path: outcome.path });
       }
-      if (number?.isRepeated) return {};
       decision.check();
-      const { topics } = parts();
       const publishing = {
         except: echo ? undefined : session,
         from: from ? verifiedUser(session) : undefined,
       };
       try {
         // Publish the data unchanged: each receiver applies the schema once.
-        if (topics.historyOf(topic) !== undefined) {
+        if (hasHistory) {
           const maker = makerOf(publisherOf(session));
-          await topics.append(topic, data, { ...publishing, maker, key: number });
-        } else topics.publish(topic, data, publishing);
+          const key = number && { producer: number.producer, number: number.number };
+          await topics.append(topic, data, { ...publishing, maker, key });
+        } else if (!number?.isOnce) topics.publish(topic, data, publishing);
+        else {
+          topics.checkPublication(topic, data, publishing);
+          if (!await isNew(topic, number)) return {};
+          decision.check();
+          topics.publish(topic, data, publishing);
+        }
       } catch (error) {
         // Encoding may lengthen data beyond the limit: `9e20` becomes 21 digits.
         if (error instanceof RangeError) throw new RequestError("too-large", error.message);
@@ -441,6 +455,21 @@ export function clientServices(options: ClientServicesOptions): RequestService {
 
     recheck: takeOffDenied,
   });
+
+  /**
+   * Records the number of a publication on a topic without a history. Returns false if it was
+   * recorded before. While the broker is unreachable, every publication counts as new.
+   */
+  async function isNew(topic: string, { producer, number }: PublicationNumber): Promise<boolean> {
+    // A hash, because the engine may not support a key that contains a client and a topic.
+    const key = hashOf(JSON.stringify([producer, topic])).toBase64({ alphabet: "base64url" });
+    try {
+      return await options.sequences.advance(`on:${key}`, number);
+    } catch (error) {
+      if (error instanceof BrokerError) return true;
+      throw error;
+    }
+  }
 
   /** Handles a publication to a durable stream: rows of a state, or the request to stop. */
   async function publishToStream(
@@ -566,6 +595,11 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       parts().topics.unsubscribe(session, topic, { code, reason });
     }
   }
+}
+
+/** Hashes a text. Synchronous, unlike Web Crypto, because the guest's name is a property. */
+function hashOf(text: string): Uint8Array {
+  return builtin("node:crypto").createHash("sha256").update(text).digest();
 }
 
 /** Prints that a client was denied an action; usually `authorize` is missing or wrong. */

@@ -18,7 +18,12 @@ import type { OverflowPolicy } from "./queue/turn.ts";
 import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 import type { SessionLimits } from "./settings.ts";
-import type { RequestStreamOptions, SessionCloseOptions, WaitOptions } from "./types.ts";
+import type {
+  RequestStreamOptions,
+  SessionCloseOptions,
+  SessionPublishOptions,
+  WaitOptions,
+} from "./types.ts";
 import { MAX_CREDIT } from "./wire/envelope.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 
@@ -111,6 +116,8 @@ export const SETTINGS: OptionKinds<SessionSettingsOptions> = {
   side: ["client", "server"],
 };
 
+export const PUBLISH: OptionKinds<SessionPublishOptions> = { ...WAIT, except: ["self"] };
+
 export const SESSION_KINDS: {
   readonly [Call in keyof SessionCalls]: OptionKinds<SessionCalls[Call]>;
 } = {
@@ -139,8 +146,8 @@ export const SESSION_KINDS: {
   "monitor health": { intervalMs: TIMER, signal: "AbortSignal" },
   "open stream": OPEN_STREAM,
   ping: WAIT,
-  publish: { ...WAIT, except: ["self"] },
   "read streams": SIGNAL,
+  "session.publish": PUBLISH,
   "session.request": WAIT,
   "session.request stream": STREAM,
   "set presence": WAIT,

@@ -6,10 +6,10 @@ import type {
   StructuredStreamOptions,
 } from "./streams/structured_options.ts";
 import type {
-  ClientPublishOptions,
   RequestStreamOptions,
   SessionCloseOptions,
   SessionDrainOptions,
+  SessionPublishOptions,
   WaitOptions,
 } from "./types.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
@@ -31,8 +31,8 @@ export interface SessionCalls {
     readonly intervalMs?: number | undefined;
   };
   readonly ping: WaitOptions;
-  readonly publish: ClientPublishOptions;
   readonly "read streams": Pick<WaitOptions, "signal">;
+  readonly "session.publish": SessionPublishOptions;
   readonly "session.request": WaitOptions;
   readonly "session.request stream": Omit<RequestStreamOptions, "after" | "id">;
   readonly "set presence": WaitOptions;

@@ -93,18 +93,9 @@ export interface Meter {
    * Waits until a message or publication may be handled, and counts it. Numbered messages wait here
    * and are never rejected. Resolves without counting once the meter has stopped.
    */
-  admit(message: MeteredMessage): Promise<void>;
+  admit(size: number): Promise<void>;
   /** Counts that the session is closed because of its rejections. */
   closed(): void;
-}
-
-/** A message or publication, as a meter counts it. */
-export interface MeteredMessage {
-  readonly kind: "message" | "publish";
-  /** Number of messages or publications as which it counts. */
-  readonly count: number;
-  /** Size in bytes. */
-  readonly size: number;
 }
 
 /** Envelopes that are not messages. */

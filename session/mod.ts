@@ -83,11 +83,11 @@ export type {
   ResumableHandler,
 } from "./answers/request_handlers.ts";
 export type {
-  ClientPublishOptions,
   RequestStreamOptions,
   SessionCloseOptions,
   SessionDrainOptions,
   SessionIdentity,
+  SessionPublishOptions,
   SessionState,
   StreamingAnswer,
   WaitOptions,

@@ -18,7 +18,7 @@ import { Signal } from "../base/signal.ts";
 import { waitFor } from "../base/wait.ts";
 import { type SessionCore, type SessionHalf, SKEIN_PROTOCOL } from "./core.ts";
 import type { SendQueue } from "./queue/turn.ts";
-import type { ClientPublishOptions, ControlStats, WaitOptions } from "./types.ts";
+import type { ControlStats, SessionPublishOptions, WaitOptions } from "./types.ts";
 import {
   checkTopic,
   type DataEnvelope,
@@ -290,7 +290,7 @@ export class Sending implements SessionHalf {
   async publish(
     topic: string,
     data: unknown,
-    { except, ...wait }: ClientPublishOptions,
+    { except, ...wait }: SessionPublishOptions,
   ): Promise<unknown> {
     checkTopic(topic, "publish");
     return await this.ask(

@@ -21,11 +21,11 @@ import type {
 import type { SessionEvents } from "./events.ts";
 import type { IncomingStream } from "./streams/incoming_streams.ts";
 import type {
-  ClientPublishOptions,
   RequestStreamOptions,
   SessionCloseOptions,
   SessionDrainOptions,
   SessionIdentity,
+  SessionPublishOptions,
   SessionState,
   SessionStats,
   StreamingAnswer,
@@ -420,9 +420,9 @@ export class Session<
   async publish<T extends ContractTopic<C, "server">>(
     topic: T,
     data?: ContractData<C, "server", T>,
-    options: ClientPublishOptions = {},
+    options: SessionPublishOptions = {},
   ): Promise<void> {
-    this.#core.settings.checkOptions("publish", options);
+    this.#core.settings.checkOptions("session.publish", options);
     await this.#core.sending.publish(topic, data, options);
   }
 

@@ -502,7 +502,7 @@ Deno.test("Session handles a numbered request in its turn, whatever its handler 
     claim: () => Promise.resolve(true),
     release: () => Promise.resolve(),
     newest: () => Promise.resolve(-1),
-    advance: () => Promise.resolve(),
+    advance: () => Promise.resolve(true),
   };
   const { log, hand } = askingBack({
     services: new RequestService(platformRuntime(), { sequences }),

@@ -336,8 +336,8 @@ export interface HandshakeInfo {
   readonly address?: string | undefined;
 }
 
-/** Envelopes that may have a number. */
-export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
+/** Envelopes that may have the number of a message. */
+export type NumberedEnvelope = Extract<Envelope, { kind: "message" }>;
 
 /** Envelopes that may carry the id of a client. */
 export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string | undefined }>;

@@ -142,7 +142,7 @@ export interface StreamingAnswer<T> extends AsyncIterable<T> {
 }
 
 /** Options for publishing through the server. */
-export interface ClientPublishOptions extends WaitOptions {
+export interface SessionPublishOptions extends WaitOptions {
   /**
    * `"self"` excludes this client, which never receives the publication, not even after a reconnect
    * or from the history. By default, a subscribed client receives its own publication.

@@ -791,7 +791,7 @@ const ANSWERS: readonly Row[] = [
     open(room) {
       const { begin, left } = answering(room, room.use(new MemoryBroker()));
       const take = (i: number) =>
-        assertRejects(() => begin(i, waiting, { begun: true }), RequestError, "no longer has");
+        assertRejects(() => begin(i, waiting, { begun: true }), RequestError, "kept");
       return { take, left };
     },
   },
@@ -1179,7 +1179,7 @@ const NODES: readonly Row[] = [
           claim: (client) => Promise.resolve(claims.add(client).size <= 3),
           release: (client) => Promise.resolve(void claims.delete(client)),
           newest: () => Promise.resolve(-1),
-          advance: () => Promise.resolve(),
+          advance: () => Promise.resolve(true),
         },
       });
       const take = async (i: number) => {

@@ -17,6 +17,7 @@ import { WAKE_MS } from "../client/client.ts";
 import { SILENCES_MS, WAIT_MS } from "../client/liveness.ts";
 import { checkConnectTimeout } from "../client/open.ts";
 import { LIMITS as OUTBOX } from "../client/outbox.ts";
+import { MAX_AT_ONCE, MAX_REPEAT_MS } from "../client/publications.ts";
 import { MAX_ROOMS } from "../client/rooms.ts";
 import { MAX_WAITING, MAX_WAITING_BYTES } from "../client/state/writes.ts";
 import { LIMITS as READER } from "../client/subscription.ts";
@@ -45,7 +46,6 @@ import { sqliteSettings } from "../brokers/sqlite/options.ts";
 import { redisSettings } from "../brokers/redis/options.ts";
 import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
 import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
-import { MAX_ROUNDS, MAX_RUNNING, MAX_WAITING as MAX_NEWCOMERS } from "../server/giving_way.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
 import { checkAnswers, checkDurableStreams, streamShares } from "../server/durable/options.ts";
 import {
@@ -59,6 +59,7 @@ import { serve } from "../server.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/turn.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
+import { MAX_PUBLICATIONS_AT_ONCE } from "../session/serving/requests.ts";
 import { MAX_REFUSALS, REFUSAL_WINDOW_MS } from "../session/faults.ts";
 import { MAX_PRESENCES } from "../session/sending.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
@@ -503,6 +504,12 @@ function serverBounds(): Bound[] {
     },
     {
       table: "topics",
+      name: "publications of a session that are handled at the same time, each on another topic",
+      max: count(MAX_PUBLICATIONS_AT_ONCE),
+      full: "further publications wait, within `session.maxRequests`",
+    },
+    {
+      table: "topics",
       name:
         "`history`: `size`, `ttlMs`, `bytes` of each topic (including 64 bytes per publication)",
       max: `${count(DEFAULT_BOUNDS.size)}, ${ms(DEFAULT_BOUNDS.ttlMs)}, ${
@@ -663,18 +670,6 @@ function sessionBounds(): Bound[] {
     },
     {
       table: "sessions",
-      name: "new sessions that wait for [lost sessions](#a-lost-session-of-a-user) of their user",
-      max: `${count(MAX_NEWCOMERS)} for each user`,
-      full: "429 or 4429",
-    },
-    {
-      table: "sessions",
-      name: "users whose silent sessions are pinged at the same time; within 10 s",
-      max: `${count(MAX_RUNNING)}; ${count(MAX_ROUNDS)}`,
-      full: "429 or 4429, until the heartbeat closes the lost sessions",
-    },
-    {
-      table: "sessions",
       name: "`timeoutMs` of `whenReady()`",
       max: ms(READY_MS),
       full: "`TimeoutError`",
@@ -714,7 +709,14 @@ function clientBounds(): Bound[] {
       table: "client",
       name: "`outbox.maxMessages`, `.maxBytes`",
       max: `${count(OUTBOX.maxMessages)}, ${bytes(OUTBOX.maxBytes)}`,
-      full: "`QueueFullError`; with `at-least-once`, unacknowledged messages count too",
+      full: "`QueueFullError`; publications without a reply count too, and with `at-least-once`, " +
+        "unacknowledged messages",
+    },
+    {
+      table: "client",
+      name: "publications that wait for a reply; time for which a lost one is sent again",
+      max: `${count(MAX_AT_ONCE)}; ${ms(MAX_REPEAT_MS)}`,
+      full: "further publications wait in the outbox; `publish()` rejects with an unknown outcome",
     },
     {
       table: "client",

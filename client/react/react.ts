@@ -59,7 +59,12 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { anySignal } from "../../base/wait.ts";
 import { connect, type ConnectOptions } from "../../client.ts";
 import type { Client } from "../client.ts";
-import type { ClientRequestOptions, ClientStatus, ServerUrl } from "../client_options.ts";
+import type {
+  ClientPublishOptions,
+  ClientRequestOptions,
+  ClientStatus,
+  ServerUrl,
+} from "../client_options.ts";
 import type {
   Contract,
   ContractData,
@@ -69,11 +74,7 @@ import type {
   RoomData,
   TopicMessage,
 } from "../../session/contract.ts";
-import type {
-  ClientPublishOptions,
-  RequestStreamOptions,
-  WaitOptions,
-} from "../../session/types.ts";
+import type { RequestStreamOptions, WaitOptions } from "../../session/types.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import type { StateTransaction, StateWriteOptions } from "../../session/state_types.ts";
 import type { HistoryOptions } from "../../session/wire/recovery.ts";

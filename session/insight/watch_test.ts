@@ -279,7 +279,7 @@ Deno.test("instrument() sends the trace from the time of send(), even if the mes
     claim: () => Promise.resolve(true),
     release: () => Promise.resolve(),
     newest: () => Promise.resolve(-1),
-    advance: () => Promise.resolve(),
+    advance: () => Promise.resolve(true),
   };
   for (const delivery of ["at-most-once", "at-least-once"] as const) {
     using time = new FakeTime();

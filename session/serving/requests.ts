@@ -6,7 +6,7 @@ import type { Inside } from "../receiving.ts";
 import type { KeepAnswer } from "../answers/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
-import { MAX_PRESENCES, type Sending } from "../sending.ts";
+import { MAX_PINGS, MAX_PRESENCES, PendingRequests, type Sending } from "../sending.ts";
 import type { Session } from "../session.ts";
 import type { SessionIdentity } from "../types.ts";
 import type {
@@ -20,7 +20,7 @@ import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
 import { FirstFrames, requestFailure } from "./first_frames.ts";
 import { ServedReceiving } from "./receiving.ts";
-import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
+import { Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
  * Number of subscriptions that a client may request at once, in addition to other requests. If the
@@ -28,6 +28,13 @@ import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequenc
  * returning client requests all of them at once.
  */
 const MAX_SUBSCRIBED_AT_ONCE = { resumed: 128, others: 32 };
+
+/**
+ * Number of publications of one session that are handled at the same time, each on another topic.
+ * It is as high as the number that a client sends before it waits for replies, so that a slow
+ * decision on one topic delays no other topic.
+ */
+export const MAX_PUBLICATIONS_AT_ONCE = 32;
 
 /** The reply to a subscription that was replaced or removed before the server replied. */
 const SUPERSEDED: RequestFailure = {
@@ -139,17 +146,16 @@ export interface PublishRequest {
   readonly echo: boolean;
 }
 
-/** Number of a publication with at-least-once delivery. */
+/** Number of a publication, by which a repetition is recognized. */
 export interface PublicationNumber {
   /** Key of the client, unique across all nodes. */
   readonly producer: string;
   /** The increasing number. */
   readonly number: number;
-  /**
-   * True if the publication was already made. It is then not published again, but a rejection is
-   * sent again.
-   */
-  readonly isRepeated: boolean;
+  /** True if the publication may have been made before. */
+  readonly isAgain: boolean;
+  /** True if a repetition must be recognized on a topic without a history, too. */
+  readonly isOnce: boolean;
 }
 
 const TICKET_BYTES = 16;
@@ -293,19 +299,23 @@ export class RequestService implements RequestServer, Disposable {
   }
 }
 
+type Serve = () => void | Promise<void>;
+
 /**
- * The services of one session. Requests run one at a time, in order, alongside messages. A numbered
- * publication waits for the messages before it. Because the handlers of these messages may hang, all
- * other requests may overtake a waiting publication.
+ * The services of one session, alongside messages. Publications run in order on each topic, and on
+ * several topics at a time. All other requests run one at a time, in order. On the same topic, these
+ * and publications keep their order, too.
  */
 export class RequestQueue implements SessionRequests {
   readonly #core: Inside<Session>;
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
-  #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
-  /** The publications that left the queue to wait for their turn, and their number. */
-  #publishing: Promise<void> | undefined;
-  #publications = 0;
+  #waiting: ReceiveQueue<Serve> | undefined;
+  /** Number of requests in that queue by topic; the topic of a token is empty. */
+  readonly #queued = new Map<string, number>();
+  readonly #turns = new TopicTurns();
+  /** Topics with a failed publication that the client may not know of, and the failure. */
+  #failed: Map<string, RequestFailure> | undefined;
   // Created when first needed: most clients don't number messages.
   #numbers: Numbers | undefined;
   #abort: AbortController | undefined;
@@ -325,6 +335,7 @@ export class RequestQueue implements SessionRequests {
   end(reason: unknown): void {
     this.#waiting?.end();
     this.#waiting?.clear();
+    this.#turns.end();
     this.#numbers?.end();
     this.#abort?.abort(reason);
   }
@@ -358,11 +369,11 @@ export class RequestQueue implements SessionRequests {
   }
 
   /**
-   * Handles a numbered envelope in its turn. Returns false if numbers are not supported, or if
-   * there is no reader.
+   * Handles a numbered message in its turn. Returns false if numbers are not supported, or if there
+   * is no reader.
    */
   #takesNumbered(envelope: NumberedEnvelope, size: number): boolean {
-    const { kind, id, seq } = envelope;
+    const { id, seq } = envelope;
     if (seq === undefined || this.#sequences === undefined) return false;
     this.#numbers ??= new Numbers(this.#core, this.#sequences);
     const numbered = this.#numbers.take({ ...envelope, seq }, size);
@@ -371,8 +382,7 @@ export class RequestQueue implements SessionRequests {
       return true;
     }
     const { receiving } = this.#core;
-    if (kind === "publish") this.receive(envelope, numbered);
-    else if (receiving.hasReader || receiving.requests !== undefined && id !== undefined) {
+    if (receiving.hasReader || receiving.requests !== undefined && id !== undefined) {
       receiving.receiveMessage({ ...envelope, turn: numbered }, size);
     } else {
       // A message without a reader counts as handled.
@@ -387,9 +397,12 @@ export class RequestQueue implements SessionRequests {
     this.#core.receiving.faults.countInvalid(message);
   }
 
-  /** Handles requests in order, and a numbered publication in its turn. */
-  receive(envelope: ServiceEnvelope, numbered?: Numbered): void {
-    const { maxRequests } = this.#core.settings;
+  /** Handles a request in its turn. */
+  receive(envelope: ServiceEnvelope): void {
+    const { lineage, settings: { maxRequests } } = this.#core;
+    if (isNumbered(envelope) && lineage.client === undefined) {
+      return this.#malformed(envelope.id, 'Expected the first "n" of a session with its "client"');
+    }
     const { hasHistory, presence, subscribe } = this.#services;
     const { resumed, others } = MAX_SUBSCRIBED_AT_ONCE;
     const most = maxRequests + (presence ? MAX_PRESENCES : 0) +
@@ -399,52 +412,49 @@ export class RequestQueue implements SessionRequests {
       this.#waiting = new ReceiveQueue({ maxMessages: most, maxBytes: Infinity }, 1);
       this.#waiting.consume({ handle: (serve) => serve() });
     }
-    if (this.#waiting.size + this.#publications >= most) {
+    if (this.#waiting.size + this.#turns.waiting >= most) {
       if (envelope.id !== undefined) {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests are waiting" });
       }
-      void numbered?.skip();
       return void this.#core.receiving.faults.refuse(`at most ${maxRequests} requests at once`);
     }
-    this.#waiting.offer(() => {
-      const serve = () =>
-        numbered ? this.#serveNumbered(envelope, numbered) : this.#serve(envelope, undefined);
-      if (envelope.kind !== "publish") return serve();
-      return numbered || this.#publishing ? this.#publishBeside(serve) : serve();
+    const topic = envelope.kind === "auth" ? "" : envelope.topic;
+    const serve = () => this.#serve(envelope);
+    if (envelope.kind !== "publish") {
+      return this.#queue(
+        topic,
+        () => this.#turns.isBusy(topic) ? this.#turns.run(topic, serve) : serve(),
+      );
+    }
+    const publish = () => void this.#turns.publish(topic, serve);
+    // A publication overtakes requests on other topics, but no token.
+    if (this.#queued.has(topic) || this.#queued.has("")) this.#queue(topic, publish);
+    else publish();
+  }
+
+  #queue(topic: string, serve: Serve): void {
+    const queued = this.#queued;
+    queued.set(topic, (queued.get(topic) ?? 0) + 1);
+    const done = () => {
+      const left = queued.get(topic)! - 1;
+      if (left > 0) queued.set(topic, left);
+      else queued.delete(topic);
+    };
+    this.#waiting!.offer(() => {
+      const serving = serve();
+      return serving === undefined ? done() : serving.then(done);
     }, 0);
   }
 
-  /** Publishes after the earlier publications. The queue continues in the meantime. */
-  #publishBeside(serve: () => void | Promise<void>): void {
-    this.#publications++;
-    const publishing = Promise.resolve(this.#publishing).then(async () => {
-      if (this.#core.state !== "closed") await serve();
-      this.#publications--;
-      if (this.#publishing === publishing) this.#publishing = undefined;
-    });
-    this.#publishing = publishing;
-  }
-
-  async #serveNumbered(envelope: ServiceEnvelope, numbered: Numbered): Promise<void> {
-    const turn = await numbered.begin();
-    const { seq: number, producer } = numbered;
-    if (turn !== "over") {
-      await this.#serve(envelope, { producer, number, isRepeated: turn === "repeated" });
-    }
-    // The turn ends after the reply, because the reply says more than an acknowledgement.
-    numbered.end();
-  }
-
-  #serve(
-    envelope: ServiceEnvelope,
-    number: PublicationNumber | undefined,
-  ): void | Promise<void> {
+  #serve(envelope: ServiceEnvelope): void | Promise<void> {
+    const failed = this.#failed && isNumbered(envelope) && this.#failed.get(envelope.topic);
+    if (failed) return this.#fail(envelope.id ?? null, failed);
     try {
       if (envelope.kind === "auth") {
         return this.#renew(envelope, envelope.token)
           .catch((error) => this.#serviceFailed(envelope, error));
       }
-      const result = this.#run(envelope, number);
+      const result = this.#run(envelope);
       if (!(result instanceof Promise)) return this.#served(envelope, result);
       return result.then((data) => this.#served(envelope, data))
         .catch((error) => this.#serviceFailed(envelope, error));
@@ -453,10 +463,7 @@ export class RequestQueue implements SessionRequests {
     }
   }
 
-  #run(
-    envelope: Exclude<ServiceEnvelope, { readonly kind: "auth" }>,
-    number: PublicationNumber | undefined,
-  ): unknown {
+  #run(envelope: Exclude<ServiceEnvelope, { readonly kind: "auth" }>): unknown {
     const services = this.#services;
     const { session } = this.#core;
     if (services[envelope.kind] === undefined) {
@@ -465,7 +472,7 @@ export class RequestQueue implements SessionRequests {
     switch (envelope.kind) {
       case "publish":
         return services.publish!(session, envelope.topic, envelope.data, {
-          number,
+          number: this.#numberOf(envelope),
           echo: envelope.echo !== false,
         });
       case "unsubscribe":
@@ -482,6 +489,12 @@ export class RequestQueue implements SessionRequests {
         return services.subscribe!(session, topic, { since, last, onAnswer });
       }
     }
+  }
+
+  #numberOf({ n: number, again, once }: NumberedPublication): PublicationNumber | undefined {
+    const { client: producer } = this.#core.lineage;
+    if (number === undefined || producer === undefined) return undefined;
+    return { producer, number, isAgain: again === true, isOnce: once === true };
   }
 
   /**
@@ -531,6 +544,7 @@ export class RequestQueue implements SessionRequests {
     const told = failure.code === "invalid"
       ? this.#core.receiving.faults.misfit(id, failure)
       : failure;
+    if (isNumbered(envelope) && isTransient(failure)) this.#holdBack(envelope.topic, failure);
     if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
       if (envelope.kind === "auth") this.#countRenewal(error, failure);
@@ -549,14 +563,115 @@ export class RequestQueue implements SessionRequests {
     faults.countInvalid("Expected a token that is accepted");
   }
 
+  /**
+   * Rejects the numbered publications that the client sent before it read a failure. Otherwise, the
+   * broker would take the failed publication for a repetition if the client sends it again. The
+   * failure follows the ping, so that the client sends its pong before it reacts to the failure.
+   */
+  #holdBack(topic: string, failure: RequestFailure): void {
+    const failed = this.#failed ??= new Map();
+    if (failed.has(topic)) return;
+    failed.set(topic, failure);
+    const { sending, settings: { runtime, maxRequests } } = this.#core;
+    sending.pings ??= new PendingRequests(runtime, maxRequests);
+    sending.pings.ask({
+      what: "the pong",
+      timeoutMs: Infinity, // The session's heartbeat limits the wait.
+      onAnswer: () => failed.delete(topic),
+      send: (id) => sending.post({ ping: MAX_PINGS + id }),
+      cancel() {},
+    }).catch(() => {}); // The session has closed, and publishes no more.
+  }
+
   #fail(id: number | null, error: RequestFailure): void {
     this.#core.sending.post({ reply: id, error });
+  }
+}
+
+/**
+ * The requests of one session on topics: in order on each topic, with several publications at a
+ * time.
+ */
+class TopicTurns {
+  /** Requests that wait for an earlier one on their topic; present while one is running. */
+  readonly #topics = new Map<string, (() => void)[] | undefined>();
+  /** Publications that wait only because many others are running. */
+  readonly #ready: (() => void)[] = [];
+  #running = 0;
+  #isOver = false;
+  /** Number of publications that wait. */
+  waiting = 0;
+
+  /** True if a request on a topic waits or runs. */
+  isBusy(topic: string): boolean {
+    return this.#topics.has(topic);
+  }
+
+  /** Runs a request after the earlier ones on its topic. */
+  run(topic: string, serve: Serve): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#take(topic, () => this.#start(topic, serve, resolve));
+    return promise;
+  }
+
+  /** Runs a publication after the earlier requests on its topic, and within the limit. */
+  publish(topic: string, serve: Serve): void {
+    this.waiting++;
+    const start = () => {
+      if (this.#running >= MAX_PUBLICATIONS_AT_ONCE) return void this.#ready.push(start);
+      this.#running++;
+      this.waiting--;
+      this.#start(topic, serve, () => {
+        this.#running--;
+        this.#ready.shift()?.();
+      });
+    };
+    this.#take(topic, start);
+  }
+
+  /** Drops all waiting requests. */
+  end(): void {
+    this.#isOver = true;
+    this.#topics.clear();
+  }
+
+  #take(topic: string, start: () => void): void {
+    if (!this.#topics.has(topic)) {
+      this.#topics.set(topic, undefined);
+      return start();
+    }
+    const waiting = this.#topics.get(topic) ?? [];
+    waiting.push(start);
+    this.#topics.set(topic, waiting);
+  }
+
+  #start(topic: string, serve: Serve, ended: () => void): void {
+    const end = () => {
+      ended();
+      const next = this.#topics.get(topic)?.shift();
+      if (next) next();
+      else this.#topics.delete(topic);
+    };
+    const serving = this.#isOver ? undefined : serve();
+    if (serving === undefined) end();
+    else void serving.then(end);
   }
 }
 
 /** The verified user of a session; `undefined` for a guest and any other session without a user. */
 export function verifiedUser(session: Session): string | undefined {
   return session[internals].user;
+}
+
+type NumberedPublication = Extract<ServiceEnvelope, { kind: "publish" }>;
+
+function isNumbered(envelope: ServiceEnvelope): envelope is NumberedPublication {
+  return envelope.kind === "publish" && envelope.n !== undefined;
+}
+
+/** True for a failure after which the same request may succeed. */
+function isTransient({ code }: RequestFailure): boolean {
+  return code === "unavailable" || code === "failed";
 }
 
 /** The key of a client: the user and the client id, or only the client id if there is no user. */

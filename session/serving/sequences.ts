@@ -7,8 +7,7 @@ import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Inside } from "../receiving.ts";
-import type { MessageTurn, MeteredMessage } from "../message.ts";
-import { publicationsIn } from "../wire/server_envelope.ts";
+import type { MessageTurn } from "../message.ts";
 import type { NumberedEnvelope } from "../settings.ts";
 import type { Session } from "../session.ts";
 
@@ -66,10 +65,10 @@ export interface SequenceStore {
    *
    * @param client The client.
    * @param number The number.
-   * @returns Resolves once the number is stored.
+   * @returns Resolves once the number is stored; false if it was at or below the stored one.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  advance(client: string, number: number): Promise<unknown>;
+  advance(client: string, number: number): Promise<boolean>;
 }
 
 type Acknowledged = Pick<Numbers, "acknowledge">;
@@ -346,8 +345,8 @@ export class Sequences implements Disposable {
 type NumberedTurn = "handle" | "repeated" | "over";
 
 /**
- * The increasing numbers of one session. Numbered messages and publications are handled one at a
- * time, in order, even if other messages are handled concurrently.
+ * The increasing numbers of one session. Numbered messages are handled one at a time, in order, even
+ * if other messages are handled concurrently.
  */
 export class Numbers extends Signal {
   /** The session. */
@@ -372,15 +371,14 @@ export class Numbers extends Signal {
     envelope: NumberedEnvelope & { readonly seq: number },
     size: number,
   ): Numbered | string {
-    const { kind, seq, id } = envelope;
+    const { seq, id } = envelope;
     const { client } = this.core.lineage;
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
     this.#client ??= this.#sequences.open(client, this);
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
-    const metered = { kind, size, count: publicationsIn(envelope) };
-    return new Numbered(this, { seq, producer: this.#client.key, metered, id });
+    return new Numbered(this, { seq, size, id });
   }
 
   /**
@@ -419,7 +417,7 @@ export class Numbers extends Signal {
 
   /** Acknowledges the newest number that is stored and whose turn has ended. */
   acknowledge(): void {
-    // A repeated number is acknowledged in its turn, after the reply.
+    // A repeated number is acknowledged in its turn.
     const n = Math.min(this.#client!.kept, this.#ended);
     if (n <= this.#acknowledged || this.#isOver) return;
     this.#acknowledged = n;
@@ -434,14 +432,12 @@ export class Numbers extends Signal {
   }
 }
 
-/** A numbered message or publication. */
+/** A numbered message. */
 export class Numbered implements MessageTurn {
   /** Its number. */
   readonly seq: number;
-  /** Key of the client, unique across all nodes. */
-  readonly producer: string;
   readonly #numbers: Numbers;
-  readonly #metered: MeteredMessage;
+  readonly #size: number;
   readonly #id: number | undefined;
   #endTurn: (() => void) | undefined;
 
@@ -449,25 +445,14 @@ export class Numbered implements MessageTurn {
     numbers: Numbers,
     of: {
       readonly seq: number;
-      readonly producer: string;
-      readonly metered: MeteredMessage;
+      readonly size: number;
       readonly id: number | undefined;
     },
   ) {
     this.#numbers = numbers;
     this.seq = of.seq;
-    this.producer = of.producer;
-    this.#metered = of.metered;
+    this.#size = of.size;
     this.#id = of.id;
-  }
-
-  /**
-   * Waits for the rate limits, and until all earlier numbers have been handled. Never rejects the
-   * message, because it would be lost: the next acknowledged number would include it.
-   */
-  async begin(): Promise<NumberedTurn> {
-    await this.#numbers.core.receiving.meter?.admit(this.#metered);
-    return await this.#turn();
   }
 
   async #turn(): Promise<NumberedTurn> {
@@ -476,9 +461,13 @@ export class Numbered implements MessageTurn {
     return this.#numbers.isNew(this.seq) ? "handle" : "repeated";
   }
 
-  /** Waits for the rate limits and for the turn, see {@linkcode MessageTurn}. */
+  /**
+   * Waits for the rate limits and for the turn, see {@linkcode MessageTurn}. Never rejects the
+   * message, because it would be lost: the next acknowledged number would include it.
+   */
   async isDue(): Promise<boolean> {
-    const turn = await this.begin();
+    await this.#numbers.core.receiving.meter?.admit(this.#size);
+    const turn = await this.#turn();
     if (turn === "repeated" && this.#id !== undefined) {
       const message = "The request was handled before, and its reply is lost";
       this.#numbers.core.receiving.replies.fail(this.#id, { code: "unanswered", message });
@@ -486,7 +475,7 @@ export class Numbered implements MessageTurn {
     return turn === "handle";
   }
 
-  /** Ends the turn after any result of `begin`. Idempotent. */
+  /** Ends the turn after any result of `isDue`. Idempotent. */
   end(): void {
     if (this.#endTurn === undefined) return;
     this.#numbers.handled(this.seq);

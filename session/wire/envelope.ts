@@ -123,7 +123,12 @@ export type Envelope =
     readonly topic: string;
     readonly data: unknown;
     readonly id?: number | undefined;
-    readonly seq?: number | undefined;
+    /** Number of the publication. The numbers of a client increase. */
+    readonly n?: number | undefined;
+    /** Present if the server may have received the publication in an earlier session. */
+    readonly again?: true | undefined;
+    /** Present if a repetition must be recognized on a topic without a history, too. */
+    readonly once?: true | undefined;
     /** Id of the client, sent once per session. */
     readonly client?: string | undefined;
     /** Present if the publishing client must not receive the publication. */
@@ -443,7 +448,6 @@ export type OutgoingEnvelope =
     readonly publish: string;
     readonly data?: unknown;
     readonly id: number;
-    readonly seq?: number | undefined;
     readonly client?: string | undefined;
     readonly echo?: false | undefined;
   }

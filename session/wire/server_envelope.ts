@@ -56,7 +56,7 @@ export function parseEnvelope(text: string): Envelope {
  * @returns The envelope.
  */
 export function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): Envelope {
-  const { id, data, seq, echo, client } = raw;
+  const { id, data, seq, client } = raw;
   if (kind === "auth") {
     if (typeof value !== "string") {
       return malformed(`Expected "auth" to be a token, received ${describe(value)}`, id);
@@ -73,16 +73,8 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
       const message = { kind, topic: value, data, ...introduced };
       return seq === undefined ? readResumable(message, raw) : readNumbered(message, raw);
     }
-    case "publish": {
-      if (echo !== undefined && typeof echo !== "boolean") {
-        return malformed(`Expected "echo" to be true or false, received ${describe(echo)}`, id);
-      }
-      const quiet = echo === false ? { echo } as const : undefined;
-      const publication = { kind, topic: value, data, ...introduced, ...quiet };
-      if (seq !== undefined) return readNumbered(publication, raw);
-      if (id === undefined) return publication;
-      return isId(id) ? { ...publication, id } : badId(kind, id);
-    }
+    case "publish":
+      return readPublication({ kind, topic: value, data, ...introduced }, raw);
     case "subscribe":
       if (!isId(id)) return badId(kind, id);
       return readSubscribe({ kind, topic: value, id, ...introduced }, raw);
@@ -123,15 +115,32 @@ function readResumable(
   return { ...of, id, items, stream, begun: begun === true ? begun : undefined };
 }
 
-type Numbered = Pick<
-  Extract<Envelope, { kind: "message" | "publish" }>,
-  "kind" | "topic" | "data" | "client"
->;
-
-function readNumbered(of: Numbered, { id, seq }: Raw): Envelope {
-  if (id !== undefined && !isId(id)) return badId(of.kind === "publish" ? of.kind : "topic", id);
+function readNumbered(
+  of: Omit<Extract<Envelope, { kind: "message" }>, "id" | "seq">,
+  { id, seq }: Raw,
+): Envelope {
+  if (id !== undefined && !isId(id)) return badId("topic", id);
   if (!isId(seq)) return badId("seq", seq, id);
   return id === undefined ? { ...of, seq } : { ...of, id, seq };
+}
+
+function readPublication(of: Extract<Envelope, { kind: "publish" }>, raw: Raw): Envelope {
+  const { id, n } = raw;
+  if (id !== undefined && !isId(id)) return badId("publish", id);
+  for (const key of ["echo", "again", "once"] as const) {
+    const flag = raw[key];
+    if (flag === undefined || typeof flag === "boolean") continue;
+    return malformed(`Expected "${key}" to be true or false, received ${describe(flag)}`, id);
+  }
+  if (n !== undefined && !isId(n)) return badId("n", n, id);
+  const publication = {
+    ...of,
+    ...(raw.echo === false && { echo: false } as const),
+    ...(raw.again === true && { again: true } as const),
+    ...(raw.once === true && { once: true } as const),
+  };
+  const numbered = n === undefined ? publication : { ...publication, n };
+  return id === undefined ? numbered : { ...numbered, id };
 }
 
 function readSubscribe(

@@ -274,12 +274,15 @@ property("a client has at most 32 unacknowledged publications, and each is publi
     how: fc.constantFrom("decided late", "moved", "answered late", "cut", "disconnected"),
     /** True for a publication that the server rejects. */
     denied: fc.array(fc.boolean(), { minLength: MAX_PUBLICATIONS + 1, maxLength: 85 }),
+    /** True for topics with a history, and the default delivery. */
+    hasHistory: fc.boolean(),
   }),
-  async check(world, { how, denied }) {
+  async check(world, { how, denied, hasHistory }) {
     let gate: Promise<unknown> = Promise.resolve();
     let asked = 0;
     const { server, host } = world.serve("server", () => ({
       ...byToken,
+      ...(hasHistory && { history: { talk: {}, denied: {} } }),
       authorize: async (_session, topic, action) => {
         if (action === "subscribe") return true;
         asked++;
@@ -292,7 +295,7 @@ property("a client has at most 32 unacknowledged publications, and each is publi
     const machine = world.host("ada");
     const client = world.connect("ada", host, {
       token: "ada",
-      delivery: "at-least-once",
+      delivery: hasHistory ? undefined : "at-least-once",
       backoff: BACKOFF,
       onError() {},
     });

@@ -8,17 +8,12 @@ import { z } from "zod";
 import { defineContract } from "../../session/contract.ts";
 import type { Session } from "../../session/session.ts";
 import { type Drawn, maybe } from "./draw.ts";
-import { range } from "./outcomes.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-/**
- * Maximum number of concurrent requests in a session. A flood contains more publications than may
- * wait.
- */
+/** Maximum number of concurrent requests in a session. */
 const MOST_REQUESTS = 3;
-const FLOOD = MOST_REQUESTS + 32;
 
 /** Time for messages in flight, and maximum time until an acknowledgment, in milliseconds. */
 const [TRIP_MS, ACK_MS] = [100, 4_000] as const;
@@ -28,30 +23,26 @@ const WORK = z.object({ n: z.number(), ms: z.number() });
 /** The contract, in which data without a number is invalid. */
 const CONTRACT = defineContract({
   toServer: { work: WORK },
-  toClient: { "talk:{name}": WORK },
   requests: { ask: { input: WORK, output: z.number() } },
 });
 
 /** Programs that receive the messages. */
 const READERS = ["handler", "loop", "loop and requests", "none"] as const;
 
-/** Kinds of envelopes other than requests: messages, invalid messages, and publications. */
-const KINDS = ["work", "wrong", "stray", "publication", "forbidden", "failing"] as const;
+/** Kinds of envelopes other than requests: messages, and invalid messages. */
+const KINDS = ["work", "wrong", "stray"] as const;
 
 const envelope = fc.record({
   kind: fc.constantFrom(...KINDS),
   /** Difference from the previous number. */
   step: fc.integer({ min: 1, max: 2 }),
   ms: fc.nat(20),
-  /** A publication that has an id receives a reply. */
-  hasId: fc.boolean(),
 });
 
 const round = fc.record({
   /** Duration of the first handler, during which the other envelopes arrive. */
   firstMs: fc.nat(250),
   envelopes: fc.array(envelope, { maxLength: 12 }),
-  isFlood: fc.boolean(),
   /** Index of a request, or `undefined` without a request. */
   ask: maybe(fc.nat(11)),
   /** True if all envelopes are sent in one frame. */
@@ -75,25 +66,11 @@ interface Sent {
   readonly hasId: boolean;
 }
 
-property("numbered envelopes of any kind are handled once, and acknowledged after their replies", {
+property("numbered messages and requests are handled once, and acknowledged after their replies", {
   cases: fc.record({
     reader: fc.constantFrom(...READERS),
     rounds: fc.array(round, { minLength: 1, maxLength: 3 }),
   }),
-  regressions: {
-    "a rejection is repeated together with its publication": {
-      reader: "handler",
-      rounds: [0, 100].map((repeats): Round => ({
-        firstMs: 0,
-        envelopes: [{ kind: "forbidden", step: 1, ms: 0, hasId: true }],
-        isFlood: false,
-        ask: undefined,
-        isJoined: false,
-        repeats,
-        endsAfterMs: undefined,
-      })),
-    },
-  },
   async check(world, { reader, rounds }) {
     const handled = serve(world, reader);
     const sent: Sent[] = [];
@@ -121,12 +98,6 @@ property("numbered envelopes of any kind are handled once, and acknowledged afte
         const replies = page.received.flatMap(({ reply }) => reply ?? []);
         const answered = replies.filter((id) => ids.includes(id) || !isOther(id));
         assertEquals(answered.toSorted((a, b) => a - b), ids, "answers");
-        const isDenied = ({ kind, hasId }: Sent) => kind === "forbidden" && hasId;
-        const denied = page.received.flatMap(({ reply, error }) =>
-          error?.code === "forbidden" ? reply ?? [] : []
-        );
-        // A flood exceeds the limit.
-        if (!round.isFlood) assertEquals(denied, all.filter(isDenied).map(({ seq }) => seq));
         const work = sent.filter(({ kind }) => kind === "work").map(({ seq }) => seq);
         const got = handled.filter((n) => work.includes(n));
         assertEquals(got, reader === "none" ? [] : work, "handled messages");
@@ -155,10 +126,6 @@ function serve(world: World, reader: typeof READERS[number]): readonly number[] 
   };
   world.serve("server", () => ({
     contract: CONTRACT,
-    authorize: (_session: unknown, topic: string) => {
-      if (topic === "talk:failing") throw new Error("No rights today");
-      return topic !== "talk:forbidden";
-    },
     ...(reader === "handler" && {
       onMessage: async (message: { readonly data: unknown }) => void await handle(message),
     }),
@@ -174,27 +141,14 @@ function serve(world: World, reader: typeof READERS[number]): readonly number[] 
 }
 
 /** Returns the envelopes of a round, with numbers after `before`. */
-function envelopesOf({ firstMs, envelopes, isFlood, ask }: Round, before: number): Sent[] {
+function envelopesOf({ firstMs, envelopes, ask }: Round, before: number): Sent[] {
   let seq = before;
   const first: Sent = { seq: ++seq, kind: "work", ms: firstMs, hasId: false };
-  const rest = envelopes.map(({ kind, step, ms, hasId }, i): Sent => {
+  const rest = envelopes.map(({ kind, step, ms }, i): Sent => {
     const isAsk = i === ask;
-    const isMessage = kind === "work" || kind === "wrong" || kind === "stray";
-    return {
-      seq: seq += step,
-      // Many failures end a session.
-      kind: isAsk ? "ask" : isFlood && kind === "failing" ? "publication" : kind,
-      ms,
-      hasId: isAsk || !isMessage && hasId,
-    };
+    return { seq: seq += step, kind: isAsk ? "ask" : kind, ms, hasId: isAsk };
   });
-  const flood = range(1, isFlood ? FLOOD : 0).map((n): Sent => ({
-    seq: ++seq,
-    kind: n % 3 === 0 ? "forbidden" : "publication",
-    ms: 0,
-    hasId: n % 4 > 0,
-  }));
-  return [first, ...rest, ...flood];
+  return [first, ...rest];
 }
 
 /** Opens a raw session. */
@@ -210,12 +164,7 @@ function framesOf(all: readonly Sent[], isJoined: boolean): string[] {
     const keys = { seq, id: hasId ? seq : undefined, ...(i === 0 && { client: "page" }) };
     const data = kind === "wrong" ? "no number" : { n: seq, ms };
     const topic = kind === "wrong" ? "work" : kind === "stray" ? "unknown" : kind;
-    const isMessage = ["work", "wrong", "stray", "ask"].includes(kind);
-    return JSON.stringify({
-      [isMessage ? "topic" : "publish"]: isMessage ? topic : `talk:${kind}`,
-      data,
-      ...keys,
-    });
+    return JSON.stringify({ topic, data, ...keys });
   });
   return isJoined ? [texts.join("\n")] : texts;
 }

@@ -30,7 +30,7 @@ import {
   withHex,
   writeRows,
 } from "./vectors.ts";
-import type { ClientPublishOptions } from "../../session/types.ts";
+import type { ClientPublishOptions } from "../../client/client_options.ts";
 
 /** The settings of vectors for clients; docs/protocol/vectors/README.md explains them. */
 interface Given {

@@ -159,7 +159,7 @@ export const ownAnswers: Invariant = {
 export const requestsOnce: Invariant = {
   name: "requests-once",
   promise: "A request is handled at most once, unless the program allows a retry.",
-  source: "docs/protocol.md 11.10; docs/guide/client.md, Sent is not received",
+  source: "docs/protocol.md 11.5; docs/guide/client.md, Sent is not received",
   watch(report) {
     const isHandled = new Map<string, boolean>();
     return {

@@ -181,7 +181,7 @@ export const acknowledgedArrives: Invariant = {
   name: "acknowledged-arrives",
   promise:
     "An acknowledged publication reaches each subscriber, or the subscriber receives a notice.",
-  source: "docs/protocol.md 10.22, 10.24, 11.5; docs/concepts/nodes.md; docs/guide/client.md",
+  source: "docs/protocol.md 10.22, 10.24, 11.11; docs/concepts/nodes.md; docs/guide/client.md",
   watch(report, terms) {
     interface Made {
       readonly id: string;

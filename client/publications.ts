@@ -1,0 +1,265 @@
+/** The publications of a client, from the call to the server's reply. */
+import { isForSize } from "../transport/close_info.ts";
+import { RequestError, SessionClosedError } from "../errors.ts";
+import type { Inside } from "../session/receiving.ts";
+import type { EncodedMessage } from "../session/wire/encode.ts";
+import { internals, type Session } from "../session/session.ts";
+import type { ClientPublishOptions } from "./client_options.ts";
+import { extended, isBehind, type Outbox } from "./outbox.ts";
+import { pause, waitFor } from "../base/wait.ts";
+
+/**
+ * The longest pause after a rejection by a rate limit, in milliseconds. It equals the time that a
+ * server has to reply. If the server asks for a longer pause, the caller receives the rejection.
+ */
+const MAX_PAUSE_MS = 30_000;
+
+/**
+ * The maximum number of unanswered publications. A server handles as many at the same time, and
+ * lets at least twice as many wait.
+ */
+export const MAX_AT_ONCE = 32;
+
+/**
+ * How long after its first attempt a publication is sent again, in milliseconds. Brokers recognize
+ * a repetition for two minutes after they have stored it, and a server may take 30 s before.
+ */
+export const MAX_REPEAT_MS = 90_000;
+
+interface Kept extends EncodedMessage {
+  /** The number of the call, starting at 1. */
+  readonly number: number;
+  readonly options: ClientPublishOptions;
+  readonly answer: PromiseWithResolvers<void>;
+  /** The session that last accepted it; `undefined` if it has to be sent. */
+  session: Session | undefined;
+  /** The number of sessions that may still bring the reply. */
+  asks: number;
+  /** The time of the first attempt; 0 before it. */
+  sentAt: number;
+  /** True if the next session may send it again. */
+  mayRepeat: boolean;
+  /** The end of the last session that brought no reply. */
+  lost?: SessionClosedError;
+  /** True if the server does not know whether an earlier attempt was made. */
+  isUnknown?: boolean;
+}
+
+/**
+ * The publications of a client, in the order of the calls. Each stays in the outbox until the server
+ * has replied.
+ *
+ * - **Session lost:** the next session sends the unanswered publications again, with the same
+ *   numbers, before any later one. A server recognizes the repetitions on topics with a history, and
+ *   with `at-least-once` on all topics. Otherwise, it does not publish a repetition, and the caller
+ *   receives the error of the lost session.
+ * - **Rate limit:** if a rate limit rejects a publication, this publication and all later ones wait
+ *   as long as the server says. The server also rejects the publications that were sent after the
+ *   rejected one, so none can overtake it.
+ */
+export class Publications {
+  readonly #outbox: Outbox;
+  readonly #signal: AbortSignal;
+  readonly #isHeld: (topic: string) => boolean;
+  readonly #kept = new Map<number, Kept>();
+  /** The number of the newest publication. */
+  last = 0;
+  /**
+   * The length of the current pause, or of the next one, which starts after the last pending reply
+   * has arrived. It is 0 if there is no pause.
+   */
+  #pauseMs = 0;
+  /**
+   * The publication that was in flight at the last close because of a message's size, if it was the
+   * only one.
+   */
+  #suspect: Kept | undefined;
+
+  /**
+   * @param outbox The client's outbox, whose limits include the publications.
+   * @param signal Ends each pause when the client closes.
+   * @param isHeld Returns whether the publications on a topic must wait.
+   */
+  constructor(outbox: Outbox, signal: AbortSignal, isHeld: (topic: string) => boolean) {
+    this.#outbox = outbox;
+    this.#signal = signal;
+    this.#isHeld = isHeld;
+  }
+
+  /**
+   * Publishes in this session or in a later one.
+   *
+   * @param message The encoded message.
+   * @param options The caller's signal and time limit, which end the wait, and the delivery.
+   * @returns Resolves once the server has published the message.
+   * @throws {QueueFullError} If the outbox is full.
+   */
+  add(message: EncodedMessage, options: ClientPublishOptions): Promise<void> {
+    this.#outbox.reserve(message.size, "publish");
+    const kept: Kept = {
+      ...message,
+      options,
+      number: ++this.last,
+      answer: Promise.withResolvers(),
+      session: undefined,
+      asks: 0,
+      sentAt: 0,
+      mayRepeat: true,
+    };
+    this.#kept.set(kept.number, kept);
+    this.#outbox.notify();
+    const { signal, timeoutMs } = options;
+    const what = `the publication on "${message.topic}"`;
+    const { runtime } = this.#outbox;
+    return waitFor(runtime, kept.answer.promise, { signal, timeoutMs, what }).finally(() => {
+      // Nothing is sent after the caller stopped waiting, unless it must arrive.
+      if (kept.sentAt === 0 || options.delivery !== "at-least-once") this.#drop(kept);
+    });
+  }
+
+  /** True if the publications up to a number are answered. */
+  isSettled(number: number): boolean {
+    for (const kept of this.#kept.keys()) return kept > number;
+    return true;
+  }
+
+  /** Ends all publications together with the client. */
+  end(error: SessionClosedError): void {
+    for (const { answer } of this.#kept.values()) answer.reject(error);
+  }
+
+  /** Sends waiting and future publications in a session. Resolves when the session has ended. */
+  async handTo(session: Session): Promise<void> {
+    const outbox = this.#outbox;
+    const core = session[internals];
+    const sent = new Set<Kept>();
+    outbox.publishing = 0;
+    void session.closed.then(() => outbox.notify());
+    while (outbox.isFor(session)) {
+      const next = this.#next(session);
+      const isFull = sent.size >= (outbox.isSearching ? 1 : MAX_AT_ONCE);
+      if (next === undefined || isFull || this.#pauseMs > 0 && sent.size > 0) {
+        await outbox.changed();
+      } else if (this.#pauseMs > 0) {
+        await pause(outbox.runtime, this.#pauseMs, this.#signal);
+        this.#pauseMs = 0;
+      } else if (isBehind(core, next)) await session.flushed();
+      else this.#send(core, next, sent);
+    }
+  }
+
+  #next(session: Session): Kept | undefined {
+    // Messages are judged first.
+    if (this.#outbox.isSearching && this.#outbox.first) return undefined;
+    for (const kept of this.#kept.values()) {
+      // An earlier session that is still open may bring the reply.
+      const isDue = kept.session !== session && (kept.mayRepeat || kept.asks === 0);
+      if (isDue && !this.#isHeld(kept.topic)) return kept;
+    }
+    return undefined;
+  }
+
+  #send(core: Inside, kept: Kept, sent: Set<Kept>): void {
+    const { sending, session } = core as Inside<Session>;
+    const outbox = this.#outbox;
+    const { runtime } = outbox;
+    const { topic, options: { delivery, except, signal, timeoutMs } } = kept;
+    const isOnce = delivery === "at-least-once";
+    kept.mayRepeat = isOnce ||
+      delivery === undefined && sending.features?.includes("history") === true;
+    const { asks, lost, mayRepeat, sentAt } = kept;
+    const isLate = !isOnce && runtime.now() - sentAt > MAX_REPEAT_MS;
+    if (lost && (!mayRepeat || isLate)) return this.#reject(kept, lost);
+    const isNamed = core.joins && (mayRepeat || except !== undefined);
+    const keys = {
+      ...(except && { echo: false }),
+      ...(mayRepeat && { n: kept.number }),
+      ...(mayRepeat && (lost || asks > 0) && { again: true }),
+      ...(isOnce && { once: true }),
+      ...(isNamed && !sending.isIntroduced && { client: core.settings.client }),
+    };
+    const encode = (id: number) => {
+      const message = extended(kept, { ...keys, id }, "publish");
+      const { maxSendBytes: max } = sending;
+      if (message.size > max) {
+        const rule = `a message must have at most ${max} bytes, received ${message.size}`;
+        throw new RequestError("too-large", `Cannot publish "${topic}": ${rule}`);
+      }
+      if (isNamed) sending.isIntroduced = true;
+      return message;
+    };
+    kept.session = session;
+    kept.asks++;
+    kept.sentAt ||= runtime.now();
+    sent.add(kept);
+    outbox.publishing = sent.size;
+    sending.ask(`the publication on "${topic}"`, encode, {
+      ...(isOnce ? { timeoutMs: Infinity } : { timeoutMs, signal }),
+      onAnswer: () => this.#settle(kept),
+    }).catch((error) => this.#failed(kept, error, session)).finally(() => {
+      sent.delete(kept);
+      if (outbox.session === session && session.isReady) outbox.publishing = sent.size;
+      outbox.notify();
+    });
+  }
+
+  #failed(kept: Kept, error: unknown, session: Session): void {
+    kept.asks--;
+    const isLatest = kept.session === session;
+    if (error instanceof SessionClosedError) {
+      kept.lost = error;
+      if (isForSize(error.info)) this.#refusedForSize(kept);
+      if (!kept.mayRepeat || kept.isUnknown) this.#giveUp(kept, error);
+      else if (isLatest) kept.session = undefined;
+      return;
+    }
+    const { code, level, retryAfterMs } = (error as Partial<RequestError>).failure ?? {};
+    if (code === "unanswered") {
+      kept.isUnknown = true;
+      return this.#giveUp(kept, kept.lost ?? error);
+    }
+    const isOnce = kept.options.delivery === "at-least-once";
+    if (!level || !retryAfterMs || !isOnce && retryAfterMs > MAX_PAUSE_MS) {
+      return this.#reject(kept, error);
+    }
+    this.#pauseMs = Math.max(this.#pauseMs, retryAfterMs);
+    if (isLatest) kept.session = undefined;
+  }
+
+  /**
+   * Handles a close because of a message's size. If the same publication is the only one in flight
+   * at two such closes in a row, it is rejected, because it would end every later session too.
+   */
+  #refusedForSize(kept: Kept): void {
+    const outbox = this.#outbox;
+    const isAlone = outbox.publishing === 1 && outbox.first === undefined;
+    const isFound = isAlone && kept === this.#suspect;
+    outbox.isSearching = true;
+    this.#suspect = isAlone ? kept : undefined;
+    if (!isFound) return;
+    const { size, topic } = kept;
+    const text =
+      `Cannot publish "${topic}": two connections were closed because of its size, ${size} bytes`;
+    this.#reject(kept, new RequestError("too-large", text));
+  }
+
+  /** Rejects a publication if no session can bring its reply any more. */
+  #giveUp(kept: Kept, error: unknown): void {
+    if (kept.asks === 0) this.#reject(kept, error);
+  }
+
+  #reject(kept: Kept, error: unknown): void {
+    kept.answer.reject(error);
+    this.#drop(kept);
+  }
+
+  #settle(kept: Kept): void {
+    kept.answer.resolve();
+    this.#drop(kept);
+  }
+
+  #drop(kept: Kept): void {
+    if (!this.#kept.delete(kept.number)) return;
+    this.#outbox.release(kept.size);
+  }
+}
