@@ -96,7 +96,7 @@ Deno.test("Client.publish() keeps an accepted publication in the outbox after it
 });
 
 Deno.test("Client keeps the newest acknowledged number when an earlier session acknowledges less", async () => {
-  using time = new FakeTime();
+  using _time = new FakeTime();
   const network = new Network();
   const peers: Peer[] = [];
   const hello = { hello: { ...HELLO.hello, ticket: "t" } };

@@ -75,12 +75,6 @@ function recording(engine = new Engine()): { network: Network; seen: unknown[] }
   return { network: new Network(node(engine.node("a"), (data) => void seen.push(data))), seen };
 }
 
-/** Records the requests of a service, and replies. */
-function noted(log: unknown[], what: unknown): object {
-  log.push(what);
-  return {};
-}
-
 const atLeastOnce = { delivery: "at-least-once" } as const;
 
 Deno.test("Client with at-least-once has each message handled once, and releases acknowledged ones", async () => {
