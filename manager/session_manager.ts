@@ -3,13 +3,14 @@ import { RATES } from "./rate_limits.ts";
 import { DRAIN } from "./drain.ts";
 import { CLOSE } from "../session/call_checks.ts";
 import type { OptionKinds } from "../base/options.ts";
-import { checkOptions, COUNT, LIMIT, POSITIVE, RUNTIME } from "../base/option_checks.ts";
+import { checkOptions, COUNT, integer, LIMIT, POSITIVE, RUNTIME } from "../base/option_checks.ts";
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { verifiedUser } from "../session/serving/requests.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { Place } from "../base/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
@@ -23,16 +24,21 @@ import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
 
-/**
- * Interval between searches for closed sessions, in milliseconds. The search is a safety net,
- * because sessions leave when they close.
- */
+/** Default time between two searches for closed sessions, in milliseconds. */
 const CLEANUP_INTERVAL_MS = 60_000;
 
 /** Options for {@linkcode SessionManager}. */
 export interface SessionManagerOptions extends ManagerLimits {
   /** Rates of messages, subscriptions and connections. */
   readonly rates?: RateLimitsOptions | undefined;
+  /**
+   * Time between two calls of {@linkcode SessionManager.cleanup} by the manager, in milliseconds.
+   * Sessions leave when they close, so this is only a safety net. There is no timer while the
+   * manager has no sessions.
+   *
+   * @default {60000}
+   */
+  readonly cleanupIntervalMs?: number | undefined;
   /**
    * Parts of the server that the manager shares.
    *
@@ -79,6 +85,7 @@ interface Slot {
 }
 
 const MANAGER: OptionKinds<SessionManagerOptions> = {
+  cleanupIntervalMs: integer(1, MAX_TIMER_MS),
   maxSessions: POSITIVE,
   maxSessionsPerAddress: LIMIT,
   maxSessionsPerUser: LIMIT,
@@ -136,6 +143,7 @@ export class SessionManager implements AsyncDisposable {
     const { id } = session;
     if (this.#slots.get(id)?.session === session) this.#forget(id);
   };
+  readonly #cleanupIntervalMs: number;
   #lastNumber = 0;
   #cleaner: Timer | undefined;
   #drained: Promise<DrainReport> | undefined;
@@ -144,12 +152,14 @@ export class SessionManager implements AsyncDisposable {
    * Creates a manager without sessions.
    *
    * @param options See {@linkcode SessionManagerOptions}.
-   * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
+   * @throws {RangeError} If a limit or the interval is not a positive integer, or a rate is not
+   * above 0.
    */
   constructor(options: SessionManagerOptions = {}) {
     checkOptions("create manager", options, MANAGER);
-    const { parts, rates, runtime = platformRuntime(), ...limits } = options;
+    const { parts, rates, runtime = platformRuntime(), cleanupIntervalMs, ...limits } = options;
     this.#runtime = runtime;
+    this.#cleanupIntervalMs = cleanupIntervalMs ?? CLEANUP_INTERVAL_MS;
     this.#limiter = new SessionLimiter(runtime, limits, rates, parts);
   }
 
@@ -158,7 +168,8 @@ export class SessionManager implements AsyncDisposable {
    *
    * @param options See {@linkcode SessionManagerOptions}.
    * @returns The manager.
-   * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
+   * @throws {RangeError} If a limit or the interval is not a positive integer, or a rate is not
+   * above 0.
    */
   static create(options: SessionManagerOptions = {}): SessionManager {
     return new SessionManager(options);
@@ -543,7 +554,7 @@ export class SessionManager implements AsyncDisposable {
       this.#cleaner = undefined;
       this.cleanup();
       if (this.#slots.size > 0) this.#scheduleCleanup();
-    }, CLEANUP_INTERVAL_MS);
+    }, this.#cleanupIntervalMs);
   }
 
   #placeOf(session: Session | undefined): Place | undefined {

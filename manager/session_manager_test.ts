@@ -15,7 +15,7 @@ function open(identity: SessionIdentity<unknown, Session> = {}): Session {
 }
 
 Deno.test("SessionManager() rejects options that are out of range", () => {
-  const cases = ["maxSessions", "maxSessionsPerUser", "maxSessionsPerAddress"];
+  const cases = ["maxSessions", "maxSessionsPerUser", "maxSessionsPerAddress", "cleanupIntervalMs"];
   for (const name of cases) {
     for (const value of [0, -1, 1.5, NaN]) {
       assertThrows(
@@ -243,18 +243,26 @@ Deno.test("SessionManager.cleanup() removes closed sessions", async () => {
   assertEquals([found, manager.count, manager.stats().closed], [1, 1, 1]);
 });
 
-Deno.test("SessionManager cleans up once a minute", async () => {
-  using time = new FakeTime();
-  await using manager = new SessionManager();
-  const session = open({ id: "1" });
-  manager.add(session);
-  // A session that cannot be found under its id when it closes.
-  Object.defineProperty(session, "id", { value: "2" });
-  await session.close();
-  await time.tickAsync(59_999);
-  assertEquals(manager.count, 1);
-  await time.tickAsync(1);
-  assertEquals(manager.count, 0);
+Deno.test("SessionManager cleans up every cleanupIntervalMs, once a minute by default", async () => {
+  for (const cleanupIntervalMs of [undefined, 60_000, 1_500]) {
+    const everyMs = cleanupIntervalMs ?? 60_000;
+    using time = new FakeTime();
+    await using manager = SessionManager.create({ cleanupIntervalMs });
+    // Plain connections, because the heartbeat of `skein.1` would close sessions.
+    const plain = () => new Session(memoryPair({ protocol: "" }).server, settings);
+    manager.add(plain());
+    for (let round = 0; round < 3; round++) {
+      const session = plain();
+      manager.add(session);
+      // A session that cannot be found under its id when it closes.
+      Object.defineProperty(session, "id", { value: "other" });
+      await session.close();
+      await time.tickAsync(everyMs - 1);
+      assertEquals([manager.count, manager.byState("closed").length], [2, 1]);
+      await time.tickAsync(1);
+      assertEquals([manager.count, manager.stats().closed], [1, round + 1]);
+    }
+  }
 });
 
 Deno.test("SessionManager has a timer only while it has sessions", async () => {
