@@ -10,6 +10,7 @@ import { type Client, connect } from "../../mod.ts";
 import { openMirror } from "../../tools/_mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
 import { lowPort } from "../ports.ts";
+import { soon } from "../waiting.ts";
 import { isInstalled } from "./programs.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -111,7 +112,7 @@ class Service {
 
   /** Waits until the server has listened this many times. */
   async listens(starts: number): Promise<void> {
-    while (this.#starts < starts) await this.#change.promise;
+    while (this.#starts < starts) await soon(this.#change.promise);
   }
 
   /** Stops the server as `docker stop` does; returns the exit code. */
@@ -165,12 +166,12 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
       });
     const made: string[] = [];
     const makes = async (text: string, by: Client) => {
-      await make(by, text);
+      await soon(make(by, text));
       made.push(text);
     };
     const checkAll = async () => {
       await using reader = client();
-      assertEquals(await read(reader, made.length), made);
+      assertEquals(await soon(read(reader, made.length)), made);
     };
     // A cache and a home that the container's user can read.
     const readable = { ...env, DENO_DIR: `${home}/cache`, HOME: home };
