@@ -1,0 +1,501 @@
+/**
+ * Tests each promise of the README's list in the setup that a reader tries first: with the README's
+ * own program, or the shortest one on the page that the promise links to, guests, and no further
+ * options. The programs are copied from the pages, and run as processes that are killed.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fileURLToPath } from "node:url";
+import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
+import { Cable } from "../cable.ts";
+import { blocksOf } from "../docs/blocks.ts";
+import { lowPort } from "../ports.ts";
+import { until } from "../waiting.ts";
+import { BROWSERS, newPage, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+
+const ROOT = new URL("../../", import.meta.url);
+const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
+const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
+
+const textOf = (page: string) => Deno.readTextFileSync(new URL(page, ROOT));
+
+/** Returns the file of a page. */
+function fileIn(page: string, path: string): string {
+  const found = blocksOf(page, textOf(page)).find((it) => it.kind === "file" && it.path === path);
+  assert(found?.kind === "file", `${page} must contain ${path}`);
+  return found.text;
+}
+
+/** Returns the part of a page that a pattern matches. */
+function partOf(page: string, pattern: RegExp): string {
+  const [part] = pattern.exec(textOf(page)) ?? [];
+  assert(part !== undefined, `${page} must contain ${pattern}`);
+  return part;
+}
+
+/** Replaces a part of a program that must occur in it. */
+function change(program: string, part: string, other: string): string {
+  assertStringIncludes(program, part);
+  return program.replace(part, other);
+}
+
+/** Returns the server in the first example of a page, as a program that listens on port 8000. */
+function serverIn(page: string): string {
+  const server = partOf(page, /await using server = serve\(\{[\s\S]*?^\}\);/m);
+  const names = ["serve", ...server.includes("guest") ? ["guest"] : []];
+  return `import { ${names} } from "@skein/skein";\n` +
+    change(change(server, "port: 0,\n  onListen() {},", "port: 8000,"), "await using", "const");
+}
+
+/** Puts an option in front of a server's options. */
+const withOption = (server: string, option: string) =>
+  change(server, "serve({\n", `serve({\n  ${option},\n`);
+
+const SQLITE = 'import { SqliteBroker } from "@skein/skein/sqlite";\n';
+
+/**
+ * Returns the arguments of a page's command, with the configuration that maps `@skein/skein` to this
+ * checkout.
+ */
+function argsIn(page: string, start: string): string[] {
+  const line = textOf(page).split("\n").find((line) => line.startsWith(start));
+  assert(line !== undefined, `${page} must contain ${start}`);
+  const [, command, ...args] = line.split(" ");
+  return [command!, "--config", CONFIG, ...args];
+}
+
+/** A reader's folder with a server and a page. */
+class Site implements AsyncDisposable {
+  readonly port = lowPort();
+  readonly folder: string;
+  #output = "";
+  #server: Deno.ChildProcess | undefined;
+  #reading: Promise<unknown> | undefined;
+
+  private constructor(folder: string) {
+    this.folder = folder;
+  }
+
+  /** Writes the files, bundles the page with a page's command, and starts the server. */
+  static async open(files: Readonly<Record<string, string>>, from = "README.md"): Promise<Site> {
+    const site = new Site(await Deno.makeTempDir({ prefix: "promise-" }));
+    try {
+      for (const [name, text] of Object.entries(files)) {
+        const own = text.replaceAll(/\b8000\b/g, `${site.port}`);
+        await Deno.writeTextFile(`${site.folder}/${name}`, own);
+      }
+      assertEquals(await site.deno(argsIn(from, "deno bundle")), "");
+      await site.start();
+      return site;
+    } catch (error) {
+      await site[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get url(): string {
+    return `http://localhost:${this.port}/`;
+  }
+
+  /** All that the server has printed. */
+  get output(): string {
+    return this.#output;
+  }
+
+  get pid(): number {
+    return this.#server!.pid;
+  }
+
+  /** Starts the server with the README's command. */
+  async start(): Promise<void> {
+    const args = argsIn("README.md", "deno run -A --unstable-net");
+    const server = this.#server = this.#deno(args, "piped").spawn();
+    const known = this.#output.length;
+    const read = async (stream: ReadableStream<Uint8Array>) => {
+      for await (const text of stream.pipeThrough(new TextDecoderStream())) this.#output += text;
+    };
+    this.#reading = Promise.all([read(server.stdout), read(server.stderr)]);
+    await until(() => this.#output.slice(known).includes("Listening"));
+  }
+
+  /** Runs a command in the folder, and returns its errors, or an empty string. */
+  async deno(args: string[]): Promise<string> {
+    const { success, stderr } = await this.#deno(args, "null").output();
+    return success ? "" : new TextDecoder().decode(stderr);
+  }
+
+  /** Sends a line to the server's standard input. */
+  async say(line: string): Promise<void> {
+    const writer = this.#server!.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(`${line}\n`));
+    writer.releaseLock();
+  }
+
+  /** Kills the server, as `kill -9` does. */
+  async kill(): Promise<void> {
+    this.#server?.kill("SIGKILL");
+    await this.#server?.stdin.close();
+    await this.#server?.status;
+    await this.#reading;
+    this.#server = undefined;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+    await Deno.remove(this.folder, { recursive: true });
+  }
+
+  #deno(args: string[], stdin: "null" | "piped"): Deno.Command {
+    return new Deno.Command(Deno.execPath(), {
+      args,
+      cwd: this.folder,
+      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" },
+      stdin,
+      stdout: "piped",
+      stderr: "piped",
+    });
+  }
+}
+
+/** The members of a page's globals in use: the repository is type-checked without the DOM. */
+declare const document: {
+  readonly body: { readonly textContent: string };
+  querySelectorAll(selector: string): Iterable<{ readonly textContent: string }>;
+};
+
+/** A background tab draws no frames, for which Puppeteer waits by default. */
+const WAIT = { timeout: PATIENCE_MS, polling: 50 };
+
+/** Waits until the page's elements have these texts. */
+async function lists(page: Page, selector: string, texts: readonly string[]): Promise<void> {
+  const look = (selector: string, texts: string) =>
+    JSON.stringify([...document.querySelectorAll(selector)].map((it) => it.textContent)) === texts;
+  try {
+    await page.waitForFunction(look, WAIT, selector, JSON.stringify(texts));
+  } catch (cause) {
+    const all = await page.$$eval(selector, (all) => all.map((it) => it.textContent));
+    throw new Error(`The page has ${JSON.stringify(all)}`, { cause });
+  }
+}
+
+async function tabOf(context: Parameters<typeof newPage>[0], url: string): Promise<Page> {
+  const page = await newPage(context);
+  await page.goto(url);
+  return page;
+}
+
+/** A page that lists the publications of a topic, and can publish. */
+const CHAT = `import { connect } from "@skein/skein/client";
+const client = connect("/");
+const chat = ${partOf("docs/concepts/history.md", /client\.subscribe\("chat:lobby".*?\)/)};
+Object.assign(globalThis, { say: (text: string) => client.publish("chat:lobby", text) });
+for await (const { data } of chat) {
+  const line = (globalThis as any).document.createElement("li");
+  line.textContent = data;
+  (globalThis as any).document.body.append(line);
+}
+`;
+
+declare const say: (text: string) => Promise<void>;
+
+/** Publishes a line, and waits until the page knows the outcome. */
+const sayIn = (page: Page, text: string) => page.evaluate((text) => say(text), text);
+
+/** Serves a page's files, as the README's server does. */
+const FETCH = partOf("README.md", /^ {2}fetch\(\{ url \}\) \{[\s\S]*?^ {2}\}/m)
+  .replace(": html,", ": '<!DOCTYPE html><script type=module src=/page.js></script>',");
+
+testInBrowsers(
+  "README: missed messages are replayed exactly once, in order, after kill -9",
+  async (browser) => {
+    const server = withOption(serverIn("docs/concepts/history.md"), FETCH);
+    await using site = await Site.open({
+      "page.ts": CHAT,
+      // The broker that the README shows, which outlives the server.
+      "server.ts": SQLITE + withOption(server, 'broker: await SqliteBroker.open("chat.db")'),
+    });
+    const [ann, bob] = [await tabOf(browser, site.url), await tabOf(browser, site.url)];
+    const lines: string[] = [];
+    const say = async (text: string) => {
+      lines.push(text);
+      await sayIn(ann, text);
+    };
+    for (const page of [ann, bob]) await page.waitForFunction(() => "say" in globalThis, WAIT);
+    await say("one");
+    for (const page of [ann, bob]) await lists(page, "li", lines);
+    for (let round = 0; round < 3; round++) {
+      await bob.setOfflineMode(true);
+      await site.kill();
+      await site.start();
+      for (let i = 0; i < 3; i++) await say(`${round}.${i}`);
+      await lists(ann, "li", lines);
+      await bob.setOfflineMode(false);
+      await lists(bob, "li", lines);
+    }
+    await bob.reload();
+    await lists(bob, "li", lines); // The newest ten.
+  },
+  CHROMIUM,
+);
+
+testInBrowsers(
+  "README: what a page publishes arrives exactly once, although the server is killed",
+  async (browser) => {
+    await using site = await Site.open({
+      "page.ts": CHAT,
+      "server.ts": withOption(serverIn("docs/concepts/history.md"), FETCH),
+    });
+    const [ann, bob] = [await tabOf(browser, site.url), await tabOf(browser, site.url)];
+    for (const page of [ann, bob]) await page.waitForFunction(() => "say" in globalThis, WAIT);
+    await sayIn(ann, "one");
+    for (const page of [ann, bob]) await lists(page, "li", ["one"]);
+    await site.kill();
+    // The page may not have noticed the loss yet.
+    const saying = ann.evaluate(() =>
+      Promise.allSettled(["two", "three", "four"].map((text) => say(text)))
+    );
+    await site.start();
+    assertEquals((await saying).map(({ status }) => status), [
+      "fulfilled",
+      "fulfilled",
+      "fulfilled",
+    ]);
+    for (const page of [ann, bob]) await lists(page, "li", ["one", "two", "three", "four"]);
+  },
+  CHROMIUM,
+);
+
+async function add(page: Page, text: string): Promise<void> {
+  await page.bringToFront();
+  await page.type("input", text);
+  await page.keyboard.press("Enter");
+}
+
+async function clickFirst(page: Page): Promise<void> {
+  await page.bringToFront();
+  await page.click("li");
+}
+
+const TODO = {
+  "server.ts": fileIn("README.md", "server.ts"),
+  "page.ts": fileIn("README.md", "page.ts"),
+};
+
+testInBrowsers(
+  "README: two tabs change the shared list while the server is killed, and agree afterwards",
+  async (browser) => {
+    await using site = await Site.open(TODO);
+    const [one, two] = [await tabOf(browser, site.url), await tabOf(browser, site.url)];
+    await add(one, "Tea");
+    for (const page of [one, two]) await lists(page, "li", ["☐ Tea"]);
+    await clickFirst(two);
+    for (const page of [one, two]) await lists(page, "li", ["☑ Tea"]);
+    await site.kill();
+    await add(one, "Milk");
+    await lists(one, "li", ["☑ Tea", "☐ Milk"]);
+    await clickFirst(two);
+    await add(two, "Bread");
+    await lists(two, "li", ["☐ Tea", "☐ Bread"]);
+    await site.start();
+    for (const page of [one, two]) await lists(page, "li", ["☐ Tea", "☐ Milk", "☐ Bread"]);
+    await site.kill();
+    await site.start();
+    await one.reload();
+    for (const page of [one, two, await tabOf(browser, site.url)]) {
+      await lists(page, "li", ["☐ Tea", "☐ Milk", "☐ Bread"]);
+    }
+  },
+  CHROMIUM,
+);
+
+const STORY = "Once upon a time a cat met a fox, and both lived happily ever after.";
+
+/** The README's server with the README's request, and the page that the README shows for it. */
+function storySite(server: string): Record<string, string> {
+  const story = partOf("docs/guide/ai-answers.md", /^async function\* story[\s\S]*?^\}/m);
+  const requests = partOf("README.md", /^requests: \{[\s\S]*?^\}/m);
+  const loop = partOf("README.md", /^location\.hash \|\|= [\s\S]*?append.*$/m);
+  return {
+    "server.ts": `${story}\n${withOption(server, requests)}`,
+    "page.ts": '/// <reference lib="dom" />\n' +
+      'import { connect, newId } from "@skein/skein/client";\n' +
+      `const client = connect("/");\ndocument.body.replaceChildren();\n${loop}`,
+  };
+}
+
+async function tells(page: Page, text: string): Promise<void> {
+  await page.waitForFunction((text) => document.body.textContent.trim() === text, WAIT, text);
+}
+
+async function hasBegun(page: Page): Promise<void> {
+  await page.waitForFunction(() => document.body.textContent.includes("upon"), WAIT);
+}
+
+testInBrowsers(
+  "README: a response survives a reload and, with a broker that outlives the server, kill -9",
+  async (browser) => {
+    await using site = await Site.open(storySite(TODO["server.ts"]));
+    const page = await tabOf(browser, site.url);
+    await hasBegun(page);
+    await page.reload();
+    await hasBegun(page);
+    const second = await tabOf(browser, page.url());
+    await site.kill();
+    await site.start();
+    for (const tab of [page, second]) await tells(tab, STORY);
+    await page.reload();
+    await tells(page, STORY);
+  },
+  CHROMIUM,
+);
+
+testInBrowsers(
+  "README: a response survives a reload without a broker, and its loss with the server is reported",
+  async (browser) => {
+    const server = change(
+      change(TODO["server.ts"], /^ {2}broker: .*\n/m.exec(TODO["server.ts"])![0], ""),
+      SQLITE,
+      "",
+    );
+    await using site = await Site.open(storySite(server));
+    const page = await tabOf(browser, site.url);
+    await hasBegun(page);
+    await page.reload();
+    await tells(page, STORY);
+
+    const other = await newPage(browser);
+    const errors: string[] = [];
+    other.on("pageerror", (error) => void errors.push(String(error)));
+    await other.goto(site.url);
+    await hasBegun(other);
+    await site.kill();
+    await site.start();
+    await until(() => errors.length > 0);
+    assertMatch(
+      errors.join(),
+      /This server no longer has the response; its broker keeps responses in memory/,
+    );
+  },
+  CHROMIUM,
+);
+
+const MEMBERS = `import { connect } from "@skein/skein/client";
+const counts: number[] = [];
+Object.assign(globalThis, { counts });
+const client = connect("/" + (globalThis as any).location.search);
+client.members("room:tea").subscribe((members) => {
+  if (members.size > 0 && members.size !== counts.at(-1)) counts.push(members.size);
+});
+`;
+
+declare const counts: readonly number[];
+
+/** Waits until the newest number of members is this one. */
+async function counted(page: Page, count: number): Promise<readonly number[]> {
+  await page.waitForFunction((count) => counts.at(-1) === count, WAIT, count);
+  return await page.evaluate(() => counts);
+}
+
+testInBrowsers(
+  "README: a guest is one member per tab, a user is one member, and a reload is no leave and no join",
+  async (browser) => {
+    await using site = await Site.open({
+      "page.ts": MEMBERS,
+      "server.ts": withOption(serverIn("docs/concepts/presence.md"), FETCH),
+    });
+    const watcher = await tabOf(browser, site.url);
+    await counted(watcher, 1);
+    const other = await tabOf(browser, site.url);
+    for (const page of [watcher, other]) await counted(page, 2);
+    for (let i = 0; i < 2; i++) {
+      await other.reload();
+      await counted(other, 2);
+    }
+    const ann = [
+      await tabOf(browser, `${site.url}?token=ann`),
+      await tabOf(browser, `${site.url}?token=ann`),
+    ];
+    for (const page of ann) await counted(page, 3);
+    await ann[0]!.reload();
+    await counted(ann[0]!, 3);
+    assertEquals(await counted(watcher, 3), [1, 2, 3]);
+  },
+  CHROMIUM,
+);
+
+/** A page without a contract, which can send anything. */
+const ATTACK = `import { connect } from "@skein/skein/client";
+const client = connect("/");
+Object.assign(globalThis, {
+  say: (data: unknown) => client.publish("chat:lobby", data).then(() => "ok", ({ message }) => message),
+});
+`;
+
+testInBrowsers(
+  "README: a message that does not fit the contract is rejected by its receiver, server or page",
+  async (browser) => {
+    const page = "docs/start/4-types.md";
+    const files: Record<string, string> = {};
+    for (const path of ["docs/start/2-a-page.md", page]) {
+      for (const block of blocksOf(path, textOf(path))) {
+        if (block.kind === "file") files[block.path] = block.text;
+      }
+    }
+    await using site = await Site.open(files, page);
+    // Without a contract, the server passes everything on, and the page checks it.
+    const unchecked = change(files["server.ts"]!, "  contract,\n", "");
+    await using open = await Site.open({ ...files, "server.ts": unchecked }, page);
+    for (const one of [site, open]) {
+      const good = await tabOf(browser, one.url);
+      await good.waitForFunction(() => document.body.textContent.includes("connected over"), WAIT);
+      await Deno.writeTextFile(`${one.folder}/page.ts`, ATTACK);
+      assertEquals(await one.deno(argsIn(page, "deno bundle")), "");
+      const bad = await tabOf(browser, one.url);
+      await bad.waitForFunction(() => "say" in globalThis, WAIT);
+      const outcomes: unknown[] = [];
+      for (const data of [{ text: 5 }, { txt: "Hello" }, "Hello", { text: "Hello" }]) {
+        outcomes.push(await bad.evaluate((data) => say(data as never), data));
+      }
+      if (one === open) assertEquals(outcomes, ["ok", "ok", "ok", "ok"]);
+      else {
+        assertEquals(outcomes.pop(), "ok");
+        for (const outcome of outcomes) assertMatch(String(outcome), /^Invalid input: expected /);
+      }
+      await lists(good, "li", ["Hello"]);
+    }
+    const wrong = change(files["page.ts"]!, "data.text", "data.txt");
+    await Deno.writeTextFile(`${site.folder}/page.ts`, wrong);
+    const errors = await site.deno(["check", "--config", CONFIG, "page.ts"]);
+    assertStringIncludes(errors, "Property 'txt' does not exist on type '{ text: string; }'");
+  },
+  CHROMIUM,
+);
+
+if (!isRedisMissing) {
+  testInBrowsers(
+    "README: the same program on two servers continues when one of them is killed",
+    async (browser) => {
+      await using redis = await RedisServer.start();
+      const server = change(
+        TODO["server.ts"].replace(SQLITE, 'import { RedisBroker } from "@skein/skein/redis";\n'),
+        'await SqliteBroker.open("todo.db")',
+        `new RedisBroker({ url: "${redis.url}" })`,
+      );
+      await using a = await Site.open({ ...TODO, "server.ts": server });
+      await using b = await Site.open({ ...TODO, "server.ts": server });
+      await using balancer = new Cable(a.port);
+      const one = await tabOf(browser, balancer.url.replace("ws:", "http:"));
+      const two = await tabOf(browser, b.url);
+      await add(one, "Tea");
+      for (const page of [one, two]) await lists(page, "li", ["☐ Tea"]);
+      balancer.port = b.port;
+      await a.kill();
+      await add(one, "Milk");
+      for (const page of [one, two]) await lists(page, "li", ["☐ Tea", "☐ Milk"]);
+      await clickFirst(two);
+      for (const page of [one, two]) await lists(page, "li", ["☑ Tea", "☐ Milk"]);
+    },
+    CHROMIUM,
+  );
+}
