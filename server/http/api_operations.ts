@@ -270,7 +270,7 @@ export const OPERATIONS = {
     path: "/users/{user}/disconnect",
     parameter: User,
     summary: "Close all sessions of a user",
-    description: "Closes the sessions on every node.",
+    description: "Closes the sessions on every node, and ends the HTTP requests of the user.",
     body: Disconnect,
     reply: Disconnected,
     problems: [],
