@@ -31,7 +31,8 @@ export interface ManagerLimits {
    * devices and tabs of a user, and low enough to stop a client that connects in a loop. `Infinity`
    * means no limit. Sessions without a user are not counted here. The default applies only while
    * more than half of `maxSessions` is in use, including the sessions that other nodes report. A
-   * number that you set always applies exactly, across all nodes.
+   * number that you set always applies exactly, across all nodes. At the limit, sessions of the user
+   * whose peers no longer respond give way to a new one.
    *
    * @default {100}
    */
@@ -92,7 +93,7 @@ export interface Reservation extends Disposable {
 class HeldReservation implements Reservation {
   /** Limiter that holds the slot. */
   readonly limiter: SessionLimiter;
-  readonly peer: Peer;
+  peer: Peer;
   /** The slot; `undefined` once it was used or released. */
   place: Place | undefined;
 
@@ -207,6 +208,22 @@ export class SessionLimiter {
   }
 
   /**
+   * Counts a reservation toward a user as well. If this throws, the slot stays as it is.
+   *
+   * @param reservation A held reservation of this limiter.
+   * @param user The user.
+   * @param beside The slot of the client's other session: both together are counted once.
+   * @throws {LimitError} If there is no room for the user.
+   */
+  identify(reservation: Reservation, user: string, beside?: Place): void {
+    this.#checkDraining("admit session");
+    const { held, place } = this.#heldOf(reservation, "admit session");
+    const peer = { user, address: held.peer.address };
+    place.change(this.#ownerOf(peer), { verb: "admit session", beside });
+    held.peer = peer;
+  }
+
+  /**
    * Turns a reservation into a session. If this throws, the slot stays reserved.
    *
    * @param peer The user and the address of the session; the slot's own address takes precedence.
@@ -217,21 +234,24 @@ export class SessionLimiter {
    * room.
    */
   redeem(reservation: Reservation, peer: Peer, beside?: Place): Place {
-    const isOwn = reservation instanceof HeldReservation && reservation.limiter === this;
-    const place = isOwn ? reservation.place : undefined;
-    if (!isOwn || place === undefined) {
-      throw new TypeError(
-        "Cannot add session: its reservation must be held by this manager, received another",
-      );
-    }
+    const { held, place } = this.#heldOf(reservation, "add session");
     this.#checkDraining("add session");
-    const { user, address = peer.address } = reservation.peer;
-    const isSame = peer.user === user && address === reservation.peer.address;
+    const { user, address = peer.address } = held.peer;
+    const isSame = peer.user === user && address === held.peer.address;
     if (!isSame || beside !== undefined) {
       place.change(this.#ownerOf({ user: peer.user, address }), { verb: "add session", beside });
     }
-    this.endReservation(reservation);
+    this.endReservation(held);
     return place;
+  }
+
+  #heldOf(reservation: Reservation, verb: string): { held: HeldReservation; place: Place } {
+    const isOwn = reservation instanceof HeldReservation && reservation.limiter === this;
+    const place = isOwn ? reservation.place : undefined;
+    if (isOwn && place !== undefined) return { held: reservation, place };
+    throw new TypeError(
+      `Cannot ${verb}: its reservation must be held by this manager, received another`,
+    );
   }
 
   /** Stops counting a reservation, whose slot is used or released. */

@@ -215,6 +215,24 @@ export class SessionManager implements AsyncDisposable {
   }
 
   /**
+   * Counts a reserved slot toward a user as well, as soon as the user is known. If this throws, the
+   * slot stays reserved.
+   *
+   * @param reservation The slot.
+   * @param options The user, and the session from which the client moves.
+   * @throws {LimitError} If a limit, named by `limit`, is reached, or if the manager is draining.
+   * @throws {TypeError} If this manager does not hold the reservation.
+   *
+   * @ignore
+   */
+  identify(
+    reservation: Reservation,
+    { user, beside }: { readonly user: string; readonly beside?: Session | undefined },
+  ): void {
+    this.#limiter.identify(reservation, user, this.#placeOf(beside));
+  }
+
+  /**
    * Counts an attempt to connect toward the rates of its user and its network address. Call this
    * once for each of the two, as soon as it is known.
    *

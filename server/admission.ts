@@ -33,6 +33,7 @@ import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { TICKET_SECRET } from "../session/serving/requests.ts";
+import type { GivingWay } from "./giving_way.ts";
 import { SessionClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
@@ -81,6 +82,17 @@ const FAREWELL_MS = 3_000;
 /** A peer whose token is pending. */
 const UNKNOWN: Identity = { ...GUEST, isGuest: false };
 
+/** A peer whose session counts towards the limit of its user. */
+interface Newcomer {
+  readonly user: string | undefined;
+  /** The session from which the client moves. */
+  readonly predecessor: Session | undefined;
+  /** The secret of the client's earlier session. */
+  readonly secret: string | undefined;
+  /** Aborts when the peer is gone. */
+  readonly signal: AbortSignal | undefined;
+}
+
 type ServerIdentity = SessionIdentity<unknown, Session>;
 
 /** A request whose token follows in a message. */
@@ -107,6 +119,8 @@ export interface AdmissionParts {
   readonly claim: (user: string) => Promise<Disposable> | undefined;
   /** The logins under way on this node. */
   readonly decisions: Decisions;
+  /** Makes room for a session of a user at the limit, see {@linkcode GivingWay.makeRoom}. */
+  readonly makeRoom: GivingWay["makeRoom"];
   /** Prints rejections if the application has no handler. */
   readonly console: ConsoleReport;
   /** Engine of WebSocket upgrades; by default the runtime's own. */
@@ -119,6 +133,7 @@ export class Admission<V> implements Face {
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
   readonly #claims: SessionClaims;
+  readonly #makeRoom: GivingWay["makeRoom"];
   readonly #engine: WebSocketEngine;
   readonly #upgradeOptions: WebSocketUpgradeOptions;
   /**
@@ -155,12 +170,13 @@ export class Admission<V> implements Face {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, decisions, console, accept = acceptWebSocket }: AdmissionParts,
+    { manager, claim, makeRoom, decisions, console, accept = acceptWebSocket }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
     this.#claims = new SessionClaims(claim);
     this.#decisions = decisions;
+    this.#makeRoom = makeRoom;
     this.#options = options;
     this.#settings = settings;
     this.#pendingUpgrades = new PendingUpgrades(runtime, settings.handshakeTimeoutMs);
@@ -308,9 +324,13 @@ export class Admission<V> implements Face {
       if (session.state === "connecting") {
         this.#count({ user: identity.user });
         this.#hintAtShared(identity.user, address);
-        const { predecessor } = session[internals].lineage;
-        const claim = await this.#claimFor(identity.user, predecessor);
+        const { predecessor, secret } = session[internals].lineage;
+        const { user } = identity;
+        const newcomer = { user, predecessor, secret, signal };
+        const claim = await this.#claimFor(newcomer);
         if (claim !== undefined) this.#claims.give(session, claim);
+        const reservation = this.#reservations.get(connection);
+        await this.#withRoom(newcomer, () => this.#identify(reservation, newcomer));
         // The login lasts until the session is established.
         if (this.#pending.has(session)) {
           this.#pendingLogins.set(connection, login);
@@ -368,7 +388,7 @@ export class Admission<V> implements Face {
       );
     }
     const predecessor = this.#predecessorOf(sessionRequest);
-    const reservation = this.#reserve(address, undefined, predecessor);
+    const reservation = this.#reserve(address, predecessor);
     if (authenticate === undefined || awaited !== undefined) {
       const who = awaited === undefined ? GUEST : UNKNOWN;
       return this.#accept(sessionRequest, reservation, { ...who, awaited, handshake });
@@ -380,14 +400,13 @@ export class Admission<V> implements Face {
 
   async #identified<A>(
     sessionRequest: SessionRequest<A>,
-    byAddress: Reservation,
+    reservation: Reservation,
     { handshake, predecessor }: {
       readonly handshake: ServerHandshake | undefined;
       readonly predecessor: Session | undefined;
     },
   ): Promise<A> {
     const { request, address, signal } = sessionRequest;
-    let reservation = byAddress;
     let claim: Disposable | undefined;
     const login = this.#decisions.login();
     try {
@@ -397,11 +416,11 @@ export class Admission<V> implements Face {
       if (user !== undefined) {
         this.#count({ user });
         this.#hintAtShared(user, address);
+        const newcomer = { user, predecessor, secret: secretOf(sessionRequest), signal };
         // Claim first: while an attempt waits for its claim, it must not use one of the user's
         // slots on this node.
-        claim = await this.#claimFor(user, predecessor);
-        byAddress[Symbol.dispose]();
-        reservation = this.#reserve(address, user, predecessor);
+        claim = await this.#claimFor(newcomer);
+        await this.#withRoom(newcomer, () => this.#identify(reservation, newcomer));
       }
       return this.#accept(sessionRequest, reservation, { ...identity, handshake, claim, login });
     } catch (error) {
@@ -562,24 +581,44 @@ export class Admission<V> implements Face {
     withinLimits(this.#manager, () => this.#manager.admitConnection(who));
   }
 
-  async #claimFor(
-    user: string | undefined,
-    beside: Session | undefined,
-  ): Promise<Disposable | undefined> {
-    try {
-      return user === undefined ? undefined : await this.#claims.claim(user, beside);
-    } catch (error) {
-      if (!(error instanceof LimitError)) throw error;
-      throw new Refused(429, error.message, { cause: error });
-    }
+  async #claimFor(newcomer: Newcomer): Promise<Disposable | undefined> {
+    const { user, predecessor } = newcomer;
+    if (user === undefined) return undefined;
+    return await this.#withRoom(newcomer, async () => {
+      try {
+        return await this.#claims.claim(user, predecessor);
+      } catch (error) {
+        if (!(error instanceof LimitError)) throw error;
+        throw new Refused(429, error.message, { cause: error });
+      }
+    });
   }
 
-  #reserve(
-    address: string | undefined,
-    user: string | undefined,
-    beside?: Session,
-  ): Reservation {
-    return withinLimits(this.#manager, () => this.#manager.admit({ address, user, beside }));
+  /** Counts a slot toward its user. Until then, it counts toward its address only. */
+  #identify(
+    reservation: Reservation | undefined,
+    { user, predecessor: beside }: Newcomer,
+  ): void {
+    // The slot is released if the session closes, or the server.
+    if (user === undefined || !reservation?.isHeld) return;
+    withinLimits(this.#manager, () => this.#manager.identify(reservation, { user, beside }));
+  }
+
+  /** Takes a slot. If the user is at the limit, makes room once and takes it again. */
+  async #withRoom<T>(newcomer: Newcomer, take: () => T | Promise<T>): Promise<T> {
+    try {
+      return await take();
+    } catch (error) {
+      const { user, predecessor, secret, signal } = newcomer;
+      if (!isAtUserLimit(error) || user === undefined) throw error;
+      const client = { secret: predecessor === undefined ? secret : undefined, signal };
+      if (!await this.#makeRoom(user, client)) throw error;
+    }
+    return await take();
+  }
+
+  #reserve(address: string | undefined, beside: Session | undefined): Reservation {
+    return withinLimits(this.#manager, () => this.#manager.admit({ address, beside }));
   }
 
   /** Finds the session of this node from which a client moves, by its secret ticket. */
@@ -639,6 +678,11 @@ export class Admission<V> implements Face {
       return { address: undefined, refusal: new Refused(503, LATER, { cause, fault }) };
     }
   }
+}
+
+function isAtUserLimit(error: unknown): boolean {
+  return error instanceof Refused && error.cause instanceof LimitError &&
+    error.cause.limit === "maxSessionsPerUser";
 }
 
 /** Finds the unreported rejection of a session that closed before it was established. */

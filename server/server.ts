@@ -41,6 +41,7 @@ import type { AuthorizeChange } from "./state/gate.ts";
 import type { StateOf } from "./state/state.ts";
 import type { Face, FaceRequest } from "./face.ts";
 import { mountFaces } from "./faces.ts";
+import { GivingWay } from "./giving_way.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
 import { RequestGate } from "./http/gate.ts";
@@ -132,6 +133,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #fetch: ServerOptions["fetch"];
   readonly #users: Users;
   readonly #claims: UserClaims | undefined;
+  readonly #givingWay: GivingWay;
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
@@ -256,6 +258,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       manager,
       claim: (user) => this.#claims?.claim(user),
       decisions: this.topics.decisions,
+      makeRoom: (user, options) => this.#givingWay.makeRoom(user, options),
       console: this.#console,
       accept: parts.accept,
     }) as Admission<unknown>;
@@ -280,6 +283,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.rooms = joined;
     this.#users = new Users({ nodes, manager, decisions: this.topics.decisions });
     this.#claims = userClaims(nodes, limits);
+    this.#givingWay = new GivingWay({
+      runtime,
+      manager,
+      nodes: this.#claims && nodes,
+      released: async (user) => await this.#claims?.released(user),
+    });
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { origins, hosts };
@@ -846,6 +855,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
     this.#users.close();
+    this.#givingWay[Symbol.dispose]();
     await this.#claims?.close();
     await this.nodes?.close();
     await this.topics[Symbol.asyncDispose]();

@@ -108,6 +108,12 @@ export class UserClaims {
     return { [Symbol.dispose]: () => this.#end(held) };
   }
 
+  /** Waits briefly until the slots of a user's closed sessions are released. */
+  async released(user: string): Promise<void> {
+    const releasing = this.#users.get(`sessions:${user}`)?.releasing;
+    if (releasing) await settlesWithin(this.#runtime, releasing, PATIENCE_MS);
+  }
+
   /** Waits briefly for slots that are being released. */
   async close(): Promise<void> {
     this.#restoring[Symbol.dispose]();

@@ -46,6 +46,7 @@ import { sqliteSettings } from "../brokers/sqlite/options.ts";
 import { redisSettings } from "../brokers/redis/options.ts";
 import { MAX_TOPICS_PER_SESSION } from "../pubsub/topics.ts";
 import { AUTHENTICATE_TIMEOUT_MS, MAX_USER_BYTES } from "../server/authentication.ts";
+import { MAX_ROUNDS, MAX_RUNNING, MAX_WAITING as MAX_NEWCOMERS } from "../server/giving_way.ts";
 import { DEDUPE_WINDOW_MS } from "../server/broker_services.ts";
 import { checkAnswers, checkDurableStreams, streamShares } from "../server/durable/options.ts";
 import {
@@ -667,6 +668,18 @@ function sessionBounds(): Bound[] {
       name: "`withinMs` of `server.drain()`, of `session.drain()`",
       max: `${ms(DRAIN_MS)}, ${ms(SESSION_DRAIN_MS)}`,
       full: "sessions are disconnected; the session closes",
+    },
+    {
+      table: "sessions",
+      name: "new sessions that wait for [lost sessions](#a-lost-session-of-a-user) of their user",
+      max: `${count(MAX_NEWCOMERS)} for each user`,
+      full: "429 or 4429",
+    },
+    {
+      table: "sessions",
+      name: "users whose silent sessions are pinged at the same time; within 10 s",
+      max: `${count(MAX_RUNNING)}; ${count(MAX_ROUNDS)}`,
+      full: "429 or 4429, until the heartbeat closes the lost sessions",
     },
     {
       table: "sessions",

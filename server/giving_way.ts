@@ -1,0 +1,161 @@
+/**
+ * Lost sessions of a user at the limit, which give way to a new session of the same user. A peer
+ * that has lost its network closes nothing, and the heartbeat takes a minute to notice that.
+ */
+import { Deadlines } from "../base/deadlines.ts";
+import type { Runtime } from "../base/runtime.ts";
+import { within } from "../base/wait.ts";
+import {
+  ANSWER_MS,
+  closeEarlier,
+  closeUnlessAlive,
+  SILENT_MS,
+  silentSessions,
+} from "../manager/silent_sessions.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
+import type { Session } from "../session/session.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
+
+/** Time from one round of a user to the next, in milliseconds. */
+export const ROUND_MS = 10_000;
+
+/** Most users with a recent round, as many as a node has sessions by default. */
+export const MAX_ROUNDS = 10_000;
+
+/**
+ * Most rounds that run at the same time. On other nodes, each of them uses one of 1,000 questions
+ * that a node answers at a time.
+ */
+export const MAX_RUNNING = 200;
+
+/** Most new sessions of a user that wait for a round. */
+export const MAX_WAITING = 16;
+
+/**
+ * Longest wait for a round, in milliseconds: less than a client waits by default, so that it
+ * receives the response.
+ */
+const WAIT_MS = 8_000;
+
+/** Wait for the other nodes, in milliseconds: the usual duration of a round, and half a second. */
+const NODES_MS = ANSWER_MS + 500;
+
+/** Kind of the question that asks other nodes for a round. */
+const KIND = "close-silent";
+
+/** A round of pings for one user. */
+interface Round {
+  /** Resolves with true if a session has given way. Never rejects. */
+  readonly hasRoom: Promise<boolean>;
+  /** Time of the next round, in milliseconds since the Unix epoch; `Infinity` during the round. */
+  nextAt: number;
+  /** Number of new sessions that wait for the round. */
+  waiting: number;
+}
+
+/** Options of {@linkcode GivingWay}. */
+export interface GivingWayOptions {
+  readonly runtime: Runtime;
+  readonly manager: SessionManager;
+  /** The other nodes that count the sessions; `undefined` if only this node counts. */
+  readonly nodes: Nodes | undefined;
+  /** Resolves once the slots of a user's closed sessions are free on all nodes. */
+  readonly released: (user: string) => Promise<unknown>;
+}
+
+/**
+ * Makes room for new sessions of users at their limit.
+ *
+ * - **The same client:** sessions on this node that a client has lost, as its ticket shows, close
+ *   immediately.
+ * - **Round:** otherwise, the user's silent sessions are pinged on all nodes, and those that do not
+ *   respond close. A session that responds is never closed in favor of another.
+ * - **Bounds:** a node pings a user's sessions once in 10 s. At most 16 new sessions wait for a
+ *   round, each for at most 8 s. All others are rejected immediately.
+ */
+export class GivingWay implements Disposable {
+  readonly #options: GivingWayOptions;
+  readonly #rounds = new Map<string, Round>();
+  readonly #expiry: Deadlines<string>;
+  readonly #handler: Disposable | undefined;
+  #running = 0;
+
+  constructor(options: GivingWayOptions) {
+    this.#options = options;
+    const { runtime, nodes } = options;
+    this.#expiry = new Deadlines(runtime, ROUND_MS, (user) => void this.#rounds.delete(user));
+    this.#handler = nodes?.handle(
+      KIND,
+      (user) => typeof user === "string" && this.#roundOf(user, { isAsked: true })?.hasRoom,
+    );
+  }
+
+  /**
+   * Makes room for a session of a user who is at the limit.
+   *
+   * @param user The verified user.
+   * @param options The secret of the ticket that the client presented, unless it moves from an open
+   * session; and a signal that aborts when the peer is gone.
+   * @returns True if there is room now, unless another session takes it. Never rejects.
+   */
+  async makeRoom(
+    user: string,
+    { secret, signal }: {
+      readonly secret: string | undefined;
+      readonly signal: AbortSignal | undefined;
+    },
+  ): Promise<boolean> {
+    const { runtime, manager } = this.#options;
+    if (secret !== undefined && closeEarlier(manager.sessionsOf(user), secret) > 0) return true;
+    const round = this.#roundOf(user, { isAsked: false });
+    if (!round || round.waiting >= MAX_WAITING) return false;
+    round.waiting++;
+    try {
+      return await within(runtime, round.hasRoom, { timeoutMs: WAIT_MS, signal });
+    } catch {
+      return false; // It took too long, or the peer is gone.
+    } finally {
+      round.waiting--;
+    }
+  }
+
+  /** Ends the handler, and the timer of recent rounds. */
+  [Symbol.dispose](): void {
+    this.#handler?.[Symbol.dispose]();
+    this.#expiry.clear();
+    this.#rounds.clear();
+  }
+
+  /** Returns the running round of a user, or starts one; `undefined` after a recent round. */
+  #roundOf(user: string, { isAsked }: { readonly isAsked: boolean }): Round | undefined {
+    const { runtime, manager, nodes } = this.#options;
+    const known = this.#rounds.get(user);
+    if (known?.nextAt === Infinity) return known;
+    if (known && runtime.now() < known.nextAt) return undefined;
+    const silent = silentSessions(runtime, manager.sessionsOf(user));
+    const asksOthers = !isAsked && nodes !== undefined;
+    const isFull = this.#running >= MAX_RUNNING || this.#rounds.size >= MAX_ROUNDS;
+    if (isFull || silent.length === 0 && !asksOthers) return undefined;
+    this.#running++;
+    const others = asksOthers && nodes.ask(KIND, user, { timeoutMs: NODES_MS })
+      .then(({ answers }) => answers.some(({ data }) => data === true), () => false);
+    const hasRoom = Promise.all([this.#close(user, silent), others]).then((all) => {
+      this.#running--;
+      // Sessions that were not silent for long enough may be so soon.
+      round.nextAt = runtime.now() + (silent.length > 0 ? ROUND_MS : SILENT_MS);
+      if (this.#rounds.get(user) === round) this.#expiry.add(user);
+      return all.includes(true);
+    });
+    const round: Round = { hasRoom, nextAt: Infinity, waiting: 0 };
+    this.#rounds.set(user, round);
+    return round;
+  }
+
+  /** Resolves with true if one of the sessions on this node has given way. Never rejects. */
+  async #close(user: string, silent: readonly Session[]): Promise<boolean> {
+    const { runtime, released } = this.#options;
+    if (await closeUnlessAlive(runtime, silent) === 0) return false;
+    await released(user);
+    return true;
+  }
+}
