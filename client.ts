@@ -15,7 +15,7 @@
  * - 11.6 KiB when a session is first used for more than messages, for example for diagnostics,
  * - 4.6 KiB at the first streaming response, or before the first session with request handlers or
  *   with a send queue that drops messages,
- * - 7.8 KiB for the first state.
+ * - 8.1 KiB for the first state.
  *
  * If you bundle the client as a single file, it is at most 91.7 KiB.
  *

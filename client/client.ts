@@ -505,8 +505,8 @@ export class Client<C extends Contract = Contract>
 
   /**
    * Opens a state: rows that all clients and servers share, and that this client may also write. The
-   * server's `authorize` must allow this client to subscribe to `stream:<id>`, and to publish on it
-   * for writes. See {@linkcode ClientState}.
+   * server's `authorize` must allow this client to subscribe to `stream:<id>` to read the rows, and to
+   * publish on it to write them. See {@linkcode ClientState}.
    *
    * @param id The state's id, for which the server has called `server.state(id)`.
    * @param options What to do if others change a row at the same time.

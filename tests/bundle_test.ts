@@ -53,7 +53,7 @@ const MAX_PART_BYTES = {
   "chunk_insight": 11.6 * KIB,
   "chunk_answers": 4.6 * KIB,
   /** Live state. */
-  "chunk_state": 7.8 * KIB,
+  "chunk_state": 8.1 * KIB,
 };
 
 /**

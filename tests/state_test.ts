@@ -8,6 +8,7 @@ import {
   type ClientStateOptions,
   CloseCode,
   connect,
+  type ConnectOptions,
   defineContract,
   MemoryBroker,
   platformRuntime,
@@ -16,6 +17,7 @@ import {
   type Server,
   SessionClosedError,
   type State,
+  type StateConflict,
 } from "../mod.ts";
 import v8 from "node:v8";
 import vm from "node:vm";
@@ -47,8 +49,9 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
   });
 }
 
-function client(url: string): Client {
+function client(url: string, options: ConnectOptions = {}): Client {
   return connect(url, {
+    ...options,
     transports: ["websocket"],
     backoff: { firstDelayMs: 1, maxDelayMs: 5 },
   });
@@ -57,14 +60,21 @@ function client(url: string): Client {
 /** A server with a state, and a client whose connection a test can cut. */
 class Fixture implements AsyncDisposable {
   readonly engine = new FaultyEngine();
-  readonly server = server(this.engine.connect());
-  readonly cable = new Cable(Number(new URL(this.server.url).port));
-  readonly client = client(this.cable.url);
-  readonly #port = this.cable.port;
+  readonly server: Server;
+  readonly cable: Cable;
+  readonly client: Client;
+  readonly #port: number;
   declare readonly own: State;
 
-  static async make(): Promise<Fixture> {
-    const fixture = new Fixture();
+  private constructor(options?: object) {
+    this.server = server(this.engine.connect(), options);
+    this.cable = new Cable(Number(new URL(this.server.url).port));
+    this.client = client(this.cable.url);
+    this.#port = this.cable.port;
+  }
+
+  static async make(options?: object): Promise<Fixture> {
+    const fixture = new Fixture(options);
     return Object.assign(fixture, { own: await fixture.server.state("list") });
   }
 
@@ -293,6 +303,102 @@ Deno.test("ClientState shows a refused write no longer, and rejects it", async (
   assertEquals(items.has("a"), false);
   assertEquals([await code(writing), await code(deleting)], ["forbidden", "forbidden"]);
   assertEquals(items.get("a"), TEA);
+});
+
+for (const isChecked of [false, true]) {
+  const gate = isChecked ? ", each allowed by authorizeChange" : "";
+
+  Deno.test(`ClientState of a client that may only publish writes, and reads nothing${gate}`, async () => {
+    await using own = server(undefined, {
+      authorize: (_: unknown, __: string, action: string) => action === "publish",
+      ...(isChecked && { authorizeChange: () => true }),
+      onRefused() {},
+    });
+    await using list = await own.state("list");
+    const stored = list.collection<Item>("items");
+    await stored.set("a", TEA);
+    await using page = client(own.url);
+    const asked: StateConflict[] = [];
+    using state = await page.state("list", {
+      onConflict: (conflict) => (asked.push(conflict), "theirs"),
+    });
+    const items = state.collection<Item>("items");
+    const first = items.set("new", TEA);
+    const failure = await assertRejects(
+      () => state.ready,
+      RequestError,
+      'Cannot read state "list"',
+    );
+    assertEquals(failure.failure.code, "forbidden");
+    assertEquals([state.status.current, state.error], ["ended", failure]);
+    assertEquals(await first, list.version);
+    // Rows that exist, in all ways to write.
+    assertEquals(await items.set("a", { ...TEA, count: 1 }), list.version);
+    assertEquals(stored.get("a")?.count, 1);
+    await Promise.all([items.set("b", TEA), items.set("new", { ...TEA, count: 2 })]);
+    await state.transaction((to) => {
+      to.set("items", "a", { ...TEA, count: 3 });
+      to.delete("items", "b");
+      to.delete("items", "none");
+    });
+    assertEquals([stored.get("a")?.count, stored.get("new")?.count, stored.size], [3, 2, 2]);
+    await stored.set("a", { ...TEA, count: 4 });
+    await items.delete("a");
+    assertEquals([...stored.keys()], ["new"]);
+    assertEquals([asked, state.pendingWrites], [[], 0]);
+    // Nothing can be read.
+    assertEquals([items.size, items.get("new"), [...state.collections()]], [0, undefined, []]);
+    assertEquals(await code(items.update("new", (item) => item)), "forbidden");
+    assertEquals(await code(state.changes().next()), "forbidden");
+    assertEquals(await code(Array.fromAsync(items)), "forbidden");
+    state[Symbol.dispose]();
+    await assertRejects(() => items.set("new", TEA), SessionClosedError);
+  });
+}
+
+Deno.test("ClientState of a client that may only publish learns the outcome of a write whose reply was lost", async () => {
+  await using at = await Fixture.make({
+    authorize: (_: unknown, __: string, action: string) => action === "publish",
+    onRefused() {},
+  });
+  using state = await at.client.state("list");
+  await code(state.ready);
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  const { outcome } = await at.loseReply(() => items.set("a", { ...TEA, count: 1 }));
+  at.cable.cut();
+  assertEquals(await outcome, at.own.version);
+  // Others have changed the row in the meantime.
+  const lost = await at.loseReply(() => items.set("a", { ...TEA, count: 2 }));
+  await at.own.collection<Item>("items").set("a", { ...TEA, count: 3 });
+  at.cable.cut();
+  assertEquals(await code(lost.outcome), "unknown");
+  assertEquals(at.own.collection<Item>("items").get("a")?.count, 3);
+});
+
+Deno.test("ClientState shows no rows after a client has lost the right to read, and still writes", async () => {
+  const rights = new Set(["subscribe", "publish"]);
+  await using own = server(undefined, {
+    authenticate: () => "ann",
+    allowTokenMessage: true,
+    authorize: (_: unknown, __: string, action: string) => rights.has(action),
+    onRefused() {},
+  });
+  await using list = await own.state("list");
+  await using page = client(own.url, { token: "t" });
+  using state = await page.state("list");
+  await state.ready;
+  const items = state.collection<Item>("items");
+  await items.set("a", TEA);
+  rights.delete("subscribe");
+  await page.session!.authenticate("t");
+  await until(() => state.status.current === "ended");
+  assertEquals([items.size, await code(state.ready)], [0, "forbidden"]);
+  await items.set("a", { ...TEA, count: 1 });
+  await items.set("b", TEA);
+  assertEquals(list.collection<Item>("items").get("a")?.count, 1);
+  rights.delete("publish");
+  assertEquals(await code(items.set("c", TEA)), "forbidden");
 });
 
 Deno.test("ClientState rejects what cannot be written", async () => {

@@ -17,7 +17,15 @@ export interface KnownRow {
   readonly value: Value;
   /** Version of the row; without a row, a version of the state that lacks the row. */
   readonly version: number;
+  /** True if the client may not read the value, which is then unknown. */
+  readonly isHidden?: boolean | undefined;
 }
+
+/**
+ * Number of rows whose versions a client remembers that may only write, so that it can write the
+ * row again with one message.
+ */
+const MAX_REMEMBERED = 1_000;
 
 /** A row that a write sets, or deletes by the value `undefined`. */
 export interface WrittenRow {
@@ -41,6 +49,8 @@ export class ClientRows extends Signal implements RowSource {
   readonly listeners: Set<(changes: readonly RowChanged[]) => void> = new Set();
   failure: unknown;
   #isClosed = false;
+  /** True if the client may only write: no row is shown. */
+  #isHidden = false;
   /** The rows that the stream has delivered, by name. */
   #delivered = new Map<string, KnownRow>();
   /** The rows that replace them once they are complete. */
@@ -106,6 +116,17 @@ export class ClientRows extends Signal implements RowSource {
     for (const [name, { feed }] of this.#feeds) feed.end(this.copyOf(name));
     this.#feeds.clear();
     this.notify();
+  }
+
+  /** Hides all rows from now on, because the client may not read them. */
+  hide(): void {
+    this.#isHidden = true;
+    this.ephemeral = new Set();
+    this.#delivered.clear();
+    this.#next?.clear();
+    this.#seen.clear();
+    this.#copies.clear();
+    this.close();
   }
 
   valueAt(collection: string, key: string): unknown {
@@ -253,6 +274,15 @@ export class ClientRows extends Signal implements RowSource {
   }
 
   #learn(name: string, row: KnownRow): void {
+    if (this.#isHidden) {
+      this.#ahead.delete(name);
+      this.#ahead.set(name, row);
+      const [oldest] = this.#ahead.keys();
+      if (this.#ahead.size > MAX_REMEMBERED) this.#ahead.delete(oldest!);
+      return;
+    }
+    // A client that may read the rows receives the value from the stream.
+    if (row.isHidden) return;
     // The stream has delivered this row, or a later change of it, such as a deletion.
     if (this.#next === undefined && row.version <= this.version) return;
     const known = this.#ahead.get(name) ?? this.#delivered.get(name);
@@ -261,6 +291,7 @@ export class ClientRows extends Signal implements RowSource {
 
   /** Shows rows as they are now, and tells the listeners about those that differ. */
   #refresh(names: Iterable<string>): void {
+    if (this.#isHidden) return;
     const changes: RowChanged[] = [];
     for (const name of names) {
       const [collection, key] = readRowName(name);

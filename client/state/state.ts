@@ -55,7 +55,8 @@ export interface ClientStateOptions {
   /**
    * Called before a write is sent if others changed its row after the write was made, for example
    * while this client was offline. It decides which value wins; `"theirs"` rejects the write with
-   * the code `conflict`. By default, the last write wins. Writes by `update` don't need it.
+   * the code `conflict`. By default, the last write wins. Writes by `update` don't need it. It is
+   * not called in a client that may not read the row.
    */
   readonly onConflict?: OnConflict | undefined;
 }
@@ -68,7 +69,8 @@ export interface ClientStateOptions {
  * - `lost`: the connection is lost; the rows are those that were last known, with the writes made
  *   since.
  * - `ended`: the state was closed, or cannot be read. If the server has refused the client, the
- *   state continues once the client is connected again.
+ *   state continues once the client is connected again. A client that may only write has this status
+ *   too; its writes go on.
  */
 export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
 
@@ -96,6 +98,9 @@ interface StateParts {
  *   sent once it is connected again, in order.
  * - **The last write wins,** row by row. `update` repeats its function with the newer row if others
  *   were first.
+ * - **Write-only:** if `authorize` allows this client to publish but not to subscribe, the status is
+ *   `ended`, and `ready`, `update` and loops reject with the code `forbidden`. Other writes settle as
+ *   usual; no rows are shown. Ephemeral rows can't be written.
  * - **Refused:** while the server refuses the client, for example because its token has expired, the
  *   status is `ended`, `error` is the refusal, and writes wait. The state continues, with its rows
  *   and its writes, once `client.retryNow()` has connected the client again.
@@ -147,6 +152,8 @@ export class ClientState implements Disposable {
   #ephemeral: Ephemeral | undefined;
   readonly #closed = new AbortController();
   #ready = pending();
+  /** True if the client may only write. */
+  #isDenied = false;
   readonly #current = new Signal();
   readonly #backoff: Backoff;
   readonly #unfollow: () => void;
@@ -317,8 +324,26 @@ export class ClientState implements Disposable {
       }
     } catch (error) {
       const isMissing = error instanceof RequestError && error.failure.code === "not-found";
-      this.#end(isMissing ? missing(this.id, error) : error);
+      this.#fail(isMissing ? missing(this.id, error) : error);
     }
+  }
+
+  /** Ends the state; if the client may not read the rows, only for reading. */
+  #fail(error: unknown): void {
+    if (this.status.isEnded || this.#isDenied) return;
+    const isDenial = error instanceof RequestError && error.failure.code === "forbidden";
+    if (!isDenial) return this.#end(error);
+    this.#isDenied = true;
+    const message = `Cannot read state "${this.id}": ${error.message}`;
+    const failure = new RequestError("forbidden", message, { cause: error });
+    this.#rows.failure = failure;
+    this.#rows.hide();
+    this.#ephemeral?.end(failure);
+    this.#subscription?.unsubscribe().catch(() => {});
+    if (this.#wasLive) this.#ready = pending();
+    this.#ready.reject(failure);
+    this.status.set("ended");
+    this.#current.notify();
   }
 
   /**
@@ -346,6 +371,7 @@ export class ClientState implements Disposable {
       this.status.set("ended");
     } else if (this.#refusal !== undefined) {
       this.#refusal = undefined;
+      if (this.#isDenied) return;
       if (!this.#wasLive) this.#ready = pending();
       this.status.set(this.#wasLive ? "lost" : "pending");
     }
@@ -372,7 +398,7 @@ export class ClientState implements Disposable {
 
   /** Completes the rows, and updates the status. */
   #check(): void {
-    if (this.status.isEnded) return;
+    if (this.status.isEnded || this.#isDenied) return;
     if (this.#isCurrent) {
       this.#openEphemeral();
       this.#rows.complete(this.#subscription?.position?.offset);
@@ -396,7 +422,7 @@ export class ClientState implements Disposable {
       signal: this.#closed.signal,
       subscribe: (topic, options) => this.#client.subscribe(topic, options),
       publish: (data, signal) => this.#publish(data, signal),
-      failed: (error) => this.#end(error),
+      failed: (error) => this.#fail(error),
     });
   }
 
@@ -417,7 +443,7 @@ export class ClientState implements Disposable {
   }
 
   async #whenCurrent(): Promise<void> {
-    while (!this.#isCurrent) {
+    while (!this.#isCurrent && !this.#isDenied) {
       if (this.status.isEnded) throw this.#rows.failure ?? closed(this.id);
       await this.#current.changed();
     }
@@ -675,6 +701,7 @@ export class ClientCollection<T = unknown, Input = T>
     this.#check("update state", options);
     options.signal?.throwIfAborted();
     const present = this.get(key);
+    if (present === undefined && this.#rows.failure !== undefined) throw this.#rows.failure;
     if (present === undefined) {
       const rule = `the row "${key}" of "${this.name}" must exist`;
       throw new RequestError("conflict", `Cannot write state: ${rule}`);

@@ -309,7 +309,7 @@ export class Writes {
       if (present.value === undefined) throw conflict(change, "must exist");
       return { ...adapted, value: copyOf(update(copyOf(present.value))) };
     }
-    if (onConflict === undefined || seen === change.seen) return adapted;
+    if (onConflict === undefined || seen === change.seen || present.isHidden) return adapted;
     const theirs = present.value === undefined ? undefined : copyOf(present.value);
     const verdict: unknown = onConflict({ collection: type, key, mine, theirs });
     if (verdict === "theirs") throw conflict(change, "was changed by others");
@@ -406,9 +406,10 @@ export class Writes {
       const { code, message, path } = result.error;
       return this.#fail(write, new RequestError(code, message, path && { path }));
     }
-    const { type, key, version, since = version, value, headers } = result.conflict;
+    const { type, key, version, since = version, value = null, headers } = result.conflict;
     if (headers?.txid === write.txid) return this.#settle(write, version);
-    const present = { value, version: since };
+    const isHidden = version > 0 && headers === undefined;
+    const present = { value: version > 0 ? value : undefined, version: since, isHidden };
     this.#target.rows.learn(type, key, present);
     if (this.#isGivenUp(write)) return;
     const of = { type, key };
@@ -422,6 +423,7 @@ export class Writes {
       write.changes = write.changes.map((one) => isDeletion(one) ? { ...one, seen: 0 } : one);
       return;
     }
+    if (isHidden && write.update !== undefined) return this.#fail(write, notReadable(of));
     if (++write.conflicts > MAX_CONFLICTS) return this.#fail(write, conflict(of, "keeps changing"));
     try {
       this.#adapt(write, (change) => isIt(change) ? present : undefined);
@@ -488,6 +490,11 @@ const CHANGED = "has changed since the write was sent";
 
 function conflict({ type, key }: { readonly type: string; readonly key: string }, why: string) {
   return new RequestError("conflict", `Cannot write state: the row "${key}" of "${type}" ${why}`);
+}
+
+function notReadable({ type, key }: { readonly type: string; readonly key: string }): RequestError {
+  const rule = `this client may not read the row "${key}" of "${type}"`;
+  return new RequestError("forbidden", `Cannot write state: ${rule}, which update needs`);
 }
 
 function unknownOutcome(cause: unknown): RequestError {

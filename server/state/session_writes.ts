@@ -160,9 +160,14 @@ async function writeOne(
     if (result.kind !== "conflict") throw writeRefusal(id, result);
     const [type, key] = readRowName(result.row);
     const { version, since, text } = result;
-    const isShown = text !== undefined && await source.mayRead();
-    const present = isShown ? JSON.parse(text) : {};
-    return { conflict: { ...present, type, key, version, since } };
+    const present = text === undefined ? {} : JSON.parse(text);
+    if (text === undefined || await source.mayRead()) {
+      return { conflict: { ...present, type, key, version, since } };
+    }
+    // A client that may not read the row still learns that the write took effect.
+    const txid: unknown = present.headers?.txid;
+    const isOwn = txid !== undefined && changes.some((change) => change.txid === txid);
+    return { conflict: { type, key, version, since, ...(isOwn && { headers: { txid } }) } };
   });
 }
 
