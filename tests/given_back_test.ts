@@ -791,7 +791,7 @@ const ANSWERS: readonly Row[] = [
     open(room) {
       const { begin, left } = answering(room, room.use(new MemoryBroker()));
       const take = (i: number) =>
-        assertRejects(() => begin(i, waiting, { begun: true }), RequestError, "kept");
+        assertRejects(() => begin(i, waiting, { begun: true }), RequestError, "no longer has");
       return { take, left };
     },
   },
