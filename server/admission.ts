@@ -33,7 +33,7 @@ import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { TICKET_SECRET } from "../session/serving/requests.ts";
-import type { GivingWay } from "./giving_way.ts";
+import type { GivingWay, Newcomer } from "./giving_way.ts";
 import { SessionClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
@@ -83,14 +83,10 @@ const FAREWELL_MS = 3_000;
 const UNKNOWN: Identity = { ...GUEST, isGuest: false };
 
 /** A peer whose session counts towards the limit of its user. */
-interface Newcomer {
+interface UserNewcomer extends Newcomer {
   readonly user: string | undefined;
   /** The session from which the client moves. */
   readonly predecessor: Session | undefined;
-  /** The secret of the client's earlier session. */
-  readonly secret: string | undefined;
-  /** Aborts when the peer is gone. */
-  readonly signal: AbortSignal | undefined;
 }
 
 type ServerIdentity = SessionIdentity<unknown, Session>;
@@ -326,7 +322,7 @@ export class Admission<V> implements Face {
         this.#hintAtShared(identity.user, address);
         const { predecessor, secret } = session[internals].lineage;
         const { user } = identity;
-        const newcomer = { user, predecessor, secret, signal };
+        const newcomer = { user, predecessor, secret, signal, isHttp: false };
         const claim = await this.#claimFor(newcomer);
         if (claim !== undefined) this.#claims.give(session, claim);
         const reservation = this.#reservations.get(connection);
@@ -416,7 +412,9 @@ export class Admission<V> implements Face {
       if (user !== undefined) {
         this.#count({ user });
         this.#hintAtShared(user, address);
-        const newcomer = { user, predecessor, secret: secretOf(sessionRequest), signal };
+        const isHttp = sessionRequest.transport === "http";
+        const secret = secretOf(sessionRequest);
+        const newcomer = { user, predecessor, secret, signal, isHttp };
         // Claim first: while an attempt waits for its claim, it must not use one of the user's
         // slots on this node.
         claim = await this.#claimFor(newcomer);
@@ -581,7 +579,7 @@ export class Admission<V> implements Face {
     withinLimits(this.#manager, () => this.#manager.admitConnection(who));
   }
 
-  async #claimFor(newcomer: Newcomer): Promise<Disposable | undefined> {
+  async #claimFor(newcomer: UserNewcomer): Promise<Disposable | undefined> {
     const { user, predecessor } = newcomer;
     if (user === undefined) return undefined;
     return await this.#withRoom(newcomer, async () => {
@@ -597,7 +595,7 @@ export class Admission<V> implements Face {
   /** Counts a slot toward its user. Until then, it counts toward its address only. */
   #identify(
     reservation: Reservation | undefined,
-    { user, predecessor: beside }: Newcomer,
+    { user, predecessor: beside }: UserNewcomer,
   ): void {
     // The slot is released if the session closes, or the server.
     if (user === undefined || !reservation?.isHeld) return;
@@ -605,14 +603,14 @@ export class Admission<V> implements Face {
   }
 
   /** Takes a slot. If the user is at the limit, makes room once and takes it again. */
-  async #withRoom<T>(newcomer: Newcomer, take: () => T | Promise<T>): Promise<T> {
+  async #withRoom<T>(newcomer: UserNewcomer, take: () => T | Promise<T>): Promise<T> {
     try {
       return await take();
     } catch (error) {
-      const { user, predecessor, secret, signal } = newcomer;
+      const { user, predecessor, secret } = newcomer;
       if (!isAtUserLimit(error) || user === undefined) throw error;
-      const client = { secret: predecessor === undefined ? secret : undefined, signal };
-      if (!await this.#makeRoom(user, client)) throw error;
+      const lost = predecessor === undefined ? secret : undefined;
+      if (!await this.#makeRoom(user, { ...newcomer, secret: lost })) throw error;
     }
     return await take();
   }

@@ -37,11 +37,31 @@ export const MAX_WAITING = 16;
  */
 const WAIT_MS = 8_000;
 
+/**
+ * The same for a request over HTTP whose response opens the session. After 3 s without a response, a
+ * client assumes that a proxy holds it back, and requests another session. The round continues, so
+ * there is room at the client's next attempt.
+ */
+const HTTP_WAIT_MS = 2_000;
+
 /** Wait for the other nodes, in milliseconds: the usual duration of a round, and half a second. */
 const NODES_MS = ANSWER_MS + 500;
 
 /** Kind of the question that asks other nodes for a round. */
 const KIND = "close-silent";
+
+/** A session that waits for room. */
+export interface Newcomer {
+  /**
+   * The secret of the ticket that the client presented; `undefined` if the client moves from an open
+   * session.
+   */
+  readonly secret: string | undefined;
+  /** Aborts when the peer is gone. */
+  readonly signal: AbortSignal | undefined;
+  /** True if the response to an HTTP request opens the session. */
+  readonly isHttp: boolean;
+}
 
 /** A round of pings for one user. */
 interface Round {
@@ -71,7 +91,7 @@ export interface GivingWayOptions {
  * - **Round:** otherwise, the user's silent sessions are pinged on all nodes, and those that do not
  *   respond close. A session that responds is never closed in favor of another.
  * - **Bounds:** a node pings a user's sessions once in 10 s. At most 16 new sessions wait for a
- *   round, each for at most 8 s. All others are rejected immediately.
+ *   round, each for at most 8 s, or 2 s over HTTP. All others are rejected immediately.
  */
 export class GivingWay implements Disposable {
   readonly #options: GivingWayOptions;
@@ -94,24 +114,18 @@ export class GivingWay implements Disposable {
    * Makes room for a session of a user who is at the limit.
    *
    * @param user The verified user.
-   * @param options The secret of the ticket that the client presented, unless it moves from an open
-   * session; and a signal that aborts when the peer is gone.
+   * @param newcomer The new session.
    * @returns True if there is room now, unless another session takes it. Never rejects.
    */
-  async makeRoom(
-    user: string,
-    { secret, signal }: {
-      readonly secret: string | undefined;
-      readonly signal: AbortSignal | undefined;
-    },
-  ): Promise<boolean> {
+  async makeRoom(user: string, { secret, signal, isHttp }: Newcomer): Promise<boolean> {
     const { runtime, manager } = this.#options;
     if (secret !== undefined && closeEarlier(manager.sessionsOf(user), secret) > 0) return true;
     const round = this.#roundOf(user, { isAsked: false });
     if (!round || round.waiting >= MAX_WAITING) return false;
     round.waiting++;
     try {
-      return await within(runtime, round.hasRoom, { timeoutMs: WAIT_MS, signal });
+      const timeoutMs = isHttp ? HTTP_WAIT_MS : WAIT_MS;
+      return await within(runtime, round.hasRoom, { timeoutMs, signal });
     } catch {
       return false; // It took too long, or the peer is gone.
     } finally {
