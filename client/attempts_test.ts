@@ -3,6 +3,8 @@ import { FakeTime } from "@std/testing/time";
 import "./recovery.ts";
 import { type Answer, Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/waiting.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { RequestService } from "../session/serving/requests.ts";
 import { drawing, HELLO, type Peer } from "../tests/sessions.ts";
 import { Client } from "./client.ts";
 import { denoPlatform } from "./deno.ts";
@@ -332,4 +334,67 @@ Deno.test("Client that waits aborts an early call of url that hangs when it wake
   client.retryNow();
   assertEquals(await settled(client), "connected");
   assertEquals([calls.made, calls.most, network.dials.length], [3, 1, 2]);
+});
+
+Deno.test("Client wakes up while a handover and then an attempt hang, and aborts both", async () => {
+  using time = new FakeTime();
+  const network = new HangingNetwork();
+  network.server = { services: new RequestService(platformRuntime(), { canMove: true }) };
+  network.answers.push(() => network.accept(), network.hang, network.hang);
+  const { client } = hanging(network);
+  await using _client = client;
+  assertEquals(await settled(client), "connected");
+  const moving = client.handOver();
+  await turns();
+  assertEquals([network.dials.length, network.open], [2, 1]);
+  client.retryNow();
+  await turns();
+  assertEquals(network.dials.length, 2, "A connected client needs no attempt");
+  network.cut();
+  assertEquals([await moving, network.open], [false, 0]);
+  await network.retry(time);
+  assertEquals([await settled(client), network.dials.length], ["connecting", 3]);
+  client.retryNow();
+  await time.tickAsync(1_000);
+  assertEquals([await settled(client), network.dials.length, network.open], ["connected", 4, 0]);
+});
+
+Deno.test("Client wakes up while it waits for the time of a drain, and while the attempt after it hangs", async () => {
+  using time = new FakeTime();
+  const network = new HangingNetwork();
+  let peer: Peer | undefined;
+  network.answers.push(network.byHand((made) => peer = made), network.hang);
+  const { client } = hanging(network);
+  await using _client = client;
+  await turns();
+  peer!.say(HELLO);
+  assertEquals(await settled(client), "connected");
+  peer!.say({ goaway: { reason: "", retryAfterMs: 3_000_000, closeAfterMs: 1 } });
+  await turns();
+  peer!.connection.close({ closeCode: 4503, reason: "" });
+  await turns();
+  const { current } = client.status;
+  assert(current.name === "reconnecting" && current.delayMs > 2_000_000);
+  client.retryNow();
+  assertEquals([await settled(client), network.dials.length], ["connecting", 2]);
+  client.retryNow();
+  await time.tickAsync(1_000);
+  assertEquals([await settled(client), network.dials.length, network.open], ["connected", 3, 0]);
+});
+
+Deno.test("Client in a hidden page makes no attempt beside until the page is shown", async () => {
+  using time = new FakeTime();
+  using _page = withPage();
+  const network = new HangingNetwork();
+  network.answers.push(network.hang);
+  const { client } = hanging(network);
+  await using _client = client;
+  await turns();
+  await time.tickAsync(5_000);
+  page.document!.hidden = true;
+  dispatchEvent(new Event("visibilitychange"));
+  assertEquals([await settled(client), network.dials.length], ["connecting", 1]);
+  page.document!.hidden = false;
+  dispatchEvent(new Event("visibilitychange"));
+  assertEquals([await settled(client), network.dials.length], ["connected", 2]);
 });
