@@ -1,0 +1,91 @@
+/** Tests that a lost session gives way to a session on another node, over real Redis and NATS. */
+import { assertEquals } from "@std/assert";
+import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { RedisBroker } from "../../brokers/redis/mod.ts";
+import { type Client, type ClientStatus, connect } from "../../mod.ts";
+import type { Broker } from "../../pubsub/mod.ts";
+import { listen, portOf } from "../servers.ts";
+import { TcpPath } from "../tcp_path.ts";
+import { soon } from "../waiting.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+const ENGINES = [
+  {
+    name: "Redis",
+    ignore: isRedisMissing,
+    start: async () => {
+      const engine = await RedisServer.start({ append: "always" });
+      return { engine, open: () => new RedisBroker({ url: engine.url }) };
+    },
+  },
+  {
+    name: "NATS",
+    ignore: isNatsMissing,
+    start: async () => {
+      const engine = await NatsServer.start();
+      const { servers } = engine;
+      return { engine, open: () => new NatsBroker({ servers }) };
+    },
+  },
+];
+
+function node(broker: Broker) {
+  return listen({
+    broker,
+    authenticate: () => "ann",
+    limits: { maxSessionsPerUser: 1 },
+    onRefusal() {},
+    onError() {},
+  });
+}
+
+/** Resolves with the next status of a client. */
+function nextStatus(client: Client): Promise<ClientStatus> {
+  return new Promise((resolve) => {
+    const { current } = client.status;
+    const leave = client.status.subscribe((status) => {
+      if (status === current) return;
+      queueMicrotask(() => leave());
+      resolve(status);
+    });
+  });
+}
+
+for (const { name, ignore, start } of ENGINES) {
+  Deno.test({
+    name:
+      `A lost session gives way to a session on another node on ${name}, and a live one does not`,
+    ignore,
+    fn: async () => {
+      const { engine, open } = await start();
+      await using _engine = engine;
+      await using near = open();
+      await using far = open();
+      await using one = node(near);
+      await using two = node(far);
+      await Promise.all([one.nodes!.ready, two.nodes!.ready]);
+      await using path = new TcpPath(portOf(one));
+      const options = {
+        transports: ["websocket" as const],
+        onError() {},
+        backoff: { firstDelayMs: 200, maxDelayMs: 500 },
+      };
+      await using before = connect(`ws://127.0.0.1:${path.port}`, options);
+      await soon(before.whenConnected());
+      const [there] = one.manager.sessionsOf("ann");
+      await using reloaded = connect(two.url, options);
+      // A session that answers is kept, however often the other client tries.
+      for (let refusals = 0; refusals < 3;) {
+        const { name } = await soon(nextStatus(reloaded));
+        if (name === "reconnecting") refusals++;
+      }
+      assertEquals([there!.isReady, two.manager.count], [true, 0]);
+      path.cut();
+      await soon(reloaded.whenConnected());
+      const { code, reason } = await soon(there!.closed);
+      assertEquals([code, reason], [4408, "No sign of life"]);
+      assertEquals([one.manager.count, two.manager.count], [0, 1]);
+    },
+  });
+}
