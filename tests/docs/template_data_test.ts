@@ -158,12 +158,7 @@ for (const [name, { token, make, read }] of Object.entries(MAKERS)) {
       PACE_MS: "1",
       PORT: String(port),
     };
-    const client = () =>
-      connect(`ws://localhost:${port}/`, {
-        token,
-        transports: ["websocket"],
-        delivery: "at-least-once",
-      });
+    const client = () => connect(`ws://localhost:${port}/`, { token, transports: ["websocket"] });
     const made: string[] = [];
     const makes = async (text: string, by: Client) => {
       await soon(make(by, text));
