@@ -785,11 +785,12 @@ export class Client<C extends Contract = Contract>
    * Yields the messages of one session after another until the client ends. Messages on subscribed
    * topics go to the subscriptions instead.
    *
-   * - **Start:** the first loop starts with the current session. From then on, every message is
-   *   kept until a loop reads it, even while no loop is running.
+   * - **Start:** the first loop starts with the current session. From then on, messages are kept
+   *   until a loop reads them, even while no loop is running.
    * - **Bound:** a loop can fall behind by one full receive queue, or by 8 sessions with unread
    *   messages. Beyond that, it throws a {@linkcode QueueFullError} instead of skipping messages
-   *   silently. The next loop continues after the gap.
+   *   silently. The next loop continues after the gap. If no loop is running, the session stays
+   *   open meanwhile.
    * - **End:** if the client or the server closes normally, the loop ends. After any other close,
    *   the loop yields the messages that arrived before the close, then throws.
    *
@@ -1080,7 +1081,9 @@ export class Client<C extends Contract = Contract>
     move();
     void this.#outbox.handTo(session);
     void this.#outbox.run(session, () => this.#publications.handTo(session));
-    session[internals].receiving.onRenew = () => void this.#renew(session);
+    const { receiving } = session[internals];
+    receiving.discards = true;
+    receiving.onRenew = () => void this.#renew(session);
     this.#guest.opened(session[internals].lineage);
     const { id, transport, fallback } = session;
     this.status.set(withoutUndefined({ name: "connected", session: id, transport, fallback }));

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError } from "../errors.ts";
+import { captureConsole } from "../tests/console_lines.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { turns } from "../tests/waiting.ts";
 import { MAX_UNREAD_SESSIONS } from "./unread_sessions.ts";
@@ -51,6 +52,42 @@ Deno.test("Client iteration throws if more sessions wait than its bound, then co
   await client.close();
   await read();
   assertEquals(got, said(11));
+});
+
+Deno.test("Client keeps its session while no loop reads, and tells the next loop what it discarded", async () => {
+  using printed = captureConsole();
+  const network = new Network({ sendQueue: { maxMessages: 10_000 } });
+  await using client = network.client();
+  assertEquals(await settled(client), "connected");
+  const { session } = client;
+  const got: unknown[] = [];
+  const read = async (most: number) => {
+    for await (const { data } of client) if (got.push(data) >= most) break;
+  };
+  const reading = read(1);
+  network.last.send("m", 0);
+  await reading;
+  for (let i = 1; i <= 5_000; i++) network.last.send("m", i);
+  await turns();
+  assertEquals([client.session, client.isConnected], [session, true]);
+  await assertRejects(() => read(1), QueueFullError, "its receive queue was full");
+  await read(4_097);
+  assertEquals([got.length, got[0], got[1], got.at(-1)], [4_097, 0, 905, 5_000]);
+  assertEquals(printed.lines, [
+    'Skein: Messages on "m" have no reader: set onMessage, or loop over the client, or subscribe to it',
+  ]);
+  // A loop that is running, but too slow, still ends the session.
+  network.last.send("m", 0);
+  await assertRejects(
+    async () => {
+      for await (const _ of client) {
+        for (let i = 0; i < 5_000 && client.session === session; i++) network.last.send("m", i);
+        await turns(20);
+      }
+    },
+    QueueFullError,
+    "its receive queue was full",
+  );
 });
 
 Deno.test("Client iteration rejects a second loop, and a loop in addition to a handler", async () => {

@@ -98,6 +98,13 @@ export class Receiving
   declare readonly backpressure: Backpressure | undefined;
   /** On a client: called when the server asks for a new token. */
   declare onRenew: (() => void) | undefined;
+  /** True while a loop reads messages. */
+  declare isLooped: boolean | undefined;
+  /**
+   * True if messages are discarded while no loop is running, although one has run before. Whoever
+   * sets this MUST tell the next loop.
+   */
+  declare discards: boolean | undefined;
   readonly #core: Inside;
   readonly #sending: Sending;
   readonly #settings: SessionSettings;
@@ -347,7 +354,7 @@ export class Receiving
   /** Returns the next message for an iterator; `undefined` at the end. */
   async next(): Promise<Message | undefined> {
     this.release();
-    this.isRead = true;
+    this.isRead = this.isLooped = true;
     this.#settings.runtime.clearTimeout(this.#unhandledTimer);
     while (true) {
       const incoming = this.queue.take();
@@ -366,6 +373,12 @@ export class Receiving
   release(): void {
     this.#turn?.end();
     this.#turn = undefined;
+  }
+
+  /** Ends the loop that reads messages. */
+  leave(): void {
+    this.release();
+    this.isLooped = false;
   }
 
   /** Waits until every message was handled. */
@@ -442,12 +455,13 @@ export class Receiving
       return this.#core.abort(CloseCode.queueFull, "The request handlers are too slow");
     }
     while (!queue.offer(incoming, size)) {
-      if (this.hasReader) {
+      const isLeft = this.discards && !this.isLooped && !this.isHandled;
+      if (isLeft) this.#unhandled(topic);
+      else if (this.hasReader) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#core.abort(CloseCode.queueFull, `The message ${who} is too slow`);
       }
-      // The application never read a message, so the oldest is discarded, like an event without a
-      // listener.
+      // No one reads the messages, so the oldest is discarded, like an event without a listener.
       this.#discard(queue.take()!);
     }
     if (this.#isStuck) this.#watchNested();

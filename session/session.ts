@@ -915,7 +915,7 @@ export class Session<
       }
     } finally {
       this.#isIterated = false;
-      this.#core.receiving.release();
+      this.#core.receiving.leave();
     }
   }
 }
