@@ -2,7 +2,7 @@
  * Reads durable streams in a client. This module loads when a loop over a durable stream first
  * starts.
  */
-import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
+import { RequestError, SessionClosedError } from "../errors.ts";
 import { textOf } from "../base/error_text.ts";
 import { STREAM_ENDED, STREAM_EPOCH, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
@@ -84,8 +84,8 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
 }
 
 /**
- * Reads a durable stream through subscriptions to the stream's topic. As long as the reader keeps
- * up, there is one subscription. Each time the reader is too slow for a subscription's queue, a new
+ * Reads a durable stream through subscriptions to the stream's topic. There is one subscription,
+ * unless the stream ends while the reader is too slow for the subscription's queue. Then a new
  * subscription follows.
  *
  * @param stream The stream, whose progress the loop updates.
@@ -151,8 +151,11 @@ export async function* readStream<T>(
       signal?.throwIfAborted();
       throw new SessionClosedError(`Cannot read "${topic}" to the end: the client is closed`);
     } catch (error) {
-      if (error instanceof RequestError && error.failure.code === STREAM_ENDED) return;
-      if (!(error instanceof QueueFullError)) throw error;
+      if (!(error instanceof RequestError)) throw error;
+      // The end of the stream comes after records for which the queue had no room.
+      if (subscription.isBehind) continue;
+      if (error.failure.code === STREAM_ENDED) return;
+      throw error;
     } finally {
       signal?.removeEventListener("abort", onAbort);
       onAbort();

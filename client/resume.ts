@@ -34,9 +34,21 @@ export interface Progress {
 /** The parts of a subscription that recovery uses. */
 export interface Resumed extends Progress {
   readonly state: SubscriptionState;
+  /** The number of queued items that a loop is reading; `undefined` without a loop. */
+  readonly queued: number | undefined;
+  /** Returns true if the reader's queue has room for an item. */
+  hasRoom(size: number): boolean;
   change(change: SubscriptionChange): void;
   /** Queues an item for the reader: a message, or a function to call in order. */
   put(next: Waiting, size: number): void;
+}
+
+/** The client's part in the recovery of a subscription. */
+interface Owner {
+  /** Requests the topic from the server. */
+  ask(): void;
+  /** Reports that messages have no reader. */
+  unread(): void;
 }
 
 /**
@@ -48,12 +60,17 @@ export interface Resumed extends Progress {
  * - **Hole:** a message with a `prev` above the newest known offset reveals a hole. The client
  *   requests the missing messages, with one request at a time. Messages that arrive before the
  *   reply lie beyond the hole, so they are dropped; the server sends them again.
+ * - **Full queue:** if the reader's queue is full, because the loop is slow or there is none, later
+ *   events are ignored, and a request ends the server's replay. Once a loop has emptied the queue,
+ *   the client requests what follows.
  * - **Loss:** if the server cannot send the missing messages, the reader is notified at that point
  *   in the sequence.
  */
 export class Resume {
+  /** True while events are ignored, because the reader's queue was full. */
+  isBehind = false;
   readonly #subscription: Resumed;
-  readonly #owner: { ask(): void };
+  readonly #owner: Owner;
   readonly #options: ClientSubscribeOptions;
   /** The newest known position, or `undefined` until the server sends one. */
   #known: HistoryPosition | undefined;
@@ -73,7 +90,7 @@ export class Resume {
 
   constructor(
     subscription: Resumed,
-    owner: { ask(): void },
+    owner: Owner,
     options: ClientSubscribeOptions,
   ) {
     this.#subscription = subscription;
@@ -88,10 +105,12 @@ export class Resume {
   }
 
   get from(): HistoryOptions {
-    return { since: this.#known, last: this.#options.last };
+    // A request without a position ends the server's replay. The reply must not come from this end.
+    return this.isBehind ? { last: 0 } : { since: this.#known, last: this.#options.last };
   }
 
   receive(event: TopicEvent, size = 0): void {
+    if (this.#ignores(size)) return;
     switch (event.kind) {
       case "message":
         return this.#take(event, size);
@@ -112,6 +131,31 @@ export class Resume {
     }
   }
 
+  /** Requests the messages that were ignored, once a loop has emptied its queue. */
+  readOn(): void {
+    if (!this.isBehind || this.#subscription.queued !== 0) return;
+    // The reply to an earlier request is not for the known position.
+    if (this.#subscription.state !== "live") return;
+    this.isBehind = false;
+    this.#repair();
+  }
+
+  /** Returns true if an event is ignored, because the reader's queue is full. */
+  #ignores(size: number): boolean {
+    if (this.isBehind) return true;
+    if (this.#isNew || !this.#fallsBehind(size)) return false;
+    this.#repair();
+    return true;
+  }
+
+  /** Returns true if the reader's queue has no room, and messages can be requested later. */
+  #fallsBehind(size: number): boolean {
+    if (this.isBehind) return true;
+    if (this.#known === undefined || this.#subscription.hasRoom(size)) return false;
+    if (this.#subscription.queued === undefined) this.#owner.unread();
+    return this.isBehind = true;
+  }
+
   /** Prepares for the reply in another session. */
   lose(): void {
     this.#isReturn ||= this.#known === undefined;
@@ -121,6 +165,7 @@ export class Resume {
 
   /** Handles a reply to another subscription, if it covers everything that this one needs. */
   serve(answer: SubscribeAnswer): void {
+    if (this.#fallsBehind(0)) return this.#stayBehind(false);
     const { epoch, offset = 0, tag, head = 0, reason } = answer;
     const known = this.#known;
     const newest = epoch === undefined
@@ -144,6 +189,13 @@ export class Resume {
     else this.#lost("dropped", newest);
   }
 
+  /** Handles a reply while events are ignored. If a replay follows it, the next request ends it. */
+  #stayBehind(isReplay: boolean): void {
+    this.#subscription.change("answer");
+    if (isReplay) this.#repair();
+    else this.readOn();
+  }
+
   /** Skips to a position after messages that are not for this subscription. */
   #goTo(position: HistoryPosition): void {
     this.#known = position;
@@ -158,6 +210,7 @@ export class Resume {
     const isFirst = state === "subscribing" || state === "joining";
     this.#subscription.head = head;
     this.#subscription.ephemeral ??= ephemeral;
+    if (this.#fallsBehind(0)) return this.#stayBehind(recovered === true);
     const known = this.#known;
     let position = epoch === undefined ? undefined : at(epoch, offset, tag);
     if (recovered && known?.epoch === epoch) {

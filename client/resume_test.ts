@@ -8,12 +8,14 @@ import { STATES } from "./subscription_state.ts";
 function follow(options: ClientSubscribeOptions = {}) {
   const told: Recovery[] = [];
   const got: unknown[] = [];
-  const counts = { asked: 0, confirmed: 0 };
-  const progress: Resumed & { state: Resumed["state"] } = {
+  const counts = { asked: 0, confirmed: 0, unread: 0 };
+  const progress: { -readonly [Key in keyof Resumed]: Resumed[Key] } = {
     state: "subscribing",
     position: options.since,
     head: undefined,
     recovery: undefined,
+    queued: 0,
+    hasRoom: () => true,
     put(next) {
       if (typeof next === "function") return void next();
       progress.position = next.position ?? progress.position;
@@ -27,13 +29,17 @@ function follow(options: ClientSubscribeOptions = {}) {
       }
     },
   };
-  const resume = new Resume(progress, { ask: () => counts.asked++ }, {
-    ...options,
-    onRecovery: (recovery) => {
-      told.push(recovery);
-      got.push(recovery.reason ?? "recovered");
+  const resume = new Resume(
+    progress,
+    { ask: () => counts.asked++, unread: () => counts.unread++ },
+    {
+      ...options,
+      onRecovery: (recovery) => {
+        told.push(recovery);
+        got.push(recovery.reason ?? "recovered");
+      },
     },
-  });
+  );
   return {
     resume,
     progress,
@@ -303,4 +309,60 @@ Deno.test("Resume reports a recovery once, also if the client moves between the 
   topic.lose("move");
   topic.answer({ epoch: "e", offset: 3, head: 3, recovered: true });
   assertEquals(topic.got, [1, 2, "recovered", 3]);
+});
+
+Deno.test("Resume ignores events while its reader's queue is full, then requests them from the known position", () => {
+  const topic = follow();
+  const { progress, resume, counts } = topic;
+  const asked = () => [counts.asked, resume.from];
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1, 2);
+  // Without a loop, this is reported once, and a request without a position ends a replay.
+  progress.queued = undefined;
+  progress.hasRoom = () => false;
+  topic.take(3, 5);
+  assertEquals([asked(), counts.unread, topic.got], [[1, { last: 0 }], 1, [1, 2]]);
+  resume.receive(dropped);
+  resume.receive(gap({ reason: "too-old", epoch: "e", offset: 4 }));
+  resume.readOn();
+  topic.answer({ epoch: "e", offset: 5, head: 5 });
+  topic.take(6, 7);
+  resume.readOn();
+  assertEquals([progress.state, progress.head, asked()], ["live", 5, [1, { last: 0 }]]);
+  // A lost session changes nothing.
+  topic.lose();
+  topic.answer({ epoch: "f", offset: 3, head: 3 });
+  assertEquals([progress.state, topic.told, asked()], ["live", [], [1, { last: 0 }]]);
+  // A loop has emptied the queue.
+  progress.queued = 0;
+  progress.hasRoom = () => true;
+  resume.readOn();
+  assertEquals([progress.state, asked()], ["repairing", [2, { since: at(2), last: undefined }]]);
+  topic.answer({ epoch: "e", offset: 2, head: 7, recovered: true });
+  topic.take(3, 7);
+  assertEquals([topic.got, topic.told, counts.unread], [[1, 2, 3, 4, 5, 6, 7], [], 1]);
+});
+
+Deno.test("Resume ends a replay for which its reader's queue has no room", () => {
+  const topic = follow();
+  const { progress, resume, counts } = topic;
+  topic.answer({ epoch: "e", offset: 0, head: 0 });
+  topic.take(1);
+  topic.take(4, 4, 3);
+  assertEquals([progress.state, counts.asked], ["repairing", 1]);
+  progress.queued = 1;
+  progress.hasRoom = () => false;
+  topic.answer({ epoch: "e", offset: 1, head: 4, recovered: true });
+  assertEquals([progress.state, counts.asked, resume.from], ["repairing", 2, { last: 0 }]);
+  topic.take(2, 4);
+  // The loop is running, so nothing is reported. It waits for the reply before it requests more.
+  progress.queued = 0;
+  resume.readOn();
+  assertEquals([counts.asked, counts.unread, topic.got], [2, 0, [1]]);
+  progress.hasRoom = () => true;
+  topic.answer({ epoch: "e", offset: 4, head: 4 });
+  assertEquals([progress.state, counts.asked], ["repairing", 3]);
+  topic.answer({ epoch: "e", offset: 1, head: 4, recovered: true });
+  topic.take(2, 4);
+  assertEquals(topic.got, [1, 2, 3, 4]);
 });

@@ -17,7 +17,7 @@ import { StatusFeed } from "../base/status_feed.ts";
 import type { Faults } from "../session/faults.ts";
 import type { IncomingMessage } from "../session/message.ts";
 
-/** The maximum number of messages and bytes that wait for a slow reader. */
+/** The maximum number of messages and bytes that wait for a slow reader, or for the first one. */
 export const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
 /** The parts of the client that a subscription uses. */
@@ -32,6 +32,8 @@ export interface SubscriptionOwner {
   ask(): void;
   /** Loads the module `resume.ts`. */
   loadRecovery(): Promise<unknown>;
+  /** Reports that messages have no reader. */
+  unread(): void;
   /** Ends the subscription at the server. Rejects if the server does not reply. */
   end(): Promise<void>;
   /** Returns whether the server has sent a notice about the users in the topic. */
@@ -61,8 +63,14 @@ export interface SubscriptionOwner {
  *   afterwards, exactly once and in order. If this is not possible, `onRecovery` reports it.
  * - **Invalid:** a message that does not fit the contract is skipped, and `onInvalid` or `onError`
  *   receives the error. The position moves past the message.
- * - **Limit:** if a loop falls more than 4,096 messages or 1 MiB behind, it yields the queued
- *   messages and then throws a {@linkcode QueueFullError}, instead of skipping messages silently.
+ * - **Without a loop,** the subscription stays: the client remains in a room, for example. At most
+ *   4,096 messages or 1 MiB wait for a loop. If the topic has a history, the loop then requests the
+ *   messages after them. Otherwise, the oldest ones are dropped, and a later loop first calls
+ *   `onRecovery` with the reason `dropped`. The console, or the client's `onError`, receives one
+ *   line when the queue is full.
+ * - **Slow loop:** the same bound applies. If the topic has a history, the loop yields the queued
+ *   messages, and then requests the rest. Otherwise, it throws a {@linkcode QueueFullError} after
+ *   the queued messages, instead of skipping messages silently.
  *
  * @typeParam C The contract.
  * @typeParam T The topic, which narrows the messages.
@@ -107,7 +115,8 @@ export class Subscription<
   declare readonly ephemeral: readonly string[] | undefined;
   /**
    * The outcome of the last loss that the loop has reached, or `undefined` before the first loss.
-   * For a topic without a history, it is set only if there is an `onRecovery` callback.
+   * For a topic without a history, a lost connection sets it only if there is an `onRecovery`
+   * callback.
    */
   declare readonly recovery: Recovery | undefined;
 
@@ -120,6 +129,8 @@ export class Subscription<
   #error: unknown;
   #isPrepared = false;
   #isIterated = false;
+  /** True if messages were dropped because there was no loop. */
+  #isDropped = false;
 
   /** Creates a subscription. Called by `client.subscribe`. */
   constructor(topic: string, owner: SubscriptionOwner, options: ClientSubscribeOptions = {}) {
@@ -233,15 +244,49 @@ export class Subscription<
   }
 
   /**
-   * Queues a message for the reader, or a function to call in order.
+   * Queues a message for the reader, or a function to call in order. If the queue is full, a slow
+   * loop ends, and without a loop, the oldest are dropped.
    *
    * @ignore
    */
   put(next: Waiting, size: number): void {
-    if (this.#queue.offer(next, size)) return;
-    this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
-    // The reader receives the error above, even if the server does not reply.
-    this.#owner.end().catch(() => {});
+    while (!this.#queue.offer(next, size)) {
+      if (this.#isIterated) {
+        this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
+        // The reader receives the error above, even if the server does not reply.
+        return void this.#owner.end().catch(() => {});
+      }
+      if (!this.#isDropped) this.#owner.unread();
+      this.#isDropped = true;
+      this.#queue.take();
+    }
+  }
+
+  /**
+   * True if the queue has room.
+   *
+   * @ignore
+   */
+  hasRoom(size: number): boolean {
+    return this.#queue.hasRoom(size);
+  }
+
+  /**
+   * True if messages were ignored because the queue was full, and not requested again yet.
+   *
+   * @ignore
+   */
+  get isBehind(): boolean {
+    return this.#resume?.isBehind ?? false;
+  }
+
+  /**
+   * The number of queued messages that a loop is reading; `undefined` without a loop.
+   *
+   * @ignore
+   */
+  get queued(): number | undefined {
+    return this.#isIterated ? this.#queue.size : undefined;
   }
 
   /**
@@ -298,12 +343,18 @@ export class Subscription<
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If another loop is already running.
-   * @throws The error that ended the subscription: the server refused it, or the loop fell behind.
+   * @throws The error that ended the subscription: the server refused it, or the loop of a topic
+   * without a history fell behind.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {
     checkLoop("subscription", this.#isIterated);
     this.#isIterated = true;
     try {
+      if (this.#isDropped) {
+        this.#isDropped = false;
+        (this as Progress).recovery = { recovered: false, reason: "dropped" };
+        await this.#options.onRecovery?.(this.recovery!);
+      }
       while (true) {
         const next = this.#queue.take();
         if (typeof next === "function") await next();
@@ -311,8 +362,10 @@ export class Subscription<
           if (next.position) (this as Progress).position = next.position;
           const message = await this.#owner.check(next, this.#options.onInvalid);
           if (message !== undefined) yield message as TopicMessage<C, T>;
-        } else if (!this.isEnded) await this.#queue.changed();
-        else if (this.#error !== undefined) throw this.#error;
+        } else if (!this.isEnded) {
+          this.#resume?.readOn();
+          await this.#queue.changed();
+        } else if (this.#error !== undefined) throw this.#error;
         else return;
       }
     } finally {

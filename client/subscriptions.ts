@@ -19,6 +19,7 @@ import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../session/wire/presence_notice.ts";
 import { checkTopic } from "../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
+import type { SessionSettings } from "../session/settings.ts";
 
 /**
  * The maximum number of concurrent requests to subscribe. It is half of the pending requests that a
@@ -31,6 +32,11 @@ const MAX_ASKED_AT_ONCE = 32;
  * default topic limit of a session.
  */
 const MAX_RESUMED_AT_ONCE = 128;
+
+/** The part of `recovery.ts` that reports messages without a reader. */
+interface UnreadPart {
+  reportUnread(settings: SessionSettings, topic: string): void;
+}
 
 type RetriesPart = typeof import("./retries.ts");
 
@@ -111,6 +117,13 @@ export class Subscriptions<C extends Contract> {
         if (!subscription.isEnded) this.#later(readers);
       },
       loadRecovery: this.#loadRecovery,
+      unread: () => {
+        const { settings } = this.#last![internals];
+        this.#loadRecovery().then(
+          (part) => (part as UnreadPart).reportUnread(settings, topic),
+          () => {},
+        );
+      },
       end: () => {
         readers.all.delete(subscription);
         return this.#leave(readers);

@@ -29,11 +29,11 @@ const KIB = 1024;
 /** The maximum size of what a page loads at first, in bytes, minified and gzipped. */
 const MAX_BYTES = {
   /** A page that connects, without a contract. */
-  page: 35 * KIB,
+  page: 35.3 * KIB,
   /** All exports of the client. */
-  client: 37.5 * KIB,
+  client: 37.9 * KIB,
   /** Everything that the page loads before it has a session over WebTransport. */
-  session: 45.3 * KIB,
+  session: 45.6 * KIB,
 };
 
 /**
@@ -63,13 +63,13 @@ const MAX_PART_BYTES = {
 const MAX_REACT_BYTES = 5.6 * KIB;
 
 /** The maximum size of the whole client in one file, in bytes, minified and gzipped. */
-const MAX_FILE_BYTES = 91.9 * KIB;
+const MAX_FILE_BYTES = 92.6 * KIB;
 
 /**
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 97.7 * KIB;
+const MAX_PARTS_BYTES = 98.4 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {

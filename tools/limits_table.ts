@@ -748,7 +748,8 @@ function clientBounds(): Bound[] {
       table: "client",
       name: "unread messages of a subscription",
       max: `${count(READER.maxMessages)}, ${bytes(READER.maxBytes)}`,
-      full: "the subscription ends with `QueueFullError`",
+      full:
+        "a loop requests the rest later, or [receives the loss](client.md#subscriptions-and-messages)",
     },
   ];
 }

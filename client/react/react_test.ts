@@ -205,6 +205,36 @@ Deno.test("a provider prints the error of a runtime that lacks a global if no co
   assertEquals(page.faults.splice(0), [line]);
 });
 
+Deno.test("hooks keep their room through more messages than a queue holds", async () => {
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: () => true,
+    rooms: ["room"],
+    history: { log: { size: 10_000 } },
+    durableStreams: { path: "/streams" },
+  });
+  await using writer = await server.durableStreams.create<number>("a");
+  await using client = server.connect();
+  using page = new Page();
+  const Chat = () => {
+    const { last, status } = useTopic("room");
+    const { users } = usePresence("room");
+    const log = useTopic("log");
+    const stream = useDurableStream<number>("a");
+    const newest = [last, log.last].map((one) => one?.data).join(" ");
+    return h(Fragment, null, `${status} ${users.length} ${newest} ${stream.items.length}`);
+  };
+  page.show(h(SkeinProvider, { client }, h(Chat)));
+  await page.has("subscribed 1   0");
+  for (let i = 1; i <= 5_000; i++) {
+    server.publish("room", i);
+    server.publish("log", i);
+    void writer.append(i);
+    if (i % 100 === 0) await turns();
+  }
+  await page.has("subscribed 1 5000 5000 5000");
+});
+
 Deno.test("hooks of a contract skip data that does not fit, and the client calls onError", async () => {
   const contract = defineContract({
     toClient: { chat: z.string() },

@@ -69,6 +69,15 @@ export class ReceiveQueue<T> extends Signal {
     return this.#isEnded;
   }
 
+  /** Returns true if an item of this size may wait. */
+  hasRoom(size: number): boolean {
+    const { maxMessages, maxBytes } = this.#limits;
+    // A single message is accepted at any size, because the size limit of a message was already
+    // checked.
+    return this.#items.length === 0 ||
+      this.#items.length < maxMessages && this.#bytes + size <= maxBytes;
+  }
+
   /** Adds an item. Returns false if the queue has no room for it. */
   offer(item: T, size: number): boolean {
     if (this.#isEnded) return true;
@@ -78,12 +87,7 @@ export class ReceiveQueue<T> extends Signal {
       this.#run(item);
       return true;
     }
-    const { maxMessages, maxBytes } = this.#limits;
-    // A single message is accepted at any size, because the size limit of a message was already
-    // checked.
-    if (
-      this.#items.length >= maxMessages || (this.#items.length > 0 && this.#bytes + size > maxBytes)
-    ) return false;
+    if (!this.hasRoom(size)) return false;
     this.#items.push({ item, size });
     this.#bytes += size;
     this.notify();

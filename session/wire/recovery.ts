@@ -25,7 +25,8 @@ export interface HistoryPosition {
  * - `interrupted`: the broker was unreachable or slow to respond, and the topic has no history to
  *   catch up from.
  * - `unavailable`: the broker could not be read.
- * - `dropped`: the peer's send queue was full, and its policy dropped the messages.
+ * - `dropped`: the peer's send queue was full, and its policy dropped the messages; or no loop read
+ *   the subscription, and its queue was full.
  * - `too-large`: the message is larger than the receiver's `maxMessageBytes`.
  */
 export type RecoveryReason =
