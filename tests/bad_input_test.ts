@@ -396,17 +396,21 @@ Deno.test("Server does not subscribe a session that closes before authorize deci
 });
 
 Deno.test("connect() and dial() reject a runtime that is too old, and name the missing globals", async () => {
-  const { WebSocket } = globalThis;
+  const { performance } = globalThis;
   const { withResolvers } = Promise;
   const url = "ws://127.0.0.1:9";
   let dialed: Promise<unknown>;
   try {
-    Object.assign(globalThis, { WebSocket: undefined });
+    Object.assign(globalThis, { performance: undefined });
     Object.assign(Promise, { withResolvers: undefined });
-    dialed = assertRejects(() => dial(url), UnsupportedError, "no WebSocket, Promise.withRes");
-    assertThrows(() => connect(url), UnsupportedError, "no WebSocket, Promise.withResolvers");
+    dialed = assertRejects(
+      () => dial(url),
+      UnsupportedError,
+      "no Promise.withResolvers, performance.now",
+    );
+    assertThrows(() => connect(url), UnsupportedError, "no Promise.withResolvers, performance.now");
   } finally {
-    Object.assign(globalThis, { WebSocket });
+    Object.assign(globalThis, { performance });
     Object.assign(Promise, { withResolvers });
   }
   await dialed;

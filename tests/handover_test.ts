@@ -590,7 +590,7 @@ Deno.test("Client.handOver() ignores notices of a room from the first session af
   await turns();
   await bob.close();
   await passTime(time, 6_000);
-  assertEquals(notices, ["members ann", "members ann bob", "leave"]);
+  assertEquals(notices, ["members ann", "members ann bob", "connections", "leave"]);
 });
 
 Deno.test("Client.handOver() drops messages from the first session for a topic that the client has left", async () => {

@@ -155,7 +155,8 @@ for (
     [
       "an item of a resumable response",
       (client: Client) => {
-        const items = client.requestStream("count", 1, { id: "kept" })[Symbol.asyncIterator]();
+        const items = client.requestStream("count", 1, { id: "a-kept-response-1" })
+          [Symbol.asyncIterator]();
         items.next().catch(() => {});
       },
     ],
