@@ -3,6 +3,10 @@
 /** A passed test or step, and the start of a module. */
 const PROGRESS = /\.\.\. ok \([\dµa-z]+\)$|^running \d+ tests? from /;
 
+/** The first and the last line of what a test printed; the result of the test follows. */
+const PRINTED = /^------- (?:post-test )?output -------$/;
+const PRINTED_END = /----- (?:post-test )?output end -----$/;
+
 /** The colors of a terminal. */
 // deno-lint-ignore no-control-regex
 const COLORS = /\x1b\[[\d;]*m/g;
@@ -14,13 +18,13 @@ export interface TestOutputOptions {
   /** True to show all lines. */
   readonly isVerbose?: boolean;
   /** Called with the number of passed tests and steps. */
-  readonly onProgress?: (passed: number) => void;
+  readonly onProgress?: ((passed: number) => void) | undefined;
 }
 
 /**
  * Shortens the output of `deno test`.
  *
- * - Failures, skipped tests, what tests print, and the summary stay; lines of passed tests go.
+ * - Failures with what they printed, skipped tests, and the summary stay. Lines of passed tests go.
  * - A test in a module that the runner wrote has its own name and place only.
  */
 export class TestOutput extends TransformStream<string, string> {
@@ -29,16 +33,26 @@ export class TestOutput extends TransformStream<string, string> {
    *
    * @param options See {@linkcode TestOutputOptions}.
    */
-  constructor({ folder, isVerbose, onProgress }: TestOutputOptions) {
+  constructor({ folder, isVerbose = false, onProgress }: TestOutputOptions) {
     const written = new RegExp(`\\S*${folder}/\\S* => | => \\S*${folder}/\\S*`, "g");
     let passed = 0;
     let rest = "";
+    /** What a test printed, until its result is known. */
+    let printed = "";
+    let isPrinting = false;
     const shown = (line: string) => {
       const plain = line.replace(COLORS, "");
-      const isProgress = PROGRESS.test(plain);
-      if (isProgress) onProgress?.(++passed);
-      if (isProgress && !isVerbose) return "";
-      return `${plain.includes(folder) ? plain.replace(written, "") : line}\n`;
+      const text = `${plain.includes(folder) ? plain.replace(written, "") : line}\n`;
+      if (PROGRESS.test(plain)) onProgress?.(++passed);
+      if (isVerbose) return text;
+      if (isPrinting || PRINTED.test(plain)) {
+        printed = isPrinting ? printed + text : text;
+        isPrinting = !PRINTED_END.test(plain);
+        return "";
+      }
+      const before = / \.\.\. FAILED/.test(plain) ? printed : "";
+      printed = "";
+      return PROGRESS.test(plain) ? "" : before + text;
     };
     super({
       transform(text, controller) {
@@ -48,7 +62,8 @@ export class TestOutput extends TransformStream<string, string> {
         if (output !== "") controller.enqueue(output);
       },
       flush(controller) {
-        if (rest !== "") controller.enqueue(rest);
+        // A run that was stopped may end within what a test printed.
+        if (printed + rest !== "") controller.enqueue(printed + rest);
       },
     });
   }
