@@ -249,3 +249,33 @@ Deno.test("A lost session on another node gives way, and a live one does not", a
   await (await next.session).close();
   void ann.close();
 });
+
+Deno.test("A client whose hanging attempt is counted already gets in, on its first connection and later", async () => {
+  using time = new FakeTime();
+  let isLost = true;
+  await using server = serverOf({
+    authenticate: ({ token = "" }) => {
+      // The server counts the attempt, but its hello does not arrive.
+      if (isLost) server.network.stall("to-client");
+      isLost = false;
+      return token;
+    },
+  });
+  await using client = server.connect({ token: "ann", connectTimeoutMs: Infinity });
+  client.status.subscribe(() => {});
+  for (const isFirst of [true, false]) {
+    if (!isFirst) {
+      isLost = true;
+      client.session![internals].abort(4408, "Lost", undefined, "network");
+      await until(() => client.status.current.name === "reconnecting");
+      client.retryNow();
+    }
+    await until(() => !isLost && server.manager.count === 1);
+    const [hanging] = server.manager.sessionsOf("ann");
+    assert(!client.isConnected);
+    client.retryNow();
+    for (let i = 0; i < 40 && !client.isConnected; i++) await pass(time, 50);
+    assertEquals([client.isConnected, server.manager.count], [true, 1], `${isFirst}`);
+    assertEquals(hanging!.isClosed, true);
+  }
+});
