@@ -335,7 +335,8 @@ export class LimitError extends SkeinError {
 
 /**
  * Thrown by the application's `authenticate` to refuse a session. The message is sent to the client
- * as the close reason.
+ * as the close reason. The function `token` of a client throws it if there is no token, for example
+ * because the user has to sign in again.
  *
  * @example Usage
  * ```ts

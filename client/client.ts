@@ -36,7 +36,7 @@ import type {
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
 import { Guest } from "./guest.ts";
-import { checkConnectTimeout, NoCommonProtocol, NoToken, openSession } from "./open.ts";
+import { checkConnectTimeout, fresh, NoCommonProtocol, NoToken, openSession } from "./open.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { withoutUndefined } from "../base/options.ts";
@@ -96,8 +96,8 @@ const FRESH_TOKEN_MS = 500;
  *   server's limit is dropped and reported to `onRefused` with the code `too-large`.
  * - **Console:** if the client cannot connect or is refused, it prints one line per URL. It prints
  *   nothing if `status` was read or subscribed to, or if there is an `onError` handler.
- * - **Refused:** after the close code 4401 or 4403, or 4400 in response to an attempt to connect,
- *   the client stays disconnected with the status `refused`. Requests are rejected immediately,
+ * - **Refused:** after the close code 4401 or 4403, or 4400 in response to an attempt to connect, or
+ *   after such a refusal by `token`, the client stays disconnected with the status `refused`. Requests are rejected immediately,
  *   while subscriptions, loops and the outbox wait. {@linkcode Client.retryNow} tries again. With
  *   `endOnRefusal`, the client closes instead; loops and publications are then rejected too.
  * - **Fresh token:** if `token` is a function, the client makes one more attempt after 4401 before
@@ -1004,7 +1004,6 @@ export class Client<C extends Contract = Contract>
     const left = this.#moves?.left;
     try {
       return await this.#open((dial) => async (url, options) => {
-        this.#place = publicUrl(url);
         const silent = this.#silent;
         this.#silent = undefined;
         try {
@@ -1057,10 +1056,15 @@ export class Client<C extends Contract = Contract>
 
   #open(change: (dial: Dialer) => Dialer, signal: AbortSignal): Promise<Session> {
     const tokens = this.#tokens;
+    const next = this.#urls.next();
     return openSession({
       ...this.#options,
       token: tokens ? ({ signal }) => tokens.run(signal) : this.#options.token,
-      url: this.#urls.next(),
+      url: async ({ signal }) => {
+        const url = await fresh(next, signal);
+        this.#place = publicUrl(url);
+        return url;
+      },
       protocols: [SKEIN_PROTOCOL],
       settings: this.#settings,
       timeoutMs: this.#connectTimeoutMs,

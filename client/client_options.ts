@@ -51,8 +51,8 @@ export type ClientStatus =
   }
   | {
     /**
-     * The server refused the client. The client does not retry on its own; call `retryNow()` to
-     * retry.
+     * The server refused the client, or the function `token` did. The client does not retry on its
+     * own; call `retryNow()` to retry.
      */
     readonly name: "refused";
     readonly cause: CloseInfo;

@@ -388,3 +388,25 @@ Deno.test("Client is not refused if its url function throws a refusal", async ()
   client.status.subscribe(() => {});
   assertEquals(await settled(client), "reconnecting");
 });
+
+Deno.test("Client names its URL if token fails before the first dial", async () => {
+  for (
+    const [error, line] of [
+      [new AuthenticationError("Signed out"), "The client of m://a/ was refused: Signed out"],
+      [
+        new TypeError("fetch failed"),
+        "Cannot connect to m://a/: fetch failed; retrying, see client.status",
+      ],
+    ] as const
+  ) {
+    const told = Promise.withResolvers<unknown>();
+    const network = new Network();
+    await using _client = new Client("m://a/?token=secret", denoPlatform(network.dial), {
+      token: () => Promise.reject(error),
+      onError: (error) => told.resolve(error),
+    });
+    const heard = await told.promise;
+    assert(heard instanceof SessionClosedError);
+    assertEquals([heard.message, heard.cause], [line, error]);
+  }
+});

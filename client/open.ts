@@ -192,7 +192,8 @@ function refusedAt(url: string | URL, info: CloseInfo | undefined): SessionClose
   return closedError(`Cannot connect to ${publicUrl(absoluteUrl(url) ?? url)}`, info);
 }
 
-async function fresh<T>(value: Fresh<T>, signal: AbortSignal): Promise<T> {
+/** Returns a value, or the result of the function that provides it. */
+export async function fresh<T>(value: Fresh<T>, signal: AbortSignal): Promise<T> {
   if (typeof value !== "function") return value;
   return await (value as (options: { signal: AbortSignal }) => T | Promise<T>)({ signal });
 }

@@ -58,7 +58,7 @@ const OUTCOMES = { closed: "has ended", refused: "was refused" };
  * @param failure The failure.
  */
 export function reportFailure(settings: SessionSettings, { info, verdict, place }: Failure): void {
-  const { code, reason, error } = info;
+  const { by, code, reason, error } = info;
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
   // This library's errors already name the server, perhaps with another scheme.
   const isNamed = why.includes(`//${absoluteUrl(place)?.host}`);
@@ -66,7 +66,8 @@ export function reportFailure(settings: SessionSettings, { info, verdict, place 
   const line = isOver
     ? `The client of ${place} ${OUTCOMES[verdict]}: ${why}`
     : `${isNamed ? why : `Cannot connect to ${place}: ${why}`}; retrying, see client.status`;
-  const isUnexplained = code === CloseCode.unauthenticated && !/token/i.test(reason);
+  const isUnexplained = code === CloseCode.unauthenticated && by === "remote" &&
+    !/token/i.test(reason);
   const cure = isOver && isUnexplained ? "; give connect() a token that is valid" : "";
   const toHandler = (line: string) =>
     report(settings, new SessionClosedError(line, { info, cause: error }), undefined);
