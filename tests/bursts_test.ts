@@ -78,6 +78,24 @@ const state = async ({ server, client }: Burst) => {
 
 const read = (items: AsyncIterable<unknown>) => Array.fromAsync(items);
 
+/** Bursts of which some calls exceed a limit that is documented, and are rejected. */
+const LIMITED: ReadonlySet<string> = new Set([
+  "client.request()",
+  "client.request() with retry",
+  "session.publish()",
+  "client.presence() in ever new rooms",
+  "session.presence()",
+  "client.subscribe() to many topics",
+  "client.subscribe() to many histories",
+  "session.subscribe()",
+  "client.requestStream()",
+  "client.requestStream() with an id",
+  "subscriptions that end soon",
+  "requests of the server",
+  "everything at once",
+  "session.authenticate()",
+]);
+
 const BURSTS: Record<string, Start> = {
   "client.send()": ({ client }) => (i) => client.send("note", i),
   "client.request()": ({ client }) => (i) => client.request("ask", i),
@@ -195,7 +213,9 @@ for (const [what, start] of Object.entries(BURSTS)) {
     const answers = Array.from({ length: CALLS }, async (_, i) => await call(i));
     const settled = await soonIn(time, Promise.allSettled(answers));
     for (const one of settled) {
-      if (one.status === "fulfilled" || one.reason instanceof QueueFullError) continue;
+      if (one.status === "fulfilled") continue;
+      assert(LIMITED.has(what), `Expected no rejection, received ${one.reason}`);
+      if (one.reason instanceof QueueFullError) continue;
       assertInstanceOf(one.reason, RequestError);
       assertEquals(one.reason.failure.code, "too-many");
     }
