@@ -4,7 +4,8 @@ import { connect } from "../client.ts";
 import { guest, type ServerUrl } from "../mod.ts";
 import { passTime, type TestServer, testServer, turns } from "../testing/mod.ts";
 import { listen } from "../tests/servers.ts";
-import { soon } from "../tests/waiting.ts";
+import { soon, until } from "../tests/waiting.ts";
+import "./recovery.ts"; // Loaded before fake time passes.
 import type { Client } from "./client.ts";
 import type { ClientOptions, Dialer } from "./client_options.ts";
 import { connectBy } from "./connect.ts";
@@ -131,6 +132,7 @@ Deno.test("A guest of a page stays the same member of a room through reloads, wi
     sizes.add(members.size);
     for (const user of members.keys()) seen.add(user);
   });
+  await until(() => seen.has("ann"));
   let current = page;
   const users = new Set<string>();
   for (let visits = 0; visits < 4; visits++) {
