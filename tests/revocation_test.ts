@@ -14,7 +14,6 @@ import { type ServeOptions, Server } from "../server.ts";
 import { memoryPair } from "../testing/mod.ts";
 import type { MemoryPair } from "../transport/mod.ts";
 import { type Answer, Page } from "./page.ts";
-import { TICKET_KEY } from "../session/url.ts";
 import { listen, UPGRADE_HEADERS } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 
@@ -462,7 +461,7 @@ Deno.test("A client that moves to another session loses a topic that its earlier
   const run = await begin(house);
   await run.page.ask({ subscribe: chat(run.id) });
   const ticket = run.page.hello!["ticket"];
-  const url = `${house.near.url}?token=${run.user}&${TICKET_KEY}${ticket}`;
+  const url = `${house.near.url}?token=${run.user}&ticket=${ticket}`;
   const next = await Page.open(url, "skein.1");
   const pause = house.pause(run.user, "authorize");
   const answer = next.ask({ subscribe: chat(run.id) });
