@@ -5,7 +5,7 @@
 import { isForSize } from "../transport/close_info.ts";
 import { checkTopic, type EncodedMessage, encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
-import { Attempts } from "./attempts.ts";
+import { Attempts } from "../base/attempts.ts";
 import { Outbox } from "./outbox.ts";
 import { Publications } from "./publications.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -146,7 +146,7 @@ export class Client<C extends Contract = Contract>
   readonly #options: ClientOptions;
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
-  readonly #attempts: Attempts;
+  readonly #attempts: Attempts<Session | CloseInfo>;
   readonly #outbox: Outbox;
   readonly #publications: Publications;
   #delivery: Delivery | undefined;
@@ -237,6 +237,8 @@ export class Client<C extends Contract = Contract>
     this.#attempts = new Attempts({
       runtime,
       open: (signal) => this.#attempt(signal),
+      isFinal: (result) => result instanceof Session || result.by !== "network",
+      discard: (late) => late instanceof Session && late[internals].abort(CloseCode.normal, ""),
       // From now on, the client notices when its page wakes up.
       onHang: () => void this.#lookAfter(),
       onBeside: () => this.#abortCalls(),

@@ -10,10 +10,11 @@ import {
   TIME,
 } from "../../base/option_checks.ts";
 import { TimeoutError } from "../../errors.ts";
+import { Attempts } from "../../base/attempts.ts";
 import { Backoff } from "../../base/backoff.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
-import { pause, startTimer, within } from "../../base/wait.ts";
+import { anySignal, pause, startTimer, within } from "../../base/wait.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { MoqCloseInfo, MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
@@ -130,6 +131,10 @@ interface Outcome {
   readonly isFinal: boolean;
   /** The URL to connect to instead. */
   readonly uri?: string | undefined;
+}
+
+function isOpen(result: MoqSession | Outcome): result is MoqSession {
+  return !("isFinal" in result);
 }
 
 const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
@@ -297,6 +302,9 @@ export class MoqClient implements AsyncDisposable {
   #session: MoqSession | undefined = undefined;
   #troubledSince: number;
   #delay: AbortController | undefined = undefined;
+  readonly #attempts: Attempts<MoqSession | Outcome>;
+  /** The URL to which the last GOAWAY migrates the client. */
+  #uri: string | undefined = undefined;
   /** The error of the last attempt or session, for callers that wait for the next session. */
   #lastFailure: unknown = undefined;
 
@@ -315,6 +323,12 @@ export class MoqClient implements AsyncDisposable {
     this.#options = options;
     this.#retry = retrySettings(retry);
     this.#backoff = new Backoff(runtime, this.#retry);
+    this.#attempts = new Attempts({
+      runtime,
+      open: (signal) => this.#attempt(signal),
+      isFinal: (result) => isOpen(result) || result.isFinal,
+      discard: (late) => isOpen(late) && late.close(),
+    });
     signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -421,11 +435,13 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /**
-   * Starts the next attempt now if the client is waiting for it. The same happens when a browser
-   * comes back online.
+   * Starts the next attempt now if the client is waiting for it. If an attempt is running, another
+   * one starts beside it once the first has taken a second; the first session that opens is used.
+   * The same happens when a browser comes back online.
    */
   retryNow(): void {
     this.#delay?.abort();
+    this.#attempts.hurry();
   }
 
   /**
@@ -489,12 +505,9 @@ export class MoqClient implements AsyncDisposable {
 
   /** Runs one session, from dialing until it closes or receives GOAWAY. */
   async #runSession(uri: string | undefined): Promise<Outcome> {
-    let session: MoqSession;
-    try {
-      session = await this.#dial(uri);
-    } catch (error) {
-      return { cause: { error }, isFinal: isRefusal(error) };
-    }
+    this.#uri = uri;
+    const session = await this.#attempts.run();
+    if (!isOpen(session)) return session;
     const since = this.#runtime.now();
     this.#begin(session);
     const goaway = await Promise.race([session.draining, session.closed.then(() => undefined)]);
@@ -513,10 +526,19 @@ export class MoqClient implements AsyncDisposable {
     return endOutcome(await session.closed, isStable);
   }
 
-  async #dial(uri: string | undefined): Promise<MoqSession> {
+  /** Makes one attempt to open a session. Returns a failure instead of throwing it. */
+  async #attempt(signal: AbortSignal): Promise<MoqSession | Outcome> {
+    try {
+      return await this.#dial(anySignal(this.#stop.signal, signal));
+    } catch (error) {
+      return { cause: { error }, isFinal: isRefusal(error) };
+    }
+  }
+
+  async #dial(signal: AbortSignal): Promise<MoqSession> {
     const { dial, connectTimeoutMs = 10_000 } = this.#options;
     const { mux } = this;
-    const { signal } = this.#stop;
+    const uri = this.#uri;
     const attempt = new AbortController();
     const giveUp = () => attempt.abort(signal.reason);
     signal.addEventListener("abort", giveUp, { once: true });

@@ -415,6 +415,36 @@ Deno.test("MoqClient.retryNow() skips the delay, and so does a browser that come
   assertEquals(Date.now(), time.start);
 });
 
+Deno.test("MoqClient.retryNow() starts an attempt beside one that hangs, and so does a browser that comes online", async () => {
+  for (
+    const wake of [
+      (client: MoqClient) => client.retryNow(),
+      () => globalThis.dispatchEvent(new Event("online")),
+    ]
+  ) {
+    using time = new FakeTime();
+    const signals: AbortSignal[] = [];
+    const network = new MoqNetwork();
+    await using client = new MoqClient({
+      connectTimeoutMs: Infinity,
+      dial: async (signal, context) => {
+        signals.push(signal);
+        if (signals.length > 1) return await network.dial(signal, context);
+        return await new Promise<never>((_, reject) => {
+          signal.addEventListener("abort", () => reject(signal.reason));
+        });
+      },
+    });
+    assertEquals(await settledMoq(client), "connecting");
+    for (let i = 0; i < 100; i++) wake(client);
+    await pass(time, 999);
+    assertEquals([await settledMoq(client), signals.length], ["connecting", 1]);
+    await pass(time, 1);
+    assertEquals([await settledMoq(client), signals.length], ["connected", 2]);
+    assertEquals(signals.map(({ aborted }) => aborted), [true, false]);
+  }
+});
+
 Deno.test("MoqClient.whenConnected() waits for the session, up to its timeout and signal", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();

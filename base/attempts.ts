@@ -1,7 +1,5 @@
-/** The attempts of a client to connect. A wake-up starts another one beside one that hangs. */
-import type { Runtime, Timer } from "../base/runtime.ts";
-import { CloseCode, type CloseInfo } from "../errors.ts";
-import { internals, Session } from "../session/session.ts";
+/** Attempts to connect. A wake-up starts another one beside one that hangs. */
+import type { Runtime, Timer } from "./runtime.ts";
 
 /**
  * The time after which an attempt counts as hanging, in milliseconds. On most networks, a session
@@ -9,15 +7,23 @@ import { internals, Session } from "../session/session.ts";
  */
 export const HANGING_MS = 1_000;
 
-/** The parts of the client that its attempts use. */
-export interface AttemptParts {
+/**
+ * The operations of {@linkcode Attempts}.
+ *
+ * @typeParam R The result of an attempt: a session, or a failure.
+ */
+export interface AttemptParts<R> {
   readonly runtime: Runtime;
   /** Makes one attempt. Never rejects: a failure is returned. */
-  readonly open: (signal: AbortSignal) => Promise<Session | CloseInfo>;
+  readonly open: (signal: AbortSignal) => Promise<R>;
+  /** Returns whether a result ends the other attempt too, such as a session or a refusal. */
+  readonly isFinal: (result: R) => boolean;
+  /** Closes a session that opened after its attempt was aborted. */
+  readonly discard: (result: R) => void;
   /** Called when an attempt hangs. */
-  readonly onHang: () => void;
+  readonly onHang?: () => void;
   /** Called before a wake-up starts an attempt beside one that hangs. */
-  readonly onBeside: () => void;
+  readonly onBeside?: () => void;
 }
 
 /**
@@ -28,23 +34,25 @@ export interface AttemptParts {
  * - **Winner:** the first session that opens is used, and the other attempt is aborted. A response
  *   of the server also ends both attempts.
  * - **Failure:** if one attempt fails on the network, the other one continues.
+ *
+ * @typeParam R The result of an attempt.
  */
-export class Attempts {
-  readonly #parts: AttemptParts;
+export class Attempts<R> {
+  readonly #parts: AttemptParts<R>;
   /** The running attempts, the oldest first. */
   #running: AbortController[] = [];
-  #done: (result: Session | CloseInfo) => void = () => {};
+  #done: (result: R) => void = () => {};
   #timer: Timer | undefined;
   #isHanging = false;
   /** True if a wake-up arrived before the attempt counted as hanging. */
   #isHurried = false;
 
-  constructor(parts: AttemptParts) {
+  constructor(parts: AttemptParts<R>) {
     this.#parts = parts;
   }
 
   /** Starts an attempt. Resolves with its result, or that of an attempt beside it. */
-  run(): Promise<Session | CloseInfo> {
+  run(): Promise<R> {
     return new Promise((resolve) => {
       this.#done = resolve;
       void this.#start();
@@ -60,31 +68,27 @@ export class Attempts {
     if (!this.#isHanging) this.#isHurried = length === 1;
     else if (length > 0) {
       if (length > 1) this.#running.pop()!.abort();
-      this.#parts.onBeside();
+      this.#parts.onBeside?.();
       void this.#start();
     }
   }
 
   async #start(): Promise<void> {
-    const { runtime, open, onHang } = this.#parts;
+    const { runtime, open, isFinal, discard, onHang } = this.#parts;
     const attempt = new AbortController();
     this.#running.push(attempt);
     this.#isHanging = this.#isHurried = false;
     runtime.clearTimeout(this.#timer);
     this.#timer = runtime.setTimeout(() => {
       this.#isHanging = true;
-      onHang();
+      onHang?.();
       if (this.#isHurried) this.hurry();
     }, HANGING_MS);
     const result = await open(attempt.signal);
-    const isOpen = result instanceof Session;
     // Two attempts may open in the same turn.
-    if (attempt.signal.aborted) {
-      if (isOpen) result[internals].abort(CloseCode.normal, "");
-      return;
-    }
+    if (attempt.signal.aborted) return discard(result);
     this.#running = this.#running.filter((other) => other !== attempt);
-    if (!isOpen && result.by === "network" && this.#running.length > 0) return;
+    if (!isFinal(result) && this.#running.length > 0) return;
     runtime.clearTimeout(this.#timer);
     for (const other of this.#running) other.abort();
     this.#running = [];
