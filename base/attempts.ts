@@ -21,9 +21,9 @@ export interface AttemptParts<R> {
   /** Closes a session that opened after its attempt was aborted. */
   readonly discard: (result: R) => void;
   /** Called when an attempt hangs. */
-  readonly onHang?: () => void;
+  readonly onHang?: (() => void) | undefined;
   /** Called before a wake-up starts an attempt beside one that hangs. */
-  readonly onBeside?: () => void;
+  readonly onBeside?: (() => void) | undefined;
 }
 
 /**
