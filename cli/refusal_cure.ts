@@ -37,7 +37,9 @@ export function refusalCure(code: number, reason: string): string | undefined {
     case 4503:
       return "The server is draining, or its `authenticate` failed: try again later, or on another node";
     case 4507:
-      return "Read faster or send less, or raise `session.queue` of the server";
+      return /handler|loop/.test(reason)
+        ? "Send less, or raise `session.receiveQueue` of the server"
+        : "Read faster or send less, or raise `session.sendQueue` of the server";
     default:
       return undefined;
   }

@@ -223,6 +223,7 @@ export class Client<C extends Contract = Contract>
     this.#settings = checkSettings<unknown, C, "client">({
       ...options,
       side: "client",
+      onClose() {}, // `#report` prints the line for this.
       onGoAway: (goaway, session) => {
         this.#retryAt = runtime.now() + goaway.retryAfterMs;
         options.onGoAway?.(goaway, session);
@@ -851,7 +852,11 @@ export class Client<C extends Contract = Contract>
       while (true) {
         const { info, wasReady } = await this.#live();
         const verdict = this.#judge(info, wasReady);
-        if (verdict === "closed" || verdict === "refused" || !wasReady) this.#report(info, verdict);
+        // The loop over the client throws if it was too slow itself.
+        const isFull = info.code === CloseCode.queueFull && !(this.#isRead && info.by === "local");
+        if (verdict === "closed" || verdict === "refused" || isFull || !wasReady) {
+          this.#report(info, verdict);
+        }
         if (verdict === "closed") return this.#finish("closed", info);
         if (verdict === "refused") {
           if (endOnRefusal) return this.#finish("refused", info);

@@ -262,7 +262,10 @@ export interface ClientOptions<C extends Contract = Contract>
    *
    * - errors thrown by handlers,
    * - the first error of a subscription that waits until the server can answer,
-   * - each failure to connect, if no one reads `status`; these errors have no session.
+   * - each failure to connect, if no one reads `status`; these errors have no session,
+   * - one error an hour about each kind of loss that no other handler receives: a session that
+   *   closed with 4507 without a reader of `status`, dropped messages without `onDropped`, a gap
+   *   without `onRecovery`, and the end of a subscription without a loop.
    *
    * Without this handler, errors are printed.
    */
@@ -289,7 +292,7 @@ export interface ClientSubscribeOptions extends HistoryOptions {
    * loop; the argument says whether all missed messages will follow. The loop over the subscription calls and awaits this function between the messages
    * before the loss and the messages after it. If the function throws, the loop throws that error.
    * Without this function, read {@linkcode Subscription.recovery}, which holds the same
-   * information.
+   * information. A gap in a topic with a history is then also printed, once for each topic.
    */
   readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
 }

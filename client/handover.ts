@@ -289,7 +289,9 @@ async function moveTo<C extends Contract>(
     subscriptions.move(next, (readers, answer) => {
       // For a topic with a history, the new session repeats the remaining messages of the old one,
       // so ignore those here.
-      if (readers.hasHistory || !answer) return { offer() {} };
+      if (readers.hasHistory || !answer) {
+        return { offer: (event) => event.kind === "dropped" || undefined };
+      }
       const passage: Passage<C> = new Passage(readers, {
         arrive: (head) => subscriptions.arrive(readers, head),
         begin: (session) => {
@@ -378,14 +380,15 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
   }
 
   /** Receives an event from the new session, as {@linkcode TopicSink} describes. */
-  offer(event: IncomingMessage | TopicNote, size: number): void {
+  offer(event: IncomingMessage | TopicNote, size: number): void | true {
     // If the client has left the topic in the meantime, its events keep their route.
-    if (!this.#held) return void this.#next.offer(event, size);
+    if (!this.#held) return this.#next.offer(event, size);
     // The pending reply will be newer than this removal, so the removal is not held.
     if (event.kind === "unsubscribed" && !this.#readers.isInForce) return;
     this.#heldBytes += size;
     const count = this.#held.push([event, size]);
     if (count >= MAX_HELD.messages || this.#heldBytes > MAX_HELD.bytes) this.end();
+    return this.#recovers(event);
   }
 
   /** Passes on the held events. Idempotent. */
@@ -421,11 +424,17 @@ class Passage<C extends Contract> extends Signal implements HeadSink {
     return this.#earlier ?? this.#readers;
   }
 
-  #pass(event: IncomingMessage | TopicNote, size: number): void {
+  /** Returns true for a note about dropped messages that the readers request again. */
+  #recovers(event: IncomingMessage | TopicNote): true | undefined {
+    return event.kind === "dropped" && this.#readers.hasHistory || undefined;
+  }
+
+  #pass(event: IncomingMessage | TopicNote, size: number): void | true {
     if (event.kind === "unsubscribed") return this.end();
     // Until the reply arrives, only the first event shows whether the topic has a history.
     const hasHistory = "offset" in event && event.offset !== undefined;
     if (this.#held && !hasHistory) this.#next.offer(event, size);
+    return this.#recovers(event);
   }
 }
 

@@ -2,8 +2,8 @@
  * Code that a client loads late. It notices a lost server, moves subscriptions and messages to the
  * next session, and reports failures if no one reads the client's status.
  */
-import { CloseCode, type CloseInfo, QueueFullError, SessionClosedError } from "../errors.ts";
-import { report, type SessionSettings } from "../session/settings.ts";
+import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { report, type SessionSettings, tellLoss } from "../session/settings.ts";
 import { absoluteUrl } from "../transport/url.ts";
 
 export { Delivery, flushed } from "./delivery.ts";
@@ -31,23 +31,6 @@ export interface Failure {
   readonly place: string;
 }
 
-/**
- * Reports once for each topic that messages have no reader, to `onError`, or to the console if there
- * is no such handler.
- *
- * @param settings The settings of the client's sessions.
- * @param topic The topic.
- */
-export function reportUnread(settings: SessionSettings, topic: string): void {
-  const line = `Messages on "${topic}" have no reader: loop over the subscription, ` +
-    "or use client.members() only to be in a room";
-  settings.console.tell("unread", line, {
-    about: topic,
-    to: settings.handlers.onError &&
-      ((line) => report(settings, new QueueFullError(line), undefined)),
-  });
-}
-
 /** The words for failures after which a client does not retry on its own. */
 const OUTCOMES = { closed: "has ended", refused: "was refused" };
 
@@ -59,6 +42,7 @@ const OUTCOMES = { closed: "has ended", refused: "was refused" };
  */
 export function reportFailure(settings: SessionSettings, { info, verdict, place }: Failure): void {
   const { by, code, reason, error } = info;
+  if (code === CloseCode.queueFull) return tellLoss(settings, { kind: "full", info });
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
   // This library's errors already name the server, perhaps with another scheme.
   const isNamed = why.includes(`//${absoluteUrl(place)?.host}`);

@@ -5,6 +5,7 @@
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import type { SubscriptionChange, SubscriptionState } from "./subscription_state.ts";
 import type { IncomingMessage, TopicNote } from "../session/message.ts";
+import type { TopicLoss } from "../session/settings.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
@@ -43,12 +44,12 @@ export interface Resumed extends Progress {
   put(next: Waiting, size: number): void;
 }
 
-/** The client's part in the recovery of a subscription. */
-interface Owner {
+/** The parts of the client that recovery uses. */
+interface ResumeOwner {
   /** Requests the topic from the server. */
   ask(): void;
-  /** Reports that messages have no reader. */
-  unread(): void;
+  /** Reports a loss that the application does not handle. */
+  lost(loss: TopicLoss): void;
 }
 
 /**
@@ -70,7 +71,7 @@ export class Resume {
   /** True while events are ignored, because the reader's queue was full. */
   isBehind = false;
   readonly #subscription: Resumed;
-  readonly #owner: Owner;
+  readonly #owner: ResumeOwner;
   readonly #options: ClientSubscribeOptions;
   /** The newest known position, or `undefined` until the server sends one. */
   #known: HistoryPosition | undefined;
@@ -90,7 +91,7 @@ export class Resume {
 
   constructor(
     subscription: Resumed,
-    owner: Owner,
+    owner: ResumeOwner,
     options: ClientSubscribeOptions,
   ) {
     this.#subscription = subscription;
@@ -152,7 +153,7 @@ export class Resume {
   #fallsBehind(size: number): boolean {
     if (this.isBehind) return true;
     if (this.#known === undefined || this.#subscription.hasRoom(size)) return false;
-    if (this.#subscription.queued === undefined) this.#owner.unread();
+    if (this.#subscription.queued === undefined) this.#owner.lost({ kind: "unread" });
     return this.isBehind = true;
   }
 
@@ -299,6 +300,11 @@ export class Resume {
       this.#subscription.recovery = recovery;
       return this.#options.onRecovery?.(recovery);
     });
+    const { reason } = how;
+    // A topic without a history has a gap after each loss of the connection. Messages that are too
+    // large were reported when they were skipped.
+    const isTold = this.#options.onRecovery || reason === "no-history" || reason === "too-large";
+    if (reason !== undefined && !isTold) this.#owner.lost({ kind: "gap", gap: { reason } });
   }
 
   #put(next: Waiting, size = 0): void {

@@ -31,7 +31,12 @@ function follow(options: ClientSubscribeOptions = {}) {
   };
   const resume = new Resume(
     progress,
-    { ask: () => counts.asked++, unread: () => counts.unread++ },
+    {
+      ask: () => counts.asked++,
+      lost({ kind }) {
+        if (kind === "unread") counts.unread++;
+      },
+    },
     {
       ...options,
       onRecovery: (recovery) => {

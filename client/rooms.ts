@@ -216,7 +216,7 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
   #error: unknown;
 
   constructor(room: string, owner: SubscriptionOwner) {
-    super(room, owner);
+    super(room, { ...owner, lost() {} }); // `current` contains the error.
     this.#owner = owner;
     this.status.observe(() => this.#changed());
   }

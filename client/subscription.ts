@@ -1,5 +1,5 @@
 /** A client's subscription to one topic. */
-import { QueueFullError, type RequestError } from "../errors.ts";
+import { QueueFullError, RequestError } from "../errors.ts";
 import { abortError } from "../base/wait.ts";
 import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
 import { checkLoop, ReceiveQueue } from "../session/queue/receive_queue.ts";
@@ -15,6 +15,7 @@ import { STATES, type SubscriptionChange, type SubscriptionState } from "./subsc
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import type { Faults } from "../session/faults.ts";
+import type { TopicLoss } from "../session/settings.ts";
 import type { IncomingMessage } from "../session/message.ts";
 
 /** The maximum number of messages and bytes that wait for a slow reader, or for the first one. */
@@ -30,10 +31,10 @@ export interface SubscriptionOwner {
    * returns.
    */
   ask(): void;
+  /** Reports a loss that the application does not handle. */
+  lost(loss: TopicLoss): void;
   /** Loads the module `resume.ts`. */
   loadRecovery(): Promise<unknown>;
-  /** Reports that messages have no reader. */
-  unread(): void;
   /** Ends the subscription at the server. Rejects if the server does not reply. */
   end(): Promise<void>;
   /** Returns whether the server has sent a notice about the users in the topic. */
@@ -57,6 +58,8 @@ export interface SubscriptionOwner {
  * - **Removed:** if the server removes the client from the topic, the loop yields the earlier
  *   messages, and then throws a {@linkcode RequestError} with the server's code. After `too-many`
  *   and `unavailable`, the client retries instead.
+ * - **Without a loop,** a final refusal or removal is printed once for each topic, unless you read
+ *   `ready` before the first reply, or follow `status`.
  * - **Superseded:** if the server restarted the subscription in the meantime, the client requests
  *   the topic again.
  * - **History:** if the topic has a history, messages that were missed during a loss are delivered
@@ -81,11 +84,6 @@ export class Subscription<
 > implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable {
   /** The topic. */
   declare readonly topic: string;
-  /**
-   * Resolves when the server confirms the subscription for the first time; rejects if the server
-   * refuses it.
-   */
-  declare readonly ready: Promise<void>;
   /**
    * The status. Read it from `current`, and follow its changes with a loop or `subscribe`. Between
    * `lost` and `subscribed`, the client may miss messages. If the topic has a history, the missed
@@ -131,6 +129,7 @@ export class Subscription<
   #isIterated = false;
   /** True if messages were dropped because there was no loop. */
   #isDropped = false;
+  #isAwaited = false;
 
   /** Creates a subscription. Called by `client.subscribe`. */
   constructor(topic: string, owner: SubscriptionOwner, options: ClientSubscribeOptions = {}) {
@@ -139,8 +138,16 @@ export class Subscription<
     this.#options = options;
     // The value is `null` if it comes from storage in which a page has not saved a position yet.
     this.position = options.since ?? undefined;
-    this.ready = this.#ready.promise;
-    this.ready.catch(() => {});
+    this.#ready.promise.catch(() => {});
+  }
+
+  /**
+   * Resolves when the server confirms the subscription for the first time; rejects if the server
+   * refuses it.
+   */
+  get ready(): Promise<void> {
+    this.#isAwaited = true;
+    return this.#ready.promise;
   }
 
   /** True if the subscription has ended. */
@@ -206,6 +213,7 @@ export class Subscription<
     if (this.#state === "joining") return;
     if (this.#resume) this.#resume.receive(event, size);
     else if (event.kind === "message") this.put(event, size);
+    else if (event.kind === "gap") this.#owner.lost(event);
   }
 
   /**
@@ -256,7 +264,7 @@ export class Subscription<
         // The reader receives the error above, even if the server does not reply.
         return void this.#owner.end().catch(() => {});
       }
-      if (!this.#isDropped) this.#owner.unread();
+      if (!this.#isDropped) this.#owner.lost({ kind: "unread" });
       this.#isDropped = true;
       this.#queue.take();
     }
@@ -315,10 +323,18 @@ export class Subscription<
 
   /** Ends the subscription at this end only. Called by the client. */
   end(error?: unknown): void {
+    if (error instanceof RequestError) this.#tell(error);
     this.#error ??= error;
     this.#ready.reject(error ?? abortError("The subscription ended"));
     this.#queue.end();
     this.change("end");
+  }
+
+  /** Reports the end, unless a loop, `status`, or `ready` before the first reply, tells it. */
+  #tell(error: RequestError): void {
+    const kind = this.status.current === "pending" ? "refused" : "ended";
+    if (this.#isIterated || this.status.isObserved || kind === "refused" && this.#isAwaited) return;
+    this.#owner.lost({ kind, error });
   }
 
   /**

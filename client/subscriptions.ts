@@ -19,7 +19,7 @@ import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../session/wire/presence_notice.ts";
 import { checkTopic } from "../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import { tellLoss } from "../session/settings.ts";
 
 /**
  * The maximum number of concurrent requests to subscribe. It is half of the pending requests that a
@@ -32,11 +32,6 @@ const MAX_ASKED_AT_ONCE = 32;
  * default topic limit of a session.
  */
 const MAX_RESUMED_AT_ONCE = 128;
-
-/** The part of `recovery.ts` that reports messages without a reader. */
-interface UnreadPart {
-  reportUnread(settings: SessionSettings, topic: string): void;
-}
 
 type RetriesPart = typeof import("./retries.ts");
 
@@ -116,14 +111,8 @@ export class Subscriptions<C extends Contract> {
       ask: () => {
         if (!subscription.isEnded) this.#later(readers);
       },
+      lost: (loss) => tellLoss(this.#last![internals].settings, { ...loss, topic }),
       loadRecovery: this.#loadRecovery,
-      unread: () => {
-        const { settings } = this.#last![internals];
-        this.#loadRecovery().then(
-          (part) => (part as UnreadPart).reportUnread(settings, topic),
-          () => {},
-        );
-      },
       end: () => {
         readers.all.delete(subscription);
         return this.#leave(readers);
@@ -576,10 +565,12 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   }
 
   /** Handles an event of the topic. */
-  offer(event: IncomingMessage | TopicNote, size: number): void {
+  offer(event: IncomingMessage | TopicNote, size: number): void | true {
     if (event.kind === "unsubscribed") return this.#removed(event.unsubscribed);
     this.#move(event);
     for (const subscription of this.all) subscription.offer(event, size);
+    // If the topic has a history, messages that were dropped are requested again.
+    if (event.kind === "dropped" && this.hasHistory) return true;
   }
 
   /** A reply that lets a subscription start after the newest publication. */

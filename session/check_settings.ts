@@ -67,13 +67,17 @@ export interface SessionHandlers<
    *   rejected with `unanswered`, because loops do not read requests.
    */
   readonly requests?: RequestHandlers<V, NoInfer<C>, S> | undefined;
-  /** Called once, when an established session has closed. */
+  /**
+   * Called once, when an established session has closed. Without this handler and `onError`, one
+   * line an hour is printed about sessions that close with 4507, because messages may be missing.
+   */
   readonly onClose?:
     | ((session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>)
     | undefined;
   /**
    * Receives the error of a handler that failed. Without this handler, errors are printed, at most
-   * 16 a minute.
+   * 16 a minute. It also receives one error an hour about each kind of loss that no other handler
+   * receives, such as dropped messages without `onDropped`.
    */
   readonly onError?: ((error: unknown, session: Session<V, C, S>) => void) | undefined;
   /**
@@ -99,7 +103,7 @@ export interface SessionHandlers<
   readonly onRefused?: ((error: RequestError, session: Session<V, C, S>) => void) | undefined;
   /**
    * Called when the peer reports that it dropped messages to this end. If they belong to several
-   * topics, `topic` is absent.
+   * topics, `topic` is absent. Without this handler and `onError`, one line an hour is printed.
    */
   readonly onDropped?:
     | ((

@@ -21,7 +21,7 @@ import { settlesWithin } from "../base/wait.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import type { FrameTap } from "./queue/frames.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/turn.ts";
-import { report, type SessionSettings } from "./settings.ts";
+import { report, type SessionSettings, tellLoss } from "./settings.ts";
 import type { Lineage, SessionFace, SessionIdentity, SessionState } from "./types.ts";
 import type { Hello } from "./wire/envelope.ts";
 
@@ -95,7 +95,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   /** The half that sends; `Inside` has its type. */
   declare readonly sending: SessionHalf;
   /** The half that receives; `Inside` has its type. */
-  declare readonly receiving: SessionHalf & WaitObserver;
+  declare readonly receiving: SessionHalf & WaitObserver & { readonly isRead: boolean };
   /** When the session was created, in milliseconds since the Unix epoch. */
   declare readonly createdAt: number;
   /** Id of the session. */
@@ -213,6 +213,11 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
   /** Events of the session, created on first access. */
   get events(): SessionEvents {
     return this.#events ??= new EventsOfSession(this.session, this.settings);
+  }
+
+  /** True if the application follows the events of the session. */
+  get isFollowed(): boolean {
+    return this.#events !== undefined;
   }
 
   /** Dispatches an event. Does nothing before the first access to `events`. */
@@ -432,6 +437,10 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     if (this.readyAt === undefined) return;
     watch?.closed(this.session, info);
     if (handlers.onClose !== undefined) void this.#callOnClose(info, handled);
+    // A loop at a client throws.
+    else if (info.code === CloseCode.queueFull && (side === "server" || !this.receiving.isRead)) {
+      tellLoss(this.settings, { kind: "full", info }, this.session);
+    }
   }
 
   /**

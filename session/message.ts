@@ -75,7 +75,8 @@ export interface TopicSink {
   /**
    * Offers a message, or a note between messages.
    *
-   * @returns `true` to pass the message on to the handler or loop as well.
+   * @returns `true` to pass the message on to the handler or loop as well. For a note about
+   * dropped messages, `true` if the sink requests them again.
    */
   offer(event: IncomingMessage | TopicNote, size: number): void | true;
 }

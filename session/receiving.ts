@@ -32,7 +32,7 @@ import { MAX_JOINED_BYTES } from "./queue/frames.ts";
 import { type Consumer, ReceiveQueue } from "./queue/receive_queue.ts";
 import { Replies } from "./replies.ts";
 import type { Sending } from "./sending.ts";
-import { report, type SessionSettings } from "./settings.ts";
+import { report, type SessionSettings, tellLoss } from "./settings.ts";
 import type { InboundStats, SessionFace } from "./types.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
 import { type Envelope, type Hello, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";
@@ -332,11 +332,16 @@ export class Receiving
 
   /**
    * Passes a note to the subscriptions of its topic, or to all subscriptions if it has no topic.
+   *
+   * @returns True if the subscriptions of its topic request again what was dropped.
    */
-  note(note: TopicNote): void {
+  note(note: TopicNote): boolean {
+    let isHandled = false;
     for (const [topic, sink] of this.#sinks ?? []) {
-      if ((note.topic ?? topic) === topic) sink.offer(note, 0);
+      if ((note.topic ?? topic) !== topic) continue;
+      if (sink.offer(note, 0) === true) isHandled = true;
     }
+    return isHandled && note.topic !== undefined;
   }
 
   receive(frame: Frame): void {
@@ -739,18 +744,25 @@ export class Receiving
         return core.notify(() => handlers.onGoAway?.(envelope.goaway, session));
       case "dropped":
         sending.count("droppedByPeer", envelope.count);
-        this.note(envelope);
+        if (!this.note(envelope) && handlers.onDropped === undefined) {
+          tellLoss(this.#settings, envelope, session);
+        }
         return core.notify(() => handlers.onDropped?.(envelope.count, envelope.topic, session));
-      case "gap":
-        core.emit("gap", envelope.gap);
+      case "gap": {
+        const { gap, topic } = envelope;
+        core.emit("gap", gap);
         this.note(envelope);
-        if (envelope.gap.reason === "too-large") this.faults.missed(envelope.topic);
+        if (gap.reason === "too-large") this.faults.missed(topic);
+        else if (!this.#sinks?.has(topic) && !core.isFollowed) {
+          tellLoss(this.#settings, envelope, session);
+        }
         return;
+      }
       case "unsubscribed":
         core.emit("unsubscribed", envelope.unsubscribed);
-        return this.note(envelope);
+        return void this.note(envelope);
       case "skip":
-        return this.note(envelope);
+        return void this.note(envelope);
       case "renew":
         core.emit("renew", { withinMs: envelope.withinMs });
         return this.onRenew?.();

@@ -7,6 +7,7 @@ import type { CallCheck, SessionCalls } from "./calls.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { KeepAnswer, RequestTable } from "./answers/request_table.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
+import type { RecoveryReason } from "./wire/recovery.ts";
 import type { Contract, ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
@@ -409,6 +410,43 @@ export function report(
     print(failure);
     print(error);
   });
+}
+
+/** A loss of one topic, as a subscription notices it. */
+export type TopicLoss =
+  /** Publications are missing. */
+  | { readonly kind: "gap"; readonly gap: { readonly reason: RecoveryReason } }
+  /** No loop reads the messages, and the queue is full. */
+  | { readonly kind: "unread" }
+  /** The server rejected a subscription, or ended it. */
+  | { readonly kind: "refused" | "ended"; readonly error: RequestError };
+
+/** Lost messages, as one end of a session notices them. */
+export type Loss =
+  | TopicLoss & { readonly topic: string }
+  /** The session closed with 4507: one end read too slowly. */
+  | { readonly kind: "full"; readonly info: CloseInfo }
+  /** The peer dropped messages from its send queue; of several topics if there is no `topic`. */
+  | { readonly kind: "dropped"; readonly count: number; readonly topic?: string | undefined };
+
+/** The part of `insight/losses.ts` that reports a loss. */
+interface LossPart {
+  tellLoss(settings: SessionSettings, loss: Loss, session: SessionFace | undefined): void;
+}
+
+/**
+ * Reports a loss that no handler of the application receives. The code loads on first use; if it
+ * cannot be loaded, the network is the more important problem.
+ *
+ * @param settings Settings of the session.
+ * @param loss The loss.
+ * @param session The session, if there is only one.
+ */
+export function tellLoss(settings: SessionSettings, loss: Loss, session?: SessionFace): void {
+  settings.insight().then(
+    (part) => (part as LossPart).tellLoss(settings, loss, session),
+    () => {},
+  );
 }
 
 const MISFIT_ADVICE = "such data is skipped: set onInvalid or onError, and check that both ends " +

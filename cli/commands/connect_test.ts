@@ -1,5 +1,12 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { guest, RequestError, serve, type ServeOptions, type Server } from "../../mod.ts";
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import {
+  createServer,
+  guest,
+  RequestError,
+  serve,
+  type ServeOptions,
+  type Server,
+} from "../../mod.ts";
 import { type FakeContext, fakeContext } from "../../tests/cli_context.ts";
 import { makeColors } from "../context.ts";
 import { jsonOf, type TalkEvent, textOfEvent } from "../connect/event.ts";
@@ -249,6 +256,33 @@ Deno.test("connect distinguishes a server without Skein from one that waits for 
   assertStringIncludes(refusalCure(4429, `${refused}64 requests at once`)!, "session.maxRequests");
   const rate = "5 messages a second per session";
   assertStringIncludes(refusalCure(4429, refused + rate)!, "rates.perSession.messages");
+});
+
+Deno.test("connect names only options that the server has, for each close code", () => {
+  const reasons = [
+    "",
+    "The send queue is full",
+    "The message handler is too slow",
+    "Origin",
+    "hello",
+  ];
+  const limits = ["your address", "your user", "5 bytes a second per user", "64 requests at once"];
+  const names = new Set<string>();
+  for (let code = 4_000; code < 5_000; code++) {
+    for (const reason of [...reasons, ...limits]) {
+      const cure = refusalCure(code, reason) ?? "";
+      for (const [, name] of cure.matchAll(/`([\w.]+)`/g)) names.add(name!);
+    }
+  }
+  assert(names.has("session.sendQueue") && names.has("session.receiveQueue"), [...names].join());
+  for (const name of names) {
+    const wrong = name.split(".").reduceRight<unknown>(
+      (value, key) => ({ [key]: value }),
+      Symbol(),
+    );
+    const { message } = assertThrows(() => createServer(wrong as never), TypeError);
+    assert(!message.includes("known keys"), message);
+  }
 });
 
 Deno.test("connect reports a rejected session with its code", async () => {
