@@ -29,11 +29,11 @@ const KIB = 1024;
 /** The maximum size of what a page loads at first, in bytes, minified and gzipped. */
 const MAX_BYTES = {
   /** A page that connects, without a contract. */
-  page: 35.3 * KIB,
+  page: 35.5 * KIB,
   /** All exports of the client. */
-  client: 37.9 * KIB,
+  client: 38.1 * KIB,
   /** Everything that the page loads before it has a session over WebTransport. */
-  session: 45.6 * KIB,
+  session: 45.8 * KIB,
 };
 
 /**
@@ -63,13 +63,13 @@ const MAX_PART_BYTES = {
 const MAX_REACT_BYTES = 5.6 * KIB;
 
 /** The maximum size of the whole client in one file, in bytes, minified and gzipped. */
-const MAX_FILE_BYTES = 93.4 * KIB;
+const MAX_FILE_BYTES = 93.6 * KIB;
 
 /**
  * The maximum total size of all parts, in bytes. They are compressed separately, so they are larger
  * than one file.
  */
-const MAX_PARTS_BYTES = 99.4 * KIB;
+const MAX_PARTS_BYTES = 99.6 * KIB;
 
 /** A bundle with code splitting. */
 class Parts {

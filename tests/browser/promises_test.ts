@@ -424,6 +424,63 @@ testInBrowsers(
   CHROMIUM,
 );
 
+/** Publishes 100 MB in 100 turns for each line of standard input, and then a last line. */
+const FLOOD = `
+const text = "x".repeat(1_000);
+for await (const _ of Deno.stdin.readable) {
+  for (let turn = 0; turn < 100; turn++) {
+    for (let i = 0; i < 1_000; i++) server.publish("chat:lobby", text);
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+  server.publish("chat:lobby", "last");
+  console.log("published");
+}
+`;
+
+/** The memory of a process, in MB. */
+async function memoryMb(pid: number): Promise<number> {
+  const { stdout } = await new Deno.Command("ps", { args: ["-o", "rss=", "-p", `${pid}`] })
+    .output();
+  return Number(new TextDecoder().decode(stdout)) / 1_000;
+}
+
+testInBrowsers(
+  "README: a slow page doesn't fill the server's memory, and both ends report its losses",
+  async (browser) => {
+    await using site = await Site.open({
+      "page.ts": CHAT,
+      "server.ts": withOption(serverIn("docs/concepts/history.md"), FETCH) + FLOOD,
+    });
+    const page = await newPage(browser);
+    const printed: string[] = [];
+    page.on("console", (message) => void printed.push(message.text()));
+    await page.goto(site.url);
+    await page.waitForFunction(() => "say" in globalThis, WAIT);
+    await sayIn(page, "first");
+    await lists(page, "li", ["first"]);
+    const debug = await page.createCDPSession();
+    await debug.send("Debugger.enable");
+    await debug.send("Debugger.pause"); // The page no longer reads.
+    const beforeMb = await memoryMb(site.pid);
+    await site.say("flood");
+    await until(() => site.output.includes("published"));
+    const grownMb = await memoryMb(site.pid) - beforeMb;
+    assert(grownMb < 70, `the server grew by ${grownMb} MB`);
+    await debug.send("Debugger.resume");
+    await debug.detach();
+    await page.waitForFunction(
+      () => [...document.querySelectorAll("li")].at(-1)?.textContent === "last",
+      WAIT,
+    );
+    const missed = 100_002 - (await page.$$("li")).length;
+    assert(missed > 0, "the page read as fast as the server published");
+    // Neither end has a handler, so both consoles name the loss.
+    assertMatch(printed.join("\n"), /^Skein: .*"chat:lobby"/m);
+    assertMatch(site.output, /^Skein: .*4507/m);
+  },
+  CHROMIUM,
+);
+
 /** A page without a contract, which can send anything. */
 const ATTACK = `import { connect } from "@skein/skein/client";
 const client = connect("/");
