@@ -318,8 +318,10 @@ class Conflict extends RequestError {
   readonly present: LiveRow | undefined;
 
   constructor(row: string, present: LiveRow | undefined) {
-    const rule = present === undefined ? "must exist" : "must not change at the same time";
-    super("conflict", `Cannot update: the row ${describeRow(row)} ${rule}`);
+    const text = present === undefined
+      ? `the row ${describeRow(row)} must exist`
+      : `other writers changed the row ${describeRow(row)} during each attempt`;
+    super("conflict", `Cannot update: ${text}`);
     this.present = present;
   }
 }

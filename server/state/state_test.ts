@@ -98,6 +98,8 @@ Deno.test("StateCollection.update() gives up after five other writers", async ()
     return { ...card, votes: 1 };
   });
   assertEquals([await fails(updating), calls], ["conflict", 5]);
+  const text = 'Cannot update: other writers changed the row "a" of "cards" during each attempt';
+  await assertRejects(() => updating, RequestError, text);
   await until(() => cards.get("a")?.title === "5");
 });
 
