@@ -3,7 +3,7 @@
 /** A passed test or step, and the start of a module. */
 const PROGRESS = /\.\.\. ok \([\dµa-z]+\)$|^running \d+ tests? from /;
 
-/** The first and the last line of what a test printed; the result of the test follows. */
+/** The first and the last line of the text that a test printed; its result follows. */
 const PRINTED = /^------- (?:post-test )?output -------$/;
 const PRINTED_END = /----- (?:post-test )?output end -----$/;
 
@@ -37,7 +37,7 @@ export class TestOutput extends TransformStream<string, string> {
     const written = new RegExp(`\\S*${folder}/\\S* => | => \\S*${folder}/\\S*`, "g");
     let passed = 0;
     let rest = "";
-    /** What a test printed, until its result is known. */
+    /** Lines that a test printed, until its result is known. */
     let printed = "";
     let isPrinting = false;
     const shown = (line: string) => {
@@ -62,7 +62,7 @@ export class TestOutput extends TransformStream<string, string> {
         if (output !== "") controller.enqueue(output);
       },
       flush(controller) {
-        // A run that was stopped may end within what a test printed.
+        // A run that was stopped may end in the middle of a text.
         if (printed + rest !== "") controller.enqueue(printed + rest);
       },
     });
