@@ -145,7 +145,7 @@ export class Decisions {
   readonly #logins = new Set<Login>();
   /** The disconnects, in order; at most `MAX_DISCONNECTS`. */
   readonly #disconnects: Disconnect[] = [];
-  /** Number of all disconnects so far. */
+  /** Number of all disconnects since the first of the logins under way began. */
   #count = 0;
   /** Number of the last disconnect that was dropped because of the limit. */
   #dropped = 0;
@@ -250,10 +250,13 @@ export class Decisions {
 
   /** Forgets the disconnects before all logins under way. */
   #prune(): void {
-    if (this.#disconnects.length === 0) return;
     const [oldest] = this.#logins;
-    const since = oldest?.since ?? Infinity;
-    const first = this.#disconnects.findIndex(({ number }) => number > since);
+    if (oldest === undefined) {
+      this.#disconnects.length = this.#count = this.#dropped = 0;
+      return;
+    }
+    if (this.#disconnects.length === 0) return;
+    const first = this.#disconnects.findIndex(({ number }) => number > oldest.since);
     this.#disconnects.splice(0, first < 0 ? this.#disconnects.length : first);
   }
 }
