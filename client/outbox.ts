@@ -165,13 +165,19 @@ export class Outbox extends Signal {
 }
 
 /**
- * Returns whether the outbox must wait until a session has sent more of its queue. Half of the send
- * queue stays free for other messages, but an empty queue always accepts one message.
+ * Returns whether the outbox must wait until a session has sent more of its queue. An empty queue
+ * accepts one message, once the connection has taken the earlier ones.
  */
-export function isBehind({ queue, settings }: Inside, { size }: EncodedMessage): boolean {
+export function isBehind(core: Inside, message: EncodedMessage): boolean {
+  const { isFlushed, stats } = core.queue!;
+  return stats.queuedMessages === 0 ? !isFlushed : isCrowded(core, message);
+}
+
+/** Returns whether a message would take more than half of a send queue that is not empty. */
+export function isCrowded({ queue, settings }: Inside, { size }: EncodedMessage): boolean {
   const { queuedMessages, queuedBytes } = queue!.stats;
   const { maxMessages, maxBytes } = settings.sendQueue;
-  if (queuedMessages === 0) return !queue!.isFlushed;
+  if (queuedMessages === 0) return false;
   return queuedMessages * 2 >= maxMessages || (queuedBytes + size) * 2 > maxBytes;
 }
 

@@ -5,7 +5,7 @@ import type { Inside } from "../session/receiving.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { ClientPublishOptions } from "./client_options.ts";
-import { extended, isBehind, type Outbox } from "./outbox.ts";
+import { extended, isCrowded, type Outbox } from "./outbox.ts";
 import { pause, waitFor } from "../base/wait.ts";
 
 /**
@@ -143,7 +143,7 @@ export class Publications {
       } else if (this.#pauseMs > 0) {
         await pause(outbox.runtime, this.#pauseMs, this.#signal);
         this.#pauseMs = 0;
-      } else if (isBehind(core, next)) await session.flushed();
+      } else if (isCrowded(core, next)) await session.flushed();
       else this.#send(core, next, sent);
     }
   }

@@ -14,6 +14,8 @@
  *   history, and `Passage` of `client/handover.ts` for any other; on the server `subscribe` of
  *   `server/client_requests.ts`.
  * - **Numbered messages** (23.8): `client/delivery.ts`; on the server `serving/sequences.ts`.
+ * - **Numbered publications** (23.8): `client/publications.ts`; on the server `publish` of
+ *   `server/client_requests.ts`.
  * - **End of the old session** (23.9): `finish()` of `client/handover.ts`.
  *
  * @module
