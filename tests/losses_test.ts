@@ -9,6 +9,7 @@ import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import type { TestServer } from "../testing/mod.ts";
 import type { Client, ClientSubscribeOptions, Subscription } from "../client.ts";
 import { captureConsole } from "./console_lines.ts";
+import { type FaultyBroker, FaultyEngine } from "./faulty_broker.ts";
 import { passTime, turns, until } from "./waiting.ts";
 
 /** Options of all calls of a case. */
@@ -31,7 +32,7 @@ interface Running {
 
 interface Loss {
   /** Additional options that the loss needs. */
-  readonly given?: Given;
+  readonly given?: Given | (() => Given);
   /** Loses messages of `topic`. */
   lose(running: Running, topic: string): Promise<void>;
   /** The line of each end that notices the loss. */
@@ -165,6 +166,17 @@ const LOSSES: Readonly<Record<string, Loss>> = {
     handled: [{ subscribe: { onRecovery() {} } }, { client: { onError() {} } }],
     stormLines: 16,
   },
+  "the broker was interrupted, and the topic has no history": {
+    given: () => ({ server: { broker: new FaultyEngine().connect() } }),
+    async lose({ server, subscribe }, topic) {
+      await subscribe(topic).ready;
+      (server.topics.broker as FaultyBroker).interrupt(topic);
+      await turns();
+    },
+    lines: [/^Messages of "a" are missing, because the server's broker was .* set onRecovery/],
+    handled: [{ subscribe: { onRecovery() {} } }, { client: { onError() {} } }],
+    stormLines: 16,
+  },
   "no loop reads a subscription": {
     async lose({ server, subscribe }, topic) {
       await subscribe(topic).ready;
@@ -214,7 +226,7 @@ const LOSSES: Readonly<Record<string, Loss>> = {
 
 /** Runs a case, and returns the printed lines. */
 async function linesOf(
-  { given = {}, lose }: Loss,
+  loss: Loss,
   { expected, handled = {}, topics = ["a"] }: {
     /** The number of lines to wait for. */
     readonly expected: number;
@@ -222,6 +234,7 @@ async function linesOf(
     readonly topics?: string[];
   },
 ): Promise<string[]> {
+  const given = typeof loss.given === "function" ? loss.given() : loss.given ?? {};
   using time = new FakeTime();
   using printed = captureConsole();
   await using server = testServer<string>({
@@ -239,7 +252,7 @@ async function linesOf(
     handled.follow?.(subscription);
     return subscription;
   };
-  for (const topic of topics) await lose({ server, client, subscribe }, topic);
+  for (const topic of topics) await loss.lose({ server, client, subscribe }, topic);
   await passTime(time, 5_000); // A client's session waits for its handlers.
   // The code that prints lines loads on first use, so the first run waits for the lines.
   await until(() => printed.lines.length >= expected);
