@@ -41,8 +41,8 @@ interface Kept extends EncodedMessage {
   mayRepeat: boolean;
   /** The end of the last session that brought no reply. */
   lost?: SessionClosedError;
-  /** True if the server does not know whether an earlier attempt was made. */
-  isUnknown?: boolean;
+  /** True if a session rejected it, so that only an earlier attempt can succeed. */
+  isRejected?: boolean;
 }
 
 /**
@@ -136,9 +136,9 @@ export class Publications {
     outbox.publishing = 0;
     void session.closed.then(() => outbox.notify());
     while (outbox.isFor(session)) {
-      const next = this.#next(session);
       const isFull = sent.size >= (outbox.isSearching ? 1 : MAX_AT_ONCE);
-      if (next === undefined || isFull || this.#pauseMs > 0 && sent.size > 0) {
+      const next = isFull ? undefined : this.#next(session);
+      if (next === undefined || this.#pauseMs > 0 && sent.size > 0) {
         await outbox.changed();
       } else if (this.#pauseMs > 0) {
         await pause(outbox.runtime, this.#pauseMs, this.#signal);
@@ -151,10 +151,22 @@ export class Publications {
   #next(session: Session): Kept | undefined {
     // Messages are judged first.
     if (this.#outbox.isSearching && this.#outbox.first) return undefined;
+    /**
+     * How each topic was published in an earlier session that is still open, and may publish first.
+     * Only repetitions of the same delivery pass: on `"never"`, all wait.
+     */
+    const earlier = new Map<string, string>();
     for (const kept of this.#kept.values()) {
+      const { asks, isRejected, mayRepeat, options: { delivery = "usual" }, topic } = kept;
+      const isHere = kept.session === session;
+      const before = earlier.get(topic);
       // An earlier session that is still open may bring the reply.
-      const isDue = kept.session !== session && (kept.mayRepeat || kept.asks === 0);
-      if (isDue && !this.#isHeld(kept.topic)) return kept;
+      const isDue = !isHere && (mayRepeat || asks === 0);
+      const isFree = before === undefined || asks > 0 && before === delivery;
+      if (isDue && isFree && !this.#isHeld(topic)) return kept;
+      const how = isDue || isRejected || !mayRepeat ? "never" : delivery;
+      const isElsewhere = asks > (isHere && !isRejected ? 1 : 0);
+      if (isDue || isElsewhere) earlier.set(topic, how === (before ?? how) ? how : "never");
     }
     return undefined;
   }
@@ -209,18 +221,17 @@ export class Publications {
     if (error instanceof SessionClosedError) {
       kept.lost = error;
       if (isForSize(error.info)) this.#refusedForSize(kept);
-      if (!kept.mayRepeat || kept.isUnknown) this.#giveUp(kept, error);
+      if (!kept.mayRepeat || kept.isRejected) this.#giveUp(kept, error);
       else if (isLatest) kept.session = undefined;
       return;
     }
     const { code, level, retryAfterMs } = (error as Partial<RequestError>).failure ?? {};
-    if (code === "unanswered") {
-      kept.isUnknown = true;
-      return this.#giveUp(kept, kept.lost ?? error);
-    }
     const isOnce = kept.options.delivery === "at-least-once";
     if (!level || !retryAfterMs || !isOnce && retryAfterMs > MAX_PAUSE_MS) {
-      return this.#reject(kept, error);
+      kept.isRejected = true;
+      // A failed repetition says nothing about the attempt whose reply was lost.
+      const isOpen = code === "unanswered" || code === "unavailable" || code === "failed";
+      return this.#giveUp(kept, isOpen && kept.lost || error);
     }
     this.#pauseMs = Math.max(this.#pauseMs, retryAfterMs);
     if (isLatest) kept.session = undefined;

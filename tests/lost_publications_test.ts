@@ -189,6 +189,70 @@ Deno.test("Client.publish() loses no publication that failed before a later one,
   assertEquals(seen, range(3));
 });
 
+Deno.test("Client.publish() loses no publication that was denied before a later one, if the replies are lost", async () => {
+  using time = new FakeTime();
+  let decisions = 0;
+  await using server = testServer({
+    history: HISTORY,
+    authorize: (_session, _topic, action) => action !== "publish" || decisions++ > 0,
+  });
+  const seen = await received(server, "chat:a");
+  await using client = server.connect();
+  const { made } = await publishUnheard(server, client, () => ({
+    made: Promise.all(range(3).map((n) => client.publish("chat:a", n))),
+  }));
+  await passTime(time, 2_000);
+  await made;
+  assertEquals(seen, range(3));
+});
+
+Deno.test("Client.publish() does not report a stored publication as unavailable", async () => {
+  using time = new FakeTime();
+  let decisions = 0;
+  await using server = testServer({
+    history: HISTORY,
+    authorize: (_session, _topic, action) => {
+      if (action === "publish" && decisions++ > 0) throw new RequestError("unavailable", "Later");
+      return true;
+    },
+  });
+  const seen = await received(server, "chat:a");
+  await using client = server.connect();
+  const { made } = await publishUnheard(server, client, () => ({
+    made: assertRejects(() => client.publish("chat:a", 1), SessionClosedError),
+  }));
+  await passTime(time, 2_000);
+  await made;
+  assertEquals(seen, [1]);
+});
+
+Deno.test("Client.publish() keeps the order while an earlier session is still deciding", async () => {
+  for (const delivery of [undefined, "at-most-once", "at-least-once"] as const) {
+    for (const topic of ["chat:a", "cursor"]) {
+      let decisions = 0;
+      const gate = Promise.withResolvers<void>();
+      await using server = testServer({
+        history: HISTORY,
+        authorize: async (_session, _topic, action) => {
+          if (action === "publish" && decisions++ === 0) await gate.promise;
+          return true;
+        },
+      });
+      const seen = await received(server, topic);
+      await using client = server.connect();
+      await client.whenConnected();
+      const made = range(2).map((n) => client.publish(topic, n, { delivery }));
+      await turns();
+      assertEquals(await client.handOver(), true);
+      made.push(client.publish(topic, 2, { delivery }));
+      await turns();
+      gate.resolve();
+      await Promise.all(made);
+      assertEquals(seen, range(3), `${topic} ${delivery}`);
+    }
+  }
+});
+
 Deno.test("Client.publish() goes on after a failure, without the publications in between", async () => {
   let isFaulty = true;
   await using server = testServer({

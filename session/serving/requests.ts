@@ -36,6 +36,21 @@ const MAX_SUBSCRIBED_AT_ONCE = { resumed: 128, others: 32 };
  */
 export const MAX_PUBLICATIONS_AT_ONCE = 32;
 
+/**
+ * Number of topics of one session with a failed publication that the client may not know of. A
+ * client has fewer publications in flight.
+ */
+const MAX_FAILED = 1_000;
+
+/** Codes of publications that fail again at every attempt, because of the topic or the data. */
+const LASTING: ReadonlySet<string> = new Set([
+  "invalid",
+  "malformed",
+  "too-large",
+  "unanswered",
+  "unknown-topic",
+]);
+
 /** The reply to a subscription that was replaced or removed before the server replied. */
 const SUPERSEDED: RequestFailure = {
   code: "superseded",
@@ -413,9 +428,9 @@ export class RequestQueue implements SessionRequests {
       this.#waiting.consume({ handle: (serve) => serve() });
     }
     if (this.#waiting.size + this.#turns.waiting >= most) {
-      if (envelope.id !== undefined) {
-        this.#fail(envelope.id, { code: "too-many", message: "Too many requests are waiting" });
-      }
+      const failure = { code: "too-many", message: "Too many requests are waiting" } as const;
+      this.#holdBack(envelope, failure);
+      if (envelope.id !== undefined) this.#fail(envelope.id, failure);
       return void this.#core.receiving.faults.refuse(`at most ${maxRequests} requests at once`);
     }
     const topic = envelope.kind === "auth" ? "" : envelope.topic;
@@ -544,7 +559,7 @@ export class RequestQueue implements SessionRequests {
     const told = failure.code === "invalid"
       ? this.#core.receiving.faults.misfit(id, failure)
       : failure;
-    if (isNumbered(envelope) && isTransient(failure)) this.#holdBack(envelope.topic, failure);
+    this.#holdBack(envelope, failure);
     if (told !== undefined) this.#fail(id, told);
     if (error instanceof RequestError || error instanceof AuthenticationError) {
       if (envelope.kind === "auth") this.#countRenewal(error, failure);
@@ -568,9 +583,14 @@ export class RequestQueue implements SessionRequests {
    * broker would take the failed publication for a repetition if the client sends it again. The
    * failure follows the ping, so that the client sends its pong before it reacts to the failure.
    */
-  #holdBack(topic: string, failure: RequestFailure): void {
+  #holdBack(envelope: ServiceEnvelope, failure: RequestFailure): void {
+    if (!isNumbered(envelope) || LASTING.has(failure.code)) return;
+    const { topic } = envelope;
     const failed = this.#failed ??= new Map();
     if (failed.has(topic)) return;
+    if (failed.size >= MAX_FAILED) {
+      return void this.#core.receiving.faults.refuse(`at most ${MAX_FAILED} topics without a pong`);
+    }
     failed.set(topic, failure);
     const { sending, settings: { runtime, maxRequests } } = this.#core;
     sending.pings ??= new PendingRequests(runtime, maxRequests);
@@ -667,11 +687,6 @@ type NumberedPublication = Extract<ServiceEnvelope, { kind: "publish" }>;
 
 function isNumbered(envelope: ServiceEnvelope): envelope is NumberedPublication {
   return envelope.kind === "publish" && envelope.n !== undefined;
-}
-
-/** True for a failure after which the same request may succeed. */
-function isTransient({ code }: RequestFailure): boolean {
-  return code === "unavailable" || code === "failed";
 }
 
 /** The key of a client: the user and the client id, or only the client id if there is no user. */
