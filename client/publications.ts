@@ -148,25 +148,28 @@ export class Publications {
     }
   }
 
+  /**
+   * Returns the next publication to send in a session. It keeps the order on each topic: an earlier
+   * publication blocks its topic while it waits, or while another open session may still make it.
+   */
   #next(session: Session): Kept | undefined {
     // Messages are judged first.
     if (this.#outbox.isSearching && this.#outbox.first) return undefined;
-    /**
-     * How each topic was published in an earlier session that is still open, and may publish first.
-     * Only repetitions of the same delivery pass: on `"never"`, all wait.
-     */
-    const earlier = new Map<string, string>();
+    /** The delivery whose repetitions may pass on each blocked topic; `"none"` if none may. */
+    const blocked = new Map<string, string>();
     for (const kept of this.#kept.values()) {
       const { asks, isRejected, mayRepeat, options: { delivery = "usual" }, topic } = kept;
       const isHere = kept.session === session;
-      const before = earlier.get(topic);
       // An earlier session that is still open may bring the reply.
       const isDue = !isHere && (mayRepeat || asks === 0);
-      const isFree = before === undefined || asks > 0 && before === delivery;
+      const passing = blocked.get(topic);
+      // Servers recognize repetitions, also if the earlier session is faster than this one.
+      const isFree = passing === undefined || asks > 0 && passing === delivery;
       if (isDue && isFree && !this.#isHeld(topic)) return kept;
-      const how = isDue || isRejected || !mayRepeat ? "never" : delivery;
       const isElsewhere = asks > (isHere && !isRejected ? 1 : 0);
-      if (isDue || isElsewhere) earlier.set(topic, how === (before ?? how) ? how : "never");
+      if (!isDue && !isElsewhere) continue;
+      const may = isDue || isRejected || !mayRepeat ? "none" : delivery;
+      blocked.set(topic, passing === undefined || passing === may ? may : "none");
     }
     return undefined;
   }
