@@ -4,8 +4,8 @@ import { platformRuntime } from "../base/runtime.ts";
 import { BrokerError } from "../errors.ts";
 import { internals } from "../session/session.ts";
 import { passTime, turns } from "../tests/waiting.ts";
-import { Client } from "./_clients_test.ts";
-import { ScriptedEngine } from "./_scripted_broker_test.ts";
+import { Client } from "./clients_fixture.ts";
+import { ScriptedEngine } from "./scripted_broker_fixture.ts";
 import { Topics } from "./topics.ts";
 
 /** A node whose engine confirms subscriptions when the test says so. */

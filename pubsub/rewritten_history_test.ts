@@ -4,8 +4,8 @@ import { FakeTime } from "@std/testing/time";
 import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
 import { turns } from "../tests/waiting.ts";
 import { Random } from "../tests/random.ts";
-import { Client, type Line } from "./_clients_test.ts";
-import { ScriptedEngine } from "./_scripted_broker_test.ts";
+import { Client, type Line } from "./clients_fixture.ts";
+import { ScriptedEngine } from "./scripted_broker_fixture.ts";
 import { pass, replyAfter } from "../tests/faulty_broker.ts";
 import { Topics } from "./topics.ts";
 

@@ -4,7 +4,7 @@ import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { internals, Session } from "../session/session.ts";
 import { property } from "../tests/properties/property.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
-import { type Peer, Peers } from "./_peers_test.ts";
+import { type Peer, Peers } from "./peers_fixture.ts";
 import type { Publication } from "./broker.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { Topics } from "./topics.ts";

@@ -24,7 +24,7 @@ import {
   TrackMux,
 } from "../moq/mod.ts";
 import { SessionManager } from "../manager/mod.ts";
-import { Bench as RoomsBench } from "../pubsub/_rooms_bench_test.ts";
+import { Bench as RoomsBench } from "../pubsub/rooms_fixture.ts";
 import type { Connection } from "../transport/mod.ts";
 import { WaitingBudget } from "../pubsub/engine/queue.ts";
 import { StreamLogs } from "../pubsub/logs/stream_logs.ts";

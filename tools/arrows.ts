@@ -79,7 +79,7 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   cli: [...CORE, ...WINGS, "mod", "cli"],
 };
 
-const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:bench|model|test)\.ts$/;
+const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:bench|fixture|model|test)\.ts$/;
 const FOLDERS =
   /^(base|transport|session|client|pubsub|brokers|moq|manager|server|otel|testing|cli)\//;
 

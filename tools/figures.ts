@@ -77,7 +77,7 @@ export function figuresOf(repository: Repository): Figures {
   const library = [...repository.files].filter(([path]) => isLibrary(path))
     .map(([path, source]) => [path, sizesOf(source)] as const);
   const tests = [...repository.files].filter(([path]) =>
-    /^tests\/|_(?:model|test)\.tsx?$/.test(path)
+    /^tests\/|_(?:fixture|model|test)\.tsx?$/.test(path)
   );
   const graph = libraryGraph(repository);
   return {

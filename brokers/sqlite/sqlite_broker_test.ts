@@ -1,7 +1,7 @@
 // run_tests: alone, and first, because these tests take longest.
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
-import { sqliteFiles } from "./_files_test.ts";
+import { sqliteFiles } from "./files_fixture.ts";
 
 // Files that are synced at each commit, and workers, are tested in tests/brokers/.
 const { open, teardown } = sqliteFiles("normal");

@@ -101,7 +101,7 @@ class TestFile implements Disposable {
 
 /** The program that writes until it is killed, with the documented permissions. */
 function writer(path: string, synchronous: string, options: Deno.CommandOptions): Deno.Command {
-  const program = new URL("./_writer_test.ts", import.meta.url).href;
+  const program = new URL("./writer_fixture.ts", import.meta.url).href;
   const permissions = ["-R", "-W", "--allow-sys=osUptime"];
   return new Deno.Command(Deno.execPath(), {
     args: ["run", "--no-check", ...permissions, program, path, synchronous],

@@ -2,8 +2,8 @@ import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { internals } from "../../session/session.ts";
 import { passTime, turns } from "../../tests/waiting.ts";
-import { assertRun, Client, Clients } from "../_clients_test.ts";
-import { ScriptedEngine } from "../_scripted_broker_test.ts";
+import { assertRun, Client, Clients } from "../clients_fixture.ts";
+import { ScriptedEngine } from "../scripted_broker_fixture.ts";
 import {
   fail,
   type FaultyBroker,

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { turns } from "../../tests/waiting.ts";
-import { Client } from "../_clients_test.ts";
+import { Client } from "../clients_fixture.ts";
 import {
   countedBytes,
   type HistoryBounds,

@@ -5,7 +5,7 @@ import { BrokerError } from "../../errors.ts";
 import { turns } from "../../tests/waiting.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { testBroker } from "../conformance/suite.ts";
-import { connectTo } from "./_ports_test.ts";
+import { connectTo } from "./ports_fixture.ts";
 import { MemoryBroker } from "../memory/broker.ts";
 import { Nodes } from "../nodes/nodes.ts";
 import { EnginePorts } from "./engine_port.ts";

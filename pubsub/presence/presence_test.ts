@@ -2,7 +2,7 @@ import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
-import { Peers } from "../_peers_test.ts";
+import { Peers } from "../peers_fixture.ts";
 import { Presence, type PresenceEvent } from "./presence.ts";
 
 /** All events of a presence, as text; the time in milliseconds since `start`. */

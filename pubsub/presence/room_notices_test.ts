@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Bench, heard } from "../_rooms_bench_test.ts";
+import { Bench, heard } from "../rooms_fixture.ts";
 import { updateMembers } from "../../session/wire/member_list.ts";
 import type { PresenceMember, PresenceNotice } from "../../session/wire/presence_notice.ts";
-import type { Peer } from "../_peers_test.ts";
+import type { Peer } from "../peers_fixture.ts";
 import { type RoomOptions, Rooms } from "./rooms.ts";
 
 const SMALL: RoomOptions = { gatherAbove: 2, gatherMs: 1_000 };

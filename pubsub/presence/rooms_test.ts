@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
 import { MOVED } from "../../session/wire/recovery.ts";
-import type { Peer } from "../_peers_test.ts";
-import { Bench, heard } from "../_rooms_bench_test.ts";
+import type { Peer } from "../peers_fixture.ts";
+import { Bench, heard } from "../rooms_fixture.ts";
 
 Deno.test("Rooms.join() sends the joiner the members, and the others the joiner", async () => {
   await using bench = new Bench();

@@ -19,7 +19,7 @@ import {
 } from "./answers.ts";
 import { DurableStreams } from "./streams.ts";
 import { checkAnswers, tailOf } from "./options.ts";
-import { codeOf } from "./_streams_bench_test.ts";
+import { codeOf } from "./streams_fixture.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 
 const NAME = "a-name-of-an-answer-1";

@@ -5,16 +5,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import {
-  ANN,
-  assertJustice,
-  BOB,
-  EVE,
-  fill,
-  guestAt,
-  KeptNode,
-  userAt,
-} from "./_kept_bench_test.ts";
+import { ANN, assertJustice, BOB, EVE, fill, guestAt, KeptNode, userAt } from "./kept_fixture.ts";
 import { KeptLedger } from "./kept_ledger.ts";
 
 const MINUTE = 60_000;

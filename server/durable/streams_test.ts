@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { LimitError } from "../../errors.ts";
-import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
+import { codeOf, TwoNodes } from "./streams_fixture.ts";
 
 Deno.test("DurableStreams.create() rejects an existing id, and too many streams", async () => {
   await using nodes = new TwoNodes({ maxStreams: 1 });

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } f
 import { FakeTime } from "@std/testing/time";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { countedBytes } from "../../pubsub/broker.ts";
-import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
+import { codeOf, TwoNodes } from "./streams_fixture.ts";
 import { fail, loseReply, pass } from "../../tests/faulty_broker.ts";
 
 /** Resolves once a signal aborts, with the reason. */

@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../mod.ts";
-import { type Peer, Peers } from "../../pubsub/_peers_test.ts";
+import { type Peer, Peers } from "../../pubsub/peers_fixture.ts";
 import { EPHEMERAL_PREFIX } from "../../session/wire/rows.ts";
 import { EphemeralFeed } from "./ephemeral_feed.ts";
 import { EphemeralStates } from "./ephemeral_rows.ts";

@@ -10,7 +10,7 @@ import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { connectTo } from "../../pubsub/ports/_ports_test.ts";
+import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";

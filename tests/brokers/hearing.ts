@@ -15,7 +15,7 @@ import type {
   Publication,
 } from "../../pubsub/broker.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { Client } from "../../pubsub/_clients_test.ts";
+import { Client } from "../../pubsub/clients_fixture.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import { until } from "../waiting.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";

@@ -7,7 +7,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
-import { assertJustice, fill, KeptNode } from "../../server/durable/_kept_bench_test.ts";
+import { assertJustice, fill, KeptNode } from "../../server/durable/kept_fixture.ts";
 import { contract, Model, words } from "../answering.ts";
 import { listen } from "../servers.ts";
 import { soon, until, until as untilLate } from "../waiting.ts";

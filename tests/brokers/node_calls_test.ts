@@ -5,7 +5,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "../../pubsub/nodes/node_calls.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
-import { connectTo } from "../../pubsub/ports/_ports_test.ts";
+import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { soon, until } from "../waiting.ts";
 import { noTimers } from "./hearing.ts";

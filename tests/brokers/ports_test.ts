@@ -2,7 +2,7 @@
  * Runs the suite for every broker on the broker of workers whose main thread uses Redis or NATS.
  */
 import type { Broker } from "../../pubsub/broker.ts";
-import { connectTo } from "../../pubsub/ports/_ports_test.ts";
+import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";

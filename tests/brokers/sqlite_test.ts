@@ -2,9 +2,9 @@
  * Runs the suite for every broker on SQLite that syncs each commit, and on workers whose main
  * thread uses SQLite.
  */
-import { sqliteFiles } from "../../brokers/sqlite/_files_test.ts";
+import { sqliteFiles } from "../../brokers/sqlite/files_fixture.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
-import { connectTo } from "../../pubsub/ports/_ports_test.ts";
+import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { FaultyEngine } from "../faulty_broker.ts";
 
 const synced = sqliteFiles("full");

@@ -3,7 +3,7 @@
  */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
-import { Client } from "../../pubsub/_clients_test.ts";
+import { Client } from "../../pubsub/clients_fixture.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { Topics } from "../../pubsub/topics.ts";

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { DrainOptions } from "../../manager/drain.ts";
 import type { Rate } from "../../base/token_bucket.ts";
-import { ScriptedEngine } from "../../pubsub/_scripted_broker_test.ts";
+import { ScriptedEngine } from "../../pubsub/scripted_broker_fixture.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/turn.ts";
 import type { State } from "../../server/state/state.ts";

@@ -9,7 +9,7 @@ import type { LogPage } from "../../pubsub/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { sleep } from "./processes.ts";
 
-const PROGRAM = new URL("../../brokers/sqlite/_writer_test.ts", import.meta.url).href;
+const PROGRAM = new URL("../../brokers/sqlite/writer_fixture.ts", import.meta.url).href;
 const PERMISSIONS = ["-R", "-W", "--allow-sys=osUptime"];
 
 /** The longest time that a process runs after it has opened the file, in milliseconds. */

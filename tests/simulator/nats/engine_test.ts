@@ -5,7 +5,7 @@ import type { Host } from "../host.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
 import { Simulation } from "../simulation.ts";
-import { runFaulty } from "./_faulty_nodes_test.ts";
+import { runFaulty } from "./faulty_nodes.ts";
 import { simulatedNatsConnect } from "./client.ts";
 import { SimulatedNats, type SimulatedNatsOptions } from "./engine.ts";
 
@@ -271,7 +271,7 @@ Deno.test("SimulatedNats under faults loses no write silently, the same way in e
     const { digest, violations, acknowledged } = await runFaulty(7, servers);
     assertEquals(violations, []);
     assert(acknowledged > 100);
-    const program = new URL("./_faulty_nodes_test.ts", import.meta.url).pathname;
+    const program = new URL("./faulty_nodes.ts", import.meta.url).pathname;
     const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--no-check", "--quiet", program, "7", `${servers}`],
       stdout: "piped",

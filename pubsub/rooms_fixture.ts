@@ -1,7 +1,7 @@
 /** Common parts of the tests of rooms. */
 import { FakeTime } from "@std/testing/time";
 import type { Unsubscribed } from "../session/wire/recovery.ts";
-import { type Peer, Peers } from "./_peers_test.ts";
+import { type Peer, Peers } from "./peers_fixture.ts";
 import { Presence, type PresenceOptions } from "./presence/presence.ts";
 import { Rooms, type RoomsOptions } from "./presence/rooms.ts";
 import type { TopicsOptions } from "./topic_options.ts";
