@@ -67,9 +67,10 @@ export class Guest {
     if (this.#isKept) this.#remove();
   }
 
-  /** Keeps the secret for the page's next client, because this one is closed. */
+  /** Keeps the secret for the page's next client, because this one is closed. Idempotent. */
   end(): void {
     this.#keep();
+    this.#secret = ""; // The next client may have taken it before the second call.
     for (const type of EVENTS) this.#tab?.removeEventListener(type, this);
   }
 

@@ -319,9 +319,15 @@ Deno.test("A client that replaces a closed one in the same turn is the same gues
   const page = site.open();
   const client = page.connect();
   const first = await site.userOf(client);
+  const link = site.server.network.linkOf(client);
+  link.stall(); // The close waits for the server.
+  client.send("note", "x".repeat(100_000));
   const closing = client.close();
   assertEquals(await page.user(), first);
+  link.disconnect();
   await closing;
+  assertEquals(site.storage.items.size, 0, "the storage has no secret in use");
+  assert(await page.user() !== first);
 });
 
 Deno.test("A page without usable storage connects, and is a new guest after a reload", async () => {
