@@ -65,7 +65,9 @@ export interface Newcomer {
 
 /** A round of pings for one user. */
 interface Round {
-  /** Resolves with true if a session has given way. Never rejects. */
+  /** Resolves with true if a session on this node has given way. Never rejects. */
+  readonly hasRoomHere: Promise<boolean>;
+  /** Resolves with true if a session on any node has given way. Never rejects. */
   readonly hasRoom: Promise<boolean>;
   /** Time of the next round, in milliseconds since the Unix epoch; `Infinity` during the round. */
   nextAt: number;
@@ -106,7 +108,8 @@ export class GivingWay implements Disposable {
     this.#expiry = new Deadlines(runtime, ROUND_MS, (user) => void this.#rounds.delete(user));
     this.#handler = nodes?.handle(
       KIND,
-      (user) => typeof user === "string" && this.#roundOf(user, { isAsked: true })?.hasRoom,
+      // Not `hasRoom`: two nodes that ask each other would wait for each other.
+      (user) => typeof user === "string" && this.#roundOf(user, { isAsked: true })?.hasRoomHere,
     );
   }
 
@@ -153,14 +156,16 @@ export class GivingWay implements Disposable {
     this.#running++;
     const others = asksOthers && nodes.ask(KIND, user, { timeoutMs: NODES_MS })
       .then(({ answers }) => answers.some(({ data }) => data === true), () => false);
-    const hasRoom = Promise.all([this.#close(user, silent), others]).then((all) => {
+    const hasRoomHere = this.#close(user, silent);
+    const hasRoom = Promise.all([hasRoomHere, others]).then((all) => {
       this.#running--;
       // Sessions that were not silent for long enough may be so soon.
       round.nextAt = runtime.now() + (silent.length > 0 ? ROUND_MS : SILENT_MS);
       if (this.#rounds.get(user) === round) this.#expiry.add(user);
       return all.includes(true);
     });
-    const round: Round = { hasRoom, nextAt: Infinity, waiting: 0 };
+    const round: Round = { hasRoomHere, hasRoom, nextAt: Infinity, waiting: 0 };
+    this.#expiry.delete(user); // The previous round may end its wait during this one.
     this.#rounds.set(user, round);
     return round;
   }

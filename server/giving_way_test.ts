@@ -1,12 +1,16 @@
 /** Tests that lost sessions of a user give way to new ones, and that no other session does. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
+import { pause, settlesWithin } from "../base/wait.ts";
 import { AuthenticationError, SessionClosedError } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { internals } from "../session/session.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { clockAhead } from "../tests/clock.ts";
 import { turns, until } from "../tests/waiting.ts";
+import { GivingWay } from "./giving_way.ts";
 
 type Options = TestServerOptions<string>;
 
@@ -248,6 +252,63 @@ Deno.test("A lost session on another node gives way, and a live one does not", a
   assertEquals([(await there!.closed).code, a.manager.count, b.manager.count], [4408, 0, 1]);
   await (await next.session).close();
   void ann.close();
+});
+
+Deno.test("Two nodes that ask each other for room at once don't wait for each other", async () => {
+  using time = new FakeTime();
+  await using a = serverOf();
+  await using b = serverOf();
+  const lost = await a.dial(WAYS["in band"]("ann"));
+  a.network.disconnect({ silent: true });
+  await pass(time, 2_000);
+  const handlers: ((user: string) => unknown)[] = [];
+  const runtime = platformRuntime();
+  const [one, two] = [a, b].map(({ manager }, node) => {
+    const nodes = {
+      handle: (_kind: string, handler: (user: string) => unknown) => {
+        handlers[node] = handler;
+        return { [Symbol.dispose]() {} };
+      },
+      async ask(_kind: string, user: string, { timeoutMs }: { readonly timeoutMs: number }) {
+        await pause(runtime, 10);
+        const answer = Promise.resolve(handlers[1 - node]!(user));
+        const isInTime = await settlesWithin(runtime, answer, timeoutMs - 10);
+        return { answers: isInTime ? [{ node: "other", data: await answer }] : [] };
+      },
+    };
+    const released = () => Promise.resolve();
+    return new GivingWay({ runtime, manager, released, nodes: nodes as unknown as Nodes });
+  });
+  using _one = one!;
+  using _two = two!;
+  const newcomer = { secret: undefined, signal: undefined, isHttp: false };
+  const rooms = Promise.all([one!, two!].map((node) => node.makeRoom("ann", newcomer)));
+  for (let i = 0; i < 40; i++) await pass(time, 100);
+  assertEquals(await rooms, [true, true]);
+  void lost.close();
+});
+
+Deno.test("The end of a user's earlier round does not end the limits of the running one", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  const start = () => serverOf({ broker });
+  await using a = start();
+  await using b = start();
+  await pass(time, 300);
+  const lost = await a.dial(WAYS["in band"]("ann"));
+  const early = come(b);
+  for (let i = 0; i < 10; i++) await pass(time, 50);
+  assertEquals(early.outcome, "4429");
+  a.network.disconnect({ silent: true });
+  await pass(time, 8_500);
+  const waiting = Array.from({ length: 16 }, () => come(b));
+  for (let i = 0; i < 12; i++) await pass(time, 100);
+  const late = come(b);
+  for (let i = 0; i < 6; i++) await pass(time, 100);
+  assertEquals([waiting[0]!.outcome, late.outcome], ["waiting", "4429"]);
+  for (let i = 0; i < 60; i++) await pass(time, 100);
+  for (const { session } of waiting) await session.then((one) => one.close(), () => {});
+  void lost.close();
 });
 
 Deno.test("A client whose hanging attempt is counted already gets in, on its first connection and later", async () => {
