@@ -196,16 +196,17 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     decision?: Decision,
   ): Promise<boolean | Permission | undefined> {
     const call = () => authorize?.(session, topic, action);
-    const { value } = session;
     const ask = () => {
       const answer = decision === undefined ? call() : decision.during(call);
       return answer instanceof Promise ? session[internals].inTime("authorize", answer) : answer;
     };
     try {
-      const answer = await decide("authorize", ask, [RequestError, AuthenticationError]);
-      // The client renewed its token in the meantime, so the answer is about its previous rights.
-      if (!answer || session.value === value) return answer;
-      return await decide("authorize", ask, [RequestError, AuthenticationError]);
+      while (true) {
+        const { value } = session;
+        const answer = await decide("authorize", ask, [RequestError, AuthenticationError]);
+        // If the client has renewed its token, the answer is about its previous rights.
+        if (!answer || session.value === value) return answer;
+      }
     } catch (error) {
       if (!(error instanceof DecisionFault)) throw error;
       const { cause } = error;
