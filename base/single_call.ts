@@ -3,7 +3,7 @@ import type { Runtime } from "./runtime.ts";
 import { within } from "./wait.ts";
 
 /** How long the next call waits for an aborted one, in milliseconds. */
-export const ABORTED_MS = 1_000;
+const ABORTED_MS = 1_000;
 
 interface Call<T> {
   readonly result: Promise<T>;

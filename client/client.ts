@@ -96,10 +96,11 @@ const FRESH_TOKEN_MS = 500;
  *   server's limit is dropped and reported to `onRefused` with the code `too-large`.
  * - **Console:** if the client cannot connect or is refused, it prints one line per URL. It prints
  *   nothing if `status` was read or subscribed to, or if there is an `onError` handler.
- * - **Refused:** after the close code 4401 or 4403, or 4400 in response to an attempt to connect, or
- *   after such a refusal by `token`, the client stays disconnected with the status `refused`. Requests are rejected immediately,
- *   while subscriptions, loops and the outbox wait. {@linkcode Client.retryNow} tries again. With
- *   `endOnRefusal`, the client closes instead; loops and publications are then rejected too.
+ * - **Refused:** after the close code 4401 or 4403, after 4400 in response to an attempt to connect,
+ *   or after such a refusal by `token`, the client stays disconnected with the status `refused`.
+ *   Requests are rejected immediately, while subscriptions, loops and the outbox wait.
+ *   {@linkcode Client.retryNow} tries again. With `endOnRefusal`, the client closes instead; loops
+ *   and publications are then rejected too.
  * - **Fresh token:** if `token` is a function, the client makes one more attempt after 4401 before
  *   it counts as refused. A refused client also retries after the page or machine wakes up or comes
  *   back online.
@@ -114,7 +115,8 @@ const FRESH_TOKEN_MS = 500;
  *
  * Publications on topics with a history survive a lost connection and a killed server; see
  * {@linkcode Client.publish}. Other messages in flight when a connection breaks may be lost. For
- * messages that must arrive, use `delivery: "at-least-once"`. For requests that must arrive, use `retry`.
+ * messages that must arrive, use `delivery: "at-least-once"`. For requests that must arrive, use
+ * `retry`.
  *
  * @typeParam C The contract.
  */

@@ -289,10 +289,11 @@ export interface ClientSubscribeOptions extends HistoryOptions {
   readonly onInvalid?: ((error: RequestError, data: unknown) => void) | undefined;
   /**
    * Called after each loss of the connection, and after messages were dropped because there was no
-   * loop; the argument says whether all missed messages will follow. The loop over the subscription calls and awaits this function between the messages
-   * before the loss and the messages after it. If the function throws, the loop throws that error.
-   * Without this function, read {@linkcode Subscription.recovery}, which holds the same
-   * information. A gap in a topic with a history is then also printed, once for each topic.
+   * loop; the argument says whether all missed messages will follow. The loop over the subscription
+   * calls and awaits this function between the messages before the loss and the messages after it.
+   * If the function throws, the loop throws that error. Without this function, read
+   * {@linkcode Subscription.recovery}, which holds the same information. A gap in a topic with a
+   * history is then also printed, once for each topic.
    */
   readonly onRecovery?: ((recovery: Recovery) => void | Promise<void>) | undefined;
 }

@@ -64,8 +64,8 @@ export interface SessionRates {
  * - **Then closed:** a session with more than `maxRefusals` rejections is closed with 4429, and its
  *   client reconnects. Requests beyond `session.maxRequests` count, too. Rejected publications don't
  *   count if the client waits before sending them again.
- * - **Numbered messages wait:** messages and publications with at-least-once delivery are handled
- *   and acknowledged as the rates allow.
+ * - **Numbered messages wait:** messages with at-least-once delivery are handled and acknowledged
+ *   as the rates allow.
  * - **Never rejected:** replies, cancels, pongs and unsubscribing are always handled, but too many
  *   of them also close the session. Invalid input has a separate bound, `maxInvalidMessages`.
  */

@@ -12,10 +12,10 @@ export const SILENT_MS = 2_000;
 export const ANSWER_MS = 3_000;
 
 /** The wait in round trips of the session, if that is longer. */
-export const ANSWER_ROUND_TRIPS = 4;
+const ANSWER_ROUND_TRIPS = 4;
 
 /** Longest wait, in milliseconds. A peer could otherwise delay it by slow responses. */
-export const MAX_ANSWER_MS = 10_000;
+const MAX_ANSWER_MS = 10_000;
 
 /**
  * A timer that fires later than this, in milliseconds, shows that this process was busy or
@@ -59,7 +59,7 @@ export async function closeUnlessAlive(
   const gone = await Promise.all(
     sessions.map((session) => isGone(runtime, session[internals])),
   );
-  return gone.filter((isGone) => isGone).length;
+  return gone.filter(Boolean).length;
 }
 
 /**

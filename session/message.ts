@@ -91,8 +91,8 @@ export interface Meter {
    */
   refuses(envelope: Envelope, size: number): boolean;
   /**
-   * Waits until a message or publication may be handled, and counts it. Numbered messages wait here
-   * and are never rejected. Resolves without counting once the meter has stopped.
+   * Waits until a numbered message may be handled, and counts it. Numbered messages are never
+   * rejected. Resolves without counting once the meter has stopped.
    */
   admit(size: number): Promise<void>;
   /** Counts that the session is closed because of its rejections. */
