@@ -753,7 +753,7 @@ export class Receiving
         core.emit("gap", gap);
         this.note(envelope);
         if (gap.reason === "too-large") this.faults.missed(topic);
-        else if (!this.#sinks?.has(topic) && !core.isFollowed) {
+        else if (side === "client" && !this.#sinks?.has(topic) && !core.isFollowed) {
           tellLoss(this.#settings, envelope, session);
         }
         return;

@@ -5,6 +5,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { connect, type ConnectOptions, createServer } from "../mod.ts";
+import { internals } from "../session/session.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import type { TestServer } from "../testing/mod.ts";
 import type { Client, ClientSubscribeOptions, Subscription } from "../client.ts";
@@ -281,6 +282,19 @@ for (const [name, loss] of Object.entries(LOSSES)) {
     assertEquals(lines.length, expected, lines.join("\n"));
   });
 }
+
+Deno.test("A server prints no line about a gap that a client claims", async () => {
+  using printed = captureConsole();
+  await using server = testServer({ authenticate: () => "ann" });
+  await using session = await server.dial();
+  const { sending } = session[internals];
+  sending.post({ gap: "a", reason: "unavailable" });
+  // Lines are printed in order.
+  sending.post({ dropped: 1 });
+  await until(() => printed.lines.length > 0);
+  assertEquals(printed.lines.length, 1, printed.lines.join("\n"));
+  assert(printed.lines[0]!.includes("A client dropped 1 message"), printed.lines[0]);
+});
 
 /** Checks that each option in a line exists. */
 function assertOptions(line: string): void {
