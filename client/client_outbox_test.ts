@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { QueueFullError, type RequestError } from "../errors.ts";
+import { CloseCode, QueueFullError, type RequestError } from "../errors.ts";
 import { type Answer, Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer } from "../tests/sessions.ts";
 import { platformRuntime } from "../base/runtime.ts";
@@ -215,4 +215,33 @@ Deno.test("Client.send() rejects messages that are too large for the server imme
   network.pairs[0]!.link.resume("to-server");
   await turns(20);
   assertEquals(seen, numbers(0, 300));
+});
+
+Deno.test("Client ends its search for a publication that is too large, although new ones follow", async () => {
+  using time = new FakeTime();
+  const waiting: (() => void)[] = [];
+  const network = new Network({
+    services: new RequestService(platformRuntime(), {
+      publish: () => new Promise((resolve) => waiting.push(() => resolve({}))),
+    }),
+  });
+  await using client = network.client({ delivery: "at-least-once" });
+  let topics = 0;
+  const publish = (count: number) => {
+    for (let i = 0; i < count; i++) client.publish(`t${topics++}`).catch(() => {});
+  };
+  publish(3);
+  assertEquals(await settled(client), "connected");
+  await turns();
+  assertEquals(waiting.splice(0).length, 3);
+  void network.last.close({ code: CloseCode.tooLarge });
+  await time.tickAsync(1_000);
+  for (let searched = 0; searched < 3; searched++) {
+    publish(2);
+    await turns();
+    assertEquals(waiting.length, 1);
+    waiting.shift()!();
+  }
+  await turns();
+  assertEquals([waiting.length, client.outbox.messages], [6, 6]);
 });

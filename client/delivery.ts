@@ -101,7 +101,7 @@ export class Delivery {
     const isAlone = this.#handed === 1 && outbox.publishing === 0;
     const first = isAlone ? outbox.first : undefined;
     const isFound = first !== undefined && first === this.#suspect;
-    outbox.isSearching = true;
+    outbox.search();
     this.#suspect = isFound ? undefined : first;
     if (!isFound) return;
     const { size, topic } = first;

@@ -36,15 +36,12 @@ export class Outbox extends Signal {
   last = 0;
   /** The number of publications that the session accepted and that have no reply. */
   publishing = 0;
-  /**
-   * True after a session closed because of a message's size, until the outbox is empty. During that
-   * time messages, and then publications, are sent one at a time, to find the one that is too large.
-   */
-  isSearching = false;
   /** The session that receives the waiting messages. */
   declare session: Session | undefined;
   #messages = 0;
   #bytes = 0;
+  /** The number of messages that are still searched. */
+  #searched = 0;
   readonly #deliver: ((session: Session) => Promise<void>) | undefined;
 
   /**
@@ -64,6 +61,15 @@ export class Outbox extends Signal {
     this.#limits = checkLimits(LIMITS, limits, { of: "outbox: " });
     this.#deliver = deliver;
     this.isKept = deliver !== undefined;
+  }
+
+  /**
+   * True after a session closed because of a message's size, until all messages that were in the
+   * outbox then have left it. During that time messages, and then publications, are sent one at a
+   * time, to find the one that is too large.
+   */
+  get isSearching(): boolean {
+    return this.#searched > 0;
   }
 
   get state(): { readonly messages: number; readonly bytes: number } {
@@ -91,8 +97,13 @@ export class Outbox extends Signal {
   release(size: number): void {
     this.#messages--;
     this.#bytes -= size;
-    if (this.#messages === 0) this.isSearching = false;
+    if (this.#searched > 0) this.#searched--;
     this.notify();
+  }
+
+  /** Starts to search for a message that is too large. */
+  search(): void {
+    this.#searched = this.#messages;
   }
 
   /**

@@ -248,7 +248,7 @@ export class Publications {
     const outbox = this.#outbox;
     const isAlone = outbox.publishing === 1 && outbox.first === undefined;
     const isFound = isAlone && kept === this.#suspect;
-    outbox.isSearching = true;
+    outbox.search();
     this.#suspect = isAlone ? kept : undefined;
     if (!isFound) return;
     const { size, topic } = kept;
