@@ -40,7 +40,7 @@ export class Outbox extends Signal {
   declare session: Session | undefined;
   #messages = 0;
   #bytes = 0;
-  /** The number of messages that are still searched. */
+  /** The number of messages that are still searched; 0 or less after a search. */
   #searched = 0;
   readonly #deliver: ((session: Session) => Promise<void>) | undefined;
 
@@ -97,7 +97,7 @@ export class Outbox extends Signal {
   release(size: number): void {
     this.#messages--;
     this.#bytes -= size;
-    if (this.#searched > 0) this.#searched--;
+    this.#searched--;
     this.notify();
   }
 
@@ -130,7 +130,7 @@ export class Outbox extends Signal {
   /** Removes a message. The default is the first one. */
   shift(index = 0): void {
     const [removed] = this.waiting.splice(index, 1);
-    if (removed) this.release(removed.size);
+    this.release(removed!.size);
   }
 
   /** Ends the outbox. No further messages are sent. */

@@ -210,7 +210,10 @@ export class Publications {
     outbox.publishing = sent.size;
     sending.ask(`the publication on "${topic}"`, encode, {
       ...(isOnce ? { timeoutMs: Infinity } : { timeoutMs, signal }),
-      onAnswer: () => this.#settle(kept),
+      onAnswer: () => {
+        kept.answer.resolve();
+        this.#drop(kept);
+      },
     }).catch((error) => this.#failed(kept, error, session)).finally(() => {
       sent.delete(kept);
       if (outbox.session === session && session.isReady) outbox.publishing = sent.size;
@@ -264,11 +267,6 @@ export class Publications {
 
   #reject(kept: Kept, error: unknown): void {
     kept.answer.reject(error);
-    this.#drop(kept);
-  }
-
-  #settle(kept: Kept): void {
-    kept.answer.resolve();
     this.#drop(kept);
   }
 
