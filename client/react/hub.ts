@@ -61,7 +61,7 @@ export class Hub {
   readonly #pending: PendingLines;
   readonly #listeners = new Set<() => void>();
   #client: Client | undefined;
-  /** Lets the client connect; set once the client exists. */
+  /** Lets a new client connect, at its first mount. */
   #connect: (() => void) | undefined;
   #mounts = 0;
   #isOver = false;
@@ -95,6 +95,7 @@ export class Hub {
     this.#mounts++;
     void this.client;
     this.#connect?.();
+    this.#connect = undefined;
     return () => {
       this.#mounts--;
       queueMicrotask(() => {

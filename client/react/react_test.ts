@@ -195,7 +195,9 @@ Deno.test("a provider prints the error of a runtime that lacks a global if no co
   using page = new Page();
   Promise.withResolvers = undefined as never;
   try {
-    page.show(h(SkeinProvider, { url: "/session" }, h(() => String(useTopic("chat").status))));
+    const Chat = () => String(useTopic("chat").status);
+    // StrictMode mounts twice.
+    page.show(h(StrictMode, null, h(SkeinProvider, { url: "/session" }, h(Chat))));
     await page.has("ended");
   } finally {
     Promise.withResolvers = withResolvers;
