@@ -1049,7 +1049,10 @@ Deno.test("ClientState rejects writes that wait when it or its client is closed"
     const writing = state.collection("items").set("a", 1);
     if (closes === "state") state[Symbol.dispose]();
     else await at.client.close();
-    await assertRejects(() => writing, SessionClosedError);
+    const text = closes === "state" ? `The state "list" was` : `The client of the state "list" is`;
+    await assertRejects(() => writing, SessionClosedError, `${text} closed`);
+    const late = () => state.collection("items").set("b", 1);
+    await assertRejects(late, SessionClosedError, `${text} closed`);
     assertEquals([state.status.current, state.pendingWrites], ["ended", 0]);
     assertEquals(state.collection("items").size, 0);
     at.online();

@@ -324,7 +324,10 @@ export class ClientState implements Disposable {
       }
     } catch (error) {
       const isMissing = error instanceof RequestError && error.failure.code === "not-found";
-      this.#fail(isMissing ? missing(this.id, error) : error);
+      if (isMissing) return this.#fail(missing(this.id, error));
+      // A refusal, which has `info`, says more than that the client is closed.
+      const isClosed = error instanceof SessionClosedError && error.info === undefined;
+      this.#fail(isClosed ? clientClosed(this.id, error) : error);
     }
   }
 
@@ -763,7 +766,11 @@ function pending(): PromiseWithResolvers<void> {
 }
 
 function closed(id: string): SessionClosedError {
-  return new SessionClosedError(`Cannot use state: "${id}" was closed`);
+  return new SessionClosedError(`The state "${id}" was closed`);
+}
+
+function clientClosed(id: string, cause: unknown): SessionClosedError {
+  return new SessionClosedError(`The client of the state "${id}" is closed`, { cause });
 }
 
 /** Opens a state. Called by `client.state`. */
