@@ -5,12 +5,13 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { connect, type ConnectOptions, createServer } from "../mod.ts";
-import { internals } from "../session/session.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import type { TestServer } from "../testing/mod.ts";
 import type { Client, ClientSubscribeOptions, Subscription } from "../client.ts";
 import { captureConsole } from "./console_lines.ts";
 import { type FaultyBroker, FaultyEngine } from "./faulty_broker.ts";
+import { Page } from "./page.ts";
+import { listen } from "./servers.ts";
 import { passTime, turns, until } from "./waiting.ts";
 
 /** Options of all calls of a case. */
@@ -285,12 +286,12 @@ for (const [name, loss] of Object.entries(LOSSES)) {
 
 Deno.test("A server prints no line about a gap that a client claims", async () => {
   using printed = captureConsole();
-  await using server = testServer({ authenticate: () => "ann" });
-  await using session = await server.dial();
-  const { sending } = session[internals];
-  sending.post({ gap: "a", reason: "unavailable" });
+  await using server = listen({ webTransport: false });
+  await using page = await Page.open(server.url, "skein.1");
   // Lines are printed in order.
-  sending.post({ dropped: 1 });
+  for (const envelope of [{ gap: "a", reason: "unavailable" }, { dropped: 1 }]) {
+    page.socket.send(JSON.stringify(envelope));
+  }
   await until(() => printed.lines.length > 0);
   assertEquals(printed.lines.length, 1, printed.lines.join("\n"));
   assert(printed.lines[0]!.includes("A client dropped 1 message"), printed.lines[0]);
