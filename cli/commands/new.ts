@@ -57,6 +57,13 @@ folder is already in one. Elsewhere the default template is ${FALLBACK}. The fol
     130: "ended by Ctrl-C",
   },
   async run(args, context) {
+    const [, second] = args.positional;
+    if (second !== undefined && Object.hasOwn(TEMPLATES, second)) {
+      throw usageError(
+        `Cannot create: expected one DIR, also received "${second}"; ` +
+          `did you mean --template ${second}?`,
+      );
+    }
     const folder = args.single("DIR");
     if (folder === "") throw usageError('Cannot create: DIR must be a path, received ""');
     if (args.flag("git") && args.flag("no-git")) {

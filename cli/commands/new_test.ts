@@ -145,6 +145,8 @@ Deno.test("new writes nothing when an option is wrong", async () => {
       'must be one of minimal, chat, ai, game, board, react, received "caht"; did you mean chat?',
     ],
     [["app", "--git", "--no-git"], "--git and --no-git exclude each other, received both"],
+    [["app", "chat"], 'also received "chat"; did you mean --template chat?'],
+    [["app", "shop"], 'expected one DIR, also received "shop"'],
     [[], "DIR is missing"],
   ];
   for (const [args, message] of cases) {
