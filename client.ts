@@ -17,7 +17,7 @@
  *   with a send queue that drops messages,
  * - 8.1 KiB for the first state.
  *
- * If you bundle the client as a single file, it is at most 93.6 KiB.
+ * If you bundle the client as a single file, it is at most 93.8 KiB.
  *
  * @example Usage
  * ```ts

@@ -56,7 +56,7 @@ function describeLoss(
     case "gap": {
       const { topic, gap: { reason } } = loss;
       const line =
-        `Messages of "${topic}" are missing, because ${REASONS[reason] ?? reason}: set ` +
+        `Messages of "${topic}" may be missing, because ${REASONS[reason] ?? reason}: set ` +
         "onRecovery to handle this, for example to load the current state";
       return { line, error: new RequestError(reason, line), about: topic };
     }
