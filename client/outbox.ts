@@ -130,7 +130,7 @@ export class Outbox extends Signal {
   /** Removes a message. The default is the first one. */
   shift(index = 0): void {
     const [removed] = this.waiting.splice(index, 1);
-    this.release(removed!.size);
+    if (removed) this.release(removed.size);
   }
 
   /** Ends the outbox. No further messages are sent. */
