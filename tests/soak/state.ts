@@ -182,18 +182,28 @@ class Fleet implements AsyncDisposable {
         differences(state, rows).map((text) => `${name}, ${text}`)
       );
     await eventually(() => differing().length === 0);
-    const atNodes = await Promise.all(this.#nodes.map(async (node, i) => {
-      const of = await node.ask<NodeRows>("rows");
-      const state = { collection: (name: string) => of[name] ?? [] };
-      return differences(state, rows).map((text) => `node ${i}, ${text}`);
-    }));
+    // A node that was just suspended, or whose clients have moved, may follow later than all clients.
+    let atNodes: string[] = [];
+    await eventually(async () => {
+      atNodes = await this.#differencesAtNodes(rows);
+      return atNodes.length === 0;
+    });
     const waiting = this.#members.filter(({ state }) => state.pendingWrites > 0);
     return [
       ...this.ledger.check(rows),
       ...differing(),
-      ...atNodes.flat(),
+      ...atNodes,
       ...waiting.map(({ name }) => `${name} has writes that wait`),
     ];
+  }
+
+  async #differencesAtNodes(rows: Parameters<typeof differences>[1]): Promise<string[]> {
+    const all = await Promise.all(this.#nodes.map(async (node, i) => {
+      const of = await node.ask<NodeRows>("rows");
+      const state = { collection: (name: string) => of[name] ?? [] };
+      return differences(state, rows).map((text) => `node ${i}, ${text}`);
+    }));
+    return all.flat();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -292,9 +302,9 @@ function numbers(count: number): string[] {
 }
 
 /** Waits for a condition. Returns false if it does not hold in time. */
-async function eventually(isTrue: () => boolean): Promise<boolean> {
+async function eventually(isTrue: () => boolean | Promise<boolean>): Promise<boolean> {
   const end = Date.now() + SETTLE_MS;
-  while (!isTrue()) {
+  while (!await isTrue()) {
     if (Date.now() > end) return false;
     await sleep(200);
   }
