@@ -4,32 +4,9 @@
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
-import { NatsBroker } from "../../brokers/nats/mod.ts";
-import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
-import { isNatsMissing, NatsServer } from "./nats_server.ts";
-import { isRedisMissing, RedisServer } from "./redis_server.ts";
-
-const ENGINES = [
-  {
-    name: "Redis",
-    ignore: isRedisMissing,
-    start: async () => {
-      const engine = await RedisServer.start({ append: "always" });
-      return { engine, open: () => new RedisBroker({ url: engine.url }) };
-    },
-  },
-  {
-    name: "NATS",
-    ignore: isNatsMissing,
-    start: async () => {
-      const engine = await NatsServer.start();
-      const { servers } = engine;
-      return { engine, open: () => new NatsBroker({ servers }) };
-    },
-  },
-];
+import { ENGINES } from "./engines.ts";
 
 const STREAMS = { authorize: () => true, durableStreams: { path: "/streams" } };
 

@@ -5,36 +5,13 @@
 import { assertEquals } from "@std/assert";
 import { z } from "zod";
 import { connect, defineContract } from "../../mod.ts";
-import { NatsBroker } from "../../brokers/nats/mod.ts";
-import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
-import { isNatsMissing, NatsServer } from "./nats_server.ts";
-import { isRedisMissing, RedisServer } from "./redis_server.ts";
-
-const ENGINES = [
-  {
-    name: "Redis",
-    ignore: isRedisMissing,
-    start: async () => {
-      const engine = await RedisServer.start({ append: "always" });
-      return { engine, open: () => new RedisBroker({ url: engine.url }) };
-    },
-  },
-  {
-    name: "NATS",
-    ignore: isNatsMissing,
-    start: async () => {
-      const engine = await NatsServer.start();
-      const { servers } = engine;
-      return { engine, open: () => new NatsBroker({ servers }) };
-    },
-  },
-];
+import { ENGINES } from "./engines.ts";
 
 const contract = defineContract({
   state: { "board:{id}": { cards: z.string(), cursors: { schema: z.number(), ephemeral: true } } },

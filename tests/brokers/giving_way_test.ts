@@ -1,34 +1,11 @@
 /** Tests that a lost session gives way to a session on another node, over real Redis and NATS. */
 import { assertEquals } from "@std/assert";
-import { NatsBroker } from "../../brokers/nats/mod.ts";
-import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { type Client, type ClientStatus, connect } from "../../mod.ts";
 import type { Broker } from "../../pubsub/mod.ts";
 import { listen, portOf } from "../servers.ts";
 import { TcpPath } from "../tcp_path.ts";
 import { soon } from "../waiting.ts";
-import { isNatsMissing, NatsServer } from "./nats_server.ts";
-import { isRedisMissing, RedisServer } from "./redis_server.ts";
-
-const ENGINES = [
-  {
-    name: "Redis",
-    ignore: isRedisMissing,
-    start: async () => {
-      const engine = await RedisServer.start({ append: "always" });
-      return { engine, open: () => new RedisBroker({ url: engine.url }) };
-    },
-  },
-  {
-    name: "NATS",
-    ignore: isNatsMissing,
-    start: async () => {
-      const engine = await NatsServer.start();
-      const { servers } = engine;
-      return { engine, open: () => new NatsBroker({ servers }) };
-    },
-  },
-];
+import { ENGINES } from "./engines.ts";
 
 function node(broker: Broker) {
   return listen({
