@@ -60,8 +60,8 @@ export class Attempts<R> {
   }
 
   /**
-   * Starts an attempt beside the running one as soon as that one hangs. If there already are two,
-   * replaces the newer one once it hangs, so that repeated wake-ups cannot abort all attempts.
+   * Starts a second attempt as soon as the running one hangs. If two are running, replaces the newer
+   * one once it hangs, so that repeated wake-ups cannot abort all attempts.
    */
   hurry(): void {
     const { length } = this.#running;

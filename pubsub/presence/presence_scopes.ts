@@ -202,7 +202,7 @@ export class UserPresence {
   }
 
   /**
-   * Compares the number of connections, and the time of the first one, with those of the last call.
+   * Compares the number of connections, and the time of the first one, with the previous call.
    *
    * @returns The earlier values if one of them has changed.
    */
