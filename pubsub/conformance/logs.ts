@@ -391,9 +391,10 @@ export const LOGS: Record<string, Test> = {
 
   "fences writers that have lost the lease": withLogs(async ({ id }, near, far) => {
     const lease = (holder: string, ttlMs = 60_000) => ({ writer: { holder, ttlMs } });
-    await created(near, id, lease("one", 500));
-    same((await append(near, id, ["1"], lease("one", 500))).kind, "appended", "the holder");
+    await created(near, id, lease("one"));
+    same((await append(near, id, ["1"], lease("one"))).kind, "appended", "the holder");
     same((await append(far, id, ["x"], lease("two"))).kind, "fenced", "another writer");
+    same((await append(near, id, [], lease("one", 500))).kind, "appended", "a shorter lease");
     const taking = { writer: { holder: "two", ttlMs: 60_000, takes: true as const } };
     await until(
       async () => (await append(far, id, ["2"], taking)).kind === "appended",
