@@ -72,8 +72,8 @@ export type {
   TypedClientState,
 } from "./client/state/state.ts";
 export type { OnConflict, StateConflict } from "./client/state/writes.ts";
-export { Members, type RoomMembers } from "./client/rooms.ts";
-export { Subscription } from "./client/subscription.ts";
+export { Members, type RoomMembers } from "./client/subscriptions/rooms.ts";
+export { Subscription } from "./client/subscriptions/subscription.ts";
 export {
   AuthenticationError,
   BrokerError,

@@ -80,7 +80,7 @@ export type { BackoffOptions } from "./base/backoff.ts";
 export { platformRuntime, type Runtime } from "./base/runtime.ts";
 export type { StandardSchema } from "./base/standard_schema.ts";
 export { Client } from "./client/client.ts";
-export { Members, type RoomMembers } from "./client/rooms.ts";
+export { Members, type RoomMembers } from "./client/subscriptions/rooms.ts";
 export type {
   ClientOptions,
   ClientPublishOptions,
@@ -100,7 +100,7 @@ export type {
   TypedClientState,
 } from "./client/state/state.ts";
 export type { OnConflict, StateConflict } from "./client/state/writes.ts";
-export { Subscription } from "./client/subscription.ts";
+export { Subscription } from "./client/subscriptions/subscription.ts";
 export {
   AuthenticationError,
   BrokerError,

@@ -6,7 +6,7 @@ import { RequestError, SessionClosedError } from "../errors.ts";
 import { textOf } from "../base/error_text.ts";
 import { STREAM_ENDED, STREAM_EPOCH, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
-import type { Subscription } from "./subscription.ts";
+import type { Subscription } from "./subscriptions/subscription.ts";
 
 /**
  * The options for reading a durable stream.

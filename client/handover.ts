@@ -10,7 +10,7 @@ import type { Dialer } from "./client_options.ts";
 import type { Alarm } from "./liveness.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import type { HeadSink, Subscriptions, TopicReaders } from "./subscriptions.ts";
+import type { HeadSink, Subscriptions, TopicReaders } from "./subscriptions/subscriptions.ts";
 import { anySignal, settlesWithin, within } from "../base/wait.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";

@@ -6,14 +6,14 @@ import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import { report, type SessionSettings, tellLoss } from "../session/settings.ts";
 import { absoluteUrl } from "../transport/url.ts";
 
-export { Delivery, flushed } from "./delivery.ts";
+export { Delivery, flushed } from "./outbox/delivery.ts";
 export { readStream } from "./durable_stream.ts";
 export { Moves } from "./handover.ts";
 export { Liveness, watchedSession } from "./liveness.ts";
 export { skipOversize } from "../session/oversize.ts";
 export { Life } from "./page_life.ts";
-export { Resume } from "./resume.ts";
-export { Retries } from "./retries.ts";
+export { Resume } from "./subscriptions/resume.ts";
+export { Retries } from "./subscriptions/retries.ts";
 export { UnreadSessions } from "./unread_sessions.ts";
 export { MemberList } from "../session/wire/member_list.ts";
 

@@ -4,7 +4,7 @@ import { Signal } from "../../base/signal.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Client } from "../../client/client.ts";
 import type { ClientState } from "../../client/state/state.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import { openAnswer } from "../../session/answers/answers.ts";
 import type { Contract } from "../../session/contract.ts";
 import type { UntypedMessage } from "../../session/message.ts";

@@ -3,7 +3,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
 import type { CloseInfo } from "../../errors.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import { errorOf, type Link, openLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 import { kindOf, type Sample, Tally } from "./tally.ts";

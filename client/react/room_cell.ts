@@ -2,7 +2,7 @@
 import type { WaitOptions } from "../../session/types.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import type { Client } from "../client.ts";
-import { NOBODY, type RoomMembers } from "../rooms.ts";
+import { NOBODY, type RoomMembers } from "../subscriptions/rooms.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";
 
 /**

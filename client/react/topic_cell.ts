@@ -1,7 +1,7 @@
 /** The newest messages of one topic, for the components on a page. */
 import type { Client } from "../client.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
-import type { Subscription } from "../subscription.ts";
+import type { Subscription } from "../subscriptions/subscription.ts";
 import type { UntypedMessage } from "../../session/message.ts";
 import type { HistoryPosition, RecoveryReason } from "../../session/wire/recovery.ts";
 import { Cell, errorOf, type Rounds } from "./cell.ts";

@@ -14,7 +14,7 @@ import {
   type WriteResult,
 } from "../../session/wire/rows.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
-import type { Subscription } from "../subscription.ts";
+import type { Subscription } from "../subscriptions/subscription.ts";
 import type { ClientRows } from "./rows.ts";
 import type { WriteChange } from "./writes.ts";
 

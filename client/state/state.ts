@@ -36,7 +36,7 @@ import type { WaitOptions } from "../../session/types.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { ClientPlatform, ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
 import type { readStream } from "../durable_stream.ts";
-import type { Subscription } from "../subscription.ts";
+import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
 import { ClientRows } from "./rows.ts";
 import { copyOf, type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";

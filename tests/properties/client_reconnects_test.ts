@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, maybe, stepOf, transport } from "./draw.ts";

@@ -2,7 +2,7 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import type { PresenceEvent } from "../../pubsub/mod.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, stepOf } from "./draw.ts";

@@ -2,7 +2,7 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import { CloseCode, type CloseInfo } from "../../errors.ts";
 import { Broadcast } from "../../session/queue/turn.ts";
 import type { Session } from "../../session/session.ts";

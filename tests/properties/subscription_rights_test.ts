@@ -6,7 +6,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import type { Client } from "../../client/client.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import { RequestError } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";

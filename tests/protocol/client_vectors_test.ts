@@ -9,7 +9,7 @@ import { Client } from "../../client/client.ts";
 import { denoPlatform } from "../../client/deno.ts";
 import type { ClientState, ClientStateOptions } from "../../client/state/state.ts";
 import type { Message } from "../../session/message.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import { turns } from "../waiting.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { drawing, Peer } from "../sessions.ts";

@@ -3,7 +3,7 @@ import type { Client } from "../../client/client.ts";
 import type { ClientStatus } from "../../client/client_options.ts";
 import type { HistoryPosition, RecoveryReason } from "../../session/wire/recovery.ts";
 import type { Server } from "../../server/server.ts";
-import type { Subscription } from "../../client/subscription.ts";
+import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
 import type { Host } from "../simulator/host.ts";
 

@@ -1,6 +1,6 @@
 /** A program of a client: one life of a machine or of a page. */
 import type { Client } from "../../../client/client.ts";
-import type { Subscription } from "../../../client/subscription.ts";
+import type { Subscription } from "../../../client/subscriptions/subscription.ts";
 import type { Host } from "../../simulator/host.ts";
 import type { Simulation } from "../../simulator/simulation.ts";
 import { pause } from "../../../base/wait.ts";

@@ -1,6 +1,6 @@
 /** Statuses of clients and subscriptions change only as the documentation allows. */
 import type { ClientStatus } from "../../../client/client_options.ts";
-import type { Subscription } from "../../../client/subscription.ts";
+import type { Subscription } from "../../../client/subscriptions/subscription.ts";
 import { CloseCode, RequestError, TimeoutError } from "../../../errors.ts";
 import { nameAfter } from "../closes.ts";
 import type { Fact, Invariant } from "../facts.ts";

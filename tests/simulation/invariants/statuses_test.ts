@@ -1,5 +1,5 @@
 import type { ClientStatus } from "../../../client/client_options.ts";
-import type { Subscription } from "../../../client/subscription.ts";
+import type { Subscription } from "../../../client/subscriptions/subscription.ts";
 import { CloseCode, type CloseInfo, RequestError, TimeoutError } from "../../../errors.ts";
 import type { LiveClient } from "../facts.ts";
 import { statusesInOrder, subscriptionsInForceStay } from "./statuses.ts";

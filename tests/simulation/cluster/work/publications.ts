@@ -1,6 +1,6 @@
 /** Clients that subscribe to topics and publish on them. */
 import { RequestError } from "../../../../errors.ts";
-import type { Subscription } from "../../../../client/subscription.ts";
+import type { Subscription } from "../../../../client/subscriptions/subscription.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 import { hasHistory } from "../settings.ts";
 import { patienceOf } from "./patience.ts";

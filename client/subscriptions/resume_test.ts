@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
-import type { Gap, Recovery, SubscribeAnswer } from "../session/wire/recovery.ts";
-import type { ClientSubscribeOptions } from "./client_options.ts";
+import type { Gap, Recovery, SubscribeAnswer } from "../../session/wire/recovery.ts";
+import type { ClientSubscribeOptions } from "../client_options.ts";
 import { Resume, type Resumed, type TopicEvent } from "./resume.ts";
 import { STATES } from "./subscription_state.ts";
 

@@ -1,12 +1,12 @@
 /** The publications of a client, from the call to the server's reply. */
-import { isForSize } from "../transport/close_info.ts";
-import { RequestError, SessionClosedError } from "../errors.ts";
-import type { Inside } from "../session/receiving.ts";
-import type { EncodedMessage } from "../session/wire/encode.ts";
-import { internals, type Session } from "../session/session.ts";
-import type { ClientPublishOptions } from "./client_options.ts";
+import { isForSize } from "../../transport/close_info.ts";
+import { RequestError, SessionClosedError } from "../../errors.ts";
+import type { Inside } from "../../session/receiving.ts";
+import type { EncodedMessage } from "../../session/wire/encode.ts";
+import { internals, type Session } from "../../session/session.ts";
+import type { ClientPublishOptions } from "../client_options.ts";
 import { extended, isCrowded, type Outbox } from "./outbox.ts";
-import { pause, waitFor } from "../base/wait.ts";
+import { pause, waitFor } from "../../base/wait.ts";
 
 /**
  * The longest pause after a rejection by a rate limit, in milliseconds. It equals the time that a

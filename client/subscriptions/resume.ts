@@ -2,17 +2,17 @@
  * Recovers a subscription to a topic with a history. This module is loaded with the first such
  * topic.
  */
-import type { ClientSubscribeOptions } from "./client_options.ts";
+import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { SubscriptionChange, SubscriptionState } from "./subscription_state.ts";
-import type { IncomingMessage, TopicNote } from "../session/message.ts";
-import type { TopicLoss } from "../session/settings.ts";
+import type { IncomingMessage, TopicNote } from "../../session/message.ts";
+import type { TopicLoss } from "../../session/settings.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
   Recovery,
   RecoveryReason,
   SubscribeAnswer,
-} from "../session/wire/recovery.ts";
+} from "../../session/wire/recovery.ts";
 
 /** The maximum number of requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { platformRuntime } from "../base/runtime.ts";
-import { QueueFullError } from "../errors.ts";
-import { type EncodedMessage, encodeMessage } from "../session/wire/encode.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { QueueFullError } from "../../errors.ts";
+import { type EncodedMessage, encodeMessage } from "../../session/wire/encode.ts";
 import { Outbox } from "./outbox.ts";
 
 const message = (topic: string): EncodedMessage => encodeMessage(topic, undefined);

@@ -1,11 +1,11 @@
 /** Retries subscriptions that a server has rejected temporarily. */
-import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
-import { Backoff, boundRetryAfter } from "../base/backoff.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { settlesWithin } from "../base/wait.ts";
-import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
-import { internals, type Session } from "../session/session.ts";
-import { tellSkipped } from "../session/settings.ts";
+import { RequestError, type RequestFailure, TimeoutError } from "../../errors.ts";
+import { Backoff, boundRetryAfter } from "../../base/backoff.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import { CODES_FOR_NOW } from "../../session/wire/recovery.ts";
+import { internals, type Session } from "../../session/session.ts";
+import { tellSkipped } from "../../session/settings.ts";
 
 /** The longest first pause if the server specifies no time, in milliseconds. */
 const FIRST_PAUSE_MS = 100;

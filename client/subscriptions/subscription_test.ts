@@ -1,17 +1,17 @@
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import "./recovery.ts";
+import "../recovery.ts";
 import { z } from "zod";
-import { internals } from "../session/core.ts";
-import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
-import { Network, settled } from "../tests/clients.ts";
-import { passTime, turns } from "../tests/waiting.ts";
-import { HELLO, type Peer } from "../tests/sessions.ts";
-import type { Client } from "./client.ts";
-import { defineContract } from "../session/contract.ts";
-import type { Session } from "../session/session.ts";
-import { RequestService, type SessionServices } from "../session/serving/requests.ts";
+import { internals } from "../../session/core.ts";
+import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
+import { Network, settled } from "../../tests/clients.ts";
+import { passTime, turns } from "../../tests/waiting.ts";
+import { HELLO, type Peer } from "../../tests/sessions.ts";
+import type { Client } from "../client.ts";
+import { defineContract } from "../../session/contract.ts";
+import type { Session } from "../../session/session.ts";
+import { RequestService, type SessionServices } from "../../session/serving/requests.ts";
 import type { Subscription } from "./subscription.ts";
 
 /** A server's services that record their requests. */

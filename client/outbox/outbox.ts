@@ -1,13 +1,18 @@
 /** Holds a client's messages that are waiting for a connection, and counts its publications. */
-import { checkLimits } from "../base/options.ts";
-import { QueueFullError, type SessionClosedError, SkeinError } from "../errors.ts";
-import { Signal } from "../base/signal.ts";
-import type { Inside } from "../session/receiving.ts";
-import type { Frame } from "../transport/connection.ts";
-import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { internals, type Session } from "../session/session.ts";
-import { report } from "../session/settings.ts";
+import { checkLimits } from "../../base/options.ts";
+import { QueueFullError, type SessionClosedError, SkeinError } from "../../errors.ts";
+import { Signal } from "../../base/signal.ts";
+import type { Inside } from "../../session/receiving.ts";
+import type { Frame } from "../../transport/connection.ts";
+import {
+  decodeBinary,
+  encodeBinary,
+  type EncodedMessage,
+  framed,
+} from "../../session/wire/encode.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { internals, type Session } from "../../session/session.ts";
+import { report } from "../../session/settings.ts";
 
 /**
  * The default limits of an outbox. A server accepts a burst of as many publications, and a send

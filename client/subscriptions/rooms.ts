@@ -1,17 +1,17 @@
 /** The rooms of a client: its presence data in them, and their members. */
-import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
-import { internals, type Session } from "../session/session.ts";
-import { checkTopic, encodeEnvelope } from "../session/wire/encode.ts";
-import type { MemberList } from "../session/wire/member_list.ts";
-import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
-import { CODES_FOR_NOW, type SubscribeAnswer } from "../session/wire/recovery.ts";
-import { boundRetryAfter } from "../base/backoff.ts";
-import type { Contract } from "../session/contract.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { settlesWithin, waitFor } from "../base/wait.ts";
-import { StatusFeed } from "../base/status_feed.ts";
+import { QueueFullError, RequestError, SessionClosedError } from "../../errors.ts";
+import { internals, type Session } from "../../session/session.ts";
+import { checkTopic, encodeEnvelope } from "../../session/wire/encode.ts";
+import type { MemberList } from "../../session/wire/member_list.ts";
+import type { PresenceMember, PresenceNotice } from "../../session/wire/presence_notice.ts";
+import { CODES_FOR_NOW, type SubscribeAnswer } from "../../session/wire/recovery.ts";
+import { boundRetryAfter } from "../../base/backoff.ts";
+import type { Contract } from "../../session/contract.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { settlesWithin, waitFor } from "../../base/wait.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
-import type { WaitOptions } from "../session/types.ts";
+import type { WaitOptions } from "../../session/types.ts";
 
 /**
  * The maximum number of rooms in which one client may have data. A server keeps the data of as many
@@ -230,7 +230,7 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
 
   override async from(): Promise<Record<never, never>> {
     const part = await this.#owner
-      .loadRecovery() as typeof import("../session/wire/member_list.ts");
+      .loadRecovery() as typeof import("../../session/wire/member_list.ts");
     this.#list ??= new part.MemberList();
     return {};
   }

@@ -1,11 +1,11 @@
 /** Implements at-least-once delivery: a message is sent until the server acknowledges it. */
-import { isForSize } from "../transport/close_info.ts";
-import { internals } from "../session/core.ts";
-import type { Inside } from "../session/receiving.ts";
+import { isForSize } from "../../transport/close_info.ts";
+import { internals } from "../../session/core.ts";
+import type { Inside } from "../../session/receiving.ts";
 import { extended, isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
-import { waitFor } from "../base/wait.ts";
-import type { WaitOptions } from "../session/types.ts";
-import type { Session } from "../session/session.ts";
+import { waitFor } from "../../base/wait.ts";
+import type { WaitOptions } from "../../session/types.ts";
+import type { Session } from "../../session/session.ts";
 
 /**
  * The maximum number of unacknowledged messages. It is well below the number of messages that may

@@ -1,22 +1,22 @@
 /** A client's subscription to one topic. */
-import { QueueFullError, RequestError } from "../errors.ts";
-import { abortError } from "../base/wait.ts";
-import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
-import { checkLoop, ReceiveQueue } from "../session/queue/receive_queue.ts";
+import { QueueFullError, RequestError } from "../../errors.ts";
+import { abortError } from "../../base/wait.ts";
+import type { Contract, ContractTopic, TopicMessage } from "../../session/contract.ts";
+import { checkLoop, ReceiveQueue } from "../../session/queue/receive_queue.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
   Recovery,
   SubscribeAnswer,
-} from "../session/wire/recovery.ts";
-import type { PresenceNotice } from "../session/wire/presence_notice.ts";
+} from "../../session/wire/recovery.ts";
+import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
 import { STATES, type SubscriptionChange, type SubscriptionState } from "./subscription_state.ts";
-import type { ClientSubscribeOptions } from "./client_options.ts";
-import { StatusFeed } from "../base/status_feed.ts";
-import type { Faults } from "../session/faults.ts";
-import type { TopicLoss } from "../session/settings.ts";
-import type { IncomingMessage } from "../session/message.ts";
+import type { ClientSubscribeOptions } from "../client_options.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import type { Faults } from "../../session/faults.ts";
+import type { TopicLoss } from "../../session/settings.ts";
+import type { IncomingMessage } from "../../session/message.ts";
 
 /** The maximum number of messages and bytes that wait for a slow reader, or for the first one. */
 export const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };

@@ -1,15 +1,15 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import "./recovery.ts";
-import type { RequestError } from "../errors.ts";
-import { Network } from "../tests/clients.ts";
-import { Random } from "../tests/random.ts";
-import { HELLO, type Peer } from "../tests/sessions.ts";
-import { MOVED } from "../session/wire/recovery.ts";
-import type { Client } from "./client.ts";
-import type { ClientSubscribeOptions } from "./client_options.ts";
+import "../recovery.ts";
+import type { RequestError } from "../../errors.ts";
+import { Network } from "../../tests/clients.ts";
+import { Random } from "../../tests/random.ts";
+import { HELLO, type Peer } from "../../tests/sessions.ts";
+import { MOVED } from "../../session/wire/recovery.ts";
+import type { Client } from "../client.ts";
+import type { ClientSubscribeOptions } from "../client_options.ts";
 import type { Subscription } from "./subscription.ts";
-import { turns } from "../tests/waiting.ts";
+import { turns } from "../../tests/waiting.ts";
 
 /** A request to subscribe or to leave. */
 interface Asked {

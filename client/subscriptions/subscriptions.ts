@@ -1,25 +1,25 @@
 /** Keeps a client's subscriptions, and moves them from one session to the next. */
-import { RequestError } from "../errors.ts";
+import { RequestError } from "../../errors.ts";
 import type { Retries } from "./retries.ts";
-import { Backoff } from "../base/backoff.ts";
-import type { Runtime } from "../base/runtime.ts";
-import { settlesWithin } from "../base/wait.ts";
-import type { Contract } from "../session/contract.ts";
+import { Backoff } from "../../base/backoff.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { Contract } from "../../session/contract.ts";
 import {
   CODES_FOR_NOW,
   type HistoryOptions,
   type HistoryPosition,
   type SubscribeAnswer,
   type Unsubscribed,
-} from "../session/wire/recovery.ts";
-import { internals, type Session } from "../session/session.ts";
-import type { ClientSubscribeOptions } from "./client_options.ts";
+} from "../../session/wire/recovery.ts";
+import { internals, type Session } from "../../session/session.ts";
+import type { ClientSubscribeOptions } from "../client_options.ts";
 import { Membership } from "./rooms.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
-import { PRESENCE_PREFIX, type PresenceNotice } from "../session/wire/presence_notice.ts";
-import { checkTopic } from "../session/wire/encode.ts";
-import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
-import { tellLoss } from "../session/settings.ts";
+import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
+import { checkTopic } from "../../session/wire/encode.ts";
+import type { IncomingMessage, TopicNote, TopicSink } from "../../session/message.ts";
+import { tellLoss } from "../../session/settings.ts";
 
 /**
  * The maximum number of concurrent requests to subscribe. It is half of the pending requests that a
