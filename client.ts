@@ -201,7 +201,7 @@ export function connect<C extends Contract = Contract>(
  * @param options The session's options; see {@linkcode DialOptions}.
  * @returns The established session.
  * @throws {ConnectionError} If the connection cannot be opened.
- * @throws {SessionClosedError} If the server refuses the session; `info` contains the code and the
+ * @throws {SessionClosedError} If the server rejects the session; `info` contains the code and the
  * reason.
  * @throws {TimeoutError} If opening takes longer than `connectTimeoutMs`.
  * @throws {TypeError} If there is a token but the protocols do not include `skein.1`, or if

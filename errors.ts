@@ -203,8 +203,8 @@ export class ProtocolError extends SkeinError {
 /** Thrown when a connection cannot be opened, or breaks. */
 export class ConnectionError extends SkeinError {
   /**
-   * The HTTP status with which the server refused the connection. It is `undefined` if the server
-   * did not refuse it, or if the platform hides the status.
+   * The HTTP status with which the server rejected the connection. It is `undefined` if the server
+   * did not reject it, or if the platform hides the status.
    */
   declare readonly status: number | undefined;
 
@@ -212,7 +212,7 @@ export class ConnectionError extends SkeinError {
    * Creates the error.
    *
    * @param message The operation that failed.
-   * @param options Standard error options, and the HTTP status if the server refused the
+   * @param options Standard error options, and the HTTP status if the server rejected the
    * connection.
    */
   constructor(message: string, options?: ErrorOptions & { status?: number | undefined }) {
@@ -334,7 +334,7 @@ export class LimitError extends SkeinError {
 }
 
 /**
- * Thrown by the application's `authenticate` to refuse a session. The message is sent to the client
+ * Thrown by the application's `authenticate` to reject a session. The message is sent to the client
  * as the close reason. The function `token` of a client throws it if there is no token, for example
  * because the user has to sign in again.
  *
@@ -347,11 +347,11 @@ export class LimitError extends SkeinError {
  * ```
  */
 export class AuthenticationError extends SkeinError {
-  /** The HTTP status of the refusal. The close code is this status plus 4000. */
+  /** The HTTP status of the rejection. The close code is this status plus 4000. */
   declare readonly status: 400 | 401 | 403 | 404 | 408 | 429 | 503;
 
   /**
-   * Creates the refusal.
+   * Creates the rejection.
    *
    * @param message The reason, which is sent to the client.
    * @param options The status (401 by default) and standard error options.
@@ -427,5 +427,5 @@ export class RequestError extends SkeinError {
 /** The part of a {@linkcode RequestError} that is sent to the peer. */
 export type RequestFailure = RequestError["failure"];
 
-/** An HTTP status with which a server can refuse a session. */
-export type RefusalStatus = AuthenticationError["status"];
+/** An HTTP status with which a server can reject a session. */
+export type RejectionStatus = AuthenticationError["status"];

@@ -127,7 +127,11 @@ export { MemoryBroker } from "./pubsub/memory/broker.ts";
 export { Presence } from "./pubsub/presence/presence.ts";
 export { Rooms } from "./pubsub/presence/rooms.ts";
 export { Topics } from "./pubsub/topics.ts";
-export type { Authenticate, AuthenticationContext, Refusal } from "./server/admission_options.ts";
+export type {
+  Authenticate,
+  AuthenticationContext,
+  SessionRejection,
+} from "./server/admission_options.ts";
 export { guest, type ValueOf } from "./server/guest.ts";
 export { forwardedAddress, type ForwardedAddressOptions } from "./transport/forwarded_address.ts";
 export type { ListenInfo } from "./server/listener.ts";

@@ -25,7 +25,7 @@ export type {
   AdmissionOptions,
   Authenticate,
   AuthenticationContext,
-  Refusal,
+  SessionRejection,
 } from "./server/admission_options.ts";
 export { guest, type ValueOf } from "./server/guest.ts";
 export type { ListenInfo } from "./server/listener.ts";

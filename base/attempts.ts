@@ -16,7 +16,7 @@ export interface AttemptParts<R> {
   readonly runtime: Runtime;
   /** Makes one attempt. Never rejects: a failure is returned. */
   readonly open: (signal: AbortSignal) => Promise<R>;
-  /** Returns whether a result ends the other attempt too, such as a session or a refusal. */
+  /** Returns whether a result ends the other attempt too, such as a session or a rejection. */
   readonly isFinal: (result: R) => boolean;
   /** Closes a session that opened after its attempt was aborted. */
   readonly discard: (result: R) => void;
@@ -60,8 +60,8 @@ export class Attempts<R> {
   }
 
   /**
-   * Starts a second attempt as soon as the running one hangs. If two are running, replaces the newer
-   * one once it hangs, so that repeated wake-ups cannot abort all attempts.
+   * Starts a second attempt as soon as the running one hangs. If two are running, replaces the
+   * newer one once it hangs, so that repeated wake-ups cannot abort all attempts.
    */
   hurry(): void {
     const { length } = this.#running;

@@ -8,19 +8,19 @@ Deno.test("ConsoleReport.tell() prints a cause once, and after an hour the numbe
   using time = new FakeTime();
   using printed = captureConsole();
   const report = new ConsoleReport(platformRuntime());
-  for (let i = 0; i < 5; i++) report.tell("origin", "an origin was refused", { about: "a" });
-  report.tell("origin", "another origin was refused", { about: "b" });
+  for (let i = 0; i < 5; i++) report.tell("origin", "an origin was rejected", { about: "a" });
+  report.tell("origin", "another origin was rejected", { about: "b" });
   time.tick(3_599_999);
-  report.tell("origin", "an origin was refused", { about: "a" });
+  report.tell("origin", "an origin was rejected", { about: "a" });
   assertEquals(printed.lines, [
-    "Skein: an origin was refused",
-    "Skein: another origin was refused (and 4 more of this kind since the last line)",
+    "Skein: an origin was rejected",
+    "Skein: another origin was rejected (and 4 more of this kind since the last line)",
   ]);
   time.tick(1);
-  report.tell("origin", "an origin was refused", { about: "a" });
+  report.tell("origin", "an origin was rejected", { about: "a" });
   assertEquals(
     printed.lines[2],
-    "Skein: an origin was refused (and 1 more of this kind since the last line)",
+    "Skein: an origin was rejected (and 1 more of this kind since the last line)",
   );
 });
 
@@ -30,7 +30,7 @@ Deno.test("ConsoleReport.tell() prints 16 causes of each kind per hour", () => {
   const report = new ConsoleReport(platformRuntime());
   for (let i = 0; i < 10_000; i++) report.tell("origin", `origin ${i}`, { about: `${i}` });
   assertEquals(printed.lines.length, 16);
-  report.tell("token", "a token was refused");
+  report.tell("token", "a token was rejected");
   assertEquals(printed.lines.length, 17);
   time.tick(3_600_000);
   for (let i = 0; i < 10_000; i++) report.tell("origin", `origin ${i}`, { about: `${i}` });
@@ -49,7 +49,7 @@ Deno.test("ConsoleReport.failed() prints 16 errors per minute, then the number o
   for (let i = 0; i < 10_000; i++) report.failed("A handler", error);
   assertEquals(printed.lines, Array(16).fill("A handler failed: TypeError: broken"));
   // Errors don't suppress lines, nor lines errors.
-  for (let i = 0; i < 20; i++) report.tell("origin", "an origin was refused", { about: `${i}` });
+  for (let i = 0; i < 20; i++) report.tell("origin", "an origin was rejected", { about: `${i}` });
   assertEquals(printed.lines.length, 32);
   time.tick(59_999);
   report.failed("A handler", error);

@@ -98,7 +98,7 @@ const SERVER: readonly Row[] = [
         others: { perSecond: 1 },
       },
     ]),
-  count("rates.maxRefusals"),
+  count("rates.maxRejections"),
   ...["maxData", "maxStreamData", "maxStreamsBidi", "maxStreamsUni"].map((name) => ({
     path: `flowControl.${name}`,
     fits: [0, 1, MAX_SAFE],

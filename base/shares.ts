@@ -127,7 +127,7 @@ export interface QuotaStats {
   /** Maximum for all owners together. */
   readonly max: number;
   /** Number of rejections, by the level whose limit or share was reached. */
-  readonly refused: Readonly<Record<LimitLevel, number>>;
+  readonly rejected: Readonly<Record<LimitLevel, number>>;
 }
 
 /** Conditions of {@linkcode Quota.take}. */
@@ -251,7 +251,7 @@ export class Quota {
   readonly #counts = new Map<string, Tally>();
   /** Slots on other nodes by owner; bounded by the reports. */
   readonly #elsewhere = new Map<string, number>();
-  readonly #refused: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
+  readonly #rejected: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
   #taken = 0;
 
   /**
@@ -264,7 +264,7 @@ export class Quota {
   }
 
   get stats(): QuotaStats {
-    return { taken: this.#taken, max: this.#options.max, refused: { ...this.#refused } };
+    return { taken: this.#taken, max: this.#options.max, rejected: { ...this.#rejected } };
   }
 
   /** Number of owners that have a slot. An owner counts once for each of its levels. */
@@ -331,7 +331,7 @@ export class Quota {
       const partner = place.partner ?? partnerOf(options.beside);
       const full = this.#fullShare(counts, options, place, partner);
       if (full !== undefined) {
-        this.#refused[full.level]++;
+        this.#rejected[full.level]++;
         throw this.#errorOf(full, options);
       }
       this.#remove(place);
@@ -347,7 +347,7 @@ export class Quota {
     const full = this.#fullShare(counts, options, partner) ??
       (partner === undefined ? this.#fullBound(options) : undefined);
     if (full !== undefined) {
-      this.#refused[full.level]++;
+      this.#rejected[full.level]++;
       return full;
     }
     const place = new Place(this.#counter, counts);

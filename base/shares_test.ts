@@ -52,7 +52,7 @@ Deno.test("Quota.take() gives one owner half of the limit, and another one the r
   assertEquals(quota.stats, {
     taken: 10,
     max: 10,
-    refused: { server: 1, address: 2, user: 0, session: 0 },
+    rejected: { server: 1, address: 2, user: 0, session: 0 },
   });
 });
 
@@ -187,7 +187,7 @@ Deno.test("Place.change() counts only for the new owner, or for the old one if i
   const guest = quota.take(at("192.0.2.1"));
   const bob = quota.take(at("192.0.2.2", { user: "bob" }));
   assertThrows(() => guest.change(at("192.0.2.1", { user: "bob" })), LimitError, "your user");
-  assertEquals([quota.owners, quota.stats.refused.user], [3, 1]);
+  assertEquals([quota.owners, quota.stats.rejected.user], [3, 1]);
   guest.change(at("192.0.2.1", { user: "ann" }));
   assertEquals([quota.taken, quota.owners], [2, 4]);
   for (const place of [guest, bob]) place[Symbol.dispose]();
@@ -217,8 +217,8 @@ Deno.test("Quotas.open() returns one quota per name, and stats lists each once",
   assertEquals([second.taken, other.taken], [1, 0]);
   const none = { server: 0, address: 0, user: 0, session: 0 };
   assertEquals(quotas.stats, {
-    tents: { taken: 1, max: 1, refused: { ...none, server: 1 } },
-    huts: { taken: 0, max: 1, refused: none },
+    tents: { taken: 1, max: 1, rejected: { ...none, server: 1 } },
+    huts: { taken: 0, max: 1, rejected: none },
   });
 });
 
@@ -228,11 +228,11 @@ Deno.test("Quota.tryTake() returns the level of a rejection, which levelFull() d
   const place = quota.tryTake(at("192.0.2.1")) as Place;
   assertEquals(quota.levelFull(at("192.0.2.1")), "address");
   assertEquals(quota.levelFull(at("192.0.2.1"), { factor: 2 }), undefined);
-  assertEquals(quota.stats.refused.address, 0);
+  assertEquals(quota.stats.rejected.address, 0);
   assertEquals(quota.tryTake(at("192.0.2.1")), "address");
   quota.tryTake(at("192.0.2.2"));
   assertEquals([quota.tryTake(at("192.0.2.3")), quota.tryTake()], ["server", "server"]);
-  assertEquals(quota.stats.refused, { server: 2, address: 1, user: 0, session: 0 });
+  assertEquals(quota.stats.rejected, { server: 2, address: 1, user: 0, session: 0 });
   place[Symbol.dispose]();
   assertEquals([quota.levelFull(), quota.taken], [undefined, 1]);
 });

@@ -159,16 +159,16 @@ Deno.test("Client keeps the first attempt if the one beside it fails, and the ot
   }
 });
 
-Deno.test("Client stops both attempts when the server refuses one of them", async () => {
+Deno.test("Client stops both attempts when the server rejects one of them", async () => {
   using time = new FakeTime();
   const network = new HangingNetwork();
-  network.answers.push(network.hang, network.refuse(4403));
+  network.answers.push(network.hang, network.reject(4403));
   const { client } = hanging(network);
   await using _client = client;
   await turns();
   await time.tickAsync(1_000);
   client.retryNow();
-  assertEquals([await settled(client), network.open], ["refused", 0]);
+  assertEquals([await settled(client), network.open], ["rejected", 0]);
 });
 
 Deno.test("Client closes one of two sessions that open in the same turn", async () => {
@@ -211,15 +211,15 @@ Deno.test("Client.close() ends both attempts, and leaves no timer", async () => 
   }
 });
 
-Deno.test("Client.retryNow() skips a delay and leaves refused, and a failure follows the usual delays", async () => {
+Deno.test("Client.retryNow() skips a delay and leaves rejected, and a failure follows the usual delays", async () => {
   using time = new FakeTime();
   const network = new HangingNetwork();
-  network.answers.push(network.nobody, network.refuse(4403), network.hang, network.nobody);
+  network.answers.push(network.nobody, network.reject(4403), network.hang, network.nobody);
   const { client } = hanging(network);
   await using _client = client;
   assertEquals(await settled(client), "reconnecting");
   for (let i = 0; i < 100; i++) client.retryNow();
-  assertEquals([await settled(client), network.dials.length], ["refused", 2]);
+  assertEquals([await settled(client), network.dials.length], ["rejected", 2]);
   for (let i = 0; i < 100; i++) client.retryNow();
   assertEquals([await settled(client), network.dials.length], ["connecting", 3]);
   await time.tickAsync(1_000);

@@ -45,7 +45,7 @@ export const CLIENT_KINDS: {
     backoff: { firstDelayMs: ABOVE_ZERO, maxAttempts: LIMIT, maxDelayMs: ABOVE_ZERO },
     connectAfter: "object",
     delivery: DELIVERY,
-    endOnRefusal: "boolean",
+    endOnRejection: "boolean",
     life: objectWith("Life", "subscribe"),
     outbox: { maxBytes: POSITIVE, maxMessages: POSITIVE },
     token: "string or function or null",

@@ -78,32 +78,32 @@ type Recovery = typeof import("./recovery.ts");
 type Answers = typeof import("../session/answers/answers.ts");
 
 /**
- * The shortest pause between a refused attempt and the attempt with a fresh token, in milliseconds.
- * The longest pause is three times as long. A pause is needed because the library that provides the
- * token may still be renewing it after a wake-up.
+ * The shortest pause between a rejected attempt and the attempt with a fresh token, in
+ * milliseconds. The longest pause is three times as long. A pause is needed because the library
+ * that provides the token may still be renewing it after a wake-up.
  */
 const FRESH_TOKEN_MS = 500;
 
 /**
  * A client that reconnects whenever the connection is lost, with capped and jittered delays. If the
- * server refuses it, the client stays disconnected until `retryNow()` or `wake()` retries.
+ * server rejects it, the client stays disconnected until `retryNow()` or `wake()` retries.
  *
  * - **Subscriptions** are requested again in every new session. Subscriptions to a topic with a
  *   history resume from their position.
  * - **Presence:** the client's presence data in rooms is set again in every new session.
  * - **Outbox:** messages that you send while the client is not connected go out after it has
  *   reconnected, in order, and no faster than the server reads them. A message larger than the
- *   server's limit is dropped and reported to `onRefused` with the code `too-large`.
- * - **Console:** if the client cannot connect or is refused, it prints one line per URL. It prints
+ *   server's limit is dropped and reported to `onMessageRejected` with the code `too-large`.
+ * - **Console:** if the client cannot connect or is rejected, it prints one line per URL. It prints
  *   nothing if `status` was read or subscribed to, or if there is an `onError` handler.
- * - **Refused:** after the close code 4401 or 4403, after 4400 in response to an attempt to connect,
- *   or after such a refusal by `token`, the client stays disconnected with the status `refused`.
- *   Requests are rejected immediately, while subscriptions, loops and the outbox wait.
- *   {@linkcode Client.retryNow} tries again. With `endOnRefusal`, the client closes instead; loops
- *   and publications are then rejected too.
+ * - **Rejected:** after the close code 4401 or 4403, after 4400 in response to an attempt to
+ *   connect, or after such a rejection by `token`, the client stays disconnected with the status
+ *   `rejected`. Requests are rejected immediately, while subscriptions, loops and the outbox wait.
+ *   {@linkcode Client.retryNow} tries again. With `endOnRejection`, the client closes instead;
+ *   loops and publications are then rejected too.
  * - **Fresh token:** if `token` is a function, the client makes one more attempt after 4401 before
- *   it counts as refused. A refused client also retries after the page or machine wakes up or comes
- *   back online.
+ *   it counts as rejected. A rejected client also retries after the page or machine wakes up or
+ *   comes back online.
  * - **Not found:** after 4404, the client waits for the longest delay and then retries, because a
  *   newer version of the server may serve the path.
  * - **Closed:** a normal close by the server closes the client, and loops end without an error.
@@ -134,8 +134,8 @@ export class Client<C extends Contract = Contract>
    */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
   /**
-   * Resolves once the client is closed, or is refused with `endOnRefusal`. The value says how the
-   * last session closed.
+   * Resolves once the client is closed, or is rejected with `endOnRejection`. The value says how
+   * the last session closed.
    */
   declare readonly closed: Promise<CloseInfo>;
 
@@ -196,8 +196,8 @@ export class Client<C extends Contract = Contract>
   #place = "";
   readonly #guest: Guest;
   #retryAt = 0;
-  /** The number of consecutive attempts that the server refused with 4401. */
-  #refusals = 0;
+  /** The number of consecutive attempts that the server rejected with 4401. */
+  #rejections = 0;
   #skipDelay: (() => void) | undefined;
 
   /**
@@ -286,7 +286,7 @@ export class Client<C extends Contract = Contract>
    *
    * @param options A signal or time limit that ends the wait.
    * @returns The session.
-   * @throws {SessionClosedError} If the client is closed or refused.
+   * @throws {SessionClosedError} If the client is closed or rejected.
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
    */
   whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
@@ -343,7 +343,7 @@ export class Client<C extends Contract = Contract>
    * @returns The reply.
    * @throws {RequestError} If the server replies with an error.
    * @throws {TimeoutError} If there is no reply in time.
-   * @throws {SessionClosedError} If the client is closed or refused, or if the session closed
+   * @throws {SessionClosedError} If the client is closed or rejected, or if the session closed
    * before the reply arrived. In the latter case, the outcome is unknown. With `retry`, the error
    * is thrown if two sessions in a row were closed because a message was too large.
    */
@@ -358,7 +358,7 @@ export class Client<C extends Contract = Contract>
     const stop = new AbortController();
     const wait = { timeoutMs, signal: signal ? anySignal(signal, stop.signal) : stop.signal };
     const ask = async () => {
-      for (let refused = 0;;) {
+      for (let rejected = 0;;) {
         const session = await this.whenConnected(wait);
         wait.timeoutMs = Infinity; // The limit for all attempts applies.
         try {
@@ -367,7 +367,7 @@ export class Client<C extends Contract = Contract>
           if (!retry || !(error instanceof SessionClosedError)) throw error;
           // The first time, another message may have been too large. Twice in a row, it must be
           // this one.
-          if (isForSize(error.info) && ++refused > 1) throw error;
+          if (isForSize(error.info) && ++rejected > 1) throw error;
         }
       }
     };
@@ -509,9 +509,9 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Opens a state: rows that all clients and servers share, and that this client may also write. The
-   * server's `authorize` must allow this client to subscribe to `stream:<id>` to read the rows, and to
-   * publish on it to write them. See {@linkcode ClientState}.
+   * Opens a state: rows that all clients and servers share, and that this client may also write.
+   * The server's `authorize` must allow this client to subscribe to `stream:<id>` to read the rows,
+   * and to publish on it to write them. See {@linkcode ClientState}.
    *
    * @param id The state's id, for which the server has called `server.state(id)`.
    * @param options What to do if others change a row at the same time.
@@ -533,21 +533,22 @@ export class Client<C extends Contract = Contract>
    * Publishes to a topic through the server. The server's `authorize` must allow this. The
    * publication stays in the outbox until the server has replied.
    *
-   * - **Exactly once:** if the session is lost before the reply, the next session sends publications
-   *   again that are on topics with a history and at most 90 s old. The broker stores each once.
+   * - **Exactly once:** if the session is lost before the reply, the next session sends
+   *   publications again that are on topics with a history and at most 90 s old. The broker stores
+   *   each once.
    * - **Other topics:** the client does not know whether the server published, and rejects with a
    *   {@linkcode SessionClosedError}. With `delivery: "at-least-once"`, these publications are sent
    *   again too.
    * - **Order:** the publications on each topic keep the order of the calls, across sessions.
-   * - **Rate limits:** if a publication exceeds one of the server's rate limits, the client waits and
-   *   publishes it again. Later publications wait too.
+   * - **Rate limits:** if a publication exceeds one of the server's rate limits, the client waits
+   *   and publishes it again. Later publications wait too.
    *
    * @typeParam T The topic. With a contract, it must be a topic that clients receive.
    * @param topic The topic.
    * @param data The data.
-   * @param options A signal, a timeout, the delivery, and `except: "self"` to leave out this client.
-   * If a publication is aborted or times out before a session accepts it, or while it waits for a
-   * rate limit or another session, it is not sent.
+   * @param options A signal, a timeout, the delivery, and `except: "self"` to leave out this
+   * client. If a publication is aborted or times out before a session accepts it, or while it waits
+   * for a rate limit or another session, it is not sent.
    * @returns Resolves once the server has published the message.
    * @throws {RequestError} With the code `forbidden`, if the server does not allow the publication.
    * With the code `too-many`, if a rate limit does not allow it within 30 s.
@@ -607,7 +608,7 @@ export class Client<C extends Contract = Contract>
    * `too-large`, if the data is too large. With `invalid`, if the data does not match the contract.
    * @throws {QueueFullError} If 32 other rooms already have data.
    * @throws {TypeError} If JSON cannot represent the data, or if the room is not a valid topic.
-   * @throws {SessionClosedError} If the client is closed or refused. A refused client still sets
+   * @throws {SessionClosedError} If the client is closed or rejected. A rejected client still sets
    * the data in its next session.
    */
   presence<T extends ContractTopic<C, "presence">>(
@@ -660,15 +661,15 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Starts the next attempt to connect immediately, if the client is waiting for it or is refused.
+   * Starts the next attempt to connect immediately, if the client is waiting for it or is rejected.
    * If an attempt is running, another one starts beside it once the first has taken a second. The
    * first session that opens is used. At most two attempts run at a time, however often you call
    * this. When a page comes back online, wakes up, changes networks or becomes visible again, the
-   * client does the same on its own unless it is refused.
+   * client does the same on its own unless it is rejected.
    */
   retryNow(): void {
     // Do this immediately, so that a call in the same turn waits for the attempt.
-    if (this.status.current.name === "refused" && this.#skipDelay) {
+    if (this.status.current.name === "rejected" && this.#skipDelay) {
       this.status.set({ name: "connecting" });
     }
     if (this.#skipDelay) {
@@ -679,14 +680,14 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Starts an attempt after the page or machine woke up or came back online. A refused client
+   * Starts an attempt after the page or machine woke up or came back online. A rejected client
    * retries only if it can get a fresh token for the attempt.
    *
    * @ignore
    */
   wake(): void {
     const { current } = this.status;
-    const mayDiffer = current.name !== "refused" ||
+    const mayDiffer = current.name !== "rejected" ||
       this.#renewsToken && current.cause.code === CloseCode.unauthenticated;
     if (mayDiffer) this.retryNow();
   }
@@ -701,9 +702,9 @@ export class Client<C extends Contract = Contract>
    * - **Other topics** have no gap either if the server is a single node: each publication arrives
    *   in one of the two sessions, in order. If the old session breaks during the move, its
    *   in-flight publications are lost.
-   * - **Messages and publications** that you send from now on go to the new session. Publications on
-   *   topics with a history that have no reply are sent there again, and each is published once. So
-   *   are unacknowledged messages with `delivery: "at-least-once"`.
+   * - **Messages and publications** that you send from now on go to the new session. Publications
+   *   on topics with a history that have no reply are sent there again, and each is published once.
+   *   So are unacknowledged messages with `delivery: "at-least-once"`.
    * - **Requests and streams** finish in the session in which they started. New ones start in the
    *   new session.
    *
@@ -802,8 +803,8 @@ export class Client<C extends Contract = Contract>
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If there is an `onMessage` handler, or if another loop is already running.
    * @throws {QueueFullError} If the loop fell behind and messages are missing.
-   * @throws {SessionClosedError} If the client has made its last attempt, or was refused with
-   * `endOnRefusal`; `info` contains the code and the reason.
+   * @throws {SessionClosedError} If the client has made its last attempt, or was rejected with
+   * `endOnRejection`; `info` contains the code and the reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
     checkLoop("client", this.#isRead, this.#settings.handlers.onMessage !== undefined);
@@ -847,7 +848,7 @@ export class Client<C extends Contract = Contract>
   }
 
   async #run(): Promise<CloseInfo> {
-    const { connectAfter, endOnRefusal = false } = this.#options;
+    const { connectAfter, endOnRejection = false } = this.#options;
     const { signal } = this.#stop;
     try {
       if (connectAfter) await within(this.#runtime, connectAfter, { signal }).catch(() => {});
@@ -856,12 +857,12 @@ export class Client<C extends Contract = Contract>
         const verdict = this.#judge(info, wasReady);
         // The loop over the client throws if it was too slow itself.
         const isFull = info.code === CloseCode.queueFull && !(this.#isRead && info.by === "local");
-        if (verdict === "closed" || verdict === "refused" || isFull || !wasReady) {
+        if (verdict === "closed" || verdict === "rejected" || isFull || !wasReady) {
           this.#report(info, verdict);
         }
         if (verdict === "closed") return this.#finish("closed", info);
-        if (verdict === "refused") {
-          if (endOnRefusal) return this.#finish("refused", info);
+        if (verdict === "rejected") {
+          if (endOnRejection) return this.#finish("rejected", info);
           await this.#rest(info);
         } else {
           const mayMove = this.#retryAt === 0 && !isOffline();
@@ -902,15 +903,15 @@ export class Client<C extends Contract = Contract>
   }
 
   /**
-   * Waits while the client is refused, until a call or a wake-up starts an attempt or the client
+   * Waits while the client is rejected, until a call or a wake-up starts an attempt or the client
    * closes.
    */
   async #rest(info: CloseInfo): Promise<void> {
     const resumed = this.#wait(Infinity);
-    this.status.set({ name: "refused", cause: info });
+    this.status.set({ name: "rejected", cause: info });
     if (this.#renewsToken) void this.#lookAfter();
     await resumed;
-    this.#refusals = 0;
+    this.#rejections = 0;
     this.#backoff.reset();
   }
 
@@ -1033,7 +1034,7 @@ export class Client<C extends Contract = Contract>
       const isTold = error instanceof NoToken || dialed && error instanceof SessionClosedError;
       const told = isTold ? error.info : undefined;
       // The function has just been called, so a fresh token would not help.
-      if (error instanceof NoToken) this.#refusals++;
+      if (error instanceof NoToken) this.#rejections++;
       const reason = textOf(error);
       if (error instanceof NoCommonProtocol) {
         return { code: CloseCode.malformed, reason, by: "local", error };
@@ -1085,7 +1086,7 @@ export class Client<C extends Contract = Contract>
 
   #take(session: Session, move: () => void): void {
     this.#session = session;
-    this.#refusals = 0;
+    this.#rejections = 0;
     void session.closed.then((info) => {
       if (this.#session === session) this.#over.resolve(info);
     });
@@ -1131,15 +1132,15 @@ export class Client<C extends Contract = Contract>
         return "closed";
       case CloseCode.unauthenticated:
         // An expired token says nothing about the next one.
-        if (wasReady) return by === "remote" ? "usual" : "refused";
-        return this.#renewsToken && this.#refusals++ === 0 ? "fresh-token" : "refused";
+        if (wasReady) return by === "remote" ? "usual" : "rejected";
+        return this.#renewsToken && this.#rejections++ === 0 ? "fresh-token" : "rejected";
       case CloseCode.forbidden:
-        return "refused";
+        return "rejected";
       case CloseCode.malformed:
         // During a session, the cause is a bug or a version mismatch, which a deployment may fix.
-        return wasReady ? "longest" : "refused";
+        return wasReady ? "longest" : "rejected";
       case CloseCode.notFound:
-        return by === "local" ? "refused" : "longest";
+        return by === "local" ? "rejected" : "longest";
       default:
         return "usual";
     }
@@ -1150,7 +1151,7 @@ export class Client<C extends Contract = Contract>
     return this.#tokens !== undefined;
   }
 
-  #finish(name: "refused" | "closed", last: CloseInfo): CloseInfo {
+  #finish(name: "rejected" | "closed", last: CloseInfo): CloseInfo {
     const isOwn = this.#stop.signal.aborted;
     const cause = isOwn ? { code: CloseCode.normal, reason: "", by: "local" } as const : last;
     this.status.end({ name, cause });
@@ -1185,7 +1186,7 @@ export class Client<C extends Contract = Contract>
     for await (const { name } of this.status.follow()) {
       const { session } = this;
       if (name === "connected" && session?.isReady) return session;
-      if (name === "refused") break;
+      if (name === "rejected") break;
     }
     throw this.#ended("wait for the connection");
   }
@@ -1198,7 +1199,7 @@ export class Client<C extends Contract = Contract>
   #ended(verb: string): SessionClosedError {
     const { current } = this.status;
     const info = "cause" in current ? current.cause : undefined;
-    const by = current.name === "refused" ? ` by ${this.#place}` : "";
+    const by = current.name === "rejected" ? ` by ${this.#place}` : "";
     return closedError(`Cannot ${verb}: the client is ${current.name}${by}`, info);
   }
 }

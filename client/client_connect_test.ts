@@ -86,7 +86,7 @@ Deno.test("Client sends no token to a server that does not support tokens", asyn
   const network = new Network();
   network.answers.push(() => memoryPair({ protocol: "" }).client);
   await using client = network.client({ token: "t" });
-  assertEquals(await settled(client), "refused");
+  assertEquals(await settled(client), "rejected");
   const { current } = client.status;
   assert("cause" in current && current.cause.reason.includes("does not speak skein.1"));
 });
@@ -225,7 +225,7 @@ Deno.test("Client retries when the page is online or visible again, and then rem
   assertEquals(network.dials.length, 3);
 });
 
-Deno.test("Client prints each unreachable URL once, and a refusal once", async () => {
+Deno.test("Client prints each unreachable URL once, and a rejection once", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const { network, dial } = service(new Set(["a", "b"]));
@@ -235,18 +235,18 @@ Deno.test("Client prints each unreachable URL once, and a refusal once", async (
     "Skein: Cannot connect to m://a/: Nobody is there; retrying, see client.status",
     "Skein: Cannot connect to m://b/: Nobody is there; retrying, see client.status",
   ]);
-  network.answers.push(...[4503, 4401].map((code) => network.refuse(code)));
-  await using _refused = new Client("m://c/?token=hush", denoPlatform(network.dial), steady);
+  network.answers.push(...[4503, 4401].map((code) => network.reject(code)));
+  await using _rejected = new Client("m://c/?token=hush", denoPlatform(network.dial), steady);
   await turns();
   await time.tickAsync(500);
   await turns();
   assertEquals(printed.lines.slice(2), [
     "Skein: Cannot connect to m://c/: 4503 No; retrying, see client.status",
-    "Skein: The client of m://c/ was refused: 4401 No; give connect() a token that is valid",
+    "Skein: The client of m://c/ was rejected: 4401 No; give connect() a token that is valid",
   ]);
 });
 
-Deno.test("Client reports an unreachable URL or a refusal to onError, not on the console", async () => {
+Deno.test("Client reports an unreachable URL or a rejection to onError, not on the console", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const told: unknown[][] = [];
@@ -254,8 +254,8 @@ Deno.test("Client reports an unreachable URL or a refusal to onError, not on the
   const onError = (error: unknown, session: unknown) => void told.push([error, session]);
   await using _client = new Client("m://a/?token=hush", denoPlatform(dial), { ...steady, onError });
   for (let i = 0; i < 3; i++) await time.tickAsync(10_000);
-  network.answers.push(network.refuse(4403));
-  await using _refused = new Client("m://c/", denoPlatform(network.dial), { ...steady, onError });
+  network.answers.push(network.reject(4403));
+  await using _rejected = new Client("m://c/", denoPlatform(network.dial), { ...steady, onError });
   await turns();
   assertEquals(
     told.map(([error, session]) => {
@@ -269,7 +269,7 @@ Deno.test("Client reports an unreachable URL or a refusal to onError, not on the
         "Nobody is there",
         undefined,
       ],
-      ["The client of m://c/ was refused: 4403 No", 4403, undefined, undefined],
+      ["The client of m://c/ was rejected: 4403 No", 4403, undefined, undefined],
     ],
   );
   assertEquals(printed.lines, []);

@@ -51,10 +51,10 @@ export type ClientStatus =
   }
   | {
     /**
-     * The server refused the client, or the function `token` did. The client does not retry on its
+     * The server rejected the client, or the function `token` did. The client does not retry on its
      * own; call `retryNow()` to retry.
      */
-    readonly name: "refused";
+    readonly name: "rejected";
     readonly cause: CloseInfo;
   }
   | { readonly name: "closed"; readonly cause: CloseInfo };
@@ -148,12 +148,12 @@ export interface ClientOptions<C extends Contract = Contract>
   /**
    * A token of at most 8,192 bytes, which is sent in band before all messages. By default, there is
    * no token. If you pass a function, it is called for each connection, again when the server asks
-   * for a new token before the old one expires, and once more after the server has refused the last
-   * token. `undefined` and `null` mean that there is no token, so you can pass the value from a
-   * page's storage even before a login.
+   * for a new token before the old one expires, and once more after the server has rejected the
+   * last token. `undefined` and `null` mean that there is no token, so you can pass the value from
+   * a page's storage even before a login.
    *
    * - **Errors:** an `AuthenticationError`, or a {@linkcode RequestError} with the code
-   *   `unauthenticated` or `forbidden`, refuses the client as the server would. After every other
+   *   `unauthenticated` or `forbidden`, rejects the client as the server would. After every other
    *   error, such as a failed `fetch`, the client tries again.
    * - **One call at a time:** a client never makes two calls in parallel, which could use the same
    *   refresh token twice.
@@ -169,14 +169,14 @@ export interface ClientOptions<C extends Contract = Contract>
       options: { readonly signal: AbortSignal },
     ) => string | null | undefined | Promise<string | null | undefined>);
   /**
-   * Closes the client when the server refuses it. Loops, subscriptions and publications are then
-   * rejected. Use this in programs where no one can log in again. By default, a refused client
+   * Closes the client when the server rejects it. Loops, subscriptions and publications are then
+   * rejected. Use this in programs where no one can log in again. By default, a rejected client
    * keeps its loops, subscriptions and publications, and waits for {@linkcode Client.retryNow} or
    * `close`.
    *
    * @default {false}
    */
-  readonly endOnRefusal?: boolean | undefined;
+  readonly endOnRejection?: boolean | undefined;
   /**
    * Request headers. They work only in Deno: in a browser, a client with headers closes with a
    * `TypeError`.
@@ -210,10 +210,10 @@ export interface ClientOptions<C extends Contract = Contract>
    * - **By default,** publications on topics with a history are sent again if the session is lost
    *   before the server has replied, and each is published once. All other messages are sent at
    *   most once.
-   * - **`at-least-once`:** publications are sent again on all topics. Messages are numbered, stay in
-   *   the outbox until the server has handled them, and are sent again if the connection is lost.
-   *   The server handles each message once, unless its process ends while it handles the message.
-   *   See {@linkcode Client.flushed}.
+   * - **`at-least-once`:** publications are sent again on all topics. Messages are numbered, stay
+   *   in the outbox until the server has handled them, and are sent again if the connection is
+   *   lost. The server handles each message once, unless its process ends while it handles the
+   *   message. See {@linkcode Client.flushed}.
    * - **`at-most-once`:** nothing is sent again.
    */
   readonly delivery?: "at-most-once" | "at-least-once" | undefined;

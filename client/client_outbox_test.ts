@@ -186,8 +186,8 @@ Deno.test("Client drops outbox messages that are too large for the server, repor
     maxMessageBytes: 1_000,
     onMessage: ({ data }) => void seen.push(data),
   });
-  const refused: RequestError[] = [];
-  await using client = network.client({ onRefused: (error) => void refused.push(error) });
+  const rejected: RequestError[] = [];
+  await using client = network.client({ onMessageRejected: (error) => void rejected.push(error) });
   client.send("a", 1);
   client.send("big", PAD);
   client.send("a", 2);
@@ -195,7 +195,7 @@ Deno.test("Client drops outbox messages that are too large for the server, repor
   assertEquals(await settled(client), "connected");
   await turns();
   assertEquals([seen, client.outbox], [[1, 2, 3], { messages: 0, bytes: 0 }]);
-  assertEquals(refused.map(({ failure }) => failure), [{
+  assertEquals(rejected.map(({ failure }) => failure), [{
     code: "too-large",
     message: 'Cannot send "big": a message must have at most 1000 bytes, received 1025',
   }]);

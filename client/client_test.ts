@@ -19,9 +19,9 @@ Deno.test("Client connects, and reports session and transport", async () => {
   assertEquals(network.dials[0]?.protocols, ["skein.1"]);
 });
 
-Deno.test("Client with endOnRefusal throws the refusal in a loop after the earlier messages", async () => {
+Deno.test("Client with endOnRejection throws the rejection in a loop after the earlier messages", async () => {
   const network = new Network({ onOpen: (session) => session.send("m", 1) });
-  await using client = network.client({ endOnRefusal: true });
+  await using client = network.client({ endOnRejection: true });
   const got: unknown[] = [];
   const loop = (async () => {
     for await (const { data } of client) got.push(data);
@@ -60,8 +60,8 @@ Deno.test("Client gets a token for each attempt, and retries after an expired on
   network.answers.push(
     () => network.accept(true),
     () => network.accept(true),
-    network.refuse(4401),
-    network.refuse(4401),
+    network.reject(4401),
+    network.reject(4401),
   );
   let count = 0;
   await using client = network.client({ token: () => Promise.resolve(`t-${++count}`) });
@@ -76,11 +76,11 @@ Deno.test("Client gets a token for each attempt, and retries after an expired on
   await time.tickAsync(500);
   assertEquals(await settled(client), "reconnecting");
   await time.tickAsync(1_500);
-  assertEquals(await settled(client), "refused");
+  assertEquals(await settled(client), "rejected");
   assertEquals(count, 4);
 });
 
-Deno.test("Client is refused by the server's close, even if it follows the reply late", async () => {
+Deno.test("Client is rejected by the server's close, even if it follows the reply late", async () => {
   for (const code of [4401, 4403, 4503]) {
     const network = new Network();
     network.answers.push(network.byHand(async (peer) => {
@@ -91,7 +91,7 @@ Deno.test("Client is refused by the server's close, even if it follows the reply
     }));
     await using client = network.client({ token: "bad" });
     await turns(12);
-    assertEquals(client.status.current.name, code === 4503 ? "reconnecting" : "refused");
+    assertEquals(client.status.current.name, code === 4503 ? "reconnecting" : "rejected");
     const { current } = client.status;
     assert("cause" in current && current.cause.code === code);
   }

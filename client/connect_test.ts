@@ -50,7 +50,7 @@ function inMemory(protocol: string = "skein.1"): MakePlatform {
   }));
 }
 
-function refusing(status: number): MakePlatform {
+function rejecting(status: number): MakePlatform {
   const error = new ConnectionError(`The server answered ${status}`, { status });
   return by(() => Promise.reject(error));
 }
@@ -84,8 +84,8 @@ Deno.test("dialBy() opens a session with only streams if no protocol is offered"
   await session.connection.createBidirectionalStream();
 });
 
-Deno.test("dialBy() rejects with the server's refusal, as over WebSocket", async () => {
-  const dialing = dialBy(refusing(403), URL_OF_SERVER, { transports: ["webtransport"] });
+Deno.test("dialBy() rejects with the server's rejection, as over WebSocket", async () => {
+  const dialing = dialBy(rejecting(403), URL_OF_SERVER, { transports: ["webtransport"] });
   const error = await assertRejects(() => dialing, SessionClosedError, "The server answered 403");
   const { code, reason, by } = error.info!;
   assertEquals({ code, reason, by }, {
@@ -96,19 +96,19 @@ Deno.test("dialBy() rejects with the server's refusal, as over WebSocket", async
   assert(error.cause instanceof ConnectionError && error.cause.status === 403);
 });
 
-Deno.test("connectBy() is refused if WebTransport reports a refusal, and reconnects otherwise", async () => {
+Deno.test("connectBy() is rejected if WebTransport reports a rejection, and reconnects otherwise", async () => {
   using time = new FakeTime();
   for (
     const [status, name] of [
-      [400, "refused"],
-      [401, "refused"],
-      [403, "refused"],
+      [400, "rejected"],
+      [401, "rejected"],
+      [403, "rejected"],
       [404, "reconnecting"],
       [429, "reconnecting"],
       [503, "reconnecting"],
     ] as const
   ) {
-    const client = connectBy(refusing(status), URL_OF_SERVER, { transports: ["webtransport"] });
+    const client = connectBy(rejecting(status), URL_OF_SERVER, { transports: ["webtransport"] });
     await time.tickAsync(0);
     await turns();
     const { current } = client.status;
@@ -119,11 +119,11 @@ Deno.test("connectBy() is refused if WebTransport reports a refusal, and reconne
   }
 });
 
-Deno.test("connectBy() learns the reason of a WebTransport refusal over WebSocket", async () => {
+Deno.test("connectBy() learns the reason of a WebTransport rejection over WebSocket", async () => {
   await using server = listen();
   const url = server.url.replace("http", "ws");
   const serverCertificateHashes = [{ algorithm: "sha-256", value: new Uint8Array(32) }] as const;
-  await using client = connectBy(refusing(403), url, { serverCertificateHashes });
+  await using client = connectBy(rejecting(403), url, { serverCertificateHashes });
   const session = await soon(client.whenConnected());
   assertEquals(session.transport, "websocket");
   assertEquals(session.fallback!.transport, "webtransport");
@@ -218,7 +218,7 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
     return Promise.resolve(pair.client);
   });
   const cases: [make: MakePlatform, message: string][] = [
-    [refusing(403), "Cannot connect to https://example.com/chat (4403 The server answered 403"],
+    [rejecting(403), "Cannot connect to https://example.com/chat (4403 The server answered 403"],
     [closing, "Cannot connect to https://example.com/chat (4503 Full, by remote)"],
     [
       by(() => Promise.reject(new ConnectionError("The handshake failed", { status: 302 }))),
@@ -240,11 +240,11 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
     for await (const status of client.status) {
       if (!("cause" in status)) continue;
       if (status.cause.by !== "remote") assert(status.cause.reason.startsWith(message), message);
-      if (status.name === "refused") {
+      if (status.name === "rejected") {
         await assertRejects(
           () => client.whenConnected(),
           SessionClosedError,
-          "the client is refused by https://example.com/chat (4403",
+          "the client is rejected by https://example.com/chat (4403",
         );
       }
       break;

@@ -73,7 +73,7 @@ export function connect<C extends Contract = Contract>(
  * @param options The options of the session and of the attempt to connect.
  * @returns The established session.
  * @throws {ConnectionError} If the connection cannot be opened.
- * @throws {SessionClosedError} If the server refused the session; `info` contains the code and the
+ * @throws {SessionClosedError} If the server rejected the session; `info` contains the code and the
  * reason.
  * @throws {TimeoutError} If connecting takes longer than `connectTimeoutMs`.
  * @throws {TypeError} If there is a token but the protocols do not include `skein.1`, if

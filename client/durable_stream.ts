@@ -78,7 +78,7 @@ export interface DurableStream<T = unknown> extends AsyncIterable<T> {
    *
    * @returns The records.
    * @throws {RequestError} If the stream is incomplete or cannot be read.
-   * @throws {SessionClosedError} If the client is closed, or is refused with `endOnRefusal`.
+   * @throws {SessionClosedError} If the client is closed, or is rejected with `endOnRejection`.
    */
   [Symbol.asyncIterator](): AsyncGenerator<T, void, undefined>;
 }

@@ -62,7 +62,7 @@ export class NoCommonProtocol extends ConnectionError {}
  * @param options The options of the attempt.
  * @returns The established session.
  * @throws {TimeoutError} If the attempt takes longer than `timeoutMs`.
- * @throws {SessionClosedError} If the server refused the session, or if the session closed before
+ * @throws {SessionClosedError} If the server rejected the session, or if the session closed before
  * `hello`.
  * @throws {ConnectionError} If there is a token and the server does not support `skein.1`.
  */
@@ -124,7 +124,7 @@ async function open(options: OpenOptions): Promise<Session> {
       ...options.hooks,
       headers,
     }).catch((error) => {
-      throw refusalOf(error, url) ?? withUrl(error, url);
+      throw rejectionOf(error, url) ?? withUrl(error, url);
     });
     if (token !== undefined && connection.protocol !== SKEIN_PROTOCOL) {
       throw new NoCommonProtocol(
@@ -140,7 +140,7 @@ async function open(options: OpenOptions): Promise<Session> {
     });
     if (token !== undefined) session[internals].lineage.hasToken = true;
     await within(runtime, session.ready, { signal }).catch((error) => {
-      throw error instanceof SessionClosedError ? refusedAt(url, error.info) : error;
+      throw error instanceof SessionClosedError ? rejectedAt(url, error.info) : error;
     });
     return session;
   } catch (error) {
@@ -168,7 +168,7 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   );
 }
 
-/** Converts an error with which the function for the token refuses to provide one. */
+/** Converts an error that the function for the token threw instead of providing one. */
 function noTokenOf(error: unknown): NoToken | undefined {
   let code: number;
   if (error instanceof AuthenticationError) code = 4_000 + error.status;
@@ -181,14 +181,14 @@ function noTokenOf(error: unknown): NoToken | undefined {
 }
 
 /** Converts a dialer's error with an HTTP status to the close code for that status. */
-function refusalOf(error: unknown, url: string | URL): SessionClosedError | undefined {
+function rejectionOf(error: unknown, url: string | URL): SessionClosedError | undefined {
   if (!(error instanceof ConnectionError)) return undefined;
   const { message: reason, status = 0 } = error;
   if (status < 400) return undefined;
-  return refusedAt(url, { code: 4000 + status, reason, by: "remote", error });
+  return rejectedAt(url, { code: 4000 + status, reason, by: "remote", error });
 }
 
-function refusedAt(url: string | URL, info: CloseInfo | undefined): SessionClosedError {
+function rejectedAt(url: string | URL, info: CloseInfo | undefined): SessionClosedError {
   return closedError(`Cannot connect to ${publicUrl(absoluteUrl(url) ?? url)}`, info);
 }
 

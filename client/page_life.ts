@@ -220,7 +220,7 @@ export class Life implements Disposable {
   async #hurry(lost: Session | undefined): Promise<void> {
     const client = this.#client;
     for await (const { name } of client.status.follow()) {
-      if (name === "reconnecting" || name === "refused") return client.wake();
+      if (name === "reconnecting" || name === "rejected") return client.wake();
       if (client.session !== undefined && client.session !== lost) return;
     }
   }

@@ -18,10 +18,10 @@ export { UnreadSessions } from "./unread_sessions.ts";
 export { MemberList } from "../session/wire/member_list.ts";
 
 /**
- * The reaction of a client to the end of a session or attempt. It closes, waits as `refused`, or
+ * The reaction of a client to the end of a session or attempt. It closes, waits as `rejected`, or
  * retries after its usual delay, after the longest delay, or soon with a new token.
  */
-export type Verdict = "closed" | "refused" | "usual" | "longest" | "fresh-token";
+export type Verdict = "closed" | "rejected" | "usual" | "longest" | "fresh-token";
 
 /** A failed attempt, or the close of a client. */
 export interface Failure {
@@ -32,7 +32,7 @@ export interface Failure {
 }
 
 /** The words for failures after which a client does not retry on its own. */
-const OUTCOMES = { closed: "has ended", refused: "was refused" };
+const OUTCOMES = { closed: "has ended", rejected: "was rejected" };
 
 /**
  * Reports a failure once for each URL, to `onError`, or to the console if there is no such handler.
@@ -46,7 +46,7 @@ export function reportFailure(settings: SessionSettings, { info, verdict, place 
   const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
   // This library's errors already name the server, perhaps with another scheme.
   const isNamed = why.includes(`//${absoluteUrl(place)?.host}`);
-  const isOver = verdict === "closed" || verdict === "refused";
+  const isOver = verdict === "closed" || verdict === "rejected";
   const line = isOver
     ? `The client of ${place} ${OUTCOMES[verdict]}: ${why}`
     : `${isNamed ? why : `Cannot connect to ${place}: ${why}`}; retrying, see client.status`;

@@ -90,7 +90,7 @@ async function demonstrate(url: string, inBandUrl: string): Promise<void> {
   await tell("a query token", `${url}?token=bob-1`);
   await tell("a token in band", inBandUrl, { token: "ann-1" });
 
-  // Skein clients receive a refusal as a close code: 4000 plus the HTTP status.
+  // Skein clients receive a rejection as a close code: 4000 plus the HTTP status.
   await tell("an unknown token", `${url}?token=nobody-1`);
   await tell("a banned user", `${url}?token=mallory-1`);
   // Other WebSocket clients receive the HTTP status itself.
@@ -116,7 +116,7 @@ async function tell(what: string, url: string, options: DialOptions = {}): Promi
     console.log(`${what}:`, await session.request("who am I"));
   } catch (error) {
     if (!(error instanceof SessionClosedError)) throw error;
-    console.log(`${what}: refused with`, error.info?.code, error.info?.reason);
+    console.log(`${what}: rejected with`, error.info?.code, error.info?.reason);
   }
 }
 

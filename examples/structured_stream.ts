@@ -32,7 +32,7 @@ await using server = serve({
   port: isOnce ? 0 : port,
   onStream: answer,
   onError(error) { // Only this stream ended.
-    if (error instanceof StructuredError) console.log(`refused: ${error.reason}`);
+    if (error instanceof StructuredError) console.log(`rejected: ${error.reason}`);
   },
   onMessage: (message) => message.reply("still here"),
 });

@@ -66,11 +66,11 @@ if (isOnce) await demonstrate(server.url);
 else await new Promise(() => {});
 
 async function demonstrate(url: string): Promise<void> {
-  const refused = Promise.withResolvers<RequestError>();
+  const rejected = Promise.withResolvers<RequestError>();
   await using client = connect(`${url}?token=ann`, {
     contract: board,
     // A message has no reply, but the server reports a rejected message to the client.
-    onRefused: (error) => refused.resolve(error),
+    onMessageRejected: (error) => rejected.resolve(error),
   });
 
   client.send("pin:todo", { title: "Write the examples" });
@@ -82,8 +82,8 @@ async function demonstrate(url: string): Promise<void> {
 
   // @ts-expect-error The compiler rejects this topic,
   client.send("pim:todo", { title: "A typo" });
-  const typo = await refused.promise;
-  console.log("refused:", typo.failure.code);
+  const typo = await rejected.promise;
+  console.log("rejected:", typo.failure.code);
 
   try {
     // @ts-expect-error and this input. The server validates all input anyway.
@@ -91,7 +91,7 @@ async function demonstrate(url: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     const { code, path, message } = error.failure;
-    console.log(`refused: ${code} at ${path?.join(".")}: ${message}`);
+    console.log(`rejected: ${code} at ${path?.join(".")}: ${message}`);
   }
 }
 

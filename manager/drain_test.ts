@@ -277,7 +277,7 @@ Deno.test("SessionManager.drain() drains once, for any number of calls", async (
   assertEquals(toldDelays(peer!), [2]);
 });
 
-Deno.test("SessionManager.drain() refuses new sessions, including reserved ones", async () => {
+Deno.test("SessionManager.drain() rejects new sessions, including reserved ones", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   join(manager, 1);
@@ -296,7 +296,7 @@ Deno.test("SessionManager.drain() refuses new sessions, including reserved ones"
   }
   await pass(time, 100);
   await report;
-  assertEquals(manager.stats().refused.draining, 3);
+  assertEquals(manager.stats().rejected.draining, 3);
 });
 
 Deno.test("SessionManager.drain() sends a plain peer no notice, but closes it too", async () => {

@@ -31,8 +31,8 @@ export interface ManagerLimits {
    * devices and tabs of a user, and low enough to stop a client that connects in a loop. `Infinity`
    * means no limit. Sessions without a user are not counted here. The default applies only while
    * more than half of `maxSessions` is in use, including the sessions that other nodes report. A
-   * number that you set always applies exactly, across all nodes. At the limit, sessions of the user
-   * whose peers no longer respond give way to a new one.
+   * number that you set always applies exactly, across all nodes. At the limit, sessions of the
+   * user whose peers no longer respond give way to a new one.
    *
    * @default {100}
    */
@@ -55,7 +55,7 @@ export interface ManagerLimits {
 }
 
 /** The reason why a session is rejected: the `limit` of a {@linkcode LimitError}. */
-export type RefusalReason = keyof ManagerLimits | "draining";
+export type RejectionReason = keyof ManagerLimits | "draining";
 
 /** User and address that a session counts toward. */
 export interface Peer {
@@ -134,7 +134,7 @@ export class SessionLimiter {
   readonly rates: RateLimits;
   /** Counts the streams that sessions do not read. */
   readonly unreadStreams: { readonly stats: UnreadStreamStats };
-  #refusedByDrain = 0;
+  #rejectedByDrain = 0;
   #reserved = 0;
   #isDraining = false;
 
@@ -156,7 +156,7 @@ export class SessionLimiter {
     });
   }
 
-  /** True once all sessions are refused. */
+  /** True once all sessions are rejected. */
   get isDraining(): boolean {
     return this.#isDraining;
   }
@@ -166,19 +166,19 @@ export class SessionLimiter {
     return this.#reserved;
   }
 
-  /** Number of refused sessions, by reason. */
-  get refused(): Readonly<Record<RefusalReason, number>> {
-    const { server, user, address } = this.sessions.stats.refused;
+  /** Number of rejected sessions, by reason. */
+  get rejected(): Readonly<Record<RejectionReason, number>> {
+    const { server, user, address } = this.sessions.stats.rejected;
     return {
       maxSessions: server,
       maxSessionsPerUser: user,
       maxSessionsPerAddress: address,
-      draining: this.#refusedByDrain,
+      draining: this.#rejectedByDrain,
     };
   }
 
-  /** Refuses all sessions from now on. */
-  refuseAll(): void {
+  /** Rejects all sessions from now on. */
+  rejectAll(): void {
     this.#isDraining = true;
   }
 
@@ -272,7 +272,7 @@ export class SessionLimiter {
 
   #checkDraining(verb: string): void {
     if (!this.#isDraining) return;
-    this.#refusedByDrain++;
+    this.#rejectedByDrain++;
     throw new LimitError("draining", `Cannot ${verb}: none may begin while draining`);
   }
 }

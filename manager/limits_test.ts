@@ -95,7 +95,7 @@ Deno.test("SessionLimiter.reserve() names the limit that was reached, and neithe
       error.message,
       `Cannot admit session: ${owner} may have at most 1 sessions at once`,
     );
-    assertEquals(limiter.refused[limit as keyof ManagerLimits], 1);
+    assertEquals(limiter.rejected[limit as keyof ManagerLimits], 1);
   }
 });
 
@@ -184,10 +184,10 @@ Deno.test("SessionLimiter.redeem() rejects a reservation that is not held here",
   }
 });
 
-Deno.test("SessionLimiter.refuseAll() refuses sessions and reservations, including held ones", () => {
+Deno.test("SessionLimiter.rejectAll() rejects sessions and reservations, including held ones", () => {
   const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1 });
   const reservation = limiter.reserve(NOBODY);
-  limiter.refuseAll();
+  limiter.rejectAll();
   assertEquals(limiter.isDraining, true);
   for (
     const attempt of [
@@ -199,7 +199,7 @@ Deno.test("SessionLimiter.refuseAll() refuses sessions and reservations, includi
     const error = assertThrows(attempt, LimitError, "session: none may begin while draining");
     assertEquals(error.limit, "draining");
   }
-  assertEquals(limiter.refused, {
+  assertEquals(limiter.rejected, {
     maxSessions: 0,
     maxSessionsPerUser: 0,
     maxSessionsPerAddress: 0,

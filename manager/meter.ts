@@ -44,10 +44,10 @@ interface Amount {
 }
 
 /** The part of a rejection that says when the rate limit has room again. */
-type Refusal = Required<Pick<RequestFailure, "retryAfterMs" | "level">>;
+type Rejection = Required<Pick<RequestFailure, "retryAfterMs" | "level">>;
 
 /** A rejection, with a description of the rate. */
-interface RefusedRate extends Refusal {
+interface RejectedRate extends Rejection {
   readonly rate: string;
 }
 
@@ -90,9 +90,9 @@ interface MeterAccounts {
 export interface MeterHost {
   readonly runtime: Runtime;
   /** Rejections of one session within a window before it is closed. */
-  readonly maxRefusals: number;
+  readonly maxRejections: number;
   /** Counts a rejection, and describes the rate for the peer. */
-  refused(scope: RateScope, unit: RateUnit): string;
+  rejected(scope: RateScope, unit: RateUnit): string;
   /** Counts a session that is closed because of its rejections. */
   closed(): void;
   /** Releases the holds of a meter that stopped. */
@@ -125,7 +125,7 @@ export class SessionMeter implements Meter, Disposable {
   #isPingDue = false;
   #untold = 0;
   /** The last rejection without a request id. */
-  #why: RefusedRate | undefined = undefined;
+  #why: RejectedRate | undefined = undefined;
   /**
    * Callbacks that end waits for tokens, once something is waiting. There are at most as many as
    * the session handles concurrently.
@@ -149,15 +149,15 @@ export class SessionMeter implements Meter, Disposable {
     session[internals].receiving.meter = this;
   }
 
-  get maxRefusals(): number {
-    return this.#host.maxRefusals;
+  get maxRejections(): number {
+    return this.#host.maxRejections;
   }
 
   closed(): void {
     this.#host.closed();
   }
 
-  refuses(envelope: Envelope, size: number): boolean {
+  rejects(envelope: Envelope, size: number): boolean {
     // Malformed input has a separate, much lower bound.
     if (envelope.kind === "malformed") return false;
     // This end requested that pong, so it does not count.
@@ -177,7 +177,7 @@ export class SessionMeter implements Meter, Disposable {
       return false;
     }
     if (isPublication) return this.#postpone(envelope, shortage, { amount, now });
-    const rate = this.#host.refused(shortage.account.scope, shortage.unit);
+    const rate = this.#host.rejected(shortage.account.scope, shortage.unit);
     if (this.#isOneTooMany(rate)) return true;
     if (isEnding(kind)) return false;
     this.#answer(envelope, rate, shortage);
@@ -258,8 +258,8 @@ export class SessionMeter implements Meter, Disposable {
 
   /**
    * Rejects a publication until there is room for all publications of the hold. The peer may then
-   * send them together. Such rejections do not count toward `maxRefusals` if the peer waits. A peer
-   * can have at most `maxRequests` publications in flight.
+   * send them together. Such rejections do not count toward `maxRejections` if the peer waits. A
+   * peer can have at most `maxRequests` publications in flight.
    */
   #postpone(
     envelope: Envelope,
@@ -278,7 +278,7 @@ export class SessionMeter implements Meter, Disposable {
     const waitMs = Math.max(shortage.waitMs, MIN_WAIT_MS);
     this.#postponedAt = now;
     this.#postponedMs = waitMs;
-    const rate = this.#host.refused(shortage.account.scope, shortage.unit);
+    const rate = this.#host.rejected(shortage.account.scope, shortage.unit);
     const isPatient = !hold.isEarly &&
       hold.envelopes <= this.#session[internals].settings.maxRequests;
     if (!isPatient && this.#isOneTooMany(rate)) return true;
@@ -308,18 +308,18 @@ export class SessionMeter implements Meter, Disposable {
 
   /** Counts a rejection; true if it closed the session. */
   #isOneTooMany(rate: string): boolean {
-    return this.#session[internals].receiving.faults.refuse(rate);
+    return this.#session[internals].receiving.faults.reject(rate);
   }
 
   #answer(envelope: Envelope, rate: string, { account, waitMs }: Shortage): void {
     const id = "id" in envelope ? envelope.id ?? undefined : undefined;
     const why = { retryAfterMs: waitMs, level: account.scope };
     if (id === undefined) this.#note({ rate, ...why });
-    else this.#tell(id, { code: "too-many", message: `Refused: ${rate}`, ...why });
+    else this.#tell(id, { code: "too-many", message: `Rejected: ${rate}`, ...why });
   }
 
   /** Reports a rejection without a request id: immediately, or later together with others. */
-  #note(why: RefusedRate): void {
+  #note(why: RejectedRate): void {
     this.#untold++;
     this.#why = why;
     if (this.#timer !== undefined) return;
@@ -330,7 +330,7 @@ export class SessionMeter implements Meter, Disposable {
       if (count === 0) return;
       this.#timer = this.#host.runtime.setTimeout(tell, NOTICE_INTERVAL_MS);
       const { rate, ...why } = this.#why!;
-      this.#tell(null, { code: "too-many", message: `${count} refused: ${rate}`, ...why });
+      this.#tell(null, { code: "too-many", message: `${count} rejected: ${rate}`, ...why });
     };
     tell();
   }

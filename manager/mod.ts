@@ -16,7 +16,7 @@
  * manager.add(new Session(memoryPair().server, settings, { user: "ann" }));
  * const error = assertThrows(() => manager.admit({ user: "ann" }), LimitError);
  * assertEquals(error.limit, "maxSessionsPerUser");
- * assertEquals(manager.stats().refused.maxSessionsPerUser, 1);
+ * assertEquals(manager.stats().rejected.maxSessionsPerUser, 1);
  * ```
  *
  * @module

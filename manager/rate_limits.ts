@@ -7,7 +7,7 @@ import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Owners } from "../base/owners.ts";
-import { MAX_REFUSALS } from "../session/faults.ts";
+import { MAX_REJECTIONS } from "../session/faults.ts";
 import type { Session } from "../session/session.ts";
 import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
@@ -61,9 +61,9 @@ export interface SessionRates {
  * - **Publications keep their order:** after a rejected publication, all publications that the peer
  *   sent before it read the rejection are rejected, too. `client.publish()` waits, and sends them
  *   again in order.
- * - **Then closed:** a session with more than `maxRefusals` rejections is closed with 4429, and its
- *   client reconnects. Requests beyond `session.maxRequests` count, too. Rejected publications don't
- *   count if the client waits before sending them again.
+ * - **Then closed:** a session with more than `maxRejections` rejections is closed with 4429, and
+ *   its client reconnects. Requests beyond `session.maxRequests` count, too. Rejected publications
+ *   don't count if the client waits before sending them again.
  * - **Numbered messages wait:** messages with at-least-once delivery are handled and acknowledged
  *   as the rates allow.
  * - **Never rejected:** replies, cancels, pongs and unsubscribing are always handled, but too many
@@ -97,7 +97,7 @@ export interface RateLimitsOptions {
    *
    * @default {100}
    */
-  readonly maxRefusals?: number | undefined;
+  readonly maxRejections?: number | undefined;
   /**
    * Shared counters that apply the given rates of users and addresses to all nodes together. By
    * default, and while the shared counters are unreachable, each node counts on its own. No call
@@ -120,7 +120,7 @@ const SHARED_RATES: OptionKinds<NonNullable<RateLimitsOptions["perAddress"]>> = 
 };
 
 export const RATES: OptionKinds<RateLimitsOptions> = {
-  maxRefusals: POSITIVE,
+  maxRejections: POSITIVE,
   perAddress: SHARED_RATES,
   perSession: SESSION_RATES,
   perUser: SHARED_RATES,
@@ -161,14 +161,15 @@ export class RateLimits implements MeterHost, Disposable {
   readonly #isLimited: boolean;
   readonly #engine: Engine | undefined;
   readonly #accounts: Readonly<Record<Exclude<RateScope, "session">, Accounts>>;
-  readonly #refused = { session: 0, user: 0, address: 0 };
-  readonly #refusedConnections = { user: 0, address: 0 };
+  readonly #rejected = { session: 0, user: 0, address: 0 };
+  readonly #rejectedConnections = { user: 0, address: 0 };
   #closed = 0;
   /** Rejections of one session within a window before it is closed. */
-  readonly maxRefusals: number;
+  readonly maxRejections: number;
 
   /**
-   * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRefusals` is not
+   * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRejections` is
+   * not
    *   a positive integer.
    */
   constructor(
@@ -195,8 +196,8 @@ export class RateLimits implements MeterHost, Disposable {
       user: isMetered(user),
       address: isMetered(address),
     };
-    this.#isLimited = options.maxRefusals !== undefined;
-    this.maxRefusals = options.maxRefusals ?? MAX_REFUSALS;
+    this.#isLimited = options.maxRejections !== undefined;
+    this.maxRejections = options.maxRejections ?? MAX_REJECTIONS;
     const engine = this.#engine = shared && new Engine(runtime, shared);
     // Default rates are derived from a limit of this node alone, so they are not shared.
     this.#accounts = {
@@ -208,8 +209,8 @@ export class RateLimits implements MeterHost, Disposable {
   /** Counters of rejections. */
   get stats() {
     return {
-      refused: { ...this.#refused },
-      refusedConnections: { ...this.#refusedConnections },
+      rejected: { ...this.#rejected },
+      rejectedConnections: { ...this.#rejectedConnections },
       closed: this.#closed,
       remembered: this.#accounts.user.size + this.#accounts.address.size,
       engineFailures: this.#engine?.failures ?? 0,
@@ -232,7 +233,7 @@ export class RateLimits implements MeterHost, Disposable {
       const name = counted[scope];
       const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
       if (waitMs === 0) continue;
-      this.#refusedConnections[scope]++;
+      this.#rejectedConnections[scope]++;
       // The message may reach the peer, so it does not contain the user or the address.
       throw new LimitError(
         `${OPTIONS[scope]}.connections`,
@@ -242,7 +243,9 @@ export class RateLimits implements MeterHost, Disposable {
     }
   }
 
-  /** Starts to meter a session. Returns `undefined` if neither a rate nor `maxRefusals` applies. */
+  /**
+   * Starts to meter a session. Returns `undefined` if neither a rate nor `maxRejections` applies.
+   */
   meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
     const metered = this.#isMetered;
     const own = metered.session ? this.#rates.session : undefined;
@@ -265,8 +268,8 @@ export class RateLimits implements MeterHost, Disposable {
     return accounts;
   }
 
-  refused(scope: RateScope, unit: RateUnit): string {
-    this.#refused[scope]++;
+  rejected(scope: RateScope, unit: RateUnit): string {
+    this.#rejected[scope]++;
     return this.#describe(scope, unit);
   }
 

@@ -51,14 +51,14 @@ Deno.test("SessionManager rejects messages beyond the rate, reports them, and co
   await turns();
   assertEquals(handled, [0, 1, 2]);
   const rate = "at most 0.5 messages a second per session";
-  const message = `1 refused: ${rate}`;
+  const message = `1 rejected: ${rate}`;
   const error = { code: "too-many", message, retryAfterMs: 2_000, level: "session" };
   assertEquals(told(peer), [{ reply: null, error }]);
   await passTime(time, 2_000);
   flood(peer, 1);
   await turns();
   assertEquals(handled, [0, 1, 2, 0]);
-  assertEquals([session.isReady, manager.stats().rates.refused.session], [true, 2]);
+  assertEquals([session.isReady, manager.stats().rates.rejected.session], [true, 2]);
 });
 
 Deno.test("SessionManager replies to each rejected request with the time to retry", async () => {
@@ -67,7 +67,7 @@ Deno.test("SessionManager replies to each rejected request with the time to retr
   const { peer } = join(manager);
   for (let id = 1; id <= 5; id++) peer.say({ topic: "a", id });
   await turns();
-  const message = "Refused: at most 0.5 messages a second per session";
+  const message = "Rejected: at most 0.5 messages a second per session";
   const error = { code: "too-many", message, retryAfterMs: 2_000, level: "session" };
   const answers = told(peer).sort((a, b) => Number(a.reply) - Number(b.reply));
   assertEquals(answers.map(({ reply, data }) => [reply, data]), [
@@ -98,7 +98,7 @@ Deno.test("SessionManager reports all rejected messages, at most once a second",
 
 Deno.test("SessionManager closes a session with 4429 if it keeps flooding", async () => {
   using _time = new FakeTime();
-  await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
+  await using manager = new SessionManager({ rates: { ...HELD, maxRejections: 10 } });
   const { peer, session, handled } = join(manager);
   flood(peer, 13);
   await turns();
@@ -106,7 +106,10 @@ Deno.test("SessionManager closes a session with 4429 if it keeps flooding", asyn
   flood(peer, 1);
   const { closeCode, reason } = await peer.closed;
   assertEquals(closeCode, 4429);
-  assertEquals(reason, "More than 10 refusals in 10 s: at most 0.5 messages a second per session");
+  assertEquals(
+    reason,
+    "More than 10 rejections in 10 s: at most 0.5 messages a second per session",
+  );
   assertEquals([handled.length, manager.count, manager.stats().rates.closed], [3, 0, 1]);
 });
 
@@ -139,19 +142,19 @@ Deno.test("SessionManager sends the wait for all rejected publications together,
 
 Deno.test("SessionManager keeps a session with occasional rejections", async () => {
   using time = new FakeTime();
-  await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
+  await using manager = new SessionManager({ rates: { ...HELD, maxRejections: 10 } });
   const { peer, session } = join(manager);
   for (let i = 0; i < 5; i++) {
     flood(peer, 10);
     await passTime(time, 10_100);
   }
   assert(session.isReady);
-  assert(manager.stats().rates.refused.session > 10);
+  assert(manager.stats().rates.rejected.session > 10);
 });
 
 Deno.test("SessionManager counts the bytes of everything received, including replies", async () => {
   using _time = new FakeTime();
-  const rates = { perSession: { bytes: { perSecond: 1, burst: 1_000 } }, maxRefusals: 5 };
+  const rates = { perSession: { bytes: { perSecond: 1, burst: 1_000 } }, maxRejections: 5 };
   await using manager = new SessionManager({ rates });
   const { peer, handled, session } = join(manager);
   peer.say({ topic: "a", data: "x".repeat(600) });
@@ -206,7 +209,7 @@ Deno.test("SessionManager counts the sessions of a user together, and other user
   flood(nobody.peer, 50);
   await turns();
   assertEquals([desk, phone, bob, nobody].map(({ handled }) => handled.length), [3, 1, 3, 50]);
-  assertEquals(manager.stats().rates.refused, { session: 0, user: 2, address: 0 });
+  assertEquals(manager.stats().rates.rejected, { session: 0, user: 2, address: 0 });
 });
 
 Deno.test("SessionManager counts the sessions of a network address together, an IPv6 /64 as one", async () => {
@@ -238,7 +241,7 @@ Deno.test("SessionManager checks the session's rate first, and takes no tokens i
   flood(second.peer, 20);
   await turns();
   assertEquals([first.handled.length, second.handled.length], [5, 1]);
-  assertEquals(manager.stats().rates.refused, { session: 15, user: 19, address: 0 });
+  assertEquals(manager.stats().rates.rejected, { session: 15, user: 19, address: 0 });
 });
 
 Deno.test("SessionManager remembers the used rate of a user after its last session", async () => {
@@ -310,7 +313,7 @@ Deno.test("SessionManager.admitConnection() rejects too many attempts from an ad
   time.tick(500);
   manager.admitConnection(who);
   assertThrows(() => manager.admitConnection(who), LimitError);
-  assertEquals(manager.stats().rates.refusedConnections, { user: 0, address: 2 });
+  assertEquals(manager.stats().rates.rejectedConnections, { user: 0, address: 2 });
 });
 
 Deno.test("SessionManager.admitConnection() follows maxSessionsPerAddress by default", () => {
@@ -373,7 +376,7 @@ Deno.test("SessionManager() rejects invalid rates", () => {
     [{ perSession: { messages: { perSecond: 0 } } }, "perSession.messages.perSecond"],
     [{ perUser: { bytes: { perSecond: -1 } } }, "perUser.bytes.perSecond"],
     [{ perAddress: { connections: { perSecond: 1, burst: 0 } } }, "perAddress.connections.burst"],
-    [{ maxRefusals: 0 }, "maxRefusals"],
+    [{ maxRejections: 0 }, "maxRejections"],
   ];
   for (const [rates, name] of cases) {
     const { message } = assertThrows(() => new SessionManager({ rates }), RangeError);

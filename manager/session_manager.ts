@@ -180,7 +180,7 @@ export class SessionManager implements AsyncDisposable {
     return this.#slots.size;
   }
 
-  /** True once `drain` or `shutdown` refuses new sessions. */
+  /** True once `drain` or `shutdown` rejects new sessions. */
   get isDraining(): boolean {
     return this.#limiter.isDraining;
   }
@@ -250,7 +250,7 @@ export class SessionManager implements AsyncDisposable {
    * const who = { address: "192.0.2.1" };
    * manager.admitConnection(who);
    * assertThrows(() => manager.admitConnection(who), Error, "at most 0.5 connections a second");
-   * assertEquals(manager.stats().rates.refusedConnections.address, 1);
+   * assertEquals(manager.stats().rates.rejectedConnections.address, 1);
    * ```
    */
   admitConnection(options: AdmitOptions): void {
@@ -277,7 +277,7 @@ export class SessionManager implements AsyncDisposable {
    * using _first = manager.admitSocket(who);
    * using _second = manager.admitSocket(who);
    * assertThrows(() => manager.admitSocket(who), Error, "your address may have at most 2 sockets");
-   * assertEquals(manager.stats().sockets, { open: 2, lingering: 0, refused: 1 });
+   * assertEquals(manager.stats().sockets, { open: 2, lingering: 0, rejected: 1 });
    * ```
    */
   admitSocket(options: Pick<AdmitOptions, "address" | "beside"> = {}): SocketLease {
@@ -539,7 +539,7 @@ export class SessionManager implements AsyncDisposable {
     checkOptions("drain", options, DRAIN);
     if (this.#drained === undefined) {
       const drain = new Drain(this.#runtime, options);
-      this.#limiter.refuseAll();
+      this.#limiter.rejectAll();
       this.#drained = drain.run(this.all());
     }
     return this.#drained;
@@ -555,7 +555,7 @@ export class SessionManager implements AsyncDisposable {
    */
   async shutdown(options: SessionCloseOptions = {}): Promise<void> {
     checkOptions("close", options, CLOSE);
-    this.#limiter.refuseAll();
+    this.#limiter.rejectAll();
     await this.closeAll({ ...options, code: options.code ?? CloseCode.draining });
     await this.#drained;
     this.cleanup();

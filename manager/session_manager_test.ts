@@ -145,7 +145,7 @@ Deno.test("SessionManager counts an IPv6 /64 as one address", async () => {
 
 Deno.test("SessionManager.admit() keeps a thousand handshakes below the limit", async () => {
   await using manager = new SessionManager({ maxSessions: 100 });
-  let refused = 0;
+  let rejected = 0;
   const handshake = async (): Promise<void> => {
     try {
       using reservation = manager.admit();
@@ -153,13 +153,13 @@ Deno.test("SessionManager.admit() keeps a thousand handshakes below the limit", 
       manager.add(open(), { reservation });
     } catch (error) {
       assert(error instanceof LimitError);
-      refused++;
+      rejected++;
     }
   };
   await Promise.all(Array.from({ length: 1_000 }, handshake));
-  assertEquals([manager.count, refused], [100, 900]);
+  assertEquals([manager.count, rejected], [100, 900]);
   const stats = manager.stats();
-  assertEquals([stats.reserved, stats.refused.maxSessions, stats.peak], [0, 900, 100]);
+  assertEquals([stats.reserved, stats.rejected.maxSessions, stats.peak], [0, 900, 100]);
 });
 
 Deno.test("SessionManager.admit() counts until the handshake succeeds or fails", async () => {
@@ -302,7 +302,7 @@ Deno.test("SessionManager.closeAll() closes all sessions and accepts new ones", 
   assertEquals(await manager.closeAll(), 0);
 });
 
-Deno.test("SessionManager.shutdown() closes all sessions, refuses new ones, and leaves no timer running", async () => {
+Deno.test("SessionManager.shutdown() closes all sessions, rejects new ones, and leaves no timer running", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const { client, server } = memoryPair();

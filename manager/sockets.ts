@@ -64,8 +64,8 @@ export class Sockets {
   }
 
   get stats() {
-    const { taken, refused: { server, address } } = this.#places.stats;
-    return { open: taken, lingering: this.#lingering, refused: server + address };
+    const { taken, rejected: { server, address } } = this.#places.stats;
+    return { open: taken, lingering: this.#lingering, rejected: server + address };
   }
 
   /**

@@ -15,11 +15,11 @@ Deno.test("SessionManager.admitSocket() allows twice as many sockets as sessions
   const inAll = assertThrows(() => manager.admitSocket(), LimitError);
   assertEquals(inAll.limit, "maxSessions");
   assertEquals(inAll.message, "Cannot upgrade: this server may have at most 4 sockets at once");
-  assertEquals(manager.stats().sockets, { open: 4, lingering: 0, refused: 2 });
+  assertEquals(manager.stats().sockets, { open: 4, lingering: 0, rejected: 2 });
   taken[0]![Symbol.dispose]();
   taken.push(manager.admitSocket(a));
   for (const lease of taken) lease[Symbol.dispose]();
-  assertEquals(manager.stats().sockets, { open: 0, lingering: 0, refused: 2 });
+  assertEquals(manager.stats().sockets, { open: 0, lingering: 0, rejected: 2 });
 });
 
 Deno.test("SessionManager.admitSocket() allows another socket for each client that moves", async () => {
@@ -54,9 +54,9 @@ Deno.test("SessionManager.admitSocket() counts each step of a socket once", () =
   const lease = manager.admitSocket();
   lease.closing();
   lease.closing();
-  assertEquals(manager.stats().sockets, { open: 1, lingering: 1, refused: 0 });
+  assertEquals(manager.stats().sockets, { open: 1, lingering: 1, rejected: 0 });
   lease[Symbol.dispose]();
   lease.closing();
   lease[Symbol.dispose]();
-  assertEquals(manager.stats().sockets, { open: 0, lingering: 0, refused: 0 });
+  assertEquals(manager.stats().sockets, { open: 0, lingering: 0, rejected: 0 });
 });

@@ -9,8 +9,8 @@ import type { ManagerLimits, SessionLimiter } from "./limits.ts";
 import type { SessionState } from "../session/types.ts";
 
 /**
- * Maximum number of close codes outside {@linkcode CloseCode} that are counted separately. It exists
- * because a peer can send any code.
+ * Maximum number of close codes outside {@linkcode CloseCode} that are counted separately. It
+ * exists because a peer can send any code.
  */
 const MAX_FOREIGN_CODES = 64;
 
@@ -30,8 +30,8 @@ export interface ManagerStats {
   readonly closed: number;
   /** Sessions that were added, and removed before they closed. */
   readonly removed: number;
-  /** Sessions that were refused, by the limit that was reached. */
-  readonly refused: Readonly<Record<keyof ManagerLimits | "draining", number>>;
+  /** Sessions that were rejected, by the limit that was reached. */
+  readonly rejected: Readonly<Record<keyof ManagerLimits | "draining", number>>;
   /** Sessions that closed, by close code. */
   readonly closeCodes: Readonly<Record<number, number>>;
   /** Sessions that closed with other codes. At most 64 foreign codes are counted separately. */
@@ -50,7 +50,7 @@ export interface ManagerStats {
      */
     readonly lingering: number;
     /** Upgrades that were rejected because of too many sockets. */
-    readonly refused: number;
+    readonly rejected: number;
   };
   /** Streams over WebTransport and QUIC that peers opened and that this side does not read. */
   readonly unreadStreams: {
@@ -59,16 +59,16 @@ export interface ManagerStats {
     /** Bytes that the runtime may hold for these streams. */
     readonly bytes: number;
     /** Rejected streams so far, by reason. */
-    readonly refused: Readonly<
+    readonly rejected: Readonly<
       Record<"timeout" | "session" | "connection" | "address" | "server", number>
     >;
   };
   /** Counters of rejections by rate limits. */
   readonly rates: {
     /** Messages, publications, subscriptions and the like, by the scope of the rate. */
-    readonly refused: Readonly<Record<"session" | "user" | "address", number>>;
+    readonly rejected: Readonly<Record<"session" | "user" | "address", number>>;
     /** Attempts to connect, by the scope of the rate. */
-    readonly refusedConnections: Readonly<Record<"user" | "address", number>>;
+    readonly rejectedConnections: Readonly<Record<"user" | "address", number>>;
     /** Sessions that were closed because of too many rejections. */
     readonly closed: number;
     /** Users and addresses that are currently remembered. */
@@ -98,7 +98,7 @@ export interface ManagerStats {
     /** Currently waiting in send queues. */
     readonly queued: number;
   };
-  /** True while new sessions are refused. */
+  /** True while new sessions are rejected. */
   readonly isDraining: boolean;
   /** Totals of streams. */
   readonly streams: {
@@ -245,7 +245,7 @@ export class StatsAccumulator {
       if (user !== undefined) users.add(user);
       if (address) addresses.add(addressKey(address));
     }
-    const { reserved, refused, isDraining } = limiter;
+    const { reserved, rejected, isDraining } = limiter;
     return {
       count: sessions.length,
       states,
@@ -254,7 +254,7 @@ export class StatsAccumulator {
       created: this.#created,
       closed: this.#closed,
       removed: this.#removed,
-      refused,
+      rejected,
       closeCodes: Object.fromEntries(this.#codes),
       otherCloseCodes: this.#otherCodes,
       users: users.size,

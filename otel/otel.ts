@@ -237,7 +237,7 @@ class OtelInstrumentation implements Instrumentation, Disposable {
         end(() =>
           "session" in outcome
             ? this.#accepted(span, outcome.session)
-            : refused(span, info, outcome)
+            : rejected(span, info, outcome)
         );
       },
     };
@@ -341,7 +341,7 @@ function spanName(
   return pattern === undefined ? operation : `${operation} ${pattern}`;
 }
 
-function refused(
+function rejected(
   span: Span,
   { side }: HandshakeInfo,
   { error, status }: Extract<HandshakeOutcome, { readonly error: unknown }>,

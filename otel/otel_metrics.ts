@@ -120,7 +120,7 @@ const NO_SERVER: CountedServer = {
   webTransportStats: { isListening: false, handshakes: NO_HANDSHAKES },
   httpStats: { any: { active: 0, answered: { any: 0 }, readers: { any: 0 }, limited: { any: 0 } } },
   quotaStats: {
-    any: { taken: 0, max: 0, refused: { server: 0, address: 0, user: 0, session: 0 } },
+    any: { taken: 0, max: 0, rejected: { server: 0, address: 0, user: 0, session: 0 } },
   },
 };
 

@@ -179,8 +179,12 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
       durableStreams: { active: 0, answered: {}, readers: { sse: 3 }, limited: { rate: 4 } },
     },
     quotaStats: {
-      sockets: { taken: 7, max: 20, refused: { server: 1, address: 2, user: 0, session: 0 } },
-      endless: { taken: 0, max: Infinity, refused: { server: 0, address: 0, user: 0, session: 0 } },
+      sockets: { taken: 7, max: 20, rejected: { server: 1, address: 2, user: 0, session: 0 } },
+      endless: {
+        taken: 0,
+        max: Infinity,
+        rejected: { server: 0, address: 0, user: 0, session: 0 },
+      },
     },
   });
   read = recorder.collect();
@@ -194,16 +198,16 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
   assertEquals(read.get("skein.quota.taken server sockets"), 7);
   assertEquals(read.get("skein.quota.max server sockets"), 20);
   assertEquals(read.get("skein.quota.max server endless"), undefined);
-  assertEquals(read.get("skein.quota.refused server sockets address"), 2);
+  assertEquals(read.get("skein.quota.rejected server sockets address"), 2);
   telemetry[Symbol.dispose]();
   assertEquals(recorder.collect().size, 0);
 });
 
 const emptyStats = {
-  refused: {},
-  rates: { refused: {}, refusedConnections: {}, closed: 0, engineFailures: 0 },
-  sockets: { open: 0, lingering: 0, refused: 0 },
-  unreadStreams: { count: 0, bytes: 0, refused: {} },
+  rejected: {},
+  rates: { rejected: {}, rejectedConnections: {}, closed: 0, engineFailures: 0 },
+  sockets: { open: 0, lingering: 0, rejected: 0 },
+  unreadStreams: { count: 0, bytes: 0, rejected: {} },
   peak: 0,
   reserved: 0,
   addresses: 0,

@@ -71,8 +71,8 @@ export class BucketModel {
   take(amount: number, at: Span, results: readonly TakenTokens[]): string | undefined {
     this.#fill(at);
     const { least, most } = this;
-    const refusals = results.filter(({ granted }) => !granted);
-    const grants = results.length - refusals.length;
+    const rejections = results.filter(({ granted }) => !granted);
+    const grants = results.length - rejections.length;
     const [fewest, greatest] = [least, most].map((tokens) =>
       Math.min(results.length, Math.floor(tokens / amount))
     );
@@ -81,7 +81,7 @@ export class BucketModel {
     }
     this.least = Math.max(0, least - amount * grants);
     this.most = most - amount * grants;
-    if (refusals.length > 0) this.most = Math.min(this.most, amount);
+    if (rejections.length > 0) this.most = Math.min(this.most, amount);
     const longestMs = this.#msUntil(amount, this.least) + TICK_MS;
     // One of several calls may be rejected shortly before another one is granted.
     const shortestMs = grants > 0 ? 1 : Math.max(1, this.#msUntil(amount, this.most) - TICK_MS);

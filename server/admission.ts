@@ -7,7 +7,7 @@ import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPlace, type SessionRequest } from "./session_request.ts";
 import type { Face, FaceRequest } from "./face.ts";
-import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
+import { Rejected, RejectionReport, withinLimits } from "./rejection.ts";
 import {
   FetchedUpgrade,
   WebSocketSessionRequest,
@@ -46,7 +46,7 @@ import {
 } from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
-import { refusalStatus } from "../session/insight/watch.ts";
+import { rejectionStatus } from "../session/insight/watch.ts";
 import type { FollowedHandshake } from "../session/settings.ts";
 
 /** Headers that describe the client of a session and contain no secrets. */
@@ -141,7 +141,7 @@ export class Admission<V> implements Face {
   /** Checks whether sessions are served at the path of a URL. */
   readonly serves: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
-  readonly #report: RefusalReport;
+  readonly #report: RejectionReport;
   readonly #console: ConsoleReport;
   // All bounded by the manager's reservations.
   readonly #pendingUpgrades: PendingUpgrades;
@@ -194,7 +194,7 @@ export class Admission<V> implements Face {
     };
     this.serves = pathMatcher(options.path);
     this.#authenticator = new Authenticator(runtime, options);
-    this.#report = new RefusalReport(options.onRefusal, console);
+    this.#report = new RejectionReport(options.onSessionRejected, console);
     this.#console = console;
   }
 
@@ -227,20 +227,20 @@ export class Admission<V> implements Face {
 
   /** Responds to a WebSocket upgrade, as `fetch` does. */
   upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> {
-    const { address, refusal } = this.placeOf(() => upgrade.request, info);
+    const { address, rejection } = this.placeOf(() => upgrade.request, info);
     const fault = findUpgradeFault(upgrade);
     if (fault !== undefined) {
-      this.#report.tell(new Refused(400, fault.message), { address });
+      this.#report.tell(new Rejected(400, fault.message), { address });
       // Respond without an upgrade: a rejection would upgrade for a Skein client.
       return new Response(fault.message, fault);
     }
     const options = this.#upgradeOptions;
-    return this.admit(new WebSocketSessionRequest(upgrade, { address, refusal }, options));
+    return this.admit(new WebSocketSessionRequest(upgrade, { address, rejection }, options));
   }
 
   take(asked: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     const url = parsedUrl(asked);
-    if (url === undefined) return asked.refuse(400);
+    if (url === undefined) return asked.reject(400);
     const info = { remoteAddr: asked.remoteAddress };
     const placeOf = (request: () => Request) => this.placeOf(request, info);
     const { runtime } = this.#settings;
@@ -270,7 +270,7 @@ export class Admission<V> implements Face {
    * cookies. Returns `undefined` if there is no `authenticate`.
    *
    * @param login The login, which the caller ends.
-   * @throws {Refused} If the application rejects the request, fails, or takes too long.
+   * @throws {Rejected} If the application rejects the request, fails, or takes too long.
    */
   async identify(request: Request, login: Login): Promise<string | undefined> {
     if (this.#options.authenticate === undefined) return undefined;
@@ -281,11 +281,11 @@ export class Admission<V> implements Face {
   /**
    * Returns the network address of a request, where known.
    *
-   * @throws {Refused} If `clientAddress` failed.
+   * @throws {Rejected} If `clientAddress` failed.
    */
   addressOf(request: Request, info: RequestInfo): string | undefined {
-    const { address, refusal } = this.placeOf(() => request, info);
-    if (refusal !== undefined) throw refusal;
+    const { address, rejection } = this.placeOf(() => request, info);
+    if (rejection !== undefined) throw rejection;
     return address;
   }
 
@@ -335,7 +335,7 @@ export class Admission<V> implements Face {
       }
       return identity;
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      if (!(error instanceof Rejected)) throw error;
       const { status, message, cause, fault } = error;
       if (session.state === "connecting" || fault !== undefined) {
         this.#report.tell(error, { address, token: () => token });
@@ -350,9 +350,9 @@ export class Admission<V> implements Face {
     try {
       const answer = this.#admit(sessionRequest, handshake);
       if (!(answer instanceof Promise)) return answer;
-      return answer.catch((error) => this.#refuse(sessionRequest, error, handshake));
+      return answer.catch((error) => this.#reject(sessionRequest, error, handshake));
     } catch (error) {
-      return this.#refuse(sessionRequest, error, handshake);
+      return this.#reject(sessionRequest, error, handshake);
     }
   }
 
@@ -361,11 +361,11 @@ export class Admission<V> implements Face {
     handshake: ServerHandshake | undefined,
   ): A | Promise<A> {
     const { url, headers, address } = sessionRequest;
-    if (!this.serves(url)) throw new Refused(404, "No session is served at this path");
-    if (sessionRequest.refusal !== undefined) throw sessionRequest.refusal;
+    if (!this.serves(url)) throw new Rejected(404, "No session is served at this path");
+    if (sessionRequest.rejection !== undefined) throw sessionRequest.rejection;
     if (!sessionRequest.isOriginAllowed(this.#options)) {
       // The hint comes first, because a close reason is cut at its end.
-      throw new Refused(
+      throw new Rejected(
         403,
         `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
       );
@@ -374,11 +374,11 @@ export class Admission<V> implements Face {
     const { authenticate, allowTokenMessage = false } = this.#options;
     const takesInBand = allowTokenMessage && authenticate !== undefined;
     if (sessionRequest.announcesToken && !takesInBand) {
-      throw new Refused(401, TAKES_NO_TOKEN, { isToldByClose: true });
+      throw new Rejected(401, TAKES_NO_TOKEN, { isToldByClose: true });
     }
     const awaited = sessionRequest.announcesToken ? awaitedOf(sessionRequest) : undefined;
     if (sessionRequest.announcesToken && awaited === undefined) {
-      throw new Refused(
+      throw new Rejected(
         400,
         `Cannot wait for a token: the headers have more than ${MAX_AWAITED_HEADER_BYTES} bytes`,
       );
@@ -546,10 +546,10 @@ export class Admission<V> implements Face {
       awaited?.admitted.resolve();
     }, () => {
       this.#pending.delete(session);
-      const refusal = awaited && refusalOfClose(awaited, session[internals].info);
+      const rejection = awaited && rejectionOfClose(awaited, session[internals].info);
       this.#awaited.delete(connection);
       this.#endLogin(connection);
-      if (refusal !== undefined) this.#report.tell(refusal, { address });
+      if (rejection !== undefined) this.#report.tell(rejection, { address });
       this.takeReservation(connection)?.[Symbol.dispose]();
     });
   }
@@ -587,7 +587,7 @@ export class Admission<V> implements Face {
         return await this.#claims.claim(user, predecessor);
       } catch (error) {
         if (!(error instanceof LimitError)) throw error;
-        throw new Refused(429, error.message, { cause: error });
+        throw new Rejected(429, error.message, { cause: error });
       }
     });
   }
@@ -643,20 +643,20 @@ export class Admission<V> implements Face {
     return kept;
   }
 
-  #refuse<A>(
+  #reject<A>(
     sessionRequest: SessionRequest<A>,
     error: unknown,
     handshake: ServerHandshake | undefined,
   ): A {
     handshake?.failed(error);
-    if (!(error instanceof Refused)) throw error;
+    if (!(error instanceof Rejected)) throw error;
     const { address, signal, isSkein } = sessionRequest;
-    const refused = isSkein ? error : error.forAnyPeer;
+    const rejected = isSkein ? error : error.forAnyPeer;
     // The client disconnected during authentication, which is not reported as a rejection.
     if (signal?.aborted !== true) {
-      this.#report.tell(refused, { address, token: () => tokenOf(sessionRequest) });
+      this.#report.tell(rejected, { address, token: () => tokenOf(sessionRequest) });
     }
-    return sessionRequest.refuse(refused);
+    return sessionRequest.reject(rejected);
   }
 
   /** Finds the network address of a request, or the rejection if `clientAddress` failed. */
@@ -670,29 +670,29 @@ export class Admission<V> implements Face {
             "forwardedAddress({ trusted: 1 }) reads the entry of one proxy",
         );
       }
-      return { address, refusal: undefined };
+      return { address, rejection: undefined };
     } catch (cause) {
       const fault = DecisionFault.thrown("clientAddress", cause);
-      return { address: undefined, refusal: new Refused(503, LATER, { cause, fault }) };
+      return { address: undefined, rejection: new Rejected(503, LATER, { cause, fault }) };
     }
   }
 }
 
 function isAtUserLimit(error: unknown): boolean {
-  return error instanceof Refused && error.cause instanceof LimitError &&
+  return error instanceof Rejected && error.cause instanceof LimitError &&
     error.cause.limit === "maxSessionsPerUser";
 }
 
 /** Finds the unreported rejection of a session that closed before it was established. */
-function refusalOfClose(
+function rejectionOfClose(
   { isAsked }: Awaited,
   { code, by, reason = "" }: Partial<CloseInfo> = {},
-): Refused | undefined {
+): Rejected | undefined {
   // Such as a token that is too large.
   const isUnread = by === "local" && code === CloseCode.unauthenticated && !isAsked;
-  if (isUnread) return new Refused(401, reason);
+  if (isUnread) return new Rejected(401, reason);
   const isLate = by === "local" && code === CloseCode.timedOut;
-  return isLate ? new Refused(408, "No token in time") : undefined;
+  return isLate ? new Rejected(408, "No token in time") : undefined;
 }
 
 /** Reads the ticket of the client's earlier session, if any. */
@@ -787,7 +787,7 @@ class ServerHandshake implements Disposable {
 
   /** Ends the handshake without a session. */
   failed(error: unknown): void {
-    this.#handshake.ended({ error, status: refusalStatus(error) });
+    this.#handshake.ended({ error, status: rejectionStatus(error) });
   }
 
   /** Ends the handshake of a peer that never opened the connection. */

@@ -36,8 +36,8 @@ export type Authenticate<V> =
     : undefined extends V ? Authenticate<Exclude<V, undefined | void>>
     : unknown);
 
-/** A rejected session, as passed to `onRefusal`. */
-export interface Refusal {
+/** A rejected session, as passed to `onSessionRejected`. */
+export interface SessionRejection {
   /** HTTP status. The close code is this status plus 4000. */
   readonly status: AuthenticationError["status"];
   /** Reason that the peer received. */
@@ -71,7 +71,8 @@ export interface AdmissionOptions<V> extends OriginRules {
    *   by default. After a 503, clients reconnect later.
    * - **Any other error, and `undefined`,** are faults in the application. Skein clients receive
    *   503 and reconnect; other clients receive 401 with `Retry-After`. The error's text is never
-   *   sent to the client. `onRefusal` receives the error, and the first such error is logged.
+   *   sent to the client. `onSessionRejected` receives the error, and the first such error is
+   *   logged.
    */
   readonly authenticate?: Authenticate<V> | undefined;
   /**
@@ -166,7 +167,7 @@ export interface AdmissionOptions<V> extends OriginRules {
    * Called for every rejected session, and for every token renewal that failed because of the
    * application. If there is no handler, the server prints at most one line per cause and hour.
    */
-  readonly onRefusal?: ((refusal: Refusal) => void) | undefined;
+  readonly onSessionRejected?: ((rejection: SessionRejection) => void) | undefined;
   /**
    * Flow-control credit: how much data a peer may send on streams before the application reads it,
    * on every transport with flow control.

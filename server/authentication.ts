@@ -3,7 +3,7 @@
  */
 import type { AdmissionOptions } from "./admission_options.ts";
 import { guest } from "./guest.ts";
-import { Refused } from "./refusal.ts";
+import { Rejected } from "./rejection.ts";
 import { AuthenticationError, CloseCode } from "../errors.ts";
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import { internals, type Session } from "../session/session.ts";
@@ -76,7 +76,7 @@ export class Authenticator<V> {
    * @param request The request, or a copy with the kept headers.
    * @param options The token; the login, which the caller ends; and a signal that aborts when the
    * session closes.
-   * @throws {Refused} If the application rejects the peer, fails, or takes too long.
+   * @throws {Rejected} If the application rejects the peer, fails, or takes too long.
    */
   async identify(
     request: Request,
@@ -90,7 +90,7 @@ export class Authenticator<V> {
     if (authenticate === undefined) return GUEST;
     const ended = new AbortController();
     const timer = this.#runtime.setTimeout(
-      () => ended.abort(new Refused(503, "Authentication took too long")),
+      () => ended.abort(new Rejected(503, "Authentication took too long")),
       AUTHENTICATE_TIMEOUT_MS,
     );
     const { promise: late, reject } = Promise.withResolvers<never>();
@@ -119,7 +119,7 @@ export class Authenticator<V> {
       return second;
     } catch (error) {
       // If the client disconnected during authentication, the error is not the application's fault.
-      throw refusalOf(error, !signal?.aborted);
+      throw rejectionOf(error, !signal?.aborted);
     } finally {
       this.#runtime.clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
@@ -127,7 +127,7 @@ export class Authenticator<V> {
   }
 
   async #identityOf(answer: unknown, token: string | undefined): Promise<Identity> {
-    if (answer === null || answer === false) throw new Refused(401, UNAUTHENTICATED);
+    if (answer === null || answer === false) throw new Rejected(401, UNAUTHENTICATED);
     if (answer === guest) return GUEST;
     if (answer === undefined) {
       throw DecisionFault.returned("authenticate", "a value, guest, null or false", answer);
@@ -135,7 +135,7 @@ export class Authenticator<V> {
     const value = answer as Exclude<V, typeof guest>;
     const user = await this.#userOf(value);
     const endsAt = await this.#endOf(value);
-    if (endsAt <= this.#runtime.now()) throw new Refused(401, EXPIRED);
+    if (endsAt <= this.#runtime.now()) throw new Rejected(401, EXPIRED);
     const credentials = endsAt === Infinity
       ? undefined
       : { endsAt, isRenewable: token !== undefined };
@@ -150,7 +150,7 @@ export class Authenticator<V> {
       const cause = new RangeError(
         `Cannot identify: a user must not start with "${GUEST_PREFIX}", received "${user}"`,
       );
-      throw new Refused(403, `Only guests have a name that starts with "${GUEST_PREFIX}"`, {
+      throw new Rejected(403, `Only guests have a name that starts with "${GUEST_PREFIX}"`, {
         cause,
       });
     }
@@ -160,7 +160,7 @@ export class Authenticator<V> {
         utf8Length(user)
       }`,
     );
-    throw new Refused(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause });
+    throw new Rejected(403, `A user has at most ${MAX_USER_BYTES} bytes`, { cause });
   }
 
   /**
@@ -209,15 +209,15 @@ function cookiesOf(headers: Headers): Record<string, string | undefined> {
  * @param error What was thrown.
  * @param isAwaited `false` if the peer has left; an error is then not the application's fault.
  */
-function refusalOf(error: unknown, isAwaited: boolean): Refused {
-  if (error instanceof Refused) return error;
+function rejectionOf(error: unknown, isAwaited: boolean): Rejected {
+  if (error instanceof Rejected) return error;
   if (error instanceof AuthenticationError) {
-    return new Refused(error.status, error.message, { cause: error });
+    return new Rejected(error.status, error.message, { cause: error });
   }
   const fault = error instanceof DecisionFault
     ? error
     : DecisionFault.thrown("authenticate", error);
-  return new Refused(503, LATER, { cause: fault.cause, fault: isAwaited ? fault : undefined });
+  return new Rejected(503, LATER, { cause: fault.cause, fault: isAwaited ? fault : undefined });
 }
 
 /**

@@ -10,7 +10,7 @@ import type { HttpGuardParts } from "./http/guard.ts";
 import type { InspectedServer } from "./inspector/node_view.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
 import type { HttpFaceStats } from "./metrics/measures.ts";
-import { withinLimits } from "./refusal.ts";
+import { withinLimits } from "./rejection.ts";
 import type { ApiOptions } from "./server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { outside, type Runtime } from "../base/runtime.ts";

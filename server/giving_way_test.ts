@@ -23,7 +23,7 @@ function serverOf(options: Options = {}): TestServer<string> {
     },
     allowTokenMessage: true,
     limits: { maxSessionsPerUser: 1 },
-    onRefusal() {},
+    onSessionRejected() {},
     onError() {},
     ...options,
   });
@@ -240,9 +240,9 @@ Deno.test("A lost session on another node gives way, and a live one does not", a
   const ann = await a.dial(WAYS["in band"]("ann"));
   const [there] = a.manager.sessionsOf("ann");
   await pass(time, 2_000);
-  const refused = come(b);
+  const rejected = come(b);
   for (let i = 0; i < 10; i++) await pass(time, 50);
-  assertEquals([await outcomeOf(refused), there!.isReady], ["4429", true]);
+  assertEquals([await outcomeOf(rejected), there!.isReady], ["4429", true]);
   await pass(time, 10_000);
   a.network.disconnect({ silent: true });
   await pass(time, 2_000);

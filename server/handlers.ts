@@ -18,9 +18,9 @@ import type { ServerOptions } from "./server_options.ts";
 export function pickHandlers<V, C extends Contract>(
   options: ServerOptions<V, C>,
 ): SessionHandlers<ValueOf<V>, C, "server"> {
-  const { onMessage, onClose, onError, onHandlerError, onRefused, requests } = options;
+  const { onMessage, onClose, onError, onHandlerError, onMessageRejected, requests } = options;
   const onOpen = openHandler(options);
-  return { onOpen, onMessage, requests, onClose, onError, onHandlerError, onRefused };
+  return { onOpen, onMessage, requests, onClose, onError, onHandlerError, onMessageRejected };
 }
 
 /** Reads streams from the start of a session, before `onOpen` has finished. */

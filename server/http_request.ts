@@ -1,6 +1,6 @@
 /** Sessions over HTTP: handles requests for new sessions and requests of open sessions. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
-import { Refused, withinLimits } from "./refusal.ts";
+import { Rejected, withinLimits } from "./rejection.ts";
 import type { Accepted, AcceptRequest, RequestPlace, SessionRequest } from "./session_request.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 import { settlesWithin } from "../base/wait.ts";
@@ -108,12 +108,12 @@ export class HttpSessionRequest implements SessionRequest<Response> {
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly announcesToken: boolean;
-  readonly refusal: Refused | undefined;
+  readonly rejection: Rejected | undefined;
   readonly #options: HttpSessionRequestOptions;
 
   constructor(
     request: Request,
-    { address, refusal }: RequestPlace,
+    { address, rejection }: RequestPlace,
     options: HttpSessionRequestOptions,
   ) {
     this.url = request.url;
@@ -124,9 +124,9 @@ export class HttpSessionRequest implements SessionRequest<Response> {
     const query = new URL(request.url).search.slice(1).split("&");
     this.isSkein = query.includes(`protocol=${SKEIN_PROTOCOL}`);
     this.announcesToken = this.isSkein && query.includes(TOKEN_MARK_QUERY);
-    this.refusal = this.isSkein
-      ? refusal
-      : new Refused(400, `Add ?protocol=${SKEIN_PROTOCOL} to the URL`);
+    this.rejection = this.isSkein
+      ? rejection
+      : new Rejected(400, `Add ?protocol=${SKEIN_PROTOCOL} to the URL`);
   }
 
   isOriginAllowed(rules: OriginRules): boolean {
@@ -144,7 +144,7 @@ export class HttpSessionRequest implements SessionRequest<Response> {
     return { connection, opened: undefined, answer, held: [] };
   }
 
-  refuse(refused: Refused): Response {
-    return this.#options.requests.refused(this.request, refused);
+  reject(rejected: Rejected): Response {
+    return this.#options.requests.rejected(this.request, rejected);
   }
 }

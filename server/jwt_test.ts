@@ -71,7 +71,7 @@ async function signBySecret(claims: JWTPayload = claimsOf(), alg = "HS256", secr
   return await new SignJWT(claims).setProtectedHeader({ alg }).sign(secret);
 }
 
-async function refusal(
+async function rejection(
   { authenticate }: JwtAuthentication,
   token: string | undefined,
 ): Promise<[status: number, text: string, cause: unknown]> {
@@ -133,11 +133,11 @@ for (const [kind, make] of Object.entries(KINDS)) {
     ];
     for (const [wrong, text] of bad) {
       const claims = JSON.parse(JSON.stringify(claimsOf(wrong)));
-      const [status, message] = await refusal(tokens, await sign(claims));
+      const [status, message] = await rejection(tokens, await sign(claims));
       assertEquals([status, message], [401, text], JSON.stringify(wrong));
     }
     // The client comes back when the token is valid.
-    const early = await refusal(tokens, await sign(claimsOf({ nbf: nowS + 60 })));
+    const early = await rejection(tokens, await sign(claimsOf({ nbf: nowS + 60 })));
     assertEquals(early.slice(0, 2), [503, "The token is not valid yet"]);
     await end();
   });
@@ -161,11 +161,11 @@ for (const [kind, make] of Object.entries(KINDS)) {
       await signBySecret(claimsOf(), "HS256", new Uint8Array(64).fill(8)),
     ];
     for (const token of forged) {
-      const [status, text, cause] = await refusal(tokens, token);
+      const [status, text, cause] = await rejection(tokens, token);
       assertEquals([status, text], [401, "The token was not accepted"], token);
       assert(cause instanceof errors.JOSEError, token);
     }
-    assertEquals(await refusal(tokens, undefined), [401, "A token is needed", undefined]);
+    assertEquals(await rejection(tokens, undefined), [401, "A token is needed", undefined]);
     await end();
   });
 }
@@ -178,7 +178,7 @@ Deno.test("jwt() reads the injected clock at each check", async () => {
     .sign(SECRET);
   assertEquals((await tokens.authenticate({ token })).sub, "ann");
   runtime.now = () => 2_000_000;
-  assertEquals((await refusal(tokens, token)).slice(0, 2), [401, "The token has expired"]);
+  assertEquals((await rejection(tokens, token)).slice(0, 2), [401, "The token has expired"]);
 });
 
 Deno.test("jwt() accepts only the given algorithms", async () => {
@@ -186,7 +186,7 @@ Deno.test("jwt() accepts only the given algorithms", async () => {
   for (const alg of ["HS384", "HS512"]) {
     await bySecret.authenticate({ token: await signBySecret(claimsOf(), alg) });
   }
-  assertEquals((await refusal(bySecret, await signBySecret()))[1], "The token was not accepted");
+  assertEquals((await rejection(bySecret, await signBySecret()))[1], "The token was not accepted");
 
   const [es, rs] = [await makeKey("es"), await makeKey("rs", "RS256")];
   await using server = new KeyServer(es, rs);
@@ -194,14 +194,14 @@ Deno.test("jwt() accepts only the given algorithms", async () => {
   for (const key of [es, rs]) await all.authenticate({ token: await sign(key) });
   const one = jwt({ jwks: server.url, algorithms: ["RS256"] });
   await one.authenticate({ token: await sign(rs) });
-  const [status, , cause] = await refusal(one, await sign(es));
+  const [status, , cause] = await rejection(one, await sign(es));
   assertEquals([status, cause instanceof errors.JOSEAlgNotAllowed], [401, true]);
   // A public key is not a secret: a token signed with it as a shared secret must not pass.
   const published = new TextEncoder().encode(JSON.stringify(rs.jwk));
   for (const tokens of [all, one]) {
     const forged = await new SignJWT(claimsOf()).setProtectedHeader({ alg: "HS256", kid: "rs" })
       .sign(published);
-    assertEquals((await refusal(tokens, forged))[0], 401);
+    assertEquals((await rejection(tokens, forged))[0], 401);
   }
 });
 
@@ -218,17 +218,17 @@ Deno.test("jwt() accepts a new key of the issuer, and fetches keys at most once 
 
   server.keys = [next!];
   // The key set is too new to be fetched again, so the client should retry.
-  assertEquals((await refusal(tokens, await sign(next!)))[0], 503);
+  assertEquals((await rejection(tokens, await sign(next!)))[0], 503);
   assertEquals(server.requests, 1);
   time.tick(10_000);
   await tokens.authenticate({ token: await sign(next!) });
   assertEquals(server.requests, 2);
   time.tick(10_000);
   // A withdrawn or unknown key is rejected permanently once the key set was fetched.
-  assertEquals((await refusal(tokens, await sign(old!)))[0], 401);
+  assertEquals((await rejection(tokens, await sign(old!)))[0], 401);
   assertEquals(server.requests, 3);
   for (let i = 0; i < 100; i++) {
-    assertEquals((await refusal(tokens, await sign(never!)))[0], 503);
+    assertEquals((await rejection(tokens, await sign(never!)))[0], 503);
   }
   assertEquals(server.requests, 3);
   await tokens.authenticate({ token: await sign(next!) });
@@ -262,14 +262,14 @@ Deno.test("jwt() rejects with 503 while keys cannot be fetched, and continues af
   ];
   for (const answer of answers) {
     server.answer = answer;
-    const [status, text, cause] = await refusal(tokens, token);
+    const [status, text, cause] = await rejection(tokens, token);
     assertEquals([status, text], [503, "Tokens cannot be checked now, try again later"]);
     assert(cause instanceof Error);
   }
   server.answer = undefined;
   await tokens.authenticate({ token });
   const gone = jwt({ jwks: "http://127.0.0.1:1/jwks.json" });
-  assertEquals((await refusal(gone, token))[0], 503);
+  assertEquals((await rejection(gone, token))[0], 503);
 });
 
 Deno.test("jwt() tries the matching keys for a token without a key id", async () => {
@@ -281,10 +281,10 @@ Deno.test("jwt() tries the matching keys for a token without a key id", async ()
   }
   const expired = claimsOf({ exp: 1 });
   assertEquals(
-    (await refusal(tokens, await sign(keys[1]!, expired, {})))[1],
+    (await rejection(tokens, await sign(keys[1]!, expired, {})))[1],
     "The token has expired",
   );
-  assertEquals((await refusal(tokens, await sign(keys[2]!, claimsOf(), {})))[0], 401);
+  assertEquals((await rejection(tokens, await sign(keys[2]!, claimsOf(), {})))[0], 401);
 });
 
 Deno.test("jwt() allows for clocks that differ", async () => {
@@ -294,7 +294,7 @@ Deno.test("jwt() allows for clocks that differ", async () => {
     token: await signBySecret(claimsOf({ exp: nowS - 10, nbf: nowS + 10 })),
   });
   assertEquals(tokens.expiresAt(claims), (nowS - 10) * 1_000 + 30_000);
-  assertEquals((await refusal(tokens, await signBySecret(claimsOf({ exp: nowS - 60 }))))[0], 401);
+  assertEquals((await rejection(tokens, await signBySecret(claimsOf({ exp: nowS - 60 }))))[0], 401);
   assertEquals(tokens.expiresAt({ sub: "ann", exp: 1e300 }), 8.64e15);
 });
 
@@ -331,8 +331,8 @@ Deno.test("serve() admits users with tokens, in a header and in a message, and r
   const key = await makeKey("a");
   await using keys = new KeyServer(key);
   const tokens = jwt({ jwks: keys.url, issuer: ISSUER, audience: "chat" });
-  const onRefusal = () => {};
-  await using server = listen({ ...tokens, allowTokenMessage: true, onRefusal });
+  const onSessionRejected = () => {};
+  await using server = listen({ ...tokens, allowTokenMessage: true, onSessionRejected });
   const token = await sign(key);
   await using byHeader = await dial(server.url, { headers: { authorization: `Bearer ${token}` } });
   await using inBand = await dial(server.url, { token });
@@ -364,7 +364,7 @@ Deno.test("serve() closes the session of an expired token, and requests a new on
     verified++;
     return claims;
   };
-  const options = { ...tokens, authenticate, allowTokenMessage: true, onRefusal() {} };
+  const options = { ...tokens, authenticate, allowTokenMessage: true, onSessionRejected() {} };
   await using server = new TestServer(options);
   await using fixed = await server.dial({
     headers: { authorization: `Bearer ${await lasting()}` },

@@ -121,14 +121,14 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    *
    * - **Return** `true` to allow the change, or `{ value }` to store another row. Any other value
    *   denies the change, with the code `forbidden`, and the transaction has no effect.
-   * - **Throw** a `RequestError` to deny the change with another code. If you throw another error, or
-   *   take longer than `session.requestTimeoutMs`, nothing is decided: the client receives
+   * - **Throw** a `RequestError` to deny the change with another code. If you throw another error,
+   *   or take longer than `session.requestTimeoutMs`, nothing is decided: the client receives
    *   `unavailable`.
-   * - **`before`** is the row that the change replaces. If other writers are faster, the function is
-   *   called again with the newer row, at most five times in all; then the client receives
+   * - **`before`** is the row that the change replaces. If other writers are faster, the function
+   *   is called again with the newer row, at most five times in all; then the client receives
    *   `conflict`.
-   * - **`value`** is the result of the contract's schema. A row that you return instead is stored as
-   *   it is, without another check.
+   * - **`value`** is the result of the contract's schema. A row that you return instead is stored
+   *   as it is, without another check.
    *
    * @example Users change only their own cards
    * ```ts
@@ -757,8 +757,8 @@ export const SERVER: OptionKinds<ServerOptions> = {
   onHandlerError: ["answer", "close"],
   onMessage: "function",
   onOpen: "function",
-  onRefusal: "function",
-  onRefused: "function",
+  onSessionRejected: "function",
+  onMessageRejected: "function",
   onRenewed: "function",
   onStream: "function",
   origins: listOf("string"),

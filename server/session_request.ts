@@ -2,7 +2,7 @@
  * A request for a session, in the same form for all transports, so that admission has one
  * implementation.
  */
-import type { Refused } from "./refusal.ts";
+import type { Rejected } from "./rejection.ts";
 import { LimitError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -12,8 +12,8 @@ import { Deadlines } from "../base/deadlines.ts";
 import type { Runtime } from "../base/runtime.ts";
 
 /**
- * A request for a session. Exactly one of `accept` and `refuse` responds to it; if `accept` throws,
- * `refuse` is called next.
+ * A request for a session. Exactly one of `accept` and `reject` responds to it; if `accept` throws,
+ * `reject` is called next.
  *
  * @typeParam Answer Type of the response for the transport's server.
  */
@@ -34,17 +34,17 @@ export interface SessionRequest<Answer> {
   /** Aborted if the peer leaves before the response is sent, on transports that detect this. */
   readonly signal?: AbortSignal | undefined;
   /** Rejection of a request that its transport cannot serve. */
-  readonly refusal?: Refused | undefined;
+  readonly rejection?: Rejected | undefined;
   /** Returns `true` if the rules allow the page of the peer. */
   isOriginAllowed(rules: OriginRules): boolean;
   /**
    * Accepts the request. Frees its resources on an error.
    *
-   * @throws {Refused} If there is no free slot.
+   * @throws {Rejected} If there is no free slot.
    */
   accept(options: AcceptRequest): Accepted<Answer>;
   /** Rejects the request. Never throws. */
-  refuse(refused: Refused): Answer;
+  reject(rejected: Rejected): Answer;
 }
 
 /** Options for accepting a request. */
@@ -60,7 +60,7 @@ export interface RequestPlace {
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
   /** The rejection of the request, if the application failed to find the address. */
-  readonly refusal: Refused | undefined;
+  readonly rejection: Rejected | undefined;
 }
 
 export interface Accepted<Answer> {
@@ -80,18 +80,18 @@ export interface Accepted<Answer> {
 /**
  * Returns the headers of the response to a request for a session, on every transport.
  *
- * @param refused The rejection; `undefined` if the request is accepted.
+ * @param rejected The rejection; `undefined` if the request is accepted.
  * @returns The headers; `undefined` if there are none.
  */
-export function answerHeaders(refused?: Refused): Record<string, string> | undefined {
-  return refused && refusalHeaders(refused);
+export function answerHeaders(rejected?: Rejected): Record<string, string> | undefined {
+  return rejected && rejectionHeaders(rejected);
 }
 
 /**
  * Returns the headers of a rejection. For 429, 503 and faults of the application, these include the
  * time after which to retry.
  */
-export function refusalHeaders({ status, cause, fault }: Refused): Record<string, string> {
+export function rejectionHeaders({ status, cause, fault }: Rejected): Record<string, string> {
   const { retryAfterMs = 5_000 } = cause instanceof LimitError ? cause : {};
   const seconds = Math.ceil(retryAfterMs / 1_000);
   const isForNow = status === 429 || status === 503 || fault !== undefined;

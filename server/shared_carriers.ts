@@ -172,7 +172,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
       }
     } catch (error) {
       if (!(error instanceof CarrierError)) throw error;
-      return joinHead({ refusal: error.reason, message: error.message });
+      return joinHead({ rejection: error.reason, message: error.message });
     }
   }
 }
@@ -254,17 +254,17 @@ class RemoteCarrier implements HttpCarrier {
   ): Promise<NonNullable<ReturnType<typeof splitHead>>> {
     const answer = splitHead(await this.#reply(joinHead(asked, frames), options));
     if (answer === undefined) throw unavailable();
-    const { refusal, message } = answer.head;
+    const { rejection, message } = answer.head;
     const { id, secret } = this.#keys;
     // A wrong secret must not remove the right one.
-    if (refusal === undefined || this.#proven.get(id) === secret) this.#proven.delete(id);
-    if (refusal === undefined) {
+    if (rejection === undefined || this.#proven.get(id) === secret) this.#proven.delete(id);
+    if (rejection === undefined) {
       this.#proven.set(id, secret);
       if (this.#proven.size > MAX_PROVEN) this.#proven.delete(this.#proven.keys().next().value!);
       return answer;
     }
-    if (!isOneOf(refusal, REFUSALS) || typeof message !== "string") throw unavailable();
-    throw new CarrierError(refusal, message);
+    if (!isOneOf(rejection, REJECTIONS) || typeof message !== "string") throw unavailable();
+    throw new CarrierError(rejection, message);
   }
 
   async #reply(
@@ -305,7 +305,7 @@ const STATES: readonly TakenEvents["state"][] = ["open", "replaced", "over"];
 
 const RESULTS: readonly GivenFrames["result"][] = ["taken", "hole", "busy", "malformed", "large"];
 
-const REFUSALS: readonly CarrierError["reason"][] = [
+const REJECTIONS: readonly CarrierError["reason"][] = [
   "unknown",
   "forbidden",
   "malformed",

@@ -314,8 +314,8 @@ Deno.test("SharedCarriers reject malformed responses", async () => {
   const heads = [
     { last: -1, state: "open", result: "taken", next: -1 },
     { last: 1, state: "other", result: "other", next: 1 },
-    { refusal: "other", message: "Why" },
-    { refusal: "unknown", message: 5 },
+    { rejection: "other", message: "Why" },
+    { rejection: "unknown", message: 5 },
   ];
   for (const message of [new Uint8Array(), ...heads.map((head) => joinHead(head))]) {
     answer = new Uint8Array(message);
@@ -339,9 +339,9 @@ Deno.test("SharedCarriers keep calls about unknown connections available when on
   b.broker.cut();
   const madeUp = Array.from({ length: 2_000 }, (_, i) => prove("192.0.2.1", `${b.nodes.id}.${i}`));
   const outcomes = madeUp.map((call) => call.catch((error) => error));
-  const refusal = await outcomes.at(-1);
-  assert(refusal instanceof LimitError);
-  assertEquals([refusal.level, refusal.retryAfterMs], ["address", 1_000]);
+  const rejection = await outcomes.at(-1);
+  assert(rejection instanceof LimitError);
+  assertEquals([rejection.level, rejection.retryAfterMs], ["address", 1_000]);
   assertEquals(a.carriers.unknown, 512);
   // Another address has its own share, and a known connection of the first address needs no slot.
   const others = Array.from({ length: 17 }, (_, i) => {

@@ -95,7 +95,7 @@ export class UserClaims {
    */
   async claim(user: string): Promise<Disposable> {
     const held = { scope: `sessions:${user}`, member: `${this.#nodes.id}/${++this.#last}` };
-    if (await this.#isRefused(held)) {
+    if (await this.#isRejected(held)) {
       throw new LimitError(
         "maxSessionsPerUser",
         `Cannot admit session: your user may have at most ${this.#max} sessions at once`,
@@ -124,7 +124,7 @@ export class UserClaims {
     await settlesWithin(this.#runtime, Promise.all(releasing), PATIENCE_MS);
   }
 
-  async #isRefused(held: HeldClaim): Promise<boolean> {
+  async #isRejected(held: HeldClaim): Promise<boolean> {
     const { scope } = held;
     let isAsked = false;
     for (const pauseMs of [0, ...ASK_AGAIN_MS]) {

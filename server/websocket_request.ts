@@ -7,7 +7,7 @@ import {
   type RequestPlace,
   type SessionRequest,
 } from "./session_request.ts";
-import { Refused, withinLimits } from "./refusal.ts";
+import { Rejected, withinLimits } from "./rejection.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
@@ -72,7 +72,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
   readonly url: string;
   readonly headers: OfferedUpgrade["headers"];
   readonly address: string | undefined;
-  readonly refusal: Refused | undefined;
+  readonly rejection: Rejected | undefined;
   readonly isSkein: boolean;
   readonly announcesToken: boolean;
   readonly #upgrade: OfferedUpgrade;
@@ -81,13 +81,13 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
 
   constructor(
     upgrade: OfferedUpgrade,
-    { address, refusal }: RequestPlace,
+    { address, rejection }: RequestPlace,
     options: WebSocketUpgradeOptions,
   ) {
     this.url = upgrade.url;
     this.headers = upgrade.headers;
     this.address = address;
-    this.refusal = refusal;
+    this.rejection = rejection;
     this.#upgrade = upgrade;
     const offered = offeredProtocols(upgrade);
     const protocol = this.#protocol = chosenOf(offered);
@@ -118,14 +118,14 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
   /**
    * Rejects a Skein client with a close, because browsers hide the status of a rejected upgrade.
    */
-  refuse(refused: Refused): Response {
-    const { status, message: reason } = refused;
-    return this.isSkein && this.#refuseByClose({ closeCode: 4000 + status, reason }) ||
-      new Response(reason, { status, headers: answerHeaders(refused) });
+  reject(rejected: Rejected): Response {
+    const { status, message: reason } = rejected;
+    return this.isSkein && this.#rejectByClose({ closeCode: 4000 + status, reason }) ||
+      new Response(reason, { status, headers: answerHeaders(rejected) });
   }
 
   /** Counts the socket, because it stays until the peer responds to the close. */
-  #refuseByClose(
+  #rejectByClose(
     info: { readonly closeCode: number; readonly reason: string },
   ): Response | undefined {
     try {
@@ -165,7 +165,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
       });
     } catch (cause) {
       lease[Symbol.dispose]();
-      throw new Refused(400, "The upgrade is malformed", { cause });
+      throw new Rejected(400, "The upgrade is malformed", { cause });
     }
   }
 }

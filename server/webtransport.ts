@@ -201,7 +201,7 @@ export class WebTransportSocket implements AsyncDisposable {
     } catch (error) {
       this.#console.failed("A WebTransport request", error);
       try {
-        request.refuse(500);
+        request.reject(500);
       } catch {
         // The request already has a response, or the client left.
       }

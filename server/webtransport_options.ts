@@ -154,7 +154,7 @@ export interface BuiltinEngineOptions
 export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
   const { webTransport, origins = [], authenticate, allowTokenMessage = false, moq } = options;
   if (typeof webTransport !== "object" || webTransport?.engine !== BUILTIN_ENGINE) return;
-  const refuse = (rule: string, received: string): never => {
+  const reject = (rule: string, received: string): never => {
     throw new TypeError(
       `Cannot serve: ${rule} with the engine "${BUILTIN_ENGINE}" of webTransport, received ${received}`,
     );
@@ -162,18 +162,18 @@ export function checkBuiltinEngine(options: BuiltinEngineOptions): void {
   // A request without an `Origin` header does not count as coming from a page, so every page would
   // pass.
   if (!origins.includes("*")) {
-    refuse('origins must contain "*", because requests have no Origin,', JSON.stringify(origins));
+    reject('origins must contain "*", because requests have no Origin,', JSON.stringify(origins));
   }
   if (authenticate !== undefined && !allowTokenMessage) {
-    refuse(
+    reject(
       "allowTokenMessage must be true with authenticate, because requests have no headers,",
       `${allowTokenMessage}`,
     );
   }
   // Each group of a track is a stream, and the engine would run out of streams.
-  if (moq !== undefined) refuse("moq must be left out", typeof moq);
+  if (moq !== undefined) reject("moq must be left out", typeof moq);
   for (const name of ["flowControl", "maxSessionsPerConnection"] as const) {
     if (webTransport[name] === undefined) continue;
-    refuse(`webTransport.${name} must be left out`, JSON.stringify(webTransport[name]));
+    reject(`webTransport.${name} must be left out`, JSON.stringify(webTransport[name]));
   }
 }

@@ -6,7 +6,7 @@ import {
   type RequestPlace,
   type SessionRequest,
 } from "./session_request.ts";
-import { Refused } from "./refusal.ts";
+import { Rejected } from "./rejection.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import { acceptMessages, type MessageStreamOptions } from "../transport/message_stream/server.ts";
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
@@ -62,7 +62,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly announcesToken: boolean;
-  readonly refusal: Refused | undefined;
+  readonly rejection: Rejected | undefined;
   readonly #asked: WebTransportRequest;
   readonly #options: WebTransportSessionRequestOptions;
   readonly #isOffered: boolean;
@@ -81,12 +81,12 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     this.isSkein = this.#isOffered || isNamed;
     this.announcesToken = this.#isOffered && protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
-    const { address, refusal } = options.placeOf(() => this.request);
+    const { address, rejection } = options.placeOf(() => this.request);
     this.address = address;
-    this.refusal = refusal;
+    this.rejection = rejection;
     // The client may have offered protocols, to which it would get no response.
     if (options.pages.hidesRequests && !url.searchParams.has("protocol")) {
-      this.refusal = new Refused(
+      this.rejection = new Rejected(
         400,
         `Add ?protocol=${SKEIN_PROTOCOL} to the URL: this server does not receive offered protocols`,
       );
@@ -120,23 +120,23 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
       // A session that waits for a token is established only with it.
       return { ...accepted, ...(admitted && { opened: undefined }), ...rest };
     } catch (cause) {
-      throw new Refused(400, "The request cannot be handled", { cause });
+      throw new Rejected(400, "The request cannot be handled", { cause });
     }
   }
 
-  refuse(refused: Refused): void {
+  reject(rejected: Rejected): void {
     if (this.signal.aborted) return;
     try {
-      if (refused.isToldByClose || this.#options.pages.hidesRequests) {
-        return this.#refuseByClose(refused);
+      if (rejected.isToldByClose || this.#options.pages.hidesRequests) {
+        return this.#rejectByClose(rejected);
       }
-      this.#asked.refuse(refused.status, { headers: answerHeaders(refused) });
+      this.#asked.reject(rejected.status, { headers: answerHeaders(rejected) });
     } catch {
       // The client has left.
     }
   }
 
-  #refuseByClose({ status, message: reason }: Refused): void {
+  #rejectByClose({ status, message: reason }: Rejected): void {
     this.#accept().close({ closeCode: 4000 + status, reason });
   }
 

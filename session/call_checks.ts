@@ -102,7 +102,7 @@ export const COMMON_HANDLERS: OptionKinds<Omit<SessionHandlers, "onClose" | "onO
   onGoAway: "function",
   onHandlerError: ["answer", "close"],
   onMessage: "function",
-  onRefused: "function",
+  onMessageRejected: "function",
   requests: "object",
 };
 

@@ -100,7 +100,9 @@ export interface SessionHandlers<
    * Called when the peer rejects a message that is not a request. Without this handler and
    * `onError`, each cause is printed once.
    */
-  readonly onRefused?: ((error: RequestError, session: Session<V, C, S>) => void) | undefined;
+  readonly onMessageRejected?:
+    | ((error: RequestError, session: Session<V, C, S>) => void)
+    | undefined;
   /**
    * Called when the peer reports that it dropped messages to this end. If they belong to several
    * topics, `topic` is absent. Without this handler and `onError`, one line an hour is printed.

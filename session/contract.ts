@@ -169,8 +169,8 @@ export interface NoTopic<Reason extends string> {
 
 /**
  * The topics of a part of a contract: the topics that one side may send on, the topics of requests,
- * the rooms with presence data, or the ids of live states. The pattern `chat:{room}` stands for every `chat:${string}`. The
- * type is {@linkcode NoTopic} if the contract has no such topics.
+ * the rooms with presence data, or the ids of live states. The pattern `chat:{room}` stands for
+ * every `chat:${string}`. The type is {@linkcode NoTopic} if the contract has no such topics.
  *
  * @typeParam C The contract.
  * @typeParam K The side that sends, `requests`, `answers` (requests with a streaming response),
@@ -571,11 +571,11 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
   readonly #states: TopicRouter<StateRoute>;
 
   constructor(definition: D) {
-    if (!definition) refuse("a definition must be an object", definition);
+    if (!definition) reject("a definition must be an object", definition);
     const { toServer = {}, toClient = {}, requests = {}, presence = {}, state = {}, ...rest } =
       definition;
     for (const name in rest) {
-      refuse("sections are toServer, toClient, requests, presence and state", name);
+      reject("sections are toServer, toClient, requests, presence and state", name);
     }
     const asked = Object.entries(requests).map(([pattern, entry]) =>
       routeOf("request", pattern, entry?.input, entry ?? {})
@@ -625,7 +625,7 @@ function stateRouteOf(
     [name, entry],
   ) => [name, isSchema(entry) ? { schema: entry } : entry] as const);
   if (entries.length === 0 || !entries.every(([name, entry]) => name && isSchema(entry?.schema))) {
-    refuse("a state must have collections, each with a name and a schema", pattern);
+    reject("a state must have collections, each with a name and a schema", pattern);
   }
   return [pattern, { collections: new Map(entries) }];
 }
@@ -637,17 +637,17 @@ function routeOf(
   { output, stream, resume }: Partial<Pick<ContractRoute, "output" | "stream" | "resume">> = {},
 ): [pattern: string, route: ContractRoute] {
   const prefix = [PRESENCE_PREFIX, STREAM_PREFIX].find((prefix) => pattern.startsWith(prefix));
-  if (prefix !== undefined) refuse(`topics under ${prefix} are built in`, pattern);
+  if (prefix !== undefined) reject(`topics under ${prefix} are built in`, pattern);
   for (const schema of kind === "request" ? [input, stream ?? output] : [input]) {
     if (!isSchema(schema)) {
       const rule = kind === "request"
         ? "an input and an output schema, or an input and a stream schema"
         : "a schema";
-      refuse(`a ${kind} topic must have ${rule}`, pattern);
+      reject(`a ${kind} topic must have ${rule}`, pattern);
     }
   }
-  if (stream && output) refuse("a request must have either output or stream", pattern);
-  if (resume && !stream) refuse("resume needs a stream schema", pattern);
+  if (stream && output) reject("a request must have either output or stream", pattern);
+  if (resume && !stream) reject("resume needs a stream schema", pattern);
   const route = { pattern, input, output, kind };
   return [pattern, stream ? { ...route, stream, resume: resume === true } : route];
 }
@@ -656,6 +656,6 @@ function isSchema(schema: unknown): schema is StandardSchema {
   return typeof (schema as StandardSchema | undefined)?.["~standard"]?.validate === "function";
 }
 
-function refuse(rule: string, received: unknown): never {
+function reject(rule: string, received: unknown): never {
   throw new TypeError(`Cannot ${VERB}: ${rule}, received ${JSON.stringify(received)}`);
 }

@@ -272,8 +272,8 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.awaitsToken = false;
-    const refusal = services?.services.admit?.(this.session);
-    if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
+    const rejection = services?.services.admit?.(this.session);
+    if (rejection !== undefined) return this.windUp({ ...rejection, by: "local" });
     this.readyAt = runtime.now();
     this.state = "connected";
     if (hello !== undefined) {

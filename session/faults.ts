@@ -25,16 +25,16 @@ interface Misfit {
 const WINDOW_MS = 60_000;
 
 /** The window in which rejections are counted, in milliseconds. */
-export const REFUSAL_WINDOW_MS = 10_000;
+export const REJECTION_WINDOW_MS = 10_000;
 
 /** Default maximum number of rejections of one session in that window. */
-export const MAX_REFUSALS = 100;
+export const MAX_REJECTIONS = 100;
 
 /**
  * The shortest interval between two rejections of messages without an id, in milliseconds. It
  * applies once the peer has sent too much data that does not fit.
  */
-const REFUSAL_INTERVAL_MS = 1_000;
+const REJECTION_INTERVAL_MS = 1_000;
 
 /** Counts the faults of one peer, and notifies both ends. */
 export class Faults {
@@ -45,8 +45,8 @@ export class Faults {
   readonly #core: MeteredCore;
   readonly #malformed = new Window(WINDOW_MS);
   readonly #misfits = new Window(WINDOW_MS);
-  readonly #refusals = new Window(REFUSAL_WINDOW_MS);
-  #refusedAt = -Infinity;
+  readonly #rejections = new Window(REJECTION_WINDOW_MS);
+  #rejectedAt = -Infinity;
 
   constructor(core: MeteredCore) {
     this.#core = core;
@@ -55,7 +55,7 @@ export class Faults {
   /**
    * Counts invalid input: an unreadable envelope, a violation of the protocol, or a token that is
    * not accepted. If there is too much invalid input within a minute, the session closes. Input
-   * that is valid but too much is rejected by {@linkcode refuse}.
+   * that is valid but too much is rejected by {@linkcode reject}.
    *
    * @param what The expected and the received value.
    */
@@ -76,13 +76,13 @@ export class Faults {
    * @param limit The limit, for the reason of the close.
    * @returns True if the session closed.
    */
-  refuse(limit: string): boolean {
+  reject(limit: string): boolean {
     const { receiving: { meter }, settings: { runtime } } = this.#core;
-    const { maxRefusals = MAX_REFUSALS } = meter ?? {};
-    if (this.#refusals.add(runtime.now()) <= maxRefusals) return false;
+    const { maxRejections = MAX_REJECTIONS } = meter ?? {};
+    if (this.#rejections.add(runtime.now()) <= maxRejections) return false;
     meter?.closed();
-    const seconds = REFUSAL_WINDOW_MS / 1_000;
-    const reason = `More than ${maxRefusals} refusals in ${seconds} s: ${limit}`;
+    const seconds = REJECTION_WINDOW_MS / 1_000;
+    const reason = `More than ${maxRejections} rejections in ${seconds} s: ${limit}`;
     this.#core.abort(CloseCode.tooMany, reason);
     return true;
   }
@@ -111,8 +111,8 @@ export class Faults {
     if (count <= maxInvalidMessages) return failure;
     if (id === null) {
       if (side === "client") return undefined;
-      if (Math.abs(now - this.#refusedAt) < REFUSAL_INTERVAL_MS) return undefined;
-      this.#refusedAt = now;
+      if (Math.abs(now - this.#rejectedAt) < REJECTION_INTERVAL_MS) return undefined;
+      this.#rejectedAt = now;
     }
     return {
       code: "too-many",

@@ -84,12 +84,12 @@ export interface TopicSink {
 /** Counts envelopes of the peer, and rejects envelopes above a limit. */
 export interface Meter {
   /** Rejections of the session within ten seconds before it is closed. */
-  readonly maxRefusals: number;
+  readonly maxRejections: number;
   /**
    * Counts an envelope. Returns true if the envelope must not be handled and the peer has been
    * notified.
    */
-  refuses(envelope: Envelope, size: number): boolean;
+  rejects(envelope: Envelope, size: number): boolean;
   /**
    * Waits until a numbered message may be handled, and counts it. Numbered messages are never
    * rejected. Resolves without counting once the meter has stopped.

@@ -416,7 +416,7 @@ export class Receiving
 
   /** Handles an envelope. */
   protected receiveEnvelope(envelope: Envelope, size: number): void {
-    if (this.meter?.refuses(envelope, size)) return;
+    if (this.meter?.rejects(envelope, size)) return;
     switch (envelope.kind) {
       case "message":
         return this.receiveMessage(envelope, size);
@@ -492,7 +492,7 @@ export class Receiving
       // Handlers that continue after a cancel are not the peer's fault, but they need a limit as
       // well.
       if (replies.size >= maxRequests) {
-        this.faults.refuse(`at most ${maxRequests} requests at once`);
+        this.faults.reject(`at most ${maxRequests} requests at once`);
       }
       return false;
     }
@@ -597,7 +597,7 @@ export class Receiving
     const judge = (checked: CheckedData) =>
       checked.failure === undefined
         ? this.#accept({ ...incoming, data: checked.data }, match)
-        : this.#refuse(incoming, checked.failure, subscription?.onInvalid);
+        : this.#reject(incoming, checked.failure, subscription?.onInvalid);
     const failed = (error: unknown) => this.#schemaFailed(incoming, error, subscription);
     let checked: CheckedData | Promise<CheckedData>;
     try {
@@ -631,7 +631,7 @@ export class Receiving
    * Rejects a message that does not fit the contract. Unless the message is a request, a client
    * also reports it to the application; a server leaves that to its peer.
    */
-  #refuse(
+  #reject(
     { id: number, topic, data }: IncomingMessage,
     failure: RequestFailure,
     onInvalid: InvalidHandler,
@@ -719,7 +719,7 @@ export class Receiving
     switch (envelope.kind) {
       case "reply": {
         const { id, data, error } = envelope;
-        if (id === null) sending.refusedByPeer(error);
+        if (id === null) sending.rejectedByPeer(error);
         else if (!sending.requests.answer(id, data, error)) sending.count("lateAnswers");
         return;
       }

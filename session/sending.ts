@@ -389,24 +389,26 @@ export class Sending implements SessionHalf {
   }
 
   /** Reports that the peer rejected a message other than a request. */
-  refusedByPeer(failure: RequestFailure | undefined): void {
-    this.count("refusedByPeer");
+  rejectedByPeer(failure: RequestFailure | undefined): void {
+    this.count("rejectedByPeer");
     if (failure === undefined) return;
-    const { handlers: { onRefused, onError }, side } = this.#core.settings;
-    if (onRefused) {
-      return this.#core.notify(() => onRefused(toRequestError(failure), this.#core.session));
+    const { handlers: { onMessageRejected, onError }, side } = this.#core.settings;
+    if (onMessageRejected) {
+      return this.#core.notify(() =>
+        onMessageRejected(toRequestError(failure), this.#core.session)
+      );
     }
     if (onError) return;
     const { code, message } = failure;
     const peer = side === "client" ? "server" : "client";
     const line =
-      `The ${peer} refused a message (${code}): ${message}; onRefused receives each refusal`;
-    this.#core.settings.console.tell("refused-message", line, { about: message });
+      `The ${peer} rejected a message (${code}): ${message}; onMessageRejected receives each rejection`;
+    this.#core.settings.console.tell("rejected-message", line, { about: message });
   }
 
   /** Counts late replies, or messages that the peer dropped or rejected. */
   count(name: keyof ControlStats, amount = 1): void {
-    this.controlStats ??= { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
+    this.controlStats ??= { lateAnswers: 0, droppedByPeer: 0, rejectedByPeer: 0 };
     this.controlStats[name] += amount;
   }
 }

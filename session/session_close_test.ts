@@ -146,7 +146,7 @@ Deno.test("Session replies failed when a handler throws, calls onError, and cont
   const fail = () => {
     throw failure;
   };
-  const refusal = { reply: null, error: { code: "x", message: "" } };
+  const rejection = { reply: null, error: { code: "x", message: "" } };
   const goaway = { goaway: { retryAfterMs: 1, reason: "" } };
   const answer = (reply: number | null) => ({
     reply,
@@ -156,8 +156,8 @@ Deno.test("Session replies failed when a handler throws, calls onError, and cont
     ["onMessage", fail, { topic: "a", id: 1 }, [answer(1)]],
     ["onMessage", () => Promise.reject(failure), { topic: "a", id: 1 }, [answer(1)]],
     ["onMessage", fail, { topic: "a" }, [answer(null)]],
-    ["onRefused", fail, refusal, []],
-    ["onRefused", () => Promise.reject(failure), refusal, []],
+    ["onMessageRejected", fail, rejection, []],
+    ["onMessageRejected", () => Promise.reject(failure), rejection, []],
     ["onDropped", fail, { dropped: 1 }, []],
     ["onGoAway", fail, goaway, []],
   ] as const;
@@ -258,7 +258,7 @@ Deno.test("Session with onHandlerError close closes at the first failure, and ru
     onMessage: () => {
       throw failure;
     },
-    onRefused: () => {
+    onMessageRejected: () => {
       throw failure;
     },
   };
@@ -275,7 +275,7 @@ Deno.test("Session with onHandlerError close closes at the first failure, and ru
     hand.peer.say({ reply: null, error: { code: "x", message: "" } });
     assertEquals(await endOf(hand.session), {
       code: 4500,
-      reason: name === "onRefused" ? "A handler failed" : "The handler failed",
+      reason: name === "onMessageRejected" ? "A handler failed" : "The handler failed",
       by: "local",
     }, name);
     await turns();
@@ -314,7 +314,7 @@ Deno.test("Session survives rejected promises of handlers that are not awaited",
   const errors: unknown[] = [];
   const failure = new Error("late");
   await using hand = serverByHand({
-    onRefused: (() => Promise.reject(failure)) as () => void,
+    onMessageRejected: (() => Promise.reject(failure)) as () => void,
     onError: (error) => void errors.push(error),
   });
   hand.peer.say({ reply: null, error: { code: "x", message: "" } });

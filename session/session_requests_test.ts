@@ -167,14 +167,14 @@ Deno.test("Session rejects and counts requests beyond the limit or with an id th
   const cases: [
     ids: number[],
     maxRequests: number,
-    refused: [id: number | null, code: string][],
+    rejected: [id: number | null, code: string][],
     invalid: number,
   ][] = [
     [[1, 2, 3], 2, [[3, "too-many"]], 0],
     [[1, 2, 2, 3], 2, [[2, "too-many"], [3, "too-many"]], 0],
     [[1, 2, 1], 8, [[null, "malformed"]], 1],
   ];
-  for (const [ids, maxRequests, refused, invalid] of cases) {
+  for (const [ids, maxRequests, rejected, invalid] of cases) {
     const gate = Promise.withResolvers<void>();
     const handled: string[] = [];
     await using hand = serverByHand({
@@ -188,12 +188,12 @@ Deno.test("Session rejects and counts requests beyond the limit or with an id th
     });
     for (const [at, id] of ids.entries()) hand.peer.say({ topic: `ask ${at}`, id });
     await turns();
-    const refusals = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
-    assertEquals<unknown>(refusals.map(({ reply, error }) => [reply, error.code]), refused);
+    const rejections = hand.peer.envelopes.slice(1) as { reply: number; error: { code: string } }[];
+    assertEquals<unknown>(rejections.map(({ reply, error }) => [reply, error.code]), rejected);
     gate.resolve();
     await turns();
     assertEquals(handled, ["ask 0", "ask 1"]);
-    const answers = hand.peer.envelopes.slice(1 + refused.length);
+    const answers = hand.peer.envelopes.slice(1 + rejected.length);
     assertEquals(answers, [1, 2].map((reply) => ({ reply, data: "ok" })));
     assertEquals(hand.session.stats.invalidMessages, invalid);
   }
@@ -227,7 +227,7 @@ Deno.test("Session closes with 4429 after 100 requests beyond the limit in ten s
     assertEquals([session.isReady, session.stats.invalidMessages], [true, 0]);
     burst(3);
     await turns();
-    const reason = "More than 100 refusals in 10 s: at most 2 requests at once";
+    const reason = "More than 100 rejections in 10 s: at most 2 requests at once";
     assertEquals(await endOf(session), { code: 4429, reason, by: "local" });
   }
 });
@@ -381,11 +381,11 @@ Deno.test("Session on a plain WebSocket accepts messages and replies, and nothin
   hand.peer.say({ ping: 1 });
   hand.peer.say({ topic: "a" });
   await turns();
-  const refused = hand.peer.envelopes.map(({ reply, error }) => [
+  const rejected = hand.peer.envelopes.map(({ reply, error }) => [
     reply,
     (error as { code: string }).code,
   ]);
-  assertEquals(refused, [[4, "malformed"], [null, "malformed"]]);
+  assertEquals(rejected, [[4, "malformed"], [null, "malformed"]]);
   assertEquals(hand.session.stats.receivedMessages, 1);
 });
 
@@ -492,8 +492,8 @@ Deno.test("Session lets further requests wait beyond the nesting limit as long a
   await time.tickAsync(1_999);
   await turns();
   assertEquals([codes(), hand.session.isReady], [1, true]);
-  const refused = peer.envelopes.find(({ error }) => error !== undefined);
-  assertEquals([refused?.reply, (refused?.error as { code: string }).code], [12, "too-many"]);
+  const rejected = peer.envelopes.find(({ error }) => error !== undefined);
+  assertEquals([rejected?.reply, (rejected?.error as { code: string }).code], [12, "too-many"]);
 });
 
 Deno.test("Session handles a numbered request in its turn, whatever its handler waits for", async () => {
@@ -546,13 +546,15 @@ Deno.test("Session.send() throws for messages that exceed the server's limits", 
 });
 
 Deno.test("Session reports rejections of the peer to the application", async () => {
-  const refused: unknown[] = [];
-  await using hand = serverByHand({ onRefused: ({ failure }) => void refused.push(failure) });
+  const rejected: unknown[] = [];
+  await using hand = serverByHand({
+    onMessageRejected: ({ failure }) => void rejected.push(failure),
+  });
   const error = { code: "invalid", message: "No", path: ["a"] };
   hand.peer.say({ reply: null, error });
   hand.peer.say({ reply: null });
   await turns();
-  assertEquals([refused, hand.session.stats.refusedByPeer], [[error], 2]);
+  assertEquals([rejected, hand.session.stats.rejectedByPeer], [[error], 2]);
 });
 
 Deno.test("Message.signal is aborted when read only after the session closed", async () => {

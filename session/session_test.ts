@@ -114,11 +114,11 @@ Deno.test("Session closes with 4408 when hello does not arrive in time", async (
   await using hand = clientByHand({ handshakeTimeoutMs: 1_000 });
   const { session, peer } = hand;
   const { ready } = session;
-  const refused = assertRejects(() => ready, SessionClosedError, "before it was ready");
+  const rejected = assertRejects(() => ready, SessionClosedError, "before it was ready");
   await time.tickAsync(999);
   assertEquals(session.state, "connecting");
   await time.tickAsync(1);
-  await refused;
+  await rejected;
   assertEquals(await endOf(session), { code: 4408, reason: "No hello in time", by: "local" });
   assert(session.closeError instanceof TimeoutError);
   assertEquals(await peer.closed, { closeCode: 4408, reason: "No hello in time" });
@@ -169,16 +169,16 @@ Deno.test("Session calls admit before onOpen, and no handler after a rejection",
     onOpen: (session) => void log.push(`open ${session.state}`),
   });
   assertEquals([log, admitted.session.isReady], [["admit connecting", "open connected"], true]);
-  const refusal = { code: 4429, reason: "Too many" };
-  await using refused = serverByHand({
-    services: new RequestService(platformRuntime(), { admit: () => refusal }),
+  const rejection = { code: 4429, reason: "Too many" };
+  await using rejected = serverByHand({
+    services: new RequestService(platformRuntime(), { admit: () => rejection }),
     onOpen: () => void log.push("never"),
     onClose: () => void log.push("never"),
   });
-  assertEquals(await endOf(refused.session), { ...refusal, by: "local" });
-  assertEquals(await refused.peer.closed, { closeCode: 4429, reason: "Too many" });
+  assertEquals(await endOf(rejected.session), { ...rejection, by: "local" });
+  assertEquals(await rejected.peer.closed, { closeCode: 4429, reason: "Too many" });
   await turns();
-  assertEquals([log.length, refused.peer.frames], [2, []]);
+  assertEquals([log.length, rejected.peer.frames], [2, []]);
 });
 
 Deno.test("Session without message frames names its missing features", async () => {
@@ -227,14 +227,14 @@ Deno.test("Session.stats counts, and contains no secrets", async () => {
     protocolErrors: 1,
     lateAnswers: 1,
     droppedByPeer: 3,
-    refusedByPeer: 1,
+    rejectedByPeer: 1,
     handlerFailures: 0,
     awaitedAnswers: 0,
     streamsCreated: 0,
     streamsClosed: 0,
     activeStreams: 0,
     streamErrors: 0,
-    streamsRefused: 0,
+    streamsRejected: 0,
     bidirectionalStreams: 0,
     unidirectionalStreams: 0,
     streamBytesSent: 0,

@@ -83,10 +83,10 @@ export interface SessionLimits {
    */
   readonly maxMessageBytes?: number | undefined;
   /**
-   * Limit on malformed messages per minute. When their number reaches this limit, the session closes
-   * with 4400. Data that does not fit the contract never closes the session,
-   * because the peer may use another version of the contract. Each such message is rejected with
-   * `invalid`, and beyond this limit with `too-many`.
+   * Limit on malformed messages per minute. When their number reaches this limit, the session
+   * closes with 4400. Data that does not fit the contract never closes the session, because the
+   * peer may use another version of the contract. Each such message is rejected with `invalid`, and
+   * beyond this limit with `too-many`.
    *
    * @default {16}
    */
@@ -146,7 +146,7 @@ export interface ErasedHandlers {
   /** Called when the peer announces that it will shut down. */
   onGoAway?(goaway: GoAway, session: SessionFace): void;
   /** Called when the peer rejects a message that is not a request. */
-  onRefused?(error: RequestError, session: SessionFace): void;
+  onMessageRejected?(error: RequestError, session: SessionFace): void;
   /** Called when the peer reports that it dropped messages to this end. */
   onDropped?(count: number, topic: string | undefined, session: SessionFace): void;
 }
@@ -419,7 +419,7 @@ export type TopicLoss =
   /** No loop reads the messages, and the queue is full. */
   | { readonly kind: "unread" }
   /** The server rejected a subscription, or ended it. */
-  | { readonly kind: "refused" | "ended"; readonly error: RequestError };
+  | { readonly kind: "rejected" | "ended"; readonly error: RequestError };
 
 /** Lost messages, as one end of a session notices them. */
 export type Loss =

@@ -301,7 +301,7 @@ export interface SessionStats extends
     | "streamBytesSent"
     | "streamErrors"
     | "streamsClosed"
-    | "streamsRefused"
+    | "streamsRejected"
   > {
   /** Id of the session. */
   readonly id: string;
@@ -349,7 +349,7 @@ export interface SessionStats extends
   /** Messages that the peer reports as dropped for this end. */
   readonly droppedByPeer: number;
   /** Messages of this end that the peer rejected. */
-  readonly refusedByPeer: number;
+  readonly rejectedByPeer: number;
   /** Failed handlers of the application, for which `onError` was called. */
   readonly handlerFailures: number;
   /** Requests of this end that wait for replies. */
@@ -392,5 +392,5 @@ export type InboundStats = Pick<
 /** Counters of control envelopes. */
 export type ControlStats = Pick<
   SessionStats,
-  "lateAnswers" | "droppedByPeer" | "refusedByPeer"
+  "lateAnswers" | "droppedByPeer" | "rejectedByPeer"
 >;

@@ -264,8 +264,8 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
  * });
  * await using session = await server.dial({ headers: { authorization: "Bearer s3cret" } });
  * assertEquals(await session.request("whoami"), "ann");
- * const refused = await assertRejects(() => server.dial(), SessionClosedError);
- * assertEquals(refused.info?.code, 4401);
+ * const rejected = await assertRejects(() => server.dial(), SessionClosedError);
+ * assertEquals(rejected.info?.code, 4401);
  * ```
  */
 export function testServer<V = unknown, C extends Contract = Contract>(

@@ -14,7 +14,7 @@ import { type TestServer, testServer } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 
 /** Close code of a rejected session. */
-async function refusal(dialing: Promise<unknown>): Promise<number | undefined> {
+async function rejection(dialing: Promise<unknown>): Promise<number | undefined> {
   const error = await assertRejects(() => dialing, SessionClosedError);
   return error.info?.code;
 }
@@ -25,7 +25,7 @@ Deno.test("TestServer.dial() passes the whole admission", async () => {
     hosts: ["localhost"],
     limits: { maxSessionsPerAddress: 1 },
     keepHeaders: ["user-agent"],
-    onRefusal() {},
+    onSessionRejected() {},
     authenticate: ({ request, token }) => {
       const name = token ?? request.headers.get("cookie");
       if (name === null) throw new AuthenticationError("Who are you?");
@@ -38,7 +38,7 @@ Deno.test("TestServer.dial() passes the whole admission", async () => {
     [{ path: "/rooms/a", headers: { ...cookie, origin: "https://evil.example" } }, 4403],
     [{ path: "/rooms/a" }, 4401],
   ];
-  for (const [options, code] of cases) assertEquals(await refusal(server.dial(options)), code);
+  for (const [options, code] of cases) assertEquals(await rejection(server.dial(options)), code);
   await using session = await server.dial({
     path: "/rooms/a?token=bob",
     headers: { "user-agent": "test" },
@@ -49,7 +49,7 @@ Deno.test("TestServer.dial() passes the whole admission", async () => {
   assertEquals(own!.url, "http://localhost/rooms/a");
   assertEquals([own!.address, own!.headers.get("user-agent")], ["192.0.2.1", "test"]);
   const again = server.dial({ path: "/rooms/a", headers: cookie, address: "192.0.2.1" });
-  assertEquals(await refusal(again), 4429);
+  assertEquals(await rejection(again), 4429);
 });
 
 Deno.test("TestServer.dial() sends a token message", async () => {
@@ -59,7 +59,7 @@ Deno.test("TestServer.dial() sends a token message", async () => {
   });
   await using session = await server.dial({ token: "s3cret" });
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
-  assertEquals(await refusal(server.dial({ token: "wrong" })), 4401);
+  assertEquals(await rejection(server.dial({ token: "wrong" })), 4401);
 });
 
 Deno.test("TestServer.dial() is a plain page without protocols", async () => {

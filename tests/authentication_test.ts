@@ -7,7 +7,7 @@ import {
   type Session,
   SessionClosedError,
 } from "../client.ts";
-import { type AuthenticationContext, createServer, type Refusal } from "../server.ts";
+import { type AuthenticationContext, createServer, type SessionRejection } from "../server.ts";
 import { captureConsole } from "./console_lines.ts";
 import { hurried, listen, portOf, RawSocket } from "./servers.ts";
 import { endOf } from "./sessions.ts";
@@ -29,7 +29,7 @@ const named = { authenticate: users, userOf: ({ name }: { name: string }) => nam
  * Returns how a server rejects clients: plain clients with an HTTP status, Skein's client with a
  * close.
  */
-async function refusals(server: { readonly url: string; address: Deno.NetAddr | undefined }) {
+async function rejections(server: { readonly url: string; address: Deno.NetAddr | undefined }) {
   using raw = await RawSocket.open(portOf(server as never));
   const error = await assertRejects(() => dial(server.url), SessionClosedError);
   return { status: raw.status, code: error.info?.code, reason: error.info?.reason };
@@ -51,17 +51,17 @@ Deno.test("Server uses the result of authenticate as the session's value", async
   }
 });
 
-Deno.test("Server refuses with the status that authenticate throws, before any upgrade", async () => {
+Deno.test("Server rejects with the status that authenticate throws, before any upgrade", async () => {
   for (const status of [400, 401, 403, 404, 429, 503] as const) {
-    const told: Refusal[] = [];
+    const told: SessionRejection[] = [];
     await using server = listen({
       authenticate: () => {
         throw new AuthenticationError("Go away", { status });
       },
-      onRefusal: (refusal) => void told.push(refusal),
+      onSessionRejected: (rejection) => void told.push(rejection),
     });
-    const refused = await refusals(server);
-    assertEquals(refused, { status, code: 4000 + status, reason: "Go away" });
+    const rejected = await rejections(server);
+    assertEquals(rejected, { status, code: 4000 + status, reason: "Go away" });
     assertEquals(told.map(({ status, reason }) => [status, reason]), [
       [status, "Go away"],
       [status, "Go away"],
@@ -71,13 +71,13 @@ Deno.test("Server refuses with the status that authenticate throws, before any u
   }
 });
 
-Deno.test("Server refuses with 401, without a reason, if authenticate returns null or false", async () => {
+Deno.test("Server rejects with 401, without a reason, if authenticate returns null or false", async () => {
   for (const answer of [null, false] as const) {
-    const told: Refusal[] = [];
+    const told: SessionRejection[] = [];
     const authenticate = () => answer;
-    await using server = listen({ authenticate, onRefusal: (one) => void told.push(one) });
+    await using server = listen({ authenticate, onSessionRejected: (one) => void told.push(one) });
     const reason = "Unauthenticated";
-    assertEquals(await refusals(server), { status: 401, code: 4401, reason });
+    assertEquals(await rejections(server), { status: 401, code: 4401, reason });
     assertEquals(told.map((one) => [one.status, one.error]), [[401, undefined], [401, undefined]]);
     await assertRejects(() => dial(`${server.url}?token=x`), SessionClosedError);
     assertEquals(told.map(({ reason }) => reason), [reason, reason, reason]);
@@ -137,10 +137,14 @@ Deno.test("Server lets clients retry when userOf throws or returns no string, an
     ],
   ];
   for (const [error, userOf] of failures) {
-    const told: Refusal[] = [];
+    const told: SessionRejection[] = [];
     const authenticate = () => ({ name: "ann" });
-    await using server = listen({ authenticate, userOf, onRefusal: (one) => void told.push(one) });
-    assertEquals(await refusals(server), {
+    await using server = listen({
+      authenticate,
+      userOf,
+      onSessionRejected: (one) => void told.push(one),
+    });
+    assertEquals(await rejections(server), {
       status: 401,
       code: 4503,
       reason: "Authentication failed, try again later",
@@ -150,13 +154,13 @@ Deno.test("Server lets clients retry when userOf throws or returns no string, an
   }
 });
 
-Deno.test("Server accepts a user of 255 bytes, and permanently refuses a longer one with 403", async () => {
-  const told: Refusal[] = [];
+Deno.test("Server accepts a user of 255 bytes, and permanently rejects a longer one with 403", async () => {
+  const told: SessionRejection[] = [];
   await using server = listen({
     authenticate: ({ token = "" }) => ({ name: token }),
     userOf: ({ name }) => name,
     allowTokenMessage: true,
-    onRefusal: (one) => void told.push(one),
+    onSessionRejected: (one) => void told.push(one),
   });
   const longest = `${"ü".repeat(127)}x`;
   await using session = await dial(`${server.url}?token=${encodeURIComponent(longest)}`);
@@ -197,7 +201,7 @@ Deno.test("createServer() rejects invalid admission options", () => {
   }
 });
 
-Deno.test("Server refuses with 503 when authenticate takes too long, and aborts the call", async () => {
+Deno.test("Server rejects with 503 when authenticate takes too long, and aborts the call", async () => {
   const signals: AbortSignal[] = [];
   await using server = listen({
     runtime: hurried(20),
@@ -206,7 +210,7 @@ Deno.test("Server refuses with 503 when authenticate takes too long, and aborts 
       return new Promise(() => {});
     },
   });
-  assertEquals((await refusals(server)).status, 503);
+  assertEquals((await rejections(server)).status, 503);
   assertEquals(signals.map(({ aborted }) => aborted), [true, true]);
 });
 
@@ -230,7 +234,7 @@ Deno.test("Server reads a token in band before any other message", async () => {
   assertEquals(messages, []);
 });
 
-Deno.test("Server refuses a token in band that is wrong, too long, not text, or followed by early messages", async () => {
+Deno.test("Server rejects a token in band that is wrong, too long, not text, or followed by early messages", async () => {
   const told: number[] = [];
   const gate = Promise.withResolvers<void>();
   await using server = listen({
@@ -239,7 +243,7 @@ Deno.test("Server refuses a token in band that is wrong, too long, not text, or 
       return users(context);
     },
     allowTokenMessage: true,
-    onRefusal: ({ status }) => void told.push(status),
+    onSessionRejected: ({ status }) => void told.push(status),
   });
   const long = "A token has at most 16384 bytes of text: see maxTokenBytes of the server";
   const early = "Nothing may be sent before the token is accepted";
@@ -289,17 +293,17 @@ Deno.test("Server.close() does not wait for peers that have not sent a token", a
   await soon(closing);
 });
 
-Deno.test("Client stops if its token is refused in band, also over a real socket", async () => {
+Deno.test("Client stops if its token is rejected in band, also over a real socket", async () => {
   for (const throws of [() => null, users]) {
     await using server = listen({
       authenticate: throws as typeof users,
       allowTokenMessage: true,
-      onRefusal() {},
+      onSessionRejected() {},
     });
-    await using client = connect(server.url, { token: "wrong", endOnRefusal: true });
+    await using client = connect(server.url, { token: "wrong", endOnRejection: true });
     const { code, by } = await soon(client.closed);
     assertEquals([code, by], [throws === users ? 4403 : 4401, "remote"]);
-    assertEquals(client.status.current.name, "refused");
+    assertEquals(client.status.current.name, "rejected");
   }
 });
 
@@ -320,14 +324,14 @@ Deno.test("Session.authenticate() updates the session's value, but never the use
 Deno.test("Session.authenticate() leaves the session unchanged if authenticate fails", async () => {
   let isFirst = true;
   const errors: unknown[] = [];
-  const told: Refusal[] = [];
+  const told: SessionRejection[] = [];
   await using server = listen({
     authenticate: () => {
       if (!isFirst) return Promise.reject(new Error(SECRET));
       isFirst = false;
       return "ann";
     },
-    onRefusal: (refusal) => void told.push(refusal),
+    onSessionRejected: (rejection) => void told.push(rejection),
     onError: (error) => void errors.push(error),
   });
   await using session = await dial(server.url);
@@ -394,7 +398,7 @@ Deno.test("authenticate receives the cookies of the request by name, also with a
   assertEquals(asked, [[undefined, cookies], ["t", cookies], [undefined, {}]]);
 });
 
-Deno.test("Secrets appear in no statistics, refusal or error text", async () => {
+Deno.test("Secrets appear in no statistics, rejection or error text", async () => {
   const texts: string[] = [];
   const note = (value: unknown) => void texts.push(Deno.inspect(value, { depth: 3 }));
   await using server = listen({
@@ -402,7 +406,7 @@ Deno.test("Secrets appear in no statistics, refusal or error text", async () => 
     onHandlerError: "close",
     onMessage: () => Promise.reject(new Error("Broken")),
     onError: note,
-    onRefusal: ({ status, reason, address }) => note({ status, reason, address }),
+    onSessionRejected: ({ status, reason, address }) => note({ status, reason, address }),
   });
   const headers = { authorization: `Bearer ${SECRET}`, cookie: `sid=${SECRET}` };
   const session = await dial(`${server.url}?token=${SECRET}`, { headers });

@@ -191,7 +191,7 @@ Deno.test("Past keeps the order of changes if a clock was set back", () => {
 interface Page extends AsyncDisposable {
   readonly client: Client<typeof contract>;
   readonly board: Board;
-  readonly refusals: string[];
+  readonly rejections: string[];
 }
 
 async function open(url: string, name: string): Promise<Page> {
@@ -200,17 +200,17 @@ async function open(url: string, name: string): Promise<Page> {
     transports: ["websocket"],
     backoff: { firstDelayMs: 1, maxDelayMs: 5 },
   });
-  const refusals: string[] = [];
+  const rejections: string[] = [];
   const state = await client.state("board:plans");
   const board = new Board(state, {
     onChange() {},
-    onRefused: (sentence) => refusals.push(sentence),
+    onRejected: (sentence) => rejections.push(sentence),
   });
   await soon(state.ready);
   return {
     client,
     board,
-    refusals,
+    rejections,
     async [Symbol.asyncDispose]() {
       board[Symbol.dispose]();
       await client.close();
@@ -281,7 +281,7 @@ Deno.test("Users who change different cards lose no change", async () => {
   for (const { board } of pages) {
     await until(() => titlesOf(board)["To do"]!.includes("four"));
   }
-  assertEquals([ann.refusals, bob.refusals], [[], []]);
+  assertEquals([ann.rejections, bob.rejections], [[], []]);
 });
 
 Deno.test("Board moves cards and columns to the place that the user chooses", async () => {
@@ -336,7 +336,7 @@ Deno.test("Changes made offline are shown, and saved after the reconnect", async
     assertEquals(titlesOf(board)["To do"]!.toSorted(), ["offline", "online"]);
     assertEquals(titlesOf(board)["Done"], ["edited"]);
   }
-  assertEquals(ann.refusals, []);
+  assertEquals(ann.rejections, []);
 });
 
 Deno.test("Board says why a change was not saved, and shows the board without it", async () => {
@@ -351,7 +351,7 @@ Deno.test("Board says why a change was not saved, and shows the board without it
     ann.board.deleteCard(key),
     bob.board.editCard(key, { title: "kept", note: "" }),
   ]);
-  assertEquals(bob.refusals, ["“kept” was not saved: someone else has deleted it."]);
+  assertEquals(bob.rejections, ["“kept” was not saved: someone else has deleted it."]);
   await using state = await server.state("board:plans");
   for (const half of [0, 1]) {
     await state.transaction((transaction) => {
@@ -359,7 +359,7 @@ Deno.test("Board says why a change was not saved, and shows the board without it
     });
   }
   for (const title of ["1", "2"]) await ann.board.addCard(column, title);
-  assertEquals(ann.refusals, ["“2” was not saved: this board is full."]);
+  assertEquals(ann.rejections, ["“2” was not saved: this board is full."]);
   assertEquals(titlesOf(ann.board)["To do"]!.filter((title) => title !== "in none"), ["1"]);
 });
 
@@ -369,7 +369,7 @@ Deno.test("serveBoards() accepts only rows of columns and cards", async () => {
   const column = keyOf(ann.board, "To do");
   await ann.board.addCard(column, "x".repeat(121));
   await ann.board.addColumn(" ");
-  assertEquals(ann.refusals.length, 2);
+  assertEquals(ann.rejections.length, 2);
   assertEquals(titlesOf(ann.board), { "To do": [], "Doing": [], "Done": [] });
   using state = await (ann.client as unknown as Client).state("board:plans");
   await soon(state.ready);
@@ -412,15 +412,15 @@ Deno.test("Board calls its page if the board cannot be read", async () => {
   });
   const state = await client.state("board:No board");
   const ended = Promise.withResolvers<void>();
-  const refusals: string[] = [];
+  const rejections: string[] = [];
   using board = new Board(state, {
     onChange: () => state.status.current === "ended" && ended.resolve(),
-    onRefused: (sentence) => refusals.push(sentence),
+    onRejected: (sentence) => rejections.push(sentence),
   });
   await soon(ended.promise);
   assertEquals((state.error as RequestError).failure.code, "forbidden");
   await board.addColumn("Late");
-  assertEquals(refusals.length, 1);
+  assertEquals(rejections.length, 1);
 });
 
 Deno.test("A deleted board is created again, with its columns, by the pages that read it", async () => {

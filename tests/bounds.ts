@@ -126,8 +126,8 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       for (let i = 0;; i++) {
         const user = i % 2 === 0 ? "" : nameOf(from, i);
         const caller = room.use(await Caller.dial(server, { from, user }));
-        const refusal = await caller.refusal();
-        if (refusal !== undefined) return refusal;
+        const rejection = await caller.rejection();
+        if (rejection !== undefined) return rejection;
       }
     },
   },
@@ -150,7 +150,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     options: { rates: { perSession: { subscriptions: RATE } } },
     attack: async (house, from) => {
       const caller = await callerOf(house, from);
-      return await untilRefused((i) =>
+      return await untilRejected((i) =>
         caller.ask(i % 2 === 0 ? { subscribe: "a" } : { unsubscribe: "a" })
       );
     },
@@ -159,14 +159,14 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     options: { rates: { perSession: { publications: RATE } } },
     attack: async (house, from) => {
       const caller = await callerOf(house, from);
-      return await untilRefused(() => caller.ask({ publish: "chat:mine", data: 1 }));
+      return await untilRejected(() => caller.ask({ publish: "chat:mine", data: 1 }));
     },
   },
   "answers.maxRunning": {
     options: { answers: { maxRunning: MAX } },
     attack: async (house, from) => {
       let caller: Caller | undefined;
-      return await untilRefused(async (i) => {
+      return await untilRejected(async (i) => {
         // Alternates between guests and new users.
         if (i % 10 === 0) caller = await callerOf(house, from, i % 20 === 0 ? "" : nameOf(from, i));
         return await caller!.answer(nameOf(from, i));
@@ -219,7 +219,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
         ids.push(`stream:${data!["stream"]}`);
       }
       let caller: Caller | undefined;
-      return await untilRefused(async (i) => {
+      return await untilRejected(async (i) => {
         if (i % ids.length === 0) caller = await callerOf(house, from);
         return await caller!.ask({ subscribe: ids[i % ids.length] });
       });
@@ -252,13 +252,13 @@ export const WALKS: Readonly<Record<string, Walk>> = {
         { length: 1_024 },
         (_, i) => near.shared.find(`${lost}${i}`, "secret", () => owner).prove(),
       );
-      const refusal = await Promise.any(calls.map(async (call) => {
+      const rejection = await Promise.any(calls.map(async (call) => {
         const error = await call.catch((error) => error);
         return error instanceof LimitError ? error.message : Promise.reject(error);
       }));
       const honest = near.owners.of({ address: HONEST });
       await near.shared.find(near.session, near.secret, () => honest).prove();
-      return refusal;
+      return rejection;
     },
   },
   histories: {
@@ -297,17 +297,17 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
     isWithoutEngine: true,
     attack: async ({ server }, from) => {
-      let refusal: string | undefined;
-      while (refusal === undefined) {
+      let rejection: string | undefined;
+      while (rejection === undefined) {
         const keys = await openHttp(server, from);
         // Each connection reads two bodies concurrently.
         for (let i = 0; i < 2; i++) {
           void postHttp(server, { from, keys, body: new ReadableStream() }).then(
-            async (response) => refusal ??= await response.text(),
+            async (response) => rejection ??= await response.text(),
           );
         }
       }
-      return refusal;
+      return rejection;
     },
   },
   "moq.maxBroadcasts": {
@@ -332,8 +332,11 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     moq: { limits: { maxSessions: MAX } },
     attack: async (house, from) => {
       while (true) {
-        const refusal = await viewerOf(house, from).then(() => undefined, ({ message }) => message);
-        if (refusal !== undefined) return refusal;
+        const rejection = await viewerOf(house, from).then(
+          () => undefined,
+          ({ message }) => message,
+        );
+        if (rejection !== undefined) return rejection;
       }
     },
   },
@@ -364,11 +367,11 @@ export function testQuotas(): void {
       for (const name of QUOTAS) {
         const quota = new Quota(opened.get(name)!);
         for (const from of addresses) {
-          let refusal: unknown;
-          for (let i = 0; typeof refusal !== "string"; i++) {
-            refusal = quota.tryTake(socketOwner(from, `${from} ${i >> 3}`));
+          let rejection: unknown;
+          for (let i = 0; typeof rejection !== "string"; i++) {
+            rejection = quota.tryTake(socketOwner(from, `${from} ${i >> 3}`));
           }
-          assertMatch(refusal, /address|session/, name);
+          assertMatch(rejection, /address|session/, name);
           quota.take(socketOwner(HONEST, "honest"));
         }
       }
@@ -449,7 +452,7 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
     clientAddress: (request) => fact(request, "from") || HONEST,
     authenticate: ({ request }) => fact(request, "user") || guest,
     authorize: () => true,
-    onRefusal() {},
+    onSessionRejected() {},
     history: { "chat:{room}": { ttlMs: 3_600_000 } },
     requests: {
       chat: {
@@ -504,7 +507,7 @@ function fact({ headers, url }: Request, name: string): string | null {
 async function serves(house: House): Promise<void> {
   const { server, room } = house;
   const ann = room.use(await Caller.dial(server, { from: HONEST, user: "ann" }));
-  assertEquals(await ann.refusal(), undefined);
+  assertEquals(await ann.rejection(), undefined);
   // A running response, and its reader.
   const { data, error } = await ann.answer("ann");
   assertEquals(error, undefined);
@@ -581,12 +584,12 @@ async function fetched(
 /** Connects a guest or a new user, and waits for the session. */
 async function callerOf({ server, room }: House, from: string, user = ""): Promise<Caller> {
   const caller = room.use(await Caller.dial(server, { from, user }));
-  assertEquals(await caller.refusal(), undefined);
+  assertEquals(await caller.rejection(), undefined);
   return caller;
 }
 
 /** Takes slots until a request for one is rejected; returns the error text. */
-async function untilRefused(take: (i: number) => Promise<Answer>): Promise<string> {
+async function untilRejected(take: (i: number) => Promise<Answer>): Promise<string> {
   for (let i = 0;; i++) {
     const { error } = await take(i);
     if (error === undefined) continue;

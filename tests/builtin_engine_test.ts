@@ -29,7 +29,7 @@ import {
   nativeServerDefects,
 } from "../transport/mod.ts";
 import { MoqServer } from "../moq/mod.ts";
-import type { Refusal, ServeOptions, Server } from "../server.ts";
+import type { ServeOptions, Server, SessionRejection } from "../server.ts";
 import { NATIVE_SERVER_DEFECTS } from "../transport/native/defects.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
 import { H3Error } from "../transport/h3/wire/error_codes.ts";
@@ -156,8 +156,8 @@ Deno.test("serve() rejects options that the built-in engine cannot enforce", () 
   }
 });
 
-Deno.test("serve() authenticates in band on the built-in engine, and refuses by a close", async () => {
-  const refusals: Refusal[] = [];
+Deno.test("serve() authenticates in band on the built-in engine, and rejects by a close", async () => {
+  const rejections: SessionRejection[] = [];
   const closes: CloseInfo[] = [];
   await using server = listenBuiltin<string>({
     onClose: (_session, info) => void closes.push(info),
@@ -166,7 +166,7 @@ Deno.test("serve() authenticates in band on the built-in engine, and refuses by 
       if (token !== "s3cret") throw new AuthenticationError("Not a token");
       return "ann";
     },
-    onRefusal: (refusal) => void refusals.push(refusal),
+    onSessionRejected: (rejection) => void rejections.push(rejection),
     onMessage: (message, session) => void message.reply(session.value),
   });
   const session = await dialBuiltin(server, { token: "s3cret" });
@@ -179,24 +179,24 @@ Deno.test("serve() authenticates in band on the built-in engine, and refuses by 
   for (const options of [{ token: "wrong" }, {}]) {
     const error = await assertRejects(() => dialBuiltin(server, options), SessionClosedError);
     assertEquals(error.info?.code, 4401);
-    await until(() => refusals.length === 1);
-    assertEquals(refusals.pop()?.status, 401);
+    await until(() => rejections.length === 1);
+    assertEquals(rejections.pop()?.status, 401);
   }
 });
 
-Deno.test("serve() refuses a client on the built-in engine if its URL names no protocol", async () => {
-  const refusals: Refusal[] = [];
+Deno.test("serve() rejects a client on the built-in engine if its URL names no protocol", async () => {
+  const rejections: SessionRejection[] = [];
   let sessions = 0;
   await using server = listenBuiltin({
-    onRefusal: (refusal) => void refusals.push(refusal),
+    onSessionRejected: (rejection) => void rejections.push(rejection),
     onOpen: () => void sessions++,
   });
   // The client then connects over WebSocket. There was no session before.
   const session = await soon(dial(server.url));
   assertEquals([session.transport, sessions], ["websocket", 1]);
-  await until(() => refusals.length === 1);
-  assertEquals(refusals[0]!.status, 400);
-  assertStringIncludes(refusals[0]!.reason, "Add ?protocol=skein.1 to the URL");
+  await until(() => rejections.length === 1);
+  assertEquals(rejections[0]!.status, 400);
+  assertStringIncludes(rejections[0]!.reason, "Add ?protocol=skein.1 to the URL");
   await session.close();
 });
 
@@ -204,7 +204,7 @@ Deno.test("serve() enforces path and limits on the built-in engine by close code
   await using server = listenBuiltin({
     path: "/live",
     limits: { maxSessions: 1 },
-    onRefusal() {},
+    onSessionRejected() {},
     webTransport: { engine: "builtin", maxConnections: 2 },
   });
   const url = new URL(server.webTransportUrl);
@@ -428,8 +428,8 @@ Deno.test("NativeWebTransportListener answers a request only once, and rejects p
     [`127.0.0.1:${listener.address.port}`, []],
   );
   assertThrows(() => request.accept({ protocol: "skein.1" }), TypeError, 'received "skein.1"');
-  assertThrows(() => request.refuse(200), RangeError, "received 200");
-  request.refuse(404);
+  assertThrows(() => request.reject(200), RangeError, "received 200");
+  request.reject(404);
   assertThrows(() => request.accept(), TypeError, "already has a response");
   assertEquals((await soon(near.closed)).closeCode, 4404);
   assertEquals(request.signal.aborted, false);

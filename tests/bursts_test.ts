@@ -202,7 +202,7 @@ for (const [what, start] of Object.entries(BURSTS)) {
         },
       },
       onError() {},
-      onRefused() {},
+      onMessageRejected() {},
     });
     const lost: string[] = [];
     client.status.subscribe((status) => {

@@ -42,7 +42,7 @@ export class Caller extends Page {
    *
    * @returns The reason for a rejection; `undefined` if there is a session.
    */
-  async refusal(): Promise<string | undefined> {
+  async rejection(): Promise<string | undefined> {
     let reason: string | undefined;
     void this.closed.then((event) => reason = event.reason, () => {});
     await until(() => this.hello !== undefined || reason !== undefined);

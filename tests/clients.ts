@@ -87,7 +87,7 @@ export class Network {
    * @param closeCode The code.
    * @returns The answer.
    */
-  refuse(closeCode: number): Answer {
+  reject(closeCode: number): Answer {
     return () => {
       const pair = memoryPair();
       pair.server.close({ closeCode, reason: "No" });

@@ -44,16 +44,16 @@ class Cluster implements AsyncDisposable {
   }
 
   /** Returns how the server rejected a user's session, after its retries to claim a slot. */
-  async refused(
+  async rejected(
     server: TestServer<string>,
     user: string,
     { afterMs = 0 } = {},
   ): Promise<SessionClosedError> {
     const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
-    const refused = assertRejects(() => dialing, SessionClosedError);
+    const rejected = assertRejects(() => dialing, SessionClosedError);
     await this.askAgain();
     await this.pass(afterMs);
-    return await refused;
+    return await rejected;
   }
 
   /** Advances the time past the server's retries to claim a slot. */
@@ -293,8 +293,8 @@ Deno.test("maxSessionsPerUser applies to all nodes together", async () => {
   const one = await cluster.dial(a!, "ann");
   await cluster.dial(b!, "ann");
   await cluster.dial(b!, "bob");
-  const refused = await cluster.refused(a!, "ann");
-  assertEquals([refused.info?.code, refused.info?.reason], [
+  const rejected = await cluster.rejected(a!, "ann");
+  assertEquals([rejected.info?.code, rejected.info?.reason], [
     4429,
     "Cannot admit session: your user may have at most 2 sessions at once",
   ]);
@@ -305,7 +305,7 @@ Deno.test("maxSessionsPerUser applies to all nodes together", async () => {
   // Long-lived sessions keep their slots.
   for (let i = 0; i < 60; i++) await cluster.pass(10_000);
   assert(four.session.isReady && two!.isReady && three === undefined);
-  await cluster.refused(a!, "ann");
+  await cluster.rejected(a!, "ann");
   // A slot is free immediately, even if the last heartbeat of its node still includes it.
   await four.session.close();
   await cluster.pass(0);
@@ -359,7 +359,7 @@ Deno.test("A session that waits for a slot of maxSessionsPerUser takes no slot f
   assertEquals(statuses, ["fulfilled", "fulfilled", "rejected"]);
 });
 
-Deno.test("A node that is full of a user's sessions refuses another without asking the broker", async () => {
+Deno.test("A node that is full of a user's sessions rejects another without asking the broker", async () => {
   await using cluster = new Cluster();
   const [a] = await cluster.start(1, { limits: { maxSessionsPerUser: 1 } });
   await cluster.dial(a!, "ann");
@@ -380,7 +380,7 @@ Deno.test("The slots of a killed node's sessions are free after the node times o
   await cluster.dial(a!, "ann");
   await cluster.kill(a!);
   // The killed node does not answer whether its sessions are silent.
-  await cluster.refused(b!, "ann", { afterMs: 3_500 });
+  await cluster.rejected(b!, "ann", { afterMs: 3_500 });
   await cluster.pass(7_000);
   await cluster.dial(b!, "ann");
 });
@@ -392,9 +392,9 @@ Deno.test("Clients can neither read nor send the messages between nodes", async 
   const session = ann.session as Session;
   for (const topic of ["$skein:nodes", "$skein:user:bob"]) {
     for (const ask of [() => session.subscribe(topic), () => session.publish(topic, "x")]) {
-      const refused = assertRejects(ask, RequestError, "may not");
+      const rejected = assertRejects(ask, RequestError, "may not");
       await cluster.pass(0);
-      assertEquals((await refused).failure.code, "forbidden");
+      assertEquals((await rejected).failure.code, "forbidden");
     }
   }
 });
@@ -421,12 +421,12 @@ Deno.test("An address's share counts its sessions on all nodes, until their node
     const [a, b] = await cluster.start(2, { limits });
     const there = await come(cluster, a!, { address: GREEDY, count: 20 });
     await cluster.pass(2_000);
-    const refused = await assertRejects(
+    const rejected = await assertRejects(
       () => come(cluster, b!, { address: GREEDY }),
       SessionClosedError,
       "your address may have at most 20 sessions at once",
     );
-    assertEquals(refused.info?.code, 4429);
+    assertEquals(rejected.info?.code, 4429);
     await come(cluster, b!, { address: HONEST });
     const ended = how === "kill" ? cluster.kill(a!) : {
       end: () => there.slice(0, 5).map((session) => session.close()),
@@ -477,8 +477,8 @@ Deno.test("An address's share of a full server counts its running responses on o
   await asks(a, GREEDY);
   await asks(b, "192.0.2.1");
   await time.tickAsync(2_000);
-  const refused = () => ask(b, GREEDY);
-  const error = await assertRejects(refused, RequestError, "your address may have at most 128");
+  const rejected = () => ask(b, GREEDY);
+  const error = await assertRejects(rejected, RequestError, "your address may have at most 128");
   assertEquals(error.failure.code, "too-many");
   await ask(b, HONEST);
   const closing = a.close();

@@ -30,7 +30,7 @@ function connecting(): FaultyBroker {
   return broker;
 }
 
-Deno.test("Server prints each cause of a refusal once, without the token, unless onRefusal is set", async () => {
+Deno.test("Server prints each cause of a rejection once, without the token, unless onSessionRejected is set", async () => {
   const options: ServerOptions<string> = {
     path: "/chat",
     origins: ["https://example.com"],
@@ -46,7 +46,7 @@ Deno.test("Server prints each cause of a refusal once, without the token, unless
       throw new AuthenticationError(`Unknown token ${token}`);
     },
   };
-  const refuse = async (options: ServerOptions<string>) => {
+  const reject = async (options: ServerOptions<string>) => {
     await using server = listen(options);
     const port = server.address!.port;
     const asked: [path: string, origin?: string][] = [
@@ -69,22 +69,22 @@ Deno.test("Server prints each cause of a refusal once, without the token, unless
   };
   {
     using printed = captureConsole();
-    await refuse(options);
+    await reject(options);
     const origin = "Origin not allowed: add it to origins, or its host to hosts";
     assertEquals(linesOf(printed), [
-      `A session was refused with 403: ${origin} (https://evil.example)`,
-      "A session was refused with 404: No session is served at this path",
-      "A session was refused with 401: Unauthenticated",
-      "A session was refused with 401: Unknown token <token>",
-      "A session was refused with 503: Try again: Error: no database",
-      "A session was refused with 403: A user has at most 255 bytes: RangeError: Cannot identify: " +
+      `A session was rejected with 403: ${origin} (https://evil.example)`,
+      "A session was rejected with 404: No session is served at this path",
+      "A session was rejected with 401: Unauthenticated",
+      "A session was rejected with 401: Unknown token <token>",
+      "A session was rejected with 503: Try again: Error: no database",
+      "A session was rejected with 403: A user has at most 255 bytes: RangeError: Cannot identify: " +
       "a user must have at most 255 bytes in UTF-8, received 256 " +
       "(and 1 more of this kind since the last line)",
     ]);
   }
   using printed = captureConsole();
   const told: number[] = [];
-  await refuse({ ...options, onRefusal: ({ status }) => void told.push(status) });
+  await reject({ ...options, onSessionRejected: ({ status }) => void told.push(status) });
   assertEquals([linesOf(printed), told], [[], [403, 403, 404, 401, 401, 401, 503, 403, 403]]);
 });
 
@@ -93,33 +93,33 @@ Deno.test("Server prints that no token arrived in time", async () => {
   for (const isTold of [false, true]) {
     using printed = captureConsole();
     const told: unknown[] = [];
-    const onRefusal: ServerOptions["onRefusal"] = ({ status, reason }) =>
+    const onSessionRejected: ServerOptions["onSessionRejected"] = ({ status, reason }) =>
       void told.push([status, reason]);
     await using server = new TestServer({
       allowTokenMessage: true,
       authenticate: ({ token }) => token ?? null,
-      ...(isTold && { onRefusal }),
+      ...(isTold && { onSessionRejected }),
     });
     await using page = await server.open({ protocols: ["skein.auth", "skein.1"] });
     await time.tickAsync(5_000);
     assertEquals((await page.closed).closeCode, 4408);
     assertEquals(told, isTold ? [[408, "No token in time"]] : []);
-    const line = "A session was refused with 408: No token in time";
+    const line = "A session was rejected with 408: No token in time";
     assertEquals(linesOf(printed), isTold ? [] : [line]);
   }
 });
 
-Deno.test("Server survives an onRefusal that throws, and prints the error", async () => {
+Deno.test("Server survives an onSessionRejected that throws, and prints the error", async () => {
   using printed = captureConsole();
   await using server = listen({
     authenticate: () => Promise.reject(new AuthenticationError("No")),
-    onRefusal: () => {
+    onSessionRejected: () => {
       throw new Error("Broken");
     },
   });
   const { info } = await assertRejects(() => dial(server.url), SessionClosedError);
   assertEquals(info?.code, 4401);
-  assertEquals(linesOf(printed), ["onRefusal failed: Error: Broken"]);
+  assertEquals(linesOf(printed), ["onSessionRejected failed: Error: Broken"]);
 });
 
 Deno.test("Server reports a missing authorize to the client and on the console", async () => {
@@ -191,7 +191,7 @@ Deno.test("Session prints each cause of its peer's rejections once, without a ha
     toServer: { chat: z.string() },
     toClient: { news: z.string() },
   });
-  for (const handlers of [{}, { onRefused() {} }, { onError() {} }]) {
+  for (const handlers of [{}, { onMessageRejected() {} }, { onError() {} }]) {
     using printed = captureConsole();
     const opened: Session[] = [];
     await using server = new TestServer({
@@ -205,8 +205,8 @@ Deno.test("Session prints each cause of its peer's rejections once, without a ha
     void loop.next();
     for (let i = 0; i < 2; i++) client.send("chta" as "chat", "hello");
     opened[0]!.send("news", 5);
-    await until(() => client.stats.refusedByPeer === 2 && opened[0]!.stats.refusedByPeer === 1);
-    const told = "onRefused receives each refusal";
+    await until(() => client.stats.rejectedByPeer === 2 && opened[0]!.stats.rejectedByPeer === 1);
+    const told = "onMessageRejected receives each rejection";
     const skipped = 'Cannot read the message on "news": Invalid input: expected string, received ' +
       "number; such data is skipped: set onInvalid or onError, and check that both ends have the " +
       "same contract";
@@ -215,8 +215,8 @@ Deno.test("Session prints each cause of its peer's rejections once, without a ha
       linesOf(printed).sort(),
       isSilent ? ("onError" in handlers ? [] : [skipped]) : [
         skipped,
-        `The client refused a message (invalid): Invalid input: expected string, received number; ${told}`,
-        `The server refused a message (unknown-topic): No message of the contract fits the topic "chta"; ${told}`,
+        `The client rejected a message (invalid): Invalid input: expected string, received number; ${told}`,
+        `The server rejected a message (unknown-topic): No message of the contract fits the topic "chta"; ${told}`,
       ],
     );
   }

@@ -38,8 +38,15 @@ const NO_CALLBACK = [
 
 /** Callbacks whose promises the server does not await. */
 const NOT_AWAITED = [
-  ...["clientAddress", "instrumentation", "metrics.allow", "onError", "onListen", "onRefusal"],
-  "onRefused",
+  ...[
+    "clientAddress",
+    "instrumentation",
+    "metrics.allow",
+    "onError",
+    "onListen",
+    "onSessionRejected",
+  ],
+  "onMessageRejected",
 ];
 
 /** Callbacks that may take any time, because they do the application's work. */
@@ -353,7 +360,7 @@ function common(): ServeOptions<string> {
     webTransport: false,
     onListen() {},
     onError() {},
-    onRefusal() {},
+    onSessionRejected() {},
     onMessage: (message) => message.isRequest && message.reply(message.data),
     session: { requestTimeoutMs: LIMIT_MS },
     runtime: hurried(LIMIT_MS),
@@ -419,7 +426,7 @@ Deno.test("serve() sets no time limit for handlers", async () => {
   assertEquals(await statusOf(server, "/"), 200);
 });
 
-Deno.test("jwt() refuses with 4503 while the key set does not answer", async () => {
+Deno.test("jwt() rejects with 4503 while the key set does not answer", async () => {
   const over = new AbortController();
   const keys = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {}, signal: over.signal },

@@ -34,7 +34,7 @@ Deno.test("Server.drain() sends each session a reconnect delay, closes with 4503
   assert(listener);
 });
 
-Deno.test("Server.drain() refuses new sessions immediately, with 503 and 4503", async () => {
+Deno.test("Server.drain() rejects new sessions immediately, with 503 and 4503", async () => {
   const gate = Promise.withResolvers<void>();
   const server = listen({ onMessage: () => gate.promise });
   await occupy(server);

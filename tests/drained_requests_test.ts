@@ -189,7 +189,7 @@ async function half(
       reached++;
       return undefined;
     },
-    onRefusal() {},
+    onSessionRejected() {},
     session: { closeTimeoutMs: 1_000 },
   });
   const { server, port } = served;

@@ -43,7 +43,7 @@ function server(broker: Broker = new MemoryBroker(), options: object = {}): Serv
     allowTokenMessage: true,
     authorize: () => true,
     presenceGraceMs: 60_000,
-    onRefused() {},
+    onMessageRejected() {},
     onError() {},
     ...options,
   }) as unknown as Server;
@@ -434,7 +434,7 @@ Deno.test("writes of ephemeral rows beyond the rate limit wait, and only the new
   assert(performance.now() - start > 400);
 });
 
-Deno.test("ephemeral rows continue after the server has refused the client", async () => {
+Deno.test("ephemeral rows continue after the server has rejected the client", async () => {
   await using at = await Fixture.make({ presenceGraceMs: 0 });
   const { client, board } = await at.open();
   const [cursors, own] = [board.collection("cursors"), at.own.collection("cursors")];
@@ -621,7 +621,7 @@ Deno.test("a client of a draining server takes its ephemeral rows to another one
   using _their = theirs.subscribe((rows) => void sizes.push(rows.size));
   cable.port = Number(new URL(at.two.server.url).port);
   const draining = at.one.server.drain({ withinMs: 2_000 });
-  // The client keeps writing while it moves; none of the writes is refused.
+  // The client keeps writing while it moves; none of the writes is rejected.
   for (let x = 1; board.status.current !== "ended"; x++) {
     await cursors.set("ann", { x });
     if (at.two.server.manager.sessionsOf("ann").length > 0 && x > 20) break;

@@ -80,7 +80,7 @@ Deno.test("dial() of the browser client uses a browser's WebTransport", async ()
   assertEquals(session.transport, "webtransport");
 });
 
-Deno.test("dial() and connect() fail in the same way whichever transport is refused", async () => {
+Deno.test("dial() and connect() fail in the same way whichever transport is rejected", async () => {
   await using server = listen({
     webTransport: { cacheFolder: null },
     authenticate() {
@@ -95,9 +95,9 @@ Deno.test("dial() and connect() fail in the same way whichever transport is refu
       SessionClosedError,
     );
     assertEquals([error.info!.code, error.info!.by], [4403, "remote"], `${transports}`);
-    const client = connect(server.url, { transports, endOnRefusal: true });
+    const client = connect(server.url, { transports, endOnRejection: true });
     assertEquals((await soon(client.closed)).code, 4403, `${transports}`);
-    assertEquals(client.status.current.name, "refused", `${transports}`);
+    assertEquals(client.status.current.name, "rejected", `${transports}`);
   }
 });
 

@@ -16,9 +16,9 @@ import type {
   ApiOptions,
   DurableStreamsOptions,
   MetricsOptions,
-  Refusal,
   ServeOptions,
   ServerOptions,
+  SessionRejection,
 } from "../server.ts";
 import type { InspectorOptions } from "../server/inspector/mod.ts";
 import { jwt, type JwtOptions } from "../server/jwt.ts";
@@ -114,8 +114,8 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   onListen: "is notified",
   onMessage: "handles a message, and its error is the reply",
   onOpen: "handles a session: its error closes with 4500, after which clients reconnect",
-  onRefusal: "is notified",
-  onRefused: "is notified",
+  onSessionRejected: "is notified",
+  onMessageRejected: "is notified",
   onRenewed: "is notified",
   onStream: "handles a stream",
 };
@@ -175,11 +175,11 @@ for (const [title, decision, fail] of faultsOf("connection")) {
   Deno.test(`Client reconnects after ${title}, and a page without Skein gets 401`, async () => {
     using time = new FakeTime();
     using printed = captureConsole();
-    const told: Refusal[] = [];
+    const told: SessionRejection[] = [];
     const decided = new Function(fail);
     await using server = testServer({
       ...decision.options(decided.answer),
-      onRefusal: (refusal) => void told.push(refusal),
+      onSessionRejected: (rejection) => void told.push(rejection),
     });
     const backoff = { firstDelayMs: 10, maxDelayMs: 10 };
     await using client = server.connect({ backoff, onError() {} });
@@ -318,7 +318,7 @@ Deno.test("Server answers 503 over HTTP while it cannot identify users", async (
   assert(printed.lines.every((line) => line.includes("clients will try again")));
 });
 
-Deno.test("Server refuses permanently by an AuthenticationError below 500, null and false", async () => {
+Deno.test("Server rejects permanently by an AuthenticationError below 500, null and false", async () => {
   const noes: [ask: () => null | false, code: number][] = [
     [() => null, 4401],
     [() => false, 4401],
@@ -330,7 +330,7 @@ Deno.test("Server refuses permanently by an AuthenticationError below 500, null 
     ]),
   ];
   for (const [authenticate, code] of noes) {
-    await using server = testServer({ authenticate, onRefusal() {} });
+    await using server = testServer({ authenticate, onSessionRejected() {} });
     assertEquals((await askPlainly(server)).status, code - 4000);
     const { closed } = await server.open();
     assertEquals((await soon(closed)).closeCode, code);

@@ -67,7 +67,7 @@ import { fail, FaultyEngine } from "./faulty_broker.ts";
 
 /** A resource that is acquired and released. */
 interface Bench {
-  /** Acquires the resource and releases it. It must throw if the resource is refused. */
+  /** Acquires the resource and releases it. It must throw if the resource is rejected. */
   take(i: number): unknown;
   /** The counts of acquired resources; all are zero after each `take`. */
   left(): readonly number[];
@@ -159,7 +159,7 @@ const SESSIONS: readonly Row[] = [
     },
   },
   {
-    name: "sessions that authenticate refuses",
+    name: "sessions that authenticate rejects",
     bound: 3,
     open(room) {
       const { server, left } = threeSessions(room, { authenticate: () => null });
@@ -325,10 +325,10 @@ function earlyStreams(end: (early: EarlyStreams, time: FakeTime) => unknown) {
     });
     const early = new EarlyStreams(runtime, new UnreadShare(runtime, unread, ADDRESS));
     const take = () => {
-      let isRefused = false;
-      const stream = { sessionId: 4, accept() {}, refuse: () => void (isRefused = true) };
+      let isRejected = false;
+      const stream = { sessionId: 4, accept() {}, reject: () => void (isRejected = true) };
       early.hold(stream);
-      assertEquals(isRefused, false);
+      assertEquals(isRejected, false);
       return end(early, time);
     };
     return { take, left: () => [unread.stats.count] };
@@ -453,9 +453,9 @@ const CONNECTIONS: readonly Row[] = [
     open: earlyStreams((early) => early.accept({ id: 4 } as never)),
   },
   {
-    name: "early streams whose session is refused",
+    name: "early streams whose session is rejected",
     bound: 2,
-    open: earlyStreams((early) => early.refuse(4)),
+    open: earlyStreams((early) => early.reject(4)),
   },
   {
     name: "early streams whose session never arrives",
@@ -1242,7 +1242,7 @@ function twoSessions(room: AsyncDisposableStack, options: Partial<MoqServerOptio
   const open = async () => {
     await using pair = memoryPair({ protocol: "moq-lite-05" });
     const accepting = server.accept(pair.server);
-    // A server that refuses a session closes it after it opened.
+    // A server that rejects a session closes it after it opened.
     const session = await MoqSession.open(pair.client, { side: "client" });
     const accepted = await accepting;
     session.close();
@@ -1262,7 +1262,7 @@ const MEDIA: readonly Row[] = [
     },
   },
   {
-    name: "sessions that onSetup of a MoqServer refuses",
+    name: "sessions that onSetup of a MoqServer rejects",
     bound: 2,
     open(room) {
       let asked = 0;

@@ -18,7 +18,7 @@ import {
   SessionClosedError,
 } from "../mod.ts";
 import { guest } from "../server.ts";
-import type { AuthenticationContext, Refusal, ServerOptions } from "../server.ts";
+import type { AuthenticationContext, ServerOptions, SessionRejection } from "../server.ts";
 import { receiveOne, testServer } from "../testing/mod.ts";
 import { internals } from "../session/session.ts";
 import { dialWebTransport, withMessages } from "../transport/mod.ts";
@@ -32,10 +32,10 @@ const TOKEN = "s3cret-t0ken";
 
 /** The outcome of a client's connection. */
 interface Outcome {
-  /** The user on the server; `undefined` for a refused client. */
+  /** The user on the server; `undefined` for a rejected client. */
   readonly user?: string | undefined;
-  /** The code and the reason of a refusal. */
-  readonly refused?: Pick<CloseInfo, "code" | "reason">;
+  /** The code and the reason of a rejection. */
+  readonly rejected?: Pick<CloseInfo, "code" | "reason">;
 }
 
 /** A way to connect to a server. */
@@ -47,17 +47,17 @@ interface Way {
   come(options: ServerOptions<string | typeof guest>, token: string | undefined): Promise<Outcome>;
 }
 
-/** The outcome for a reconnecting client: it is connected, or permanently refused. */
+/** The outcome for a reconnecting client: it is connected, or permanently rejected. */
 async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Outcome> {
   for await (const status of client.status) {
-    assert(status.name !== "reconnecting", "an admitted or refused client must not reconnect");
+    assert(status.name !== "reconnecting", "an admitted or rejected client must not reconnect");
     if (status.name !== "connected") continue;
     await until(() => opened.length > 0);
     return { user: opened[0]!.user };
   }
   const { code, reason } = await client.closed;
-  assertEquals(client.status.current.name, "refused");
-  return { refused: { code, reason } };
+  assertEquals(client.status.current.name, "rejected");
+  return { rejected: { code, reason } };
 }
 
 async function over(
@@ -70,7 +70,7 @@ async function over(
   await using server = listen({ ...options, onOpen });
   await using client = connect(server.url, {
     transports: [transport],
-    endOnRefusal: true,
+    endOnRejection: true,
     ...(token !== undefined && { token }),
   });
   return await soon(outcomeOf(client, opened));
@@ -86,7 +86,7 @@ const WAYS: readonly Way[] = [
       const opened: Session[] = [];
       const onOpen = (session: Session) => void opened.push(session);
       await using server = testServer({ ...options, onOpen });
-      await using client = server.connect({ endOnRefusal: true, token });
+      await using client = server.connect({ endOnRejection: true, token });
       return await soon(outcomeOf(client as Client, opened));
     },
   },
@@ -99,14 +99,14 @@ const WAYS: readonly Way[] = [
       await using server = listen({ ...options, onOpen });
       const path = token === undefined ? "/" : `/?token=${token}`;
       using raw = await RawSocket.open(portOf(server), { path });
-      if (raw.status !== 101) return { refused: { code: 4000 + raw.status, reason: "" } };
+      if (raw.status !== 101) return { rejected: { code: 4000 + raw.status, reason: "" } };
       await until(() => opened.length > 0);
       return { user: opened[0]!.user };
     },
   },
 ];
 
-/** Accepts one token; a client without a token becomes a guest, or is refused. */
+/** Accepts one token; a client without a token becomes a guest, or is rejected. */
 function hook(takesGuests: boolean, asked: (string | undefined)[]) {
   return ({ token }: AuthenticationContext): string | typeof guest => {
     asked.push(token);
@@ -125,23 +125,23 @@ for (const way of WAYS) {
         }in band, ${takesGuests ? "guests" : "no guests"}`;
         Deno.test(`Server calls authenticate once over ${way.name}: ${who}`, async () => {
           const asked: (string | undefined)[] = [];
-          const told: Refusal[] = [];
+          const told: SessionRejection[] = [];
           const token = hasToken ? TOKEN : undefined;
-          const { user, refused } = await way.come({
+          const { user, rejected } = await way.come({
             allowTokenMessage,
             authenticate: hook(takesGuests, asked),
-            onRefusal: (refusal) => void told.push(refusal),
+            onSessionRejected: (rejection) => void told.push(rejection),
           }, token);
           const isMisplaced = hasToken && way.isInBand && !allowTokenMessage;
           if (isMisplaced) {
             // The client sent no request, because it knows which features the server doesn't have.
-            assertEquals([user, refused?.code, asked, told.length], [undefined, 4401, [], 1]);
-            assertStringIncludes(refused!.reason, "allowTokenMessage");
+            assertEquals([user, rejected?.code, asked, told.length], [undefined, 4401, [], 1]);
+            assertStringIncludes(rejected!.reason, "allowTokenMessage");
           } else if (hasToken || takesGuests) {
-            assertEquals([user?.split(":")[0], refused], [hasToken ? "ann" : "guest", undefined]);
+            assertEquals([user?.split(":")[0], rejected], [hasToken ? "ann" : "guest", undefined]);
             assertEquals([asked, told], [[token], []]);
           } else {
-            assertEquals([user, refused?.code, asked], [undefined, 4401, [undefined]]);
+            assertEquals([user, rejected?.code, asked], [undefined, 4401, [undefined]]);
             assertEquals(told.map(({ status, reason }) => [status, reason]), [
               [401, told[0]!.reason],
             ]);
@@ -153,12 +153,12 @@ for (const way of WAYS) {
   }
 }
 
-Deno.test("Server permanently refuses a token in band if it has no authenticate", async () => {
+Deno.test("Server permanently rejects a token in band if it has no authenticate", async () => {
   let opened = 0;
   await using server = listen({ onOpen: () => void opened++ });
-  await using client = connect(server.url, { token: TOKEN, endOnRefusal: true });
+  await using client = connect(server.url, { token: TOKEN, endOnRejection: true });
   const { code, reason } = await soon(client.closed);
-  assertEquals([code, opened, client.status.current.name], [4401, 0, "refused"]);
+  assertEquals([code, opened, client.status.current.name], [4401, 0, "rejected"]);
   assertStringIncludes(reason, "allowTokenMessage");
 });
 
@@ -196,10 +196,10 @@ Deno.test("Server prefers a client's token in band to another one in its URL", a
 
 Deno.test("Server keeps at most 16 KiB of headers until the token in band arrives", async () => {
   await using server = testServer({ allowTokenMessage: true, authenticate: () => "ann" });
-  const refused = await server.dial({ token: TOKEN, headers: { cookie: "x".repeat(16_384) } })
+  const rejected = await server.dial({ token: TOKEN, headers: { cookie: "x".repeat(16_384) } })
     .catch((error) => error);
-  assert(refused instanceof SessionClosedError);
-  assertEquals(refused.info?.code, 4400);
+  assert(rejected instanceof SessionClosedError);
+  assertEquals(rejected.info?.code, 4400);
 });
 
 Deno.test("Server reads the announcement of a token in band from the query, and keeps neither in the URL", async () => {
@@ -285,20 +285,20 @@ Deno.test("Server keeps a guest a guest if an unannounced token arrives", async 
 for (const way of WAYS.filter(({ isInBand }) => isInBand)) {
   Deno.test(`Server accepts a token of maxTokenBytes over ${way.name}, and reports a longer one`, async () => {
     for (const maxTokenBytes of [undefined, 100, 65_536]) {
-      const told: Refusal[] = [];
+      const told: SessionRejection[] = [];
       const options: ServerOptions<string | typeof guest> = {
         allowTokenMessage: true,
         authenticate: ({ token }) => token ? "ann" : guest,
-        onRefusal: (refusal) => void told.push(refusal),
+        onSessionRejected: (rejection) => void told.push(rejection),
         ...(maxTokenBytes !== undefined && { maxTokenBytes }),
       };
       const most = (maxTokenBytes ?? 16_384) - `{"auth":"","id":1}`.length;
       assertEquals((await way.come(options, "x".repeat(most))).user, "ann");
-      const { refused } = await way.come(options, "x".repeat(most + 1));
-      assertEquals(refused?.code, 4401);
-      assertStringIncludes(refused!.reason, `at most ${maxTokenBytes ?? 16_384} bytes`);
+      const { rejected } = await way.come(options, "x".repeat(most + 1));
+      assertEquals(rejected?.code, 4401);
+      assertStringIncludes(rejected!.reason, `at most ${maxTokenBytes ?? 16_384} bytes`);
       await until(() => told.length > 0);
-      assert(told.every(({ status, reason }) => status === 401 && reason === refused!.reason));
+      assert(told.every(({ status, reason }) => status === 401 && reason === rejected!.reason));
     }
   });
 }
@@ -343,16 +343,16 @@ Deno.test("Server without authenticate has only guests", async () => {
   assert(opened.every(({ user }) => user.startsWith("guest:")));
 });
 
-Deno.test("Server refuses with 403 a user whose name could be a guest's", async () => {
-  const told: Refusal[] = [];
-  const onRefusal = (refusal: Refusal) => void told.push(refusal);
+Deno.test("Server rejects with 403 a user whose name could be a guest's", async () => {
+  const told: SessionRejection[] = [];
+  const onSessionRejected = (rejection: SessionRejection) => void told.push(rejection);
   for (
     const options of [
       { authenticate: () => "guest:ann" },
       { authenticate: () => ({}), userOf: () => "guest:" },
     ]
   ) {
-    await using server = testServer({ ...options as ServerOptions, onRefusal });
+    await using server = testServer({ ...options as ServerOptions, onSessionRejected });
     const { closed } = await server.open();
     assertEquals((await soon(closed)).closeCode, 4403);
   }

@@ -195,7 +195,7 @@ Deno.test("Server ignores a ticket of another user, and an invalid ticket", asyn
   await using ann = await server.dial({ path: "/?token=ann" });
   await ann.subscribe("news");
   const ticket = ticketOf(ann)!;
-  // A well-formed but invalid ticket. The session is refused because it exceeds the limit.
+  // A well-formed but invalid ticket. The session is rejected because it exceeds the limit.
   const wrong = await openSecond(server, `${ann.id}.${"A".repeat(22)}`, "/?token=ann&");
   assertEquals((await wrong.connection.closed).closeCode, 4429);
   const mallory = await openSecond(server, ticket, "/?token=mallory&");
@@ -264,14 +264,14 @@ Deno.test("Client.handOver() works with a token in band, and with a slow onOpen"
   assertEquals(server.manager.sessionsOf("ann").length, 1);
 });
 
-Deno.test("Client.handOver() changes nothing if the server lacks the feature, or refuses", async () => {
+Deno.test("Client.handOver() changes nothing if the server lacks the feature, or rejects", async () => {
   let attempts = 0;
   await using server = testServer({
     authenticate() {
       if (++attempts === 1) return "ann";
       throw new AuthenticationError("One is enough");
     },
-    onRefusal() {},
+    onSessionRejected() {},
   });
   await using client = server.connect();
   const first = await client.whenConnected();
@@ -400,7 +400,7 @@ Deno.test("Client with upgrade tries its preferred transport within 35 s after a
       if (++attempts === 1) return "ann";
       throw new AuthenticationError("One is enough");
     },
-    onRefusal() {},
+    onSessionRejected() {},
   });
   const asked: (string | undefined)[] = [];
   const dial: Dialer = (url, { only, onFallback }) => {

@@ -63,7 +63,7 @@ Deno.test("handshake() ends with a session on both ends", async () => {
   });
 });
 
-Deno.test("handshake() ends with the status of a refusal", async () => {
+Deno.test("handshake() ends with the status of a rejection", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
     instrumentation,
@@ -86,7 +86,7 @@ Deno.test("handshake() ends with the status of a refusal", async () => {
   assertEquals(await instrumentation.count(2), ["client 429", "server 429"]);
 });
 
-Deno.test("handshake() waits for a token in band, whether it is accepted or refused", async () => {
+Deno.test("handshake() waits for a token in band, whether it is accepted or rejected", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
     instrumentation,
@@ -120,7 +120,7 @@ Deno.test("handshake() ends if a peer vanishes before the session is open", asyn
   socket.conn.close();
   go.resolve();
   const [end] = await instrumentation.count(1);
-  // Either the runtime reports the refusal, or a session exists for a moment.
+  // Either the runtime reports the rejection, or a session exists for a moment.
   assertEquals(["server undefined", "server session"].includes(end!), true);
 });
 
@@ -165,7 +165,7 @@ Deno.test("connect() reports each of its sessions to the instrumentation", async
   assertEquals(opened, 2);
 });
 
-Deno.test("handshake() receives handshakes over WebTransport, and refusals by status", async () => {
+Deno.test("handshake() receives handshakes over WebTransport, and rejections by status", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
     instrumentation,

@@ -39,11 +39,11 @@ Deno.test("hardened engine survives a rejected upgrade after an unanswered reque
 
 Deno.test("hardened engine sends a slow response before an early response to an incomplete request", async () => {
   const gate = Promise.withResolvers<void>();
-  let isRefused = false;
+  let isRejected = false;
   const { server } = listenHardened({
     fetch: async (request) => {
-      isRefused = request.method === "POST";
-      if (isRefused) return new Response(null, { status: 403 });
+      isRejected = request.method === "POST";
+      if (isRejected) return new Response(null, { status: 403 });
       await gate.promise;
       return new Response("slow");
     },
@@ -53,7 +53,7 @@ Deno.test("hardened engine sends a slow response before an early response to an 
   const requests = `GET / HTTP/1.1\r\n${HOST}\r\nPOST / HTTP/1.1\r\n${HOST}` +
     "Content-Length: 100\r\n\r\nabc";
   using plain = await TextSocket.send(portOf(server), requests);
-  await until(() => isRefused);
+  await until(() => isRejected);
   gate.resolve();
   assertMatch(await plain.until(), /^HTTP\/1\.1 200 .*slow.*HTTP\/1\.1 403 /s);
 });

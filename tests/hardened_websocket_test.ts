@@ -96,7 +96,7 @@ Deno.test("serve() on the hardened engine answers an upgrade at the metrics path
   await session.ready;
 });
 
-Deno.test("serve() on the hardened engine refuses like on the runtime's: by status, and by close", async () => {
+Deno.test("serve() on the hardened engine rejects like on the runtime's: by status, and by close", async () => {
   const { server } = listenHardened({
     path: "/session",
     authenticate: ({ token }) => token ?? null,
@@ -303,9 +303,9 @@ Deno.test({
     const from = async (address: string) =>
       await ask(sockets.use(await connectFrom(address, portOf(server))));
     for (let i = 0; i < 5; i++) assertMatch(await from("127.0.0.1"), /^HTTP\/1.1 101 /);
-    const refused = await from("127.0.0.1");
-    assertMatch(refused, /^HTTP\/1.1 429 /);
-    assertMatch(refused, /retry-after: 10\r\n/i);
+    const rejected = await from("127.0.0.1");
+    assertMatch(rejected, /^HTTP\/1.1 429 /);
+    assertMatch(rejected, /retry-after: 10\r\n/i);
     assertMatch(await from("127.0.0.2"), /^HTTP\/1.1 101 /);
     assertEquals([server.manager.count, engine.stats().tooFrequent], [6, 1]);
   },
@@ -357,8 +357,8 @@ Deno.test("hardened engine tells an address that it has too many sockets", async
     // A session that was closed with the status's code stays until the client answers.
     if (status === 101) {
       assertEquals((await raw.closed())?.code, 4429);
-      using refused = await RawSocket.open(portOf(server), { protocol });
-      assertEquals(refused.status, 429);
+      using rejected = await RawSocket.open(portOf(server), { protocol });
+      assertEquals(rejected.status, 429);
     }
   }
   assert(session.isReady);

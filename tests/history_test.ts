@@ -183,8 +183,8 @@ Deno.test("A client's publication is confirmed after the broker stored it, or re
   assertEquals(await take(page, 1), ['{"reply":1,"data":{}}']);
   broker.make("history.append", fail);
   page.socket.send('{"publish":"t","data":2,"id":2}');
-  const [refusal] = (await take(page, 1)).map((text) => JSON.parse(text));
-  assertEquals([refusal.reply, refusal.error.code], [2, "unavailable"]);
+  const [rejection] = (await take(page, 1)).map((text) => JSON.parse(text));
+  assertEquals([rejection.reply, rejection.error.code], [2, "unavailable"]);
   server.publish("t", 3);
   await until(() => server.topics.stats.failedPublications === 1);
 });
@@ -197,8 +197,8 @@ Deno.test("A client does not recover publications of a topic that it may not sub
   server.publish("secret", 1);
   await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"subscribe":"secret","id":1,"last":5}');
-  const [refusal] = (await take(page, 1)).map((text) => JSON.parse(text));
-  assertEquals([refusal.reply, refusal.error.code], [1, "forbidden"]);
+  const [rejection] = (await take(page, 1)).map((text) => JSON.parse(text));
+  assertEquals([rejection.reply, rejection.error.code], [1, "forbidden"]);
   page.socket.send('{"subscribe":"open","id":2,"last":-1}');
   const [malformed] = (await take(page, 1)).map((text) => JSON.parse(text));
   assertEquals([malformed.reply, malformed.error.code], [2, "malformed"]);

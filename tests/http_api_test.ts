@@ -654,8 +654,8 @@ Deno.test("API rejects a second request with the key of a request in progress", 
   const api = new Backend(server);
   const publish = () => api.post("/topics/slow/publications", {}, { "idempotency-key": "k" });
   const answers = [publish(), publish()];
-  const refused = await Promise.race(answers);
-  assertEquals([refused.status, refused.body.code], [409, "in-progress"]);
+  const rejected = await Promise.race(answers);
+  assertEquals([rejected.status, rejected.body.code], [409, "in-progress"]);
   gate.resolve();
   const statuses = (await Promise.all(answers)).map(({ status }) => status);
   assertEquals(statuses.toSorted(), [200, 409]);

@@ -211,7 +211,7 @@ Deno.test("Client.handOver() moves from HTTP to WebSocket without a gap", async 
   assertEquals(client.session!.transport, "http");
 });
 
-Deno.test("A client over HTTP sends its token in band, and receives a refusal", async () => {
+Deno.test("A client over HTTP sends its token in band, and receives a rejection", async () => {
   await using front = new Front({
     allowTokenMessage: true,
     authenticate({ token }) {
@@ -230,7 +230,7 @@ Deno.test("A client over HTTP sends its token in band, and receives a refusal", 
   for (const { url } of front.requests) assert(!url.includes("s3cret") && !url.includes("wrong"));
 });
 
-Deno.test("A session over HTTP is refused with a status, a reason and a retry delay", async () => {
+Deno.test("A session over HTTP is rejected with a status, a reason and a retry delay", async () => {
   await using front = new Front({
     limits: { maxSessions: 1 },
     authenticate({ token }) {
@@ -239,9 +239,9 @@ Deno.test("A session over HTTP is refused with a status, a reason and a retry de
     },
   });
   const url = `${front.url}?protocol=skein.1`;
-  const refused = await fetch(url, { headers: MARK });
-  assertEquals([refused.status, refused.headers.get("skein-transport")], [401, "http"]);
-  assertEquals((await refused.json()).detail.slice(0, 8), "No token");
+  const rejected = await fetch(url, { headers: MARK });
+  assertEquals([rejected.status, rejected.headers.get("skein-transport")], [401, "http"]);
+  assertEquals((await rejected.json()).detail.slice(0, 8), "No token");
   const error = await assertRejects(
     () => soon(dial(front.url, { transports: ["http"] })),
     SessionClosedError,
@@ -285,9 +285,9 @@ Deno.test("Pages of other origins may open a session over HTTP if the origin rul
   const bad = await preflight("https://evil.example");
   assertEquals([bad.status, bad.headers.get("access-control-allow-origin")], [403, null]);
   await bad.body?.cancel();
-  const refused = await fetch(url, { headers: { ...MARK, origin: "https://evil.example" } });
-  assertEquals([refused.status, refused.headers.get("access-control-allow-origin")], [403, null]);
-  await refused.body?.cancel();
+  const rejected = await fetch(url, { headers: { ...MARK, origin: "https://evil.example" } });
+  assertEquals([rejected.status, rejected.headers.get("access-control-allow-origin")], [403, null]);
+  await rejected.body?.cancel();
   const good = await preflight("https://good.example");
   assertEquals(good.status, 204);
   assertEquals(good.headers.get("access-control-allow-origin"), "https://good.example");
@@ -602,7 +602,7 @@ Deno.test("A client over HTTP acknowledges again if an acknowledgment is lost", 
 });
 
 Deno.test("A client over HTTP uses the code of a close that arrives after a post was rejected", async () => {
-  const isRefused = Promise.withResolvers<void>();
+  const isRejected = Promise.withResolvers<void>();
   let isClosing = false;
   await using ends = new HttpEnds({
     async proxy(request, serve) {
@@ -611,7 +611,7 @@ Deno.test("A client over HTTP uses the code of a close that arrives after a post
       const late = new TransformStream<Uint8Array, Uint8Array>({
         async transform(chunk, controller) {
           if (isClosing) {
-            await isRefused.promise;
+            await isRejected.promise;
             await turns();
           }
           controller.enqueue(chunk);
@@ -622,7 +622,7 @@ Deno.test("A client over HTTP uses the code of a close that arrives after a post
   });
   const ask: typeof fetch = async (...request) => {
     const response = await fetch(...request);
-    if (response.status === 410) isRefused.resolve();
+    if (response.status === 410) isRejected.resolve();
     return response;
   };
   const { client, server } = await soon(ends.open({ fetch: ask }));
@@ -713,8 +713,8 @@ Deno.test("dialHttp() pauses before it repeats a request whose response broke of
       return Promise.resolve(new Response("", { headers }));
     },
   });
-  const refused = assertRejects(() => opening, TimeoutError);
+  const rejected = assertRejects(() => opening, TimeoutError);
   await passTime(time, 10_000);
-  await refused;
+  await rejected;
   assert(requests > 2 && requests < 50, `${requests} requests in 10 s`);
 });

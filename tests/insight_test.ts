@@ -19,7 +19,7 @@ import { endsOn, type Wire, type WireEnds, wires } from "./wires.ts";
 type Both = WireEnds<unknown, Contract>;
 type Counter = Exclude<
   { [K in keyof SessionStats]: SessionStats[K] extends number ? K : never }[keyof SessionStats],
-  "streamsRefused" // Counted only by servers over QUIC: see `unread_streams_test.ts`.
+  "streamsRejected" // Counted only by servers over QUIC: see `unread_streams_test.ts`.
 >;
 
 /** A way to make a counter increase. */
@@ -104,7 +104,7 @@ const CASES: Readonly<Record<Exclude<Counter, "createdAt">, Case>> = {
   unknownEnvelopes: { ...said(`{"future":1}`), by: 1 },
   lateAnswers: { ...said(`{"reply":99}`), by: 1 },
   droppedByPeer: { ...said(`{"dropped":3}`), by: 3 },
-  refusedByPeer: { ...said(`{"reply":null,"error":{"code":"a","message":"b"}}`), by: 1 },
+  rejectedByPeer: { ...said(`{"reply":null,"error":{"code":"a","message":"b"}}`), by: 1 },
   handlerFailures: { ...said(`{"goaway":{"retryAfterMs":60000,"reason":""}}`), by: 1 },
   awaitedAnswers: {
     of: "client",

@@ -152,9 +152,9 @@ Deno.test("Inspector calls authorize before everything else, and reveals no erro
   };
   const paths = ["/ops", "/ops/", "/ops/main.js", "/ops/inspector.css", "/ops/data/overview"];
   for (const path of paths) {
-    const refused = await get(path, "no");
-    assertEquals(refused.status, 403, path);
-    await refused.body?.cancel();
+    const rejected = await get(path, "no");
+    assertEquals(rejected.status, 403, path);
+    await rejected.body?.cancel();
     const allowed = await get(path, "yes");
     assertEquals(allowed.status, path === "/ops" ? 302 : 200, path);
     await allowed.body?.cancel();
@@ -496,7 +496,7 @@ Deno.test("Inspector works while the server is full, and counts towards no limit
   await rowOf(server, "ann");
   for (let n = 0; n < 20; n++) await ask(server, "overview");
   assertEquals(server.manager.stats().created, 1);
-  assertEquals(server.manager.stats().rates.refusedConnections.address, 0);
+  assertEquals(server.manager.stats().rates.rejectedConnections.address, 0);
 });
 
 Deno.test("Inspector works on the hardened engine, and mounted in another server", async () => {

@@ -130,8 +130,8 @@ Deno.test("client.requestStream() validates input and items of a resumable respo
   await using server = testServer(new Model().options());
   await using client = server.connect({ contract });
   assertEquals(await soon(Array.fromAsync(client.requestStream("count", "3"))), [0, 1, 2]);
-  const refused = client.requestStream("chat:a", 7 as unknown as string);
-  const error = await assertRejects(() => soon(Array.fromAsync(refused)), RequestError);
+  const rejected = client.requestStream("chat:a", 7 as unknown as string);
+  const error = await assertRejects(() => soon(Array.fromAsync(rejected)), RequestError);
   assertEquals(error.failure.code, "invalid");
 });
 

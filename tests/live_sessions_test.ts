@@ -36,10 +36,10 @@ Deno.test("A live session goes from authenticate over messages to one onClose", 
   ]);
 });
 
-Deno.test("A live session is refused where authenticate throws, before any upgrade", async () => {
+Deno.test("A live session is rejected where authenticate throws, before any upgrade", async () => {
   await using server = listen({
     authenticate: () => Promise.reject(new Error("invalid token")),
-    onRefusal() {},
+    onSessionRejected() {},
     onError() {},
   });
   await using page = new Page(server.url);
@@ -56,7 +56,7 @@ Deno.test("A live session is refused where authenticate throws, before any upgra
   assertEquals([response.status, server.manager.count], [401, 0]);
 });
 
-Deno.test("A live session is sent to, kicked, and refuses messages afterwards", async () => {
+Deno.test("A live session is sent to, kicked, and rejects messages afterwards", async () => {
   await using server = listen({
     authenticate: ({ token }) => token ?? guest,
     onOpen: (session) => void session.send("notification", { title: "Hello" }),

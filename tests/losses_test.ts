@@ -1,6 +1,6 @@
 /**
- * Tests the lines about lost messages. By default, each end that notices a loss prints one line with
- * the remedy. It prints none once the application handles the loss.
+ * Tests the lines about lost messages. By default, each end that notices a loss prints one line
+ * with the remedy. It prints none once the application handles the loss.
  */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -215,7 +215,7 @@ const LOSSES: Readonly<Record<string, Loss>> = {
       const subscription = subscribe(topic);
       await until(() => subscription.isEnded);
     },
-    lines: [/^The subscription to "a" was refused \(forbidden\): .* Loop .* await ready/],
+    lines: [/^The subscription to "a" was rejected \(forbidden\): .* Loop .* await ready/],
     handled: [
       { follow: (subscription) => subscription.ready.catch(() => {}) },
       { follow: (subscription) => Array.fromAsync(subscription).catch(() => {}) },

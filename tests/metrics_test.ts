@@ -121,7 +121,7 @@ Deno.test("serve() answers /metrics with text that Prometheus can read", async (
   assertEquals(valueOf(families, "skein_messages_received_total"), 1);
   assert(valueOf(families, "skein_messages_received_bytes_total")! > 20);
   assertEquals(valueOf(families, "skein_messages_queued_bytes"), 0);
-  assertEquals(valueOf(families, "skein_sessions_refused_total", { reason: "maxSessions" }), 0);
+  assertEquals(valueOf(families, "skein_sessions_rejected_total", { reason: "maxSessions" }), 0);
   assertEquals(valueOf(families, "skein_draining"), 0);
   for (const [name, { type, help }] of families) {
     assertMatch(name, /^skein_[a-z_]+$/);
@@ -157,8 +157,8 @@ Deno.test("serve() includes the bounds that clients share in /metrics", async ()
   const [quota, of] = [{ quota: "maxSessions" }, "skein_quota_"];
   assertEquals(valueOf(families, `${of}taken`, quota), 1);
   assertEquals(valueOf(families, `${of}max`, quota), 9);
-  assertEquals(valueOf(families, `${of}refused_total`, { ...quota, level: "address" }), 1);
-  assertEquals(valueOf(families, `${of}refused_total`, { ...quota, level: "server" }), 0);
+  assertEquals(valueOf(families, `${of}rejected_total`, { ...quota, level: "address" }), 1);
+  assertEquals(valueOf(families, `${of}rejected_total`, { ...quota, level: "server" }), 0);
 });
 
 Deno.test("A closed server does not listen on UDP while its TCP waits for a vanished peer", async () => {
@@ -205,13 +205,13 @@ Deno.test("prometheusText() contains each given value", async () => {
     stats: { ...stats, waiting: 3, interruptions: 1 },
   } as const;
   const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
-  const refused = { server: 0, address: 0, user: 0, session: 0 };
+  const rejected = { server: 0, address: 0, user: 0, session: 0 };
   const odd = 'a"b\\c\nd';
   const families = parse(prometheusText({
-    manager: { stats: () => ({ ...manager.stats(), refused: { [odd]: 1 } as never }) },
+    manager: { stats: () => ({ ...manager.stats(), rejected: { [odd]: 1 } as never }) },
     topics: { stats: topics.stats, broker: broker as never },
     webTransportStats: { isListening: true, handshakes },
-    quotaStats: { rooms: { taken: 3, max: Infinity, refused } },
+    quotaStats: { rooms: { taken: 3, max: Infinity, rejected } },
   }));
   const cases: [name: string, labels: Record<string, string>, value: number | undefined][] = [
     ["quic_handshakes", {}, 3],
@@ -228,7 +228,7 @@ Deno.test("prometheusText() contains each given value", async () => {
     ["broker_published_total", {}, 1],
     ["history_failed_total", {}, 0],
     ["history_gaps_total", {}, 0],
-    ["sessions_refused_total", { reason: odd }, 1],
+    ["sessions_rejected_total", { reason: odd }, 1],
   ];
   for (const [name, labels, value] of cases) {
     assertEquals(valueOf(families, `skein_${name}`, labels), value, name);

@@ -258,14 +258,14 @@ for (const [place, send] of Object.entries(SERVER_PLACES)) {
         authenticate: () => "ann",
         authorize: () => true,
         rooms: ["news"],
-        rates: { perSession: { messages: { perSecond: 100 } }, maxRefusals: 100 },
+        rates: { perSession: { messages: { perSecond: 100 } }, maxRejections: 100 },
         onMessage: (message) => void (message.isRequest && message.reply(FIT as never)),
         onClose: (_session, { code }) => void ends.push(code),
       });
       const codes: string[] = [];
       await using client = server.connect({
         delivery,
-        onRefused: ({ failure }: RequestError) => void codes.push(failure.code),
+        onMessageRejected: ({ failure }: RequestError) => void codes.push(failure.code),
       } as never) as unknown as Client;
       await client.subscribe("news").ready;
       for (let i = 0; i < 300; i++) {

@@ -348,14 +348,14 @@ function allCalls(
 }
 
 /** Expects a TypeError that is thrown or is the reason of a rejection. */
-async function assertRefused(name: string, call: () => unknown, text: string): Promise<void> {
+async function assertRejected(name: string, call: () => unknown, text: string): Promise<void> {
   const error = await assertRejects(async () => await call(), TypeError, undefined, name);
   assert(error.message.includes(text), `${name}: ${error.message}`);
 }
 
 Deno.test("Client.subscribe() recommends the loop if it gets a callback", async () => {
   await withObjects(async ({ client }) => {
-    await assertRefused("a", () => client.subscribe("a", (() => {}) as never), "for await");
+    await assertRejected("a", () => client.subscribe("a", (() => {}) as never), "for await");
   });
 });
 
@@ -373,7 +373,7 @@ Deno.test("Each public method that keeps a callback rejects other values, such a
       const takesName = call.length === 2;
       const args = takesName ? [listener, "room:tea"] : ["room:tea", listener];
       const text = "er must be of type function, received a string";
-      await assertRefused(name, () => call(...args as never[]), text);
+      await assertRejected(name, () => call(...args as never[]), text);
     }
   });
 });
@@ -386,7 +386,7 @@ Deno.test("Each call with a contract rejects a plain object, and names defineCon
     for (const contract of [{ toClient: {} }, "contract.ts", 7]) {
       const rule =
         `Cannot use contract: it must be made by defineContract(), received ${typeof contract}`;
-      await assertRefused(name, () => call({ ...BASE[name], contract } as never), rule);
+      await assertRejected(name, () => call({ ...BASE[name], contract } as never), rule);
     }
   }
   assert(names.includes("createServer") && names.includes("connect"), names.join());
@@ -452,9 +452,9 @@ Deno.test("Each public function rejects options of another type, unknown names, 
   await withObjects(async (objects) => {
     for (const [name, call] of allCalls(objects)) {
       const unknown = { unknownOption: 1 } as never;
-      await assertRefused(name, () => call(unknown), 'known keys, received "unknownOption"');
+      await assertRejected(name, () => call(unknown), 'known keys, received "unknownOption"');
       const none = "options must be of type object, received 7";
-      await assertRefused(name, () => call(7 as never), none);
+      await assertRejected(name, () => call(7 as never), none);
       for (const [option, kind] of Object.entries(await kindsOf(call))) {
         for (const options of wrongValues(kind, (value) => ({ [option]: value }))) {
           const text = `${name}: ${Deno.inspect(options)}`;
@@ -568,13 +568,13 @@ Deno.test("connect() names the options that correspond to socket.io's", async ()
   const cases = { auth: "token", reconnection: "backoff", extraHeaders: "headers" };
   for (const [name, meant] of Object.entries(cases)) {
     const text = `socket.io's "${name}" is ${meant}`;
-    await assertRefused(name, () => connect("ws://127.0.0.1:1", { [name]: {} }), text);
+    await assertRejected(name, () => connect("ws://127.0.0.1:1", { [name]: {} }), text);
   }
 });
 
 Deno.test("connect() suggests http for the transports of socket.io", async () => {
   const options = { transports: ["polling", "websocket"] } as never;
-  await assertRefused("connect", () => connect("ws://127.0.0.1:1", options), '"polling" is http');
+  await assertRejected("connect", () => connect("ws://127.0.0.1:1", options), '"polling" is http');
 });
 
 /**

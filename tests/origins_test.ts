@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { createServer, type Refusal, type ServeOptions } from "../server.ts";
+import { createServer, type ServeOptions, type SessionRejection } from "../server.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 
 /**
@@ -58,7 +58,10 @@ const SITES: Readonly<Record<string, Site>> = {
 for (const [whom, { options = {}, cases }] of Object.entries(SITES)) {
   Deno.test(`Server admits ${whom}`, async () => {
     const told: number[] = [];
-    await using server = listen({ ...options, onRefusal: ({ status }) => void told.push(status) });
+    await using server = listen({
+      ...options,
+      onSessionRejected: ({ status }) => void told.push(status),
+    });
     const port = portOf(server);
     const here = (text: string) => text.replace("PORT", `${port}`);
     for (const [what, origin, status, host = "127.0.0.1:PORT"] of cases) {
@@ -70,7 +73,7 @@ for (const [whom, { options = {}, cases }] of Object.entries(SITES)) {
   });
 }
 
-Deno.test("Server refuses a page of a foreign origin before authentication", async () => {
+Deno.test("Server rejects a page of a foreign origin before authentication", async () => {
   let asked = 0;
   await using server = listen({ authenticate: () => asked++ });
   const headers = { origin: "https://evil.example" };
@@ -81,8 +84,8 @@ Deno.test("Server refuses a page of a foreign origin before authentication", asy
 });
 
 Deno.test("Server names the option that would admit an origin", async () => {
-  const told: Refusal[] = [];
-  await using server = listen({ onRefusal: (refusal) => void told.push(refusal) });
+  const told: SessionRejection[] = [];
+  await using server = listen({ onSessionRejected: (rejection) => void told.push(rejection) });
   // A long origin does not truncate the hint.
   const origin = `https://${"x".repeat(60)}.${"y".repeat(60)}.example`;
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1", headers: { origin } });

@@ -199,10 +199,10 @@ Deno.test("otel() reports handshakes, requests, handlers and metrics to a collec
     assertEquals(attributes["client.address"], "127.0.0.1");
     assertEquals(attributes["network.protocol.name"], "websocket");
   }
-  const [refused] = accepted.filter((span) => attributesOf(span)["error.type"] === "401");
-  assertExists(refused);
-  assertEquals(attributesOf(refused)["http.response.status_code"], 401);
-  assertEquals(refused.status.code ?? 0, 0, "A client's mistake is not a server error");
+  const [rejected] = accepted.filter((span) => attributesOf(span)["error.type"] === "401");
+  assertExists(rejected);
+  assertEquals(attributesOf(rejected)["http.response.status_code"], 401);
+  assertEquals(rejected.status.code ?? 0, 0, "A client's mistake is not a server error");
   assertEquals(
     named("look up").map(({ parentSpanId }) => parentSpanId).sort(),
     accepted.map(({ spanId }) => spanId).sort(),
@@ -257,7 +257,7 @@ Deno.test("otel() reports handshakes, requests, handlers and metrics to a collec
     1,
   );
   assertEquals(last("skein.messages.received", { "skein.side": "server" }), 3);
-  assertEquals(last("skein.sessions.refused", { "skein.refusal.reason": "maxSessions" }), 0);
+  assertEquals(last("skein.sessions.rejected", { "skein.rejection.reason": "maxSessions" }), 0);
   assertEquals(collector.metrics.get("skein.messages.sent.size")?.unit, "By");
 
   // Deno's own span of the request contains the unchanged URL. Skein's spans contain neither of the

@@ -343,14 +343,14 @@ Deno.test("Client drops a message that is too large from an at-least-once outbox
     onOpen: () => void opened++,
     onMessage: ({ data }) => void handled.push(String(data).length),
   });
-  const refused: string[] = [];
+  const rejected: string[] = [];
   await using client = server.connect({
     delivery: "at-least-once",
-    onRefused: ({ failure }: RequestError) => void refused.push(failure.code),
+    onMessageRejected: ({ failure }: RequestError) => void rejected.push(failure.code),
   } as never) as unknown as Client;
   for (const length of [1, BOUND, 2]) client.send("a", "x".repeat(length));
   await client.flushed();
-  assertEquals([handled, refused, opened, client.outbox.messages], [[1, 2], ["too-large"], 1, 0]);
+  assertEquals([handled, rejected, opened, client.outbox.messages], [[1, 2], ["too-large"], 1, 0]);
 });
 
 /** The limit of a proxy, which is below the limit that the server announces. */
@@ -382,11 +382,11 @@ for (const closeCode of [1009, 4413]) {
       Object.defineProperty(pair.client, "closed", { value: closed });
       return pair;
     };
-    const refused: string[] = [];
+    const rejected: string[] = [];
     await using client = server.connect({
       backoff: { firstDelayMs: 100, maxDelayMs: 500 },
       delivery: "at-least-once",
-      onRefused: ({ failure }) => void refused.push(failure.code),
+      onMessageRejected: ({ failure }) => void rejected.push(failure.code),
     });
     const large = "x".repeat(PROXY_BOUND);
     for (const data of ["one", "two", large, "three", large, "four"]) client.send("a", data);
@@ -403,7 +403,7 @@ for (const closeCode of [1009, 4413]) {
     await Promise.all([asking, publishing]);
     await client.flushed();
     assertEquals(handled, ["one", "two", "three", "four"]);
-    assertEquals(refused, ["too-large", "too-large"]);
+    assertEquals(rejected, ["too-large", "too-large"]);
     assertEquals(client.status.current.name, "connected");
     assertEquals(await client.request("ask", "small"), "answered");
   });

@@ -49,7 +49,7 @@ export class Page implements AsyncDisposable, Disposable {
     };
     this.socket.onclose = (event) => {
       this.#closed.resolve(event);
-      this.#opened.reject(new Error("The upgrade was refused"));
+      this.#opened.reject(new Error("The upgrade was rejected"));
       const error = { code: "closed", message: event.reason };
       for (const answer of this.#asked.values()) answer({ error });
     };
@@ -61,7 +61,7 @@ export class Page implements AsyncDisposable, Disposable {
    *
    * @param url Address of the server.
    * @param protocols The offered subprotocols, as for the constructor.
-   * @returns The page. The promise rejects if the upgrade is refused.
+   * @returns The page. The promise rejects if the upgrade is rejected.
    */
   static async open(url: string, protocols: string | string[] = []): Promise<Page> {
     const page = new Page(url, protocols);
@@ -70,7 +70,7 @@ export class Page implements AsyncDisposable, Disposable {
     return page;
   }
 
-  /** Resolves once the socket is open; rejects if the upgrade is refused. */
+  /** Resolves once the socket is open; rejects if the upgrade is rejected. */
   get opened(): Promise<void> {
     return soon(this.#opened.promise);
   }

@@ -174,7 +174,7 @@ Deno.test("Client.presence() waits with the newest value after a rejection by a 
   using time = new FakeTime();
   await using server = testServer({
     ...OPTIONS,
-    rates: { perSession: { messages: { perSecond: 1, burst: 2 } }, maxRefusals: 5 },
+    rates: { perSession: { messages: { perSecond: 1, burst: 2 } }, maxRejections: 5 },
   });
   await using client = server.connect(as("ann"));
   await client.subscribe("room:a").ready;
@@ -301,7 +301,7 @@ Deno.test("Client.presence() allows at most 32 rooms, which are all restored tog
 
 Deno.test("Client.presence() reports rejections in a later session, and delays updates above the rate", async () => {
   using time = new FakeTime();
-  const refused: string[] = [];
+  const rejected: string[] = [];
   let isAllowed = true;
   await using server = testServer({
     ...OPTIONS,
@@ -310,7 +310,7 @@ Deno.test("Client.presence() reports rejections in a later session, and delays u
   });
   await using client = server.connect({
     ...as("ann"),
-    onRefused: ({ failure }) => void refused.push(failure.code),
+    onMessageRejected: ({ failure }) => void rejected.push(failure.code),
   });
   await client.presence("room:a", 1);
   await passTime(time, 2_000);
@@ -322,15 +322,15 @@ Deno.test("Client.presence() reports rejections in a later session, and delays u
   server.rooms.join(session!, "room:a");
   server.rooms.join(session!, "room:b");
   const data = ["room:a", "room:b"].map((room) => server.rooms.members(room)[0]!.data);
-  assertEquals([data, refused], [[1, 2], []]);
+  assertEquals([data, rejected], [[1, 2], []]);
   isAllowed = false;
   server.network.disconnect();
   await passTime(time, 3_000);
-  assertEquals(refused, ["forbidden", "forbidden"]);
+  assertEquals(rejected, ["forbidden", "forbidden"]);
   // Permanently rejected data is not sent again.
   server.network.disconnect();
   await passTime(time, 3_000);
-  assertEquals(refused.length, 2);
+  assertEquals(rejected.length, 2);
 });
 
 Deno.test("Client.presence() rejects after the client has closed, and if the peer is not a server", async () => {

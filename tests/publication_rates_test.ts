@@ -82,7 +82,7 @@ async function passUntil(time: FakeTime, done: Promise<unknown>): Promise<number
 }
 
 /** Publishes, and returns the rejection. */
-async function refusalOf(session: Session<unknown>, n: number): Promise<RequestError["failure"]> {
+async function rejectionOf(session: Session<unknown>, n: number): Promise<RequestError["failure"]> {
   const error = await assertRejects(() => session.publish("news", n), RequestError);
   return error.failure;
 }
@@ -93,9 +93,9 @@ Deno.test("Server accepts a burst of 1,000 publications per session, and says wh
   const { server, published } = subject;
   await using session = await server.dial();
   await publishAll((n) => session.publish("news", n), 1_000);
-  assertEquals(await refusalOf(session, 1_000), {
+  assertEquals(await rejectionOf(session, 1_000), {
     code: "too-many",
-    message: "Refused: at most 200 publications a second per session",
+    message: "Rejected: at most 200 publications a second per session",
     retryAfterMs: 10,
     level: "session",
   });
@@ -105,19 +105,19 @@ Deno.test("Server accepts a burst of 1,000 publications per session, and says wh
   await passTime(time, 10);
   await session.publish("news", 1_000);
   assertEquals(published, range(1_001));
-  assertEquals(server.manager.stats().rates.refused.session, 1);
+  assertEquals(server.manager.stats().rates.rejected.session, 1);
 });
 
 Deno.test("Client.publish() waits for the server's rate, and keeps the order", async () => {
   using time = new FakeTime();
-  await using subject = await serverWith({ maxRefusals: 1 });
+  await using subject = await serverWith({ maxRejections: 1 });
   const { server, published } = subject;
   await using client = server.connect();
   const tookMs = await passUntil(time, publishAll((n) => client.publish("news", n), 3_000));
   assertEquals(published, range(3_000));
   assert(tookMs >= 9_500 && tookMs <= 11_000, `2,000 beyond the burst took ${tookMs} ms`);
-  const { refused, closed } = server.manager.stats().rates;
-  assert(refused.session > 0, "None was refused");
+  const { rejected, closed } = server.manager.stats().rates;
+  assert(rejected.session > 0, "None was rejected");
   assertEquals(closed, 0);
 });
 
@@ -142,9 +142,9 @@ Deno.test("Server reports rejected publications without an id", async () => {
   using _time = new FakeTime();
   await using subject = await serverWith(perSession({ perSecond: 1, burst: 2 }));
   const { server, published } = subject;
-  const refused: unknown[] = [];
+  const rejected: unknown[] = [];
   await using session = await server.dial({
-    onRefused: ({ failure }) => void refused.push(failure),
+    onMessageRejected: ({ failure }) => void rejected.push(failure),
   });
   const near = server.manager.all().at(-1)!;
   for (const n of range(3)) {
@@ -152,14 +152,14 @@ Deno.test("Server reports rejected publications without an id", async () => {
   }
   await turns();
   assertEquals(published, [0, 1]);
-  const message = "1 refused: at most 1 publications a second per session";
-  assertEquals(refused, [{ code: "too-many", message, retryAfterMs: 1_000, level: "session" }]);
+  const message = "1 rejected: at most 1 publications a second per session";
+  assertEquals(rejected, [{ code: "too-many", message, retryAfterMs: 1_000, level: "session" }]);
   assert(near.isReady);
 });
 
 Deno.test("Server delays numbered messages above the rate, and rejects none", async () => {
   using time = new FakeTime();
-  const rates = { perSession: { messages: { perSecond: 200, burst: 100 } }, maxRefusals: 1 };
+  const rates = { perSession: { messages: { perSecond: 200, burst: 100 } }, maxRejections: 1 };
   await using subject = await serverWith(rates);
   const { server, published } = subject;
   await using client = server.connect({
@@ -171,7 +171,7 @@ Deno.test("Server delays numbered messages above the rate, and rejects none", as
   const tookMs = await passUntil(time, client.flushed());
   assertEquals(published, range(2_500));
   assert(tookMs >= 12_000 && tookMs <= 13_000, `2,400 beyond the burst took ${tookMs} ms`);
-  assertEquals(server.manager.stats().rates.refused.session, 0);
+  assertEquals(server.manager.stats().rates.rejected.session, 0);
 });
 
 Deno.test("Server delays numbered messages until the session closes, and receives the rest again", async () => {
@@ -212,7 +212,7 @@ for (const transport of ["websocket", "webtransport", "http"] as const) {
     const published: string[] = [];
     await using server = listen({
       authorize: () => true,
-      rates: { ...perSession({ perSecond: 500, burst: 5 }), maxRefusals: 1 },
+      rates: { ...perSession({ perSecond: 500, burst: 5 }), maxRejections: 1 },
     });
     const transports = [transport];
     await using listener = connect(server.url, {
@@ -238,14 +238,14 @@ Deno.test("Server does not limit publications if the rate is Infinity", async ()
   const { server, published } = subject;
   await using client = server.connect();
   await publishAll((n) => client.publish("news", n), 3_000);
-  assertEquals([published.length, server.manager.stats().rates.refused.session], [3_000, 0]);
+  assertEquals([published.length, server.manager.stats().rates.rejected.session], [3_000, 0]);
 });
 
 for (const [scope, level] of [["perUser", "user"], ["perAddress", "address"]] as const) {
   Deno.test(`Server counts publications ${scope} across sessions, and clients share the rate`, async () => {
     using time = new FakeTime();
     const publications = { perSecond: 100, burst: 10 };
-    await using subject = await serverWith({ [scope]: { publications }, maxRefusals: 1 });
+    await using subject = await serverWith({ [scope]: { publications }, maxRejections: 1 });
     const { server, published } = subject;
     const who = { headers: { authorization: "Bearer ann" }, address: "192.0.2.1" };
     await using desk = server.connect(who);
@@ -260,7 +260,7 @@ for (const [scope, level] of [["perUser", "user"], ["perAddress", "address"]] as
     );
     await turns();
     await publishAll((n) => bob.publish("news", ["bob", n]), 10);
-    assertEquals((await refusalOf(bob, 10)).level, level);
+    assertEquals((await rejectionOf(bob, 10)).level, level);
     const tookMs = await passUntil(time, all);
     for (const i of [0, 1]) {
       const own = published.filter((data) => (data as unknown[])[0] === i);
@@ -276,18 +276,18 @@ Deno.test("Server closes a session that keeps publishing before its retry delay 
   await using subject = await serverWith();
   const { server } = subject;
   await using session = await server.dial();
-  let refused = 0;
+  let rejected = 0;
   for (let n = 0; !session.isClosed && n < 2_000; n++) {
-    await session.publish("news", n).catch(() => refused++);
+    await session.publish("news", n).catch(() => rejected++);
   }
   const { code, reason } = await session.closed;
   assertEquals(code, 4429);
   assertEquals(
     reason,
-    "More than 100 refusals in 10 s: at most 200 publications a second per session",
+    "More than 100 rejections in 10 s: at most 200 publications a second per session",
   );
   // The first rejection included the delay, and the last rejection came with the close.
-  assertEquals([refused, server.manager.stats().rates.closed], [102, 1]);
+  assertEquals([rejected, server.manager.stats().rates.closed], [102, 1]);
 });
 
 Deno.test("Client.publish() rejects by signal and timeout during the pause, and publishes nothing later", async () => {
@@ -337,11 +337,11 @@ Deno.test("Client.publish() keeps a rejected publication while the session has t
   const { server, published } = subject;
   await using client = server.connect({ maxRequests: 2 });
   await client.publish("news", 0);
-  const refused = client.publish("news", 1);
+  const rejected = client.publish("news", 1);
   await turns();
   server.network.setFaults({ delayMs: 300 }, "to-client");
   const asked = Promise.all([client.request("ping"), client.request("ping")]);
-  await passUntil(time, Promise.all([asked, refused]));
+  await passUntil(time, Promise.all([asked, rejected]));
   assertEquals(published, [0, 1]);
 });
 

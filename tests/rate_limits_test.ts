@@ -33,7 +33,7 @@ async function answered(session: Session<unknown>, count: number): Promise<numbe
 
 Deno.test("Server rejects a flood, closes its session with 4429, and does not affect another client", async () => {
   const closed = Promise.withResolvers<CloseInfo>();
-  const refused: string[] = [];
+  const rejected: string[] = [];
   await using server = listen({
     ...ANSWERING,
     rates: { perSession: { messages: { perSecond: 5, burst: 100 } } },
@@ -45,25 +45,25 @@ Deno.test("Server rejects a flood, closes its session with 4429, and does not af
   await using polite = await dial(`${server.url}?token=ann`, dialing);
   await using flood = await dial(`${server.url}?token=flood`, {
     ...dialing,
-    onRefused: ({ failure }) => void refused.push(`${failure.code}: ${failure.message}`),
+    onMessageRejected: ({ failure }) => void rejected.push(`${failure.code}: ${failure.message}`),
   });
   assertEquals(await answered(flood, 50), 50);
   for (let i = 0; i < 100; i++) flood.send("say", i);
   // A reply shows that the earlier messages were handled or rejected.
   assertEquals(await answered(polite, 20), 20);
-  await until(() => refused.length > 0);
-  assert(/^too-many: \d+ refused: at most 5 messages a second per session$/.test(refused[0]!));
+  await until(() => rejected.length > 0);
+  assert(/^too-many: \d+ rejected: at most 5 messages a second per session$/.test(rejected[0]!));
   assert(flood.isReady);
 
   for (let i = 0; i < 200; i++) flood.send("say", i);
   const { code, reason, by } = await soon(closed.promise);
   assertEquals([code, by], [4429, "local"]);
-  assertEquals(reason, "More than 100 refusals in 10 s: at most 5 messages a second per session");
+  assertEquals(reason, "More than 100 rejections in 10 s: at most 5 messages a second per session");
   // The runtime drops a connection that sends while it is closing. The peer then receives 1006.
   const seen = await soon(flood.closed);
   assert([4429, 1006].includes(seen.code), JSON.stringify(seen));
   assertEquals([await answered(polite, 20), polite.isReady], [20, true]);
-  const { refused: counts, closed: count } = server.manager.stats().rates;
+  const { rejected: counts, closed: count } = server.manager.stats().rates;
   assert(counts.session > 100);
   assertEquals(count, 1);
 });
@@ -123,19 +123,19 @@ Deno.test("Server counts a user whose token is sent in band", async () => {
   await using first = await server.dial({ token: "ann" });
   assertEquals(await answered(first, 5), 3);
   await using _second = await server.dial({ token: "ann" });
-  const refused = await assertRejects(() => server.dial({ token: "ann" }), SessionClosedError);
-  const { code, reason } = refused.info!;
+  const rejected = await assertRejects(() => server.dial({ token: "ann" }), SessionClosedError);
+  const { code, reason } = rejected.info!;
   assertEquals(code, 4429);
   assertEquals(reason, "Cannot connect: at most 0.001 connections a second per user");
   await using _bob = await server.dial({ token: "bob" });
-  assertEquals(server.manager.stats().rates.refusedConnections, { user: 1, address: 0 });
+  assertEquals(server.manager.stats().rates.rejectedConnections, { user: 1, address: 0 });
 });
 
-Deno.test("Server refuses too many connections of an address with 429 and a retry delay", async () => {
+Deno.test("Server rejects too many connections of an address with 429 and a retry delay", async () => {
   const limits: unknown[] = [];
   await using server = listen({
     rates: { perAddress: { connections: { perSecond: 0.02, burst: 2 } } },
-    onRefusal: ({ status, error }) =>
+    onSessionRejected: ({ status, error }) =>
       void limits.push([status, (error as { limit: string }).limit]),
   });
   for (let i = 0; i < 2; i++) {
@@ -159,8 +159,8 @@ Deno.test("Server counts connections by the address that clientAddress returns",
   const from = (address: string) => server.dial({ headers: { "x-real-ip": address } });
   await using _first = await from("192.0.2.1");
   await using _second = await from("192.0.2.2");
-  const refused = await assertRejects(() => from("192.0.2.1"), SessionClosedError);
-  assertEquals(refused.info?.code, 4429);
+  const rejected = await assertRejects(() => from("192.0.2.1"), SessionClosedError);
+  assertEquals(rejected.info?.code, 4429);
 });
 
 /** Shared counts in memory. */

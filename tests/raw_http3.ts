@@ -388,7 +388,7 @@ export class TestServer implements AsyncDisposable {
     const connect = await peer.request();
     const session = await this.accept();
     const status = await connect.status();
-    if (status !== 200) throw new Error(`refused with ${status}`);
+    if (status !== 200) throw new Error(`rejected with ${status}`);
     return {
       peer,
       connect,

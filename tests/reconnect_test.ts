@@ -77,15 +77,15 @@ Deno.test("Client waits for a server that has not started yet", async () => {
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Client is permanently refused by a server that revoked its credentials", async () => {
+Deno.test("Client is permanently rejected by a server that revoked its credentials", async () => {
   const port = lowPort();
   const first = listen({ port, authenticate: ({ token }) => token ?? null });
-  await using client = connect(`${first.url}?token=ann`, { backoff, endOnRefusal: true });
+  await using client = connect(`${first.url}?token=ann`, { backoff, endOnRejection: true });
   await client.whenConnected();
   await first.close();
   await using _second = again(port, { authenticate: () => null });
   const { code, reason } = await soon(client.closed);
-  assertEquals([code, reason, client.status.current.name], [4401, "Unauthenticated", "refused"]);
+  assertEquals([code, reason, client.status.current.name], [4401, "Unauthenticated", "rejected"]);
 });
 
 Deno.test("Client.close() leaves nothing open while dialing", async () => {

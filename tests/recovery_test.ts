@@ -298,7 +298,7 @@ Deno.test("Subscriptions resume on a server that temporarily rejects most of the
     ...common,
     runtime,
     authorize: (_session, topic) => topic !== "room:secret",
-    rates: { maxRefusals: 40, perSession: { subscriptions: { perSecond: 100, burst: 4 } } },
+    rates: { maxRejections: 40, perSession: { subscriptions: { perSecond: 100, burst: 4 } } },
   });
   await using cable = new Cable(portOf(first));
   await using client = connect(cable.url, options);
@@ -310,9 +310,9 @@ Deno.test("Subscriptions resume on a server that temporarily rejects most of the
   cable.cut();
   await until(() => secret.status.current === "lost");
   for (const { subscription } of readers) first.publish(subscription.topic, 1);
-  const refusals = () => second.manager.stats().rates.refused.session;
+  const rejections = () => second.manager.stats().rates.rejected.session;
   // There are 31 topics, and the burst allows four.
-  await until(() => refusals() >= 27);
+  await until(() => rejections() >= 27);
   heldAt = undefined;
   await until(() => readers.every(({ got }) => got.length === 2));
   for (const { got, subscription } of readers) {
@@ -322,7 +322,7 @@ Deno.test("Subscriptions resume on a server that temporarily rejects most of the
   const error = await assertRejects(() => Array.fromAsync(secret), RequestError);
   assertEquals(error.failure.code, "forbidden");
   // After one round for all topics, there are few rejections.
-  assert(refusals() < 40, `${refusals()} refusals`);
+  assert(rejections() < 40, `${rejections()} rejections`);
   assertEquals(second.manager.stats().rates.closed, 0);
   await client.close();
   for (const { done } of readers) await done;

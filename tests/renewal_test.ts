@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { AuthenticationError, RequestError, type Session, SessionClosedError } from "../mod.ts";
-import type { AuthenticationContext, Refusal } from "../server.ts";
+import type { AuthenticationContext, SessionRejection } from "../server.ts";
 import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import { passTime, turns, until } from "./waiting.ts";
 import { captureConsole } from "./console_lines.ts";
@@ -174,9 +174,9 @@ Deno.test("Server closes a session that sends too many wrong tokens as renewals"
   assertEquals([code, reason], [4400, "3 invalid messages"]);
 });
 
-Deno.test("Server refuses expired credentials, and answers 503 if expiresAt fails", async () => {
+Deno.test("Server rejects expired credentials, and answers 503 if expiresAt fails", async () => {
   using _time = new FakeTime();
-  const told: Refusal[] = [];
+  const told: SessionRejection[] = [];
   const failures: [expiresAt: () => number, code: number, error: string][] = [
     [() => Date.now(), 4401, "undefined"],
     [
@@ -201,10 +201,10 @@ Deno.test("Server refuses expired credentials, and answers 503 if expiresAt fail
     await using server = testServer({
       authenticate: () => "ann",
       expiresAt,
-      onRefusal: (refusal) => void told.push(refusal),
+      onSessionRejected: (rejection) => void told.push(rejection),
     });
-    const refused = await assertRejects(() => server.dial(), SessionClosedError);
-    assertEquals([refused.info?.code, `${told.at(-1)?.error}`], [code, error]);
+    const rejected = await assertRejects(() => server.dial(), SessionClosedError);
+    assertEquals([rejected.info?.code, `${told.at(-1)?.error}`], [code, error]);
   }
 });
 
@@ -323,7 +323,7 @@ Deno.test("Server requests a token again if it could not check it, and keeps the
       if (isDown) throw new TypeError("The database is away");
       return login(context);
     },
-    onRefusal: ({ status }) => void asked.push(`${status}`),
+    onSessionRejected: ({ status }) => void asked.push(`${status}`),
   });
   await using client = server.connect({ token: () => "ann reader 60000", onError() {} });
   const { id } = await client.whenConnected();

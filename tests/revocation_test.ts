@@ -73,7 +73,7 @@ class House implements AsyncDisposable {
       presenceGraceMs: 0,
       rates: { perSession: { subscriptions: { perSecond: Infinity } } },
       onError() {},
-      onRefusal() {},
+      onSessionRejected() {},
       authenticate: async ({ token = "" }) =>
         // The token names the user; a suffix makes it another token.
         await this.#decide(token.split("+")[0]!, "authenticate") ? token.split("+")[0]! : null,

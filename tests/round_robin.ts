@@ -65,7 +65,7 @@ const HELD_BYTES = 4_096;
 const MAX_PASSED = 100_000;
 
 /**
- * Forwards HTTP to nodes on this machine in turn. It skips a node that refuses connections. If a
+ * Forwards HTTP to nodes on this machine in turn. It skips a node that rejects connections. If a
  * node dies during a request, the proxy responds with 502, or cuts off a response that has begun.
  *
  * @example Two nodes

@@ -100,7 +100,7 @@ Deno.test("RoundRobin forwards requests to its nodes in turn, without their upgr
   ]);
 });
 
-Deno.test("RoundRobin skips nodes that refuse connections", async () => {
+Deno.test("RoundRobin skips nodes that reject connections", async () => {
   await using node = new Node("one");
   await using proxy = await RoundRobin.start([lowPort(), node.port, lowPort()]);
   for (let i = 0; i < 3; i++) {

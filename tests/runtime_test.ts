@@ -101,23 +101,23 @@ function forbidPlatform(): Disposable {
       else Object.defineProperty(object, name, before);
     });
   };
-  const refuse = (name: string) => () => {
+  const reject = (name: string) => () => {
     throw new Error(`Cannot call ${name}: the test passes its own runtime`);
   };
   for (const name of ["setTimeout", "setInterval", "setImmediate"]) {
-    forbid(globalThis, name, refuse(name));
+    forbid(globalThis, name, reject(name));
   }
-  forbid(Date, "now", refuse("Date.now"));
-  forbid(performance, "now", refuse("performance.now"));
-  forbid(Math, "random", refuse("Math.random"));
-  forbid(crypto, "randomUUID", refuse("crypto.randomUUID"));
-  forbid(AbortSignal, "timeout", refuse("AbortSignal.timeout"));
+  forbid(Date, "now", reject("Date.now"));
+  forbid(performance, "now", reject("performance.now"));
+  forbid(Math, "random", reject("Math.random"));
+  forbid(crypto, "randomUUID", reject("crypto.randomUUID"));
+  forbid(AbortSignal, "timeout", reject("AbortSignal.timeout"));
   forbid(
     globalThis,
     "Date",
     new Proxy(Date, {
       construct(target, parts: [number?]) {
-        return parts.length === 0 ? refuse("new Date")() : new target(parts[0]!);
+        return parts.length === 0 ? reject("new Date")() : new target(parts[0]!);
       },
     }),
   );

@@ -314,10 +314,12 @@ Deno.test("serve({ session }) and dial() apply each limit to the session", async
   }
 });
 
-Deno.test("Server's onRefused receives each message that a client rejects", async () => {
+Deno.test("Server's onMessageRejected receives each message that a client rejects", async () => {
   const contract = defineContract({ toClient: { price: z.number() } });
   const codes: string[] = [];
-  await using server = listen({ onRefused: ({ failure }) => void codes.push(failure.code) });
+  await using server = listen({
+    onMessageRejected: ({ failure }) => void codes.push(failure.code),
+  });
   await using client = await dial(server.url, { contract, onMessage() {} });
   const session = server.manager.get(client.id)!;
   session.send("price", "high"); // The server has no contract, so it can send this.

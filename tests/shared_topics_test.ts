@@ -197,8 +197,8 @@ Deno.test("Client.subscribe() twice to a topic ends both if the server rejects o
   });
   await using _server = server;
   await using client = server.connect();
-  const refused = [client.subscribe("room:a"), client.subscribe("room:a", { last: 1 })];
-  for (const { ready } of refused) await assertRejects(() => soon(ready), RequestError, "may not");
+  const rejected = [client.subscribe("room:a"), client.subscribe("room:a", { last: 1 })];
+  for (const { ready } of rejected) await assertRejects(() => soon(ready), RequestError, "may not");
   assertEquals(asked.length, 1);
 
   isAllowed = true;

@@ -36,7 +36,7 @@ const OPTIONS: ServeOptions<string | typeof guest> = {
   },
 };
 
-/** Takes slots until one is refused; returns the number of slots taken and the refusal. */
+/** Takes slots until one is rejected; returns the number of slots taken and the rejection. */
 async function takeAll(
   take: (i: number) => Promise<Answer>,
 ): Promise<{ readonly count: number; readonly error: Answer["error"] }> {
@@ -115,8 +115,8 @@ Deno.test("serve() answers a write while another address uses its whole share of
   await until(() => server.httpStats.durableStreams!.answered[429] === 45);
   const { status } = await fetch(url(HONEST), { ...init, method: "POST" });
   assertEquals(status, 204);
-  const refusal = "your address may have at most 64 concurrent requests";
-  assertStringIncludes(await sockets.at(-1)!.until(refusal), refusal);
+  const rejection = "your address may have at most 64 concurrent requests";
+  assertStringIncludes(await sockets.at(-1)!.until(rejection), rejection);
 });
 
 Deno.test("serve() rejects a list of forwarded addresses as a client address", async () => {

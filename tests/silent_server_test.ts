@@ -260,8 +260,8 @@ Deno.test("Client counts only once in each limit while it dials next to a silent
   await passTime(time, NOTICED_MS);
   assertNotEquals(it.client.session?.id, it.session.id);
   assertEquals(await it.client.request("say", 2), 2);
-  const { refused } = it.site.server.manager.stats();
-  assertEquals(Object.values(refused).filter((count) => count > 0), []);
+  const { rejected } = it.site.server.manager.stats();
+  assertEquals(Object.values(rejected).filter((count) => count > 0), []);
 });
 
 Deno.test("Client keeps its session if the server rejects the connection next to it", async () => {
@@ -269,7 +269,7 @@ Deno.test("Client keeps its session if the server rejects the connection next to
   let admits = true;
   await using it = await connected({
     authenticate: () => admits ? "ann" : Promise.reject(new ConnectionError("Away")),
-    onRefusal() {},
+    onSessionRejected() {},
   });
   admits = false;
   const { link } = it.site.server.network.pairs[0]!;

@@ -26,9 +26,9 @@ async function statusOf(server: Server, protocol = ""): Promise<number> {
 
 function sockets(
   server: Pick<Server, "manager">,
-): [open: number, lingering: number, refused: number] {
-  const { open, lingering, refused } = server.manager.stats().sockets;
-  return [open, lingering, refused];
+): [open: number, lingering: number, rejected: number] {
+  const { open, lingering, rejected } = server.manager.stats().sockets;
+  return [open, lingering, rejected];
 }
 
 Deno.test("Server limits the sockets of one address whose peers do not answer a close", async () => {
@@ -43,10 +43,10 @@ Deno.test("Server limits the sockets of one address whose peers do not answer a 
     assertEquals([server.manager.count, sockets(server)], [0, [i, i, 0]]);
   }
   assertEquals([await statusOf(server), await statusOf(server, "skein.1")], [429, 429]);
-  // One rejection of the session, plus one rejection of the socket that would deliver the refusal
+  // One rejection of the session, plus one rejection of the socket that would deliver the rejection
   // in a close.
   assertEquals(sockets(server), [4, 4, 3]);
-  assertEquals(server.manager.stats().refused.maxSessionsPerAddress, 0);
+  assertEquals(server.manager.stats().rejected.maxSessionsPerAddress, 0);
 
   lingering[0]![Symbol.dispose]();
   await until(() => server.manager.stats().sockets.open === 3);
@@ -64,7 +64,7 @@ Deno.test("Server frees the slot of a socket when its peer finally answers the c
   assertEquals(sockets(server), [0, 0, 0]);
 });
 
-Deno.test("Server limits the sockets that it refuses by a close", async () => {
+Deno.test("Server limits the sockets that it rejects by a close", async () => {
   await using server = listen({ limits: { maxSessionsPerAddress: 2 } });
   await using _first = await dial(server.url);
   await using _second = await dial(server.url);
@@ -124,8 +124,8 @@ Deno.test("Server counts each socket once, and releases it, for every outcome of
       path: "/?token=bob",
       protocol: i === 0 ? "" : "skein.1",
     });
-    using refused = await RawSocket.open(portOf(server));
-    assertEquals(refused.status, 401);
+    using rejected = await RawSocket.open(portOf(server));
+    assertEquals(rejected.status, 401);
     using malformed = await RawSocket.open(portOf(server), {
       path: "/?token=bob",
       headers: { "sec-websocket-key": "" },

@@ -12,7 +12,7 @@ Deno.test("StateLedger.check() finds each way in which rows contradict the outco
     onListen() {},
     durableStreams: { path: "/streams" },
     authorize: (_session, _topic, action) => action !== "publish" || isAllowed,
-    onRefused() {},
+    onMessageRejected() {},
     onError() {},
   });
   await using own = await server.state("board");

@@ -284,11 +284,11 @@ Deno.test("ClientCollection yields its rows after each change", async () => {
   await changes.return();
 });
 
-Deno.test("ClientState shows a refused write no longer, and rejects it", async () => {
+Deno.test("ClientState shows a rejected write no longer, and rejects it", async () => {
   let isAllowed = true;
   await using own = server(undefined, {
     authorize: (_: unknown, __: string, action: string) => action !== "publish" || isAllowed,
-    onRefused() {},
+    onMessageRejected() {},
     onError() {},
   });
   await using _state = await own.state("list");
@@ -312,7 +312,7 @@ for (const isChecked of [false, true]) {
     await using own = server(undefined, {
       authorize: (_: unknown, __: string, action: string) => action === "publish",
       ...(isChecked && { authorizeChange: () => true }),
-      onRefused() {},
+      onMessageRejected() {},
     });
     await using list = await own.state("list");
     const stored = list.collection<Item>("items");
@@ -359,7 +359,7 @@ for (const isChecked of [false, true]) {
 Deno.test("ClientState of a client that may only publish learns the outcome of a write whose reply was lost", async () => {
   await using at = await Fixture.make({
     authorize: (_: unknown, __: string, action: string) => action === "publish",
-    onRefused() {},
+    onMessageRejected() {},
   });
   using state = await at.client.state("list");
   await code(state.ready);
@@ -382,7 +382,7 @@ Deno.test("ClientState shows no rows after a client has lost the right to read, 
     authenticate: () => "ann",
     allowTokenMessage: true,
     authorize: (_: unknown, __: string, action: string) => rights.has(action),
-    onRefused() {},
+    onMessageRejected() {},
   });
   await using list = await own.state("list");
   await using page = client(own.url, { token: "t" });
@@ -438,7 +438,7 @@ Deno.test("Client.state() has the types of the contract, and rows as its schemas
     contract,
     durableStreams: { path: "/streams" },
     authorize: () => true,
-    onRefused() {},
+    onMessageRejected() {},
   });
   await using _board = await own.state("board:1");
   await using page = connect(own.url, { contract, transports: ["websocket"] });
@@ -1142,7 +1142,7 @@ Deno.test("ClientState sends no write whose signal a callback aborts", async () 
   assertEquals(at.own.version, 3);
 });
 
-Deno.test("ClientState ends while the server refuses its client, and continues afterwards", async () => {
+Deno.test("ClientState ends while the server rejects its client, and continues afterwards", async () => {
   let isAllowed = false;
   await using own = server(undefined, {
     authenticate: ({ token }: { token?: unknown }) => {
@@ -1150,14 +1150,18 @@ Deno.test("ClientState ends while the server refuses its client, and continues a
       return token;
     },
     allowTokenMessage: true,
-    onRefused() {},
+    onMessageRejected() {},
   });
   await using list = await own.state("list");
   await list.collection("items").set("a", TEA);
   await using page = connect(own.url, { transports: ["websocket"], token: "ann" });
   using state = await page.state("list");
-  const refusal = await assertRejects(() => state.ready, SessionClosedError, "Log in again");
-  assertEquals([state.status.current, state.error, refusal.info?.code], ["ended", refusal, 4401]);
+  const rejection = await assertRejects(() => state.ready, SessionClosedError, "Log in again");
+  assertEquals([state.status.current, state.error, rejection.info?.code], [
+    "ended",
+    rejection,
+    4401,
+  ]);
   const items = state.collection<Item>("items");
   const writing = items.set("b", TEA);
   page.retryNow();
@@ -1176,17 +1180,17 @@ Deno.test("ClientState ends while the server refuses its client, and continues a
   assertEquals([await later, state.status.current, state.error], [3, "live", undefined]);
 });
 
-Deno.test("ClientState rejects everything if a refusal ends its client", async () => {
-  await using own = server(undefined, { onRefused() {} });
+Deno.test("ClientState rejects everything if a rejection ends its client", async () => {
+  await using own = server(undefined, { onMessageRejected() {} });
   await using _list = await own.state("list");
-  await using page = connect(own.url, { transports: ["websocket"], endOnRefusal: true });
+  await using page = connect(own.url, { transports: ["websocket"], endOnRejection: true });
   using state = await page.state("list");
   await state.ready;
   await page.session?.close({ code: CloseCode.forbidden });
   await until(() => state.status.isEnded);
   await assertRejects(() => state.collection("items").set("a", 1), SessionClosedError, "4403");
   using late = await page.state("list");
-  await assertRejects(() => late.ready, SessionClosedError, "refused");
+  await assertRejects(() => late.ready, SessionClosedError, "rejected");
   assertEquals([late.status.current, late.status.isEnded], ["ended", true]);
 });
 
@@ -1239,7 +1243,7 @@ Deno.test("Servers show the row of a conflict only to clients that may read it",
       if (typeof mayRead !== "boolean") throw mayRead;
       return mayRead;
     },
-    onRefused() {},
+    onMessageRejected() {},
   });
   await using list = await own.state("list");
   await list.collection("items").set("a", "secret");
@@ -1275,7 +1279,7 @@ Deno.test("Servers show the row of a conflict only to clients that may read it",
   await closed;
 });
 
-Deno.test("Servers refuse publications on a stream that are no transactions", async () => {
+Deno.test("Servers reject publications on a stream that are no transactions", async () => {
   await using at = await Fixture.make();
   const session = await at.client.whenConnected();
   const change = { type: "t", key: "k", value: 1, headers: { operation: "upsert" } };

@@ -248,8 +248,8 @@ Deno.test("Readers use a slot of maxReaders, and release it", async () => {
   {
     using _one = await Source.open(server, "news");
     assertEquals(server.httpStats["api"]!.readers, { sse: 1 });
-    const refused = await ask(server, "news");
-    assertEquals([refused.status, (await refused.json()).code], [429, "too-many"]);
+    const rejected = await ask(server, "news");
+    assertEquals([rejected.status, (await rejected.json()).code], [429, "too-many"]);
   }
   await until(() => server.httpStats["api"]!.readers!["sse"] === 0);
   const head = await server.fetch(

@@ -96,18 +96,18 @@ for (const [what, options] of WAYS) {
   Deno.test(`serve() limits unread streams per connection and address if ${what}`, async () => {
     await using server = listen({ ...options, webTransport, limits: { unreadStreams: LIMITS } });
     const stats = () => server.manager.stats().unreadStreams;
-    const refused = () => Object.values(stats().refused).reduce((sum, count) => sum + count, 0);
+    const rejected = () => Object.values(stats().rejected).reduce((sum, count) => sum + count, 0);
     {
       // Sessions on one connection share its limit.
       await using first = await Client.open(server, 4);
       await first.flood(20);
-      await until(() => stats().count + refused() === 20);
-      assertEquals([stats().count, stats().refused.address], [4, 0]);
+      await until(() => stats().count + rejected() === 20);
+      assertEquals([stats().count, stats().rejected.address], [4, 0]);
       await using second = await Client.open(server);
       await second.flood(10);
-      await until(() => stats().count + refused() === 30);
+      await until(() => stats().count + rejected() === 30);
       assertEquals([stats().count, stats().bytes], [6, 6 * STREAM_WINDOW_BYTES]);
-      const { connection, address, session, timeout } = stats().refused;
+      const { connection, address, session, timeout } = stats().rejected;
       assertEquals({ connection, address, session, timeout }, {
         connection: 16,
         address: 8,
@@ -119,7 +119,7 @@ for (const [what, options] of WAYS) {
       assertStringIncludes(text, `\nskein_streams_unread_bytes ${6 * STREAM_WINDOW_BYTES}\n`);
       assertStringIncludes(
         text,
-        `\nskein_streams_refused_total{reason="connection"} 16\n`,
+        `\nskein_streams_rejected_total{reason="connection"} 16\n`,
       );
     }
     await until(() => stats().count === 0);
@@ -136,13 +136,13 @@ Deno.test("serve() rejects a stream that is not accepted in time, and issues() r
   const session = await soon(opened.promise);
   await client.flood(2);
   const { connection } = session;
-  await until(() => connection.inspect!.counters?.streamsRefused === 2);
-  assertEquals([connection.inspect!.unreadStreams, session.stats.streamsRefused], [0, 2]);
-  assertEquals(server.manager.stats().unreadStreams.refused.timeout, 2);
+  await until(() => connection.inspect!.counters?.streamsRejected === 2);
+  assertEquals([connection.inspect!.unreadStreams, session.stats.streamsRejected], [0, 2]);
+  assertEquals(server.manager.stats().unreadStreams.rejected.timeout, 2);
   assertEquals(server.manager.stats().unreadStreams.count, 0);
-  const [issue] = (await session.issues()).filter(({ code }) => code === "refused-streams");
+  const [issue] = (await session.issues()).filter(({ code }) => code === "rejected-streams");
   assertEquals(issue?.severity, "warning");
-  assertStringIncludes(issue!.message, "2 streams of the peer were refused");
+  assertStringIncludes(issue!.message, "2 streams of the peer were rejected");
   // The session continues, and accepts the next stream.
   const next = session.incomingStreams().next();
   await client.flood(1);
@@ -171,7 +171,7 @@ Deno.test("serve() gives a loop time for the current stream, but not for the nex
   await client.flood(1);
   await until(() => stats().count === 1);
   await client.flood(1);
-  await until(() => stats().refused.timeout === 1);
+  await until(() => stats().rejected.timeout === 1);
   assertEquals(stats().count, 1);
   gate.resolve();
   assertEquals(await soon(read.promise), BODY.length);
@@ -193,7 +193,7 @@ Deno.test("serve() fails the read of a stream that a handler holds above a limit
   const stats = () => server.manager.stats().unreadStreams;
   await using client = await Client.open(server);
   await client.flood(2);
-  await until(() => stats().refused.connection === 1);
+  await until(() => stats().rejected.connection === 1);
   gate.resolve();
   const error = await soon(
     assertRejects(() => failed.promise.then((cause) => Promise.reject(cause))),
@@ -218,8 +218,8 @@ Deno.test("serve() does not count streams that are read immediately, however man
     return (await stream.read())?.[0];
   })));
   assertEquals(echoes, Array.from({ length: 100 }, (_, index) => index));
-  const { count, refused } = server.manager.stats().unreadStreams;
-  assertEquals([count, refused.connection, refused.session], [0, 0, 0]);
+  const { count, rejected } = server.manager.stats().unreadStreams;
+  assertEquals([count, rejected.connection, rejected.session], [0, 0, 0]);
 });
 
 Deno.test("serve() does not count a session's message stream", async () => {
@@ -233,8 +233,8 @@ Deno.test("serve() does not count a session's message stream", async () => {
   });
   assertEquals(session.transport, "webtransport");
   for (let i = 0; i < 3; i++) assertEquals(await soon(session.request("echo", i)), i);
-  const { count, refused } = server.manager.stats().unreadStreams;
-  assertEquals([count, refused.connection, refused.timeout], [0, 0, 0]);
+  const { count, rejected } = server.manager.stats().unreadStreams;
+  assertEquals([count, rejected.connection, rejected.timeout], [0, 0, 0]);
 });
 
 Deno.test("listenWebTransport() counts streams of sessions that are not yet accepted", async () => {
@@ -250,7 +250,7 @@ Deno.test("listenWebTransport() counts streams of sessions that are not yet acce
     const stream = await peer.uni();
     stream.write(0x54, first.id, BODY).catch(() => {});
   }
-  await until(() => unreadStreams.stats.refused.connection === 2);
+  await until(() => unreadStreams.stats.rejected.connection === 2);
   assertEquals(unreadStreams.stats.count, 3);
   await first.send.write(headersFrame(REQUEST_FIELDS));
   const streams = (await soon(server.accept())).incomingUnidirectionalStreams.getReader();
@@ -279,7 +279,7 @@ Deno.test("listenQuic() counts unread streams before the application accepts the
     writer.write(BODY).catch(() => {});
   }
   // One stream per connection, because three quarters of an eighth are less than one stream.
-  await until(() => connection.inspect.counters?.streamsRefused === 7);
+  await until(() => connection.inspect.counters?.streamsRejected === 7);
   assertEquals(connection.inspect.unreadStreams, 1);
 });
 

@@ -80,7 +80,7 @@ for (const transport of ["websocket", "http"] as const) {
     await using server = listen({
       authenticate: () => "ann",
       limits: { maxSessionsPerUser: 1 },
-      onRefusal() {},
+      onSessionRejected() {},
       onError() {},
     });
     await using path = new TcpPath(portOf(server));

@@ -6,7 +6,7 @@
  */
 import { assertEquals, assertMatch } from "@std/assert";
 import { listenMoq } from "../moq/mod.ts";
-import type { Refusal } from "../server.ts";
+import type { SessionRejection } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { hostBetween, listen, portOf, type RawOptions, RawSocket } from "./servers.ts";
 
@@ -56,13 +56,13 @@ const HANDSHAKES: readonly Handshake[] = [
 
 for (const engine of ["runtime", "hardened"] as const) {
   Deno.test(`serve() on the ${engine} engine checks WebSocket handshakes`, async () => {
-    const refusals: Refusal[] = [];
+    const rejections: SessionRejection[] = [];
     await using server = listen({
       webTransport: false,
-      onRefusal: (refusal) => void refusals.push(refusal),
+      onSessionRejected: (rejection) => void rejections.push(rejection),
       ...(engine === "hardened" ? { webSocket: hardenedWebSocket() } : {}),
     });
-    // Skein's client receives other refusals in a close, so after an upgrade.
+    // Skein's client receives other rejections in a close, so after an upgrade.
     for (const protocol of [undefined, "skein.1"]) {
       for (const { name, status, hardened = status, ...options } of HANDSHAKES) {
         using raw = await RawSocket.open(portOf(server), {
@@ -75,7 +75,7 @@ for (const engine of ["runtime", "hardened"] as const) {
         if (raw.status === 405) assertMatch(raw.head, /^allow: GET\r$/mi, about);
       }
     }
-    const told = refusals.find(({ reason }) => reason.includes("received 14"));
+    const told = rejections.find(({ reason }) => reason.includes("received 14"));
     assertEquals(told, {
       status: 400,
       reason: "Cannot upgrade to WebSocket: Sec-WebSocket-Version must be 13, received 14",
@@ -95,14 +95,14 @@ for (const engine of ["runtime", "hardened"] as const) {
         accept: (request, options) => host.accept(request, { ...options, headers }),
         listen: (options, handler) => host.listen(options, handler),
       },
-      onRefusal() {},
+      onSessionRejected() {},
     });
     using raw = await RawSocket.open(portOf(server));
     assertEquals(raw.status, 101);
     assertEquals(raw.head.match(/^set-cookie: .*$/gim), ["set-cookie: a=1", "set-cookie: b=2"]);
     headers = { "x-a": "1\r\nx-b: 2" };
-    using refused = await RawSocket.open(portOf(server));
-    assertEquals(refused.status, 400);
+    using rejected = await RawSocket.open(portOf(server));
+    assertEquals(rejected.status, 400);
   });
 }
 

@@ -343,7 +343,7 @@ Deno.test("Server prefers skein.1, then messages over QMux, then QMux without a 
   }
 });
 
-Deno.test("Server refuses a QMux client by a close if it speaks skein.1, and otherwise by a status", async () => {
+Deno.test("Server rejects a QMux client by a close if it speaks skein.1, and otherwise by a status", async () => {
   await using server = listen({
     webTransport: false,
     authenticate: () => null,

@@ -99,7 +99,7 @@ class FakeRequest implements WebTransportRequest {
     return this.connection;
   }
 
-  refuse(status: number, { headers = {} }: { readonly headers?: HeadersInit } = {}): void {
+  reject(status: number, { headers = {} }: { readonly headers?: HeadersInit } = {}): void {
     this.answered.resolve({ status, headers: Object.fromEntries(new Headers(headers)) });
   }
 }
@@ -308,7 +308,7 @@ Deno.test("serve() never renews a given certificate", async () => {
   await soon(closing);
 });
 
-Deno.test("Server sends a retry delay in its refusals", async () => {
+Deno.test("Server sends a retry delay in its rejections", async () => {
   const listeners: FakeListener[] = [];
   const server = listen({
     path: "/live",

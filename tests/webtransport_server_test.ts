@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { spy } from "@std/testing/mock";
 import { AuthenticationError, ConnectionError, dial, Session, SessionClosedError } from "../mod.ts";
-import { type ListenInfo, type Refusal, serve, type Server } from "../server.ts";
+import { type ListenInfo, serve, type Server, type SessionRejection } from "../server.ts";
 import {
   type Connection,
   devCertificate,
@@ -174,13 +174,13 @@ Deno.test("Server supports streams but no messages in a raw session", async () =
   assertEquals(await soon(connection.closed), { closeCode: 4400, reason: "Over" });
 });
 
-Deno.test("Server refuses over WebTransport with the same status as over WebSocket", async () => {
+Deno.test("Server rejects over WebTransport with the same status as over WebSocket", async () => {
   const statuses = [400, 401, 403, 404, 429, 503] as const;
-  const told: Refusal[] = [];
+  const told: SessionRejection[] = [];
   await using server = listen({
     path: "/live",
     limits: { maxSessions: 2, maxSessionsPerUser: 1 },
-    onRefusal: (refusal) => void told.push(refusal),
+    onSessionRejected: (rejection) => void told.push(rejection),
     authenticate: ({ token, request }) => {
       const asked = new URL(request.url).searchParams.get("status");
       const status = statuses.find((one) => `${one}` === asked);
@@ -189,18 +189,18 @@ Deno.test("Server refuses over WebTransport with the same status as over WebSock
       return token;
     },
   });
-  const refused = async (path: string, headers: Record<string, string> = {}) =>
+  const rejected = async (path: string, headers: Record<string, string> = {}) =>
     await statusOf(dialRaw(server, { path, headers }));
-  assertEquals(await refused("nope"), 404);
-  assertEquals(await refused("live", { origin: "https://evil.example" }), 403);
-  assertEquals(await refused("live"), 401);
+  assertEquals(await rejected("nope"), 404);
+  assertEquals(await rejected("live", { origin: "https://evil.example" }), 403);
+  assertEquals(await rejected("live"), 401);
   for (const status of statuses) {
-    assertEquals(await refused(`live?status=${status}`), status);
+    assertEquals(await rejected(`live?status=${status}`), status);
   }
   await using _ann = await open(server, { path: "live?token=ann" });
-  assertEquals(await refused("live?token=ann"), 429);
+  assertEquals(await rejected("live?token=ann"), 429);
   await using _bob = await open(server, { path: "live", headers: { authorization: "Bearer bob" } });
-  assertEquals(await refused("live?token=eve"), 429);
+  assertEquals(await rejected("live?token=eve"), 429);
   assertEquals(told.map(({ status }) => status), [
     404,
     403,
@@ -260,7 +260,7 @@ Deno.test("Server reads a token in band over WebTransport before any other messa
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   const wrong = await assertRejects(() => open(server, { token: "wrong" }), SessionClosedError);
   assertEquals(wrong.info?.code, 4401);
-  // If a client cannot send a token in band, it is refused before there is a session.
+  // If a client cannot send a token in band, it is rejected before there is a session.
   assertEquals(await statusOf(dialRaw(server)), 401);
   // The server does not wait for a client that never opens its stream.
   const silent = await dialRaw(server, { protocols: ANNOUNCED });
@@ -271,13 +271,13 @@ Deno.test("Server reads a token in band over WebTransport before any other messa
 
 Deno.test("Server aborts authenticate without an error report when a WebTransport client disconnects", async () => {
   const asked = Promise.withResolvers<AbortSignal>();
-  const told: Refusal[] = [];
+  const told: SessionRejection[] = [];
   await using server = listen({
     authenticate: ({ signal }) => {
       asked.resolve(signal);
       return new Promise(() => {});
     },
-    onRefusal: (refusal) => void told.push(refusal),
+    onSessionRejected: (rejection) => void told.push(rejection),
   });
   const controller = new AbortController();
   const dialing = dialRaw(server, { signal: controller.signal });
@@ -289,7 +289,7 @@ Deno.test("Server aborts authenticate without an error report when a WebTranspor
   assertEquals(told, []);
 });
 
-Deno.test("Server.drain() notifies WebTransport sessions, including raw sessions, and refuses new ones", async () => {
+Deno.test("Server.drain() notifies WebTransport sessions, including raw sessions, and rejects new ones", async () => {
   const opened: Session[] = [];
   const server = listen({ onOpen: (session) => void opened.push(session) });
   const session = await open(server);

@@ -128,7 +128,7 @@ for (const [name, { FakeTime, TimeError }] of Object.entries(times)) {
     await assertRejects(() => FakeTime.restoreFor(() => {}), TimeError);
   });
 
-  test("refuses bad arguments", () => {
+  test("rejects bad arguments", () => {
     assertThrows(() => new FakeTime("no date"), TypeError);
     using time = new FakeTime(10);
     assertThrows(() => time.now = 9, RangeError);

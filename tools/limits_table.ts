@@ -61,7 +61,7 @@ import { MAX_JOINED_BYTES } from "../session/queue/frames.ts";
 import { HIGH_WATER_MARK } from "../session/queue/turn.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { MAX_PUBLICATIONS_AT_ONCE } from "../session/serving/requests.ts";
-import { MAX_REFUSALS, REFUSAL_WINDOW_MS } from "../session/faults.ts";
+import { MAX_REJECTIONS, REJECTION_WINDOW_MS } from "../session/faults.ts";
 import { MAX_PRESENCES } from "../session/sending.ts";
 import { READY_MS, SESSION_DRAIN_MS } from "../session/session.ts";
 import { sessionSettings } from "../session/session_settings.ts";
@@ -474,8 +474,8 @@ function serverBounds(): Bound[] {
     },
     {
       table: "rates",
-      name: "`rates.maxRefusals`",
-      max: `${count(MAX_REFUSALS)} in ${ms(REFUSAL_WINDOW_MS)}`,
+      name: "`rates.maxRejections`",
+      max: `${count(MAX_REJECTIONS)} in ${ms(REJECTION_WINDOW_MS)}`,
       full: "close 4429",
     },
     {
@@ -601,7 +601,7 @@ function sessionBounds(): Bound[] {
       table: "messages",
       name: "`session.maxRequests`, per direction",
       max: count(settings.maxRequests),
-      full: "`QueueFullError`; a peer receives `too-many`, which counts as a refusal",
+      full: "`QueueFullError`; a peer receives `too-many`, which counts as a rejection",
     },
     {
       table: "messages",

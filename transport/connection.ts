@@ -251,7 +251,7 @@ export interface ConnectionCounters {
    * The peer's streams that this end rejected, because they were not accepted in time or exceeded
    * the limit of unread streams.
    */
-  readonly streamsRefused: number;
+  readonly streamsRejected: number;
   /** The datagrams passed to the transport. */
   readonly datagramsSent: number;
   /** The bytes of datagrams passed to the transport. */

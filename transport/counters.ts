@@ -29,7 +29,7 @@ export class Ledger implements ConnectionCounters {
   streamsClosed = 0;
   bidirectionalClosed = 0;
   streamErrors = 0;
-  streamsRefused = 0;
+  streamsRejected = 0;
   datagramsSent = 0;
   datagramBytesSent = 0;
   datagramsReceived = 0;

@@ -37,7 +37,7 @@ export function noDatagrams(wire: string): DatagramDuplex {
  * @returns A promise that always rejects.
  * @throws {UnsupportedError} Always.
  */
-export function refuseStream(wire: string): Promise<never> {
+export function rejectStream(wire: string): Promise<never> {
   return Promise.reject(
     new UnsupportedError(
       `Cannot open stream: a ${wire} connection has no streams; see capabilities`,

@@ -296,7 +296,7 @@ const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10070, 10071, 10164]);
 export type Ack =
   | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
   | {
-    readonly name: "conflict" | "away" | "refused";
+    readonly name: "conflict" | "away" | "rejected";
     /** The reply in words, and as an error. */
     readonly answer: string;
     readonly error: BrokerError;
@@ -309,22 +309,22 @@ export function parseAck(message: Msg): Ack {
   try {
     return parse(message);
   } catch {
-    return failure("refused", "an unreadable message");
+    return failure("rejected", "an unreadable message");
   }
 }
 
 function parse(message: Msg): Ack {
   if (message.data.length === 0) {
     const isAway = message.headers?.code === NO_RESPONDERS;
-    return failure(isAway ? "away" : "refused", message.headers?.status ?? "nothing");
+    return failure(isAway ? "away" : "rejected", message.headers?.status ?? "nothing");
   }
   const { seq, duplicate = false, error } = message.json<Answer>();
   if (error !== undefined) {
     const { code, err_code = 0, description = `error ${code}` } = error;
     if (WRONG_SEQUENCE.has(err_code)) return failure("conflict", description, err_code);
-    return failure(code === NO_RESPONDERS ? "away" : "refused", description, err_code);
+    return failure(code === NO_RESPONDERS ? "away" : "rejected", description, err_code);
   }
-  if (seq === undefined) return failure("refused", message.string().slice(0, 100));
+  if (seq === undefined) return failure("rejected", message.string().slice(0, 100));
   return { name: "stored", seq, isDuplicate: duplicate };
 }
 
@@ -338,7 +338,7 @@ interface Answer {
   };
 }
 
-function failure(name: "conflict" | "away" | "refused", text: string, code = 0): Ack {
+function failure(name: "conflict" | "away" | "rejected", text: string, code = 0): Ack {
   const answer = `JetStream answered ${text}`;
   return { name, answer, error: new BrokerError(`Cannot append: ${answer}`), code };
 }

@@ -160,7 +160,7 @@ export class NatsHistory implements BrokerHistory {
         appends.resume();
         for (const subscription of subscriptions.all()) subscription.reopened();
       },
-      refused: (cause) => {
+      rejected: (cause) => {
         appends.rejectAll(`there is no stream ${streamNames.stream}: ${textOf(cause)}`, cause);
       },
     });

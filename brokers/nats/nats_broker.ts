@@ -143,8 +143,8 @@ export class NatsBroker implements Broker {
       issues.push(...this.#lacks());
     }
     issues.push(...this.#history.issues(), ...this.#logs.issues(), ...this.#link.clock.issues());
-    if (this.#queue.refusal !== undefined) {
-      issues.push(`NATS rejected a publication: ${textOf(this.#queue.refusal)}`);
+    if (this.#queue.rejection !== undefined) {
+      issues.push(`NATS rejected a publication: ${textOf(this.#queue.rejection)}`);
     }
     return issues;
   }

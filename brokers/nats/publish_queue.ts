@@ -30,7 +30,7 @@ export class PublishQueue {
   readonly #line: Line<WaitingMessage>;
   #unconfirmed = 0;
   #isConfirming = false;
-  #refusal: unknown;
+  #rejection: unknown;
   readonly #turn: TurnBatch;
 
   constructor(link: Link, outbox: Outbox) {
@@ -41,8 +41,8 @@ export class PublishQueue {
   }
 
   /** The client library's last error for a publication, for example that a message is too large. */
-  get refusal(): unknown {
-    return this.#refusal;
+  get rejection(): unknown {
+    return this.#rejection;
   }
 
   /** Sends a message with all others of the turn, or queues it. */
@@ -81,7 +81,7 @@ export class PublishQueue {
     try {
       this.#link.open.publish(subject, message);
     } catch (error) {
-      this.#refusal = error;
+      this.#rejection = error;
       this.#outbox.dropped++;
       return;
     }
@@ -314,7 +314,7 @@ export class AppendQueue {
     const asked = [...this.#underWay.values()];
     const acks = await Promise.all(asked.map((entry) => this.#probe(entry)));
     if (period.aborted || this.#stream.epoch === undefined) return;
-    const trouble = acks.find((ack) => ack.name === "away" || ack.name === "refused");
+    const trouble = acks.find((ack) => ack.name === "away" || ack.name === "rejected");
     if (trouble !== undefined && trouble.name !== "stored") {
       this.#stream.problem = trouble.error;
       this.#stream.open();

@@ -273,8 +273,8 @@ Deno.test("AppendQueue sends waiting publications once the stream replies late",
 Deno.test("AppendQueue rejects publications that the stream rejects, and continues with the rest", async () => {
   const stream = new FakeStream();
   await stream.resume();
-  const [refused, kept] = [stream.add("a", "1"), stream.add("a", "2")];
-  const rejected = assertRejects(() => refused, BrokerError, "insufficient resources");
+  const [failing, kept] = [stream.add("a", "1"), stream.add("a", "2")];
+  const rejected = assertRejects(() => failing, BrokerError, "insufficient resources");
   stream.answer(0, {
     error: { code: 500, err_code: 10023, description: "insufficient resources" },
   });

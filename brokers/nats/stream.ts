@@ -60,7 +60,7 @@ interface StreamEvents {
    */
   opened(): void;
   /** Called when there is no stream, and waiting does not help. */
-  refused(error: unknown): void;
+  rejected(error: unknown): void;
 }
 
 /**
@@ -177,7 +177,7 @@ export class HistoryStream {
         return;
       } catch (error) {
         this.problem = error;
-        if (this.#isRefusal(error)) this.#events.refused(error);
+        if (this.#isRejection(error)) this.#events.rejected(error);
         if (error instanceof TimeoutError) timeoutMs = Math.min(REQUEST_TIMEOUT_MS, timeoutMs * 2);
         await pause(this.#link.runtime, retryMs * (1 + this.#link.runtime.random()), period);
       }
@@ -185,7 +185,7 @@ export class HistoryStream {
   }
 
   /** True for errors that need an administrator, false for temporary ones. */
-  #isRefusal(error: unknown): boolean {
+  #isRejection(error: unknown): boolean {
     // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
     if (isMissing) return !this.#link.connection?.info?.jetstream;

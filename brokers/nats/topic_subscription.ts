@@ -191,7 +191,7 @@ export class TopicSubscription extends Listeners {
     const { link, subject } = this.#options;
     return link.open.subscribe(subject, {
       callback: (error, message) => {
-        if (error) this.#refused(error);
+        if (error) this.#rejected(error);
         else link.pace.take(message.data.length, () => this.#receive(message));
       },
     });
@@ -200,7 +200,7 @@ export class TopicSubscription extends Listeners {
   /**
    * Subscribes again after the server rejected it, which ends the client library's subscription.
    */
-  #refused(error: unknown): void {
+  #rejected(error: unknown): void {
     const { link } = this.#options;
     link.life.lastError = error;
     this.#subscription = undefined;

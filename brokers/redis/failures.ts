@@ -7,10 +7,10 @@ export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
  * How a command failed:
  *
  * - `later`: Redis did not run the command, but may run it if it is repeated.
- * - `refused`: Redis did not run the command, and never will.
+ * - `rejected`: Redis did not run the command, and never will.
  * - `unknown`: Redis may have run the command.
  */
-type Failure = "later" | "refused" | "unknown";
+type Failure = "later" | "rejected" | "unknown";
 
 /**
  * First words of temporary errors, which mean that Redis is starting, failing over, moving slots,
@@ -38,7 +38,7 @@ export function failureOf(error: unknown): Failure {
   if (!(error instanceof Error)) return "unknown";
   if (UNSENT.test(error.message)) return "later";
   if (error.name !== "ReplyError") return "unknown";
-  return PASSING.has(error.message.split(" ", 1)[0]!) ? "later" : "refused";
+  return PASSING.has(error.message.split(" ", 1)[0]!) ? "later" : "rejected";
 }
 
 /**

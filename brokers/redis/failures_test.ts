@@ -23,7 +23,7 @@ Deno.test("failureOf() does not retry commands that Redis rejects", () => {
       "WRONGTYPE Operation against a key holding the wrong kind of value",
       "SKEIN INFO does not tell master_replid",
     ]
-  ) assertEquals(failureOf(replyError(message)), "refused", message);
+  ) assertEquals(failureOf(replyError(message)), "rejected", message);
 });
 
 Deno.test("failureOf() reports an unknown outcome after a lost connection", () => {

@@ -32,8 +32,8 @@ const MAX_READ_CHUNKS = 64;
 const SHOWN_FIELDS = 13;
 
 /**
- * Opens a log. `KEYS[1]` to `KEYS[11]` are the keys in {@linkcode LogKeys}, and `ARGV[1]` is the call
- * as JSON. The count and the bytes of each chunk follow in pairs.
+ * Opens a log. `KEYS[1]` to `KEYS[11]` are the keys in {@linkcode LogKeys}, and `ARGV[1]` is the
+ * call as JSON. The count and the bytes of each chunk follow in pairs.
  *
  * Fields of the state that no reply contains:
  *
@@ -256,7 +256,7 @@ local function isAbove(one, other)
   end
   return #one > #other
 end
-local function refusalOfProducer()
+local function rejectionOfProducer()
   local last = redis.call('HGET', producers, producer.id)
   if not last then
     if producer.seq > 0 then return answer('skipped', '0') end
@@ -270,7 +270,7 @@ local function refusalOfProducer()
   if producer.seq <= seq then return answer('repeated', text(seq)) end
   if producer.seq > seq + 1 then return answer('skipped', text(seq + 1)) end
 end
-local function refusal()
+local function rejection()
   if not log.identity or (ask.identity and ask.identity ~= log.identity) then
     return answer('missing')
   end
@@ -290,8 +290,8 @@ local function refusal()
       if not isFree and not isOwn then return answer('fenced') end
     elseif isFree or not isOwn then return answer('fenced') end
   end
-  local refused = producer and refusalOfProducer()
-  if refused then return refused end
+  local rejected = producer and rejectionOfProducer()
+  if rejected then return rejected end
   if keyed and (ask.count > 0 or writer) then return answer('other-kind') end
   if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
     return answer('out-of-sequence', log.sequence)
@@ -300,15 +300,15 @@ local function refusal()
   local needed = kept + counted(ask.bytes, ask.count)
   if ask.count > 0 and needed > ask.maxBytes then return answer('full') end
 end
-local refused = refusal()
-if refused then return refused end
+local rejected = rejection()
+if rejected then return rejected end
 local record, writeRows, carried
 if keyed then keep = nil end
 if ask.changes or ask.expiresRows then
   if not keyed then return answer('other-kind') end
   ${TRANSACTION}
-  refused, record, writeRows = transact()
-  if refused then return refused end
+  rejected, record, writeRows = transact()
+  if rejected then return rejected end
   if record then ask.count, ask.bytes = 1, #record end
   if #texts == 1 then carried = u32(#record * 2) .. record end
 elseif #ARGV == 3 then carried = ARGV[3] end

@@ -236,7 +236,7 @@ export class PublishQueue {
       return true;
     } catch (error) {
       const failure = failureOf(error);
-      onTrouble(failure === "refused" ? undefined : error);
+      onTrouble(failure === "rejected" ? undefined : error);
       // Sending a plain publication again would duplicate it if Redis had accepted it; keys prevent
       // this for the others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;

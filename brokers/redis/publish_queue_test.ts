@@ -164,10 +164,10 @@ Deno.test("PublishQueue retries after a pause if Redis failed, and reports it", 
 Deno.test("PublishQueue immediately drops publications that Redis rejects", async () => {
   using time = new FakeTime();
   const { sender, queue, append } = open();
-  const refused = assertRejects(() => append("1"), BrokerError, "rejected");
+  const rejected = assertRejects(() => append("1"), BrokerError, "rejected");
   await settle(time);
   sender.commands[0]!.answer.reject(replyError("NOPERM no permissions"));
-  await refused;
+  await rejected;
   assertEquals([queue.waiting, queue.dropped], [0, 1]);
 });
 

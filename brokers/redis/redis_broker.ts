@@ -245,8 +245,8 @@ export class RedisBroker implements Broker {
     for (const [address, error] of this.#nodeErrors.list()) {
       issues.push(`There is no connection to Redis at ${address}: ${textOf(error)}`);
     }
-    const { refusal } = this.#subscribers;
-    if (refusal !== undefined) issues.push(`Redis rejects a subscription: ${textOf(refusal)}`);
+    const { rejection } = this.#subscribers;
+    if (rejection !== undefined) issues.push(`Redis rejects a subscription: ${textOf(rejection)}`);
     for (const policy of this.#evicting) {
       issues.push(
         `Redis may evict histories and logs: maxmemory-policy must be noeviction, received ${policy}`,

@@ -155,8 +155,8 @@ local function transact()
   end
   local changes = ask.changes or {}
   for _, change in ipairs(changes) do
-    local refused = apply(change)
-    if refused then return refused end
+    local rejected = apply(change)
+    if rejected then return rejected end
   end
   local count, deletions, size = tonumber(log.rowCount), tonumber(log.rowDeletions), tonumber(log.rowBytes)
   local countBefore, sizeBefore = count, size

@@ -43,7 +43,7 @@ interface ChannelSubscriberOptions {
 export class ChannelSubscriber implements SubscriberPool {
   readonly redis: Redis;
   /** The reply to a rejected command, such as `NOPERM`, until a command succeeds. */
-  refusal: unknown;
+  rejection: unknown;
   readonly #runtime: Runtime;
   readonly #events: SubscriptionEvents;
   readonly #slotOf: ((channel: string) => number) | undefined;
@@ -91,7 +91,7 @@ export class ChannelSubscriber implements SubscriberPool {
       if (redis.status === "ready") redis.disconnect(true);
       events.onChange(error);
     });
-    redis.on("moved", () => this.#refuseAll());
+    redis.on("moved", () => this.#rejectAll());
   }
 
   /** True if the connection is ready and all earlier subscriptions are confirmed. */
@@ -151,7 +151,7 @@ export class ChannelSubscriber implements SubscriberPool {
    * subscription that receives `MOVED`, and does not say which one it was. A subscription that
    * succeeds anyway is repeated.
    */
-  #refuseAll(): void {
+  #rejectAll(): void {
     const error = new Error("Cannot subscribe: the slot of a channel moved to another master");
     for (const [{ reject }, verb] of this.#underWay) if (verb === "subscribe") reject(error);
   }
@@ -188,7 +188,7 @@ export class ChannelSubscriber implements SubscriberPool {
       ...this.#groups(coming).map((group) => this.#subscribe(group)),
     ]);
     if (results.every((isDone) => isDone)) {
-      this.refusal = undefined;
+      this.rejection = undefined;
       return true;
     }
     if (!this.#isEnded) {
@@ -241,7 +241,7 @@ export class ChannelSubscriber implements SubscriberPool {
     } catch (error) {
       if (redis.status !== "ready") return true;
       for (const channel of channels) this.#changed.add(channel);
-      this.refusal = error;
+      this.rejection = error;
       this.#events.onChange(error);
       return false;
     } finally {
@@ -260,7 +260,7 @@ export interface SubscriberPool {
   /** True if all earlier subscriptions are confirmed. */
   readonly isUp: boolean;
   /** Redis's reply to a rejected subscription. */
-  readonly refusal: unknown;
+  readonly rejection: unknown;
   /** The connections. */
   connections(): Redis[];
   /** Subscribes to a channel. */
@@ -316,8 +316,8 @@ class ClusterPool implements SubscriberPool {
     return this.#subscribers.values().every(({ isUp, isFresh }) => isUp || isFresh);
   }
 
-  get refusal(): unknown {
-    return this.#subscribers.values().find(({ refusal }) => refusal !== undefined)?.refusal;
+  get rejection(): unknown {
+    return this.#subscribers.values().find(({ rejection }) => rejection !== undefined)?.rejection;
   }
 
   connections(): Redis[] {

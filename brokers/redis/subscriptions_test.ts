@@ -47,7 +47,7 @@ class FakeRedis extends EventEmitter {
   }
 
   /** Rejects the oldest command, and waits until the consequences are done. */
-  async refuse(text: string): Promise<void> {
+  async reject(text: string): Promise<void> {
     this.#answers.shift()!.reject(new Error(text));
     await turns();
   }
@@ -139,7 +139,7 @@ Deno.test("ChannelSubscriber leaves a topic after Redis rejected the unsubscribe
   await redis.answer();
   subscriber.unwant("a");
   await turns();
-  await redis.refuse("BUSY Redis is busy running a script");
+  await redis.reject("BUSY Redis is busy running a script");
   redis.message("a", "after the end");
   await time.tickAsync(1_000);
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "unsubscribe a"]);

@@ -349,7 +349,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     present: Row | undefined,
     write: LogWrite<R>,
   ): readonly [result: R, isAnnounced: boolean] {
-    const { records, rows, producer, isNewProducer, fork, isQuiet, result, refused } = write;
+    const { records, rows, producer, isNewProducer, fork, isQuiet, result, rejected } = write;
     if (present === undefined) this.#own(name, write.next);
     const sizes = present && write.keep && this.#sizesOf(present, records);
     const next = sizes ? retained(write, () => sizes.next().value) : write.next;
@@ -357,9 +357,9 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
       (isNewProducer ? producer!.id.length + PRODUCER_BYTES : 0);
     const isLarger = present === undefined || records.length > 0;
     const overShare = isLarger ? this.#shares.exceeded(name, growth) : undefined;
-    if (refused !== undefined && overShare !== undefined) {
+    if (rejected !== undefined && overShare !== undefined) {
       if (present === undefined) this.#shares.forget(name);
-      return [refused(overShare), false];
+      return [rejected(overShare), false];
     }
     this.#grow(name, growth);
     const row = present ?? this.#newRow(name, next);

@@ -10,7 +10,7 @@ import {
 import { type FakeContext, fakeContext } from "../../tests/cli_context.ts";
 import { makeColors } from "../context.ts";
 import { jsonOf, type TalkEvent, textOfEvent } from "../connect/event.ts";
-import { refusalCure } from "../refusal_cure.ts";
+import { rejectionCure } from "../rejection_cure.ts";
 import { main } from "../skein.ts";
 
 function open(
@@ -250,12 +250,15 @@ Deno.test("connect names the reason if it cannot connect, and exits with 3", asy
 });
 
 Deno.test("connect distinguishes a server without Skein from one that waits for a token", () => {
-  assertStringIncludes(refusalCure(4408, "No hello in time")!, "--protocol plain");
-  assertStringIncludes(refusalCure(4408, "No token in time")!, "received no token");
-  const refused = "More than 100 refusals in 10 s: at most ";
-  assertStringIncludes(refusalCure(4429, `${refused}64 requests at once`)!, "session.maxRequests");
+  assertStringIncludes(rejectionCure(4408, "No hello in time")!, "--protocol plain");
+  assertStringIncludes(rejectionCure(4408, "No token in time")!, "received no token");
+  const rejected = "More than 100 rejections in 10 s: at most ";
+  assertStringIncludes(
+    rejectionCure(4429, `${rejected}64 requests at once`)!,
+    "session.maxRequests",
+  );
   const rate = "5 messages a second per session";
-  assertStringIncludes(refusalCure(4429, refused + rate)!, "rates.perSession.messages");
+  assertStringIncludes(rejectionCure(4429, rejected + rate)!, "rates.perSession.messages");
 });
 
 Deno.test("connect names only options that the server has, for each close code", () => {
@@ -270,7 +273,7 @@ Deno.test("connect names only options that the server has, for each close code",
   const names = new Set<string>();
   for (let code = 4_000; code < 5_000; code++) {
     for (const reason of [...reasons, ...limits]) {
-      const cure = refusalCure(code, reason) ?? "";
+      const cure = rejectionCure(code, reason) ?? "";
       for (const [, name] of cure.matchAll(/`([\w.]+)`/g)) names.add(name!);
     }
   }

@@ -136,9 +136,9 @@ Deno.test("inspect finds the inspector of a server, and reports denied access", 
   assertEquals([found.code, found.err], [0, ""]);
   assertEquals(found.opened, [`${server.url.replace("ws:", "http:")}ops/`]);
   await using closed = open({ authorize: () => false });
-  const refused = await run(closed);
-  assertEquals([refused.code, refused.opened], [1, []]);
-  assertStringIncludes(refused.err, "with 403: Cannot show the inspector");
+  const rejected = await run(closed);
+  assertEquals([rejected.code, rejected.opened], [1, []]);
+  assertStringIncludes(rejected.err, "with 403: Cannot show the inspector");
 });
 
 Deno.test("inspect exits with 1 at a server without the option", async () => {

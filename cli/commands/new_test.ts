@@ -91,9 +91,9 @@ Deno.test("new writes into an empty folder, and into another one only if forced"
   await using here = await place();
   assertEquals((await here.create([here.folder, "-t", "minimal"])).code, 0);
   await Deno.writeTextFile(`${here.folder}/server.ts`, "mine");
-  const refused = await here.create([here.folder, "-t", "minimal"]);
-  assertEquals(refused.code, 1);
-  assertStringIncludes(refused.err, "the folder must be empty, received one with ");
+  const rejected = await here.create([here.folder, "-t", "minimal"]);
+  assertEquals(rejected.code, 1);
+  assertStringIncludes(rejected.err, "the folder must be empty, received one with ");
   assertEquals(await here.read("server.ts"), "mine");
   assertEquals((await here.create([here.folder, "-t", "minimal", "--force"])).code, 0);
   assertStringIncludes(await here.read("server.ts"), "serve");

@@ -431,7 +431,7 @@ export class Conversation {
    * @param error The error from `parseOrder`.
    * @param id The id of the line, if it has one.
    */
-  refuse(error: unknown, id: unknown): void {
+  reject(error: unknown, id: unknown): void {
     this.#fail(error, { id });
   }
 }

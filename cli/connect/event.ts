@@ -265,7 +265,7 @@ function statusLines(status: TalkStatus, { green, yellow, red, dim }: Colors): L
       const why = `${causeText(status.cause)}; attempt ${status.attempt} in ${seconds} s`;
       return { mark: yellow("○"), text: `connection lost: ${why}` };
     }
-    case "refused":
+    case "rejected":
     case "closed":
       return { mark: red("●"), text: `${status.name}: ${causeText(status.cause)}` };
   }

@@ -7,7 +7,7 @@ import { publicUrl } from "../../transport/url.ts";
 import { textOf } from "../../base/error_text.ts";
 import { type Arguments, CommandError, Exit, usageError } from "../command.ts";
 import { type Context, linesOf } from "../context.ts";
-import { refusalCure } from "../refusal_cure.ts";
+import { rejectionCure } from "../rejection_cure.ts";
 import { duration, hashesOf, headersOf, tokenOf } from "../values.ts";
 import { Conversation, type Peer } from "./conversation.ts";
 import { causeText, jsonOf, type TalkEvent, textOfEvent } from "./event.ts";
@@ -89,7 +89,7 @@ async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> 
     });
     return { kind: "plain", session };
   }
-  const client = open(url, { ...options, endOnRefusal: true });
+  const client = open(url, { ...options, endOnRejection: true });
   try {
     await established(client);
     return { kind: "client", client };
@@ -108,7 +108,7 @@ async function established(client: Client): Promise<void> {
     if (status.name === "connected") return;
     if (!("cause" in status)) continue;
     const { code, reason, error } = status.cause;
-    const cure = refusalCure(code, reason);
+    const cure = rejectionCure(code, reason);
     throw unreachable(causeText(status.cause) + (cure === undefined ? "" : `. ${cure}`), error);
   }
 }
@@ -128,7 +128,7 @@ class Talk {
   readonly #name: string;
   #print: (text: string) => void;
   #failure: unknown;
-  #isRefused = false;
+  #isRejected = false;
 
   constructor(
     peer: Peer,
@@ -232,7 +232,7 @@ class Talk {
     try {
       order = parseOrder(line);
     } catch (error) {
-      conversation.refuse(error, idOf(line));
+      conversation.reject(error, idOf(line));
       return true;
     }
     if (order?.name === "quit") return false;
@@ -243,7 +243,7 @@ class Talk {
   #end(code: number): number {
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#context.signal.aborted) return Exit.interrupted;
-    return this.#isRefused ? Exit.unreachable : code;
+    return this.#isRejected ? Exit.unreachable : code;
   }
 
   /** Shows status changes and messages from the server, until the connection closes. */
@@ -262,7 +262,7 @@ class Talk {
     void closed.then((cause) => {
       if (this.#signal.aborted) return;
       const isNormal = cause.code === 0 || cause.code === 1_000;
-      this.#isRefused = !isNormal;
+      this.#isRejected = !isNormal;
       if (peer.kind === "plain") {
         this.#emit({ type: "status", status: { name: "closed", cause } });
       }

@@ -40,7 +40,13 @@ function assertFault(check: Check, { detail, cause, cure }: Record<string, RegEx
 }
 
 function start(options: ServeOptions = {}) {
-  return serve({ hostname: "127.0.0.1", port: 0, onListen() {}, onRefusal() {}, ...options });
+  return serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    onListen() {},
+    onSessionRejected() {},
+    ...options,
+  });
 }
 
 /** An HTTP server that responds to all requests in the same way. */
@@ -229,11 +235,11 @@ Deno.test("skein doctor reports a wrong path if the network is open", async () =
   const { code, check, result } = await examine(server.url);
   assertEquals([code, result.transports.websocket, result.transports.webtransport], [
     1,
-    "refused",
-    "refused",
+    "rejected",
+    "rejected",
   ]);
   for (const id of ["websocket.session", "webtransport.session"]) {
-    assertFault(check(id), { detail: /^refused with 404: /, cure: /Add the session path/ });
+    assertFault(check(id), { detail: /^rejected with 404: /, cure: /Add the session path/ });
   }
   const right = await examine(new URL("/chat", server.url));
   assertEquals(right.code, 0);
@@ -424,12 +430,12 @@ function assertFault4({ state, cause = "" }: Check): void {
 
 Deno.test("skein doctor reports an origin that the server rejects, for WebSocket and HTTP", async () => {
   await using server = start({ origins: ["https://app.example.com"] });
-  const refused = await examine(server.url, ["--origin=https://evil.example"]);
-  assertFault(refused.check("websocket.origin"), {
+  const rejected = await examine(server.url, ["--origin=https://evil.example"]);
+  assertFault(rejected.check("websocket.origin"), {
     detail: /^403 for pages of https:\/\/evil\.example/,
     cure: /Add "https:\/\/evil\.example" to `origins`/,
   });
-  assertEquals(refused.check("http.cors").state, "warning");
+  assertEquals(rejected.check("http.cors").state, "warning");
   const allowed = await examine(server.url, ["--origin=https://app.example.com"]);
   assertEquals(
     [allowed.check("websocket.origin").state, allowed.check("http.cors").state],
@@ -449,12 +455,12 @@ Deno.test("skein doctor distinguishes a rejected session from a blocked network"
     const { code, check, result } = await examine(server.url, args);
     assertEquals(code, 1);
     assertEquals(result.transports, {
-      webtransport: "refused",
-      websocket: "refused",
-      http: "refused",
+      webtransport: "rejected",
+      websocket: "rejected",
+      http: "rejected",
     });
     assertFault(check("websocket.session"), {
-      detail: /refused with 401: Who are you/,
+      detail: /rejected with 401: Who are you/,
       cause: args.length === 0 ? /none was given/ : /does not accept this token/,
       cure: /--token/,
     });

@@ -23,7 +23,7 @@ import { checkWebTransport, skipWebTransport } from "./webtransport.ts";
 const HTTP_MS = 8_000;
 
 /** Outcome of a transport. */
-export type TransportState = "ok" | "refused" | "failed" | "unknown";
+export type TransportState = "ok" | "rejected" | "failed" | "unknown";
 
 /** Result of an examination, as printed by `--json`. */
 export interface Examination {
@@ -36,7 +36,7 @@ export interface Examination {
   /** True if a session opened on at least one transport. */
   readonly isReachable: boolean;
   /**
-   * Each transport: `ok`, `refused` (the network is open, but the server rejects the session),
+   * Each transport: `ok`, `rejected` (the network is open, but the server rejects the session),
    * `failed`, or `unknown` if this machine could not try it.
    */
   readonly transports: Readonly<Record<TransportName, TransportState>>;
@@ -220,7 +220,7 @@ async function checkHttpTransport(
 function stateOf(list: CheckList, transport: TransportName): TransportState {
   const check = list.checks.find(({ id }) => id === `${transport}.session`);
   if (check?.state === "ok" || check?.state === "warning") return "ok";
-  if (check?.facts?.["isRefusal"] === true) return "refused";
+  if (check?.facts?.["isRejection"] === true) return "rejected";
   const isTried = list.checks.some(({ id, state }) =>
     state === "failed" && (id.startsWith(`${transport}.`) || COMMON.has(id))
   );
@@ -234,5 +234,5 @@ function recommend(
   states: Readonly<Record<TransportName, TransportState>>,
 ): readonly TransportName[] {
   const names = ["webtransport", "websocket", "http"] as const;
-  return names.filter((name) => states[name] === "ok" || states[name] === "refused");
+  return names.filter((name) => states[name] === "ok" || states[name] === "rejected");
 }

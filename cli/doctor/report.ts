@@ -85,7 +85,7 @@ const NAMES = { webtransport: "WebTransport", websocket: "WebSocket", http: "HTT
 
 const WORDS = {
   ok: "gets through",
-  refused: "works, but the server rejects the session",
+  rejected: "works, but the server rejects the session",
   failed: "does not work",
   unknown: "could not be tried",
 } as const;

@@ -2,7 +2,7 @@
 import { dialBy } from "../../client/connect.ts";
 import { plainText } from "../context.ts";
 import { makePlatform } from "../load/links.ts";
-import { refusalCure } from "../refusal_cure.ts";
+import { rejectionCure } from "../rejection_cure.ts";
 import { SessionClosedError } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import { acceptKeyOf } from "../../transport/hardened/accept_key.ts";
@@ -257,20 +257,20 @@ function helloFault(error: Error, token: string | undefined): Fault {
   }
   const { code = 1006, reason = "" } = error.info ?? {};
   const shown = plainText(reason || error.message).replace(/^Cannot connect to \S+: /, "");
-  const cure = refusalCure(code, reason);
+  const cure = rejectionCure(code, reason);
   if (code === 4401) {
     return new Fault({
-      detail: `refused with 401: ${shown}`,
+      detail: `rejected with 401: ${shown}`,
       cause: token === undefined
         ? "The server requires a token, and none was given; the network is open"
         : "The server does not accept this token",
       cure,
-      facts: { code, isRefusal: true },
+      facts: { code, isRejection: true },
     });
   }
   return new Fault({
     detail: code >= 4_400 && code < 4_600
-      ? `refused with ${code - 4_000}: ${shown}`
+      ? `rejected with ${code - 4_000}: ${shown}`
       : `closed with ${code}: ${shown}`,
     cause: code === 4503
       ? "The server is draining: it accepts no new sessions"
@@ -278,7 +278,7 @@ function helloFault(error: Error, token: string | undefined): Fault {
       ? "The connection was lost before the server's first message"
       : "The network is open, but the server rejects the session",
     cure,
-    facts: { code, isRefusal: code >= 4_400 },
+    facts: { code, isRejection: code >= 4_400 },
   });
 }
 

@@ -1,7 +1,7 @@
 /** The check before a load: one session and one message with its reply. */
 import { CommandError, Exit } from "../command.ts";
 import { plainText } from "../context.ts";
-import { refusalCure, requestCure } from "../refusal_cure.ts";
+import { rejectionCure, requestCure } from "../rejection_cure.ts";
 import { RequestError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import type { CloseInfo } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -44,7 +44,7 @@ export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOption
     events: {
       onOpen: () => opened.resolve(),
       onDown: (_link, cause) => {
-        const error = refusalError(plan, cause);
+        const error = rejectionError(plan, cause);
         opened.reject(error);
         answered.reject(error);
       },
@@ -108,8 +108,8 @@ async function publishOnce(
   }
 }
 
-function refusalError({ url }: LoadPlan, { code, reason }: CloseInfo): CommandError {
-  const cure = refusalCure(code, reason);
+function rejectionError({ url }: LoadPlan, { code, reason }: CloseInfo): CommandError {
+  const cure = rejectionCure(code, reason);
   const isNamed = reason.startsWith("Cannot connect to");
   const text = isNamed
     ? reason

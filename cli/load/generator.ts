@@ -243,8 +243,8 @@ export class Generator implements Thread {
       this.#tally.failAs(`disconnected: ${code} ${reason}`.trim());
     } else {
       counts.failedOpens++;
-      const isRefused = code >= 3_000;
-      this.#tally.failAs(isRefused ? `refused: ${code} ${reason}` : kindOf(errorOf(cause)));
+      const isRejected = code >= 3_000;
+      this.#tally.failAs(isRejected ? `rejected: ${code} ${reason}` : kindOf(errorOf(cause)));
     }
     // Echoes of a lost session never arrive.
     const all = this.#pending[link.index];

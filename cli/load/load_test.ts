@@ -30,7 +30,7 @@ function start(options: ServeOptions = {}) {
     hostname: "127.0.0.1",
     port: 0,
     onListen() {},
-    onRefusal() {},
+    onSessionRejected() {},
     authorize: () => true,
     onMessage(message, session) {
       if (message.isRequest) message.reply(message.data);
@@ -268,7 +268,7 @@ Deno.test("skein load names the limit that rejects sessions during the load", as
     await using server = start({ limits: limit });
     const { code, out } = await run(server.url, ["--mode=idle", "-n5"]);
     assertEquals(code, 1, out);
-    assertStringIncludes(out, "× refused: 4429");
+    assertStringIncludes(out, "× rejected: 4429");
     assertStringIncludes(out, `raise \`${name}\` of the server`);
   }
 });
@@ -350,13 +350,13 @@ Deno.test("skein load redraws its plot within the width of a terminal", async ()
 
 Deno.test("skein load shows no part of the URL that may be secret", async () => {
   await using server = start();
-  const refusing = start({ path: "/chat" });
+  const rejecting = start({ path: "/chat" });
   for (
-    const [url, args] of [[server.url, []], [server.url, ["--json"]], [refusing.url, []]] as const
+    const [url, args] of [[server.url, []], [server.url, ["--json"]], [rejecting.url, []]] as const
   ) {
     const secret = new URL("?token=secret", url.replace("//", "//ann:secret@"));
     const { out, err } = await run(secret.href, ["--mode=idle", "-n1", ...args]);
     assert(out + err !== "" && !(out + err).includes("secret"), out + err);
   }
-  await refusing[Symbol.asyncDispose]();
+  await rejecting[Symbol.asyncDispose]();
 });

@@ -115,33 +115,33 @@ export function planOf(args: Arguments): LoadPlan {
 
 function check(plan: LoadPlan, args: Arguments): void {
   const { mode, isPlain, transport, sessions, topics, workers } = plan;
-  const refuse = (rule: string, received: string) => {
+  const reject = (rule: string, received: string) => {
     throw usageError(`Cannot load: ${rule}, received ${received}`);
   };
   if (isPlain && mode !== "echo" && mode !== "idle") {
-    refuse("--plain requires --mode echo or idle", `--mode ${mode}`);
+    reject("--plain requires --mode echo or idle", `--mode ${mode}`);
   }
   if (isPlain && transport !== "websocket") {
-    refuse("--plain is a WebSocket", `--transport ${transport}`);
+    reject("--plain is a WebSocket", `--transport ${transport}`);
   }
   if (isPlain && (args.value("token") ?? args.value("token-command")) !== undefined) {
-    refuse("--plain does not send tokens; use -H 'Authorization: Bearer …'", "a token");
+    reject("--plain does not send tokens; use -H 'Authorization: Bearer …'", "a token");
   }
   if (args.value("token") !== undefined && args.value("token-command") !== undefined) {
-    refuse("only one of --token and --token-command is allowed", "both");
+    reject("only one of --token and --token-command is allowed", "both");
   }
   if (mode !== "request" && args.value("data") !== undefined) {
-    refuse("--data is for --mode request", `--mode ${mode}`);
+    reject("--data is for --mode request", `--mode ${mode}`);
   }
   if (mode !== "publish" && args.value("topics") !== undefined) {
-    refuse("--topics is for --mode publish", `--mode ${mode}`);
+    reject("--topics is for --mode publish", `--mode ${mode}`);
   }
   if (mode !== "publish" && args.value("subscribers") !== undefined) {
-    refuse("--subscribers is for --mode publish", `--mode ${mode}`);
+    reject("--subscribers is for --mode publish", `--mode ${mode}`);
   }
-  if (workers > sessions) refuse("each thread needs a session", `--workers ${workers}`);
+  if (workers > sessions) reject("each thread needs a session", `--workers ${workers}`);
   if (mode === "publish" && workers > 1 && topics < workers) {
-    refuse("each thread needs a topic of its own", `--workers ${workers} --topics ${topics}`);
+    reject("each thread needs a topic of its own", `--workers ${workers} --topics ${topics}`);
   }
 }
 

@@ -1,7 +1,7 @@
 /** Reports of a load: the live view, a line per interval, and the result. */
 import type { Context } from "../context.ts";
 import { plainText } from "../context.ts";
-import { refusalCure } from "../refusal_cure.ts";
+import { rejectionCure } from "../rejection_cure.ts";
 import type { LoadPlan } from "./plan.ts";
 import { MAX_POINTS, plot, shortBytes, shortNumber, shortTime } from "./plot.ts";
 import type { LoadResult, Progress } from "./run.ts";
@@ -218,10 +218,10 @@ function transportText(
   return `${name}, ${pace}, ${shortBytes(payloadBytes)} each`;
 }
 
-/** Suggests a fix for a kind of error, such as `refused: 4429 Cannot admit session: …`. */
+/** Suggests a fix for a kind of error, such as `rejected: 4429 Cannot admit session: …`. */
 function cureOf(kind: string): string | undefined {
-  const match = /^(?:refused|disconnected): (\d+) ?(.*)$/.exec(kind);
-  return match === null ? undefined : refusalCure(Number(match[1]), match[2]!);
+  const match = /^(?:rejected|disconnected): (\d+) ?(.*)$/.exec(kind);
+  return match === null ? undefined : rejectionCure(Number(match[1]), match[2]!);
 }
 
 /**

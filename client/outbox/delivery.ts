@@ -55,7 +55,7 @@ export class Delivery {
     this.#handed = this.#bytes = 0;
     core.sending.onAck = (n) => this.#acked(n);
     void session.closed.then((info) => {
-      if (outbox.session === session && isForSize(info)) this.#refusedForSize(core);
+      if (outbox.session === session && isForSize(info)) this.#rejectedForSize(core);
       outbox.notify();
     });
     while (outbox.isFor(session)) {
@@ -96,7 +96,7 @@ export class Delivery {
    * than `hello` announced. If the same message is the only one in flight at two such closes in a
    * row, it is dropped and reported, because it would end every later session too.
    */
-  #refusedForSize(core: Inside): void {
+  #rejectedForSize(core: Inside): void {
     const outbox = this.#outbox;
     const isAlone = this.#handed === 1 && outbox.publishing === 0;
     const first = isAlone ? outbox.first : undefined;
@@ -108,7 +108,7 @@ export class Delivery {
     const message =
       `Cannot send "${topic}": two connections were closed because of its size, ${size} bytes`;
     outbox.shift();
-    core.sending.refusedByPeer({ code: "too-large", message });
+    core.sending.rejectedByPeer({ code: "too-large", message });
   }
 
   /** Removes messages up to an acknowledged number. */

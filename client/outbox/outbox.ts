@@ -205,7 +205,7 @@ export function isTooLarge(core: Inside, { size, topic }: EncodedMessage): boole
   if (size <= max) return false;
   const message =
     `Cannot send "${topic}": a message must have at most ${max} bytes, received ${size}`;
-  core.sending.refusedByPeer({ code: "too-large", message });
+  core.sending.rejectedByPeer({ code: "too-large", message });
   return true;
 }
 

@@ -46,13 +46,13 @@ interface Kept extends EncodedMessage {
 }
 
 /**
- * The publications of a client, in the order of the calls. Each stays in the outbox until the server
- * has replied.
+ * The publications of a client, in the order of the calls. Each stays in the outbox until the
+ * server has replied.
  *
  * - **Session lost:** the next session sends the unanswered publications again, with the same
- *   numbers, before any later one. A server recognizes the repetitions on topics with a history, and
- *   with `at-least-once` on all topics. Otherwise, it does not publish a repetition, and the caller
- *   receives the error of the lost session.
+ *   numbers, before any later one. A server recognizes the repetitions on topics with a history,
+ *   and with `at-least-once` on all topics. Otherwise, it does not publish a repetition, and the
+ *   caller receives the error of the lost session.
  * - **Rate limit:** if a rate limit rejects a publication, this publication and all later ones wait
  *   as long as the server says. The server also rejects the publications that were sent after the
  *   rejected one, so none can overtake it.
@@ -226,7 +226,7 @@ export class Publications {
     const isLatest = kept.session === session;
     if (error instanceof SessionClosedError) {
       kept.lost = error;
-      if (isForSize(error.info)) this.#refusedForSize(kept);
+      if (isForSize(error.info)) this.#rejectedForSize(kept);
       if (!kept.mayRepeat || kept.isRejected) this.#giveUp(kept, error);
       else if (isLatest) kept.session = undefined;
       return;
@@ -247,7 +247,7 @@ export class Publications {
    * Handles a close because of a message's size. If the same publication is the only one in flight
    * at two such closes in a row, it is rejected, because it would end every later session too.
    */
-  #refusedForSize(kept: Kept): void {
+  #rejectedForSize(kept: Kept): void {
     const outbox = this.#outbox;
     const isAlone = outbox.publishing === 1 && outbox.first === undefined;
     const isFound = isAlone && kept === this.#suspect;

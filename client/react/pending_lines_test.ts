@@ -17,7 +17,7 @@ function open() {
     publish(data: unknown, isEchoed = true) {
       const { promise, resolve, reject } = Promise.withResolvers<void>();
       pending.add("chat", data, promise, { isEchoed });
-      return { confirm: resolve, refuse: () => reject(new Error("refused")) };
+      return { confirm: resolve, reject: () => reject(new Error("rejected")) };
     },
   };
 }
@@ -39,7 +39,7 @@ Deno.test("PendingLines drops a line when it arrives, before or after the reply"
   reader.arrived("C"); // As a schema changed it.
   await passTime(time, 20);
   assertEquals(data(), [{ text: "a" }]);
-  first.refuse();
+  first.reject();
   await passTime(time, 20);
   assertEquals(data(), []);
 });
@@ -52,7 +52,7 @@ Deno.test("PendingLines keeps data that is not JSON: bytes, and data that the cl
   const rejected = [publish(circular), publish(1n)];
   publish(new Uint8Array([1, 2]));
   assertEquals(data().length, 3);
-  for (const { refuse } of rejected) refuse();
+  for (const { reject } of rejected) reject();
   reader.arrived(new Uint8Array([1, 2]));
   await passTime(time, 20);
   assertEquals(data(), []);

@@ -337,7 +337,7 @@ export interface SkeinHooks<C extends Contract = Contract> {
    */
   useSkein(): Client<C>;
   /**
-   * Returns the status of the connection, and rerenders the component at each change. A `refused`
+   * Returns the status of the connection, and rerenders the component at each change. A `rejected`
    * client keeps the topics of its components. After a login, call `retryNow()` on the client from
    * {@linkcode SkeinHooks.useSkein}. If the server responds with the close code 4503 or the HTTP
    * status 503, the `cause` has the kind `unavailable`.
@@ -831,7 +831,7 @@ export const useSkein: SkeinHooks["useSkein"] = hooks.useSkein;
  * function Banner() {
  *   const client = useSkein();
  *   const status = useStatus();
- *   if (status.name === "refused") {
+ *   if (status.name === "rejected") {
  *     return createElement("button", { onClick: () => client.retryNow() }, "Log in again");
  *   }
  *   if (status.name !== "reconnecting") return null;

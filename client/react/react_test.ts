@@ -849,7 +849,7 @@ function boards(mayWrite: () => boolean = () => true) {
   return testServer({
     durableStreams: { path: "/streams" },
     authorize: (_session, _topic, action) => action !== "publish" || mayWrite(),
-    onRefused() {},
+    onMessageRejected() {},
   });
 }
 
@@ -922,8 +922,8 @@ Deno.test("useCollection() holds the error of a rejected write until the next wr
   await page.has("[live  ][live  ]");
   void hooks[0]!.set("a", { title: "Tea" });
   await page.has("[live aTea ][live aTea ]"); // Both components show it before the reply.
-  const refusal = 'This session may not publish on "stream:board:1"';
-  await page.has(`[live  ${refusal}][live  ]`);
+  const rejection = 'This session may not publish on "stream:board:1"';
+  await page.has(`[live  ${rejection}][live  ]`);
   mayWrite = true;
   const writing = hooks[0]!.set("a", { title: "Tea" });
   await page.has("[live aTea ][live aTea ]");
@@ -1049,7 +1049,7 @@ Deno.test("useCollection() shows the error of a state that cannot be read", asyn
   await page.has("[ended  Cannot open collection: name must have 1 to 1024 bytes, received 0]");
 });
 
-Deno.test("useCollection() shows that the server refuses the client, until it is connected again", async () => {
+Deno.test("useCollection() shows that the server rejects the client, until it is connected again", async () => {
   await using server = boards();
   await using own = await server.state("board:1");
   await own.collection<Card>("cards").set("a", { title: "Tea" });
@@ -1058,7 +1058,7 @@ Deno.test("useCollection() shows that the server refuses the client, until it is
   page.show(h(SkeinProvider, { client }, h(Cards, { board: "board:1" })));
   await page.has("[live aTea ]");
   await client.session?.close({ code: 4403 });
-  await page.has("[ended aTea Cannot read state: the client is refused (4403, by local)]");
+  await page.has("[ended aTea Cannot read state: the client is rejected (4403, by local)]");
   client.retryNow();
   await page.has("[live aTea ]");
 });

@@ -8,12 +8,12 @@ export interface LiveStateSnapshot {
   /**
    * The status is `pending` until the rows have arrived, then `live`. It is `lost` while there is
    * no connection; the rows are those last known. It is `ended` if the state cannot be read, and
-   * while the server refuses the client; see `error`.
+   * while the server rejects the client; see `error`.
    */
   readonly status: ClientStateStatus;
   /** The number of writes of this page whose outcome is not known yet. */
   readonly pendingWrites: number;
-  /** The error that ended the state, or the refusal of the client. */
+  /** The error that ended the state, or the rejection of the client. */
   readonly error: Error | undefined;
 }
 

@@ -43,8 +43,8 @@ export interface TopicSnapshot<M = UntypedMessage> {
   readonly last: Keyed<M> | undefined;
   /**
    * The status is `pending` before the server's first reply, then `subscribed`. It is `lost` while
-   * there is no connection, while the client is refused, or while the server rejects the topic
-   * temporarily. It is `ended` after a refusal; see `error`.
+   * there is no connection, while the client is rejected, or while the server rejects the topic
+   * temporarily. It is `ended` after a rejection; see `error`.
    */
   readonly status: Subscription["status"]["current"];
   /**

@@ -151,7 +151,7 @@ export class Ephemeral {
   #withdraw(own: OwnRow, settling: Settling): void {
     Object.assign(own, { settling: undefined, isDirty: false });
     if (own.sentBy === undefined) {
-      return this.#refused(own, settling, { by: undefined, error: own.signal!.reason });
+      return this.#rejected(own, settling, { by: undefined, error: own.signal!.reason });
     }
     own.value = own.sent;
     this.#target.rows.rewrite(own, own);
@@ -292,7 +292,7 @@ export class Ephemeral {
       const reason = signal.aborted ? this.#failure : error;
       for (const [own, settling] of batch) {
         if (isForNow && !signal.aborted) this.#again(own, settling, { by: batch, error });
-        else this.#refused(own, settling, { by: batch, error: reason });
+        else this.#rejected(own, settling, { by: batch, error: reason });
       }
       return;
     }
@@ -307,7 +307,7 @@ export class Ephemeral {
         const { code, message, path } = result.error;
         const error = new RequestError(code, message, path && { path });
         if (code === "superseded") this.#again(own, settling, { by: batch, error });
-        else this.#refused(own, settling, { by: batch, error });
+        else this.#rejected(own, settling, { by: batch, error });
       }
     }
   }
@@ -334,7 +334,7 @@ export class Ephemeral {
     else this.#forgetIfChanged(own);
   }
 
-  /** Sends the newest value of a row again, unless a newer value is under way or was refused. */
+  /** Sends the newest value of a row again, unless a newer value is under way or was rejected. */
   #again(
     own: OwnRow,
     settling: Settling | undefined,
@@ -352,7 +352,7 @@ export class Ephemeral {
     if (isNewest) own.sentBy = undefined;
   }
 
-  #refused(
+  #rejected(
     own: OwnRow,
     settling: Settling | undefined,
     { by, error }: { readonly by: Batch | undefined; readonly error: unknown },

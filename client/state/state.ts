@@ -42,8 +42,8 @@ import { ClientRows } from "./rows.ts";
 import { copyOf, type NewWrite, type OnConflict, type WriteChange, Writes } from "./writes.ts";
 
 /**
- * Time in which a server may create a state after it has started to accept clients, in milliseconds.
- * A client that asks for the state earlier asks again.
+ * Time in which a server may create a state after it has started to accept clients, in
+ * milliseconds. A client that asks for the state earlier asks again.
  */
 const FIRST_MS = 2_000;
 
@@ -68,9 +68,9 @@ export interface ClientStateOptions {
  * - `live`: the rows are kept up to date.
  * - `lost`: the connection is lost; the rows are those that were last known, with the writes made
  *   since.
- * - `ended`: the state was closed, or cannot be read. If the server has refused the client, the
- *   state continues once the client is connected again. A client that may only write has this status
- *   too; its writes go on.
+ * - `ended`: the state was closed, or cannot be read. If the server has rejected the client, the
+ *   state continues once the client is connected again. A client that may only write has this
+ *   status too; its writes go on.
  */
 export type ClientStateStatus = "pending" | "live" | "lost" | "ended";
 
@@ -94,23 +94,23 @@ interface StateParts {
  *
  * - **Reads** are local and synchronous. The rows are complete once `ready` has resolved.
  * - **Writes** are shown at once. They resolve once the server has made them, and reject if it
- *   refuses them; the rows are then shown without them. Writes made while the client is offline are
+ *   rejects them; the rows are then shown without them. Writes made while the client is offline are
  *   sent once it is connected again, in order.
  * - **The last write wins,** row by row. `update` repeats its function with the newer row if others
  *   were first.
- * - **Write-only:** if `authorize` allows this client to publish but not to subscribe, the status is
- *   `ended`, and `ready`, `update` and loops reject with the code `forbidden`. Other writes settle as
- *   usual; no rows are shown. Ephemeral rows can't be written.
- * - **Refused:** while the server refuses the client, for example because its token has expired, the
- *   status is `ended`, `error` is the refusal, and writes wait. The state continues, with its rows
- *   and its writes, once `client.retryNow()` has connected the client again.
+ * - **Write-only:** if `authorize` allows this client to publish but not to subscribe, the status
+ *   is `ended`, and `ready`, `update` and loops reject with the code `forbidden`. Other writes
+ *   settle as usual; no rows are shown. Ephemeral rows can't be written.
+ * - **Rejected:** while the server rejects the client, for example because its token has expired,
+ *   the status is `ended`, `error` is the rejection, and writes wait. The state continues, with its
+ *   rows and its writes, once `client.retryNow()` has connected the client again.
  * - **Ephemeral rows** of the contract are not stored, and arrive after `ready`. The rows that this
  *   client wrote are removed when the state is closed, and a while after the connection is lost.
  * - **Outcome:** each write takes effect at most once. If the connection is lost before the reply,
  *   and others change the row in the meantime, the write rejects with the code `unknown`: the rows
  *   are right, but whether this write was among their changes cannot be told. If a server handles a
- *   write late, after the client has sent it again through another server, it may replace a row that
- *   others were changing again and again when the write was made.
+ *   write late, after the client has sent it again through another server, it may replace a row
+ *   that others were changing again and again when the write was made.
  *
  * @example A list that two clients share
  * ```ts
@@ -158,8 +158,8 @@ export class ClientState implements Disposable {
   readonly #backoff: Backoff;
   readonly #unfollow: () => void;
   #subscription: Subscription | undefined;
-  /** The error of a client that the server refuses. */
-  #refusal: SessionClosedError | undefined;
+  /** The error of a client that the server rejects. */
+  #rejection: SessionClosedError | undefined;
   #wasLive = false;
   /** True from the start, and from a loss of the connection, until the rows are complete. */
   #isAwaited = true;
@@ -191,8 +191,8 @@ export class ClientState implements Disposable {
   }
 
   /**
-   * Resolves once the rows are complete; rejects if the state cannot be read, or the server refuses
-   * the client. After a refusal, the next attempt to connect has a new promise.
+   * Resolves once the rows are complete; rejects if the state cannot be read, or the server rejects
+   * the client. After a rejection, the next attempt to connect has a new promise.
    */
   get ready(): Promise<void> {
     return this.#ready.promise;
@@ -203,9 +203,11 @@ export class ClientState implements Disposable {
     return this.#writes.size;
   }
 
-  /** The error that ended the state, or the refusal of the client; none if the state was closed. */
+  /**
+   * The error that ended the state, or the rejection of the client; none if the state was closed.
+   */
   get error(): unknown {
-    return this.#rows.failure ?? this.#refusal;
+    return this.#rows.failure ?? this.#rejection;
   }
 
   /**
@@ -239,7 +241,7 @@ export class ClientState implements Disposable {
    * @returns The version of the changed rows, once the server has made the changes.
    * @throws {TypeError} If JSON cannot represent a value.
    * @throws {RangeError} If there are more than 1,000 changes, or they do not fit into a message.
-   * @throws {RequestError} If the server refuses the changes: with the code `forbidden`, `full`,
+   * @throws {RequestError} If the server rejects the changes: with the code `forbidden`, `full`,
    * `gone`, `invalid` or another one. With `unknown` if the outcome cannot be told.
    * @throws {QueueFullError} If 1,000 writes or 4 MiB of writes already wait.
    * @throws The signal's reason.
@@ -286,8 +288,8 @@ export class ClientState implements Disposable {
   }
 
   /**
-   * Ends the state in this client. Writes that wait reject, with the code `unknown` if they may have
-   * taken effect. Called by `using`.
+   * Ends the state in this client. Writes that wait reject, with the code `unknown` if they may
+   * have taken effect. Called by `using`.
    */
   [Symbol.dispose](): void {
     this.#end(undefined);
@@ -325,7 +327,7 @@ export class ClientState implements Disposable {
     } catch (error) {
       const isMissing = error instanceof RequestError && error.failure.code === "not-found";
       if (isMissing) return this.#fail(missing(this.id, error));
-      // A refusal, which has `info`, says more than that the client is closed.
+      // A rejection, which has `info`, says more than that the client is closed.
       const isClosed = error instanceof SessionClosedError && error.info === undefined;
       this.#fail(isClosed ? clientClosed(this.id, error) : error);
     }
@@ -351,8 +353,8 @@ export class ClientState implements Disposable {
 
   /**
    * Waits before the next attempt to read a missing state. Returns false if the server had enough
-   * time to create the state after its start. A state that was deleted while the client was connected
-   * does not appear again.
+   * time to create the state after its start. A state that was deleted while the client was
+   * connected does not appear again.
    */
   async #mayAppear(): Promise<boolean> {
     const { runtime } = this.#parts;
@@ -364,16 +366,16 @@ export class ClientState implements Disposable {
     return true;
   }
 
-  /** Shows that the server refuses the client, which may connect again with another token. */
+  /** Shows that the server rejects the client, which may connect again with another token. */
   #follow(client: ClientStatus): void {
     if (this.status.isEnded) return;
     if (client.name === "connected") this.#missingSinceMs = undefined;
-    if (client.name === "refused") {
-      this.#refusal = closedError("Cannot read state: the client is refused", client.cause);
-      this.#ready.reject(this.#refusal);
+    if (client.name === "rejected") {
+      this.#rejection = closedError("Cannot read state: the client is rejected", client.cause);
+      this.#ready.reject(this.#rejection);
       this.status.set("ended");
-    } else if (this.#refusal !== undefined) {
-      this.#refusal = undefined;
+    } else if (this.#rejection !== undefined) {
+      this.#rejection = undefined;
       if (this.#isDenied) return;
       if (!this.#wasLive) this.#ready = pending();
       this.status.set(this.#wasLive ? "lost" : "pending");
@@ -469,7 +471,7 @@ export class ClientState implements Disposable {
   #end(error: unknown): void {
     if (this.status.isEnded) return;
     this.#unfollow();
-    this.#refusal = undefined;
+    this.#rejection = undefined;
     this.#rows.failure = error;
     this.status.end("ended");
     this.#closed.abort();
@@ -482,8 +484,8 @@ export class ClientState implements Disposable {
 }
 
 /**
- * A {@linkcode ClientState} whose collections the contract defines. A row is shown as it was written
- * until the server has returned it as the schema converts it.
+ * A {@linkcode ClientState} whose collections the contract defines. A row is shown as it was
+ * written until the server has returned it as the schema converts it.
  *
  * @example A board in a page
  * ```ts

@@ -24,7 +24,7 @@ const MAX_FIRST_PAUSE_MS = 30_000;
 const PASSING: ReadonlySet<string | undefined> = new Set(["unavailable", undefined]);
 
 /** A rejected request for a topic. */
-export interface Refused {
+export interface Rejected {
   /** The session in which the server rejected it. */
   readonly session: Session;
   /** The readers of the topic. */
@@ -74,9 +74,9 @@ export class Retries {
    * subscription has to wait, notifies the application once.
    *
    * @param error The rejection, or the error for a missing reply.
-   * @param refused The rejected request.
+   * @param rejected The rejected request.
    */
-  take(error: unknown, { session, readers, isNew, ask }: Refused): void {
+  take(error: unknown, { session, readers, isNew, ask }: Rejected): void {
     const { code, retryAfterMs = 0 } = failureOf(error);
     if (isNew && PASSING.has(code) && !this.#told.has(readers)) {
       this.#told.add(readers);

@@ -35,8 +35,8 @@ interface Given {
   readonly session: Session;
   readonly data: unknown;
   readonly answer: Promise<void>;
-  /** After a temporary rejection, it stays `refused` until newer data may be sent. */
-  status: "sent" | "taken" | "refused";
+  /** After a temporary rejection, it stays `rejected` until newer data may be sent. */
+  status: "sent" | "taken" | "rejected";
   /** Resolves when newer data may be sent. */
   over: Promise<void>;
   /** Settles with the newest data, which waits in the meantime. */
@@ -114,7 +114,7 @@ export class ClientPresence {
         if (!(error instanceof RequestError)) return;
         const { failure } = error;
         if (!CODES_FOR_NOW.has(failure.code)) {
-          return session[internals].sending.refusedByPeer(failure);
+          return session[internals].sending.rejectedByPeer(failure);
         }
         await settlesWithin(
           this.#runtime,
@@ -133,7 +133,7 @@ export class ClientPresence {
     const data = this.#data.get(room);
     const known = this.#given.get(room);
     if (known?.session === session) {
-      if (known.data === data && known.status !== "refused") return known.answer;
+      if (known.data === data && known.status !== "rejected") return known.answer;
       if (known.status !== "taken") {
         // In the meantime, the client may have moved to another session.
         return known.next ??= known.over.then(() =>
@@ -156,7 +156,7 @@ export class ClientPresence {
       const isFinal = code !== undefined && !CODES_FOR_NOW.has(code);
       const pauseMs = isFinal ? 0 : Math.min(MAX_PAUSE_MS, boundRetryAfter(retryAfterMs));
       if (pauseMs > 0) {
-        given.status = "refused";
+        given.status = "rejected";
         await settlesWithin(this.#runtime, session.closed, pauseMs);
         if (!isNewest()) return;
       }
@@ -188,7 +188,7 @@ export interface RoomMembers<D = unknown> extends ReadonlyMap<string, PresenceMe
   readonly count: number;
   /**
    * The status is `pending` before the server's first reply, and then `subscribed`. It is `lost`
-   * while there is no connection; the last known members are kept. It is `ended` after a refusal,
+   * while there is no connection; the last known members are kept. It is `ended` after a rejection,
    * or once the client is closed; there are then no members.
    */
   readonly status: Subscription["status"]["current"];
@@ -279,7 +279,7 @@ export class WatchedRooms {
 
   /**
    * Watches a room. The client joins the room with the first watcher, and leaves it when the last
-   * one ends. A watcher that starts after a refusal tries again.
+   * one ends. A watcher that starts after a rejection tries again.
    */
   watch(room: string): { readonly feed: StatusFeed<RoomMembers>; readonly leave: () => void } {
     const known = this.#all.get(room);
@@ -316,9 +316,9 @@ export class WatchedRooms {
  *   the application's own subscriptions share it too.
  * - **Reconnect:** while the connection is lost, the last known members are kept. The list from the
  *   next session replaces them in a single change.
- * - **Refused:** after a temporary refusal, the client retries. After any other refusal, `current`
- *   is empty and contains the `error`, and a loop throws that error. The next callback or loop
- *   tries again.
+ * - **Rejected:** after a temporary rejection, the client retries. After any other rejection,
+ *   `current` is empty and contains the `error`, and a loop throws that error. The next callback or
+ *   loop tries again.
  * - **Notices:** presence notices still reach `onMessage` and the loop over the client.
  *
  * @example In a page
@@ -386,7 +386,7 @@ export class Members<D = unknown> implements AsyncIterable<RoomMembers<D>> {
    * intermediate states, but never the newest. The loop ends when the client closes.
    *
    * @returns The members.
-   * @throws {RequestError} If the server refuses the room. It is thrown after the last state.
+   * @throws {RequestError} If the server rejects the room. It is thrown after the last state.
    * @throws {SessionClosedError} If the client was closed before the loop, or if the client fails.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<RoomMembers<D>, void, undefined> {

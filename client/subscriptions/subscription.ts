@@ -50,16 +50,16 @@ export interface SubscriptionOwner {
  *   the last subscription ends, the client leaves the topic. A new subscription with `last` or
  *   `since` requests the topic again, but the other subscriptions receive no duplicates.
  * - **Reader:** only one loop at a time may read the messages.
- * - **Refused:** after a temporary refusal (`too-many`, `unavailable`, no reply in time), the
- *   client retries. Any other refusal ends the subscription. If the server has not confirmed the
+ * - **Rejected:** after a temporary rejection (`too-many`, `unavailable`, no reply in time), the
+ *   client retries. Any other rejection ends the subscription. If the server has not confirmed the
  *   subscription yet, it stays `pending` during the retries, and the client's `onError` receives
  *   the first such error. Such a subscription ends after `too-many`, unless the limit allows a
  *   retry within 30 s.
  * - **Removed:** if the server removes the client from the topic, the loop yields the earlier
  *   messages, and then throws a {@linkcode RequestError} with the server's code. After `too-many`
  *   and `unavailable`, the client retries instead.
- * - **Without a loop,** a final refusal or removal is printed once for each topic, unless you read
- *   `ready` before the first reply, or follow `status`.
+ * - **Without a loop,** a final rejection or removal is printed once for each topic, unless you
+ *   read `ready` before the first reply, or follow `status`.
  * - **Superseded:** if the server restarted the subscription in the meantime, the client requests
  *   the topic again.
  * - **History:** if the topic has a history, messages that were missed during a loss are delivered
@@ -143,7 +143,7 @@ export class Subscription<
 
   /**
    * Resolves when the server confirms the subscription for the first time; rejects if the server
-   * refuses it.
+   * rejects it.
    */
   get ready(): Promise<void> {
     this.#isAwaited = true;
@@ -332,8 +332,10 @@ export class Subscription<
 
   /** Reports the end, unless a loop, `status`, or `ready` before the first reply, tells it. */
   #tell(error: RequestError): void {
-    const kind = this.status.current === "pending" ? "refused" : "ended";
-    if (this.#isIterated || this.status.isObserved || kind === "refused" && this.#isAwaited) return;
+    const kind = this.status.current === "pending" ? "rejected" : "ended";
+    if (this.#isIterated || this.status.isObserved || kind === "rejected" && this.#isAwaited) {
+      return;
+    }
     this.#owner.lost({ kind, error });
   }
 
@@ -359,7 +361,7 @@ export class Subscription<
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If another loop is already running.
-   * @throws The error that ended the subscription: the server refused it, or the loop of a topic
+   * @throws The error that ended the subscription: the server rejected it, or the loop of a topic
    * without a history fell behind.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {

@@ -11,7 +11,7 @@
  * | `repairing`   | a hole, which the client asks the server to fill    | is repeated if it is after the hole  |
  * | `moving`      | a move to another session                           | is read, unless the reply repeats it |
  * | `lost`        | the end of the session, or a temporary removal      | is read, unless the reply repeats it |
- * | `ended`       | the end, or a final refusal                         | is dropped                           |
+ * | `ended`       | the end, or a final rejection                         | is dropped                           |
  */
 export type SubscriptionState =
   | "subscribing"

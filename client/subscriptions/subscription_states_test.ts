@@ -81,8 +81,8 @@ class Scripted {
     return asked;
   }
 
-  /** Refuses the oldest request. */
-  refuse(code: string): Promise<void> {
+  /** Rejects the oldest request. */
+  reject(code: string): Promise<void> {
     const { peer, id } = this.asked.shift() ?? { peer: this.last, id: 999 };
     peer.say({ reply: id, error: { code, message: "No" } });
     return this.read();
@@ -239,16 +239,16 @@ const EVENTS: Readonly<Record<string, Step>> = {
     scene.server.asked.splice(0);
     await scene.pass(30_500);
   },
-  "a final refusal": ({ server }) => server.refuse("forbidden"),
-  "a refusal for now": ({ server }) => server.refuse("unavailable"),
-  "a refusal for now, move, another subscription": async (scene) => {
-    await scene.server.refuse("unavailable");
+  "a final rejection": ({ server }) => server.reject("forbidden"),
+  "a rejection for now": ({ server }) => server.reject("unavailable"),
+  "a rejection for now, move, another subscription": async (scene) => {
+    await scene.server.reject("unavailable");
     void scene.client.request("slow").catch(() => {}); // Keeps open the session that the client leaves.
     await move(scene);
     await scene.settle(); // The pause after the rejection ends in the meantime.
     scene.subscribe();
   },
-  superseded: ({ server }) => server.refuse("superseded"),
+  superseded: ({ server }) => server.reject("superseded"),
   removed: ({ server }) => server.remove("removed"),
   "removed for now": ({ server }) => {
     server.remove("unavailable");
@@ -268,7 +268,7 @@ const EVENTS: Readonly<Record<string, Step>> = {
 const ENDS: Readonly<Record<string, readonly [end: string, states?: readonly string[]]>> = {
   unsubscribe: ["closed"],
   close: ["closed"],
-  "a final refusal": ["forbidden", ["subscribing", "joining", "repairing", "moving", "lost"]],
+  "a final rejection": ["forbidden", ["subscribing", "joining", "repairing", "moving", "lost"]],
   removed: ["removed", ["live"]],
 };
 

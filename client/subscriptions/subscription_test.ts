@@ -74,7 +74,7 @@ Deno.test("Subscription is requested again in every new session", async () => {
   }
 });
 
-Deno.test("Subscription that is refused ends with the reason, and no other does", async () => {
+Deno.test("Subscription that is rejected ends with the reason, and no other does", async () => {
   const network = new Network(services([], (_session, topic) => {
     if (topic === "secret") throw new RequestError("forbidden", "Not you");
     return {};
@@ -452,12 +452,12 @@ Deno.test("Subscription that waits to leave stops waiting once its session is lo
 
 Deno.test("Subscription to a topic that is left and subscribed again stays the new one", async () => {
   const log: string[] = [];
-  let refuse = true;
+  let reject = true;
   const gate = Promise.withResolvers<void>();
   const network = new Network(services(log, async () => {
     await gate.promise;
-    if (!refuse) return {};
-    refuse = false;
+    if (!reject) return {};
+    reject = false;
     throw new RequestError("forbidden", "Not yet");
   }));
   await using client = network.client();
@@ -522,7 +522,7 @@ Deno.test("Subscription outlives a session that the application closes during th
   await news.ready;
 });
 
-Deno.test("Subscription that was in force is requested again after a temporary refusal", async () => {
+Deno.test("Subscription that was in force is requested again after a temporary rejection", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const failures = [
@@ -530,16 +530,16 @@ Deno.test("Subscription that was in force is requested again after a temporary r
     new RequestError("too-many", "Too fast", { retryAfterMs: 60_000 }),
     new RequestError("unavailable", "Later"),
   ];
-  let isRefused = false;
+  let isRejected = false;
   const network = new Network(services(log, () => {
-    const failure = isRefused && failures.shift();
+    const failure = isRejected && failures.shift();
     if (failure) throw failure;
     return {};
   }));
   await using client = network.client();
   const news = client.subscribe("news");
   await news.ready;
-  isRefused = true;
+  isRejected = true;
   await network.reconnect(time);
   assertEquals([log.length, news.status.current], [2, "lost"]);
   for (const [pauseMs, asked] of [[1_999, 2], [1, 3], [59_999, 3], [1, 4]] as const) {
@@ -552,7 +552,7 @@ Deno.test("Subscription that was in force is requested again after a temporary r
   assertEquals([log.length, news.status.current], [5, "subscribed"]);
 });
 
-Deno.test("Subscriptions that were temporarily refused are requested one after another, as fast as the server says", async () => {
+Deno.test("Subscriptions that were temporarily rejected are requested one after another, as fast as the server says", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let room = Infinity;
@@ -575,18 +575,18 @@ Deno.test("Subscriptions that were temporarily refused are requested one after a
   assertEquals(log.length, 20 + 20 + 15);
 });
 
-Deno.test("Subscription that is temporarily refused, and ends in the meantime, leaves nothing behind", async () => {
+Deno.test("Subscription that is temporarily rejected, and ends in the meantime, leaves nothing behind", async () => {
   using time = new FakeTime();
   const log: string[] = [];
-  let isRefused = false;
+  let isRejected = false;
   const network = new Network(services(log, () => {
-    if (!isRefused) return {};
+    if (!isRejected) return {};
     throw new RequestError("too-many", "Too fast", { retryAfterMs: 1_000 });
   }));
   const client = network.client();
   const [one, two] = [client.subscribe("one"), client.subscribe("two")];
   await Promise.all([one.ready, two.ready]);
-  isRefused = true;
+  isRejected = true;
   await network.reconnect(time);
   await one.unsubscribe();
   for (let i = 0; i < 2; i++) {
@@ -615,7 +615,7 @@ Deno.test("Subscription whose request was superseded is requested again, even th
   assertEquals(log, ["+news", "+news"]);
 });
 
-Deno.test("Subscription that a rate limit refuses is requested again when the limit allows it, even the first time", async () => {
+Deno.test("Subscription that a rate limit rejects is requested again when the limit allows it, even the first time", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let retryAfterMs = 30_001;
@@ -639,7 +639,7 @@ Deno.test("Subscription that a rate limit refuses is requested again when the li
   assertEquals(log.length, 3);
 });
 
-Deno.test("Subscription ends after a final refusal, and if new, after a limit without a time", async () => {
+Deno.test("Subscription ends after a final rejection, and if new, after a limit without a time", async () => {
   using time = new FakeTime();
   let code = "too-many";
   const network = new Network(services([], (_session, topic) => {
@@ -711,26 +711,26 @@ Deno.test("Client.subscribe() rejects invalid topics", async () => {
   assertThrows(() => client.subscribe("x".repeat(256)), RangeError, "Cannot subscribe");
 });
 
-Deno.test("Subscription ends with its client: normally if closed, with the cause under endOnRefusal", async () => {
+Deno.test("Subscription ends with its client: normally if closed, with the cause under endOnRejection", async () => {
   const network = new Network(services([]));
   const closed = network.client();
   const one = closed.subscribe("news");
   await one.ready;
   await closed.close();
   assertEquals(await Array.fromAsync(one), []);
-  network.answers.push(network.refuse(4403));
-  const refused = network.client({ endOnRefusal: true });
-  const other = refused.subscribe("news");
+  network.answers.push(network.reject(4403));
+  const rejected = network.client({ endOnRejection: true });
+  const other = rejected.subscribe("news");
   await assertRejects(() => other.ready, SessionClosedError, "4403");
   await assertRejects(() => Array.fromAsync(other), SessionClosedError, "4403");
 });
 
 Deno.test("Subscription checks its messages, and skips invalid ones", async () => {
   const contract = defineContract({ toClient: { "room:{name}": z.number() } });
-  const refused: unknown[] = [];
+  const rejected: unknown[] = [];
   const network = new Network({
     ...services([]),
-    onRefused: ({ failure }) => void refused.push(failure.code),
+    onMessageRejected: ({ failure }) => void rejected.push(failure.code),
   });
   await using client = network.client({ contract });
   const room = client.subscribe("room:a");
@@ -743,7 +743,7 @@ Deno.test("Subscription checks its messages, and skips invalid ones", async () =
     break;
   }
   await turns();
-  assertEquals(refused, ["invalid"]);
+  assertEquals(rejected, ["invalid"]);
 });
 
 Deno.test("Client.publish() publishes through the server, and returns its reply", async () => {

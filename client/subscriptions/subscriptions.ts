@@ -79,8 +79,8 @@ export class Subscriptions<C extends Contract> {
   }
 
   /**
-   * True while a topic is still to be requested. A publication on the topic waits until then, so that
-   * its subscription receives it.
+   * True while a topic is still to be requested. A publication on the topic waits until then, so
+   * that its subscription receives it.
    */
   isUnasked(topic: string): boolean {
     const readers = this.#all.get(topic);
@@ -255,7 +255,7 @@ export class Subscriptions<C extends Contract> {
       const isSuperseded = error instanceof RequestError && error.failure.code === "superseded";
       if (isSuperseded && !isLeft()) readers.supersede();
       settle();
-      if (question) await this.#refused(session, readers, error, question.waiting);
+      if (question) await this.#rejected(session, readers, error, question.waiting);
       else void this.#prepareAgain(session, readers);
     }
   }
@@ -269,27 +269,27 @@ export class Subscriptions<C extends Contract> {
   /**
    * Handles a rejection. Ends subscriptions that are rejected permanently, and retries the others.
    */
-  async #refused(
+  async #rejected(
     session: Session,
     readers: TopicReaders<C>,
     error: unknown,
-    refused: readonly Subscription<C>[],
+    rejected: readonly Subscription<C>[],
   ): Promise<void> {
-    const wasInForce = refused.map(({ status }) => status.current !== "pending");
+    const wasInForce = rejected.map(({ status }) => status.current !== "pending");
     const part = await this.#loadRecovery().catch(() => undefined) as RetriesPart | undefined;
     // If the session was lost in the meantime, the next session requests the topic.
     const isLost = !session.isReady || this.#session !== session;
     if (isLost || this.#all.get(readers.topic) !== readers) return;
     const retries = this.#retries ??= part && new part.Retries(this.#runtime);
-    const ended = refused.filter((_, i) => !retries?.isForNow(error, wasInForce[i]!));
-    for (const subscription of ended) readers.refuse(subscription, error);
+    const ended = rejected.filter((_, i) => !retries?.isForNow(error, wasInForce[i]!));
+    for (const subscription of ended) readers.reject(subscription, error);
     if (readers.isEnded) {
       // If there was no reply, the topic may be in force at the server, now or later. After a
       // rejection, an earlier subscription stays in force.
       if (error instanceof RequestError && !readers.isInForce) this.#drop(session, readers);
       else void this.#leave(readers).catch(() => {});
-    } else if (ended.length < refused.length) {
-      const isNew = refused.some(({ isEnded }, i) => !isEnded && !wasInForce[i]);
+    } else if (ended.length < rejected.length) {
+      const isNew = rejected.some(({ isEnded }, i) => !isEnded && !wasInForce[i]);
       retries?.take(error, { session, readers, isNew, ask: () => this.#ask(session, readers) });
     } else if (readers.isWaiting) this.#later(readers); // For subscriptions that were added in the meantime.
   }
@@ -312,7 +312,7 @@ export class Subscriptions<C extends Contract> {
       return;
     }
     readers.lose("loss");
-    void this.#refused(session, readers, error, [...readers.all]);
+    void this.#rejected(session, readers, error, [...readers.all]);
   }
 
   #drop(session: Session, readers: TopicReaders<C>): void {
@@ -516,12 +516,12 @@ export class TopicReaders<C extends Contract> implements TopicSink {
   end(error: unknown, hadAnswer?: boolean): void {
     this.#standing = "out";
     for (const subscription of [...this.all]) {
-      if (!hadAnswer || !subscription.isWaiting) this.refuse(subscription, error);
+      if (!hadAnswer || !subscription.isWaiting) this.reject(subscription, error);
     }
   }
 
   /** Ends one subscription. */
-  refuse(subscription: Subscription<C>, error: unknown): void {
+  reject(subscription: Subscription<C>, error: unknown): void {
     this.all.delete(subscription);
     subscription.end(error);
   }

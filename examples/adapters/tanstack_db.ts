@@ -1,6 +1,6 @@
 /**
  * A collection of TanStack DB with the rows of a state, over a Skein session: live queries, with
- * optimistic changes that the server may refuse.
+ * optimistic changes that the server may reject.
  *
  * Copy this file into your project.
  *
@@ -24,7 +24,7 @@ export interface StateCollectionOptions<T extends object> {
  *
  * - **Ready** once the state is. If the state cannot be read, the collection fails with its error.
  * - **Changes:** the changes of one TanStack transaction are one transaction of the state. If the
- *   server refuses it, TanStack rolls all of them back.
+ *   server rejects it, TanStack rolls all of them back.
  * - **Offline:** changes wait in the state, and stay optimistic until the server has replied.
  */
 export function stateCollection<T extends object>(

@@ -17,7 +17,7 @@ export interface BoardHost {
   /** Called after each change, including changes of others. */
   readonly onChange: () => void;
   /** Called with a sentence for the user if a change was not saved. */
-  readonly onRefused: (sentence: string) => void;
+  readonly onRejected: (sentence: string) => void;
   /** See {@linkcode between}. */
   readonly random?: (() => number) | undefined;
 }
@@ -40,7 +40,7 @@ export class Board implements Disposable {
    * Shows a state as a board.
    *
    * @param state The state, which the board closes.
-   * @param host Receives changes and refusals.
+   * @param host Receives changes and rejections.
    */
   constructor(state: BoardState, host: BoardHost) {
     this.#state = state;
@@ -153,7 +153,7 @@ export class Board implements Disposable {
     this.#host.onChange();
   }
 
-  /** Waits for a write of the row with a title, and tells the user if it is refused. */
+  /** Waits for a write of the row with a title, and tells the user if it is rejected. */
   async #save(title: string, writing: Promise<number>): Promise<void> {
     const saving = this.#outcome(title, writing);
     this.#saving.add(saving);
@@ -167,7 +167,7 @@ export class Board implements Disposable {
     try {
       await writing;
     } catch (error) {
-      if (!this.#isClosed) this.#host.onRefused(`“${title}” was not saved: ${reasonOf(error)}`);
+      if (!this.#isClosed) this.#host.onRejected(`“${title}” was not saved: ${reasonOf(error)}`);
     }
   }
 }
@@ -180,7 +180,7 @@ const REASONS: Readonly<Record<string, string>> = {
   unknown: "the connection was lost, and others have changed it meanwhile.",
 };
 
-/** Tells a user why a write was refused. */
+/** Tells a user why a write was rejected. */
 function reasonOf(error: unknown): string {
   const { failure, message } = Object(error);
   return REASONS[failure?.code] ?? failure?.message ?? message ?? String(error);

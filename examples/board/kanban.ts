@@ -36,7 +36,7 @@ export function serveBoards(options: BoardOptions): BoardServer {
     path: "/session",
     contract,
     rooms: ["board:{board}"],
-    // Limits for a demo. A write above them is refused, and the page says why.
+    // Limits for a demo. A write above them is rejected, and the page says why.
     durableStreams: {
       path: "/streams",
       maxStreams: 1_000,

@@ -54,7 +54,7 @@ export async function planOnce(): Promise<void> {
 async function enter(url: string, name: string): Promise<Visitor> {
   const client = connect(`${url}session?name=${name}`, { contract, transports: ["websocket"] });
   const state = await client.state("board:plans");
-  const board = new Board(state, { onChange() {}, onRefused: console.log });
+  const board = new Board(state, { onChange() {}, onRejected: console.log });
   await state.ready;
   return {
     board,

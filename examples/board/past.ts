@@ -106,7 +106,7 @@ export class Past {
  * @param stream The address of the board's stream, with the user's name.
  * @param options A signal, and how to fetch.
  * @returns The past.
- * @throws {Error} If the server can't be reached, or refuses.
+ * @throws {Error} If the server can't be reached, or rejects.
  */
 export async function readPast(
   stream: URL,

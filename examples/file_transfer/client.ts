@@ -52,8 +52,8 @@ export async function send(url: string, path: string, options: SendOptions): Pro
       return (await session.request("finish", undefined, { timeoutMs: FINISH_MS })).path;
     } catch (error) {
       // A rejection is final: the server would reject again. Any other error is a connection error.
-      const isRefused = error instanceof RequestError && error.failure.code !== "incomplete";
-      if (isRefused || client.status.isEnded || ++failures === MAX_ATTEMPTS) throw error;
+      const isRejected = error instanceof RequestError && error.failure.code !== "incomplete";
+      if (isRejected || client.status.isEnded || ++failures === MAX_ATTEMPTS) throw error;
     }
   }
 }

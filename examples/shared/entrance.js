@@ -32,10 +32,10 @@ export function openEntrance({ connection = {}, onStatus, onEnter }) {
     const hideStatus = followStatus(client);
     let isIn = false;
     for await (const status of client.status) {
-      if (status.name === "refused" && !isIn) {
+      if (status.name === "rejected" && !isIn) {
         hideStatus();
         void client.close();
-        return refuse(status.cause.reason);
+        return reject(status.cause.reason);
       }
       onStatus(status, client);
       if (status.name !== "connected") continue;
@@ -67,10 +67,10 @@ export function openEntrance({ connection = {}, onStatus, onEnter }) {
 }
 
 /** Asks for another name. */
-function refuse(reason) {
+function reject(reason) {
   sessionStorage.removeItem("name");
   localStorage.removeItem("name");
   elements["enter-button"].disabled = false;
-  elements["name-error"].textContent = reason || "The server refused this name";
+  elements["name-error"].textContent = reason || "The server rejected this name";
   elements.name.focus();
 }

@@ -22,7 +22,7 @@ import { MoqError } from "../wire/errors.ts";
 import { dialMoq, type DialMoqOptions } from "./dial.ts";
 import { ResumableAnnouncements } from "./resumable_announcements.ts";
 import { ResumableTrack, RESUME, type ResumeOptions } from "./resumable_track.ts";
-import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
+import { isRejection, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
 
 /** The options for {@linkcode MoqClient}. */
 export interface MoqClientOptions {
@@ -89,10 +89,10 @@ export interface MoqClientOptions {
 /** How a client ended. */
 export interface MoqClientEnd {
   /**
-   * `closed` by the application; `refused` if another attempt would fail as well; `exhausted` if a
+   * `closed` by the application; `rejected` if another attempt would fail as well; `exhausted` if a
    * limit of `retry` was reached.
    */
-  readonly name: "closed" | "refused" | "exhausted";
+  readonly name: "closed" | "rejected" | "exhausted";
   /** The error; `undefined` if the application closed the client. */
   readonly error: unknown;
 }
@@ -149,7 +149,7 @@ function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
   const { code: moqCode, reason, message, by } = info;
   const text = `The session closed: ${message || reason}`;
   const error = new MoqError("session", reason, text, { moqCode, by });
-  const isFinal = by === "remote" && isRefusal(error) && !(isStable && reason === "unauthorized");
+  const isFinal = by === "remote" && isRejection(error) && !(isStable && reason === "unauthorized");
   return { cause: { error, info }, isFinal };
 }
 
@@ -241,10 +241,10 @@ const CLIENT: OptionKinds<MoqClientOptions> = {
  * - **Announcements** of {@linkcode MoqClient.acceptAnnounce} report what changed in the meantime.
  * - **Delays** double up to `maxDelayMs`, with jitter. The delay, the number of attempts and the
  *   time until the client gives up are only reset once a session has been stable for `stableMs`.
- * - **Refused:** the client stops immediately if the server replies `unauthorized` or with a status
- *   from 400 to 499 (except 408, 425 and 429), if there is no common version, or if the URL cannot
- *   be dialed at all. If a stable session is closed as unauthorized, the client makes one more
- *   attempt, because the token may have expired.
+ * - **Rejected:** the client stops immediately if the server replies `unauthorized` or with a
+ *   status from 400 to 499 (except 408, 425 and 429), if there is no common version, or if the URL
+ *   cannot be dialed at all. If a stable session is closed as unauthorized, the client makes one
+ *   more attempt, because the token may have expired.
  * - **GOAWAY:** the client dials the next session while the old one is still open, and then moves
  *   to it. The server may name another URL: see `allowMigration` of {@linkcode MoqClientOptions}.
  * - **Session:** after `session.close()` the client connects again; {@linkcode MoqClient.close}
@@ -288,7 +288,7 @@ export class MoqClient implements AsyncDisposable {
   readonly status: StatusFeed<MoqClientStatus> = new StatusFeed<MoqClientStatus>({
     name: "connecting",
   });
-  /** Resolves with the reason once the client is closed, refused or exhausted; never rejects. */
+  /** Resolves with the reason once the client is closed, rejected or exhausted; never rejects. */
   readonly closed: Promise<MoqClientEnd>;
 
   readonly #runtime: Runtime;
@@ -476,7 +476,7 @@ export class MoqClient implements AsyncDisposable {
           ? STOPPED
           : await this.#runSession(uri);
         if (signal.aborted) return this.#finish({ name: "closed", error: undefined });
-        if (isFinal) return this.#finish({ name: "refused", error: cause.error });
+        if (isFinal) return this.#finish({ name: "rejected", error: cause.error });
         this.#lastFailure = cause.error;
         const drawnMs = this.#backoff.next();
         const { attempt } = this.#backoff;
@@ -531,7 +531,7 @@ export class MoqClient implements AsyncDisposable {
     try {
       return await this.#dial(anySignal(this.#stop.signal, signal));
     } catch (error) {
-      return { cause: { error }, isFinal: isRefusal(error) };
+      return { cause: { error }, isFinal: isRejection(error) };
     }
   }
 

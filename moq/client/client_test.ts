@@ -15,7 +15,7 @@ import { MoqError } from "../wire/errors.ts";
 import { MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
 
-const refused = () => new ConnectionError("Nobody listens");
+const rejected = () => new ConnectionError("Nobody listens");
 
 function namesOf(client: MoqClient): { readonly names: string[]; readonly over: Promise<void> } {
   const names: string[] = [];
@@ -102,7 +102,7 @@ Deno.test("MoqClient() waits longer for a peer that accepts sessions and drops t
 Deno.test("MoqClient() stops after maxAttempts, with the error of the last one", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
-  network.fail(9, refused);
+  network.fail(9, rejected);
   await using client = network.client({ retry: { maxAttempts: 3 } });
   const { names, over } = namesOf(client);
   const track = client.subscribe("/live", "video");
@@ -136,7 +136,7 @@ Deno.test("MoqClient() stops after giveUpAfterMs without a stable session", asyn
   await pass(time, 86_400_000);
   const begin = Date.now();
   const over = client.closed.then(() => Date.now());
-  network.fail(2, refused);
+  network.fail(2, rejected);
   for (let count = 0; client.status.current.name !== "exhausted"; count++) {
     assert(count < 20);
     network.last.close();
@@ -145,23 +145,23 @@ Deno.test("MoqClient() stops after giveUpAfterMs without a stable session", asyn
   assertEquals((await over - begin) / 1_000, 10);
 });
 
-const REFUSALS: readonly (readonly [string, () => unknown])[] = [
-  ["401", () => new ConnectionError("Refused", { status: 401 })],
-  ["403", () => new ConnectionError("Refused", { status: 403 })],
-  ["404", () => new ConnectionError("Refused", { status: 404 })],
+const REJECTIONS: readonly (readonly [string, () => unknown])[] = [
+  ["401", () => new ConnectionError("Rejected", { status: 401 })],
+  ["403", () => new ConnectionError("Rejected", { status: 403 })],
+  ["404", () => new ConnectionError("Rejected", { status: 404 })],
   ["unauthorized", () => new MoqError("session", "unauthorized", "No", { by: "remote" })],
   ["no common version", () => new MoqError("session", "unsupportedVersion", "No version")],
   ["a URL that cannot be dialed", () => new TypeError("Cannot dial MoQ")],
   ["a missing feature of the platform", () => new UnsupportedError("Cannot dial MoQ")],
 ];
-for (const [what, error] of REFUSALS) {
+for (const [what, error] of REJECTIONS) {
   Deno.test(`MoqClient() stops immediately on ${what}`, async () => {
     const network = new MoqNetwork();
     const thrown = error();
     network.fail(1, () => thrown);
     const client = network.client();
-    assertEquals(await client.closed, { name: "refused", error: thrown });
-    assertEquals([network.dials.length, client.status.current.name], [1, "refused"]);
+    assertEquals(await client.closed, { name: "rejected", error: thrown });
+    assertEquals([network.dials.length, client.status.current.name], [1, "rejected"]);
     await client.close();
   });
 }
@@ -169,7 +169,7 @@ for (const [what, error] of REFUSALS) {
 Deno.test("MoqClient() retries after temporary failures", async () => {
   for (
     const error of [
-      refused(),
+      rejected(),
       new ConnectionError("Busy", { status: 429 }),
       new ConnectionError("Broken", { status: 503 }),
       new MoqError("session", "internal", "Broken", { by: "remote" }),
@@ -200,7 +200,7 @@ Deno.test("MoqClient() stops if the server closes the new session as unauthorize
   network.last.closeWithError("unauthorized", "Expired");
   const { name, error } = await client.closed;
   assert(error instanceof MoqError);
-  assertEquals([name, error.reason, error.by], ["refused", "unauthorized", "remote"]);
+  assertEquals([name, error.reason, error.by], ["rejected", "unauthorized", "remote"]);
 });
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
@@ -243,7 +243,7 @@ Deno.test("MoqClient() keeps the old session after GOAWAY until the next one ope
   const network = new MoqNetwork();
   await using client = network.client();
   await settledMoq(client);
-  network.fail(1, refused);
+  network.fail(1, rejected);
   void network.last.goaway({ timeoutMs: 2_000 });
   await turns();
   await pass(time, 1_000);
@@ -260,7 +260,7 @@ Deno.test("MoqClient() leaves after leaveAfterMs following GOAWAY, even without 
   const network = new MoqNetwork();
   await using client = network.client({ retry: { leaveAfterMs: 3_000 } });
   await settledMoq(client);
-  network.fail(3, refused);
+  network.fail(3, rejected);
   const left = network.last.goaway();
   await turns();
   await pass(time, 2_999);
@@ -343,7 +343,7 @@ Deno.test("MoqClient() closes a session that opens too late, and one with anothe
   network.answers.push((signal) => network.dial(signal, { mux: new TrackMux() }));
   await pass(time, 1_000);
   const { name, error } = await client.closed;
-  assertEquals(name, "refused");
+  assertEquals(name, "rejected");
   assert(error instanceof TypeError && error.message.includes("mux"));
   assert(network.last.isClosed);
 });
@@ -366,7 +366,7 @@ Deno.test("MoqClient.close() stops an attempt, a delay and a session, and leaves
   assertEquals([aborted, dialing.status.current.name], [true, "closed"]);
   assertEquals(await dialing.closed, { name: "closed", error: undefined });
   // During a delay.
-  network.fail(1, refused);
+  network.fail(1, rejected);
   const waiting = network.client();
   assertEquals(await settledMoq(waiting), "reconnecting");
   await Promise.all([waiting.close(), waiting.close()]);
@@ -404,7 +404,7 @@ Deno.test("MoqClient() closes by its signal, even if it is already aborted", asy
 Deno.test("MoqClient.retryNow() skips the delay, and so does a browser that comes online", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
-  network.fail(2, refused);
+  network.fail(2, rejected);
   await using client = network.client({ retry: { firstDelayMs: 10_000 } });
   assertEquals(await settledMoq(client), "reconnecting");
   client.retryNow();
@@ -448,7 +448,7 @@ Deno.test("MoqClient.retryNow() starts an attempt beside one that hangs, and so 
 Deno.test("MoqClient.whenConnected() waits for the session, up to its timeout and signal", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
-  network.fail(1, refused);
+  network.fail(1, rejected);
   await using client = network.client();
   const late = assertRejects(
     () => client.whenConnected({ timeoutMs: 500 }),

@@ -119,7 +119,7 @@ for (const [wire, expected] of [["webtransport", 403], ["quic", undefined]] as c
     });
     await using client = connect(() => URLS[wire]!(server), wire);
     const { name, error } = await soon(client.closed);
-    assertEquals([name, asked], ["refused", 1]);
+    assertEquals([name, asked], ["rejected", 1]);
     assertEquals((error as { status?: number }).status, expected);
     if (expected === undefined) assertEquals((error as MoqError).reason, "unauthorized");
   });

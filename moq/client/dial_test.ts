@@ -188,17 +188,17 @@ Deno.test("dialMoq() names the offered versions if a server of the IETF drafts s
   assertEquals(error.reason, "unsupportedVersion");
 
   await using listener = listenWebTransport({ hostname, cert, key });
-  const refusing = (async () => {
-    for await (const request of listener) request.refuse(400);
+  const rejecting = (async () => {
+    for await (const request of listener) request.reject(400);
   })();
-  const refused = await assertRejects(
+  const rejected = await assertRejects(
     () => dialMoq(`https://127.0.0.1:${listener.address.port}/`, options),
     ConnectionError,
     "offered moq-lite-05, moq-lite-04, moql",
   );
-  assertEquals(refused.status, 400);
+  assertEquals(rejected.status, 400);
   await listener.close();
-  await refusing;
+  await rejecting;
 });
 
 Deno.test("dialMoq() reports a closed port", async () => {

@@ -161,7 +161,7 @@ Deno.test("ResumableAnnouncements.close() works without a session too", async ()
 });
 
 Deno.test("ResumableAnnouncements forgets possibly ended broadcasts if there is no room for all", async () => {
-  let isRefused = false;
+  let isRejected = false;
   const announcements = new ResumableAnnouncements(
     { runtime: platformRuntime(), onEnd() {} },
     "/",
@@ -173,7 +173,7 @@ Deno.test("ResumableAnnouncements forgets possibly ended broadcasts if there is 
       if (active) told.add(path);
       else told.delete(path);
     }
-  })().catch(() => isRefused = true);
+  })().catch(() => isRejected = true);
 
   for (const name of ["old", "new"]) {
     const reader = new AnnouncementReader(broadcastPath("/"), () => {});
@@ -190,7 +190,7 @@ Deno.test("ResumableAnnouncements forgets possibly ended broadcasts if there is 
     while (!announcements.active.some(({ path }) => path === `/${name}/0`)) await turns();
     await turns();
   }
-  assertEquals([announcements.active.length, isRefused], [0.6 * MAX_ANNOUNCED, false]);
+  assertEquals([announcements.active.length, isRejected], [0.6 * MAX_ANNOUNCED, false]);
   assertEquals(told.size, 0.6 * MAX_ANNOUNCED);
   assert(!told.has("/old/0"));
   announcements.close();

@@ -101,7 +101,7 @@ const HOPELESS: ReadonlySet<MoqErrorName> = new Set([
  *
  * @returns True if another attempt would fail as well.
  */
-export function isRefusal(error: unknown): boolean {
+export function isRejection(error: unknown): boolean {
   if (error instanceof TypeError || error instanceof RangeError) return true;
   if (error instanceof UnsupportedError) return true;
   if (error instanceof ConnectionError) {

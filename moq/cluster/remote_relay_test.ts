@@ -63,9 +63,9 @@ Deno.test("MoqCluster times out dialing a silent relay, and closes its late sess
     },
   });
   const track = await client.subscribe("/live", "x");
-  const refused = assertRejects(() => track.ready, MoqError);
+  const rejected = assertRejects(() => track.ready, MoqError);
   await bench.pass(10_100);
-  await refused;
+  await rejected;
   assertEquals([signals[0]?.aborted, b.cluster.stats.links], [true, 0]);
   await using pair = await livePair("moq-lite-05", { client: muxes[0]! });
   late.resolve(pair.client);

@@ -186,8 +186,8 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     const frames = (await Array.fromAsync(group)).map(textOf);
     assertEquals(frames, ["three", "four"]);
     for (const gone of [1, 4]) {
-      const refused = await pair.client.fetch("/live", "x", { group: gone });
-      await assertRejects(() => refused.readFrame(), MoqError);
+      const rejected = await pair.client.fetch("/live", "x", { group: gone });
+      await assertRejects(() => rejected.readFrame(), MoqError);
     }
     const open = live.openGroup();
     open.writeFrame(bytesOf("five"));

@@ -493,7 +493,7 @@ export class MoqRelay implements AsyncDisposable {
     if (peer === undefined) return;
     if (active) {
       if (this.#mayPublish(session)) return this.#add(peer, path, { session, hops });
-      this.#refuse(peer, path, "anonymous");
+      this.#reject(peer, path, "anonymous");
       return reader.close("bannedPrefix");
     }
     if (this.#stopWaiting(peer, path)) return this.#updateNotice(peer);
@@ -543,7 +543,7 @@ export class MoqRelay implements AsyncDisposable {
     if (!this.#wait(peer, path, source)) peer.ignored++;
     // A peer that uses its whole share is queued when one of its broadcasts ends.
     else if (limit !== "share") this.#queue.add(peer);
-    this.#refuse(peer, path, limit);
+    this.#reject(peer, path, limit);
   }
 
   /** Relays a broadcast; returns the limit that prevents it, if any. */
@@ -615,7 +615,7 @@ export class MoqRelay implements AsyncDisposable {
    * Reports a broadcast that is not relayed, to this application and to a publisher that subscribes
    * to notices.
    */
-  #refuse(
+  #reject(
     peer: RelayPeer,
     path: BroadcastPath,
     limit: RelayLimit | "anonymous",

@@ -66,7 +66,7 @@ interface BroadcastStory {
   /** The messages of `onError`; omitted if other cases cover them. */
   readonly errors?: readonly string[];
   /** The number of rejected broadcasts, by the level that was full. */
-  readonly refused?: Readonly<Record<string, number>>;
+  readonly rejected?: Readonly<Record<string, number>>;
 }
 
 const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
@@ -134,7 +134,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
       "Cannot relay /c: its address already uses its share of the broadcasts, " +
       "see maxBroadcastsPerAddress",
     ],
-    refused: { address: 2 },
+    rejected: { address: 2 },
   },
   "relays broadcasts of other addresses while one address waits": {
     options: { maxBroadcasts: 4, maxShare: 1, maxBroadcastsPerAddress: 2 },
@@ -202,7 +202,7 @@ const BROADCASTS: Readonly<Record<string, BroadcastStory>> = {
   },
 };
 
-for (const [title, { options, steps, errors, refused }] of Object.entries(BROADCASTS)) {
+for (const [title, { options, steps, errors, rejected }] of Object.entries(BROADCASTS)) {
   Deno.test(`MoqRelay ${title}`, async () => {
     await using net = new RelayNet();
     const messages: string[] = [];
@@ -229,9 +229,9 @@ for (const [title, { options, steps, errors, refused }] of Object.entries(BROADC
     }
     if (errors !== undefined) assertEquals(messages, errors);
     const none = { server: 0, address: 0, user: 0, session: 0 };
-    const { taken, max, refused: counted } = relay.mux.quotas!.stats["moq.maxBroadcasts"]!;
+    const { taken, max, rejected: counted } = relay.mux.quotas!.stats["moq.maxBroadcasts"]!;
     assertEquals([taken, max], [relay.stats.broadcasts, options.maxBroadcasts]);
-    if (refused !== undefined) assertEquals(counted, { ...none, ...refused });
+    if (rejected !== undefined) assertEquals(counted, { ...none, ...rejected });
   });
 }
 
@@ -271,7 +271,7 @@ Deno.test("MoqRelay relays an honest publisher next to sessions that announce up
 /** A step of a client on one track. */
 interface TrackStep extends Joining {
   readonly subscribes?: string;
-  readonly isRefused?: string;
+  readonly isRejected?: string;
   /** Closes one subscription of the track. */
   readonly closes?: string;
 }
@@ -290,7 +290,7 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
     options: { maxTracks: 1 },
     steps: [
       { by: "ada", subscribes: "one" },
-      { by: "ada", isRefused: "two" },
+      { by: "ada", isRejected: "two" },
     ],
     tracks: "one",
   },
@@ -298,13 +298,13 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
     options: { maxTracks: 100, lingerMs: HOUR_MS },
     steps: [
       { by: "ada", subscribes: "one one two" },
-      { by: "ada", isRefused: "three" },
+      { by: "ada", isRejected: "three" },
       // The other subscription of the track still holds the slot.
       { by: "ada", closes: "one" },
-      { by: "ada", isRefused: "four" },
+      { by: "ada", isRejected: "four" },
       { by: "ada", closes: "one" },
       { by: "ada", subscribes: "four" },
-      { by: "ada", isRefused: "five" },
+      { by: "ada", isRejected: "five" },
       { by: "bob", subscribes: "three" },
       { by: "relay", share: 1, subscribes: "1 2 3 4 5 6 7 8 9 10" },
     ],
@@ -316,8 +316,8 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
       { by: "ada", from: "192.0.2.1", subscribes: "one" },
       { by: "bob", from: "::ffff:192.0.2.1", subscribes: "two" },
       { by: "ada", subscribes: "three" },
-      { by: "ada", isRefused: "four" },
-      { by: "bob", isRefused: "five" },
+      { by: "ada", isRejected: "four" },
+      { by: "bob", isRejected: "five" },
       // A track that the relay already has uses no slot.
       { by: "cleo", from: "192.0.2.1", subscribes: "one" },
       { by: "dan", from: "192.0.2.2", subscribes: "four" },
@@ -331,7 +331,7 @@ const TRACKS: Readonly<Record<string, TrackStory>> = {
       { by: "ada", subscribes: "old used" },
       { by: "ada", closes: "old" },
       { by: "ada", subscribes: "new" },
-      { by: "ada", isRefused: "more" },
+      { by: "ada", isRejected: "more" },
     ],
     tracks: "used new",
   },
@@ -361,7 +361,7 @@ for (const [title, { options, steps, tracks }] of Object.entries(TRACKS)) {
         await track.ready;
         open.push(track);
       }
-      for (const name of words(step.isRefused)) {
+      for (const name of words(step.isRejected)) {
         const { ready } = await client.subscribe("/live", name);
         const error = await assertRejects(() => ready, MoqError, undefined, name);
         assertEquals(error.reason, "internal");
@@ -426,9 +426,9 @@ Deno.test("MoqRelay forwards as many concurrent fetches as its limit allows, and
   const frames = async (group: GroupReader) => (await Array.fromAsync(group)).map(textOf);
   const held = [await fetch(), await fetch()];
   await until(() => asked === 2);
-  const refused = await fetch();
-  const answer = refused.readFrame().catch((error) => error);
-  await until(() => asked > 2 || refused.isEnded);
+  const rejected = await fetch();
+  const answer = rejected.readFrame().catch((error) => error);
+  await until(() => asked > 2 || rejected.isEnded);
   gate.resolve();
   assertEquals((await answer as MoqError).reason, "notFound");
   for (const group of held) assertEquals(await frames(group), ["one"]);

@@ -1,5 +1,10 @@
 /** Admission of clients: path, origin, limits, and the application's own check, in this order. */
-import { AuthenticationError, LimitError, type RefusalStatus, TimeoutError } from "../../errors.ts";
+import {
+  AuthenticationError,
+  LimitError,
+  type RejectionStatus,
+  TimeoutError,
+} from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { DecisionFault, tellFault } from "../../base/decision.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -63,7 +68,7 @@ export class SessionLeases {
    * Takes a lease for a session that is being set up.
    *
    * @param address Network address of the client, if known.
-   * @throws {MoqRefusal} If a limit is reached.
+   * @throws {MoqRejection} If a limit is reached.
    */
   take(address: string | undefined): SessionLease {
     const owner = this.#quotas.owners.of({ address });
@@ -87,22 +92,22 @@ export class SessionLeases {
   }
 }
 
-function placeIn(quota: Quota, owner: Owner, status: RefusalStatus): Disposable {
+function placeIn(quota: Quota, owner: Owner, status: RejectionStatus): Disposable {
   try {
     return quota.take(owner);
   } catch (error) {
     if (!(error instanceof LimitError)) throw error;
-    throw new MoqRefusal(status, error.message);
+    throw new MoqRejection(status, error.message);
   }
 }
 
 /** Thrown when a client is rejected. */
-export class MoqRefusal extends Error {
-  readonly status: RefusalStatus;
+export class MoqRejection extends Error {
+  readonly status: RejectionStatus;
 
-  constructor(status: RefusalStatus, message: string, options?: ErrorOptions) {
+  constructor(status: RejectionStatus, message: string, options?: ErrorOptions) {
     super(message, options);
-    this.name = "MoqRefusal";
+    this.name = "MoqRejection";
     this.status = status;
   }
 
@@ -127,20 +132,20 @@ export class MoqRefusal extends Error {
  * `MoqError`.
  * @returns The rejection; 503 for errors of other classes, after which the client may retry.
  */
-export function moqRefusal(error: unknown): MoqRefusal {
-  if (error instanceof MoqRefusal) return error;
+export function moqRejection(error: unknown): MoqRejection {
+  if (error instanceof MoqRejection) return error;
   if (error instanceof AuthenticationError) {
-    return new MoqRefusal(error.status, error.message, { cause: error });
+    return new MoqRejection(error.status, error.message, { cause: error });
   }
-  if (error instanceof MoqError) return new MoqRefusal(403, error.message, { cause: error });
-  return new MoqRefusal(503, "The server cannot tell now, try again later", { cause: error });
+  if (error instanceof MoqError) return new MoqRejection(403, error.message, { cause: error });
+  return new MoqRejection(503, "The server cannot tell now, try again later", { cause: error });
 }
 
 /**
  * Returns `true` if a rejection may be caused by a fault in the application: its cause is neither
  * an `AuthenticationError` nor a `MoqError`.
  */
-function isFault({ cause }: MoqRefusal): boolean {
+function isFault({ cause }: MoqRejection): boolean {
   return cause !== undefined && !(cause instanceof AuthenticationError) &&
     !(cause instanceof MoqError);
 }
@@ -229,7 +234,7 @@ export class Admission {
    * Takes a lease for a client that has not sent its SETUP yet.
    *
    * @param address Network address of the client, if known.
-   * @throws {MoqRefusal} If the server is full or closed.
+   * @throws {MoqRejection} If the server is full or closed.
    */
   take(address: string | undefined): SessionLease {
     this.#checkOpen();
@@ -240,16 +245,16 @@ export class Admission {
    * Admits a client before its request is answered.
    *
    * @param protocol The protocol for the response; empty if there is none.
-   * @throws {MoqRefusal} If the client is rejected.
+   * @throws {MoqRejection} If the client is rejected.
    */
   async admit(client: MoqClientInfo, protocol: string): Promise<SessionLease> {
     const { url, headers, address } = client;
     const parsed = URL.parse(url);
-    if (parsed === null) throw new MoqRefusal(400, "Malformed URL");
+    if (parsed === null) throw new MoqRejection(400, "Malformed URL");
     const { pathname, search } = parsed;
-    if (!this.#matches(pathname)) throw new MoqRefusal(404, "No session is served at this path");
+    if (!this.#matches(pathname)) throw new MoqRejection(404, "No session is served at this path");
     if (!this.isOriginAllowed(headers)) {
-      throw new MoqRefusal(
+      throw new MoqRejection(
         403,
         `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
       );
@@ -277,11 +282,11 @@ export class Admission {
     try {
       const path = request.path.replace(/\?.*$/s, "");
       if (path !== "" && !this.#matches(path)) {
-        throw new MoqRefusal(404, "No session is served at this path");
+        throw new MoqRejection(404, "No session is served at this path");
       }
       await this.#callOnSetup(request, client);
     } catch (error) {
-      throw moqRefusal(error).asMoqError;
+      throw moqRejection(error).asMoqError;
     }
   }
 
@@ -291,7 +296,7 @@ export class Admission {
   }
 
   #checkOpen(): void {
-    if (this.#isClosed) throw new MoqRefusal(503, NO_MORE_SESSIONS);
+    if (this.#isClosed) throw new MoqRejection(503, NO_MORE_SESSIONS);
   }
 
   /** Calls `onSetup`, and waits at most `setupTimeoutMs` for it. */
@@ -306,18 +311,18 @@ export class Admission {
         timeoutMs,
       });
     } catch (error) {
-      if (signal.aborted) throw new MoqRefusal(503, NO_MORE_SESSIONS);
+      if (signal.aborted) throw new MoqRejection(503, NO_MORE_SESSIONS);
       const isLate = error instanceof TimeoutError;
-      const refusal = isLate
-        ? new MoqRefusal(503, "The check of the client took too long", { cause: error })
-        : moqRefusal(error);
-      if (isFault(refusal)) {
+      const rejection = isLate
+        ? new MoqRejection(503, "The check of the client took too long", { cause: error })
+        : moqRejection(error);
+      if (isFault(rejection)) {
         this.report(error);
         const { onError } = this.#options;
         const fault = DecisionFault.thrown("onSetup", error);
         tellFault(this.#console, fault, { isReported: onError !== undefined });
       }
-      throw refusal;
+      throw rejection;
     }
   }
 }

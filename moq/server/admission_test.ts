@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { MoqRefusal, SessionLeases } from "./admission.ts";
+import { MoqRejection, SessionLeases } from "./admission.ts";
 import { isPrivateAddress } from "../../base/network_address.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Quotas } from "../../base/shares.ts";
@@ -9,12 +9,12 @@ function leasesOf(limits: MoqServerOptions["limits"]): SessionLeases {
   return new SessionLeases(new Quotas(platformRuntime(), { isProxy: isPrivateAddress }), limits);
 }
 
-function refusalOf(leases: SessionLeases, address?: string): MoqRefusal {
-  return assertThrows(() => leases.take(address), MoqRefusal);
+function rejectionOf(leases: SessionLeases, address?: string): MoqRejection {
+  return assertThrows(() => leases.take(address), MoqRejection);
 }
 
 function statusOf(leases: SessionLeases, address?: string): number {
-  return refusalOf(leases, address).status;
+  return rejectionOf(leases, address).status;
 }
 
 Deno.test("SessionLeases.take() rejects beyond each limit, until a slot is released", () => {
@@ -41,7 +41,7 @@ Deno.test("SessionLeases.take() applies shares per address once half is in use, 
   const leases = leasesOf({ maxSessions: 2_400, maxPendingSetups: 16 });
   const connect = (address: string) => leases.take(address).setupEnded();
   for (let i = 0; i < 1_200; i++) connect("192.0.2.1");
-  const { status, message } = refusalOf(leases, "192.0.2.1");
+  const { status, message } = rejectionOf(leases, "192.0.2.1");
   assertEquals(
     [status, message],
     [
@@ -51,7 +51,7 @@ Deno.test("SessionLeases.take() applies shares per address once half is in use, 
   );
   // Eight setups, half of all.
   for (let i = 0; i < 8; i++) leases.take("192.0.2.2");
-  const { status: later, message: why } = refusalOf(leases, "192.0.2.2");
+  const { status: later, message: why } = rejectionOf(leases, "192.0.2.2");
   assertEquals(
     [later, why],
     [
@@ -64,7 +64,7 @@ Deno.test("SessionLeases.take() applies shares per address once half is in use, 
   // The address of a proxy has no share; only the server's limit applies.
   for (let i = 0; i < 1_191; i++) connect("10.0.0.1");
   assertEquals(
-    refusalOf(leases, "192.0.2.3").message,
+    rejectionOf(leases, "192.0.2.3").message,
     "Cannot begin session: this server may have at most 2400 sessions at once",
   );
 });

@@ -28,7 +28,7 @@ import {
   type MoqVersion,
   protocolsOf,
 } from "../wire/versions.ts";
-import { Admission, MoqRefusal, moqRefusal, type SessionLease } from "./admission.ts";
+import { Admission, MoqRejection, moqRejection, type SessionLease } from "./admission.ts";
 import { offersMoq, requestsHash } from "./server_options.ts";
 import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
@@ -160,11 +160,11 @@ export class MoqServer implements MoqFace, AsyncDisposable {
       const lease = await this.#admission.admit(client, protocol ?? "");
       const connection = accepted(lease, () => request.accept(protocol ? { protocol } : {}));
       release(connection, lease);
-      if (protocol === undefined) return refuseVersion(connection, request.protocols);
+      if (protocol === undefined) return rejectVersion(connection, request.protocols);
       await this.#sessions.begin(connection, client, { lease, isAdmitted: true });
     } catch (error) {
       try {
-        request.refuse(this.#refused(error).status);
+        request.reject(this.#rejected(error).status);
       } catch {
         // The request was already answered, or the client left.
       }
@@ -194,7 +194,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
     try {
       lease = this.#admission.take(address);
     } catch (error) {
-      const { closeCode, message: reason } = moqRefusal(error);
+      const { closeCode, message: reason } = moqRejection(error);
       connection.close({ closeCode, reason });
       return undefined;
     }
@@ -327,7 +327,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
       const client = { url, headers, address, transport: "websocket" };
       const protocol = chooseWebSocket(offeredProtocols(request), this.#versions);
       if (protocol === undefined) {
-        throw new MoqRefusal(
+        throw new MoqRejection(
           400,
           "There is no common MoQ subprotocol: offer for example qmux-01.moq-lite-04",
         );
@@ -344,7 +344,7 @@ export class MoqServer implements MoqFace, AsyncDisposable {
       void this.#sessions.begin(connection, client, { lease, isAdmitted: true });
       return response;
     } catch (error) {
-      const { status, message } = this.#refused(error);
+      const { status, message } = this.#rejected(error);
       return new Response(message, {
         status,
         headers: status === 429 || status === 503 ? { "retry-after": "5" } : {},
@@ -353,10 +353,10 @@ export class MoqServer implements MoqFace, AsyncDisposable {
   }
 
   /** Converts an error to a rejection, and reports it unless it already is one. */
-  #refused(error: unknown): MoqRefusal {
-    if (error instanceof MoqRefusal) return error;
+  #rejected(error: unknown): MoqRejection {
+    if (error instanceof MoqRejection) return error;
     this.#admission.report(error);
-    return new MoqRefusal(503, "The server failed", { cause: error });
+    return new MoqRejection(503, "The server failed", { cause: error });
   }
 
   /**
@@ -432,7 +432,7 @@ function accepted<T>(lease: SessionLease, accept: () => T): T {
     return accept();
   } catch (cause) {
     lease[Symbol.dispose]();
-    throw new MoqRefusal(400, "The request cannot be answered", { cause });
+    throw new MoqRejection(400, "The request cannot be answered", { cause });
   }
 }
 
@@ -441,7 +441,7 @@ function release(connection: Connection, lease: SessionLease): void {
   connection.closed.then(free, free);
 }
 
-function refuseVersion(connection: Connection, offered: readonly string[]): void {
+function rejectVersion(connection: Connection, offered: readonly string[]): void {
   const reason = `There is no common MoQ version: the client offers ${
     offered.join(", ") || "none by name"
   }`;

@@ -49,12 +49,12 @@ Deno.test("MoqServer.drain() admits no more clients, whatever onSetup returns", 
     await using server = listen({ onSession, onSetup });
     const session = await dial(server, wire);
     await next();
-    const refused = assertRejects(() => dial(server, wire, { path: "wait" }), ConnectionError);
+    const rejected = assertRejects(() => dial(server, wire, { path: "wait" }), ConnectionError);
     await asked;
     const drained = server.drain({ timeoutMs: 5_000 });
     await session.draining;
     open();
-    await refused;
+    await rejected;
     session.close();
     assertEquals(await drained, { left: 1, cut: 0 });
   }
@@ -100,11 +100,11 @@ Deno.test("MoqServer.close() ends sessions and setups", async () => {
   await next();
   const dialing = dial(server, "quic", { versions: ["gomoqt-dev"], path: "wait" });
   await asked;
-  const refused = assertRejects(() => dialing, ConnectionError);
+  const rejected = assertRejects(() => dialing, ConnectionError);
   await server.close();
   await server.close();
   assertEquals((await session.closed).code, 0);
-  await refused;
+  await rejected;
 });
 
 Deno.test("listenMoq() closes with its signal", async () => {

@@ -20,7 +20,7 @@ Deno.test("listenMoq() rejects sessions that onSetup rejects, with its code", as
     onSetup: () => Promise.reject(thrown),
     onError: (error) => errors.push(error),
   });
-  const refused = async (wire: Wire, versions: MoqVersion[]) => {
+  const rejected = async (wire: Wire, versions: MoqVersion[]) => {
     const error = await assertRejects(() => dial(server, wire, { versions }));
     const { status, moqCode } = error as { status?: number; moqCode?: number };
     return status ?? moqCode;
@@ -33,8 +33,8 @@ Deno.test("listenMoq() rejects sessions that onSetup rejects, with its code", as
   ];
   for (const [error, status, code] of cases) {
     thrown = error;
-    assertEquals(await refused("webtransport", ["moq-lite-05"]), status);
-    assertEquals(await refused("quic", ["gomoqt-dev"]), code);
+    assertEquals(await rejected("webtransport", ["moq-lite-05"]), status);
+    assertEquals(await rejected("quic", ["gomoqt-dev"]), code);
   }
   assertEquals(errors.length, 2); // The last error is reported twice.
   assertEquals(printed.lines, [

@@ -301,7 +301,7 @@ export class Sockets implements FaceHost {
     for await (const request of listener) {
       // Do not await the response: a request may wait for a database.
       if (this.#options.wires.includes("webtransport")) void this.#handlers.take(request);
-      else request.refuse(404);
+      else request.reject(404);
     }
   }
 

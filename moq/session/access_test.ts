@@ -59,7 +59,7 @@ function told(reader: AnnouncementReader): string[] {
   return all;
 }
 
-async function refusalOf(session: MoqSession, path: string): Promise<MoqError> {
+async function rejectionOf(session: MoqSession, path: string): Promise<MoqError> {
   const track = await session.subscribe(path, "video");
   return await assertRejects(() => track.ready, MoqError);
 }
@@ -69,7 +69,7 @@ for (const version of ALL_VERSIONS) {
     const { authorize, asked } = rule({ "subscribe /secret": false });
     const { mux, track } = published("/secret", "/open");
     await using ends = await moqEnds(version, { mux, authorize });
-    const { scope, reason, moqCode, by } = await refusalOf(ends.client, "/secret");
+    const { scope, reason, moqCode, by } = await rejectionOf(ends.client, "/secret");
     assertEquals({ scope, by }, { scope: "subscribe", by: "remote" });
     // moq-lite has no code for the reason.
     assertEquals([reason, moqCode], isGomoqt(version) ? ["unauthorized", 4] : ["notFound", 0x33]);
@@ -134,7 +134,7 @@ for (const version of ALL_VERSIONS) {
     await turns();
     assertEquals(ends.server.servedSubscriptions, 1);
     // Another subscription is rejected, too.
-    await refusalOf(ends.client, "/short");
+    await rejectionOf(ends.client, "/short");
     // The grant outlives the longest timer, of 24 days.
     await time.tickAsync(9_000_000_000);
     assert(long.error === undefined && ends.server.servedSubscriptions === 1);
@@ -203,7 +203,7 @@ for (const version of ALL_VERSIONS) {
     await using ends = await moqEnds(version, { mux, authorize, onError }, {
       mux: published("/mine").mux,
     });
-    assertEquals((await refusalOf(ends.client, "/a")).reason, "internal");
+    assertEquals((await rejectionOf(ends.client, "/a")).reason, "internal");
     const announced = told(await ends.client.acceptAnnounce("/a"));
     const mine = told(await ends.server.acceptAnnounce("/mine"));
     await turns();
@@ -267,8 +267,8 @@ for (const version of ALL_VERSIONS) {
       "subscribe /b": { until: new Date(NaN) },
     });
     await using ends = await moqEnds(version, { mux, authorize });
-    await refusalOf(ends.client, "/a");
-    await refusalOf(ends.client, "/b");
+    await rejectionOf(ends.client, "/a");
+    await rejectionOf(ends.client, "/b");
   });
 }
 
@@ -278,8 +278,8 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     const { mux } = published("/secret", "/short");
     const { authorize } = rule({ "subscribe /secret": false, "subscribe /short": inMs(10_000) });
     await using ends = await moqEnds(version, { mux, authorize });
-    const refused = await ends.client.fetch("/secret", "video", { group: 0 });
-    await assertRejects(() => refused.readFrame(), MoqError);
+    const rejected = await ends.client.fetch("/secret", "video", { group: 0 });
+    await assertRejects(() => rejected.readFrame(), MoqError);
     const group = await ends.client.fetch("/short", "video", { group: 0 });
     assertEquals(await group.readFrame(), Uint8Array.of(1));
     const rest = assertRejects(() => group.readFrame(), MoqError);
@@ -371,13 +371,13 @@ Deno.test("authorize that does not return in time is a fault, and a late result 
     authorize,
     onError: (error) => void errors.push(`${error}`),
   });
-  const refused = assertRejects(
+  const rejected = assertRejects(
     async () => await (await ends.client.subscribe("/live", "x")).ready,
     MoqError,
   );
   await turns();
   await time.tickAsync(30_000);
-  assertEquals((await refused).reason, "internal");
+  assertEquals((await rejected).reason, "internal");
   assertEquals(errors, ["TimeoutError: Cannot wait for authorize longer than 30000 ms"]);
   late.reject(new Error("A late result"));
   await (await ends.client.subscribe("/live", "x")).ready;

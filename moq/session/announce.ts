@@ -80,7 +80,7 @@ export async function announceTo(
     if (context.family === "gomoqt") {
       return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
     }
-    // moq-rs does not survive a code (see `refuseAnnounce`): announce the end of every broadcast.
+    // moq-rs does not survive a code (see `rejectAnnounce`): announce the end of every broadcast.
     for (const path of new Set([...announced, ...pending.keys()])) {
       put({ path, active: false, hops: [] });
     }
@@ -140,13 +140,13 @@ export async function announceTo(
  * moq-rs receives an empty list and no later announcements. If the application failed to decide,
  * both receive a code, so that they retry.
  */
-export async function refuseAnnounce(
+export async function rejectAnnounce(
   context: SessionContext,
   exchange: Exchange,
-  refusal: "unauthorized" | "internal",
+  rejection: "unauthorized" | "internal",
 ): Promise<void> {
   const { family, mux, traits } = context;
-  if (refusal === "internal") return exchange.abort(codeOf(context, "announce", "internal"));
+  if (rejection === "internal") return exchange.abort(codeOf(context, "announce", "internal"));
   if (family === "gomoqt") return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
   if (traits.announceHead === "init") await exchange.write(encodeAnnounceInit([]));
   if (traits.announceHead === "ok") await exchange.write(encodeAnnounceOk(mux.hopId, 0));
@@ -263,15 +263,15 @@ export class Discovery {
     }
     const banned = (when: string) =>
       new MoqError("announce", "bannedPrefix", `The peer may not announce ${path}${when}`);
-    const { grant, refusal } = await requestGrant(context, path, "publish");
-    if (refusal === "internal") {
+    const { grant, rejection } = await requestGrant(context, path, "publish");
+    if (rejection === "internal") {
       throw new MoqError(
         "announce",
-        refusal,
+        rejection,
         `The permission to announce ${path} could not be checked`,
       );
     }
-    if (refusal !== undefined) throw banned("");
+    if (rejection !== undefined) throw banned("");
     reader.take({ path, active, hops }, context.traits.announceHead === "ok");
     grants.watch(path, grant, () => {
       reader.take({ path, active: false, hops }, false);

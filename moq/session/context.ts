@@ -143,7 +143,7 @@ interface Granted {
    * The reason to reject the request, if any: `internal` if the application failed to decide, after
    * which the peer may retry.
    */
-  readonly refusal: "unauthorized" | "internal" | undefined;
+  readonly rejection: "unauthorized" | "internal" | undefined;
 }
 
 /** Asks the application once. An error or an invalid grant is not a decision, and is reported. */
@@ -153,7 +153,7 @@ export async function requestGrant(
   action: MoqAction,
 ): Promise<Granted> {
   const { authorize } = context;
-  if (authorize === undefined) return { grant: true, refusal: undefined };
+  if (authorize === undefined) return { grant: true, rejection: undefined };
   try {
     const ask = () => {
       const answer = authorize(path, action);
@@ -163,13 +163,13 @@ export async function requestGrant(
     const grant = await decide("authorize", ask, [AuthenticationError]);
     checkGrant(grant);
     if (typeof grant !== "boolean" && grant.share !== undefined) context.share = grant.share;
-    return { grant, refusal: isGranted(context.runtime, grant) ? undefined : "unauthorized" };
+    return { grant, rejection: isGranted(context.runtime, grant) ? undefined : "unauthorized" };
   } catch (error) {
     if (error instanceof AuthenticationError && error.status < 500) {
-      return { grant: false, refusal: "unauthorized" };
+      return { grant: false, rejection: "unauthorized" };
     }
     context.report(error instanceof DecisionFault ? error.cause : error);
-    return { grant: false, refusal: "internal" };
+    return { grant: false, rejection: "internal" };
   }
 }
 

@@ -64,9 +64,9 @@ export class IncomingStreams {
     const context = this.#context;
     const { maxRequests, maxSubscriptions } = context.limits;
     const exchange = new Exchange(stream);
-    const refuse = () => exchange.abort(codeOf(context, "subscribe", "internal"));
+    const reject = () => exchange.abort(codeOf(context, "subscribe", "internal"));
     // A stream without a type may become a request or a subscription, so both limits add up.
-    if (this.#silent >= maxRequests + maxSubscriptions) return refuse();
+    if (this.#silent >= maxRequests + maxSubscriptions) return reject();
     this.#silent++;
     let type: number | undefined;
     try {
@@ -75,16 +75,16 @@ export class IncomingStreams {
       } finally {
         this.#silent--;
       }
-      await this.#answer(type, exchange, refuse);
+      await this.#answer(type, exchange, reject);
     } catch (error) {
-      this.#failed(error, refuse);
+      this.#failed(error, reject);
     }
   }
 
   async #answer(
     type: number | undefined,
     exchange: Exchange,
-    refuse: () => void,
+    reject: () => void,
   ): Promise<void> {
     const { requests, setup, timestamps } = this.#context.traits;
     const { publisher, reports, onGoaway } = this.#parts;
@@ -101,7 +101,7 @@ export class IncomingStreams {
     }
     if (type !== undefined && setup === "session") throw unknownStream(type);
     // A later draft may define this type: reject the stream, keep the session.
-    refuse();
+    reject();
   }
 
   async #takeUni(stream: DirectReadable): Promise<void> {

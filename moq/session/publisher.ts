@@ -20,7 +20,7 @@ import {
 } from "../wire/messages.ts";
 import { receivedPath } from "../wire/path.ts";
 import { type MoqGrant, watchGrant } from "./access.ts";
-import { announceTo, refuseAnnounce } from "./announce.ts";
+import { announceTo, rejectAnnounce } from "./announce.ts";
 import {
   codeOf,
   detectFamily,
@@ -65,22 +65,22 @@ export class Publisher {
     const { id, path: wirePath, track: name, ...rest } = asked;
     detectFamily(context, wirePath);
     const fields = this.#fieldsOf(rest);
-    if (this.#ids.has(id)) return this.#refuse(exchange, "duplicateId");
+    if (this.#ids.has(id)) return this.#reject(exchange, "duplicateId");
     if (this.#ids.size >= limits.maxSubscriptions) {
       const message = `More than ${limits.maxSubscriptions} subscriptions`;
       throw new MoqError("session", "tooManySubscribes", message);
     }
     if ((fields.endGroup ?? Infinity) < (fields.startGroup ?? 0)) {
-      return this.#refuse(exchange, "invalidRange");
+      return this.#reject(exchange, "invalidRange");
     }
     const path = receivedPath(wirePath);
     this.#ids.add(id);
     try {
-      const { grant, refusal } = await requestGrant(context, path, "subscribe");
+      const { grant, rejection } = await requestGrant(context, path, "subscribe");
       if (signal.aborted) return;
-      if (refusal !== undefined) return this.#refuse(exchange, refusal);
+      if (rejection !== undefined) return this.#reject(exchange, rejection);
       const route = context.mux.route(path);
-      if (route === undefined) return this.#refuse(exchange, "notFound");
+      if (route === undefined) return this.#reject(exchange, "notFound");
       const { params } = route;
       const track: TrackWriter = new TrackWriter(
         this.#linkOf(exchange, (error) => track.fail(error)),
@@ -221,7 +221,7 @@ export class Publisher {
         respond({ type: "drop", start: first + from, end: last + from, code });
       },
       end: async (next, reason) => {
-        if (reason !== undefined) return this.#refuse(exchange, reason, isOk ? next : undefined);
+        if (reason !== undefined) return this.#reject(exchange, reason, isOk ? next : undefined);
         respond({ type: "end", group: next });
         await exchange.end();
       },
@@ -234,7 +234,7 @@ export class Publisher {
    *
    * @param next The number after the last group, if the subscription was accepted.
    */
-  #refuse(exchange: Exchange, reason: MoqErrorName, next?: number): void {
+  #reject(exchange: Exchange, reason: MoqErrorName, next?: number): void {
     const context = this.#context;
     const { connection, traits } = context;
     const code = codeOf(context, "subscribe", reason);
@@ -277,9 +277,9 @@ export class Publisher {
     const asked = decodeAnnounceInterest(body, context.traits);
     detectFamily(context, asked.prefix);
     const below = receivedPath(asked.prefix);
-    const { grant, refusal } = await requestGrant(context, below, "announce");
+    const { grant, rejection } = await requestGrant(context, below, "announce");
     if (context.signal.aborted) return;
-    if (refusal !== undefined) return await refuseAnnounce(context, exchange, refusal);
+    if (rejection !== undefined) return await rejectAnnounce(context, exchange, rejection);
     const expiry = new AbortController();
     const expiring = watchGrant(context.runtime, grant, () => expiry.abort());
     try {
@@ -295,11 +295,11 @@ export class Publisher {
     const asked = decodeFetch(await exchange.reader.required("FETCH"));
     detectFamily(context, asked.path);
     const path = receivedPath(asked.path);
-    const { grant, refusal } = await requestGrant(context, path, "subscribe");
+    const { grant, rejection } = await requestGrant(context, path, "subscribe");
     if (over.aborted) return;
     const route = context.mux.route(path);
-    if (refusal !== undefined || route === undefined || !canFetch(route)) {
-      const code = codeOf(context, "fetch", refusal ?? "notFound");
+    if (rejection !== undefined || route === undefined || !canFetch(route)) {
+      const code = codeOf(context, "fetch", rejection ?? "notFound");
       if (connection.capabilities.resetCodes) return exchange.abort(code);
       // A plain end would be a group without frames.
       exchange.post(truncatedFrame(traits.timestamps));
@@ -377,12 +377,12 @@ export class Publisher {
     const context = this.#context;
     const asked = decodeTrackRequest(await exchange.reader.required("TRACK"));
     const path = receivedPath(asked.path);
-    const { refusal } = await requestGrant(context, path, "subscribe");
+    const { rejection } = await requestGrant(context, path, "subscribe");
     if (context.signal.aborted) return;
     const route = context.mux.route(path);
-    const refuse = (reason: MoqErrorName) => exchange.abort(codeOf(context, "subscribe", reason));
-    if (refusal !== undefined) return refuse(refusal);
-    if (route === undefined) return refuse("notFound");
+    const reject = (reason: MoqErrorName) => exchange.abort(codeOf(context, "subscribe", reason));
+    if (rejection !== undefined) return reject(rejection);
+    if (route === undefined) return reject("notFound");
     try {
       const info = await route.server.trackInfo?.(asked.track) ?? {};
       await exchange.write(encodeTrackInfo(toWireLatency({ ...TRACK_INFO, ...info })));
@@ -390,7 +390,7 @@ export class Publisher {
     } catch (error) {
       if (context.signal.aborted || error instanceof StreamError) return;
       if (!(error instanceof MoqError)) context.report(error);
-      refuse(error instanceof MoqError ? error.reason : "internal");
+      reject(error instanceof MoqError ? error.reason : "internal");
     }
   }
 }

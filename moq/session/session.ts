@@ -51,7 +51,7 @@ import { PeerReports } from "./peer_reports.ts";
 import { Publisher } from "./publisher.ts";
 import {
   type Agreement,
-  closeRefused,
+  closeRejected,
   familyOf,
   isPathInSetup,
   isSkein,
@@ -390,7 +390,7 @@ export class MoqSession implements AsyncDisposable {
       const family = familyOf(connection, options);
       const mayKnowCause = side === "client" && !signal?.aborted;
       const cause = mayKnowCause ? await setupFault(runtime, connection, error, family) : error;
-      closeRefused(connection, cause, family);
+      closeRejected(connection, cause, family);
       throw cause;
     }
   }

@@ -110,8 +110,8 @@ for (const version of ALL) {
     if (version !== "moq-lite-05") await first.read();
     const second = await peer.ask(subscribeLive("00", version));
     const code = version === "moq-lite-05" ? 0 : 2;
-    const refused = await Promise.race([second.rest(), turns(100)]);
-    assertEquals(refused, { hex: "", reset: code });
+    const rejected = await Promise.race([second.rest(), turns(100)]);
+    assertEquals(rejected, { hex: "", reset: code });
     assertEquals([peer.session.isClosed, peer.session.servedSubscriptions], [false, 1]);
     await first.end();
     await first.rest();

@@ -148,7 +148,7 @@ Deno.test("MoqSession.open() of a client reports the server's reason if the stre
   for (const isReset of [true, false]) {
     const pair = memoryPair({ protocol: "", frames: false });
     const opening = MoqSession.open(pair.client, { side: "client", versions: ["moq-lite-02"] });
-    const refused = assertRejects(() => soon(opening), MoqError);
+    const rejected = assertRejects(() => soon(opening), MoqError);
     const { value } = await soon(
       pair.server.incomingBidirectionalStreams[Symbol.asyncIterator]().next(),
     );
@@ -158,7 +158,7 @@ Deno.test("MoqSession.open() of a client reports the server's reason if the stre
     else await stream.close();
     await turns();
     pair.server.close({ closeCode: 0x15, reason: "No version" });
-    const { reason, moqCode, by, message } = await refused;
+    const { reason, moqCode, by, message } = await rejected;
     assertEquals([reason, moqCode, by], ["unsupportedVersion", 0x15, "remote"]);
     assert(message.endsWith(": No version"));
   }

@@ -126,9 +126,9 @@ for (const version of ALL_VERSIONS) {
             1,
           ]] as const
         ) {
-          const refused = await client.fetch(path, "b", { group: number });
+          const rejected = await client.fetch(path, "b", { group: number });
           const error = await assertRejects(async () => {
-            while (await soon(refused.readFrame()) !== null);
+            while (await soon(rejected.readFrame()) !== null);
           }, MoqError);
           assertEquals(error.by, "remote", `${path} ${number}`);
         }
@@ -172,8 +172,8 @@ for (const version of ALL_VERSIONS) {
       assertEquals(await fetched("/counter", 7), "b 7");
       await soon(ended.promise);
       for (const path of ["/live", "/idle", "/broken"]) {
-        const refused = await ends.client.fetch(path, "b", { group: 9 });
-        const error = await assertRejects(() => soon(refused.readFrame()), MoqError);
+        const rejected = await ends.client.fetch(path, "b", { group: 9 });
+        const error = await assertRejects(() => soon(rejected.readFrame()), MoqError);
         assertEquals(error.by, "remote", path);
       }
       for (let at = 0; at < 20 && openStreams(ends.client.connection) > 0; at++) await turns();

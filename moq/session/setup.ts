@@ -389,7 +389,11 @@ export function familyOf(
 }
 
 /** Closes a connection whose setup failed. */
-export function closeRefused(connection: Connection, error: unknown, family: MoqErrorFamily): void {
+export function closeRejected(
+  connection: Connection,
+  error: unknown,
+  family: MoqErrorFamily,
+): void {
   let closeCode = moqErrorCode("session", "setupFailed", family);
   let reason = "The setup failed";
   if (error instanceof MoqError) {

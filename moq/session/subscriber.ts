@@ -193,7 +193,7 @@ export class Subscriber {
     const exchange = await openExchange(context, BidiType.track, { message, signal });
     try {
       const body = await within(context.runtime, exchange.reader.message(), { signal });
-      if (body === undefined) throw refusedError(path, name, { reason: "unknown" });
+      if (body === undefined) throw rejectedError(path, name, { reason: "unknown" });
       return fromWireLatency(decodeTrackInfo(body), this.#context.family);
     } catch (error) {
       if (isViolation(error)) context.violated(error);
@@ -215,7 +215,7 @@ export class Subscriber {
       }
       // In moq-lite-05, only a group or END shows that the subscription was accepted.
       if (!isAnswered && !track.hasBegun) {
-        throw refusedError(track.path, track.name, { reason: "unknown" });
+        throw rejectedError(track.path, track.name, { reason: "unknown" });
       }
       track.finish(end);
       await exchange.end();
@@ -248,7 +248,7 @@ export class Subscriber {
       // An empty drop range rejects the subscription, on transports without resets.
       if (end < start) {
         const reason = errorNameOf(context, "subscribe", code);
-        throw refusedError(track.path, track.name, { reason, moqCode: code });
+        throw rejectedError(track.path, track.name, { reason, moqCode: code });
       }
       const from = context.family === "gomoqt" ? 1 : 0;
       const first = Math.max(0, start - from);
@@ -265,12 +265,12 @@ export class Subscriber {
 }
 
 /** Creates the error of a subscription that the publisher rejected or ended. */
-function refusedError(
+function rejectedError(
   path: BroadcastPath,
   name: string,
   { reason, moqCode }: { readonly reason: MoqErrorName; readonly moqCode?: number | undefined },
 ): MoqError {
-  const how = moqCode === undefined ? "it was refused without a code" : `${reason} (${moqCode})`;
+  const how = moqCode === undefined ? "it was rejected without a code" : `${reason} (${moqCode})`;
   const message = `The subscription to ${path} ${name} ended: ${how}`;
   return new MoqError("subscribe", reason, message, { moqCode, by: "remote" });
 }

@@ -102,7 +102,7 @@ Deno.test("AnnouncementReader closes when its loop is left, even while it waits"
 Deno.test("AnnouncementReader reports its error after earlier announcements, any number of times", async () => {
   const { reader, come } = hand();
   come("/a");
-  const error = new MoqError("announce", "bannedPrefix", "Refused");
+  const error = new MoqError("announce", "bannedPrefix", "Rejected");
   reader.end(error);
   reader.end(new Error("Later"));
   assertEquals(short((await reader.next())!), "+/a");

@@ -162,12 +162,12 @@ Deno.test("TrackWriter.close() resolves immediately when the subscriber leaves i
 });
 
 Deno.test("TrackWriter.closeWithError() rejects the subscription, or aborts open groups", async () => {
-  const refused = hand();
-  refused.track.closeWithError("notFound");
-  refused.track.closeWithError("internal");
-  await refused.track.close();
-  assertEquals(refused.did, ["end 1: notFound"]);
-  assertEquals((refused.track.signal.reason as MoqError).reason, "notFound");
+  const rejected = hand();
+  rejected.track.closeWithError("notFound");
+  rejected.track.closeWithError("internal");
+  await rejected.track.close();
+  assertEquals(rejected.did, ["end 1: notFound"]);
+  assertEquals((rejected.track.signal.reason as MoqError).reason, "notFound");
 
   const begun = hand();
   const group = await begun.track.openGroup();

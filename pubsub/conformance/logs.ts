@@ -161,8 +161,8 @@ export const LOGS: Record<string, Test> = {
   "accepts growing sequences": withLogs(async ({ id }, near, far) => {
     await created(near, id, {});
     same((await append(near, id, ["a"], { sequence: "09" })).kind, "appended", "the first");
-    const refused = await append(far, id, ["b"], { sequence: "09" });
-    same(refused, { kind: "out-of-sequence", sequence: "09" }, "the same sequence again");
+    const rejected = await append(far, id, ["b"], { sequence: "09" });
+    same(rejected, { kind: "out-of-sequence", sequence: "09" }, "the same sequence again");
     const smaller = await append(far, id, ["b"], { sequence: "0" });
     same(smaller.kind, "out-of-sequence", "a shorter one");
     same((await append(far, id, ["c"])).kind, "appended", "an append without a sequence");

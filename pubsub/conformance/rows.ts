@@ -56,8 +56,8 @@ export const ROWS: Record<string, Test> = {
   "applies a transaction completely or not at all": withRows(async ({ id }, near, far) => {
     await created(near, id);
     await change(near, id, [set("a", 1), set("b", 1)]);
-    const refused = await change(far, id, [set("a", 2), update("c", 2)]);
-    same(refused, conflict("c", 0), "a transaction with a conflict");
+    const rejected = await change(far, id, [set("a", 2), update("c", 2)]);
+    same(rejected, conflict("c", 0), "a transaction with a conflict");
     same(shown(await read(near, id)), ["insert a 1", "insert b 1"], "the rows");
     const page = await read(far, id, { maxRecords: 1 });
     same(shown(page), ["insert a 1", "insert b 1"], "a page that ends with a transaction");

@@ -179,7 +179,7 @@ Deno.test("Outbox.empty() resolves once every item of every line is settled or d
   line.settle(items[0]!);
   await Promise.resolve();
   assertEquals(isEmpty, false);
-  other.drop(items[1]!, "refused");
+  other.drop(items[1]!, "rejected");
   await empty;
 });
 

@@ -251,17 +251,17 @@ function beginWithout(
   const start: ReplayPosition = newest ??
     { epoch: feed.epoch!, at: feed.known, tag: feed.tail.tagAt(feed.known) };
   const { epoch, at } = start;
-  if (since === undefined) return beginAt(feed, start, refusal(options, reason));
+  if (since === undefined) return beginAt(feed, start, rejection(options, reason));
   // A new epoch may have started during the search.
-  if (since.epoch !== epoch) return beginAt(feed, start, refusal(options, "new-epoch"));
+  if (since.epoch !== epoch) return beginAt(feed, start, rejection(options, "new-epoch"));
   // The broker cannot confirm the client's offset; publications must not be duplicated.
   const isAhead = reason === "unavailable" && since.offset > at;
   const { offset, tag } = since;
-  return beginAt(feed, isAhead ? { epoch, at: offset, tag } : start, refusal(options, reason));
+  return beginAt(feed, isAhead ? { epoch, at: offset, tag } : start, rejection(options, reason));
 }
 
 /** The part of a reply that rejects a request; empty if there is no reason. */
-function refusal(
+function rejection(
   { since, last }: HistoryOptions,
   reason: RecoveryReason | undefined,
 ): Pick<SubscribeAnswer, "recovered" | "reason"> {

@@ -140,7 +140,7 @@ export interface LogMoment {
 }
 
 /** The rejection of a write for which an engine has no room. */
-export type LogRefusal = LogOverShare | { readonly kind: "no-space" };
+export type LogRejection = LogOverShare | { readonly kind: "no-space" };
 
 /** A fork that starts or stops depending on its source. */
 export interface ForkNote {
@@ -179,7 +179,7 @@ export interface LogWrite<R> {
   /** Creates the result from the state that was written. */
   readonly result: (written: StoredLog) => R;
   /** Creates the result if the engine has no room. Without it, the engine always writes. */
-  readonly refused?: ((refusal: LogRefusal) => R) | undefined;
+  readonly rejected?: ((rejection: LogRejection) => R) | undefined;
 }
 
 /**
@@ -293,7 +293,7 @@ function decideCreate(
     records,
     rows: rows && { set: rows.set, forget: [] },
     result: (written) => ({ kind: "created", info: infoOf(written), count: count + 1 }),
-    refused: itself,
+    rejected: itself,
   };
 }
 
@@ -365,10 +365,10 @@ function decideAppend(
   if (state.isDeleted) return none({ kind: "deleted" });
   const known = producer && log.numbersOf(producer.id);
   const bytes = recordBytes(options.records);
-  const refusal = refusalOfEnd(state, options) ?? refusalOfLease(state, options, now) ??
-    (producer && refusalOfProducer(log, producer, known)) ??
-    refusalOfContent(state, options, bytes);
-  if (refusal !== undefined) return none(refusal);
+  const rejection = rejectionOfEnd(state, options) ?? rejectionOfLease(state, options, now) ??
+    (producer && rejectionOfProducer(log, producer, known)) ??
+    rejectionOfContent(state, options, bytes);
+  if (rejection !== undefined) return none(rejection);
   const isTransaction = options.changes !== undefined || options.expiresRows === true;
   const content = isTransaction ? transactionOf(log, options, now) : recordsOf(state, options);
   if ("kind" in content) return none(content);
@@ -383,7 +383,7 @@ function decideAppend(
     producer,
     isNewProducer: producer && known === undefined,
     result: appendedTo,
-    refused: itself,
+    rejected: itself,
   };
 }
 
@@ -417,8 +417,8 @@ function appendedTo(written: StoredLog): LogAppended {
   return { kind: "appended", info: infoOf(written) };
 }
 
-function itself(refusal: LogRefusal): LogRefusal {
-  return refusal;
+function itself(rejection: LogRejection): LogRejection {
+  return rejection;
 }
 
 /** The state after an append, without the retention. */
@@ -444,7 +444,7 @@ function appended(
   };
 }
 
-function refusalOfEnd(
+function rejectionOfEnd(
   state: StoredLog,
   { records, end, producer, ifWriterLost }: AppendLogOptions,
 ): LogAppended | undefined {
@@ -458,7 +458,7 @@ function refusalOfEnd(
   return isEndOnly ? { kind: "repeated", info } : { kind: "ended", info };
 }
 
-function refusalOfLease(
+function rejectionOfLease(
   state: StoredLog,
   { writer, ifWriterLost }: AppendLogOptions,
   now: number,
@@ -472,7 +472,7 @@ function refusalOfLease(
   return isFenced ? { kind: "fenced" } : undefined;
 }
 
-function refusalOfProducer(
+function rejectionOfProducer(
   log: LogView,
   { epoch, seq }: LogProducer,
   known: readonly [epoch: number, seq: number] | undefined,
@@ -490,7 +490,7 @@ function refusalOfProducer(
 }
 
 /** Rejects by the sequence, then by the size. */
-function refusalOfContent(
+function rejectionOfContent(
   state: StoredLog,
   { records, sequence, keep, maxBytes, writer }: AppendLogOptions,
   bytes: number,

@@ -46,7 +46,7 @@ export interface StreamFacts {
 export interface StreamPlan extends Pick<CreateLogOptions, "config" | "records" | "rows"> {}
 
 /** Reason why a fork cannot be created; see `StreamCreated`. */
-export type ForkRefusal = "other-type" | "bad-offset" | "gone" | "keyed" | "too-deep";
+export type ForkRejection = "other-type" | "bad-offset" | "gone" | "keyed" | "too-deep";
 
 /**
  * Plans a stream without a source.
@@ -70,7 +70,7 @@ export function planCopy(
   fork: string,
   facts: StreamFacts,
   { request, page }: { readonly request: ForkRequest; readonly page: LogPage },
-): StreamPlan | ForkRefusal {
+): StreamPlan | ForkRejection {
   const { info, records, positions = [], expiries = [] } = page;
   const { contentType = info.contentType, keyed = info.keyed } = facts;
   if (mediaType(contentType) !== mediaType(info.contentType)) return "other-type";
@@ -115,7 +115,7 @@ export async function planFork(
   fork: string,
   facts: StreamFacts,
   source: ForkSource,
-): Promise<StreamPlan | ForkRefusal> {
+): Promise<StreamPlan | ForkRejection> {
   const { request, info } = source;
   const { contentType = info.contentType, records = [] } = facts;
   if (mediaType(contentType) !== mediaType(info.contentType)) return "other-type";
@@ -169,7 +169,7 @@ function positionOf(info: LogInfo, offset: string | undefined): number | "gone" 
 /** Finds where a fork starts, and the part of a record that the fork repeats. */
 async function beginningOf(
   { request: { offset, subOffset = 0 }, info, recordsAt }: ForkSource,
-): Promise<{ readonly position: number; readonly partial: readonly LogRecord[] } | ForkRefusal> {
+): Promise<{ readonly position: number; readonly partial: readonly LogRecord[] } | ForkRejection> {
   let position = positionOf(info, offset);
   if (typeof position === "string") return position;
   let partial: readonly LogRecord[] = [];

@@ -241,7 +241,7 @@ function outcomeOf(
     }
     case "append": {
       const { options } = call;
-      const result = refusalOf(state, options, moment);
+      const result = rejectionOf(state, options, moment);
       if (result !== undefined) return { result, next: state };
       const next = appended(state!, options, at);
       return { result: { kind: "appended", info: infoOf(next) }, next };
@@ -285,7 +285,7 @@ function deleted(state: ModelState, isAlive: boolean): ModelOutcome {
 }
 
 /** The result of a rejected append, by the first rule that rejects it. */
-function refusalOf(
+function rejectionOf(
   state: ModelState,
   options: AppendLogOptions,
   { isExpired, isLapsed }: Moment,
@@ -295,10 +295,11 @@ function refusalOf(
   if (identity !== undefined && identity !== state.identity) return { kind: "missing" };
   if (isExpired) return { kind: "expired" };
   if (state.isDeleted) return { kind: "deleted" };
-  if (state.end !== undefined) return refusalOfEnd(state, options);
+  if (state.end !== undefined) return rejectionOfEnd(state, options);
   if (ifWriterLost && !isLapsed) return { kind: "held" };
-  const refusal = refusalOfLease(state, options, isLapsed) ?? refusalOfProducer(state, options);
-  if (refusal !== undefined) return refusal;
+  const rejection = rejectionOfLease(state, options, isLapsed) ??
+    rejectionOfProducer(state, options);
+  if (rejection !== undefined) return rejection;
   if (sequence !== undefined && state.sequence !== undefined && sequence <= state.sequence) {
     return { kind: "out-of-sequence", sequence: state.sequence };
   }
@@ -307,7 +308,7 @@ function refusalOf(
   return isFull ? { kind: "full" } : undefined;
 }
 
-function refusalOfEnd(
+function rejectionOfEnd(
   state: ModelLog,
   { records, end, producer, ifWriterLost }: AppendLogOptions,
 ): LogAppended {
@@ -320,7 +321,7 @@ function refusalOfEnd(
   return isEndAlone ? { kind: "repeated", info } : { kind: "ended", info };
 }
 
-function refusalOfLease(
+function rejectionOfLease(
   { lease }: ModelLog,
   { writer }: AppendLogOptions,
   isLapsed: boolean,
@@ -331,7 +332,7 @@ function refusalOfLease(
   return isHolder || isFree && writer.takes ? undefined : { kind: "fenced" };
 }
 
-function refusalOfProducer(
+function rejectionOfProducer(
   state: ModelLog,
   { producer }: AppendLogOptions,
 ): LogAppended | undefined {

@@ -53,7 +53,7 @@ class Kit {
     return result.kind === "over-share" ? `over-share ${result.level} ${result.most}` : result.kind;
   }
 
-  /** Appends until a refusal; returns the number of records, and the refusal. */
+  /** Appends until a rejection; returns the number of records, and the rejection. */
   async fill(id: string): Promise<readonly [number, string]> {
     for (let count = 0;; count++) {
       const kind = await this.append(id);
@@ -62,7 +62,7 @@ class Kit {
   }
 }
 
-const REFUSED = `over-share user ${MAX / 8}`;
+const REJECTED = `over-share user ${MAX / 8}`;
 
 /** Runs a test in memory, and in a file. */
 function withKits(name: string, test: (kit: Kit) => Promise<void>): void {
@@ -83,20 +83,20 @@ function withKits(name: string, test: (kit: Kit) => Promise<void>): void {
 withKits("An engine lets one client use half of its bytes, and others the rest", async (kit) => {
   await kit.create("eve", EVE);
   await kit.create("ann", ANN);
-  const [count, refusal] = await kit.fill("eve");
-  assertEquals([count > 20 && count < 30, refusal], [true, REFUSED]);
+  const [count, rejection] = await kit.fill("eve");
+  assertEquals([count > 20 && count < 30, rejection], [true, REJECTED]);
   // No new stream and no further record, whoever appends; the end is accepted.
-  assertEquals(await kit.create("more", EVE), REFUSED);
+  assertEquals(await kit.create("more", EVE), REJECTED);
   assertEquals(
     await kit.create("wide", "u.mallory a1.next a4.wide a16.wider", {
       records: ["x".repeat(250_000)],
     }),
     `over-share address ${MAX / 2}`,
   );
-  assertEquals(await kit.append("eve"), REFUSED);
+  assertEquals(await kit.append("eve"), REJECTED);
   assertEquals(await kit.append("eve", { records: [], end: {} }), "appended");
   // A share remains for others, and the application is limited only by the bound.
-  assertEquals(await kit.fill("ann"), [6, REFUSED]);
+  assertEquals(await kit.fill("ann"), [6, REJECTED]);
   await kit.create("server");
   for (let i = 0; i < 10; i++) assertEquals(await kit.append("server"), "appended");
   assertEquals(await kit.create("answer:eve", EVE), "created");
@@ -108,19 +108,19 @@ withKits("An engine releases the bytes of deleted streams", async (kit) => {
   for (let i = 0; i < 28; i++) await kit.append("server");
   for (let i = 0; i < 20; i++) {
     assertEquals(await kit.create("one", EVE), "created");
-    assertEquals(await kit.fill("one"), [6, REFUSED]);
+    assertEquals(await kit.fill("one"), [6, REJECTED]);
     assertEquals((await kit.broker.logs!.delete("one")).kind, "removed");
   }
   // Rejected appends use nothing.
   for (let i = 0; i < 20; i++) {
-    assertEquals(await kit.create("big", EVE, { records: ["x".repeat(300_000)] }), REFUSED);
+    assertEquals(await kit.create("big", EVE, { records: ["x".repeat(300_000)] }), REJECTED);
   }
   // A stream that keeps only its newest records continues at its share.
   await kit.create("ring", EVE);
   await kit.fill("ring");
   const keep = { records: 3, bytes: 1e9 };
   for (let i = 0; i < 20; i++) assertEquals(await kit.append("ring", { keep }), "appended");
-  assertEquals(await kit.fill("ring"), [3, REFUSED]);
+  assertEquals(await kit.fill("ring"), [3, REJECTED]);
 });
 
 withKits(
@@ -134,11 +134,11 @@ withKits(
     await logs!.retain("source", "fork", { identity: "00source", maxForks: 1 });
     assertEquals((await logs!.delete("source")).kind, "kept");
     const records = ["x".repeat(RECORD)];
-    assertEquals(await kit.create("next", EVE, { records }), REFUSED);
+    assertEquals(await kit.create("next", EVE, { records }), REJECTED);
     await logs!.release("source", "fork");
     const old = { records: Array<string>(6).fill(records[0]!), expiresAt: 1 };
     assertEquals(await kit.create("old", EVE, old), "created");
-    assertEquals(await kit.create("next", EVE, { records }), REFUSED);
+    assertEquals(await kit.create("next", EVE, { records }), REJECTED);
     assertEquals((await logs!.delete("old", { ifExpired: true })).kind, "removed");
     assertEquals(await kit.create("next", EVE, { records }), "created");
   },
@@ -158,11 +158,11 @@ Deno.test("An engine knows the owners of the bytes in its file after a restart",
   }
   await using broker = await open();
   const kit = new Kit(broker);
-  assertEquals(await kit.append("eve"), REFUSED);
-  assertEquals(await kit.fill("ann"), [3, REFUSED]);
+  assertEquals(await kit.append("eve"), REJECTED);
+  assertEquals(await kit.fill("ann"), [3, REJECTED]);
   await broker.logs.delete("ann");
   await kit.create("ann", ANN);
-  assertEquals(await kit.fill("ann"), [6, REFUSED]);
+  assertEquals(await kit.fill("ann"), [6, REJECTED]);
   await broker.close();
   await Deno.remove(folder, { recursive: true });
 });
@@ -187,7 +187,7 @@ Deno.test("An engine counts nothing for writes that do not fit in its file", asy
   await broker.logs.delete("server");
   await kit.create("server");
   for (let i = 0; i < 28; i++) assertEquals(await kit.append("server"), "appended");
-  assertEquals(await kit.fill("ann"), [6, REFUSED]);
+  assertEquals(await kit.fill("ann"), [6, REJECTED]);
   await broker.close();
   await Deno.remove(folder, { recursive: true });
 });
@@ -218,10 +218,10 @@ Deno.test("LogShares allows familiar users of an address ten times the share, at
   const shares = new LogShares({ maxBytes: 800, usedBytes: () => 400 });
   shares.note("a", "f1.office");
   shares.count("a", 400);
-  const refusal = shares.exceeded("a", 1);
-  assertEquals(refusal, { kind: "over-share", level: "address", most: 400 });
+  const rejection = shares.exceeded("a", 1);
+  assertEquals(rejection, { kind: "over-share", level: "address", most: 400 });
   assertEquals(
-    overShareReason("append", refusal!),
+    overShareReason("append", rejection!),
     "Cannot append: the address that created the stream may have at most 400 bytes of streams while " +
       "the server is busy",
   );

@@ -140,8 +140,8 @@ export function decideRows(
     transaction.expire(row);
   }
   for (const change of changes) {
-    const refusal = transaction.apply(change);
-    if (refusal !== undefined) return refusal;
+    const rejection = transaction.apply(change);
+    if (rejection !== undefined) return rejection;
   }
   const { rows, texts } = transaction;
   const next = transaction.statsAfter(stats);

@@ -1,4 +1,6 @@
-/** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
+/**
+ * The durable streams of one node: logs of the broker with forks, expiry, and readers that wait.
+ */
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
 import { type Place, type Quota, Quotas, type QuotaShares } from "../../base/shares.ts";
@@ -24,7 +26,7 @@ import { type CarriedRecords, CarriedTail, readCarried } from "./announcement.ts
 import { requestBytes } from "./change_message.ts";
 import { OverdueSearch } from "./overdue_search.ts";
 import {
-  type ForkRefusal,
+  type ForkRejection,
   type ForkRequest,
   isSame,
   planCopy,
@@ -152,12 +154,12 @@ export interface CreateStreamOptions extends StreamFacts {
  *   source has no record.
  * - `keyed`: the fork is keyed and the source is not, or the fork has records or a writer and the
  *   source is keyed.
- * - `gone`: the fork would start at an offset of another stream or before the kept records, or before
- *   the end of a keyed stream.
+ * - `gone`: the fork would start at an offset of another stream or before the kept records, or
+ *   before the end of a keyed stream.
  * - `too-deep`: the source is itself nested too many forks deep. `too-many-forks`: it has too many
- *   forks. `too-many`: there are too many streams. `full`: the records or rows exceed the bound of a
- *   stream, or of an append. `no-space`: the records exceed the bound of all streams. `over-share`:
- *   they exceed the share of the owner.
+ *   forks. `too-many`: there are too many streams. `full`: the records or rows exceed the bound of
+ *   a stream, or of an append. `no-space`: the records exceed the bound of all streams.
+ *   `over-share`: they exceed the share of the owner.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
@@ -168,7 +170,7 @@ export type StreamCreated =
       | "deleted"
       | "source-missing"
       | "source-deleted"
-      | ForkRefusal
+      | ForkRejection
       | "too-many-forks"
       | "too-many"
       | "full"
@@ -242,7 +244,7 @@ export interface StreamPage {
 export type StreamRead =
   | StreamPage
   | { readonly kind: "missing" | "dropped" | "deleted" }
-  | { readonly kind: "too-many"; readonly refusal: LimitError }
+  | { readonly kind: "too-many"; readonly rejection: LimitError }
   | { readonly kind: "trimmed"; readonly oldest: number };
 
 /**
@@ -489,8 +491,8 @@ export class StreamLogs implements AsyncDisposable {
    * @param id The id.
    * @param options See {@linkcode ReadStreamOptions}. The signal and `close` end the pages without
    * an error.
-   * @returns The pages. If a result is not a page, it is the last one. `next(position)` continues at
-   * a later position, up to which the reader has received the records otherwise.
+   * @returns The pages. If a result is not a page, it is the last one. `next(position)` continues
+   * at a later position, up to which the reader has received the records otherwise.
    * @throws {BrokerError} If the broker is unreachable.
    */
   async *follow(
@@ -507,7 +509,7 @@ export class StreamLogs implements AsyncDisposable {
       place = this.#readers.take(owner);
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
-      yield { kind: "too-many", refusal: error };
+      yield { kind: "too-many", rejection: error };
       return;
     }
     using _place = place;

@@ -11,7 +11,7 @@ import {
   type LogChangeResult,
   type LogEffect,
   type LogEngine,
-  type LogRefusal,
+  type LogRejection,
   type LogView,
   retained,
 } from "../logs/changes.ts";
@@ -242,16 +242,16 @@ export class MemoryLogs implements LogEngine {
       this.#announce(logTopic(id));
       return effect.result;
     }
-    const { records, rows, producer, fork, isQuiet, result, refused } = effect;
+    const { records, rows, producer, fork, isQuiet, result, rejected } = effect;
     const log = present ?? this.#opened(id, effect.next);
     const next = retained(effect, (i) => {
       return recordBytes([log.records.at(i) ?? records[i - log.records.length]!]);
     });
     const growth = log.growth(next, records) + (present === undefined ? log.cost : 0);
-    const refusal = refused && this.#refusalOf(id, growth);
-    if (refused !== undefined && refusal !== undefined) {
+    const rejection = rejected && this.#rejectionOf(id, growth);
+    if (rejected !== undefined && rejection !== undefined) {
       if (present === undefined) this.#shares.forget(id);
-      return refused(refusal);
+      return rejected(rejection);
     }
     if (present === undefined) {
       this.#logs.set(id, log);
@@ -275,7 +275,7 @@ export class MemoryLogs implements LogEngine {
   }
 
   /** Finds the bound that a log would exceed; makes room for the bytes if possible. */
-  #refusalOf(id: string, growth: number): LogRefusal | undefined {
+  #rejectionOf(id: string, growth: number): LogRejection | undefined {
     const overShare = this.#shares.exceeded(id, growth);
     if (overShare !== undefined) return overShare;
     return growth > 0 && !this.#hasRoom(this.bytes + growth) ? { kind: "no-space" } : undefined;

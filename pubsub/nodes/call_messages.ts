@@ -26,12 +26,12 @@ export type CallHead =
   & (
     | { readonly type: "call"; readonly timeoutMs: number } & DataPart
     | { readonly type: "reply" } & DataPart
-    | { readonly type: "refusal"; readonly code: RefusalCode }
+    | { readonly type: "refusal"; readonly code: RejectionCode }
     | { readonly type: "abort" }
   );
 
 /** The reason why there is no reply: too many calls, or a handler that failed. */
-export type RefusalCode = "busy" | "failed";
+export type RejectionCode = "busy" | "failed";
 
 /** A message, and the id of the node that sent it. */
 export type CallMessage = CallHead & { readonly node: string; readonly data: Uint8Array };

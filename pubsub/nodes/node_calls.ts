@@ -10,7 +10,7 @@ import {
   joinHead,
   parseCallMessage,
   partsOf,
-  type RefusalCode,
+  type RejectionCode,
 } from "./call_messages.ts";
 import type { Owner } from "../../base/owners.ts";
 import { type Place, type Quota, Quotas } from "../../base/shares.ts";
@@ -46,7 +46,7 @@ const MEET_MS = 1_000;
 const LOOK_MS = 500;
 
 /** Reason why a call has no reply. */
-export type NodeCallFailure = "gone" | "silent" | "lost" | RefusalCode;
+export type NodeCallFailure = "gone" | "silent" | "lost" | RejectionCode;
 
 /** Thrown by {@linkcode NodeCalls.call} if no reply can arrive. */
 export class NodeCallError extends Error {
@@ -417,9 +417,9 @@ export class NodeCalls implements AsyncDisposable {
       if (part !== 0) return void this.#ignored++;
       const isWhole = size === message.data.length;
       const isFull = !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;
-      if (size > this.#maxBytes) return this.#refuse(node, id, "failed");
+      if (size > this.#maxBytes) return this.#reject(node, id, "failed");
       const place = isFull ? undefined : this.#answerPlaces.tryTake();
-      if (place === undefined || typeof place === "string") return this.#refuse(node, id, "busy");
+      if (place === undefined || typeof place === "string") return this.#reject(node, id, "busy");
       one = this.#begin(message, { isWhole, place });
       this.#answering.set(key, one);
     } else if (one.gathering === undefined) return void this.#ignored++; // A repetition.
@@ -429,7 +429,7 @@ export class NodeCalls implements AsyncDisposable {
     } catch {
       this.#ignored++;
       this.#giveUp(one, aborted());
-      return this.#refuse(node, id, "failed");
+      return this.#reject(node, id, "failed");
     }
     if (data === undefined) return;
     this.#release(one);
@@ -466,7 +466,7 @@ export class NodeCalls implements AsyncDisposable {
     } catch (error) {
       // The handler may throw because of the signal.
       if (!signal.aborted) {
-        this.#refuse(from, id, "failed");
+        this.#reject(from, id, "failed");
         this.#onError(error);
       }
     } finally {
@@ -495,7 +495,7 @@ export class NodeCalls implements AsyncDisposable {
     this.#gathered -= one.size;
   }
 
-  #refuse(to: string, id: number, code: RefusalCode): void {
+  #reject(to: string, id: number, code: RejectionCode): void {
     this.#send(to, { type: "refusal", id, code });
   }
 

@@ -136,7 +136,7 @@ export class EnginePort {
     try {
       this.#ports.engine.publish({ topic, payload, bytes, except });
     } catch (error) {
-      this.#send(["refused", textOf(error)]);
+      this.#send(["rejected", textOf(error)]);
     }
   }
 
@@ -148,7 +148,7 @@ export class EnginePort {
       this.#subscriptions.set(id, subscription);
       void subscription.ready.then(() => this.#send(["ready", id]));
     } catch (error) {
-      this.#send(["refused", textOf(error)]);
+      this.#send(["rejected", textOf(error)]);
       this.#send(["ready", id]);
     }
   }

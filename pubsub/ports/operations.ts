@@ -39,7 +39,7 @@ export type EngineOperation =
   | readonly ["interrupted", channel: number]
   | readonly ["result", id: number, bytes: number, value: unknown]
   | readonly ["failure", id: number, name: string, message: string]
-  | readonly ["refused", message: string]
+  | readonly ["rejected", message: string]
   | readonly ["status", status: BrokerStatus]
   | readonly ["ended"];
 

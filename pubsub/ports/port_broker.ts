@@ -106,8 +106,8 @@ export class PortBroker implements Broker {
   readonly #ended = Promise.withResolvers<void>();
   #lastId: number = ALL_CHANNELS;
   #dropped = 0;
-  #refused = 0;
-  #refusal = "";
+  #rejected = 0;
+  #rejection = "";
 
   /** @param options See {@linkcode PortBrokerOptions}. */
   constructor({ runtime, engine, post }: PortBrokerOptions) {
@@ -148,9 +148,9 @@ export class PortBroker implements Broker {
   issues(): string[] {
     const { waiting } = this.#link;
     const issues = this.#life.issues({ waiting, maxWaiting: MAX_WAITING });
-    if (this.#refused > 0) {
+    if (this.#rejected > 0) {
       issues.push(
-        `The broker rejected ${this.#refused} operations, the last one: ${this.#refusal}`,
+        `The broker rejected ${this.#rejected} operations, the last one: ${this.#rejection}`,
       );
     }
     return issues;
@@ -283,10 +283,10 @@ export class PortBroker implements Broker {
         return this.#takeCall(operation[1])?.resolve(operation[3]);
       case "failure":
         return this.#takeCall(operation[1])?.reject(errorOf(operation));
-      case "refused":
-        this.#refused++;
+      case "rejected":
+        this.#rejected++;
         this.#dropped++;
-        this.#refusal = operation[1];
+        this.#rejection = operation[1];
         return;
       case "status":
         return this.#setStatus(restoreStatus(operation[1]));

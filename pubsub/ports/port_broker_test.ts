@@ -203,7 +203,7 @@ Deno.test("PortBroker reports an unreachable engine, and rejected operations", a
   const since = Date.now();
   broker.take([0, 0, [
     ["status", { name: "interrupted", since, error: "Connection refused" }],
-    ["refused", "Cannot publish: too long"],
+    ["rejected", "Cannot publish: too long"],
   ]]);
   await turns();
   assertEquals(broker.issues(), [

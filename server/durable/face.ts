@@ -35,7 +35,7 @@ import {
 } from "../http/guard.ts";
 import { closing } from "../http/body.ts";
 import { REVOKED } from "../http/event_bodies.ts";
-import { methodNotAllowed, pointerOf, Problem, refusedBy, tooMany } from "../http/problem.ts";
+import { methodNotAllowed, pointerOf, Problem, rejectedBy, tooMany } from "../http/problem.ts";
 import type { Owner } from "../../base/owners.ts";
 import type {
   LogInfo,
@@ -145,7 +145,7 @@ export interface DurableFaceParts extends HttpGuardParts {
 }
 
 /** Counters of rejected readers, by the level whose limit or share was reached. */
-const REFUSED_READERS = {
+const REJECTED_READERS = {
   server: "maxReaders",
   address: "maxReadersPerAddress",
   user: "maxReadersPerUser",
@@ -174,7 +174,7 @@ export class DurableFace {
   readonly #kept: KeptStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
   readonly #readers = { "long-poll": 0, sse: 0 };
-  readonly #refused = {
+  readonly #rejected = {
     maxReaders: 0,
     maxReadersPerAddress: 0,
     maxReadersPerUser: 0,
@@ -228,7 +228,7 @@ export class DurableFace {
     return {
       ...this.#guard.stats,
       readers: { ...this.#readers },
-      limited: { ...this.#refused, stalled },
+      limited: { ...this.#rejected, stalled },
     };
   }
 
@@ -308,7 +308,7 @@ export class DurableFace {
         return logs.create(id, { ...creation, records, owner, keyed });
       },
     ).catch((error) => {
-      if (error instanceof LimitError) this.#refused.maxStreams++;
+      if (error instanceof LimitError) this.#rejected.maxStreams++;
       throw error;
     });
     if (result.kind === "over-share") throw this.#overShare("create", result);
@@ -366,7 +366,7 @@ export class DurableFace {
           "Cannot create: a fork must have fewer levels of sources",
         );
       case "too-many-forks":
-        this.#refused.maxForks++;
+        this.#rejected.maxForks++;
         return conflict(
           "too-many-forks",
           `Cannot create: a source must have at most ${this.#limits.maxForks} forks, received one more`,
@@ -376,7 +376,7 @@ export class DurableFace {
       case "no-space":
         throw this.#noSpace("create");
       case "too-many":
-        this.#refused.maxStreams++;
+        this.#rejected.maxStreams++;
         return tooMany(
           `Cannot create: at most ${this.#limits.maxStreams} streams, received one more`,
           RETRY_MS,
@@ -469,7 +469,7 @@ export class DurableFace {
         isNumbered: options.producer !== undefined,
       });
     } catch (error) {
-      if (error instanceof RequestError) throw refusedChange(error);
+      if (error instanceof RequestError) throw rejectedChange(error);
       if (!(error instanceof TimeoutError)) throw error;
       this.#parts.report("The schema of a row", error);
       throw new Problem(503, {
@@ -562,7 +562,7 @@ export class DurableFace {
   }
 
   #tooManyRows(): Problem {
-    this.#refused.maxRows++;
+    this.#rejected.maxRows++;
     return new Problem(413, {
       code: "full",
       detail: `Cannot append: a keyed stream must have at most ${this.#limits.maxRows} rows`,
@@ -583,7 +583,7 @@ export class DurableFace {
   }
 
   #full(verb: string): Problem {
-    this.#refused.maxStreamBytes++;
+    this.#rejected.maxStreamBytes++;
     const { maxStreamBytes } = this.#limits;
     return new Problem(413, {
       code: "full",
@@ -593,7 +593,7 @@ export class DurableFace {
   }
 
   #noSpace(verb: string): Problem {
-    this.#refused.maxTotalBytes++;
+    this.#rejected.maxTotalBytes++;
     return new Problem(413, {
       code: "full",
       detail: `Cannot ${verb}: ${NO_SPACE}`,
@@ -601,7 +601,7 @@ export class DurableFace {
   }
 
   #overShare(verb: "append" | "create", reached: LogOverShare): Problem {
-    this.#refused.maxTotalBytes++;
+    this.#rejected.maxTotalBytes++;
     return new Problem(413, { code: "full", detail: overShareReason(verb, reached) });
   }
 
@@ -804,7 +804,7 @@ export class DurableFace {
 
   /** The first page of a waiting reader. */
   #first(result: StreamRead, offset: string | undefined, after: number): StreamPage {
-    if (result.kind === "too-many") this.#refused[REFUSED_READERS[result.refusal.level!]]++;
+    if (result.kind === "too-many") this.#rejected[REJECTED_READERS[result.rejection.level!]]++;
     return pageAt(result, offset, after);
   }
 
@@ -928,7 +928,7 @@ function found(result: StreamRead): StreamPage {
     case "trimmed":
       throw gone("Cannot read: the records at the offset must not have been dropped");
     case "too-many":
-      throw refusedBy(result.refusal);
+      throw rejectedBy(result.rejection);
   }
 }
 
@@ -995,7 +995,7 @@ const CHANGE_STATUS: Readonly<Record<string, number>> = {
 };
 
 /** The problem of a change that the contract or `authorizeChange` rejects. */
-function refusedChange(error: RequestError): Problem {
+function rejectedChange(error: RequestError): Problem {
   const { code, message: detail, path, retryAfterMs } = error.failure;
   const after = retryAfterMs && { "retry-after": String(Math.ceil(retryAfterMs / 1_000)) };
   return new Problem(CHANGE_STATUS[code] ?? 403, {

@@ -287,9 +287,9 @@ Deno.test("a source has at most the allowed forks", async () => {
     201,
     200,
   ]);
-  const refused = await bench.ask("PUT", "c", fork);
-  assertEquals([refused.status, refused.code], [409, "too-many-forks"]);
-  const { detail } = JSON.parse(refused.text);
+  const rejected = await bench.ask("PUT", "c", fork);
+  assertEquals([rejected.status, rejected.code], [409, "too-many-forks"]);
+  const { detail } = JSON.parse(rejected.text);
   assertEquals(detail, "Cannot create: a source must have at most 1 forks, received one more");
   assertEquals(bench.server.httpStats.durableStreams?.limited?.maxForks, 1);
   await bench.ask("DELETE", "b");
@@ -466,8 +466,8 @@ Deno.test("readers and limits of durable streams are in the metrics", async () =
   const second = await bench.ask("PUT", "b", { headers: TEXT });
   assertEquals([second.status, second.headers.get("retry-after")], [429, "5"]);
   const reader = await fetch(bench.url("a?offset=-1&live=sse"));
-  const refused = await bench.ask("GET", "a?offset=-1&live=long-poll");
-  assertEquals([refused.status, refused.headers.get("retry-after")], [429, "5"]);
+  const rejected = await bench.ask("GET", "a?offset=-1&live=long-poll");
+  assertEquals([rejected.status, rejected.headers.get("retry-after")], [429, "5"]);
   const { durableStreams } = bench.server.httpStats;
   assertEquals(durableStreams?.readers, { "long-poll": 0, sse: 1 });
   assertEquals(durableStreams?.limited, {
@@ -491,8 +491,8 @@ Deno.test("streams of responses can be read over HTTP, but not written", async (
   await using bench = new Bench();
   const id = "answer:guest:aaaaaaaaaaaaaaaaaaaaaa:0123456789abcdef";
   for (const method of ["PUT", "POST", "DELETE"]) {
-    const refused = await bench.ask(method, id, { headers: JSON_TYPE, body: "[1]" });
-    assertEquals([refused.status, refused.headers.get("allow")], [405, "GET, HEAD"], method);
+    const rejected = await bench.ask(method, id, { headers: JSON_TYPE, body: "[1]" });
+    assertEquals([rejected.status, rejected.headers.get("allow")], [405, "GET, HEAD"], method);
   }
   assertEquals(await bench.status("POST", `${id}?action=cancel`), 405);
   assertEquals(await bench.status("GET", id), 404);

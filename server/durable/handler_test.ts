@@ -116,8 +116,8 @@ Deno.test("readers of all addresses are limited, and release their slots", async
   const polls = Array.from({ length: 15 }, (_, i) => poll(i, "long-poll"));
   const events = await Promise.all(Array.from({ length: 5 }, (_, i) => poll(i, "sse")));
   for (const live of ["long-poll", "sse"]) {
-    const refused = await poll(200, live);
-    assertEquals([refused.status, refused.headers.get("retry-after")], [429, "5"]);
+    const rejected = await poll(200, live);
+    assertEquals([rejected.status, rejected.headers.get("retry-after")], [429, "5"]);
   }
   assertEquals(bench.streams.stats.limited?.maxReaders, 2);
   await Promise.all(events.map(({ body }) => body!.cancel()));

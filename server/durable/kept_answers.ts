@@ -122,7 +122,7 @@ export class KeptAnswers {
         if (!isFull(error)) throw error;
       }
       const isMade = attempt < MAX_ATTEMPTS && await this.#makeRoom(keys);
-      if (!isMade) this.#shares.refuse("server");
+      if (!isMade) this.#shares.reject("server");
     }
   }
 
@@ -151,7 +151,7 @@ export class KeptAnswers {
     this.#countChurn(keys);
     const { key, level } = full;
     const firstOf = (known: KeptLedger) => known.partiesOf(key)[0]?.first(this.#runtime.now())?.id;
-    if (!await this.#drop(firstOf)) this.#shares.refuse(level, this.#shares.mostOf(full));
+    if (!await this.#drop(firstOf)) this.#shares.reject(level, this.#shares.mostOf(full));
   }
 
   /** Drops a response of the network with the most responses. */
@@ -187,7 +187,7 @@ export class KeptAnswers {
     for (const party of parties) {
       const share = this.#shares.shareOf(party);
       if ((this.#churn.get(party.key)?.count ?? 0) >= share) {
-        this.#shares.refuse(party.level, share);
+        this.#shares.reject(party.level, share);
       }
     }
     for (const { key } of parties) {

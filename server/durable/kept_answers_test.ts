@@ -109,7 +109,7 @@ Deno.test("Answers.begin() drops at most an address's share of responses per hou
   );
   assertEquals(error.failure.code, "too-many");
   assertEquals(error.failure.retryAfterMs, 5_000);
-  assertEquals(node.answers.kept.stats.refused.address, 1);
+  assertEquals(node.answers.kept.stats.rejected.address, 1);
   await node.make(userAt(ANN, "ann"), "ann");
   pass(3_600_000);
   await node.make(guestAt(EVE, "eve"), "eve-18");
@@ -129,7 +129,7 @@ Deno.test("Answers.begin() rejects with the level if all responses are running",
   await assertRejects(() => begin(EVE, "eve"), RequestError, "your address may have at most 3");
   for (let i = 0; i < 3; i++) await begin(ANN, `ann-${i}`);
   await assertRejects(() => begin(BOB, "bob"), RequestError, "this server may have at most 6");
-  assertEquals(node.quotas.stats["answers.maxKept"]!.refused, {
+  assertEquals(node.quotas.stats["answers.maxKept"]!.rejected, {
     server: 1,
     address: 1,
     user: 0,

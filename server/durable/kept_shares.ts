@@ -60,7 +60,7 @@ export interface KeptSharesOptions
 export class KeptShares {
   readonly #options: KeptSharesOptions;
   readonly #keys = new Map<string, Promise<string>>(); // At most `MAX_KEYS`.
-  readonly #refused: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
+  readonly #rejected: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
   #ledger: KeptLedger | undefined;
   /** The ledger that a running list fills. */
   #next: KeptLedger | undefined;
@@ -74,7 +74,7 @@ export class KeptShares {
   /** Counters. `taken` covers all nodes, as of the newest log on this node. */
   get stats(): QuotaStats {
     const { max } = this.#options;
-    return { taken: this.#taken, max, refused: { ...this.#refused } };
+    return { taken: this.#taken, max, rejected: { ...this.#rejected } };
   }
 
   /** True if the last list is outdated or a newer list is being read. */
@@ -119,8 +119,8 @@ export class KeptShares {
    *
    * @throws {LimitError} Always.
    */
-  refuse(level: LimitLevel, most: number = this.#options.max): never {
-    this.#refused[level]++;
+  reject(level: LimitLevel, most: number = this.#options.max): never {
+    this.#rejected[level]++;
     throw limitError(this.#options, { level, most });
   }
 

@@ -88,6 +88,6 @@ export class KeptStreams {
     if (full === undefined) return shares.ledgers.filter((ledger) => ledger.add(id, keys));
     // The ledger may lack a stream of the application.
     if ((await this.#streams.info(id)).kind === "page") return [];
-    return shares.refuse(full.level, shares.mostOf(full));
+    return shares.reject(full.level, shares.mostOf(full));
   }
 }

@@ -18,7 +18,7 @@ const MAX = 20;
 class Node implements AsyncDisposable {
   readonly handler: DurableStreamsHandler;
   /** Details of responses with 413 and 429. */
-  readonly refusals: string[] = [];
+  readonly rejections: string[] = [];
 
   constructor(broker: Broker, options: Partial<DurableStreamsHandlerOptions> = {}) {
     this.handler = new DurableStreamsHandler({
@@ -43,7 +43,7 @@ class Node implements AsyncDisposable {
     const request = new Request(`http://localhost/streams/${id}`, { method, headers, body });
     const response = await this.handler.fetch(request);
     const text = await response.text();
-    if ([413, 429].includes(response.status)) this.refusals.push(JSON.parse(text).detail);
+    if ([413, 429].includes(response.status)) this.rejections.push(JSON.parse(text).detail);
     return response.status;
   }
 
@@ -70,7 +70,7 @@ const ANN = { "x-address": "192.0.2.7" };
  */
 async function assertShares(near: Node, far: Node): Promise<void> {
   assertEquals(await near.fill("eve", EVE), MAX / 2);
-  assertEquals(near.refusals, [
+  assertEquals(near.rejections, [
     "Cannot create: your address may have at most 10 streams while the server is busy",
   ]);
   // The other node counts the same, from its first created stream.
@@ -113,7 +113,7 @@ Deno.test("PUT counts streams for the caller that authorize names, at any addres
   assertEquals(await node.fill("one", from("192.0.2.1"), 2), 2);
   assertEquals(await node.fill("two", from("192.0.2.2")), 1);
   // A share that the application set always applies, and the error names it.
-  assertEquals(node.refusals, ["Cannot create: your user may have at most 3 streams"]);
+  assertEquals(node.rejections, ["Cannot create: your user may have at most 3 streams"]);
   assertEquals(await node.fill("other", { ...ANN, "x-caller": "other" }, 3), 3);
   const fork = { ...from("192.0.2.3"), "stream-forked-from": "/streams/one-0" };
   assertEquals(await node.send("PUT", "fork", fork), 429);
@@ -148,7 +148,7 @@ Deno.test("PUT counts streams of the server and of unknown clients only for the 
   await using node = new Node(broker);
   assertEquals(await node.fill("unknown", {}, MAX / 2 - 1), MAX / 2 - 1);
   assertEquals(await node.fill("ann", ANN), 1);
-  assertEquals(node.refusals, ["Cannot create: at most 20 streams, received one more"]);
+  assertEquals(node.rejections, ["Cannot create: at most 20 streams, received one more"]);
 });
 
 Deno.test("PUT and POST reserve bytes for others once a client has its share of a half full broker", async () => {
@@ -162,7 +162,7 @@ Deno.test("PUT and POST reserve bytes for others once a client has its share of 
   assertEquals(status, 413);
   assertEquals(await send("PUT", "eve-more", EVE), 413);
   const share = "may have at most 100000 bytes of streams while the server is busy";
-  assertEquals(node.refusals, [
+  assertEquals(node.rejections, [
     `Cannot append: the address that created the stream ${share}`,
     `Cannot create: your address ${share}`,
   ]);

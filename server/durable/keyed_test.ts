@@ -130,8 +130,8 @@ Deno.test("DurableFace returns the present row of a conflict", async () => {
   await using strict = new Bench({ authorize: ({ action }) => action !== "read" });
   await strict.create();
   await strict.append(change("insert", "a", 1));
-  const refused = await strict.append(change("update", "a", 2, { expect: 7 }));
-  assertEquals(JSON.parse(refused.text).row, { type: "card", key: "a", version: 1 });
+  const rejected = await strict.append(change("update", "a", 2, { expect: 7 }));
+  assertEquals(JSON.parse(rejected.text).row, { type: "card", key: "a", version: 1 });
   assertEquals((await bench.append(change("update", "a", 2, { expect: 1 }))).status, 204);
 });
 

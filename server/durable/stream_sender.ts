@@ -119,7 +119,7 @@ export class StreamSender {
       if (reading.standing !== undefined || !options.isRequested) return reading.leave(end);
       // The reply comes first, because the end of a reading replies, too.
       const { code, reason: message, ...rest } = end;
-      reading.answer({ refusal: { code, message, ...rest } });
+      reading.answer({ rejection: { code, message, ...rest } });
       reading.leave();
     } catch (error) {
       // A full queue has already closed the session.
@@ -458,7 +458,7 @@ function pageOf(
 function missing(result: Exclude<StreamRead, StreamPage>, gone: string | undefined): End {
   const { kind } = result;
   if (kind === "too-many") {
-    const { message: reason, retryAfterMs } = result.refusal;
+    const { message: reason, retryAfterMs } = result.rejection;
     return { code: kind, reason, retryAfterMs };
   }
   if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };

@@ -83,8 +83,8 @@ export interface DurableStreamInfo {
   /** Reason with which a reader asked the writer to stop. */
   readonly cancelled?: string | undefined;
   /**
-   * Size of the records in bytes: for a fork, without the records of its source; for a keyed stream,
-   * of the transactions in its tail.
+   * Size of the records in bytes: for a fork, without the records of its source; for a keyed
+   * stream, of the transactions in its tail.
    */
   readonly bytes: number;
   /** The rows of a keyed stream; absent for other streams. */
@@ -274,7 +274,7 @@ export class DurableStreams {
       owner,
       writer: { holder, ttlMs: leaseMs },
     });
-    if (created.kind !== "created") throw refusedCreation(id, created.kind);
+    if (created.kind !== "created") throw rejectedCreation(id, created.kind);
     return this.#writer(id, created.info, { holder, leaseMs, leasedAt });
   }
 
@@ -467,7 +467,7 @@ export class DurableStreams {
     const facts = { ...options, contentType, keyed: this.#tail };
     const created = await this.#streams.create(id, facts);
     const isThere = created.kind === "created" || created.kind === "exists" && created.isSame;
-    if (!isThere) throw refusedCreation(id, created.kind);
+    if (!isThere) throw rejectedCreation(id, created.kind);
     return stateOf(created.info);
   }
 
@@ -593,7 +593,7 @@ function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPag
     case "page":
       return result;
     case "too-many":
-      throw result.refusal;
+      throw result.rejection;
     case "dropped":
       throw new RequestError("gone", `Cannot read "${id}": ${DROPPED_REASON}`);
     case "trimmed":
@@ -614,7 +614,7 @@ function endError(id: string, end: LogEnd | undefined): RequestError | undefined
     : new RequestError(end.code ?? ABORTED, end.error);
 }
 
-function refusedCreation(
+function rejectedCreation(
   id: string,
   kind: Exclude<StreamCreated["kind"], "created">,
 ): RequestError | LimitError {

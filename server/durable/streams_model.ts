@@ -158,15 +158,15 @@ export class StreamsModel {
   append(id: string, append: ModelAppend): ModelAnswer {
     const stream = this.get(id);
     const { record, producer, sequence, ends = false } = append;
-    if (stream === undefined || stream.isDeleted) return refusal(this.absence(id)!);
+    if (stream === undefined || stream.isDeleted) return rejection(this.absence(id)!);
     if (stream.end !== undefined) return judgeEnded(stream.end, append);
-    const refused = producer && judgeProducer(producer, stream.producers.get(producer.id));
-    if (refused) return refused;
+    const rejected = producer && judgeProducer(producer, stream.producers.get(producer.id));
+    if (rejected) return rejected;
     if (sequence !== undefined && sequence <= (stream.sequence ?? "")) {
-      return refusal("409 out-of-sequence");
+      return rejection("409 out-of-sequence");
     }
     if (stream.bytes + bytesOf(record) > this.#limits.maxStreamBytes && record !== undefined) {
-      return refusal("413 full");
+      return rejection("413 full");
     }
     if (record !== undefined) add(stream, record);
     stream.sequence = sequence ?? stream.sequence;
@@ -201,7 +201,7 @@ function bytesOf(record: unknown): number {
   return record === undefined ? 0 : countedBytes(JSON.stringify(record).length, 1);
 }
 
-function refusal(outcome: string, headers: ModelAnswer["headers"] = {}): ModelAnswer {
+function rejection(outcome: string, headers: ModelAnswer["headers"] = {}): ModelAnswer {
   return { outcome, headers };
 }
 
@@ -210,10 +210,10 @@ function judgeEnded(
   { by }: NonNullable<ModelStream["end"]>,
   { producer, record, ends = false }: ModelAppend,
 ): ModelAnswer {
-  if (producer === undefined) return refusal(ends && record === undefined ? "204" : "409 closed");
+  if (producer === undefined) return rejection(ends && record === undefined ? "204" : "409 closed");
   const { id, epoch, seq } = producer;
   const isSame = id === by?.id && epoch === by.epoch && seq === by.seq;
-  return isSame ? refusal("204", numberOf(epoch, seq)) : refusal("409 closed");
+  return isSame ? rejection("204", numberOf(epoch, seq)) : rejection("409 closed");
 }
 
 function judgeProducer(
@@ -221,11 +221,11 @@ function judgeProducer(
   known: ModelProducer | undefined,
 ): ModelAnswer | undefined {
   const newest = known ?? { epoch, seq: -1 };
-  if (epoch < newest.epoch) return refusal("403 stale-epoch", numberOf(newest.epoch));
-  if (epoch > newest.epoch) return seq > 0 ? refusal("400 bad-header") : undefined;
-  if (seq <= newest.seq) return refusal("204", numberOf(epoch, newest.seq));
+  if (epoch < newest.epoch) return rejection("403 stale-epoch", numberOf(newest.epoch));
+  if (epoch > newest.epoch) return seq > 0 ? rejection("400 bad-header") : undefined;
+  if (seq <= newest.seq) return rejection("204", numberOf(epoch, newest.seq));
   if (seq === newest.seq + 1) return undefined;
-  return refusal("409 sequence-gap", {
+  return rejection("409 sequence-gap", {
     "producer-expected-seq": `${newest.seq + 1}`,
     "producer-received-seq": `${seq}`,
   });

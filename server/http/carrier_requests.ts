@@ -1,7 +1,7 @@
 /** Handles the requests of the HTTP transport: event streams, polls, posts and closes. */
 import { closing, readBody } from "./body.ts";
-import { methodNotAllowed, Problem, REFUSAL_CODES, refusedBy } from "./problem.ts";
-import { Refused } from "../refusal.ts";
+import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./problem.ts";
+import { Rejected } from "../rejection.ts";
 import { answerHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Owner } from "../../base/owners.ts";
@@ -80,13 +80,13 @@ export interface CarrierRequestsOptions {
   /**
    * Counts an attempt with a wrong secret.
    *
-   * @throws {Refused} If the network address has made too many attempts.
+   * @throws {Rejected} If the network address has made too many attempts.
    */
   readonly countForged: (request: Request, info: RequestInfo) => void;
   /**
    * Returns the owner of a request, for quotas.
    *
-   * @throws {Refused} If the network address of the request is currently unknown.
+   * @throws {Rejected} If the network address of the request is currently unknown.
    */
   readonly ownerOf: (request: Request, info: RequestInfo) => Owner;
   /** The quotas of the server. */
@@ -144,8 +144,8 @@ export class CarrierRequests {
   }
 
   /** Responds to a rejected request for a new connection. */
-  refused(request: Request, refused: Refused): Response {
-    return this.#failed(request, problemOf(refused));
+  rejected(request: Request, rejected: Rejected): Response {
+    return this.#failed(request, problemOf(rejected));
   }
 
   /** Responds to a request for an open connection, or to a preflight. Never rejects. */
@@ -245,7 +245,7 @@ export class CarrierRequests {
 
   #given(request: Request, { result, next }: GivenFrames): Response {
     const headers = { [Header.number]: `${next}` };
-    const refuse = (status: number, code: string, rule: string, more = {}) =>
+    const reject = (status: number, code: string, rule: string, more = {}) =>
       this.#failed(
         request,
         new Problem(status, {
@@ -258,13 +258,13 @@ export class CarrierRequests {
       case "taken":
         return this.#answer(request, null, { status: 204, headers });
       case "hole":
-        return refuse(409, "hole", `the first frame must have number ${next}`);
+        return reject(409, "hole", `the first frame must have number ${next}`);
       case "busy":
-        return refuse(503, "unavailable", "the receiver is behind", { "retry-after": BUSY_S });
+        return reject(503, "unavailable", "the receiver is behind", { "retry-after": BUSY_S });
       case "malformed":
-        return refuse(400, "malformed", "each must have a length, a known type and its bytes");
+        return reject(400, "malformed", "each must have a length, a known type and its bytes");
       case "large":
-        return refuse(413, "too-large", `each must have ${this.#options.maxFrameBytes} bytes`);
+        return reject(413, "too-large", `each must have ${this.#options.maxFrameBytes} bytes`);
     }
   }
 
@@ -378,16 +378,16 @@ export class CarrierRequests {
   /** Converts an error to a problem. */
   #problemOf(error: unknown, request: Request, info: RequestInfo): Problem {
     if (error instanceof Problem) return error;
-    if (error instanceof Refused) return problemOf(error);
-    if (error instanceof LimitError) return refusedBy(error);
+    if (error instanceof Rejected) return problemOf(error);
+    if (error instanceof LimitError) return rejectedBy(error);
     if (!(error instanceof CarrierError)) return this.#fault(error);
     const { reason, message: detail } = error;
     if (reason === "malformed") return new Problem(400, { code: reason, detail });
     if (reason === "unavailable") return unavailable(detail);
     try {
       if (reason === "forbidden") this.#options.countForged(request, info);
-    } catch (refused) {
-      return refused instanceof Refused ? problemOf(refused) : this.#fault(refused);
+    } catch (rejected) {
+      return rejected instanceof Rejected ? problemOf(rejected) : this.#fault(rejected);
     }
     // The response is the same for a wrong secret and an unknown connection.
     return new Problem(410, {
@@ -406,10 +406,10 @@ export class CarrierRequests {
 }
 
 /** Converts a rejection to a problem. */
-function problemOf(refused: Refused): Problem {
-  const { status, message: detail, cause } = refused;
-  const code = REFUSAL_CODES[status] ?? "forbidden";
-  return new Problem(status, { code, detail, headers: answerHeaders(refused), cause });
+function problemOf(rejected: Rejected): Problem {
+  const { status, message: detail, cause } = rejected;
+  const code = REJECTION_CODES[status] ?? "forbidden";
+  return new Problem(status, { code, detail, headers: answerHeaders(rejected), cause });
 }
 
 function wrongOrigin({ headers }: Request): Problem {

@@ -4,9 +4,9 @@
  */
 import { closing, readBody } from "./body.ts";
 import type { RequestGate } from "./gate.ts";
-import { Problem, REFUSAL_CODES, refusedBy, tooMany } from "./problem.ts";
-import { Refused } from "../refusal.ts";
-import { refusalHeaders } from "../session_request.ts";
+import { Problem, rejectedBy, REJECTION_CODES, tooMany } from "./problem.ts";
+import { Rejected } from "../rejection.ts";
+import { rejectionHeaders } from "../session_request.ts";
 import { Accounts } from "../../manager/accounts.ts";
 import { checkRate, type Rate } from "../../base/token_bucket.ts";
 import { within } from "../../base/wait.ts";
@@ -145,7 +145,7 @@ export interface HttpGuardParts {
   readonly gate: Pick<RequestGate, "stopped" | "cut">;
   /**
    * Returns the user of a request; `undefined` if the request has no user or the server has no
-   * `authenticate`. Rejects with a {@linkcode Refused}.
+   * `authenticate`. Rejects with a {@linkcode Rejected}.
    */
   readonly identify: (request: Request, login: Login) => Promise<string | undefined>;
   /** The decisions of the server that are under way. */
@@ -205,7 +205,7 @@ export interface GuardedRequest<Action extends string> {
 interface Identified {
   readonly user: string | undefined;
   /** The rejection of the credentials by `authenticate`. */
-  readonly refused: Refused | undefined;
+  readonly rejected: Rejected | undefined;
   /** The decision about the request, registered for the user. */
   readonly decision: Decision;
 }
@@ -401,8 +401,8 @@ export class HttpGuard<Action extends string> {
       return response;
     } catch (error) {
       if (error instanceof Problem) return error.toResponse();
-      if (error instanceof Refused) return this.#denied("answer" as Action, error).toResponse();
-      if (error instanceof LimitError) return refusedBy(error).toResponse();
+      if (error instanceof Rejected) return this.#denied("answer" as Action, error).toResponse();
+      if (error instanceof LimitError) return rejectedBy(error).toResponse();
       this.#parts.report(`A request to ${name}`, error);
       return failed().toResponse();
     } finally {
@@ -417,17 +417,17 @@ export class HttpGuard<Action extends string> {
     const { identify, decisions } = this.#parts;
     using login = decisions.login();
     let user: string | undefined;
-    let refused: Refused | undefined;
+    let rejected: Rejected | undefined;
     try {
       user = await identify(request, login);
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      refused = error;
+      if (!(error instanceof Rejected)) throw error;
+      rejected = error;
     }
     const decision = decisions.begin(user);
     // The user may have been disconnected just after `authenticate` returned.
     if (login.revocationFor(user) !== undefined) decision.revocation = DISCONNECTED;
-    return { user, refused, decision };
+    return { user, rejected, decision };
   }
 
   #admit({ networks }: Owner): void {
@@ -518,9 +518,9 @@ export class HttpGuard<Action extends string> {
   }): Promise<{ readonly user: string | undefined; readonly caller: string | undefined }> {
     const { name, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
     const authorize = this.#options.authorize!;
-    const { user, refused, decision } = await identified;
+    const { user, rejected, decision } = await identified;
     // The user is unknown for now: the client should retry.
-    if (refused?.status === 503) throw this.#denied(action, refused);
+    if (rejected?.status === 503) throw this.#denied(action, rejected);
     const ended = new AbortController();
     const context = { request, user, action, id, signal: ended.signal };
     const late = `Cannot wait for authorize of ${name} longer than`;
@@ -534,14 +534,14 @@ export class HttpGuard<Action extends string> {
       ended.abort(error instanceof DecisionFault ? error.cause : error);
       if (!(error instanceof DecisionFault)) {
         const { status, message } = error as AuthenticationError;
-        throw this.#denied(action, new Refused(status, message, { cause: error }));
+        throw this.#denied(action, new Rejected(status, message, { cause: error }));
       }
       this.#parts.report(`authorize of ${name}`, error);
       throw this.#unknown(action, error);
     });
     if (permission === true) return { user, caller: undefined };
     const caller = permission === false ? undefined : permission?.caller;
-    if (typeof caller !== "string" || caller === "") throw this.#denied(action, refused);
+    if (typeof caller !== "string" || caller === "") throw this.#denied(action, rejected);
     return { user, caller };
   }
 
@@ -549,20 +549,20 @@ export class HttpGuard<Action extends string> {
    * The response to a denied action, or the response of `authenticate` if `authenticate` rejected
    * the request.
    */
-  #denied(action: Action, refused: Refused | undefined): Problem {
-    if (refused === undefined) {
+  #denied(action: Action, rejected: Rejected | undefined): Problem {
+    if (rejected === undefined) {
       return new Problem(403, {
         code: "forbidden",
         detail: `Cannot ${action}: the request must have the right to do so, received none`,
       });
     }
-    const { status, message, cause, fault } = refused;
+    const { status, message, cause, fault } = rejected;
     if (fault !== undefined) this.#parts.report(fault.decision, fault);
     return new Problem(status, {
-      code: REFUSAL_CODES[status] ?? "forbidden",
+      code: REJECTION_CODES[status] ?? "forbidden",
       detail: `Cannot ${action}: ${message}`,
       headers: {
-        ...refusalHeaders(refused),
+        ...rejectionHeaders(rejected),
         ...(status === 401 && { "www-authenticate": "Bearer" }),
       },
       cause,

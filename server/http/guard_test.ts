@@ -4,7 +4,7 @@ import { type GuardedRequest, HttpGuard, type HttpGuardOptions } from "./guard.t
 import { RequestGate } from "./gate.ts";
 import { Problem } from "./problem.ts";
 import { DecisionFault } from "../../base/decision.ts";
-import { Refused } from "../refusal.ts";
+import { Rejected } from "../rejection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Decisions } from "../../pubsub/decisions.ts";
 import { Quotas } from "../../base/shares.ts";
@@ -187,7 +187,7 @@ Deno.test("HttpGuard.answer() lets authorize decide about a request that authent
   const users: unknown[] = [];
   const guest = guarded(
     { authorize: ({ user, action }) => users.push(user) > 0 && action === "read" },
-    () => Promise.reject(new Refused(401, "Unknown token")),
+    () => Promise.reject(new Rejected(401, "Unknown token")),
   );
   assertEquals((await ask(guest)).status, 200);
   const denied = await ask(guest, {}, async ({ authorize }) => {
@@ -206,7 +206,7 @@ Deno.test("HttpGuard.answer() responds with 503 without calling authorize while 
     { authorize: () => assert(false) as never },
     () => {
       const fault = DecisionFault.thrown("authenticate", cause);
-      return Promise.reject(new Refused(503, "Try again later", { cause, fault }));
+      return Promise.reject(new Rejected(503, "Try again later", { cause, fault }));
     },
   );
   const { status, code, headers, text } = await ask(face);

@@ -9,7 +9,7 @@ const REASONS: Readonly<Record<number, string>> = STATUS_TEXT;
 export const PROBLEM_TYPE = "application/problem+json";
 
 /** Codes of rejections, by status. */
-export const REFUSAL_CODES: Readonly<Record<number, string>> = {
+export const REJECTION_CODES: Readonly<Record<number, string>> = {
   400: "malformed",
   401: "unauthenticated",
   404: "not-found",
@@ -128,7 +128,7 @@ export function tooMany(detail: string, retryAfterMs: number): Problem {
  *
  * @returns The problem, of status 429.
  */
-export function refusedBy({ message, retryAfterMs = 1_000 }: LimitError): Problem {
+export function rejectedBy({ message, retryAfterMs = 1_000 }: LimitError): Problem {
   return tooMany(message, retryAfterMs);
 }
 

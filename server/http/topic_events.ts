@@ -168,10 +168,10 @@ export class TopicEvents {
 
     await this.#within(source.followed.subscription.ready);
     const cursor = isKept && asked || await this.#within(source.begin(last));
-    const isRefused = !isKept && (asked !== undefined || last > 0);
+    const isRejected = !isKept && (asked !== undefined || last > 0);
     const held = cleanup.move();
     const body = this.#bodies.open({
-      first: encoder.encode(`retry: ${RETRY_MS}\n\n${isRefused ? gap("no-history") : ""}`),
+      first: encoder.encode(`retry: ${RETRY_MS}\n\n${isRejected ? gap("no-history") : ""}`),
       rest: this.#follow(source, cursor, ended.signal),
       write: (bytes) => ({ bytes, isLast: false }),
       ended,

@@ -183,8 +183,8 @@ export class Inspector implements AsyncDisposable {
         "retry-after": "1",
       });
     }
-    const refusal = await this.#refusalOf(request, info);
-    if (refusal !== undefined) return refusal;
+    const rejection = await this.#rejectionOf(request, info);
+    if (rejection !== undefined) return rejection;
     if (request.method !== "GET" && request.method !== "HEAD") {
       return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
     }
@@ -201,7 +201,7 @@ export class Inspector implements AsyncDisposable {
   }
 
   /** Returns the response to a request without permission. */
-  async #refusalOf(request: Request, info: RequestInfo): Promise<Response | undefined> {
+  async #rejectionOf(request: Request, info: RequestInfo): Promise<Response | undefined> {
     const authorize = this.#authorize;
     if (authorize === undefined) {
       if (isFromThisMachine(request, info)) return undefined;

@@ -191,7 +191,7 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
 
 /** Metrics of a server's session manager. */
 export function managerMeasures(stats: ManagerStats): Measure[] {
-  const { refused, rates, sockets, unreadStreams } = stats;
+  const { rejected, rates, sockets, unreadStreams } = stats;
   return [
     gauge(["skein.sessions.peak", "{session}", "Most concurrent sessions so far"], {
       value: stats.peak,
@@ -200,16 +200,16 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       value: stats.reserved,
     }),
     counter(
-      ["skein.sessions.refused", "{session}", "Sessions rejected by a limit"],
-      ...each(refused, "skein.refusal.reason"),
+      ["skein.sessions.rejected", "{session}", "Sessions rejected by a limit"],
+      ...each(rejected, "skein.rejection.reason"),
     ),
     counter(
-      ["skein.rates.refused", "{message}", "Messages and requests rejected by a rate limit"],
-      ...each(rates.refused, "skein.rate.scope"),
+      ["skein.rates.rejected", "{message}", "Messages and requests rejected by a rate limit"],
+      ...each(rates.rejected, "skein.rate.scope"),
     ),
     counter(
-      ["skein.rates.connections.refused", "{connection}", "Connections rejected by a rate limit"],
-      ...each(rates.refusedConnections, "skein.rate.scope"),
+      ["skein.rates.connections.rejected", "{connection}", "Connections rejected by a rate limit"],
+      ...each(rates.rejectedConnections, "skein.rate.scope"),
     ),
     counter(
       ["skein.rates.closed", "{session}", "Sessions closed after too many rejections"],
@@ -239,9 +239,9 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       },
     ),
     counter(
-      ["skein.sockets.refused", "{socket}", "Upgrades rejected because of too many sockets"],
+      ["skein.sockets.rejected", "{socket}", "Upgrades rejected because of too many sockets"],
       {
-        value: sockets.refused,
+        value: sockets.rejected,
       },
     ),
     sum(["skein.streams.unread", "{stream}", "Streams of peers that are not read"], {
@@ -251,8 +251,8 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       value: unreadStreams.bytes,
     }),
     counter(
-      ["skein.streams.refused", "{stream}", "Streams of peers that were rejected unread"],
-      ...each(unreadStreams.refused, "skein.refusal.reason"),
+      ["skein.streams.rejected", "{stream}", "Streams of peers that were rejected unread"],
+      ...each(unreadStreams.rejected, "skein.rejection.reason"),
     ),
     sum(["skein.draining", "1", "State of draining: 1 while draining, otherwise 0"], {
       value: stats.isDraining ? 1 : 0,
@@ -364,9 +364,9 @@ function quotaMeasures({ quotaStats = {} }: CountedServer): Measure[] {
       ...bounded.map(([name, { max }]) => ({ value: max, attributes: of(name) })),
     ),
     counter(
-      ["skein.quota.refused", "{place}", "Rejections, by limit and by the level that was reached"],
-      ...quotas.flatMap(([name, { refused }]) =>
-        each(refused, "skein.quota.level")
+      ["skein.quota.rejected", "{place}", "Rejections, by limit and by the level that was reached"],
+      ...quotas.flatMap(([name, { rejected }]) =>
+        each(rejected, "skein.quota.level")
           .map(({ value, attributes }) => ({ value, attributes: { ...of(name), ...attributes } }))
       ),
     ),

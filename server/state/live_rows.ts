@@ -139,7 +139,9 @@ export class LiveRows extends Signal implements RowSource {
         return;
       }
       if (page.kind === "too-many") {
-        throw new BrokerError("Cannot read state: too many readers wait", { cause: page.refusal });
+        throw new BrokerError("Cannot read state: too many readers wait", {
+          cause: page.rejection,
+        });
       }
       if (page.kind !== "page") {
         throw new RequestError("gone", `The server no longer has the state "${this.id}"`);

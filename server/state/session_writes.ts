@@ -15,7 +15,7 @@ import {
 } from "../../session/wire/rows.ts";
 import type { EphemeralRows } from "./ephemeral_rows.ts";
 import type { ChangeSource } from "./gate.ts";
-import { type StateParts, writeRefusal } from "./state.ts";
+import { type StateParts, writeRejection } from "./state.ts";
 
 /** Time after which a publication lets other events be handled, in milliseconds. */
 const MAX_TURN_MS = 5;
@@ -35,8 +35,8 @@ export interface SessionSource extends ChangeSource {
  * @param data The publication's data.
  * @param source The client.
  * @returns The outcomes, in the order of the transactions. There are fewer of them than
- * transactions after a conflict, or if the broker became unreachable in between. A transaction whose
- * schema fails is reported to the application, and has the code `failed`.
+ * transactions after a conflict, or if the broker became unreachable in between. A transaction
+ * whose schema fails is reported to the application, and has the code `failed`.
  * @throws {RequestError} With the code `malformed` if the data is no list of transactions, and
  * `unavailable` if the broker is unreachable; the first transaction may have taken effect.
  */
@@ -157,7 +157,7 @@ async function writeOne(
       appendChanges(id, checked, { ...parts, identity });
     const result = await gate.write(id, changes, { source, append });
     if (result.kind === "appended") return { version: result.info.tail };
-    if (result.kind !== "conflict") throw writeRefusal(id, result);
+    if (result.kind !== "conflict") throw writeRejection(id, result);
     const [type, key] = readRowName(result.row);
     const { version, since, text } = result;
     const present = text === undefined ? {} : JSON.parse(text);

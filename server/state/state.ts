@@ -231,7 +231,7 @@ export class State implements AsyncDisposable {
       case "conflict":
         throw new Conflict(result.row, rowIn(result.text, result.version));
       default:
-        throw writeRefusal(id, result);
+        throw writeRejection(id, result);
     }
   }
 }
@@ -241,7 +241,7 @@ function closed(id: string): RequestError {
 }
 
 /** The error for a write that did not take effect, for another reason than a conflict. */
-export function writeRefusal(
+export function writeRejection(
   id: string,
   result: Exclude<StreamAppended, { readonly kind: "appended" | "conflict" }>,
 ): RequestError {
@@ -263,8 +263,8 @@ export function writeRefusal(
 }
 
 /**
- * A state whose collections a contract defines. It is a {@linkcode State}; only the types differ: the
- * names of the collections, and the types of their rows.
+ * A state whose collections a contract defines. It is a {@linkcode State}; only the types differ:
+ * the names of the collections, and the types of their rows.
  *
  * @example A board with a contract
  * ```ts

@@ -113,11 +113,11 @@ Deno.test("State.transaction() changes several rows or none", async () => {
     transaction.set("lists", "a", { name: "To do" });
   });
   assertEquals([version, board.version], [1, 1]);
-  const refused = board.transaction((transaction) => {
+  const rejected = board.transaction((transaction) => {
     transaction.set("cards", "a", { title: "Changed" });
     transaction.set("cards", "c", DRAFT);
   });
-  assertEquals(await fails(refused), "full");
+  assertEquals(await fails(rejected), "full");
   assertEquals(board.collection("cards").get("a"), DRAFT);
   assertEquals(board.collection("lists").get("a"), { name: "To do" });
   assertEquals(await board.transaction(() => {}), 1);

@@ -87,7 +87,7 @@ Deno.test("requests replies with a value, a promise, a generator or a promise of
         await Promise.resolve();
         return ReadableStream.from([1, 2]);
       },
-      refused: () => {
+      rejected: () => {
         throw new RequestError("no", "Not today");
       },
     },
@@ -98,8 +98,8 @@ Deno.test("requests replies with a value, a promise, a generator or a promise of
   assertEquals(await soon(client.request("to:ann")), "ann");
   assertEquals(await soon(client.request("nothing")), undefined);
   assertEquals(await soon(Array.fromAsync(client.requestStream("later"))), [1, 2]);
-  const refusal = await assertRejects(() => soon(client.request("refused")), RequestError);
-  assertEquals([refusal.failure.code, both.server.stats.handlerFailures], ["no", 0]);
+  const rejection = await assertRejects(() => soon(client.request("rejected")), RequestError);
+  assertEquals([rejection.failure.code, both.server.stats.handlerFailures], ["no", 0]);
   const unknown = await assertRejects(() => soon(client.request("else")), RequestError);
   assertEquals(unknown.failure.code, "unanswered");
 });
@@ -219,7 +219,7 @@ Deno.test("Session.requestStream() throws a failure after the items before it", 
         yield 1;
         throw new RangeError("Secret");
       },
-      async *refuses() {
+      async *rejects() {
         yield 1;
         throw new RequestError("limit", "Only one", { retryAfterMs: 7 });
       },
@@ -240,7 +240,7 @@ Deno.test("Session.requestStream() throws a failure after the items before it", 
   for (
     const [topic, data, code, items] of [
       ["breaks", 0, "failed", 1],
-      ["refuses", 0, "limit", 1],
+      ["rejects", 0, "limit", 1],
       ["holds", "circle", "failed", 1],
       ["holds", "large", "failed", 1],
       ["holds", "function", "failed", 1],
@@ -457,11 +457,11 @@ Deno.test("Session streams 64 responses at once, rejects a 65th, and lets other 
   }, { onMessage: ({ data }) => void heard.push(data), maxRequests: 65 });
   const answers = numbers(64).map(() => both.client.requestStream("count", 500));
   const all = Promise.all(answers.map((answer) => Array.fromAsync(answer)));
-  const refused = await assertRejects(
+  const rejected = await assertRejects(
     () => soon(Array.fromAsync(both.client.requestStream("count", 1))),
     RequestError,
   );
-  assertEquals(refused.failure.code, "too-many");
+  assertEquals(rejected.failure.code, "too-many");
   both.server.send("beside", 1);
   for (const items of await soon(all)) assertEquals(items, numbers(500));
   assertEquals(heard, [1]);
@@ -738,8 +738,8 @@ Deno.test("Cancelled responses whose generators continue are limited, and close 
   assertEquals([running, await soon(items())], [4, [0, 1]]);
   for (let i = 0; i < 20; i++) await askAndCancel();
   assertEquals(running, 5);
-  const refusal = await assertRejects(() => soon(items()), RequestError);
-  assertEquals([refusal.failure.code, server.state], ["too-many", "connected"]);
+  const rejection = await assertRejects(() => soon(items()), RequestError);
+  assertEquals([rejection.failure.code, server.state], ["too-many", "connected"]);
   held.resolve();
   await turns();
   assertEquals([running, await soon(items())], [0, [0, 1]]);

@@ -123,14 +123,14 @@ export class KeptAnswer {
     ask: (core: Inside) => Promise<T>,
     wait: WaitOptions = {},
   ): Promise<T> {
-    for (let refused = 0;;) {
+    for (let rejected = 0;;) {
       // A closed client has no session.
       const { [internals]: core } = await this.#client.whenConnected(wait);
       try {
         return await ask(core);
       } catch (error) {
         if (!(error instanceof SessionClosedError)) throw error;
-        if (isForSize(error.info) && ++refused > 1) throw error;
+        if (isForSize(error.info) && ++rejected > 1) throw error;
       }
     }
   }

@@ -126,7 +126,7 @@ export interface SessionIssue {
    * - `send-queue-nearly-full`, `receive-queue-nearly-full`: the queue has reached more than 80 %
    *   of a bound.
    * - `unread-streams`: the peer opened streams that the application has not accepted.
-   * - `refused-streams`: the peer opened streams that were not accepted within 5 s, or that
+   * - `rejected-streams`: the peer opened streams that were not accepted within 5 s, or that
    *   exceeded a limit of unread streams.
    * - `leaking-streams`: 64 or more streams are open after ten minutes, and fewer have closed.
    * - `waiting-for-credit`, `peer-without-credit`: this end is waiting for credit, or the peer has
@@ -148,7 +148,7 @@ export interface SessionIssue {
     | "send-queue-nearly-full"
     | "receive-queue-nearly-full"
     | "unread-streams"
-    | "refused-streams"
+    | "rejected-streams"
     | "leaking-streams"
     | "waiting-for-credit"
     | "peer-without-credit"
@@ -393,7 +393,7 @@ const GROWING = [
   "receivedMessages",
   "streamErrors",
   "streamsCreated",
-  "streamsRefused",
+  "streamsRejected",
   "unreadMessages",
 ] as const;
 
@@ -429,11 +429,11 @@ function checkCounters(core: Inside, stats: Growth, add: Add): void {
     const what = count(stats.handlerFailures, "handler", "handlers");
     add("warning", "failing-handlers", `${what} failed: see the errors that onError received`);
   }
-  if (stats.streamsRefused > 0) {
+  if (stats.streamsRejected > 0) {
     add(
       "warning",
-      "refused-streams",
-      `${stats.streamsRefused} streams of the peer were refused: loop over incomingStreams(), and read each stream`,
+      "rejected-streams",
+      `${stats.streamsRejected} streams of the peer were rejected: loop over incomingStreams(), and read each stream`,
     );
   }
   if (stats.unreadMessages > 0) {

@@ -65,14 +65,14 @@ function describeLoss(
         "or use client.members() only to be in a room";
       return { line, about: loss.topic };
     }
-    case "refused":
+    case "rejected":
     case "ended": {
       const { kind, topic, error } = loss;
       const { failure: { code }, message } = error;
       const line =
-        `The subscription to "${topic}" ${kind === "refused" ? "was refused" : "has ended"} ` +
+        `The subscription to "${topic}" ${kind === "rejected" ? "was rejected" : "has ended"} ` +
         `(${code}): ${message}. Loop over the subscription, or ` +
-        (kind === "refused" ? "await ready, to handle this" : "follow its status, to handle this");
+        (kind === "rejected" ? "await ready, to handle this" : "follow its status, to handle this");
       return { line, error, about: `${code} ${topic}` };
     }
   }

@@ -7,7 +7,7 @@ import type { ControlStats, SendQueueStats, SessionStats } from "../types.ts";
 const COUNTERS = [
   "streamsClosed",
   "streamErrors",
-  "streamsRefused",
+  "streamsRejected",
   "streamBytesSent",
   "streamBytesReceived",
   "datagramsSent",
@@ -17,7 +17,7 @@ const COUNTERS = [
   "datagramsDropped",
 ] as const satisfies readonly (keyof ConnectionCounters)[];
 
-const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
+const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, rejectedByPeer: 0 };
 
 const NO_QUEUE: SendQueueStats = {
   queuedMessages: 0,

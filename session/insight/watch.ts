@@ -218,7 +218,7 @@ export async function openWatched(
     return session;
   } catch (error) {
     isOver = true;
-    handshake?.ended({ error, status: refusalStatus(error) });
+    handshake?.ended({ error, status: rejectionStatus(error) });
     throw error;
   }
 }
@@ -227,7 +227,7 @@ export async function openWatched(
  * Returns the HTTP status of a rejection. If the session was rejected by a close, this is the
  * status that its close code stands for.
  */
-export function refusalStatus(error: unknown): number | undefined {
+export function rejectionStatus(error: unknown): number | undefined {
   const { status, info } = Object(error) as { status?: unknown; info?: CloseInfo };
   if (typeof status === "number") return status;
   const code = info?.code ?? 0;

@@ -47,14 +47,14 @@ export class FirstFrames {
     this.#receiving.receive(frame);
   }
 
-  #refuse(code: number, reason: string): void {
+  #reject(code: number, reason: string): void {
     this.#core.windUp({ code, reason, by: "local" });
   }
 
   async #receiveToken(frame: Frame): Promise<void> {
     const core = this.#core;
     if (this.#isChecking) {
-      return this.#refuse(
+      return this.#reject(
         CloseCode.unauthenticated,
         "Nothing may be sent before the token is accepted",
       );
@@ -62,14 +62,14 @@ export class FirstFrames {
     this.#isChecking = true;
     core.giveUpAfter(core.settings.requestTimeoutMs, "reply to the token");
     if (typeof frame !== "string" || exceedsBytes(frame, this.#maxTokenBytes)) {
-      return this.#refuse(
+      return this.#reject(
         CloseCode.unauthenticated,
         `A token has at most ${this.#maxTokenBytes} bytes of text: see maxTokenBytes of the server`,
       );
     }
     const envelope = parseEnvelope(frame);
     if (envelope.kind !== "auth") {
-      return this.#refuse(CloseCode.unauthenticated, "Expected a token first");
+      return this.#reject(CloseCode.unauthenticated, "Expected a token first");
     }
     try {
       await this.#receiving.serving.signIn(envelope.token);
@@ -79,7 +79,7 @@ export class FirstFrames {
       core.sending.post({ reply: envelope.id, error: failure });
       if (!(error instanceof AuthenticationError)) report(core.settings, error, core.session);
       const status = error instanceof AuthenticationError ? error.status : 503;
-      return this.#refuse(4000 + status, failure.message);
+      return this.#reject(4000 + status, failure.message);
     }
     if (core.state === "closed") return;
     core.sending.post({ reply: envelope.id });

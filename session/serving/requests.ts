@@ -318,8 +318,8 @@ type Serve = () => void | Promise<void>;
 
 /**
  * The services of one session, alongside messages. Publications run in order on each topic, and on
- * several topics at a time. All other requests run one at a time, in order. On the same topic, these
- * and publications keep their order, too.
+ * several topics at a time. All other requests run one at a time, in order. On the same topic,
+ * these and publications keep their order, too.
  */
 export class RequestQueue implements SessionRequests {
   readonly #core: Inside<Session>;
@@ -431,7 +431,7 @@ export class RequestQueue implements SessionRequests {
       const failure = { code: "too-many", message: "Too many requests are waiting" } as const;
       this.#holdBack(envelope, failure);
       if (envelope.id !== undefined) this.#fail(envelope.id, failure);
-      return void this.#core.receiving.faults.refuse(`at most ${maxRequests} requests at once`);
+      return void this.#core.receiving.faults.reject(`at most ${maxRequests} requests at once`);
     }
     const topic = envelope.kind === "auth" ? "" : envelope.topic;
     const serve = () => this.#serve(envelope);
@@ -498,7 +498,7 @@ export class RequestQueue implements SessionRequests {
         const { topic, id, since, last } = envelope;
         const onAnswer = (data: SubscribeAnswer) => {
           if (data.isSuperseded) return this.#fail(id, SUPERSEDED);
-          if (data.refusal) return this.#fail(id, data.refusal);
+          if (data.rejection) return this.#fail(id, data.rejection);
           this.#core.sending.post({ reply: id, data });
         };
         return services.subscribe!(session, topic, { since, last, onAnswer });
@@ -571,7 +571,7 @@ export class RequestQueue implements SessionRequests {
   /** Counts a failed renewal. */
   #countRenewal(error: unknown, { code, message }: RequestFailure): void {
     const { faults } = this.#core.receiving;
-    if (code === "too-many") return void faults.refuse(message);
+    if (code === "too-many") return void faults.reject(message);
     // A rejected token is not the peer's fault, but a peer must not be able to guess tokens.
     const isForNow = error instanceof AuthenticationError && error.status >= 500;
     if (this.#services.authenticate === undefined || isForNow) return;
@@ -589,7 +589,7 @@ export class RequestQueue implements SessionRequests {
     const failed = this.#failed ??= new Map();
     if (failed.has(topic)) return;
     if (failed.size >= MAX_FAILED) {
-      return void this.#core.receiving.faults.refuse(`at most ${MAX_FAILED} topics without a pong`);
+      return void this.#core.receiving.faults.reject(`at most ${MAX_FAILED} topics without a pong`);
     }
     failed.set(topic, failure);
     const { sending, settings: { runtime, maxRequests } } = this.#core;

@@ -626,14 +626,14 @@ Deno.test("Client.flushed() with at-most-once waits until a session accepted the
 
 Deno.test("A message above the server's size limit is dropped, and delays nothing", async () => {
   const seen: unknown[] = [];
-  const refused: string[] = [];
+  const rejected: string[] = [];
   const network = new Network({
     ...node(new Engine().node("a"), (data) => void seen.push(data)),
     maxMessageBytes: 300,
   });
   await using client = network.client({
     ...atLeastOnce,
-    onRefused: ({ failure }) => void refused.push(failure.code),
+    onMessageRejected: ({ failure }) => void rejected.push(failure.code),
   });
   client.send("t", 1);
   client.send("t", "x".repeat(300));
@@ -645,7 +645,7 @@ Deno.test("A message above the server's size limit is dropped, and delays nothin
   client.send("t", 2);
   await client.flushed();
   await tooLarge;
-  assertEquals([seen, refused], [[1, 2], ["too-large"]]);
+  assertEquals([seen, rejected], [[1, 2], ["too-large"]]);
 });
 
 Deno.test("Session acknowledges numbered messages, and rejects invalid numbers and names", async () => {
@@ -669,8 +669,8 @@ Deno.test("Session acknowledges numbered messages, and rejects invalid numbers a
     hand.peer.say({ topic: "t", ...message });
     await turns(20);
     const error = { code: "malformed", message: answer };
-    const refusal = { reply: "id" in message ? message.id : null, error };
-    assertEquals(hand.peer.envelopes.at(-1), typeof answer === "string" ? refusal : answer);
+    const rejection = { reply: "id" in message ? message.id : null, error };
+    assertEquals(hand.peer.envelopes.at(-1), typeof answer === "string" ? rejection : answer);
   }
   assertEquals([seen, hand.peer.envelopes.length], [[1, 3, 5], 7]);
 });

@@ -63,16 +63,16 @@ export function compileRegistry(registry: Registry): CompiledRegistry {
   for (const key of isObject ? Object.keys(registry) : []) {
     const type = Number(key);
     if (!Number.isInteger(type) || type < 0 || type > MAX_MESSAGE_TYPE || String(type) !== key) {
-      refuse(`a type must be an integer from 0 to ${MAX_MESSAGE_TYPE}`, key);
+      reject(`a type must be an integer from 0 to ${MAX_MESSAGE_TYPE}`, key);
     }
     const schema = registry[type];
     if (typeof schema?.["~standard"]?.validate !== "function") {
-      refuse(`type ${key} must have a schema`, describe(schema));
+      reject(`type ${key} must have a schema`, describe(schema));
     }
     schemas.set(type, schema!);
   }
   if (schemas.size === 0) {
-    refuse("it must have a schema for at least one type", isObject ? "none" : describe(registry));
+    reject("it must have a schema for at least one type", isObject ? "none" : describe(registry));
   }
   return schemas;
 }
@@ -81,6 +81,6 @@ function describe(value: unknown): string {
   return value === null ? "null" : typeof value;
 }
 
-function refuse(rule: string, received: string): never {
+function reject(rule: string, received: string): never {
   throw new TypeError(`Cannot read registry: ${rule}, received ${received}`);
 }

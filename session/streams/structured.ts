@@ -15,7 +15,7 @@ import {
   END_TYPE,
   MAX_LENGTH,
   reasonFor,
-  refusal,
+  rejection,
   SCHEMA,
   STREAM_HEAD_BYTES,
   StructuredParser,
@@ -154,7 +154,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     this.#parser = new StructuredParser({
       maxMessageBytes,
       hasEndMark: endMark,
-      accepts: (type) => schemas.has(type) || this.#refuse(unknownType(type, schemas)),
+      accepts: (type) => schemas.has(type) || this.#reject(unknownType(type, schemas)),
     });
     // The peer may stop reading. Its earlier messages can still be read, so only `closed` rejects.
     this.#sender = new StructuredSender(stream, (error) => this.#closed.reject(error));
@@ -234,7 +234,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
           return (decoded instanceof Promise ? await decoded : decoded) as StructuredMessage<R>;
         } catch (error) {
           if (!(error instanceof StructuredError)) throw error;
-          this.#refuse(error);
+          this.#reject(error);
         }
       }
     } catch (error) {
@@ -262,7 +262,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     }
     if (gap !== undefined) {
       const type = parser.openType;
-      throw refusal("truncated", `expected whole messages, received ${gap}`, { type });
+      throw rejection("truncated", `expected whole messages, received ${gap}`, { type });
     }
     this.#readToEnd();
   }
@@ -274,7 +274,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     }, () => {});
   }
 
-  #refuse(error: StructuredError): false {
+  #reject(error: StructuredError): false {
     const { onInvalid } = this.#settings;
     if (onInvalid === "throw") throw error;
     this.#skipped++;

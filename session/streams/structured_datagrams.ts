@@ -12,7 +12,7 @@ import {
   type DecodeFormat,
   decodeMessage,
   encodeMessage,
-  refusal,
+  rejection,
   SCHEMA,
   unknownType,
 } from "./structured_format.ts";
@@ -211,7 +211,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     try {
       const { length } = datagram;
       if (length < DATAGRAM_HEAD_BYTES) {
-        throw refusal("truncated", `expected a type in a datagram, received ${length} bytes`, {});
+        throw rejection("truncated", `expected a type in a datagram, received ${length} bytes`, {});
       }
       const type = datagram[0]! << 8 | datagram[1]!;
       if (!schemas.has(type)) throw unknownType(type, schemas);

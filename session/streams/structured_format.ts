@@ -140,7 +140,7 @@ export function decodeMessage(
   } catch (cause) {
     const rule = `expected ${codec.name} in a message of type ${type}`;
     const came = `${byteLength} ${byteLength === 1 ? "byte" : "bytes"}: ${told(cause)}`;
-    throw refusal("malformed", `${rule}, received ${came}`, { type, cause });
+    throw rejection("malformed", `${rule}, received ${came}`, { type, cause });
   }
   const checked = validate(schemas.get(type)!, value);
   return checked instanceof Promise
@@ -152,7 +152,7 @@ function accepted(type: number, outcome: Validation<unknown>): DecodedMessage {
   if (outcome.ok) return { type, data: outcome.value };
   const at = outcome.path.length === 0 ? "" : ` at ${outcome.path.join(".")}`;
   const rule = `expected data that fits the schema of type ${type}`;
-  throw refusal("invalid", `${rule}, received${at}: ${outcome.message}`, { type });
+  throw rejection("invalid", `${rule}, received${at}: ${outcome.message}`, { type });
 }
 
 /**
@@ -163,7 +163,7 @@ function accepted(type: number, outcome: Validation<unknown>): DecodedMessage {
  * @returns The error.
  */
 export function unknownType(type: number, schemas: CompiledRegistry): StructuredError {
-  return refusal("unknown-type", `expected type ${typesOf(schemas)}, received ${type}`, { type });
+  return rejection("unknown-type", `expected type ${typesOf(schemas)}, received ${type}`, { type });
 }
 
 /**
@@ -174,7 +174,7 @@ export function unknownType(type: number, schemas: CompiledRegistry): Structured
  * @param options The number of the message, and the cause.
  * @returns The error.
  */
-export function refusal(
+export function rejection(
   reason: StructuredError["reason"],
   text: string,
   options: { readonly type?: number | undefined; readonly cause?: unknown },
@@ -362,7 +362,7 @@ export class StructuredParser {
     const { maxMessageBytes, hasEndMark } = this.#rules;
     if (type === END_TYPE && hasEndMark) {
       if (length > 0) {
-        throw refusal("malformed", `expected an empty end mark, received ${length} bytes`, {
+        throw rejection("malformed", `expected an empty end mark, received ${length} bytes`, {
           type,
         });
       }
@@ -371,7 +371,7 @@ export class StructuredParser {
     }
     if (length > maxMessageBytes) {
       const rule = `expected at most ${maxMessageBytes} bytes`;
-      throw refusal("too-large", `${rule}, received a message of type ${type} with ${length}`, {
+      throw rejection("too-large", `${rule}, received a message of type ${type} with ${length}`, {
         type,
       });
     }

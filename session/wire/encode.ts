@@ -306,14 +306,14 @@ export function checkTopic(
   maxBytes: number = MAX_TOPIC_BYTES,
 ): asserts topic is string {
   if (typeof topic !== "string" || !topic) {
-    throw new TypeError(refusal(verb, maxBytes, topic === "" ? '""' : typeof topic));
+    throw new TypeError(rejection(verb, maxBytes, topic === "" ? '""' : typeof topic));
   }
   if (exceedsBytes(topic, maxBytes)) {
-    throw new RangeError(refusal(verb, maxBytes, `${utf8Length(topic)} bytes`));
+    throw new RangeError(rejection(verb, maxBytes, `${utf8Length(topic)} bytes`));
   }
 }
 
-function refusal(verb: string, maxBytes: number, received: string): string {
+function rejection(verb: string, maxBytes: number, received: string): string {
   return `Cannot ${verb}: a topic must be a non-empty string of at most ${maxBytes} bytes, ` +
     `received ${received}`;
 }

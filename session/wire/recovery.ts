@@ -64,7 +64,7 @@ export interface SubscribeAnswer {
    */
   readonly isSuperseded?: true | undefined;
   /** If the subscription is rejected, this is the only key. The client receives this failure. */
-  readonly refusal?: RequestError["failure"] | undefined;
+  readonly rejection?: RequestError["failure"] | undefined;
 }
 
 /** A notice that messages of a topic are, or may be, missing at this position. */

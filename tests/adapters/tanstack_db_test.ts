@@ -19,11 +19,11 @@ function server(mayWrite: () => boolean): Server {
     onListen() {},
     durableStreams: { path: "/streams" },
     authorize: (_session, _topic, action) => action === "subscribe" || mayWrite(),
-    onRefused() {},
+    onMessageRejected() {},
   });
 }
 
-Deno.test("stateCollection() shares rows, and rolls refused changes back", async () => {
+Deno.test("stateCollection() shares rows, and rolls rejected changes back", async () => {
   let mayWrite = true;
   await using own = server(() => mayWrite);
   await using board = await own.state("board");
@@ -51,9 +51,9 @@ Deno.test("stateCollection() shares rows, and rolls refused changes back", async
   assertEquals(shown(), [["1", "Green tea"], ["3", "Bread"]]);
 
   mayWrite = false;
-  const refused = collection.insert({ id: "4", title: "No" });
+  const rejected = collection.insert({ id: "4", title: "No" });
   assertEquals(collection.has("4"), true);
-  await assertRejects(() => refused.isPersisted.promise, RequestError, "may not publish");
+  await assertRejects(() => rejected.isPersisted.promise, RequestError, "may not publish");
   await until(() => !collection.has("4"));
   await collection.cleanup();
 });

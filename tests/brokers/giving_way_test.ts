@@ -12,7 +12,7 @@ function node(broker: Broker) {
     broker,
     authenticate: () => "ann",
     limits: { maxSessionsPerUser: 1 },
-    onRefusal() {},
+    onSessionRejected() {},
     onError() {},
   });
 }
@@ -53,9 +53,9 @@ for (const { name, ignore, start } of ENGINES) {
       const [there] = one.manager.sessionsOf("ann");
       await using reloaded = connect(two.url, options);
       // A session that answers is kept, however often the other client tries.
-      for (let refusals = 0; refusals < 3;) {
+      for (let rejections = 0; rejections < 3;) {
         const { name } = await soon(nextStatus(reloaded));
-        if (name === "reconnecting") refusals++;
+        if (name === "reconnecting") rejections++;
       }
       assertEquals([there!.isReady, two.manager.count], [true, 0]);
       path.cut();

@@ -468,9 +468,9 @@ test("counts towards the bound of waiting calls, and ends calls in progress on c
   assertEquals(broker.stats.waiting, 10);
   const results = Promise.allSettled(appends);
   await broker.close();
-  const refused = (await results).flatMap((one) => one.status === "rejected" ? [one.reason] : []);
-  assertEquals(refused.length, 2);
-  for (const error of refused) assertMatch(error.message, /too many publications wait/);
+  const rejected = (await results).flatMap((one) => one.status === "rejected" ? [one.reason] : []);
+  assertEquals(rejected.length, 2);
+  for (const error of rejected) assertMatch(error.message, /too many publications wait/);
   assertEquals(broker.stats.waiting, 0);
   await assertRejects(() => read(broker.logs, "log"), BrokerError, "the broker is closed");
   await assertRejects(() => broker.logs.overdue({ limit: 1 }), BrokerError, "closed");

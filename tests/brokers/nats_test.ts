@@ -24,7 +24,7 @@ import { testBroker } from "../../pubsub/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../brokers/nats/mod.ts";
 import { connectNats } from "../../brokers/nats/transport.ts";
-import type { Refusal } from "../../server.ts";
+import type { SessionRejection } from "../../server.ts";
 import { testServer } from "../../testing/mod.ts";
 import { listen } from "../servers.ts";
 import {
@@ -210,11 +210,11 @@ test("ignores brokers with another prefix", async ({ servers }) => {
 
 test("keeps its connection if a client's user is longer than a subject", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
-  const told: Refusal[] = [];
+  const told: SessionRejection[] = [];
   await using server = listen({
     broker,
     authenticate: ({ token = "" }) => token,
-    onRefusal: (one) => void told.push(one),
+    onSessionRejected: (one) => void told.push(one),
   });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -697,11 +697,11 @@ test("closes promptly even if the server stays silent", async () => {
   using _connection = await listener.accept();
   const { ready } = broker.subscribe("news", () => {});
   const appended = append(broker, "kept", 1);
-  const refused = assertRejects(() => appended, BrokerError, "closed");
+  const rejected = assertRejects(() => appended, BrokerError, "closed");
   const before = performance.now();
   await broker.close();
   assert(performance.now() - before < 4_000);
-  await Promise.all([ready, refused]);
+  await Promise.all([ready, rejected]);
   listener.close();
   _connection.close();
   await noTimers();
@@ -870,7 +870,7 @@ test("supports expiry windows of up to a week, and rejects longer ones", async (
 });
 
 Deno.test("NatsBroker() rejects options that are out of range", () => {
-  const refused: [NatsBrokerOptions, typeof TypeError | typeof RangeError][] = [
+  const rejected: [NatsBrokerOptions, typeof TypeError | typeof RangeError][] = [
     [{ prefix: "a.b" }, TypeError],
     [{ storage: "disk" as "file" }, TypeError],
     [{ maxWaiting: 0 }, RangeError],
@@ -881,7 +881,7 @@ Deno.test("NatsBroker() rejects options that are out of range", () => {
     [{ maxStreamBytes: -5 }, RangeError],
     [{ storeTtlMs: 0 }, RangeError],
   ];
-  for (const [options, kind] of refused) {
+  for (const [options, kind] of rejected) {
     const make = () => new NatsBroker({ servers: "127.0.0.1:1" }, options);
     assertThrows(make, kind, "Cannot create");
   }
@@ -898,7 +898,7 @@ Deno.test({
       broker,
       limits: { maxSessionsPerUser: 5 },
       authenticate: () => user,
-      onRefusal() {},
+      onSessionRejected() {},
     }));
     await server.nodes!.ready;
     for (let round = 0; round < 4; round++) {

@@ -295,9 +295,9 @@ test("rejects the newest publication if too many wait", async (server) => {
   const kept = range(3).map((i) =>
     broker.history.append({ topic: "chat", payload: `kept ${i}` }, { bounds: BOUNDS })
   );
-  broker.publish({ topic: "news", payload: "refused" });
+  broker.publish({ topic: "news", payload: "rejected" });
   await assertRejects(
-    () => broker.history.append({ topic: "chat", payload: "refused" }, { bounds: BOUNDS }),
+    () => broker.history.append({ topic: "chat", payload: "rejected" }, { bounds: BOUNDS }),
     BrokerError,
     "too many",
   );
@@ -764,11 +764,11 @@ test("leaves no call waiting when it closes while Redis is unreachable", async (
   broker.publish({ topic: "news", payload: "1" });
   const { ready } = broker.subscribe("news", () => {});
   const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
-  const refused = assertRejects(() => appended, BrokerError, "closed");
+  const rejected = assertRejects(() => appended, BrokerError, "closed");
   await assertRejects(() => broker.store.newest("row", 60_000), BrokerError, "unreachable");
   assertEquals(broker.status.current.name, "interrupted");
   await broker.close();
-  await refused;
+  await rejected;
   await ready;
   assertEquals(broker.stats.dropped, 2);
 });

@@ -173,7 +173,7 @@ testInBrowsers("a page of another origin uses HTTP only if the rules allow it", 
   await using pages = await Proxy.start({});
   const origins = [`http://localhost:${pages.port}`];
   await using open = await Proxy.start({ ...OPTIONS, origins });
-  await using shut = await Proxy.start({ ...OPTIONS, onRefusal() {} });
+  await using shut = await Proxy.start({ ...OPTIONS, onSessionRejected() {} });
   const page = await openPage(browser, pages);
   assertEquals(await talk(page, `http://localhost:${open.port}/`), TALK);
   const error = await page.evaluate(async (url) => {

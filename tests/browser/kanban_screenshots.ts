@@ -121,7 +121,7 @@ async function enter(url: string, name: string, hue: number): Promise<Friend> {
   await client.presence("board:release", { hue });
   client.members("board:release").subscribe(() => {});
   const state = await client.state("board:release");
-  const board = new Board(state, { onChange() {}, onRefused: console.error });
+  const board = new Board(state, { onChange() {}, onRejected: console.error });
   await state.ready;
   return { client, board };
 }

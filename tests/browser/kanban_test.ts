@@ -173,7 +173,7 @@ testInBrowsers(
   },
 );
 
-testInBrowsers("board says why a change was refused", async (browser) => {
+testInBrowsers("board says why a change was rejected", async (browser) => {
   await using kanban = await BoardSite.start(browser, "board");
   const ann = await enter(kanban, { name: "ann" });
   const bob = await enter(kanban, { name: "bob" });

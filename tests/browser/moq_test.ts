@@ -214,8 +214,8 @@ async function publishes(browser: Browser, transport: Transport): Promise<void> 
   assertEquals({ path, active }, { path: "/page/numbers", active: true });
 
   const missing = await session.subscribe(path, "missing");
-  const refused = await missing.ready.catch((error) => error.reason);
-  assertEquals(refused, "notFound");
+  const rejected = await missing.ready.catch((error) => error.reason);
+  assertEquals(rejected, "notFound");
 
   const track = await session.subscribe(path, "thirty", { startGroup: 0 });
   const seen = new Map<number, string>();
@@ -274,7 +274,7 @@ async function subscribes(browser: Browser, transport: Transport): Promise<void>
     const announcements = await session.acceptAnnounce("/");
     const { path } = (await announcements.next())!;
     const missing = await session.subscribe(path, "missing");
-    const refused = await missing.ready.catch((error) => error.reason);
+    const rejected = await missing.ready.catch((error) => error.reason);
     const track = await session.subscribe(path, "many", { startGroup: 0 });
     const numbers: number[] = [];
     for await (const group of track) {
@@ -287,11 +287,11 @@ async function subscribes(browser: Browser, transport: Transport): Promise<void>
     const group = await endless.nextGroup();
     await group!.readFrame();
     group!.cancel("expired");
-    return { path, refused, numbers: numbers.sort((a, b) => a - b) };
+    return { path, rejected, numbers: numbers.sort((a, b) => a - b) };
   }, urlOf(site, transport));
   assertEquals(seen, {
     path: "/server/numbers",
-    refused: reasonOf("notFound", browser, transport),
+    rejected: reasonOf("notFound", browser, transport),
     numbers: Array.from({ length: 300 }, (_, at) => at),
   });
   // Firefox does not send STOP_SENDING over WebTransport.

@@ -140,7 +140,7 @@ async function shootDoctor(): Promise<void> {
     webTransport: false,
     origins: ["https://app.example.com"],
     onListen() {},
-    onRefusal() {},
+    onSessionRejected() {},
   });
   const args = ["http://localhost:8000", "--origin", "https://other.example.com"];
   await shoot("cli-doctor", await screenOf("doctor", ...args));

@@ -237,7 +237,7 @@ for (const status of [401, 403, 404, 429]) {
       await using site = WebTransportSite.start();
       const page = await site.open(browser);
       const failing = page.evaluate(() => failureOf(dial("/somewhere")));
-      (await site.request()).refuse(status, { headers: { "x-why": "because" } });
+      (await site.request()).reject(status, { headers: { "x-why": "because" } });
       const { name, source } = await failing;
       assertEquals({ name, source }, { name: "WebTransportError", source: "session" });
       // Both the page and the connection survive.

@@ -77,10 +77,10 @@ export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void
 
   test("rejects codes that the transport cannot carry", async ({ a, b }) => {
     const never = [-1, 3000.5, NaN, Infinity];
-    const [refused, rule] = maxCloseCode === undefined
+    const [rejected, rule] = maxCloseCode === undefined
       ? [[12, 1000, 1006, 2999, 5000, ...never], "0 or 3000 to 4999"]
       : [[maxCloseCode + 1, ...never], `from 0 to ${maxCloseCode}`];
-    for (const closeCode of refused) {
+    for (const closeCode of rejected) {
       assertThrows(
         () => a.close({ closeCode }),
         RangeError,

@@ -43,7 +43,7 @@ async function oneClient(random: Random, inputs: number): Promise<void> {
     presenceGraceMs: 0,
     session: { closeTimeoutMs: 20, handshakeTimeoutMs: 20 },
     onError,
-    onRefusal() {},
+    onSessionRejected() {},
   });
   const client = server.connect({
     outbox: OUTBOX,

@@ -22,7 +22,7 @@ import {
   FrameParser,
   FrameType,
 } from "../../transport/h3/wire/frames.ts";
-import { refusalStatus } from "../../transport/h3/wire/message_fields.ts";
+import { rejectionStatus } from "../../transport/h3/wire/message_fields.ts";
 import { decodeFields, encodeFields, type Field } from "../../transport/h3/wire/qpack.ts";
 import {
   decodeSettings,
@@ -235,7 +235,7 @@ export function fuzzFields(random: Random, rounds: number): void {
     const size = fields.reduce((total, [name, value]) => total + name.length + value.length, 0);
     assert(size + 32 * fields.length <= 65_536);
     assertEquals(decodeFields(encodeFields(fields)), fields);
-    assert([undefined, 400, 405, 501].includes(refusalStatus(fields)));
+    assert([undefined, 400, 405, 501].includes(rejectionStatus(fields)));
     const headers = fields.filter(([name]) => !name.startsWith(":"));
     failsOnlyBy(() => new Headers(headers.map(([name, value]) => [name, value])), TypeError);
   }
@@ -302,7 +302,7 @@ function readMessages(chunks: readonly Uint8Array[]): string[] {
       tell(isText ? `text ${frame}` : `binary ${frame.toHex()}`, false);
     },
     onEnd: () => tell("end", true),
-    onRefused: (code) => tell(`refused ${code}`, true),
+    onRejected: (code) => tell(`rejected ${code}`, true),
   }, MAX_FRAME_BYTES);
   for (const chunk of chunks) parser.push(chunk);
   return found;

@@ -141,7 +141,7 @@ export async function fuzzHttpTransport(random: Random, rounds: number): Promise
     allowTokenMessage: true,
     authenticate: ({ token }) => token ?? "nobody",
     authorize: () => true,
-    onRefusal() {},
+    onSessionRejected() {},
     onMessage() {},
   });
   let ids: OpenedConnection | undefined;

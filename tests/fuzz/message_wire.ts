@@ -145,7 +145,7 @@ class HandWriter {
       // The first frame of a client is empty.
       onFrame: (frame) => frame === "" || checkFrame(frame),
       onEnd() {},
-      onRefused(code) {
+      onRejected(code) {
         throw new Error(`The session's output is rejected with ${code}, not ${CloseCode.normal}`);
       },
     }, 2 * MAX_FRAME_BYTES);

@@ -65,7 +65,7 @@ async function oneServer(random: Random, inputs: number): Promise<void> {
       if (random.below(4) === 0 && message.topic.length < 64) server.subscribe(session, "news");
     },
     onError: (error) => void faults.push(error),
-    onRefusal() {},
+    onSessionRejected() {},
   });
   const peers = new Set<Connection>();
   const asked = new Set<Promise<unknown>>();

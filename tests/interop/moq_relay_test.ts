@@ -21,7 +21,7 @@ import { playSkein, type Wire } from "./peers/skein_moq.ts";
 import { type Part, testTogether } from "./together.ts";
 
 /** The result of a subscriber after the relay has forwarded a rejection by our publisher. */
-function refusalThrough(wire: Wire, version: MoqVersion): unknown {
+function rejectionThrough(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return 51;
   // If streams cannot be reset, only this version has a message for a rejection.
   return version === "moq-lite-04" ? 3 : 18;
@@ -77,7 +77,7 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
     const updated = hasUpdates ? {} : { updated: [] };
     if (scenario === "publish") {
       assertEquals(ours, { version, ...seenBy("publish", "/"), ...updated });
-      const missing = { track: refusalThrough(wire, version), broadcast: 54 };
+      const missing = { track: rejectionThrough(wire, version), broadcast: 54 };
       const { video } = theirs as { readonly video: SeenVideo };
       const seen = { ...seenBy("subscribe", ""), ...relayed, missing, video: expectedVideo(video) };
       assertEquals(theirs, { version: theirVersion, ...seen });
@@ -112,7 +112,7 @@ function partOfOurs(publisher: Peer, subscriber: Peer): Part {
       subscriber.play("subscribe", { url, hash }),
     ]);
     assertEquals(published, seenBy("publish", "/"));
-    const missing = REFUSED[subscriber.name];
+    const missing = REJECTED[subscriber.name];
     // The two sessions close independently.
     assertEquals(subscribed, { ...seenBy("subscribe", "/"), missing, closed: "not closed" });
   };
@@ -120,7 +120,7 @@ function partOfOurs(publisher: Peer, subscriber: Peer): Part {
 }
 
 /** Results of foreign subscribers after our relay rejected them, if streams cannot be reset. */
-const REFUSED: Readonly<Record<string, unknown>> = {
+const REJECTED: Readonly<Record<string, unknown>> = {
   "gomoqt 0.11": {
     track: "failed to read SUBSCRIBE_OK response: EOF",
     broadcast: "failed to read SUBSCRIBE_OK response: EOF",

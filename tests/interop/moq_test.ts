@@ -43,14 +43,14 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
   const isJavaScript = peer.name.startsWith("@moq/");
   const isSetup = isSetupVersion(version);
   if (scenario === "subscribe" && isOverQuic) {
-    const theirs = refusalAt(peer, version);
+    const theirs = rejectionAt(peer, version);
     add(NO_RESETS, { theirs: { missing: theirs } });
   } else if (scenario === "subscribe") {
     add("the codes are specific to its family", {
       theirs: { missing: { track: 51, broadcast: 51 } },
     });
   } else if (isJavaScript) {
-    add("it sends no codes", { ours: { missing: refusalBy(wire, version) } });
+    add("it sends no codes", { ours: { missing: rejectionBy(wire, version) } });
   }
   if (isJavaScript && isSetup) {
     const subscriber = { priority: ["7"] };
@@ -72,7 +72,7 @@ function exceptionsOf({ peer, wire, version, scenario, client }: Case): Exceptio
 }
 
 /** Results of a subscriber after our publisher rejected it, if streams cannot be reset. */
-function refusalAt(peer: Peer, version: MoqVersion): unknown {
+function rejectionAt(peer: Peer, version: MoqVersion): unknown {
   const both = (text: string) => ({ track: text, broadcast: text });
   if (peer.name === "gomoqt 0.11") return both("failed to read SUBSCRIBE_OK response: EOF");
   if (peer.name === "gomoqt 0.17") return both("moqt: unexpected SUBSCRIBE_DROP message received");
@@ -81,10 +81,10 @@ function refusalAt(peer: Peer, version: MoqVersion): unknown {
 }
 
 /** The result after a rejection by a JavaScript peer that uses Skein's WebTransport. */
-function refusalBy(wire: Wire, version: MoqVersion): unknown {
+function rejectionBy(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return { track: 0, broadcast: 0 };
   const text = (track: string) =>
-    `The subscription to /skein/${track} ended: it was refused without a code`;
+    `The subscription to /skein/${track} ended: it was rejected without a code`;
   // Older versions accept the subscription first.
   const track = version === "moq-lite-05" ? text("live missing") : "the end";
   return { track, broadcast: text("missing video") };

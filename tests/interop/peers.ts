@@ -31,7 +31,7 @@ export type Scenario =
   | "reset"
   | "closed-by-server"
   | "close"
-  | "refused"
+  | "rejected"
   | "protocol";
 
 /** Steps to build and run a peer. */

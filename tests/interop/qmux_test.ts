@@ -11,7 +11,7 @@ import { buildQmuxPeers, builtPeers, type Peer, type PeerServer } from "./peers.
 import { answer, play, type Scenario, type Seen } from "./peers/qmux_moq/scenarios.ts";
 import { type Part, testTogether } from "./together.ts";
 
-type AnyScenario = Exclude<Scenario, "before"> | "refused" | "protocol" | "violation";
+type AnyScenario = Exclude<Scenario, "before"> | "rejected" | "protocol" | "violation";
 
 /** Expected results of a peer with every feature. */
 const SEEN = {
@@ -26,7 +26,7 @@ const SEEN = {
   "reset-by-server": { reset: 44, stopped: 45 },
   "closed-by-server": { code: 4009, reason: "bye — tschüß" },
   close: { done: true },
-  refused: { refused: true },
+  rejected: { rejected: true },
   protocol: { protocol: "chat.1" },
   violation: { broken: true },
 } as const satisfies Record<AnyScenario, unknown>;
@@ -41,7 +41,7 @@ const PATHS: Partial<Record<AnyScenario, string>> = {
   "opened-by-server": "/open",
   "reset-by-server": "/reset",
   "closed-by-server": "/close",
-  refused: "/refuse",
+  rejected: "/reject",
   ping: "/ping",
   violation: "/violate",
 };
@@ -86,7 +86,7 @@ class QmuxServer implements AsyncDisposable {
 
   #answer(request: Request): Response {
     const { pathname } = new URL(request.url);
-    if (pathname === "/refuse") return new Response(null, { status: 401 });
+    if (pathname === "/reject") return new Response(null, { status: 401 });
     const offered = offeredProtocols(request);
     const protocol = offered.find((name) => name.endsWith(".chat.1")) ?? offered[0]!;
     const { connection, response } = acceptWebSocket(request, { protocol });
@@ -125,7 +125,7 @@ const CLIENTS: Exceptions = {
     protocol: { because: "it chooses its offer itself", seen: { protocol: "" } },
   },
   "qmux of Rust": {
-    refused: { because: "it reports the status", seen: { status: 401 } },
+    rejected: { because: "it reports the status", seen: { status: 401 } },
     ping: { because: "it reports the round trip", seen: { alive: true, measured: true } },
   },
 };
@@ -143,7 +143,7 @@ function partOfClient(peer: Peer, version: Version, scenario: AnyScenario): Part
       ...(peer.name in OLD ? {} : { protocols: offerOf(version, scenario).join() }),
     });
     assertEquals(seen, exception?.seen ?? SEEN[scenario]);
-    if (scenario === "refused") return;
+    if (scenario === "rejected") return;
     await server.ended();
     if (scenario === "close") {
       const closed = exception?.closed ?? { code: 4010, reason: "grüße" };
@@ -160,7 +160,7 @@ function partOfServer(peer: Peer, version: Version, scenario: AnyScenario): Part
     await using server = await peer.serve();
     const url = webSocketUrl(server, pathOf(scenario));
     const dialing = dialWebSocket(url, { protocols: offerOf(version, scenario) });
-    if (scenario === "refused") {
+    if (scenario === "rejected") {
       const error = await dialing.then(() => undefined, (error) => error);
       assertInstanceOf(error, ConnectionError);
       return;

@@ -40,7 +40,7 @@ async function play(peer: Peer): Promise<{ line: unknown; success: boolean }> {
         if (token !== "s3cret") throw new AuthenticationError("Unknown token");
         return { name: "ann" };
       },
-      onRefusal() {},
+      onSessionRejected() {},
       userOf: ({ name }) => name,
       authorize: () => true,
       history: { "room:{name}": { size: 100, ttlMs: 60_000 } },
@@ -90,7 +90,7 @@ function testRuntime(peer: Peer): void {
         asked: "client: who?",
         got: [1, 2, 3, 4],
         recoveries: [true],
-        refusal: "SessionClosedError",
+        rejection: "SessionClosedError",
         echoed: true,
         incoming: "from the server",
       },

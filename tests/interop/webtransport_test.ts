@@ -17,7 +17,7 @@ const SEEN = {
   reset: { done: true },
   "closed-by-server": { code: 4009, reason: "bye — tschüß" },
   close: { done: true },
-  refused: { status: 401, authenticate: "Bearer" },
+  rejected: { status: 401, authenticate: "Bearer" },
   protocol: { protocol: "skein.1" },
 } as const satisfies Record<Scenario, unknown>;
 
@@ -51,7 +51,7 @@ const NO_HEADERS: Exception = {
 const CLIENTS: Exceptions = {
   wtransport: {
     reset: { because: "it does not map codes to WebTransport's", streamCodes: [0, 0] },
-    refused: {
+    rejected: {
       because: "it reports neither status nor header",
       seen: { status: null, authenticate: null },
     },
@@ -60,7 +60,7 @@ const CLIENTS: Exceptions = {
       seen: { unsupported: "the header fields of the answer are not told" },
     },
   },
-  "web-transport-quinn": { refused: NO_HEADERS },
+  "web-transport-quinn": { rejected: NO_HEADERS },
   "web-transport-quiche": {
     "opened-by-server": {
       because: "it reads no close capsules",
@@ -70,15 +70,15 @@ const CLIENTS: Exceptions = {
       because: "it reads no close capsules",
       seen: { code: null, reason: null },
     },
-    refused: NO_HEADERS,
+    rejected: NO_HEADERS,
   },
   pywebtransport: {
-    refused: {
+    rejected: {
       because: "it reports neither status nor header",
       seen: { status: null, authenticate: null },
     },
   },
-  aiopquic: { refused: NO_HEADERS },
+  aiopquic: { rejected: NO_HEADERS },
   "Deno's WebTransport": {
     echo: {
       because: "it does not close streams, so no credit is returned",
@@ -101,7 +101,7 @@ const CLIENTS: Exceptions = {
       because: "it reads no close capsules",
       seen: { unsupported: "a close by the server is not noticed" },
     },
-    refused: NO_HEADERS,
+    rejected: NO_HEADERS,
     protocol: {
       because: "it has no such option",
       seen: { unsupported: "there is no option for subprotocols" },
@@ -117,10 +117,10 @@ const SERVERS: Exceptions = {
     },
   },
   aiopquic: {
-    refused: { because: "it rejects only unknown paths", seen: { status: 404 } },
+    rejected: { because: "it rejects only unknown paths", seen: { status: 404 } },
   },
   wtransport: {
-    refused: { because: "it rejects only with 403, 404 and 429", seen: { status: 403 } },
+    rejected: { because: "it rejects only with 403, 404 and 429", seen: { status: 403 } },
   },
   "Deno's WebTransport": {
     echo: {
@@ -131,7 +131,7 @@ const SERVERS: Exceptions = {
       because: "it reads no close capsules",
       closed: { closed: { code: 0x100, reason: "" } },
     },
-    refused: { because: "it rejects nothing", seen: { status: 200 } },
+    rejected: { because: "it rejects nothing", seen: { status: 200 } },
     protocol: { because: "it supports no subprotocols", seen: { protocol: "" } },
   },
 };
@@ -139,7 +139,7 @@ const SERVERS: Exceptions = {
 const PATHS: Partial<Record<Scenario, string>> = {
   "opened-by-server": "/open",
   "closed-by-server": "/close",
-  refused: "/refuse",
+  rejected: "/reject",
 };
 
 function pathOf(scenario: Scenario): string {
@@ -180,7 +180,7 @@ function testServer(peer: Peer, scenario: Exclude<Scenario, "reset">): void {
       isRuntimes: peer.name === "Deno's WebTransport",
     });
     // The headers of a rejection do not reach the user.
-    const usual = scenario === "refused" ? { status: 401 } : SEEN[scenario];
+    const usual = scenario === "rejected" ? { status: 401 } : SEEN[scenario];
     assertEquals(seen, exception?.seen ?? usual);
     if (scenario === "close") {
       const closed = exception?.closed ?? { closed: { code: 4010, reason: "grüße" } };

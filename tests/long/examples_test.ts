@@ -78,8 +78,8 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "a cookie: bob, editor",
     "a query token: bob, editor",
     "a token in band: ann, reader",
-    "an unknown token: refused with 4401 Unknown token",
-    "a banned user: refused with 4403 Banned",
+    "an unknown token: rejected with 4401 Unknown token",
+    "a banned user: rejected with 4403 Banned",
     "a plain upgrade without a token: HTTP/1.1 401 Unauthorized",
     "before: ann may only read",
     "renewed: edited",
@@ -88,8 +88,8 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
   ["typed_contract.ts", ["-N"], [
     'ann pinned "Write the examples" to todo, with 0 tags',
     "count: 1",
-    "refused: unknown-topic",
-    /^refused: invalid at column: .+/,
+    "rejected: unknown-topic",
+    /^rejected: invalid at column: .+/,
   ]],
   ["durable_stream.ts", ["-N"], [
     ...[1, 2, 3].map((i) => `before the refresh: word ${i}`),
@@ -120,7 +120,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "alarm: boiler has 95 degrees",
     "alarm: boiler has 91 degrees",
     "in all: { readings: 5, highest: 95 }",
-    "refused: invalid",
+    "rejected: invalid",
     "the other stream was cut short, and the session is still here",
   ]],
   ["game_state.ts", ["-N"], [
@@ -259,7 +259,7 @@ Deno.test({
       });
       const state = await client.state("board:plans");
       await soon(state.ready);
-      const board = new Board(state, { onChange() {}, onRefused: console.error });
+      const board = new Board(state, { onChange() {}, onRejected: console.error });
       return { state, board, [Symbol.asyncDispose]: () => client.close() };
     };
     {

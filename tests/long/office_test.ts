@@ -75,7 +75,7 @@ class Office implements AsyncDisposable {
   readonly writer = new Writer();
   readonly server: OfficeServer;
   /** Descriptions of all rejections and failures: none are expected. */
-  readonly refusals: string[] = [];
+  readonly rejections: string[] = [];
   readonly #runtime: Runtime;
   /** Time that passed without a timer, as on a machine that sleeps. */
   #passedMs = 0;
@@ -112,7 +112,7 @@ class Office implements AsyncDisposable {
         },
         write: () => this.writer.words(),
       },
-      onRefusal: ({ status, reason }) => void this.refusals.push(`${status} ${reason}`),
+      onSessionRejected: ({ status, reason }) => void this.rejections.push(`${status} ${reason}`),
     });
   }
 
@@ -171,15 +171,15 @@ class Office implements AsyncDisposable {
     const guests = await Promise.all(Array.from({ length: GUESTS }, (_, i) => this.#guest(i)));
     assertEquals(guests.flat().filter((reply) => reply["error"] !== undefined), []);
     const greedy = { address: "198.51.100.66" };
-    let refusal: Error | undefined;
-    for (let i = 0; i <= 1_000 && refusal === undefined; i++) {
+    let rejection: Error | undefined;
+    for (let i = 0; i <= 1_000 && rejection === undefined; i++) {
       try {
         this.#others.use(manager.admit(greedy));
       } catch (error) {
-        refusal = error as Error;
+        rejection = error as Error;
       }
     }
-    assertStringIncludes(`${refusal}`, "your address may have at most 1000 sessions");
+    assertStringIncludes(`${rejection}`, "your address may have at most 1000 sessions");
     this.#expected = 1;
   }
 
@@ -232,11 +232,11 @@ class Office implements AsyncDisposable {
 
   /** Checks that nothing was rejected so far. */
   check(): void {
-    assertEquals(this.refusals, []);
-    const { refused, rates } = this.server.manager.stats();
-    assertEquals(Object.values(refused).reduce((sum, count) => sum + count), this.#expected);
-    assertEquals(rates.refused, { session: 0, user: 0, address: 0 });
-    assertEquals(rates.refusedConnections, { user: 0, address: 0 });
+    assertEquals(this.rejections, []);
+    const { rejected, rates } = this.server.manager.stats();
+    assertEquals(Object.values(rejected).reduce((sum, count) => sum + count), this.#expected);
+    assertEquals(rates.rejected, { session: 0, user: 0, address: 0 });
+    assertEquals(rates.rejectedConnections, { user: 0, address: 0 });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -255,11 +255,11 @@ class Office implements AsyncDisposable {
       path: `/?user=user-${user}`,
       address: OFFICE,
       contract,
-      onError: (error) => void this.refusals.push(`user ${user}: ${error}`),
+      onError: (error) => void this.rejections.push(`user ${user}: ${error}`),
     });
     for (const topic of [`floor:${user % 5}`, `team:${user % 20}`] as const) {
       void Array.fromAsync(client.subscribe(topic)).catch((error) =>
-        this.refusals.push(`${topic}: ${error}`)
+        this.rejections.push(`${topic}: ${error}`)
       );
     }
     return client;
@@ -272,7 +272,7 @@ class Office implements AsyncDisposable {
     const info = { remoteAddr: { transport: "tcp", hostname: OFFICE, port: 1 } } as const;
     for (const [method, body] of [["PUT", null], ["POST", "line"]] as const) {
       const response = await this.server.fetch(new Request(url, { method, headers, body }), info);
-      if (!response.ok) this.refusals.push(`${method}: ${response.status}`);
+      if (!response.ok) this.rejections.push(`${method}: ${response.status}`);
       await response.body?.cancel();
     }
   }

@@ -31,7 +31,7 @@ const FAULTS_MS = 90_000;
 const LAST_MS = 40_000;
 const SETTLING_MS = 180_000;
 
-const HANDSHAKES: readonly HandshakeFault[] = ["refused", "hangs", "tls", 503];
+const HANDSHAKES: readonly HandshakeFault[] = ["rejected", "hangs", "tls", 503];
 
 /** A client with everything that it received. */
 interface Member {
@@ -73,7 +73,7 @@ class FaultyCluster {
         session: { heartbeat: { intervalMs: 5_000, timeoutMs: 12_000 } },
         onError: (error) => this.#find(name, `error ${error}`),
         onMessage() {},
-        onRefusal: ({ reason }) => simulation.note(`refused ${reason}`, name),
+        onSessionRejected: ({ reason }) => simulation.note(`rejected ${reason}`, name),
       }))
     );
     this.#members = MIXES.flatMap((transports, mix) =>

@@ -380,15 +380,15 @@ Deno.test({
 });
 
 Deno.test("serveWorkers() rejects options that no worker can use", async () => {
-  const refused = (options: object, message: string) =>
+  const rejected = (options: object, message: string) =>
     assertRejects(() => start(options), Error, message);
-  await refused({ data: () => {} }, "must be values that can be cloned");
-  await refused({ workers: 0 }, "workers must be an integer from 1 to 1024, received 0");
-  await refused({ workers: 2_000 }, "workers must be an integer from 1 to 1024, received 2000");
-  await refused({ silentMs: -1 }, "silentMs must be a positive integer, received -1");
-  await refused({ maxHeapMb: 0.5 }, "maxHeapMb must be a positive integer, received 0.5");
-  await refused({ prot: 1 }, 'did you mean "port"?');
-  await refused({ signal: AbortSignal.abort(new Error("Too late")) }, "Too late");
+  await rejected({ data: () => {} }, "must be values that can be cloned");
+  await rejected({ workers: 0 }, "workers must be an integer from 1 to 1024, received 0");
+  await rejected({ workers: 2_000 }, "workers must be an integer from 1 to 1024, received 2000");
+  await rejected({ silentMs: -1 }, "silentMs must be a positive integer, received -1");
+  await rejected({ maxHeapMb: 0.5 }, "maxHeapMb must be a positive integer, received 0.5");
+  await rejected({ prot: 1 }, 'did you mean "port"?');
+  await rejected({ signal: AbortSignal.abort(new Error("Too late")) }, "Too late");
   await assertRejects(
     () => serveWorkers("./app.ts" as unknown as URL),
     TypeError,

@@ -78,8 +78,8 @@ async function hasApi(url: string, origin: string): Promise<void> {
   await orders.ready;
   const publications = `${origin}/api/topics/orders/publications`;
   const body = JSON.stringify({ data: "sent" });
-  const refused = await fetch(publications, { method: "POST", body });
-  assertEquals([refused.status, (await refused.json()).code], [401, "unauthenticated"]);
+  const rejected = await fetch(publications, { method: "POST", body });
+  assertEquals([rejected.status, (await rejected.json()).code], [401, "unauthenticated"]);
   const response = await fetch(publications, { method: "POST", headers: HEADERS, body });
   assertEquals([response.status, await response.json()], [200, { topic: "orders" }]);
   for await (const { data } of orders) {

@@ -41,8 +41,8 @@ const SERVER_CODES: Readonly<Partial<Record<End, number>>> = {
 /** The status, code and origin after each end. */
 const STATUSES: Readonly<Partial<Record<End, readonly unknown[]>>> = {
   "normal close by the server": ["closed", CloseCode.normal, "remote"],
-  forbidden: ["refused", CloseCode.forbidden, "remote"],
-  unauthenticated: ["refused", CloseCode.unauthenticated, "remote"],
+  forbidden: ["rejected", CloseCode.forbidden, "remote"],
+  unauthenticated: ["rejected", CloseCode.unauthenticated, "remote"],
   "no attempt left": ["closed", CloseCode.abnormal, "network"],
 };
 
@@ -104,7 +104,7 @@ property("closing a client settles all calls in every state, and leaks nothing",
       state: fc.constant(state),
       end: fc.constantFrom<End>(...STATES[state]),
       isReliable: fc.boolean(),
-      handshake: fc.constantFrom("hangs", "refused"),
+      handshake: fc.constantFrom("hangs", "rejected"),
       /** Times before the session is lost and before the client ends, in milliseconds. */
       pausesMs: fc.tuple(fc.nat(150), fc.nat(150)),
       /** If true, nothing reaches the server after the program has closed a session. */
@@ -151,7 +151,7 @@ property("closing a client settles all calls in every state, and leaks nothing",
         : { firstDelayMs: 100, maxDelayMs: 200 },
       connectTimeoutMs: DIAL_MS,
       closeTimeoutMs: CLOSE_MS,
-      endOnRefusal: true,
+      endOnRejection: true,
       onError() {},
     });
     if (state !== "never connected") await world.meet(client, server);
@@ -281,7 +281,7 @@ const guest = fc.record({
   laterMs: fc.nat(90),
   /** The duration and result of the server's token check. */
   checkMs: fc.nat(30),
-  isRefused: fc.boolean(),
+  isRejected: fc.boolean(),
 });
 
 property("clients and a server that close during connects finish in time, and leak nothing", {
@@ -298,7 +298,7 @@ property("clients and a server that close during connects finish in time, and le
   }),
   async check(world, { guests, end, endMs, drainMs, hasUsers, isInBand }) {
     const [stop, listeners] = [new AbortController(), { count: 0 }];
-    const checks = guests.map(({ checkMs, isRefused }) => ({ checkMs, isRefused }));
+    const checks = guests.map(({ checkMs, isRejected }) => ({ checkMs, isRejected }));
     let count = 0;
     const { server, host } = world.serve<string>("server", ({ runtime }) => ({
       allowTokenMessage: isInBand,
@@ -309,9 +309,9 @@ property("clients and a server that close during connects finish in time, and le
         heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 },
       },
       authenticate: async ({ token }) => {
-        const { checkMs, isRefused } = checks[count++ % checks.length]!;
+        const { checkMs, isRejected } = checks[count++ % checks.length]!;
         await pause(runtime, checkMs);
-        if (isRefused) throw new AuthenticationError("The token is bad");
+        if (isRejected) throw new AuthenticationError("The token is bad");
         return token ?? `user ${count}`;
       },
       ...(hasUsers && { userOf: (user: string) => user }),
@@ -319,7 +319,7 @@ property("clients and a server that close during connects finish in time, and le
       onOpen: (session) => session.send("welcome", 0),
       onMessage() {},
       onError() {},
-      onRefusal() {},
+      onSessionRejected() {},
     }));
     const entering = guests.map((one, i) =>
       new Guest(world, { host, name: `client-${i}`, isInBand, ...one })
@@ -398,7 +398,7 @@ class Guest {
       backoff: { firstDelayMs: 20, maxDelayMs: 60 },
       ...(moment === "first message" && { onMessage: () => void leaveSoon() }),
       onError() {},
-      onRefused() {},
+      onMessageRejected() {},
     });
     void this.client.closed.then(() => this.endedMs = world.nowMs);
     if (moment === "first status") {
@@ -415,7 +415,7 @@ class Guest {
   /** Checks that the client closed itself, unless the server rejected it first. */
   checkEnd(): void {
     const { current } = this.client.status;
-    if (current.name === "refused") return;
+    if (current.name === "rejected") return;
     const cause = "cause" in current ? current.cause : undefined;
     assertEquals([current.name, cause?.code, cause?.by], ["closed", 0, "local"]);
   }

@@ -1,4 +1,6 @@
-/** Clients on two nodes whose sessions end and move, while their programs make calls of all kinds. */
+/**
+ * Clients on two nodes whose sessions end and move, while their programs make calls of all kinds.
+ */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
@@ -258,7 +260,7 @@ class Program {
       connectTimeoutMs: 1_500,
       onMessage: ({ data }) => void this.strays.add((data as { readonly id: string })?.id),
       // The nodes accept everything that the program sends.
-      onRefused: ({ message }) => void this.#wrong.push(message),
+      onMessageRejected: ({ message }) => void this.#wrong.push(message),
       onError() {},
     });
     this.#toggle(KEPT);

@@ -128,7 +128,7 @@ property("a drain lets each session finish its work until its timeout or signal"
         concurrency: 12,
         ...handlers(world),
         onGoAway: ({ retryAfterMs, reason }) => notices.push({ retryAfterMs, reason }),
-        onRefused() {},
+        onMessageRejected() {},
         onError() {},
       });
       const { subscription, got } = read<number>(client, TOPIC);
@@ -291,7 +291,7 @@ property("a draining server immediately frees its clients' shares on other serve
     near!.server.nodes!.beat();
     await world.pause(HTTP_MS);
     const early = world.connect("bob", far!.host, { host, token: "bob" });
-    await world.until("a refusal", () => early.status.current.name === "reconnecting");
+    await world.until("a rejection", () => early.status.current.name === "reconnecting");
     await early.close();
     const draining = near!.server.drain({ withinMs });
     await world.pause(HTTP_MS);

@@ -49,7 +49,7 @@ const steps = fc.array(
     stepOf("publish a batch", {
       node,
       batch: fc.array(publication, { minLength: 1, maxLength: MAX_BATCH }),
-      refusal: maybe(fc.nat(5), 2),
+      rejection: maybe(fc.nat(5), 2),
     }, 2),
     stepOf("publish bytes", { node }),
     stepOf("send", { node, user }, 2),
@@ -198,9 +198,9 @@ class Api {
   }
 
   /** If one publication of a batch is rejected, the batch publishes nothing. */
-  async #publishBatch({ node, batch, refusal }: StepOf<"publish a batch">): Promise<void> {
-    if (refusal !== undefined) {
-      const [expected, wrong] = REFUSED[refusal]!;
+  async #publishBatch({ node, batch, rejection }: StepOf<"publish a batch">): Promise<void> {
+    if (rejection !== undefined) {
+      const [expected, wrong] = REJECTED[rejection]!;
       const publications = [batch[0]!, ...wrong];
       const { outcome } = await this.#ask(node, "/publications", { json: { publications } });
       return assertEquals(outcome, expected);
@@ -389,7 +389,7 @@ class Api {
 }
 
 /** Publications that no batch may contain, with their outcomes. */
-const REFUSED: readonly (readonly [outcome: string, publications: readonly object[]])[] = [
+const REJECTED: readonly (readonly [outcome: string, publications: readonly object[]])[] = [
   ["403 forbidden", [{ topic: SECRET }]],
   ["422 invalid", [{ topic: "presence:x" }]],
   ["422 invalid", [{ topic: "" }]],

@@ -191,11 +191,11 @@ property("a server limits the unacknowledged events that it sends a client over 
         gate.resolve();
       } else {
         // The stream continues, and no new request arrives.
-        world.network.change(machine, host, { refusalRate: 1 });
+        world.network.change(machine, host, { rejectionRate: 1 });
         await send();
         const bytes = got.length * eventBytes;
         assert(bytes <= MAX_UNACKNOWLEDGED_BYTES + 2 * eventBytes, `${bytes} bytes are sent`);
-        world.network.change(machine, host, { refusalRate: 0 });
+        world.network.change(machine, host, { rejectionRate: 0 });
       }
       await world.until("all events", () => got.length >= events);
       assertEquals(got, range(1, events));

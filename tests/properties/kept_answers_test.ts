@@ -103,17 +103,17 @@ class RunningAnswers {
   async ask({ user, name, generator, isOutage }: Drawn<typeof asks>): Promise<void> {
     const key = `${user}-${name}`;
     const before = this.#begun.get(key);
-    const refusal = isOutage ? "unavailable" : before ? undefined : this.#refusalOf(user);
+    const rejection = isOutage ? "unavailable" : before ? undefined : this.#rejectionOf(user);
     if (isOutage) this.node.broker.make("logs", fail);
     const asked = this.#askers[user]!.ask(key, generator);
     await this.world.until(
-      `an answer or its refusal (${refusal})`,
+      `an answer or its rejection (${rejection})`,
       () =>
-        asked.outcome !== undefined || refusal === undefined && !isOutage &&
+        asked.outcome !== undefined || rejection === undefined && !isOutage &&
           (before !== undefined || this.node.begun.includes(key)),
     );
     this.node.broker.make("logs", pass);
-    if (refusal !== undefined) return assertEquals(asked.outcome, refusal);
+    if (rejection !== undefined) return assertEquals(asked.outcome, rejection);
     if (before !== undefined) {
       const generators = this.node.begun.filter((one) => one === key).length;
       assert(generators <= 1, `${generators} generators of one name`);
@@ -133,7 +133,7 @@ class RunningAnswers {
       return await this.#expectEnd(asker!.ask("x", "endless", { name: "short" }), "TypeError");
     }
     const asked = asker!.ask("x", "endless", { input: new Uint8Array(3) });
-    await this.#expectEnd(asked, this.#refusalOf(0) ?? "malformed");
+    await this.#expectEnd(asked, this.#rejectionOf(0) ?? "malformed");
   }
 
   async cancel(of: number): Promise<void> {
@@ -176,7 +176,7 @@ class RunningAnswers {
   /** Fills all slots and requests one more. */
   async fill(): Promise<void> {
     for (let i = 0; i < this.places - 1; i++) await this.#begin(0, `full-${i}`);
-    assertEquals(this.#refusalOf(0), "too-many");
+    assertEquals(this.#rejectionOf(0), "too-many");
     const more = (user: number) => this.#askers[user]!.ask(`${user}-more`, "endless");
     await this.#expectEnd(more(0), "too-many");
     await this.#begin(1, "full");
@@ -192,7 +192,7 @@ class RunningAnswers {
     await this.world.until("an item", () => asked.items.length > 0);
   }
 
-  #refusalOf(user: number): string | undefined {
+  #rejectionOf(user: number): string | undefined {
     const all = [...this.#running, ...this.#lingering];
     const ofUser = all.filter((key) => key.startsWith(`${user}-`)).length;
     const isFull = all.length >= this.places || ofUser >= Math.max(1, this.places - 1);

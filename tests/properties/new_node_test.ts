@@ -38,7 +38,7 @@ property("a node that has just started reaches and limits the sessions of other 
       return world.connect(`client-${i}`, first.host, {
         token: "ada",
         onMessage: ({ topic, data }) => void (topic === TOPIC && own.push(data)),
-        onRefused() {},
+        onMessageRejected() {},
       });
     });
     await world.until("sessions", () => clients.every(({ isConnected }) => isConnected));
@@ -56,8 +56,8 @@ property("a node that has just started reaches and limits the sessions of other 
     })();
     await world.pause(actMs);
     const listed = young.server.sessions("ada");
-    const beyond = world.connect("beyond", young.host, { token: "ada", onRefused() {} });
-    await world.until("a refusal", () => "cause" in beyond.status.current);
+    const beyond = world.connect("beyond", young.host, { token: "ada", onMessageRejected() {} });
+    await world.until("a rejection", () => "cause" in beyond.status.current);
     assert(!beyond.isConnected);
     await beyond.close();
     assertEquals((await listed).length, sessions);

@@ -35,7 +35,7 @@ property("an outbox accepts messages up to its limits, and frees the space of se
       delivery,
       outbox: OUTBOX,
       backoff: { firstDelayMs: 10, maxDelayMs: 50 },
-      onRefused() {},
+      onMessageRejected() {},
       onError() {},
     });
     for (const sizes of rounds) {

@@ -62,7 +62,7 @@ property("a room shows the newest data that the server accepted, in each session
       token: "ada",
       // This is longer than the grace period, so the user leaves when the session ends.
       backoff: { firstDelayMs: 200, maxDelayMs: 200 },
-      onRefused: () => void rejected++,
+      onMessageRejected: () => void rejected++,
       onError() {},
     });
     for (const room of ROOMS) void collect(client.subscribe(room), () => {});

@@ -29,7 +29,7 @@ const TRIP_MS = 40;
 const SLOW = 0.01;
 
 /** Number of rejections within 10 s after which a session closes by default. */
-const MAX_REFUSALS = 100;
+const MAX_REJECTIONS = 100;
 
 /** The minimum and maximum burst of each unit. */
 const BURSTS = {
@@ -129,7 +129,7 @@ interface Metered {
   hold: { readonly need: Need; readonly isEarly: boolean } | undefined;
   /** True once the client can know about a rejected publication. */
   isWarned: boolean;
-  refusals: number;
+  rejections: number;
   renewals: number;
   isOver: boolean;
 }
@@ -139,7 +139,7 @@ property("each kind of envelope counts toward the rates of its session, user and
     perSession: scopeRates,
     perUser: scopeRates,
     perAddress: scopeRates,
-    maxRefusals: maybe(fc.integer({ min: 3, max: 40 })),
+    maxRejections: maybe(fc.integer({ min: 3, max: 40 })),
     steps: fc.array(
       fc.record({
         session: fc.nat(SESSIONS.length - 1),
@@ -150,14 +150,14 @@ property("each kind of envelope counts toward the rates of its session, user and
       { maxLength: 12 },
     ),
   }),
-  async check(world, { steps, maxRefusals, ...rates }) {
+  async check(world, { steps, maxRejections, ...rates }) {
     let handled = 0;
     const { host, server } = world.serve<unknown>("server", () => ({
       allowTokenMessage: true,
       authenticate: ({ token }) => token === GUEST ? {} : token,
       authorize: () => true,
       rooms: ["room:{name}"],
-      rates: { ...rates, ...(maxRefusals !== undefined && { maxRefusals }) },
+      rates: { ...rates, ...(maxRejections !== undefined && { maxRejections }) },
       onMessage: (message) => {
         if (message.isRequest) return message.reply(true);
         handled++;
@@ -169,13 +169,13 @@ property("each kind of envelope counts toward the rates of its session, user and
       user: bounded(rates.perUser),
       address: bounded(rates.perAddress),
     });
-    const expected = { handled: 0, closed: 0, refused: { session: 0, user: 0, address: 0 } };
+    const expected = { handled: 0, closed: 0, rejected: { session: 0, user: 0, address: 0 } };
     const open = async (index: number): Promise<Metered> => {
       const [token, name] = SESSIONS[index]!;
       const page = new SimulatedPage(world, host, { token, name });
       await world.until("a session", () => page.isIn);
       const own = accounts.ofSession(token === GUEST ? undefined : token, name);
-      const start = { hold: undefined, isWarned: false, refusals: 0, renewals: 0, isOver: false };
+      const start = { hold: undefined, isWarned: false, rejections: 0, renewals: 0, isOver: false };
       return { page, accounts: own, ...start };
     };
     const sessions = await Promise.all(SESSIONS.keys().map(open));
@@ -192,8 +192,8 @@ property("each kind of envelope counts toward the rates of its session, user and
       for (const one of envelopes) {
         const envelope = send(session, { ...one, token, ms: world.nowMs });
         const { shortage, name } = envelope;
-        if (shortage !== undefined) expected.refused[shortage.scope]++;
-        if (session.refusals > (maxRefusals ?? MAX_REFUSALS)) {
+        if (shortage !== undefined) expected.rejected[shortage.scope]++;
+        if (session.rejections > (maxRejections ?? MAX_REJECTIONS)) {
           session.isOver = true;
           expected.closed++;
           break;
@@ -204,7 +204,7 @@ property("each kind of envelope counts toward the rates of its session, user and
       await world.pause(TRIP_MS);
       session.hold = undefined;
       const stats = server.manager.stats().rates;
-      assertEquals({ handled, closed: stats.closed, refused: stats.refused }, expected);
+      assertEquals({ handled, closed: stats.closed, rejected: stats.rejected }, expected);
       assertEquals(page.code, session.isOver ? CloseCode.tooMany : undefined, "close code");
       // If a session closes, replies in flight are lost.
       if (!session.isOver) compare(page, sent, world.nowMs);
@@ -271,7 +271,7 @@ function meter(
     return undefined;
   }
   if (!isPublication) {
-    session.refusals++;
+    session.rejections++;
     return shortage;
   }
   const sum = (unit: Unit) => (hold?.need[unit] ?? 0) + need[unit]!;
@@ -282,7 +282,7 @@ function meter(
   session.isWarned = true;
   // Publications that were sent before the client could know about a rejection do not close the
   // session.
-  if (session.hold.isEarly) session.refusals++;
+  if (session.hold.isEarly) session.rejections++;
   return shortageOf(accounts, session.hold.need, ms);
 }
 
@@ -361,7 +361,7 @@ interface OpenPage {
 /** A node whose rates refill, and its model. */
 class Metering {
   pages: OpenPage[] = [];
-  refused = 0;
+  rejected = 0;
   readonly #node;
   readonly #accounts: ModelAccounts;
 
@@ -382,8 +382,8 @@ class Metering {
       },
       onMessage: (message) => message.reply(true),
       onError() {},
-      onRefusal() {},
-      rates: { ...rates, maxRefusals: 1_000 },
+      onSessionRejected() {},
+      rates: { ...rates, maxRejections: 1_000 },
     }));
   }
 
@@ -406,7 +406,7 @@ class Metering {
       for (const [token, name] of [["ann", "x"], ["ben", "y"]] as const) {
         const page = new SimulatedPage(this.world, this.#node.host, { token, name });
         await this.world.pause(TRIP_MS);
-        if (page.entry === CloseCode.tooMany) this.refused++;
+        if (page.entry === CloseCode.tooMany) this.rejected++;
         page.close();
       }
       await this.world.pause(FULL_MS);
@@ -426,16 +426,16 @@ class Metering {
     ];
     await this.#leaveEdges(accounts, need);
     const ms = this.world.nowMs;
-    const isRefused = accounts.some((account) => {
+    const isRejected = accounts.some((account) => {
       if (account.waitMs(need, ms) > 0) return true;
       account.take(need, ms);
       return false;
     });
-    if (isRefused) this.refused++;
+    if (isRejected) this.rejected++;
     const page = new SimulatedPage(this.world, this.#node.host, { token, name: machine });
     await this.world.pause(TRIP_MS);
     const isIn = token === FORGED ? CloseCode.unauthenticated : "in";
-    assertEquals(page.entry, isRefused ? CloseCode.tooMany : isIn, `attempt of ${token}`);
+    assertEquals(page.entry, isRejected ? CloseCode.tooMany : isIn, `attempt of ${token}`);
     if (page.isIn && stays) this.pages.push({ page, token, machine });
     else page.close();
   }
@@ -488,8 +488,8 @@ property("rates refill over time, even while the user is away, and full buckets 
     // The node forgets full buckets when another session leaves.
     await metering.open({ token: "eve", machine: "z", stays: false });
     await world.pause(TRIP_MS);
-    const { remembered, refusedConnections: { user, address } } = metering.stats;
-    assertEquals(user + address, metering.refused, "refused connections");
+    const { remembered, rejectedConnections: { user, address } } = metering.stats;
+    assertEquals(user + address, metering.rejected, "rejected connections");
     // After the clock has been set back, a bucket is considered used until the clock has caught up.
     if (steps.some(({ kind }) => kind === "set the clock")) return;
     assert(remembered <= 2, `expected the buckets of the last session, received ${remembered}`);

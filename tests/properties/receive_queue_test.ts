@@ -22,7 +22,7 @@ const TRIP_MS = 200;
  */
 const CALLS = [
   "a reply",
-  "a refusal",
+  "a rejection",
   "a late reply",
   "an aborted request",
   "a stream",
@@ -106,7 +106,7 @@ async function call(world: World, far: Session, kind: typeof CALLS[number]): Pro
   if (kind.startsWith("a stream")) return await stream(world, far, kind);
   const stop = new AbortController();
   if (kind === "a reply") await outcomeOf(far.request("echo", 1));
-  else if (kind === "a refusal") await outcomeOf(far.request("unknown", 1));
+  else if (kind === "a rejection") await outcomeOf(far.request("unknown", 1));
   else if (kind === "a late reply") {
     await outcomeOf(far.request("never", 1, { timeoutMs: TRIP_MS }));
   } else {

@@ -24,7 +24,7 @@ const step = fc.record({
    * The session lasts for a clearly shorter or longer time than a session that resets the backoff.
    */
   stayMs: fc.constantFrom(300, 600, 4_700, 5_300, 8_000),
-  end: fc.constantFrom("refused", "closed", "killed", "drained"),
+  end: fc.constantFrom("rejected", "closed", "killed", "drained"),
   awayMs: fc.integer({ min: 0, max: 3_000 }),
 });
 
@@ -129,14 +129,14 @@ async function endSession(
   { programs, at, end, awayMs }: {
     readonly programs: readonly SimulatedServer[];
     readonly at: number;
-    readonly end: "refused" | "closed" | "killed" | "drained";
+    readonly end: "rejected" | "closed" | "killed" | "drained";
     readonly awayMs: number;
   },
 ): Promise<void> {
   const machine = world.host("client");
   const program = programs[at]!;
-  const refuse = (refusalRate: number) => {
-    for (const { host } of programs) world.change(host, machine, { refusalRate });
+  const reject = (rejectionRate: number) => {
+    for (const { host } of programs) world.change(host, machine, { rejectionRate });
   };
   if (end === "closed") {
     for (const session of program.server.manager.all()) {
@@ -145,11 +145,11 @@ async function endSession(
     return;
   }
   if (end === "drained") await program.server.drain({ withinMs: 100 + awayMs % 700 });
-  if (end === "refused") {
-    refuse(1);
+  if (end === "rejected") {
+    reject(1);
     world.cut(machine);
   } else program.host.kill();
   await world.pause(awayMs);
-  refuse(0);
-  if (end !== "refused") program.restart();
+  reject(0);
+  if (end !== "rejected") program.restart();
 }

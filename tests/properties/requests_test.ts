@@ -21,7 +21,7 @@ const TOO_LARGE = "x".repeat(4_096);
 /** Ways in which a request ends, with their outcomes. */
 const ENDS = {
   reply: "fulfilled",
-  refusal: "refused",
+  rejection: "rejected",
   signal: "AbortError",
   "time limit": "TimeoutError",
   stream: "fulfilled",
@@ -50,7 +50,7 @@ property("a session has a bounded number of open requests, and each frees its sl
     const requests = {
       async hold({ data }: { readonly data: unknown }) {
         await gate.promise;
-        if (data === "refusal") throw new RequestError("refused", "as planned");
+        if (data === "rejection") throw new RequestError("rejected", "as planned");
         return data;
       },
       async *items({ data }: { readonly data: unknown }) {
@@ -85,7 +85,7 @@ property("a session has a bounded number of open requests, and each frees its sl
     });
     const { near, far } = await world.meet(client, server);
     const session = asker === "client" ? near : far;
-    const refusal = bound === "asker" ? "QueueFullError" : "too-many";
+    const rejection = bound === "asker" ? "QueueFullError" : "too-many";
     const first = async (data: string) => {
       for await (const _item of session.requestStream("items", data)) break;
     };
@@ -111,7 +111,7 @@ property("a session has a bounded number of open requests, and each frees its sl
       });
       await world.pause(SHORT_MS / 2);
       const next = beyond === "request" ? session.request("hold", "reply") : first("stream");
-      assertEquals(await world.inTime("a refusal", outcomeOf(next)), refusal);
+      assertEquals(await world.inTime("a rejection", outcomeOf(next)), rejection);
       stop.abort();
       for (const end of leave) end();
       await world.pause(SHORT_MS);

@@ -26,18 +26,18 @@ const HANDSHAKE_MS = 4_000;
 const FILL = "x".repeat(200_000);
 
 /**
- * Calls that end a server. `refuses` is true if new sessions are rejected as soon as the call
+ * Calls that end a server. `rejects` is true if new sessions are rejected as soon as the call
  * returns; `close()` ends other services first. `leaves` is true if connections without a session
  * stay open.
  */
 const WAYS = {
-  close: { refuses: false, leaves: true },
-  signal: { refuses: false, leaves: true },
-  "close twice": { refuses: false, leaves: true },
-  shutdown: { refuses: true, leaves: false },
-  drain: { refuses: true, leaves: true },
-  "drain of the manager": { refuses: true, leaves: false },
-  "drain, then close": { refuses: true, leaves: true },
+  close: { rejects: false, leaves: true },
+  signal: { rejects: false, leaves: true },
+  "close twice": { rejects: false, leaves: true },
+  shutdown: { rejects: true, leaves: false },
+  drain: { rejects: true, leaves: true },
+  "drain of the manager": { rejects: true, leaves: false },
+  "drain, then close": { rejects: true, leaves: true },
 } as const;
 
 type Way = keyof typeof WAYS;
@@ -98,7 +98,7 @@ property("a server that closes or drains closes each session once, and frees all
   },
   async check(world, one) {
     const { way, code, isInBand, residents, isBehind } = one;
-    const { refuses, leaves } = WAYS[way];
+    const { rejects, leaves } = WAYS[way];
     if (one.hasHttp3) world.carry("http3");
     const closing = new Closing(world, one);
     const { program, opened } = closing;
@@ -119,12 +119,12 @@ property("a server that closes or drains closes each session once, and frees all
 
     const [beganMs, before] = [world.nowMs, opened.size];
     const ending = outcomeOf(closing.end());
-    if (refuses) assert(manager.isDraining, "sessions are not rejected immediately");
+    if (rejects) assert(manager.isDraining, "sessions are not rejected immediately");
     const mostMs = CLOSE_MS + SLACK_MS + (way.startsWith("drain") ? one.withinMs : 0) +
       (isBehind ? BEHIND_MS : 0);
     assertEquals(await world.inTime("the end of the server", ending, mostMs), "fulfilled");
     assertEquals(manager.count, 0);
-    const lastMs = refuses ? beganMs : world.nowMs;
+    const lastMs = rejects ? beganMs : world.nowMs;
     if (isBehind) world.network.change(host, world.host("client-0"), { isBlocked: false });
     await entering;
     await world.pause(AUTHENTICATE_MS + 200);
@@ -151,7 +151,7 @@ property("a server that closes or drains closes each session once, and frees all
     // Clients leave a draining server by themselves.
     const codes = new Set(all.flatMap(({ codes }) => codes));
     if (!way.startsWith("drain")) assertEquals([...codes], [given]);
-    assertEquals([...closing.refused].filter((status) => status !== 503), [], "refusals");
+    assertEquals([...closing.rejected].filter((status) => status !== 503), [], "rejections");
     // A slow reader may miss the close.
     const told = closing.clients.slice(isBehind ? 1 : 0);
     assertEquals(told.filter(({ isConnected }) => isConnected).length, 0, "clients with a session");
@@ -169,7 +169,7 @@ class Closing {
   readonly clients: Client[] = [];
   readonly opened = new Map<unknown, Opened>();
   /** Statuses of rejected sessions. */
-  readonly refused = new Set<number>();
+  readonly rejected = new Set<number>();
   readonly #case: Case;
   readonly #stop = new AbortController();
   readonly #checks: { readonly checkMs: number; readonly fails: boolean }[] = [];
@@ -189,7 +189,7 @@ class Closing {
       },
       onOpen: (session) => void this.opened.set(session, { atMs: world.nowMs, codes: [] }),
       onClose: (session, { code }) => void this.opened.get(session)?.codes.push(code),
-      onRefusal: ({ status }) => void this.refused.add(status),
+      onSessionRejected: ({ status }) => void this.rejected.add(status),
       onError() {},
     }));
   }
@@ -204,7 +204,7 @@ class Closing {
       backoff: { firstDelayMs: 20, maxDelayMs: 150 },
       connectTimeoutMs: 1_000,
       onMessage() {},
-      onRefused() {},
+      onMessageRejected() {},
       onError() {},
     }));
   }

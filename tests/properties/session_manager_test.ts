@@ -72,7 +72,7 @@ class Managed {
   readonly #opened: Session[] = [];
   readonly #counts = { created: 0, closed: 0, removed: 0, peak: 0 };
   readonly #codes: Record<number, number> = {};
-  readonly #refused = {
+  readonly #rejected = {
     maxSessions: 0,
     maxSessionsPerUser: 0,
     maxSessionsPerAddress: 0,
@@ -96,7 +96,7 @@ class Managed {
       // Streams stay open until the client or the session closes them.
       onStream: () => new Promise(() => {}),
       onError() {},
-      onRefusal() {},
+      onSessionRejected() {},
     }));
     world.onEnd(() => this.#held.resolve());
   }
@@ -174,7 +174,7 @@ class Managed {
       states: { connecting: 0, connected: ids.length, draining: 0, closed: 0 },
     });
     assertEquals({ created, closed, removed, peak }, this.#counts);
-    assertEquals([stats.refused, stats.closeCodes], [this.#refused, this.#codes]);
+    assertEquals([stats.rejected, stats.closeCodes], [this.#rejected, this.#codes]);
     const named = (key: "token" | "machine") => new Set(known.map((one) => one[key]));
     const [users, addresses] = [named("token"), named("machine")];
     users.delete(GUEST);
@@ -251,7 +251,7 @@ class Managed {
       const page = new SimulatedPage(this.world, host, { token, name: machine });
       await this.world.until("an outcome", () => page.entry !== undefined);
       assertEquals(page.entry, CloseCode.tooMany, `session at ${limit}`);
-      this.#refused[limit]++;
+      this.#rejected[limit]++;
       return;
     }
     const before = this.#opened.length;

@@ -45,9 +45,9 @@ class Sharing {
       world.serve<string>(name, (host) => ({
         ...byToken,
         broker: this.engine.broker(host),
-        rates: { [options.scope]: options.rates, maxRefusals: 1_000 },
+        rates: { [options.scope]: options.rates, maxRejections: 1_000 },
         onMessage: (message) => message.reply(true),
-        onRefusal() {},
+        onSessionRejected() {},
       }))
     );
   }
@@ -78,8 +78,8 @@ class Sharing {
     const pages = Array.from({ length: times }, () => this.#page(node));
     await this.world.pause(TRIP_MS);
     const granted = pages.filter(({ entry }) => entry === "in");
-    const refused = pages.filter(({ entry }) => entry === CloseCode.tooMany);
-    assertEquals(granted.length + refused.length, times, "attempts with an outcome");
+    const rejected = pages.filter(({ entry }) => entry === CloseCode.tooMany);
+    assertEquals(granted.length + rejected.length, times, "attempts with an outcome");
     for (const page of granted) page.close();
     return granted.length;
   }

@@ -139,7 +139,7 @@ property("nodes take no more tokens than a bucket has, and wait no longer than i
         nodes: fc.array(node, { minLength: 1, maxLength: 4 }),
         amount: fc.integer({ min: 1, max: 3 }),
         /** The length of the pause, or the length that the rejection names. */
-        pauseMs: fc.oneof(fc.constant("as refused" as const), pauseMs),
+        pauseMs: fc.oneof(fc.constant("as rejected" as const), pauseMs),
       }),
       { maxLength: 20, size: "max" },
     ),
@@ -153,7 +153,7 @@ property("nodes take no more tokens than a bucket has, and wait no longer than i
       const { at, results } = await take(world, nodes.map((node) => stores[node]!), amount, rate);
       assertEquals(bucket.take(amount, at, results), undefined);
       const waitMs = results.find(({ granted }) => !granted)?.retryAfterMs ?? 0;
-      await world.pause(pauseMs === "as refused" ? waitMs + LATER_MS : pauseMs);
+      await world.pause(pauseMs === "as rejected" ? waitMs + LATER_MS : pauseMs);
     }
   },
 });

@@ -41,7 +41,7 @@ const STRIKES = {
   "lose replies": ({ broker }) => broker.make("logs.append", loseReply),
   "fail appends": ({ broker }) => broker.make("logs.append", fail),
   "fail all": ({ broker }) => broker.make("logs", fail),
-  "refuse writes": (node) => void (node.isRefusing = true),
+  "reject writes": (node) => void (node.isRejecting = true),
   "deny changes": (node) => void (node.isDenying = true),
   "cut": ({ host, world }) => void world.cut(host),
 } as const satisfies Readonly<Record<string, (node: Node) => void>>;
@@ -140,7 +140,7 @@ interface NodeOptions {
 /** A server with the state. */
 class Node {
   broker!: FaultyBroker;
-  isRefusing = false;
+  isRejecting = false;
   isDenying = false;
   #open: { readonly state: State; readonly life: number } | undefined;
   readonly #program: SimulatedServer;
@@ -155,10 +155,10 @@ class Node {
       return {
         broker: this.broker,
         durableStreams: { path: "/streams", authorize: () => true },
-        authorize: (_session, _topic, action) => action !== "publish" || !this.isRefusing,
+        authorize: (_session, _topic, action) => action !== "publish" || !this.isRejecting,
         authorizeChange: isGated ? () => !this.isDenying : undefined,
         rates: isSlow ? SLOW : undefined,
-        onRefused() {},
+        onMessageRejected() {},
         onError() {},
       };
     });
@@ -264,7 +264,7 @@ class Board {
         STRIKES[step.by](node);
         this.world.note(`strike: ${step.by}`, node.host.name);
         this.world.simulation.after(step.lastsMs, () => {
-          node.isRefusing = node.isDenying = false;
+          node.isRejecting = node.isDenying = false;
           node.broker.make("logs.append", pass);
           node.broker.make("logs", pass);
         });

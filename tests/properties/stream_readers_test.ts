@@ -31,7 +31,7 @@ const ROUND_MS = 40;
 const ADDRESSES = ["192.0.2.1", "192.0.2.2", "192.0.2.3"] as const;
 
 /** Places that cannot be read, with their responses. */
-const REFUSED = {
+const REJECTED = {
   "no stream": "404 not-found",
   "a deleted stream": "410 gone",
   "an offset of another stream": "410 gone",
@@ -52,7 +52,7 @@ const step = fc.oneof(
   stepOf("fail to enter", {
     wire: fc.constantFrom("sse", "long-poll"),
     address: fc.constantFrom(...ADDRESSES),
-    of: keyOf(REFUSED),
+    of: keyOf(REJECTED),
     isEngineAway: fc.boolean(),
   }, 3),
   stepOf("read", { who }, 4),
@@ -165,16 +165,16 @@ class Readers {
   async #enter({ wire, address, from }: StepOf<"enter">): Promise<void> {
     const offset = from === "the end" ? this.#offsets.at(-1)! : "-1";
     if (wire === "server") return await this.#enterAtServer(offset);
-    const refusal = this.#refusal(address);
+    const rejection = this.#rejection(address);
     const asking = this.#respond(`live?offset=${offset}&live=${wire}`, address);
     const tail = this.#offsets.length;
     const reader = { wire, address, place: tail, isNew: true, idleMs: undefined };
     const nowMs = this.world.nowMs;
     if (wire === "long-poll") {
       const reading = asking.then(readReply).then(({ outcome }) => outcome);
-      if (refusal !== undefined || from === "the beginning") {
+      if (rejection !== undefined || from === "the beginning") {
         const outcome = await this.world.inTime("an answer", reading);
-        return assertEquals(outcome, refusal ?? "200");
+        return assertEquals(outcome, rejection ?? "200");
       }
       const overMs = nowMs + POLL_MS;
       const leave = () => Promise.resolve();
@@ -182,8 +182,8 @@ class Readers {
       return;
     }
     const response = await this.world.inTime("a response", asking);
-    if (refusal !== undefined) {
-      return assertEquals((await readReply(response)).outcome, refusal);
+    if (rejection !== undefined) {
+      return assertEquals((await readReply(response)).outcome, rejection);
     }
     assertEquals(response.status, 200);
     const events = response.body!.getReader();
@@ -205,7 +205,7 @@ class Readers {
     const read = () => outcomeOf(items.next());
     const reading = read();
     await this.world.pause(ROUND_MS);
-    if (isFull) return assertEquals(await this.world.inTime("a refusal", reading), "LimitError");
+    if (isFull) return assertEquals(await this.world.inTime("a rejection", reading), "LimitError");
     const leave = async () => {
       left.abort();
       await items.return?.();
@@ -234,7 +234,7 @@ class Readers {
       "an offset of another stream": `live?offset=${this.#foreign}`,
       "a dropped record": `live?offset=${this.#offsets[0]}`,
     }[of];
-    const expected = this.#refusal(address) ?? (isEngineAway ? "503 unavailable" : REFUSED[of]);
+    const expected = this.#rejection(address) ?? (isEngineAway ? "503 unavailable" : REJECTED[of]);
     this.fault.isAway = isEngineAway;
     const asking = this.#respond(`${path}&live=${wire}`, address).then(readReply);
     const { outcome } = await this.world.inTime("an answer", asking);
@@ -315,7 +315,7 @@ class Readers {
   }
 
   /** Requests one more reader, and returns the rejection, which is counted. */
-  #refusal(address: string): string | undefined {
+  #rejection(address: string): string | undefined {
     const ofAddress = this.#open.filter((one) => one.address === address).length;
     if (ofAddress >= MAX_OF_ADDRESS) this.#limited.maxReadersPerAddress++;
     else if (this.#open.length >= MAX_READERS) this.#limited.maxReaders++;

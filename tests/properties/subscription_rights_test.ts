@@ -25,7 +25,7 @@ const [REPLY_MS, LATE_MS] = [1_000, 1_300] as const;
 const [TRIP_MS, REST_MS] = [100, 9_000] as const;
 
 /** A temporary rejection. */
-interface Refusal {
+interface Rejection {
   readonly code: "unavailable" | "too-many";
   readonly retryAfterMs?: number;
 }
@@ -33,28 +33,28 @@ interface Refusal {
 /**
  * Replies to a subscribe request. The client retries, unless a new subscription exceeds the limit.
  */
-const REFUSALS = {
+const REJECTIONS = {
   none: undefined,
   unavailable: { code: "unavailable" },
   "too many": { code: "too-many" },
   "too many, for a while": { code: "too-many", retryAfterMs: 300 },
   "late reply": "late",
-} as const satisfies Readonly<Record<string, Refusal | "late" | undefined>>;
+} as const satisfies Readonly<Record<string, Rejection | "late" | undefined>>;
 
 const topic = fc.nat(TOPICS.length - 1);
-const refusal = keyOf(REFUSALS);
-const refusals = fc.array(refusal, { minLength: TOPICS.length, maxLength: TOPICS.length });
+const rejection = keyOf(REJECTIONS);
+const rejections = fc.array(rejection, { minLength: TOPICS.length, maxLength: TOPICS.length });
 
 const step = fc.oneof(
-  stepOf("subscribe", { topic, refusal }, 4),
+  stepOf("subscribe", { topic, rejection }, 4),
   stepOf("unsubscribe", { topic, at: fc.nat(2) }, 2),
   stepOf("add", { topic }, 2),
   stepOf("add as requested", { topic }),
   stepOf("remove", { topic }),
   stepOf("renew the token", {}),
   stepOf("move", {}),
-  stepOf("cut", { refusals }),
-  stepOf("drop all for now", { refusals }),
+  stepOf("cut", { rejections }),
+  stepOf("drop all for now", { rejections }),
   stepOf("change the mind", {
     /** Calls while the network is blocked, with the number of microtasks before each call. */
     calls: fc.array(
@@ -96,7 +96,7 @@ class Rights {
   readonly #program: SimulatedServer<number>;
   readonly #client: Client;
   readonly #topics: readonly Topic[];
-  readonly #refusals = new Map<string, Refusal | "late" | undefined>();
+  readonly #rejections = new Map<string, Rejection | "late" | undefined>();
   #token = 0;
   #count = 0;
 
@@ -115,12 +115,12 @@ class Rights {
       history: { "kept:{name}": {} },
       rooms: ["room:{name}"],
       authorize: async ({ value }, name) => {
-        const refusal = this.#refusals.get(name);
-        this.#refusals.delete(name);
+        const rejection = this.#rejections.get(name);
+        this.#rejections.delete(name);
         const { runtime } = program.host;
-        await pause(runtime, refusal === "late" ? LATE_MS : authorizeMs);
-        if (typeof refusal === "object") {
-          throw new RequestError(refusal.code, "Not now", { ...refusal });
+        await pause(runtime, rejection === "late" ? LATE_MS : authorizeMs);
+        if (typeof rejection === "object") {
+          throw new RequestError(rejection.code, "Not now", { ...rejection });
         }
         return value === 0 || !this.#topics.some((one) => one.name === name && one.isDenied);
       },
@@ -143,8 +143,8 @@ class Rights {
     const topic = "topic" in step ? this.#topics[step.topic]! : this.#topics[0]!;
     switch (step.kind) {
       case "subscribe":
-        this.#refusals.set(topic.name, REFUSALS[step.refusal]);
-        return await this.#subscribe(topic, step.refusal);
+        this.#rejections.set(topic.name, REJECTIONS[step.rejection]);
+        return await this.#subscribe(topic, step.rejection);
       case "unsubscribe":
         await this.#readerOf(topic, step.at)?.subscription.unsubscribe();
         return;
@@ -165,12 +165,12 @@ class Rights {
       case "move":
         return await this.#move();
       case "cut":
-        this.#refuse(step.refusals);
+        this.#reject(step.rejections);
         this.world.cut(this.world.host("ada"));
         await this.world.until("the end of the session", () => !this.#client.isConnected);
         return await this.#ends(this.#deniedTopics, "forbidden");
       case "drop all for now":
-        return await this.#dropAll(step.refusals);
+        return await this.#dropAll(step.rejections);
       case "change the mind":
         return await this.#waver(step.calls);
     }
@@ -200,7 +200,7 @@ class Rights {
     );
     // The server may still be processing topics that the client has left.
     await this.world.pause(2 * TRIP_MS);
-    this.#refusals.clear();
+    this.#rejections.clear();
     for (const { strays } of this.#topics) strays.length = 0;
     this.#publish();
     await this.world.pause(TRIP_MS);
@@ -233,9 +233,9 @@ class Rights {
     return this.#topics.filter(({ isDenied }) => this.#token > 0 && isDenied);
   }
 
-  #refuse(names: readonly (keyof typeof REFUSALS)[]): void {
+  #reject(names: readonly (keyof typeof REJECTIONS)[]): void {
     for (const [i, { name }] of this.#topics.entries()) {
-      this.#refusals.set(name, REFUSALS[names[i]!]);
+      this.#rejections.set(name, REJECTIONS[names[i]!]);
     }
   }
 
@@ -256,13 +256,13 @@ class Rights {
     return reader;
   }
 
-  async #subscribe(topic: Topic, refusal: keyof typeof REFUSALS): Promise<void> {
+  async #subscribe(topic: Topic, rejection: keyof typeof REJECTIONS): Promise<void> {
     const isNew = topic.readers.size === 0;
     const isDenied = this.#deniedTopics.includes(topic);
     // The client may request another subscription or use its existing one.
     if (topic.readers.size === 3 || isDenied && !isNew) return;
     const reader = this.#open(topic);
-    if (isNew && refusal === "too many") return await this.#ends([topic], "too-many");
+    if (isNew && rejection === "too many") return await this.#ends([topic], "too-many");
     if (isDenied) return await this.#ends([topic], "forbidden");
     const { status } = reader.subscription;
     await this.world.until("a subscription", () => status.current === "subscribed", REST_MS);
@@ -324,8 +324,8 @@ class Rights {
   /**
    * Makes the application drop all topics temporarily. The client requests its own topics again.
    */
-  async #dropAll(refusals: readonly (keyof typeof REFUSALS)[]): Promise<void> {
-    this.#refuse(refusals);
+  async #dropAll(rejections: readonly (keyof typeof REJECTIONS)[]): Promise<void> {
+    this.#reject(rejections);
     for (const topic of this.#topics) {
       this.#program.server.topics.unsubscribe(this.#session, topic.name, { code: "unavailable" });
       topic.isAdded = false;

@@ -33,7 +33,7 @@ const GIVEN_UP_MS = 3_300;
 /** How a session ends, and what happens to the next attempt over WebTransport. */
 const step = fc.record({
   end: fc.constantFrom("cut", "close", "silence"),
-  fate: fc.constantFrom<Fate>("opens", "waits", "breaks", "refused"),
+  fate: fc.constantFrom<Fate>("opens", "waits", "breaks", "rejected"),
   failsMs: fc.nat(2_500),
   /** If true, the clock jumps to a time before or after a failure is forgotten. */
   clock: fc.constantFrom("stays", "before", "after"),
@@ -51,12 +51,12 @@ property("a client uses the transport that it prefers, except while it remembers
     steps: fc.array(step, { minLength: 1, maxLength: 8 }),
   }),
   async check(world, { transports, steps }) {
-    let refusesMs: number | undefined;
+    let rejectsMs: number | undefined;
     const { server, host } = world.serve("server", () => ({
       authenticate: async ({ request: { headers } }) => {
         const isWebTransport = !headers.has("upgrade") && !headers.has("skein-transport");
-        if (refusesMs === undefined || !isWebTransport) return guest;
-        await world.pause(refusesMs);
+        if (rejectsMs === undefined || !isWebTransport) return guest;
+        await world.pause(rejectsMs);
         throw new AuthenticationError("As planned");
       },
       session: { heartbeat: HEARTBEAT },
@@ -89,7 +89,7 @@ property("a client uses the transport that it prefers, except while it remembers
         noticedMs = world.nowMs + NOTICED_MS;
       }
       world.change(host, machine, { blockUdp });
-      refusesMs = fate === "refused" ? failsMs : undefined;
+      rejectsMs = fate === "rejected" ? failsMs : undefined;
       if (isSilent) world.cut(machine, true);
       else if (isHttp || end === "close" && !isDeaf) {
         for (const one of server.manager.all()) void one.close({ code: CloseCode.draining });
@@ -106,7 +106,7 @@ property("a client uses the transport that it prefers, except while it remembers
       }
       await world.pause(fate === "opens" ? 300 : GIVEN_UP_MS);
       world.change(host, machine, { blockUdp: false });
-      refusesMs = undefined;
+      rejectsMs = undefined;
     }
   },
 });

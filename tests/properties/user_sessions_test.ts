@@ -139,7 +139,7 @@ class Users {
           sendQueue: { maxBytes: 65_536, policy: "close" },
         },
         onMessage() {},
-        onRefusal() {},
+        onSessionRejected() {},
         onError() {},
       }))
     );
@@ -152,9 +152,9 @@ class Users {
     readonly transport: "websocket" | "webtransport" | "http";
   }): Promise<void> {
     const tab = this.#connect(user, this.nodes[node]!, transport);
-    const isRefused = () => "cause" in tab.client.status.current;
+    const isRejected = () => "cause" in tab.client.status.current;
     const hasRoom = this.tabs.filter((other) => other.user === user).length < this.max;
-    await this.world.until("an outcome", () => tab.client.isConnected || isRefused());
+    await this.world.until("an outcome", () => tab.client.isConnected || isRejected());
     const taken = this.tabs.filter((other) => other.user === user).length;
     assertEquals(tab.client.isConnected, hasRoom, `session in addition to ${taken} of ${this.max}`);
     if (hasRoom) this.tabs.push(tab);
@@ -374,7 +374,7 @@ class Users {
         ? ["webtransport", "websocket"]
         : [transport as "http"],
       onMessage: ({ topic, data }) => void (topic === NOTE && got.push(data)),
-      onRefused() {},
+      onMessageRejected() {},
     });
     return { user, node, client, got, host: this.world.host(name) };
   }
@@ -426,8 +426,8 @@ class Users {
     const pages = Array.from({ length: free + 2 }, () => this.#page(user, node));
     await this.world.until("all outcomes", () => pages.every(({ entry }) => entry !== undefined));
     const entries = pages.filter(({ entry }) => entry === "in").length;
-    const refused = pages.filter(({ entry }) => entry === CloseCode.tooMany).length;
-    assertEquals([entries, refused], [free, 2], "entries of a node that counts alone");
+    const rejected = pages.filter(({ entry }) => entry === CloseCode.tooMany).length;
+    assertEquals([entries, rejected], [free, 2], "entries of a node that counts alone");
     for (const page of pages) page.close();
     this.engine.comeBack();
   }

@@ -133,7 +133,7 @@ class Run {
     const { given } = this;
     const { tokens, guest, contract, maxMessageBytes, maxTopics, rate, sendQueue } = given;
     return testServer<string | undefined>({
-      onRefusal() {},
+      onSessionRejected() {},
       onError() {},
       onOpen: (session) => void (this.#session ??= session),
       onMessage: (message, session) => this.#handle(message, session),

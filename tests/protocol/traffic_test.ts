@@ -34,7 +34,7 @@ function serveAll() {
     rooms: ["room:{name}"],
     history: { "chat:{room}": { size: 3 } },
     rates: { perSession: { messages: { perSecond: 1_000, burst: 100 } } },
-    onRefusal() {},
+    onSessionRejected() {},
     onError() {},
     onOpen: (session) => void sessions.push(session as never),
     onMessage: async (message, session) => {
@@ -68,7 +68,7 @@ function kindOf({ envelope }: Tapped): string {
   const { topic, error } = envelope;
   if (typeof topic === "string" && topic.startsWith("presence:")) return "notice";
   if (topic !== undefined && envelope.offset !== undefined) return "publication";
-  if (error !== undefined) return "refusal";
+  if (error !== undefined) return "rejection";
   return Object.keys(envelope).find((key) => key !== "id")!;
 }
 
@@ -183,7 +183,16 @@ Deno.test("asyncapi.json describes every envelope that a server and its clients 
   const kinds = (end: Tapped["end"]) =>
     new Set(tap.tapped.filter((one) => one.end === end).map(kindOf));
   for (
-    const kind of ["hello", "topic", "reply", "refusal", "cancel", "publication", "notice", "skip"]
+    const kind of [
+      "hello",
+      "topic",
+      "reply",
+      "rejection",
+      "cancel",
+      "publication",
+      "notice",
+      "skip",
+    ]
       .concat("unsubscribed", "ack", "renew", "goaway")
   ) assert(kinds("server").has(kind), `No ${kind} came from the server`);
   for (

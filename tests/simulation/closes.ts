@@ -31,5 +31,5 @@ export function nameAfter(
   const isExpired = wasConnected && by === "remote" && code === CloseCode.unauthenticated;
   const isMalformed = wasConnected && code === CloseCode.malformed;
   const isNotFound = by === "remote" && code === CloseCode.notFound;
-  return isExpired || isMalformed || isNotFound ? "reconnecting" : "refused";
+  return isExpired || isMalformed || isNotFound ? "reconnecting" : "rejected";
 }

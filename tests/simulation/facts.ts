@@ -225,7 +225,7 @@ export interface Facts {
     readonly scope: "session" | "user" | "address";
     /** The session, user or address to which the rate applies. */
     readonly of: string;
-    readonly isRefused: boolean;
+    readonly isRejected: boolean;
   };
 
   /** The list of a room's users arrived, or was completed. */
@@ -282,7 +282,7 @@ export interface Facts {
   /** The append resolved. */
   readonly appended: { readonly stream: string; readonly first: number; readonly count: number };
   /** A writer over HTTP received a final response, such as 409. */
-  readonly appendRefused: { readonly stream: string; readonly status: number };
+  readonly appendRejected: { readonly stream: string; readonly status: number };
   /**
    * The writer closed the stream. `records` is the total, and `code` is set if the stream did not
    * end successfully.

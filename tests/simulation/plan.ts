@@ -160,7 +160,7 @@ export const FAULTS = [
   "one-way",
   "loss",
   "slow",
-  "refuse",
+  "reject",
   "strip",
   "no-udp",
   "handshake",

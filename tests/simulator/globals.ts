@@ -17,7 +17,7 @@ const HELD: readonly string[] = [
 ];
 
 /** Functions of `Deno` that leave the simulation. */
-const REFUSED: readonly string[] = [
+const REJECTED: readonly string[] = [
   // Sockets.
   ..."connect connectQuic connectTls createHttpClient listen listenDatagram listenTls".split(" "),
   ..."resolveDns serve serveHttp startTls upgradeWebSocket upgradeWebTransport".split(" "),
@@ -45,7 +45,7 @@ const MEMORY: Deno.SystemMemoryInfo = {
 };
 
 /** Constructors that leave the simulation. */
-const REFUSED_CLASSES: readonly string[] = [
+const REJECTED_CLASSES: readonly string[] = [
   "BroadcastChannel",
   "EventSource",
   "MessageChannel",
@@ -160,8 +160,8 @@ class Globals implements Disposable {
       }, ms);
       return controller.signal;
     });
-    for (const name of ["wait", "waitAsync"]) this.#refuse(Atomics, name, `Atomics.${name}`);
-    if ("scheduler" in globalThis) this.#refuse(globalThis, "scheduler", "scheduler");
+    for (const name of ["wait", "waitAsync"]) this.#reject(Atomics, name, `Atomics.${name}`);
+    if ("scheduler" in globalThis) this.#reject(globalThis, "scheduler", "scheduler");
   }
 
   #timer(run: () => void, ms: number | undefined, repeats: boolean): SimulatedTimer {
@@ -209,7 +209,7 @@ class Globals implements Disposable {
         return (...args: unknown[]) => {
           const { name: algorithm = args[0] } = (args[0] ?? {}) as { name?: unknown };
           if (name === "generateKey" || RANDOM_ALGORITHMS.includes(String(algorithm))) {
-            throw refusal(
+            throw rejection(
               `crypto.subtle.${String(name)}() with ${algorithm}`,
               "import a fixed key",
             );
@@ -224,18 +224,18 @@ class Globals implements Disposable {
   #installNetwork(network: NetworkGlobals): void {
     for (const name of ["fetch", "WebSocket", "WebTransport"] as const) {
       if (network[name] !== undefined) this.#set(globalThis, name, network[name]);
-      else if (name in globalThis) this.#refuse(globalThis, name, name);
+      else if (name in globalThis) this.#reject(globalThis, name, name);
     }
-    for (const name of REFUSED_CLASSES) {
-      if (name in globalThis) this.#refuse(globalThis, name, name);
+    for (const name of REJECTED_CLASSES) {
+      if (name in globalThis) this.#reject(globalThis, name, name);
     }
   }
 
   #installPlatform(): void {
     const platform = (globalThis as { Deno?: Record<string, unknown> }).Deno;
     if (platform === undefined) return;
-    for (const name of REFUSED) {
-      if (name in platform) this.#refuse(platform, name, `Deno.${name}`);
+    for (const name of REJECTED) {
+      if (name in platform) this.#reject(platform, name, `Deno.${name}`);
     }
     for (const name of HELD) {
       const method = platform[name];
@@ -254,9 +254,9 @@ class Globals implements Disposable {
     return this.#simulation.hold(promise);
   }
 
-  #refuse(target: object, name: string, text: string): void {
+  #reject(target: object, name: string, text: string): void {
     this.#set(target, name, function () {
-      throw refusal(text, "use the hosts and the network of the simulation");
+      throw rejection(text, "use the hosts and the network of the simulation");
     });
   }
 
@@ -387,7 +387,7 @@ function shortened(ms: unknown): number {
   return time >= 1 && time <= MAX_TIMER_MS ? Math.trunc(time) : 1;
 }
 
-function refusal(received: string, instead: string): TypeError {
+function rejection(received: string, instead: string): TypeError {
   return new TypeError(
     `Cannot simulate: real input, output and chance are not in the seed, received ${received}; ${instead}`,
   );

@@ -121,7 +121,7 @@ async function cluster(seed: number, seconds: number) {
       authorize: () => true,
       history: { "news": { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 } },
       onError: (error) => simulation.note(`error ${error}`),
-      onRefusal: ({ reason }) => simulation.note(`refused ${reason}`),
+      onSessionRejected: ({ reason }) => simulation.note(`rejected ${reason}`),
     }))
   );
   const received: string[][] = [];
@@ -198,7 +198,7 @@ Deno.test("EventLoop.hold() stops virtual time until real work has settled, in t
   a.after(5, () => {
     void simulation.hold(real(20)).then((ms) => note(`waited ${ms}`));
     void simulation.hold(real(1)).then((ms) => note(`waited ${ms}`));
-    void simulation.hold(Promise.reject("refused")).catch((error) => note(error));
+    void simulation.hold(Promise.reject("rejected")).catch((error) => note(error));
   });
   b.after(5, () => note("runs"));
   b.after(6, () => note("runs"));
@@ -207,7 +207,7 @@ Deno.test("EventLoop.hold() stops virtual time until real work has settled, in t
     "b 5 runs",
     "a 5 waited 20",
     "a 5 waited 1",
-    "a 5 refused",
+    "a 5 rejected",
     "b 6 runs",
   ]);
 });

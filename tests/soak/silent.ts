@@ -143,7 +143,7 @@ async function soakFrozen(check: Check, count: number): Promise<void> {
   server.kill("SIGCONT");
   await sleep(FROZEN_MS * 2);
   const after = await reports(programs);
-  const { sessions, refused } = await server.ask<SilentServerStats>("stats");
+  const { sessions, rejected } = await server.ask<SilentServerStats>("stats");
   const dialed = after.dialed - before.dialed;
   check(
     `no session of ${count} closes while the server is frozen for 5 s`,
@@ -151,7 +151,7 @@ async function soakFrozen(check: Check, count: number): Promise<void> {
     `${after.ended} ended, ${after.connected} connected, ${sessions} at the server`,
   );
   check("at most a tenth of the clients dial", dialed <= count / 10, `${dialed} dialed`);
-  check("no connection is rejected", refused === 0, `${refused} refused`);
+  check("no connection is rejected", rejected === 0, `${rejected} rejected`);
   check(
     "requests continue, and none fails",
     after.failures === 0 && after.replies > before.replies,

@@ -74,7 +74,7 @@ export async function soakUnread(check: Check, isShort: boolean): Promise<void> 
     check(
       `${what}: the address uses no more than its share`,
       mostUnreadBytes > 0 && mostUnreadBytes <= SHARE_BYTES,
-      `${mostUnreadBytes / STREAM_WINDOW_BYTES} of ${opened} streams, ${refusals(stats)}`,
+      `${mostUnreadBytes / STREAM_WINDOW_BYTES} of ${opened} streams, ${rejections(stats)}`,
     );
     const grown = mostRssBytes - before.rssBytes;
     check(
@@ -140,9 +140,9 @@ class Flooder implements AsyncDisposable {
   }
 }
 
-function refusals({ unread }: UnreadServerStats): string {
-  const refused = Object.entries(unread.refused).filter(([, count]) => count > 0);
-  return `refused ${refused.map(([reason, count]) => `${count} by ${reason}`).join(", ")}`;
+function rejections({ unread }: UnreadServerStats): string {
+  const rejected = Object.entries(unread.rejected).filter(([, count]) => count > 0);
+  return `rejected ${rejected.map(([reason, count]) => `${count} by ${reason}`).join(", ")}`;
 }
 
 function megabytes(bytes: number): string {

@@ -5,7 +5,7 @@
 import { Deadlines } from "../../base/deadlines.ts";
 import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
 import type { AcceptedConnection, QuicProtocol } from "../quic/acceptor.ts";
-import { acceptedQuic, refuseQuic } from "../quic/server.ts";
+import { acceptedQuic, rejectQuic } from "../quic/server.ts";
 import {
   encodeControlHead,
   GRACE_MS,
@@ -80,8 +80,8 @@ export function acceptProtocol(
         return acceptedQuic(connection);
       };
     },
-    refuse(conn) {
-      if (conn.protocol !== "h3") return refuseQuic(conn);
+    reject(conn) {
+      if (conn.protocol !== "h3") return rejectQuic(conn);
       conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
     },
     takesSpare: isSuccessor && ((conn) => conn.protocol === "h3"),

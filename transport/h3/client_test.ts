@@ -115,7 +115,7 @@ Deno.test("dialWebTransport() rejects with status and headers when the server re
   await using server = new TestServer();
   const dialing = dialWebTransport(server.url, { serverCertificateHashes: server.hashes });
   dialing.catch(() => {});
-  (await soon(server.request())).refuse(429, { headers: { "retry-after": "7", "x-why": "busy" } });
+  (await soon(server.request())).reject(429, { headers: { "retry-after": "7", "x-why": "busy" } });
   const error = await assertRejects(() => soon(dialing), ConnectionError, "429");
   assertEquals(error.status, 429);
   const { status, headers } = error.cause as { status: number; headers: Headers };

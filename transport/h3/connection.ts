@@ -3,7 +3,7 @@ import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../../base/deadlines.ts";
 import { type EarlyStream, EarlyStreams } from "./early_streams.ts";
-import { refusalStatus, statusOf } from "./wire/message_fields.ts";
+import { rejectionStatus, statusOf } from "./wire/message_fields.ts";
 import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
 import { ControlFrames } from "./wire/control_frames.ts";
 import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./wire/error_codes.ts";
@@ -165,7 +165,7 @@ export class Http3Connection implements SessionLink {
   #isOver = false;
   #isClosedHere = false;
   #isReadingDatagrams = false;
-  #isRefusing = false;
+  #isRejecting = false;
   /**
    * True if the connection exceeds the listener's limits and the client has not yet proved that it
    * hands over from another connection.
@@ -222,7 +222,7 @@ export class Http3Connection implements SessionLink {
 
   /** True if the connection has ended, or accepts no more sessions. */
   get isOver(): boolean {
-    return this.#isOver || this.#isRefusing;
+    return this.#isOver || this.#isRejecting;
   }
 
   /** The number of sessions, including pending ones. */
@@ -306,7 +306,7 @@ export class Http3Connection implements SessionLink {
 
   /** Rejects all later requests with 503. */
   stop(): void {
-    this.#isRefusing = true;
+    this.#isRejecting = true;
     for (const session of this.#sessions.values()) session.drain();
   }
 
@@ -347,7 +347,7 @@ export class Http3Connection implements SessionLink {
     { closeConnection, fault }: SessionEnding,
   ): Promise<void> | undefined {
     if (!this.#sessions.delete(id)) return undefined;
-    this.#early.refuse(id);
+    this.#early.reject(id);
     if (closeConnection && !this.#isOver) {
       this.close();
       return this.ending.then(() => {});
@@ -429,7 +429,7 @@ export class Http3Connection implements SessionLink {
         return this.#hold({
           sessionId,
           accept: (late) => late.acceptUnidirectional(head),
-          refuse: () => void reader.cancel().catch(() => {}),
+          reject: () => void reader.cancel().catch(() => {}),
         });
       }
       case StreamType.control: {
@@ -518,7 +518,7 @@ export class Http3Connection implements SessionLink {
   #windUp(): void {
     // The client must not send further requests, so a pool opens another connection (RFC 9114
     // section 5.2).
-    this.#isRefusing ||= this.#options.side === "client";
+    this.#isRejecting ||= this.#options.side === "client";
     for (const session of this.#sessions.values()) session.windUp();
   }
 
@@ -553,7 +553,7 @@ export class Http3Connection implements SessionLink {
         connect.writer.closed.catch(() => {});
         if (error instanceof H3ProtocolError && STREAM_ERRORS.has(error.h3Code)) {
           const isTooLarge = error.h3Code === H3Error.excessiveLoad;
-          return Http3Request.refuse(connect, isTooLarge ? 431 : 400);
+          return Http3Request.reject(connect, isTooLarge ? 431 : 400);
         }
         // If the stream stayed open, it would count against the stream limit.
         connect.writer.abort().catch(() => {});
@@ -561,7 +561,7 @@ export class Http3Connection implements SessionLink {
       }
     } finally {
       this.#unread.delete(id);
-      if (!this.#sessions.has(id)) this.#early.refuse(id);
+      if (!this.#sessions.has(id)) this.#early.reject(id);
     }
   }
 
@@ -572,7 +572,7 @@ export class Http3Connection implements SessionLink {
     this.#hold({
       sessionId,
       accept: (late) => late.acceptBidirectional(stream, head),
-      refuse: () => {
+      reject: () => {
         head.reader.cancel().catch(() => {});
         stream.writable.abort().catch(() => {});
       },
@@ -580,8 +580,8 @@ export class Http3Connection implements SessionLink {
   }
 
   #request(connect: ConnectStream, fields: readonly Field[], settings: Settings): void {
-    const refusal = refusalStatus(fields) ?? this.#limitReached();
-    if (refusal !== undefined) return Http3Request.refuse(connect, refusal);
+    const rejection = rejectionStatus(fields) ?? this.#limitReached();
+    if (rejection !== undefined) return Http3Request.reject(connect, rejection);
     const session = new Http3Session(this, connect, { credit: this.#creditOf(settings) });
     this.#add(session);
     const remoteAddress = this.#remoteAddress ?? remoteAddressOf(this.conn);
@@ -619,7 +619,7 @@ export class Http3Connection implements SessionLink {
 
   #limitReached(): number | undefined {
     const { maxSessions = 16 } = this.#options;
-    if (this.#isRefusing) return 503;
+    if (this.#isRejecting) return 503;
     return this.#sessions.size >= maxSessions ? 429 : undefined;
   }
 
@@ -633,8 +633,8 @@ export class Http3Connection implements SessionLink {
     if (status >= 300) {
       const headers = new Headers();
       for (const [name, value] of fields) if (!name.startsWith(":")) headers.append(name, value);
-      return session.refuse(
-        errors.session(`The server refused the session with ${status}`, {
+      return session.reject(
+        errors.session(`The server rejected the session with ${status}`, {
           status,
           cause: { status, headers },
         }),
@@ -642,7 +642,7 @@ export class Http3Connection implements SessionLink {
     }
     const protocol = protocolOf(fields);
     if (protocol !== undefined) return session.establish(protocol);
-    session.refuse(errors.session("The server chose a subprotocol that was not offered"));
+    session.reject(errors.session("The server chose a subprotocol that was not offered"));
   }
 
   /** Finds the session of a stream, if the session exists. */
@@ -662,7 +662,7 @@ export class Http3Connection implements SessionLink {
     // never become one.
     const mayCome = sessionId >= this.#nextId || this.#unread.has(sessionId);
     if (this.#options.side === "server" && mayCome && !this.#isOver) this.#early.hold(stream);
-    else stream.refuse();
+    else stream.reject();
   }
 
   async #readDatagrams(): Promise<void> {

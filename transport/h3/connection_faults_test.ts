@@ -417,11 +417,11 @@ const ODDITIES: Readonly<Record<string, Act>> = {
   },
   "streams of sessions that have ended": async (peer) => {
     await peer.control();
-    const refused = await peer.request({
+    const rejected = await peer.request({
       fields: [...REQUEST_FIELDS.slice(1), [":method", "GET"]],
     });
-    assertEquals(await refused.status(), 405);
-    const late = await peer.bidi(0x41, refused.id, TEXT);
+    assertEquals(await rejected.status(), 405);
+    const late = await peer.bidi(0x41, rejected.id, TEXT);
     assertEquals(await late.receive.readAll(), NOTHING);
   },
   "datagrams of unknown sessions": async (peer) => {
@@ -460,7 +460,7 @@ const changed = (changes: Record<string, string | undefined>) =>
   headersFrame(requestFields(changes));
 
 /** Requests that are rejected, each with the status of the response. */
-const REFUSED: Readonly<Record<string, readonly [status: number, request: Uint8Array]>> = {
+const REJECTED: Readonly<Record<string, readonly [status: number, request: Uint8Array]>> = {
   "has the method GET": [405, changed({ ":method": "GET", ":protocol": undefined })],
   "has the method POST": [405, changed({ ":method": "POST", ":protocol": undefined })],
   "is CONNECT without a protocol": [501, changed({ ":protocol": undefined })],
@@ -496,7 +496,7 @@ const REFUSED: Readonly<Record<string, readonly [status: number, request: Uint8A
   "has fields that are too large": [431, LARGE_SECTION],
 };
 
-for (const [fault, [status, bytes]] of Object.entries(REFUSED)) {
+for (const [fault, [status, bytes]] of Object.entries(REJECTED)) {
   Deno.test(`Http3Connection responds with ${status} to a request that ${fault}`, async () => {
     await using server = new TestServer();
     await using first = await server.open();

@@ -43,7 +43,7 @@ Deno.test("Http3Request.protocols is empty when the header is malformed", async 
     const request = await peer.request({ more: [["wt-available-protocols", value]] });
     const asked = await soon(server.request());
     assertEquals(asked.protocols, [], value);
-    asked.refuse(404);
+    asked.reject(404);
     assertEquals(await soon(request.status()), 404);
   }
 });
@@ -355,7 +355,7 @@ Deno.test("Http3Request.headers joins a cookie that arrives in pieces", async ()
     const asked = await soon(server.request());
     assertEquals(asked.headers.get("cookie"), cookie);
     if (more.length > 1) assertEquals(asked.headers.get("x-list"), "1, 2");
-    asked.refuse(404);
+    asked.reject(404);
     assertEquals(await soon(request.status()), 404);
   }
 });

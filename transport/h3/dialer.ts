@@ -42,7 +42,7 @@ export class Http3Dialer {
   #dial: QuicDial | undefined;
   #session: Http3Session | undefined;
   /** The error of the first request, if a second request was made. */
-  #refusal: unknown = undefined;
+  #rejection: unknown = undefined;
   /** The values of `:protocol` that have not been tried yet. */
   #tokens: readonly UpgradeToken[] | undefined;
   #isAborted = false;
@@ -91,7 +91,7 @@ export class Http3Dialer {
       return await request();
     } catch (error) {
       if (this.#isAborted || !this.#tokens?.length || !isUnknownToken(error)) throw error;
-      this.#refusal = error;
+      this.#rejection = error;
       // If the server rejects both requests, the first response is more informative.
       return await request().catch(() => {
         throw error;
@@ -142,7 +142,7 @@ export class Http3Dialer {
    * received no response.
    */
   explain(error: unknown): unknown {
-    if (this.#refusal !== undefined && error instanceof TimeoutError) return this.#refusal;
+    if (this.#rejection !== undefined && error instanceof TimeoutError) return this.#rejection;
     return this.#dial?.explain(error) ?? error;
   }
 

@@ -20,7 +20,7 @@ export interface EarlyStream {
   readonly sessionId: number;
   /** Passes the stream to the session. */
   readonly accept: (session: Http3Session) => void;
-  readonly refuse: () => void;
+  readonly reject: () => void;
 }
 
 /** The buffered streams of one connection. */
@@ -42,9 +42,9 @@ export class EarlyStreams {
   hold(stream: EarlyStream): void {
     if (this.#streams.length >= MAX_EARLY_STREAMS) {
       const [oldest] = this.#streams;
-      for (const { refuse } of this.#take((one) => one === oldest)) refuse();
+      for (const { reject } of this.#take((one) => one === oldest)) reject();
     }
-    if (this.#unread?.take() !== undefined) return stream.refuse();
+    if (this.#unread?.take() !== undefined) return stream.reject();
     this.#streams.push({ ...stream, since: this.#runtime.now() });
     this.#timer ??= this.#runtime.setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
   }
@@ -57,16 +57,16 @@ export class EarlyStreams {
   }
 
   /** Rejects the streams of a session that has ended or will never exist. */
-  refuse(sessionId: number): void {
+  reject(sessionId: number): void {
     if (this.#streams.length === 0) return;
-    for (const { refuse } of this.#take((stream) => stream.sessionId === sessionId)) refuse();
+    for (const { reject } of this.#take((stream) => stream.sessionId === sessionId)) reject();
   }
 
   /** Rejects all streams. */
   clear(): void {
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
-    for (const { refuse } of this.#take(() => true)) refuse();
+    for (const { reject } of this.#take(() => true)) reject();
   }
 
   #take(isMeant: (stream: EarlyStream & { readonly since: number }) => boolean): EarlyStream[] {
@@ -80,7 +80,7 @@ export class EarlyStreams {
   #expire(): void {
     this.#timer = undefined;
     const before = this.#runtime.now() - EARLY_TIMEOUT_MS;
-    for (const { refuse } of this.#take(({ since }) => since <= before)) refuse();
+    for (const { reject } of this.#take(({ since }) => since <= before)) reject();
     const [first] = this.#streams;
     if (first === undefined) return;
     this.#timer = this.#runtime.setTimeout(() => this.#expire(), first.since - before);

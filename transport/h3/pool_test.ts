@@ -66,11 +66,11 @@ Deno.test("Http3Pool shares no connection between different options, and removes
 Deno.test("Http3Pool continues after a rejected session, and after an abandoned one", async () => {
   let count = 0;
   await using peer = new WebTransportPeer({
-    answer: (request) => ++count % 2 === 1 ? void request.refuse(403) : acceptFirst(request),
+    answer: (request) => ++count % 2 === 1 ? void request.reject(403) : acceptFirst(request),
   });
   const pool = new Http3Pool();
-  const refused = await assertRejects(() => dial(peer, pool));
-  assertEquals((refused as { status?: number }).status, 403);
+  const rejected = await assertRejects(() => dial(peer, pool));
+  assertEquals((rejected as { status?: number }).status, 403);
   const session = await dial(peer, pool);
   assertEquals(pool.size, 1);
   const dialer = new Http3Dialer(peer.url, { runtime, pool });

@@ -7,7 +7,7 @@ import { encodeFields, type Field } from "./wire/qpack.ts";
 import type { ConnectStream, Http3Session } from "./session.ts";
 import { encodeStringItem, parseStringList } from "./wire/structured_fields.ts";
 
-/** A request for a session. Call either `accept` or `refuse`, and only once. */
+/** A request for a session. Call either `accept` or `reject`, and only once. */
 export interface WebTransportRequest {
   /** The requested URL: `https:`, authority, path and query. */
   readonly url: string;
@@ -47,12 +47,12 @@ export interface WebTransportRequest {
    * @throws {TypeError} If the request already has a response.
    * @throws {RangeError} If the status is not from 300 to 599.
    */
-  refuse(status: number, options?: { readonly headers?: HeadersInit | undefined }): void;
+  reject(status: number, options?: { readonly headers?: HeadersInit | undefined }): void;
 }
 
 export type AcceptOptions = NonNullable<Parameters<WebTransportRequest["accept"]>[0]>;
 
-export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]>[1]>;
+export type RejectOptions = NonNullable<Parameters<WebTransportRequest["reject"]>[1]>;
 
 const ACCEPT: OptionKinds<AcceptOptions> = { admitted: "object", headers: 0, protocol: "string" };
 
@@ -92,7 +92,7 @@ export class RequestAnswer {
   static checkStatus(status: number): void {
     if (Number.isInteger(status) && status >= 300 && status <= 599) return;
     throw new RangeError(
-      `Cannot refuse request: status must be an integer from 300 to 599, received ${status}`,
+      `Cannot reject request: status must be an integer from 300 to 599, received ${status}`,
     );
   }
 }
@@ -174,21 +174,21 @@ export class Http3Request implements WebTransportRequest {
     return this.#session;
   }
 
-  refuse(status: number, options: { readonly headers?: HeadersInit | undefined } = {}): void {
-    checkOptions("refuse request", options, { headers: 0 });
+  reject(status: number, options: { readonly headers?: HeadersInit | undefined } = {}): void {
+    checkOptions("reject request", options, { headers: 0 });
     const { headers = {} } = options;
     RequestAnswer.checkStatus(status);
-    const frame = refusal(status, [...new Headers(headers)]);
+    const frame = rejection(status, [...new Headers(headers)]);
     this.#answer.give();
     if (this.#session.isOver) return;
     this.#connect.writer.write(frame).catch(() => {});
-    this.#session.refuse(new Error(`The request was rejected with ${status}`));
+    this.#session.reject(new Error(`The request was rejected with ${status}`));
   }
 
   /** Rejects a request that is invalid or exceeds a limit. */
-  static refuse({ reader, writer }: ConnectStream, status: number): void {
+  static reject({ reader, writer }: ConnectStream, status: number): void {
     writer.closed.catch(() => {});
-    writer.write(refusal(status, [])).catch(() => {});
+    writer.write(rejection(status, [])).catch(() => {});
     writer.close().catch(() => {});
     reader.cancel().catch(() => {});
   }
@@ -211,7 +211,7 @@ function acceptance(fields: readonly Field[]): Uint8Array {
   );
 }
 
-function refusal(status: number, headers: readonly Field[]): Uint8Array {
+function rejection(status: number, headers: readonly Field[]): Uint8Array {
   const retry: Field[] = status === 429 || status === 503 ? [["retry-after", "5"]] : [];
   const own = new Map([...retry, ...headers]);
   return encodeFrame(FrameType.headers, encodeFields([[":status", `${status}`], ...own]));

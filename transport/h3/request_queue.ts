@@ -17,7 +17,7 @@ export class RequestQueue implements AsyncIterable<WebTransportRequest> {
   /** Adds a request. Rejects it with 503 if the queue is full or has stopped. */
   push(request: WebTransportRequest): void {
     if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
-      return request.refuse(503);
+      return request.reject(503);
     }
     this.#waiting.push(request);
     this.#wake?.resolve();
@@ -26,7 +26,7 @@ export class RequestQueue implements AsyncIterable<WebTransportRequest> {
   /** Rejects all waiting and later requests with 503. Further calls have no effect. */
   stop(): void {
     this.#isStopped = true;
-    for (const request of this.#waiting.splice(0)) request.refuse(503);
+    for (const request of this.#waiting.splice(0)) request.reject(503);
     this.#wake?.resolve();
   }
 

@@ -24,7 +24,7 @@ export type { QuicHandshakeStats } from "../quic/acceptor.ts";
 
 export { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 
-export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
+export type { AcceptOptions, RejectOptions, WebTransportRequest } from "./request.ts";
 
 /** The options for {@linkcode listenWebTransport}. */
 export interface ListenWebTransportOptions

@@ -318,7 +318,7 @@ Deno.test("WebTransportRequest.accept() responds with protocol and headers, once
   assertThrows(() => request.accept({ protocol: "two" }), TypeError, "two");
   assertEquals(request.accept({ protocol: "one", headers: { "x-a": "1" } }).protocol, "one");
   assertThrows(() => request.accept(), TypeError, "already has a response");
-  assertThrows(() => request.refuse(404), TypeError, "already has a response");
+  assertThrows(() => request.reject(404), TypeError, "already has a response");
   assertEquals(Object.fromEntries(await soon(connect.receive.fields())), {
     ":status": "200",
     "sec-webtransport-http3-draft": "draft02",
@@ -327,16 +327,16 @@ Deno.test("WebTransportRequest.accept() responds with protocol and headers, once
   });
 });
 
-Deno.test("WebTransportRequest.refuse() responds with status and headers", async () => {
+Deno.test("WebTransportRequest.reject() responds with status and headers", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
   const connect = await peer.request();
   const request = await soon(server.request());
   for (const status of [200, 299, 600, 404.5]) {
-    assertThrows(() => request.refuse(status), RangeError, `${status}`);
+    assertThrows(() => request.reject(status), RangeError, `${status}`);
   }
-  request.refuse(401, { headers: { "www-authenticate": "Bearer" } });
+  request.reject(401, { headers: { "www-authenticate": "Bearer" } });
   const fields = await soon(connect.receive.fields());
   assertEquals([...fields], [[":status", "401"], ["www-authenticate", "Bearer"]]);
   assertEquals(await soon(connect.receive.read()), undefined);

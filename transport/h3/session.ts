@@ -447,7 +447,7 @@ export class Http3Session extends CountedConnection
   }
 
   /** Ends the session after this end or the peer has rejected the request. */
-  refuse(error: Error): void {
+  reject(error: Error): void {
     if (this.#state !== "pending") return;
     this.#over({ message: error.message, error });
     this.#endConnect();
@@ -517,8 +517,8 @@ export class Http3Session extends CountedConnection
     );
   }
 
-  refuseUnread(half: StreamHalf & UnreadStream, error: Error): void {
-    this.ledger.streamsRefused++;
+  rejectUnread(half: StreamHalf & UnreadStream, error: Error): void {
+    this.ledger.streamsRejected++;
     const stream = takeOut(this.#bidirectional, (one) => one.receivesBy(half));
     if (stream !== undefined) return endStream(stream, error);
     const receive = takeOut(this.#unidirectional, (one) => one === half);
@@ -560,8 +560,8 @@ export class Http3Session extends CountedConnection
 
   /** Counts a stream that is rejected because too many streams wait. */
   #tooMany(): Error | undefined {
-    this.ledger.streamsRefused++;
-    return this.unread?.refused();
+    this.ledger.streamsRejected++;
+    return this.unread?.rejected();
   }
 
   get #ownDatagrams(): QuicDatagrams {

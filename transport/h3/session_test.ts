@@ -367,7 +367,7 @@ const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined
   ],
   "403 with a page": [
     bytesOf(headersFrame([[":status", "403"]]), encodeFrame(FrameType.data, TEXT)),
-    "refused the session with 403",
+    "rejected the session with 403",
   ],
   "no status": [headersFrame([["x-status", "200"]]), "broke the protocol"],
   "an invalid status": [headersFrame([[":status", "abc"]]), "broke the protocol"],
@@ -460,7 +460,7 @@ for (const [what, settings, asked, statuses] of TOKENS) {
     if (statuses.at(-1) === "200") (await soon(dialing)).close();
     else {
       // The first response counts.
-      const message = `refused the session with ${statuses[0]}`;
+      const message = `rejected the session with ${statuses[0]}`;
       await assertRejects(() => soon(dialing), ConnectionError, message);
     }
   });

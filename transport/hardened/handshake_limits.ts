@@ -175,14 +175,14 @@ export class HandshakeLimits {
 
   /** The counters of connections and handshakes. */
   get stats(): HandshakeStats {
-    const { taken: connections, refused: { server, address } } = this.#connections.stats;
-    const { taken: pending, refused } = this.#pending.stats;
+    const { taken: connections, rejected: { server, address } } = this.#connections.stats;
+    const { taken: pending, rejected } = this.#pending.stats;
     return {
       connections,
       pending,
       addresses: this.#buckets.size,
       tooFrequent: this.#tooFrequent,
-      tooManyPending: this.#replaced + refused.server + refused.address,
+      tooManyPending: this.#replaced + rejected.server + rejected.address,
       tooMany: server + address,
       tooSlow: this.#tooSlow,
     };

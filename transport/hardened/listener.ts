@@ -571,7 +571,7 @@ export class Listener {
     if (upgrade.isTaken) peer.leaving = undefined;
     else {
       const { signal } = peer;
-      await refuseUpgrade(socket, response, { method, now: this.runtime.now(), signal });
+      await rejectUpgrade(socket, response, { method, now: this.runtime.now(), signal });
     }
   }
 
@@ -729,7 +729,7 @@ function connectionInfo(
   return { remoteAddr: { transport: "tcp", hostname: remoteAddress, port: remotePort } };
 }
 
-/** The headers that {@linkcode refuseUpgrade} sets. */
+/** The headers that {@linkcode rejectUpgrade} sets. */
 const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
   "connection",
   "content-length",
@@ -743,7 +743,7 @@ const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
  * @param options The request's method, the current time in milliseconds, and the signal that aborts
  * when the peer disconnects.
  */
-async function refuseUpgrade(
+async function rejectUpgrade(
   socket: Socket,
   { status, statusText, headers, body }: Response,
   options: { readonly method: string; readonly now: number; readonly signal: AbortSignal },

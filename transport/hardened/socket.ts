@@ -415,7 +415,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   /** Closes the socket of a peer that broke the protocol, and reads no more from it. */
   onFault(closeCode: number, reason: string): void {
-    if (closeCode === FaultCode.tooLarge) this.#refuseSize();
+    if (closeCode === FaultCode.tooLarge) this.#rejectSize();
     else this.close(closeCode, reason);
     this.raw.end();
     this.raw.pause();
@@ -423,7 +423,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#timer = this.#runtime.setTimeout(() => this.terminate(), FAREWELL_MS);
   }
 
-  #refuseSize(): void {
+  #rejectSize(): void {
     const closeCode = CloseCode.tooLarge;
     const reason = `A message has at most ${this.#limits.maxPayloadBytes} bytes`;
     if (this.connection === undefined) this.close(closeCode, reason);

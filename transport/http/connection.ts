@@ -17,7 +17,7 @@ import type {
   SendStream,
 } from "../connection.ts";
 import { FrameInbox } from "../frame_inbox.ts";
-import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+import { noDatagrams, noStreams, rejectStream } from "../unsupported.ts";
 
 /** The name of the transport, and the value of the header {@linkcode Header.transport}. */
 export const HTTP_TRANSPORT = "http";
@@ -154,11 +154,11 @@ export abstract class HttpConnection implements Connection, MessageFrames {
   }
 
   createBidirectionalStream(): Promise<BidirectionalStream> {
-    return refuseStream(this.transport);
+    return rejectStream(this.transport);
   }
 
   createUnidirectionalStream(): Promise<SendStream> {
-    return refuseStream(this.transport);
+    return rejectStream(this.transport);
   }
 
   /** Closes the connection after sending all earlier frames. */

@@ -181,7 +181,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   /** The number of requests whose frames are waiting for the receiver. */
   #waits = 0;
   /** The last time at which frames were not accepted, in monotonic milliseconds. */
-  #refusedAt = -Infinity;
+  #rejectedAt = -Infinity;
   /** The pending wait for a slow receiver to change. */
   #watched: Promise<void> | undefined;
   #isForgotten = false;
@@ -201,7 +201,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   /** True while the client's frames wait for the receiver, here or at the client. */
   get isPaused(): boolean {
     if (!this.#isPaused || this.#isBehind) return this.#isPaused;
-    return this.runtime.monotonic() - this.#refusedAt < AGAIN_MS;
+    return this.runtime.monotonic() - this.#rejectedAt < AGAIN_MS;
   }
 
   /** Sets the receiver. If it has `backpressure`, the client's frames wait while it is too slow. */
@@ -242,10 +242,10 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     if (this.#isGone) throw gone();
     this.#acknowledge(received);
     const all = readFrames(frames);
-    if (all === undefined) return this.#refuse("malformed", 4400, "The frames are malformed");
+    if (all === undefined) return this.#reject("malformed", 4400, "The frames are malformed");
     const { maxFrameBytes } = this.#options;
     if (all.some((frame) => frame.length > maxFrameBytes)) {
-      return this.#refuse("large", 4413, `A frame has more than ${maxFrameBytes} bytes`);
+      return this.#reject("large", 4413, `A frame has more than ${maxFrameBytes} bytes`);
     }
     if (all.length > 0 && number > this.#next) return this.#given("hole");
     if (this.#gives >= MAX_WAITING_GIVES) return this.#given("busy");
@@ -428,11 +428,11 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   }
 
   #given(result: GivenFrames["result"]): GivenFrames {
-    if (result === "busy") this.#refusedAt = this.runtime.monotonic();
+    if (result === "busy") this.#rejectedAt = this.runtime.monotonic();
     return { result, next: this.#next };
   }
 
-  #refuse(result: "malformed" | "large", closeCode: number, reason: string): GivenFrames {
+  #reject(result: "malformed" | "large", closeCode: number, reason: string): GivenFrames {
     this.close({ closeCode, reason });
     return this.#given(result);
   }

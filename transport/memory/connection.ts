@@ -19,7 +19,7 @@ import { CountedConnection, type StreamAccount } from "../counters.ts";
 import { SendCredit } from "../flow_control.ts";
 import { FrameInbox } from "../frame_inbox.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
-import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+import { noDatagrams, noStreams, rejectStream } from "../unsupported.ts";
 import type { PacketPath, StreamPath } from "./path.ts";
 
 /**
@@ -219,7 +219,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
 
   /** Opens a stream. Waits while too many streams have not been accepted yet. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<BidirectionalStream> {
-    if (!this.capabilities.streams) return await refuseStream(this.transport);
+    if (!this.capabilities.streams) return await rejectStream(this.transport);
     await this.#slots.bidirectional.take(1, options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
@@ -240,7 +240,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
   async createUnidirectionalStream(
     options: OpenStreamOptions = {},
   ): Promise<WritableStream<Uint8Array>> {
-    if (!this.capabilities.streams) return await refuseStream(this.transport);
+    if (!this.capabilities.streams) return await rejectStream(this.transport);
     await this.#slots.unidirectional.take(1, options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;

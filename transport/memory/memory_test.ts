@@ -283,7 +283,7 @@ Deno.test("Connection.createUnidirectionalStream() waits for the peer to accept 
     TimeoutError,
   );
   const patient = pair.client.createUnidirectionalStream({ timeoutMs: 5000 });
-  const refused = pair.client.createUnidirectionalStream();
+  const rejected = pair.client.createUnidirectionalStream();
   controller.abort(new Error("changed my mind"));
   await aborted;
   await time.tickAsync(1000);
@@ -292,7 +292,7 @@ Deno.test("Connection.createUnidirectionalStream() waits for the peer to accept 
   await incoming.read();
   await patient;
   pair.client.close();
-  await assertRejects(() => refused, ConnectionError);
+  await assertRejects(() => rejected, ConnectionError);
 });
 
 Deno.test("Connection.incomingBidirectionalStreams rejects streams when cancelled", async () => {

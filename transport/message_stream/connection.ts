@@ -394,7 +394,7 @@ export class MessageStreamConnection
     if (this.#hasEnded) this.#closeInner();
   }
 
-  onRefused(closeCode: number, reason: string): void {
+  onRejected(closeCode: number, reason: string): void {
     this.close({ closeCode, reason });
   }
 
@@ -425,7 +425,9 @@ export class MessageStreamConnection
     SETTLED.then(() => this.#writeNext(stream));
   }
 
-  /** Writes the next bytes, and continues after the write. An async loop would need more promises. */
+  /**
+   * Writes the next bytes, and continues after the write. An async loop would need more promises.
+   */
   #writeNext(stream: DirectStream): void {
     const bytes = this.#nextBytes();
     if (bytes === undefined) return this.#wroteAll(stream);
@@ -467,7 +469,7 @@ export class MessageStreamConnection
       for (let bytes; (bytes = await stream.read()) !== null;) {
         this.#bytesReceived += bytes.length;
         if (this.#bytesReceived <= this.maxBytes) this.#parser.push(bytes);
-        else this.onRefused(CloseCode.unauthenticated, "Expected a token and nothing else");
+        else this.onRejected(CloseCode.unauthenticated, "Expected a token and nothing else");
       }
     } catch (error) {
       cause = error;

@@ -78,7 +78,7 @@ export interface FrameSink {
   /** Called at the end mark. No other call follows. */
   onEnd(): void;
   /** Called for malformed input. No other call follows. */
-  onRefused(closeCode: number, reason: string): void;
+  onRejected(closeCode: number, reason: string): void;
 }
 
 /** A frame with an incomplete body. */
@@ -163,11 +163,11 @@ export class FrameParser {
 
   #accepts(kind: number, length: number): boolean {
     if (length > this.#maxFrameBytes) {
-      this.#refuse(CloseCode.tooLarge, `A frame has more than ${this.#maxFrameBytes} bytes`);
+      this.#reject(CloseCode.tooLarge, `A frame has more than ${this.#maxFrameBytes} bytes`);
     } else if (kind > KIND_END) {
-      this.#refuse(CloseCode.malformed, `A frame has the unknown kind ${kind}`);
+      this.#reject(CloseCode.malformed, `A frame has the unknown kind ${kind}`);
     } else if (kind === KIND_END && length > 0) {
-      this.#refuse(CloseCode.malformed, "An end mark has a body");
+      this.#reject(CloseCode.malformed, "An end mark has a body");
     } else return true;
     return false;
   }
@@ -209,7 +209,7 @@ export class FrameParser {
     try {
       text = decoder.decode(bytes);
     } catch {
-      return this.#refuse(CloseCode.malformed, "A text frame is not UTF-8");
+      return this.#reject(CloseCode.malformed, "A text frame is not UTF-8");
     }
     this.#sink.onFrame(text);
   }
@@ -219,9 +219,9 @@ export class FrameParser {
     this.#sink.onEnd();
   }
 
-  #refuse(closeCode: number, reason: string): void {
+  #reject(closeCode: number, reason: string): void {
     this.#isDone = true;
-    this.#sink.onRefused(closeCode, reason);
+    this.#sink.onRejected(closeCode, reason);
   }
 }
 

@@ -27,7 +27,7 @@ function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[]
   const parser = new FrameParser({
     onFrame: (frame) => found.push(frame),
     onEnd: () => found.push("end"),
-    onRefused: (code, reason) => found.push({ code, reason }),
+    onRejected: (code, reason) => found.push({ code, reason }),
   }, maxFrameBytes);
   for (const chunk of chunks) parser.push(chunk.slice());
   return found;

@@ -183,9 +183,9 @@ export class NativeRequest implements WebTransportRequest {
     return this.#connection;
   }
 
-  refuse(status: number): void {
+  reject(status: number): void {
     RequestAnswer.checkStatus(status);
     this.#answer.give();
-    this.#connection.close({ closeCode: 4000 + status, reason: `Refused with ${status}` });
+    this.#connection.close({ closeCode: 4000 + status, reason: `Rejected with ${status}` });
   }
 }

@@ -28,7 +28,7 @@ export type NativeServerDefect =
   /** The headers of the request are hidden, including Origin and the offered subprotocols. */
   | "no-request"
   /** The session is accepted before the application can decide, so no status can reject it. */
-  | "no-refusal"
+  | "no-rejection"
   /**
    * A connection whose request fails or never arrives leaves two streams in memory until the
    * process exits.
@@ -67,7 +67,7 @@ export const NATIVE_SERVER_DEFECTS: readonly NativeServerDefectFact[] = [
   { name: "close-code-lost", issue: undefined },
   // If the runtime negotiates subprotocols, it has read the headers of the request.
   { name: "no-request", issue: undefined, isMended: hasProtocol },
-  { name: "no-refusal", issue: undefined },
+  { name: "no-rejection", issue: undefined },
   { name: "request-leak", issue: undefined },
   { name: "one-datagram", issue: undefined, isWorkedAround: true },
   { name: "empty-datagram-fatal", issue: undefined, isWorkedAround: true },

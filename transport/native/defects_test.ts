@@ -187,7 +187,7 @@ const PROBES: Readonly<Record<NativeServerDefect, (ends: Ends) => Promise<boolea
     ];
     return Promise.resolve(members.every((name) => MEMBERS.includes(name)));
   },
-  "no-refusal"({ status }) {
+  "no-rejection"({ status }) {
     // Only the upgrade was called; there was no earlier call.
     return Promise.resolve(status === 200);
   },

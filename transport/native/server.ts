@@ -75,7 +75,7 @@ export class NativeWebTransportListener
     const protocol = import("./accept.ts").then((part) => ({
       begin: (conn: Deno.QuicConn) => ({ isSpare }: AcceptedPeer) =>
         this.#accept(new ListenedConnection(conn, isSpare), part),
-      refuse: closeExcess,
+      reject: closeExcess,
       takesSpare: isSuccessor && (() => true),
     }));
     this.#loaded = protocol;

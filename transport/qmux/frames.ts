@@ -637,13 +637,13 @@ export function decodeTransportParameters(bytes: Uint8Array): TransportParameter
     const id = cursor.exactVarint();
     const value = new Cursor(cursor.take(cursor.varint()), QuicError.transportParameterError);
     const name = IDS.get(id);
-    if (FORBIDDEN.has(id)) throw refused(id, "is not allowed in QMux");
+    if (FORBIDDEN.has(id)) throw rejected(id, "is not allowed in QMux");
     if (name === undefined) continue;
-    if (seen.has(id)) throw refused(id, "is repeated");
+    if (seen.has(id)) throw rejected(id, "is repeated");
     seen.add(id);
     const number = value.exactVarint();
-    if (value.left > 0) throw refused(id, "has bytes after the number");
-    if (number > MAX_STREAM_COUNT && COUNTS.has(name)) throw refused(id, "is above 2^60");
+    if (value.left > 0) throw rejected(id, "has bytes after the number");
+    if (number > MAX_STREAM_COUNT && COUNTS.has(name)) throw rejected(id, "is above 2^60");
     parameters[name] = Number(number);
   }
   if (parameters.maxRecordSize < DEFAULT_MAX_RECORD_SIZE) {
@@ -659,7 +659,7 @@ function encodeId(id: bigint): Uint8Array {
   return bytes;
 }
 
-function refused(id: bigint, why: string): QmuxError {
+function rejected(id: bigint, why: string): QmuxError {
   return invalid(`Parameter 0x${id.toString(16)} ${why}`);
 }
 

@@ -229,7 +229,7 @@ Deno.test("decodeTransportParameters() ignores unknown parameters, even twice", 
   });
 });
 
-const REFUSED: Record<string, string> = {
+const REJECTED: Record<string, string> = {
   "an ID without a value": "04",
   "a value that is cut off": "0404800000",
   "a value with bytes after the number": "04020500",
@@ -246,9 +246,9 @@ const REFUSED: Record<string, string> = {
   "another connection's identifier": "1000",
 };
 
-for (const [title, hex] of Object.entries(REFUSED)) {
+for (const [title, hex] of Object.entries(REJECTED)) {
   Deno.test(`decodeTransportParameters() rejects ${title}`, () => {
-    const refused = () => decodeTransportParameters(Uint8Array.fromHex(hex));
-    assertEquals(assertThrows(refused, QmuxError).quicCode, QuicError.transportParameterError);
+    const rejected = () => decodeTransportParameters(Uint8Array.fromHex(hex));
+    assertEquals(assertThrows(rejected, QmuxError).quicCode, QuicError.transportParameterError);
   });
 }

@@ -600,7 +600,7 @@ class StreamRegistry {
         flowControl.maxStreamsBidi ?? 0,
         flowControl.maxStreamsUni ?? 0,
       ),
-      onDropped: (stream: QmuxStream) => this.#refuse(stream),
+      onDropped: (stream: QmuxStream) => this.#reject(stream),
     };
     this.#bidirectional = new IncomingQueue(arrivals, (stream) => this.#accept(stream));
     this.#unidirectional = new IncomingQueue(
@@ -780,7 +780,7 @@ class StreamRegistry {
     return stream;
   }
 
-  #refuse(stream: QmuxStream): void {
+  #reject(stream: QmuxStream): void {
     stream.isAccepted = true;
     stream.cancel();
     stream.abort();

@@ -212,7 +212,7 @@ export interface QuicProtocol<C extends AcceptedConnection> {
    */
   begin(conn: Deno.QuicConn): AcceptQuic<C>;
   /** Closes a connection that exceeds a limit. */
-  refuse(conn: Deno.QuicConn): void;
+  reject(conn: Deno.QuicConn): void;
   /**
    * Tells whether a connection whose handshake is complete may be a spare connection. If this
    * callback is absent, the limits apply to all connections.
@@ -455,13 +455,13 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     }
     const accept = protocol.begin(conn);
     if (!await this.#shakeHands(conn, handshake)) return;
-    if (this.#isStopped) return protocol.refuse(conn);
+    if (this.#isStopped) return protocol.reject(conn);
     const remoteAddress = remoteAddressOf(conn);
     const owner = socketOwner(remoteAddress.hostname);
     const isSpare = this.#places.levelFull(owner) !== undefined;
     const factor = isSpare && protocol.takesSpare?.(conn) ? PER_CLIENT : 1;
     const place = this.#places.tryTake(owner, { factor });
-    if (typeof place === "string") return protocol.refuse(conn);
+    if (typeof place === "string") return protocol.reject(conn);
     const unread = new UnreadShare(this.#runtime, this.#unread, remoteAddress.hostname);
     const connection = accept({ remoteAddress, unread, isSpare });
     this.#connections.add(connection);

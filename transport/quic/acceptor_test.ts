@@ -46,7 +46,7 @@ class HandEndpoint {
   readonly addr = { transport: "udp", hostname: "127.0.0.1", port: 4433 };
   /** The handshakes that were accepted. */
   readonly accepted: HandHandshake[] = [];
-  readonly answers = { refused: 0, ignored: 0 };
+  readonly answers = { rejected: 0, ignored: 0 };
   /** The number of calls that have asked for the next client. */
   reads = 0;
   readonly #waiting: PromiseWithResolvers<unknown>[] = [];
@@ -65,7 +65,7 @@ class HandEndpoint {
           this.accepted.push(handshake);
           return handshake;
         },
-        refuse: () => this.answers.refused++,
+        refuse: () => this.answers.rejected++,
         ignore: () => this.answers.ignored++,
       });
     }
@@ -96,7 +96,7 @@ class HandAcceptor implements AsyncDisposable {
   /** The number of connections whose handshake has started. */
   begun = 0;
   /** The number of connections that were rejected because of a limit. */
-  refused = 0;
+  rejected = 0;
   /** The accepted connections, in order. The value is true for a spare connection. */
   readonly spares: boolean[] = [];
   readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
@@ -128,7 +128,7 @@ class HandAcceptor implements AsyncDisposable {
           };
         };
       },
-      refuse: () => void this.refused++,
+      reject: () => void this.rejected++,
       takesSpare,
     };
     this.acceptor = new QuicAcceptor<AcceptedConnection>(platformRuntime(), {
@@ -168,7 +168,7 @@ Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and accepts one for eac
   await using hand = new HandAcceptor();
   const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
   await endpoint.begin(1_030);
-  assertEquals([accepted.length, answers], [1_024, { refused: 0, ignored: 6 }]);
+  assertEquals([accepted.length, answers], [1_024, { rejected: 0, ignored: 6 }]);
   await accepted[0]!.fail();
   await endpoint.begin(2);
   assertEquals([accepted.length, acceptor.connectionCount], [1_025, 0]);
@@ -244,14 +244,14 @@ Deno.test("QuicAcceptor rejects connections beyond its limit, and ignores failed
   await using hand = new HandAcceptor({ maxConnections: 2, maxConnectionsPerAddress: 2 });
   const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
   await endpoint.begin(3);
-  assertEquals([accepted.length, answers], [2, { refused: 0, ignored: 1 }]);
+  assertEquals([accepted.length, answers], [2, { rejected: 0, ignored: 1 }]);
   await accepted[0]!.finish();
   await accepted[1]!.finish();
   await endpoint.begin(1);
-  assertEquals([acceptor.connectionCount, answers], [2, { refused: 1, ignored: 1 }]);
+  assertEquals([acceptor.connectionCount, answers], [2, { rejected: 1, ignored: 1 }]);
   acceptor.stop();
   await endpoint.begin(1);
-  assertEquals(answers, { refused: 2, ignored: 1 });
+  assertEquals(answers, { rejected: 2, ignored: 1 });
 });
 
 Deno.test("QuicAcceptor rejects connections of an address beyond its limit, until one ends", async () => {
@@ -260,14 +260,14 @@ Deno.test("QuicAcceptor rejects connections of an address beyond its limit, unti
   const connect = (hostname: string, count?: number) => hand.connect(hostname, count);
   await connect("192.0.2.1", 3);
   await connect("192.0.2.2");
-  assertEquals([acceptor.connectionCount, hand.refused], [3, 1]);
+  assertEquals([acceptor.connectionCount, hand.rejected], [3, 1]);
   const [first, , other] = acceptor.connections;
   first!.close();
   await connect("192.0.2.1", 2);
-  assertEquals([acceptor.connectionCount, hand.refused], [3, 2]);
+  assertEquals([acceptor.connectionCount, hand.rejected], [3, 2]);
   for (const connection of acceptor.connections) if (connection !== other) connection.close();
   await connect("192.0.2.1", 3);
-  assertEquals([acceptor.connectionCount, hand.refused], [3, 3]);
+  assertEquals([acceptor.connectionCount, hand.rejected], [3, 3]);
 });
 
 for (
@@ -283,12 +283,12 @@ for (
     takes = false;
     await hand.connect("192.0.2.1");
     takes = true;
-    assertEquals([acceptor.connectionCount, hand.refused], [3, 1]);
+    assertEquals([acceptor.connectionCount, hand.rejected], [3, 1]);
     await hand.connect("192.0.2.1");
     assertEquals([acceptor.connectionCount, spares], [4, [false, false, true, true]]);
     if ("maxConnections" in bounds) await endpoint.begin(1);
     else await hand.connect("192.0.2.1");
-    assertEquals([acceptor.connectionCount, endpoint.answers.refused + hand.refused], [4, 2]);
+    assertEquals([acceptor.connectionCount, endpoint.answers.rejected + hand.rejected], [4, 2]);
     const [first, second, third] = acceptor.connections;
     for (const connection of [first, second, third]) connection!.close();
     await hand.connect("192.0.2.1");

@@ -277,8 +277,8 @@ export class RawQuicConnection extends CountedConnection
   /** Does nothing, because QUIC enforces flow control. */
   overrun(): void {}
 
-  refuseUnread(half: StreamHalf & UnreadStream, error: Error): void {
-    this.ledger.streamsRefused++;
+  rejectUnread(half: StreamHalf & UnreadStream, error: Error): void {
+    this.ledger.streamsRejected++;
     const stream = this.#bidirectional.takeOut((one) => one.receivesBy(half));
     if (stream !== undefined) {
       stream.cancel(error);

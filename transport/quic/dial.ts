@@ -76,7 +76,7 @@ export const LOOPBACK_DELAY_MS = 50;
  * address has rejected the connection, in milliseconds. The caller thus receives the rejection
  * soon, and not only after the timeout.
  */
-export const AFTER_REFUSAL_MS = 500;
+export const AFTER_REJECTION_MS = 500;
 
 /**
  * The maximum number of addresses tried per name. The last attempt starts after 1.75 s, well before
@@ -121,7 +121,7 @@ export interface AddressRaceOptions<T> {
  * - The first attempt that succeeds wins, and all others are aborted.
  * - The next attempt starts after `delayMs`, or as soon as an attempt fails.
  * - The race fails when every attempt has failed. Once a peer has rejected the connection,
- *   addresses that have not answered have {@linkcode AFTER_REFUSAL_MS} left.
+ *   addresses that have not answered have {@linkcode AFTER_REJECTION_MS} left.
  *
  * @param addresses One or more addresses, in order of preference.
  * @returns The result of the first successful attempt.
@@ -136,7 +136,7 @@ export function raceAddresses<T>(
   const causes: unknown[] = [];
   return new Promise((resolve, reject) => {
     let started = 0;
-    let isRefused = false;
+    let isRejected = false;
     let timer: Timer | undefined;
     const end = () => {
       runtime.clearTimeout(timer);
@@ -152,7 +152,7 @@ export function raceAddresses<T>(
     const wait = () => {
       runtime.clearTimeout(timer);
       if (started < addresses.length) timer = runtime.setTimeout(start, delayMs);
-      else if (isRefused) timer = runtime.setTimeout(failAll, AFTER_REFUSAL_MS);
+      else if (isRejected) timer = runtime.setTimeout(failAll, AFTER_REJECTION_MS);
     };
     const succeed = (value: T) => {
       if (ending.signal.aborted) return discard(value);
@@ -166,11 +166,11 @@ export function raceAddresses<T>(
         if (ending.signal.aborted) return;
         onFailure?.(address, cause);
         causes.push(cause);
-        const wasRefused = isRefused;
-        isRefused ||= isPeerAnswer(cause);
+        const wasRejected = isRejected;
+        isRejected ||= isPeerAnswer(cause);
         if (causes.length === addresses.length) failAll();
         else if (started < addresses.length) start();
-        else if (!wasRefused) wait();
+        else if (!wasRejected) wait();
       });
       wait();
     };

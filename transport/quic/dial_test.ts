@@ -15,7 +15,7 @@ import { WebTransport } from "../w3c/mod.ts";
 import { dialQuic } from "./client.ts";
 import { dialWebTransport } from "../h3/client.ts";
 import {
-  AFTER_REFUSAL_MS,
+  AFTER_REJECTION_MS,
   ATTEMPT_DELAY_MS,
   interleave,
   LOOPBACK_DELAY_MS,
@@ -144,13 +144,13 @@ Deno.test("raceAddresses() starts the next attempt immediately when one fails", 
   assertEquals(attempts.settled, "invalid remote address: a; timed out; timed out");
 });
 
-for (const refusing of ["a", "b"]) {
-  Deno.test(`raceAddresses() waits ${AFTER_REFUSAL_MS} ms for silent addresses when ${refusing} refused`, async () => {
+for (const rejecting of ["a", "b"]) {
+  Deno.test(`raceAddresses() waits ${AFTER_REJECTION_MS} ms for silent addresses when ${rejecting} rejected`, async () => {
     using time = new FakeTime();
     const attempts = new Attempts("a", "b");
-    await time.tickAsync(refusing === "a" ? 0 : ATTEMPT_DELAY_MS);
-    attempts.fail(refusing, "aborted by peer: the server refused to accept a new connection");
-    await time.tickAsync(AFTER_REFUSAL_MS - 1);
+    await time.tickAsync(rejecting === "a" ? 0 : ATTEMPT_DELAY_MS);
+    attempts.fail(rejecting, "aborted by peer: the server refused to accept a new connection");
+    await time.tickAsync(AFTER_REJECTION_MS - 1);
     assertEquals([attempts.begun, attempts.settled], [["a", "b"], undefined]);
     await time.tickAsync(1);
     assertStringIncludes(attempts.settled!, "refused to accept");

@@ -124,8 +124,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   }
 
   /** Rejects the stream, whose data the application has not read. */
-  refuse(error: Error): void {
-    this.#owner.refuseUnread(this, error);
+  reject(error: Error): void {
+    this.#owner.rejectUnread(this, error);
   }
 
   /**
@@ -220,8 +220,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   #countUnread(): void {
     const { unread } = this.#owner;
     if (unread === undefined || this.#isUnread || this.#account === undefined) return;
-    const refusal = unread.take();
-    if (refusal !== undefined) return this.refuse(refusal);
+    const rejection = unread.take();
+    if (rejection !== undefined) return this.reject(rejection);
     this.#isUnread = true;
     if (!this.#isTaken) unread.expect(this);
   }

@@ -64,7 +64,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
       maxUnidirectionalStreams,
       protocol: {
         begin: (conn) => ({ unread }) => this.#take(new RawQuicConnection(runtime, conn, unread)),
-        refuse: refuseQuic,
+        reject: rejectQuic,
       },
     });
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
@@ -103,7 +103,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     if (this.#isStopped) return;
     this.#isStopped = true;
     this.#acceptor.stop();
-    for (const connection of this.#waiting.splice(0)) refuseConnection(connection);
+    for (const connection of this.#waiting.splice(0)) rejectConnection(connection);
     this.#wake?.resolve();
   }
 
@@ -131,7 +131,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
   }
 
   #take(connection: QuicConnection): AcceptedConnection {
-    if (this.#waiting.length >= MAX_WAITING_CONNECTIONS) refuseConnection(connection);
+    if (this.#waiting.length >= MAX_WAITING_CONNECTIONS) rejectConnection(connection);
     else {
       this.#waiting.push(connection);
       this.#wake?.resolve();
@@ -193,11 +193,11 @@ export function acceptedQuic(connection: Connection): AcceptedConnection {
 }
 
 /** Closes a connection that exceeds a limit. */
-export function refuseQuic(conn: Deno.QuicConn): void {
+export function rejectQuic(conn: Deno.QuicConn): void {
   conn.close({ closeCode: CloseCode.tooMany, reason: "Too many connections" });
 }
 
-function refuseConnection(connection: Connection): void {
+function rejectConnection(connection: Connection): void {
   connection.close({
     closeCode: CloseCode.draining,
     reason: "The server accepts no more connections",

@@ -68,7 +68,7 @@ export interface StreamOwner {
   /** The counters of unread streams, on a server. */
   readonly unread: UnreadShare | undefined;
   /** Rejects an unread stream of the peer, which the application may already have taken. */
-  refuseUnread(half: StreamHalf & UnreadStream, error: Error): void;
+  rejectUnread(half: StreamHalf & UnreadStream, error: Error): void;
   /** Creates the error for a stream that the peer ended early. */
   streamError(failure: StreamFailure): Error;
   /** Creates the error for a stream whose connection has ended. */

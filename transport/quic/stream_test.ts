@@ -29,7 +29,7 @@ class Owner implements StreamOwner {
   unread: UnreadShare | undefined = undefined;
   overruns = 0;
 
-  refuseUnread(half: StreamHalf, error: Error): void {
+  rejectUnread(half: StreamHalf, error: Error): void {
     half.fail(error);
   }
 

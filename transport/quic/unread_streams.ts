@@ -74,7 +74,7 @@ export interface UnreadStreamStats {
   /** The number of bytes that the runtime may hold for these streams. */
   readonly bytes: number;
   /** The number of streams rejected so far, by reason. */
-  readonly refused: Readonly<
+  readonly rejected: Readonly<
     Record<("timeout" | "session" | "connection" | "address" | "server"), number>
   >;
 }
@@ -83,12 +83,12 @@ export interface UnreadStreamStats {
  * The reason for a rejection. With `timeout`, the application did not take the stream in time. With
  * `session`, 16 streams of the session were already waiting. The other reasons are limits in bytes.
  */
-type UnreadRefusal = keyof UnreadStreamStats["refused"];
+type UnreadRejection = keyof UnreadStreamStats["rejected"];
 
 /**
  * The reason for a rejection by the level of the limit. The connection is the session of the quota.
  */
-const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {
+const REASONS: Readonly<Record<LimitLevel, UnreadRejection>> = {
   session: "connection",
   user: "connection",
   address: "address",
@@ -98,7 +98,7 @@ const REASONS: Readonly<Record<LimitLevel, UnreadRefusal>> = {
 /** A stream that waits for the application to take it. */
 export interface UnreadStream {
   /** Ends the stream. MUST NOT throw. */
-  refuse(error: Error): void;
+  reject(error: Error): void;
 }
 
 /**
@@ -117,7 +117,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   readonly maxBytesPerConnection: number;
 
   readonly #places: Quota;
-  readonly #refused = { timeout: 0, session: 0 };
+  readonly #rejected = { timeout: 0, session: 0 };
   #connections = 0;
 
   /**
@@ -169,9 +169,9 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
 
   /** The current counters. */
   get stats(): UnreadStreamStats {
-    const { taken: count, refused: { session: connection, address, server } } = this.#places.stats;
+    const { taken: count, rejected: { session: connection, address, server } } = this.#places.stats;
     const bytes = count * STREAM_WINDOW_BYTES;
-    return { count, bytes, refused: { ...this.#refused, connection, address, server } };
+    return { count, bytes, rejected: { ...this.#rejected, connection, address, server } };
   }
 
   /** Creates the owner for the streams of another connection. */
@@ -195,12 +195,12 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
    *
    * @returns The error, which has the close code of the rejection.
    */
-  refused(reason: "timeout" | "session"): StreamError {
-    this.#refused[reason]++;
+  rejected(reason: "timeout" | "session"): StreamError {
+    this.#rejected[reason]++;
     return this.#errorOf(reason);
   }
 
-  #errorOf(reason: UnreadRefusal): StreamError {
+  #errorOf(reason: UnreadRejection): StreamError {
     const why = {
       timeout: () => `the application must take it within ${this.timeoutMs} ms`,
       session: () => "too many streams of its session are waiting",
@@ -253,7 +253,7 @@ export class UnreadShare {
     this.#deadlines ??= new Deadlines(
       this.#runtime,
       timeoutMs,
-      (late) => late.refuse(this.#all.refused("timeout")),
+      (late) => late.reject(this.#all.rejected("timeout")),
     );
     this.#deadlines.add(stream);
   }
@@ -264,8 +264,8 @@ export class UnreadShare {
   }
 
   /** Counts a rejection for the reason that too many streams of the session wait. */
-  refused(): StreamError {
-    return this.#all.refused("session");
+  rejected(): StreamError {
+    return this.#all.rejected("session");
   }
 
   /**

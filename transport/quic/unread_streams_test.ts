@@ -8,11 +8,11 @@ const NONE = { timeout: 0, session: 0, connection: 0, address: 0, server: 0 };
 /** Counts streams until one is rejected. Returns the number counted, the code and the reason. */
 function fill(share: UnreadShare): { taken: number; code: number; reason: string } {
   for (let taken = 0;; taken++) {
-    const refusal = share.take();
-    if (refusal === undefined) continue;
-    const [, reason = ""] = refusal.message.match(/ of (a connection|an address|the server) /) ??
+    const rejection = share.take();
+    if (rejection === undefined) continue;
+    const [, reason = ""] = rejection.message.match(/ of (a connection|an address|the server) /) ??
       [];
-    return { taken, code: refusal.streamErrorCode, reason };
+    return { taken, code: rejection.streamErrorCode, reason };
   }
 }
 
@@ -53,7 +53,7 @@ Deno.test("UnreadShare.take() rejects beyond the limits of a connection, an addr
   assertEquals(all.stats, {
     count: 512,
     bytes: 640_000_000,
-    refused: { ...NONE, connection: 8, address: 8, server: 1 },
+    rejected: { ...NONE, connection: 8, address: 8, server: 1 },
   });
   // A released stream returns its bytes, and a connection that has ended returns all of its bytes.
   shares[1]!.release();
@@ -82,9 +82,9 @@ Deno.test("UnreadShare.expect() rejects streams that are not taken in time, and 
   using time = new FakeTime();
   const all = new UnreadStreams();
   const share = new UnreadShare(platformRuntime(), all, "a");
-  const refused: string[] = [];
+  const rejected: string[] = [];
   const stream = (name: string) => ({
-    refuse: (error: Error) => void refused.push(`${name}: ${error.message}`),
+    reject: (error: Error) => void rejected.push(`${name}: ${error.message}`),
   });
   const [taken, late, later, unlimited] = ["taken", "late", "later", "unlimited"].map(stream);
   share.expect(taken!);
@@ -95,12 +95,12 @@ Deno.test("UnreadShare.expect() rejects streams that are not taken in time, and 
   time.tick(4_999);
   share.expect(later!);
   share.taken(taken!);
-  assertEquals(refused, []);
+  assertEquals(rejected, []);
   time.tick(1);
   const why = "The stream was rejected: the application must take it within 5000 ms";
-  assertEquals(refused, [`late: ${why}`]);
+  assertEquals(rejected, [`late: ${why}`]);
   share.end();
   time.tick(10_000);
-  assertEquals(refused.length, 1);
-  assertEquals(all.stats.refused, { ...NONE, timeout: 1 });
+  assertEquals(rejected.length, 1);
+  assertEquals(all.stats.rejected, { ...NONE, timeout: 1 });
 });

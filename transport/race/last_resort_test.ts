@@ -183,8 +183,8 @@ Deno.test("withLastResort() counts two silences of a WebSocket in a row as a fai
 });
 
 Deno.test("withLastResort() ends the attempt on a rejection, an abort or a TypeError of the others", async () => {
-  const refusal = new ConnectionError("Go away", { status: 403 });
-  for (const error of [refusal, new TypeError("Bad argument")]) {
+  const rejection = new ConnectionError("Go away", { status: 403 });
+  for (const error of [rejection, new TypeError("Bad argument")]) {
     await using bench = new Bench();
     bench.outcome = () => Promise.reject(error);
     const thrown = await assertRejects(() => bench.dial());

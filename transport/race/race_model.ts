@@ -20,7 +20,7 @@ const SILENCES_MS = 120_000;
 const LATE_MS = 3_000;
 
 /** The outcome of an attempt with WebTransport. On a network without UDP, it waits. */
-export type Fate = "opens" | "waits" | "breaks" | "refused";
+export type Fate = "opens" | "waits" | "breaks" | "rejected";
 
 /** An attempt to connect. */
 export interface ModelAttempt {
@@ -96,7 +96,7 @@ export class RaceModel {
       return preferred;
     }
     // A rejection is not a failure of the network.
-    if (fate !== "refused") this.#race.fail(nowMs + (fate === "breaks" ? failsMs : LATE_MS));
+    if (fate !== "rejected") this.#race.fail(nowMs + (fate === "breaks" ? failsMs : LATE_MS));
     return `${this.#other} for ${preferred}`;
   }
 }

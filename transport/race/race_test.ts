@@ -314,7 +314,7 @@ Deno.test("raceTransports() does not wait long for WebTransport after WebSocket 
 });
 
 Deno.test("raceTransports() fails with the error of the only transport that was tried", async () => {
-  const error = new ConnectionError("Refused", { status: 403 });
+  const error = new ConnectionError("Rejected", { status: 403 });
   const cases: [TransportOptions, (legs: Legs) => void][] = [
     [{ transports: ["websocket"] }, () => {}],
     [{ transports: ["webtransport"] }, () => {}],

@@ -237,7 +237,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
       const writing = atomic === undefined
         ? this.#half.write(bytes)
         : this.#half.writeAtOnce(bytes);
-      if (writing === undefined) return this.#refuseAtomic(atomic!, behind);
+      if (writing === undefined) return this.#rejectAtomic(atomic!, behind);
       await writing;
       this.bytes += byteLength;
     } catch (error) {
@@ -271,7 +271,7 @@ export class SendSource implements StreamHalf, UnderlyingSink<Uint8Array> {
    * Rejects a chunk that does not fit, and all atomic chunks after it, so that the writes stay in
    * order.
    */
-  #refuseAtomic(first: AtomicChunk, behind: number): void {
+  #rejectAtomic(first: AtomicChunk, behind: number): void {
     const failure = new DOMException(
       "Cannot write atomically: the server's flow control currently allows less",
       "AbortError",

@@ -234,7 +234,7 @@ Deno.test("WebTransport.ready resolves with the negotiated protocol", async () =
 
 Deno.test("WebTransport.ready and closed reject with the same error if the server rejects", async () => {
   for (const status of [301, 401, 404, 503]) {
-    await using peer = new WebTransportPeer({ answer: (request) => void request.refuse(status) });
+    await using peer = new WebTransportPeer({ answer: (request) => void request.reject(status) });
     const transport = new WebTransport(peer.url, peer.trust);
     const error = await sessionErrorOf(transport.ready);
     assert(error.message.includes(`${status}`));
@@ -441,7 +441,7 @@ Deno.test("WebTransport.createBidirectionalStream() waits for ready", async () =
 });
 
 Deno.test("WebTransport.createUnidirectionalStream() rejects if the session is never ready", async () => {
-  await using peer = new WebTransportPeer({ answer: (request) => void request.refuse(404) });
+  await using peer = new WebTransportPeer({ answer: (request) => void request.reject(404) });
   const transport = new WebTransport(peer.url, peer.trust);
   await assertRejectsDom(() => transport.createUnidirectionalStream(), "InvalidStateError");
   await sessionErrorOf(transport.incomingBidirectionalStreams.getReader().closed);
@@ -536,7 +536,7 @@ Deno.test("WebTransport leaves no unhandled rejection without listeners", async 
   {
     await using peer = new WebTransportPeer({
       answer(request) {
-        request.refuse(403);
+        request.reject(403);
         asked.resolve();
         return undefined;
       },

@@ -11,8 +11,8 @@ Deno.test("dialWebSocket() rejects an invalid URL, and omits its query from the 
 });
 
 Deno.test("dialWebSocket() reports the HTTP status of a rejection", async () => {
-  const refuse = () => new Response("No", { status: 404 });
-  await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, refuse);
+  const reject = () => new Response("No", { status: 404 });
+  await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, reject);
   await assertRejects(
     () => dialWebSocket(`ws://127.0.0.1:${server.addr.port}/`),
     ConnectionError,
@@ -22,12 +22,12 @@ Deno.test("dialWebSocket() reports the HTTP status of a rejection", async () => 
 
 Deno.test("dialWebSocket() names the URL in its errors, without its secrets", async () => {
   const url = "ws://ann:secret@127.0.0.1:1/chat?token=secret#secret";
-  const refused = await assertRejects(() => dialWebSocket(url), ConnectionError);
+  const rejected = await assertRejects(() => dialWebSocket(url), ConnectionError);
   using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const place = `127.0.0.1:${silent.addr.port}`;
   const dialing = dialWebSocket(url.replace("127.0.0.1:1", place), { timeoutMs: 10 });
   const late = await assertRejects(() => dialing, TimeoutError);
-  for (const [{ message }, host] of [[refused, "127.0.0.1:1"], [late, place]] as const) {
+  for (const [{ message }, host] of [[rejected, "127.0.0.1:1"], [late, place]] as const) {
     assert(message.startsWith(`Cannot open WebSocket to ws://${host}/chat`), message);
     assert(!message.includes("secret"), message);
   }
@@ -70,9 +70,9 @@ Deno.test("dialWebSocket() suggests a cause for a local server if a browser give
 });
 
 Deno.test("dialWebSocket() rejects headers if the runtime does not accept them", async () => {
-  const refusal = new DOMException("The subprotocol '[object Object]' is invalid", "SyntaxError");
+  const rejection = new DOMException("The subprotocol '[object Object]' is invalid", "SyntaxError");
   using sockets = stub(globalThis, "WebSocket", function () {
-    throw refusal;
+    throw rejection;
   } as never);
   const error = await assertRejects(
     () => dialWebSocket("ws://127.0.0.1:1/", { headers: { a: "b" } }),

@@ -460,7 +460,7 @@ export class WebSocketConnection
   /**
    * Returns `true` if the peer may not send records yet, and closes the connection in that case.
    */
-  protected refusesRecords?(): boolean;
+  protected rejectsRecords?(): boolean;
 
   /** Creates the multiplexer, on an end that has loaded its code. */
   protected openStreams?(): Multiplexer;
@@ -522,7 +522,7 @@ export class WebSocketConnection
   }
 
   #onRecord(record: Uint8Array): void {
-    if (this.#closing !== undefined || this.refusesRecords?.()) return;
+    if (this.#closing !== undefined || this.rejectsRecords?.()) return;
     if (this.#loadedStreams !== undefined) return this.#loadedStreams.receive(record);
     this.#earlyBytes += record.byteLength;
     if (this.#earlyBytes > MAX_EARLY_BYTES) this.#overflow();

@@ -488,7 +488,7 @@ export class ServerWebSocketConnection extends WebSocketConnection {
    * Rejects streams and datagrams before the peer is admitted, because only a message with a token
    * is allowed.
    */
-  protected override refusesRecords(): boolean {
+  protected override rejectsRecords(): boolean {
     if (this.#isAdmitted) return false;
     const reason = "Expected a token and nothing else";
     this.close({ closeCode: CloseCode.unauthenticated, reason });

@@ -16,7 +16,7 @@ import { EarlyDrain } from "../qmux/early_drain.ts";
 import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";
 import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
-import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+import { noDatagrams, noStreams, rejectStream } from "../unsupported.ts";
 import { isPortableCloseCode } from "../wire_close.ts";
 
 const MESSAGE_PROTOCOL = "skein.1";
@@ -133,11 +133,11 @@ class NoStreams implements Multiplexer {
   }
 
   createBidirectionalStream(): Promise<never> {
-    return refuseStream(this.#wire);
+    return rejectStream(this.#wire);
   }
 
   createUnidirectionalStream(): Promise<never> {
-    return refuseStream(this.#wire);
+    return rejectStream(this.#wire);
   }
 
   receive(): void {}

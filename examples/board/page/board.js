@@ -101,7 +101,7 @@ async function show(next) {
       if (drag.held !== undefined) drag.check();
       redraw();
     },
-    onRefused: notify,
+    onRejected: notify,
   });
   pointers.open(opened);
   people.enter(client, { topic: `board:${next}`, me });

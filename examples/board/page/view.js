@@ -116,7 +116,7 @@ function updateCard(item, { key, title, note }, { drag, isPast, holder }) {
 
 /** Explains what happens to changes while there is no connection. */
 function drawOffline({ name }, waiting, isShown) {
-  const isOver = name === "refused" || name === "closed";
+  const isOver = name === "rejected" || name === "closed";
   elements.offline.hidden = isOver || name === "connected" || !isShown;
   put(
     elements.offline,

@@ -54,9 +54,9 @@ async function start(name) {
   const hideStatus = followStatus(client, "Your messages wait here.");
   let wasConnected = false;
   for await (const status of client.status) {
-    if (status.name === "refused" && !wasConnected) {
+    if (status.name === "rejected" && !wasConnected) {
       hideStatus();
-      return refuse(status.cause.reason);
+      return reject(status.cause.reason);
     }
     if (status.name === "connected" && !wasConnected) {
       wasConnected = true;
@@ -72,12 +72,12 @@ async function start(name) {
   }
 }
 
-function refuse(reason) {
+function reject(reason) {
   sessionStorage.removeItem("name");
   localStorage.removeItem("name");
   state.me = "";
   void client.close();
-  showError(reason || "The server refused this name");
+  showError(reason || "The server rejected this name");
   redraw();
 }
 

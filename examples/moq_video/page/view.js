@@ -11,7 +11,7 @@ import { hueOf } from "./drawing.js";
 const MESSAGES = {
   connecting: () => ["Connecting", "Waiting for the server."],
   reconnecting: () => ["No connection", "The picture returns automatically."],
-  refused: (_name, why) => ["The server refused this page", why],
+  rejected: (_name, why) => ["The server rejected this page", why],
   idle: () => ["No broadcast yet", "Go on the air here, or in another window."],
   waiting: (name) => [`Waiting for ${name}`, "The picture starts with the broadcast."],
   tuning: (name) => [`Tuning in to ${name}`, "Waiting for the next key frame."],
@@ -29,7 +29,7 @@ const MESSAGES = {
 const WORDS = {
   connecting: "connecting",
   reconnecting: "reconnecting",
-  refused: "refused",
+  rejected: "rejected",
   idle: "waiting",
   waiting: "waiting",
   tuning: "tuning in",
@@ -41,9 +41,9 @@ const WORDS = {
 
 /** Draws the state of the connection. */
 export function drawStatus({ name, session, retryAt, error, fallback }) {
-  const isOver = name === "refused" || name === "exhausted" || name === "closed";
+  const isOver = name === "rejected" || name === "exhausted" || name === "closed";
   const why = isOver
-    ? `The server refused this page: ${error?.message ?? name}. Reload the page to try again.`
+    ? `The server rejected this page: ${error?.message ?? name}. Reload the page to try again.`
     : name === "reconnecting"
     ? "The server does not answer."
     : "";

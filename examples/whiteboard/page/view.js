@@ -54,7 +54,7 @@ export function drawTools({ board, view }) {
 
 /** Explains what happens to changes while the board is not open. */
 export function drawOffline({ name }, board) {
-  const isOver = name === "refused" || name === "closed";
+  const isOver = name === "rejected" || name === "closed";
   elements.offline.hidden = isOver || name === "connected" && board.isOpen;
   const count = board.waiting.size;
   put(

@@ -9,7 +9,7 @@
 const PATIENCE_MS = 15_000;
 
 /** Thrown for a response without data. */
-export class Refused extends Error {
+export class Rejected extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -27,6 +27,6 @@ export async function ask(name, params = {}) {
     cache: "no-store",
     signal: AbortSignal.timeout(PATIENCE_MS),
   });
-  if (!response.ok) throw new Refused(response.status, (await response.text()).trim());
+  if (!response.ok) throw new Rejected(response.status, (await response.text()).trim());
   return await response.json();
 }

@@ -154,7 +154,7 @@ function tellOver(isKnown) {
 
 function tellFailure(error) {
   if (error.status === 401 || error.status === 403) {
-    showStatus({ name: "refused" });
+    showStatus({ name: "rejected" });
     $("notice").hidden = false;
     $("notice").textContent = error.message;
     return;

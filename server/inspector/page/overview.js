@@ -198,7 +198,7 @@ function nodeCard(node) {
       ["Users", count(stats.users)],
       ["Issues", issueWords(issues)],
       ["Round trip", milliseconds(roundTripMs)],
-      ["Rejected so far", count(Object.values(stats.refused).reduce((a, b) => a + b, 0))],
+      ["Rejected so far", count(Object.values(stats.rejected).reduce((a, b) => a + b, 0))],
     ]),
     group("Topics", [
       ["Topics", count(topics.count)],
@@ -214,8 +214,8 @@ function nodeCard(node) {
 
 /** Limits that are at least half used, or that rejected a client. */
 function boundRows(quotas) {
-  const rows = Object.entries(quotas).flatMap(([name, { taken, max, refused }]) => {
-    const times = Object.values(refused).reduce((a, b) => a + b, 0);
+  const rows = Object.entries(quotas).flatMap(([name, { taken, max, rejected }]) => {
+    const times = Object.values(rejected).reduce((a, b) => a + b, 0);
     // JSON has null for an unlimited bound.
     if ((max === null || taken < max / 2) && times === 0) return [];
     const most = max === null ? "unlimited" : count(max);

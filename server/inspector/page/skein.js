@@ -9,7 +9,7 @@ const WORDS = {
   connecting: "Connecting",
   connected: "Connected",
   reconnecting: "Reconnecting",
-  refused: "Refused",
+  rejected: "Rejected",
   closed: "Disconnected",
 };
 
@@ -83,7 +83,7 @@ export function showStatus(state) {
   if (title === "") detail.removeAttribute("title");
   else if (detail.title !== title) detail.title = title;
   line.hidden = sentence === "";
-  line.classList.toggle("over", state.name === "refused" || state.name === "closed");
+  line.classList.toggle("over", state.name === "rejected" || state.name === "closed");
   put(why, sentence.trim());
   button.hidden = !canRetry;
   retryAt = state.retryAt ?? 0;
@@ -104,7 +104,7 @@ export function nameOf(transport) {
 function reasonOf({ name, cause }) {
   const { by, code, kind, reason } = cause;
   const because = reason ? `: ${reason}` : "";
-  if (name === "refused") return `The server refused this page${because}.`;
+  if (name === "rejected") return `The server rejected this page${because}.`;
   if (name === "closed" && by === "local") return "This page closed its connection.";
   if (!navigator.onLine) return "This device is offline.";
   if (kind === "unavailable") return `The server is unavailable${because}.`;

@@ -120,8 +120,8 @@ export class SkeinServer implements AsyncDisposable {
   async #answerAll(): Promise<void> {
     for await (const request of this.#listener) {
       const { pathname } = new URL(request.url);
-      if (pathname === "/refuse") {
-        request.refuse(401, { headers: { "www-authenticate": "Bearer" } });
+      if (pathname === "/reject") {
+        request.reject(401, { headers: { "www-authenticate": "Bearer" } });
         continue;
       }
       const protocol = request.protocols.find((offered) => offered === "skein.1");
@@ -226,7 +226,7 @@ export async function playSkein(
       return { done: true };
     case "protocol":
       return { protocol: connection.protocol };
-    case "refused":
+    case "rejected":
       return { status: 200 };
   }
 }

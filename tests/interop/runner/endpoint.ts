@@ -174,7 +174,7 @@ async function runServer(
   for await (const request of listener) {
     const endpoint = new URL(request.url).pathname.slice(1).replace(/\/$/, "");
     if (!expected.delete(endpoint)) {
-      request.refuse(404);
+      request.reject(404);
       continue;
     }
     log(`A session on ${endpoint}`);

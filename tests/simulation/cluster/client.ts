@@ -179,7 +179,7 @@ export class ClusterClient {
       });
     }
     client.status.observe(({ name }) => {
-      if (name === "refused") host.runtime.setTimeout(() => client.retryNow(), AGAIN_MS);
+      if (name === "rejected") host.runtime.setTimeout(() => client.retryNow(), AGAIN_MS);
     });
     // A page whose client was closed reloads.
     client.closed.then(({ code }) => {
@@ -210,7 +210,7 @@ export class ClusterClient {
         journal.event(`error of client: ${nameOf(error)}`, name, `${error}`);
         journal.tell("reported", name, { error });
       },
-      onRefused: ({ failure }) => journal.event(`server refused ${failure.code}`, name),
+      onMessageRejected: ({ failure }) => journal.event(`server rejected ${failure.code}`, name),
       onGoAway: ({ retryAfterMs }) => {
         journal.event("goaway", name);
         journal.tell("goAway", name, { retryAfterMs });

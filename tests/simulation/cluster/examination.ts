@@ -189,7 +189,7 @@ export abstract class Examination {
     const servers = typeof server === "function" ? server : [server].flat();
     const client = simulatedClient(this.network, host, servers, {
       transports: ["websocket"],
-      endOnRefusal: true,
+      endOnRejection: true,
       ...options,
     });
     const name = `${this.name}/${host.name}.${this.#clients.push({ host, client })}`;

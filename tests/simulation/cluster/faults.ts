@@ -22,7 +22,7 @@ const DRIFT = 0.01;
 const ENGINE = "engine-";
 
 /** Failures that affect every connection attempt. A number is the status of a proxy's response. */
-const HANDSHAKES = ["hangs", "refused", "tls", 401, 403, 404, 500, 502, 503] as const;
+const HANDSHAKES = ["hangs", "rejected", "tls", 401, 403, 404, 500, 502, 503] as const;
 
 /** Conditions of a link without faults. */
 const USUAL: LinkConditions = { ...GOOD_CONDITIONS, ...NETWORK };
@@ -113,7 +113,7 @@ const KINDS: Readonly<Record<string, Begin>> = {
       splitRate: amount,
       reorderRate: amount,
     }),
-  refuse: ({ cluster, target, peer }) => change(cluster, [[peer, target]], { refusalRate: 1 }),
+  reject: ({ cluster, target, peer }) => change(cluster, [[peer, target]], { rejectionRate: 1 }),
   handshake: ({ cluster, target, peer, amount }) =>
     change(cluster, [[peer, target]], {
       handshake: HANDSHAKES[Math.floor(amount * HANDSHAKES.length)]!,

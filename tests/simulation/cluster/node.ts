@@ -258,9 +258,9 @@ export class ClusterNode implements LiveServer {
         const isExpected = error instanceof Error && error.message === PLANNED;
         this.tell("reported", { error, isExpected });
       },
-      onRefused: ({ failure }) => journal.event(`client refused ${failure.code}`, name),
-      onRefusal: ({ status, reason, error }) => {
-        journal.event(`refused ${status}`, name, reason);
+      onMessageRejected: ({ failure }) => journal.event(`client rejected ${failure.code}`, name),
+      onSessionRejected: ({ status, reason, error }) => {
+        journal.event(`rejected ${status}`, name, reason);
         if (error !== undefined) this.tell("reported", { error });
       },
     };

@@ -70,7 +70,7 @@ export const recordsInOrder: Invariant = {
           report(fact, `expected no record after the close of ${fact.stream}, one was appended`);
         }
       },
-      appendRefused(fact) {
+      appendRejected(fact) {
         const { stream, status } = fact;
         if (logOf(stream).isUnsure) return;
         report(

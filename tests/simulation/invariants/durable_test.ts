@@ -69,22 +69,22 @@ Deno.test("recordsInOrder finds records after the end, and appends after the clo
 });
 
 Deno.test("recordsInOrder finds a rejected append, unless the engine lost records", () => {
-  const refused = (story: Story) => story.tells("appendRefused", { stream: "s", status: 409 });
-  refused(new Story(recordsInOrder)).finds(
+  const rejected = (story: Story) => story.tells("appendRejected", { stream: "s", status: 409 });
+  rejected(new Story(recordsInOrder)).finds(
     "expected an append to s, repeated with its number, to succeed, received 409",
   );
   const unsure = new Story(recordsInOrder)
     .tells("appending", { stream: "s", first: 0, count: 1 })
     .tells("engineLost", { why: "power" });
-  refused(unsure).finds();
+  rejected(unsure).finds();
   const failedOver = (afterMs: number) =>
     new Story(recordsInOrder)
       .tells("engineLost", { why: "failover" })
       .passes(afterMs)
       .tells("appending", { stream: "s", first: 0, count: 1 });
   // The old primary keeps running for a while.
-  refused(failedOver(3_000)).finds();
-  refused(failedOver(5_000)).finds(
+  rejected(failedOver(3_000)).finds();
+  rejected(failedOver(5_000)).finds(
     "expected an append to s, repeated with its number, to succeed, received 409",
   );
 });

@@ -28,13 +28,13 @@ const PARTS: Readonly<Record<Facts["examined"]["part"], Invariant>> = {
 
 const ALL = Object.entries(PARTS) as [Facts["examined"]["part"], Invariant][];
 
-const OUTCOME = { what: "one session more", expected: "refused 4429" };
+const OUTCOME = { what: "one session more", expected: "rejected 4429" };
 
 Deno.test("invariants of examinations hold for documented outcomes, and ignore other parts", () => {
   for (const [part, invariant] of ALL) {
     const other = part === "limits" ? "waits" : "limits";
     new Story(invariant)
-      .tells("examined", { ...OUTCOME, part, received: "refused 4429" })
+      .tells("examined", { ...OUTCOME, part, received: "rejected 4429" })
       .tells("examined", { ...OUTCOME, part: other, received: "connected" })
       .finds();
   }
@@ -44,6 +44,6 @@ Deno.test("invariants of examinations find an undocumented outcome", () => {
   for (const [part, invariant] of ALL) {
     new Story(invariant)
       .tells("examined", { ...OUTCOME, part, received: "connected" })
-      .finds('expected "refused 4429" for one session more, received "connected"');
+      .finds('expected "rejected 4429" for one session more, received "connected"');
   }
 });

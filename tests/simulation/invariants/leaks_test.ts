@@ -71,7 +71,7 @@ Deno.test("emptyFigures holds for a closed server, and finds a gauge that is not
   const stats = server.manager.stats();
   const withSockets = (open: number) => {
     const sockets = { ...stats.sockets, open, lingering: 1 };
-    const quotaStats = { sockets: { taken: open, max: 10, refused: 0, largest: 1 } };
+    const quotaStats = { sockets: { taken: open, max: 10, rejected: 0, largest: 1 } };
     return closed({ manager: { stats: () => ({ ...stats, sockets }) }, quotaStats });
   };
   withSockets(1).finds();

@@ -79,7 +79,7 @@ export const rates: Invariant = {
     const buckets = new Map<string, { tokens: number; atMs: number }>();
     return {
       rated(fact) {
-        const { scope, of, isRefused, atMs } = fact;
+        const { scope, of, isRejected, atMs } = fact;
         const rate = terms.rates[scope];
         if (rate === undefined) return;
         const bucket = buckets.get(`${scope} ${of}`) ?? { tokens: rate.burst, atMs };
@@ -89,12 +89,12 @@ export const rates: Invariant = {
         bucket.atMs = atMs;
         // Each node may allow a burst before the counts of the others arrive.
         const least = scope === "session" ? -1 : -rate.burst;
-        if (isRefused) {
+        if (isRejected) {
           if (bucket.tokens < rate.burst / 2 + 1) return;
           report(
             fact,
             `expected room for a message of ${of}, with ${bucket.tokens.toFixed(1)} of ` +
-              `${rate.burst}, received a refusal`,
+              `${rate.burst}, received a rejection`,
           );
         } else if (--bucket.tokens < least) {
           report(

@@ -38,17 +38,17 @@ Deno.test("sessionsPerUser finds one session too many, on one node and on all", 
 
 Deno.test("rates holds within burst and rate, and finds excess messages and wrong rejections", () => {
   const rate = { rates: { session: { perSecond: 1, burst: 3 } } };
-  const sends = (count: number, isRefused = false) => {
+  const sends = (count: number, isRejected = false) => {
     const story = new Story(rates, rate);
     for (let i = 0; i < count; i++) {
-      story.tells("rated", { scope: "session", of: "1", isRefused: false }).passes(-1_000);
+      story.tells("rated", { scope: "session", of: "1", isRejected: false }).passes(-1_000);
     }
-    return story.tells("rated", { scope: "session", of: "1", isRefused });
+    return story.tells("rated", { scope: "session", of: "1", isRejected });
   };
   sends(3).finds();
   sends(3, true).finds();
   sends(4).finds("expected at most 3 messages of 1 at once and 1 a second, received 2.0 more");
-  sends(0, true).finds("expected room for a message of 1, with 3.0 of 3, received a refusal");
+  sends(0, true).finds("expected room for a message of 1, with 3.0 of 3, received a rejection");
 });
 
 Deno.test("boundedQueues holds at the limits, and finds each queue above", () => {

@@ -253,8 +253,8 @@ export const acknowledgedArrives: Invariant = {
         const isRepeated = (sessions.get(host) ?? 0) > session;
         // The rejection may be lost with its session, or arrive after the reply in the next
         // session.
-        const mayBeRefused = terms.rates.user !== undefined || failures.hasFailedSince(atMs);
-        one.acknowledgedMs = isRepeated && mayBeRefused ? undefined : acknowledgedMs;
+        const mayBeRejected = terms.rates.user !== undefined || failures.hasFailedSince(atMs);
+        one.acknowledgedMs = isRepeated && mayBeRejected ? undefined : acknowledgedMs;
       },
       publishFailed({ id }) {
         const one = byId.get(id);

@@ -158,9 +158,9 @@ Deno.test("acknowledgedArrives holds if a rejection may be lost with its session
   const rates = { user: { perSecond: 1, burst: 1 } };
   const story = (
     isAtLeastOnce: boolean,
-    { isRefused = true, isFull = false, next = "2" } = {},
+    { isRejected = true, isFull = false, next = "2" } = {},
   ) => {
-    const story = new Story(acknowledgedArrives, isRefused ? { rates } : {})
+    const story = new Story(acknowledgedArrives, isRejected ? { rates } : {})
       .subscribes("t")
       .tells("sessionOpened", { side: "client", session: "1" })
       .tells("published", { topic: "t", id: "p1", producer: "c", session: "1", isAtLeastOnce });
@@ -171,8 +171,8 @@ Deno.test("acknowledgedArrives holds if a rejection may be lost with its session
   const lack =
     'expected p1, published from 4.000 s to 4.000 s on "t" (s), received neither these nor a notice';
   story(true).finds();
-  story(true, { isRefused: false, isFull: true }).finds();
-  story(true, { isRefused: false }).finds(lack);
+  story(true, { isRejected: false, isFull: true }).finds();
+  story(true, { isRejected: false }).finds(lack);
   story(true, { next: "" }).finds(lack);
   story(false).finds(lack);
 });

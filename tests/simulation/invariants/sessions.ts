@@ -151,7 +151,7 @@ export const sessionsAgree: Invariant = {
       for (const { host, client } of clients) {
         const { name } = client.status.current;
         if (client.session !== undefined) open.set(client.session.id, host.name);
-        else if (name !== "closed" && name !== "refused") {
+        else if (name !== "closed" && name !== "rejected") {
           report(
             { atMs: nowMs, host: host.name },
             `expected a connected client, received the status "${name}"`,

@@ -13,10 +13,10 @@ type SubscriptionName = Subscription["status"]["current"];
 
 /** Statuses of a client that may follow each status. A move leads from one session to the next. */
 const NEXT: Readonly<Record<ClientName, readonly ClientName[]>> = {
-  connecting: ["connected", "reconnecting", "refused", "closed"],
-  connected: ["connected", "reconnecting", "refused", "closed"],
+  connecting: ["connected", "reconnecting", "rejected", "closed"],
+  connected: ["connected", "reconnecting", "rejected", "closed"],
   reconnecting: ["connecting", "closed"],
-  refused: ["connecting", "closed"],
+  rejected: ["connecting", "closed"],
   closed: [],
 };
 
@@ -32,19 +32,19 @@ const NEXT_OF_SUBSCRIPTION: Readonly<Record<SubscriptionName, readonly Subscript
 const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable", "superseded"]);
 
 /**
- * A client changes its status as documented, stays disconnected after a refusal, and is closed at
+ * A client changes its status as documented, stays disconnected after a rejection, and is closed at
  * the end.
  */
 export const statusesInOrder: Invariant = {
   name: "statuses-in-order",
   promise:
-    "A client reconnects after each loss, stays disconnected after a refusal, and ends only with a close.",
-  source: "docs/guide/client.md; docs/protocol.md 15.4; client/client.ts, Client, Refused",
+    "A client reconnects after each loss, stays disconnected after a rejection, and ends only with a close.",
+  source: "docs/guide/client.md; docs/protocol.md 15.4; client/client.ts, Client, Rejected",
   watch(report) {
     const last = new Map<string, ClientStatus>();
     const sessions = new Set<string>();
     /**
-     * Clients whose last attempt was refused with 4401. Each of them retries once with a fresh
+     * Clients whose last attempt was rejected with 4401. Each of them retries once with a fresh
      * token.
      */
     const refreshing = new Set<string>();
@@ -68,7 +68,7 @@ export const statusesInOrder: Invariant = {
           sessions.add(status.session);
         } else if (status.name !== "connecting") {
           const right = nameAfter(status.cause, before?.name === "connected");
-          const isFresh = right === "refused" && status.name === "reconnecting" &&
+          const isFresh = right === "rejected" && status.name === "reconnecting" &&
             status.cause.code === CloseCode.unauthenticated && !refreshing.has(client);
           if (isFresh) refreshing.add(client);
           else refreshing.delete(client);
@@ -119,7 +119,7 @@ export const subscriptionsInForceStay: Invariant = {
         report(
           fact,
           `expected ${fact.subscription} on "${fact.topic}", once in force, to continue after a ` +
-            `refusal for now, received its end: ${fact.error}`,
+            `rejection for now, received its end: ${fact.error}`,
         );
       },
       step({ clients, nowMs }) {

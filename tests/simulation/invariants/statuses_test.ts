@@ -16,7 +16,7 @@ function reconnecting(code: number, by: CloseInfo["by"]): ClientStatus {
   return { name: "reconnecting", attempt: 1, delayMs: 10, retryAt: 10, cause };
 }
 
-function ended(name: "refused" | "closed", code: number, by: CloseInfo["by"]): ClientStatus {
+function ended(name: "rejected" | "closed", code: number, by: CloseInfo["by"]): ClientStatus {
   return { name, cause: { code, reason: "", by } };
 }
 
@@ -38,7 +38,7 @@ Deno.test("statusesInOrder holds for losses, moves, expired tokens, and a close"
     connected("c"),
     ended("closed", CloseCode.normal, "local"),
   ).finds();
-  lives(CONNECTING, ended("refused", CloseCode.unauthenticated, "remote")).finds();
+  lives(CONNECTING, ended("rejected", CloseCode.unauthenticated, "remote")).finds();
 });
 
 Deno.test("statusesInOrder holds for the last of a limited number of attempts", () => {
@@ -53,9 +53,9 @@ Deno.test("statusesInOrder finds a client that stops after its token expired", (
   lives(
     CONNECTING,
     connected("a"),
-    ended("refused", CloseCode.unauthenticated, "remote"),
+    ended("rejected", CloseCode.unauthenticated, "remote"),
   ).finds(
-    "expected c reconnecting after 4401 by remote while connected, received refused",
+    "expected c reconnecting after 4401 by remote while connected, received rejected",
   );
 });
 
@@ -69,7 +69,7 @@ Deno.test("statusesInOrder finds a repeated session, and a status after the last
     ended("closed", CloseCode.normal, "remote"),
     CONNECTING,
   ).finds(
-    "expected c refused after 4403 by remote while connected, received reconnecting",
+    "expected c rejected after 4403 by remote while connected, received reconnecting",
     "expected a new session of c, received a again",
     "expected no status of c after closed, received connecting",
   );
@@ -97,7 +97,7 @@ Deno.test("subscriptionsInForceStay finds a live subscription that a temporary r
   for (const error of [new RequestError("too-many", "Later"), new TimeoutError("Cannot wait", 1)]) {
     follows("pending", "subscribed", "lost", "ended").tells("unsubscribed", { ...END, error })
       .finds(
-        'expected s on "news", once in force, to continue after a refusal for now, received its ' +
+        'expected s on "news", once in force, to continue after a rejection for now, received its ' +
           `end: ${error}`,
       );
   }

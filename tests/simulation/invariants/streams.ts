@@ -97,7 +97,7 @@ export const streamsInOrder: Invariant = {
           }
         } else if (isReader && broken.isInvalid && broken.by !== host) {
           if (error instanceof StreamError) {
-            report(fact, `expected the refusal of an item of ${name}, received ${shown(error)}`);
+            report(fact, `expected the rejection of an item of ${name}, received ${shown(error)}`);
           }
         } else if (isReader && error instanceof StreamError) {
           const { streamErrorCode: code } = error;

@@ -4,7 +4,7 @@ import type { TraceEntry } from "../../simulator/event_loop.ts";
 import type { Action, Finding, Outcome, Plan } from "../plan.ts";
 
 /** Kinds of harmless actions. */
-const KINDS = ["kill", "cut", "freeze", "drain", "loss", "slow", "drift", "refuse"];
+const KINDS = ["kill", "cut", "freeze", "drain", "loss", "slow", "drift", "reject"];
 
 /** Maximum time between two actions that are considered close, in milliseconds. */
 const MEET_MS = 2_000;

@@ -177,7 +177,7 @@ export class ClientLink implements BusClient {
     const isTaken = this.#bus.publish(message, this);
     if (isTaken) return;
     if (subject.startsWith("$JS.API.") && this.#bus.trouble === undefined) {
-      return refuseUnknown(subject);
+      return rejectUnknown(subject);
     }
     if (reply === "" || !this.#options.no_responders || !this.#options.headers) return;
     for (const [sid, held] of this.#held) {
@@ -248,7 +248,7 @@ const OK = encodeLine("+OK");
  * Rejects a request to JetStream that the model lacks. The server subscribes to all API subjects: a
  * direct read of a missing stream, and a request to a missing consumer, receive no reply.
  */
-function refuseUnknown(subject: string): void {
+function rejectUnknown(subject: string): void {
   if (/^\$JS\.API\.(DIRECT\.GET|CONSUMER\.MSG\.NEXT)\./.test(subject)) return;
   throw new TypeError(
     `Cannot simulate: a request to NATS must be one that the model knows, received ${subject}`,

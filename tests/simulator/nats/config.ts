@@ -126,7 +126,7 @@ function invalid(description: string): ApiError {
 export function streamConfig(
   given: Partial<StreamConfig> & { readonly name: string },
 ): StreamConfig | ApiError {
-  refuseUnknown("a stream", given, STREAM_KEYS);
+  rejectUnknown("a stream", given, STREAM_KEYS);
   if (given.retention !== undefined && given.retention !== "limits") {
     throw new TypeError(
       `Cannot simulate: retention of a stream must be limits, received ${given.retention}`,
@@ -215,7 +215,7 @@ function brokenRule(config: StreamConfig): string | undefined {
  * @throws {TypeError} If the consumer needs a property or policy that the model lacks.
  */
 export function consumerConfig(given: Partial<ConsumerConfig>, name: string): ConsumerConfig {
-  refuseUnknown("a consumer", given, CONSUMER_KEYS);
+  rejectUnknown("a consumer", given, CONSUMER_KEYS);
   const { deliver_policy: policy = "all", ack_policy: acks, replay_policy: replay } = given;
   const policies: readonly string[] = ["all", "by_start_sequence", "last_per_subject"];
   const isKnown = policies.includes(policy) && acks === "none" &&
@@ -242,7 +242,7 @@ export function consumerConfig(given: Partial<ConsumerConfig>, name: string): Co
   };
 }
 
-function refuseUnknown(what: string, given: object, known: ReadonlySet<string>): void {
+function rejectUnknown(what: string, given: object, known: ReadonlySet<string>): void {
   for (const [key, value] of Object.entries(given)) {
     if (known.has(key) || value === undefined || value === null) continue;
     throw new TypeError(

@@ -363,16 +363,16 @@ export class JetStream {
 
   #purge(call: ApiCall): void {
     const { message: { reply }, type } = call;
-    const refuse = (error: ApiError) => this.#answer(reply, type, { error, purged: 0 });
+    const reject = (error: ApiError) => this.#answer(reply, type, { error, purged: 0 });
     const replica = this.#leader(call);
     if (replica === undefined) return;
     const asked = jsonIn<{ filter?: string; keep?: number; seq?: number }>(call.message, {});
-    if (asked === undefined) return refuse(INVALID_JSON);
+    if (asked === undefined) return reject(INVALID_JSON);
     const { filter = ">", keep = 0, seq: before = 0 } = asked;
-    if (keep > 0 && before > 0) return refuse(BAD_REQUEST);
-    if (replica === null) return refuse(NOT_FOUND);
+    if (keep > 0 && before > 0) return reject(BAD_REQUEST);
+    if (replica === null) return reject(NOT_FOUND);
     if (replica.stream.config.deny_purge) {
-      return refuse({ code: 500, err_code: 10110, description: "stream purge not permitted" });
+      return reject({ code: 500, err_code: 10110, description: "stream purge not permitted" });
     }
     replica.group.propose({ kind: "purge", filter, keep, before, reply });
   }

@@ -17,7 +17,7 @@ export interface StoredMessage {
 }
 
 /** Reasons for which a stream that discards new messages rejects a message. */
-export type StoreRefusal =
+export type StoreRejection =
   | "maximum messages exceeded"
   | "maximum bytes exceeded"
   | "maximum messages per subject exceeded";
@@ -111,7 +111,7 @@ export class StreamStore {
    * @param bytes Bytes of headers and payload.
    * @returns The reason; `undefined` if the message can be stored.
    */
-  refusal(subject: string, bytes: number): StoreRefusal | undefined {
+  rejection(subject: string, bytes: number): StoreRejection | undefined {
     const { discard, discard_new_per_subject: isPerSubject, max_msgs: most } = this.config;
     if (discard !== "new") return undefined;
     const { max_msgs_per_subject: mostPerSubject, max_bytes: mostBytes, storage } = this.config;

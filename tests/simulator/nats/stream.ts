@@ -32,7 +32,7 @@ export interface MessageQuery {
 /** The outcome of a publication. */
 export type PublishOutcome =
   | { readonly kind: "stored" | "duplicate"; readonly seq: number }
-  | { readonly kind: "refused"; readonly error: ApiError }
+  | { readonly kind: "rejected"; readonly error: ApiError }
   | { readonly kind: "ignored" };
 
 /** A stream on one server. */
@@ -127,15 +127,19 @@ export class Stream {
     const { headers, data } = message;
     const { max_msg_size: mostBytes } = this.config;
     const isTooLarge = () => mostBytes >= 0 && byteLength(headers) + data.length > mostBytes;
-    if (isReplicated && isTooLarge()) return refused(TOO_LARGE);
+    if (isReplicated && isTooLarge()) return rejected(TOO_LARGE);
     const expected = headerIn(headers, "Nats-Expected-Stream");
     const after = numberIn(headers, "Nats-Expected-Last-Subject-Sequence");
     if (isReplicated && after !== undefined && after > 0) {
       const wrong = this.#wrongSubjectSequence(message.subject, after);
-      if (wrong !== undefined) return refused(wrong);
+      if (wrong !== undefined) return rejected(wrong);
     }
     if (expected !== undefined && expected !== "" && expected !== this.config.name) {
-      return refused({ code: 400, err_code: 10060, description: "expected stream does not match" });
+      return rejected({
+        code: 400,
+        err_code: 10060,
+        description: "expected stream does not match",
+      });
     }
     return undefined;
   }
@@ -162,31 +166,31 @@ export class Stream {
     const after = numberIn(headers, "Nats-Expected-Last-Subject-Sequence");
     if (after !== undefined && (!isChecked || after === 0)) {
       const wrong = this.#wrongSubjectSequence(subject, after);
-      if (wrong !== undefined) return refused(wrong);
+      if (wrong !== undefined) return rejected(wrong);
     }
     const last = numberIn(headers, "Nats-Expected-Last-Sequence");
-    if (last !== undefined && last !== store.lastSeq) return refused(wrongSequence(store.lastSeq));
+    if (last !== undefined && last !== store.lastSeq) return rejected(wrongSequence(store.lastSeq));
     const lastId = headerIn(headers, "Nats-Expected-Last-Msg-Id") ?? "";
     if (lastId !== "" && lastId !== this.store.lastId) {
       const description = `wrong last msg ID: ${this.store.lastId}`;
-      return refused({ code: 400, err_code: 10070, description });
+      return rejected({ code: 400, err_code: 10070, description });
     }
     const rollup = headerIn(headers, "Nats-Rollup") ?? "";
     if (rollup !== "") {
       if (!config.allow_rollup_hdrs || config.deny_purge) {
-        return refused({ code: 500, err_code: 10111, description: "rollup not permitted" });
+        return rejected({ code: 500, err_code: 10111, description: "rollup not permitted" });
       }
       if (rollup !== "sub" && rollup !== "all") return { kind: "ignored" };
     }
     const bytes = byteLength(headers) + data.length;
-    if (config.max_msg_size >= 0 && bytes > config.max_msg_size) return refused(TOO_LARGE);
+    if (config.max_msg_size >= 0 && bytes > config.max_msg_size) return rejected(TOO_LARGE);
     if (byteLength(headers) > MAX_HEADER_BYTES) {
       const description = "header size exceeds maximum allowed of 64k";
-      return refused({ code: 400, err_code: 10097, description });
+      return rejected({ code: 400, err_code: 10097, description });
     }
-    const refusal = store.refusal(subject, bytes);
-    if (refusal !== undefined) {
-      return refused({ code: 503, err_code: 10077, description: refusal });
+    const rejection = store.rejection(subject, bytes);
+    if (rejection !== undefined) {
+      return rejected({ code: 503, err_code: 10077, description: rejection });
     }
     this.store.lastId = id;
     const seq = store.append({ subject, headers, data, atMs });
@@ -225,7 +229,7 @@ export class Stream {
   answer(outcome: PublishOutcome): object | undefined {
     const { name: stream } = this.config;
     if (outcome.kind === "ignored") return undefined;
-    if (outcome.kind === "refused") return { error: outcome.error, stream, seq: 0 };
+    if (outcome.kind === "rejected") return { error: outcome.error, stream, seq: 0 };
     const { seq } = outcome;
     return outcome.kind === "duplicate" ? { stream, seq, duplicate: true } : { stream, seq };
   }
@@ -347,8 +351,8 @@ const TOO_LARGE: ApiError = {
   description: "message size exceeds maximum allowed",
 };
 
-function refused(error: ApiError): PublishOutcome {
-  return { kind: "refused", error };
+function rejected(error: ApiError): PublishOutcome {
+  return { kind: "rejected", error };
 }
 
 function wrongSequence(seq: number): ApiError {

@@ -18,7 +18,7 @@ const LATE = { delays: 2, ms: 5 };
  * Failure of every connection attempt, or `none`. A number is the HTTP status of a proxy's
  * response.
  */
-export type HandshakeFault = "none" | "refused" | "hangs" | "tls" | number;
+export type HandshakeFault = "none" | "rejected" | "hangs" | "tls" | number;
 
 /** Conditions of one direction between two hosts. */
 export interface LinkConditions {
@@ -92,13 +92,13 @@ export interface LinkConditions {
    */
   readonly stripUpgrades?: boolean | undefined;
   /**
-   * Share of connection attempts that are refused immediately.
+   * Share of connection attempts that are rejected immediately.
    *
    * @default {0}
    */
-  readonly refusalRate?: number | undefined;
+  readonly rejectionRate?: number | undefined;
   /**
-   * Failure of all connection attempts: refused, without a response, in the TLS handshake, or with
+   * Failure of all connection attempts: rejected, without a response, in the TLS handshake, or with
    * an HTTP status.
    *
    * @default {"none"}
@@ -119,13 +119,13 @@ export const GOOD_CONDITIONS: Required<LinkConditions> = Object.freeze({
   isBlocked: false,
   blockUdp: false,
   stripUpgrades: false,
-  refusalRate: 0,
+  rejectionRate: 0,
   handshake: "none",
 });
 
-const RATES = ["lossRate", "reorderRate", "duplicateRate", "splitRate", "refusalRate"] as const;
+const RATES = ["lossRate", "reorderRate", "duplicateRate", "splitRate", "rejectionRate"] as const;
 const JITTERS: readonly unknown[] = ["uniform", "exponential", "long-tail"];
-const HANDSHAKE_FAULTS: readonly unknown[] = ["none", "refused", "hangs", "tls"];
+const HANDSHAKE_FAULTS: readonly unknown[] = ["none", "rejected", "hangs", "tls"];
 
 /**
  * Checks conditions, and fills in missing ones.
@@ -153,7 +153,7 @@ export function checkConditions(
   check(
     isStatus || HANDSHAKE_FAULTS.includes(handshake),
     "handshake",
-    "none, refused, hangs, tls or an HTTP status from 400 to 599",
+    "none, rejected, hangs, tls or an HTTP status from 400 to 599",
   );
   return all;
 }

@@ -188,14 +188,14 @@ export class Links {
     try {
       await link.answer<void>(signal, ({ resolve, reject }) =>
         link.toServer.sendToSystem(() => {
-          const { handshake, refusalRate } = first.conditions;
+          const { handshake, rejectionRate } = first.conditions;
           if (handshake === "hangs" || this.#dark.has(server)) return;
-          const isRefused = handshake === "refused" || !server.isAlive ||
-            !options.isListening(server) || refusalRate > 0 && link.random() < refusalRate;
+          const isRejected = handshake === "rejected" || !server.isAlive ||
+            !options.isListening(server) || rejectionRate > 0 && link.random() < rejectionRate;
           // A system responds to a stray UDP packet with a notice that QUIC implementations do not
           // trust.
-          if (isRefused && isUdp) return;
-          if (isRefused) {
+          if (isRejected && isUdp) return;
+          if (isRejected) {
             return link.toClient.send(() => reject(failed("the connection was refused")));
           }
           if (handshake === "tls" && isUdp) {

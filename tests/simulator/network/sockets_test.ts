@@ -94,7 +94,7 @@ Deno.test("SimulatedSocket.onMessage receives earlier messages", async () => {
   assertEquals(seen, ["greeting"]);
 });
 
-Deno.test("SimulatedNetwork.connectSocket() is refused without a listener, and by a killed host", async () => {
+Deno.test("SimulatedNetwork.connectSocket() is rejected without a listener, and by a killed host", async () => {
   const all = network();
   all.stop();
   assertEquals(
@@ -280,14 +280,14 @@ Deno.test("SimulatedSocket.send() keeps the order after a message that a slow li
 
 Deno.test("SimulatedNetwork.change() rejects conditions out of range", () => {
   const { net, client, engine } = network();
-  const refusals: readonly [LinkConditions, string][] = [
+  const rejections: readonly [LinkConditions, string][] = [
     [{ lossRate: 2 }, "lossRate must be from 0 to 1, received 2"],
     [{ delayMs: -1 }, "delayMs must be a number from 0, received -1"],
     [{ bytesPerSecond: 0 }, "bytesPerSecond must be above 0, received 0"],
     [{ handshake: 200 }, "an HTTP status from 400 to 599, received 200"],
     [{ jitter: "gaussian" } as never, "jitter must be uniform, exponential, long-tail"],
   ];
-  for (const [conditions, text] of refusals) {
+  for (const [conditions, text] of rejections) {
     assertThrows(() => net.change(client, engine, conditions), RangeError, text);
   }
   assertEquals(net.conditions(client, engine).lossRate, 0);

@@ -171,7 +171,7 @@ Deno.test("SimulatedNetwork.dialer() moves to WebSocket when UDP becomes blocked
 });
 
 Deno.test("SimulatedNetwork.dialer() fails with each handshake fault, and connects once the fault is over", async () => {
-  for (const handshake of ["refused", "hangs", "tls", 502] as const) {
+  for (const handshake of ["rejected", "hangs", "tls", 502] as const) {
     for (const transport of TRANSPORTS) {
       const all = site();
       all.network.change(all.host, all.node, { handshake });
@@ -331,13 +331,13 @@ Deno.test("SimulatedNetwork rejects a session with the server's status", async (
   const requests = listener[Symbol.asyncIterator]();
   const url = new URL("https://node/chat?x=1");
   const dial = () => all.network.dialWebTransport(all.host)(url, { protocols: ["a"] });
-  const refused = dial();
-  refused.catch(() => {});
+  const rejected = dial();
+  rejected.catch(() => {});
   const { value: request } = await soon(all, requests.next());
   assertEquals([request!.url, request!.protocols], [url.href, ["a"]]);
   assertEquals(request!.remoteAddress.transport, "udp");
-  request!.refuse(429);
-  assertEquals((await failure(all, refused) as ConnectionError).status, 429);
+  request!.reject(429);
+  assertEquals((await failure(all, rejected) as ConnectionError).status, 429);
   listener.stop();
   assertEquals((await failure(all, dial()) as ConnectionError).status, 503);
 });

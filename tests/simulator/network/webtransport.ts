@@ -6,7 +6,7 @@ import type { WebTransportSource } from "../../../server/webtransport_options.ts
 import type { Connection } from "../../../transport/connection.ts";
 import type {
   AcceptOptions,
-  RefuseOptions,
+  RejectOptions,
   WebTransportRequest,
 } from "../../../transport/h3/request.ts";
 import { RequestQueue } from "../../../transport/h3/request_queue.ts";
@@ -131,7 +131,9 @@ export class SimulatedQuic {
         return client;
       }
       const { status } = answer;
-      throw new ConnectionError(`The server refused the session with status ${status}`, { status });
+      throw new ConnectionError(`The server rejected the session with status ${status}`, {
+        status,
+      });
     } catch (error) {
       link.abandon();
       throw error;
@@ -241,9 +243,9 @@ class SessionRequest implements WebTransportRequest {
     return ends.server;
   }
 
-  refuse(status: number, _options?: RefuseOptions): void {
+  reject(status: number, _options?: RejectOptions): void {
     if (!(status >= 300 && status <= 599)) {
-      throw new RangeError(`Cannot refuse: the status must be from 300 to 599, received ${status}`);
+      throw new RangeError(`Cannot reject: the status must be from 300 to 599, received ${status}`);
     }
     this.#take();
     this.#answer({ status });

@@ -32,8 +32,8 @@ export interface SimulatedRedisServer {
    */
   slow(commandMs: number): void;
   /**
-   * Simulates a long-running script of another client. Clients first receive no replies, then `BUSY`
-   * errors.
+   * Simulates a long-running script of another client. Clients first receive no replies, then
+   * `BUSY` errors.
    *
    * @param ms Duration of the script, in milliseconds.
    */
@@ -56,7 +56,7 @@ export interface SimulatedRedisServer {
    *
    * @param error The error; none to accept writes again.
    */
-  refuseWrites(error?: string): void;
+  rejectWrites(error?: string): void;
   /** Removes all scripts, as `SCRIPT FLUSH` does. */
   flushScripts(): void;
   /** Removes all keys, as `FLUSHALL` does. */
@@ -222,9 +222,9 @@ export class SimulatedRedis {
   }
 
   /**
-   * Promotes the replica with the newest writes to primary. Acknowledged writes that have not reached
-   * this replica are lost. If the old primary is running, it accepts commands for `demoteAfterMs`,
-   * so there are two primaries for a while.
+   * Promotes the replica with the newest writes to primary. Acknowledged writes that have not
+   * reached this replica are lost. If the old primary is running, it accepts commands for
+   * `demoteAfterMs`, so there are two primaries for a while.
    *
    * @param options `demoteAfterMs`: time until the old primary becomes a replica, in milliseconds.
    * `keepClients`: true if the clients of the old primary then stay connected until a write is

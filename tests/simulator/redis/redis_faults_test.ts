@@ -239,11 +239,11 @@ Deno.test("RedisServer replies with LOADING, BUSY and READONLY, and clients reco
   void subscriber.subscribe("news");
   redis.failOver({ demoteAfterMs: 100, keepClients: true });
   await simulation.run(5_000);
-  const refused = writer.call("SET", "b", "1");
-  refused.catch(() => {});
+  const rejected = writer.call("SET", "b", "1");
+  rejected.catch(() => {});
   await simulation.run(1_000);
   await assertRejects(
-    () => refused,
+    () => rejected,
     Error,
     "READONLY You can't write against a read only replica.",
   );

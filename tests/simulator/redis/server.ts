@@ -191,7 +191,7 @@ export class RedisServer {
   #heldUntilMs = 0;
   #busyUntilMs = 0;
   /** Reply to each write; none while the server accepts writes. */
-  #refusal: ErrorReply | undefined;
+  #rejection: ErrorReply | undefined;
   #commandMs = 0;
   #lagMs = 0;
   #memory: { readonly maxBytes: number; readonly policy: EvictionPolicy } = {
@@ -370,8 +370,8 @@ export class RedisServer {
    *
    * @param error The error; none to accept writes again.
    */
-  refuseWrites(error?: string): void {
-    this.#refusal = error === undefined ? undefined : new ErrorReply(error);
+  rejectWrites(error?: string): void {
+    this.#rejection = error === undefined ? undefined : new ErrorReply(error);
   }
 
   /** Removes all scripts, as `SCRIPT FLUSH` does. */
@@ -590,7 +590,7 @@ export class RedisServer {
     const { nowMs } = this.#simulation;
     const isFull = !this.#evict();
     if (isFull && rule?.needsMemory) return FULL;
-    if (rule?.isWrite && this.#writeRefusal !== undefined) return this.#writeRefusal;
+    if (rule?.isWrite && this.#writeRejection !== undefined) return this.#writeRejection;
     if (connection.channels.size > 0 && !OF_SUBSCRIBERS.has(name)) {
       return new ErrorReply(
         `ERR Can't execute '${word.toLowerCase()}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / ` +
@@ -680,11 +680,11 @@ export class RedisServer {
     }
     const input = { keys: rest.slice(0, keyCount), args: rest.slice(keyCount) };
     // A script that has written may continue: a full server rejects the first write or none.
-    let refusesWrites = isFull;
+    let rejectsWrites = isFull;
     const call = (command: Command) => {
-      const reply = this.#executeInScript(command, refusesWrites);
+      const reply = this.#executeInScript(command, rejectsWrites);
       const isWrite = COMMANDS.get(command[0]?.toUpperCase() ?? "")?.isWrite;
-      if (isWrite && !(reply instanceof ErrorReply)) refusesWrites = false;
+      if (isWrite && !(reply instanceof ErrorReply)) rejectsWrites = false;
       return reply;
     };
     return this.#scriptEngine.run({ hash: hash!, code }, input, call);
@@ -710,7 +710,7 @@ export class RedisServer {
     if (!fits(rule?.arity ?? OTHER_COMMANDS.get(name)!, command)) {
       return new ErrorReply("ERR Wrong number of args calling Redis command from script");
     }
-    if (rule?.isWrite && this.#writeRefusal !== undefined) return this.#writeRefusal;
+    if (rule?.isWrite && this.#writeRejection !== undefined) return this.#writeRejection;
     if (rule?.needsMemory && isFull) return FULL;
     this.#count(name);
     return this.#runPlain(command, name) ?? runOnKeys(this.#keys, command)!;
@@ -749,8 +749,8 @@ export class RedisServer {
   }
 
   /** Reply to writes, if the server rejects them. */
-  get #writeRefusal(): ErrorReply | undefined {
-    return this.isReplica ? READONLY : this.#refusal;
+  get #writeRejection(): ErrorReply | undefined {
+    return this.isReplica ? READONLY : this.#rejection;
   }
 
   #unsubscribe(connection: Connection, channels: readonly ByteString[], verb: string): void {

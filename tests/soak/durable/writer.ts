@@ -50,10 +50,10 @@ async function persist(urlOf: () => string, init: RequestInit): Promise<void> {
       const text = await response.text();
       if (response.ok) return;
       if (response.status < 500 && response.status !== 429) {
-        throw new Refusal(`${response.status} ${text}`);
+        throw new Rejection(`${response.status} ${text}`);
       }
     } catch (error) {
-      if (error instanceof Refusal) throw error;
+      if (error instanceof Rejection) throw error;
       // A node or the engine is unreachable.
     } finally {
       clearTimeout(timer);
@@ -63,4 +63,4 @@ async function persist(urlOf: () => string, init: RequestInit): Promise<void> {
 }
 
 /** A response that a retry would not change. */
-class Refusal extends Error {}
+class Rejection extends Error {}

@@ -16,7 +16,7 @@ export interface SilentServerStats {
   /** Sessions that started. */
   readonly began: number;
   /** Number of connections that a limit rejected. */
-  readonly refused: number;
+  readonly rejected: number;
 }
 
 /** Time that the handler for `work` takes, in milliseconds. */
@@ -25,7 +25,7 @@ const WORK_MS = 300;
 const [port, file, sessions] = Deno.args;
 const most = Number(sessions);
 let began = 0;
-let refused = 0;
+let rejected = 0;
 
 function handled(data: unknown): void {
   if (data !== null) Deno.writeTextFileSync(file!, `${data}\n`, { append: true });
@@ -40,7 +40,7 @@ const server = serve({
   limits: { maxSessions: most, maxSessionsPerAddress: most, maxSessionsPerUser: most },
   onListen() {},
   onOpen: () => void began++,
-  onRefusal: () => void refused++,
+  onSessionRejected: () => void rejected++,
   onMessage: ({ data }) => handled(data),
   requests: {
     async work({ data }) {
@@ -58,7 +58,7 @@ console.log(JSON.stringify({ port: Number(new URL(server.url).port) }));
 const lines = Deno.stdin.readable.pipeThrough(new TextDecoderStream())
   .pipeThrough(new TextLineStream());
 for await (const _ of lines) {
-  const stats: SilentServerStats = { sessions: server.manager.count, began, refused };
+  const stats: SilentServerStats = { sessions: server.manager.count, began, rejected };
   console.log(JSON.stringify(stats));
 }
 await server.close();

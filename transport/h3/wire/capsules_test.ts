@@ -177,7 +177,7 @@ Deno.test("CapsuleParser.next() skips unknown types, and datagrams that no packe
 Deno.test("CapsuleParser.next() accepts any bytes or rejects them", () => {
   const random = new Random(9297);
   const types = [...Object.values(CapsuleType), UNKNOWN_TYPE];
-  let [taken, refused] = [0, 0];
+  let [taken, rejected] = [0, 0];
   for (let run = 0; run < 3000; run++) {
     const parser = new CapsuleParser();
     try {
@@ -193,8 +193,8 @@ Deno.test("CapsuleParser.next() accepts any bytes or rejects them", () => {
       }
     } catch (error) {
       assert(error instanceof H3ProtocolError);
-      refused++;
+      rejected++;
     }
   }
-  assert(taken > 500 && refused > 500, `${taken} taken, ${refused} refused`);
+  assert(taken > 500 && rejected > 500, `${taken} taken, ${rejected} rejected`);
 });

@@ -65,7 +65,7 @@ const headOf = (type: number, length: number) =>
   encodeFrame(type, new Uint8Array(length)).subarray(0, -length || undefined);
 
 /** Asserts that the last of several frames is rejected before its payload arrives. */
-function assertRefused(
+function assertRejected(
   heads: readonly Uint8Array[],
   h3Code: number,
   message: string,
@@ -81,22 +81,22 @@ function assertRefused(
 Deno.test("FrameParser.next() rejects reserved types", () => {
   for (const type of [0x2, 0x6, 0x8, 0x9]) {
     const message = `Cannot read frame 0x${type}: the type is reserved for HTTP/2`;
-    assertRefused([headOf(type, 0)], H3Error.frameUnexpected, message);
+    assertRejected([headOf(type, 0)], H3Error.frameUnexpected, message);
   }
   const message = "Cannot read frame 0x41: it may only start a stream";
-  assertRefused([headOf(0x41, 0)], H3Error.frameError, message);
+  assertRejected([headOf(0x41, 0)], H3Error.frameError, message);
 });
 
 Deno.test("FrameParser.next() rejects a frame above its limit", () => {
   for (const type of [0x1, 0x4, 0x5]) {
     const message = `Cannot read frame 0x${type}: it must have at most 65536 bytes, received 65537`;
-    assertRefused([headOf(type, 65_537)], H3Error.excessiveLoad, message);
+    assertRejected([headOf(type, 65_537)], H3Error.excessiveLoad, message);
     const ownBound = "it must have at most 10 bytes, received 11";
-    assertRefused([headOf(type, 11)], H3Error.excessiveLoad, ownBound, { maxPayloadBytes: 10 });
+    assertRejected([headOf(type, 11)], H3Error.excessiveLoad, ownBound, { maxPayloadBytes: 10 });
   }
   for (const type of [0x3, 0x7, 0xd]) {
     const message = "it must be one varint, received 9 bytes";
-    assertRefused([headOf(type, 9)], H3Error.frameError, message);
+    assertRejected([headOf(type, 9)], H3Error.frameError, message);
   }
 });
 
@@ -106,17 +106,17 @@ Deno.test("FrameParser.next() rejects frames on wrong streams", () => {
   const settings = headOf(0x4, 0);
   for (const type of [0x0, 0x1, 0x3, 0x5, 0x7, 0xd, 0x21, 0x41]) {
     const message = `Expected SETTINGS first, received a frame of type ${type}`;
-    assertRefused([headOf(type, 9)], H3Error.missingSettings, message, onControl);
+    assertRejected([headOf(type, 9)], H3Error.missingSettings, message, onControl);
   }
   for (const type of [0x0, 0x1, 0x5]) {
     const message = `Expected no frame of type ${type} on the control stream`;
-    assertRefused([settings, headOf(type, 9)], H3Error.frameUnexpected, message, onControl);
+    assertRejected([settings, headOf(type, 9)], H3Error.frameUnexpected, message, onControl);
   }
   const twice = "Expected SETTINGS once, received them twice";
-  assertRefused([settings, headOf(0x4, 9)], H3Error.frameUnexpected, twice, onControl);
+  assertRejected([settings, headOf(0x4, 9)], H3Error.frameUnexpected, twice, onControl);
   for (const type of [0x3, 0x4, 0x7, 0xd]) {
     const message = `Expected no frame of type ${type} on a request`;
-    assertRefused([headOf(type, 9)], H3Error.frameUnexpected, message, onRequest);
+    assertRejected([headOf(type, 9)], H3Error.frameUnexpected, message, onRequest);
   }
 });
 
@@ -142,7 +142,7 @@ Deno.test("decodeIdPayload() reads one varint and nothing else", () => {
 
 Deno.test("FrameParser.next() returns only received bytes, for any input", () => {
   const random = new Random(7);
-  let refused = 0;
+  let rejected = 0;
   for (let run = 0; run < 5000; run++) {
     const parser = new FrameParser({ maxPayloadBytes: 32 });
     let pushed = 0;
@@ -158,9 +158,9 @@ Deno.test("FrameParser.next() returns only received bytes, for any input", () =>
       }
     } catch (error) {
       assert(error instanceof H3ProtocolError);
-      refused++;
+      rejected++;
     }
     assert(taken <= pushed);
   }
-  assert(refused > 500 && refused < 4900, `${refused} refused`);
+  assert(rejected > 500 && rejected < 4900, `${rejected} rejected`);
 });

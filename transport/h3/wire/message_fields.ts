@@ -42,7 +42,7 @@ const SWITCHING_PROTOCOLS = "101";
  * @returns 400 if the request is malformed, 405 if it has another method, 501 if it asks for
  * another protocol, and `undefined` if it is a valid request for a session.
  */
-export function refusalStatus(fields: readonly Field[]): number | undefined {
+export function rejectionStatus(fields: readonly Field[]): number | undefined {
   const pseudo = pseudoHeadersOf(fields, REQUEST_PSEUDO_HEADERS);
   if (pseudo === undefined) return 400;
   const authority = pseudo.get(":authority");

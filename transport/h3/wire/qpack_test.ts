@@ -7,7 +7,7 @@ function decodeHex(hex: string): Field[] {
   return decodeFields(Uint8Array.fromHex(hex.replaceAll(" ", "")));
 }
 
-function assertRefused(bytes: Uint8Array | string, h3Code: number, message: string): void {
+function assertRejected(bytes: Uint8Array | string, h3Code: number, message: string): void {
   const section = typeof bytes === "string" ? Uint8Array.fromHex(bytes.replaceAll(" ", "")) : bytes;
   const error = assertThrows(() => decodeFields(section), H3ProtocolError, message);
   assertEquals(error.h3Code, h3Code);
@@ -21,7 +21,7 @@ Deno.test("decodeFields() decodes RFC 9204 B.1, and encodeFields() encodes it", 
 
 Deno.test("decodeFields() rejects the dynamic sections of RFC 9204 appendix B", () => {
   for (const section of ["0381 10 11", "0500 80 c1 81"]) {
-    assertRefused(section, H3Error.qpackDecompressionFailed, "the dynamic table has capacity 0");
+    assertRejected(section, H3Error.qpackDecompressionFailed, "the dynamic table has capacity 0");
   }
 });
 
@@ -135,7 +135,7 @@ Deno.test("decodeFields() rejects invalid sections", () => {
     ["0000 50 84 ffffffff", "contains the end of string"],
   ];
   for (const [section, message] of cases) {
-    assertRefused(section, H3Error.qpackDecompressionFailed, message);
+    assertRejected(section, H3Error.qpackDecompressionFailed, message);
   }
 });
 
@@ -148,19 +148,19 @@ Deno.test("decodeFields() rejects integers of more than 62 bits", () => {
       "ff".repeat(100),
     ]
   ) {
-    assertRefused(
+    assertRejected(
       `0000 ff${integer}`,
       H3Error.qpackDecompressionFailed,
       "an integer has more than 62 bits",
     );
   }
   // An integer of 62 bits is valid, but it is not a valid index.
-  assertRefused(
+  assertRejected(
     `0000 ff${"ff".repeat(8)}3f`,
     H3Error.qpackDecompressionFailed,
     "an integer has more than 62 bits",
   );
-  assertRefused(
+  assertRejected(
     `0000 ff${"ff".repeat(8)}1f`,
     H3Error.qpackDecompressionFailed,
     "the static table has 99 entries",
@@ -178,26 +178,26 @@ Deno.test("decodeFields() rejects names and values that no message may contain",
     ["0000 50 01 0a", "a value may not contain CR, LF or NUL"],
     ["0000 50 01 0d", "a value may not contain CR, LF or NUL"],
   ];
-  for (const [section, message] of cases) assertRefused(section, H3Error.messageError, message);
+  for (const [section, message] of cases) assertRejected(section, H3Error.messageError, message);
 });
 
 Deno.test("decodeFields() counts name, value and 32 bytes for each field", () => {
   const value = "x".repeat(65_536 - (3 + 32 + 5 + 1 + 32));
   assertEquals(decodeFields(encodeFields([["abc", value], [":path", "/"]])).length, 2);
   const section = encodeFields([["abc", value + "x"], [":path", "/"]]);
-  assertRefused(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
+  assertRejected(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
 });
 
 Deno.test("decodeFields() stops early if short references expand to too much", () => {
   const section = new Uint8Array(65_536).fill(0xc1);
   section.set([0, 0]);
-  assertRefused(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
+  assertRejected(section, H3Error.excessiveLoad, "a section must have at most 65536 bytes");
 });
 
 Deno.test("decodeFields() accepts a value of up to the limit", () => {
   const value = "x".repeat(65_536 - 32 - 1);
   assertEquals(decodeFields(encodeFields([["a", value]])), [["a", value]]);
-  assertRefused(encodeFields([["a", value + "x"]]), H3Error.excessiveLoad, "received more");
+  assertRejected(encodeFields([["a", value + "x"]]), H3Error.excessiveLoad, "received more");
 });
 
 Deno.test("decodeFields() reads the output of encodeFields() back", () => {

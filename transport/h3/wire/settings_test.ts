@@ -68,7 +68,7 @@ const PEERS: readonly [peer: string, settings: readonly [number, number][], spea
   ["a peer with WebTransport off", [[0x33, 1], [0x2b60_3742, 0], [0xc671_706a, 0]], false],
 ];
 
-function assertRefused(payload: Uint8Array | string, h3Code: number, message: string): void {
+function assertRejected(payload: Uint8Array | string, h3Code: number, message: string): void {
   const bytes = typeof payload === "string" ? Uint8Array.fromHex(payload) : payload;
   const error = assertThrows(() => decodeSettings(bytes), H3ProtocolError, message);
   assertEquals(error.h3Code, h3Code);
@@ -100,29 +100,29 @@ Deno.test("decodeSettings() rounds a value of 2^62 - 1 and omits such IDs", () =
 });
 
 Deno.test("decodeSettings() rejects a repeated ID", () => {
-  assertRefused("06010602", H3Error.settingsError, "Cannot read settings: 0x6 is repeated");
-  assertRefused("2105" + "400600" + "2105", H3Error.settingsError, "0x21 is repeated");
-  assertRefused("06014006" + "02", H3Error.settingsError, "0x6 is repeated");
+  assertRejected("06010602", H3Error.settingsError, "Cannot read settings: 0x6 is repeated");
+  assertRejected("2105" + "400600" + "2105", H3Error.settingsError, "0x21 is repeated");
+  assertRejected("06014006" + "02", H3Error.settingsError, "0x6 is repeated");
 });
 
 Deno.test("decodeSettings() rejects HTTP/2 IDs", () => {
   for (const id of [2, 3, 4, 5]) {
-    assertRefused(`0${id}00`, H3Error.settingsError, `0x${id} is reserved for HTTP/2`);
+    assertRejected(`0${id}00`, H3Error.settingsError, `0x${id} is reserved for HTTP/2`);
   }
 });
 
 Deno.test("decodeSettings() rejects values other than 0 and 1 for flags", () => {
   for (const id of ["08", "33", "ac7cf000"]) {
     assertEquals(decodeSettings(Uint8Array.fromHex(`${id}00`)).size, 1);
-    assertRefused(`${id}02`, H3Error.settingsError, "must be 0 or 1, received 2");
-    assertRefused(`${id}ffffffffffffffff`, H3Error.settingsError, "must be 0 or 1");
+    assertRejected(`${id}02`, H3Error.settingsError, "must be 0 or 1, received 2");
+    assertRejected(`${id}ffffffffffffffff`, H3Error.settingsError, "must be 0 or 1");
   }
 });
 
 Deno.test("decodeSettings() rejects a truncated frame", () => {
   const payload = encodeSettings([[0x2b60_3742, 1], [0x6, 65_536]]);
   for (const size of [1, 2, 3, 4, 6, 7, 8, 9]) {
-    assertRefused(payload.subarray(0, size), H3Error.frameError, "the frame is truncated");
+    assertRejected(payload.subarray(0, size), H3Error.frameError, "the frame is truncated");
   }
   assertEquals(decodeSettings(payload.subarray(0, 5)).size, 1);
   assertEquals(decodeSettings(payload.subarray(0, 0)).size, 0);
@@ -134,7 +134,7 @@ Deno.test("decodeSettings() limits the number of settings", () => {
     (_, index): [number, number] => [1000 + index, 0],
   );
   assertEquals(decodeSettings(encodeSettings(pairs.slice(1))).size, MAX_SETTINGS);
-  assertRefused(encodeSettings(pairs), H3Error.excessiveLoad, "at most 256 are accepted");
+  assertRejected(encodeSettings(pairs), H3Error.excessiveLoad, "at most 256 are accepted");
 });
 
 Deno.test("serverSettings() supports clients of every draft", () => {

@@ -17,7 +17,7 @@ export async function dial(url: string, hash: string, scenario: string): Promise
   const session = new WebTransport(url, {
     serverCertificateHashes: [{ algorithm: "sha-256", value: Uint8Array.fromHex(hash) }],
   });
-  if (scenario === "refused") {
+  if (scenario === "rejected") {
     try {
       await session.ready;
     } catch (error) {

@@ -8,8 +8,8 @@ import (
 
 // resetOf returns the code with which a stream was reset.
 func resetOf(err error) (code uint64, isReset bool) {
-	if refused, ok := errors.AsType[*subscribeError](err); ok {
-		return uint64(refused.SubscribeErrorCode()), true
+	if rejected, ok := errors.AsType[*subscribeError](err); ok {
+		return uint64(rejected.SubscribeErrorCode()), true
 	}
 	if reset, ok := errors.AsType[*quic.StreamError](err); ok {
 		return uint64(reset.ErrorCode), true

@@ -29,8 +29,8 @@ func subscribe(ctx context.Context, session *session) (result, error) {
 		return nil, fmt.Errorf("video: %w", err)
 	}
 	report["missing"] = result{
-		"track":     refusal(ctx, session, live, "missing"),
-		"broadcast": refusal(ctx, session, "/skein/missing", "video"),
+		"track":     rejection(ctx, session, live, "missing"),
+		"broadcast": rejection(ctx, session, "/skein/missing", "video"),
 	}
 	if report["priority"], err = priorities(ctx, session); err != nil {
 		return nil, fmt.Errorf("priority: %w", err)
@@ -103,8 +103,8 @@ func video(ctx context.Context, session *session) (result, error) {
 	}, nil
 }
 
-// refusal returns the code with which a subscription is rejected.
-func refusal(ctx context.Context, session *session, path broadcastPath, name trackName) any {
+// rejection returns the code with which a subscription is rejected.
+func rejection(ctx context.Context, session *session, path broadcastPath, name trackName) any {
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
 	track, err := openTrack(ctx, session, path, name, firstPriority)

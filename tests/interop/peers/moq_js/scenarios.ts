@@ -271,8 +271,8 @@ async function subscribe(session: AnySession, root: string): Promise<unknown> {
   await until(() => isActive(LIVE) && isActive(BRIEF));
   const video = await readVideo(open(LIVE, "video"));
   const missing = {
-    track: await refusal(open(LIVE, "missing")),
-    broadcast: await refusal(open("skein/missing", "video")),
+    track: await rejection(open(LIVE, "missing")),
+    broadcast: await rejection(open("skein/missing", "video")),
   };
   const priority = await readPriorities(open(LIVE, "priority"));
   open(BRIEF, "withdraw").nextGroup().catch(() => {});
@@ -368,7 +368,7 @@ async function readGroup(group: GroupReader): Promise<Read> {
 }
 
 /** Returns the code with which a subscription is rejected. */
-async function refusal(track: AnyReader): Promise<unknown> {
+async function rejection(track: AnyReader): Promise<unknown> {
   try {
     const group = await within(track.nextGroup().then((group) => group ?? "the end"), STALL_MS);
     return group ?? "no answer";

@@ -24,8 +24,8 @@ const server = serve({
         return message.reply(message.data);
       case "ask":
         return message.reply(await session.request("double", message.data));
-      case "ask-refused":
-        return message.reply(await session.request("refuse"));
+      case "ask-rejected":
+        return message.reply(await session.request("reject"));
       default:
         throw new RequestError("unknown-topic", "Unknown topic");
     }

@@ -40,7 +40,7 @@ class Listener:
             case "double":
                 self.asked += 1
                 return message["data"] * 2
-            case "refuse":
+            case "reject":
                 raise SkeinError("denied", "Not today")
             case topic:
                 raise SkeinError("unknown-topic", f"Unknown topic {topic}")
@@ -52,11 +52,11 @@ class Listener:
         # The server sends this client a request before it replies.
         assert await client.request("ask", 21) == 42
         try:
-            await client.request("ask-refused")
+            await client.request("ask-rejected")
         except SkeinError as error:
             assert (error.code, str(error)) == ("denied", "Not today"), error
         else:
-            raise AssertionError("The refusal of a handler did not come back")
+            raise AssertionError("The rejection of a handler did not come back")
         self.answered += 3
         return await client.request("node")
 

@@ -27,14 +27,14 @@ class Subscription:
     """A topic and its position. `deliver` receives messages, `{"gap"}`, and `{"ended"}`."""
     def __init__(self, topic: str, deliver: Any, since: Any, last: int | None) -> None:
         self.topic, self.position, self.last, self.deliver = topic, since, last, deliver
-        self.refusals, self._questions, self.waits = 0, 0, True  # For an answer (10.10, 10.21).
+        self.rejections, self._questions, self.waits = 0, 0, True  # For an answer (10.10, 10.21).
 
     def move(self, place: dict[str, Any]) -> None:  # All of it or nothing (10.17, 10.26).
         keys = [key for key in ("epoch", "offset", "tag") if key in place]
         self.position = {key: place[key] for key in keys} if "epoch" in place else None
 
     def answered(self, data: dict[str, Any]) -> None:
-        self.waits, self.refusals, own = False, 0, self.position
+        self.waits, self.rejections, own = False, 0, self.position
         self.move(data)
         if own and not data.get("recovered"):
             reason = data.get("reason", "unavailable")
@@ -92,11 +92,11 @@ class Client:
         return task
 
     async def _run(self) -> None:
-        tried = refused = 0
+        tried = rejected = 0
         try:
             while (code := await self._session()) not in (1000, 4403):
-                refused = 0 if self._held else refused + (code == 4401)
-                if not self._held and (code == 4400 or refused > (1 if self.token else 0)):
+                rejected = 0 if self._held else rejected + (code == 4401)
+                if not self._held and (code == 4400 or rejected > (1 if self.token else 0)):
                     break  # A token is tried once more, as it may have ended (15.2, 15.3).
                 now = asyncio.get_running_loop().time()
                 is_new = self._held and now - self._held >= HELD_S
@@ -211,8 +211,8 @@ class Client:
             async with self._turn if number is None else nullcontext():
                 data = await self.handler(message)
             answer = {} if data is NOTHING else {"data": data}
-        except SkeinError as refusal:
-            answer = {"error": {"code": refusal.code, "message": str(refusal)}}
+        except SkeinError as rejection:
+            answer = {"error": {"code": rejection.code, "message": str(rejection)}}
         except Exception:
             logging.exception("A handler failed")
             answer = {"error": {"code": "failed", "message": "The handler failed"}}
@@ -241,8 +241,8 @@ class Client:
         if not error:
             entry.answered(data)
         elif error["code"] in ("too-many", "unavailable", "superseded"):
-            least_s, most_s = error.get("retryAfterMs", 0) / 1_000, min(0.1 * 2**entry.refusals, 30)
-            entry.refusals = min(entry.refusals + 1, 9)
+            least_s, most_s = error.get("retryAfterMs", 0) / 1_000, min(0.1 * 2**entry.rejections, 30)
+            entry.rejections = min(entry.rejections + 1, 9)
             work = self._ask_later(entry, max(least_s, self.draw() * most_s))  # (10.23)
             self._owed[entry] = self._spawn(work)
         elif error["code"] != "closed":

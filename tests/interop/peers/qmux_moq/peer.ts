@@ -107,8 +107,8 @@ function dial(url: string, scenario: string): LibrarySession {
 }
 
 async function seen(session: LibrarySession, scenario: string): Promise<unknown> {
-  if (scenario === "refused") {
-    return { refused: await session.ready.then(() => false, () => true) };
+  if (scenario === "rejected") {
+    return { rejected: await session.ready.then(() => false, () => true) };
   }
   if (scenario === "protocol") {
     await session.ready;
@@ -126,7 +126,7 @@ function serve(): void {
     const { pathname } = new URL(request.url);
     const offered = request.headers.get("sec-websocket-protocol");
     const protocol = library.selectSubprotocol(offered, SPOKEN);
-    if (pathname === "/refuse") return new Response(null, { status: 401 });
+    if (pathname === "/reject") return new Response(null, { status: 401 });
     if (protocol === undefined) return new Response(null, { status: 400 });
     const { socket, response } = Deno.upgradeWebSocket(request, { protocol });
     socket.binaryType = "arraybuffer";

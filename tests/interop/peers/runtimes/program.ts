@@ -34,7 +34,7 @@ async function readIncoming(session: Session<unknown>): Promise<string> {
 
 /** One session without reconnection: the rejection of a wrong token, then streams. */
 async function useSession(): Promise<Record<string, unknown>> {
-  const refusal = await dial(url, { token: "wrong" }).then(
+  const rejection = await dial(url, { token: "wrong" }).then(
     () => undefined,
     (error) => error.name,
   );
@@ -42,7 +42,7 @@ async function useSession(): Promise<Record<string, unknown>> {
   const incoming = readIncoming(session);
   const big = "0123456789".repeat(100_000);
   const outcome = {
-    refusal,
+    rejection,
     echoed: await echo(session, big) === big,
     incoming: await incoming,
   };

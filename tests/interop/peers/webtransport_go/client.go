@@ -65,7 +65,7 @@ func dial(url, hash, scenario string) error {
 		result{"unsupported": why}.print()
 		return nil
 	}
-	if scenario == "refused" {
+	if scenario == "rejected" {
 		if response == nil {
 			return err
 		}

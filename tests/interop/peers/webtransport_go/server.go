@@ -53,7 +53,7 @@ func serve(certFile, keyFile string) error {
 		}
 		session.CloseWithError(4009, "bye — tschüß")
 	})
-	mux.HandleFunc("/refuse", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/reject", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		w.WriteHeader(http.StatusUnauthorized)
 	})

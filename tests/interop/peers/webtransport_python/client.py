@@ -4,7 +4,7 @@ import asyncio
 import os
 
 from structured import structured_datagrams, structured_stream
-from transport import Refused, Session, Stream
+from transport import Rejected, Session, Stream
 
 SEQUENTIAL_ECHOES = 500
 CONCURRENT_ECHOES = 200
@@ -23,8 +23,8 @@ async def dial(library, url: str, expected_hash: str, scenario: str) -> dict:
         connecting = library.connect(url, expected_hash, protocols)
         async with asyncio.timeout(60), connecting as session:
             return await play(session, scenario)
-    except Refused as refusal:
-        return vars(refusal)
+    except Rejected as rejection:
+        return vars(rejection)
 
 
 async def play(session: Session, scenario: str) -> dict:

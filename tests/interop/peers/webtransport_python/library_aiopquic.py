@@ -132,7 +132,7 @@ async def connect(
     try:
         session = await connecting.__aenter__()
     except WebTransportError as error:
-        raise transport.Refused(status_of(error)) from error
+        raise transport.Rejected(status_of(error)) from error
     try:
         yield Session(session, address.path)
     finally:

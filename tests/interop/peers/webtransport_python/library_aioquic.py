@@ -258,7 +258,7 @@ class ClientConnection(Connection):
         status = int(response[b":status"])
         if status != 200:
             authenticate = response.get(b"www-authenticate", b"").decode()
-            raise transport.Refused(status, authenticate)
+            raise transport.Rejected(status, authenticate)
         session.protocol = response.get(CHOSEN_HEADER, b"").decode().strip('"')
         return session
 
@@ -298,7 +298,7 @@ async def serve(cert: str, key: str, answer) -> None:
     class ServerConnection(Connection):
         def received_headers(self, stream_id: int, headers: dict[bytes, bytes]) -> None:
             path = headers.get(b":path", b"").decode()
-            if path == "/refuse":
+            if path == "/reject":
                 self._respond(stream_id, b"401", (b"www-authenticate", b"Bearer"))
             elif path not in PATHS or headers.get(b":protocol") != b"webtransport":
                 self._respond(stream_id, b"404")

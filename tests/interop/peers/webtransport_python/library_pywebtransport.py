@@ -86,7 +86,7 @@ async def connect(
             if error.error_code != library.ErrorCodes.H3_REQUEST_REJECTED:
                 raise
             # The error includes neither status nor headers.
-            raise transport.Refused(None) from error
+            raise transport.Rejected(None) from error
         async with session:
             yield Session(session)
 
@@ -98,7 +98,7 @@ async def serve(cert: str, key: str, answer) -> None:
     )
 
     async def serve_session(session: library.WebTransportSession) -> None:
-        if session.path == "/refuse":
+        if session.path == "/reject":
             headers = {"www-authenticate": "Bearer"}
             await session.reject(status_code=401, headers=headers)
         elif session.path not in PATHS:

@@ -9,7 +9,7 @@ def print_line(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """The server rejected the session; the library reports the status and the header."""
 
     def __init__(self, status: int | None, authenticate: str | None = None) -> None:

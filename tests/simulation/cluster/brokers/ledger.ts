@@ -131,7 +131,7 @@ export class Ledger {
   readonly #heads: Head[] = [];
   readonly #troubles: Trouble[] = [];
   /** The ends of periods during which the engine rejected all requests. */
-  readonly #refusedUntilMs: number[] = [];
+  readonly #rejectedUntilMs: number[] = [];
   readonly #terms: LedgerTerms;
 
   /**
@@ -227,8 +227,8 @@ export class Ledger {
    *
    * @param untilMs The end of the period. Later requests are stored.
    */
-  refuse(untilMs: number): void {
-    this.#refusedUntilMs.push(untilMs);
+  reject(untilMs: number): void {
+    this.#rejectedUntilMs.push(untilMs);
   }
 
   /**
@@ -258,7 +258,7 @@ export class Ledger {
       "publications that arrived twice": [],
       "publications out of order": [],
       "silent gaps": [],
-      "appends without an outcome, or refused": this.#badAppends(),
+      "appends without an outcome, or rejected": this.#badAppends(),
       "appends whose lost replies were noticed late": this.#unnoticed(),
       "appends at or before a head that was read earlier": this.#fallenHeads(),
       "publications that were lost without an interruption": [],
@@ -422,7 +422,7 @@ export class Ledger {
     });
     // When the rejections end, later publications are already in flight. Nothing is dropped before.
     return isLost ||
-      this.#refusedUntilMs.some((untilMs) =>
+      this.#rejectedUntilMs.some((untilMs) =>
         atMs <= untilMs && settledMs > untilMs && this.#isKeptBehind(sent, untilMs + AROUND_MS)
       );
   }

@@ -128,13 +128,13 @@ Deno.test("Ledger complains about appends without an outcome, and about appends 
   const [open_, early, late] = [send("kept"), send("kept"), send("kept")];
   early.settled = { atMs: 110, error: new Error("no") };
   late.settled = { atMs: 1_010, error: new Error("too late") };
-  const rule = "appends without an outcome, or refused";
-  const refused = "publication 1 failed after 100 ms: Error: no";
-  assertEquals(broken(), { [rule]: `publication 0 has no outcome; ${refused}` });
+  const rule = "appends without an outcome, or rejected";
+  const rejected = "publication 1 failed after 100 ms: Error: no";
+  assertEquals(broken(), { [rule]: `publication 0 has no outcome; ${rejected}` });
   open_.settled = { atMs: 1_300 };
-  assertEquals(broken(), { [rule]: `publication 0 has an outcome after 1290 ms; ${refused}` });
+  assertEquals(broken(), { [rule]: `publication 0 has an outcome after 1290 ms; ${rejected}` });
   open_.settled = { atMs: 20 };
-  assertEquals(broken(), { [rule]: refused });
+  assertEquals(broken(), { [rule]: rejected });
 });
 
 Deno.test("Ledger compares a history with the appends of the epoch", () => {
@@ -191,7 +191,7 @@ Deno.test("Ledger complains about an append that was dropped after a later one, 
     ledger.disturb({ ...trouble, loses });
     send("kept:0", { atMs: 100 }).settled = { atMs: 4_100, error: new Error("given up") };
     send("kept:1", { atMs: 600 }).settled = { atMs: 620, position: at(1) };
-    const rule = "appends without an outcome, or refused";
+    const rule = "appends without an outcome, or rejected";
     const text = "publication 0 was given up although the engine had recovered";
     assertEquals(broken(), isWrong ? { [rule]: text } : {});
   }
@@ -207,7 +207,7 @@ Deno.test("Ledger allows an append to be overtaken if others without a reply del
     }
     send("kept", { atMs: 1_500 }).settled = { atMs: 3_000, error: new Error("no") };
     send("kept", { atMs: 2_700 }).settled = { atMs: 2_720, position: at(1) };
-    const rule = "appends without an outcome, or refused";
+    const rule = "appends without an outcome, or rejected";
     const text = `publication ${isHeldUp ? 1 : 0} failed after 1500 ms: Error: no`;
     assertEquals(broken(), isHeldUp ? {} : { [rule]: text });
   }
@@ -222,10 +222,10 @@ Deno.test("Ledger allows an append to be overtaken only at the end of rejections
   ];
   for (const { atMs, untilMs, laterMs, isWrong } of cases) {
     const { ledger, send, broken } = open({ giveUpMs: 4_000 });
-    ledger.refuse(500);
+    ledger.reject(500);
     send("kept", { atMs }).settled = { atMs: untilMs, error: new Error("no") };
     send("kept", { atMs: laterMs }).settled = { atMs: laterMs + 20, position: at(1) };
-    const rule = "appends without an outcome, or refused";
+    const rule = "appends without an outcome, or rejected";
     const text = `publication 0 failed after ${untilMs - atMs} ms: Error: no`;
     assertEquals(broken(), isWrong ? { [rule]: text } : {});
   }

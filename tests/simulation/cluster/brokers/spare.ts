@@ -29,7 +29,7 @@ export interface Hiccup {
   /**
    * True if requests are rejected until the fault ends, and requests right after that are stored.
    */
-  readonly refuses?: boolean;
+  readonly rejects?: boolean;
   /**
    * True if only the part of the engine that stores publications fails and no connection breaks.
    */

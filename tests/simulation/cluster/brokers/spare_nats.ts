@@ -20,7 +20,7 @@ const TROUBLE_MS = [300, 1_300, 3_000, 6_500] as const;
 const REQUESTS: ReadonlySet<JetStreamTrouble> = new Set(["lost requests", "lost messages"]);
 
 /** Faults in which requests are answered with status 503. */
-const REFUSALS: ReadonlySet<JetStreamTrouble> = new Set(["no responders", "no leader"]);
+const REJECTIONS: ReadonlySet<JetStreamTrouble> = new Set(["no responders", "no leader"]);
 
 /**
  * Faults during reconnects, two kinds of which are chosen at random, and their durations in
@@ -62,7 +62,7 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
       lastsMs,
       keepsConnections: true,
       ...(REQUESTS.has(trouble) && { loses: all || "some requests" as const }),
-      refuses: REFUSALS.has(trouble),
+      rejects: REJECTIONS.has(trouble),
       begin: () => nats.disturb(trouble, lastsMs, { requests: share, answers: share }),
     };
     return [`has ${trouble} (${share}) for ${lastsMs} ms`, hiccup] as const;
@@ -73,7 +73,7 @@ export function startSpareNats({ simulation, network, random, number }: SparePar
       nats.disturb(trouble, lastsMs);
       nats.disconnectClients(host);
     };
-    const hiccup = { lastsMs, begin, refuses: REFUSALS.has(trouble) };
+    const hiccup = { lastsMs, begin, rejects: REJECTIONS.has(trouble) };
     return [`drops clients, and has ${trouble} for ${lastsMs} ms`, hiccup] as const;
   });
   const disturbShortly = (left: number) => {

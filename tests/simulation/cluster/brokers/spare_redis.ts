@@ -17,7 +17,7 @@ const BUSY_MS = [5_600, 9_000] as const;
  * Errors that each write receives for a time, their possible durations in milliseconds, one of
  * which is chosen at random for each error, and the number of errors per engine.
  */
-const [REFUSALS, REFUSED_MS, REFUSED] = [
+const [REJECTIONS, REJECTED_MS, REJECTED] = [
   [
     "READONLY You can't write against a read only replica.",
     "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
@@ -58,13 +58,13 @@ export async function startSpareRedis(
   const redis = await SimulatedRedis.create({ simulation, network, hosts, persistence, loadingMs });
   const server = redis.primary;
   const busyMs = oneOf(random, BUSY_MS);
-  const refusals = shuffled(random, REFUSALS).slice(0, REFUSED).map((error) => {
-    const lastsMs = oneOf(random, REFUSED_MS);
+  const rejections = shuffled(random, REJECTIONS).slice(0, REJECTED).map((error) => {
+    const lastsMs = oneOf(random, REJECTED_MS);
     const begin = () => {
-      server.refuseWrites(error);
-      host.after(lastsMs, () => server.refuseWrites());
+      server.rejectWrites(error);
+      host.after(lastsMs, () => server.rejectWrites());
     };
-    return [`refuses writes with ${error.split(" ", 1)[0]}`, { lastsMs, begin }] as const;
+    return [`rejects writes with ${error.split(" ", 1)[0]}`, { lastsMs, begin }] as const;
   });
   return {
     host,
@@ -77,7 +77,7 @@ export async function startSpareRedis(
       "drops clients": { lastsMs: DROP_MS, begin: () => server.dropClients() },
       "forgets scripts": { lastsMs: DROP_MS, begin: () => server.flushScripts() },
       "is busy": { lastsMs: busyMs, begin: () => server.busy(busyMs) },
-      ...Object.fromEntries(refusals),
+      ...Object.fromEntries(rejections),
       "is full": {
         lastsMs: FULL_FOR_MS,
         begin: () => {
@@ -107,7 +107,7 @@ export async function startSpareRedis(
     restart: () => {
       server.slow(0);
       server.limitMemory(0);
-      server.refuseWrites();
+      server.rejectWrites();
       redis.restart();
     },
   };

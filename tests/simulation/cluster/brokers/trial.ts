@@ -266,8 +266,8 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /** Records that a fault of the engine starts now. */
-  hasHiccup({ lastsMs, loses, refuses = false, keepsConnections = false }: Hiccup): void {
-    if (refuses) this.#ledger.refuse(this.nowMs + lastsMs);
+  hasHiccup({ lastsMs, loses, rejects = false, keepsConnections = false }: Hiccup): void {
+    if (rejects) this.#ledger.reject(this.nowMs + lastsMs);
     if (!keepsConnections) return;
     this.#ledger.disturb({ fromMs: this.nowMs, toMs: this.nowMs + lastsMs, loses });
   }
@@ -595,14 +595,14 @@ export class Trial extends Examination implements TrialParts {
   #examineCounts(what: string): void {
     for (const { index, broker: { stats }, awayMs, dropped } of this.#seats) {
       const own = this.#ledger.sent.filter(({ by }) => by === index);
-      const refused = own.filter(({ settled }) => settled?.error !== undefined).length;
+      const rejected = own.filter(({ settled }) => settled?.error !== undefined).length;
       const at = `of broker ${index} after ${what}`;
       this.examine("brokers", `outages ${at}`, awayMs.length, stats.interruptions);
       this.examine(
         "brokers",
-        `dropped ones ${at}, fewer than refused appends`,
+        `dropped ones ${at}, fewer than rejected appends`,
         false,
-        dropped < refused,
+        dropped < rejected,
       );
       if (this.spare.maxWaiting < MANY) continue;
       this.examine("brokers", `publications ${at}`, own.length, stats.published);

@@ -1,11 +1,11 @@
 /**
- * Connections that fail: they are refused, have no token, exceed a limit, are cut at some time, or
+ * Connections that fail: they are rejected, have no token, exceed a limit, are cut at some time, or
  * break later.
  */
 import type { SimulatedWebSocket } from "../../../simulator/network/websocket.ts";
 import { type Examiner, outcomeOf } from "./examiner.ts";
 import { HttpConnectionByHand, noteBody } from "./http_by_hand.ts";
-import { MAX_SESSIONS, type Node, REFUSED, UNDECIDED } from "./nodes.ts";
+import { MAX_SESSIONS, type Node, REJECTED, UNDECIDED } from "./nodes.ts";
 import { ROUND_MS, Waits } from "./waits.ts";
 
 /**
@@ -54,7 +54,7 @@ export class Entrances {
     const [one, other] = this.#nodes;
     const waits = new Waits();
     const sockets = [
-      this.#open(one, `${REFUSED}${visit}`),
+      this.#open(one, `${REJECTED}${visit}`),
       this.#open(other, `${UNDECIDED}${visit}`),
       // The first frame would contain the token.
       this.#open(one, undefined, ["skein.1", "skein.auth"]),

@@ -89,7 +89,7 @@ function leaveTopics(client: Client, waits: Waits, visit: string): void {
 /** Opens streams that one of the ends resets, if the transport supports streams. */
 async function breakStreams({ session }: Client): Promise<void> {
   if (!session?.connection.capabilities.streams) return;
-  for (const way of ["abort", "cancel", "both", "refused"] as const) {
+  for (const way of ["abort", "cancel", "both", "rejected"] as const) {
     const { readable, writable } = await session.createBidirectionalStream();
     const writer = writable.getWriter();
     await outcomeOf(writer.write(new TextEncoder().encode(way)));

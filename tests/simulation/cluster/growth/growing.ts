@@ -29,7 +29,7 @@ const KEPT: readonly RegExp[] = [
 const COUNTS = [
   "acknowledged|at|check|closed|created|dials|done|ended|failures|finished|handed|handled|head",
   "heard|id|kept|last|life|limit|ms|n|next|now|number|opened|order|pings|posted|published|reads",
-  "received|records|refusals|sent|sequence|start|stride|taken|tick|ticks|tokens|unused|used|uses",
+  "received|records|rejections|sent|sequence|start|stride|taken|tick|ticks|tokens|unused|used|uses",
   "version",
 ].join("|");
 

@@ -21,7 +21,7 @@ export const KEPT_TOPIC = "growth:one";
 export const KEPT_ROOM = "room:kept";
 
 /** Prefixes of tokens that a server rejects or never decides on. */
-export const [REFUSED, UNDECIDED] = ["refused-", "undecided-"] as const;
+export const [REJECTED, UNDECIDED] = ["rejected-", "undecided-"] as const;
 
 /** Prefix of the names of users that stay. */
 export const RESIDENT = "resident";
@@ -82,7 +82,7 @@ export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
 const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   allowTokenMessage: true,
   authenticate: ({ token = "guest" }) => {
-    if (token.startsWith(REFUSED)) throw new AuthenticationError("planned");
+    if (token.startsWith(REJECTED)) throw new AuthenticationError("planned");
     return token.startsWith(UNDECIDED) ? new Promise(() => {}) : token;
   },
   history: { "growth:{name}": { size: 8 } },
@@ -116,7 +116,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
     if (topic === "throw") throw new Error("planned");
   },
   onError() {},
-  onRefusal() {},
+  onSessionRejected() {},
 };
 
 /** Decides whether to allow a topic, by the prefix of its name. */

@@ -137,7 +137,7 @@ async function visitPlaces(
   tour.examine(
     "limits",
     `a session beyond those of one ${of}`,
-    "refused 4429",
+    "rejected 4429",
     await tour.outcome(extra),
   );
   await clients[0]!.close();
@@ -202,12 +202,12 @@ async function visitRequests(tour: Tour): Promise<void> {
           (_, i) => outcomeOf(client.request("hold", { id: `${name} ${round} ${i}`, ms: 10 })),
         ),
       );
-      const refused = outcomes.filter((outcome) => outcome !== "fulfilled");
+      const rejected = outcomes.filter((outcome) => outcome !== "fulfilled");
       tour.examine(
         "limits",
         `requests of a client (${name}) at once`,
         expected,
-        refused.join(", "),
+        rejected.join(", "),
       );
     }
   }

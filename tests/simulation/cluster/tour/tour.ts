@@ -96,7 +96,7 @@ export class Tour extends Examination {
       token: () => this.token(name),
       onMessage: () => {},
       onError: () => {},
-      onRefused: () => {},
+      onMessageRejected: () => {},
       ...options,
     });
   }
@@ -109,12 +109,12 @@ export class Tour extends Examination {
    * Waits for the outcome of the first attempt to connect.
    *
    * @param client The client.
-   * @returns `connected`, or `refused` and the close code.
+   * @returns `connected`, or `rejected` and the close code.
    */
   async outcome(client: Client): Promise<string> {
     await this.until(() => client.status.current.name !== "connecting");
     const { current } = client.status;
-    return "cause" in current ? `refused ${current.cause.code}` : current.name;
+    return "cause" in current ? `rejected ${current.cause.code}` : current.name;
   }
 
   /**

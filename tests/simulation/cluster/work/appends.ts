@@ -55,7 +55,7 @@ async function write(program: Program, parts: AppendParts, writing: Writing): Pr
   const ask = async (init: RequestInit): Promise<boolean> => {
     const status = await persist(program, parts, { stream, init, random });
     if (status === undefined || status < 300) return status !== undefined;
-    program.tell("appendRefused", { stream, status });
+    program.tell("appendRejected", { stream, status });
     program.storage.written.delete(stream);
     // The engine has lost part of the stream, and no other writer would close it.
     await persist(program, parts, { stream, init: { method: "DELETE" }, random });

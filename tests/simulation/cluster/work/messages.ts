@@ -107,7 +107,7 @@ export function handleMessage(
   journal.note(`handles ${id}`, name);
   node.tell("handled", { client, id });
   if (settings.has("rates")) {
-    node.tell("rated", { scope: "user", of: session.user, isRefused: false });
+    node.tell("rated", { scope: "user", of: session.user, isRejected: false });
   }
   if (settings.has("direct")) sendToUser(node, session.user);
   if (!settings.has("requests")) return;

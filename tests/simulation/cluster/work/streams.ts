@@ -33,7 +33,7 @@ const STREAM_MS = 90_000;
 export const SMALL_CREDIT = { maxData: 16_384, maxStreamData: 4_096, maxStreamsBidi: 4 } as const;
 
 /** Modes of a stream. The mode determines which end closes or aborts, and which end sends. */
-const MODES = ["echo", "both", "abort", "refuse", "invalid", "push"] as const;
+const MODES = ["echo", "both", "abort", "reject", "invalid", "push"] as const;
 
 /** Messages of a stream, by number. The first message says how both ends use the stream. */
 const REGISTRY = {
@@ -205,7 +205,7 @@ async function serve(
         push(node, session, `${id} push`, count),
       ]);
       break;
-    case "refuse":
+    case "reject":
       await Promise.all([
         reading(),
         write(node, session.id, messages, { ...flow, breakAt }, [up]),

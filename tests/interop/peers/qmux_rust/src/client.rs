@@ -32,7 +32,7 @@ pub async fn dial(url: &str, protocols: Option<&str>, scenario: &str) -> Result<
         config.rtt_interval = Duration::from_millis(100);
     }
     let session = match (open(url, protocols, config).await, scenario) {
-        (Err(Error::Http(status)), "refused") => return Ok(format!("{{\"status\":{status}}}")),
+        (Err(Error::Http(status)), "rejected") => return Ok(format!("{{\"status\":{status}}}")),
         (session, _) => session?,
     };
     timeout(Duration::from_secs(30), play(session, scenario)).await?

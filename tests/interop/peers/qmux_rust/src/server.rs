@@ -25,9 +25,9 @@ pub async fn serve() -> Result<()> {
 async fn upgrade(mut socket: TcpStream) -> Result<()> {
     socket.set_nodelay(true)?;
     let path = path_of(&socket).await?;
-    if path == "/refuse" {
-        let refusal = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
-        return Ok(socket.write_all(refusal).await?);
+    if path == "/reject" {
+        let rejection = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+        return Ok(socket.write_all(rejection).await?);
     }
     let mut config = Config::default();
     if path == "/ping" {

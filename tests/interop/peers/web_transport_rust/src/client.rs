@@ -23,7 +23,7 @@ pub async fn dial(url: &str, hash: &str, scenario: &str) -> Result<String> {
         request = request.with_protocol("skein.1");
     }
     let session = match library::connect(request, digest(hash)?).await? {
-        Connected::Refused(status) => {
+        Connected::Rejected(status) => {
             return Ok(format!("{{\"status\":{status},\"authenticate\":null}}"));
         }
         Connected::Open(session) => session,

@@ -11,7 +11,7 @@ pub use web_transport_quiche::h3::Request;
 /// The response to a request.
 pub enum Connected {
     Open(Connection),
-    Refused(u16),
+    Rejected(u16),
 }
 
 pub async fn connect(request: ConnectRequest, hash: [u8; 32]) -> Result<Connected> {
@@ -19,7 +19,7 @@ pub async fn connect(request: ConnectRequest, hash: [u8; 32]) -> Result<Connecte
     match client.connect(request).await?.established().await {
         Ok(session) => Ok(Connected::Open(session)),
         Err(ClientError::Connect(ConnectError::Proto(Proto::WrongStatus(Some(status))))) => {
-            Ok(Connected::Refused(status.as_u16()))
+            Ok(Connected::Rejected(status.as_u16()))
         }
         Err(error) => Err(error.into()),
     }

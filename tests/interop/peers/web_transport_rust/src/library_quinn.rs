@@ -12,7 +12,7 @@ pub use web_transport_quinn::Request;
 /// The response to a request.
 pub enum Connected {
     Open(Session),
-    Refused(u16),
+    Rejected(u16),
 }
 
 pub async fn connect(request: ConnectRequest, hash: [u8; 32]) -> Result<Connected> {
@@ -20,7 +20,7 @@ pub async fn connect(request: ConnectRequest, hash: [u8; 32]) -> Result<Connecte
     match client.connect(request).await {
         Ok(session) => Ok(Connected::Open(session)),
         Err(ClientError::HttpError(ConnectError::ProtoError(Proto::WrongStatus(Some(status))))) => {
-            Ok(Connected::Refused(status.as_u16()))
+            Ok(Connected::Rejected(status.as_u16()))
         }
         Err(error) => Err(error.into()),
     }

@@ -47,14 +47,14 @@ async fn answer(request: Request) -> Result<()> {
             let right = open_streams(&session).await;
             session.close_with(4000 + right, "").await;
         }
-        "/refuse" => refuse(request, StatusCode::UNAUTHORIZED).await?,
-        _ => refuse(request, StatusCode::NOT_FOUND).await?,
+        "/reject" => reject(request, StatusCode::UNAUTHORIZED).await?,
+        _ => reject(request, StatusCode::NOT_FOUND).await?,
     }
     Ok(())
 }
 
 /// Rejects a session. A connection closes when it is dropped, which overtakes the response.
-async fn refuse(request: Request, status: StatusCode) -> Result<()> {
+async fn reject(request: Request, status: StatusCode) -> Result<()> {
     let connection = request.conn().clone();
     request.reject(status).await?;
     connection.closed().await;

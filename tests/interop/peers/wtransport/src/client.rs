@@ -60,7 +60,7 @@ async fn play(endpoint: &Endpoint<Client>, url: &str, scenario: &str) -> Result<
     let options = ConnectOptions::builder(url).add_header("sec-webtransport-http3-draft02", "1");
     let session = match endpoint.connect(options).await {
         // The library does not report the status.
-        Err(ConnectingError::SessionRejected) if scenario == "refused" => {
+        Err(ConnectingError::SessionRejected) if scenario == "rejected" => {
             return Ok("{\"status\":null,\"authenticate\":null}".into());
         }
         session => Rc::new(session?),

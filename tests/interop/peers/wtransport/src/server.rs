@@ -59,7 +59,7 @@ async fn answer(request: SessionRequest) {
             }
         }
         // The only rejections are 403, 404 and 429, without header fields.
-        "/refuse" => request.forbidden().await,
+        "/reject" => request.forbidden().await,
         _ => request.not_found().await,
     }
 }

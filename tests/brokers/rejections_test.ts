@@ -39,7 +39,7 @@ interface NatsCredentials {
   readonly login: Partial<NatsServers>;
   /** Server settings that accept these credentials, and settings that reject them. */
   readonly accepts: string;
-  readonly refuses: string;
+  readonly rejects: string;
 }
 
 function natsCredentials(): NatsCredentials[] {
@@ -50,19 +50,19 @@ function natsCredentials(): NatsCredentials[] {
       kind: "user",
       login: { user: "app", pass: "one" },
       accepts: "authorization { users: [{ user: app, password: one }] }",
-      refuses: "authorization { users: [{ user: app, password: two }] }",
+      rejects: "authorization { users: [{ user: app, password: two }] }",
     },
     {
       kind: "token",
       login: { token: "one" },
       accepts: "authorization { token: one }",
-      refuses: "authorization { token: two }",
+      rejects: "authorization { token: two }",
     },
     {
       kind: "nkey",
       login: { authenticator: nkeyAuthenticator(own.getSeed()) },
       accepts: nkey(own),
-      refuses: nkey(other),
+      rejects: nkey(other),
     },
     jwtCredentials(),
   ];
@@ -99,7 +99,7 @@ function jwtCredentials(): NatsCredentials {
     kind: "jwt",
     login: { authenticator: credsAuthenticator(new TextEncoder().encode(creds)) },
     accepts: settings({}),
-    refuses: settings({ [user.getPublicKey()]: 4_000_000_000 }),
+    rejects: settings({ [user.getPublicKey()]: 4_000_000_000 }),
   };
 }
 
@@ -144,7 +144,7 @@ function natsNode({ servers }: NatsServer, { login }: NatsCredentials): [NatsBro
 }
 
 for (const credentials of natsCredentials()) {
-  const { kind, accepts, refuses } = credentials;
+  const { kind, accepts, rejects } = credentials;
   for (const way of ["reload", "restart"] as const) {
     Deno.test({
       name: `NatsBroker reconnects after a ${way} rejected the ${kind}, and names the cause`,
@@ -161,7 +161,7 @@ for (const credentials of natsCredentials()) {
         await using _broker = broker;
         await serves(broker);
         const before = attempts();
-        await change(refuses);
+        await change(rejects);
         await until(() => attempts() > before + ATTEMPTS);
         await until(() => /Authorization Violation/.test(broker.issues().join()));
         assertMatch(
@@ -179,7 +179,7 @@ for (const credentials of natsCredentials()) {
     name: `NatsBroker waits if the ${kind} is rejected from the start, and names the cause`,
     ignore: isNatsMissing,
     async fn() {
-      await using server = await NatsServer.start({ settings: refuses });
+      await using server = await NatsServer.start({ settings: rejects });
       const [broker, attempts] = natsNode(server, credentials);
       await using _broker = broker;
       await until(() => attempts() > 3);
@@ -209,47 +209,47 @@ Deno.test({
 });
 
 /** One reason why Redis rejects a node. */
-interface RedisRefusal {
+interface RedisRejection {
   readonly kind: string;
   readonly code: RegExp;
   readonly login: string;
   /** Operator commands that admit the node, and commands that reject it. */
   readonly accept: readonly (readonly string[])[];
-  readonly refuse: readonly (readonly string[])[];
+  readonly reject: readonly (readonly string[])[];
   /** `false` if the login succeeds. */
   readonly isLogin?: false;
 }
 
 const RULES = ["on", "~*", "&*", "+@all"];
 
-const REDIS_REFUSALS: readonly RedisRefusal[] = [
+const REDIS_REJECTIONS: readonly RedisRejection[] = [
   {
     kind: "password",
     code: /WRONGPASS/,
     login: ":one@",
     accept: [["ACL", "SETUSER", "default", "resetpass", ">one"]],
-    refuse: [["ACL", "SETUSER", "default", "resetpass", ">two"]],
+    reject: [["ACL", "SETUSER", "default", "resetpass", ">two"]],
   },
   {
     kind: "missing password",
     code: /NOAUTH/,
     login: "",
     accept: [["ACL", "SETUSER", "default", "nopass"]],
-    refuse: [["ACL", "SETUSER", "default", "resetpass", ">two"]],
+    reject: [["ACL", "SETUSER", "default", "resetpass", ">two"]],
   },
   {
     kind: "user",
     code: /WRONGPASS/,
     login: "app:one@",
     accept: [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]],
-    refuse: [["ACL", "DELUSER", "app"]],
+    reject: [["ACL", "DELUSER", "app"]],
   },
   {
     kind: "user's commands",
     code: /NOPERM/,
     login: "app:one@",
     accept: [["ACL", "SETUSER", "app", "reset", ">one", ...RULES]],
-    refuse: [["ACL", "SETUSER", "app", "reset", ">one", "on", "~*", "&*", "-@all"]],
+    reject: [["ACL", "SETUSER", "app", "reset", ">one", "on", "~*", "&*", "-@all"]],
     isLogin: false,
   },
 ];
@@ -273,7 +273,7 @@ async function startRedis(): Promise<RedisServer> {
   return server;
 }
 
-for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSALS) {
+for (const { kind, code, login, accept, reject, isLogin = true } of REDIS_REJECTIONS) {
   Deno.test({
     name: `RedisBroker reconnects after the ${kind} was rejected, and names the cause`,
     ignore: isRedisMissing,
@@ -285,9 +285,9 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
       await using hearing = new Hearing(broker, "other");
       await hearing.ready;
       await serves(broker);
-      await operate(server, refuse);
+      await operate(server, reject);
       await until(() => code.test(broker.issues().join()));
-      await until(async () => await refusals(server) > ATTEMPTS / 3);
+      await until(async () => await rejections(server) > ATTEMPTS / 3);
       assertMatch(broker.issues().join(), /Redis has been unreachable for/);
       await operate(server, accept);
       await serves(broker);
@@ -300,7 +300,7 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
     async fn() {
       await using _timers = TIMERS;
       await using server = await startRedis();
-      await operate(server, refuse);
+      await operate(server, reject);
       await using broker = new RedisBroker({ url: `redis://${login}127.0.0.1:${server.port}` });
       await until(() => code.test(broker.issues().join()));
       assertMatch(broker.issues().join(), /Redis has not been reached since the start/);
@@ -311,7 +311,7 @@ for (const { kind, code, login, accept, refuse, isLogin = true } of REDIS_REFUSA
 }
 
 /** The number of commands and logins that the server rejected. */
-async function refusals(server: RedisServer): Promise<number> {
+async function rejections(server: RedisServer): Promise<number> {
   const stats = await server.run(
     ...["--user", "root", "--pass", "root", "--no-auth-warning", "INFO", "errorstats"],
   );
@@ -340,12 +340,12 @@ Deno.test({
   name: "RedisBroker on a cluster reconnects after the password was rejected, and names the cause",
   ignore: isRedisMissing,
   async fn() {
-    await refusedCluster();
+    await rejectedCluster();
     await noTimers();
   },
 });
 
-async function refusedCluster(): Promise<void> {
+async function rejectedCluster(): Promise<void> {
   await using cluster = await RedisCluster.start();
   const setPassword = async (rule: string) => {
     for (const node of cluster.nodes) {

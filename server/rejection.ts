@@ -1,6 +1,6 @@
 /** Rejected sessions, reported to the application or printed. */
 import type { AdmissionOptions } from "./admission_options.ts";
-import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.ts";
+import { AuthenticationError, LimitError, type RejectionStatus } from "../errors.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
@@ -12,11 +12,11 @@ import { type DecisionFault, tellFault } from "../base/decision.ts";
  */
 const MIN_SECRET_LENGTH = 4;
 
-/** Shortest time between two lines about a failing `onRefusal`, in milliseconds. */
+/** Shortest time between two lines about a failing `onSessionRejected`, in milliseconds. */
 const FAILED_SILENT_MS = 1_000;
 
-/** Further properties of a {@linkcode Refused}. */
-interface RefusedOptions extends ErrorOptions {
+/** Further properties of a {@linkcode Rejected}. */
+interface RejectedOptions extends ErrorOptions {
   /** The application's fault, if any; the peer should retry. */
   readonly fault?: DecisionFault | undefined;
   /**
@@ -30,14 +30,14 @@ interface RefusedOptions extends ErrorOptions {
  * Thrown internally, and converted to a response where requests arrive. The peer receives the
  * message.
  */
-export class Refused extends Error {
+export class Rejected extends Error {
   /** HTTP status. The close code is this status plus 4000. */
-  readonly status: RefusalStatus;
+  readonly status: RejectionStatus;
   /** The application's fault, if it caused the rejection. */
   readonly fault: DecisionFault | undefined;
   readonly isToldByClose: boolean;
 
-  constructor(status: RefusalStatus, message: string, options: RefusedOptions = {}) {
+  constructor(status: RejectionStatus, message: string, options: RejectedOptions = {}) {
     super(message, options);
     this.status = status;
     this.fault = options.fault;
@@ -48,10 +48,10 @@ export class Refused extends Error {
    * The rejection for a peer that may not be a Skein client. For such a peer, a fault has the
    * status 401.
    */
-  get forAnyPeer(): Refused {
+  get forAnyPeer(): Rejected {
     if (this.fault === undefined) return this;
     const { message, cause, fault } = this;
-    return new Refused(401, message, { cause, fault });
+    return new Rejected(401, message, { cause, fault });
   }
 }
 
@@ -61,46 +61,54 @@ export function withinLimits<T>(manager: SessionManager, take: () => T): T {
     return take();
   } catch (error) {
     if (!(error instanceof LimitError)) throw error;
-    throw new Refused(manager.isDraining ? 503 : 429, error.message, { cause: error });
+    throw new Rejected(manager.isDraining ? 503 : 429, error.message, { cause: error });
   }
 }
 
-interface RefusedPeer {
+interface RejectedPeer {
   /** Network address, where known. */
   readonly address: string | undefined;
   /** Returns the token, which is never printed. */
   readonly token?: () => string | undefined;
 }
 
-/** Reports rejections to `onRefusal`, or on the console. */
-export class RefusalReport {
-  readonly #onRefusal: AdmissionOptions<never>["onRefusal"];
+/** Reports rejections to `onSessionRejected`, or on the console. */
+export class RejectionReport {
+  readonly #onSessionRejected: AdmissionOptions<never>["onSessionRejected"];
   readonly #console: ConsoleReport;
 
-  constructor(onRefusal: AdmissionOptions<never>["onRefusal"], console: ConsoleReport) {
-    this.#onRefusal = onRefusal;
+  constructor(
+    onSessionRejected: AdmissionOptions<never>["onSessionRejected"],
+    console: ConsoleReport,
+  ) {
+    this.#onSessionRejected = onSessionRejected;
     this.#console = console;
   }
 
-  tell(refused: Refused, { address, token }: RefusedPeer): void {
-    const { status, message: reason, cause, fault } = refused;
-    const onRefusal = this.#onRefusal;
+  tell(rejected: Rejected, { address, token }: RejectedPeer): void {
+    const { status, message: reason, cause, fault } = rejected;
+    const onSessionRejected = this.#onSessionRejected;
     // The application's text may contain the token.
     const secret = token?.();
     const isSecret = secret !== undefined && secret.length >= MIN_SECRET_LENGTH;
     const mask = (text: string) => isSecret ? text.replaceAll(secret, "<token>") : text;
-    if (fault) tellFault(this.#console, fault, { mask, isReported: onRefusal !== undefined });
-    else if (onRefusal === undefined) this.#print(refused, mask);
-    if (onRefusal === undefined) return;
+    if (fault) {
+      tellFault(this.#console, fault, { mask, isReported: onSessionRejected !== undefined });
+    } else if (onSessionRejected === undefined) this.#print(rejected, mask);
+    if (onSessionRejected === undefined) return;
     const error = cause === undefined ? {} : { error: cause };
-    attempt(() => onRefusal({ status, reason, address, ...error }), (failure) => {
-      this.#console.tell("onRefusal", `onRefusal failed: ${describeThrown(failure)}`, {
-        silentMs: FAILED_SILENT_MS,
-      });
+    attempt(() => onSessionRejected({ status, reason, address, ...error }), (failure) => {
+      this.#console.tell(
+        "onSessionRejected",
+        `onSessionRejected failed: ${describeThrown(failure)}`,
+        {
+          silentMs: FAILED_SILENT_MS,
+        },
+      );
     });
   }
 
-  #print({ status, message, cause }: Refused, mask: (text: string) => string): void {
+  #print({ status, message, cause }: Rejected, mask: (text: string) => string): void {
     // A draining server rejects all sessions, as intended.
     if (status === 503 && cause instanceof LimitError) return;
     const isOwnText = !(cause instanceof AuthenticationError);
@@ -108,8 +116,8 @@ export class RefusalReport {
     const isTold = behind !== undefined && !(behind instanceof LimitError);
     const reason = isOwnText ? message : mask(message);
     const more = isTold ? `: ${mask(describeThrown(behind))}` : "";
-    const line = `A session was refused with ${status}: ${reason}${more}`;
-    this.#console.tell(`refusal-${status}`, line, { about: reason });
+    const line = `A session was rejected with ${status}: ${reason}${more}`;
+    this.#console.tell(`rejection-${status}`, line, { about: reason });
   }
 }
 

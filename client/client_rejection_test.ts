@@ -18,16 +18,16 @@ import { drawing } from "../tests/sessions.ts";
 import type { ClientOptions } from "./client_options.ts";
 
 /** The status after a close, and the delay of the next attempt: the longest is 30 s. */
-type Next = "closed" | "refused" | "usual" | "longest" | "fresh";
+type Next = "closed" | "rejected" | "usual" | "longest" | "fresh";
 
 /** The next status after each close code: in response to an attempt, and in a session. */
 const CLOSES: Readonly<Record<keyof typeof CloseCode, readonly [attempt: Next, session: Next]>> = {
   normal: ["closed", "closed"],
   goingAway: ["usual", "usual"],
   abnormal: ["usual", "usual"],
-  malformed: ["refused", "longest"],
-  unauthenticated: ["refused", "usual"],
-  forbidden: ["refused", "refused"],
+  malformed: ["rejected", "longest"],
+  unauthenticated: ["rejected", "usual"],
+  forbidden: ["rejected", "rejected"],
   notFound: ["longest", "longest"],
   timedOut: ["usual", "usual"],
   tooLarge: ["usual", "usual"],
@@ -41,13 +41,13 @@ const CLOSES: Readonly<Record<keyof typeof CloseCode, readonly [attempt: Next, s
 const OTHERS = [1, 1000, 1002, 1011, 3000, 4000, 4402, 4410, 4499, 4999];
 
 /**
- * The next status after a refusal with an HTTP status; after all others the server counts as
+ * The next status after a rejection with an HTTP status; after all others the server counts as
  * unreachable.
  */
 const STATUSES: Readonly<Record<number, Next>> = {
-  400: "refused",
-  401: "refused",
-  403: "refused",
+  400: "rejected",
+  401: "rejected",
+  403: "rejected",
   404: "longest",
 };
 
@@ -56,13 +56,13 @@ const TOKEN: ClientOptions = { token: () => undefined };
 /** Names the outcome, by the status of a client whose delays are half of the maximum. */
 function nextOf(client: Client): Next {
   const { current } = client.status;
-  if (current.name === "refused" || current.name === "closed") return current.name;
+  if (current.name === "rejected" || current.name === "closed") return current.name;
   assert(current.name === "reconnecting", current.name);
   if (current.delayMs === 30_000) return "longest";
   return current.delayMs === 250 ? "usual" : "fresh";
 }
 
-Deno.test("Client is refused only by a decision of the application, for every close code, end and time", async () => {
+Deno.test("Client is rejected only by a decision of the application, for every close code, end and time", async () => {
   using _time = new FakeTime();
   const all = Object.entries(CLOSES).map(([name, next]) =>
     [CloseCode[name as keyof typeof CloseCode], ...next] as const
@@ -72,7 +72,7 @@ Deno.test("Client is refused only by a decision of the application, for every cl
     for (const options of [{}, TOKEN, { token: "t" }]) {
       const isFunction = options === TOKEN;
       const network = new Network();
-      network.answers.push(network.refuse(code));
+      network.answers.push(network.reject(code));
       await using client = network.client(options);
       await turns(12);
       const isFresh = isFunction && code === CloseCode.unauthenticated;
@@ -90,7 +90,7 @@ Deno.test("Client is refused only by a decision of the application, for every cl
   }
 });
 
-Deno.test("Client is refused only by HTTP statuses 400, 401 and 403, and reconnects after all others", async () => {
+Deno.test("Client is rejected only by HTTP statuses 400, 401 and 403, and reconnects after all others", async () => {
   using _time = new FakeTime();
   for (let status = 400; status < 600; status++) {
     const network = new Network();
@@ -107,14 +107,14 @@ Deno.test("Client is refused only by HTTP statuses 400, 401 and 403, and reconne
   }
 });
 
-Deno.test("Client stays closed or refused after its own final close, and retries after an invalid server", async () => {
+Deno.test("Client stays closed or rejected after its own final close, and retries after an invalid server", async () => {
   using _time = new FakeTime();
   for (
     const [code, next] of [
       [CloseCode.normal, "closed"],
-      [CloseCode.unauthenticated, "refused"],
-      [CloseCode.forbidden, "refused"],
-      [CloseCode.notFound, "refused"],
+      [CloseCode.unauthenticated, "rejected"],
+      [CloseCode.forbidden, "rejected"],
+      [CloseCode.notFound, "rejected"],
       [CloseCode.malformed, "longest"],
       [CloseCode.draining, "usual"],
     ] as const
@@ -132,9 +132,10 @@ Deno.test("Client stays closed or refused after its own final close, and retries
 });
 
 /**
- * A network with a service of topics, and a client that was refused while a loop of each kind runs.
+ * A network with a service of topics, and a client that was rejected while a loop of each kind
+ * runs.
  */
-async function refused(options: ClientOptions = {}) {
+async function rejected(options: ClientOptions = {}) {
   const asked: string[] = [];
   const network = new Network({
     services: new RequestService(platformRuntime(), {
@@ -142,7 +143,7 @@ async function refused(options: ClientOptions = {}) {
     }),
     onMessage: ({ data }) => void asked.push(String(data)),
   });
-  network.answers.push(network.nobody, network.refuse(4403));
+  network.answers.push(network.nobody, network.reject(4403));
   const client = network.client({ outbox: { maxMessages: 2 }, ...options });
   const topic = client.subscribe("a");
   const settledBy: string[] = [];
@@ -158,13 +159,13 @@ async function refused(options: ClientOptions = {}) {
   assertEquals(await settled(client), "reconnecting");
   client.retryNow();
   await turns();
-  assertEquals(client.status.current.name, "refused");
+  assertEquals(client.status.current.name, "rejected");
   return { network, client, topic, asked, settledBy };
 }
 
-Deno.test("Client keeps subscriptions, loops and its outbox while refused, idle and bounded", async () => {
+Deno.test("Client keeps subscriptions, loops and its outbox while rejected, idle and bounded", async () => {
   using time = new FakeTime();
-  const { network, client, topic, asked, settledBy } = await refused();
+  const { network, client, topic, asked, settledBy } = await rejected();
   await using _ = client;
   assertEquals(settledBy.splice(0).sort(), ["connected failed", "request failed", "retry failed"]);
   await time.tickAsync(86_400_000);
@@ -173,7 +174,11 @@ Deno.test("Client keeps subscriptions, loops and its outbox while refused, idle 
   assertThrows(() => client.send("say", "third"), QueueFullError);
   const other = client.subscribe("b");
   for (const wait of [() => client.whenConnected(), () => client.request("a")]) {
-    const error = await assertRejects(wait, SessionClosedError, "the client is refused by memory:");
+    const error = await assertRejects(
+      wait,
+      SessionClosedError,
+      "the client is rejected by memory:",
+    );
     assertEquals(error.info?.code, 4403);
   }
   client.retryNow();
@@ -185,13 +190,13 @@ Deno.test("Client keeps subscriptions, loops and its outbox while refused, idle 
   assertEquals(settledBy.splice(0), ["ready ended"]);
 });
 
-Deno.test("Client.retryNow() returns to refused after another refusal, and close() ends everything", async () => {
+Deno.test("Client.retryNow() returns to rejected after another rejection, and close() ends everything", async () => {
   using _time = new FakeTime();
-  const { network, client, settledBy } = await refused();
-  network.answers.push(network.refuse(4403));
+  const { network, client, settledBy } = await rejected();
+  network.answers.push(network.reject(4403));
   client.retryNow();
   await turns();
-  assertEquals([client.status.current.name, network.dials.length], ["refused", 3]);
+  assertEquals([client.status.current.name, network.dials.length], ["rejected", 3]);
   settledBy.splice(0);
   await client.close();
   assertEquals(await client.closed, { code: 0, reason: "", by: "local" });
@@ -203,11 +208,11 @@ Deno.test("Client.retryNow() returns to refused after another refusal, and close
   assertEquals(network.dials.length, 3);
 });
 
-Deno.test("Client with endOnRefusal closes immediately, and rejects everything that waits", async () => {
+Deno.test("Client with endOnRejection closes immediately, and rejects everything that waits", async () => {
   using _time = new FakeTime();
   const network = new Network();
-  network.answers.push(network.nobody, network.refuse(4403));
-  await using client = network.client({ endOnRefusal: true, delivery: "at-least-once" });
+  network.answers.push(network.nobody, network.reject(4403));
+  await using client = network.client({ endOnRejection: true, delivery: "at-least-once" });
   await using topic = client.subscribe("a");
   const waiting = [
     Array.fromAsync(client),
@@ -222,14 +227,14 @@ Deno.test("Client with endOnRefusal closes immediately, and rejects everything t
   client.retryNow();
   await Promise.all(waiting);
   assertEquals(await client.closed, { code: 4403, reason: "No", by: "remote" });
-  assertEquals([client.status.current.name, client.status.isEnded], ["refused", true]);
+  assertEquals([client.status.current.name, client.status.isEnded], ["rejected", true]);
   assertThrows(() => client.send("a"), SessionClosedError, "4403 No");
-  assertThrows(() => client.subscribe("a"), SessionClosedError, "refused");
+  assertThrows(() => client.subscribe("a"), SessionClosedError, "rejected");
 });
 
 Deno.test("Client closes after a normal close by the server, and its loops end without an error", async () => {
   const network = new Network();
-  network.answers.push(network.refuse(0));
+  network.answers.push(network.reject(0));
   await using client = network.client();
   assertEquals(await settled(client), "closed");
   assertEquals(await Array.fromAsync(client), []);
@@ -242,7 +247,7 @@ Deno.test("Client makes one more attempt with a fresh token after 4401, at the f
   using time = new FakeTime();
   const network = new Network();
   let asked = 0;
-  network.answers.push(network.refuse(4401), () => network.accept());
+  network.answers.push(network.reject(4401), () => network.accept());
   await using client = network.client({ token: () => void asked++ });
   await turns();
   assertEquals(nextOf(client), "fresh");
@@ -251,14 +256,14 @@ Deno.test("Client makes one more attempt with a fresh token after 4401, at the f
   await time.tickAsync(1_500);
   assertEquals([await settled(client), asked], ["connected", 2]);
   await time.tickAsync(5_000);
-  network.answers.push(network.refuse(4401), network.refuse(4401));
+  network.answers.push(network.reject(4401), network.reject(4401));
   await network.reconnect(time);
   assertEquals([nextOf(client), asked], ["fresh", 3]);
   await time.tickAsync(1_500);
-  assertEquals([await settled(client), asked], ["refused", 4]);
+  assertEquals([await settled(client), asked], ["rejected", 4]);
 });
 
-Deno.test("Client that was refused with 4401 tries a fresh token when it wakes up or comes back online", async () => {
+Deno.test("Client that was rejected with 4401 tries a fresh token when it wakes up or comes back online", async () => {
   using time = new FakeTime();
   for (
     const [options, code, dials] of [
@@ -269,15 +274,15 @@ Deno.test("Client that was refused with 4401 tries a fresh token when it wakes u
     ] as const
   ) {
     const network = new Network();
-    network.answers.push(...Array.from({ length: 2 }, () => network.refuse(code)));
+    network.answers.push(...Array.from({ length: 2 }, () => network.reject(code)));
     await using client = network.client(options);
     await turns(12);
     await time.tickAsync(1_500);
-    assertEquals(await settled(client), "refused");
+    assertEquals(await settled(client), "rejected");
     dispatchEvent(new Event("online"));
     await turns();
     assertEquals(network.dials.length, dials, `${code}`);
-    assertEquals(client.status.current.name, dials === 3 ? "connected" : "refused");
+    assertEquals(client.status.current.name, dials === 3 ? "connected" : "rejected");
   }
 });
 
@@ -332,13 +337,13 @@ Deno.test("Client waits at most an hour at a server's request", async () => {
   assertEquals(await settled(client), "connected");
 });
 
-Deno.test("Client is refused if token throws a refusal, and retries after every other error", async () => {
-  const refusals: [error: Error, next: Next, code: number][] = [
-    [new AuthenticationError("Signed out"), "refused", 4401],
-    [new AuthenticationError("Banned", { status: 403 }), "refused", 4403],
+Deno.test("Client is rejected if token throws a rejection, and retries after every other error", async () => {
+  const rejections: [error: Error, next: Next, code: number][] = [
+    [new AuthenticationError("Signed out"), "rejected", 4401],
+    [new AuthenticationError("Banned", { status: 403 }), "rejected", 4403],
     [new AuthenticationError("Busy", { status: 503 }), "usual", 4503],
-    [new RequestError("unauthenticated", "Signed out"), "refused", 4401],
-    [new RequestError("forbidden", "Banned"), "refused", 4403],
+    [new RequestError("unauthenticated", "Signed out"), "rejected", 4401],
+    [new RequestError("forbidden", "Banned"), "rejected", 4403],
     [new RequestError("unavailable", "Later"), "usual", 1006],
     [new RequestError("constructor", "Odd"), "usual", 1006],
     [new TypeError("fetch failed"), "usual", 1006],
@@ -350,7 +355,7 @@ Deno.test("Client is refused if token throws a refusal, and retries after every 
     [new ConnectionError("No", { status: 403 }), "usual", 1006],
     [new DOMException("Aborted", "AbortError"), "usual", 1006],
   ];
-  for (const [error, next, code] of refusals) {
+  for (const [error, next, code] of rejections) {
     using _time = new FakeTime();
     const network = new Network();
     let asked = 0;
@@ -363,24 +368,24 @@ Deno.test("Client is refused if token throws a refusal, and retries after every 
     const { cause } = current;
     assertEquals([cause.code, cause.reason, cause.error], [code, error.message, error]);
     assertEquals([network.dials.length, asked], [0, 1]);
-    if (next === "refused") await assertRejects(() => client.request("x"), SessionClosedError);
+    if (next === "rejected") await assertRejects(() => client.request("x"), SessionClosedError);
     client.retryNow();
     assertEquals(await settled(client), "connected");
   }
 });
 
-Deno.test("Client that token refused retries after a wake-up, if a token may exist by then", async () => {
+Deno.test("Client that token rejected retries after a wake-up, if a token may exist by then", async () => {
   using _time = new FakeTime();
   const network = new Network();
   let asked = 0;
   const token = () => ++asked === 1 ? Promise.reject(new AuthenticationError("Signed out")) : null;
   await using client = network.client({ token });
-  assertEquals(await settled(client), "refused");
+  assertEquals(await settled(client), "rejected");
   dispatchEvent(new Event("online"));
   assertEquals([await settled(client), asked], ["connected", 2]);
 });
 
-Deno.test("Client is not refused if its url function throws a refusal", async () => {
+Deno.test("Client is not rejected if its url function throws a rejection", async () => {
   using _time = new FakeTime();
   const network = new Network();
   const url = () => Promise.reject(new AuthenticationError("Not a token"));
@@ -392,7 +397,7 @@ Deno.test("Client is not refused if its url function throws a refusal", async ()
 Deno.test("Client names its URL if token fails before the first dial", async () => {
   for (
     const [error, line] of [
-      [new AuthenticationError("Signed out"), "The client of m://a/ was refused: Signed out"],
+      [new AuthenticationError("Signed out"), "The client of m://a/ was rejected: Signed out"],
       [
         new TypeError("fetch failed"),
         "Cannot connect to m://a/: fetch failed; retrying, see client.status",

@@ -7,7 +7,7 @@
  * @param reason The server's reason.
  * @returns One sentence; `undefined` if the client's user cannot fix it.
  */
-export function refusalCure(code: number, reason: string): string | undefined {
+export function rejectionCure(code: number, reason: string): string | undefined {
   switch (code) {
     case 4400:
       return "Provide what the server's text asks for, such as a token or a part of the URL; or the versions of client and server are not compatible";

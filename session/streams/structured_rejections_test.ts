@@ -19,7 +19,7 @@ import {
 import type { StandardSchema } from "../../base/standard_schema.ts";
 import type { StructuredStreamOptions } from "./structured_options.ts";
 
-interface Refusal {
+interface Rejection {
   readonly what: string;
   readonly incoming: (Uint8Array | null)[];
   readonly reason: StructuredError["reason"];
@@ -31,7 +31,7 @@ interface Refusal {
   readonly isSkipped?: boolean;
 }
 
-const REFUSALS: readonly Refusal[] = [
+const REJECTIONS: readonly Rejection[] = [
   {
     what: "an unknown type",
     incoming: [framed(9, "a")],
@@ -123,7 +123,9 @@ const REFUSALS: readonly Refusal[] = [
   },
 ];
 
-for (const { what, incoming, reason, type, message, code = 4400, options, isSkipped } of REFUSALS) {
+for (
+  const { what, incoming, reason, type, message, code = 4400, options, isSkipped } of REJECTIONS
+) {
   Deno.test(`StructuredStream throws and ends in both directions on ${what}`, async () => {
     const before = framed(2, "before");
     const wire = new HandStream(before, ...incoming.map((bytes) => bytes?.slice() ?? null));
