@@ -17,6 +17,32 @@ import type {
 /** The maximum number of requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;
 
+/** The position that a reply leads to, and what the reader is told. */
+interface Outcome {
+  readonly position: "known" | "received";
+  /** For a gap, the reason if the server gives none. */
+  readonly told: "start" | "nothing" | "recovered" | RecoveryReason;
+}
+
+/**
+ * The outcome of each reply, compared with the position that the request contained:
+ *
+ * - `first`: the request had none, because the subscription is new and has no `since`.
+ * - `seamless`: all messages after the position follow, and the connection was not lost.
+ * - `resumed`: they follow after a loss.
+ * - `repeated`: some are missing, and because of `last`, the reply is from before the position.
+ * - `restarted`: some are missing, or this is a different history with the same name.
+ * - `bare`: the topic has no history.
+ */
+const OUTCOMES = {
+  first: { position: "received", told: "start" },
+  seamless: { position: "known", told: "nothing" },
+  resumed: { position: "known", told: "recovered" },
+  repeated: { position: "known", told: "unavailable" },
+  restarted: { position: "received", told: "unavailable" },
+  bare: { position: "received", told: "no-history" },
+} as const satisfies Readonly<Record<string, Outcome>>;
+
 /** An event of a topic. Events arrive in order. */
 export type TopicEvent = IncomingMessage | Exclude<TopicNote, { readonly kind: "unsubscribed" }>;
 
@@ -204,30 +230,37 @@ export class Resume {
   }
 
   /** Handles the reply to a request with this subscription's position. */
-  begin(
-    { epoch, offset = 0, tag, head, recovered, reason, ephemeral }: SubscribeAnswer,
-  ): void {
-    const { state } = this.#subscription;
-    const isFirst = state === "subscribing" || state === "joining";
+  begin(answer: SubscribeAnswer): void {
+    const { epoch, offset = 0, tag, head, recovered, reason, ephemeral } = answer;
     this.#subscription.head = head;
     this.#subscription.ephemeral ??= ephemeral;
     if (this.#fallsBehind(0)) return this.#stayBehind(recovered === true);
-    const known = this.#known;
-    let position = epoch === undefined ? undefined : at(epoch, offset, tag);
-    if (recovered && known?.epoch === epoch) {
-      // After a hole was filled or the client has moved, no message was lost.
-      const wasLost = isFirst || state === "lost" || state === "moving" && this.#isReturn;
-      if (wasLost) this.#tell({ recovered }, known);
-    } else if (!isFirst || this.#options.since) {
-      // In the same epoch, `last` must not repeat messages that were already received.
-      const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);
-      // With "new-epoch", this is a different history with the same name. None of its messages were
-      // received.
-      if (isAhead && known!.offset > offset && reason !== "new-epoch") position = known;
-      this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
-    } else this.#known = this.#subscription.position = position;
+    const received = epoch === undefined ? undefined : at(epoch, offset, tag);
+    const { position, told } = this.#compare(answer);
+    const next = position === "known" ? this.#known : received;
+    if (told === "start") this.#known = this.#subscription.position = next;
+    else if (told === "recovered") this.#tell({ recovered: true }, next);
+    else if (told !== "nothing") this.#lost(reason ?? told, next);
     this.#isReturn = false;
     this.#subscription.change("answer");
+  }
+
+  /** Compares a reply with the known position, which the request contained. */
+  #compare({ epoch, offset = 0, head = 0, recovered, reason }: SubscribeAnswer): Outcome {
+    const { state } = this.#subscription;
+    const known = this.#known;
+    const isFirst = state === "subscribing" || state === "joining";
+    const isSameHistory = known?.epoch === epoch;
+    if (recovered && isSameHistory) {
+      const wasLost = isFirst || state === "lost" || state === "moving" && this.#isReturn;
+      return wasLost ? OUTCOMES.resumed : OUTCOMES.seamless;
+    }
+    if (isFirst && !this.#options.since) return OUTCOMES.first;
+    if (epoch === undefined) return OUTCOMES.bare;
+    // With "new-epoch", none of the messages of this history were received.
+    const isRepeated = isSameHistory && known!.offset > offset && known!.offset <= head &&
+      reason !== "new-epoch";
+    return isRepeated ? OUTCOMES.repeated : OUTCOMES.restarted;
   }
 
   #take(message: IncomingMessage, size: number): void {
