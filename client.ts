@@ -43,12 +43,13 @@
  * @module
  */
 import type { Client } from "./client/client.ts";
-import type { ClientPlatform, ServerUrl } from "./client/client_options.ts";
+import type { ServerUrl } from "./client/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./client/connect.ts";
 import type { Contract } from "./session/contract.ts";
 import { platformRuntime, type Runtime } from "./base/runtime.ts";
 import type { Session } from "./session/session.ts";
 import { pagePlatform } from "./client/page/page.ts";
+import type { ClientPlatform } from "./client/platform.ts";
 import type { TransportOptions } from "./transport/race/options.ts";
 
 // Import each module directly, because these imports determine how much a page loads at first.

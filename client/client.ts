@@ -12,7 +12,6 @@ import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
 import type {
   ClientOptions,
-  ClientPlatform,
   ClientPublishOptions,
   ClientRequestOptions,
   ClientStatus,
@@ -37,6 +36,7 @@ import type {
 import { closedError } from "../session/core.ts";
 import { Guest } from "./guest.ts";
 import { checkConnectTimeout, fresh, NoCommonProtocol, NoToken, openSession } from "./open.ts";
+import type { ClientPlatform } from "./platform.ts";
 import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { withoutUndefined } from "../base/options.ts";
@@ -72,10 +72,6 @@ const STABLE_MS = 5_000;
  * immediately.
  */
 export const WAKE_MS = 5_000;
-
-type Recovery = typeof import("./recovery.ts");
-
-type Answers = typeof import("../session/answers/answers.ts");
 
 /**
  * The shortest pause between a rejected attempt and the attempt with a fresh token, in
@@ -187,7 +183,7 @@ export class Client<C extends Contract = Contract>
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
   #liveness: Liveness | undefined;
-  #part: Recovery | undefined;
+  #part: Awaited<ReturnType<ClientPlatform["recovery"]>> | undefined;
   /** The number of loops that wait for an item of a resumable response. */
   #awaitedItems = 0;
   /** Removes the callback that was passed to the option `life`. */
@@ -329,7 +325,7 @@ export class Client<C extends Contract = Contract>
     const { last: published } = publications;
     const isDone = () =>
       (outbox.first?.seq ?? Infinity) > last && publications.isSettled(published);
-    await (await this.#recovery()).flushed(outbox, isDone, options);
+    await (await this.#platform.recovery()).flushed(outbox, isDone, options);
   }
 
   /**
@@ -425,7 +421,7 @@ export class Client<C extends Contract = Contract>
       const session = this.#session?.isReady
         ? this.#session
         : await this.whenConnected({ timeoutMs, signal });
-      const { openAnswer } = await this.#platform.answers() as Answers;
+      const { openAnswer } = await this.#platform.answers();
       return openAnswer(session[internals], topic, data, options);
     };
     return answerOf(open());
@@ -503,7 +499,7 @@ export class Client<C extends Contract = Contract>
       isUpToDate: false,
       cancel: (reason = "") => client.publish(STREAM_PREFIX + id, { cancel: reason }),
       async *[Symbol.asyncIterator]() {
-        yield* (await client.#recovery()).readStream(this, { ...options, subscribe });
+        yield* (await client.#platform.recovery()).readStream(this, { ...options, subscribe });
       },
     };
   }
@@ -522,7 +518,7 @@ export class Client<C extends Contract = Contract>
     options: ClientStateOptions = {},
   ): Promise<ClientStateOf<C, Id>> {
     this.#check("open state", options);
-    const { openState } = await this.#platform.state() as typeof import("./state/state.ts");
+    const { openState } = await this.#platform.state();
     const client = this as unknown as Client;
     const state = await openState(id as string, options, client, this.#platform, this.#runtime);
     // Only the types depend on the contract.
@@ -822,12 +818,12 @@ export class Client<C extends Contract = Contract>
   async #openUnread(): Promise<UnreadSessions> {
     const met = new Set<Session>();
     const unobserve = this.status.observe(() => void (this.#session && met.add(this.#session)));
-    const { UnreadSessions } = await this.#recovery().finally(unobserve);
+    const { UnreadSessions } = await this.#platform.recovery().finally(unobserve);
     return new UnreadSessions(met);
   }
 
   async #loadMoves(): Promise<Moves<Contract>> {
-    const { Moves } = await this.#recovery();
+    const { Moves } = await this.#platform.recovery();
     return this.#moves ??= new Moves<Contract>({
       session: () => this.#session,
       subscriptions: this.#subscriptions,
@@ -899,7 +895,7 @@ export class Client<C extends Contract = Contract>
     if (isNormal || this.status.isObserved) return;
     const failure = { info, verdict, place: this.#place };
     // If this code cannot be loaded, the browser's console already shows that the network is down.
-    this.#recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
+    this.#platform.recovery().then((part) => part.reportFailure(this.#settings, failure), () => {});
   }
 
   /**
@@ -932,7 +928,7 @@ export class Client<C extends Contract = Contract>
       },
     };
     const reading = this.#platform.answers().then((part) =>
-      new (part as Answers).KeptAnswer(this as unknown as Client, {
+      new part.KeptAnswer(this as unknown as Client, {
         ...options,
         answer,
         awaits: (isAwaited) => this.#awaits(isAwaited),
@@ -948,12 +944,8 @@ export class Client<C extends Contract = Contract>
     if (isAwaited) this.#session?.[internals].receiving.liveness?.began();
   }
 
-  #recovery(): Promise<Recovery> {
-    return this.#platform.recovery() as Promise<Recovery>;
-  }
-
   async #deliver(session: Session): Promise<void> {
-    this.#delivery ??= new (await this.#recovery()).Delivery(this.#outbox);
+    this.#delivery ??= new (await this.#platform.recovery()).Delivery(this.#outbox);
     await this.#delivery.handTo(session);
   }
 
@@ -962,7 +954,7 @@ export class Client<C extends Contract = Contract>
    * session. If loading fails, the next call retries it.
    */
   async #lookAfter(): Promise<void> {
-    const part = this.#part ??= await this.#recovery().catch(() => undefined);
+    const part = this.#part ??= await this.#platform.recovery().catch(() => undefined);
     if (!part || this.status.isEnded) return;
     this.#settings.skipOversize = part.skipOversize;
     this.#life ??= new part.Life(this, {
@@ -1021,7 +1013,7 @@ export class Client<C extends Contract = Contract>
           const opening = known(url, { ...options, silent });
           // Topics with a history need this code for their first request. It loads while the
           // connection opens, after the transport's code.
-          if (!this.#subscriptions.isEmpty) this.#recovery().catch(() => {});
+          if (!this.#subscriptions.isEmpty) this.#platform.recovery().catch(() => {});
           return dialed = await opening as Connection;
         } catch (error) {
           throw dialed = error;
@@ -1069,6 +1061,7 @@ export class Client<C extends Contract = Contract>
     const next = this.#urls.next();
     return openSession({
       ...this.#options,
+      ...this.#platform,
       token: tokens ? ({ signal }) => tokens.run(signal) : this.#options.token,
       url: async ({ signal }) => {
         const url = await fresh(next, signal);

@@ -10,7 +10,6 @@ import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { Session } from "../session/session.ts";
-import type { Tab } from "./guest.ts";
 import type { SessionPublishOptions, WaitOptions } from "../session/types.ts";
 import type { SessionHandlers } from "../session/check_settings.ts";
 import type {
@@ -91,45 +90,6 @@ export type Dialer = (
     readonly onWorn?: (() => void) | undefined;
   },
 ) => Promise<Connection>;
-
-/** A client's platform: a page, or Deno. */
-export interface ClientPlatform {
-  /** Opens connections. */
-  readonly dial: Dialer;
-  /**
-   * Loads all session features except messages, on first use.
-   *
-   * @ignore
-   */
-  readonly insight: () => Promise<unknown>;
-  /**
-   * Loads streaming responses, request handlers and drop policies, on first use.
-   *
-   * @ignore
-   */
-  readonly answers: () => Promise<unknown>;
-  /**
-   * Loads live state, on first use.
-   *
-   * @ignore
-   */
-  readonly state: () => Promise<unknown>;
-  /**
-   * Loads the module `recovery.ts`, which detects a lost server and carries subscriptions and
-   * messages over to the next session.
-   *
-   * @ignore
-   */
-  readonly recovery: () => Promise<unknown>;
-  /**
-   * The page, which keeps a guest through a reload; `undefined` on other platforms.
-   *
-   * @ignore
-   */
-  readonly tab?: Tab | undefined;
-  /** @ignore */
-  readonly checkOptions: (call: string, options: unknown) => void;
-}
 
 /**
  * The options of a client.

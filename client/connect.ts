@@ -2,12 +2,12 @@
 import { Client } from "./client.ts";
 import type {
   ClientOptions,
-  ClientPlatform,
   ClientPublishOptions,
   ClientRequestOptions,
   ClientSubscribeOptions,
   ServerUrl,
 } from "./client_options.ts";
+import type { ClientPlatform } from "./platform.ts";
 import type { DurableStreamOptions } from "./durable_stream.ts";
 import type { ClientStateOptions } from "./state/state.ts";
 import type { StateWriteOptions } from "../session/state_types.ts";
@@ -138,6 +138,6 @@ export async function dialBy<C extends Contract>(
     checkOptions,
   });
   return await openSession(
-    { ...options, url, dial, protocols, settings, timeoutMs },
+    { ...options, url, dial, insight, answers, protocols, settings, timeoutMs },
   ) as Session<unknown, C, "client">;
 }

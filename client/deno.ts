@@ -1,7 +1,7 @@
 /** `connect()` and `dial()` for Deno, with WebTransport on Deno's own QUIC. */
 import { isDeno, isPermitted } from "../base/platform.ts";
 import type { Client } from "./client.ts";
-import type { ClientPlatform, Dialer, ServerUrl } from "./client_options.ts";
+import type { Dialer, ServerUrl } from "./client_options.ts";
 import {
   connectBy,
   type ConnectOptions,
@@ -10,6 +10,7 @@ import {
   type MakePlatform,
 } from "./connect.ts";
 import { checkCall } from "./call_checks.ts";
+import type { ClientPlatform } from "./platform.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { isQuicAvailable, permittedHost, QUIC_MISSING } from "../transport/quic/deno_quic.ts";

@@ -15,6 +15,7 @@ import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { anySignal, startTimer, within } from "../base/wait.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
+import type { ClientPlatform } from "./platform.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
@@ -23,11 +24,9 @@ import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
 /** The options for {@linkcode openSession}. */
-export interface OpenOptions {
+export interface OpenOptions extends Pick<ClientPlatform, "dial" | "insight" | "answers"> {
   /** The URL of the server, or a function that returns it. */
   readonly url: Fresh<string | URL>;
-  /** Opens the connection. */
-  readonly dial: Dialer;
   /** The subprotocols to offer. */
   readonly protocols: readonly string[];
   /** The session's settings. */
@@ -45,10 +44,6 @@ export interface OpenOptions {
   /** Observes the handshake and the session. */
   readonly instrumentation?: Instrumentation | undefined;
 }
-
-type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
-
-type Answers = Pick<typeof import("../session/answers/answers.ts"), "DropPolicy" | "RequestTable">;
 
 /** Thrown if the function for the token says that there is no token. */
 export class NoToken extends SessionClosedError {}
@@ -68,29 +63,22 @@ export class NoCommonProtocol extends ConnectionError {}
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
   // If the code for instrumentation cannot be loaded, the session opens without it.
-  const { instrumentation, settings } = options;
-  if (settings.handlers.requests !== undefined) await loadRequests(settings);
-  if (settings.sendQueue.policy !== "close") await loadPolicy(settings);
-  const part = instrumentation && await settings.insight().catch(() => undefined);
-  return await (part
-    ? (part as Insight).openWatched(options, (url) => open({ ...options, url }))
-    : open(options));
-}
-
-async function loadRequests(settings: SessionSettings): Promise<void> {
-  const { RequestTable } = await loadAnswers(settings, "the handlers of requests");
-  settings.requests ??= new RequestTable(settings);
-}
-
-async function loadPolicy(settings: SessionSettings): Promise<void> {
-  const { DropPolicy } = await loadAnswers(settings, "the policy of sendQueue");
-  settings.overflow ??= new DropPolicy(settings.sendQueue.policy);
-}
-
-async function loadAnswers(settings: SessionSettings, what: string): Promise<Answers> {
-  return await settings.answers().catch((cause) => {
-    throw new ConnectionError(`Cannot load ${what}`, { cause });
-  }) as Answers;
+  const { answers, insight, instrumentation, settings } = options;
+  const { handlers: { requests }, sendQueue: { policy } } = settings;
+  const load = (what: string) =>
+    answers().catch((cause) => {
+      throw new ConnectionError(`Cannot load ${what}`, { cause });
+    });
+  if (requests !== undefined) {
+    const { RequestTable } = await load("the handlers of requests");
+    settings.requests ??= new RequestTable(settings);
+  }
+  if (policy !== "close") {
+    const { DropPolicy } = await load("the policy of sendQueue");
+    settings.overflow ??= new DropPolicy(policy);
+  }
+  const part = instrumentation && await insight().catch(() => undefined);
+  return await (part?.openWatched(options, (url) => open({ ...options, url })) ?? open(options));
 }
 
 async function open(options: OpenOptions): Promise<Session> {

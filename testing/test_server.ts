@@ -130,7 +130,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
     });
     return await openSession({
       url: urlOf(path),
-      dial: this.#dialer(address),
+      ...denoPlatform(this.#dialer(address)),
       protocols,
       settings,
       token,

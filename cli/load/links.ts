@@ -1,7 +1,7 @@
 /** One connection of a load: a Skein client, or a plain WebSocket. */
 import type { Client } from "../../client/client.ts";
 import { connectBy } from "../../client/connect.ts";
-import type { ClientPlatform } from "../../client/client_options.ts";
+import type { ClientPlatform } from "../../client/platform.ts";
 import { denoPlatform, denoWebTransport } from "../../client/deno.ts";
 import { race } from "../../transport/race/race.ts";
 import { withLastResort } from "../../transport/race/last_resort.ts";

@@ -5,7 +5,8 @@
  */
 import "../connect.ts"; // A page loads the client at first.
 import "../../base/standard_schema.ts"; // Contracts and typed streams share it.
-import type { ClientPlatform, Dialer } from "../client_options.ts";
+import type { Dialer } from "../client_options.ts";
+import type { ClientPlatform, Insight } from "../platform.ts";
 import type { Connection } from "../../transport/connection.ts";
 import type { Tab } from "../guest.ts";
 import { type LoadHttp, withLastResort } from "../../transport/race/last_resort.ts";
@@ -21,6 +22,11 @@ import {
 import { namesCheck } from "./option_names.ts";
 import { within } from "../../base/wait.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
+
+interface Hints {
+  /** Prints the hint about an unknown option. */
+  tellHint(name: string, names: object): void;
+}
 
 /**
  * The functions that load the chunks. `client.ts` passes them in so that no module imports its
@@ -40,15 +46,13 @@ export interface PageChunks {
   readonly http: LoadHttp;
   /** Loads streams and datagrams on a WebSocket. */
   readonly streams: LoadStreams;
-  /** Loads all session features except messages. */
-  readonly insight: ClientPlatform["insight"];
+  /** Loads all session features except messages, and the hints about unknown options. */
+  readonly insight: () => Promise<Insight & Hints>;
   /** Loads streaming responses, request handlers and drop policies. */
   readonly answers: ClientPlatform["answers"];
   /** Loads live state. */
   readonly state: ClientPlatform["state"];
 }
-
-type Hints = { tellHint(name: string, names: object): void };
 
 /**
  * Creates the platform of a page.
@@ -72,7 +76,7 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   const checked = { ...chosen, hasHttp: chosen.hasHttp && !isMissing("fetch") };
   const dial = withLastResort(pageDialer(checked, chunks), checked, http);
   const checkOptions = namesCheck((name, names) =>
-    insight().then((part) => (part as Hints).tellHint(name, names), () => {})
+    insight().then((part) => part.tellHint(name, names), () => {})
   );
   // Deno and Node have a `sessionStorage`, too, which all clients of the process share.
   const tab = "document" in globalThis ? globalThis as unknown as Tab : undefined;

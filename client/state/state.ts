@@ -34,7 +34,7 @@ import { closedError } from "../../session/core.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { WaitOptions } from "../../session/types.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { ClientPlatform, ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
+import type { ClientStatus, ClientSubscribeOptions } from "../client_options.ts";
 import type { readStream } from "../durable_stream.ts";
 import type { Subscription } from "../subscriptions/subscription.ts";
 import { Ephemeral } from "./ephemeral.ts";
@@ -87,6 +87,12 @@ interface StateParts {
   /** Checks the names of options, and their kinds if that is loaded. */
   readonly check: (call: string, options: unknown) => void;
   readonly readStream: typeof readStream;
+}
+
+/** The parts of a client's platform that a state uses. */
+interface StatePlatform {
+  recovery(): Promise<Pick<StateParts, "readStream">>;
+  checkOptions(call: string, options: unknown): void;
 }
 
 /**
@@ -780,10 +786,10 @@ export async function openState(
   id: string,
   options: ClientStateOptions,
   client: StateClient,
-  { recovery, checkOptions: check }: ClientPlatform,
+  { recovery, checkOptions: check }: StatePlatform,
   runtime: Runtime,
 ): Promise<ClientState> {
   checkRowName("open state", "id", id);
-  const { readStream } = await recovery() as Pick<StateParts, "readStream">;
+  const { readStream } = await recovery();
   return new ClientState(id, options, client, { runtime, check, readStream });
 }

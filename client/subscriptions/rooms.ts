@@ -229,9 +229,8 @@ export class Membership<C extends Contract = Contract> extends Subscription<C> {
   }
 
   override async from(): Promise<Record<never, never>> {
-    const part = await this.#owner
-      .loadRecovery() as typeof import("../../session/wire/member_list.ts");
-    this.#list ??= new part.MemberList();
+    const { MemberList } = await this.#owner.loadRecovery();
+    this.#list ??= new MemberList();
     return {};
   }
 

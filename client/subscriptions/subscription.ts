@@ -9,8 +9,10 @@ import type {
   Recovery,
   SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
+import type { MemberList } from "../../session/wire/member_list.ts";
 import type { PresenceNotice } from "../../session/wire/presence_notice.ts";
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
+import type { Retries } from "./retries.ts";
 import { STATES, type SubscriptionChange, type SubscriptionState } from "./subscription_state.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
@@ -20,6 +22,13 @@ import type { IncomingMessage } from "../../session/message.ts";
 
 /** The maximum number of messages and bytes that wait for a slow reader, or for the first one. */
 export const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
+
+/** The code that loads with the first subscription that needs it. */
+export interface RecoveryParts {
+  readonly MemberList: typeof MemberList;
+  readonly Resume: typeof Resume;
+  readonly Retries: typeof Retries;
+}
 
 /** The parts of the client that a subscription uses. */
 export interface SubscriptionOwner {
@@ -33,8 +42,8 @@ export interface SubscriptionOwner {
   ask(): void;
   /** Reports a loss that the application does not handle. */
   lost(loss: TopicLoss): void;
-  /** Loads the module `resume.ts`. */
-  loadRecovery(): Promise<unknown>;
+  /** Loads the code that only some subscriptions need. */
+  loadRecovery(): Promise<RecoveryParts>;
   /** Ends the subscription at the server. Rejects if the server does not reply. */
   end(): Promise<void>;
   /** Returns whether the server has sent a notice about the users in the topic. */
@@ -314,7 +323,7 @@ export class Subscription<
   async from(hasHistories: boolean | undefined): Promise<HistoryOptions> {
     const { since, last, onRecovery } = this.#options;
     if (hasHistories || since || last || onRecovery) {
-      const { Resume } = await this.#owner.loadRecovery() as typeof import("./resume.ts");
+      const { Resume } = await this.#owner.loadRecovery();
       this.#resume ??= new Resume(this, this.#owner, this.#options);
     }
     this.#isPrepared = true;

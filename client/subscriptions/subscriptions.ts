@@ -15,7 +15,7 @@ import {
 import { internals, type Session } from "../../session/session.ts";
 import type { ClientSubscribeOptions } from "../client_options.ts";
 import { Membership } from "./rooms.ts";
-import { Subscription, type SubscriptionOwner } from "./subscription.ts";
+import { type RecoveryParts, Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presence_notice.ts";
 import { checkTopic } from "../../session/wire/encode.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../../session/message.ts";
@@ -33,8 +33,6 @@ const MAX_ASKED_AT_ONCE = 32;
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
-type RetriesPart = typeof import("./retries.ts");
-
 export class Subscriptions<C extends Contract> {
   readonly #all = new Map<string, TopicReaders<C>>();
   /** The topics that have not been requested in the session yet, the next one first. */
@@ -50,7 +48,7 @@ export class Subscriptions<C extends Contract> {
    * flight are not for the next subscription.
    */
   readonly #leaving = new Map<string, Promise<unknown>>();
-  readonly #loadRecovery: () => Promise<unknown>;
+  readonly #loadRecovery: () => Promise<RecoveryParts>;
   #retries: Retries | undefined;
   readonly #runtime: Runtime;
   /** The pauses after code has failed to load. */
@@ -64,7 +62,7 @@ export class Subscriptions<C extends Contract> {
    * Creates the object without subscriptions. The code for histories is loaded when it is first
    * needed.
    */
-  constructor(runtime: Runtime, loadRecovery: () => Promise<unknown>) {
+  constructor(runtime: Runtime, loadRecovery: () => Promise<RecoveryParts>) {
     this.#loadRecovery = loadRecovery;
     this.#runtime = runtime;
     this.#loads = new Backoff(runtime);
@@ -276,7 +274,7 @@ export class Subscriptions<C extends Contract> {
     rejected: readonly Subscription<C>[],
   ): Promise<void> {
     const wasInForce = rejected.map(({ status }) => status.current !== "pending");
-    const part = await this.#loadRecovery().catch(() => undefined) as RetriesPart | undefined;
+    const part = await this.#loadRecovery().catch(() => undefined);
     // If the session was lost in the meantime, the next session requests the topic.
     const isLost = !session.isReady || this.#session !== session;
     if (isLost || this.#all.get(readers.topic) !== readers) return;

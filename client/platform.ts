@@ -1,0 +1,50 @@
+/** A client's platform: how it opens connections, and loads code when that is first needed. */
+import type { Dialer } from "./client_options.ts";
+import type { Tab } from "./guest.ts";
+
+/** Streaming responses, request handlers and drop policies. */
+type Answers = typeof import("../session/answers/answers.ts");
+
+/** The session features other than messages. */
+export type Insight =
+  & typeof import("../session/insight/insight.ts")
+  & Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
+
+/** The platform of one client: a page, or Deno. */
+export interface ClientPlatform {
+  /** Opens connections. */
+  readonly dial: Dialer;
+  /**
+   * Loads all session features except messages, on first use.
+   *
+   * @ignore
+   */
+  readonly insight: () => Promise<Insight>;
+  /**
+   * Loads streaming responses, request handlers and drop policies, on first use.
+   *
+   * @ignore
+   */
+  readonly answers: () => Promise<Answers>;
+  /**
+   * Loads live state, on first use.
+   *
+   * @ignore
+   */
+  readonly state: () => Promise<typeof import("./state/state.ts")>;
+  /**
+   * Loads the code that detects a lost server, and carries subscriptions and messages over to the
+   * next session.
+   *
+   * @ignore
+   */
+  readonly recovery: () => Promise<typeof import("./recovery.ts")>;
+  /**
+   * The page, which keeps a guest through a reload; `undefined` on other platforms.
+   *
+   * @ignore
+   */
+  readonly tab?: Tab | undefined;
+  /** @ignore */
+  readonly checkOptions: (call: string, options: unknown) => void;
+}
