@@ -2,7 +2,7 @@
  * Admission of sessions on every transport: checks the path, the origin and the limits,
  * authenticates the peer, and accepts the session, in this order.
  */
-import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
+import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
 import { PendingUpgrades, type RequestPlace, type SessionRequest } from "./session_request.ts";
@@ -34,7 +34,7 @@ import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { MAX_TOKEN_BYTES } from "../session/serving/first_frames.ts";
 import { TICKET_SECRET } from "../session/serving/requests.ts";
 import type { GivingWay, Newcomer } from "./giving_way.ts";
-import { SessionClaims } from "./user_limit.ts";
+import { SessionClaims, type UserClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
   acceptWebSocket,
@@ -108,15 +108,12 @@ interface Awaited {
 export interface AdmissionParts {
   /** All sessions of this node. */
   readonly manager: SessionManager;
-  /**
-   * Claims a slot among the user's sessions on all nodes; `undefined` if there are no other nodes.
-   * Rejects with a {@linkcode LimitError} if there are too many.
-   */
-  readonly claim: (user: string) => Promise<Disposable> | undefined;
+  /** Counts the sessions of users on all nodes; `undefined` if only this node counts. */
+  readonly claims: UserClaims | undefined;
   /** The logins under way on this node. */
   readonly decisions: Decisions;
-  /** Makes room for a session of a user at the limit, see {@linkcode GivingWay.makeRoom}. */
-  readonly makeRoom: GivingWay["makeRoom"];
+  /** Makes room for a session of a user at the limit. */
+  readonly givingWay: GivingWay;
   /** Prints rejections if the application has no handler. */
   readonly console: ConsoleReport;
   /** Engine of WebSocket upgrades; by default the runtime's own. */
@@ -129,7 +126,7 @@ export class Admission<V> implements Face {
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
   readonly #claims: SessionClaims;
-  readonly #makeRoom: GivingWay["makeRoom"];
+  readonly #givingWay: GivingWay;
   readonly #engine: WebSocketEngine;
   readonly #upgradeOptions: WebSocketUpgradeOptions;
   /**
@@ -160,19 +157,17 @@ export class Admission<V> implements Face {
   /**
    * Creates an admission.
    *
-   * @throws {TypeError} If an option is invalid.
-   * @throws {RangeError} If a time or a limit is invalid.
+   * @param options The options, which `checkAdmissionOptions()` has checked.
    */
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, makeRoom, decisions, console, accept = acceptWebSocket }: AdmissionParts,
+    { manager, claims, givingWay, decisions, console, accept = acceptWebSocket }: AdmissionParts,
   ) {
-    checkAdmissionOptions(options);
     const { runtime } = settings;
-    this.#claims = new SessionClaims(claim);
+    this.#claims = new SessionClaims(claims);
     this.#decisions = decisions;
-    this.#makeRoom = makeRoom;
+    this.#givingWay = givingWay;
     this.#options = options;
     this.#settings = settings;
     this.#pendingUpgrades = new PendingUpgrades(runtime, settings.handshakeTimeoutMs);
@@ -610,7 +605,7 @@ export class Admission<V> implements Face {
       const { user, predecessor, secret } = newcomer;
       if (!isAtUserLimit(error) || user === undefined) throw error;
       const lost = predecessor === undefined ? secret : undefined;
-      if (!await this.#makeRoom(user, { ...newcomer, secret: lost })) throw error;
+      if (!await this.#givingWay.makeRoom(user, { ...newcomer, secret: lost })) throw error;
     }
     return await take();
   }
@@ -733,20 +728,6 @@ function awaitedOf({ headers }: SessionRequest<unknown>): Awaited | undefined {
   if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
   const admitted = Promise.withResolvers<void>();
   return { headers: new Headers([...headers]), isAsked: false, admitted };
-}
-
-function pathMatcher(path: string | undefined): (url: string) => boolean {
-  if (path === undefined) return () => true;
-  if (!/[:*?+(){}]/.test(path)) return (url) => pathOf(url) === path;
-  const pattern = new URLPattern({ pathname: path });
-  return (url) => pattern.test({ pathname: pathOf(url) });
-}
-
-/** The path of a request's URL, already normalized by the HTTP server. */
-function pathOf(url: string): string {
-  const start = url.indexOf("/", url.indexOf("//") + 2);
-  const end = url.indexOf("?", start);
-  return end < 0 ? url.slice(start) : url.slice(start, end);
 }
 
 /**

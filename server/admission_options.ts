@@ -175,6 +175,27 @@ export interface AdmissionOptions<V> extends OriginRules {
   readonly flowControl?: FlowControlOptions | undefined;
 }
 
+/**
+ * Compiles the path of sessions.
+ *
+ * @param path A path or a `URLPattern` of one; by default, all paths match.
+ * @returns Checks whether sessions are served at the path of a URL.
+ * @throws {TypeError} If the pattern is malformed.
+ */
+export function pathMatcher(path: string | undefined): (url: string) => boolean {
+  if (path === undefined) return () => true;
+  if (!/[:*?+(){}]/.test(path)) return (url) => pathOf(url) === path;
+  const pattern = new URLPattern({ pathname: path });
+  return (url) => pattern.test({ pathname: pathOf(url) });
+}
+
+/** The path of a request's URL, already normalized by the HTTP server. */
+export function pathOf(url: string): string {
+  const start = url.indexOf("/", url.indexOf("//") + 2);
+  const end = url.indexOf("?", start);
+  return end < 0 ? url.slice(start) : url.slice(start, end);
+}
+
 /** `has()` throws for an invalid name of a header. */
 const NO_HEADERS = new Headers();
 
@@ -190,6 +211,7 @@ export function checkAdmissionOptions<V>(options: AdmissionOptions<V>): void {
   if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
     throw new TypeError(`Cannot create server: path must start with "/", received "${path}"`);
   }
+  pathMatcher(path);
   if (keepHeaders === "all") return;
   if (!Array.isArray(keepHeaders)) {
     throw new TypeError(

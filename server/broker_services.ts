@@ -27,8 +27,7 @@ const CLAIM_MS = 4_000;
 /** Options for {@linkcode sequenceStore}. */
 export interface SequenceStoreOptions {
   readonly runtime: Runtime;
-  /** Returns the broker; called on each use. */
-  readonly broker: () => Broker;
+  readonly broker: Broker;
   /** `true` if other nodes also use the broker. */
   readonly isShared: boolean;
 }
@@ -38,7 +37,7 @@ export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
   const { runtime, broker, isShared } = options;
   const node = runtime.randomUUID();
   const own = new MemoryStore(runtime);
-  const store = () => broker().store ?? own;
+  const store = () => broker.store ?? own;
   return {
     claimMs: isShared ? CLAIM_MS : Infinity,
     claim: async (client) =>

@@ -35,3 +35,28 @@ export function makerOf({ user, guest, networks, isFamiliar, isBehindProxy }: Ow
   if (user !== undefined && isKnown) return `user ${user}`;
   return network === undefined ? `guest ${guest}` : `at ${network}`;
 }
+
+/** Returns the owner of a session. */
+export type OwnerOf = (session: Session) => Owner;
+
+/**
+ * Owners of sessions that published on topics with a history or wrote states; computing an owner
+ * costs more than a publication.
+ */
+export class PublisherOwners {
+  readonly #ownerOf: OwnerOf;
+  readonly #known = new WeakMap<Session, Owner>();
+
+  constructor(ownerOf: OwnerOf) {
+    this.#ownerOf = ownerOf;
+  }
+
+  /** Returns the owner of a session; computed again if the session has another user. */
+  of(session: Session): Owner {
+    const known = this.#known.get(session);
+    if (known !== undefined && known.user === verifiedUser(session)) return known;
+    const owner = this.#ownerOf(session);
+    this.#known.set(session, owner);
+    return owner;
+  }
+}

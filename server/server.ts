@@ -3,15 +3,15 @@ import { DRAIN } from "../manager/drain.ts";
 import { CLOSE } from "../session/call_checks.ts";
 import { checkOptions } from "../base/option_checks.ts";
 import { Admission } from "./admission.ts";
+import { checkAdmissionOptions } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { makePresence, type SessionInfo, Users } from "./users.ts";
-import {
-  type Authorize,
-  clientServices,
-  type RenewedHandler,
-  tellLiteral,
-  tellNoHistory,
-} from "./client_requests.ts";
+import { ClientRequests } from "./requests/client_requests.ts";
+import { tellLiteral, tellNoHistory } from "./requests/hints.ts";
+import { KnownTopics } from "./requests/known_topics.ts";
+import type { RenewedHandler } from "./requests/renewals.ts";
+import type { Authorize } from "./requests/rights.ts";
+import { RequestService } from "../session/serving/requests.ts";
 import { type ConnectionLimits, faceHost, quicOptionsOf, ServerListener } from "./listener.ts";
 import type { HttpFaceStats, WebTransportStats } from "./metrics/measures.ts";
 import { MetricsEndpoint, metricsOf, type MetricsSource } from "./metrics/endpoint.ts";
@@ -36,6 +36,8 @@ import { pickHandlers } from "./handlers.ts";
 import { ownerOf } from "./owners.ts";
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
+import { ResumableRequests } from "./durable/resumable_requests.ts";
+import { StreamTopics } from "./durable/stream_topics.ts";
 import type { DurableStreams } from "./durable/streams.ts";
 import type { AuthorizeChange } from "./state/gate.ts";
 import type { StateOf } from "./state/state.ts";
@@ -164,6 +166,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     // Everything below may read the contract.
     if (options.contract !== undefined) compileContract(options.contract, "server");
     const { contract, authorize, limits = {}, rooms = [], broker, api, durableStreams } = options;
+    checkAdmissionOptions(options);
+    const known = new KnownTopics(contract, Array.isArray(rooms) ? rooms : Object.keys(rooms));
     const inspector = options.inspector === true ? {} : options.inspector || undefined;
     const inspected = inspector && checkInspector(inspector);
     checkFaces({ api, durableStreams, inspector: inspected });
@@ -181,42 +185,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#countsSockets = options.clientAddress === undefined &&
       (options.limits?.maxSessionsPerAddress ?? options.rates?.perAddress) !== undefined;
     this.#console = new ConsoleReport(runtime);
-    const services = clientServices({
-      runtime,
-      authorize: authorize as Authorize | undefined,
-      onRenewed: options.onRenewed as RenewedHandler | undefined,
-      includePublisher: options.includePublisher ?? false,
-      maxTokenBytes: options.maxTokenBytes,
-      contract,
-      roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
-      sequences: sequenceStore({
-        runtime,
-        broker: () => this.topics.broker,
-        isShared: broker !== undefined,
-      }),
-      console: this.#console,
-      isSilent: options.onError !== undefined,
-      hasHistory: Object.keys(options.history ?? {}).length > 0 || hasStreams,
-      parts: () => ({
-        admission: this.#admission,
-        users: this.#users,
-        ownerOf: this.#ownerOf,
-        manager: this.manager,
-        presence: this.presence,
-        rooms: this.rooms,
-        topics: this.topics,
-        durable: this.#durable,
-      }),
-    });
     const settings = settingsWith<ValueOf<V>, C, "server">(
-      { turn: new Turn(runtime), console: this.#console, services },
+      { turn: new Turn(runtime), console: this.#console },
       { ...options.session, ...pickHandlers(options), runtime, side: "server", contract },
     );
     instrument(settings, options.instrumentation);
     this.#maxMessageBytes = settings.maxMessageBytes;
     this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
-    this.#services = settings.services;
     const { maxTopicsPerSession, unreadStreams, ...managerLimits } = limits;
     this.#unreadStreams = new UnreadStreams(unreadStreams, this.#quotas);
     const { perSession } = options.rates ?? {};
@@ -254,16 +230,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         report: (fault) => tellFault(this.#console, fault),
       });
     this.#fetch = options.fetch && this.#gate.guard(options.fetch);
-    this.#admission = new Admission(options, settings, {
-      manager,
-      claim: (user) => this.#claims?.claim(user),
-      decisions: this.topics.decisions,
-      makeRoom: (user, options) => this.#givingWay.makeRoom(user, options),
-      console: this.#console,
-      accept: parts.accept,
-    }) as Admission<unknown>;
-    // This happens after the options were checked, because a MoQ server can be mounted only once.
-    options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
       runtime,
@@ -282,13 +248,23 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.presence = presence;
     this.rooms = joined;
     this.#users = new Users({ nodes, manager, decisions: this.topics.decisions });
-    this.#claims = userClaims(nodes, limits);
+    const claims = this.#claims = userClaims(nodes, limits);
     this.#givingWay = new GivingWay({
       runtime,
       manager,
-      nodes: this.#claims && nodes,
-      released: async (user) => await this.#claims?.released(user),
+      nodes: claims && nodes,
+      released: async (user) => await claims?.released(user),
     });
+    this.#admission = new Admission(options, settings, {
+      manager,
+      claims,
+      decisions: this.topics.decisions,
+      givingWay: this.#givingWay,
+      console: this.#console,
+      accept: parts.accept,
+    }) as Admission<unknown>;
+    // This happens after the options were checked, because a MoQ server can be mounted only once.
+    options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { origins, hosts };
@@ -315,6 +291,34 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       });
       this.topics.serveStreams((topic) => durable.source(topic, this.topics));
     }
+    const durable = this.#durable;
+    const requests = new ClientRequests({
+      authorize: authorize as Authorize | undefined,
+      onRenewed: options.onRenewed as RenewedHandler | undefined,
+      includePublisher: options.includePublisher ?? false,
+      maxTokenBytes: options.maxTokenBytes,
+      isSilent: options.onError !== undefined,
+      hasHistory: Object.keys(options.history ?? {}).length > 0 || hasStreams,
+    }, {
+      runtime,
+      known,
+      admission: this.#admission,
+      manager,
+      topics: this.topics,
+      presence,
+      rooms: joined,
+      users: this.#users,
+      ownerOf: this.#ownerOf,
+      sequences: sequenceStore({
+        runtime,
+        broker: this.topics.broker,
+        isShared: broker !== undefined,
+      }),
+      handlers: [new StreamTopics(runtime, durable)],
+      responses: durable && new ResumableRequests(durable),
+      console: this.#console,
+    });
+    this.#services = settings.services = new RequestService(runtime, requests);
     this.#faces = mountFaces({
       runtime,
       console: this.#console,

@@ -258,17 +258,17 @@ interface SharedClaim {
 
 /** Claims of sessions, each held by one session or by two. */
 export class SessionClaims {
-  readonly #make: (user: string) => Promise<Disposable> | undefined;
+  readonly #claims: UserClaims | undefined;
   readonly #held = new WeakMap<Disposable, SharedClaim>();
   readonly #ofSessions = new WeakMap<Session, SharedClaim>();
 
   /**
    * Creates an empty registry.
    *
-   * @param make Claims a slot; `undefined` if no other node counts.
+   * @param claims Claims slots; `undefined` if only this node counts.
    */
-  constructor(make: (user: string) => Promise<Disposable> | undefined) {
-    this.#make = make;
+  constructor(claims: UserClaims | undefined) {
+    this.#claims = claims;
   }
 
   /**
@@ -283,7 +283,7 @@ export class SessionClaims {
       known.holders++;
       return this.#shareOf(known);
     }
-    const claim = await this.#make(user);
+    const claim = await this.#claims?.claim(user);
     return claim && this.#shareOf({ user, claim, holders: 1 });
   }
 

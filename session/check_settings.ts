@@ -15,7 +15,6 @@ import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { Turn } from "./queue/turn.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { RequestService } from "./serving/requests.ts";
 import type { Session } from "./session.ts";
 import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.ts";
 
@@ -141,8 +140,6 @@ export interface SharedParts {
    * `Turn`.
    */
   readonly turn?: Turn | undefined;
-  /** Services for peers, such as subscriptions. Without them, such requests are rejected. */
-  readonly services?: RequestService | undefined;
   /** Prints failures that have no handler. */
   readonly console?: ConsoleReport | undefined;
 }
@@ -190,7 +187,7 @@ export function checkSettings<
     requests: undefined,
     onHandlerError,
     watch: undefined,
-    services: options.services,
+    services: undefined,
     console: options.console ?? new ConsoleReport(runtime),
     hello: options.hello,
     checkOptions: options.checkOptions,

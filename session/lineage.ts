@@ -10,12 +10,12 @@
  * - **First envelope** (23.3): `Left.assign()`; on the server `serving/first_frames.ts`, then
  *   {@linkcode replacePredecessor}.
  * - **Messages to the user** (23.5): `heir` of `receiving.ts`; on the server `server/users.ts`.
- * - **Topics** (23.6, 23.7): `Subscriptions.move()`, then `client/subscriptions/resume.ts` for a topic with a
- *   history, and `Passage` of `client/handover.ts` for any other; on the server `subscribe` of
- *   `server/client_requests.ts`.
+ * - **Topics** (23.6, 23.7): `Subscriptions.move()`, then `client/subscriptions/resume.ts` for a
+ *   topic with a history, and `Passage` of `client/handover.ts` for any other; on the server
+ *   `server/requests/subscriptions.ts`.
  * - **Numbered messages** (23.8): `client/outbox/delivery.ts`; on the server `serving/sequences.ts`.
- * - **Numbered publications** (23.8): `client/outbox/publications.ts`; on the server `publish` of
- *   `server/client_requests.ts`.
+ * - **Numbered publications** (23.8): `client/outbox/publications.ts`; on the server
+ *   `server/requests/publications.ts`.
  * - **End of the old session** (23.9): `finish()` of `client/handover.ts`.
  *
  * @module

@@ -41,6 +41,8 @@ export function settingsWith<
   checkOptions("create session", options, SETTINGS);
   checkHeartbeat(options.heartbeat);
   const { runtime = platformRuntime() } = options;
+  // The part of `hello` that all sessions share is encoded once, with the features of the services.
+  let shared: string | undefined;
   const settings: SessionSettings = checkSettings({
     ...options,
     ...parts,
@@ -49,6 +51,11 @@ export function settingsWith<
     insight: () => outside(runtime, import("./insight/insight.ts")),
     answers: () => outside(runtime, import("./answers/answers.ts")),
     hello: (core) => {
+      shared ??= JSON.stringify({
+        heartbeatMs: settings.heartbeat.intervalMs,
+        maxMessageBytes: settings.maxMessageBytes,
+        features: settings.services?.features ?? [],
+      }).slice(1, -1);
       const ticket = settings.services?.ticket(core);
       const end = ticket === undefined ? "" : `,"ticket":${JSON.stringify(ticket)}`;
       const before = core.lineage.predecessor;
@@ -64,12 +71,6 @@ export function settingsWith<
       (routes) => new TopicRouter(routes, "create session"),
     );
   }
-  // The part of `hello` that all sessions share is encoded once.
-  const shared = JSON.stringify({
-    heartbeatMs: settings.heartbeat.intervalMs,
-    maxMessageBytes: settings.maxMessageBytes,
-    features: settings.services?.features ?? [],
-  }).slice(1, -1);
   return settings;
 }
 

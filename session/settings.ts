@@ -211,11 +211,11 @@ export interface SessionSettings {
    */
   watch: SessionWatch | undefined;
   /**
-   * The services for peers. A client has none.
+   * The services for peers, set once before the first session. A client has none.
    *
    * @ignore
    */
-  readonly services: (RequestServer & Disposable) | undefined;
+  services: (RequestServer & Disposable) | undefined;
   /**
    * Prints failures that have no handler.
    *

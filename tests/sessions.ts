@@ -23,17 +23,22 @@ export type EndOptions<
   V = unknown,
   C extends Contract = Contract,
   S extends Side = Side,
-> = Omit<SessionSettingsOptions<V, C, S>, "side"> & SharedParts;
+> =
+  & Omit<SessionSettingsOptions<V, C, S>, "side">
+  & SharedParts
+  & { readonly services?: SessionSettings["services"] };
 
 /** Creates the settings of one end. */
 export function endSettings<V, C extends Contract, S extends Side>(
   side: S,
   { turn, services, console, ...options }: EndOptions<V, C, S> = {},
 ): SessionSettings {
-  return settingsWith<V, C, S>({ turn, services, console }, {
+  const settings = settingsWith<V, C, S>({ turn, console }, {
     ...options as Omit<SessionSettingsOptions<V, C, S>, "side">,
     side,
   });
+  settings.services = services;
+  return settings;
 }
 
 /** A peer under the test's control, which collects the received frames. */

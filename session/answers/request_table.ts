@@ -66,8 +66,8 @@ interface RequestSettings {
     /** The handlers of requests by pattern. */
     readonly requests?: Readonly<Record<string, unknown>> | undefined;
   };
-  /** The services of a server, which keep resumable responses. */
-  readonly services?: { readonly services: { readonly keepAnswer?: KeepAnswer } } | undefined;
+  /** The services of a server, which keep resumable responses. They are set after the settings. */
+  readonly services?: { readonly services: { keepAnswer?: KeepAnswer } } | undefined;
 }
 
 type MessageHandler = (message: Message, session: SessionFace) => void | Promise<void>;
@@ -79,7 +79,7 @@ export class RequestTable {
   readonly #routes: ReadonlyMap<string, RequestRoute>;
   readonly #onMessage: MessageHandler | undefined;
   readonly #router: Pick<TopicRouter<RequestRoute>, "match"> | undefined;
-  readonly #keep: KeepAnswer | undefined;
+  readonly #settings: RequestSettings;
 
   /**
    * Checks the handlers.
@@ -91,9 +91,10 @@ export class RequestTable {
    * contract does not contain the request, or if patterns overlap.
    */
   constructor(
-    { handlers: { contract, onMessage, requests }, services }: RequestSettings,
+    settings: RequestSettings,
     route?: (routes: readonly (readonly [string, RequestRoute])[]) => TopicRouter<RequestRoute>,
   ) {
+    const { contract, onMessage, requests } = settings.handlers;
     const routes = Object.entries(requests ?? {}).filter(([, handler]) => handler !== undefined)
       .map(
         ([pattern, handler]) =>
@@ -101,7 +102,7 @@ export class RequestTable {
       );
     this.#routes = new Map(routes);
     this.#onMessage = onMessage;
-    this.#keep = services?.services.keepAnswer;
+    this.#settings = settings;
     if (contract !== undefined) return;
     this.#router = route?.(routes);
     const pattern = route === undefined && routes.find(([topic]) => topic.includes("{"))?.[0];
@@ -145,12 +146,12 @@ export class RequestTable {
   ): void | Promise<void> {
     const route = this.#routes.get(message.pattern!);
     const { stream: name, begun, data: input } = incoming;
-    const keep = this.#keep;
-    if (name !== undefined && keep !== undefined) {
+    const services = this.#settings.services?.services;
+    if (name !== undefined && services?.keepAnswer !== undefined) {
       const make = route?.isResumable
         ? (signal: AbortSignal) => answerFor(route, { message, session, signal })
         : undefined;
-      return keep({ message, name, begun, input, make }, session);
+      return services.keepAnswer({ message, name, begun, input, make }, session);
     }
     if (route !== undefined) return answer(route, message, session);
     const onMessage = this.#onMessage;

@@ -14,13 +14,13 @@ function paused(options: Partial<SessionSettingsOptions<unknown, Contract, "serv
   const pair = memoryPair({ protocol: "skein.1", streams: false, datagrams: false });
   const wire = { isPaused: false };
   Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });
-  const services = new RequestService(platformRuntime(), {});
-  const settings = settingsWith({ services }, {
+  const settings = settingsWith({}, {
     side: "server",
     heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 },
     receiveQueue: { maxMessages: 4 },
     ...options,
   });
+  settings.services = new RequestService(platformRuntime(), {});
   const peer = new Peer(pair.client);
   const session = new Session(pair.server, settings, {});
   const send = async (count: number) => {

@@ -520,20 +520,20 @@ export class RequestQueue implements SessionRequests {
   async signIn(token: string): Promise<{ readonly rechecked?: Promise<void> | undefined }> {
     const core = this.#core;
     const { session, value: before } = core;
-    const { authenticate, renewed, recheck } = this.#services;
-    if (authenticate === undefined) {
+    const services = this.#services;
+    if (services.authenticate === undefined) {
       throw new RequestError("forbidden", "This end accepts no token");
     }
     const isRenewal = core.state !== "connecting";
     this.#abort ??= new AbortController();
     const { signal } = this.#abort;
-    const identity = await authenticate(session, token, signal);
+    const identity = await services.authenticate(session, token, signal);
     if (session.isClosed) return {};
     const { value, user, isGuest, credentials } = identity;
     Object.assign(core, { value, user, isGuest, credentials });
     if (!isRenewal) return {};
-    const rechecked = recheck?.(session, signal);
-    await renewed?.(session, before);
+    const rechecked = services.recheck?.(session, signal);
+    await services.renewed?.(session, before);
     return { rechecked };
   }
 

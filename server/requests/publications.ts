@@ -1,0 +1,126 @@
+/** Publications of clients. */
+import { BrokerError, RequestError, UnsupportedError } from "../../errors.ts";
+import type { Decision } from "../../pubsub/decisions.ts";
+import type { Topics } from "../../pubsub/topics.ts";
+import {
+  type PublicationNumber,
+  type PublishRequest,
+  verifiedUser,
+} from "../../session/serving/requests.ts";
+import type { SequenceStore } from "../../session/serving/sequences.ts";
+import type { Session } from "../../session/session.ts";
+import { makerOf, type PublisherOwners } from "../owners.ts";
+import { checkData, isEncodable } from "./client_data.ts";
+import { hashOf } from "./hash.ts";
+import type { KnownTopics } from "./known_topics.ts";
+import type { Rights } from "./rights.ts";
+import type { TopicHandler } from "./topic_handler.ts";
+
+/** Parts of the server that {@linkcode Publications} uses. */
+export interface PublicationsParts {
+  readonly rights: Rights;
+  readonly known: KnownTopics;
+  readonly topics: Topics;
+  readonly owners: PublisherOwners;
+  /** Numbers of handled messages, for clients that number their messages. */
+  readonly sequences: SequenceStore;
+  /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
+  readonly includePublisher: boolean;
+}
+
+/** Publishes on behalf of clients. */
+export class Publications {
+  readonly #parts: PublicationsParts;
+
+  constructor(parts: PublicationsParts) {
+    this.#parts = parts;
+  }
+
+  /** Publishes data of a client, and returns the data of the reply. */
+  async publish(
+    session: Session,
+    topic: string,
+    data: unknown,
+    { number, echo }: PublishRequest,
+  ): Promise<unknown> {
+    const { rights, known, topics, includePublisher } = this.#parts;
+    using decision = topics.decisions.begin(session, { topic });
+    const handler = rights.handlerOf(topic);
+    if (handler !== undefined) {
+      return await this.#handOver(handler, session, topic, { data, decision });
+    }
+    const hasHistory = topics.historyOf(topic) !== undefined;
+    if (number?.isAgain && !number.isOnce && !hasHistory) {
+      const message = "The topic has no history: whether it was published before is unknown";
+      throw new RequestError("unanswered", message);
+    }
+    const { from = includePublisher } = await rights.check(session, topic, "publish", decision);
+    const schema = known.schemaOf(topic);
+    // Publish the data unchanged: each receiver applies the schema once.
+    if (schema !== undefined) await checkData(session, schema, data);
+    decision.check();
+    const publishing = {
+      except: echo ? undefined : session,
+      from: from ? verifiedUser(session) : undefined,
+    };
+    try {
+      if (hasHistory) {
+        const maker = makerOf(this.#parts.owners.of(session));
+        const key = number && { producer: number.producer, number: number.number };
+        await topics.append(topic, data, { ...publishing, maker, key });
+      } else if (!number?.isOnce) topics.publish(topic, data, publishing);
+      else {
+        topics.checkPublication(topic, data, publishing);
+        if (!await this.#isNew(topic, number)) return {};
+        decision.check();
+        topics.publish(topic, data, publishing);
+      }
+    } catch (error) {
+      // Encoding may lengthen data beyond the limit: `9e20` becomes 21 digits.
+      if (error instanceof RangeError) throw new RequestError("too-large", error.message);
+      // JSON parses `1e999` as Infinity, which is the peer's error and not the handler's.
+      if (error instanceof TypeError && !isEncodable(topic, data)) {
+        throw new RequestError("malformed", error.message);
+      }
+      // The server and its broker closed while `authorize` was running, which is not an error.
+      if (error instanceof UnsupportedError && session.isClosed) return {};
+      if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
+      throw error;
+    }
+    return {};
+  }
+
+  /** Passes a publication to the handler of its topic. */
+  async #handOver(
+    handler: TopicHandler,
+    session: Session,
+    topic: string,
+    { data, decision }: { readonly data: unknown; readonly decision: Decision },
+  ): Promise<unknown> {
+    const { rights, topics, owners } = this.#parts;
+    await rights.check(session, topic, handler.actionOf(data), decision);
+    decision.check();
+    return await handler.publish(session, topic, {
+      data,
+      decision,
+      owner: owners.of(session),
+      // A subscriber reads the topic in any case.
+      mayRead: async () => topics.has(session, topic) || await rights.mayRead(session, topic),
+    });
+  }
+
+  /**
+   * Records the number of a publication on a topic without a history. Returns false if it was
+   * recorded before. While the broker is unreachable, every publication counts as new.
+   */
+  async #isNew(topic: string, { producer, number }: PublicationNumber): Promise<boolean> {
+    // A hash, because the broker may not support a key that contains a client and a topic.
+    const key = hashOf(JSON.stringify([producer, topic])).toBase64({ alphabet: "base64url" });
+    try {
+      return await this.#parts.sequences.advance(`on:${key}`, number);
+    } catch (error) {
+      if (error instanceof BrokerError) return true;
+      throw error;
+    }
+  }
+}

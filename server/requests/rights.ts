@@ -1,0 +1,137 @@
+/** The rights of clients on topics. Everything is denied unless `authorize` allows it. */
+import { AuthenticationError, RequestError } from "../../errors.ts";
+import type { ConsoleReport } from "../../base/console_report.ts";
+import { decide, DecisionFault, tellFault } from "../../base/decision.ts";
+import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
+import type { Decision } from "../../pubsub/decisions.ts";
+import { internals, type Session } from "../../session/session.ts";
+import { report } from "../../session/settings.ts";
+import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
+import { tellDenied } from "./hints.ts";
+import type { KnownTopics } from "./known_topics.ts";
+import type { AuthorizedAction, TopicHandler } from "./topic_handler.ts";
+
+/** A detailed permission that `authorize` returns. With `from`, a publication includes its user. */
+export interface Permission {
+  readonly from?: boolean | undefined;
+}
+
+/** Decides whether a client may act on a topic. */
+export type Authorize = (
+  session: Session,
+  topic: string,
+  action: AuthorizedAction,
+) => boolean | Permission | Promise<boolean | Permission>;
+
+/** Actions in words. */
+const VERBS: Readonly<Record<AuthorizedAction, string>> = {
+  cancel: "cancel",
+  presence: "be present with data in",
+  publish: "publish on",
+  subscribe: "subscribe to",
+};
+
+/** Options of {@linkcode Rights}. */
+export interface RightsOptions {
+  /** Allows actions of clients. Without `authorize`, all actions are denied. */
+  readonly authorize: Authorize | undefined;
+  /** The topics that clients may name. */
+  readonly known: KnownTopics;
+  /** Topics with rules of their own, which `known` does not contain. */
+  readonly handlers: readonly TopicHandler[];
+  /** Prints denied actions and failures of `authorize`. */
+  readonly console: ConsoleReport;
+  /** `true` if session errors are not printed because the application has a handler. */
+  readonly isSilent: boolean;
+}
+
+/** Decides what a client may do. */
+export class Rights {
+  readonly #options: RightsOptions;
+
+  constructor(options: RightsOptions) {
+    this.#options = options;
+  }
+
+  /** Returns the handler of a topic, if the topic has rules of its own. */
+  handlerOf(topic: string): TopicHandler | undefined {
+    return this.#options.handlers.find(({ prefix }) => topic.startsWith(prefix));
+  }
+
+  /**
+   * Checks that a session may act on a topic.
+   *
+   * @param decision The decision that a revocation ends, for the time of the call of `authorize`.
+   * @returns Details of the permission.
+   * @throws {RequestError} If the action is denied, if there is no such topic, or if `authorize`
+   * failed.
+   */
+  async check(
+    session: Session,
+    topic: string,
+    action: AuthorizedAction,
+    decision?: Decision,
+  ): Promise<Permission> {
+    // Only the server sends presence notices, and only to members of the room. Clients have no
+    // access to the nodes' internal topics.
+    if (topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX)) {
+      throw forbidden(`${VERBS[action]} "${topic}"`);
+    }
+    const handler = this.handlerOf(topic);
+    if (handler === undefined) this.#options.known.check(topic, action);
+    const subject = handler === undefined ? topic : await handler.subjectOf(session, topic, action);
+    if (subject === undefined) return {};
+    const permission = await this.#ask(session, subject, action, decision);
+    if (permission) return typeof permission === "object" ? permission : {};
+    const { authorize, console, isSilent } = this.#options;
+    const what = `${VERBS[action]} "${subject}"`;
+    if (!isSilent) tellDenied(console, what, authorize !== undefined);
+    throw forbidden(what, authorize === undefined ? ": the server has no authorize" : "");
+  }
+
+  /** Asks `authorize` whether a session may subscribe. An undecided permission counts as denied. */
+  async mayRead(session: Session, topic: string): Promise<boolean> {
+    try {
+      return Boolean(await this.#ask(session, topic, "subscribe"));
+    } catch (error) {
+      if (error instanceof RequestError || error instanceof AuthenticationError) return false;
+      throw error;
+    }
+  }
+
+  /** Calls `authorize`. An error other than a `RequestError` leaves the permission undecided. */
+  async #ask(
+    session: Session,
+    topic: string,
+    action: AuthorizedAction,
+    decision?: Decision,
+  ): Promise<boolean | Permission | undefined> {
+    const { authorize, console, isSilent } = this.#options;
+    const call = () => authorize?.(session, topic, action);
+    const ask = () => {
+      const permission = decision === undefined ? call() : decision.during(call);
+      return permission instanceof Promise
+        ? session[internals].inTime("authorize", permission)
+        : permission;
+    };
+    try {
+      while (true) {
+        const { value } = session;
+        const permission = await decide("authorize", ask, [RequestError, AuthenticationError]);
+        // If the client has renewed its token, the permission is about its previous rights.
+        if (!permission || session.value === value) return permission;
+      }
+    } catch (error) {
+      if (!(error instanceof DecisionFault)) throw error;
+      const { cause } = error;
+      tellFault(console, error, { isReported: isSilent });
+      report(session[internals].settings, cause, session);
+      const message = `The server cannot tell now if this session may ${VERBS[action]} "${topic}"`;
+      throw new RequestError("unavailable", message, { cause });
+    }
+  }
+}
+
+function forbidden(what: string, why = ""): RequestError {
+  return new RequestError("forbidden", `This session may not ${what}${why}`);
+}
