@@ -168,6 +168,8 @@ export interface LogWrite<R> {
   readonly rows?: RowWrites | undefined;
   /** The changes that the record of a transaction consists of; absent for a new log. */
   readonly texts?: readonly string[] | undefined;
+  /** True if some of the changes delete expired rows, in addition to what the caller requested. */
+  readonly expires?: boolean | undefined;
   /** The new number of a producer. */
   readonly producer?: LogProducer | undefined;
   /** True if the producer has no earlier number. */
@@ -389,7 +391,7 @@ function decideAppend(
 
 /** Records and changes of rows to write, with the state of the rows after them. */
 type Content =
-  & Pick<LogWrite<LogAppended>, "keep" | "records" | "rows" | "texts">
+  & Pick<LogWrite<LogAppended>, "expires" | "keep" | "records" | "rows" | "texts">
   & { readonly stats?: StoredRows };
 
 function recordsOf({ keyed }: StoredLog, { records, keep }: AppendLogOptions): Content {
@@ -409,8 +411,8 @@ function transactionOf(
   const at = { position: state.tail, stats: before, tail, now };
   const decided = decideRows(view, options, at);
   if ("kind" in decided) return decided;
-  const { record, writes: rows, texts, stats, keep } = decided;
-  return { records: record === undefined ? [] : [record], rows, texts, stats, keep };
+  const { record, writes: rows, ...rest } = decided;
+  return { records: record === undefined ? [] : [record], rows, ...rest };
 }
 
 function appendedTo(written: StoredLog): LogAppended {

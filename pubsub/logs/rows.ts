@@ -71,6 +71,8 @@ export interface DecidedRows {
   readonly writes: RowWrites;
   /** The changes in the record. */
   readonly texts: readonly string[];
+  /** True if some of them delete expired rows. */
+  readonly expires: boolean;
   readonly stats: StoredRows;
   /** Retention of the tail. */
   readonly keep: NonNullable<AppendLogOptions["keep"]> & { readonly recentFrom: number };
@@ -161,6 +163,7 @@ export function decideRows(
     record: texts.length === 0 ? undefined : `[${texts.join(",")}]`,
     writes: { set: [...rows.values()], forget: forget.rows },
     texts,
+    expires: expiredBytes > 0,
     stats: { ...left, marks, dueAt, deletedAt: forget.deletedAt },
     keep: { ...tail, recentFrom: recentFrom(marks, now - tail.ms) },
   };

@@ -40,8 +40,8 @@ interface Kept {
   readonly names: readonly string[];
 }
 
-/** Rows to carry to a new message, so that earlier messages can be removed. */
-export interface Carrying {
+/** Rows to copy to a new message, so that earlier messages can be removed. */
+export interface Compaction {
   readonly rows: readonly LogRow[];
   /** Sequence of the oldest message that is still needed afterwards. */
   readonly from: number;
@@ -143,7 +143,7 @@ export class LogRows {
    * @param headBytes Size of a message without rows.
    * @returns The plan; `undefined` if the old messages take too few bytes.
    */
-  carrying(headBytes: number): Carrying | undefined {
+  planCompaction(headBytes: number): Compaction | undefined {
     const { bytes = 0 } = this.#newest?.head.state.rows ?? {};
     if (this.#old.bytes <= MAX_SHARE * bytes + 4 * headBytes + SLACK_BYTES) return undefined;
     const most = Math.max(CARRIED_BYTES, headBytes);

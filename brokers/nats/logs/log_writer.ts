@@ -32,7 +32,7 @@ import {
   type WholeLog,
 } from "./format.ts";
 import type { LogReader } from "./log_reader.ts";
-import type { Carrying, LogRows } from "./log_rows.ts";
+import type { Compaction, LogRows } from "./log_rows.ts";
 import type { LogStreams } from "./log_streams.ts";
 import type { RowCache } from "./row_cache.ts";
 import { carriedRows, changedRows, type StoredTransaction } from "./row_format.ts";
@@ -53,32 +53,33 @@ const GAP_MS = MAX_PAUSE_MS + 5;
 const IDLE_MS = 5;
 
 /** Maximum number of logs whose newest message a node remembers. */
-const MAX_HOT_LOGS = 4_096;
+const MAX_CACHED_LOGS = 4_096;
 
-/** Maximum size of these messages in bytes, without the records. */
-const MAX_HOT_BYTES = 16_777_216;
+/** Maximum size of all these messages in bytes, without the records. */
+const MAX_CACHED_BYTES = 16_777_216;
 
-/** Records at the start of a log whose sizes are read together, for the retention. */
-const FRONT = { maxRecords: 1_024, maxBytes: 1_048_576 };
+/** Bounds on the oldest records, whose sizes are read together for the retention. */
+const SIZES_PAGE = { maxRecords: 1_024, maxBytes: 1_048_576 };
 
 /** Maximum number of transactions of a keyed log in one message. */
 const MAX_TRANSACTIONS = 64;
 
 /** Maximum number of concurrent removals. */
-const MAX_TIDYING = 1_024;
+const MAX_CLEAN_UPS = 1_024;
 
-/** Maximum number of messages with carried rows that a writer adds after a change. */
-const MAX_CARRIES = 8;
+/** Maximum number of messages to which a writer copies rows after a change. */
+const MAX_COMPACTIONS = 8;
 
 /** In place of records, which a node does not remember. */
 const NO_BYTES = new Uint8Array();
 
 /** The effect of an operation on a log. */
 export type WholeEffect<R> =
-  | Exclude<LogEffect<R>, LogWrite<R>>
-  | LogWrite<R> & { readonly next: WholeLog }
-  /** A result that holds even if another node has changed the log. */
-  | { readonly kind: "sure"; readonly result: R };
+  | Exclude<LogEffect<R>, LogWrite<R>> & {
+    /** True if the result holds even if another node has changed the log. */
+    readonly isFinal?: true | undefined;
+  }
+  | LogWrite<R> & { readonly next: WholeLog };
 
 /**
  * Computes a change from the state of a log, and from the rows of a keyed log. It is called again
@@ -97,27 +98,29 @@ interface Waiting extends Outgoing {
   readonly reject: (error: unknown) => void;
 }
 
-interface FrontMessage {
+/** A message, with the sizes of its records. */
+interface MessageSizes {
   readonly seq: number;
+  /** Position of the first record. */
   readonly first: number;
   readonly sizes: readonly number[];
 }
 
 /** The newest message of a log, as this node knows it. */
-interface Hot {
+interface CachedLog {
   readonly era: unknown;
   /** Sequence; 0 without a message. */
   readonly seq: number;
   readonly message: LiveMessage | undefined;
   readonly bytes: number;
   /** The oldest kept messages, as far as they have been read. */
-  front: FrontMessage[];
-  /** Start of the changes of this node that follow one another without a pause. */
-  readonly turnMs: number;
+  oldest: MessageSizes[];
+  /** Time of the first of this node's changes that follow one another without a pause. */
+  readonly turnStartMs: number;
   /** Time of this node's last change. */
-  readonly wroteMs: number;
+  readonly lastWriteMs: number;
   /** Time of this node's last attempt in which another node was first. */
-  readonly lostMs: number;
+  readonly lastConflictMs: number;
 }
 
 interface Applied {
@@ -132,15 +135,15 @@ interface Applied {
   /** True if earlier messages no longer belong to the log. */
   isReplacing: boolean;
   isQuiet: boolean;
-  /** True if an operation was rejected, possibly because the state is outdated. */
-  isUnsure: boolean;
+  /** True if an operation was rejected, and might succeed on a newer state. */
+  mayBeOutdated: boolean;
   /** Sequences of messages of which no record is kept any more. */
   readonly dropped: number[];
   /**
-   * Passes the results to the callers, once the change is in force: one for each operation that was
+   * Resolve the promises of the callers once the change is in force: one for each operation that was
    * applied.
    */
-  readonly tell: (() => void)[];
+  readonly resolvers: (() => void)[];
 }
 
 /**
@@ -160,9 +163,9 @@ export class LogWriter {
   readonly #outbox: Outbox;
   /** Logs with changes that wait or are in flight; bounded by the outbox. */
   readonly #lines = new Map<string, Line<Waiting>>();
-  readonly #hot = new Map<string, Hot>();
-  #hotBytes = 0;
-  readonly #tidying = new Set<Promise<void>>();
+  readonly #cache = new Map<string, CachedLog>();
+  #cachedBytes = 0;
+  readonly #cleanUps = new Set<Promise<void>>();
 
   constructor(
     { runtime, clock }: Pick<Link, "runtime" | "clock">,
@@ -203,7 +206,7 @@ export class LogWriter {
   /** Resolves once no change is in flight. */
   async idle(): Promise<void> {
     await this.#outbox.empty();
-    await Promise.all(this.#tidying);
+    await Promise.all(this.#cleanUps);
   }
 
   #line(): Line<Waiting> {
@@ -214,14 +217,14 @@ export class LogWriter {
 
   async #run(id: string, part: string, line: Line<Waiting>): Promise<void> {
     this.#lines.set(id, line);
-    const most = { maxItems: Infinity, maxBytes: this.#streams.maxRecordBytes };
+    const limits = { maxItems: Infinity, maxBytes: this.#streams.maxRecordBytes };
     while (line.isWaiting) {
-      for (let batch = line.takeBatch(most); batch.length > 0;) {
+      for (let batch = line.takeBatch(limits); batch.length > 0;) {
         let count = batch.length;
         try {
-          const tells = await this.#settle(id, part, batch);
-          count = tells.length;
-          for (const tell of tells) tell();
+          const resolvers = await this.#commitBatch(id, part, batch);
+          count = resolvers.length;
+          for (const resolve of resolvers) resolve();
         } catch (error) {
           this.#forget(id);
           for (const { reject } of batch) reject(error);
@@ -229,46 +232,51 @@ export class LogWriter {
         for (const waiting of batch.slice(0, count)) line.settle(waiting);
         batch = batch.slice(count);
       }
-      const hot = this.#hot.get(id);
-      if (hot !== undefined && isKeyed(hot)) await this.#tidy(() => this.#compact(id, part));
+      const cached = this.#cache.get(id);
+      if (cached !== undefined && isKeyed(cached)) {
+        await this.#cleanUp(() => this.#compact(id, part));
+      }
     }
     this.#lines.delete(id);
     line.leave();
   }
 
   /**
-   * Applies operations, and returns the functions that pass on the results. There are fewer
-   * functions than operations if the last operations must be applied separately.
+   * Applies operations, and writes the outcome. Returns the functions that resolve the callers'
+   * promises. There are fewer functions than operations if the last operations must be applied
+   * separately.
    */
-  async #settle(
+  async #commitBatch(
     id: string,
     part: string,
     batch: readonly Waiting[],
   ): Promise<readonly (() => void)[]> {
     await this.#streams.open();
-    let { turnMs, lostMs } = await this.#makeWay(this.#known(id));
+    let { turnStartMs, lastConflictMs } = await this.#yieldTurn(this.#lookUp(id));
     const attempts = new Attempts(this.#runtime);
     while (true) {
-      const known = this.#known(id);
-      let hot = known ?? this.#note(await this.#streams.newest(part));
-      const rows = await this.#rowsAt(part, hot);
+      const known = this.#lookUp(id);
+      let cached = known ?? this.#cachedFrom(await this.#streams.newest(part));
+      const rows = await this.#rowsAt(part, cached);
       // Rows that were read in the meantime are newer, but may be outdated as well.
-      if (rows !== undefined && rows.newest!.seq !== hot.seq) hot = this.#note(rows.newest!);
-      const isGone = rows === undefined && isKeyed(hot);
-      const applied = isGone ? undefined : await this.#apply(part, hot, rows, batch);
+      if (rows !== undefined && rows.newest!.seq !== cached.seq) {
+        cached = this.#cachedFrom(rows.newest!);
+      }
+      const isGone = rows === undefined && isKeyed(cached);
+      const applied = isGone ? undefined : await this.#apply(part, cached, rows, batch);
       // A successful write proves that the state was current.
-      if (applied?.isUnsure && !applied.isChanged && known !== undefined) {
+      if (applied?.mayBeOutdated && !applied.isChanged && known !== undefined) {
         this.#forget(id);
         continue;
       }
       if (applied?.isChanged === false) {
-        this.#remember(id, hot);
-        return applied.tell;
+        this.#remember(id, cached);
+        return applied.resolvers;
       }
-      hot = { ...hot, turnMs, lostMs };
-      if (applied && await this.#write(id, part, hot, applied)) return applied.tell;
+      cached = { ...cached, turnStartMs, lastConflictMs };
+      if (applied && await this.#write(id, part, cached, applied)) return applied.resolvers;
       this.#forget(id);
-      turnMs = lostMs = this.#runtime.monotonic();
+      turnStartMs = lastConflictMs = this.#runtime.monotonic();
       await attempts.lost("a log");
     }
   }
@@ -278,47 +286,49 @@ export class LogWriter {
    * so its next change is faster than that of a node that must read the message first. Without
    * pauses, it would always win.
    */
-  async #makeWay(hot: Hot | undefined): Promise<Pick<Hot, "turnMs" | "lostMs">> {
+  async #yieldTurn(
+    cached: CachedLog | undefined,
+  ): Promise<Pick<CachedLog, "turnStartMs" | "lastConflictMs">> {
     const nowMs = this.#runtime.monotonic();
-    const { turnMs = nowMs, wroteMs = nowMs, lostMs = -Infinity } = hot ?? {};
-    if (nowMs - wroteMs >= IDLE_MS) return { turnMs: nowMs, lostMs };
-    if (nowMs - turnMs < (nowMs - lostMs < SHARED_MS ? SHARED_TURN_MS : TURN_MS)) {
-      return { turnMs, lostMs };
+    const { turnStartMs = nowMs, lastWriteMs = nowMs, lastConflictMs = -Infinity } = cached ?? {};
+    if (nowMs - lastWriteMs >= IDLE_MS) return { turnStartMs: nowMs, lastConflictMs };
+    if (nowMs - turnStartMs < (nowMs - lastConflictMs < SHARED_MS ? SHARED_TURN_MS : TURN_MS)) {
+      return { turnStartMs, lastConflictMs };
     }
     await pause(this.#runtime, GAP_MS);
-    return { turnMs: this.#runtime.monotonic(), lostMs };
+    return { turnStartMs: this.#runtime.monotonic(), lastConflictMs };
   }
 
   /** Writes the outcome of operations. Returns false if another node changed the log first. */
-  async #write(id: string, part: string, hot: Hot, applied: Applied): Promise<boolean> {
+  async #write(id: string, part: string, cached: CachedLog, applied: Applied): Promise<boolean> {
     const { state, records, transactions, carried, isReplacing, isQuiet } = applied;
-    const look = await this.#due.ensure(id, state, hot.message?.head.look);
-    const before = isReplacing ? undefined : hot.message?.head;
+    const look = await this.#due.ensure(id, state, cached.message?.head.look);
+    const before = isReplacing ? undefined : cached.message?.head;
     const number = before === undefined ? 0 : numberAfter(before);
     const count = records.length;
     const from = before?.from;
     const head: LogHead | null = state === undefined
       ? null
       : { state, count, number, carried: carried.length || undefined, look, from };
-    const front = isReplacing ? [] : hot.front;
+    const oldest = isReplacing ? [] : cached.oldest;
     const rows = carried.length > 0 ? carriedRows(carried) : changedRows(transactions);
     const body = [...records, ...rows];
-    const seq = await this.#send(id, part, { ...hot, front }, head, body, {
+    const seq = await this.#send(id, part, { ...cached, oldest }, head, body, {
       // The last message of a removed log must not remain before the first message of a new log.
-      isReplacing: isReplacing || hot.message === undefined && hot.seq > 0,
+      isReplacing: isReplacing || cached.message === undefined && cached.seq > 0,
       isQuiet,
     });
     if (seq === undefined) return false;
     if (head === null) {
       this.#forget(id);
       this.#rows.forget(part);
-      void this.#tidy(() => this.#streams.remove(seq));
+      void this.#cleanUp(() => this.#streams.remove(seq));
       return true;
     }
     const isSuperseded = before !== undefined && !isKept(before);
-    const outdated = isSuperseded ? [hot.seq, ...applied.dropped] : applied.dropped;
+    const outdated = isSuperseded ? [cached.seq, ...applied.dropped] : applied.dropped;
     if (outdated.length > 0) {
-      void this.#tidy(async () => {
+      void this.#cleanUp(async () => {
         for (const seq of outdated) await this.#streams.remove(seq);
       });
     }
@@ -329,52 +339,58 @@ export class LogWriter {
   async #send(
     id: string,
     part: string,
-    hot: Hot,
+    cached: CachedLog,
     head: LogHead | null,
     records: readonly LogRecord[],
     options: { readonly isReplacing: boolean; readonly isQuiet: boolean },
   ): Promise<number | undefined> {
     const encoded = encodeLog(head, records);
     const kept = head !== null && isListed(id, head.state) ? keptOf(id, head.state) : undefined;
-    const seq = await this.#streams.write(part, encoded, { ...options, after: hot.seq, kept });
+    const seq = await this.#streams.write(part, encoded, { ...options, after: cached.seq, kept });
     if (seq === undefined || head === null) return seq;
     const message = liveIn(decodeLog(seq, encoded))!;
     const bytes = encoded.length - encodedBytes(records);
-    this.#remember(id, { ...hot, seq, message, bytes, wroteMs: this.#runtime.monotonic() });
-    if (head.state.keyed !== undefined) this.#rows.wrote(part, message, hot.seq);
+    this.#remember(id, { ...cached, seq, message, bytes, lastWriteMs: this.#runtime.monotonic() });
+    if (head.state.keyed !== undefined) this.#rows.wrote(part, message, cached.seq);
     return seq;
   }
 
   /** The rows of a keyed log; `undefined` for another log, or if the log is gone. */
-  async #rowsAt(part: string, hot: Hot): Promise<LogRows | undefined> {
-    return isKeyed(hot) ? await this.#rows.at(part, hot.message!) : undefined;
+  async #rowsAt(part: string, cached: CachedLog): Promise<LogRows | undefined> {
+    return isKeyed(cached) ? await this.#rows.at(part, cached.message!) : undefined;
   }
 
   /**
-   * Removes old messages of a keyed log if they take too many bytes. A bounded number of messages
-   * carries the rows that the old messages hold; each of them says which message is the oldest one
-   * that is needed. If the node stops before the removal, the next removal includes the messages.
+   * Removes old messages of a keyed log if they take too many bytes. Before that, copies the rows
+   * that the old messages hold to a bounded number of new messages, each of which says which message
+   * is the oldest one that is needed. If the node stops before the removal, the next removal
+   * includes the messages.
    */
   async #compact(id: string, part: string): Promise<void> {
     let from: number | undefined;
-    for (let i = 0; i < MAX_CARRIES; i++) {
-      const hot = this.#known(id);
-      const rows = hot && isKeyed(hot) ? this.#rows.peek(part, hot.seq) : undefined;
-      const carrying = rows?.carrying(hot!.bytes);
-      if (carrying === undefined || !await this.#carry(id, part, hot!, carrying)) break;
-      from = carrying.from;
+    for (let i = 0; i < MAX_COMPACTIONS; i++) {
+      const cached = this.#lookUp(id);
+      const rows = cached && isKeyed(cached) ? this.#rows.peek(part, cached.seq) : undefined;
+      const plan = rows?.planCompaction(cached!.bytes);
+      if (plan === undefined || !await this.#compactOnce(id, part, cached!, plan)) break;
+      from = plan.from;
     }
     if (from !== undefined) await this.#streams.purge(part, from);
   }
 
-  /** Carries rows to a new message. Returns false if another node changed the log first. */
-  async #carry(id: string, part: string, hot: Hot, { rows, from }: Carrying): Promise<boolean> {
-    const { head } = hot.message!;
+  /** Copies rows to a new message. Returns false if another node changed the log first. */
+  async #compactOnce(
+    id: string,
+    part: string,
+    cached: CachedLog,
+    { rows, from }: Compaction,
+  ): Promise<boolean> {
+    const { head } = cached.message!;
     const number = numberAfter(head);
     const carried: LogHead = { ...head, count: 0, number, carried: rows.length, from };
     const options = { isReplacing: false, isQuiet: true };
     try {
-      const seq = await this.#send(id, part, hot, carried, carriedRows(rows), options);
+      const seq = await this.#send(id, part, cached, carried, carriedRows(rows), options);
       if (seq === undefined) this.#forget(id);
       return seq !== undefined;
     } catch (error) {
@@ -386,42 +402,42 @@ export class LogWriter {
   /** Applies operations one after another. Returns `undefined` if another node changed the log. */
   async #apply(
     part: string,
-    hot: Hot,
+    cached: CachedLog,
     rows: LogRows | undefined,
     batch: readonly Waiting[],
   ): Promise<Applied | undefined> {
     const applied: Applied = {
-      state: hot.message?.head.state,
+      state: cached.message?.head.state,
       records: [],
       transactions: [],
       carried: [],
       isChanged: false,
       isReplacing: false,
       isQuiet: true,
-      isUnsure: false,
+      mayBeOutdated: false,
       dropped: [],
-      tell: [],
+      resolvers: [],
     };
     let view: ChangedView | undefined;
-    for (const { operation, bytes, resolve, reject } of batch) {
+    for (const { operation, resolve, reject } of batch) {
       let change: WholeEffect<unknown>;
       view ??= viewFor(applied.state, rows);
       try {
         change = operation(applied.state, this.#clock.now(), view);
       } catch (error) {
-        applied.isUnsure = true;
-        applied.tell.push(() => reject(error));
+        applied.mayBeOutdated = true;
+        applied.resolvers.push(() => reject(error));
         continue;
       }
       const { kind, result } = change;
-      // Deletions of expired rows, which the batch does not count, get a message of their own.
-      const isExpiry = kind === "write" && bytes === 0 && change.texts !== undefined;
-      if (isExpiry && applied.records.length > 0) break;
-      if (kind === "none" || kind === "sure") {
-        if (kind === "none") applied.isUnsure = true;
-        applied.tell.push(() => resolve(result));
+      if (kind === "none") {
+        if (!change.isFinal) applied.mayBeOutdated = true;
+        applied.resolvers.push(() => resolve(result));
         continue;
       }
+      // Deletions of expired rows, which the batch does not count, get a message of their own.
+      const { expires = false } = kind === "write" ? change : {};
+      if (expires && applied.records.length > 0) break;
       applied.isChanged = true;
       if (kind === "remove") {
         view = undefined;
@@ -432,17 +448,17 @@ export class LogWriter {
           isReplacing: true,
           isQuiet: false,
         });
-        applied.tell.push(() => resolve(result));
+        applied.resolvers.push(() => resolve(result));
         continue;
       }
       for (const record of change.records) applied.records.push(record);
       if (!change.isQuiet) applied.isQuiet = false;
       const state = change.keep === undefined
         ? change.next
-        : await this.#trim(part, hot, applied, change.next, change.keep);
+        : await this.#trim(part, cached, applied, change.next, change.keep);
       if (state === undefined) return undefined;
       applied.state = state;
-      applied.tell.push(() => resolve(result(storedOf(state))));
+      applied.resolvers.push(() => resolve(result(storedOf(state))));
       if (change.rows === undefined) continue;
       const { texts, rows: written } = change;
       if (texts === undefined) {
@@ -453,7 +469,7 @@ export class LogWriter {
       view?.write(written);
       if (texts.length === 0) continue;
       applied.transactions.push({ texts, set: written.set });
-      if (isExpiry || applied.transactions.length === MAX_TRANSACTIONS) break;
+      if (expires || applied.transactions.length === MAX_TRANSACTIONS) break;
     }
     return applied;
   }
@@ -464,7 +480,7 @@ export class LogWriter {
    */
   async #trim(
     part: string,
-    hot: Hot,
+    cached: CachedLog,
     { records, isReplacing, dropped }: Applied,
     next: WholeLog,
     keep: Retention,
@@ -474,13 +490,13 @@ export class LogWriter {
     while (isBeyondRetention({ ...next, start, bytes }, keep)) {
       const size = start >= own
         ? recordBytes([records[start - own]!])
-        : await this.#sizeAt(part, hot, start);
+        : await this.#sizeAt(part, cached, start);
       if (size === undefined) return undefined;
       bytes -= size;
       start++;
       // Replaced messages are removed all at once.
-      while (!isReplacing && hot.front[0] !== undefined && endOf(hot.front[0]) <= start) {
-        const { seq } = hot.front.shift()!;
+      while (!isReplacing && cached.oldest[0] !== undefined && endOf(cached.oldest[0]) <= start) {
+        const { seq } = cached.oldest.shift()!;
         // The messages of a keyed log may still hold rows.
         if (next.keyed === undefined) dropped.push(seq);
       }
@@ -489,20 +505,20 @@ export class LogWriter {
   }
 
   /** Size of a kept record; `undefined` if another node changed the log. */
-  async #sizeAt(part: string, hot: Hot, position: number): Promise<number | undefined> {
-    const isAt = (one: FrontMessage) => one.first <= position && endOf(one) > position;
-    if (!hot.front.some(isAt)) {
+  async #sizeAt(part: string, cached: CachedLog, position: number): Promise<number | undefined> {
+    const isAt = (one: MessageSizes) => one.first <= position && endOf(one) > position;
+    if (!cached.oldest.some(isAt)) {
       // Read again, because the known message has no records.
       const newest = liveIn(await this.#streams.newest(part));
-      if (newest?.seq !== hot.seq) return undefined;
-      const messages = await this.#reader.messages(part, newest, position, FRONT) ?? [];
-      hot.front = messages.map((message) => ({
+      if (newest?.seq !== cached.seq) return undefined;
+      const messages = await this.#reader.messages(part, newest, position, SIZES_PAGE) ?? [];
+      cached.oldest = messages.map((message) => ({
         seq: message.seq,
         first: firstOf(message),
         sizes: recordsOf(message).map((record) => recordBytes([record])),
       }));
     }
-    const found = hot.front.find(isAt);
+    const found = cached.oldest.find(isAt);
     return found?.sizes[position - found.first];
   }
 
@@ -510,47 +526,47 @@ export class LogWriter {
    * Drops messages that no longer belong to any log. If this fails, or if there are too many
    * concurrent removals, the messages take up space until the log is removed.
    */
-  async #tidy(act: () => Promise<void>): Promise<void> {
-    if (this.#tidying.size >= MAX_TIDYING) return;
-    const tidying = act().catch(() => {}).finally(() => this.#tidying.delete(tidying));
-    this.#tidying.add(tidying);
-    await tidying;
+  async #cleanUp(act: () => Promise<void>): Promise<void> {
+    if (this.#cleanUps.size >= MAX_CLEAN_UPS) return;
+    const cleaning = act().catch(() => {}).finally(() => this.#cleanUps.delete(cleaning));
+    this.#cleanUps.add(cleaning);
+    await cleaning;
   }
 
-  #note(found: LogMessage | undefined): Hot {
+  #cachedFrom(found: LogMessage | undefined): CachedLog {
     const message = liveIn(found);
     const bytes = message === undefined ? 0 : JSON.stringify(message.head).length;
     const era = this.#streams.era;
-    const times = { turnMs: -Infinity, wroteMs: -Infinity, lostMs: -Infinity };
-    return { era, seq: found?.seq ?? 0, message, bytes, front: [], ...times };
+    const times = { turnStartMs: -Infinity, lastWriteMs: -Infinity, lastConflictMs: -Infinity };
+    return { era, seq: found?.seq ?? 0, message, bytes, oldest: [], ...times };
   }
 
-  #known(id: string): Hot | undefined {
-    const hot = this.#hot.get(id);
-    if (hot === undefined || hot.era === this.#streams.era) return hot;
+  #lookUp(id: string): CachedLog | undefined {
+    const cached = this.#cache.get(id);
+    if (cached === undefined || cached.era === this.#streams.era) return cached;
     this.#forget(id);
     return undefined;
   }
 
-  #remember(id: string, hot: Hot): void {
+  #remember(id: string, cached: CachedLog): void {
     this.#forget(id);
     // Absence is not remembered, because otherwise the creation of a log would go unnoticed.
-    if (hot.message === undefined) return;
-    this.#hot.set(id, { ...hot, message: { ...hot.message, body: NO_BYTES } });
-    this.#hotBytes += hot.bytes;
-    for (const [oldest] of this.#hot) {
-      if (this.#hot.size <= MAX_HOT_LOGS && this.#hotBytes <= MAX_HOT_BYTES) break;
+    if (cached.message === undefined) return;
+    this.#cache.set(id, { ...cached, message: { ...cached.message, body: NO_BYTES } });
+    this.#cachedBytes += cached.bytes;
+    for (const [oldest] of this.#cache) {
+      if (this.#cache.size <= MAX_CACHED_LOGS && this.#cachedBytes <= MAX_CACHED_BYTES) break;
       this.#forget(oldest);
     }
   }
 
   #forget(id: string): void {
-    this.#hotBytes -= this.#hot.get(id)?.bytes ?? 0;
-    this.#hot.delete(id);
+    this.#cachedBytes -= this.#cache.get(id)?.bytes ?? 0;
+    this.#cache.delete(id);
   }
 }
 
-function isKeyed({ message }: Hot): boolean {
+function isKeyed({ message }: CachedLog): boolean {
   return message?.head.state.keyed !== undefined;
 }
 
@@ -566,7 +582,7 @@ function numberAfter(before: LogHead): number {
   return before.number + (isKept(before) ? 1 : 0);
 }
 
-function endOf({ first, sizes }: FrontMessage): number {
+function endOf({ first, sizes }: MessageSizes): number {
   return first + sizes.length;
 }
 

@@ -264,7 +264,7 @@ export class NatsLogs implements LogEngine {
       if (state?.identity !== identity || isExpired(state, now)) {
         return { kind: "none", result: undefined };
       }
-      if (!isDueForRenewal(state, now)) return { kind: "sure", result: undefined };
+      if (!isDueForRenewal(state, now)) return { kind: "none", result: undefined, isFinal: true };
       const next = used(state, now);
       return { kind: "write", next, records: [], isQuiet: true, result: () => undefined };
     });

@@ -75,6 +75,52 @@ Deno.test("NatsLogs.read() renews a log that another node created in place of on
   assertEquals(results, ["created", "appended", "removed", "created", [], [], "expired"]);
 });
 
+Deno.test("NatsLogs.append() stores many transactions that delete expired rows at the same time", async () => {
+  const rowBounds = { rows: 10_000, deletions: 10_000, deletionMs: 60_000 };
+  const change = (logs: BrokerLogs, rows: readonly string[], options = {}) =>
+    logs.append("a", {
+      records: [],
+      changes: rows.map((row) => {
+        const [head, end] = [`{"key":"${row}","headers":{"operation":"`, '"}}'] as const;
+        return { row, operation: "upsert" as const, text: [head, end] as const, ...options };
+      }),
+      maxBytes: 100_000_000,
+      rowBounds,
+    });
+  const keyed = { records: 1_000, ms: 60_000, bytes: 1_000_000 };
+  const config = { contentType: "application/json", keyed };
+  const name = (n: number) => `${n}:${"x".repeat(2_000)}`;
+  const results = await resultsOf([
+    [1_000, "near", async (logs) => {
+      await logs.create("a", { config, identity: "identity", records: [], maxLogs: 1 });
+      for (let n = 0; n < 800; n += 100) {
+        const rows = Array.from({ length: 100 }, (_, i) => name(n + i));
+        await change(logs, rows, { ttlMs: 1_000 });
+      }
+      return "written";
+    }],
+    [5_000, "near", async (logs) => {
+      const appends = Array.from(
+        { length: 60 },
+        (_, n) =>
+          logs.append("a", {
+            records: [],
+            changes: [{
+              row: `${n}`,
+              operation: "upsert",
+              text: [`{"key":"${n}","headers":{"operation":"`, '"}}'],
+            }],
+            expiresRows: true,
+            maxBytes: 100_000_000,
+            rowBounds,
+          }),
+      );
+      return new Set((await Promise.all(appends)).map(({ kind }) => kind));
+    }],
+  ]);
+  assertEquals(results, ["written", new Set(["appended"])]);
+});
+
 Deno.test("NatsBroker.issues() does not name logs whose opening failed on an earlier connection", async () => {
   const simulation = new Simulation({ seed: 1 });
   using _globals = installGlobals(simulation);
