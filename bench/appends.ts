@@ -11,7 +11,7 @@
  * @module
  */
 import { argument, numberArgument } from "./args.ts";
-import { Histogram } from "./histogram.ts";
+import { Histogram } from "../cli/load/histogram.ts";
 import { RedisServer } from "../tests/brokers/redis_server.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { Broker } from "../pubsub/broker.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Histogram } from "./histogram.ts";
+import type { Histogram } from "../cli/load/histogram.ts";
 import { type Usage, usageOf } from "./processes.ts";
 
 /** The result of a run. */

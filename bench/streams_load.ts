@@ -17,9 +17,9 @@
 import { dial, type Session } from "../client.ts";
 import type { Connection } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
+import { FastSocket } from "../cli/load/socket.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
-import { FastSocket } from "./fast_socket.ts";
-import { Histogram } from "./histogram.ts";
+import { Histogram } from "../cli/load/histogram.ts";
 import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
 import { loadMoq } from "./moq.ts";
 import { usageOf } from "./processes.ts";
@@ -34,6 +34,13 @@ const RAW_WINDOW_BYTES = 262_144;
 
 /** Idle sessions that open at once. */
 const OPENING = 8;
+
+/** The socket of all clients, in place of the platform's `WebSocket`. */
+class BenchSocket extends FastSocket {
+  constructor(url: string | URL, protocols: string | string[] = []) {
+    super(url, { protocols: [protocols].flat(), bufferBytes: 65_536, mask: false });
+  }
+}
 
 /** The settings of a run. */
 interface Options {
@@ -348,8 +355,7 @@ if (import.meta.main) {
       `Cannot run: --mode is one of ${Object.keys(MODES)}, and --client of ${Object.keys(CLIENTS)}`,
     );
   }
-  // The same socket for all clients.
-  Object.assign(globalThis, { WebSocket: FastSocket });
+  Object.assign(globalThis, { WebSocket: BenchSocket });
   const options: Options = {
     url: `ws://127.0.0.1:${portOf(args)}`,
     pid: numberArgument(args, "pid", Deno.pid),

@@ -22,7 +22,7 @@ import type { Connection, DirectReadable, DirectWritable } from "../transport/co
 import { directDatagrams, directStream } from "../transport/direct.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
-import { Histogram } from "./histogram.ts";
+import { Histogram } from "../cli/load/histogram.ts";
 import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./meter.ts";
 import { usageOf } from "./processes.ts";
 import { findTarget, type Target } from "./webtransport_target.ts";

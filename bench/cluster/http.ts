@@ -15,7 +15,7 @@ import { Balancer } from "../../examples/cluster/balancer.ts";
 import { ENGINES, ProcessSite } from "../../tests/brokers/http_nodes.ts";
 import { until } from "../../tests/waiting.ts";
 import { argument, numberArgument } from "../args.ts";
-import { Histogram } from "../histogram.ts";
+import { Histogram } from "../../cli/load/histogram.ts";
 import { Meter, nowUs } from "../meter.ts";
 
 /** Number of clients. */

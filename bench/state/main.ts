@@ -26,7 +26,7 @@ type Work = keyof typeof WORK;
 const { args } = Deno;
 const RUNS = numberArgument(args, "runs", 5);
 const READERS = numberArgument(args, "readers", 200);
-const PUBLICATIONS = numberArgument(args, "publications", 600);
+const MEASURE_MS = numberArgument(args, "measure", 3_000);
 const WORKS = (argument(args, "work") ?? Object.keys(WORK).join()).split(",") as Work[];
 const BROKERS = (argument(args, "only") ?? "memory,redis").split(",");
 
@@ -46,8 +46,8 @@ async function measure(work: Work, redis: string | undefined): Promise<LoadResul
   try {
     await untilListening(Number(port));
     const load = program("../load.ts", "--port", port, "--pid", `${server.pid}`)
-      .concat("--dialect", WORK[work], "--sessions", `${READERS - 1}`, "--window", "1")
-      .concat("--publications", `${PUBLICATIONS}`);
+      .concat("--dialect", WORK[work], "--sessions", `${READERS}`, "--window", "1")
+      .concat("--warm-up", `${MEASURE_MS}`, "--measure", `${MEASURE_MS}`);
     const { stdout } = await commandOn(load, CORES[1], { stderr: "inherit" }).output();
     return JSON.parse(new TextDecoder().decode(stdout));
   } finally {

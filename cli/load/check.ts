@@ -7,7 +7,6 @@ import type { CloseInfo } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { publicUrl } from "../../transport/url.ts";
-import type { Client } from "../../client/client.ts";
 import { type Link, openLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 
@@ -37,6 +36,7 @@ export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOption
   const stamp: Stamp = { load: runtime.randomUUID(), n: 0, at: 0 };
   const link = openLink({
     plan,
+    load: stamp.load,
     index: 0,
     runtime,
     token: plan.tokens[0],
@@ -48,9 +48,7 @@ export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOption
         opened.reject(error);
         answered.reject(error);
       },
-      onMessage: (_link, data) => {
-        if ((data as Stamp | null)?.load === stamp.load) answered.resolve();
-      },
+      onEcho: () => answered.resolve(),
     },
   });
   opened.promise.catch(() => {});
@@ -76,35 +74,27 @@ async function tryOnce(
     readonly answered: Promise<void>;
   },
 ): Promise<void> {
-  const { mode, topic, topics, data, payloadBytes } = plan;
+  const { mode, topic, topics, payloadBytes } = plan;
   const sent = { ...stamp, pad: "x".repeat(payloadBytes) };
   switch (mode) {
     case "idle":
       return;
     case "echo":
-      link.echo(topic, stamp);
+      link.echo(stamp);
       return await answered;
     case "request":
-      return void await link.client!.request(topic, data === undefined ? sent : data);
-    case "publish":
-      return await publishOnce(link.client!, topics === 1 ? topic : `${topic}:1`, {
-        sent,
-        isFollowed: plan.subscribers > 0,
-      });
-  }
-}
-
-async function publishOnce(
-  client: Client,
-  topic: string,
-  { sent, isFollowed }: { readonly sent: Stamp; readonly isFollowed: boolean },
-): Promise<void> {
-  if (!isFollowed) return await client.publish(topic, sent);
-  await using subscription = client.subscribe(topic);
-  await subscription.ready;
-  await client.publish(topic, sent);
-  for await (const { data } of subscription) {
-    if ((data as Stamp | null)?.load === sent.load) return;
+      return void await (link.request!(sent) ?? answered);
+    case "publish": {
+      const name = topics === 1 ? topic : `${topic}:1`;
+      if (plan.subscribers === 0) return void await (link.publish!(name, sent) ?? answered);
+      const delivered = Promise.withResolvers<void>();
+      const { ready, ended } = link.subscribe!(name, () => delivered.resolve());
+      ended.catch(delivered.reject);
+      delivered.promise.catch(() => {});
+      await ready;
+      await (link.publish!(name, sent) ?? answered);
+      return await delivered.promise;
+    }
   }
 }
 

@@ -3,8 +3,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
 import type { CloseInfo } from "../../errors.ts";
-import type { Subscription } from "../../client/subscriptions/subscription.ts";
-import { errorOf, type Link, openLink, type Stamp } from "./links.ts";
+import { errorOf, type Link, type LinkSubscription, type OpenLink, type Stamp } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 import { kindOf, type Sample, Tally } from "./tally.ts";
 
@@ -54,26 +53,44 @@ interface Published {
 
 /** A subscription, with the number of the next publication and the number received so far. */
 interface Subscribed {
-  readonly subscription: Subscription;
   readonly topic: Published;
+  subscription: LinkSubscription | undefined;
   next: number;
   received: number;
 }
 
-/** One thread of a load. The steps run in the order `open`, `send`, `close`. */
+/** One thread of a load. The steps run in the order `open`, `warmUp`, `measure`, `close`. */
 export interface Thread {
   /** Opens all links during the ramp time, and subscribes. */
   open(): Promise<void>;
-  /** Sends messages for the planned time. Returns the measured time, in milliseconds. */
-  send(): Promise<number>;
+  /** Begins to send messages, and waits for the planned warm-up. */
+  warmUp(): Promise<void>;
+  /**
+   * Sends messages for the planned time, then waits for their replies. Returns the measured time,
+   * in milliseconds.
+   */
+  measure(): Promise<number>;
   /** Closes all links, and counts missing messages. */
   close(): Promise<void>;
   /** Returns the counts since the last sample. */
   sample(): Sample | Promise<Sample>;
 }
 
+/** Options for a {@linkcode Generator}. */
+export interface GeneratorOptions {
+  /** Clocks and timers. */
+  readonly runtime: Runtime;
+  /** The part of this thread. */
+  readonly part: Part;
+  /** Opens the links. */
+  readonly openLink: OpenLink;
+  /** Ends the load early. */
+  readonly signal: AbortSignal;
+}
+
 /**
- * Generates the load of this thread.
+ * Generates the load of this thread. It serves `skein load`, and the benchmarks with links to other
+ * servers.
  *
  * - **Intended times:** with a rate, each message has a time at which it is due. A late message is
  *   sent anyway, and its latency is measured from the intended time. A stall of the server
@@ -84,6 +101,7 @@ export class Generator implements Thread {
   readonly #runtime: Runtime;
   readonly #plan: LoadPlan;
   readonly #part: Part;
+  readonly #openLink: OpenLink;
   readonly #signal: AbortSignal;
   readonly #tally = new Tally();
   readonly #links: Link[] = [];
@@ -99,20 +117,20 @@ export class Generator implements Thread {
   /** Start of the measurement, in microseconds. */
   #measureFromUs = Infinity;
   #isSending = false;
+  #sending: Promise<void> | undefined;
   #isClosing = false;
 
   /**
    * Creates a generator without links.
    *
-   * @param runtime Clocks and timers.
    * @param plan The plan of the whole load.
-   * @param part The part of this thread.
-   * @param signal Ends the load early.
+   * @param options See {@linkcode GeneratorOptions}.
    */
-  constructor(runtime: Runtime, plan: LoadPlan, part: Part, signal: AbortSignal) {
+  constructor(plan: LoadPlan, { runtime, part, openLink, signal }: GeneratorOptions) {
     this.#runtime = runtime;
     this.#plan = plan;
     this.#part = part;
+    this.#openLink = openLink;
     this.#signal = signal;
     this.#mark = runtime.randomUUID().slice(0, 8);
     const bare = JSON.stringify({ load: this.#mark, n: 1_000_000, at: 1_000_000_000, pad: "" });
@@ -130,38 +148,42 @@ export class Generator implements Thread {
     const { rampMs, mode } = this.#plan;
     const count = this.#count;
     const startMs = this.#runtime.monotonic();
-    const opening = new Set<Promise<void>>();
-    for (let index = 0; index < count && !this.#signal.aborted; index++) {
-      const dueMs = startMs + rampMs * (index + this.#part.index / this.#part.of) / count;
-      await pause(this.#runtime, dueMs - this.#runtime.monotonic(), this.#signal);
-      while (opening.size >= MAX_OPENING) await Promise.race(opening);
-      if (this.#signal.aborted) break;
-      const done: Promise<void> = this.#openOne(index).finally(() => opening.delete(done));
-      opening.add(done);
-    }
-    await Promise.all(opening);
+    let next = 0;
+    const openSome = async () => {
+      while (next < count && !this.#signal.aborted) {
+        const index = next++;
+        const dueMs = startMs + rampMs * (index + this.#part.index / this.#part.of) / count;
+        await pause(this.#runtime, dueMs - this.#runtime.monotonic(), this.#signal);
+        if (!this.#signal.aborted) await this.#openOne(index);
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(count, MAX_OPENING) }, openSome));
     if (mode === "publish" && !this.#signal.aborted) await this.#subscribe();
   }
 
-  /**
-   * Sends messages for the planned time, and waits for their replies.
-   *
-   * @returns Resolves with the measured time, in milliseconds.
-   */
-  async send(): Promise<number> {
-    const { warmUpMs, durationMs, mode, rate } = this.#plan;
+  /** Begins to send messages, and waits for the planned warm-up. */
+  async warmUp(): Promise<void> {
+    const { warmUpMs, mode, rate } = this.#plan;
     this.#isSending = mode !== "idle";
-    const sending = !this.#isSending
+    this.#sending = !this.#isSending
       ? undefined
       : rate === undefined
       ? this.#sendByAnswers()
       : this.#sendByTime(rate / this.#part.of);
     await pause(this.#runtime, warmUpMs, this.#signal);
+  }
+
+  /**
+   * Sends messages for the planned time, then waits for their replies.
+   *
+   * @returns Resolves with the measured time, in milliseconds.
+   */
+  async measure(): Promise<number> {
     this.#measureFromUs = this.#nowUs();
-    await pause(this.#runtime, durationMs, this.#signal);
+    await pause(this.#runtime, this.#plan.durationMs, this.#signal);
     const measuredMs = (this.#nowUs() - this.#measureFromUs) / 1_000;
     this.#isSending = false;
-    await sending;
+    await this.#sending;
     await this.#drain();
     return measuredMs;
   }
@@ -211,8 +233,9 @@ export class Generator implements Thread {
     const token = tokens[(this.#part.index + index * this.#part.of) % tokens.length];
     this.#pending[index] = new Map();
     const counts = () => this.#tally.counts;
-    this.#links[index] = openLink({
+    this.#links[index] = this.#openLink({
       plan: this.#plan,
+      load: this.#mark,
       index,
       runtime: this.#runtime,
       token,
@@ -229,7 +252,7 @@ export class Generator implements Thread {
           if (!this.#isClosing && !this.#signal.aborted) this.#lost(link, cause, wasOpen);
           resolve();
         },
-        onMessage: (link, data) => this.#echoed(link, data),
+        onEcho: (link, n, nowUs) => this.#echoed(link, n, nowUs),
       },
     });
     await promise;
@@ -274,11 +297,21 @@ export class Generator implements Thread {
       this.#topics.push(published);
       // A topic's subscribers are in one thread, so there are at most as many as links.
       for (let i = 0; i < Math.min(subscribers, count); i++) {
-        const { client } = this.#links[next++ % count]!;
-        const subscription = client!.subscribe(name);
-        const subscribed = { subscription, topic: published, next: 0, received: 0 };
+        const link = this.#links[next++ % count]!;
+        const subscribed: Subscribed = {
+          topic: published,
+          subscription: undefined,
+          next: 0,
+          received: 0,
+        };
+        const subscription = subscribed.subscription = link.subscribe!(
+          name,
+          (n, atUs, nowUs) => this.#delivered(subscribed, n, atUs, nowUs),
+        );
         this.#subscriptions.push(subscribed);
-        void this.#follow(subscribed);
+        subscription.ended.catch((error) => {
+          if (!this.#isClosing) this.#tally.fail(error);
+        });
         waiting.push(subscription.ready.catch(() => {}));
       }
     }
@@ -286,56 +319,42 @@ export class Generator implements Thread {
     await settlesWithin(this.#runtime, all, this.#plan.timeoutMs);
   }
 
-  async #follow(subscribed: Subscribed): Promise<void> {
-    try {
-      for await (const { data } of subscribed.subscription) this.#delivered(subscribed, data);
-    } catch (error) {
-      if (!this.#isClosing) this.#tally.fail(error);
-    }
-  }
-
-  #delivered(subscribed: Subscribed, data: unknown): void {
-    const stamp = this.#stampOf(data);
-    if (stamp === undefined) return;
+  #delivered(subscribed: Subscribed, n: number, atUs: number, nowUs: number): void {
     const { counts, latency } = this.#tally;
-    const { n, at } = stamp;
     if (n < subscribed.next) counts.disordered++;
     else {
       subscribed.next = n + 1;
       subscribed.received++;
     }
-    if (!this.#isMeasured(at)) return;
+    if (!this.#isMeasured(atUs)) return;
     counts.received++;
     counts.receivedBytes += this.#plan.payloadBytes;
-    latency.add(this.#nowUs() - at);
+    latency.add(nowUs - atUs);
   }
 
   #isMeasured(startUs: number): boolean {
     return startUs >= this.#measureFromUs;
   }
 
-  #stampOf(data: unknown): Stamp | undefined {
-    const stamp = data as Stamp | null;
-    return typeof stamp === "object" && stamp?.load === this.#mark ? stamp : undefined;
-  }
-
-  #echoed(link: Link, data: unknown): void {
-    const stamp = this.#stampOf(data);
-    if (stamp === undefined) return;
-    const startUs = this.#pending[link.index]?.get(stamp.n);
+  #echoed(link: Link, n: number, nowUs: number): void {
+    const startUs = this.#pending[link.index]?.get(n);
     // A duplicate or late reply.
     if (startUs === undefined) this.#tally.counts.disordered++;
-    else this.#answer(link, stamp.n, startUs);
+    else this.#answer(link, n, { startUs, nowUs });
   }
 
-  #answer(link: Link, number: number, startUs: number): void {
+  #answer(
+    link: Link,
+    number: number,
+    { startUs, nowUs }: { readonly startUs: number; readonly nowUs: number },
+  ): void {
     if (!this.#pending[link.index]!.delete(number)) return;
     this.#pendingCount--;
     if (this.#isMeasured(startUs)) {
       const { counts, latency } = this.#tally;
       counts.received++;
       counts.receivedBytes += this.#plan.payloadBytes;
-      latency.add(this.#nowUs() - startUs);
+      latency.add(nowUs - startUs);
     }
     this.#answered.notify();
     if (this.#isSending && this.#plan.rate === undefined) this.#sendNext(link);
@@ -419,20 +438,17 @@ export class Generator implements Thread {
 
   #echo(link: Link, startUs: number): void {
     const number = this.#number++;
-    if (!link.echo(this.#plan.topic, this.#stamp(number, startUs))) return this.#unsent(startUs);
+    if (!link.echo(this.#stamp(number, startUs))) return this.#unsent(startUs);
     this.#begin(link, number, startUs);
   }
 
   #request(link: Link, startUs: number): void {
-    const { topic, data, timeoutMs } = this.#plan;
     const number = this.#number++;
-    const session = link.client!.session;
-    if (!session?.isReady) return this.#unsent(startUs);
+    const reply = link.request!(this.#stamp(number, startUs));
+    if (reply === undefined) return this.#unsent(startUs);
     this.#begin(link, number, startUs);
-    session.request(topic, data === undefined ? this.#stamp(number, startUs) : data, {
-      timeoutMs,
-    }).then(
-      () => this.#answer(link, number, startUs),
+    reply.then(
+      () => this.#answer(link, number, { startUs, nowUs: this.#nowUs() }),
       (error) => {
         if (!this.#pending[link.index]!.delete(number)) return;
         this.#pendingCount--;
@@ -447,9 +463,12 @@ export class Generator implements Thread {
   }
 
   #publish(topic: Published | undefined, startUs: number): void {
-    const session = topic && this.#links[topic.publisher]?.client?.session;
-    if (!session?.isReady || this.#pendingCount >= MAX_PENDING) return this.#unsent(startUs);
-    const stamp = this.#stamp(topic!.count++, startUs);
+    const link = topic && this.#links[topic.publisher];
+    if (link === undefined || this.#pendingCount >= MAX_PENDING) return this.#unsent(startUs);
+    const stamp = this.#stamp(topic!.count, startUs);
+    const sending = link.publish!(topic!.name, stamp);
+    if (sending === undefined) return this.#unsent(startUs);
+    topic!.count++;
     const isMeasured = this.#isMeasured(stamp.at);
     this.#countSent(stamp.at);
     this.#pendingCount++;
@@ -458,7 +477,7 @@ export class Generator implements Thread {
       this.#answered.notify();
       if (this.#isSending && this.#plan.rate === undefined) this.#publish(topic, this.#nowUs());
     };
-    session.publish(topic!.name, stamp, { timeoutMs: this.#plan.timeoutMs }).then(() => {
+    sending.then(() => {
       if (isMeasured) this.#tally.counts.acknowledged++;
       settled();
     }, (error) => {
@@ -473,7 +492,7 @@ export class Generator implements Thread {
   get #isBehind(): boolean {
     return this.#pendingCount > 0 ||
       this.#subscriptions.some(({ topic, received, subscription }) =>
-        !subscription.isEnded && received < topic.count - topic.failed
+        !subscription!.isEnded && received < topic.count - topic.failed
       );
   }
 

@@ -1,5 +1,6 @@
 /** One connection of a load: a Skein client, or a plain WebSocket. */
 import type { Client } from "../../client/client.ts";
+import type { Session } from "../../session/session.ts";
 import { connectBy } from "../../client/connect.ts";
 import type { ClientPlatform } from "../../client/platform.ts";
 import { denoPlatform, denoWebTransport } from "../../client/deno.ts";
@@ -12,7 +13,7 @@ import type { CloseInfo } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
-import { ClientSocket } from "./socket.ts";
+import { FastSocket } from "./socket.ts";
 import type { LoadPlan } from "./plan.ts";
 
 /** Time limit of one attempt to connect, in milliseconds. */
@@ -21,9 +22,9 @@ const CONNECT_TIMEOUT_MS = 10_000;
 /** Maximum number of unsent bytes of a plain WebSocket. Beyond that, messages count as unsent. */
 const MAX_BUFFERED_BYTES = 4_194_304;
 
-/** A mark that distinguishes the messages of this load from all others. */
+/** The content of a message. */
 export interface Stamp {
-  /** Id of the load. */
+  /** Id of the load, which distinguishes its messages from all others. */
   readonly load: string;
   /** Number of the message. */
   readonly n: number;
@@ -39,8 +40,27 @@ export interface LinkEvents {
   onOpen(link: Link, tookMs: number): void;
   /** Called when a session ends or an attempt to open one fails. MUST NOT throw. */
   onDown(link: Link, cause: CloseInfo, wasOpen: boolean): void;
-  /** Called with the data of each message. MUST NOT throw. */
-  onMessage(link: Link, data: unknown): void;
+  /**
+   * Called with the number of each echoed message of this load, and the time of its arrival in
+   * microseconds. MUST NOT throw.
+   */
+  onEcho(link: Link, n: number, nowUs: number): void;
+}
+
+/**
+ * Receives a publication of this load: its number in the topic, the time when it was sent, and the
+ * time of its arrival, in microseconds. MUST NOT throw.
+ */
+export type OnDelivery = (n: number, atUs: number, nowUs: number) => void;
+
+/** The subscription of a link to a topic. */
+export interface LinkSubscription {
+  /** Resolves once the server has subscribed the link; rejects if the server rejects that. */
+  readonly ready: Promise<unknown>;
+  /** Settles once no more publications arrive; rejects with the reason. */
+  readonly ended: Promise<void>;
+  /** True once no more publications arrive. */
+  readonly isEnded: boolean;
 }
 
 /** One connection of a load. */
@@ -49,22 +69,37 @@ export interface Link {
   readonly index: number;
   /** True while messages can be sent. */
   readonly isOpen: boolean;
-  /** The Skein client; `undefined` for a plain WebSocket. */
-  readonly client: Client | undefined;
   /**
    * Sends a message that the server should send back.
    *
    * @returns False if the message could not be sent.
    */
-  echo(topic: string, stamp: Stamp): boolean;
+  echo(stamp: Stamp): boolean;
+  /**
+   * Sends a request. Absent on a link without requests.
+   *
+   * @returns Settles with the reply; `undefined` if the request could not be sent.
+   */
+  request?(stamp: Stamp): Promise<unknown> | undefined;
+  /**
+   * Publishes a message. Absent on a link without topics.
+   *
+   * @returns Resolves once the publication has arrived at the server, or, if the server doesn't
+   * acknowledge publications, at all subscribers; `undefined` if it could not be sent.
+   */
+  publish?(topic: string, stamp: Stamp): Promise<unknown> | undefined;
+  /** Subscribes to a topic. Absent on a link without topics. */
+  subscribe?(topic: string, onDelivery: OnDelivery): LinkSubscription;
   /** Closes the link. */
   close(): Promise<void>;
 }
 
-/** Options for {@linkcode openLink}. */
+/** Options for an {@linkcode OpenLink}. */
 export interface LinkOptions {
   /** The plan of the load. */
   readonly plan: LoadPlan;
+  /** Id of the load, as in {@linkcode Stamp.load}. */
+  readonly load: string;
   /** Number of the link in its thread. */
   readonly index: number;
   /** Clocks and timers. */
@@ -77,38 +112,46 @@ export interface LinkOptions {
   readonly signal: AbortSignal;
 }
 
+/** Starts to open a link, which calls `onOpen` once it is open. */
+export type OpenLink = (options: LinkOptions) => Link;
+
 /**
- * Starts to open a link.
+ * Starts to open a link of `skein load`.
  *
  * @param options See {@linkcode LinkOptions}.
  * @returns The link, which calls `onOpen` once it is open.
  */
-export function openLink(options: LinkOptions): Link {
-  return options.plan.isPlain ? new PlainLink(options) : new SkeinLink(options);
-}
+export const openLink: OpenLink = (options) =>
+  options.plan.isPlain ? new PlainLink(options) : new SkeinLink(options);
 
 /** A Skein client, which reconnects after a loss. */
 class SkeinLink implements Link {
   readonly index: number;
-  readonly client: Client;
+  readonly #client: Client;
+  readonly #options: LinkOptions;
 
-  constructor({ plan, index, runtime, token, events }: LinkOptions) {
+  constructor(options: LinkOptions) {
+    const { plan, index, runtime, token, events } = options;
+    this.#options = options;
     this.index = index;
     const { headers, transport, certificateHashes } = plan;
     let startedAt = runtime.monotonic();
     let wasOpen = false;
-    this.client = connectBy(makePlatform, plan.url, {
+    this.#client = connectBy(makePlatform, plan.url, {
       runtime,
       transports: [transport],
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
       token,
       headers: headers.length > 0 ? headers as [string, string][] : undefined,
       serverCertificateHashes: certificateHashes.length > 0 ? certificateHashes : undefined,
-      onMessage: (message) => events.onMessage(this, message.data),
+      onMessage: ({ data }) => {
+        const stamp = this.#stampOf(data);
+        if (stamp !== undefined) events.onEcho(this, stamp.n, nowUs(runtime));
+      },
       // Failures are counted by kind.
       onError() {},
     });
-    this.client.status.subscribe((status) => {
+    this.#client.status.subscribe((status) => {
       if (status.name === "connecting") startedAt = runtime.monotonic();
       else if (status.name === "connected") {
         wasOpen = true;
@@ -121,34 +164,70 @@ class SkeinLink implements Link {
   }
 
   get isOpen(): boolean {
-    return this.client.isConnected;
+    return this.#client.isConnected;
   }
 
-  echo(topic: string, stamp: Stamp): boolean {
-    // The client's outbox would keep the message for a later session.
-    const { session } = this.client;
-    if (!session?.isReady) return false;
-    session.send(topic, stamp);
-    return true;
+  echo(stamp: Stamp): boolean {
+    const session = this.#session;
+    session?.send(this.#options.plan.topic, stamp);
+    return session !== undefined;
+  }
+
+  request(stamp: Stamp): Promise<unknown> | undefined {
+    const { topic, data, timeoutMs } = this.#options.plan;
+    return this.#session?.request(topic, data === undefined ? stamp : data, { timeoutMs });
+  }
+
+  publish(topic: string, stamp: Stamp): Promise<void> | undefined {
+    const { timeoutMs } = this.#options.plan;
+    return this.#session?.publish(topic, stamp, { timeoutMs });
+  }
+
+  subscribe(topic: string, onDelivery: OnDelivery): LinkSubscription {
+    const subscription = this.#client.subscribe(topic);
+    const { runtime } = this.#options;
+    const follow = async () => {
+      for await (const { data } of subscription) {
+        const stamp = this.#stampOf(data);
+        if (stamp !== undefined) onDelivery(stamp.n, stamp.at, nowUs(runtime));
+      }
+    };
+    return {
+      ready: subscription.ready,
+      ended: follow(),
+      get isEnded() {
+        return subscription.isEnded;
+      },
+    };
   }
 
   async close(): Promise<void> {
-    await this.client.close();
+    await this.#client.close();
+  }
+
+  /** The session, if it is ready: the client's outbox would keep messages for a later session. */
+  get #session(): Session | undefined {
+    const { session } = this.#client;
+    return session?.isReady ? session : undefined;
+  }
+
+  #stampOf(data: unknown): Stamp | undefined {
+    return stampOf(data, this.#options.load);
   }
 }
 
 /** A WebSocket with text frames, without a subprotocol. */
 class PlainLink implements Link {
   readonly index: number;
-  readonly client = undefined;
-  #socket: ClientSocket | undefined;
+  #socket: FastSocket | undefined;
   readonly #opening: Promise<void>;
   readonly #stop = new AbortController();
 
-  constructor({ plan, index, runtime, events, signal }: LinkOptions) {
+  constructor(options: LinkOptions) {
+    const { index, runtime, events } = options;
     this.index = index;
     const startedAt = runtime.monotonic();
-    this.#opening = this.#open(plan, runtime, events, signal).then(
+    this.#opening = this.#open(options).then(
       () => events.onOpen(this, runtime.monotonic() - startedAt),
       (error) => {
         const reason = textOf(error);
@@ -163,7 +242,7 @@ class PlainLink implements Link {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
-  echo(_topic: string, stamp: Stamp): boolean {
+  echo(stamp: Stamp): boolean {
     const socket = this.#socket;
     if (socket === undefined || !this.isOpen || socket.bufferedAmount > MAX_BUFFERED_BYTES) {
       return false;
@@ -182,14 +261,9 @@ class PlainLink implements Link {
     await closed;
   }
 
-  async #open(
-    plan: LoadPlan,
-    runtime: Runtime,
-    events: LinkEvents,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #open({ plan, load, runtime, events, signal }: LinkOptions): Promise<void> {
     const late = new AbortController();
-    const opening = ClientSocket.open(plan.url, {
+    const opening = FastSocket.open(plan.url, {
       headers: plan.headers as [string, string][],
       signal: AbortSignal.any([signal, late.signal, this.#stop.signal]),
     });
@@ -200,7 +274,8 @@ class PlainLink implements Link {
     }).finally(() => late.abort());
     socket.addEventListener("message", (event) => {
       const { data } = event as MessageEvent;
-      events.onMessage(this, typeof data === "string" ? parsed(data) : data);
+      const stamp = typeof data === "string" ? stampOf(parsed(data), load) : undefined;
+      if (stamp !== undefined) events.onEcho(this, stamp.n, nowUs(runtime));
     });
     socket.addEventListener("close", (event) => {
       const { code, reason } = event as CloseEvent;
@@ -209,6 +284,15 @@ class PlainLink implements Link {
     this.#socket = socket;
     socket.start();
   }
+}
+
+function nowUs(runtime: Runtime): number {
+  return runtime.monotonic() * 1_000;
+}
+
+function stampOf(data: unknown, load: string): Stamp | undefined {
+  const stamp = data as Stamp | null;
+  return typeof stamp === "object" && stamp?.load === load ? stamp : undefined;
 }
 
 function parsed(text: string): unknown {
@@ -226,7 +310,7 @@ export function makePlatform(options: TransportOptions): ClientPlatform {
     webSocket: async (url, { runtime, protocols, headers, signal, timeoutMs }) => {
       const late = new AbortController();
       const signals = signal ? [signal, late.signal] : [late.signal];
-      const opening = ClientSocket.open(url, {
+      const opening = FastSocket.open(url, {
         headers,
         signal: AbortSignal.any(signals),
         protocols,

@@ -34,13 +34,12 @@ export class LoadView {
 
   /** Shows an interval. */
   show(progress: Progress): void {
-    const { sum, intervalMs, connected, phase, elapsedMs } = progress;
+    const { sum, intervalMs, connected, phase } = progress;
     const { latency, counts } = sum;
     const hasTimes = latency.count > 0;
     this.#failed += sum.failed;
     this.#points.push({
-      // The first interval starts during the warm-up.
-      isMeasured: phase === "measuring" && elapsedMs >= intervalMs,
+      isMeasured: phase === "measuring",
       rate: counts.received / intervalMs * 1_000,
       p50: hasTimes ? latency.quantileMs(0.5) : undefined,
       p99: hasTimes ? latency.quantileMs(0.99) : undefined,

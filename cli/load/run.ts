@@ -5,6 +5,7 @@ import { pause } from "../../base/wait.ts";
 import { publicUrl } from "../../transport/url.ts";
 import { Generator, type Thread } from "./generator.ts";
 import type { Quantiles } from "./histogram.ts";
+import { openLink } from "./links.ts";
 import type { LoadPlan } from "./plan.ts";
 import { type Counts, Sum } from "./tally.ts";
 import { WorkerThread } from "./thread.ts";
@@ -121,10 +122,12 @@ export async function runLoad(plan: LoadPlan, options: RunOptions): Promise<Load
   const meter = new Meter(runtime);
   await using watch = new Watch(threads, total, meter, { ...options, plan });
   await threads.each((thread) => thread.open());
-  await watch.turn("warming up");
+  await watch.turn(plan.warmUpMs > 0 ? "warming up" : "measuring");
   const whole = new Meter(runtime);
   // This includes the warm-up, whose CPU usage is similar.
-  const times = await threads.each((thread) => thread.send());
+  await threads.each((thread) => thread.warmUp());
+  if (plan.warmUpMs > 0) await watch.turn("measuring");
+  const times = await threads.each((thread) => thread.measure());
   const cores = whole.cores();
   const rssBytes = process.memoryUsage().rss;
   const open = await watch.turn("ending");
@@ -228,7 +231,7 @@ class Threads implements Disposable {
   constructor(plan: LoadPlan, runtime: Runtime, signal: AbortSignal) {
     const { workers } = plan;
     this.#all = workers === 1
-      ? [new Generator(runtime, plan, { index: 0, of: 1 }, signal)]
+      ? [new Generator(plan, { runtime, part: { index: 0, of: 1 }, openLink, signal })]
       : Array.from(
         { length: workers },
         (_, index) => new WorkerThread(plan, { index, of: workers }, signal),
@@ -330,7 +333,7 @@ class Watch implements AsyncDisposable {
   }
 
   async #takeNext(): Promise<number> {
-    const { runtime, plan, onProgress } = this.#options;
+    const { runtime, onProgress } = this.#options;
     const samples = await this.#threads.each((thread) => thread.sample());
     const sum = new Sum();
     for (const sample of samples) {
@@ -338,11 +341,6 @@ class Watch implements AsyncDisposable {
       this.#total.add(sample);
     }
     const now = runtime.monotonic();
-    const isWarm = this.#phase === "warming up" && now - this.#phaseMs >= plan.warmUpMs;
-    if (isWarm) {
-      this.#phase = "measuring";
-      this.#phaseMs += plan.warmUpMs;
-    }
     const connected = samples.reduce((all, sample) => all + sample.connected, 0);
     const progress: Progress = {
       phase: this.#phase,

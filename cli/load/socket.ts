@@ -28,7 +28,7 @@ const MAX_MESSAGE_BYTES = 67_108_864;
 /** Bytes of masking keys that are drawn together. */
 const MASK_BYTES = 4_096;
 
-/** Options for {@linkcode RawSocket.open} and {@linkcode ClientSocket.open}. */
+/** Options for {@linkcode RawSocket.open} and {@linkcode FastSocket}. */
 export interface SocketOptions {
   /** Subprotocols to offer. */
   readonly protocols?: readonly string[] | undefined;
@@ -367,22 +367,132 @@ export class RawSocket {
 }
 
 /** An event of a socket, with the members that a connection reads. */
-type SocketEvent = { readonly type: string } & Partial<MessageEvent & CloseEvent & ErrorEvent>;
+type SocketEvent =
+  & { readonly type: "open" | "message" | "close" | "error" }
+  & Partial<MessageEvent & CloseEvent & ErrorEvent>;
 
-/** An open {@linkcode RawSocket} with the members that a connection uses. */
-export class ClientSocket implements Socket {
+/** A {@linkcode RawSocket} with the members of the platform's `WebSocket`. */
+export class FastSocket implements Socket {
+  /** State of a socket that is opening. */
+  static readonly CONNECTING = 0;
+  /** State of an open socket. */
+  static readonly OPEN = 1;
+  /** State of a socket that is closing. */
+  static readonly CLOSING = 2;
+  /** State of a closed socket. */
+  static readonly CLOSED = 3;
+
   /** Always `arraybuffer`. */
   binaryType: BinaryType = "arraybuffer";
   /** URL of the server. */
   readonly url: string;
+  /** Called once the socket is open. */
+  onopen: ((event: Event) => void) | null = null;
+  /** Called with each message. */
+  onmessage: ((event: MessageEvent) => void) | null = null;
+  /** Called once the socket is closed. */
+  onclose: ((event: CloseEvent) => void) | null = null;
+  /** Called if the socket breaks, or cannot be opened. */
+  onerror: ((event: Event) => void) | null = null;
 
-  readonly #raw: RawSocket;
+  /** Absent while the socket opens. */
+  #raw: RawSocket | undefined;
+  #hasFailed = false;
+  readonly #stop = new AbortController();
   /** Bounded by the listeners of one connection or generator. */
   #listeners: readonly (readonly [string, EventListenerOrEventListenerObject])[] = [];
 
-  private constructor(raw: RawSocket, url: string | URL) {
-    this.#raw = raw;
+  /**
+   * Opens a WebSocket, as the platform's constructor does: an `open` event, or `error` and `close`,
+   * reports the result. It reads once it is open.
+   *
+   * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
+   * @param source See {@linkcode SocketOptions}, or a socket that is open.
+   */
+  constructor(url: string | URL, source: SocketOptions | RawSocket = {}) {
     this.url = String(url);
+    if (source instanceof RawSocket) this.#use(source);
+    else void this.#open(source);
+  }
+
+  /**
+   * Opens a WebSocket, as {@linkcode RawSocket.open} does.
+   *
+   * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
+   * @param options See {@linkcode SocketOptions}.
+   * @returns The open socket, which reads nothing until `start` is called.
+   * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade.
+   */
+  static async open(url: string | URL, options: SocketOptions = {}): Promise<FastSocket> {
+    return new FastSocket(url, await RawSocket.open(url, options));
+  }
+
+  /** State of the socket, as on the web platform. */
+  get readyState(): number {
+    if (this.#hasFailed || this.#raw?.isOver) return FastSocket.CLOSED;
+    if (this.#raw === undefined) return FastSocket.CONNECTING;
+    return this.#raw.isClosing ? FastSocket.CLOSING : FastSocket.OPEN;
+  }
+
+  /** Subprotocol that the server chose. */
+  get protocol(): string {
+    return this.#raw?.protocol ?? "";
+  }
+
+  /** Bytes that the operating system has not accepted yet. */
+  get bufferedAmount(): number {
+    return this.#raw?.bufferedAmount ?? 0;
+  }
+
+  /** Starts to read, until the socket closes. */
+  start(): void {
+    this.#raw?.start();
+  }
+
+  /** Adds a listener of `open`, `message`, `close` or `error`. */
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
+    this.#listeners = [...this.#listeners, [type, listener]];
+  }
+
+  /** Removes a listener. */
+  removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
+    this.#listeners = this.#listeners.filter((known) => known[0] !== type || known[1] !== listener);
+  }
+
+  /** Sends a message, unless the socket is closing. */
+  send(data: Frame | ArrayBuffer): void {
+    if (this.#raw!.isClosing) return;
+    this.#raw!.send(data instanceof ArrayBuffer ? new Uint8Array(data) : data);
+  }
+
+  /** Closes the socket after all earlier frames, or cancels its opening. */
+  close(code?: number, reason?: string): void {
+    if (this.#raw === undefined) this.#stop.abort();
+    else this.#raw.close(code, reason);
+  }
+
+  /** Closes the connection immediately, without a close frame. */
+  terminate(): void {
+    this.#stop.abort();
+    this.#raw?.abort();
+  }
+
+  async #open(options: SocketOptions): Promise<void> {
+    const signals = options.signal ? [options.signal, this.#stop.signal] : [this.#stop.signal];
+    const opening = RawSocket.open(this.url, { ...options, signal: AbortSignal.any(signals) });
+    await opening.then((raw) => {
+      this.#use(raw);
+      this.#emit({ type: "open" });
+      raw.start();
+    }, (error) => {
+      this.#hasFailed = true;
+      this.#emit({ type: "error", error });
+      this.#emit({ type: "close", code: 1006, reason: "", wasClean: false });
+    });
+  }
+
+  #use(raw: RawSocket): void {
+    this.#raw = raw;
     raw.onFrame = (payload, isText) =>
       this.#emit({
         type: "message",
@@ -394,65 +504,8 @@ export class ClientSocket implements Socket {
     });
   }
 
-  /**
-   * Opens a WebSocket, as {@linkcode RawSocket.open} does.
-   *
-   * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
-   * @param options See {@linkcode SocketOptions}.
-   * @returns The open socket, which reads nothing until `start` is called.
-   * @throws {ConnectionError} If the server cannot be reached or rejects the upgrade.
-   */
-  static async open(url: string | URL, options: SocketOptions = {}): Promise<ClientSocket> {
-    return new ClientSocket(await RawSocket.open(url, options), url);
-  }
-
-  /** State of the socket, as on the web platform. */
-  get readyState(): number {
-    if (this.#raw.isOver) return WebSocket.CLOSED;
-    return this.#raw.isClosing ? WebSocket.CLOSING : WebSocket.OPEN;
-  }
-
-  /** Subprotocol that the server chose. */
-  get protocol(): string {
-    return this.#raw.protocol;
-  }
-
-  /** Bytes that the operating system has not accepted yet. */
-  get bufferedAmount(): number {
-    return this.#raw.bufferedAmount;
-  }
-
-  /** Starts to read, until the socket closes. */
-  start(): void {
-    this.#raw.start();
-  }
-
-  /** Adds a listener of `message`, `close` or `error`. */
-  addEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
-    this.#listeners = [...this.#listeners, [type, listener]];
-  }
-
-  /** Removes a listener. */
-  removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
-    this.#listeners = this.#listeners.filter((known) => known[0] !== type || known[1] !== listener);
-  }
-
-  /** Sends a message, unless the socket is closing. */
-  send(frame: Frame): void {
-    if (!this.#raw.isClosing) this.#raw.send(frame);
-  }
-
-  /** Closes the socket after all earlier frames. */
-  close(code?: number, reason?: string): void {
-    this.#raw.close(code, reason);
-  }
-
-  /** Closes the connection immediately, without a close frame. */
-  terminate(): void {
-    this.#raw.abort();
-  }
-
   #emit(event: SocketEvent): void {
+    this[`on${event.type}`]?.(event as never);
     for (const [type, listener] of this.#listeners) {
       if (type !== event.type) continue;
       if (typeof listener === "function") listener(event as Event);

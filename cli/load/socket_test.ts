@@ -1,6 +1,6 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ConnectionError } from "../../errors.ts";
-import { ClientSocket, RawSocket } from "./socket.ts";
+import { FastSocket, RawSocket } from "./socket.ts";
 
 function echoServer() {
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
@@ -24,7 +24,7 @@ function echoServer() {
   };
 }
 
-function nextOf(socket: ClientSocket, type: string): Promise<MessageEvent & CloseEvent> {
+function nextOf(socket: FastSocket, type: string): Promise<MessageEvent & CloseEvent> {
   return new Promise((resolve) => {
     const listener = (event: Event) => {
       socket.removeEventListener(type, listener);
@@ -34,15 +34,15 @@ function nextOf(socket: ClientSocket, type: string): Promise<MessageEvent & Clos
   });
 }
 
-async function close(socket: ClientSocket): Promise<void> {
+async function close(socket: FastSocket): Promise<void> {
   const closed = nextOf(socket, "close");
   socket.close(1000);
   await closed;
 }
 
-Deno.test("ClientSocket sends and receives texts and bytes of every length of a head", async () => {
+Deno.test("FastSocket sends and receives texts and bytes of every length of a head", async () => {
   await using server = echoServer();
-  const socket = await ClientSocket.open(server.url, { protocols: ["a", "b"] });
+  const socket = await FastSocket.open(server.url, { protocols: ["a", "b"] });
   assertEquals(socket.protocol, "a");
   socket.start();
   for (const length of [0, 1, 125, 126, 65_535, 65_536, 300_000]) {
@@ -59,9 +59,9 @@ Deno.test("ClientSocket sends and receives texts and bytes of every length of a 
   assertEquals([socket.readyState, socket.bufferedAmount], [WebSocket.CLOSED, 0]);
 });
 
-Deno.test("ClientSocket keeps the order of frames of one turn, before a close", async () => {
+Deno.test("FastSocket keeps the order of frames of one turn, before a close", async () => {
   await using server = echoServer();
-  const socket = await ClientSocket.open(server.url);
+  const socket = await FastSocket.open(server.url);
   const seen: unknown[] = [];
   socket.addEventListener("message", (event) => seen.push((event as MessageEvent).data));
   const closed = nextOf(socket, "close");
@@ -74,20 +74,62 @@ Deno.test("ClientSocket keeps the order of frames of one turn, before a close", 
   assertEquals(socket.bufferedAmount, 0);
 });
 
-Deno.test("ClientSocket.open() reports the status and the text of a rejected upgrade", async () => {
+Deno.test("new FastSocket() opens as the platform's WebSocket does, and reads at once", async () => {
+  await using server = echoServer();
+  const socket = new FastSocket(server.url, { protocols: ["a"] });
+  const seen: string[] = [];
+  const closed = Promise.withResolvers<void>();
+  socket.onopen = () => {
+    seen.push(`open ${socket.protocol}`);
+    socket.send(new TextEncoder().encode("bytes").buffer);
+  };
+  socket.onmessage = ({ data }) => {
+    seen.push(new TextDecoder().decode(data));
+    socket.close(1000);
+  };
+  socket.onclose = ({ code }) => {
+    seen.push(`close ${code}`);
+    closed.resolve();
+  };
+  assertEquals(socket.readyState, FastSocket.CONNECTING);
+  await closed.promise;
+  assertEquals(seen, ["open a", "bytes", "close 1000"]);
+  assertEquals(socket.readyState, FastSocket.CLOSED);
+});
+
+Deno.test("new FastSocket() reports a port without a server, and an opening that is cancelled", async () => {
+  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const url = `ws://127.0.0.1:${silent.addr.port}/`;
+  const cancelled = new FastSocket(url);
+  const end = nextOf(cancelled, "close");
+  const conn = await silent.accept();
+  cancelled.close();
+  assertEquals((await end).code, 1006);
+  conn.close();
+  silent.close();
+  const refused = new FastSocket(url);
+  let error: unknown;
+  refused.onerror = (event) => error = (event as ErrorEvent).error;
+  const { code, wasClean } = await nextOf(refused, "close");
+  assertEquals({ code, wasClean }, { code: 1006, wasClean: false });
+  assertInstanceOf(error, ConnectionError);
+  assertEquals(refused.readyState, FastSocket.CLOSED);
+});
+
+Deno.test("FastSocket.open() reports the status and the text of a rejected upgrade", async () => {
   await using server = Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen() {} },
     () => new Response("At most 5 sessions", { status: 429 }),
   );
   const error = await assertRejects(
-    () => ClientSocket.open(`ws://127.0.0.1:${server.addr.port}/`),
+    () => FastSocket.open(`ws://127.0.0.1:${server.addr.port}/`),
     ConnectionError,
     "the server answered 429, At most 5 sessions",
   );
   assertEquals(error.status, 429);
 });
 
-Deno.test("ClientSocket.open() rejects for a closed port and for a server without HTTP", async () => {
+Deno.test("FastSocket.open() rejects for a closed port and for a server without HTTP", async () => {
   const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = silent.addr as Deno.NetAddr;
   const answering = (async () => {
@@ -96,24 +138,24 @@ Deno.test("ClientSocket.open() rejects for a closed port and for a server withou
     return conn;
   })();
   await assertRejects(
-    () => ClientSocket.open(`ws://127.0.0.1:${port}/`),
+    () => FastSocket.open(`ws://127.0.0.1:${port}/`),
     ConnectionError,
     "not HTTP/1.1",
   );
   (await answering).close();
   silent.close();
   await assertRejects(
-    () => ClientSocket.open(`ws://127.0.0.1:${port}/`),
+    () => FastSocket.open(`ws://127.0.0.1:${port}/`),
     ConnectionError,
     "refused",
   );
 });
 
-Deno.test("ClientSocket.open() is cancelled by its signal if the server never responds", async () => {
+Deno.test("FastSocket.open() is cancelled by its signal if the server never responds", async () => {
   const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = silent.addr as Deno.NetAddr;
   const stop = new AbortController();
-  const opening = ClientSocket.open(`ws://127.0.0.1:${port}/`, { signal: stop.signal });
+  const opening = FastSocket.open(`ws://127.0.0.1:${port}/`, { signal: stop.signal });
   const conn = await silent.accept();
   stop.abort(new Error("given up"));
   await assertRejects(() => opening, Error, "given up");
@@ -121,10 +163,10 @@ Deno.test("ClientSocket.open() is cancelled by its signal if the server never re
   silent.close();
 });
 
-Deno.test("ClientSocket reports a connection that breaks without a close frame", async () => {
+Deno.test("FastSocket reports a connection that breaks without a close frame", async () => {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
-  const opening = ClientSocket.open(`ws://127.0.0.1:${port}/`);
+  const opening = FastSocket.open(`ws://127.0.0.1:${port}/`);
   const conn = await listener.accept();
   await conn.read(new Uint8Array(4_096));
   const head = "HTTP/1.1 101 Switching Protocols\r\n\r\n";

@@ -63,9 +63,14 @@ export class WorkerThread implements Thread, Disposable {
     return this.#call("open") as Promise<void>;
   }
 
-  /** Sends messages. Returns the measured time, in milliseconds. */
-  send(): Promise<number> {
-    return this.#call("send") as Promise<number>;
+  /** Begins to send messages, and waits for the warm-up. */
+  warmUp(): Promise<void> {
+    return this.#call("warmUp") as Promise<void>;
+  }
+
+  /** Measures. Returns the measured time, in milliseconds. */
+  measure(): Promise<number> {
+    return this.#call("measure") as Promise<number>;
   }
 
   /** Closes all links. */

@@ -2,6 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Generator } from "./generator.ts";
+import { openLink } from "./links.ts";
 import type { Answer, Call } from "./thread.ts";
 
 interface Scope {
@@ -17,7 +18,8 @@ scope.onmessage = async ({ data }) => {
   if ("stop" in data) return stop.abort();
   if ("begin" in data) {
     const { plan, part } = data.begin;
-    generator = new Generator(platformRuntime(), plan, part, stop.signal);
+    const runtime = platformRuntime();
+    generator = new Generator(plan, { runtime, part, openLink, signal: stop.signal });
     return;
   }
   const { id, step } = data;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Histogram } from "../../bench/histogram.ts";
+import type { Histogram } from "../../cli/load/histogram.ts";
 import { RawSocket } from "../../cli/load/socket.ts";
 
 /** Payload of a measured topic. */

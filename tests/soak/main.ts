@@ -17,7 +17,7 @@
  *
  * @module
  */
-import { Histogram } from "../../bench/histogram.ts";
+import { Histogram } from "../../cli/load/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { POLICIES } from "../../session/call_checks.ts";
 import { soakAnswers } from "./answers.ts";

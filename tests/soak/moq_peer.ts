@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { Histogram } from "../../bench/histogram.ts";
+import { Histogram } from "../../cli/load/histogram.ts";
 import {
   dialMoq,
   LiveBroadcast,
