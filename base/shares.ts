@@ -3,7 +3,13 @@
  * protect the process, but would give its whole capacity to the first clients that ask.
  */
 import type { Runtime } from "./runtime.ts";
-import { FAMILIAR_FACTOR, NOBODY, type Owner, Owners, type OwnersOptions } from "./owners.ts";
+import {
+  type Account,
+  Accounts,
+  type AccountsOptions,
+  FAMILIAR_FACTOR,
+  NOBODY,
+} from "./accounts.ts";
 import { LimitError, type LimitLevel } from "../errors.ts";
 
 /**
@@ -41,11 +47,12 @@ export function mostOfNetwork({ share, factor, max, isStrict }: NetworkShare): n
 }
 
 /**
- * The fraction of a share above which an owner is reported to other nodes. Most owners use less.
+ * The fraction of a share above which an account is reported to other nodes. Most accounts use
+ * less.
  */
 const REPORTED_PART = 1 / 16;
 
-/** Maximum number of owners in one report, which is sent with each heartbeat of a node. */
+/** Maximum number of accounts in one report, which is sent with each heartbeat of a node. */
 const MAX_REPORTED = 256;
 
 /** Maximum length of a key in a report, as JSON. It limits the size of a report to 100 KB. */
@@ -104,9 +111,9 @@ export interface QuotaOptions {
   readonly verb: string;
   /** The counted resources, in the plural, for errors. */
   readonly what: string;
-  /** Maximum for all owners together. */
+  /** Maximum for all accounts together. */
   readonly max: number;
-  /** Maximum for one owner, once more than half of `max` is in use. */
+  /** Maximum for one account, once more than half of `max` is in use. */
   readonly shares: Shares;
   /** Levels whose share always applies, because the application set it. */
   readonly strict?: readonly (keyof Shares)[] | undefined;
@@ -124,7 +131,7 @@ export interface QuotaOptions {
 export interface QuotaStats {
   /** Number in use. */
   readonly taken: number;
-  /** Maximum for all owners together. */
+  /** Maximum for all accounts together. */
   readonly max: number;
   /** Number of rejections, by the level whose limit or share was reached. */
   readonly rejected: Readonly<Record<LimitLevel, number>>;
@@ -138,10 +145,10 @@ export interface TakeOptions {
   readonly ignoresShares?: boolean | undefined;
   /**
    * Another slot of the same client during a handover. The two slots count as one at each level
-   * where they have the same owner. If the other slot already counts as one with a third slot, this
-   * option is ignored. Otherwise, a client could have any number of slots that count as one.
+   * where they have the same account. If the other slot already counts as one with a third slot,
+   * this option is ignored. Otherwise, a client could have any number of slots that count as one.
    */
-  readonly beside?: Place | undefined;
+  readonly beside?: Slot | undefined;
   /**
    * Multiplies the limit and the shares for this slot.
    *
@@ -150,7 +157,7 @@ export interface TakeOptions {
   readonly factor?: number | undefined;
 }
 
-/** The slots of one owner at one level. */
+/** The slots of one account at one level. */
 interface Tally {
   readonly level: keyof Shares;
   readonly key: string;
@@ -165,22 +172,22 @@ interface Holder {
   readonly part: number;
 }
 
-/** The slots of owners on one node: the name of the quota, the key of the owner, the number. */
+/** The slots of accounts on one node: the name of the quota, the key of the account, the number. */
 export type QuotaReport = readonly (readonly [name: string, key: string, taken: number])[];
 
 /** Changes the counts of a quota for one slot. */
 interface Counter {
-  change(place: Place, owner: Owner, options: TakeOptions): void;
-  release(place: Place): void;
+  change(slot: Slot, account: Account, options: TakeOptions): void;
+  release(slot: Slot): void;
 }
 
 /** One slot of a limit, counted until it is disposed. */
-export class Place implements Disposable {
+export class Slot implements Disposable {
   readonly #quota: Counter;
   /** The counted levels, used by the quota. */
   counts: readonly Tally[];
   /** The slot with which this one counts once, used by the quota. */
-  partner: Place | undefined = undefined;
+  partner: Slot | undefined = undefined;
   /** True until the slot is released. */
   isHeld = true;
 
@@ -190,18 +197,18 @@ export class Place implements Disposable {
   }
 
   /**
-   * Counts the slot for another owner, for example after a guest has logged in as a user. If this
+   * Counts the slot for another account, for example after a guest has logged in as a user. If this
    * method throws, the slot is unchanged.
    *
-   * @param owner The new owner.
-   * @param options Conditions. Shares are not checked at levels where the owner stays the same.
-   * @throws {LimitError} If a share of the new owner is reached.
+   * @param account The new account.
+   * @param options Conditions. Shares are not checked at levels where the account stays the same.
+   * @throws {LimitError} If a share of the new account is reached.
    */
-  change(owner: Owner, options: TakeOptions = {}): void {
+  change(account: Account, options: TakeOptions = {}): void {
     if (!this.isHeld) {
-      throw new TypeError("Cannot change place: it must be held, received a released one");
+      throw new TypeError("Cannot change slot: it must be held, received a released one");
     }
-    this.#quota.change(this, owner, options);
+    this.#quota.change(this, account, options);
   }
 
   /** Releases the slot. Idempotent. */
@@ -213,10 +220,10 @@ export class Place implements Disposable {
 }
 
 /**
- * A limit for all owners, with a share for each.
+ * A limit for all accounts, with a share for each.
  *
  * - **Contention:** shares apply once more than half of the limit is in use. Until then, no one is
- *   rejected because of a share. After that, an owner at or above its share gets no more slots.
+ *   rejected because of a share. After that, an account at or above its share gets no more slots.
  * - **Address:** guests and users first seen at an address within the last hour draw on the same
  *   per-address share. Familiar users together get ten times that share, and each is also limited
  *   to the per-user share.
@@ -227,29 +234,29 @@ export class Place implements Disposable {
  * - **Proxies:** no share applies to the address of a proxy, unless the application set one.
  * - **Nodes:** shares also count the usage that other nodes report. The limit and contention are
  *   local to this node.
- * - **Memory:** there is one entry for each owner with a slot, and one for each owner that another
- *   node reports.
+ * - **Memory:** there is one entry for each account with a slot, and one for each account that
+ *   another node reports.
  *
  * @example Usage
  * ```ts
- * import { NOBODY } from "./owners.ts";
+ * import { NOBODY } from "./accounts.ts";
  * import { Quota } from "./shares.ts";
  * import { assertEquals, assertThrows } from "@std/assert";
  *
  * const rooms = new Quota({ limit: "maxRooms", verb: "open", what: "rooms", max: 4, shares: { user: 1 } });
  * const ann = { ...NOBODY, user: "ann" };
- * const places = [rooms.take(ann), rooms.take(ann)]; // Half of the limit.
+ * const slots = [rooms.take(ann), rooms.take(ann)]; // Half of the limit.
  * assertThrows(() => rooms.take(ann), Error, "Cannot open: your user may have at most 1 rooms");
  * using _bob = rooms.take({ ...NOBODY, user: "bob" });
- * for (const place of places) place[Symbol.dispose]();
+ * for (const slot of slots) slot[Symbol.dispose]();
  * assertEquals(rooms.stats.taken, 1);
  * ```
  */
 export class Quota {
   readonly #options: QuotaOptions;
-  /** Used slots by owner; bounded by the number of slots. */
+  /** Used slots by account; bounded by the number of slots. */
   readonly #counts = new Map<string, Tally>();
-  /** Slots on other nodes by owner; bounded by the reports. */
+  /** Slots on other nodes by account; bounded by the reports. */
   readonly #elsewhere = new Map<string, number>();
   readonly #rejected: Record<LimitLevel, number> = { server: 0, address: 0, user: 0, session: 0 };
   #taken = 0;
@@ -267,8 +274,8 @@ export class Quota {
     return { taken: this.#taken, max: this.#options.max, rejected: { ...this.#rejected } };
   }
 
-  /** Number of owners that have a slot. An owner counts once for each of its levels. */
-  get owners(): number {
+  /** Number of accounts that have a slot. An account counts once for each of its levels. */
+  get accounts(): number {
     return this.#counts.size;
   }
 
@@ -290,59 +297,59 @@ export class Quota {
   /**
    * Takes a slot.
    *
-   * @param owner The owner of the slot; by default, there is none, and no share applies.
+   * @param account The account of the slot; by default, there is none, and no share applies.
    * @param options Conditions; see {@linkcode TakeOptions}.
    * @returns The slot.
    * @throws {LimitError} If the limit or a share is reached; the error includes the level.
    */
-  take(owner: Owner = NOBODY, options: TakeOptions = {}): Place {
-    const found = this.#attempt(owner, options);
-    if (found instanceof Place) return found;
+  take(account: Account = NOBODY, options: TakeOptions = {}): Slot {
+    const found = this.#attempt(account, options);
+    if (found instanceof Slot) return found;
     throw this.#errorOf(found, options);
   }
 
   /**
    * Takes a slot if one is free. Unlike `take`, it saves the cost of creating an error.
    *
-   * @param owner The owner of the slot.
+   * @param account The account of the slot.
    * @param options Conditions; see {@linkcode TakeOptions}.
    * @returns The slot, or the level whose limit or share is reached.
    */
-  tryTake(owner: Owner = NOBODY, options: TakeOptions = {}): Place | LimitLevel {
-    const found = this.#attempt(owner, options);
-    return found instanceof Place ? found : found.level;
+  tryTake(account: Account = NOBODY, options: TakeOptions = {}): Slot | LimitLevel {
+    const found = this.#attempt(account, options);
+    return found instanceof Slot ? found : found.level;
   }
 
   /**
    * Checks whether a slot is free. A negative result does not count as a rejection.
    *
-   * @param owner The owner of the slot.
+   * @param account The account of the slot.
    * @param options Conditions; see {@linkcode TakeOptions}.
    * @returns The level whose share is reached, or `server` if the limit is reached; `undefined` if
    * a slot is free.
    */
-  levelFull(owner: Owner = NOBODY, options: TakeOptions = {}): LimitLevel | undefined {
-    return (this.#fullShare(this.#countsOf(owner), options) ?? this.#fullBound(options))?.level;
+  levelFull(account: Account = NOBODY, options: TakeOptions = {}): LimitLevel | undefined {
+    return (this.#fullShare(this.#countsOf(account), options) ?? this.#fullBound(options))?.level;
   }
 
   readonly #counter: Counter = {
-    change: (place, owner, options) => {
-      const counts = this.#countsOf(owner);
-      const partner = place.partner ?? partnerOf(options.beside);
-      const full = this.#fullShare(counts, options, place, partner);
+    change: (slot, account, options) => {
+      const counts = this.#countsOf(account);
+      const partner = slot.partner ?? partnerOf(options.beside);
+      const full = this.#fullShare(counts, options, slot, partner);
       if (full !== undefined) {
         this.#rejected[full.level]++;
         throw this.#errorOf(full, options);
       }
-      this.#remove(place);
-      place.counts = counts;
-      this.#add(place, partner);
+      this.#remove(slot);
+      slot.counts = counts;
+      this.#add(slot, partner);
     },
-    release: (place) => this.#remove(place),
+    release: (slot) => this.#remove(slot),
   };
 
-  #attempt(owner: Owner, options: TakeOptions): Place | Full {
-    const counts = this.#countsOf(owner);
+  #attempt(account: Account, options: TakeOptions): Slot | Full {
+    const counts = this.#countsOf(account);
     const partner = partnerOf(options.beside);
     const full = this.#fullShare(counts, options, partner) ??
       (partner === undefined ? this.#fullBound(options) : undefined);
@@ -350,9 +357,9 @@ export class Quota {
       this.#rejected[full.level]++;
       return full;
     }
-    const place = new Place(this.#counter, counts);
-    this.#add(place, partner);
-    return place;
+    const slot = new Slot(this.#counter, counts);
+    this.#add(slot, partner);
+    return slot;
   }
 
   #fullBound({ factor = 1 }: TakeOptions): Full | undefined {
@@ -366,7 +373,7 @@ export class Quota {
   #fullShare(
     counts: readonly Tally[],
     { ignoresShares = false, factor = 1 }: TakeOptions,
-    ...known: readonly (Place | undefined)[]
+    ...known: readonly (Slot | undefined)[]
   ): Full | undefined {
     const { max, strict = [] } = this.#options;
     const bites = isContended(this.#taken, max * factor);
@@ -374,36 +381,36 @@ export class Quota {
     for (const tally of counts) {
       const { level, share } = tally;
       if (!bites && !strict.includes(level)) continue;
-      if (known.some((place) => place?.counts.includes(tally))) continue;
+      if (known.some((slot) => slot?.counts.includes(tally))) continue;
       const most = share * factor;
       if (this.#takenBy(tally) >= most) return { level, most };
     }
     return undefined;
   }
 
-  #add(place: Place, partner: Place | undefined): void {
+  #add(slot: Slot, partner: Slot | undefined): void {
     if (partner === undefined) this.#taken++;
-    else [place.partner, partner.partner] = [partner, place];
-    for (const tally of place.counts) {
+    else [slot.partner, partner.partner] = [partner, slot];
+    for (const tally of slot.counts) {
       if (partner?.counts.includes(tally)) continue;
       if (tally.taken++ === 0) this.#counts.set(tally.key, tally);
     }
   }
 
   /** The remaining partner counts from now on. */
-  #remove(place: Place): void {
-    const { partner } = place;
+  #remove(slot: Slot): void {
+    const { partner } = slot;
     if (partner === undefined) this.#taken--;
-    else place.partner = partner.partner = undefined;
-    for (const tally of place.counts) {
+    else slot.partner = partner.partner = undefined;
+    for (const tally of slot.counts) {
       if (partner?.counts.includes(tally)) continue;
       if (--tally.taken === 0) this.#counts.delete(tally.key);
     }
   }
 
-  /** The levels at which an owner is counted, the narrowest first. */
-  #countsOf(owner: Owner): Tally[] {
-    const { session, user, guest, networks, isBehindProxy, isFamiliar } = owner;
+  /** The levels at which an account is counted, the narrowest first. */
+  #countsOf(account: Account): Tally[] {
+    const { session, user, guest, networks, isBehindProxy, isFamiliar } = account;
     const { shares, strict, max } = this.#options;
     const counts: Tally[] = [];
     if (shares.session !== undefined && session !== undefined) {
@@ -419,7 +426,7 @@ export class Quota {
     const isStrict = strict?.includes("address") ?? false;
     if (isStrict && share === Infinity) return counts;
     if (isBehindProxy && !isStrict) {
-      if (this.isContended) owner.onProxy?.();
+      if (this.isContended) account.onProxy?.();
       return counts;
     }
     const times = isFamiliar ? FAMILIAR_FACTOR : 1;
@@ -444,7 +451,7 @@ export class Quota {
     return limitError({ ...this.#options, verb }, full);
   }
 
-  /** Number of slots of an owner, including those that other nodes report. */
+  /** Number of slots of an account, including those that other nodes report. */
   #takenBy({ level, key, taken }: Tally): number {
     return this.#isReported(level) ? taken + (this.#elsewhere.get(key) ?? 0) : taken;
   }
@@ -454,7 +461,7 @@ export class Quota {
     return level !== "session" && !this.#options.exact?.includes(level);
   }
 
-  /** Lists the owners with at least a sixteenth of their share, for other nodes. */
+  /** Lists the accounts with at least a sixteenth of their share, for other nodes. */
   *holders(): Generator<Holder> {
     for (const { key, level, share, taken } of this.#counts.values()) {
       if (taken < share * REPORTED_PART || !this.#isReported(level)) continue;
@@ -465,7 +472,7 @@ export class Quota {
   /**
    * Records slots on other nodes.
    *
-   * @param key The key of the owner.
+   * @param key The key of the account.
    * @param difference Number of slots to add, or to remove if negative.
    */
   hear(key: string, difference: number): void {
@@ -496,11 +503,11 @@ export function limitError(
   { level, most }: Full,
 ): LimitError {
   const { limit, shareLimits, verb, what, retryAfterMs = 5_000, strict } = options;
-  const owner = level === "server" ? "this server" : `your ${level}`;
+  const account = level === "server" ? "this server" : `your ${level}`;
   const isForNow = level !== "server" && !strict?.includes(level);
   const now = isForNow ? " while the server is busy" : "";
   const name = level === "server" ? limit : shareLimits?.[level] ?? limit;
-  return new LimitError(name, `Cannot ${verb}: ${owner} may have at most ${most} ${what}${now}`, {
+  return new LimitError(name, `Cannot ${verb}: ${account} may have at most ${most} ${what}${now}`, {
     retryAfterMs,
     level,
   });
@@ -521,7 +528,7 @@ export function quotaIn(quotas: Quotas | undefined, options: QuotaOptions): Quot
  * Returns the given slot if another slot may count together with it. Two slots can count as one,
  * but never three.
  */
-function partnerOf(beside: Place | undefined): Place | undefined {
+function partnerOf(beside: Slot | undefined): Slot | undefined {
   const isFree = beside?.isHeld === true && beside.partner === undefined;
   return isFree ? beside : undefined;
 }
@@ -535,7 +542,7 @@ interface Heard {
 
 /**
  * All quotas of a server. This registry also keeps the counters, the familiar users, and the slots
- * that owners use on other nodes.
+ * that accounts use on other nodes.
  *
  * @example An address that uses its share on another node
  * ```ts
@@ -548,27 +555,27 @@ interface Heard {
  * const [here, there] = [one, two].map((quotas) =>
  *   quotas.open({ ...options, shares: { address: 1 }, strict: ["address"] })
  * );
- * here!.take(one.owners.of({ address: "192.0.2.1" }));
+ * here!.take(one.accounts.of({ address: "192.0.2.1" }));
  * two.hear("one", one.report());
- * assertThrows(() => there!.take(two.owners.of({ address: "192.0.2.1" })), Error, "your address");
+ * assertThrows(() => there!.take(two.accounts.of({ address: "192.0.2.1" })), Error, "your address");
  * ```
  */
 export class Quotas {
-  /** Creates the owners of slots. */
-  readonly owners: Owners;
+  /** Creates the accounts of slots. */
+  readonly accounts: Accounts;
   readonly #all = new Map<string, Quota>(); // Bounded by the names, which are constants.
   readonly #others = new Map<string, { readonly stats: QuotaStats }>();
-  /** Reported slots by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` owners. */
+  /** Reported slots by node; at most `MAX_NODES`, each with at most `MAX_REPORTED` accounts. */
   readonly #heard = new Map<string, readonly Heard[]>();
 
   /**
    * Creates a registry without quotas.
    *
    * @param runtime The runtime with the clock.
-   * @param options See {@linkcode OwnersOptions}.
+   * @param options See {@linkcode AccountsOptions}.
    */
-  constructor(runtime: Runtime, options: OwnersOptions = {}) {
-    this.owners = new Owners(runtime, options);
+  constructor(runtime: Runtime, options: AccountsOptions = {}) {
+    this.accounts = new Accounts(runtime, options);
   }
 
   /** Counters of all quotas, by name. */
@@ -604,9 +611,9 @@ export class Quotas {
   }
 
   /**
-   * Lists the owners that use much of their share on this node, for other nodes.
+   * Lists the accounts that use much of their share on this node, for other nodes.
    *
-   * @returns At most 256 owners, namely those that use most of their share; `undefined` if there
+   * @returns At most 256 accounts, namely those that use most of their share; `undefined` if there
    * are none.
    */
   report(): QuotaReport | undefined {
@@ -620,7 +627,7 @@ export class Quotas {
   }
 
   /**
-   * Counts the slots that another node reports, replacing its previous report. Owners in quotas
+   * Counts the slots that another node reports, replacing its previous report. Accounts in quotas
    * that this node doesn't have are ignored.
    *
    * @param node Id of the node.

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { platformRuntime, type Runtime } from "./runtime.ts";
-import { NOBODY, type Owner, type OwnerFacts, Owners } from "./owners.ts";
-import { type Place, Quota, type QuotaOptions, Quotas } from "./shares.ts";
+import { type Account, type AccountFacts, Accounts, NOBODY } from "./accounts.ts";
+import { Quota, type QuotaOptions, Quotas, type Slot } from "./shares.ts";
 import { LimitError } from "../errors.ts";
 
 const HOUR_MS = 3_600_000;
@@ -17,33 +17,33 @@ function quotaOf(options: Partial<QuotaOptions> = {}): Quota {
   });
 }
 
-function at(key: string, facts: OwnerFacts = {}): Owner {
+function at(key: string, facts: AccountFacts = {}): Account {
   return { networks: [{ key, factor: 1 }], isBehindProxy: false, isFamiliar: false, ...facts };
 }
 
 /** Facts about a user or guest at an address. */
-function peer(address: string, facts: OwnerFacts = {}): OwnerFacts {
+function peer(address: string, facts: AccountFacts = {}): AccountFacts {
   return { address, ...facts };
 }
 
-function ownersWithClock(): { readonly owners: Owners; readonly tick: (ms: number) => void } {
+function accountsWithClock(): { readonly accounts: Accounts; readonly tick: (ms: number) => void } {
   let now = 1_000;
   const runtime: Runtime = Object.create(platformRuntime(), { monotonic: { value: () => now } });
-  return { owners: new Owners(runtime), tick: (ms) => void (now += ms) };
+  return { accounts: new Accounts(runtime), tick: (ms) => void (now += ms) };
 }
 
 /** Takes slots until one is rejected, and returns the level of the rejection. */
-function fill(quota: Quota, owner: Owner): { readonly count: number; readonly level: unknown } {
+function fill(quota: Quota, account: Account): { readonly count: number; readonly level: unknown } {
   for (let count = 0;; count++) {
     try {
-      quota.take(owner);
+      quota.take(account);
     } catch (error) {
       return { count, level: (error as LimitError).level };
     }
   }
 }
 
-Deno.test("Quota.take() gives one owner half of the limit, and another one the rest", () => {
+Deno.test("Quota.take() gives one account half of the limit, and another one the rest", () => {
   const quota = quotaOf({ shares: { address: 1 } });
   assertEquals(fill(quota, at("192.0.2.1")), { count: 5, level: "address" });
   quota.take(at("192.0.2.2"));
@@ -63,7 +63,7 @@ Deno.test("Quota.take() always applies a share that the application set", () => 
 });
 
 Deno.test("Quota.take() rejects by the narrowest level, and names the share that is reached", () => {
-  const owner = at("192.0.2.1", { user: "ann", session: "s-1" });
+  const account = at("192.0.2.1", { user: "ann", session: "s-1" });
   for (
     const [shares, level, text] of [
       [{ session: 2, user: 2, address: 2 }, "session", "your session may have at most 2 tents"],
@@ -75,8 +75,8 @@ Deno.test("Quota.take() rejects by the narrowest level, and names the share that
     for (const isStrict of [false, true]) {
       const strict = isStrict ? ["session", "user", "address"] as const : [];
       const quota = quotaOf({ max: 4, shares, strict });
-      fill(quota, owner);
-      const error = assertThrows(() => quota.take(owner), LimitError, `Cannot camp: ${text}`);
+      fill(quota, account);
+      const error = assertThrows(() => quota.take(account), LimitError, `Cannot camp: ${text}`);
       assertEquals([error.level, error.limit, error.retryAfterMs], [level, "maxTents", 5_000]);
       assertEquals(
         error.message.endsWith("while the server is busy"),
@@ -87,14 +87,14 @@ Deno.test("Quota.take() rejects by the narrowest level, and names the share that
 });
 
 Deno.test("Quota releases every slot once, however often it is taken", () => {
-  const owner = at("192.0.2.1", { user: "ann", session: "s-1" });
+  const account = at("192.0.2.1", { user: "ann", session: "s-1" });
   const quota = quotaOf({ max: 20, shares: { address: 10, user: 10, session: 10 } });
   for (let round = 0; round < 3; round++) {
-    const places = Array.from({ length: 10 }, () => quota.take(owner));
-    assertThrows(() => quota.take(owner), LimitError, "may have at most 10");
-    assertEquals(places.map(({ isHeld }) => isHeld), places.map(() => true));
-    for (const place of [...places, ...places]) place[Symbol.dispose]();
-    assertEquals([quota.taken, places[0]!.isHeld], [0, false]);
+    const slots = Array.from({ length: 10 }, () => quota.take(account));
+    assertThrows(() => quota.take(account), LimitError, "may have at most 10");
+    assertEquals(slots.map(({ isHeld }) => isHeld), slots.map(() => true));
+    for (const slot of [...slots, ...slots]) slot[Symbol.dispose]();
+    assertEquals([quota.taken, slots[0]!.isHeld], [0, false]);
   }
 });
 
@@ -125,13 +125,13 @@ Deno.test("Quota.take() gives wider networks more, and one /48 no more than its 
 });
 
 Deno.test("Quota.take() gives no address and no network more than half of the limit", () => {
-  const { owners } = ownersWithClock();
+  const { accounts } = accountsWithClock();
   const count = (options: Partial<QuotaOptions>, addressOf: (i: number) => string) => {
     const tents = quotaOf({ max: 20, ...options });
     let taken = 0;
     assertThrows(() => {
       while (true) {
-        tents.take(owners.of(peer(addressOf(taken))));
+        tents.take(accounts.of(peer(addressOf(taken))));
         taken++;
       }
     }, LimitError);
@@ -147,62 +147,62 @@ Deno.test("Quota.take() gives no address and no network more than half of the li
   assertEquals(count({ max: 1, shares }, () => "192.0.2.1"), 1);
 });
 
-Deno.test("Owners treats users as familiar after an hour, with ten shares of their address", () => {
-  const { owners, tick } = ownersWithClock();
+Deno.test("Accounts treats users as familiar after an hour, with ten shares of their address", () => {
+  const { accounts, tick } = accountsWithClock();
   const facts = peer("192.0.2.1", { user: "ann" });
   const quota = quotaOf({ max: 1_000, shares: { address: 3 }, strict: ["address"] });
-  const fresh = owners.of(facts);
+  const fresh = accounts.of(facts);
   assertEquals(fill(quota, fresh).count, 3);
   tick(HOUR_MS - 1);
-  assertEquals(owners.of(facts).isFamiliar, false);
+  assertEquals(accounts.of(facts).isFamiliar, false);
   tick(1);
-  assertEquals([fresh.isFamiliar, owners.of(facts).isFamiliar], [true, true]);
-  assertEquals(owners.of(peer("192.0.2.2", { user: "ann" })).isFamiliar, false);
-  assertEquals(owners.of(peer("192.0.2.1", { guest: "guest:1" })).isFamiliar, false);
+  assertEquals([fresh.isFamiliar, accounts.of(facts).isFamiliar], [true, true]);
+  assertEquals(accounts.of(peer("192.0.2.2", { user: "ann" })).isFamiliar, false);
+  assertEquals(accounts.of(peer("192.0.2.1", { guest: "guest:1" })).isFamiliar, false);
   assertEquals(fill(quota, fresh).count, 30);
   tick(24 * HOUR_MS);
-  assertEquals(owners.of(facts).isFamiliar, false, "A user who is away for a day is forgotten");
+  assertEquals(accounts.of(facts).isFamiliar, false, "A user who is away for a day is forgotten");
 });
 
 Deno.test("Quota counts two slots of one client once, and never three", () => {
   const quota = quotaOf({ max: 2, shares: { address: 1 }, strict: ["address"] });
-  const owner = at("192.0.2.1");
-  const first = quota.take(owner);
-  assertThrows(() => quota.take(owner), LimitError);
-  const second = quota.take(owner, { beside: first });
-  assertEquals([quota.taken, quota.owners], [1, 1]);
+  const account = at("192.0.2.1");
+  const first = quota.take(account);
+  assertThrows(() => quota.take(account), LimitError);
+  const second = quota.take(account, { beside: first });
+  assertEquals([quota.taken, quota.accounts], [1, 1]);
   for (const beside of [first, second]) {
-    assertThrows(() => quota.take(owner, { beside }), LimitError);
+    assertThrows(() => quota.take(account, { beside }), LimitError);
   }
   const elsewhere = quota.take(at("192.0.2.2"));
   first[Symbol.dispose]();
-  assertEquals([quota.taken, quota.owners], [2, 2]);
-  assertThrows(() => quota.take(owner, { beside: first }), LimitError, "your address");
-  for (const place of [second, elsewhere]) place[Symbol.dispose]();
-  assertEquals([quota.taken, quota.owners], [0, 0]);
+  assertEquals([quota.taken, quota.accounts], [2, 2]);
+  assertThrows(() => quota.take(account, { beside: first }), LimitError, "your address");
+  for (const slot of [second, elsewhere]) slot[Symbol.dispose]();
+  assertEquals([quota.taken, quota.accounts], [0, 0]);
 });
 
-Deno.test("Place.change() counts only for the new owner, or for the old one if it is rejected", () => {
+Deno.test("Slot.change() counts only for the new account, or for the old one if it is rejected", () => {
   const quota = quotaOf({ shares: { address: 1, user: 1 }, strict: ["address", "user"] });
   const guest = quota.take(at("192.0.2.1"));
   const bob = quota.take(at("192.0.2.2", { user: "bob" }));
   assertThrows(() => guest.change(at("192.0.2.1", { user: "bob" })), LimitError, "your user");
-  assertEquals([quota.owners, quota.stats.rejected.user], [3, 1]);
+  assertEquals([quota.accounts, quota.stats.rejected.user], [3, 1]);
   guest.change(at("192.0.2.1", { user: "ann" }));
-  assertEquals([quota.taken, quota.owners], [2, 4]);
-  for (const place of [guest, bob]) place[Symbol.dispose]();
-  assertThrows(() => guest.change(NOBODY), TypeError, "Cannot change place: it must be held");
-  assertEquals([quota.taken, quota.owners], [0, 0]);
+  assertEquals([quota.taken, quota.accounts], [2, 4]);
+  for (const slot of [guest, bob]) slot[Symbol.dispose]();
+  assertThrows(() => guest.change(NOBODY), TypeError, "Cannot change slot: it must be held");
+  assertEquals([quota.taken, quota.accounts], [0, 0]);
 });
 
 Deno.test("Quota.take() counts a proxy's address only if the application set its share", () => {
-  const owners = new Owners(platformRuntime(), { isProxy: (key) => key === "127.0.0.1" });
+  const accounts = new Accounts(platformRuntime(), { isProxy: (key) => key === "127.0.0.1" });
   for (const [strict, expected] of [[[], 10], [["address"], 2]] as const) {
     const quota = quotaOf({ shares: { address: 2 }, strict });
-    assertEquals(fill(quota, owners.of({ address: "127.0.0.1" })).count, expected);
+    assertEquals(fill(quota, accounts.of({ address: "127.0.0.1" })).count, expected);
   }
   assertEquals(
-    fill(quotaOf({ shares: { address: 2 } }), owners.of({ address: "192.0.2.1" })).count,
+    fill(quotaOf({ shares: { address: 2 } }), accounts.of({ address: "192.0.2.1" })).count,
     5,
   );
 });
@@ -212,7 +212,7 @@ Deno.test("Quotas.open() returns one quota per name, and stats lists each once",
   const open = (name: string) =>
     quotas.open({ limit: "maxTents", name, verb: "camp", what: "tents", max: 1, shares: {} });
   const [first, second, other] = [open("tents"), open("tents"), open("huts")];
-  using _place = first.take();
+  using _slot = first.take();
   assertThrows(() => second.take(), LimitError);
   assertEquals([second.taken, other.taken], [1, 0]);
   const none = { server: 0, address: 0, user: 0, session: 0 };
@@ -225,7 +225,7 @@ Deno.test("Quotas.open() returns one quota per name, and stats lists each once",
 Deno.test("Quota.tryTake() returns the level of a rejection, which levelFull() does not count", () => {
   const quota = quotaOf({ max: 2, shares: { address: 1 } });
   assertEquals(quota.levelFull(at("192.0.2.1")), undefined);
-  const place = quota.tryTake(at("192.0.2.1")) as Place;
+  const slot = quota.tryTake(at("192.0.2.1")) as Slot;
   assertEquals(quota.levelFull(at("192.0.2.1")), "address");
   assertEquals(quota.levelFull(at("192.0.2.1"), { factor: 2 }), undefined);
   assertEquals(quota.stats.rejected.address, 0);
@@ -233,18 +233,18 @@ Deno.test("Quota.tryTake() returns the level of a rejection, which levelFull() d
   quota.tryTake(at("192.0.2.2"));
   assertEquals([quota.tryTake(at("192.0.2.3")), quota.tryTake()], ["server", "server"]);
   assertEquals(quota.stats.rejected, { server: 2, address: 1, user: 0, session: 0 });
-  place[Symbol.dispose]();
+  slot[Symbol.dispose]();
   assertEquals([quota.levelFull(), quota.taken], [undefined, 1]);
 });
 
 Deno.test("Quota reports a proxy whose address has no share once that share would apply", () => {
   const told: string[] = [];
-  const { owners } = new Quotas(platformRuntime(), {
+  const { accounts } = new Quotas(platformRuntime(), {
     isProxy: (key) => key === "10.0.0.1",
     onProxy: (key) => void told.push(key),
   });
   const quota = quotaOf({ max: 4, shares: { address: 1 } });
-  const take = (address: string, user?: string) => quota.take(owners.of({ address, user }));
+  const take = (address: string, user?: string) => quota.take(accounts.of({ address, user }));
   take("10.0.0.1");
   take("10.0.0.1", "ann");
   assertEquals(told, []);
@@ -265,16 +265,16 @@ const LIMITS: QuotaOptions = {
 function nodeOf(options: Partial<QuotaOptions> = {}) {
   const quotas = new Quotas(platformRuntime());
   const quota = quotas.open({ ...LIMITS, ...options });
-  const take = (count: number, owner: Owner) =>
-    Array.from({ length: count }, () => quota.take(owner));
+  const take = (count: number, account: Account) =>
+    Array.from({ length: count }, () => quota.take(account));
   return { quotas, quota, take };
 }
 
-Deno.test("Quotas.report() lists owners with a sixteenth of their share, and no sessions", () => {
+Deno.test("Quotas.report() lists accounts with a sixteenth of their share, and no sessions", () => {
   const { quotas, take } = nodeOf();
   assertEquals(quotas.report(), undefined);
   take(1, at("192.0.2.1"));
-  const [place] = take(2, at("192.0.2.2", { session: "s" }));
+  const [slot] = take(2, at("192.0.2.2", { session: "s" }));
   take(1, { ...NOBODY, user: "ann" });
   take(1, { ...NOBODY, guest: "guest:1" });
   assertEquals(quotas.report(), [
@@ -282,11 +282,11 @@ Deno.test("Quotas.report() lists owners with a sixteenth of their share, and no 
     ["maxTents", "user ann", 1],
     ["maxTents", "guest guest:1", 1],
   ]);
-  place![Symbol.dispose]();
+  slot![Symbol.dispose]();
   assertEquals(quotas.report()!.length, 2);
 });
 
-Deno.test("Quotas.report() lists at most 256 owners, the ones that use most of their share", () => {
+Deno.test("Quotas.report() lists at most 256 accounts, the ones that use most of their share", () => {
   const { quotas, take } = nodeOf();
   for (let i = 0; i < 300; i++) take(2, at(`a${i}`));
   take(2, { ...NOBODY, user: "ann" });
@@ -355,7 +355,7 @@ Deno.test("Quotas.hear() ignores a malformed report", () => {
     quotas.hear("one", [fine]);
     assertThrows(() => quota.take(at("192.0.2.1")), LimitError);
     quotas.hear("one", bad);
-    for (const place of take(32, at("192.0.2.1"))) place[Symbol.dispose]();
+    for (const slot of take(32, at("192.0.2.1"))) slot[Symbol.dispose]();
   }
 });
 

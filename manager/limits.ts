@@ -1,8 +1,8 @@
 /** Limits on sessions, in total, per user and per network address, and on sockets and rates. */
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Owner } from "../base/owners.ts";
-import { type Place, type Quota, type QuotaOptions, Quotas, sharesOf } from "../base/shares.ts";
+import type { Account } from "../base/accounts.ts";
+import { type Quota, type QuotaOptions, Quotas, sharesOf, type Slot } from "../base/shares.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
@@ -95,23 +95,23 @@ class HeldReservation implements Reservation {
   readonly limiter: SessionLimiter;
   peer: Peer;
   /** The slot; `undefined` once it was used or released. */
-  place: Place | undefined;
+  slot: Slot | undefined;
 
-  constructor(limiter: SessionLimiter, peer: Peer, place: Place) {
+  constructor(limiter: SessionLimiter, peer: Peer, slot: Slot) {
     this.limiter = limiter;
     this.peer = peer;
-    this.place = place;
+    this.slot = slot;
   }
 
   get isHeld(): boolean {
-    return this.place !== undefined;
+    return this.slot !== undefined;
   }
 
   [Symbol.dispose](): void {
-    const { place } = this;
-    if (place === undefined) return;
+    const { slot } = this;
+    if (slot === undefined) return;
     this.limiter.endReservation(this);
-    place[Symbol.dispose]();
+    slot[Symbol.dispose]();
   }
 }
 
@@ -151,7 +151,7 @@ export class SessionLimiter {
     this.sessions = quotas.open(options);
     this.sockets = new Sockets(quotas, options);
     this.rates = new RateLimits(runtime, rates, {
-      owners: quotas.owners,
+      accounts: quotas.accounts,
       maxSessionsPerAddress: limits.maxSessionsPerAddress ?? DEFAULT_MAX_SESSIONS_PER_ADDRESS,
     });
   }
@@ -190,7 +190,7 @@ export class SessionLimiter {
    * @returns The slot, to be released when the session ends.
    * @throws {LimitError} If there is no room.
    */
-  take(peer: Peer, beside?: Place): Place {
+  take(peer: Peer, beside?: Slot): Slot {
     return this.#take("add session", peer, beside);
   }
 
@@ -201,10 +201,10 @@ export class SessionLimiter {
    * @param beside The slot of the client's other session: both together are counted once.
    * @throws {LimitError} If there is no room.
    */
-  reserve(peer: Peer, beside?: Place): Reservation {
-    const place = this.#take("admit session", peer, beside);
+  reserve(peer: Peer, beside?: Slot): Reservation {
+    const slot = this.#take("admit session", peer, beside);
     this.#reserved++;
-    return new HeldReservation(this, peer, place);
+    return new HeldReservation(this, peer, slot);
   }
 
   /**
@@ -215,11 +215,11 @@ export class SessionLimiter {
    * @param beside The slot of the client's other session: both together are counted once.
    * @throws {LimitError} If there is no room for the user.
    */
-  identify(reservation: Reservation, user: string, beside?: Place): void {
+  identify(reservation: Reservation, user: string, beside?: Slot): void {
     this.#checkDraining("admit session");
-    const { held, place } = this.#heldOf(reservation, "admit session");
+    const { held, slot } = this.#heldOf(reservation, "admit session");
     const peer = { user, address: held.peer.address };
-    place.change(this.#ownerOf(peer), { verb: "admit session", beside });
+    slot.change(this.#accountOf(peer), { verb: "admit session", beside });
     held.peer = peer;
   }
 
@@ -233,22 +233,22 @@ export class SessionLimiter {
    * @throws {LimitError} If the session has a different user or address, for which there is no
    * room.
    */
-  redeem(reservation: Reservation, peer: Peer, beside?: Place): Place {
-    const { held, place } = this.#heldOf(reservation, "add session");
+  redeem(reservation: Reservation, peer: Peer, beside?: Slot): Slot {
+    const { held, slot } = this.#heldOf(reservation, "add session");
     this.#checkDraining("add session");
     const { user, address = peer.address } = held.peer;
     const isSame = peer.user === user && address === held.peer.address;
     if (!isSame || beside !== undefined) {
-      place.change(this.#ownerOf({ user: peer.user, address }), { verb: "add session", beside });
+      slot.change(this.#accountOf({ user: peer.user, address }), { verb: "add session", beside });
     }
     this.endReservation(held);
-    return place;
+    return slot;
   }
 
-  #heldOf(reservation: Reservation, verb: string): { held: HeldReservation; place: Place } {
+  #heldOf(reservation: Reservation, verb: string): { held: HeldReservation; slot: Slot } {
     const isOwn = reservation instanceof HeldReservation && reservation.limiter === this;
-    const place = isOwn ? reservation.place : undefined;
-    if (isOwn && place !== undefined) return { held: reservation, place };
+    const slot = isOwn ? reservation.slot : undefined;
+    if (isOwn && slot !== undefined) return { held: reservation, slot };
     throw new TypeError(
       `Cannot ${verb}: its reservation must be held by this manager, received another`,
     );
@@ -256,18 +256,18 @@ export class SessionLimiter {
 
   /** Stops counting a reservation, whose slot is used or released. */
   endReservation(reservation: HeldReservation): void {
-    reservation.place = undefined;
+    reservation.slot = undefined;
     this.#reserved--;
   }
 
-  #take(verb: string, peer: Peer, beside: Place | undefined): Place {
+  #take(verb: string, peer: Peer, beside: Slot | undefined): Slot {
     this.#checkDraining(verb);
-    return this.sessions.take(this.#ownerOf(peer), { verb, beside });
+    return this.sessions.take(this.#accountOf(peer), { verb, beside });
   }
 
   /** Guests are counted only by address. */
-  #ownerOf(peer: Peer): Owner {
-    return this.#quotas.owners.of(peer);
+  #accountOf(peer: Peer): Account {
+    return this.#quotas.accounts.of(peer);
   }
 
   #checkDraining(verb: string): void {

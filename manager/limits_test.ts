@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { LimitError } from "../errors.ts";
 import type { Sockets } from "./sockets.ts";
-import { type Place, Quotas } from "../base/shares.ts";
+import { Quotas, type Slot } from "../base/shares.ts";
 import { type ManagerLimits, type Peer, type Reservation, SessionLimiter } from "./limits.ts";
 
 const NOBODY: Peer = { user: undefined, address: undefined };
@@ -22,7 +22,7 @@ function limiterOf(limits: ManagerLimits = {}) {
   const limiter = new SessionLimiter(runtime, limits, {}, { quotas });
   return {
     limiter,
-    counts: () => [limiter.reserved, limiter.sessions.taken, limiter.sessions.owners],
+    counts: () => [limiter.reserved, limiter.sessions.taken, limiter.sessions.accounts],
   };
 }
 
@@ -86,14 +86,14 @@ Deno.test("SessionLimiter.reserve() names the limit that was reached, and neithe
     [{ maxSessionsPerUser: 1 }, user("ann"), "maxSessionsPerUser", "your user"],
     [{ maxSessionsPerAddress: 1 }, address("192.0.2.1"), "maxSessionsPerAddress", "your address"],
   ];
-  for (const [limits, peer, limit, owner] of cases) {
+  for (const [limits, peer, limit, account] of cases) {
     const limiter = new SessionLimiter(platformRuntime(), limits);
     limiter.reserve(peer);
     const error = assertThrows(() => limiter.reserve(peer), LimitError);
     assertEquals(error.limit, limit);
     assertEquals(
       error.message,
-      `Cannot admit session: ${owner} may have at most 1 sessions at once`,
+      `Cannot admit session: ${account} may have at most 1 sessions at once`,
     );
     assertEquals(limiter.rejected[limit as keyof ManagerLimits], 1);
   }
@@ -138,18 +138,18 @@ Deno.test("Reservation releases its slot once", () => {
 Deno.test("SessionLimiter.redeem() turns a reservation into a session even if all slots are in use", () => {
   const { limiter, counts } = limiterOf({ maxSessions: 1, maxSessionsPerUser: 1 });
   const reservation = limiter.reserve(user("ann"));
-  const place = limiter.redeem(reservation, user("ann"));
+  const slot = limiter.redeem(reservation, user("ann"));
   assertEquals([reservation.isHeld, ...counts()], [false, 0, 1, 1]);
   reservation[Symbol.dispose]();
   assertThrows(() => limiter.take(NOBODY), LimitError);
-  place[Symbol.dispose]();
+  slot[Symbol.dispose]();
   assertEquals(counts(), [0, 0, 0]);
   limiter.take(NOBODY);
 });
 
 Deno.test("SessionLimiter.redeem() counts a user that became known later", () => {
   const { limiter, counts } = limiterOf({ maxSessionsPerUser: 1 });
-  const place = limiter.redeem(limiter.reserve(address("192.0.2.1")), user("ann"));
+  const slot = limiter.redeem(limiter.reserve(address("192.0.2.1")), user("ann"));
   assertEquals(counts(), [0, 1, 2]);
 
   const second = limiter.reserve(address("192.0.2.1"));
@@ -157,7 +157,7 @@ Deno.test("SessionLimiter.redeem() counts a user that became known later", () =>
   assertEquals(error.limit, "maxSessionsPerUser");
   assertEquals(second.isHeld, true);
   second[Symbol.dispose]();
-  place[Symbol.dispose]();
+  slot[Symbol.dispose]();
   assertEquals(counts(), [0, 0, 0]);
 });
 
@@ -216,7 +216,7 @@ Deno.test("SessionLimiter is exact after any order of operations", () => {
     return Math.floor(state / 65_536) % below;
   };
   const held: [Reservation, Peer][] = [];
-  const sessions: [Place, Peer][] = [];
+  const sessions: [Slot, Peer][] = [];
   const pick = <T>(from: T[]): T | undefined => from.splice(random(from.length || 1), 1)[0];
   for (let step = 0; step < 20_000; step++) {
     const who: Peer = {
@@ -230,13 +230,13 @@ Deno.test("SessionLimiter is exact after any order of operations", () => {
         case 1:
           return held.push([limiter.reserve(who), who]);
         case 2: {
-          const place = pick(held);
-          if (place === undefined) return;
-          const final = { ...who, address: place[1].address };
+          const slot = pick(held);
+          if (slot === undefined) return;
+          const final = { ...who, address: slot[1].address };
           try {
-            return sessions.push([limiter.redeem(place[0], final), final]);
+            return sessions.push([limiter.redeem(slot[0], final), final]);
           } catch (error) {
-            held.push(place);
+            held.push(slot);
             throw error;
           }
         }
@@ -256,7 +256,7 @@ Deno.test("SessionLimiter is exact after any order of operations", () => {
     for (const { length } of users.values()) assert(length <= limits.maxSessionsPerUser);
     for (const { length } of addresses.values()) assert(length <= limits.maxSessionsPerAddress);
   }
-  for (const [place] of [...held, ...sessions]) place[Symbol.dispose]();
+  for (const [slot] of [...held, ...sessions]) slot[Symbol.dispose]();
   assertEquals(counts(), [0, 0, 0]);
   assertEquals(attempts(100, () => limiter.take(NOBODY)), limits.maxSessions);
 });

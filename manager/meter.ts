@@ -6,7 +6,7 @@ import type { Meter } from "../session/message.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import { Account, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
+import { RateAccount, type Rates, type RateScope, type RateUnit } from "./rate_accounts.ts";
 
 /** Minimum interval between notices of rejected messages without a request id, in milliseconds. */
 const NOTICE_INTERVAL_MS = 1_000;
@@ -29,7 +29,7 @@ const EARLY_MS = 2;
 const PING = 0;
 
 interface Shortage {
-  readonly account: Account;
+  readonly account: RateAccount;
   readonly unit: RateUnit;
   readonly waitMs: number;
 }
@@ -75,7 +75,7 @@ interface Hold {
 }
 
 /** Accounts that meter a session. */
-interface MeterAccounts {
+interface MeterParts {
   /** The user, if its account is held. */
   readonly user: string | undefined;
   /** The network address, if its account is held. */
@@ -83,7 +83,7 @@ interface MeterAccounts {
   /** The session's own rates. */
   readonly own: Rates | undefined;
   /** Accounts of the user and the address. */
-  readonly shared: readonly Account[];
+  readonly shared: readonly RateAccount[];
 }
 
 /** The part that all meters of a server share. */
@@ -111,7 +111,7 @@ export class SessionMeter implements Meter, Disposable {
    * The accounts of session, user and address; the first one without enough tokens rejects the
    * message.
    */
-  #accounts: readonly Account[];
+  #rateAccounts: readonly RateAccount[];
   /**
    * The session's own rates, until a message counts toward them; few sessions ever need this
    * account.
@@ -137,13 +137,13 @@ export class SessionMeter implements Meter, Disposable {
   /** Starts counting. */
   constructor(
     session: Session,
-    { user, address, own, shared }: MeterAccounts,
+    { user, address, own, shared }: MeterParts,
     host: MeterHost,
   ) {
     this.user = user;
     this.address = address;
     this.#session = session;
-    this.#accounts = shared;
+    this.#rateAccounts = shared;
     this.#own = own;
     this.#host = host;
     session[internals].receiving.meter = this;
@@ -211,19 +211,19 @@ export class SessionMeter implements Meter, Disposable {
    */
   #counts(units: readonly RateUnit[]): boolean {
     if (this.#own !== undefined && isCounted(this.#own, units)) return true;
-    for (const account of this.#accounts) if (isCounted(account, units)) return true;
+    for (const account of this.#rateAccounts) if (isCounted(account, units)) return true;
     return false;
   }
 
   /** Adds the session's account, with full buckets. */
   #addOwn(now: number): void {
     if (this.#own === undefined) return;
-    this.#accounts = [Account.ofSession(this.#own, now), ...this.#accounts];
+    this.#rateAccounts = [RateAccount.ofSession(this.#own, now), ...this.#rateAccounts];
     this.#own = undefined;
   }
 
   #missing({ units, count, size }: Amount, now: number): Shortage | undefined {
-    for (const account of this.#accounts) {
+    for (const account of this.#rateAccounts) {
       for (const unit of units) {
         const waitMs = account[unit]?.waitMs(count, now);
         if (waitMs) return { account, unit, waitMs };
@@ -235,7 +235,7 @@ export class SessionMeter implements Meter, Disposable {
   }
 
   #take({ units, count, size }: Amount, now: number): void {
-    for (const account of this.#accounts) {
+    for (const account of this.#rateAccounts) {
       for (const unit of units) account[unit]?.take(count, now);
       account.bytes?.take(size, now);
     }
@@ -370,7 +370,7 @@ function unitsOf(kind: Envelope["kind"]): readonly RateUnit[] {
   }
 }
 
-function isCounted(by: Rates | Account, units: readonly RateUnit[]): boolean {
+function isCounted(by: Rates | RateAccount, units: readonly RateUnit[]): boolean {
   if (by.bytes !== undefined) return true;
   for (const unit of units) if (by[unit] !== undefined) return true;
   return false;

@@ -6,10 +6,16 @@ import type { OptionKinds } from "../base/options.ts";
 import { objectWith, POSITIVE, RATE } from "../base/option_checks.ts";
 import { LimitError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { Owners } from "../base/owners.ts";
+import type { Accounts } from "../base/accounts.ts";
 import { MAX_REJECTIONS } from "../session/faults.ts";
 import type { Session } from "../session/session.ts";
-import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
+import {
+  type RateAccount,
+  RateAccounts,
+  type Rates,
+  type RateScope,
+  type RateUnit,
+} from "./rate_accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "../base/token_bucket.ts";
@@ -134,16 +140,16 @@ interface CountedPeer {
 }
 
 const OPTIONS = { session: "perSession", user: "perUser", address: "perAddress" } as const;
-const OWNERS = { session: "session", user: "user", address: "network address" } as const;
+const ACCOUNTS = { session: "session", user: "user", address: "network address" } as const;
 
 const COUNTED_SCOPES = ["user", "address"] as const;
 
-const NO_ACCOUNTS: readonly Account[] = [];
+const NO_ACCOUNTS: readonly RateAccount[] = [];
 
 /** Properties of a server that its rates depend on. */
 export interface RateLimitsParts {
   /** Recognizes the addresses of proxies. */
-  readonly owners: Owners;
+  readonly accounts: Accounts;
   /** Basis of the default rate of connections. */
   readonly maxSessionsPerAddress: number;
 }
@@ -152,7 +158,7 @@ export interface RateLimitsParts {
 export class RateLimits implements MeterHost, Disposable {
   readonly runtime: Runtime;
   readonly #rates: Readonly<Record<RateScope, Rates>>;
-  readonly #owners: Owners;
+  readonly #accounts: Accounts;
   /** Scopes in which messages of sessions have a rate. */
   readonly #isMetered: Readonly<Record<RateScope, boolean>>;
   /** True if the application set no rate of connections per address. */
@@ -160,7 +166,7 @@ export class RateLimits implements MeterHost, Disposable {
   /** True if all sessions have a meter, because the application has limited the rejections. */
   readonly #isLimited: boolean;
   readonly #engine: Engine | undefined;
-  readonly #accounts: Readonly<Record<Exclude<RateScope, "session">, Accounts>>;
+  readonly #rateAccounts: Readonly<Record<Exclude<RateScope, "session">, RateAccounts>>;
   readonly #rejected = { session: 0, user: 0, address: 0 };
   readonly #rejectedConnections = { user: 0, address: 0 };
   #closed = 0;
@@ -175,10 +181,10 @@ export class RateLimits implements MeterHost, Disposable {
   constructor(
     runtime: Runtime,
     options: RateLimitsOptions,
-    { owners, maxSessionsPerAddress }: RateLimitsParts,
+    { accounts, maxSessionsPerAddress }: RateLimitsParts,
   ) {
     this.runtime = runtime;
-    this.#owners = owners;
+    this.#accounts = accounts;
     const { perSession, perUser, perAddress, shared } = options;
     const connections = defaultConnections(maxSessionsPerAddress);
     this.#rates = {
@@ -200,9 +206,9 @@ export class RateLimits implements MeterHost, Disposable {
     this.maxRejections = options.maxRejections ?? MAX_REJECTIONS;
     const engine = this.#engine = shared && new Engine(runtime, shared);
     // Default rates are derived from a limit of this node alone, so they are not shared.
-    this.#accounts = {
-      user: new Accounts("user", user, (unit) => perUser?.[unit] && engine),
-      address: new Accounts("address", address, (unit) => perAddress?.[unit] && engine),
+    this.#rateAccounts = {
+      user: new RateAccounts("user", user, (unit) => perUser?.[unit] && engine),
+      address: new RateAccounts("address", address, (unit) => perAddress?.[unit] && engine),
     };
   }
 
@@ -212,7 +218,7 @@ export class RateLimits implements MeterHost, Disposable {
       rejected: { ...this.#rejected },
       rejectedConnections: { ...this.#rejectedConnections },
       closed: this.#closed,
-      remembered: this.#accounts.user.size + this.#accounts.address.size,
+      remembered: this.#rateAccounts.user.size + this.#rateAccounts.address.size,
       engineFailures: this.#engine?.failures ?? 0,
     };
   }
@@ -224,14 +230,14 @@ export class RateLimits implements MeterHost, Disposable {
    */
   connect({ user, address }: CountedPeer): void {
     const now = this.runtime.now();
-    const { networks: [network], isBehindProxy } = this.#owners.of({ address });
+    const { networks: [network], isBehindProxy } = this.#accounts.of({ address });
     const counted = {
       user,
       address: isBehindProxy && this.#isDefaultConnections ? undefined : network?.key,
     };
     for (const scope of COUNTED_SCOPES) {
       const name = counted[scope];
-      const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
+      const waitMs = name === undefined ? 0 : this.#rateAccounts[scope].connect(name, now);
       if (waitMs === 0) continue;
       this.#rejectedConnections[scope]++;
       // The message may reach the peer, so it does not contain the user or the address.
@@ -251,7 +257,7 @@ export class RateLimits implements MeterHost, Disposable {
     const own = metered.session ? this.#rates.session : undefined;
     const held = {
       user: metered.user ? user : undefined,
-      address: metered.address ? this.#owners.of({ address }).networks[0]?.key : undefined,
+      address: metered.address ? this.#accounts.of({ address }).networks[0]?.key : undefined,
     };
     const shared = held.user === undefined && held.address === undefined
       ? NO_ACCOUNTS
@@ -260,11 +266,11 @@ export class RateLimits implements MeterHost, Disposable {
     return new SessionMeter(session, { ...held, own, shared }, this);
   }
 
-  #hold({ user, address }: CountedPeer): Account[] {
+  #hold({ user, address }: CountedPeer): RateAccount[] {
     const now = this.runtime.now();
-    const accounts: Account[] = [];
-    if (user !== undefined) accounts.push(this.#accounts.user.hold(user, now));
-    if (address !== undefined) accounts.push(this.#accounts.address.hold(address, now));
+    const accounts: RateAccount[] = [];
+    if (user !== undefined) accounts.push(this.#rateAccounts.user.hold(user, now));
+    if (address !== undefined) accounts.push(this.#rateAccounts.address.hold(address, now));
     return accounts;
   }
 
@@ -279,8 +285,8 @@ export class RateLimits implements MeterHost, Disposable {
 
   released({ user, address }: SessionMeter): void {
     const now = this.runtime.now();
-    if (user !== undefined) this.#accounts.user.release(user, now);
-    if (address !== undefined) this.#accounts.address.release(address, now);
+    if (user !== undefined) this.#rateAccounts.user.release(user, now);
+    if (address !== undefined) this.#rateAccounts.address.release(address, now);
   }
 
   /** Ends all waits for the engine. */
@@ -289,7 +295,7 @@ export class RateLimits implements MeterHost, Disposable {
   }
 
   #describe(scope: RateScope, unit: RateUnit): string {
-    return `at most ${this.#rates[scope][unit]!.perSecond} ${unit} a second per ${OWNERS[scope]}`;
+    return `at most ${this.#rates[scope][unit]!.perSecond} ${unit} a second per ${ACCOUNTS[scope]}`;
   }
 }
 

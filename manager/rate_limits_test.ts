@@ -7,7 +7,7 @@ import type { SessionIdentity } from "../session/types.ts";
 import { passTime, turns } from "../tests/waiting.ts";
 import { Peer } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
-import { Accounts, MAX_IDLE_ACCOUNTS } from "./accounts.ts";
+import { MAX_IDLE_RATE_ACCOUNTS, RateAccounts } from "./rate_accounts.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";
@@ -264,10 +264,10 @@ Deno.test("SessionManager remembers the used rate of a user after its last sessi
   assertEquals(manager.stats().rates.remembered, 0, "Full buckets are forgotten");
 });
 
-Deno.test("Accounts remembers a user without sessions until the buckets of all units are full", () => {
+Deno.test("RateAccounts remembers a user without sessions until the buckets of all units are full", () => {
   for (const unit of ["messages", "bytes", "publications", "subscriptions"] as const) {
     const rates = { [unit]: { perSecond: 1, burst: 10 } };
-    const accounts = new Accounts("user", rates, () => undefined);
+    const accounts = new RateAccounts("user", rates, () => undefined);
     accounts.hold("ann", 0)[unit]!.take(10, 0);
     accounts.release("ann", 0);
     assertEquals(accounts.hold("ann", 4_000)[unit]!.waitMs(10, 4_000), 6_000, unit);
@@ -344,9 +344,9 @@ Deno.test("SessionManager remembers a bounded number of addresses, the most rece
   const connections = { perSecond: 0.001, burst: 1 };
   const manager = new SessionManager({ rates: { perAddress: { connections } } });
   const addressOf = (i: number) => `10.${i >> 16}.${i >> 8 & 255}.${i & 255}`;
-  const count = MAX_IDLE_ACCOUNTS * 2;
+  const count = MAX_IDLE_RATE_ACCOUNTS * 2;
   for (let i = 0; i < count; i++) manager.admitConnection({ address: addressOf(i) });
-  assertEquals(manager.stats().rates.remembered, MAX_IDLE_ACCOUNTS);
+  assertEquals(manager.stats().rates.remembered, MAX_IDLE_RATE_ACCOUNTS);
   assertThrows(() => manager.admitConnection({ address: addressOf(count - 1) }), LimitError);
   manager.admitConnection({ address: addressOf(0) });
 });

@@ -11,7 +11,7 @@ import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnos
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { Place } from "../base/shares.ts";
+import type { Slot } from "../base/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import {
@@ -73,11 +73,11 @@ export interface AddOptions {
   readonly beside?: Session | undefined;
 }
 
-interface Slot {
+interface Entry {
   readonly session: Session;
   /** Key under which the session is listed with its user's. */
   readonly user: string;
-  readonly place: Place;
+  readonly slot: Slot;
   /** Number of the session, in order of addition. */
   readonly number: number;
   /** Meters the peer's messages, if a rate applies. */
@@ -132,7 +132,7 @@ export class SessionManager implements AsyncDisposable {
   readonly #limiter: SessionLimiter;
   readonly #totals = new StatsAccumulator();
   // Both are bounded by `maxSessions`.
-  readonly #slots = new Map<string, Slot>();
+  readonly #entries = new Map<string, Entry>();
   readonly #byUser = new Map<string, Session[]>();
   /**
    * Sessions that were removed while open. Their `#onEnd` is already registered, in case they are
@@ -141,7 +141,7 @@ export class SessionManager implements AsyncDisposable {
   readonly #known = new WeakSet<Session>();
   readonly #onEnd = (session: Session) => {
     const { id } = session;
-    if (this.#slots.get(id)?.session === session) this.#forget(id);
+    if (this.#entries.get(id)?.session === session) this.#forget(id);
   };
   readonly #cleanupIntervalMs: number;
   #lastNumber = 0;
@@ -177,7 +177,7 @@ export class SessionManager implements AsyncDisposable {
 
   /** Number of sessions. */
   get count(): number {
-    return this.#slots.size;
+    return this.#entries.size;
   }
 
   /** True once `drain` or `shutdown` rejects new sessions. */
@@ -211,7 +211,7 @@ export class SessionManager implements AsyncDisposable {
   admit(options: AdmitOptions = {}): Reservation {
     checkOptions("admit session", options, ADMIT);
     const { user, address, beside } = options;
-    return this.#limiter.reserve({ user, address }, this.#placeOf(beside));
+    return this.#limiter.reserve({ user, address }, this.#slotOf(beside));
   }
 
   /**
@@ -229,7 +229,7 @@ export class SessionManager implements AsyncDisposable {
     reservation: Reservation,
     { user, beside }: { readonly user: string; readonly beside?: Session | undefined },
   ): void {
-    this.#limiter.identify(reservation, user, this.#placeOf(beside));
+    this.#limiter.identify(reservation, user, this.#slotOf(beside));
   }
 
   /**
@@ -303,21 +303,21 @@ export class SessionManager implements AsyncDisposable {
     checkOptions("add session", options, ADD);
     const { id } = session;
     const { reservation } = options;
-    const beside = this.#placeOf(options.beside);
-    if (this.#slots.has(id)) {
+    const beside = this.#slotOf(options.beside);
+    if (this.#entries.has(id)) {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
     // The user of an anonymous session is not counted.
     const peer = { user: verifiedUser(session), address: session.address };
-    const place = reservation === undefined
+    const slot = reservation === undefined
       ? this.#limiter.take(peer, beside)
       : this.#limiter.redeem(reservation, peer, beside);
     const number = ++this.#lastNumber;
     const meter = this.#limiter.rates.meter(session, peer);
     const { user } = session;
-    this.#slots.set(id, { session, user, place, number, meter });
+    this.#entries.set(id, { session, user, slot, number, meter });
     this.#index(user, session);
-    this.#totals.added(session, this.#slots.size);
+    this.#totals.added(session, this.#entries.size);
     this.#scheduleCleanup();
     if (session.isClosed || !this.#known.has(session)) session[internals].whenEnded(this.#onEnd);
     return id;
@@ -330,7 +330,7 @@ export class SessionManager implements AsyncDisposable {
    * @returns The session, or `undefined`.
    */
   get(id: string): Session | undefined {
-    return this.#slots.get(id)?.session;
+    return this.#entries.get(id)?.session;
   }
 
   /**
@@ -349,7 +349,7 @@ export class SessionManager implements AsyncDisposable {
    * @returns A copy of the list, in the order of addition.
    */
   all(): Session[] {
-    return Array.from(this.#slots.values(), ({ session }) => session);
+    return Array.from(this.#entries.values(), ({ session }) => session);
   }
 
   /**
@@ -415,7 +415,7 @@ export class SessionManager implements AsyncDisposable {
       error: [],
       warning: [],
     };
-    for (const [id, { session }] of this.#slots) {
+    for (const [id, { session }] of this.#entries) {
       for (const issue of issues(session[internals])) {
         const same = found[issue.severity];
         if (same.length < limit) same.push({ id, ...issue });
@@ -469,7 +469,7 @@ export class SessionManager implements AsyncDisposable {
     const { after = 0, limit = 100 } = options;
     const sessions: SessionDiagnostics[] = [];
     let last = after;
-    for (const { number, session } of this.#slots.values()) {
+    for (const { number, session } of this.#entries.values()) {
       if (number <= after) continue;
       if (sessions.length === limit) return { sessions, next: last };
       sessions.push(diagnostics(session[internals]));
@@ -486,7 +486,7 @@ export class SessionManager implements AsyncDisposable {
    */
   cleanup(): number {
     let count = 0;
-    for (const [id, { session }] of this.#slots) {
+    for (const [id, { session }] of this.#entries) {
       if (!session.isClosed) continue;
       this.#forget(id);
       count++;
@@ -571,21 +571,21 @@ export class SessionManager implements AsyncDisposable {
     this.#cleaner ??= this.#runtime.setTimeout(() => {
       this.#cleaner = undefined;
       this.cleanup();
-      if (this.#slots.size > 0) this.#scheduleCleanup();
+      if (this.#entries.size > 0) this.#scheduleCleanup();
     }, this.#cleanupIntervalMs);
   }
 
-  #placeOf(session: Session | undefined): Place | undefined {
-    const slot = session && this.#slots.get(session.id);
-    return slot?.session === session ? slot?.place : undefined;
+  #slotOf(session: Session | undefined): Slot | undefined {
+    const entry = session && this.#entries.get(session.id);
+    return entry?.session === session ? entry?.slot : undefined;
   }
 
   #forget(id: string): Session | undefined {
-    const slot = this.#slots.get(id);
-    if (slot === undefined) return undefined;
-    const { session, user, place, meter } = slot;
-    this.#slots.delete(id);
-    place[Symbol.dispose]();
+    const entry = this.#entries.get(id);
+    if (entry === undefined) return undefined;
+    const { session, user, slot, meter } = entry;
+    this.#entries.delete(id);
+    slot[Symbol.dispose]();
     meter?.[Symbol.dispose]();
     this.#unindex(user, session);
     if (session.isClosed) this.#totals.ended(session);
@@ -593,7 +593,7 @@ export class SessionManager implements AsyncDisposable {
       this.#known.add(session);
       this.#totals.removed(session);
     }
-    if (this.#slots.size === 0) {
+    if (this.#entries.size === 0) {
       this.#runtime.clearTimeout(this.#cleaner);
       this.#cleaner = undefined;
     }

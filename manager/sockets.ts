@@ -1,5 +1,5 @@
 /** Limits on sockets, which can outlive their sessions. */
-import type { Place, Quota, QuotaOptions, Quotas } from "../base/shares.ts";
+import type { Quota, QuotaOptions, Quotas, Slot } from "../base/shares.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 
 /** Sockets for each session that a limit allows. As many sockets may linger as are in use. */
@@ -10,24 +10,24 @@ const SOCKETS_BESIDE = SOCKETS_PER_SESSION + 1;
 
 class Lease implements SocketLease {
   readonly #sockets: Sockets;
-  readonly #place: Place;
+  readonly #slot: Slot;
   #isLingering = false;
 
-  constructor(sockets: Sockets, place: Place) {
+  constructor(sockets: Sockets, slot: Slot) {
     this.#sockets = sockets;
-    this.#place = place;
+    this.#slot = slot;
   }
 
   closing(): void {
-    if (this.#isLingering || !this.#place.isHeld) return;
+    if (this.#isLingering || !this.#slot.isHeld) return;
     this.#isLingering = true;
     this.#sockets.linger(1);
   }
 
   [Symbol.dispose](): void {
-    if (!this.#place.isHeld) return;
+    if (!this.#slot.isHeld) return;
     if (this.#isLingering) this.#sockets.linger(-1);
-    this.#place[Symbol.dispose]();
+    this.#slot[Symbol.dispose]();
   }
 }
 
@@ -39,7 +39,7 @@ class Lease implements SocketLease {
  */
 export class Sockets {
   readonly #quotas: Quotas;
-  readonly #places: Quota;
+  readonly #slots: Quota;
   #lingering = 0;
 
   /**
@@ -51,7 +51,7 @@ export class Sockets {
   constructor(quotas: Quotas, sessions: QuotaOptions) {
     this.#quotas = quotas;
     const { shareLimits, strict, max, shares: { address = Infinity } } = sessions;
-    this.#places = quotas.open({
+    this.#slots = quotas.open({
       limit: sessions.limit,
       name: "sockets",
       shareLimits: shareLimits ?? {},
@@ -64,7 +64,7 @@ export class Sockets {
   }
 
   get stats() {
-    const { taken, rejected: { server, address } } = this.#places.stats;
+    const { taken, rejected: { server, address } } = this.#slots.stats;
     return { open: taken, lingering: this.#lingering, rejected: server + address };
   }
 
@@ -78,7 +78,7 @@ export class Sockets {
    */
   take(address: string | undefined, isBeside: boolean): SocketLease {
     const factor = isBeside ? SOCKETS_BESIDE / SOCKETS_PER_SESSION : 1;
-    return new Lease(this, this.#places.take(this.#quotas.owners.of({ address }), { factor }));
+    return new Lease(this, this.#slots.take(this.#quotas.accounts.of({ address }), { factor }));
   }
 
   /** Counts one more or one fewer lingering socket. */

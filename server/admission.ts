@@ -5,7 +5,7 @@
 import { type AdmissionOptions, pathMatcher, pathOf } from "./admission_options.ts";
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, GUEST, type Identity, LATER, TAKES_NO_TOKEN } from "./authentication.ts";
-import { PendingUpgrades, type RequestPlace, type SessionRequest } from "./session_request.ts";
+import { PendingUpgrades, type RequestPeer, type SessionRequest } from "./session_request.ts";
 import type { Face, FaceRequest } from "./face.ts";
 import { Rejected, RejectionReport, withinLimits } from "./rejection.ts";
 import {
@@ -222,7 +222,7 @@ export class Admission<V> implements Face {
 
   /** Responds to a WebSocket upgrade, as `fetch` does. */
   upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> {
-    const { address, rejection } = this.placeOf(() => upgrade.request, info);
+    const { address, rejection } = this.peerOf(() => upgrade.request, info);
     const fault = findUpgradeFault(upgrade);
     if (fault !== undefined) {
       this.#report.tell(new Rejected(400, fault.message), { address });
@@ -237,11 +237,11 @@ export class Admission<V> implements Face {
     const url = parsedUrl(asked);
     if (url === undefined) return asked.reject(400);
     const info = { remoteAddr: asked.remoteAddress };
-    const placeOf = (request: () => Request) => this.placeOf(request, info);
+    const peerOf = (request: () => Request) => this.peerOf(request, info);
     const { runtime } = this.#settings;
     const messages = this.#messages;
     const onAccepted = (connection: Connection) => this.#follow(connection);
-    const options = { runtime, url, pages, messages, placeOf, onAccepted };
+    const options = { runtime, url, pages, messages, peerOf, onAccepted };
     return this.admit(new WebTransportSessionRequest(asked, options));
   }
 
@@ -279,7 +279,7 @@ export class Admission<V> implements Face {
    * @throws {Rejected} If `clientAddress` failed.
    */
   addressOf(request: Request, info: RequestInfo): string | undefined {
-    const { address, rejection } = this.placeOf(() => request, info);
+    const { address, rejection } = this.peerOf(() => request, info);
     if (rejection !== undefined) throw rejection;
     return address;
   }
@@ -655,7 +655,7 @@ export class Admission<V> implements Face {
   }
 
   /** Finds the network address of a request, or the rejection if `clientAddress` failed. */
-  placeOf(request: () => Request, info: RequestInfo): RequestPlace {
+  peerOf(request: () => Request, info: RequestInfo): RequestPeer {
     const { clientAddress } = this.#options;
     try {
       const address = clientAddress ? clientAddress(request(), info) : peerAddress(info);

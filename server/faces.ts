@@ -134,13 +134,13 @@ function httpSessions(options: FacesOptions): Face {
         maxFrameBytes: admission.maxFrameBytes,
         origins,
         admit: (request) => admission.admit(request),
-        placeOf: (request, info) => admission.placeOf(request, info),
+        peerOf: (request, info) => admission.peerOf(request, info),
         countForged(request, info) {
           const address = admission.addressOf(request, info);
           withinLimits(manager, () => manager.admitConnection({ address }));
         },
-        ownerOf: (request, info) =>
-          quotas.owners.of({ address: admission.addressOf(request, info) }),
+        accountOf: (request, info) =>
+          quotas.accounts.of({ address: admission.addressOf(request, info) }),
         report: (error) => reportRequest(console, "A request of the HTTP transport", error),
       }),
   });

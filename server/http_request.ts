@@ -1,7 +1,7 @@
 /** Sessions over HTTP: handles requests for new sessions and requests of open sessions. */
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Rejected, withinLimits } from "./rejection.ts";
-import type { Accepted, AcceptRequest, RequestPlace, SessionRequest } from "./session_request.ts";
+import type { Accepted, AcceptRequest, RequestPeer, SessionRequest } from "./session_request.ts";
 import { SharedCarriers } from "./shared_carriers.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
@@ -41,12 +41,12 @@ export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carri
   /** Responds to a request for a session. */
   readonly admit: (request: HttpSessionRequest) => Response | Promise<Response>;
   /** Finds the network address of a request. */
-  readonly placeOf: (request: () => Request, info: RequestInfo) => RequestPlace;
+  readonly peerOf: (request: () => Request, info: RequestInfo) => RequestPeer;
 }
 
 /** A server's sessions over HTTP. */
 export class HttpSessions implements AsyncDisposable {
-  readonly #options: Pick<HttpSessionsOptions, "admit" | "manager" | "placeOf">;
+  readonly #options: Pick<HttpSessionsOptions, "admit" | "manager" | "peerOf">;
   readonly #connections: HttpConnections;
   readonly #shared: SharedCarriers | undefined;
   readonly #requests: CarrierRequests;
@@ -79,11 +79,11 @@ export class HttpSessions implements AsyncDisposable {
     if (request.method !== "GET" || request.headers.has(Header.session)) {
       return await this.#requests.fetch(request, info);
     }
-    const { admit, manager, placeOf } = this.#options;
-    const place = placeOf(() => request, info);
+    const { admit, manager, peerOf } = this.#options;
+    const peer = peerOf(() => request, info);
     const connections = this.#connections;
     const parts = { manager, connections, requests: this.#requests };
-    return await admit(new HttpSessionRequest(request, place, parts));
+    return await admit(new HttpSessionRequest(request, peer, parts));
   }
 
   /** Closes all connections. */
@@ -113,7 +113,7 @@ export class HttpSessionRequest implements SessionRequest<Response> {
 
   constructor(
     request: Request,
-    { address, rejection }: RequestPlace,
+    { address, rejection }: RequestPeer,
     options: HttpSessionRequestOptions,
   ) {
     this.url = request.url;

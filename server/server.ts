@@ -33,7 +33,7 @@ import {
   type ServerOptions,
 } from "./server_options.ts";
 import { pickHandlers } from "./handlers.ts";
-import { ownerOf } from "./owners.ts";
+import { accountOf } from "./accounts.ts";
 import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
 import { DurableParts } from "./durable/parts.ts";
 import { ResumableRequests } from "./durable/resumable_requests.ts";
@@ -81,7 +81,7 @@ import { Turn } from "../session/queue/turn.ts";
 import { pause, settlesWithin } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { addressKey, isPrivateAddress } from "../base/network_address.ts";
-import { type Owner, proxyRule } from "../base/owners.ts";
+import { type Account, proxyRule } from "../base/accounts.ts";
 import { Quotas, type QuotaStats } from "../base/shares.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
@@ -127,7 +127,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #console: ConsoleReport;
   readonly #gate = new RequestGate();
   readonly #quotas: Quotas;
-  readonly #ownerOf = (session: Session): Owner => ownerOf(this.#quotas.owners, session);
+  readonly #accountOf = (session: Session): Account => accountOf(this.#quotas.accounts, session);
   /** True if the application limits addresses and reads them from sockets. */
   readonly #countsSockets: boolean;
   readonly #admission: Admission<unknown>;
@@ -277,7 +277,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         bounds: durableStreams,
         maxMessageBytes: settings.maxMessageBytes,
         answers,
-        ownerOf: this.#ownerOf,
+        accountOf: this.#accountOf,
         settings,
         contract,
         graceMs: graceMs ?? GRACE_MS,
@@ -308,7 +308,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       presence,
       rooms: joined,
       users: this.#users,
-      ownerOf: this.#ownerOf,
+      accountOf: this.#accountOf,
       sequences: sequenceStore({
         runtime,
         broker: this.topics.broker,

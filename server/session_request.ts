@@ -56,7 +56,7 @@ export interface AcceptRequest {
 }
 
 /** Origin of a request in the network. */
-export interface RequestPlace {
+export interface RequestPeer {
   /** Network address of the peer, where known. */
   readonly address: string | undefined;
   /** The rejection of the request, if the application failed to find the address. */

@@ -6,7 +6,7 @@ import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
 import { isNumber } from "../pubsub/nodes/messages.ts";
 import { type NodeCall, NodeCallError, NodeCalls } from "../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import { NOBODY, type Owner } from "../base/owners.ts";
+import { type Account, NOBODY } from "../base/accounts.ts";
 import type { Quota, Quotas } from "../base/shares.ts";
 import { TimeoutError } from "../errors.ts";
 import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
@@ -127,7 +127,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
     return this.#unknown.taken;
   }
 
-  find(id: string, secret: string, ownerOf = () => NOBODY): HttpCarrier {
+  find(id: string, secret: string, accountOf = () => NOBODY): HttpCarrier {
     const node = nodeOf(id);
     if (node === undefined || node === this.#nodes.id) return this.#own.find(id, secret);
     const isShort = id.length <= MAX_ID_LENGTH && secret.length <= MAX_NAME_LENGTH;
@@ -137,8 +137,8 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
       node,
       keys: { id, secret },
       proven: this.#proven,
-      ownerOf,
-      takePlace: () => this.#unknown.take(ownerOf()),
+      accountOf,
+      takeSlot: () => this.#unknown.take(accountOf()),
     });
   }
 
@@ -183,10 +183,10 @@ interface RemoteCarrierParts {
   readonly node: string;
   readonly keys: Keys;
   readonly proven: Map<string, string>;
-  /** Returns the owner of the requests. */
-  readonly ownerOf: () => Owner;
+  /** Returns the account of the requests. */
+  readonly accountOf: () => Account;
   /** Takes a slot for a call about an unknown connection. */
-  readonly takePlace: () => Disposable;
+  readonly takeSlot: () => Disposable;
 }
 
 /** A connection on another node. */
@@ -195,23 +195,23 @@ class RemoteCarrier implements HttpCarrier {
   readonly #node: string;
   readonly #keys: Keys;
   readonly #proven: Map<string, string>;
-  readonly #ownerOf: () => Owner;
-  readonly #takePlace: () => Disposable;
+  readonly #accountOf: () => Account;
+  readonly #takeSlot: () => Disposable;
 
-  constructor({ calls, node, keys, proven, ownerOf, takePlace }: RemoteCarrierParts) {
+  constructor({ calls, node, keys, proven, accountOf, takeSlot }: RemoteCarrierParts) {
     this.#calls = calls;
     this.#node = node;
     this.#keys = keys;
     this.#proven = proven;
-    this.#ownerOf = ownerOf;
-    this.#takePlace = takePlace;
+    this.#accountOf = accountOf;
+    this.#takeSlot = takeSlot;
   }
 
   /** Asks the other node once, in a call without frames. Later calls detect changes. */
   async prove(): Promise<void> {
     const { id, secret } = this.#keys;
     if (this.#proven.get(id) === secret) return;
-    using _place = this.#takePlace();
+    using _slot = this.#takeSlot();
     await this.give(0, new Uint8Array(), 0);
   }
 
@@ -272,7 +272,7 @@ class RemoteCarrier implements HttpCarrier {
     options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
   ): Promise<Uint8Array> {
     try {
-      return await this.#calls.call(this.#node, data, { ...options, owner: this.#ownerOf() });
+      return await this.#calls.call(this.#node, data, { ...options, account: this.#accountOf() });
     } catch (error) {
       if (error instanceof NodeCallError) {
         const isOver = error.code === "gone" || error.code === "silent";

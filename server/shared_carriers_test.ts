@@ -330,10 +330,10 @@ Deno.test("SharedCarriers keep calls about unknown connections available when on
   await using bench = new Bench();
   const [a, b] = [bench.join(), bench.join()];
   await bench.pass(300);
-  const { owners } = new Quotas(a.nodes.runtime);
-  const ownerAt = (address: string) => () => owners.of({ address });
+  const { accounts } = new Quotas(a.nodes.runtime);
+  const accountAt = (address: string) => () => accounts.of({ address });
   const prove = (address: string, id: string, secret = SECRET) =>
-    a.carriers.find(id, secret, ownerAt(address)).prove();
+    a.carriers.find(id, secret, accountAt(address)).prove();
   await prove("192.0.2.1", b.own.id);
   // A node that is alive but does not respond.
   b.broker.cut();
@@ -357,7 +357,7 @@ Deno.test("SharedCarriers keep calls about unknown connections available when on
     origins: {},
     cut: new AbortController().signal,
     countForged() {},
-    ownerOf: ownerAt("192.0.2.1"),
+    accountOf: accountAt("192.0.2.1"),
     quotas: new Quotas(a.nodes.runtime),
     report: (error) => void bench.errors.push(error),
   });

@@ -4,7 +4,7 @@ import {
   type AcceptRequest,
   answerHeaders,
   type PendingUpgrades,
-  type RequestPlace,
+  type RequestPeer,
   type SessionRequest,
 } from "./session_request.ts";
 import { Rejected, withinLimits } from "./rejection.ts";
@@ -81,7 +81,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
 
   constructor(
     upgrade: OfferedUpgrade,
-    { address, rejection }: RequestPlace,
+    { address, rejection }: RequestPeer,
     options: WebSocketUpgradeOptions,
   ) {
     this.url = upgrade.url;

@@ -3,7 +3,7 @@ import {
   type Accepted,
   type AcceptRequest,
   answerHeaders,
-  type RequestPlace,
+  type RequestPeer,
   type SessionRequest,
 } from "./session_request.ts";
 import { Rejected } from "./rejection.ts";
@@ -36,7 +36,7 @@ export interface WebTransportSessionRequestOptions {
   /** Requested URL, as returned by {@linkcode parsedUrl}. */
   readonly url: URL;
   /** Returns the network address of the peer. */
-  readonly placeOf: (request: () => Request) => RequestPlace;
+  readonly peerOf: (request: () => Request) => RequestPeer;
   /** Origin of this server's pages. */
   readonly pages: PageOrigin;
   /** Limits of a Skein client's message stream. */
@@ -81,7 +81,7 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     this.isSkein = this.#isOffered || isNamed;
     this.announcesToken = this.#isOffered && protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
-    const { address, rejection } = options.placeOf(() => this.request);
+    const { address, rejection } = options.peerOf(() => this.request);
     this.address = address;
     this.rejection = rejection;
     // The client may have offered protocols, to which it would get no response.

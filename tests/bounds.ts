@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { guest, type ServeOptions, type Server } from "../server.ts";
 import { LimitError, RequestError } from "../errors.ts";
 import { platformRuntime } from "../base/runtime.ts";
-import { type Owners, socketOwner } from "../base/owners.ts";
+import { type Accounts, socketAccount } from "../base/accounts.ts";
 import { Quota, Quotas } from "../base/shares.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import {
@@ -93,7 +93,7 @@ interface House {
 /** Looks up HTTP connections on other nodes, and holds one of them. */
 interface Carriers {
   readonly shared: SharedCarriers;
-  readonly owners: Owners;
+  readonly accounts: Accounts;
   /** The node that has the connection. */
   readonly node: string;
   readonly session: string;
@@ -245,18 +245,18 @@ export const WALKS: Readonly<Record<string, Walk>> = {
   unknownConnections: {
     attack: async (house, from) => {
       const near = await carriersOf(house);
-      const owner = near.owners.of({ address: from });
+      const account = near.accounts.of({ address: from });
       // The ids name a node that never replies.
       const lost = near.session.replace(near.node, near.node.replaceAll(/\d/g, "f"));
       const calls = Array.from(
         { length: 1_024 },
-        (_, i) => near.shared.find(`${lost}${i}`, "secret", () => owner).prove(),
+        (_, i) => near.shared.find(`${lost}${i}`, "secret", () => account).prove(),
       );
       const rejection = await Promise.any(calls.map(async (call) => {
         const error = await call.catch((error) => error);
         return error instanceof LimitError ? error.message : Promise.reject(error);
       }));
-      const honest = near.owners.of({ address: HONEST });
+      const honest = near.accounts.of({ address: HONEST });
       await near.shared.find(near.session, near.secret, () => honest).prove();
       return rejection;
     },
@@ -369,10 +369,10 @@ export function testQuotas(): void {
         for (const from of addresses) {
           let rejection: unknown;
           for (let i = 0; typeof rejection !== "string"; i++) {
-            rejection = quota.tryTake(socketOwner(from, `${from} ${i >> 3}`));
+            rejection = quota.tryTake(socketAccount(from, `${from} ${i >> 3}`));
           }
           assertMatch(rejection, /address|session/, name);
-          quota.take(socketOwner(HONEST, "honest"));
+          quota.take(socketAccount(HONEST, "honest"));
         }
       }
     });
@@ -428,7 +428,7 @@ async function carriersOf({ carriers, room, broker }: House): Promise<Carriers> 
   const [near, far] = nodes;
   await until(() => near!.has(far!.id));
   const { session, secret } = own[1]!.accept().opened;
-  const made = { shared: shared[0]!, owners: quotas.owners, node: far!.id, session, secret };
+  const made = { shared: shared[0]!, accounts: quotas.accounts, node: far!.id, session, secret };
   carriers.push(made);
   return made;
 }

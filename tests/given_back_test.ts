@@ -13,7 +13,7 @@ import {
   RequestError,
   SessionClosedError,
 } from "../mod.ts";
-import { NOBODY } from "../base/owners.ts";
+import { NOBODY } from "../base/accounts.ts";
 import { Quotas } from "../base/shares.ts";
 import {
   LiveTrack,
@@ -276,7 +276,7 @@ function httpConnection(room: AsyncDisposableStack) {
     origins: {},
     cut: new AbortController().signal,
     countForged() {},
-    ownerOf: () => NOBODY,
+    accountOf: () => NOBODY,
     report: (error) => {
       throw error;
     },
@@ -668,7 +668,7 @@ function answering(
   room.defer(() => logs.close());
   room.defer(() => node.close());
   room.defer(() => answers.close());
-  const owner = { ...NOBODY, user: "ann" };
+  const account = { ...NOBODY, user: "ann" };
   const begin = (i: number, answer: BeginAnswer["answer"], more: Partial<BeginAnswer> = {}) => {
     const name = `answer-number-${i}`.padEnd(22, "-");
     return answers.begin({
@@ -676,7 +676,7 @@ function answering(
       input: 1,
       user: "ann",
       name,
-      owner,
+      account,
       answer,
       onError() {},
       ...more,
@@ -740,7 +740,7 @@ const ANSWERS: readonly Row[] = [
       const time = room.use(new FakeTime());
       const { begin, left } = answering(room, room.use(new MemoryBroker()));
       const take = async (i: number) => {
-        await begin(i, waiting, { user: undefined, owner: NOBODY });
+        await begin(i, waiting, { user: undefined, account: NOBODY });
         await passTime(time, 300_000);
       };
       return { take, left };
@@ -871,13 +871,13 @@ const ANSWERS: readonly Row[] = [
       const time = room.use(new FakeTime());
       const quotas = new Quotas(runtime);
       const rows = ephemeralIn(room, quotas).open("board")!;
-      const owner = { ...NOBODY, user: "ann" };
+      const account = { ...NOBODY, user: "ann" };
       const of = { type: "cursors", key: "a" };
       const take = (i: number) => {
         const by = { i };
-        rows.write(by, { ...of, operation: "upsert", value: "1" }, owner);
-        rows.write(by, { ...of, operation: "upsert", value: "2" }, owner);
-        if (end === "are deleted") rows.write(by, { ...of, operation: "delete" }, owner);
+        rows.write(by, { ...of, operation: "upsert", value: "1" }, account);
+        rows.write(by, { ...of, operation: "upsert", value: "2" }, account);
+        if (end === "are deleted") rows.write(by, { ...of, operation: "delete" }, account);
         else rows.leave(by, end === "lose their session");
         time.tick(1);
       };

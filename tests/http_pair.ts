@@ -4,7 +4,7 @@
  * @module
  */
 import { platformRuntime } from "../base/runtime.ts";
-import { NOBODY } from "../base/owners.ts";
+import { NOBODY } from "../base/accounts.ts";
 import { Quotas } from "../base/shares.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -44,7 +44,7 @@ export class HttpEnds implements AsyncDisposable {
       origins: {},
       cut: new AbortController().signal,
       countForged: () => void this.forged++,
-      ownerOf: () => NOBODY,
+      accountOf: () => NOBODY,
       quotas: new Quotas(runtime),
       report: (error) => void this.errors.push(error),
     });

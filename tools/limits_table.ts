@@ -21,7 +21,7 @@ import { MAX_AT_ONCE, MAX_REPEAT_MS } from "../client/outbox/publications.ts";
 import { MAX_ROOMS } from "../client/subscriptions/rooms.ts";
 import { MAX_WAITING, MAX_WAITING_BYTES } from "../client/state/writes.ts";
 import { LIMITS as READER } from "../client/subscriptions/subscription.ts";
-import { MAX_IDLE_ACCOUNTS } from "../manager/accounts.ts";
+import { MAX_IDLE_RATE_ACCOUNTS } from "../manager/rate_accounts.ts";
 import { DRAIN_MS } from "../manager/drain.ts";
 import { DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
 import {
@@ -481,7 +481,7 @@ function serverBounds(): Bound[] {
     {
       table: "rates",
       name: "buckets of users without a session; of addresses without a session",
-      max: `${count(MAX_IDLE_ACCOUNTS)}; ${count(MAX_IDLE_ACCOUNTS)}`,
+      max: `${count(MAX_IDLE_RATE_ACCOUNTS)}; ${count(MAX_IDLE_RATE_ACCOUNTS)}`,
       full: "the oldest bucket is dropped; a bucket that has refilled is not kept",
     },
     {

@@ -7,7 +7,7 @@ import { checkOptions, COUNT, POSITIVE, RUNTIME, SHARE } from "../../base/option
 import { ConsoleReport } from "../../base/console_report.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { LimitLevel } from "../../errors.ts";
-import { type Place, Quotas, sharesOf } from "../../base/shares.ts";
+import { Quotas, sharesOf, type Slot } from "../../base/shares.ts";
 import { reportTo } from "../session/context.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
@@ -28,7 +28,7 @@ import type { RelaySource, TrackOrigin } from "./relay_source.ts";
 
 interface WaitingBroadcast {
   source: RelaySource;
-  readonly place: Place;
+  readonly slot: Slot;
 }
 
 /**
@@ -552,9 +552,9 @@ export class MoqRelay implements AsyncDisposable {
     if (!paths.has(path) && paths.size >= this.#placesOf(peer)) return "share";
     let route = this.#routes.get(path);
     if (route === undefined) {
-      const place = this.#capacity.takeBroadcast(holder);
-      if (typeof place === "string") return limitAt(place);
-      route = new RelayRoute(path, this.#routeLink, { place, holder });
+      const slot = this.#capacity.takeBroadcast(holder);
+      if (typeof slot === "string") return limitAt(slot);
+      route = new RelayRoute(path, this.#routeLink, { slot, holder });
       this.#routes.set(path, route);
     }
     this.#stopWaiting(peer, path);
@@ -572,14 +572,14 @@ export class MoqRelay implements AsyncDisposable {
       return true;
     }
     const hasShare = waiting.size < this.#placesOf(peer);
-    const place = hasShare ? this.#capacity.takeWait(from) : undefined;
-    if (place === undefined) return false;
-    waiting.set(path, { source, place });
+    const slot = hasShare ? this.#capacity.takeWait(from) : undefined;
+    if (slot === undefined) return false;
+    waiting.set(path, { source, slot });
     return true;
   }
 
   #stopWaiting({ waiting }: RelayPeer, path: BroadcastPath): boolean {
-    waiting.get(path)?.place[Symbol.dispose]();
+    waiting.get(path)?.slot[Symbol.dispose]();
     return waiting.delete(path);
   }
 

@@ -3,8 +3,8 @@
  * address.
  */
 import type { LimitLevel } from "../../errors.ts";
-import { NOBODY, type Owner, socketOwner } from "../../base/owners.ts";
-import type { Place, Quota, Quotas, QuotaShares } from "../../base/shares.ts";
+import { type Account, NOBODY, socketAccount } from "../../base/accounts.ts";
+import type { Quota, Quotas, QuotaShares, Slot } from "../../base/shares.ts";
 import type { SubscriberSession } from "../track/track_writer.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 import type { RelayTrack } from "./relay_track.ts";
@@ -26,7 +26,7 @@ export class RelayCapacity {
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, oldest first. */
   readonly #idle = new Set<RelayTrack>();
-  readonly #owners = new WeakMap<SubscriberSession, Owner>();
+  readonly #accounts = new WeakMap<SubscriberSession, Account>();
   readonly #broadcasts: Quota;
   readonly #waiting: Quota;
   readonly #tracks: Quota;
@@ -70,23 +70,23 @@ export class RelayCapacity {
    * Returns the level at which no slot is free for another broadcast; `undefined` if one is free.
    */
   levelFull(from: TrackOrigin): LimitLevel | undefined {
-    return this.#broadcasts.levelFull(this.#ownerOf(from));
+    return this.#broadcasts.levelFull(this.#accountOf(from));
   }
 
   /** Takes a slot for another broadcast, or returns the level at which none is free. */
-  takeBroadcast(from: TrackOrigin): Place | LimitLevel {
-    return this.#broadcasts.tryTake(this.#ownerOf(from));
+  takeBroadcast(from: TrackOrigin): Slot | LimitLevel {
+    return this.#broadcasts.tryTake(this.#accountOf(from));
   }
 
   /** Counts a broadcast for another source after its first one has gone. */
-  moveBroadcast(place: Place, to: TrackOrigin): void {
-    place.change(this.#ownerOf(to), { ignoresShares: true });
+  moveBroadcast(slot: Slot, to: TrackOrigin): void {
+    slot.change(this.#accountOf(to), { ignoresShares: true });
   }
 
   /** Takes a slot for a waiting broadcast; `undefined` if none is free. */
-  takeWait(from: TrackOrigin): Place | undefined {
-    const place = this.#waiting.tryTake(this.#ownerOf(from));
-    return typeof place === "string" ? undefined : place;
+  takeWait(from: TrackOrigin): Slot | undefined {
+    const slot = this.#waiting.tryTake(this.#accountOf(from));
+    return typeof slot === "string" ? undefined : slot;
   }
 
   /** Returns the part of a total that a session may use: at least one. */
@@ -103,27 +103,27 @@ export class RelayCapacity {
    * @returns The slot; `undefined` if too many tracks have subscribers, in total or for the
    * address.
    */
-  takeTrack(session: SubscriberSession): Place | undefined {
+  takeTrack(session: SubscriberSession): Slot | undefined {
     if (this.tracks >= this.#bounds.maxTracks) {
       for (const track of this.#idle) {
         this.#idle.delete(track);
         if (track.endIfIdle()) break;
       }
     }
-    const place = this.#tracks.tryTake(this.#ownerOf(session));
-    return typeof place === "string" ? undefined : place;
+    const slot = this.#tracks.tryTake(this.#accountOf(session));
+    return typeof slot === "string" ? undefined : slot;
   }
 
-  /** The owner of a slot; `NOBODY` for a peer that may represent many clients. */
-  #ownerOf(from: TrackOrigin | SubscriberSession): Owner {
+  /** The account of a slot; `NOBODY` for a peer that may represent many clients. */
+  #accountOf(from: TrackOrigin | SubscriberSession): Account {
     // The cluster bounds the broadcasts of its relays.
     if (!("side" in from)) return NOBODY;
     const session = from as SubscriberSession;
     const { address = "", share, side } = session;
     if (share !== undefined || side === "client") return NOBODY;
-    let owner = this.#owners.get(session);
-    if (owner === undefined) this.#owners.set(session, owner = socketOwner(address));
-    return owner;
+    let account = this.#accounts.get(session);
+    if (account === undefined) this.#accounts.set(session, account = socketAccount(address));
+    return account;
   }
 
   /** Records that a track has ended. */

@@ -8,7 +8,7 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import { VERSIONS } from "../wire/versions.ts";
 import type { LiveTrackOptions } from "./live_track.ts";
-import type { Place } from "../../base/shares.ts";
+import type { Slot } from "../../base/shares.ts";
 import type { RelayCapacity } from "./relay_capacity.ts";
 import {
   byAge,
@@ -60,7 +60,7 @@ export class RelayRoute implements TrackServer {
 
   readonly #link: RelayRouteLink;
   /** The slot of the broadcast, which counts for its holder. */
-  readonly #place: Place;
+  readonly #slot: Slot;
   #holder: TrackOrigin;
   #sources: RelaySource[] = [];
   /** Sources beyond the limit, oldest first; at most one per session. */
@@ -73,11 +73,11 @@ export class RelayRoute implements TrackServer {
   constructor(
     path: BroadcastPath,
     link: RelayRouteLink,
-    taken: { readonly place: Place; readonly holder: TrackOrigin },
+    taken: { readonly slot: Slot; readonly holder: TrackOrigin },
   ) {
     this.path = path;
     this.#link = link;
-    this.#place = taken.place;
+    this.#slot = taken.slot;
     this.#holder = taken.holder;
   }
 
@@ -116,7 +116,7 @@ export class RelayRoute implements TrackServer {
     const [oldest] = this.#sources;
     if (session === this.#holder && oldest !== undefined) {
       this.#holder = oldest.session;
-      this.#link.capacity.moveBroadcast(this.#place, this.#holder);
+      this.#link.capacity.moveBroadcast(this.#slot, this.#holder);
       this.#link.onMoved();
     }
     this.#decide();
@@ -144,12 +144,12 @@ export class RelayRoute implements TrackServer {
       return track.closeWithError("internal");
     }
     if (relayed === undefined) {
-      const place = this.#link.capacity.takeTrack(session);
-      if (place === undefined) {
+      const slot = this.#link.capacity.takeTrack(session);
+      if (slot === undefined) {
         this.#link.capacity.giveShare(session);
         return track.closeWithError("internal");
       }
-      relayed = this.#trackOf(name, source!, place);
+      relayed = this.#trackOf(name, source!, slot);
     }
     const { watchers } = relayed;
     watchers.set(session, count + 1);
@@ -199,7 +199,7 @@ export class RelayRoute implements TrackServer {
     return await session.trackInfo(this.path, name);
   }
 
-  #trackOf(name: string, source: RelaySource, place: Place): RelayTrack {
+  #trackOf(name: string, source: RelaySource, slot: Slot): RelayTrack {
     const { runtime, lingerMs, live } = this.#link;
     const track = new RelayTrack({
       runtime,
@@ -213,7 +213,7 @@ export class RelayRoute implements TrackServer {
       onOver: (ended) => {
         if (this.#tracks.get(name) === ended) this.#tracks.delete(name);
         this.#link.capacity.forget(ended);
-        place[Symbol.dispose]();
+        slot[Symbol.dispose]();
       },
     }, source);
     this.#tracks.set(name, track);
@@ -271,7 +271,7 @@ export class RelayRoute implements TrackServer {
     if (this.#sources.length > 0) return;
     this.#link.runtime.clearTimeout(this.#takeoverTimer);
     this.#takeoverTimer = undefined;
-    this.#place[Symbol.dispose]();
+    this.#slot[Symbol.dispose]();
     this.#link.onEmpty(this);
   }
 

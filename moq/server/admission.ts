@@ -9,7 +9,7 @@ import { ConsoleReport } from "../../base/console_report.ts";
 import { DecisionFault, tellFault } from "../../base/decision.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
-import { type Owner, proxyRule } from "../../base/owners.ts";
+import { type Account, proxyRule } from "../../base/accounts.ts";
 import { type Quota, Quotas, sharesOf } from "../../base/shares.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../transport/origins.ts";
@@ -71,11 +71,11 @@ export class SessionLeases {
    * @throws {MoqRejection} If a limit is reached.
    */
   take(address: string | undefined): SessionLease {
-    const owner = this.#quotas.owners.of({ address });
-    const session = placeIn(this.#sessions, owner, 429);
+    const account = this.#quotas.accounts.of({ address });
+    const session = slotIn(this.#sessions, account, 429);
     let setup: Disposable;
     try {
-      setup = placeIn(this.#setups, owner, 503);
+      setup = slotIn(this.#setups, account, 503);
     } catch (error) {
       session[Symbol.dispose]();
       throw error;
@@ -92,9 +92,9 @@ export class SessionLeases {
   }
 }
 
-function placeIn(quota: Quota, owner: Owner, status: RejectionStatus): Disposable {
+function slotIn(quota: Quota, account: Account, status: RejectionStatus): Disposable {
   try {
-    return quota.take(owner);
+    return quota.take(account);
   } catch (error) {
     if (!(error instanceof LimitError)) throw error;
     throw new MoqRejection(status, error.message);

@@ -1,5 +1,5 @@
 /** Shares of an engine's bytes, so that the streams of one client cannot fill it. */
-import { FAMILIAR_FACTOR } from "../../base/owners.ts";
+import { FAMILIAR_FACTOR } from "../../base/accounts.ts";
 import { isContended, mostOfNetwork } from "../../base/shares.ts";
 import type { LogOverShare } from "./log.ts";
 

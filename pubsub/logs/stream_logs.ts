@@ -2,8 +2,8 @@
  * The durable streams of one node: logs of the broker with forks, expiry, and readers that wait.
  */
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/owners.ts";
-import { type Place, type Quota, Quotas, type QuotaShares } from "../../base/shares.ts";
+import type { Account } from "../../base/accounts.ts";
+import { type Quota, Quotas, type QuotaShares, type Slot } from "../../base/shares.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, LimitError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { type Broker, type BrokerSubscription, countedBytes, type Publication } from "../broker.ts";
@@ -159,7 +159,7 @@ export interface CreateStreamOptions extends StreamFacts {
  * - `too-deep`: the source is itself nested too many forks deep. `too-many-forks`: it has too many
  *   forks. `too-many`: there are too many streams. `full`: the records or rows exceed the bound of
  *   a stream, or of an append. `no-space`: the records exceed the bound of all streams.
- *   `over-share`: they exceed the share of the owner.
+ *   `over-share`: they exceed the share of the account.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
@@ -207,7 +207,7 @@ export interface ReadStreamOptions {
   /** Ends the wait for the broker, and for new records. */
   readonly signal?: AbortSignal | undefined;
   /** The reader; by default, the application. */
-  readonly owner?: Owner | undefined;
+  readonly account?: Account | undefined;
 }
 
 /** Records of a stream, together with its state. */
@@ -499,20 +499,20 @@ export class StreamLogs implements AsyncDisposable {
     id: string,
     options: ReadStreamOptions,
   ): AsyncGenerator<StreamRead, void, number | undefined> {
-    const { signal, owner } = options;
+    const { signal, account } = options;
     if (!isId(id)) {
       yield { kind: "missing" };
       return;
     }
-    let place: Place;
+    let slot: Slot;
     try {
-      place = this.#readers.take(owner);
+      slot = this.#readers.take(account);
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
       yield { kind: "too-many", rejection: error };
       return;
     }
-    using _place = place;
+    using _slot = slot;
     const followed = this.#enter(id);
     const isLeaving = () => signal?.aborted || this.#isClosed;
     // Readers share a listener and have no timer of their own, because a page may arrive for every

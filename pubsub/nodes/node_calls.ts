@@ -12,8 +12,8 @@ import {
   partsOf,
   type RejectionCode,
 } from "./call_messages.ts";
-import type { Owner } from "../../base/owners.ts";
-import { type Place, type Quota, Quotas } from "../../base/shares.ts";
+import type { Account } from "../../base/accounts.ts";
+import { type Quota, Quotas, type Slot } from "../../base/shares.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 
 /**
@@ -104,7 +104,7 @@ export interface NodeCallOptions {
   /** Ends the wait. */
   readonly signal?: AbortSignal | undefined;
   /** The client on whose behalf this node calls; none by default. */
-  readonly owner?: Owner | undefined;
+  readonly account?: Account | undefined;
 }
 
 interface Asked {
@@ -116,7 +116,7 @@ interface Asked {
 }
 
 interface Answering {
-  readonly place: Place;
+  readonly slot: Slot;
   readonly from: string;
   readonly id: number;
   readonly ending: AbortController;
@@ -175,8 +175,8 @@ export class NodeCalls implements AsyncDisposable {
   readonly #maxBytes: number;
   readonly #subscription: BrokerSubscription;
   readonly #watch: Disposable;
-  readonly #callPlaces: Quota;
-  readonly #answerPlaces: Quota;
+  readonly #callSlots: Quota;
+  readonly #answerSlots: Quota;
   readonly #asked = new Map<number, Asked>();
   readonly #answering = new Map<string, Answering>();
   readonly #meeting = new Map<string, PromiseWithResolvers<void>>();
@@ -196,12 +196,12 @@ export class NodeCalls implements AsyncDisposable {
     const { nodes, name, answer, onError, maxBytes = 1_048_576 } = options;
     const { quotas = new Quotas(nodes.runtime) } = options;
     const bounds = { limit: "calls", verb: "call a node", what: "calls", max: MAX_CALLS };
-    this.#callPlaces = quotas.open({
+    this.#callSlots = quotas.open({
       ...bounds,
       name: `calls.${name}`,
       shares: { address: SHARE_OF_CALLS },
     });
-    this.#answerPlaces = quotas.open({
+    this.#answerSlots = quotas.open({
       ...bounds,
       name: `answers.${name}`,
       shares: {}, // Nodes trust one another, and each has shares for its clients.
@@ -255,11 +255,11 @@ export class NodeCalls implements AsyncDisposable {
     data: Uint8Array,
     options: NodeCallOptions,
   ): Promise<Uint8Array> {
-    const { timeoutMs, signal, owner } = options;
+    const { timeoutMs, signal, account } = options;
     if (data.length > this.#maxBytes) throw tooLarge("request", this.#maxBytes, data.length);
     if (this.#isClosed) throw new NodeCallError("gone", "this node must not be closed");
-    const place = this.#callPlaces.tryTake(owner);
-    if (typeof place === "string") throw new NodeCallError("busy", tooMany("at this node"));
+    const slot = this.#callSlots.tryTake(account);
+    if (typeof slot === "string") throw new NodeCallError("busy", tooMany("at this node"));
     const id = ++this.#last;
     const asked: Asked = { to, reply: Promise.withResolvers(), isSent: false };
     this.#asked.set(id, asked);
@@ -279,7 +279,7 @@ export class NodeCalls implements AsyncDisposable {
       throw error;
     } finally {
       this.#asked.delete(id);
-      place[Symbol.dispose]();
+      slot[Symbol.dispose]();
     }
   }
 
@@ -418,9 +418,9 @@ export class NodeCalls implements AsyncDisposable {
       const isWhole = size === message.data.length;
       const isFull = !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;
       if (size > this.#maxBytes) return this.#reject(node, id, "failed");
-      const place = isFull ? undefined : this.#answerPlaces.tryTake();
-      if (place === undefined || typeof place === "string") return this.#reject(node, id, "busy");
-      one = this.#begin(message, { isWhole, place });
+      const slot = isFull ? undefined : this.#answerSlots.tryTake();
+      if (slot === undefined || typeof slot === "string") return this.#reject(node, id, "busy");
+      one = this.#begin(message, { isWhole, slot });
       this.#answering.set(key, one);
     } else if (one.gathering === undefined) return void this.#ignored++; // A repetition.
     let data: Uint8Array | undefined;
@@ -438,7 +438,7 @@ export class NodeCalls implements AsyncDisposable {
 
   #begin(
     { node: from, id, size, timeoutMs }: CallMessage & { readonly type: "call" },
-    { isWhole, place }: { readonly isWhole: boolean; readonly place: Place },
+    { isWhole, slot }: { readonly isWhole: boolean; readonly slot: Slot },
   ): Answering {
     if (!isWhole) this.#gathered += size;
     const limitMs = Math.min(timeoutMs, MAX_TIMEOUT_MS);
@@ -446,7 +446,7 @@ export class NodeCalls implements AsyncDisposable {
       this.#giveUp(one, new TimeoutError(`Cannot answer a node later than ${ms} ms`, ms));
     });
     const one: Answering = {
-      place,
+      slot,
       from,
       id,
       ending: new AbortController(),
@@ -475,9 +475,9 @@ export class NodeCalls implements AsyncDisposable {
     }
   }
 
-  #forget({ from, id, place }: Answering): void {
+  #forget({ from, id, slot }: Answering): void {
     this.#answering.delete(`${from} ${id}`);
-    place[Symbol.dispose]();
+    slot[Symbol.dispose]();
   }
 
   /** Aborts the handler of a call, or forgets the parts of an incomplete one. */

@@ -4,7 +4,7 @@ import { TimeoutError } from "../../errors.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
 import { type CallHead, joinHead } from "./call_messages.ts";
-import { socketOwner } from "../../base/owners.ts";
+import { socketAccount } from "../../base/accounts.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "./node_calls.ts";
 import { Nodes } from "./nodes.ts";
 
@@ -245,7 +245,7 @@ Deno.test("NodeCalls.call() leaves half of the calls to clients of other address
   const [a, b] = [bench.join(), bench.join(() => answer.promise)];
   await bench.pass(300);
   const from = (address: string) =>
-    a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000, owner: socketOwner(address) });
+    a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000, account: socketAccount(address) });
   const all = Array.from({ length: 5_000 }, () => from("192.0.2.1"));
   assertEquals(await codeOf(from("192.0.2.1")), "busy");
   all.push(from("192.0.2.2"));

@@ -2,7 +2,7 @@
 import { RequestError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { Quota } from "../../base/shares.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
@@ -36,7 +36,7 @@ export interface WatchedAnswer {
   /** Id of the stream. */
   readonly id: string;
   /** The caller. */
-  readonly owner: Owner;
+  readonly account: Account;
   /** Ends the response with a reason for its readers. MUST NOT throw. */
   readonly end: (reason: RequestError) => void;
 }
@@ -109,8 +109,8 @@ export class AbandonedAnswers {
   }
 
   /** Counts a session of this node. */
-  opened(owner: Owner): void {
-    const key = clientKey(owner);
+  opened(account: Account): void {
+    const key = clientKey(account);
     if (key === undefined) return;
     const caller = this.#callerOf(key);
     if (++caller.sessions === 1) this.#restartAll(caller);
@@ -119,10 +119,10 @@ export class AbandonedAnswers {
   /**
    * Removes a session from the count.
    *
-   * @param owner The owner that `opened` was called with.
+   * @param account The account that `opened` was called with.
    */
-  ended(owner: Owner): void {
-    const key = clientKey(owner);
+  ended(account: Account): void {
+    const key = clientKey(account);
     const caller = key === undefined ? undefined : this.#callers.get(key);
     if (key === undefined || caller === undefined || --caller.sessions > 0) return;
     this.#restartAll(caller);
@@ -145,9 +145,9 @@ export class AbandonedAnswers {
    * @returns Stops watching on disposal.
    */
   watch(answer: WatchedAnswer): Disposable {
-    const { id, owner } = answer;
-    if (owner.user !== undefined) return { [Symbol.dispose]() {} };
-    const key = clientKey(owner);
+    const { id, account } = answer;
+    if (account.user !== undefined) return { [Symbol.dispose]() {} };
+    const key = clientKey(account);
     if (key !== undefined) this.#callerOf(key).answers.add(answer);
     this.#answers.set(id, answer);
     this.#restart(answer);
@@ -188,7 +188,7 @@ export class AbandonedAnswers {
   /** Restarts or stops the timer of a response. */
   #restart(answer: WatchedAnswer): void {
     this.#stop(answer);
-    const key = clientKey(answer.owner);
+    const key = clientKey(answer.account);
     const hasSessions = key !== undefined && this.#callers.get(key)!.sessions > 0;
     if (!hasSessions && !this.#parts.streams.isFollowed(answer.id)) this.#fresh.add(answer);
   }
@@ -202,7 +202,7 @@ export class AbandonedAnswers {
   #forget(answer: WatchedAnswer): void {
     this.#stop(answer);
     if (this.#answers.get(answer.id) === answer) this.#answers.delete(answer.id);
-    const key = clientKey(answer.owner);
+    const key = clientKey(answer.account);
     const caller = key === undefined ? undefined : this.#callers.get(key);
     if (key === undefined || !caller?.answers.delete(answer)) return;
     this.#tidy(key, caller);
@@ -242,10 +242,10 @@ export class AbandonedAnswers {
 }
 
 /**
- * The key of an owner's address, or of the guest if the address is unknown; `undefined` if neither
- * is known.
+ * The key of an account's address, or of the guest if the address is unknown; `undefined` if
+ * neither is known.
  */
-function clientKey({ networks: [address], isBehindProxy, guest }: Owner): string | undefined {
+function clientKey({ networks: [address], isBehindProxy, guest }: Account): string | undefined {
   if (address !== undefined && !isBehindProxy) return `at ${address.key}`;
   return guest === undefined ? undefined : `guest ${guest}`;
 }

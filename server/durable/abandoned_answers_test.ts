@@ -2,7 +2,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { NOBODY, type Owner, Owners } from "../../base/owners.ts";
+import { type Account, Accounts, NOBODY } from "../../base/accounts.ts";
 import { Quota } from "../../base/shares.ts";
 import type { RequestError } from "../../errors.ts";
 import { turns } from "../../testing/mod.ts";
@@ -13,10 +13,10 @@ import {
   CONTENDED_ABANDONED_MS,
 } from "./abandoned_answers.ts";
 
-const OWNERS = new Owners(platformRuntime(), { isProxy: (key) => key === "10.0.0.1" });
+const ACCOUNTS = new Accounts(platformRuntime(), { isProxy: (key) => key === "10.0.0.1" });
 
-function guestAt(address: string | undefined, guest = "guest:1"): Owner {
-  return OWNERS.of({ address, guest });
+function guestAt(address: string | undefined, guest = "guest:1"): Account {
+  return ACCOUNTS.of({ address, guest });
 }
 
 const GUEST = guestAt("192.0.2.1");
@@ -45,12 +45,12 @@ class Bench implements Disposable {
     });
   }
 
-  watch(id: string, owner: Owner = GUEST): Disposable {
+  watch(id: string, account: Account = GUEST): Disposable {
     const end = (reason: RequestError) => {
       this.ended.push(id);
       this.reasons.push(reason);
     };
-    return this.answers.watch({ id, owner, end });
+    return this.answers.watch({ id, account, end });
   }
 
   reader(id: string, step: "comes" | "leaves"): void {
@@ -81,7 +81,7 @@ class Bench implements Disposable {
 Deno.test("AbandonedAnswers ends a response 5 minutes after the last session of the address", async () => {
   using bench = new Bench();
   const other = guestAt("192.0.2.1", "guest:2");
-  for (const owner of [GUEST, other]) bench.answers.opened(owner);
+  for (const account of [GUEST, other]) bench.answers.opened(account);
   bench.watch("a");
   bench.answers.ended(GUEST);
   assertEquals(await bench.after(ABANDONED_MS + 1), []);
@@ -112,14 +112,14 @@ for (const returns of ["a session", "another guest", "a reader", "a single read"
     bench.watch("a");
     for (const partMs of [CONTENDED_ABANDONED_MS - 1, ABANDONED_MS - 1]) {
       assertEquals(await bench.after(partMs), []);
-      const owner = returns === "a session" ? GUEST : guestAt("192.0.2.1", "guest:2");
+      const account = returns === "a session" ? GUEST : guestAt("192.0.2.1", "guest:2");
       if (returns === "a single read") bench.answers.read("a");
       else {
         if (returns === "a reader") bench.reader("a", "comes");
-        else bench.answers.opened(owner);
+        else bench.answers.opened(account);
         assertEquals(await bench.after(2 * ABANDONED_MS), []);
         if (returns === "a reader") bench.reader("a", "leaves");
-        else bench.answers.ended(owner);
+        else bench.answers.ended(account);
       }
     }
     assertEquals(await bench.after(ABANDONED_MS - 1), []);
@@ -158,7 +158,7 @@ Deno.test("AbandonedAnswers counts only readers if the caller is unknown", async
 
 Deno.test("AbandonedAnswers ignores users, finished responses and closed servers", async () => {
   using bench = new Bench();
-  bench.watch("ann", OWNERS.of({ address: "192.0.2.1", user: "ann" }));
+  bench.watch("ann", ACCOUNTS.of({ address: "192.0.2.1", user: "ann" }));
   bench.watch("ended")[Symbol.dispose]();
   bench.watch("closed");
   bench.contend();

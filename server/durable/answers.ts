@@ -3,8 +3,8 @@
  */
 import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/owners.ts";
-import type { Place, Quota, Quotas, TakeOptions } from "../../base/shares.ts";
+import type { Account } from "../../base/accounts.ts";
+import type { Quota, Quotas, Slot, TakeOptions } from "../../base/shares.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
@@ -87,7 +87,7 @@ export interface BeginAnswer extends KeptRequest {
    */
   readonly begun?: true | undefined;
   /** The peer whose share of running responses is used. */
-  readonly owner: Owner;
+  readonly account: Account;
   /** Generates the items. */
   readonly answer: (
     signal: AbortSignal,
@@ -124,9 +124,9 @@ interface Takeover {
 interface Running {
   readonly writer: DurableStreamWriter;
   /** The caller; after a takeover only the user is known. */
-  readonly owner: Owner;
+  readonly account: Account;
   /** Slot of the running response, which the generator keeps until it stops. */
-  readonly place: Place;
+  readonly slot: Slot;
   /** True if another node can continue. */
   readonly canResume: boolean;
   /** Receives the error of the generator. */
@@ -176,7 +176,7 @@ export class Answers {
   /** Limits the responses of all nodes. */
   readonly kept: KeptAnswers;
   /** Slots of generators. */
-  readonly #places: Quota;
+  readonly #slots: Quota;
   readonly #released: BrokerSubscription | undefined;
   #isLeaving = false;
   #isClosed = false;
@@ -184,7 +184,7 @@ export class Answers {
   constructor(limits: AnswerLimits, parts: AnswersParts) {
     this.#limits = limits;
     this.#parts = parts;
-    this.#places = parts.quotas.open({
+    this.#slots = parts.quotas.open({
       limit: "answers.maxRunning",
       verb: "start a response",
       what: "running responses",
@@ -192,7 +192,7 @@ export class Answers {
       ...limits.runningShares,
     });
     const { runtime, broker, streams, nodes, resumeOf } = parts;
-    this.abandoned = new AbandonedAnswers({ runtime, quota: this.#places, streams, nodes });
+    this.abandoned = new AbandonedAnswers({ runtime, quota: this.#slots, streams, nodes });
     this.kept = new KeptAnswers({ runtime, streams, limits });
     parts.quotas.add("answers.maxKept", this.kept);
     this.#released = resumeOf && broker.subscribe(RELEASED, () => streams.search());
@@ -221,7 +221,7 @@ export class Answers {
   }
 
   async #begin(request: BeginAnswer): Promise<string> {
-    const { topic, input, user, name, begun, owner, answer, onError = this.#onError } = request;
+    const { topic, input, user, name, begun, account, answer, onError = this.#onError } = request;
     if (!NAME.test(name)) {
       const rule = "16 to 64 letters, digits, hyphens and underscores";
       throw new RequestError("malformed", `Cannot start a response: its name must have ${rule}`);
@@ -236,19 +236,19 @@ export class Answers {
       if (found === "expired") throw new RequestError("gone", "The response has expired");
       if (begun) throw new RequestError("gone", streams.goneReason(id, { mayBeLost: true }));
       const { keepMs: ttlMs } = this.#limits;
-      const place = this.#take(owner);
+      const slot = this.#take(account);
       const canResume = resumeOf?.(topic) !== undefined;
       try {
         // The request is kept first, so that another node can always take the stream over.
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
-        const writer = await this.kept.keep({ id, owner }, (keys) => {
+        const writer = await this.kept.keep({ id, account }, (keys) => {
           return durableStreams.createLeased(id, { ttlMs, leaseMs, owner: keys });
         });
-        const begun = { writer, owner, place, canResume, onError };
+        const begun = { writer, account, slot, canResume, onError };
         void this.#run(begun, ({ stop: { signal } }) => answer(signal));
       } catch (error) {
-        place[Symbol.dispose]();
+        slot[Symbol.dispose]();
         // The next attempt keeps the request again.
         if (canResume && error instanceof LimitError) await streams.delete(requestLog(id));
         throw error;
@@ -273,19 +273,19 @@ export class Answers {
   async #rescue(id: string): Promise<boolean> {
     const request = await this.#readNote<KeptRequest>(id, "first");
     const resume = request && this.#parts.resumeOf?.(request.topic);
-    const isFull = this.#places.taken >= this.#limits.maxRunning;
+    const isFull = this.#slots.taken >= this.#limits.maxRunning;
     if (resume === undefined || this.#isLeaving || isFull) return false;
     // The response had a slot before; its address is not known here.
-    const owner = this.#parts.quotas.owners.of({ user: request!.user });
-    const place = this.#take(owner, { ignoresShares: true });
+    const account = this.#parts.quotas.accounts.of({ user: request!.user });
+    const slot = this.#take(account, { ignoresShares: true });
     try {
       const writer = await this.#parts.durableStreams.openLeased(id, RESUME_LEASE_MS);
       const again = { request: request!, resume };
-      const taken = { writer, owner, place, canResume: true, onError: this.#onError };
+      const taken = { writer, account, slot, canResume: true, onError: this.#onError };
       void this.#run(taken, (running) => this.#resume(running, again));
       return true;
     } catch (error) {
-      place[Symbol.dispose]();
+      slot[Symbol.dispose]();
       if (error instanceof RequestError) return true; // Another node was first, or the stream has ended.
       throw error;
     }
@@ -327,10 +327,10 @@ export class Answers {
     await this.#released?.[Symbol.asyncDispose]();
   }
 
-  #take(owner: Owner, options?: TakeOptions): Place {
-    const place = this.#places.take(owner, options);
+  #take(account: Account, options?: TakeOptions): Slot {
+    const slot = this.#slots.take(account, options);
     this.abandoned.taken();
-    return place;
+    return slot;
   }
 
   async #noted<T>(beginning: Promise<T>): Promise<T> {
@@ -444,10 +444,10 @@ export class Answers {
 
   /** Writes the items of a generator until the generator or the stream ends. Never rejects. */
   async #run(
-    answer: Pick<Running, "writer" | "owner" | "place" | "canResume" | "onError">,
+    answer: Pick<Running, "writer" | "account" | "slot" | "canResume" | "onError">,
     make: (running: Running) => ReturnType<BeginAnswer["answer"]>,
   ): Promise<void> {
-    const { writer, owner, place } = answer;
+    const { writer, account, slot } = answer;
     const { runtime } = this.#parts;
     const stop = new AbortController();
     const { signal } = stop;
@@ -458,7 +458,7 @@ export class Answers {
     if (writer.signal.aborted) onAbort();
     if (this.#isClosed) stop.abort(new Released());
     const end = (reason: RequestError) => stop.abort(reason);
-    const watch = this.abandoned.watch({ id: writer.id, owner, end });
+    const watch = this.abandoned.watch({ id: writer.id, account, end });
     const making = signal.aborted
       ? Promise.reject(signal.reason)
       : Promise.try(make, running).then((items) => items[Symbol.asyncIterator]());
@@ -481,7 +481,7 @@ export class Answers {
         if (error !== signal.reason) answer.onError(error);
       });
     }
-    place[Symbol.dispose]();
+    slot[Symbol.dispose]();
   }
 
   async #writeAll(iterator: AsyncIterator<unknown>, { writer, stop }: Running): Promise<void> {

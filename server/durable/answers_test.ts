@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { NOBODY } from "../../base/owners.ts";
+import { NOBODY } from "../../base/accounts.ts";
 import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../errors.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -84,7 +84,7 @@ class Node {
   }
 
   begin(answer: BeginAnswer["answer"], more: Partial<BeginAnswer> = {}): Promise<string> {
-    const request = { topic: "chat", input: "hi", user: "ann", name: NAME, owner: ANN };
+    const request = { topic: "chat", input: "hi", user: "ann", name: NAME, account: ANN };
     return this.answers.begin({ ...request, answer, ...more });
   }
 

@@ -36,7 +36,7 @@ import {
 import { closing } from "../http/body.ts";
 import { REVOKED } from "../http/event_bodies.ts";
 import { methodNotAllowed, pointerOf, Problem, rejectedBy, tooMany } from "../http/problem.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type {
   LogInfo,
   LogOverShare,
@@ -302,10 +302,10 @@ export class DurableFace {
     const keyed = isKeyed ? tailOf(this.#options) : undefined;
     const records = this.#readRecords(id, body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await this.#kept.create(
-      { id, owner: asked.maker },
-      (owner) => {
+      { id, account: asked.maker },
+      (keys) => {
         asked.checkRevoked();
-        return logs.create(id, { ...creation, records, owner, keyed });
+        return logs.create(id, { ...creation, records, owner: keys, keyed });
       },
     ).catch((error) => {
       if (error instanceof LimitError) this.#rejected.maxStreams++;
@@ -460,8 +460,8 @@ export class DurableFace {
         changes: this.#encodeChanges(id, checked),
       });
     if (gate === undefined) return await append(changes);
-    const { owner, request, decision } = asked;
-    const source = { owner, user, session: undefined, request, decision };
+    const { account, request, decision } = asked;
+    const source = { account, user, session: undefined, request, decision };
     try {
       return await gate.write(id, changes, {
         source,
@@ -732,8 +732,8 @@ export class DurableFace {
     const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
     try {
       let last: StreamPage | undefined;
-      const { owner } = asked;
-      for await (const result of this.#follow(id, query, { ...PAGE, after, ended, owner })) {
+      const { account } = asked;
+      for await (const result of this.#follow(id, query, { ...PAGE, after, ended, account })) {
         last = last === undefined ? this.#first(result, query.offset, after) : found(result);
         if (last.records.length > 0 || last.info.end !== undefined) break;
       }
@@ -761,8 +761,8 @@ export class DurableFace {
   async #readEvents(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
     const reader = this.#admit("sse", asked);
     const { ended } = reader;
-    const { owner } = asked;
-    const rest = this.#follow(id, query, { ...EVENT, after, ended, owner });
+    const { account } = asked;
+    const rest = this.#follow(id, query, { ...EVENT, after, ended, account });
     try {
       const { value } = await rest.next();
       if (value === undefined) asked.checkRevoked();
@@ -792,7 +792,7 @@ export class DurableFace {
       readonly maxRecords: number;
       readonly maxBytes: number;
       readonly ended: AbortController;
-      readonly owner: Owner;
+      readonly account: Account;
     },
   ): AsyncGenerator<StreamRead, void, undefined> {
     const startsAtOldest = offset === undefined;

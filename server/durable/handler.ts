@@ -12,7 +12,7 @@ import { ConsoleReport } from "../../base/console_report.ts";
 import { BROKER, checkOptions, listOf, RUNTIME } from "../../base/option_checks.ts";
 import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { proxyRule } from "../../base/owners.ts";
+import { proxyRule } from "../../base/accounts.ts";
 import { Quotas } from "../../base/shares.ts";
 import type { HttpFaceStats } from "../metrics/measures.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";

@@ -4,7 +4,7 @@
  */
 import { LimitError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { QuotaStats } from "../../base/shares.ts";
 import type { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { FRESH_MS, type KeptLedger, Party } from "./kept_ledger.ts";
@@ -27,13 +27,13 @@ const MAX_STALE = 32;
 const MAX_READ = 10_000;
 
 /**
- * Period in which an owner's new responses can displace at most as many of its old ones as its
+ * Period in which an account's new responses can displace at most as many of its old ones as its
  * share, in milliseconds. The broker remembers each name for a week, and would otherwise fill up
  * with names.
  */
 const CHURN_MS = 3_600_000;
 
-/** Most owners whose dropped responses are counted. */
+/** Most accounts whose dropped responses are counted. */
 const MAX_CHURN = 10_000;
 
 /**
@@ -56,16 +56,16 @@ interface KeptAnswersOptions {
  * Limits how many responses all nodes keep, and drops old responses to make room for new ones.
  *
  * - **Half of the limit:** while less than half of the limit is used, a response needs no extra
- *   call. Above that, the node occasionally reads a list of the responses and their owners from the
- *   broker.
- * - **Share:** while more than half is used, an owner that has reached its share loses its own
+ *   call. Above that, the node occasionally reads a list of the responses and their accounts from
+ *   the broker.
+ * - **Share:** while more than half is used, an account that has reached its share loses its own
  *   oldest response when it creates a new one.
  * - **Full:** when the limit is reached, the network with the most responses for its size loses its
- *   oldest response, even if another owner creates the new one.
+ *   oldest response, even if another account creates the new one.
  * - **Order:** if a response ended within the last ten minutes and was not read to its end on this
  *   node, it is dropped last. Running responses are never dropped; if all responses are running,
  *   the caller is rejected.
- * - **Names:** within an hour, an owner's new responses can displace only as many of its old
+ * - **Names:** within an hour, an account's new responses can displace only as many of its old
  *   responses as its share allows.
  */
 export class KeptAnswers {
@@ -73,7 +73,7 @@ export class KeptAnswers {
   readonly #streams: StreamLogs;
   readonly #shares: KeptShares;
   readonly #read = new Map<string, number>(); // At most `MAX_READ`, by the time of reading.
-  /** Dropped responses by owner; at most `MAX_CHURN`. */
+  /** Dropped responses by account; at most `MAX_CHURN`. */
   readonly #churn = new Map<string, { count: number; readonly sinceMs: number }>();
   #dropped = 0;
 
@@ -102,16 +102,16 @@ export class KeptAnswers {
   /**
    * Makes room for a response if necessary, and creates it.
    *
-   * @param create Creates the response with these keys of its owner. If there is no room, it MUST
+   * @param create Creates the response with these keys of its account. If there is no room, it MUST
    * throw a {@linkcode LimitError} with the limit `answers.maxKept`.
    * @returns The result of `create`.
    * @throws {LimitError} If no room can be made; the error includes the level.
    */
   async keep<T>(
-    { id, owner }: { readonly id: string; readonly owner: Owner },
+    { id, account }: { readonly id: string; readonly account: Account },
     create: (keys: string) => Promise<T>,
   ): Promise<T> {
-    const keys = await this.#shares.keysOf(owner);
+    const keys = await this.#shares.keysOf(account);
     await this.#makeRoomWithin(keys);
     for (let attempt = 1;; attempt++) {
       try {
@@ -143,7 +143,7 @@ export class KeptAnswers {
     for (const ledger of this.#shares.ledgers) ledger.read(id);
   }
 
-  /** Drops a response of an owner that is beyond its share. */
+  /** Drops a response of an account that is beyond its share. */
   async #makeRoomWithin(keys: string): Promise<void> {
     await this.#shares.prepare();
     const full = this.#shares.full(keys);
@@ -176,7 +176,7 @@ export class KeptAnswers {
     return false;
   }
 
-  /** Counts a response that was dropped for an owner. */
+  /** Counts a response that was dropped for an account. */
   #countChurn(keys: string): void {
     const now = this.#runtime.monotonic();
     for (const [oldest, { sinceMs }] of this.#churn) {

@@ -81,7 +81,7 @@ Deno.test("Answers.begin() makes room at the address with the most responses on 
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("Answers.begin() drops the oldest responses of an owner beyond its share under contention", async () => {
+Deno.test("Answers.begin() drops the oldest responses of an account beyond its share under contention", async () => {
   await using broker = new MemoryBroker();
   await using node = new KeptNode(broker);
   const ids: string[] = [];

@@ -2,7 +2,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { networksOf } from "../../base/network_address.ts";
-import { NOBODY, type Owner } from "../../base/owners.ts";
+import { type Account, NOBODY } from "../../base/accounts.ts";
 import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
@@ -11,11 +11,11 @@ import { Answers, type BeginAnswer } from "./answers.ts";
 import { DurableStreams } from "./streams.ts";
 import { boundsOf, checkAnswers, tailOf } from "./options.ts";
 
-export function guestAt(address: string, guest: string = "guest"): Owner {
+export function guestAt(address: string, guest: string = "guest"): Account {
   return { ...NOBODY, networks: networksOf(address), guest };
 }
 
-export function userAt(address: string, user: string): Owner {
+export function userAt(address: string, user: string): Account {
   return { ...NOBODY, networks: networksOf(address), user };
 }
 
@@ -68,16 +68,23 @@ export class KeptNode implements AsyncDisposable {
   }
 
   /** Starts a response. */
-  begin(owner: Owner, name: string, answer: BeginAnswer["answer"] = once): Promise<string> {
-    const { user } = owner;
-    const request = { topic: "chat", input: 1, user, name: name.padStart(20, "-"), owner, answer };
+  begin(account: Account, name: string, answer: BeginAnswer["answer"] = once): Promise<string> {
+    const { user } = account;
+    const request = {
+      topic: "chat",
+      input: 1,
+      user,
+      name: name.padStart(20, "-"),
+      account,
+      answer,
+    };
     return this.answers.begin(request);
   }
 
   /** Completes a response. */
-  async make(owner: Owner, name: string): Promise<string> {
+  async make(account: Account, name: string): Promise<string> {
     const over = Promise.withResolvers<void>();
-    const id = await this.begin(owner, name, async function* () {
+    const id = await this.begin(account, name, async function* () {
       try {
         yield 1;
       } finally {

@@ -1,7 +1,7 @@
 /** Shares of the logs of one kind on all nodes: responses, or streams created by clients. */
 import type { LimitLevel } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import {
   isContended,
   limitError,
@@ -29,13 +29,13 @@ const PAGE = 1_000;
 /** Part of the limit below which the ledger is discarded. */
 const FORGET_PART = 0.4;
 
-/** Most owners whose keys are remembered. */
+/** Most accounts whose keys are remembered. */
 const MAX_KEYS = 1_024;
 
-/** Characters of a key: 96 bits, so that no one can guess another owner's key. */
+/** Characters of a key: 96 bits, so that no one can guess another account's key. */
 const KEY_LENGTH = 16;
 
-/** Keys of an unknown owner. */
+/** Keys of an unknown account. */
 export const UNKNOWN = "a1.nobody";
 
 /** Options of {@linkcode KeptShares}. */
@@ -53,7 +53,7 @@ export interface KeptSharesOptions
  * Tracks who owns the logs of one kind.
  *
  * - **Half of the limit:** while less than half of the limit is used, a log needs no extra call.
- *   Above that, the node occasionally reads a list of the logs and their owners from the broker,
+ *   Above that, the node occasionally reads a list of the logs and their accounts from the broker,
  *   and tracks its own changes in between.
  * - **Keys:** the broker stores digests with each log instead of addresses or names.
  */
@@ -88,13 +88,13 @@ export class KeptShares {
     return [this.#ledger, this.#next].filter((ledger) => ledger !== undefined);
   }
 
-  /** Reads the owners of the logs, while shares apply. */
+  /** Reads the accounts of the logs, while shares apply. */
   async prepare(): Promise<void> {
     if (this.#isBusy || this.#strict.length > 0) await this.known();
     else if (this.#taken < this.#options.max * FORGET_PART) this.#ledger = undefined;
   }
 
-  /** Finds an owner's party whose share is used up, as of {@linkcode KeptShares.prepare}. */
+  /** Finds an account's party whose share is used up, as of {@linkcode KeptShares.prepare}. */
   full(keys: string): Party | undefined {
     const isBusy = this.#isBusy;
     return this.#ledger?.partiesOf(keys).find((party) =>
@@ -139,10 +139,12 @@ export class KeptShares {
   }
 
   /**
-   * Creates the keys of an owner as the broker stores them, narrowest first: user or guest, then
+   * Creates the keys of an account as the broker stores them, narrowest first: user or guest, then
    * networks with their shares.
    */
-  async keysOf({ user, guest, isFamiliar, isBehindProxy, networks: all }: Owner): Promise<string> {
+  async keysOf(
+    { user, guest, isFamiliar, isBehindProxy, networks: all }: Account,
+  ): Promise<string> {
     const isStrict = this.#strict.includes("address");
     const networks = isBehindProxy && !isStrict ? [] : all;
     const name = user === undefined ? guest && `guest ${guest}` : `user ${user}`;

@@ -1,6 +1,6 @@
 /** The streams that clients create over HTTP, counted on all nodes, with a share per client. */
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { QuotaShares, QuotaStats } from "../../base/shares.ts";
 import type { StreamCreated, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import type { KeptLedger } from "./kept_ledger.ts";
@@ -17,10 +17,10 @@ export interface KeptStreamsOptions {
 /**
  * Limits the streams of clients.
  *
- * - **Share:** while more than half of the limit is used, an owner that has reached its share
+ * - **Share:** while more than half of the limit is used, an account that has reached its share
  *   cannot create another stream. Durable streams are never dropped to make room.
  * - **Owner:** the client that created the stream over HTTP owns it. Streams created by the server
- *   have no owner, and count only towards the limit.
+ *   have no account, and count only towards the limit.
  */
 export class KeptStreams {
   readonly #streams: StreamLogs;
@@ -46,17 +46,17 @@ export class KeptStreams {
   }
 
   /**
-   * Creates a stream, if its owner's share allows it.
+   * Creates a stream, if its account's share allows it.
    *
-   * @param create Creates the stream with these keys of its owner, if known.
+   * @param create Creates the stream with these keys of its account, if known.
    * @returns The result of `create`.
    * @throws {LimitError} If a share has been reached; the error includes the level.
    */
   async create(
-    { id, owner }: { readonly id: string; readonly owner: Owner },
+    { id, account }: { readonly id: string; readonly account: Account },
     create: (keys: string | undefined) => Promise<StreamCreated>,
   ): Promise<StreamCreated> {
-    const keys = await this.#shares.keysOf(owner);
+    const keys = await this.#shares.keysOf(account);
     if (keys === UNKNOWN) return await create(undefined);
     const counting = await this.#count(id, keys);
     let isCreated = false;

@@ -1,6 +1,6 @@
 /** Streams that clients create over HTTP, and their shares, in memory and on SQLite. */
 import { assertEquals, assertRejects } from "@std/assert";
-import { NOBODY } from "../../base/owners.ts";
+import { NOBODY } from "../../base/accounts.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { LimitError } from "../../errors.ts";
 import type { Broker } from "../../pubsub/broker.ts";
@@ -90,7 +90,7 @@ Deno.test("PUT creates streams for an address while another one has used its sha
   await assertShares(near, far);
 });
 
-Deno.test("PUT knows the owners of streams in a file after a restart", async () => {
+Deno.test("PUT knows the accounts of streams in a file after a restart", async () => {
   const folder = await Deno.makeTempDir();
   const path = `${folder}/streams.db`;
   {
@@ -180,15 +180,15 @@ Deno.test("KeptStreams.create() counts nothing for a failed creation", async () 
   await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
   const streamShares = { shares: { user: 1 }, strict: ["user"] } as const;
   const kept = new KeptStreams({ runtime, streams, maxStreams: MAX, streamShares });
-  const owner = { ...NOBODY, user: "ann" };
+  const account = { ...NOBODY, user: "ann" };
   for (let i = 0; i < 3; i++) {
-    await kept.create({ id: "one", owner }, () => Promise.resolve({ kind: "full" }));
-    await kept.create({ id: "one", owner }, () => Promise.reject(new Error("away"))).catch(
+    await kept.create({ id: "one", account }, () => Promise.resolve({ kind: "full" }));
+    await kept.create({ id: "one", account }, () => Promise.reject(new Error("away"))).catch(
       () => {},
     );
   }
   const created = await kept.create(
-    { id: "one", owner },
+    { id: "one", account },
     (keys) => streams.create("one", { owner: keys }),
   );
   assertEquals(created.kind, "created");
@@ -202,9 +202,9 @@ Deno.test("KeptStreams.create() releases the slot of a stream that another node 
   await using streams = new StreamLogs({ runtime, broker, bounds, onError() {} });
   const streamShares = { shares: { user: 1 }, strict: ["user"] } as const;
   const kept = new KeptStreams({ runtime, streams, maxStreams: MAX, streamShares });
-  const owner = { ...NOBODY, user: "ann" };
+  const account = { ...NOBODY, user: "ann" };
   const create = (id: string) =>
-    kept.create({ id, owner }, (keys) => streams.create(id, { owner: keys }));
+    kept.create({ id, account }, (keys) => streams.create(id, { owner: keys }));
   for (let i = 0; i < 3; i++) {
     assertEquals((await create(`${i}`)).kind, "created");
     await assertRejects(() => create("more"), LimitError);

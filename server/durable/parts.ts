@@ -6,7 +6,7 @@ import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { validate } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { Quotas } from "../../base/shares.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { DecisionFault } from "../../base/decision.ts";
@@ -36,8 +36,8 @@ export interface DurablePartsOptions {
   readonly bounds: DurableStreamsOptions | undefined;
   readonly maxMessageBytes: number;
   readonly answers: AnswerLimits;
-  /** Returns the owner of a session, for quotas. */
-  readonly ownerOf: (session: Session) => Owner;
+  /** Returns the account of a session, for quotas. */
+  readonly accountOf: (session: Session) => Account;
   /** The handlers of requests, and the contract. */
   readonly settings: Pick<SessionSettings, "requestTimeoutMs" | "requests" | "router">;
   /** Decides about the changes of states that clients request. */
@@ -90,7 +90,7 @@ export class DurableParts {
       contract: options.contract,
       authorizeChange: options.authorizeChange,
       timeoutMs,
-      rowsOf: (id, owner, gone) => this.states.rowsOf(id, owner, gone),
+      rowsOf: (id, account, gone) => this.states.rowsOf(id, account, gone),
       report: options.reportFault,
     });
     const state = this.#state = { runtime, logs, gate, maxTransactionBytes };
@@ -104,7 +104,7 @@ export class DurableParts {
     });
     this.states = new States({ ...state, quotas, ephemeral, tail, readTimeoutMs: timeoutMs });
     this.#sender = new StreamSender(logs, {
-      ownerOf: options.ownerOf,
+      accountOf: options.accountOf,
       ephemeralOf: (id) => ephemeral.namesOf(id),
     });
     this.answers = new Answers(options.answers, {

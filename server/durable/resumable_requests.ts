@@ -1,6 +1,6 @@
 /** Requests of sessions whose responses are stored as durable streams, and outlive the session. */
 import { SessionClosedError } from "../../errors.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import { verifiedUser } from "../../session/serving/requests.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { report } from "../../session/settings.ts";
@@ -15,18 +15,18 @@ export class ResumableRequests implements ResumableResponses {
     this.#durable = durable;
   }
 
-  /** Counts a session as one that may return for the responses of its owner. */
-  opened(session: Session, owner: Owner): void {
+  /** Counts a session as one that may return for the responses of its account. */
+  opened(session: Session, account: Account): void {
     const { abandoned } = this.#durable.answers;
-    abandoned.opened(owner);
-    session[internals].whenEnded(() => abandoned.ended(owner));
+    abandoned.opened(account);
+    session[internals].whenEnded(() => abandoned.ended(account));
   }
 
   /** Starts a response unless it has started already, and replies with its stream. */
   async reply(
     { message, name, begun, input, make }: Parameters<ResumableResponses["reply"]>[0],
     session: Session,
-    owner: Owner,
+    account: Account,
   ): Promise<void> {
     const { topic, signal } = message;
     const { answers, streams } = this.#durable;
@@ -38,7 +38,7 @@ export class ResumableRequests implements ResumableResponses {
       user,
       name,
       begun,
-      owner,
+      account,
       answer: make,
       onError,
     });

@@ -12,7 +12,7 @@ import {
   WRITER_LOST,
 } from "../../pubsub/logs/stream_logs.ts";
 import { withoutUndefined } from "../../base/options.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import { answerOnce } from "../../pubsub/history/replay.ts";
 import type { JoinOptions } from "../../pubsub/topic_options.ts";
 import type { Topics, TopicSource } from "../../pubsub/topics.ts";
@@ -77,8 +77,8 @@ export interface SessionReading {
 
 /** Parts of {@linkcode StreamSender}. */
 export interface SenderParts {
-  /** Returns the owner of a session, for quotas. */
-  readonly ownerOf: (session: Session) => Owner;
+  /** Returns the account of a session, for quotas. */
+  readonly accountOf: (session: Session) => Account;
   /** Returns the collections of a state whose rows are not in its stream, if there are any. */
   readonly ephemeralOf: (id: string) => Iterable<string> | undefined;
 }
@@ -152,9 +152,9 @@ export class StreamSender {
     const after = firstPosition(info, options);
     if (after === undefined) return missing({ kind: "missing" }, gone);
     const { identity } = info;
-    const owner = this.#of.ownerOf(session);
+    const account = this.#of.accountOf(session);
     const bounds = pageOf(reading, info.keyed && id);
-    const pages = this.#streams.follow(id, { ...bounds, after, identity, signal, owner });
+    const pages = this.#streams.follow(id, { ...bounds, after, identity, signal, account });
     let position: number | undefined;
     try {
       while (true) {

@@ -237,7 +237,7 @@ export class Api {
   }
 
   #follow(
-    { request, owner, whenRevoked }: GuardedRequest<ApiAction>,
+    { request, account, whenRevoked }: GuardedRequest<ApiAction>,
     topic: string,
     { last, lastEventId }: QueryOf<"follow">,
   ): Promise<Response> {
@@ -252,7 +252,7 @@ export class Api {
     checkName(topic, "follow");
     const id = request.headers.get("last-event-id") || lastEventId;
     const begin = { last, lastEventId: id || undefined };
-    return this.#events.open({ topic, ...begin, owner, whenRevoked });
+    return this.#events.open({ topic, ...begin, account, whenRevoked });
   }
 
   async #publish(

@@ -4,7 +4,7 @@ import { methodNotAllowed, Problem, rejectedBy, REJECTION_CODES } from "./proble
 import { Rejected } from "../rejection.ts";
 import { answerHeaders } from "../session_request.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { Quota, Quotas } from "../../base/shares.ts";
 import { LimitError } from "../../errors.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -84,11 +84,11 @@ export interface CarrierRequestsOptions {
    */
   readonly countForged: (request: Request, info: RequestInfo) => void;
   /**
-   * Returns the owner of a request, for quotas.
+   * Returns the account of a request, for quotas.
    *
    * @throws {Rejected} If the network address of the request is currently unknown.
    */
-  readonly ownerOf: (request: Request, info: RequestInfo) => Owner;
+  readonly accountOf: (request: Request, info: RequestInfo) => Account;
   /** The quotas of the server. */
   readonly quotas: Quotas;
   /** Reports an error that is not sent to the client. */
@@ -105,11 +105,11 @@ export class CarrierRequests {
    * The posts of each connection whose bodies are being read, oldest first; bounded by their slots.
    */
   readonly #posts = new Map<string, AbortController[]>();
-  readonly #places: Quota;
+  readonly #slots: Quota;
 
   constructor(options: CarrierRequestsOptions) {
     this.#options = options;
-    this.#places = options.quotas.open({
+    this.#slots = options.quotas.open({
       limit: "posts",
       name: "http.posts",
       verb: "take frames",
@@ -192,8 +192,8 @@ export class CarrierRequests {
     const received = numberOf(request, Header.lastEvent);
     // A client without the secret must not use memory or a slot for a body.
     await carrier.prove();
-    const place = this.#placeOf(request, info);
-    const frames = await this.#body(request, carrier).finally(() => place[Symbol.dispose]());
+    const slot = this.#slotOf(request, info);
+    const frames = await this.#body(request, carrier).finally(() => slot[Symbol.dispose]());
     const given = await carrier.give(number, frames, received);
     // Over HTTP/2 the runtime delays the second of two small writes by 40 ms. After this turn, an
     // event that immediately responds to a frame is part of the same write as this response.
@@ -235,9 +235,9 @@ export class CarrierRequests {
   }
 
   /** Takes a slot for a body. If there is no free slot, the client repeats the post. */
-  #placeOf(request: Request, info: RequestInfo): Disposable {
+  #slotOf(request: Request, info: RequestInfo): Disposable {
     try {
-      return this.#places.take(this.#options.ownerOf(request, info));
+      return this.#slots.take(this.#options.accountOf(request, info));
     } catch (error) {
       throw error instanceof LimitError ? unavailable(error.message) : error;
     }
@@ -362,11 +362,11 @@ export class CarrierRequests {
 
   #carrierOf(request: Request, info: RequestInfo): HttpCarrier {
     const { headers } = request;
-    const { carriers, ownerOf } = this.#options;
+    const { carriers, accountOf } = this.#options;
     const id = headers.get(Header.session) ?? "";
     const secret = headers.get(Header.secret) ?? "";
     if (id !== "" && id.length <= MAX_ID_LENGTH) {
-      return carriers.find(id, secret, () => ownerOf(request, info));
+      return carriers.find(id, secret, () => accountOf(request, info));
     }
     throw malformed(Header.session, `an id of at most ${MAX_ID_LENGTH} characters`, id);
   }

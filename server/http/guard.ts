@@ -7,15 +7,15 @@ import type { RequestGate } from "./gate.ts";
 import { Problem, rejectedBy, REJECTION_CODES, tooMany } from "./problem.ts";
 import { Rejected } from "../rejection.ts";
 import { rejectionHeaders } from "../session_request.ts";
-import { Accounts } from "../../manager/accounts.ts";
+import { RateAccounts } from "../../manager/rate_accounts.ts";
 import { checkRate, type Rate } from "../../base/token_bucket.ts";
 import { within } from "../../base/wait.ts";
 import type { HttpFaceStats } from "../metrics/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
-import type { Owner } from "../../base/owners.ts";
-import type { Place, Quota, Quotas } from "../../base/shares.ts";
+import type { Account } from "../../base/accounts.ts";
+import type { Quota, Quotas, Slot } from "../../base/shares.ts";
 import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import { type Decision, type Decisions, DISCONNECTED, type Login } from "../../pubsub/decisions.ts";
 import type { RequestInfo } from "../../transport/address.ts";
@@ -150,7 +150,7 @@ export interface HttpGuardParts {
   readonly identify: (request: Request, login: Login) => Promise<string | undefined>;
   /** The decisions of the server that are under way. */
   readonly decisions: Decisions;
-  /** The server's quotas, and the owners of their slots. */
+  /** The server's quotas, and the accounts of their slots. */
   readonly quotas: Quotas;
   /** Returns the network address of a request, where known. */
   readonly addressOf: (request: Request, info: RequestInfo) => string | undefined;
@@ -163,13 +163,15 @@ export interface GuardedRequest<Action extends string> {
   readonly request: Request;
   /** The address of the peer. */
   readonly info: RequestInfo;
-  /** The owner of the request's slots: its address, and its user once the request is authorized. */
-  readonly owner: Owner;
   /**
-   * The owner of whatever the request creates: the same as `owner`, but with the name from
+   * The account of the request's slots: its address, and its user once the request is authorized.
+   */
+  readonly account: Account;
+  /**
+   * The account of whatever the request creates: the same as `account`, but with the name from
    * `authorize`, if there is one.
    */
-  readonly maker: Owner;
+  readonly maker: Account;
   /**
    * The caller, once the request is authorized: the name from `authorize`, otherwise the user,
    * otherwise the credentials of the request.
@@ -267,7 +269,7 @@ interface Identified {
 export class HttpGuard<Action extends string> {
   readonly #options: HttpGuardOptions<Action>;
   readonly #parts: HttpGuardParts;
-  readonly #accounts: Accounts | undefined;
+  readonly #rateAccounts: RateAccounts | undefined;
   readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
   /** Pending authorized requests with side effects. */
   readonly #changing: Quota;
@@ -301,7 +303,8 @@ export class HttpGuard<Action extends string> {
       max,
       shares: { address: Math.max(MAX_CHANGING_PER_ADDRESS, Math.ceil(max * SHARE_OF_REQUESTS)) },
     });
-    this.#accounts = rate && new Accounts("address", { connections: rate }, () => undefined);
+    this.#rateAccounts = rate &&
+      new RateAccounts("address", { connections: rate }, () => undefined);
   }
 
   get stats(): HttpFaceStats {
@@ -342,18 +345,19 @@ export class HttpGuard<Action extends string> {
     handle: (asked: GuardedRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
     const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
-    const { runtime, quotas: { owners }, addressOf, gate: { stopped, cut: signal } } = this.#parts;
+    const { runtime, quotas: { accounts }, addressOf, gate: { stopped, cut: signal } } =
+      this.#parts;
     const { decisions } = this.#parts;
-    let active: Place | undefined;
-    let changing: Place | undefined;
+    let active: Slot | undefined;
+    let changing: Slot | undefined;
     let user: string | undefined;
     let caller: string | undefined;
     let decision = decisions.begin(undefined);
     try {
       const address = addressOf(request, info); // The application may compute it, so only once.
-      const ownerOf = () => owners.of({ address, user });
-      active = this.#active.take(ownerOf());
-      this.#admit(ownerOf());
+      const accountOf = () => accounts.of({ address, user });
+      active = this.#active.take(accountOf());
+      this.#admit(accountOf());
       if (this.#options.isInternal?.(this.pathOf(request.url) ?? "")) throw internal();
       if (request.method === "OPTIONS") return this.#preflight(request);
       if (stopped.aborted) throw closing();
@@ -365,11 +369,11 @@ export class HttpGuard<Action extends string> {
       const response = await handle({
         request,
         info,
-        get owner() {
-          return ownerOf();
+        get account() {
+          return accountOf();
         },
         get maker() {
-          return owners.of({ address, user: caller ?? user });
+          return accounts.of({ address, user: caller ?? user });
         },
         get caller() {
           return caller ?? user ?? request.headers.get("authorization") ?? "";
@@ -389,7 +393,7 @@ export class HttpGuard<Action extends string> {
             checkRevoked();
           }
           // Only now, so that unauthorized requests use no slots.
-          if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(ownerOf());
+          if (!SAFE_METHODS.has(request.method)) changing ??= this.#changing.take(accountOf());
           return user;
         },
         readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs, signal }),
@@ -430,10 +434,10 @@ export class HttpGuard<Action extends string> {
     return { user, rejected, decision };
   }
 
-  #admit({ networks }: Owner): void {
-    const address = this.#accounts && networks[0]?.key;
+  #admit({ networks }: Account): void {
+    const address = this.#rateAccounts && networks[0]?.key;
     if (address === undefined) return;
-    const waitMs = this.#accounts!.connect(address, this.#parts.runtime.now());
+    const waitMs = this.#rateAccounts!.connect(address, this.#parts.runtime.now());
     if (waitMs === 0) return;
     const { perSecond } = this.#options.rate!;
     throw tooMany(

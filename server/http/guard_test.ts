@@ -162,14 +162,14 @@ Deno.test("HttpGuard.answer() identifies a request once, and only for authorize"
   assertEquals(calls, 1);
 });
 
-Deno.test("GuardedRequest.owner has the user, and maker the caller, once a request is authorized", async () => {
+Deno.test("GuardedRequest.account has the user, and maker the caller, once a request is authorized", async () => {
   for (const [answer, maker] of [[true, "ann"], [{ caller: "shop" }, "shop"]] as const) {
     const face = guarded({ authorize: () => answer }, () => Promise.resolve("ann"));
     const users: (string | undefined)[] = [];
     await ask(face, { from: from("192.0.2.1") }, async (asked) => {
-      users.push(asked.owner.user);
+      users.push(asked.account.user);
       await asked.authorize("read", "mine");
-      users.push(asked.owner.user, asked.maker.user);
+      users.push(asked.account.user, asked.maker.user);
       return new Response();
     });
     assertEquals(users, [undefined, "ann", maker]);
@@ -404,7 +404,7 @@ Deno.test("HttpGuard.answer() determines the address of a request once", async (
   };
   await ask(asked, { method: "POST", from: info }, async (request) => {
     await request.authorize("write", "mine");
-    assertEquals(request.owner.networks, [{ key: "127.0.0.1", factor: 1 }]);
+    assertEquals(request.account.networks, [{ key: "127.0.0.1", factor: 1 }]);
     return new Response();
   });
   assertEquals(reads, 1);

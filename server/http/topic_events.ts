@@ -93,7 +93,7 @@ export interface TopicEventsOptions extends Pick<HttpGuardParts, "runtime" | "ga
 /** Parts of {@linkcode TopicEventsOptions} for one topic. */
 type SourceOptions = Pick<TopicEventsOptions, "runtime" | "topics">;
 
-export interface FollowRequest extends Pick<GuardedRequest<string>, "owner" | "whenRevoked"> {
+export interface FollowRequest extends Pick<GuardedRequest<string>, "account" | "whenRevoked"> {
   readonly topic: string;
   /** Number of newest publications to start with, unless `lastEventId` is given. */
   readonly last: number;
@@ -151,12 +151,12 @@ export class TopicEvents {
    * @throws {BrokerError} If the broker does not respond.
    */
   async open(
-    { topic, last, lastEventId, owner, whenRevoked }: FollowRequest,
+    { topic, last, lastEventId, account, whenRevoked }: FollowRequest,
   ): Promise<Response> {
     const isKept = this.#options.topics.historyOf(topic) !== undefined;
     const asked = lastEventId === undefined ? undefined : cursorOf(lastEventId);
     using cleanup = new DisposableStack();
-    cleanup.use(this.#readers.take(owner));
+    cleanup.use(this.#readers.take(account));
     const source = this.#enter(topic);
     cleanup.defer(() => this.#leave(topic, source));
     const ended = new AbortController();

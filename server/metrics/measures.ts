@@ -356,15 +356,15 @@ function quotaMeasures({ quotaStats = {} }: CountedServer): Measure[] {
   const of = (name: string) => ({ "skein.quota": name });
   return [
     sum(
-      ["skein.quota.taken", "{place}", "Slots in use, by the limit that clients share"],
+      ["skein.quota.taken", "{slot}", "Slots in use, by the limit that clients share"],
       ...quotas.map(([name, { taken }]) => ({ value: taken, attributes: of(name) })),
     ),
     sum(
-      ["skein.quota.max", "{place}", "Most slots of all clients together, by limit"],
+      ["skein.quota.max", "{slot}", "Most slots of all clients together, by limit"],
       ...bounded.map(([name, { max }]) => ({ value: max, attributes: of(name) })),
     ),
     counter(
-      ["skein.quota.rejected", "{place}", "Rejections, by limit and by the level that was reached"],
+      ["skein.quota.rejected", "{slot}", "Rejections, by limit and by the level that was reached"],
       ...quotas.flatMap(([name, { rejected }]) =>
         each(rejected, "skein.quota.level")
           .map(({ value, attributes }) => ({ value, attributes: { ...of(name), ...attributes } }))

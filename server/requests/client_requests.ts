@@ -21,7 +21,7 @@ import { internals, type Session } from "../../session/session.ts";
 import type { SessionFace } from "../../session/types.ts";
 import type { Admission } from "../admission.ts";
 import type { Identity } from "../authentication.ts";
-import { type OwnerOf, PublisherOwners } from "../owners.ts";
+import { type OwnerOf, PublisherOwners } from "../accounts.ts";
 import type { Users } from "../users.ts";
 import { hashOf } from "./hash.ts";
 import type { KnownTopics } from "./known_topics.ts";
@@ -59,8 +59,8 @@ export interface ClientRequestsParts {
   readonly presence: Presence;
   readonly rooms: Rooms;
   readonly users: Users;
-  /** Returns the owner of a session, for quotas. */
-  readonly ownerOf: OwnerOf;
+  /** Returns the account of a session, for quotas. */
+  readonly accountOf: OwnerOf;
   /** Numbers of handled messages, for clients that number their messages. */
   readonly sequences: SequenceStore;
   /** Topics with rules of their own, such as durable streams. */
@@ -87,7 +87,7 @@ export class ClientRequests implements SessionServices {
   /** Creates the services of all sessions. */
   constructor(options: ClientRequestsOptions, parts: ClientRequestsParts) {
     const { hasHistory, maxTokenBytes, includePublisher, onRenewed } = options;
-    const { runtime, admission, sequences, ownerOf } = parts;
+    const { runtime, admission, sequences, accountOf } = parts;
     this.hasHistory = hasHistory;
     this.sequences = sequences;
     this.maxTokenBytes = maxTokenBytes;
@@ -97,7 +97,7 @@ export class ClientRequests implements SessionServices {
     this.#subscriptions = new Subscriptions(shared);
     this.#publications = new Publications({
       ...shared,
-      owners: new PublisherOwners(ownerOf),
+      accounts: new PublisherOwners(accountOf),
       includePublisher,
     });
     this.#presence = new PresenceUpdates(shared);
@@ -129,12 +129,12 @@ export class ClientRequests implements SessionServices {
   opened(session: Session): void {
     this.#renewals.watch(session);
     this.#subscriptions.moveTo(session);
-    const { responses, ownerOf, presence, users } = this.#parts;
+    const { responses, accountOf, presence, users } = this.#parts;
     const hasUser = verifiedUser(session) !== undefined;
     if (!hasUser && responses === undefined) return;
     // From now on the user counts as seen at this address.
-    const owner = ownerOf(session);
-    responses?.opened(session, owner);
+    const account = accountOf(session);
+    responses?.opened(session, account);
     // A session without a user is never online.
     if (!hasUser) return;
     presence.enter(session);
@@ -184,9 +184,9 @@ export class ClientRequests implements SessionServices {
           "contract, or without a contract, give a handler { answer }",
       );
     }
-    const { responses, ownerOf } = this.#parts;
+    const { responses, accountOf } = this.#parts;
     // A handler whose response is resumable needs a broker that stores it.
-    await responses!.reply({ ...request, make }, session, ownerOf(session));
+    await responses!.reply({ ...request, make }, session, accountOf(session));
   }
 
   /** Checks the first token of a session, or a renewed one, and returns the identity. */

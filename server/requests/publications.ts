@@ -9,7 +9,7 @@ import {
 } from "../../session/serving/requests.ts";
 import type { SequenceStore } from "../../session/serving/sequences.ts";
 import type { Session } from "../../session/session.ts";
-import { makerOf, type PublisherOwners } from "../owners.ts";
+import { makerOf, type PublisherOwners } from "../accounts.ts";
 import { checkData, isEncodable } from "./client_data.ts";
 import { hashOf } from "./hash.ts";
 import type { KnownTopics } from "./known_topics.ts";
@@ -21,7 +21,7 @@ export interface PublicationsParts {
   readonly rights: Rights;
   readonly known: KnownTopics;
   readonly topics: Topics;
-  readonly owners: PublisherOwners;
+  readonly accounts: PublisherOwners;
   /** Numbers of handled messages, for clients that number their messages. */
   readonly sequences: SequenceStore;
   /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
@@ -65,7 +65,7 @@ export class Publications {
     };
     try {
       if (hasHistory) {
-        const maker = makerOf(this.#parts.owners.of(session));
+        const maker = makerOf(this.#parts.accounts.of(session));
         const key = number && { producer: number.producer, number: number.number };
         await topics.append(topic, data, { ...publishing, maker, key });
       } else if (!number?.isOnce) topics.publish(topic, data, publishing);
@@ -97,13 +97,13 @@ export class Publications {
     topic: string,
     { data, decision }: { readonly data: unknown; readonly decision: Decision },
   ): Promise<unknown> {
-    const { rights, topics, owners } = this.#parts;
+    const { rights, topics, accounts } = this.#parts;
     await rights.check(session, topic, handler.actionOf(data), decision);
     decision.check();
     return await handler.publish(session, topic, {
       data,
       decision,
-      owner: owners.of(session),
+      account: accounts.of(session),
       // A subscriber reads the topic in any case.
       mayRead: async () => topics.has(session, topic) || await rights.mayRead(session, topic),
     });

@@ -2,7 +2,7 @@
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { KeptAnswerRequest } from "../../session/answers/request_table.ts";
 import type { Session } from "../../session/session.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 
 /**
  * The action of a client on a topic. `presence` sets the client's presence data in a room, and
@@ -16,8 +16,8 @@ export interface AllowedPublication {
   readonly data: unknown;
   /** The decision of `authorize`, which a revocation may still overrule. */
   readonly decision: Decision;
-  /** The owner of the session, for quotas. */
-  readonly owner: Owner;
+  /** The account of the session, for quotas. */
+  readonly account: Account;
   /** Checks whether the client may also read the topic. */
   readonly mayRead: () => Promise<boolean>;
 }
@@ -50,11 +50,11 @@ export interface TopicHandler {
 /** Stores responses that outlive the sessions of their callers. */
 export interface ResumableResponses {
   /** Called once a session is established. MUST NOT throw. */
-  opened(session: Session, owner: Owner): void;
+  opened(session: Session, account: Account): void;
   /** Starts a response unless it has started already, and replies to the request. */
   reply(
     request: KeptAnswerRequest & { readonly make: NonNullable<KeptAnswerRequest["make"]> },
     session: Session,
-    owner: Owner,
+    account: Account,
   ): Promise<void>;
 }

@@ -1,10 +1,10 @@
 /** Rows of live states that are not stored, because they belong to their writers. */
 import { Deadlines } from "../../base/deadlines.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { type Place, Quota, type Quotas } from "../../base/shares.ts";
+import { Quota, type Quotas, type Slot } from "../../base/shares.ts";
 import { LimitError, RequestError } from "../../errors.ts";
-import { makerOf } from "../owners.ts";
+import { makerOf } from "../accounts.ts";
 import type { Change } from "../../pubsub/logs/change_message.ts";
 import { Directory } from "../../pubsub/nodes/directory.ts";
 import type { DirectoryChange, DirectoryScope } from "../../pubsub/nodes/directory_scope.ts";
@@ -64,8 +64,8 @@ interface Part {
 /** A value of a writer on this node. */
 interface OwnPart extends Part {
   readonly bytes: number;
-  /** Places in the state, and on the server unless it wrote the row itself. */
-  readonly places: readonly Place[];
+  /** Slots in the state, and on the server unless it wrote the row itself. */
+  readonly slots: readonly Slot[];
 }
 
 /** A row. The newest of its values is shown. */
@@ -205,9 +205,9 @@ export class EphemeralStates {
     return this.#directory?.open(id, listener);
   }
 
-  /** Takes a place for a row of a client. */
-  takePlace(owner: Owner): Place {
-    return takePlace(this.#quota, owner);
+  /** Takes a slot for a row of a client. */
+  takeSlot(account: Account): Slot {
+    return takeSlot(this.#quota, account);
   }
 
   /**
@@ -319,19 +319,20 @@ export class EphemeralRows {
    *
    * @param by The session or handle.
    * @param change The change, which passed the gate.
-   * @param owner The owner of a client's rows. Without an owner, only the bounds of the state apply.
+   * @param account The account of a client's rows. Without an account, only the bounds of the state
+   * apply.
    * @returns The version of the row.
-   * @throws {RequestError} With the code `too-large`, `full` or `too-many` if a bound is reached, and
-   * `forbidden` for the deletion of a row that only others wrote. A lost session of the same user
-   * is no other.
+   * @throws {RequestError} With the code `too-large`, `full` or `too-many` if a bound is reached,
+   * and `forbidden` for the deletion of a row that only others wrote. A lost session of the same
+   * user is no other.
    */
-  write(by: object, { type, key, operation, value = "null" }: Change, owner?: Owner): number {
+  write(by: object, { type, key, operation, value = "null" }: Change, account?: Account): number {
     const name = rowName(type, key);
     if (operation === "delete") {
       const row = this.#rows.get(name);
       // A client may delete a row after it has returned as another session.
       const writers = [...row?.own.keys() ?? []].filter((writer) =>
-        writer.by === by || writer.isLost && writer.user === userOf(owner)
+        writer.by === by || writer.isLost && writer.user === userOf(account)
       );
       if (row !== undefined && writers.length === 0) {
         throw new RequestError(
@@ -349,7 +350,7 @@ export class EphemeralRows {
         `Cannot write state: an ephemeral row must have at most ${MAX_ROW_BYTES} bytes, received ${bytes}`,
       );
     }
-    this.#add(by, { name, bytes: bytes + utf8Length(name), value: JSON.parse(value) }, owner);
+    this.#add(by, { name, bytes: bytes + utf8Length(name), value: JSON.parse(value) }, account);
     return this.collection(type).get(key)!.version;
   }
 
@@ -398,8 +399,8 @@ export class EphemeralRows {
     this.#states.runtime.clearTimeout(this.#timer);
     this.#states.forget(this);
     for (const writer of this.#writers.values()) {
-      for (const { places } of writer.parts.values()) {
-        for (const place of places) place[Symbol.dispose]();
+      for (const { slots } of writer.parts.values()) {
+        for (const slot of slots) slot[Symbol.dispose]();
       }
     }
     this.#shared?.[Symbol.dispose]();
@@ -416,13 +417,13 @@ export class EphemeralRows {
   #add(
     by: object,
     { name, bytes, value }: Pick<OwnPart, "bytes" | "value"> & { readonly name: string },
-    owner: Owner | undefined,
+    account: Account | undefined,
   ): void {
     const writer = this.#writers.get(by);
     const known = writer?.parts.get(name);
     const moreRows = known === undefined ? 1 : 0;
     const moreBytes = bytes - (known?.bytes ?? 0);
-    if (owner !== undefined) {
+    if (account !== undefined) {
       const { parts = { size: 0 }, bytes: taken = 0 } = writer ?? {};
       check("a session", parts.size + moreRows, MAX_SESSION_ROWS);
       check(
@@ -438,12 +439,12 @@ export class EphemeralRows {
       MAX_STATE_BYTES,
       "bytes of ephemeral rows on a server",
     );
-    if (owner !== undefined) this.#checkBytesShare(owner, moreBytes);
-    const places = known?.places ?? this.#takePlaces(owner);
+    if (account !== undefined) this.#checkBytesShare(account, moreBytes);
+    const slots = known?.slots ?? this.#takeSlots(account);
     const row = this.#rowOf(name);
     const setAt = Math.max(this.#states.runtime.now(), (row.shown?.setAt ?? 0) + 1);
-    const part = { setAt, node: this.#states.node, value, bytes, places };
-    const of = writer ?? this.#makeWriter(by, owner);
+    const part = { setAt, node: this.#states.node, value, bytes, slots };
+    const of = writer ?? this.#makeWriter(by, account);
     of.parts.set(name, part);
     of.bytes += moreBytes;
     this.#bytes += moreBytes;
@@ -451,33 +452,33 @@ export class EphemeralRows {
     this.#share(name, row);
   }
 
-  #takePlaces(owner: Owner | undefined): readonly Place[] {
-    const place = takePlace(this.#quota, owner);
-    if (owner === undefined) return [place];
+  #takeSlots(account: Account | undefined): readonly Slot[] {
+    const slot = takeSlot(this.#quota, account);
+    if (account === undefined) return [slot];
     try {
-      return [place, this.#states.takePlace(owner)];
+      return [slot, this.#states.takeSlot(account)];
     } catch (error) {
-      place[Symbol.dispose]();
+      slot[Symbol.dispose]();
       throw error;
     }
   }
 
   /** Keeps one user or network from using up the bytes of a state. */
-  #checkBytesShare(owner: Owner, moreBytes: number): void {
+  #checkBytesShare(account: Account, moreBytes: number): void {
     if (moreBytes <= 0 || this.#bytes * 2 < MAX_STATE_BYTES) return;
-    const maker = makerOf(owner);
+    const maker = makerOf(account);
     let bytes = moreBytes;
     for (const writer of this.#writers.values()) if (writer.maker === maker) bytes += writer.bytes;
     check("a user", bytes, STATE_BYTES_SHARE, "bytes of ephemeral rows in a state");
   }
 
-  #makeWriter(by: object, owner: Owner | undefined): Writer {
+  #makeWriter(by: object, account: Account | undefined): Writer {
     const writer: Writer = {
       by,
       parts: new Map(),
       bytes: 0,
-      user: userOf(owner),
-      maker: owner && makerOf(owner),
+      user: userOf(account),
+      maker: account && makerOf(account),
       isLost: false,
       end: () => {
         for (const name of [...writer.parts.keys()]) this.#removePart(writer, name);
@@ -494,7 +495,7 @@ export class EphemeralRows {
     writer.parts.delete(name);
     writer.bytes -= part.bytes;
     this.#bytes -= part.bytes;
-    for (const place of part.places) place[Symbol.dispose]();
+    for (const slot of part.slots) slot[Symbol.dispose]();
     row.own.delete(writer);
     this.#share(name, row);
     if (writer.parts.size > 0) return;
@@ -592,13 +593,13 @@ export class EphemeralRows {
 }
 
 /**
- * Takes a place.
+ * Takes a slot.
  *
  * @throws {RequestError} With the code `too-many` if the limit or a share is reached.
  */
-function takePlace(quota: Quota, owner: Owner | undefined): Place {
+function takeSlot(quota: Quota, account: Account | undefined): Slot {
   try {
-    return quota.take(owner);
+    return quota.take(account);
   } catch (error) {
     if (!(error instanceof LimitError)) throw error;
     const { message, retryAfterMs } = error;
@@ -608,8 +609,8 @@ function takePlace(quota: Quota, owner: Owner | undefined): Place {
 
 const NOTHING: ReadonlyMap<string, LiveRow> = new Map();
 
-function userOf(owner: Owner | undefined): string | undefined {
-  return owner?.user ?? owner?.guest;
+function userOf(account: Account | undefined): string | undefined {
+  return account?.user ?? account?.guest;
 }
 
 function newest<P extends Part>(parts: Iterable<P>): P | undefined {

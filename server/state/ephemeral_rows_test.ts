@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { NOBODY, type Owner } from "../../base/owners.ts";
+import { type Account, NOBODY } from "../../base/accounts.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../mod.ts";
@@ -18,7 +18,7 @@ import {
 } from "./ephemeral_rows.ts";
 
 const runtime = platformRuntime();
-const ANN: Owner = { ...NOBODY, user: "ann" };
+const ANN: Account = { ...NOBODY, user: "ann" };
 
 class Bench implements Disposable {
   readonly #states = new EphemeralStates({
@@ -36,14 +36,14 @@ class Bench implements Disposable {
     return this.#states;
   }
 
-  write(by: object, key: string, value: unknown = 1, owner?: Owner): number {
+  write(by: object, key: string, value: unknown = 1, account?: Account): number {
     const of = { type: "cursors", key };
     return this.rows.write(
       by,
       value === undefined
         ? { ...of, operation: "delete" }
         : { ...of, operation: "upsert", value: JSON.stringify(value) },
-      owner,
+      account,
     );
   }
 
@@ -204,7 +204,7 @@ Deno.test("EphemeralRows.write() gives each user a share once many rows exist", 
   using bench = new Bench();
   const take = (user: string, count: number) => {
     for (let i = 0; i < count; i++) {
-      bench.states.takePlace({ ...NOBODY, user });
+      bench.states.takeSlot({ ...NOBODY, user });
     }
   };
   for (let i = 0; i < 50; i++) take(`user ${i}`, 200);

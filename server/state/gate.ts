@@ -4,7 +4,7 @@
  */
 import { decide, DecisionFault } from "../../base/decision.ts";
 import { encodeJson } from "../../base/json.ts";
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
@@ -65,8 +65,8 @@ export type AuthorizeChange = (
 
 /** The client that requests changes. */
 export interface ChangeSource extends Pick<RequestedChange, "user" | "session" | "request"> {
-  /** The owner of the rows that the server reads for this client. */
-  readonly owner: Owner;
+  /** The account of the rows that the server reads for this client. */
+  readonly account: Account;
   /** The decision about the request. A change is made only if it still counts. */
   readonly decision: Decision;
 }
@@ -100,7 +100,7 @@ export interface ChangeGateOptions {
    * Rejects with a `RequestError` if they cannot be read. `gone` is the identity of a deleted
    * stream.
    */
-  readonly rowsOf: (id: string, owner: Owner, gone?: string) => Promise<LiveRows | undefined>;
+  readonly rowsOf: (id: string, account: Account, gone?: string) => Promise<LiveRows | undefined>;
   /** Reports that `authorizeChange` failed. */
   readonly report: (fault: DecisionFault, session: Session | undefined) => void;
 }
@@ -206,9 +206,9 @@ export class ChangeGate {
    * @returns The result of the append. It is a `conflict` if a row does not have the version that
    * the client expects, or if it changed during five decisions in a row.
    * @throws {RequestError} With the codes of {@linkcode ChangeGate.check}, `forbidden` if
-   * `authorizeChange` denies a change, `unavailable` if it fails, `too-many` if the server holds too
-   * many states for this client, and the code of the revocation if the client's right was revoked
-   * in the meantime; or the error that `authorizeChange` throws.
+   * `authorizeChange` denies a change, `unavailable` if it fails, `too-many` if the server holds
+   * too many states for this client, and the code of the revocation if the client's right was
+   * revoked in the meantime; or the error that `authorizeChange` throws.
    */
   async write(
     id: string,
@@ -229,7 +229,7 @@ export class ChangeGate {
     let gone: string | undefined;
     while (true) {
       const steps = stepsOf(checked);
-      const present = await this.#present(id, steps, { owner: source.owner, gone });
+      const present = await this.#present(id, steps, { account: source.account, gone });
       if (present === undefined) {
         const result = await probe(steps[0]!);
         if (result.kind !== "conflict") return result;
@@ -365,9 +365,9 @@ export class ChangeGate {
   async #present(
     id: string,
     steps: readonly Step[],
-    { owner, gone }: { readonly owner: Owner; readonly gone: string | undefined },
+    { account, gone }: { readonly account: Account; readonly gone: string | undefined },
   ): Promise<Present | undefined> {
-    const live = await this.#options.rowsOf(id, owner, gone);
+    const live = await this.#options.rowsOf(id, account, gone);
     if (live === undefined) return undefined;
     const rows = steps.map(({ name, change: { type, key } }) =>
       [name, live.collection(type).get(key)] as const

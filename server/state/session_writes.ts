@@ -96,7 +96,7 @@ async function writeEphemeral(
     readonly ephemeral: EphemeralRows | undefined;
   },
 ): Promise<{ readonly results: readonly WriteResult[] }> {
-  const { session, owner } = source;
+  const { session, account } = source;
   const isValid = Array.isArray(data) && data.length > 0 && data.length <= MAX_SESSION_ROWS &&
     data.every(Array.isArray);
   if (!isValid) {
@@ -124,7 +124,7 @@ async function writeEphemeral(
         const version = await gate.writeEphemeral(id, change, {
           source,
           present: () => rows.collection(type).get(key),
-          make: (allowed) => checkReads().write(session, allowed, owner),
+          make: (allowed) => checkReads().write(session, allowed, account),
         });
         return { version };
       }),

@@ -1,7 +1,7 @@
 /** The states of a server, which share the rows of each stream. */
 import { Deadlines } from "../../base/deadlines.ts";
-import type { Owner } from "../../base/owners.ts";
-import type { Place, Quota, Quotas } from "../../base/shares.ts";
+import type { Account } from "../../base/accounts.ts";
+import type { Quota, Quotas, Slot } from "../../base/shares.ts";
 import { waitFor } from "../../base/wait.ts";
 import { LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import type { LogTail } from "../../pubsub/logs/log.ts";
@@ -34,7 +34,7 @@ export interface StatesParts extends StateParts {
 interface Held {
   readonly rows: LiveRows;
   readonly leave: () => void;
-  readonly place: Place;
+  readonly slot: Slot;
   /** Number of writes that wait for the rows. */
   waiting: number;
 }
@@ -90,7 +90,7 @@ export class States {
    * minute, because a client that writes usually does so several times.
    *
    * @param id The id.
-   * @param owner The client, for its share of the held states.
+   * @param account The client, for its share of the held states.
    * @param gone Identity of a deleted stream, whose rows are not returned.
    * @returns The complete rows; `undefined` if there is no keyed stream with this id.
    * @throws {RequestError} With the code `too-many` if too many states are held, `gone` if the
@@ -98,12 +98,12 @@ export class States {
    * read in time.
    * @throws {BrokerError} If the broker is unreachable.
    */
-  async rowsOf(id: string, owner: Owner, gone?: string): Promise<LiveRows | undefined> {
+  async rowsOf(id: string, account: Account, gone?: string): Promise<LiveRows | undefined> {
     let held = this.#usable(id, gone);
     if (held === undefined) {
       const identity = await this.#find(id);
       if (identity === undefined) return undefined;
-      held = this.#usable(id, gone) ?? this.#hold(id, { owner, identity });
+      held = this.#usable(id, gone) ?? this.#hold(id, { account, identity });
     }
     this.#held.delete(id);
     this.#held.set(id, held);
@@ -165,22 +165,22 @@ export class States {
   /** Holds the rows of a state, in place of those that were not used for the longest time. */
   #hold(
     id: string,
-    { owner, identity }: { readonly owner: Owner; readonly identity: string },
+    { account, identity }: { readonly account: Account; readonly identity: string },
   ): Held {
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
-    if (this.#quota.levelFull(owner) === "server") {
+    if (this.#quota.levelFull(account) === "server") {
       const idle = this.#held.values().find(({ waiting }) => waiting === 0);
       if (idle !== undefined) this.#release(idle);
     }
-    const place = this.#takePlace(owner);
-    const held = { ...this.#share(id, identity), place, waiting: 0 };
+    const slot = this.#takeSlot(account);
+    const held = { ...this.#share(id, identity), slot, waiting: 0 };
     this.#held.set(id, held);
     return held;
   }
 
-  #takePlace(owner: Owner): Place {
+  #takeSlot(account: Account): Slot {
     try {
-      return this.#quota.take(owner);
+      return this.#quota.take(account);
     } catch (error) {
       if (!(error instanceof LimitError)) throw error;
       const { message, retryAfterMs } = error;
@@ -189,10 +189,10 @@ export class States {
   }
 
   #release(held: Held): void {
-    const { rows: { id }, leave, place } = held;
+    const { rows: { id }, leave, slot } = held;
     if (this.#held.get(id) === held) this.#held.delete(id);
     this.#idle.delete(held);
-    place[Symbol.dispose]();
+    slot[Symbol.dispose]();
     leave();
   }
 

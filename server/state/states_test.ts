@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { NOBODY } from "../../base/owners.ts";
+import { NOBODY } from "../../base/accounts.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../mod.ts";
@@ -40,7 +40,7 @@ class Bench implements AsyncDisposable {
       contract: undefined,
       authorizeChange: undefined,
       timeoutMs: 1_000,
-      rowsOf: (id, owner) => this.states.rowsOf(id, owner),
+      rowsOf: (id, account) => this.states.rowsOf(id, account),
       report() {},
     });
     this.states = new States({

@@ -110,7 +110,7 @@ const OPTIONS: OptionKinds<WorkersOptions> = {
 };
 
 /** The slot of a worker and its replacements. */
-interface Place {
+interface Slot {
   readonly index: number;
   readonly backoff: Backoff;
   state: Workers["states"][number]["state"];
@@ -130,7 +130,7 @@ export class Workers implements AsyncDisposable {
   readonly #console: ConsoleReport;
   readonly #engine: Broker;
   readonly #ports: EnginePorts;
-  readonly #places: readonly Place[];
+  readonly #slots: readonly Slot[];
   readonly #limits: { readonly workers: number; readonly silentMs: number };
   readonly #over = new AbortController();
   #address: Deno.NetAddr | undefined;
@@ -154,7 +154,7 @@ export class Workers implements AsyncDisposable {
     this.#console = new ConsoleReport(runtime);
     this.#engine = options.broker ?? new MemoryBroker({ runtime });
     this.#ports = new EnginePorts(this.#engine, runtime);
-    this.#places = Array.from({ length: workers }, (_, index) => ({
+    this.#slots = Array.from({ length: workers }, (_, index) => ({
       index,
       backoff: new Backoff(runtime, { firstDelayMs: FIRST_DELAY_MS, maxDelayMs: MAX_DELAY_MS }),
       state: "starting",
@@ -172,12 +172,12 @@ export class Workers implements AsyncDisposable {
 
   /** The URL at which a client on this machine connects. */
   get url(): string {
-    return this.#places.find(({ facts }) => facts !== undefined)?.facts?.url ?? "";
+    return this.#slots.find(({ facts }) => facts !== undefined)?.facts?.url ?? "";
   }
 
   /** The WebTransport URL, which one worker serves; empty while no worker does. */
   get webTransportUrl(): string {
-    return this.#places.map(({ facts }) => facts?.webTransportUrl).find(Boolean) ?? "";
+    return this.#slots.map(({ facts }) => facts?.webTransportUrl).find(Boolean) ?? "";
   }
 
   /** The workers, by number. */
@@ -191,7 +191,7 @@ export class Workers implements AsyncDisposable {
     /** True if this worker serves WebTransport. */
     readonly hasWebTransport: boolean;
   }[] {
-    return this.#places.map(({ index, state, starts, facts }) => ({
+    return this.#slots.map(({ index, state, starts, facts }) => ({
       index,
       state,
       starts,
@@ -252,7 +252,7 @@ export class Workers implements AsyncDisposable {
     /** Number of sessions on all workers. */
     readonly sessions: number;
   }> {
-    const all = await this.#ask((place) => place.thread!.calls.ask("health"));
+    const all = await this.#ask((slot) => slot.thread!.calls.ask("health"));
     const sessions = all.reduce((sum, [, health]) => sum + health.sessions, 0);
     if (this.#isDraining) return { status: "draining", sessions };
     const status = (["ok", "full", "draining"] as const).find((one) =>
@@ -305,39 +305,39 @@ export class Workers implements AsyncDisposable {
     await this.close();
   }
 
-  get #listening(): readonly Place[] {
-    return this.#places.filter(({ state }) => state === "listening");
+  get #listening(): readonly Slot[] {
+    return this.#slots.filter(({ state }) => state === "listening");
   }
 
   async #startAll(): Promise<void> {
-    const [first, ...others] = this.#places;
+    const [first, ...others] = this.#slots;
     // The first worker chooses the port that all others share.
     await this.#start(first!);
-    await Promise.all(others.map((place) => this.#start(place)));
+    await Promise.all(others.map((slot) => this.#start(slot)));
     this.#announce();
   }
 
   /** Starts the worker of a slot. Rejects if the worker does not start to listen. */
-  async #start(place: Place): Promise<void> {
+  async #start(slot: Slot): Promise<void> {
     // A close may come between the starts of two workers.
     this.#over.signal.throwIfAborted();
     const { data, hostname, tls, webTransport = true, port = 8000, maxHeapMb } = this.#options;
-    place.state = "starting";
-    place.starts++;
-    place.hasUdp = webTransport !== false && !this.#places.some(({ hasUdp }) => hasUdp);
+    slot.state = "starting";
+    slot.starts++;
+    slot.hasUdp = webTransport !== false && !this.#slots.some(({ hasUdp }) => hasUdp);
     const thread = new WorkerThread({
       runtime: this.#runtime,
       startThread: this.#startThread,
       ports: this.#ports,
       maxHeapMb,
       silentMs: this.#limits.silentMs,
-      answers: this.#answers(place),
+      answers: this.#answers(slot),
       init: {
         module: this.#module,
-        index: place.index,
+        index: slot.index,
         data,
         engine: factsOf(this.#engine),
-        hasUdp: place.hasUdp,
+        hasUdp: slot.hasUdp,
         listen: {
           port: this.#address?.port ?? port,
           hostname,
@@ -347,45 +347,45 @@ export class Workers implements AsyncDisposable {
         },
       },
     });
-    place.thread = thread;
+    slot.thread = thread;
     try {
-      place.facts = await thread.calls.ask("start");
+      slot.facts = await thread.calls.ask("start");
     } catch (error) {
       await thread.terminate(error as Error);
-      place.hasUdp = false;
+      slot.hasUdp = false;
       throw error;
     }
-    this.#address ??= place.facts.address;
-    place.state = "listening";
+    this.#address ??= slot.facts.address;
+    slot.state = "listening";
     void thread.watch();
     const startedAt = this.#runtime.monotonic();
     void thread.ended.then((error) => {
-      if (this.#runtime.monotonic() - startedAt >= SOUND_MS) place.backoff.reset();
-      return this.#ended(place, error);
+      if (this.#runtime.monotonic() - startedAt >= SOUND_MS) slot.backoff.reset();
+      return this.#ended(slot, error);
     });
   }
 
   /** Replaces a worker that ended unexpectedly. */
-  async #ended(place: Place, error: Error): Promise<void> {
-    const { facts } = place;
-    Object.assign(place, { state: "closed", thread: undefined, facts: undefined, hasUdp: false });
+  async #ended(slot: Slot, error: Error): Promise<void> {
+    const { facts } = slot;
+    Object.assign(slot, { state: "closed", thread: undefined, facts: undefined, hasUdp: false });
     if (this.#isEnding) return;
     // Other workers need not wait for missed heartbeats of a node that is certainly gone.
     if (facts !== undefined) sayFarewell(this.#engine, facts.node);
     this.#handOverUdp();
     for (let reason = error; !this.#isEnding;) {
-      place.state = "waiting";
-      const restartMs = place.backoff.next()!;
-      this.#tell(place.index, reason, restartMs);
+      slot.state = "waiting";
+      const restartMs = slot.backoff.next()!;
+      this.#tell(slot.index, reason, restartMs);
       await pause(this.#runtime, restartMs, this.#over.signal);
       if (this.#isEnding) break;
       try {
-        return await this.#start(place);
+        return await this.#start(slot);
       } catch (cause) {
         reason = cause as Error;
       }
     }
-    place.state = "closed";
+    slot.state = "closed";
   }
 
   /** True if no worker will be started again. */
@@ -406,7 +406,7 @@ export class Workers implements AsyncDisposable {
   /** Makes another worker listen on UDP, or if there is none, the next worker that starts. */
   #handOverUdp(): void {
     if (this.#options.webTransport === false) return;
-    if (this.#places.some(({ hasUdp }) => hasUdp)) return;
+    if (this.#slots.some(({ hasUdp }) => hasUdp)) return;
     const [heir] = this.#listening;
     if (heir === undefined) return;
     heir.hasUdp = true;
@@ -414,10 +414,10 @@ export class Workers implements AsyncDisposable {
     heir.thread!.calls.ask("takeUdp").catch(() => {});
   }
 
-  #answers(place: Place): AnswersTo<MainQuestions> {
+  #answers(slot: Slot): AnswersTo<MainQuestions> {
     return {
       listening: (facts) => {
-        place.facts = facts;
+        slot.facts = facts;
         if (facts.webTransportUrl !== "" && this.#options.onListen !== undefined) this.#announce();
       },
       udp: () => this.#udp(),
@@ -437,10 +437,10 @@ export class Workers implements AsyncDisposable {
   }
 
   /** Calls all listening workers, and omits workers that do not respond. */
-  async #ask<T>(ask: (place: Place) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
-    const asked = this.#listening.map(async (place) => {
-      const answer = await within(this.#runtime, ask(place), { timeoutMs: FIGURES_MS });
-      return [`${place.index}`, answer] as const;
+  async #ask<T>(ask: (slot: Slot) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
+    const asked = this.#listening.map(async (slot) => {
+      const answer = await within(this.#runtime, ask(slot), { timeoutMs: FIGURES_MS });
+      return [`${slot.index}`, answer] as const;
     });
     const answers = await Promise.allSettled(asked);
     return answers.flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
@@ -449,7 +449,7 @@ export class Workers implements AsyncDisposable {
   /** Calls `onListen`, or prints the address. */
   #announce(): void {
     const { onListen } = this.#options;
-    const error = this.#places.find(({ facts }) => facts?.webTransportError)?.facts
+    const error = this.#slots.find(({ facts }) => facts?.webTransportError)?.facts
       ?.webTransportError;
     const info: ListenInfo = {
       webTransportUrl: this.webTransportUrl,
@@ -464,14 +464,14 @@ export class Workers implements AsyncDisposable {
 
   async #close(options: SessionCloseOptions): Promise<void> {
     this.#over.abort();
-    await Promise.all(this.#places.map(async (place) => {
-      const { thread } = place;
+    await Promise.all(this.#slots.map(async (slot) => {
+      const { thread } = slot;
       if (thread === undefined) return;
       // A rejection means that the thread has already ended.
       const closed = thread.calls.ask("close", options).catch(() => {});
       await settlesWithin(this.#runtime, closed, CLOSE_MS);
-      await thread.terminate(new Error(`Worker ${place.index} was closed`));
-      place.state = "closed";
+      await thread.terminate(new Error(`Worker ${slot.index} was closed`));
+      slot.state = "closed";
     }));
     if (this.#options.broker === undefined) await this.#engine.close();
   }

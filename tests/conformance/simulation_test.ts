@@ -1,4 +1,4 @@
-import { NOBODY } from "../../base/owners.ts";
+import { NOBODY } from "../../base/accounts.ts";
 import { Quotas } from "../../base/shares.ts";
 import { type LinkConditions, SimulatedNetwork, Simulation } from "../simulator/mod.ts";
 import { CarrierRequests } from "../../server/http/carrier_requests.ts";
@@ -113,7 +113,7 @@ const overHttp: Open = async ({ client, server, network }) => {
     carriers: connections,
     origins: {},
     countForged() {},
-    ownerOf: () => NOBODY,
+    accountOf: () => NOBODY,
     quotas: new Quotas(runtime),
     report(error) {
       throw error;

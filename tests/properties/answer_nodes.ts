@@ -49,10 +49,10 @@ export class AnswerNode {
   broker!: FaultyBroker;
   readonly #program: SimulatedServer<string>;
 
-  constructor(world: World, { name, engine, places, resumes = true }: {
+  constructor(world: World, { name, engine, slots, resumes = true }: {
     readonly name: string;
     readonly engine: ClusterEngine;
-    readonly places: number;
+    readonly slots: number;
     readonly resumes?: boolean;
   }) {
     this.#program = world.serve(name, (host) => {
@@ -60,7 +60,7 @@ export class AnswerNode {
       return {
         ...byToken,
         broker: this.broker,
-        answers: { maxRunning: places, maxRunningPerUser: Math.max(1, places - 1) },
+        answers: { maxRunning: slots, maxRunningPerUser: Math.max(1, slots - 1) },
         requests: {
           [TOPIC]: {
             answer: ({ data }) => this.#make(data as Input, 0),

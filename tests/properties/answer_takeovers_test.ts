@@ -71,7 +71,7 @@ property("an answer of a lost node continues on exactly one node, even if engine
   async check(world, { engine: name, end, others: count, faults, single }) {
     const engine = await world.engine(name);
     const start = (name: string, resumes = true) =>
-      new AnswerNode(world, { name, engine, places: PLACES, resumes });
+      new AnswerNode(world, { name, engine, slots: PLACES, resumes });
     const [first, desk] = [start("first"), start("desk", false)];
     const [read] = await readAtAnotherNode(world, [first, desk], ["answer"]) as [Asked];
     const others = range(1, count).map((i) => start(`node-${i}`));

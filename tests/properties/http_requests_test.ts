@@ -190,8 +190,8 @@ property("a connection over HTTP ends with its reason on all nodes, and frees it
     if (code !== undefined) assert(reader.text.includes(`"code":${code}`));
     assertEquals(handled, [], "a frame of a wrong body is handled");
     const alive = nodes.filter(({ host }) => host.isAlive);
-    const places = () => alive.flatMap(({ server }) => Object.values(server.quotaStats));
-    await world.until("all places", () => places().every(({ taken }) => taken === 0));
+    const slots = () => alive.flatMap(({ server }) => Object.values(server.quotaStats));
+    await world.until("all slots", () => slots().every(({ taken }) => taken === 0));
   },
 });
 

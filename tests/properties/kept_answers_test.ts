@@ -61,14 +61,14 @@ const step = fc.oneof(
 property("a node has as many slots for answers as configured, however answers end", {
   cases: fc.record({
     engine: fc.constantFrom(...ENGINES),
-    places: fc.integer({ min: 2, max: 4 }),
+    slots: fc.integer({ min: 2, max: 4 }),
     steps: fc.array(step, { maxLength: 25 }),
   }),
-  async check(world, { engine, places, steps }) {
+  async check(world, { engine, slots, steps }) {
     const made = await world.engine(engine);
-    const node = new AnswerNode(world, { name: "node", engine: made, places });
+    const node = new AnswerNode(world, { name: "node", engine: made, slots });
     await reach(world, node);
-    const running = new RunningAnswers(world, node, places);
+    const running = new RunningAnswers(world, node, slots);
     for (const step of steps) {
       if (step.kind === "ask") await running.ask(step);
       else if (step.kind === "ask in vain") await running.askInVain(step.part);
@@ -94,7 +94,7 @@ class RunningAnswers {
   constructor(
     readonly world: World,
     readonly node: AnswerNode,
-    readonly places: number,
+    readonly slots: number,
     users: readonly string[] = ["ann", "bob"],
   ) {
     this.#askers = users.map((user) => new Asker(world, user, node));
@@ -160,7 +160,7 @@ class RunningAnswers {
     const expected = this.#running.size + this.#lingering.size;
     const { taken } = this.node;
     await this.world.until(
-      `${expected} places that are taken, of ${taken} before`,
+      `${expected} slots that are taken, of ${taken} before`,
       () => this.node.taken === expected,
     );
     const generators = new Set([...this.#running, ...this.#lingering]);
@@ -175,7 +175,7 @@ class RunningAnswers {
 
   /** Fills all slots and requests one more. */
   async fill(): Promise<void> {
-    for (let i = 0; i < this.places - 1; i++) await this.#begin(0, `full-${i}`);
+    for (let i = 0; i < this.slots - 1; i++) await this.#begin(0, `full-${i}`);
     assertEquals(this.#rejectionOf(0), "too-many");
     const more = (user: number) => this.#askers[user]!.ask(`${user}-more`, "endless");
     await this.#expectEnd(more(0), "too-many");
@@ -195,7 +195,7 @@ class RunningAnswers {
   #rejectionOf(user: number): string | undefined {
     const all = [...this.#running, ...this.#lingering];
     const ofUser = all.filter((key) => key.startsWith(`${user}-`)).length;
-    const isFull = all.length >= this.places || ofUser >= Math.max(1, this.places - 1);
+    const isFull = all.length >= this.slots || ofUser >= Math.max(1, this.slots - 1);
     return isFull ? "too-many" : undefined;
   }
 
@@ -257,7 +257,7 @@ property("an answer continues on exactly one node, which frees its slots, howeve
 
 /** Answers that one node after another takes over. */
 class Relay {
-  readonly #places: number;
+  readonly #slots: number;
   readonly #keys: readonly string[];
   /** The node on which the answers are read. It never takes over. */
   readonly #desk: AnswerNode;
@@ -269,9 +269,9 @@ class Relay {
   #lost = 0;
 
   constructor(readonly world: World, readonly engine: ClusterEngine, answers: number) {
-    this.#places = answers + 1;
+    this.#slots = answers + 1;
     this.#keys = range(1, answers).map((i) => `answer-${i}`);
-    this.#desk = new AnswerNode(world, { name: "desk", engine, places: 1, resumes: false });
+    this.#desk = new AnswerNode(world, { name: "desk", engine, slots: 1, resumes: false });
   }
 
   /** Starts the answers on the first node and reads them on another node. */
@@ -361,7 +361,7 @@ class Relay {
     await this.compareForgotten();
     // The answers of a killed node may still be counted against the first user's share.
     const users = ["cem", "dan"];
-    await new RunningAnswers(this.world, node, this.#places, users).fill();
+    await new RunningAnswers(this.world, node, this.#slots, users).fill();
   }
 
   /** Compares the items and the data that the engine stores. */
@@ -388,7 +388,7 @@ class Relay {
     const node = new AnswerNode(this.world, {
       name: `node-${this.#nodes.length}`,
       engine: this.engine,
-      places: this.#places,
+      slots: this.#slots,
     });
     this.#nodes.push(node);
     return node;

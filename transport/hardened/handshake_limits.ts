@@ -1,7 +1,7 @@
 /** The limits on the connections and handshakes of one network address, and of all addresses. */
 import { addressKey } from "../../base/network_address.ts";
-import { socketOwner } from "../../base/owners.ts";
-import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
+import { socketAccount } from "../../base/accounts.ts";
+import { type Quota, quotaIn, type Quotas, sharesOf, type Slot } from "../../base/shares.ts";
 import { type Rate, TokenBucket } from "../../base/token_bucket.ts";
 import { connectionQuota } from "../connection_quota.ts";
 
@@ -73,22 +73,22 @@ export class ConnectionSlot implements Disposable {
    */
   readonly retryAfterS: number;
   readonly #waiting: Set<ConnectionSlot>;
-  readonly #place: Place;
-  readonly #pending: Place;
+  readonly #slot: Slot;
+  readonly #pending: Slot;
   readonly #connection: Droppable;
 
   /** Holds the slots; called by {@linkcode HandshakeLimits.admit}. */
   constructor(
     waiting: Set<ConnectionSlot>,
-    { place, pending, retryAfterS, connection }: {
-      readonly place: Place;
-      readonly pending: Place;
+    { slot, pending, retryAfterS, connection }: {
+      readonly slot: Slot;
+      readonly pending: Slot;
       readonly retryAfterS: number;
       readonly connection: Droppable;
     },
   ) {
     this.#waiting = waiting;
-    this.#place = place;
+    this.#slot = slot;
     this.#pending = pending;
     this.#connection = connection;
     this.retryAfterS = retryAfterS;
@@ -112,7 +112,7 @@ export class ConnectionSlot implements Disposable {
   /** Frees the slot of a closed connection. Idempotent. */
   [Symbol.dispose](): void {
     this.requested();
-    this.#place[Symbol.dispose]();
+    this.#slot[Symbol.dispose]();
   }
 }
 
@@ -196,18 +196,18 @@ export class HandshakeLimits {
    * @returns The connection's slot, or `undefined` if the connection must be dropped.
    */
   admit(address: string, now: number, connection: Droppable): ConnectionSlot | undefined {
-    const owner = socketOwner(address);
-    const place = this.#connections.tryTake(owner);
-    if (typeof place === "string") return undefined;
+    const account = socketAccount(address);
+    const slot = this.#connections.tryTake(account);
+    if (typeof slot === "string") return undefined;
     // An address that exceeds its own share cannot displace the connections of others.
-    if (this.#pending.isFull && this.#pending.levelFull(owner) === "server") this.#dropOldest();
-    const pending = this.#pending.tryTake(owner);
+    if (this.#pending.isFull && this.#pending.levelFull(account) === "server") this.#dropOldest();
+    const pending = this.#pending.tryTake(account);
     if (typeof pending === "string") {
-      place[Symbol.dispose]();
+      slot[Symbol.dispose]();
       return undefined;
     }
     const retryAfterS = Math.ceil(this.#takeToken(addressKey(address), now) / 1_000);
-    return new ConnectionSlot(this.#waiting, { place, pending, retryAfterS, connection });
+    return new ConnectionSlot(this.#waiting, { slot, pending, retryAfterS, connection });
   }
 
   /** Counts a connection whose first request took too long. */

@@ -1,5 +1,5 @@
 /** The contract between HTTP requests and the connection to which they belong. */
-import type { Owner } from "../../base/owners.ts";
+import type { Account } from "../../base/accounts.ts";
 import type { ConnectionCloseInfo } from "../connection.ts";
 
 /** The options for {@linkcode HttpCarrier.take}. */
@@ -100,13 +100,13 @@ export interface HttpCarriers {
    *
    * @param id The ID of the connection, as the client sent it.
    * @param secret The connection's secret, as the client sent it.
-   * @param ownerOf Returns the owner of the request. It is called if another node must be asked
-   * whether the connection exists. By default, the request has no owner.
+   * @param accountOf Returns the account of the request. It is called if another node must be asked
+   * whether the connection exists. By default, the request has no account.
    * @returns The connection. If it is on another node, its methods may reject with `unknown` and
    * `forbidden`.
    * @throws {CarrierError} If there is no such connection, or if the secret is wrong.
    */
-  find(id: string, secret: string, ownerOf?: () => Owner): HttpCarrier;
+  find(id: string, secret: string, accountOf?: () => Account): HttpCarrier;
 }
 
 /**

@@ -42,7 +42,7 @@ const NAMES = {
 } as const;
 
 /** The credit of one kind, and the totals that must be announced in frames. */
-export interface Account extends CreditPair {
+export interface CreditAccount extends CreditPair {
   /** The new total to announce in a MAX frame. */
   grant: number | undefined;
   /** The used-up total to announce in a BLOCKED frame. */
@@ -68,7 +68,7 @@ export interface CreditHost {
 export class QmuxCredit implements ConnectionCredit {
   /** The credit window of one stream, in bytes. */
   readonly maxStreamData: number;
-  readonly #kinds: Readonly<Record<CreditKind, Account>>;
+  readonly #kinds: Readonly<Record<CreditKind, CreditAccount>>;
   readonly #host: CreditHost;
   #hasFrames = false;
 
@@ -76,9 +76,9 @@ export class QmuxCredit implements ConnectionCredit {
     this.#host = host;
     this.maxStreamData = options.maxStreamData ?? MAX_STREAM_DATA;
     const { automatic } = options;
-    const account = (kind: CreditKind, window: number): Account => {
+    const account = (kind: CreditKind, window: number): CreditAccount => {
       checkTotal(window);
-      const made: Account = {
+      const made: CreditAccount = {
         send: new SendCredit(
           host.runtime,
           NAMES[kind].what,
@@ -104,7 +104,7 @@ export class QmuxCredit implements ConnectionCredit {
   }
 
   /** Returns both sides of one kind of credit. */
-  of(kind: CreditKind): Account {
+  of(kind: CreditKind): CreditAccount {
     return this.#kinds[kind];
   }
 

@@ -1,8 +1,8 @@
 /** Listens for QUIC connections on one UDP socket, with certificates and limits. */
 import type { OptionKinds } from "../../base/options.ts";
 import { PORT, POSITIVE, RUNTIME } from "../../base/option_checks.ts";
-import { socketOwner } from "../../base/owners.ts";
-import { type Place, type Quota, quotaIn, type Quotas } from "../../base/shares.ts";
+import { socketAccount } from "../../base/accounts.ts";
+import { type Quota, quotaIn, type Quotas, type Slot } from "../../base/shares.ts";
 import { listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
@@ -238,7 +238,7 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
 /** A handshake in progress. */
 interface Handshake {
   readonly startMs: number;
-  readonly place: Place;
+  readonly slot: Slot;
 }
 
 /**
@@ -260,8 +260,8 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   // stops the others.
   readonly #listeners: Deno.QuicListener[] = [];
   readonly #connections = new Set<C>(); // The slots limit their number.
-  readonly #places: Quota;
-  readonly #handshakePlaces: Quota;
+  readonly #slots: Quota;
+  readonly #handshakeSlots: Quota;
   /** The handshakes in progress, the oldest first. Their slots limit their number. */
   readonly #handshakes = new Map<Deno.QuicConn, Handshake>();
   readonly #slow: Deadlines<Deno.QuicConn>;
@@ -282,13 +282,13 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     options.signal?.throwIfAborted();
     this.#options = options;
     this.#handlers = handlers;
-    this.#places = connectionQuota({
+    this.#slots = connectionQuota({
       name: "quic.connections",
       maxConnections: this.#maxConnections,
       maxConnectionsPerAddress: options.maxConnectionsPerAddress,
       quotas: options.quotas,
     });
-    this.#handshakePlaces = handshakeQuota(options);
+    this.#handshakeSlots = handshakeQuota(options);
     const { hostname = "0.0.0.0", port = 0 } = options;
     const endpoint = this.#endpoint = listenAt(
       { hostname, port, transport: "UDP" },
@@ -385,8 +385,8 @@ export class QuicAcceptor<C extends AcceptedConnection> {
         incoming.refuse();
         continue;
       }
-      const place = this.#handshakePlace(maxConnections);
-      if (place !== undefined) void this.#accept(incoming, protocol, place);
+      const slot = this.#handshakeSlot(maxConnections);
+      if (slot !== undefined) void this.#accept(incoming, protocol, slot);
       else {
         // A rejected peer stops trying. An ignored peer tries again.
         this.#counts.ignored++;
@@ -399,16 +399,16 @@ export class QuicAcceptor<C extends AcceptedConnection> {
    * Takes a slot for a handshake. If none is free, abandons the oldest handshake if its grace
    * period is over.
    */
-  #handshakePlace(maxConnections: number): Place | undefined {
-    const places = this.#handshakePlaces;
-    const hasNoRoom = () => places.taken >= maxConnections - this.#connections.size;
+  #handshakeSlot(maxConnections: number): Slot | undefined {
+    const slots = this.#handshakeSlots;
+    const hasNoRoom = () => slots.taken >= maxConnections - this.#connections.size;
     const [oldest] = this.#handshakes;
-    if (oldest !== undefined && (hasNoRoom() || places.levelFull() !== undefined)) {
+    if (oldest !== undefined && (hasNoRoom() || slots.levelFull() !== undefined)) {
       const [conn, { startMs }] = oldest;
       if (this.#runtime.now() - startMs >= HANDSHAKE_GRACE_MS) this.#giveUp(conn, "replaced");
     }
-    const place = hasNoRoom() ? undefined : places.tryTake();
-    return typeof place === "string" ? undefined : place;
+    const slot = hasNoRoom() ? undefined : slots.tryTake();
+    return typeof slot === "string" ? undefined : slot;
   }
 
   #giveUp(conn: Deno.QuicConn, why: "replaced" | "tooSlow"): void {
@@ -418,13 +418,13 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   }
 
   /** Waits for the end of a handshake. Resolves with true if the connection is open. */
-  async #shakeHands(conn: Deno.QuicConn, place: Place): Promise<boolean> {
+  async #shakeHands(conn: Deno.QuicConn, slot: Slot): Promise<boolean> {
     let isOpen = true;
     const lost = () => {
       isOpen = false;
     };
     conn.closed.then(lost, lost);
-    this.#handshakes.set(conn, { startMs: this.#runtime.now(), place });
+    this.#handshakes.set(conn, { startMs: this.#runtime.now(), slot });
     this.#slow.add(conn);
     // `conn.handshake` also resolves if the handshake failed; `closed` then settles right after it.
     await conn.handshake;
@@ -435,14 +435,14 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   /** Frees the slot of a handshake. Returns false if it was already free. */
   #handshakeEnded(conn: Deno.QuicConn): boolean {
     this.#slow.delete(conn);
-    this.#handshakes.get(conn)?.place[Symbol.dispose]();
+    this.#handshakes.get(conn)?.slot[Symbol.dispose]();
     return this.#handshakes.delete(conn);
   }
 
   async #accept(
     incoming: Deno.QuicIncoming,
     protocol: QuicProtocol<C>,
-    handshake: Place,
+    handshake: Slot,
   ): Promise<void> {
     let conn: Deno.QuicConn;
     try {
@@ -457,18 +457,18 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (!await this.#shakeHands(conn, handshake)) return;
     if (this.#isStopped) return protocol.reject(conn);
     const remoteAddress = remoteAddressOf(conn);
-    const owner = socketOwner(remoteAddress.hostname);
-    const isSpare = this.#places.levelFull(owner) !== undefined;
+    const account = socketAccount(remoteAddress.hostname);
+    const isSpare = this.#slots.levelFull(account) !== undefined;
     const factor = isSpare && protocol.takesSpare?.(conn) ? PER_CLIENT : 1;
-    const place = this.#places.tryTake(owner, { factor });
-    if (typeof place === "string") return protocol.reject(conn);
+    const slot = this.#slots.tryTake(account, { factor });
+    if (typeof slot === "string") return protocol.reject(conn);
     const unread = new UnreadShare(this.#runtime, this.#unread, remoteAddress.hostname);
     const connection = accept({ remoteAddress, unread, isSpare });
     this.#connections.add(connection);
     await connection.ending;
     unread.end();
     this.#connections.delete(connection);
-    place[Symbol.dispose]();
+    slot[Symbol.dispose]();
   }
 }
 

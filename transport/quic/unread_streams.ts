@@ -2,8 +2,8 @@
 import { CloseCode, type LimitLevel, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { type Owner, socketOwner } from "../../base/owners.ts";
-import { type Place, type Quota, quotaIn, type Quotas, sharesOf } from "../../base/shares.ts";
+import { type Account, socketAccount } from "../../base/accounts.ts";
+import { type Quota, quotaIn, type Quotas, sharesOf, type Slot } from "../../base/shares.ts";
 
 /**
  * The number of bytes that the runtime may hold for one unread stream. This is the stream window of
@@ -116,7 +116,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
   /** The maximum number of bytes for one connection. */
   readonly maxBytesPerConnection: number;
 
-  readonly #places: Quota;
+  readonly #slots: Quota;
   readonly #rejected = { timeout: 0, session: 0 };
   #connections = 0;
 
@@ -143,7 +143,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
     this.maxBytesPerConnection = maxBytesPerConnection;
     const isSet = limits.maxBytesPerAddress !== undefined;
     const ofAddress = { address: streamsIn(maxBytesPerAddress) };
-    this.#places = quotaIn(quotas, {
+    this.#slots = quotaIn(quotas, {
       limit: "unreadStreams.maxBytes",
       name: "unreadStreams",
       verb: "leave stream unread",
@@ -169,25 +169,25 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
 
   /** The current counters. */
   get stats(): UnreadStreamStats {
-    const { taken: count, rejected: { session: connection, address, server } } = this.#places.stats;
+    const { taken: count, rejected: { session: connection, address, server } } = this.#slots.stats;
     const bytes = count * STREAM_WINDOW_BYTES;
     return { count, bytes, rejected: { ...this.#rejected, connection, address, server } };
   }
 
-  /** Creates the owner for the streams of another connection. */
-  ownerAt(address: string): Owner {
-    return socketOwner(address, `${++this.#connections}`);
+  /** Creates the account for the streams of another connection. */
+  accountAt(address: string): Account {
+    return socketAccount(address, `${++this.#connections}`);
   }
 
   /**
    * Counts a stream of a connection, if the limits allow it.
    *
-   * @param owner The owner that identifies the connection.
+   * @param account The account that identifies the connection.
    * @returns The slot of the stream, or an error if the stream is rejected.
    */
-  take(owner: Owner): Place | StreamError {
-    const place = this.#places.tryTake(owner);
-    return typeof place === "string" ? this.#errorOf(REASONS[place]) : place;
+  take(account: Account): Slot | StreamError {
+    const slot = this.#slots.tryTake(account);
+    return typeof slot === "string" ? this.#errorOf(REASONS[slot]) : slot;
   }
 
   /**
@@ -217,15 +217,15 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
 export class UnreadShare {
   readonly #runtime: Runtime;
   readonly #all: UnreadStreams;
-  readonly #owner: Owner;
-  readonly #places: Place[] = [];
+  readonly #account: Account;
+  readonly #slots: Slot[] = [];
   #deadlines: Deadlines<UnreadStream> | undefined = undefined;
   #isOver = false;
 
   constructor(runtime: Runtime, all: UnreadStreams, address: string) {
     this.#runtime = runtime;
     this.#all = all;
-    this.#owner = all.ownerAt(address);
+    this.#account = all.accountAt(address);
   }
 
   /**
@@ -235,15 +235,15 @@ export class UnreadShare {
    */
   take(): StreamError | undefined {
     if (this.#isOver) return undefined;
-    const place = this.#all.take(this.#owner);
-    if (place instanceof StreamError) return place;
-    this.#places.push(place);
+    const slot = this.#all.take(this.#account);
+    if (slot instanceof StreamError) return slot;
+    this.#slots.push(slot);
     return undefined;
   }
 
   /** Removes a stream from the counters. */
   release(): void {
-    this.#places.pop()?.[Symbol.dispose]();
+    this.#slots.pop()?.[Symbol.dispose]();
   }
 
   /** Starts the timeout after which a stream is rejected if the application has not taken it. */
@@ -276,7 +276,7 @@ export class UnreadShare {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#deadlines?.clear();
-    for (const place of this.#places.splice(0)) place[Symbol.dispose]();
+    for (const slot of this.#slots.splice(0)) slot[Symbol.dispose]();
   }
 }
 

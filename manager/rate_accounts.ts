@@ -13,10 +13,10 @@ export type Rates = { readonly [Unit in RateUnit]?: Required<Rate> | undefined }
  * Maximum number of users without sessions, and of addresses without sessions, that are remembered.
  * The oldest is forgotten first.
  */
-export const MAX_IDLE_ACCOUNTS = 10_000;
+export const MAX_IDLE_RATE_ACCOUNTS = 10_000;
 
 /** The token buckets of one session, user or address. */
-export class Account {
+export class RateAccount {
   readonly scope: RateScope;
   /** Messages, and all other calls of a peer. */
   readonly messages: Bucket | undefined;
@@ -42,8 +42,8 @@ export class Account {
   }
 
   /** Creates the account of one session. */
-  static ofSession(rates: Rates, now: number): Account {
-    return new Account("session", (unit) => rates[unit] && new TokenBucket(rates[unit], now));
+  static ofSession(rates: Rates, now: number): RateAccount {
+    return new RateAccount("session", (unit) => rates[unit] && new TokenBucket(rates[unit], now));
   }
 
   /** True if all buckets are full, as in a new account. */
@@ -57,19 +57,19 @@ export class Account {
 /**
  * The accounts of all users, or of all addresses. An account with sessions is always kept. An
  * account without sessions is kept until its buckets are full, because full buckets hold no
- * information; at most {@linkcode MAX_IDLE_ACCOUNTS} such accounts are kept.
+ * information; at most {@linkcode MAX_IDLE_RATE_ACCOUNTS} such accounts are kept.
  */
-export class Accounts {
+export class RateAccounts {
   readonly #scope: Exclude<RateScope, "session">;
   readonly #rates: Rates;
   readonly #engineOf: (unit: RateUnit) => Engine | undefined;
-  /** All accounts; bounded by the number of sessions and `MAX_IDLE_ACCOUNTS`. */
-  readonly #all = new Map<string, Account>();
+  /** All accounts; bounded by the number of sessions and `MAX_IDLE_RATE_ACCOUNTS`. */
+  readonly #all = new Map<string, RateAccount>();
   /**
    * Accounts without sessions, in the order in which they became idle; bounded by
-   * `MAX_IDLE_ACCOUNTS`.
+   * `MAX_IDLE_RATE_ACCOUNTS`.
    */
-  readonly #idle = new Map<string, Account>();
+  readonly #idle = new Map<string, RateAccount>();
 
   /**
    * Starts without accounts. `engineOf` returns the engine of a unit whose rate applies to all
@@ -104,7 +104,7 @@ export class Accounts {
   }
 
   /** Finds or creates an account, and keeps it for a session. */
-  hold(name: string, now: number): Account {
+  hold(name: string, now: number): RateAccount {
     const account = this.#find(name, now);
     if (account.holders === 0) this.#idle.delete(name);
     account.holders++;
@@ -118,10 +118,10 @@ export class Accounts {
     if (account.holders === 0) this.#leave(name, account, now);
   }
 
-  #find(name: string, now: number): Account {
+  #find(name: string, now: number): RateAccount {
     const known = this.#all.get(name);
     if (known !== undefined) return known;
-    const account = new Account(this.#scope, (unit) => this.#bucketOf(unit, name, now));
+    const account = new RateAccount(this.#scope, (unit) => this.#bucketOf(unit, name, now));
     this.#all.set(name, account);
     return account;
   }
@@ -138,11 +138,11 @@ export class Accounts {
    * Moves an account to the idle accounts, and forgets old accounts. The buckets of the account
    * that has been idle longest fill first, so forgetting it loses the least.
    */
-  #leave(name: string, left: Account, now: number): void {
+  #leave(name: string, left: RateAccount, now: number): void {
     this.#idle.delete(name);
     this.#idle.set(name, left);
     for (const [oldest, account] of this.#idle) {
-      if (this.#idle.size <= MAX_IDLE_ACCOUNTS && !account.isFull(now)) return;
+      if (this.#idle.size <= MAX_IDLE_RATE_ACCOUNTS && !account.isFull(now)) return;
       this.#idle.delete(oldest);
       this.#all.delete(oldest);
     }

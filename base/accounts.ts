@@ -1,6 +1,6 @@
 /**
- * Owners of the resources that a server counts: the network, the user or guest, and the session of
- * each peer.
+ * Accounts of the resources that a server counts: the network, the user or guest, and the session
+ * of each peer.
  */
 import { addressKey, isPrivateAddress, type Network, networksOf } from "./network_address.ts";
 import type { Runtime } from "./runtime.ts";
@@ -22,8 +22,8 @@ const FORGET_AFTER_MS = 86_400_000;
  */
 const MAX_REMEMBERED = 20_000;
 
-/** Facts about the owner of a slot. */
-export interface OwnerFacts {
+/** Facts about the account of a slot. */
+export interface AccountFacts {
   /** The network address of the peer; absent if unknown. */
   readonly address?: string | undefined;
   /** The verified user. */
@@ -34,8 +34,8 @@ export interface OwnerFacts {
   readonly session?: string | undefined;
 }
 
-/** The owner of slots: the network, the user or guest, and the session of a peer. */
-export interface Owner extends Omit<OwnerFacts, "address"> {
+/** The account of slots: the network, the user or guest, and the session of a peer. */
+export interface Account extends Omit<AccountFacts, "address"> {
   /** The networks of the peer, the narrowest first; empty if the address is unknown. */
   readonly networks: readonly Network[];
   /**
@@ -50,43 +50,43 @@ export interface Owner extends Omit<OwnerFacts, "address"> {
 }
 
 /**
- * The owner of resources that the application itself uses. These are only subject to the server's
+ * The account of resources that the application itself uses. These are only subject to the server's
  * limit.
  */
-export const NOBODY: Owner = { networks: [], isBehindProxy: false, isFamiliar: false };
+export const NOBODY: Account = { networks: [], isBehindProxy: false, isFamiliar: false };
 
-/** Properties of a server that its owners depend on. */
-export interface OwnersOptions {
+/** Properties of a server that its accounts depend on. */
+export interface AccountsOptions {
   /** Returns true if the key of an address belongs to a proxy; by default, none does. */
   readonly isProxy?: ((key: string) => boolean) | undefined;
   /**
    * Called with the key of a proxy's address each time its share would apply, because the quota is
-   * contended and the owner takes a slot. MUST NOT throw.
+   * contended and the account takes a slot. MUST NOT throw.
    */
   readonly onProxy?: ((key: string) => void) | undefined;
 }
 
 /**
- * Returns the rule for {@linkcode OwnersOptions.isProxy}. If the application does not set
+ * Returns the rule for {@linkcode AccountsOptions.isProxy}. If the application does not set
  * `clientAddress`, a client at a private address counts as a proxy.
  *
  * @param clientAddress The application's option; `undefined` if it is not set.
  * @returns The rule; `undefined` if the application determines client addresses itself.
  */
-export function proxyRule(clientAddress: unknown): OwnersOptions["isProxy"] {
+export function proxyRule(clientAddress: unknown): AccountsOptions["isProxy"] {
   return clientAddress === undefined ? isPrivateAddress : undefined;
 }
 
-/** Creates the owners of slots, and remembers which users are familiar at which address. */
-export class Owners {
+/** Creates the accounts of slots, and remembers which users are familiar at which address. */
+export class Accounts {
   readonly #runtime: Runtime;
   readonly #isProxy: (key: string) => boolean;
   readonly #onProxy: ((key: string) => void) | undefined;
   /**
-   * The newest owner without a user. It is kept because one connection requests the same owner
+   * The newest account without a user. It is kept because one connection requests the same account
    * several times.
    */
-  #last: { readonly key: string; readonly owner: Owner } | undefined;
+  #last: { readonly key: string; readonly account: Account } | undefined;
   /** Pairs of address and user; at most `MAX_REMEMBERED`. */
   readonly #seen = new Map<string, { readonly firstMs: number; lastMs: number }>();
 
@@ -94,21 +94,21 @@ export class Owners {
    * Creates a registry without users.
    *
    * @param runtime The runtime with the clock.
-   * @param options See {@linkcode OwnersOptions}.
+   * @param options See {@linkcode AccountsOptions}.
    */
-  constructor(runtime: Runtime, { isProxy = () => false, onProxy }: OwnersOptions = {}) {
+  constructor(runtime: Runtime, { isProxy = () => false, onProxy }: AccountsOptions = {}) {
     this.#runtime = runtime;
     this.#isProxy = isProxy;
     this.#onProxy = onProxy;
   }
 
   /**
-   * Creates an owner, and records that its user has just been seen.
+   * Creates an account, and records that its user has just been seen.
    *
    * @param facts Facts about the peer.
-   * @returns The owner.
+   * @returns The account.
    */
-  of({ address, user, guest, session }: OwnerFacts): Owner {
+  of({ address, user, guest, session }: AccountFacts): Account {
     const at = this.#at(address);
     if ((user ?? guest ?? session) === undefined) return at;
     const { networks, isBehindProxy, onProxy } = at;
@@ -126,16 +126,16 @@ export class Owners {
     };
   }
 
-  /** The owner of anything that only has an address. */
-  #at(address: string | undefined): Owner {
+  /** The account of anything that only has an address. */
+  #at(address: string | undefined): Account {
     if (address === undefined || address === "") return NOBODY;
     const key = addressKey(address);
-    if (this.#last?.key === key) return this.#last.owner;
+    if (this.#last?.key === key) return this.#last.account;
     const isBehindProxy = this.#isProxy(key);
     const onProxy = isBehindProxy ? () => this.#onProxy?.(key) : undefined;
-    const owner = { networks: networksOf(key), isBehindProxy, isFamiliar: false, onProxy };
-    this.#last = { key, owner };
-    return owner;
+    const account = { networks: networksOf(key), isBehindProxy, isFamiliar: false, onProxy };
+    this.#last = { key, account };
+    return account;
   }
 
   #firstSeen(pair: string): number {
@@ -153,14 +153,14 @@ export class Owners {
 }
 
 /**
- * Creates the owner of a socket, for listeners that only know the peer's address. A private address
- * counts as a proxy, whatever the headers say.
+ * Creates the account of a socket, for listeners that only know the peer's address. A private
+ * address counts as a proxy, whatever the headers say.
  *
  * @param address The address of the peer.
  * @param session The connection, for quotas with a share per connection.
- * @returns The owner.
+ * @returns The account.
  */
-export function socketOwner(address: string, session?: string): Owner {
+export function socketAccount(address: string, session?: string): Account {
   const key = address === "" ? undefined : addressKey(address);
   const isBehindProxy = key !== undefined && isPrivateAddress(key);
   return { session, networks: networksOf(key), isBehindProxy, isFamiliar: false };

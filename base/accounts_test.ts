@@ -1,0 +1,43 @@
+import { assertEquals } from "@std/assert";
+import { platformRuntime, type Runtime } from "./runtime.ts";
+import { type AccountFacts, Accounts, NOBODY, proxyRule } from "./accounts.ts";
+
+const HOUR_MS = 3_600_000;
+
+/** Facts about a user or guest at an address. */
+function peer(address: string, facts: AccountFacts = {}): AccountFacts {
+  return { address, ...facts };
+}
+
+function accountsWithClock(): { readonly accounts: Accounts; readonly tick: (ms: number) => void } {
+  let now = 1_000;
+  const runtime: Runtime = Object.create(platformRuntime(), { monotonic: { value: () => now } });
+  return { accounts: new Accounts(runtime), tick: (ms) => void (now += ms) };
+}
+
+Deno.test("Accounts remembers users up to its limit, and evicts none to make room", () => {
+  const { accounts, tick } = accountsWithClock();
+  for (let i = 0; i < 20_001; i++) accounts.of(peer("192.0.2.1", { user: `u${i}` }));
+  tick(HOUR_MS);
+  assertEquals(accounts.of(peer("192.0.2.1", { user: "u0" })).isFamiliar, true);
+  assertEquals(accounts.of(peer("192.0.2.1", { user: "u20000" })).isFamiliar, false);
+});
+
+Deno.test("Accounts.of() keeps the known facts of a guest, and returns NOBODY without facts", () => {
+  const { accounts } = accountsWithClock();
+  const { guest, session, networks } = accounts.of({
+    address: "192.0.2.1",
+    guest: "g",
+    session: "s",
+  });
+  assertEquals([guest, session, networks.length], ["g", "s", 1]);
+  assertEquals(accounts.of({ address: "192.0.2.1" }).guest, undefined);
+  assertEquals(accounts.of({ address: "" }), NOBODY);
+  assertEquals(accounts.of({ user: "ann" }).user, "ann");
+});
+
+Deno.test("proxyRule() treats private addresses as proxies, unless the application sets clientAddress", () => {
+  const isProxy = proxyRule(undefined)!;
+  assertEquals([isProxy("10.0.0.1"), isProxy("192.0.2.1")], [true, false]);
+  assertEquals(proxyRule(() => "192.0.2.1"), undefined);
+});
