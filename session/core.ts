@@ -272,7 +272,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.awaitsToken = false;
-    const rejection = services?.services.admit?.(this.session);
+    const rejection = services?.admit(this.session);
     if (rejection !== undefined) return this.windUp({ ...rejection, by: "local" });
     this.readyAt = runtime.now();
     this.state = "connected";
@@ -284,7 +284,7 @@ export class SessionCore<F extends SessionFace = SessionFace> implements SendQue
     this.sending.opened(hello);
     this.#settleReady();
     this.emit("ready", null);
-    services?.services.opened?.(this.session);
+    services?.opened(this.session);
     watch?.opened(this.session);
     this.receiving.opened(hello);
   }

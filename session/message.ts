@@ -46,15 +46,24 @@ export interface IncomingMessage {
   cancelled?: unknown;
 }
 
+/** The checked message; `undefined` if rejected. */
+export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
+
 /** The turn of a numbered message. Each numbered message is handled exactly once, in order. */
 export interface MessageTurn {
   /**
-   * Waits for the message's turn and for the rate limits. Resolves with false if the message was
-   * handled before, or if the session has closed. Never rejects.
+   * Waits for the message's turn and for the rate limits, and checks the message. Resolves with
+   * `undefined`, and ends the turn, if the check rejects the message, if the message was handled
+   * before, or if the session has closed. Never rejects.
    */
-  isDue(): Promise<boolean>;
+  check(check: () => CheckedMessage): Promise<Message | undefined>;
   /** Ends the turn. Idempotent. */
   end(): void;
+  /**
+   * Ends the turn after the handler, even if it failed: otherwise, the client would send the
+   * message forever. Never rejects.
+   */
+  endAfter(handling: void | Promise<void>): Promise<void>;
   /** Skips the turn of a rejected message when the turn comes. */
   skip(): void;
   /**

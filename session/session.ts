@@ -152,8 +152,7 @@ export class Session<
     const face = this as unknown as Session;
     const core = new SessionCore<Session>(face, connection, settings, identity);
     const sending = new Sending(core);
-    const served = settings.services?.receiving(core, sending) as Receiving | undefined;
-    const receiving = served ?? new Receiving(core, sending);
+    const receiving = new Receiving(core, sending);
     this.#core = this[internals] = Object.assign(core, { sending, receiving });
     this.url = identity.url ?? "";
     this.address = identity.address;

@@ -12,8 +12,8 @@ import type { Contract, ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
 import type { Control, UntypedMessage } from "./message.ts";
-import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat } from "./heartbeat.ts";
+import type { QueuedMessage } from "./queue/frames.ts";
 import type { Overflow, OverflowPolicy, Turn } from "./queue/turn.ts";
 import type { Lineage, SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
@@ -261,6 +261,12 @@ export interface SessionSettings {
    * @ignore
    */
   overflow?: Overflow | undefined;
+  /**
+   * On a server: creates the notice that replaces a message that is too large for a client.
+   *
+   * @ignore
+   */
+  gapOf?: ((entry: QueuedMessage) => QueuedMessage) | undefined;
   /** Limits of the received messages that wait to be handled. */
   readonly receiveQueue: Required<NonNullable<SessionLimits["receiveQueue"]>>;
   /** Largest message, in bytes. */
@@ -367,12 +373,8 @@ export interface SessionRequests {
 export interface RequestServer {
   /** Optional features, announced to clients. */
   readonly features: readonly string[];
-  /** The part of the services that a session calls itself. */
+  /** The part of the services that a request handler needs. */
   readonly services: {
-    /** Called before the session is established; a returned code and reason reject the session. */
-    admit?(session: SessionFace): { readonly code: number; readonly reason: string } | undefined;
-    /** Called once the session is established. */
-    opened?(session: SessionFace): void;
     /** Starts a resumable response unless it has started already, and replies. */
     readonly keepAnswer?: KeepAnswer | undefined;
   };
@@ -382,10 +384,15 @@ export interface RequestServer {
   ticket(core: NamedSession): string | undefined;
   /** Names a session without a user. */
   nameOf(core: NamedSession): string;
-  /** Creates the receiving half of a session, a `Receiving`. */
-  receiving(core: object, sending: object): object;
-  /** Creates the receiver of the first frames of one session. */
-  firstFrames(session: SessionFace, receiving: object): { receive(frame: Frame): void };
+  /**
+   * Called before a session receives its first frame, which the services may handle. They also
+   * measure the session's back-pressure.
+   */
+  begin(session: SessionFace): void;
+  /** Called before the session is established; a returned code and reason reject the session. */
+  admit(session: SessionFace): { readonly code: number; readonly reason: string } | undefined;
+  /** Called once the session is established. */
+  opened(session: SessionFace): void;
   /** Creates the receiver of the requests of one session. */
   serve(session: SessionFace): SessionRequests;
 }

@@ -7,7 +7,6 @@ import type { Frame } from "../../transport/connection.ts";
 import type { Inside } from "../receiving.ts";
 import type { Session } from "../session.ts";
 import { report } from "../settings.ts";
-import type { ServedReceiving } from "./receiving.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
 
@@ -20,17 +19,14 @@ export const MAX_TOKEN_BYTES = 16_384;
 /** Receives the first frames of one session instead of its receiving half. */
 export class FirstFrames {
   readonly #core: Inside<Session>;
-  readonly #receiving: ServedReceiving;
   readonly #maxTokenBytes: number;
   #isChecking = false;
 
   constructor(
     core: Inside<Session>,
-    receiving: ServedReceiving,
     maxTokenBytes: number = MAX_TOKEN_BYTES,
   ) {
     this.#core = core;
-    this.#receiving = receiving;
     this.#maxTokenBytes = maxTokenBytes;
   }
 
@@ -43,8 +39,8 @@ export class FirstFrames {
       core.connected();
       if (core.state === "connecting" || core.ending !== undefined) return;
     }
-    this.#receiving.firstFrames = undefined;
-    this.#receiving.receive(frame);
+    core.receiving.firstFrames = undefined;
+    core.receiving.receive(frame);
   }
 
   #reject(code: number, reason: string): void {
@@ -72,7 +68,7 @@ export class FirstFrames {
       return this.#reject(CloseCode.unauthenticated, "Expected a token first");
     }
     try {
-      await this.#receiving.serving.signIn(envelope.token);
+      await core.receiving.services.signIn(envelope.token);
     } catch (error) {
       if (core.state === "closed") return;
       const failure = requestFailure(error);

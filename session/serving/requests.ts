@@ -1,12 +1,13 @@
 /** The services of a server for its peers: tokens, subscriptions, publications, and presence. */
 import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { internals, type SessionCore } from "../core.ts";
+import type { Backpressure } from "../../transport/connection.ts";
+import { internals } from "../core.ts";
 import type { Inside } from "../receiving.ts";
 import type { KeepAnswer } from "../answers/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
-import { MAX_PINGS, MAX_PRESENCES, PendingRequests, type Sending } from "../sending.ts";
+import { MAX_PINGS, MAX_PRESENCES, PendingRequests } from "../sending.ts";
 import type { Session } from "../session.ts";
 import type { SessionIdentity } from "../types.ts";
 import type {
@@ -19,7 +20,6 @@ import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
 import { readService } from "../wire/server_envelope.ts";
 import { FirstFrames, requestFailure } from "./first_frames.ts";
-import { ServedReceiving } from "./receiving.ts";
 import { Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 
 /**
@@ -279,27 +279,38 @@ export class RequestService implements RequestServer, Disposable {
   }
 
   /**
-   * Creates the receiving half of a session.
-   *
-   * @ignore
-   * @param core The implementation of the session.
-   * @param sending The other half.
-   * @returns The half.
-   */
-  receiving(core: SessionCore, sending: Sending): ServedReceiving {
-    return new ServedReceiving(core, sending);
-  }
-
-  /**
-   * Creates the receiver of the first frames of one session.
+   * Decides whether a session may be established.
    *
    * @ignore
    * @param session The session.
-   * @param receiving The receiving half of the session.
-   * @returns The receiver.
+   * @returns The code and reason that reject the session.
    */
-  firstFrames(session: Session, receiving: ServedReceiving): FirstFrames {
-    return new FirstFrames(session[internals], receiving, this.services.maxTokenBytes);
+  admit(session: Session): ReturnType<NonNullable<SessionServices["admit"]>> {
+    return this.services.admit?.(session);
+  }
+
+  /**
+   * Notifies the services of an established session.
+   *
+   * @ignore
+   * @param session The session.
+   */
+  opened(session: Session): void {
+    this.services.opened?.(session);
+  }
+
+  /**
+   * Measures the back-pressure of a session. Makes the session receive its token, or its first
+   * message after a handover, as its first frames.
+   *
+   * @ignore
+   * @param session The session, which receives no frames yet.
+   */
+  begin(session: Session): void {
+    const core = session[internals];
+    core.receiving.backpressure = new Fill(core);
+    if (!core.awaitsToken && core.lineage.predecessor === undefined) return;
+    core.receiving.firstFrames = new FirstFrames(core, this.services.maxTokenBytes);
   }
 
   /**
@@ -311,6 +322,37 @@ export class RequestService implements RequestServer, Disposable {
    */
   serve(session: Session): RequestQueue {
     return new RequestQueue(session[internals], this);
+  }
+}
+
+/** The fill level of the queues of one session's received messages. */
+class Fill implements Backpressure {
+  readonly #core: Inside<Session>;
+
+  constructor(core: Inside<Session>) {
+    this.#core = core;
+  }
+
+  /**
+   * The fill level, where 1 is full. It is always 0 while the messages have no reader. It is also 0
+   * while a handler waits for a reply of the peer, because the reply only arrives if reading
+   * continues.
+   */
+  get fill(): number {
+    const { receiving, sending, settings } = this.#core;
+    if (sending.awaitedAnswers > 0) return 0;
+    const { maxMessages, maxBytes } = settings.receiveQueue;
+    const fill = ({ size, bytes }: { readonly size: number; readonly bytes: number }) =>
+      Math.max(size / maxMessages, bytes / maxBytes);
+    const messages = receiving.hasReader ? fill(receiving.queue) : 0;
+    return receiving.requests === undefined
+      ? messages
+      : Math.max(messages, fill(receiving.requests));
+  }
+
+  /** Resolves when the fill level may have changed. */
+  changed(): Promise<void> {
+    return this.#core.receiving.changed();
   }
 }
 

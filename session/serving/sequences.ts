@@ -7,7 +7,7 @@ import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Inside } from "../receiving.ts";
-import type { MessageTurn } from "../message.ts";
+import type { CheckedMessage, Message, MessageTurn } from "../message.ts";
 import type { NumberedEnvelope } from "../settings.ts";
 import type { Session } from "../session.ts";
 
@@ -465,7 +465,13 @@ export class Numbered implements MessageTurn {
    * Waits for the rate limits and for the turn, see {@linkcode MessageTurn}. Never rejects the
    * message, because it would be lost: the next acknowledged number would include it.
    */
-  async isDue(): Promise<boolean> {
+  async check(check: () => CheckedMessage): Promise<Message | undefined> {
+    const message = await this.#isDue() ? await check() : undefined;
+    if (message === undefined) this.end();
+    return message;
+  }
+
+  async #isDue(): Promise<boolean> {
     await this.#numbers.core.receiving.meter?.admit(this.#size);
     const turn = await this.#turn();
     if (turn === "repeated" && this.#id !== undefined) {
@@ -475,11 +481,17 @@ export class Numbered implements MessageTurn {
     return turn === "handle";
   }
 
-  /** Ends the turn after any result of `isDue`. Idempotent. */
+  /** Ends the turn. The number then counts as handled. Idempotent. */
   end(): void {
     if (this.#endTurn === undefined) return;
     this.#numbers.handled(this.seq);
     this.#giveBack();
+  }
+
+  /** Ends the turn after the handler, see {@linkcode MessageTurn}. */
+  async endAfter(handling: void | Promise<void>): Promise<void> {
+    await handling;
+    this.end();
   }
 
   /** Skips the turn when it comes. The number then counts as handled. */
