@@ -72,7 +72,6 @@ export class Sending implements SessionHalf {
   readonly #queue: SendQueue | undefined;
   // Created when first needed: a session that only receives messages needs none.
   #requests: PendingRequests | undefined;
-  #peerMaxBytes = Infinity;
   /** On a server: true once `hello` was sent. */
   #hasGreeted = false;
   #pings = 0;
@@ -111,9 +110,9 @@ export class Sending implements SessionHalf {
 
   /** Sends `hello`, or on a client its size limit, see {@linkcode SessionHalf}. */
   opened(hello: Hello | undefined): void {
-    const { joins, settings: { side, maxMessageBytes } } = this.#core;
+    const { joins, settings: { maxMessageBytes } } = this.#core;
     if (hello === undefined) {
-      if (joins && side === "server" && !this.#hasGreeted) this.#greet();
+      if (joins && !this.#hasGreeted) this.#greet();
       return;
     }
     this.features = hello.features;
@@ -173,10 +172,13 @@ export class Sending implements SessionHalf {
     return Math.min(this.#core.settings.maxMessageBytes, this.#peerMaxBytes);
   }
 
+  get #peerMaxBytes(): number {
+    return this.#queue?.maxMessageBytes ?? Infinity;
+  }
+
   /** Records the size of the largest message that the peer accepts, in bytes. */
   peerAccepts(maxBytes: number): void {
-    this.#peerMaxBytes = maxBytes;
-    if (this.#core.settings.side === "server") this.#queue!.maxMessageBytes = maxBytes;
+    this.#queue!.maxMessageBytes = maxBytes;
   }
 
   /** Returns the send queue. Throws on a connection without message frames. */

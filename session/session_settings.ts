@@ -7,6 +7,7 @@ import type { SessionCalls } from "./calls.ts";
 import { checkBy, SESSION_KINDS, SETTINGS } from "./call_checks.ts";
 import { checkSettings, type SessionSettingsOptions, type SharedParts } from "./check_settings.ts";
 import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
+import { gapOf } from "./queue/frames.ts";
 import { DropPolicy } from "./queue/overflow.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
 import { TopicRouter } from "./wire/topic_pattern.ts";
@@ -63,6 +64,7 @@ export function settingsWith<
       return `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}${mark}}}`;
     },
   });
+  if (options.side === "server") settings.gapOf = gapOf;
   const { policy } = settings.sendQueue;
   if (policy !== "close") settings.overflow = new DropPolicy(policy);
   if (options.requests !== undefined) {

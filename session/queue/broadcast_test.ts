@@ -245,7 +245,14 @@ Deno.test("Broadcast.send() queues messages that a plain member's connection doe
 });
 
 function entryOf(sequence: number): QueuedMessage {
-  return { frame: `${sequence}`, size: 1, topic: "t", sequence, isProtected: false };
+  return {
+    frame: `${sequence}`,
+    size: 1,
+    topic: "t",
+    sequence,
+    isProtected: false,
+    isShared: true,
+  };
 }
 
 function pendingOf(...sequences: number[]): BroadcastBatch {
@@ -297,7 +304,7 @@ Deno.test("SharedMessages.giveTo() merges shared entries into the queue's own, i
   const [a, b, c, d] = ["a", "b", "c", "d"].map((text) => entry(text));
   queue.push(a!);
   queue.push(c!);
-  assert(new SharedMessages([b!, d!], undefined).giveTo(queue));
+  new SharedMessages([b!, d!], undefined).giveTo(queue);
   assertEquals(frames.sent, ["a\nb\nc\nd"]);
 });
 
@@ -305,10 +312,10 @@ Deno.test("SharedMessages.giveTo() leaves out excluded entries of its queue", ()
   const [one, two] = [bench(), bench()];
   const [a, b] = ["a", "b"].map((text) => one.entry(text));
   const share = new SharedMessages([a!, b!], new Map([[a!, one.queue]]));
-  for (const { queue } of [one, two]) assert(share.giveTo(queue));
+  for (const { queue } of [one, two]) share.giveTo(queue);
   assertEquals([one.frames.sent, two.frames.sent], [["b"], ["a\nb"]]);
   const none = new SharedMessages([a!], new Map([[a!, one.queue]]));
-  assert(none.giveTo(one.queue));
+  none.giveTo(one.queue);
   assertEquals(one.frames.sent, ["b"]);
 });
 
@@ -328,7 +335,7 @@ Deno.test("SharedMessages.giveTo() does not overflow while the connection accept
     const { frames, turn, queue, entry, overflows } = bench({ maxMessages: 4 });
     if (own) queue.push(entry("own"));
     const entries = Array.from({ length: 100 }, (_, i) => entry(`${i}`));
-    assert(new SharedMessages(entries, undefined).giveTo(queue));
+    new SharedMessages(entries, undefined).giveTo(queue);
     turn.flush();
     const expected = entries.map(({ frame }) => frame as string);
     assertEquals(frames.take(), own ? ["own", ...expected] : expected);
@@ -340,7 +347,7 @@ Deno.test("SharedMessages.giveTo() queues entries that the connection does not a
   const { frames, turn, queue, entry } = bench();
   frames.isStalled = true;
   const entries = ["a", "b", "c"].map((text) => entry(text.repeat(HIGH_WATER_MARK)));
-  assert(new SharedMessages(entries, undefined).giveTo(queue));
+  new SharedMessages(entries, undefined).giveTo(queue);
   assertEquals(frames.sent.splice(0).length, 1);
   assertEquals(queue.stats.queuedMessages, 2);
   await frames.drain();
@@ -352,8 +359,10 @@ Deno.test("SharedMessages.giveTo() reports a full queue, then adds nothing that 
   const { frames, queue, overflows, entry, hold } = bench({ maxMessages: 2 });
   hold();
   const entries = ["a", "b", "c"].map((text) => entry(text));
-  assert(!new SharedMessages(entries, undefined).giveTo(queue));
-  assert(new SharedMessages([entry("d")], undefined).giveTo(queue));
+  new SharedMessages(entries, undefined).giveTo(queue);
+  assert(queue.isOver);
+  new SharedMessages([entry("d")], undefined).giveTo(queue);
+  assertEquals([queue.stats.queuedMessages, overflows], [2, []]);
   assertThrows(() => queue.push(entry("e")), QueueFullError);
   assertInstanceOf(overflows[0], QueueFullError);
   assertEquals(frames.sent, []);
@@ -368,7 +377,7 @@ Deno.test("SharedMessages.giveTo() keeps notices when it orders the turn", async
   // Published first, but passed on last, when the turn ends.
   const published = entry("p");
   push("a", "b", "c");
-  assert(new SharedMessages([published], undefined).giveTo(queue));
+  new SharedMessages([published], undefined).giveTo(queue);
   assertEquals(queue.stats.droppedMessages, 2);
   await frames.drain();
   turn.flush();

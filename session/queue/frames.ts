@@ -92,15 +92,8 @@ export function mergeEntries(
   a: readonly QueuedMessage[],
   b: readonly QueuedMessage[],
 ): readonly QueuedMessage[] {
-  const merged: QueuedMessage[] = [];
-  let i = 0;
-  let j = 0;
-  while (i < a.length && j < b.length) {
-    merged.push(a[i]!.sequence < b[j]!.sequence ? a[i++]! : b[j++]!);
-  }
-  while (i < a.length) merged.push(a[i++]!);
-  while (j < b.length) merged.push(b[j++]!);
-  return merged;
+  if (a.length === 0) return b;
+  return [...a, ...b].sort((one, other) => one.sequence - other.sequence);
 }
 
 /** Creates the notice that replaces a message that is too large for the peer. */

@@ -87,6 +87,7 @@ export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Benc
     topic: String(frame).slice(0, 1),
     sequence: turn.nextSequence(),
     isProtected: false,
+    isShared: true,
     ...options,
   });
   return {

@@ -11,7 +11,6 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { EncodedMessage } from "../wire/encode.ts";
 import {
   type FrameTap,
-  gapOf,
   MAX_JOINED_BYTES,
   mergeEntries,
   packAll,
@@ -43,10 +42,13 @@ export interface SendQueueBounds {
 
 /** The turn, bounds and policy that all send queues of a server or a client share. */
 export interface SendQueueOptions {
+  /** Flushes the queues. */
   readonly turn: Turn;
   readonly sendQueue: SendQueueBounds;
   /** Makes room in a full queue; `undefined` if the policy is `close`. */
   readonly overflow?: Overflow | undefined;
+  /** On a server: creates the notice that replaces a message that is too large for a client. */
+  readonly gapOf?: ((entry: QueuedMessage) => QueuedMessage) | undefined;
 }
 
 /** Makes room in full queues. A client loads the code for this only if its policy drops messages. */
@@ -93,10 +95,6 @@ export interface SendQueueOwner {
  * of them, the session closes.
  */
 export class SendQueue extends Signal {
-  /** The broadcast messages of this turn. The fan-out sets and clears them when the turn ends. */
-  share: SharedMessages | undefined = undefined;
-  /** True while the turn has this queue on its list. */
-  isMarked = false;
   /**
    * Size of the largest message that the peer accepts, in bytes. A larger message becomes a gap.
    */
@@ -180,46 +178,64 @@ export class SendQueue extends Signal {
     if (this.#entries.length > 0 && !this.#isHeld && this.isFullFor(entry)) {
       this.#options.turn.flush();
     }
-    if (this.#failure !== undefined || !this.admit(entry)) {
-      const error = this.#failure!;
-      this.fail();
-      throw error;
+    if (this.#failure !== undefined || !this.#admit(entry)) {
+      this.#fail();
+      throw this.#failure!;
     }
     if (!this.#isHeld) this.#options.turn.mark(this);
   }
 
   /** Returns the entry, or a gap instead if the entry is too large for the peer. */
   fitting(entry: QueuedMessage): QueuedMessage {
-    if (entry.size <= this.maxMessageBytes || entry.topic === "") return entry;
+    const { gapOf } = this.#options;
+    if (!gapOf || entry.size <= this.maxMessageBytes || entry.topic === "") return entry;
     this.dropped++;
     return gapOf(entry);
   }
 
+  /** Passes a frame of a broadcast to the connection, or adds its entries if earlier ones wait. */
+  pass(packed: PackedFrame): void {
+    // A failed queue will close soon, and must not show a gap until then.
+    if (this.isOver) return;
+    if (this.isFlushed) return this.#hand(packed);
+    for (const entry of packed.parts!) if (!this.#admit(entry)) return;
+  }
+
+  /**
+   * Adds entries of broadcasts, and sends them with the session's own entries in the order of their
+   * sequence.
+   *
+   * @param entries The entries, in order; at least one.
+   */
+  merge(entries: readonly QueuedMessage[]): void {
+    const { sequence } = entries[0]!;
+    const own = this.#entries.findLastIndex((entry) => entry.sequence <= sequence) + 1;
+    for (const entry of mergeEntries(this.remove(own, Infinity), entries)) {
+      // If room is needed, entries that are only waiting for the end of the turn are flushed.
+      if (!this.#isHeld && this.isFullFor(entry)) this.flush();
+      if (!this.#admit(entry)) return;
+    }
+    this.flush();
+  }
+
   /** Adds an entry, and makes room according to the policy. Returns false if there is no room. */
-  admit(entry: QueuedMessage): boolean {
+  #admit(entry: QueuedMessage): boolean {
     if (this.#options.overflow?.settles(this, entry)) return true;
     if (this.isFullFor(entry)) {
       this.#failure = new QueueFullError(
         `Cannot send: the send queue is full (${this.#entries.length} messages, ${this.#bytes} bytes)`,
         { cause: this.policyError },
       );
+      // Deferred, because closing a session runs application code, which may change the members of
+      // a broadcast that is being sent.
+      queueMicrotask(() => this.#fail());
       return false;
     }
     this.insert(entry, this.#entries.length);
     return true;
   }
 
-  /**
-   * Removes and returns the entries that were added later than an entry of a broadcast, so that the
-   * caller can merge both in order.
-   */
-  takeBack(sequence: number): QueuedMessage[] {
-    const last = this.#entries.findLastIndex((entry) => entry.sequence <= sequence);
-    return this.remove(last + 1, Infinity);
-  }
-
-  /** Passes a frame to the connection immediately. */
-  hand({ frame, size, messages, parts }: PackedFrame): void {
+  #hand({ frame, size, messages, parts }: PackedFrame): void {
     if (typeof frame !== "string" && !this.#owner.joins) {
       this.dropped += messages;
       return;
@@ -234,27 +250,25 @@ export class SendQueue extends Signal {
     if (this.#handed >= HIGH_WATER_MARK) this.#hold();
   }
 
-  /** Passes entries to the connection until it is behind. Returns false if the queue has failed. */
-  flush(): boolean {
-    if (this.#failure !== undefined) return false;
+  /** Passes entries to the connection until it is behind. */
+  flush(): void {
+    if (this.#failure !== undefined) return;
     const entries = this.#entries;
     let from = 0;
     while (from < entries.length && !this.#isHeld && !this.#isEnded) {
       const packed = packNext(entries, from, this.#owner.joins);
-      this.hand(packed);
+      this.#hand(packed);
       from = packed.end;
     }
     if (from < entries.length) this.remove(0, from);
     else if (from > 0) this.#clear();
     if (this.isFlushed) this.notify();
-    return true;
   }
 
-  /** Closes the session because the queue is full. */
-  fail(): void {
-    const error = this.#failure;
-    if (error === undefined || this.#isEnded) return;
-    this.#owner.abort(CloseCode.queueFull, "The send queue is full", error);
+  /** Closes the session because the queue is full. Idempotent. */
+  #fail(): void {
+    if (this.#isEnded) return;
+    this.#owner.abort(CloseCode.queueFull, "The send queue is full", this.#failure!);
   }
 
   /** Waits until all messages were passed to the connection, or the queue has ended. */
@@ -340,6 +354,12 @@ export function pushPage(queue: SendQueue, turn: Turn, page: readonly EncodedMes
   }
 }
 
+/** Collects messages, and sends them when it is flushed. */
+export interface Flushable {
+  /** Sends the collected messages. MUST NOT throw. */
+  flush(): void;
+}
+
 /**
  * Collects outgoing messages until the event loop turn ends, and then sends them.
  *
@@ -347,23 +367,12 @@ export function pushPage(queue: SendQueue, turn: Turn, page: readonly EncodedMes
  * within a turn, including broadcasts.
  */
 export class Turn {
-  /**
-   * The broadcasts of the turn. The first broadcast sets this field, so that a bundle without
-   * broadcasts omits their code.
-   *
-   * @ignore
-   */
-  fanOut: FanOut | undefined = undefined;
-
   readonly #runtime: Runtime;
-  #queues: SendQueue[] = [];
+  #distributor: Flushable | undefined;
+  #queues = new Set<Flushable>();
   #sequence = 0;
   #isScheduled = false;
   #isFlushing = false;
-  readonly #onTurn = () => {
-    this.#isScheduled = false;
-    this.flush();
-  };
 
   /**
    * Creates a turn.
@@ -384,11 +393,24 @@ export class Turn {
    *
    * @ignore
    */
-  mark(queue: SendQueue): void {
-    if (queue.isMarked) return;
-    queue.isMarked = true;
-    this.#queues.push(queue);
-    this.wake();
+  mark(queue: Flushable): void {
+    this.#queues.add(queue);
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    this.#runtime.schedule(() => {
+      this.#isScheduled = false;
+      this.flush();
+    });
+  }
+
+  /**
+   * Returns the part that passes broadcasts to the queues, and is flushed before them. The first
+   * broadcast creates it, so that a bundle without broadcasts omits its code.
+   *
+   * @ignore
+   */
+  distributor<T extends Flushable>(create: new (turn: Turn) => T): T {
+    return (this.#distributor ??= new create(this)) as T;
   }
 
   /**
@@ -398,32 +420,14 @@ export class Turn {
   flush(): void {
     if (this.#isFlushing) return;
     this.#isFlushing = true;
-    const failed: SendQueue[] = [];
     try {
-      this.fanOut?.handOut(failed);
+      this.#distributor?.flush();
       const queues = this.#queues;
-      this.#queues = [];
-      for (const queue of queues) {
-        queue.isMarked = false;
-        if (!queue.flush()) failed.push(queue);
-      }
+      this.#queues = new Set();
+      for (const queue of queues) queue.flush();
     } finally {
       this.#isFlushing = false;
     }
-    // Deferred, because closing a session runs application code, which may change the members of
-    // the broadcast that caused this flush.
-    for (const queue of failed) queueMicrotask(() => queue.fail());
-  }
-
-  /**
-   * Schedules a flush at the end of the turn.
-   *
-   * @ignore
-   */
-  wake(): void {
-    if (this.#isScheduled) return;
-    this.#isScheduled = true;
-    this.#runtime.schedule(this.#onTurn);
   }
 }
 
@@ -449,7 +453,7 @@ export class Broadcast<S extends object> {
   /** Creates an empty set of sessions of one turn. */
   constructor(turn: Turn) {
     this.#turn = turn;
-    this.#fanOut = turn.fanOut ??= new FanOut(turn);
+    this.#fanOut = turn.distributor(FanOut);
   }
 
   /** Number of members. */
@@ -629,35 +633,15 @@ export class SharedMessages {
     return !queue.joins && queue.isFlushed && !queue.isOver && !this.excepts(queue);
   }
 
-  /** Adds the entries to a queue. Returns false if the queue is full and has the policy `close`. */
-  giveTo(queue: SendQueue): boolean {
-    // A failed queue closes before this turn ends, and must not show a gap until then.
-    if (queue.isOver) return true;
-    const isWhole = !this.excepts(queue) && !this.exceeds(queue);
-    if (queue.isFlushed && isWhole) return this.#giveFrames(queue);
-    const incoming = this.entriesFor(queue);
-    if (incoming.length === 0) return true;
-    // Entries that the session itself sent in this turn, after the first shared entry.
-    const later = queue.takeBack(incoming[0]!.sequence);
-    for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
-      // If room is needed, entries that are only waiting for the end of the turn are flushed.
-      if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
-      if (!queue.admit(entry)) return false;
+  /** Sends the entries to a queue. */
+  giveTo(queue: SendQueue): void {
+    if (queue.isOver) return;
+    if (queue.isFlushed && !this.excepts(queue) && !this.exceeds(queue)) {
+      for (const packed of this.frames(queue.joins)) queue.pass(packed);
+      return;
     }
-    return queue.flush();
-  }
-
-  #giveFrames(queue: SendQueue): boolean {
-    let from = 0;
-    for (const packed of this.frames(queue.joins)) {
-      if (queue.isHeld) break;
-      queue.hand(packed);
-      from = packed.end;
-    }
-    for (let i = from; i < this.entries.length; i++) {
-      if (!queue.admit(this.entries[i]!)) return false;
-    }
-    return true;
+    const entries = this.entriesFor(queue);
+    if (entries.length > 0) queue.merge(entries);
   }
 }
 
@@ -665,7 +649,7 @@ export class SharedMessages {
  * The broadcasts of one turn. The members of each broadcast are visited once, and all members
  * without other pending entries share one frame.
  */
-export class FanOut {
+export class FanOut implements Flushable {
   readonly #turn: Turn;
   #broadcasts: Pick<Broadcast<object>, "take">[] = [];
 
@@ -678,64 +662,53 @@ export class FanOut {
    */
   mark(broadcast: Pick<Broadcast<object>, "take">): void {
     this.#broadcasts.push(broadcast);
-    this.#turn.wake();
+    this.#turn.mark(this);
   }
 
-  /** Gives each member the collected entries. `failed` collects the queues that have no room. */
-  handOut(failed: SendQueue[]): void {
+  /** Sends the collected entries to the members, see {@linkcode Flushable}. */
+  flush(): void {
     if (this.#broadcasts.length === 0) return;
     // Taken first, because anything that an application's policy publishes in the meantime belongs
     // to the next turn.
-    const all = this.#broadcasts.map((broadcast) => broadcast.take());
+    const batches = this.#broadcasts.map((broadcast) => broadcast.take());
     this.#broadcasts = [];
-    const touched: SendQueue[] = [];
-    for (const pending of all) {
-      const alone = new SharedMessages(pending.entries, pending.exceptions);
-      for (const queue of pending.members) {
-        const share = queue.share;
-        if (share === undefined) {
-          queue.share = alone;
-          touched.push(queue);
-        } else queue.share = share.and(pending);
-      }
-    }
-    const single: SendQueue[] = [];
-    for (const queue of touched) {
-      const share = queue.share!;
-      if (share.isSingleFor(queue)) {
-        single.push(queue);
-        continue;
-      }
-      queue.share = undefined;
-      if (!share.giveTo(queue)) failed.push(queue);
-    }
-    if (single.length > 0) this.#sendSingly(single, failed);
-  }
-
-  /**
-   * Sends one entry to all queues before the next entry, because writing to a connection that is
-   * still busy with the previous frame is slower.
-   */
-  #sendSingly(queues: readonly SendQueue[], failed: SendQueue[]): void {
-    for (let i = 0, isDone = false; !isDone; i++) {
-      isDone = true;
-      for (const queue of queues) {
-        const share = queue.share;
-        if (share === undefined || i >= share.entries.length) continue;
-        isDone = false;
-        if (giveOne(queue, share, i)) continue;
-        queue.share = undefined;
-        failed.push(queue);
-      }
-    }
-    for (const queue of queues) queue.share = undefined;
+    const single = new Map<SharedMessages, SendQueue[]>();
+    const give = (queue: SendQueue, share: SharedMessages) => {
+      if (!share.isSingleFor(queue)) share.giveTo(queue);
+      else if (single.get(share)?.push(queue) === undefined) single.set(share, [queue]);
+    };
+    const [first] = batches;
+    // The most frequent case needs no map of members.
+    if (first !== undefined && batches.length === 1) {
+      const share = new SharedMessages(first.entries, first.exceptions);
+      for (const queue of [...first.members]) give(queue, share);
+    } else for (const [queue, share] of sharesOf(batches)) give(queue, share);
+    if (single.size > 0) sendSingly(single);
   }
 }
 
-/** Passes an entry to the connection if the queue is empty; otherwise queues it. */
-function giveOne(queue: SendQueue, share: SharedMessages, index: number): boolean {
-  if (queue.isOver) return true;
-  if (!queue.isFlushed) return queue.admit(share.entries[index]!);
-  queue.hand(share.frames(false)[index]!);
-  return true;
+/** Returns the messages of each member of some batches. */
+function sharesOf(batches: readonly BroadcastBatch[]): Map<SendQueue, SharedMessages> {
+  const shares = new Map<SendQueue, SharedMessages>();
+  for (const batch of batches) {
+    const alone = new SharedMessages(batch.entries, batch.exceptions);
+    for (const queue of batch.members) shares.set(queue, shares.get(queue)?.and(batch) ?? alone);
+  }
+  return shares;
+}
+
+/**
+ * Sends one entry to all queues before the next entry, because writing to a connection that is
+ * still busy with the previous frame is slower.
+ */
+function sendSingly(groups: ReadonlyMap<SharedMessages, readonly SendQueue[]>): void {
+  for (let i = 0, isDone = false; !isDone; i++) {
+    isDone = true;
+    for (const [share, queues] of groups) {
+      const packed = share.frames(false)[i];
+      if (packed === undefined) continue;
+      isDone = false;
+      for (const queue of queues) queue.pass(packed);
+    }
+  }
 }
