@@ -133,7 +133,9 @@ class Fixture implements AsyncDisposable {
 /** Lets the engine forget all deletions. Returns the position after the newest of them. */
 async function forgetDeletions(engine: FaultyEngine): Promise<number> {
   // A deletion of a missing row takes no position, but old deletions are forgotten.
-  const change = { row: '["items","none"]', operation: "delete", text: ["", ""] } as const;
+  const row = '["items","none"]';
+  const sizes = { nameBytes: row.length, bytes: "delete".length };
+  const change = { row, operation: "delete", text: ["", ""], ...sizes } as const;
   const forgotten = await engine.inner.logs!.append("list", {
     records: [],
     changes: [change],

@@ -149,6 +149,8 @@ const NO_FIRST_ROWS: NonNullable<LogChangeOptions<"create">["rows"]> = { set: []
 interface Call {
   readonly ask: object;
   readonly records?: readonly LogRecord[] | undefined;
+  /** Changes of rows in `ask`, as they were requested. */
+  readonly changes?: readonly RowChange[] | undefined;
   /** Indexes of other partitions that the script counts. */
   readonly indexes?: readonly string[] | undefined;
 }
@@ -212,9 +214,9 @@ export class RedisLogs implements LogEngine {
     // calls.
     const elsewhere = isCounted ? await this.#count(others) : 0;
     const indexes = isCounted ? [] : others;
-    const { records } = options as { readonly records?: readonly LogRecord[] };
+    const { records, changes } = options as Partial<AppendLogOptions>;
     const ask = { ...ASKS[name](options), elsewhere };
-    return RESULTS[name](await this.#call(name, id, { ask, records, indexes }));
+    return RESULTS[name](await this.#call(name, id, { ask, records, changes, indexes }));
   }
 
   async read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined> {
@@ -281,12 +283,10 @@ export class RedisLogs implements LogEngine {
   async #call(
     script: ScriptName,
     id: string,
-    { ask, records = [], indexes = [] }: Call,
+    { ask, records = [], changes = [], indexes = [] }: Call,
   ): Promise<Answer> {
     const what = WORDS[script];
-    const { changes = [], rowStats } = ask as Pick<AppendLogOptions, "changes"> & {
-      readonly rowStats?: RowStats | undefined;
-    };
+    const { rowStats } = ask as { readonly rowStats?: RowStats | undefined };
     const bytes = recordBytes(records);
     const needed = bytes + requestBytes(changes) + (rowStats?.bytes ?? 0);
     if (!this.#budget.take(needed)) {
@@ -405,9 +405,13 @@ function encodeRow({ row, position, text, deletedAt, until }: LogRow): object {
   return { name: row, position, text, deleted: deletedAt, till: until };
 }
 
-/** A change of a row as scripts expect it. Redis reads no JSON with lone surrogates. */
-function encodeChange({ text: [head, rest], ...change }: RowChange): RowChange {
-  return { ...change, text: [head.toWellFormed(), rest.toWellFormed()] };
+/**
+ * A change of a row as scripts expect it, which count its bytes themselves. Redis reads no JSON
+ * with lone surrogates.
+ */
+function encodeChange({ text: [head, rest], ...change }: RowChange): object {
+  const { nameBytes: _name, bytes: _bytes, ...facts } = change;
+  return { ...facts, text: [head.toWellFormed(), rest.toWellFormed()] };
 }
 
 /** An append's producer as scripts expect it; `number` distinguishes the append from all others. */

@@ -10,12 +10,17 @@ import type { RowChange } from "./log.ts";
 /** Maximum number of bytes that the version of a change takes in a message, with a comma. */
 const MAX_VERSION_BYTES = 30;
 
+/** Number of bytes of an operation in a text: `insert`, `update` or `delete`. */
+const OPERATION_BYTES = 6;
+
 /** A change of one row, as a writer requests it. */
 export interface Change {
   /** Collection of the row. */
   readonly type: string;
   /** Key of the row within its collection. */
   readonly key: string;
+  /** Name of the row, if {@linkcode rowName} has made it. */
+  readonly row?: string | undefined;
   /** `insert` and `upsert` write the row whether or not it exists. */
   readonly operation: "insert" | "update" | "upsert" | "delete";
   /** The value as JSON; ignored for `delete`. */
@@ -51,19 +56,21 @@ export function readChange(
  * @returns The change of the row.
  */
 export function rowChange(change: Change, now: number): RowChange {
-  const { type, key, operation, value, txid, expect, since, ttlMs } = change;
+  const { type, key, row = rowName(type, key), operation, value, txid, expect, since, ttlMs } =
+    change;
   const isDelete = operation === "delete";
   const content = isDelete ? "" : `"value":${value ?? "null"},`;
   const named = txid === undefined ? "" : `,"txid":${JSON.stringify(txid)}`;
+  const before = `{"type":${JSON.stringify(type)},"key":${
+    JSON.stringify(key)
+  },${content}"headers":{"operation":"`;
+  const after = `"${named},"timestamp":"${new Date(now).toISOString()}"}}`;
   return {
-    row: rowName(type, key),
+    row,
+    nameBytes: utf8Length(row),
     operation: isDelete || operation === "update" ? operation : "set",
-    text: [
-      `{"type":${JSON.stringify(type)},"key":${
-        JSON.stringify(key)
-      },${content}"headers":{"operation":"`,
-      `"${named},"timestamp":"${new Date(now).toISOString()}"}}`,
-    ],
+    text: [before, after],
+    bytes: utf8Length(before) + OPERATION_BYTES + utf8Length(after),
     expect,
     since,
     ttlMs: isDelete ? undefined : ttlMs,
@@ -77,15 +84,15 @@ export function rowChange(change: Change, now: number): RowChange {
  * @param perChange Number of bytes that each change takes in addition.
  */
 export function changeBytes(changes: readonly RowChange[], perChange: number): number {
-  // All operations have six letters.
-  return changes.reduce((sum, { text }) => sum + utf8Length(text.join("insert")) + perChange, 0);
+  return changes.reduce((sum, { bytes }) => sum + bytes + perChange, 0);
 }
 
 /** Counts the bytes of changes in a request: names, and texts without operations. */
 export function requestBytes(changes: readonly RowChange[]): number {
-  const bytesOf = ({ row, text: [head, rest] }: RowChange) =>
-    utf8Length(row) + utf8Length(head) + utf8Length(rest);
-  return changes.reduce((sum, change) => sum + bytesOf(change), 0);
+  return changes.reduce(
+    (sum, { nameBytes, bytes }) => sum + nameBytes + bytes - OPERATION_BYTES,
+    0,
+  );
 }
 
 /** A transaction as an engine receives it, or the limit that it exceeds. */
@@ -127,14 +134,14 @@ export function withVersion(text: string, position: number): string {
 }
 
 /**
- * Returns the text of a deletion.
+ * Returns the change that deletes a row.
  *
  * @param row Name of the row.
  * @param now Time of the deletion, in milliseconds since the Unix epoch.
  */
-export function deletionOf(row: string, now: number): string {
+export function deletionOf(row: string, now: number): RowChange {
   const [type, key] = readRowName(row);
-  return rowChange({ type, key, operation: "delete" }, now).text.join("delete");
+  return rowChange({ type, key, row, operation: "delete" }, now);
 }
 
 /**

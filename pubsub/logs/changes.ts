@@ -374,9 +374,8 @@ function decideAppend(
   const isTransaction = options.changes !== undefined || options.expiresRows === true;
   const content = isTransaction ? transactionOf(log, options, now) : recordsOf(state, options);
   if ("kind" in content) return none(content);
-  const { stats, ...written } = content;
+  const { stats, bytes: size = bytes, ...written } = content;
   const { records } = written;
-  const size = isTransaction ? recordBytes(records) : bytes;
   const next = appended(state, { ...options, records }, { now, bytes: size });
   return {
     kind: "write",
@@ -392,7 +391,11 @@ function decideAppend(
 /** Records and changes of rows to write, with the state of the rows after them. */
 type Content =
   & Pick<LogWrite<LogAppended>, "expires" | "keep" | "records" | "rows" | "texts">
-  & { readonly stats?: StoredRows };
+  & {
+    readonly stats?: StoredRows;
+    /** Bytes of the record of a transaction. */
+    readonly bytes?: number;
+  };
 
 function recordsOf({ keyed }: StoredLog, { records, keep }: AppendLogOptions): Content {
   return { records, keep: keyed === undefined ? keep : undefined };
@@ -411,8 +414,8 @@ function transactionOf(
   const at = { position: state.tail, stats: before, tail, now };
   const decided = decideRows(view, options, at);
   if ("kind" in decided) return decided;
-  const { record, writes: rows, ...rest } = decided;
-  return { records: record === undefined ? [] : [record], rows, ...rest };
+  const { record, recordBytes: bytes, writes: rows, ...rest } = decided;
+  return { records: record === undefined ? [] : [record], bytes, rows, ...rest };
 }
 
 function appendedTo(written: StoredLog): LogAppended {

@@ -62,6 +62,8 @@ export interface LogRow {
   readonly position: number;
   /** The change, as readers receive it. */
   readonly text: string;
+  /** Bytes of the text in UTF-8, if they were counted. */
+  readonly bytes?: number | undefined;
   /** Present if the row was deleted, with the time of the deletion. */
   readonly deletedAt?: number | undefined;
   /** Time at which the row expires, in milliseconds since the Unix epoch. */
@@ -72,6 +74,8 @@ export interface LogRow {
 export interface RowChange {
   /** Name of the row. */
   readonly row: string;
+  /** Bytes of the name in UTF-8. */
+  readonly nameBytes: number;
   /**
    * `set` writes an `insert` or an `update`, depending on whether the row exists. `update` requires
    * that the row exists. `delete` has no effect on a row that does not exist.
@@ -79,6 +83,8 @@ export interface RowChange {
   readonly operation: "set" | "update" | "delete";
   /** The text of the change before and after the name of the operation. */
   readonly text: readonly [before: string, after: string];
+  /** Bytes of the text in UTF-8, with any operation: all have six letters. */
+  readonly bytes: number;
   /** Version that the row must have; 0 if it must not exist. */
   readonly expect?: number | undefined;
   /**

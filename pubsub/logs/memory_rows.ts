@@ -1,7 +1,6 @@
 /** The rows of a keyed log in memory, in the order of their last changes. */
 import type { LogPage, LogRow, ReadLogOptions } from "./log.ts";
-import type { RowView, RowWrites } from "./rows.ts";
-import { utf8Length } from "../../session/wire/utf8.ts";
+import { type RowView, type RowWrites, textBytes } from "./rows.ts";
 
 /** Maximum number of characters of replaced changes that stay in memory. */
 const MAX_REPLACED_CHARACTERS = 1_048_576;
@@ -72,9 +71,10 @@ export class MemoryRows implements RowView {
     let bytes = 0;
     /** Position of the newest transaction, and the number of records before it. */
     let [last, whole] = [after, 0];
-    for (const { position, text, until = 0 } of this.#order.from(after)) {
+    for (const row of this.#order.from(after)) {
+      const { position, text, until = 0 } = row;
       if (position !== last) [last, whole] = [position, records.length];
-      bytes += utf8Length(text);
+      bytes += textBytes(row);
       const isOver = records.length >= maxRecords || bytes > maxBytes;
       if (isOver && whole > 0) {
         return {

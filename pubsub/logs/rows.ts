@@ -68,6 +68,8 @@ export interface RowWrites {
 export interface DecidedRows {
   /** The transaction as a record; `undefined` if no row changes. */
   readonly record: string | undefined;
+  /** Bytes of the record in UTF-8. */
+  readonly recordBytes: number;
   readonly writes: RowWrites;
   /** The changes in the record. */
   readonly texts: readonly string[];
@@ -103,8 +105,13 @@ export function rowsStateOf(
  * @param row The row.
  * @returns The bytes of its name and its text, in UTF-8.
  */
-export function rowBytes({ row, text }: LogRow): number {
-  return utf8Length(row) + utf8Length(text);
+export function rowBytes(row: LogRow): number {
+  return utf8Length(row.row) + textBytes(row);
+}
+
+/** Returns the bytes of a row's text, which are counted only if they are not known. */
+export function textBytes({ bytes, text }: LogRow): number {
+  return bytes ?? utf8Length(text);
 }
 
 /** The version of a row; 0 if it does not exist. */
@@ -145,7 +152,7 @@ export function decideRows(
     const rejection = transaction.apply(change);
     if (rejection !== undefined) return rejection;
   }
-  const { rows, texts } = transaction;
+  const { rows, texts, textsBytes } = transaction;
   const next = transaction.statsAfter(stats);
   if (changes.length > 0 && next.count > stats.count && next.count > rowBounds.rows) {
     return { kind: "too-many-rows" };
@@ -161,6 +168,8 @@ export function decideRows(
     : least(stats.dueAt, transaction.dueAfter([]));
   return {
     record: texts.length === 0 ? undefined : `[${texts.join(",")}]`,
+    // With brackets, and commas between the texts.
+    recordBytes: texts.length === 0 ? 0 : textsBytes + texts.length + 1,
     writes: { set: [...rows.values()], forget: forget.rows },
     texts,
     expires: expiredBytes > 0,
@@ -188,11 +197,16 @@ class Transaction {
   readonly #now: number;
   /** See {@linkcode RowStats.forgotten}. */
   readonly #forgotten: number;
-  /** The states of changed rows before the transaction. */
-  readonly #before = new Map<string, LogRow | undefined>();
+  /** The states of changed rows before the transaction, and the bytes of their names. */
+  readonly #before = new Map<
+    string,
+    { readonly row: LogRow | undefined; readonly nameBytes: number }
+  >();
   /** The states of changed rows, by name. */
   readonly rows = new Map<string, LogRow>();
   readonly texts: string[] = [];
+  /** Bytes of all the texts. */
+  textsBytes = 0;
 
   constructor(
     view: RowView,
@@ -210,8 +224,8 @@ class Transaction {
 
   /** Applies a change. Returns the reason for a rejection. */
   apply(change: RowChange): LogAppended | undefined {
-    const { row, operation, text: [head, end], expect, since, ttlMs } = change;
-    const before = this.#find(row);
+    const { row, operation, text: [head, end], bytes, expect, since, ttlMs } = change;
+    const before = this.#find(change);
     const present = this.rows.get(row) ?? before;
     const exists = present !== undefined && present.deletedAt === undefined;
     const version = versionOf(before);
@@ -223,30 +237,32 @@ class Transaction {
     }
     if (operation !== "delete") {
       const until = ttlMs === undefined ? undefined : this.#now + ttlMs;
-      this.#set({ row, text: `${head}${exists ? "update" : "insert"}${end}`, until });
+      this.#set({ row, text: `${head}${exists ? "update" : "insert"}${end}`, bytes, until });
     } else if (exists) {
-      this.#set({ row, text: `${head}delete${end}`, deletedAt: this.#now });
+      this.#set({ row, text: `${head}delete${end}`, bytes, deletedAt: this.#now });
     }
     return undefined;
   }
 
   /** Deletes a row that has expired. */
   expire({ row }: LogRow): void {
-    this.#find(row);
-    this.#set({ row, text: deletionOf(row, this.#now), deletedAt: this.#now });
+    const deletion = deletionOf(row, this.#now);
+    this.#find(deletion);
+    const { text, bytes } = deletion;
+    this.#set({ row, text: text.join("delete"), bytes, deletedAt: this.#now });
   }
 
   /** The state of the rows after the changes, before old deletions are forgotten. */
   statsAfter(stats: StoredRows): StoredRows {
     let { count, deletions, bytes } = stats;
     for (const [name, row] of this.rows) {
-      const before = this.#before.get(name);
+      const { row: before, nameBytes } = this.#before.get(name)!;
       if (before !== undefined) {
-        bytes -= rowBytes(before);
+        bytes -= nameBytes + textBytes(before);
         if (before.deletedAt === undefined) count--;
         else deletions--;
       }
-      bytes += rowBytes(row);
+      bytes += nameBytes + textBytes(row);
       if (row.deletedAt === undefined) count++;
       else deletions++;
     }
@@ -265,14 +281,19 @@ class Transaction {
     return changed <= since && since <= this.#position;
   }
 
-  #find(row: string): LogRow | undefined {
-    if (!this.#before.has(row)) this.#before.set(row, this.#view.find(row));
-    return this.#before.get(row);
+  #find({ row, nameBytes }: Pick<RowChange, "nameBytes" | "row">): LogRow | undefined {
+    let before = this.#before.get(row);
+    if (before === undefined) {
+      before = { row: this.#view.find(row), nameBytes };
+      this.#before.set(row, before);
+    }
+    return before.row;
   }
 
-  #set(row: Omit<LogRow, "position">): void {
+  #set(row: Omit<LogRow, "position"> & { readonly bytes: number }): void {
     this.rows.set(row.row, { ...row, position: this.#position });
     this.texts.push(row.text);
+    this.textsBytes += row.bytes;
   }
 }
 

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { badRequest, MAX_TTL_S } from "./request.ts";
 import { Problem } from "../http/problem.ts";
 import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
-import { countFault, MAX_ROW_NAME_BYTES } from "../../session/wire/rows.ts";
+import { countFault, MAX_ROW_NAME_BYTES, rowName } from "../../session/wire/rows.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
 
@@ -59,7 +59,8 @@ export function readChange(message: unknown, index: number): Change {
   if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
   const { type, key, value, headers: { operation, txid, ttl, ...conditions } } = parsed.data;
   const ttlMs = ttl && ttl * 1_000;
-  return { type, key, operation, txid, ...conditions, ttlMs, value: JSON.stringify(value) };
+  const row = rowName(type, key);
+  return { type, key, row, operation, txid, ...conditions, ttlMs, value: JSON.stringify(value) };
 }
 
 /**

@@ -445,7 +445,7 @@ function notStored(type: string): RequestError {
 function stepsOf(changes: readonly Change[]): Step[] {
   const names = new Set<string>();
   return changes.map((change) => {
-    const name = rowName(change.type, change.key);
+    const { type, key, row: name = rowName(type, key) } = change;
     const isFirst = !names.has(name);
     names.add(name);
     return { change, name, isFirst, decided: undefined };

@@ -4,7 +4,8 @@ import { simulatedNatsConnect } from "../../../tests/simulator/nats/client.ts";
 import { SimulatedNats } from "../../../tests/simulator/nats/engine.ts";
 import { SimulatedNetwork } from "../../../tests/simulator/network/network.ts";
 import { Simulation } from "../../../tests/simulator/simulation.ts";
-import type { BrokerLogs } from "../../../pubsub/logs/log.ts";
+import { rowChange } from "../../../pubsub/logs/change_message.ts";
+import type { BrokerLogs, RowChange } from "../../../pubsub/logs/log.ts";
 import { NatsBroker } from "../nats_broker.ts";
 
 /** A call of a log, on a node and at a time in milliseconds. */
@@ -80,10 +81,7 @@ Deno.test("NatsLogs.append() stores many transactions that delete expired rows a
   const change = (logs: BrokerLogs, rows: readonly string[], options = {}) =>
     logs.append("a", {
       records: [],
-      changes: rows.map((row) => {
-        const [head, end] = [`{"key":"${row}","headers":{"operation":"`, '"}}'] as const;
-        return { row, operation: "upsert" as const, text: [head, end] as const, ...options };
-      }),
+      changes: rows.map((row) => ({ ...setting(row), ...options })),
       maxBytes: 100_000_000,
       rowBounds,
     });
@@ -105,11 +103,7 @@ Deno.test("NatsLogs.append() stores many transactions that delete expired rows a
         (_, n) =>
           logs.append("a", {
             records: [],
-            changes: [{
-              row: `${n}`,
-              operation: "upsert",
-              text: [`{"key":"${n}","headers":{"operation":"`, '"}}'],
-            }],
+            changes: [setting(`${n}`)],
             expiresRows: true,
             maxBytes: 100_000_000,
             rowBounds,
@@ -148,3 +142,8 @@ Deno.test("NatsBroker.issues() does not name logs whose opening failed on an ear
   assertEquals(broker.issues(), []);
   host.kill();
 });
+
+/** The change that writes a row. */
+function setting(key: string): RowChange {
+  return rowChange({ type: "t", key, operation: "upsert", value: "1" }, 0);
+}
