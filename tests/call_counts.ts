@@ -1,6 +1,6 @@
 /**
- * Counts calls of the library's functions. V8 itself counts them, so the library has no code for
- * these tests.
+ * Counts the work of the library from outside: calls of its functions, which V8 counts, and texts
+ * that pass through built-in functions. The library has no code for these tests.
  *
  * @module
  */
@@ -8,66 +8,101 @@ import { Session } from "node:inspector/promises";
 
 const ROOT = new URL("..", import.meta.url).href;
 
-/** Numbers of calls during a run, of every function of the library. */
-export class CallCounts {
-  readonly #counts: ReadonlyMap<string, number>;
+/** The work during a run. */
+export class Work {
+  readonly #calls: ReadonlyMap<string, number>;
+  readonly #encoded: readonly string[];
+  readonly #measured: readonly string[];
 
-  constructor(counts: ReadonlyMap<string, number>) {
-    this.#counts = counts;
+  constructor(
+    calls: ReadonlyMap<string, number>,
+    encoded: readonly string[],
+    measured: readonly string[],
+  ) {
+    this.#calls = calls;
+    this.#encoded = encoded;
+    this.#measured = measured;
   }
 
   /**
-   * Returns the number of calls of a function, in all modules of a folder or a file.
+   * Returns the number of calls of a function.
    *
-   * @param name Name of the function or method.
-   * @param path The path from the root of the project, such as `session/wire/`.
+   * @param name Name of the function or method; a private method starts with `#`.
+   * @param path The start of its module's path, such as `session/wire/`.
    */
-  of(name: string, path = ""): number {
+  calls(name: string, path = ""): number {
     let sum = 0;
-    for (const [key, count] of this.#counts) {
-      const [file, called] = key.split("#", 2);
+    for (const [key, count] of this.#calls) {
+      const [, file, called] = key.match(/^(\S+) (\S+)$/)!;
       if (called === name && file!.startsWith(path)) sum += count;
     }
     return sum;
   }
 
-  /** All counts, the largest first, for a failed test. */
+  /** Returns the number of results of `JSON.stringify` that contain a text. */
+  encodings(part: string): number {
+    return this.#encoded.filter((text) => text.includes(part)).length;
+  }
+
+  /** Returns the number of texts whose bytes were counted and that contain a text. */
+  measurements(part: string): number {
+    return this.#measured.filter((text) => text.includes(part)).length;
+  }
+
+  /** All calls, the most frequent first. */
   toString(): string {
-    return [...this.#counts].sort(([, a], [, b]) => b - a)
+    return [...this.#calls].sort(([, a], [, b]) => b - a)
       .map(([key, count]) => `${count} ${key}`).join("\n");
   }
 }
 
 /**
- * Runs a function, and counts all calls of the library meanwhile.
+ * Runs a function, and counts all work of this process meanwhile.
  *
  * @param run The function. Everything else should be at rest.
- * @returns The counts.
+ * @returns The work.
  */
-export async function countCalls(run: () => unknown): Promise<CallCounts> {
-  using session = profiling();
-  await session.post("Profiler.enable");
-  await session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: false });
-  await session.post("Profiler.takePreciseCoverage");
-  await run();
-  const { result } = await session.post("Profiler.takePreciseCoverage");
-  await session.post("Profiler.stopPreciseCoverage");
-  const counts = new Map<string, number>();
-  for (const { url, functions } of result) {
-    if (!url.startsWith(ROOT)) continue;
-    for (const { functionName, ranges } of functions) {
-      // The first range is the whole function.
-      const { count = 0 } = ranges[0] ?? {};
-      if (functionName === "" || count === 0) continue;
-      const key = `${url.slice(ROOT.length)}#${functionName}`;
-      counts.set(key, (counts.get(key) ?? 0) + count);
-    }
-  }
-  return new CallCounts(counts);
-}
-
-function profiling(): Session & Disposable {
+export async function workOf(run: () => Promise<unknown>): Promise<Work> {
   const session = new Session();
   session.connect();
-  return Object.assign(session, { [Symbol.dispose]: () => session.disconnect() });
+  const { stringify } = JSON;
+  // deno-lint-ignore no-explicit-any -- The overloads of both are of no interest here.
+  const natives = { stringify, test: RegExp.prototype.test } as any;
+  const encoded: string[] = [];
+  const measured: string[] = [];
+  try {
+    await session.post("Profiler.enable");
+    await session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: false });
+    JSON.stringify = function (...args: unknown[]) {
+      const text = natives.stringify(...args);
+      if (typeof text === "string") encoded.push(text);
+      return text;
+    };
+    // The bytes of a text are counted by a test for characters beyond ASCII.
+    RegExp.prototype.test = function (this: RegExp, text: string) {
+      if (this.source.includes("\\x7f")) measured.push(text);
+      return natives.test.call(this, text);
+    };
+    await session.post("Profiler.takePreciseCoverage");
+    await run();
+    JSON.stringify = natives.stringify;
+    RegExp.prototype.test = natives.test;
+    const { result } = await session.post("Profiler.takePreciseCoverage");
+    const calls = new Map<string, number>();
+    for (const { url, functions } of result) {
+      if (!url.startsWith(ROOT)) continue;
+      for (const { functionName, ranges } of functions) {
+        const [whole] = ranges;
+        if (functionName === "" || !whole?.count) continue;
+        const key = `${url.slice(ROOT.length)} ${functionName.replaceAll(" ", "_")}`;
+        calls.set(key, (calls.get(key) ?? 0) + whole.count);
+      }
+    }
+    return new Work(calls, encoded, measured);
+  } finally {
+    JSON.stringify = natives.stringify;
+    RegExp.prototype.test = natives.test;
+    await session.post("Profiler.stopPreciseCoverage");
+    session.disconnect();
+  }
 }

@@ -35,6 +35,19 @@ export interface Change {
   readonly ttlMs?: number | undefined;
 }
 
+/** A change as a client requests it, whose value is parsed and not encoded again yet. */
+export interface ClientChange extends Omit<Change, "value"> {
+  /** The value; ignored for `delete`. */
+  readonly data: unknown;
+}
+
+/** Encodes the value of a change, unless it is encoded. */
+export function withValue(change: Change | ClientChange): Change {
+  if (!("data" in change)) return change;
+  const { data, ...rest } = change;
+  return { ...rest, value: JSON.stringify(data) };
+}
+
 /**
  * Reads the row that a change message changes, and if the message deletes the row, the time at which
  * its writer did so.

@@ -2,7 +2,11 @@
 import { z } from "zod";
 import { badRequest, MAX_TTL_S } from "./request.ts";
 import { Problem } from "../http/problem.ts";
-import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
+import {
+  type Change,
+  type ClientChange,
+  encodeTransaction,
+} from "../../pubsub/logs/change_message.ts";
 import { countFault, MAX_ROW_NAME_BYTES, rowName } from "../../session/wire/rows.ts";
 import type { RowChange } from "../../pubsub/logs/log.ts";
 import { exceedsBytes } from "../../session/wire/utf8.ts";
@@ -41,7 +45,7 @@ const MESSAGE = z.object({
  * @returns The changes.
  * @throws {Problem} With 400 for anything else than change messages, and 413 for too many of them.
  */
-export function readChanges(records: readonly string[]): readonly Change[] {
+export function readChanges(records: readonly string[]): readonly ClientChange[] {
   const fault = countFault(records.length);
   if (fault !== undefined) throw tooLarge(fault);
   return records.map((record, index) => readChange(JSON.parse(record), index));
@@ -54,13 +58,13 @@ export function readChanges(records: readonly string[]): readonly Change[] {
  * @param index Its index in the transaction, for the error.
  * @throws {Problem} With 400 for another value.
  */
-export function readChange(message: unknown, index: number): Change {
+export function readChange(message: unknown, index: number): ClientChange {
   const parsed = MESSAGE.safeParse(message);
   if (!parsed.success) throw badChange(index, parsed.error.issues[0]!);
   const { type, key, value, headers: { operation, txid, ttl, ...conditions } } = parsed.data;
   const ttlMs = ttl && ttl * 1_000;
   const row = rowName(type, key);
-  return { type, key, row, operation, txid, ...conditions, ttlMs, value: JSON.stringify(value) };
+  return { type, key, row, operation, txid, ...conditions, ttlMs, data: value };
 }
 
 /**

@@ -45,7 +45,7 @@ import type {
   RowChange,
 } from "../../pubsub/logs/log.ts";
 import { overShareReason } from "../../pubsub/logs/log_shares.ts";
-import type { Change } from "../../pubsub/logs/change_message.ts";
+import { type Change, type ClientChange, withValue } from "../../pubsub/logs/change_message.ts";
 import { readRowName } from "../../session/wire/rows.ts";
 import { formatOffset, snapshotOf } from "../../pubsub/logs/offset.ts";
 import { ENTRY_BYTES } from "../../pubsub/broker.ts";
@@ -443,7 +443,7 @@ export class DurableFace {
   /** Checks changes, and appends them. */
   async #write(
     id: string,
-    changes: readonly Change[],
+    changes: readonly ClientChange[],
     { user, asked, ...options }: {
       readonly user: string | undefined;
       readonly asked: Asked;
@@ -459,7 +459,7 @@ export class DurableFace {
         records: [],
         changes: this.#encodeChanges(id, checked),
       });
-    if (gate === undefined) return await append(changes);
+    if (gate === undefined) return await append(changes.map(withValue));
     const { account, request, decision } = asked;
     const source = { account, user, session: undefined, request, decision };
     try {

@@ -9,7 +9,7 @@ import type { Runtime } from "../../base/runtime.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
 import { waitFor } from "../../base/wait.ts";
 import { RequestError } from "../../errors.ts";
-import type { Change } from "../../pubsub/logs/change_message.ts";
+import { type Change, type ClientChange, withValue } from "../../pubsub/logs/change_message.ts";
 import type { Decision } from "../../pubsub/decisions.ts";
 import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
 import { compileStates } from "../../session/check_settings.ts";
@@ -173,11 +173,11 @@ export class ChangeGate {
    */
   check(
     id: string,
-    changes: readonly Change[],
+    changes: readonly (Change | ClientChange)[],
     session?: Session,
   ): readonly Change[] | Promise<readonly Change[]> {
     const collections = this.#router?.match(id)?.collections;
-    if (collections === undefined) return changes;
+    if (collections === undefined) return changes.map(withValue);
     const unstored = changes.find(({ type }) => collections.get(type)?.ephemeral);
     if (unstored !== undefined) throw notStored(unstored.type);
     const checked: Change[] = [];
@@ -212,7 +212,7 @@ export class ChangeGate {
    */
   async write(
     id: string,
-    changes: readonly Change[],
+    changes: readonly (Change | ClientChange)[],
     { source, append: appendNow, isNumbered = false }: GatedAppend,
   ): Promise<StreamAppended> {
     const append: GatedAppend["append"] = (changes, identity) => {
@@ -253,7 +253,7 @@ export class ChangeGate {
    * @throws {RequestError} With the code `invalid`, and the other errors of
    * {@linkcode ChangeGate.check}.
    */
-  fit(id: string, change: Change, session?: Session): Change | Promise<Change> {
+  fit(id: string, change: Change | ClientChange, session?: Session): Change | Promise<Change> {
     return this.#fitted(change, this.#router!.match(id)!.collections, session);
   }
 
@@ -269,7 +269,7 @@ export class ChangeGate {
    */
   async writeEphemeral<T>(
     id: string,
-    change: Change,
+    change: Change | ClientChange,
     { source, present, make }: {
       readonly source: ChangeSource;
       readonly present: () => LiveRow | undefined;
@@ -332,11 +332,11 @@ export class ChangeGate {
 
   /** Applies the schema of one change. */
   #fitted(
-    change: Change,
+    change: Change | ClientChange,
     collections: StateRoute["collections"],
     session: Session | undefined,
   ): Change | Promise<Change> {
-    const { type, key, operation, value = "null" } = change;
+    const { type, key, operation } = change;
     const collection = collections.get(type);
     if (collection === undefined) {
       const names = [...collections.keys()].join(", ");
@@ -345,9 +345,9 @@ export class ChangeGate {
         `Cannot write state: the collection must be one of ${names}, received "${type}"`,
       );
     }
-    if (operation === "delete") return change;
+    if (operation === "delete") return withValue(change);
     const result = (outcome: Validation<unknown>): Change => {
-      if (outcome.ok) return { ...change, value: encodeJson(outcome.value, "write state") };
+      if (outcome.ok) return withFitted(change, outcome.value);
       const { message, path } = outcome;
       throw new RequestError(
         "invalid",
@@ -355,7 +355,7 @@ export class ChangeGate {
         { path },
       );
     };
-    const outcome = validate(collection.schema, JSON.parse(value));
+    const outcome = validate(collection.schema, dataOf(change));
     return outcome instanceof Promise
       ? this.#inTime("the schema of a row", outcome, session).then(result)
       : result(outcome);
@@ -452,8 +452,33 @@ function stepsOf(changes: readonly Change[]): Step[] {
   });
 }
 
-function valueOf({ operation, value = "null" }: Change): unknown {
-  return operation === "delete" ? undefined : JSON.parse(value);
+function valueOf(change: Change): unknown {
+  return change.operation === "delete" ? undefined : dataOf(change);
+}
+
+function dataOf(change: Change | ClientChange): unknown {
+  return "data" in change ? change.data : JSON.parse(change.value ?? "null");
+}
+
+/** Replaces the row of a change by the one that the schema returned. */
+function withFitted(change: Change | ClientChange, value: unknown): Change {
+  const { data, ...rest } = { data: undefined, ...change };
+  try {
+    return { ...rest, value: encodeJson(value, "write state") };
+  } catch (cause) {
+    // JSON parses `1e999` as Infinity, which is the client's error and not the schema's.
+    if (!isJson(data)) throw new RequestError("malformed", (cause as Error).message, { cause });
+    throw cause;
+  }
+}
+
+function isJson(data: unknown): boolean {
+  try {
+    encodeJson(data, "write state");
+    return true;
+  } catch {
+    return data === undefined;
+  }
 }
 
 /**

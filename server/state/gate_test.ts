@@ -14,7 +14,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Page } from "../../tests/page.ts";
-import { listen } from "../../tests/servers.ts";
+import { listen, RawSocket } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
 
 const CARD = z.object({ title: z.string().min(1).max(9), votes: z.number().default(0) });
@@ -35,6 +35,7 @@ const contract = defineContract({
     "board:{id}": {
       cards: CARD,
       notes: slowSchema,
+      free: z.unknown(),
       pairs: z.object({ list: z.array(z.object({ "a/b": z.number() })) }),
     },
   },
@@ -570,7 +571,11 @@ Deno.test("Server.state() is typed by the contract", async () => {
   assertEquals([row, board.collection("notes").get("a")], [{ title: "A!", votes: 1 }, "text!"]);
   // @ts-expect-error There is no such collection.
   const other = board.collection("lists");
-  await assertRejects(() => other.delete("a"), RequestError, "must be one of cards, notes, pairs");
+  await assertRejects(
+    () => other.delete("a"),
+    RequestError,
+    "must be one of cards, notes, free, pairs",
+  );
   // @ts-expect-error The row is not complete.
   await assertRejects(() => cards.set("a", { votes: 1 }), RequestError, "must fit the contract");
   // @ts-expect-error The contract has no such state.
@@ -610,4 +615,27 @@ Deno.test("authorizeChange sees each row that its decision replaces, on two serv
   const counted = codes.filter((code) => code === "ok").length;
   assert(counted > 0 && codes.every((code) => ["ok", "conflict"].includes(code)), `${codes}`);
   assertEquals(await one.rows("board:1", "cards"), { a: { title: "count", votes: counted } });
+});
+
+Deno.test("a row of a client with a number beyond JSON is rejected, and no handler is blamed", async () => {
+  const errors: unknown[] = [];
+  await using bench = new Bench({ onError: (error) => void errors.push(error) });
+  await bench.create("board:1");
+  const row = `{"type":"free","key":"a","value":[1e999],"headers":{"operation":"upsert"}}`;
+  const response = await fetch(`http://127.0.0.1:${bench.server.address!.port}/streams/board:1`, {
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: "Bearer ann" },
+    body: `[${row}]`,
+  });
+  const { code, status } = await response.json();
+  using socket = await RawSocket.open(bench.server.address!.port, { protocol: "skein.1" });
+  await socket.envelope();
+  await socket.frame(`{"publish":"stream:board:1","id":1,"data":{"writes":[[${row}]]}}`);
+  const { data } = await socket.envelope();
+  const { results: [result] } = data as { readonly results: readonly { error: Outcome }[] };
+  assertEquals(
+    { http: { code, status }, session: result!.error.code, errors },
+    { http: { code: "malformed", status: 400 }, session: "malformed", errors: [] },
+  );
+  assertEquals(await bench.rows("board:1", "free"), {});
 });

@@ -2,7 +2,11 @@
 import { readChange } from "../durable/changes.ts";
 import { Problem } from "../http/problem.ts";
 import { BrokerError, RequestError } from "../../errors.ts";
-import { type Change, encodeTransaction } from "../../pubsub/logs/change_message.ts";
+import {
+  type Change,
+  type ClientChange,
+  encodeTransaction,
+} from "../../pubsub/logs/change_message.ts";
 import type { StreamAppended } from "../../pubsub/logs/stream_logs.ts";
 import { internals, type Session } from "../../session/session.ts";
 import {
@@ -133,15 +137,14 @@ async function writeEphemeral(
   return { results };
 }
 
-function readEphemeral([type, key, value]: readonly unknown[]): Change {
+function readEphemeral([type, key, data]: readonly unknown[]): ClientChange {
   try {
     checkRow(type as string, key as string);
   } catch (cause) {
     throw new RequestError("malformed", (cause as Error).message, { cause });
   }
   const row = { type: type as string, key: key as string };
-  if (value === undefined) return { ...row, operation: "delete" };
-  return { ...row, operation: "upsert", value: JSON.stringify(value) };
+  return { ...row, operation: data === undefined ? "delete" : "upsert", data };
 }
 
 async function writeOne(
