@@ -132,6 +132,16 @@ export type {
   AuthenticationContext,
   SessionRejection,
 } from "./server/admission_options.ts";
+export {
+  type Feature,
+  type FeatureHost,
+  type GuardOptions,
+  type HttpMount,
+  Mount,
+  type Mounted,
+  type QuicMount,
+  type RequestHead,
+} from "./server/feature.ts";
 export { guest, type ValueOf } from "./server/guest.ts";
 export { forwardedAddress, type ForwardedAddressOptions } from "./transport/forwarded_address.ts";
 export type { ListenInfo } from "./server/listener.ts";
@@ -153,7 +163,7 @@ export type { DurableStreamAction, DurableStreamsOptions } from "./server/durabl
 export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { ChangeDecision, RequestedChange } from "./server/state/gate.ts";
 export type { State, StateCollection, StateOf, TypedState } from "./server/state/state.ts";
-export type { AuthorizationContext } from "./server/http/guard.ts";
+export type { AuthorizationContext, GuardedRequest } from "./server/http/guard.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {
   type Contract,
@@ -203,6 +213,5 @@ export type { GoAway } from "./session/wire/envelope.ts";
 export { updateMembers } from "./session/wire/member_list.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
 export type { Gap, HistoryPosition, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
-export type { MetricsOptions } from "./server/metrics/endpoint.ts";
 export type { RequestInfo } from "./transport/address.ts";
 export type { TransportName } from "./transport/race/options.ts";

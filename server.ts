@@ -27,6 +27,16 @@ export type {
   AuthenticationContext,
   SessionRejection,
 } from "./server/admission_options.ts";
+export {
+  type Feature,
+  type FeatureHost,
+  type GuardOptions,
+  type HttpMount,
+  Mount,
+  type Mounted,
+  type QuicMount,
+  type RequestHead,
+} from "./server/feature.ts";
 export { guest, type ValueOf } from "./server/guest.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
@@ -59,7 +69,7 @@ export type {
   TypedStateMethods,
   TypedTransaction,
 } from "./session/state_types.ts";
-export type { AuthorizationContext } from "./server/http/guard.ts";
+export type { AuthorizationContext, GuardedRequest } from "./server/http/guard.ts";
 export type { SessionInfo } from "./server/users.ts";
 export type {
   WebTransportServeOptions,
@@ -67,8 +77,14 @@ export type {
 } from "./server/webtransport_options.ts";
 export type { WorkerNode } from "./server/workers/worker_node.ts";
 export { serveWorkers, Workers, type WorkersOptions } from "./server/workers/workers.ts";
-export type { MetricsOptions } from "./server/metrics/endpoint.ts";
 export type { QuotaStats } from "./base/shares.ts";
-export type { HttpFaceStats, WebTransportStats } from "./server/metrics/measures.ts";
+export type {
+  HttpStats,
+  Measure,
+  Measurement,
+  MetricsSource,
+  ServerHealth,
+  WebTransportStats,
+} from "./server/metrics/measures.ts";
 export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./server/metrics/prometheus.ts";
 export type { RequestInfo } from "./transport/address.ts";

@@ -47,7 +47,7 @@ import {
 import type {
   CountedServer,
   CountedTopics,
-  HttpFaceStats,
+  HttpStats,
   WebTransportStats,
 } from "../server/metrics/measures.ts";
 import type { Topics } from "../pubsub/mod.ts";
@@ -126,7 +126,7 @@ export interface Telemetry extends Instrumentation, Disposable {
     topics?: Pick<Topics, "broker" | "stats">,
     server?: {
       readonly webTransportStats?: WebTransportStats | undefined;
-      readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
+      readonly httpStats?: Readonly<Record<string, HttpStats>> | undefined;
       readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
     },
   ): void;

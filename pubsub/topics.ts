@@ -212,7 +212,7 @@ export class Topics implements AsyncDisposable {
   readonly #maxMessageBytes: number;
   readonly #histories: HistoryTopics;
   readonly #openTopics = new Map<string, OpenTopic>();
-  #openStream: ((topic: string) => TopicSource) | undefined;
+  #openStream: ((topic: string) => TopicSource | undefined) | undefined;
   readonly #subscribers = new Map<Session, Subscriber>();
   readonly #byId = new Map<string, Session>();
   readonly #onEnd = (session: Session) => this.#forget(session);
@@ -286,9 +286,9 @@ export class Topics implements AsyncDisposable {
    * topics.
    *
    * @ignore
-   * @param open Starts to serve a topic to sessions.
+   * @param open Starts to serve a topic to sessions; returns `undefined` if nothing serves it.
    */
-  serveStreams(open: (topic: string) => TopicSource): void {
+  serveStreams(open: (topic: string) => TopicSource | undefined): void {
     this.#openStream = open;
   }
 

@@ -1,6 +1,6 @@
 /** The interface of everything that a server mounts in addition to its sessions. */
 import type { PageOrigin } from "./webtransport_request.ts";
-import type { HttpFaceStats } from "./metrics/measures.ts";
+import type { HttpStats } from "./metrics/measures.ts";
 import type { Quotas, QuotaStats } from "../base/shares.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate.ts";
@@ -35,7 +35,7 @@ export interface Face {
   /** Responds to a request for a WebTransport session. A face without `take` handles only HTTP. */
   take?(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
   /** Counters of HTTP requests; `undefined` as long as there is nothing to count. */
-  readonly stats?: HttpFaceStats | undefined;
+  readonly stats?: HttpStats | undefined;
   /** Counters of limits outside of the server's quotas. */
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
   /** Finishes pending work while the sessions drain, within the time limit, if there is one. */

@@ -9,7 +9,7 @@ import { type RequestGate, unavailable } from "./http/gate.ts";
 import type { HttpGuardParts } from "./http/guard.ts";
 import type { InspectedServer } from "./inspector/node_view.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
-import type { HttpFaceStats } from "./metrics/measures.ts";
+import type { HttpStats } from "./metrics/measures.ts";
 import { withinLimits } from "./rejection.ts";
 import type { ApiOptions } from "./server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
@@ -21,7 +21,7 @@ import { isHost, pathBelow } from "../transport/url.ts";
 const HTTP_MARK = "skein-transport";
 
 /** Rejects requests whose `Host` header makes the URL invalid, or changes its path. */
-const MALFORMED_HOSTS: Face = {
+export const MALFORMED_HOSTS: Face = {
   wants({ headers, url }) {
     const host = headers.get("host");
     return !(URL.canParse(url) && (host === null || isHost(host)));
@@ -34,7 +34,6 @@ export interface FacesOptions
   extends Omit<ApiParts, "addressOf" | "decisions" | "gate" | "identify" | "report"> {
   readonly console: ConsoleReport;
   readonly gate: RequestGate;
-  readonly metrics: Face | undefined;
   readonly moq: MoqFace | undefined;
   readonly admission: Admission<unknown>;
   /** Durable streams over HTTP. */
@@ -55,10 +54,8 @@ export interface FacesOptions
  * @returns The faces, by server option.
  */
 export function mountFaces(options: FacesOptions): ReadonlyMap<string, Face> {
-  const { metrics, moq, admission, hasHttp } = options;
+  const { moq, admission, hasHttp } = options;
   const faces: [name: string, face: Face | undefined][] = [
-    ["metrics", metrics],
-    ["malformed", MALFORMED_HOSTS],
     ["durableStreams", durableFace(options)],
     ["api", apiFace(options)],
     ["inspector", inspectorFace(options)],
@@ -219,7 +216,7 @@ export class LateFace<K extends ModuleName = ModuleName> implements Face {
   }
 
   /** Counters of requests; `undefined` before the face has loaded. */
-  get stats(): HttpFaceStats | undefined {
+  get stats(): HttpStats | undefined {
     return this.#opened?.stats;
   }
 

@@ -3,6 +3,7 @@ import { LateFace } from "./faces.ts";
 import { createServer } from "./server.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { MoqServer } from "../moq/server/server.ts";
+import { metrics } from "../operations/mod.ts";
 
 /** Creates a late face for requests below `/late`. */
 function lateFace(open: () => { fetch(): Response; [Symbol.asyncDispose]?(): Promise<void> }) {
@@ -88,7 +89,7 @@ Deno.test("createServer() leaves a MoqServer unmounted if another option is inva
 
 Deno.test("createServer() asks its faces in order, and passes other requests to fetch", async () => {
   await using server = createServer({
-    metrics: { allow: "everybody" },
+    features: [metrics({ allow: "everybody" })],
     durableStreams: { path: "/streams", authorize: () => true },
     api: { path: "/api", authorize: () => true },
     inspector: { authorize: () => true },

@@ -13,8 +13,14 @@ import type { RenewedHandler } from "./requests/renewals.ts";
 import type { Authorize } from "./requests/rights.ts";
 import { RequestService } from "../session/serving/requests.ts";
 import { type ConnectionLimits, faceHost, quicOptionsOf, ServerListener } from "./listener.ts";
-import type { HttpFaceStats, WebTransportStats } from "./metrics/measures.ts";
-import { MetricsEndpoint, metricsOf, type MetricsSource } from "./metrics/endpoint.ts";
+import {
+  type HttpStats,
+  type Measure,
+  measuresOf,
+  type MetricsSource,
+  type ServerHealth,
+  type WebTransportStats,
+} from "./metrics/measures.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
 import {
   reportEngine,
@@ -42,7 +48,11 @@ import type { DurableStreams } from "./durable/streams.ts";
 import type { AuthorizeChange } from "./state/gate.ts";
 import type { StateOf } from "./state/state.ts";
 import type { Face, FaceRequest } from "./face.ts";
-import { mountFaces } from "./faces.ts";
+import { MALFORMED_HOSTS, mountFaces } from "./faces.ts";
+import type { Feature, FeatureUser } from "./feature.ts";
+import { featureHosts } from "./feature_host.ts";
+import { Features } from "./features.ts";
+import type { ServerCore } from "./server_core.ts";
 import { GivingWay } from "./giving_way.ts";
 import { tellFault } from "../base/decision.ts";
 import type { ValueOf } from "./guest.ts";
@@ -142,6 +152,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #engine: Disposable | undefined;
   readonly #services: Disposable | undefined;
   readonly #unreadStreams: UnreadStreams;
+  readonly #features: Features;
+  readonly #maxSessions: number | undefined;
   /** All faces by server option, in the order in which they are asked. */
   readonly #faces: ReadonlyMap<string, Face>;
   /** Durable streams, and responses that outlive their connections. */
@@ -173,6 +185,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     checkFaces({ api, durableStreams, inspector: inspected });
     if (api !== undefined) checkApi(api);
     if (durableStreams !== undefined) checkDurableStreams(durableStreams, broker);
+    const features = allFeatures(options);
+    Features.check(features);
     const answers = checkAnswers(options.answers);
     const keepsAnswers = hasKeptAnswers(options);
     if (keepsAnswers) checkKeepsLogs("a request with resume", broker);
@@ -189,7 +203,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       { turn: new Turn(runtime), console: this.#console },
       { ...options.session, ...pickHandlers(options), runtime, side: "server", contract },
     );
-    instrument(settings, options.instrumentation);
     this.#maxMessageBytes = settings.maxMessageBytes;
     this.#closeTimeoutMs = settings.closeTimeoutMs;
     this.#heartbeat = settings.heartbeat;
@@ -221,14 +234,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       maxTopicsPerSession,
     });
     const { manager } = this;
-    const { metrics = false } = options;
-    const source = metricsOf(this, limits.maxSessions);
-    const endpoint = metrics === false
-      ? undefined
-      : new MetricsEndpoint(metrics === true ? {} : metrics, {
-        source: parts.source ?? source,
-        report: (fault) => tellFault(this.#console, fault),
-      });
+    this.#maxSessions = limits.maxSessions;
     this.#fetch = options.fetch && this.#gate.guard(options.fetch);
     const { presenceGraceMs: graceMs, clusterPresence: shareOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
@@ -247,7 +253,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     this.presence = presence;
     this.rooms = joined;
-    this.#users = new Users({ nodes, manager, decisions: this.topics.decisions });
+    this.#users = new Users({
+      nodes,
+      manager,
+      decisions: this.topics.decisions,
+      disconnected: (user) => this.#features.disconnected(user),
+    });
     const claims = this.#claims = userClaims(nodes, limits);
     this.#givingWay = new GivingWay({
       runtime,
@@ -269,7 +280,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const { origins, hosts } = options;
     const rules = { origins, hosts };
     if (hasStreams) {
-      const durable = this.#durable = new DurableParts({
+      this.#durable = new DurableParts({
         runtime,
         quotas: this.#quotas,
         broker: this.topics.broker,
@@ -289,9 +300,67 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           if (session !== undefined) report(session[internals].settings, fault.cause, session);
         },
       });
-      this.topics.serveStreams((topic) => durable.source(topic, this.topics));
     }
     const durable = this.#durable;
+    this.#faces = mountFaces({
+      runtime,
+      console: this.#console,
+      gate: this.#gate,
+      quotas: this.#quotas,
+      origins: rules,
+      moq: options.moq,
+      admission: this.#admission,
+      durableStreams,
+      durable: this.#durable,
+      api,
+      inspector: inspected,
+      hasHttp: options.http !== false,
+      server: this as unknown as Server,
+      topics: this.topics,
+      presence,
+      users: this.#users,
+      manager,
+      nodes,
+      contract,
+      health: () => this.health(),
+      maxMessageBytes: settings.maxMessageBytes,
+      requestTimeoutMs: settings.requestTimeoutMs,
+    });
+    const core: ServerCore = {
+      console: this.#console,
+      guard: {
+        runtime,
+        gate: this.#gate,
+        quotas: this.#quotas,
+        decisions: this.topics.decisions,
+        identify: (request, login) => this.#admission.identify(request, login),
+        addressOf: (request, info) => this.#admission.addressOf(request, info),
+        report: (what, error) => reportRequest(this.#console, what, error),
+      },
+      origins: rules,
+      users: this.#users,
+      settings,
+      sockets: faceHost(() => this.#listener, parts.accept),
+      counters: this,
+      accountOf: this.#accountOf,
+    };
+    this.#features = new Features({
+      runtime,
+      gate: this.#gate,
+      report: core.guard.report,
+      hostOf: featureHosts(this, { core, contract, process: parts.source ?? this }),
+    });
+    try {
+      this.#features.mount(features);
+    } catch (error) {
+      void this.close();
+      throw error;
+    }
+    const { topicMounts } = this.#features;
+    this.topics.serveStreams((topic) =>
+      topicMounts.find(({ prefix }) => topic.startsWith(prefix))?.open(topic) ??
+        durable?.source(topic, this.topics)
+    );
     const requests = new ClientRequests({
       authorize: authorize as Authorize | undefined,
       onRenewed: options.onRenewed as RenewedHandler | undefined,
@@ -314,36 +383,34 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         broker: this.topics.broker,
         isShared: broker !== undefined,
       }),
-      handlers: [new StreamTopics(runtime, durable)],
-      responses: durable && new ResumableRequests(durable),
+      handlers: topicMounts.length > 0 ? topicMounts : [new StreamTopics(runtime, durable)],
+      responses: this.#features.responses ?? (durable && new ResumableRequests(durable)),
       console: this.#console,
     });
     this.#services = settings.services = new RequestService(runtime, requests);
-    this.#faces = mountFaces({
-      runtime,
-      console: this.#console,
-      gate: this.#gate,
-      quotas: this.#quotas,
-      origins: rules,
-      metrics: endpoint,
-      moq: options.moq,
-      admission: this.#admission,
-      durableStreams,
-      durable: this.#durable,
-      api,
-      inspector: inspected,
-      hasHttp: options.http !== false,
-      server: this as unknown as Server,
-      topics: this.topics,
-      presence,
-      users: this.#users,
-      manager,
-      nodes,
-      contract,
-      health: source.health,
-      maxMessageBytes: settings.maxMessageBytes,
-      requestTimeoutMs: settings.requestTimeoutMs,
-    });
+    const hooks = [options.instrumentation, ...this.#features.instrumentations];
+    instrument(settings, ...hooks.filter((one) => one !== undefined));
+  }
+
+  /**
+   * Reads the health of the server.
+   *
+   * @ignore
+   */
+  health(): ServerHealth {
+    const { count, isDraining } = this.manager;
+    const isFull = count >= (this.#maxSessions ?? DEFAULT_MAX_SESSIONS);
+    return { status: isDraining ? "draining" : isFull ? "full" : "ok", sessions: count };
+  }
+
+  /**
+   * Reads all metrics of the server and of its features. Each call reads every session, so call it
+   * once per scrape, not per message.
+   *
+   * @returns The metrics, as `metrics()` of `@skein/skein/operations` serves them.
+   */
+  measures(): readonly Measure[] {
+    return [...measuresOf(this), ...this.#features.measures()];
   }
 
   /** Address on which the server listens; `undefined` if it is mounted in another server. */
@@ -417,12 +484,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   /**
-   * Counters of HTTP requests, by server option, such as `api`. They are also part of the metrics.
+   * Counters of HTTP requests, by feature, such as `api`. They are also part of the metrics.
    */
-  get httpStats(): Readonly<Record<string, HttpFaceStats>> {
-    const all: Record<string, HttpFaceStats> = {};
+  get httpStats(): Readonly<Record<string, HttpStats>> {
+    const all: Record<string, HttpStats> = {};
     for (const [name, { stats }] of this.#faces) if (stats !== undefined) all[name] = stats;
-    return all;
+    return { ...all, ...this.#features.httpStats };
   }
 
   /**
@@ -431,7 +498,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   get quotaStats(): Readonly<Record<string, QuotaStats>> {
     const ofFaces = Array.from(this.#faces.values(), ({ quotaStats }) => quotaStats);
-    return Object.assign({ ...this.#quotas.stats }, ...ofFaces);
+    return Object.assign({ ...this.#quotas.stats }, ...ofFaces, this.#features.quotaStats);
   }
 
   /**
@@ -458,7 +525,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     return face?.fetch(request, info) ?? this.#answerOther(request, info);
   };
 
-  #faceFor(request: FaceRequest): Face | undefined {
+  #faceFor(request: FaceRequest): Pick<Face, "fetch" | "take"> | undefined {
+    if (MALFORMED_HOSTS.wants(request)) return MALFORMED_HOSTS;
+    const feature = this.#features.requestsFor(request);
+    if (feature !== undefined) return feature;
     for (const face of this.#faces.values()) if (face.wants(request)) return face;
     return undefined;
   }
@@ -475,6 +545,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
 
   /** Responds to a request for a WebTransport session. */
   #take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
+    const feature = this.#features.requestsFor(request);
+    if (feature?.take !== undefined) return feature.take(request, pages);
     for (const face of this.#faces.values()) {
       if (face.take !== undefined && face.wants(request)) return face.take(request, pages);
     }
@@ -603,7 +675,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     topic: string,
     options: UnsubscribeOptions = {},
   ): boolean {
-    const removed = this.topics.unsubscribe(session as Session, topic, options);
+    const isEnded = this.topics.unsubscribe(session as Session, topic, options);
+    const removed = this.#features.unsubscribed(session as Session, topic, options) || isEnded;
     if (topic.startsWith(STREAM_PREFIX)) {
       const rows = EPHEMERAL_PREFIX + topic.slice(STREAM_PREFIX.length);
       return this.topics.unsubscribe(session as Session, rows, options) || removed;
@@ -708,6 +781,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const [report] = await Promise.all([
       drained,
       ...Array.from(this.#faces.values(), (face) => face.drain?.(time)),
+      this.#features.drain({ ...options, withinMs }),
       this.#durable?.answers.drain({ hasOthers, withinMs, signal }),
     ]);
     // Closed sessions have ended on this side, but their closes have yet to reach the peers.
@@ -847,6 +921,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener?.();
     this.#listener?.stop();
     this.#gate.close();
+    await this.#features.close(options);
     await this.#durable?.close();
     for (const face of this.#faces.values()) await face.close?.(options);
     // Do this only after the sessions have closed, because the runtime's server cuts off WebSockets
@@ -869,6 +944,24 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const closed = this.#listener?.close(answersMs) ?? Promise.resolve();
     await settlesWithin(this.#runtime, closed, waitMs);
   }
+}
+
+/** Lists the features of a server, including those that its handlers of requests need. */
+function allFeatures(
+  { features = [], requests = {} }: {
+    readonly features?: readonly Feature[] | undefined;
+    readonly requests?: object | undefined;
+  },
+): readonly Feature[] {
+  const known = new Set(features.map(({ name }) => name));
+  const all = [...features];
+  for (const handler of Object.values(requests) as readonly Partial<FeatureUser>[]) {
+    const feature = handler?.requires?.();
+    if (feature === undefined || known.has(feature.name)) continue;
+    known.add(feature.name);
+    all.push(feature);
+  }
+  return all;
 }
 
 /** Checks whether any responses of the server may outlive their connections. */

@@ -1,7 +1,6 @@
 /** Options of `serve()` and `createServer()`, and the check that rejects unknown keys. */
 import { HISTORY_BOUNDS } from "../pubsub/topic_options.ts";
-import type { MetricsOptions } from "./metrics/endpoint.ts";
-
+import type { Feature } from "./feature.ts";
 import type { AuthorizationContext } from "./http/guard.ts";
 import type { InspectorOptions } from "./inspector/options.ts";
 import { DURABLE_STREAMS, type DurableStreamsOptions } from "./durable/options.ts";
@@ -321,12 +320,28 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   /** Observes handshakes, sessions and messages, for traces and metrics. Not set by default. */
   readonly instrumentation?: Instrumentation | undefined;
   /**
-   * Serves `/metrics` in the Prometheus text format, and `/healthz` with the state of the server,
-   * to programs on this machine. Use an object to set the path and the allowed clients.
+   * Features in addition to sessions, topics, presence and rooms, such as metrics or an HTTP API.
+   * They are mounted in this order, and asked in this order for each HTTP request.
    *
-   * @default {false}
+   * @example Metrics for Prometheus, and the state of the server for a load balancer
+   * ```ts
+   * import { serve } from "@skein/skein";
+   * import { metrics } from "@skein/skein/operations";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   hostname: "127.0.0.1",
+   *   onListen() {},
+   *   features: [metrics()],
+   * });
+   * const response = await fetch(`${server.url.replace("ws:", "http:")}healthz`);
+   * assertEquals(await response.json(), { status: "ok", sessions: 0 });
+   * ```
+   *
+   * @default {[]}
    */
-  readonly metrics?: boolean | MetricsOptions | undefined;
+  readonly features?: readonly Feature[] | undefined;
   /**
    * Serves a page that shows the sessions, topics, rooms, durable streams and brokers of all nodes,
    * and the live messages of one session. It is served at `/inspector`, to programs on this
@@ -691,11 +706,6 @@ export const INSPECTOR: OptionKinds<InspectorOptions> = {
   payloads: "boolean",
 };
 
-export const METRICS: OptionKinds<MetricsOptions> = {
-  allow: "string or function",
-  path: "string",
-};
-
 export const WEB_TRANSPORT: OptionKinds<WebTransportServeOptions> = {
   cacheFolder: "string or object or null",
   certificate: "object",
@@ -732,6 +742,7 @@ export const SERVER: OptionKinds<ServerOptions> = {
   contract: 0,
   durableStreams: DURABLE_STREAMS,
   expiresAt: "function",
+  features: listOf("object"),
   fetch: "function",
   flowControl: FLOW_CONTROL,
   history: recordOf(HISTORY_BOUNDS),
@@ -748,7 +759,6 @@ export const SERVER: OptionKinds<ServerOptions> = {
     unreadStreams: UNREAD_STREAMS,
   },
   maxTokenBytes: POSITIVE,
-  metrics: objectOr("boolean", METRICS),
   moq: objectWith("MoqServer", "fetch"),
   includePublisher: "boolean",
   node: { goneAfterMs: TIMER, heartbeatMs: TIMER, name: "string" },

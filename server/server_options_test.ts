@@ -31,7 +31,6 @@ Deno.test("serve() rejects an unknown key at any depth, and suggests a similar o
       "member",
       "members",
     ],
-    [{ metrics: { paths: "/m" } }, "metrics", "paths", "path"],
     [{ node: { nam: "a" } }, "node", "nam", "name"],
     [{ flowControl: { maxdata: 1 } }, "flowControl", "maxdata", "maxData"],
     [{ webTransport: { ports: 1 } }, "webTransport", "ports", "port"],

@@ -62,6 +62,8 @@ export interface UsersOptions {
   readonly manager: SessionManager;
   /** The decisions of this node, which a disconnect revokes. */
   readonly decisions: Decisions;
+  /** Called when the sessions of a user on this node are closed. */
+  readonly disconnected: (user: string) => void;
 }
 
 interface FollowedUser {
@@ -81,16 +83,18 @@ export class Users {
   readonly #nodes: Nodes | undefined;
   readonly #manager: SessionManager;
   readonly #decisions: Decisions;
+  readonly #disconnected: (user: string) => void;
   // Bounded by the sessions of this node.
   readonly #followed = new Map<string, FollowedUser>();
   readonly #handlers: Disposable[];
   readonly #onEnd = (session: Session) => this.#ended(session.user);
 
   /** Registers the handlers of requests from other nodes. */
-  constructor({ nodes, manager, decisions }: UsersOptions) {
+  constructor({ nodes, manager, decisions, disconnected }: UsersOptions) {
     this.#nodes = nodes;
     this.#manager = manager;
     this.#decisions = decisions;
+    this.#disconnected = disconnected;
     this.#handlers = nodes === undefined ? [] : [
       nodes.handle(
         "sessions",
@@ -267,6 +271,7 @@ export class Users {
     const sessions = this.#manager.sessionsOf(user);
     this.#decisions.disconnect(user, options);
     for (const session of sessions) this.#decisions.revoke(session, DISCONNECTED);
+    this.#disconnected(user);
     await Promise.all(sessions.map((session) => session.close(options)));
     return sessions.length;
   }

@@ -12,11 +12,13 @@ import { defineContract, serve, type Server } from "../mod.ts";
 import type { ServeOptions } from "../server.ts";
 import { DURABLE_STREAMS } from "../server/durable/options.ts";
 import { jwt } from "../server/jwt.ts";
-import { API, INSPECTOR, METRICS, SERVE } from "../server/server_options.ts";
+import { API, INSPECTOR, SERVE } from "../server/server_options.ts";
 import { memorySessions } from "../testing/mod.ts";
 import { hurried, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
 import { Page } from "./page.ts";
+import { metrics } from "../operations/mod.ts";
+import { METRICS } from "../server/metrics/endpoint.ts";
 
 /** The time limit for each decision, in milliseconds. */
 const LIMIT_MS = 60;
@@ -24,7 +26,16 @@ const LIMIT_MS = 60;
 /** The options without a callback. */
 const NO_CALLBACK = [
   ...["allowTokenMessage", "answers", "broker"],
-  ...["flowControl", "history", "hosts", "http", "keepHeaders", "limits", "maxTokenBytes"],
+  ...[
+    "features",
+    "flowControl",
+    "history",
+    "hosts",
+    "http",
+    "keepHeaders",
+    "limits",
+    "maxTokenBytes",
+  ],
   ...["includePublisher", "node", "onHandlerError", "origins", "path", "presenceGraceMs"],
   ...["clusterPresence", "rates", "rooms", "runtime", "session"],
   ...["hostname", "port", "reusePort", "signal", "tls", "webSocket", "webTransport"],
@@ -53,7 +64,7 @@ const NOT_AWAITED = [
 const WITHOUT_LIMIT = ["fetch", "onClose", "onMessage", "onStream", "requests"];
 
 /** Nested options, whose keys in the cases start with the option's name. */
-const NESTED = ["api", "durableStreams", "inspector", "metrics"];
+const NESTED = ["api", "durableStreams", "inspector"];
 
 /** Options whose callbacks `moq/session/access_test.ts` covers. */
 const ELSEWHERE = ["moq"];
@@ -510,7 +521,7 @@ Deno.test("Session stops waiting for the schemas of a reply and of an item after
 Deno.test("metrics.allow that returns a promise allows nothing", async () => {
   await using server = serve({
     ...common() as ServeOptions,
-    metrics: { allow: (() => new Promise(() => {})) as never },
+    features: [metrics({ allow: (() => new Promise(() => {})) as never })],
   });
   using socket = await RawSocket.open(server.address!.port, {
     path: "/metrics",

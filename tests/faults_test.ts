@@ -15,7 +15,6 @@ import { AuthenticationError, RequestError } from "../mod.ts";
 import type {
   ApiOptions,
   DurableStreamsOptions,
-  MetricsOptions,
   ServeOptions,
   ServerOptions,
   SessionRejection,
@@ -26,6 +25,7 @@ import { type TestServer, testServer } from "../testing/mod.ts";
 import { passTime, soon, turns } from "./waiting.ts";
 import { captureConsole } from "./console_lines.ts";
 import { UPGRADE_HEADERS } from "./servers.ts";
+import { metrics, type MetricsOptions } from "../operations/mod.ts";
 
 /** Names of the options that are functions. */
 type FunctionsOf<O> = {
@@ -104,7 +104,7 @@ const CALLBACKS: Readonly<Record<Callback, Decision | string>> = {
   },
   "metrics.allow": {
     kind: "http",
-    options: (answer) => ({ metrics: { allow: () => answer(true) } }),
+    options: (answer) => ({ features: [metrics({ allow: () => answer(true) })] }),
     path: "/healthz",
   },
   authorizeChange: "decides about a row: server/state/gate_test.ts lets it fail",

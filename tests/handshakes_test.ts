@@ -14,6 +14,7 @@ import {
 import { connect, dial } from "../client.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { soon } from "./waiting.ts";
+import { metrics } from "../operations/mod.ts";
 
 /** Records the outcomes of handshakes. */
 class Handshakes implements Instrumentation {
@@ -186,7 +187,7 @@ Deno.test("handshake() receives handshakes over WebTransport, and rejections by 
 Deno.test("serve() rejects a request for an invalid host, and reserves no slot for it", async () => {
   await using server = listen({
     webTransport: true,
-    metrics: true,
+    features: [metrics()],
     allowTokenMessage: true,
     authenticate: () => "ann",
     fetch: ({ url }) => new Response(new URL(url).pathname),

@@ -13,6 +13,7 @@ import { connectFrom, HOST, listenHardened, UPGRADE } from "./hardened.ts";
 import { frameOf, portOf, RawSocket } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
 import { TextSocket } from "./text_socket.ts";
+import { metrics } from "../operations/mod.ts";
 
 const websocket = { transports: ["websocket"] } as const;
 
@@ -49,7 +50,7 @@ async function flood(conn: Deno.Conn, bytes: Uint8Array, maxBytes: number): Prom
 
 Deno.test("serve() on the hardened engine answers HTTP like the runtime's server", async () => {
   const { server } = listenHardened({
-    metrics: true,
+    features: [metrics()],
     webTransport: true,
     path: "/session",
     async fetch(request, info) {
@@ -88,7 +89,7 @@ Deno.test("serve() on the hardened engine answers HTTP like the runtime's server
 });
 
 Deno.test("serve() on the hardened engine answers an upgrade at the metrics path with metrics", async () => {
-  const { server } = listenHardened({ metrics: true });
+  const { server } = listenHardened({ features: [metrics()] });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server), { path: "/metrics" });
   assertEquals(raw.status, 200);

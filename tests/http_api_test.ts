@@ -26,6 +26,7 @@ import { FaultyEngine, hang, pass } from "./faulty_broker.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { type Answer, Backend, documentOf, serveApi } from "./http_backend.ts";
 import { endOf } from "./sessions.ts";
+import { metrics } from "../operations/mod.ts";
 
 Deno.test("serve() rejects malformed options of the API immediately", () => {
   for (const path of ["", "api", "/", "/api/", "/a b", "/../api", "/a?b"]) {
@@ -679,7 +680,7 @@ Deno.test("API executes a failed request again with the same key", async () => {
 });
 
 Deno.test("API counts its requests in the metrics", async () => {
-  await using server = serveApi({ metrics: true });
+  await using server = serveApi({ features: [metrics()] });
   const api = new Backend(server);
   await api.get("/health");
   await api.get("/topics/news/history");
@@ -691,10 +692,10 @@ Deno.test("API counts its requests in the metrics", async () => {
       limited: { stalled: 0 },
     },
   });
-  const metrics = await fetch(`http://127.0.0.1:${portOf(server)}/metrics`);
-  const text = await metrics.text();
-  assertMatch(text, /^skein_http_requests_total\{face="api",status="404"\} 1$/m);
-  assertMatch(text, /^skein_http_active\{face="api"\} 0$/m);
+  const response = await fetch(`http://127.0.0.1:${portOf(server)}/metrics`);
+  const text = await response.text();
+  assertMatch(text, /^skein_http_requests_total\{feature="api",status="404"\} 1$/m);
+  assertMatch(text, /^skein_http_active\{feature="api"\} 0$/m);
 });
 
 Deno.test("API works on a server that is mounted in another server", async () => {

@@ -4,11 +4,11 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
-import { type MetricsOptions, prometheusText } from "../server.ts";
 import { createServer, dial } from "../mod.ts";
 import { acceptWebSocket, type WebSocketHost } from "../transport/mod.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
+import { metrics, type MetricsOptions } from "../operations/mod.ts";
 
 /** A sample in the text. */
 interface Sample {
@@ -100,7 +100,7 @@ function from(hostname: string): { remoteAddr: Deno.NetAddr } {
 Deno.test("serve() answers /metrics with text that Prometheus can read", async () => {
   const closed = Promise.withResolvers<void>();
   await using server = listen({
-    metrics: true,
+    features: [metrics()],
     onMessage: (message) => message.reply("pong"),
     onClose: () => closed.resolve(),
   });
@@ -131,7 +131,7 @@ Deno.test("serve() answers /metrics with text that Prometheus can read", async (
 });
 
 Deno.test("serve() includes QUIC handshakes in /metrics if WebTransport is on", async () => {
-  await using server = listen({ metrics: true, webTransport: { cacheFolder: null } });
+  await using server = listen({ features: [metrics()], webTransport: { cacheFolder: null } });
   const families = parse((await ask(server, "/metrics")).body);
   assertEquals(server.webTransportStats?.handshakes.pending, 0);
   assertEquals(valueOf(families, "skein_webtransport_listening"), 1);
@@ -141,13 +141,13 @@ Deno.test("serve() includes QUIC handshakes in /metrics if WebTransport is on", 
   }
   await server.close();
   assertEquals(server.webTransportStats?.isListening, false);
-  await using bare = listen({ metrics: true, webTransport: false });
+  await using bare = listen({ features: [metrics()], webTransport: false });
   assertEquals(parse((await ask(bare, "/metrics")).body).has("skein_quic_handshakes"), false);
 });
 
 Deno.test("serve() includes the bounds that clients share in /metrics", async () => {
   await using server = listen({
-    metrics: true,
+    features: [metrics()],
     webTransport: false,
     limits: { maxSessions: 9, maxSessionsPerAddress: 1 },
   });
@@ -185,7 +185,7 @@ Deno.test("A closed server does not listen on UDP while its TCP waits for a vani
 });
 
 Deno.test("serve() includes the counters of its broker in /metrics", async () => {
-  await using server = listen({ metrics: true });
+  await using server = listen({ features: [metrics()] });
   await using session = await dial(server.url, { transports: ["websocket"] });
   server.subscribe(server.manager.get(session.id) as never, "news");
   server.publish("news", "hello");
@@ -193,46 +193,6 @@ Deno.test("serve() includes the counters of its broker in /metrics", async () =>
   assertEquals(valueOf(families, "skein_topics"), 1);
   assertEquals(valueOf(families, "skein_broker_connected"), 1);
   assertEquals(valueOf(families, "skein_broker_published_total"), 1);
-});
-
-Deno.test("prometheusText() contains each given value", async () => {
-  await using server = createServer({ history: { news: {} } });
-  await server.topics.append("news", 1);
-  const { manager, topics } = server;
-  const { stats } = topics.broker;
-  const broker = {
-    status: { current: { name: "interrupted", since: 0 } },
-    stats: { ...stats, waiting: 3, interruptions: 1 },
-  } as const;
-  const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
-  const rejected = { server: 0, address: 0, user: 0, session: 0 };
-  const odd = 'a"b\\c\nd';
-  const families = parse(prometheusText({
-    manager: { stats: () => ({ ...manager.stats(), rejected: { [odd]: 1 } as never }) },
-    topics: { stats: topics.stats, broker: broker as never },
-    webTransportStats: { isListening: true, handshakes },
-    quotaStats: { rooms: { taken: 3, max: Infinity, rejected } },
-  }));
-  const cases: [name: string, labels: Record<string, string>, value: number | undefined][] = [
-    ["quic_handshakes", {}, 3],
-    ["quic_handshakes_dropped_total", { reason: "ignored" }, 4],
-    ["quic_handshakes_dropped_total", { reason: "replaced" }, 5],
-    ["quic_handshakes_dropped_total", { reason: "tooSlow" }, 6],
-    ["quota_taken", { quota: "rooms" }, 3],
-    // If a resource is unlimited, there is no metric for its maximum.
-    ["quota_max", { quota: "rooms" }, undefined],
-    // The broker is unreachable.
-    ["broker_connected", {}, 0],
-    ["broker_waiting", {}, 3],
-    ["broker_interruptions_total", {}, 1],
-    ["broker_published_total", {}, 1],
-    ["history_failed_total", {}, 0],
-    ["history_gaps_total", {}, 0],
-    ["sessions_rejected_total", { reason: odd }, 1],
-  ];
-  for (const [name, labels, value] of cases) {
-    assertEquals(valueOf(families, `skein_${name}`, labels), value, name);
-  }
 });
 
 Deno.test("serve() answers neither /metrics nor /healthz by default", async () => {
@@ -244,7 +204,7 @@ Deno.test("serve() answers neither /metrics nor /healthz by default", async () =
 
 Deno.test("serve() answers at the configured path, and leaves the default path to the application", async () => {
   await using server = listen({
-    metrics: { path: "/internal/metrics" },
+    features: [metrics({ path: "/internal/metrics" })],
     fetch: () => new Response("the application"),
   });
   parse((await ask(server, "/internal/metrics?x=1")).body);
@@ -254,7 +214,7 @@ Deno.test("serve() answers at the configured path, and leaves the default path t
 });
 
 Deno.test("serve() answers metrics only to programs on this machine", async () => {
-  await using server = createServer({ metrics: true });
+  await using server = createServer({ features: [metrics()] });
   const request = new Request("http://localhost/metrics", { headers: { host: "localhost:8000" } });
   assertEquals((await server.fetch(request, from("127.0.0.1"))).status, 200);
   assertEquals((await server.fetch(request, from("192.0.2.1"))).status, 403);
@@ -263,7 +223,7 @@ Deno.test("serve() answers metrics only to programs on this machine", async () =
 
 Deno.test("serve() answers metrics to clients that metrics.allow accepts", async () => {
   const asking = async (allow: MetricsOptions["allow"], path: string) => {
-    await using server = createServer({ metrics: allow === undefined ? {} : { allow } });
+    await using server = createServer({ features: [metrics({ allow })] });
     const request = new Request(`http://example.com${path}`, { headers: { host: "example.com" } });
     return (await server.fetch(request, from("10.1.2.3"))).status;
   };
@@ -280,7 +240,7 @@ Deno.test("serve() answers metrics to clients that metrics.allow accepts", async
 });
 
 Deno.test("serve() answers metrics to GET and HEAD, and rejects other methods", async () => {
-  await using server = listen({ metrics: true });
+  await using server = listen({ features: [metrics()] });
   const head = await ask(server, "/healthz", { method: "HEAD" });
   assertEquals([head.status, head.body], [200, ""]);
   const post = await ask(server, "/metrics", { method: "POST" });
@@ -288,7 +248,7 @@ Deno.test("serve() answers metrics to GET and HEAD, and rejects other methods", 
 });
 
 Deno.test("serve() reports healthy unless it is full or drains", async () => {
-  await using server = listen({ metrics: true, limits: { maxSessions: 1 } });
+  await using server = listen({ features: [metrics()], limits: { maxSessions: 1 } });
   const health = async () => {
     const { status, body } = await ask(server, "/healthz");
     return [status, JSON.parse(body)];
@@ -304,7 +264,7 @@ Deno.test("serve() reports healthy unless it is full or drains", async () => {
 });
 
 Deno.test("serve() with metrics answers a request with an invalid host", async () => {
-  await using server = listen({ metrics: true });
+  await using server = listen({ features: [metrics()] });
   for (const host of ["a b", "localhost:99999", "[::1"]) {
     using raw = await RawSocket.open(server.address!.port, { path: "/metrics", headers: { host } });
     assertMatch(raw.head, /^HTTP\/1\.1 (?:101|4\d\d) /, host);
@@ -313,7 +273,7 @@ Deno.test("serve() with metrics answers a request with an invalid host", async (
 
 Deno.test("serve() rejects invalid metrics options", () => {
   for (
-    const metrics of [
+    const options of [
       { path: "metrics" },
       { path: "" },
       { path: true },
@@ -326,6 +286,6 @@ Deno.test("serve() rejects invalid metrics options", () => {
       { allow: "nobody" },
     ]
   ) {
-    assertThrows(() => createServer({ metrics: metrics as never }), TypeError, "metrics.");
+    assertThrows(() => metrics(options as never), TypeError, "Cannot create metrics: ");
   }
 });

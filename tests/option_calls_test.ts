@@ -68,6 +68,7 @@ import {
   withMessages,
 } from "../transport/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { metrics } from "../operations/mod.ts";
 
 /**
  * Functions and constructors. Without the check, some of them would start something that no test
@@ -90,6 +91,7 @@ const FUNCTIONS: Readonly<Record<string, (options: never) => unknown>> = {
   listenQuic,
   listenWebTransport,
   memoryPair,
+  metrics,
   memorySessions,
   msgpackCodec,
   otel,
@@ -146,6 +148,13 @@ const METHODS: Methods = {
     ),
   acceptNativeWebTransport: (_, options) => acceptNativeWebTransport({} as never, options),
   assertNoLeaks: ({ client }, options) => assertNoLeaks(client, options),
+  "FeatureHost.guard": (_, options) =>
+    createServer({
+      features: [{
+        name: "guarded",
+        mount: (host) => ({ http: host.guard(options, () => new Response()) }),
+      }],
+    }),
   nextEvent: (_, options) => nextEvent(new EventTarget(), "a", options),
   receive: (_, options) => receive([] as never, 1, options),
   receiveOne: (_, options) => receiveOne([] as never, options),
@@ -595,6 +604,7 @@ const EXEMPT: Readonly<Record<string, RegExp>> = {
   "a definition, checked by its compiler": /^defineContract$/,
   "other types of a State, which is in the tables": /^(?:TypedStateMethods|TypedTransaction)\./,
   "the W3C class, whose dictionaries ignore unknown members": /^(?:new )?WebTransport/,
+  "members of features, which Skein calls itself": /^Mounted\./,
   "hooks of React, whose options go to the client": /^SkeinHooks\./,
 };
 

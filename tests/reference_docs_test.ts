@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { CloseCode } from "../mod.ts";
 import { serve } from "../server.ts";
+import { metrics } from "../operations/mod.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
@@ -91,7 +92,7 @@ Deno.test("The metrics page lists each metric with its kind and labels", async (
   await using server = serve({
     port: 0,
     onListen() {},
-    metrics: true,
+    features: [metrics()],
     api: { path: "/api" },
     durableStreams: { path: "/streams" },
   });

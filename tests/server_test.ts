@@ -17,6 +17,7 @@ import { lowPort } from "./ports.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { endOf } from "./sessions.ts";
 import { soon, until } from "./waiting.ts";
+import { metrics } from "../operations/mod.ts";
 
 const named = {
   authenticate: ({ token }: { token: string | undefined }) => token ?? "nobody",
@@ -65,7 +66,7 @@ Deno.test("serve() calls no platform timer, because Deno loads timers at the fir
     webTransport: false,
     rooms: ["room:{id}"],
     history: { "room:{id}": {} },
-    metrics: true,
+    features: [metrics()],
   });
   await server.close();
   assertEquals(calls, 0);

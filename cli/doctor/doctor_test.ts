@@ -14,6 +14,7 @@ import { main } from "../skein.ts";
 import type { Check } from "./check.ts";
 import type { Examination } from "./examine.ts";
 import { versionsOf } from "./webtransport.ts";
+import { metrics } from "../../operations/mod.ts";
 
 /** Runs `skein doctor --json` with short time limits. */
 async function examine(url: string | URL, args: readonly string[] = []) {
@@ -87,7 +88,7 @@ Deno.test("skein doctor strips control characters of a server from causes", asyn
 });
 
 Deno.test("skein doctor reports all transports of a Skein server as open", async () => {
-  await using server = start({ metrics: true });
+  await using server = start({ features: [metrics()] });
   const { code, result, states, check } = await examine(server.url);
   assertEquals(code, 0);
   assertEquals(result.transports, { webtransport: "ok", websocket: "ok", http: "ok" });
@@ -470,7 +471,7 @@ Deno.test("skein doctor distinguishes a rejected session from a blocked network"
 });
 
 Deno.test("skein doctor reports a draining server", async () => {
-  await using server = start({ metrics: true });
+  await using server = start({ features: [metrics()] });
   const { url } = server;
   const session = new WebSocket(url);
   // The drain may close the session at any time.

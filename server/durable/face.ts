@@ -67,7 +67,7 @@ import {
   type StreamPage,
   type StreamRead,
 } from "../../pubsub/logs/stream_logs.ts";
-import type { HttpFaceStats } from "../metrics/measures.ts";
+import type { HttpStats } from "../metrics/measures.ts";
 import type { ChangeGate } from "../state/gate.ts";
 import { BrokerError, LimitError, RequestError, TimeoutError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
@@ -223,7 +223,7 @@ export class DurableFace {
     });
   }
 
-  get stats(): HttpFaceStats {
+  get stats(): HttpStats {
     const { stalled } = this.#events;
     return {
       ...this.#guard.stats,

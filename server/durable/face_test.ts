@@ -482,8 +482,8 @@ Deno.test("readers and limits of durable streams are in the metrics", async () =
     stalled: 0,
   });
   const text = prometheusText(bench.server);
-  assertMatch(text, /^skein_http_readers\{face="durableStreams",way="sse"\} 1$/m);
-  assertMatch(text, /^skein_http_limited_total\{face="durableStreams",bound="maxStreams"\} 1$/m);
+  assertMatch(text, /^skein_http_readers\{feature="durableStreams",way="sse"\} 1$/m);
+  assertMatch(text, /^skein_http_limited_total\{feature="durableStreams",bound="maxStreams"\} 1$/m);
   await reader.body!.cancel();
 });
 

@@ -14,7 +14,7 @@ import type { OptionKinds } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { proxyRule } from "../../base/accounts.ts";
 import { Quotas } from "../../base/shares.ts";
-import type { HttpFaceStats } from "../metrics/measures.ts";
+import type { HttpStats } from "../metrics/measures.ts";
 import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 
@@ -120,7 +120,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
   }
 
   /** Counters of the requests. */
-  get stats(): HttpFaceStats {
+  get stats(): HttpStats {
     return this.#face.stats;
   }
 

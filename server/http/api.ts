@@ -36,8 +36,7 @@ import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
 import { settlesWithin, waitFor } from "../../base/wait.ts";
 import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
-import type { HttpFaceStats } from "../metrics/measures.ts";
-import type { ServerHealth } from "../metrics/endpoint.ts";
+import type { HttpStats, ServerHealth } from "../metrics/measures.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 
@@ -190,7 +189,7 @@ export class Api {
   }
 
   /** Counters of requests. */
-  get stats(): HttpFaceStats {
+  get stats(): HttpStats {
     const { readers: sse, stalled } = this.#events;
     return { ...this.#guard.stats, readers: { sse }, limited: { stalled } };
   }

@@ -10,7 +10,7 @@ import { rejectionHeaders } from "../session_request.ts";
 import { RateAccounts } from "../../manager/rate_accounts.ts";
 import { checkRate, type Rate } from "../../base/token_bucket.ts";
 import { within } from "../../base/wait.ts";
-import type { HttpFaceStats } from "../metrics/measures.ts";
+import type { HttpStats } from "../metrics/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { AuthenticationError, LimitError } from "../../errors.ts";
 import { decide, DecisionFault } from "../../base/decision.ts";
@@ -307,7 +307,7 @@ export class HttpGuard<Action extends string> {
       new RateAccounts("address", { connections: rate }, () => undefined);
   }
 
-  get stats(): HttpFaceStats {
+  get stats(): HttpStats {
     return { active: this.#active.taken, answered: Object.fromEntries(this.#answered) };
   }
 

@@ -15,7 +15,7 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { decide } from "../../base/decision.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError, TimeoutError } from "../../errors.ts";
-import type { HttpFaceStats } from "../metrics/measures.ts";
+import type { HttpStats } from "../metrics/measures.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 import { pathBelow } from "../../transport/url.ts";
@@ -143,7 +143,7 @@ export class Inspector implements AsyncDisposable {
   }
 
   /** Counters of requests. */
-  get stats(): HttpFaceStats {
+  get stats(): HttpStats {
     return { active: this.#active, answered: Object.fromEntries(this.#answered) };
   }
 

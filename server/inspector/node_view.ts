@@ -23,7 +23,7 @@ import { clip, clipped, payloadText } from "./shown.ts";
 import { Traffic, type TrafficAnswer } from "./traffic.ts";
 import type { DurableStreams } from "../durable/streams.ts";
 import type { QuotaStats } from "../../base/shares.ts";
-import type { HttpFaceStats, WebTransportStats } from "../metrics/measures.ts";
+import type { HttpStats, WebTransportStats } from "../metrics/measures.ts";
 import type { SessionManager } from "../../manager/session_manager.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
@@ -71,7 +71,7 @@ export interface InspectedServer {
   /** Durable streams, if the server has any. */
   readonly streams: DurableStreams | undefined;
   /** Counters of HTTP requests. */
-  readonly httpStats: Readonly<Record<string, HttpFaceStats>>;
+  readonly httpStats: Readonly<Record<string, HttpStats>>;
   /** Counters of limits. */
   readonly quotaStats: Readonly<Record<string, QuotaStats>>;
   /** Counters of WebTransport. */

@@ -4,7 +4,7 @@
  */
 import type { TrafficAnswer } from "./traffic.ts";
 import type { QuotaStats } from "../../base/shares.ts";
-import type { HttpFaceStats, WebTransportStats } from "../metrics/measures.ts";
+import type { HttpStats, WebTransportStats } from "../metrics/measures.ts";
 import type { ManagerStats } from "../../manager/stats.ts";
 import type { BrokerStats } from "../../pubsub/broker.ts";
 import type { HistoryBounds } from "../../pubsub/broker.ts";
@@ -174,7 +174,7 @@ export interface NodeOverview {
     | { readonly writers: number; readonly readers: number; readonly answers: number }
     | undefined;
   readonly broker: BrokerView;
-  readonly http: Readonly<Record<string, HttpFaceStats>>;
+  readonly http: Readonly<Record<string, HttpStats>>;
   /** Limits that clients share, by name. */
   readonly quotas: Readonly<Record<string, QuotaStats>>;
   readonly webTransport: WebTransportStats | undefined;

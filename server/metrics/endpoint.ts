@@ -1,14 +1,9 @@
-/** The paths at which a server reports metrics and health. */
+/** The feature `metrics()`: the paths at which a server reports metrics and health. */
+import { checkOptions } from "../../base/option_checks.ts";
+import type { OptionKinds } from "../../base/options.ts";
 import { DecisionFault } from "../../base/decision.ts";
-import { DEFAULT_MAX_SESSIONS } from "../../manager/limits.ts";
-import type { Face, FaceRequest } from "../face.ts";
-import type { Measure } from "./measures.ts";
-import {
-  exposition,
-  type MeasuredServer,
-  measuresOf,
-  PROMETHEUS_CONTENT_TYPE,
-} from "./prometheus.ts";
+import type { Feature, FeatureHost, HttpMount, RequestHead } from "../feature.ts";
+import { exposition, PROMETHEUS_CONTENT_TYPE } from "./prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import { isFromThisMachine } from "../../transport/origins.ts";
 
@@ -43,77 +38,73 @@ export interface MetricsOptions {
     | undefined;
 }
 
-/** Health of a server, or of several servers together. */
-export interface ServerHealth {
-  /** `ok` while new sessions are accepted. */
-  readonly status: "ok" | "draining" | "full" | "down";
-  readonly sessions: number;
-}
+export const METRICS: OptionKinds<MetricsOptions> = {
+  allow: "string or function",
+  path: "string",
+};
 
-/** Source of the reported metrics. */
-export interface MetricsSource {
-  /** Reads the metrics. */
-  measures(): readonly Measure[] | Promise<readonly Measure[]>;
-  /** Reads the health. */
-  health(): ServerHealth | Promise<ServerHealth>;
-}
-
-/** Reads the metrics of one server, which may have up to `maxSessions` sessions. */
-export function metricsOf(
-  server: MeasuredServer & {
-    readonly manager: { readonly count: number; readonly isDraining: boolean };
-  },
-  maxSessions: number = DEFAULT_MAX_SESSIONS,
-): MetricsSource {
+/**
+ * Serves `/metrics` in the Prometheus text format, and `/healthz` with the state of the server, to
+ * programs on this machine. In a worker of `serveWorkers`, they cover all workers.
+ *
+ * @param options The path and the allowed clients.
+ * @returns The feature, for one server.
+ * @throws {TypeError} If an option is unknown or invalid.
+ *
+ * @example Metrics and health
+ * ```ts
+ * import { serve } from "@skein/skein";
+ * import { metrics } from "@skein/skein/operations";
+ * import { assertEquals, assertStringIncludes } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   hostname: "127.0.0.1",
+ *   onListen() {},
+ *   features: [metrics()],
+ * });
+ * const url = server.url.replace("ws:", "http:");
+ * const health = await fetch(`${url}healthz`);
+ * assertEquals(await health.json(), { status: "ok", sessions: 0 });
+ * const text = await (await fetch(`${url}metrics`)).text();
+ * assertStringIncludes(text, 'skein_sessions{state="connected"} 0\n');
+ * ```
+ */
+export function metrics(options: MetricsOptions = {}): Feature {
+  checkOptions("create metrics", options, METRICS);
+  const { path = "/metrics", allow = "loopback" } = options;
+  checkPath(path);
+  if (typeof allow !== "function" && allow !== "loopback" && allow !== "everybody") {
+    throw new TypeError(
+      `Cannot create metrics: allow must be "loopback", "everybody" or a function, received ${allow}`,
+    );
+  }
   return {
-    measures: () => measuresOf(server),
-    health: () => {
-      const { count, isDraining } = server.manager;
-      const status = isDraining ? "draining" : count >= maxSessions ? "full" : "ok";
-      return { status, sessions: count };
-    },
+    name: "metrics",
+    mount: (host) => ({ http: new MetricsEndpoint({ path, allow }, host) }),
   };
 }
 
-/** The face for metrics and health. */
-export class MetricsEndpoint implements Face {
-  readonly #source: MetricsSource;
-  readonly #report: (fault: DecisionFault) => void;
+/** Responds with metrics and health. */
+class MetricsEndpoint implements HttpMount {
+  readonly paths: readonly string[];
+  readonly #host: FeatureHost;
   readonly #path: string;
   readonly #allow: NonNullable<MetricsOptions["allow"]>;
 
-  /**
-   * Creates the face for a source of metrics.
-   *
-   * @throws {TypeError} If the path is not spelled as in a URL, if it is the path of the health
-   * check, or if `allow` is not one of its values.
-   */
-  constructor(
-    options: MetricsOptions,
-    { source, report }: {
-      readonly source: MetricsSource;
-      /** Reports that `allow` failed. */
-      readonly report: (fault: DecisionFault) => void;
-    },
-  ) {
-    const { path = "/metrics", allow = "loopback" } = options;
-    checkPath(path);
-    if (typeof allow !== "function" && allow !== "loopback" && allow !== "everybody") {
-      throw new TypeError(
-        `Cannot create server: metrics.allow must be "loopback", "everybody" or a function, received ${allow}`,
-      );
-    }
-    this.#source = source;
-    this.#report = report;
+  constructor({ path, allow }: {
+    readonly path: string;
+    readonly allow: NonNullable<MetricsOptions["allow"]>;
+  }, host: FeatureHost) {
+    this.paths = [path, HEALTH_PATH];
+    this.#host = host;
     this.#path = path;
     this.#allow = allow;
   }
 
-  wants({ url }: FaceRequest): boolean {
+  wants({ url }: RequestHead): boolean {
     // Most requests are for neither path, and need no parsed URL.
-    return [this.#path, HEALTH_PATH].some((path) =>
-      url.includes(path) && URL.parse(url)?.pathname === path
-    );
+    return this.paths.some((path) => url.includes(path) && URL.parse(url)?.pathname === path);
   }
 
   fetch(request: Request, info: RequestInfo): Response | Promise<Response> {
@@ -121,7 +112,7 @@ export class MetricsEndpoint implements Face {
     try {
       isAllowed = this.#isAllowed(request, info);
     } catch (error) {
-      this.#report(DecisionFault.thrown("metrics.allow", error));
+      this.#host.report("metrics.allow", DecisionFault.thrown("metrics.allow", error));
       return text("The server cannot tell now, try again later\n", 503, { "retry-after": "5" });
     }
     if (!isAllowed) {
@@ -146,13 +137,13 @@ export class MetricsEndpoint implements Face {
   }
 
   async #metrics(): Promise<Response> {
-    const measures = await this.#source.measures();
+    const measures = await this.#host.process.measures();
     const type = { "content-type": PROMETHEUS_CONTENT_TYPE };
     return text(measures.map(exposition).join(""), 200, type);
   }
 
   async #health(): Promise<Response> {
-    const health = await this.#source.health();
+    const health = await this.#host.process.health();
     return text(`${JSON.stringify(health)}\n`, health.status === "ok" ? 200 : 503, {
       "content-type": "application/json",
     });
@@ -176,6 +167,6 @@ function checkPath(path: string): void {
   const isSpelled = URL.parse(path, "http://localhost")?.pathname === path;
   if (isSpelled && path !== HEALTH_PATH) return;
   throw new TypeError(
-    `Cannot create server: metrics.path must be a path spelled as in a URL, other than ${HEALTH_PATH}, received ${path}`,
+    `Cannot create metrics: path must be a path spelled as in a URL, other than ${HEALTH_PATH}, received ${path}`,
   );
 }

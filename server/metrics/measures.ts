@@ -24,7 +24,7 @@ export interface WebTransportStats {
 }
 
 /** HTTP counters of one part of a server, such as the API; see `httpStats` of `Server`. */
-export interface HttpFaceStats {
+export interface HttpStats {
   /** Requests in progress. */
   readonly active: number;
   /** Responses since the start, by status. */
@@ -40,9 +40,25 @@ export interface CountedServer {
   /** Counters of WebTransport; `undefined` if WebTransport is off. */
   readonly webTransportStats?: WebTransportStats | undefined;
   /** HTTP counters, by server option. */
-  readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
+  readonly httpStats?: Readonly<Record<string, HttpStats>> | undefined;
   /** Counters of limits that clients share, by name. */
   readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
+}
+
+/** Health of a server, or of several servers together. */
+export interface ServerHealth {
+  /** `ok` while new sessions are accepted. */
+  readonly status: "ok" | "draining" | "full" | "down";
+  /** Number of sessions. */
+  readonly sessions: number;
+}
+
+/** Metrics and health of a server, or of all workers of a process. */
+export interface MetricsSource {
+  /** Reads the metrics. */
+  measures(): readonly Measure[] | Promise<readonly Measure[]>;
+  /** Reads the health. */
+  health(): ServerHealth | Promise<ServerHealth>;
 }
 
 /** Counters before the first handshake, and for an engine that does not count. */
@@ -104,6 +120,22 @@ function each(record: Readonly<Record<string, number>>, attribute: string): Meas
     value,
     attributes: { [attribute]: key },
   }));
+}
+
+/** Reads all metrics of a server, except those of its features. */
+export function measuresOf(
+  server: CountedServer & {
+    readonly manager: { stats(): ManagerStats };
+    readonly topics: CountedTopics;
+  },
+): Measure[] {
+  const stats = server.manager.stats();
+  return [
+    ...sessionMeasures(stats),
+    ...managerMeasures(stats),
+    ...topicMeasures(server.topics),
+    ...serverMeasures(server),
+  ];
 }
 
 /** Metrics of sessions, the same for a server and for clients. */
@@ -396,28 +428,28 @@ function webTransportMeasures({ webTransportStats }: CountedServer): Measure[] {
 function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
   const byFace = (
     attribute: string,
-    pick: (stats: HttpFaceStats) => Readonly<Record<string, number>> | undefined,
+    pick: (stats: HttpStats) => Readonly<Record<string, number>> | undefined,
   ) =>
     Object.entries(httpStats).flatMap(([face, stats]) =>
       each(pick(stats) ?? {}, attribute).map(({ value, attributes }) => ({
         value,
-        attributes: { "skein.http.face": face, ...attributes },
+        attributes: { "skein.http.feature": face, ...attributes },
       }))
     );
   const all = [
     sum(
-      ["skein.http.active", "{request}", "HTTP requests in progress, by face"],
+      ["skein.http.active", "{request}", "HTTP requests in progress, by feature"],
       ...Object.entries(httpStats).map(([face, { active }]) => ({
         value: active,
-        attributes: { "skein.http.face": face },
+        attributes: { "skein.http.feature": face },
       })),
     ),
     counter(
-      ["skein.http.requests", "{request}", "HTTP responses, by face and status"],
+      ["skein.http.requests", "{request}", "HTTP responses, by feature and status"],
       ...byFace("skein.http.status", ({ answered }) => answered),
     ),
     sum(
-      ["skein.http.readers", "{reader}", "Readers waiting for new records, by face and mode"],
+      ["skein.http.readers", "{reader}", "Readers waiting for new records, by feature and mode"],
       ...byFace("skein.http.way", ({ readers }) => readers),
     ),
     counter(

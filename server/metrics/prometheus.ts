@@ -1,16 +1,5 @@
 /** The counters of a server in the Prometheus text format. */
-import {
-  type HttpFaceStats,
-  managerMeasures,
-  type Measure,
-  serverMeasures,
-  sessionMeasures,
-  topicMeasures,
-  type WebTransportStats,
-} from "./measures.ts";
-import type { QuotaStats } from "../../base/shares.ts";
-import type { SessionManager } from "../../manager/mod.ts";
-import type { Topics } from "../../pubsub/mod.ts";
+import type { Measure } from "./measures.ts";
 
 /** Content type of {@linkcode prometheusText}. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
@@ -36,38 +25,16 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * assertStringIncludes(await answer().text(), 'skein_sessions{state="connected"} 0\n');
  * ```
  *
- * @param server A server, or an object with a manager. `topics` adds the counters of topics and
- * their broker, `webTransportStats` adds QUIC handshakes, `httpStats` adds HTTP requests, and
- * `quotaStats` adds limits.
+ * @param server A server. Its features add their own metrics.
  * @returns The text.
  */
 export function prometheusText(
   server: {
-    readonly manager: Pick<SessionManager, "stats">;
-    readonly topics?: Pick<Topics, "broker" | "stats"> | undefined;
-    readonly webTransportStats?: WebTransportStats | undefined;
-    readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
-    readonly quotaStats?: Readonly<Record<string, QuotaStats>> | undefined;
+    /** Reads all metrics. */
+    measures(): readonly Measure[];
   },
 ): string {
-  return measuresOf(server).map(exposition).join("");
-}
-
-/** A server whose counters are read. */
-export type MeasuredServer = Parameters<typeof prometheusText>[0];
-
-/** Reads all metrics of a server. */
-export function measuresOf(
-  { manager, topics, webTransportStats, httpStats, quotaStats }: MeasuredServer,
-): Measure[] {
-  const stats = manager.stats();
-  const ofTopics = topics === undefined ? [] : topicMeasures(topics);
-  return [
-    ...sessionMeasures(stats),
-    ...managerMeasures(stats),
-    ...ofTopics,
-    ...serverMeasures({ webTransportStats, httpStats, quotaStats }),
-  ];
+  return server.measures().map(exposition).join("");
 }
 
 /** Formats one metric. */

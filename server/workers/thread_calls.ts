@@ -2,7 +2,7 @@
 import { textOf } from "../../base/error_text.ts";
 import type { DrainReport } from "../../manager/drain.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
-import type { ServerHealth } from "../metrics/endpoint.ts";
+import type { ServerHealth } from "../metrics/measures.ts";
 import type { Measure } from "../metrics/measures.ts";
 
 /** The UDP socket of WebTransport, as other workers announce it to their clients. */

@@ -7,8 +7,6 @@ import type { EngineFacts } from "../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../pubsub/ports/port_broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Contract } from "../../session/contract.ts";
-import { metricsOf } from "../metrics/endpoint.ts";
-import { measuresOf } from "../metrics/prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { ListenInfo } from "../listener.ts";
 import { Server } from "../server.ts";
@@ -70,8 +68,8 @@ export interface WorkerNode {
   readonly signal: AbortSignal;
   /**
    * Serves sessions on the port that all workers share. Call it once. It accepts the options of
-   * `serve`, except the options that belong to `serveWorkers`. With `metrics`, each worker reports
-   * the metrics of all workers.
+   * `serve`, except the options that belong to `serveWorkers`. The feature `metrics()` of each worker
+   * reports the metrics of all workers.
    *
    * @typeParam V Type of the values from `authenticate`.
    * @typeParam C The contract.
@@ -131,7 +129,6 @@ class WorkerProgram {
   readonly #heapLimit = getHeapStatistics().heap_size_limit;
   readonly #udp = Promise.withResolvers<void>();
   #server: Server | undefined;
-  #maxSessions: number | undefined;
   #origins: Pick<ServeOptions, "hosts" | "origins"> = {};
   #info: ListenInfo | undefined;
 
@@ -147,15 +144,14 @@ class WorkerProgram {
   }
 
   #answers(): AnswersTo<WorkerQuestions> {
-    const source = () => metricsOf(this.#server!, this.#maxSessions);
     return {
       start: () => this.#start(),
       // A full heap aborts a handler at an arbitrary point, and raises the limit afterwards.
       ping: () => ({ isExhausted: getHeapStatistics().heap_size_limit > this.#heapLimit }),
       takeUdp: () => this.#udp.resolve(),
       udp: () => this.#udpFacts(),
-      measures: () => measuresOf(this.#server!),
-      health: () => source().health(),
+      measures: () => this.#server!.measures(),
+      health: () => this.#server!.health(),
       drain: async (options) => {
         this.#ending.abort();
         const report = await this.#server!.drain(options);
@@ -200,7 +196,6 @@ class WorkerProgram {
     }
     const { index, listen, hasUdp } = this.#init;
     const { hosts, origins, limits, node, ...rest } = options;
-    this.#maxSessions = limits?.maxSessions;
     this.#origins = { hosts, origins };
     const server = Server.listen<V, C>({
       ...rest,

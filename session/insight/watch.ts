@@ -36,15 +36,87 @@ import { type Fresh, withoutToken } from "../url.ts";
  * ```
  *
  * @param settings The settings.
- * @param instrumentation The hooks; `undefined` removes them.
+ * @param instrumentations The hooks, which replace earlier ones. Those of the first instrumentation
+ * run outside of the others.
  * @returns The settings that were passed.
  */
 export function instrument(
   settings: SessionSettings,
-  instrumentation: Instrumentation | undefined,
+  ...instrumentations: readonly Instrumentation[]
 ): SessionSettings {
-  settings.watch = instrumentation && new HookRunner(instrumentation, settings);
+  settings.watch = instrumentations
+    .map((hooks): SessionWatch => new HookRunner(hooks, settings))
+    .reduceRight<SessionWatch | undefined>(
+      (inner, outer) => inner === undefined ? outer : new NestedWatch(outer, inner),
+      undefined,
+    );
   return settings;
+}
+
+/** Calls the hooks of two instrumentations, one inside of the other. */
+class NestedWatch implements SessionWatch {
+  readonly #outer: SessionWatch;
+  readonly #inner: SessionWatch;
+
+  constructor(outer: SessionWatch, inner: SessionWatch) {
+    this.#outer = outer;
+    this.#inner = inner;
+  }
+
+  handshake(info: HandshakeInfo): FollowedHandshake | undefined {
+    const outer = this.#outer.handshake(info);
+    const inner = this.#inner.handshake(info);
+    if (outer === undefined || inner === undefined) return outer ?? inner;
+    return {
+      during: (what) => outer.during(() => inner.during(what)),
+      ended(outcome) {
+        inner.ended(outcome);
+        outer.ended(outcome);
+      },
+    };
+  }
+
+  opened(session: Session): void {
+    this.#outer.opened(session);
+    this.#inner.opened(session);
+  }
+
+  received(session: Session, frame: string | Uint8Array): void {
+    this.#outer.received(session, frame);
+    this.#inner.received(session, frame);
+  }
+
+  closed(session: Session, info: CloseInfo): void {
+    this.#outer.closed(session, info);
+    this.#inner.closed(session, info);
+  }
+
+  asking<T>(
+    session: Session,
+    topic: string,
+    ask: (trace: TraceContext | undefined) => Promise<T>,
+  ): Promise<T> {
+    return this.#outer.asking(
+      session,
+      topic,
+      (outer) => this.#inner.asking(session, topic, (inner) => ask(outer ?? inner)),
+    );
+  }
+
+  sending(topic: string, session: Session | undefined): TraceContext | undefined {
+    const outer = this.#outer.sending(topic, session);
+    return this.#inner.sending(topic, session) ?? outer;
+  }
+
+  handle(
+    message: Message,
+    session: Session,
+    trace: unknown,
+    handler: () => void | Promise<void>,
+  ): void | Promise<void> {
+    const inner = () => this.#inner.handle(message, session, trace, handler);
+    return this.#outer.handle(message, session, trace, inner);
+  }
 }
 
 class HookRunner implements SessionWatch {

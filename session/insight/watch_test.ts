@@ -197,7 +197,7 @@ Deno.test("instrument() presents a handler that throws synchronously as a reject
 Deno.test("instrument() without hooks stops watching", () => {
   const settings = instrument(sessionSettings({ side: "server" }), {});
   assertEquals(settings.watch === undefined, false);
-  assertStrictEquals(instrument(settings, undefined).watch, undefined);
+  assertStrictEquals(instrument(settings).watch, undefined);
 });
 
 Deno.test("openWatched() starts no handshake if the attempt ended before the URL was known", async () => {

@@ -15,6 +15,7 @@ import { type Context, makeColors } from "../../cli/context.ts";
 import { serve } from "../../server.ts";
 import { fakeContext } from "../cli_context.ts";
 import { BROWSERS, launchBrowser, pathOf } from "./_browsers.ts";
+import { metrics } from "../../operations/mod.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
 
@@ -136,7 +137,7 @@ async function shootDoctor(): Promise<void> {
   await using _server = serve({
     port: 8000,
     hostname: "127.0.0.1",
-    metrics: true,
+    features: [metrics()],
     webTransport: false,
     origins: ["https://app.example.com"],
     onListen() {},

@@ -13,6 +13,7 @@ import { property } from "./property.ts";
 import { read } from "./readings.ts";
 import { ask, serveNodes } from "./requests.ts";
 import type { Ends, World } from "./world.ts";
+import { metrics } from "../../operations/mod.ts";
 
 /**
  * Share of a drain over which sessions leave, and the maximum mean time between two of them in
@@ -114,7 +115,7 @@ property("a drain lets each session finish its work until its timeout or signal"
     const [near, far] = await serveNodes(world, "memory", {
       history: { "log:{name}": {} },
       api: { path: "/api", authorize: () => true },
-      metrics: { allow: "everybody" },
+      features: [metrics({ allow: "everybody" })],
       session: { concurrency: 12 },
       ...handlers(world),
     });

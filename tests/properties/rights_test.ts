@@ -11,6 +11,7 @@ import { collect, outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, respond, serveNodes } from "./requests.ts";
 import type { World } from "./world.ts";
+import { metrics } from "../../operations/mod.ts";
 
 /** A topic with a history, a topic without one, and a room. */
 const TOPICS = ["kept:a", "talk:a", "room:a"] as const;
@@ -163,7 +164,7 @@ class Servers {
       api: { path: "/api", authorize },
       durableStreams: { path: "/streams", authorize },
       inspector: { authorize: (request) => ofRequest(request, "inspect") },
-      metrics: { allow: (request) => ofRequest(request, "measure") },
+      features: [metrics({ allow: (request) => ofRequest(request, "measure") })],
     });
     const eve = this.#connect("eve", () => "eve 0", () => 1, "websocket");
     await this.#subscribe(eve, "eve 0");

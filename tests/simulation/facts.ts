@@ -402,7 +402,14 @@ export interface LiveServer {
   /** The server. */
   readonly server: Pick<
     Server,
-    "manager" | "topics" | "rooms" | "presence" | "nodes" | "webTransportStats" | "httpStats"
+    | "manager"
+    | "topics"
+    | "measures"
+    | "rooms"
+    | "presence"
+    | "nodes"
+    | "webTransportStats"
+    | "httpStats"
   >;
 }
 

@@ -10,6 +10,7 @@ import type { Host } from "./host.ts";
 import { SimulatedNetwork } from "./network/network.ts";
 import { simulatedClient, SimulatedServer } from "./programs.ts";
 import { Simulation } from "./simulation.ts";
+import { metrics } from "../../operations/mod.ts";
 
 const contract = defineContract({
   requests: {
@@ -45,7 +46,7 @@ async function everything(turns: number): Promise<Simulation> {
       durableStreams: { path: "/streams", authorize: () => true },
       api: { path: "/api", authorize: () => true },
       inspector: { path: "/inspector", authorize: () => true },
-      metrics: { allow: "everybody" },
+      features: [metrics({ allow: "everybody" })],
       limits: { maxSessionsPerUser: 2 },
       onError: (error) => simulation.note(`error ${error}`, name),
     }))

@@ -1,5 +1,6 @@
 /** A worker for the tests: a chat with users, rooms and a history. */
 import { type DurableStreams, guest, type WorkerNode } from "../../server.ts";
+import { metrics } from "../../operations/mod.ts";
 
 /** Starts the worker's server. */
 export default function start({ serve, index, data }: WorkerNode): void {
@@ -8,7 +9,7 @@ export default function start({ serve, index, data }: WorkerNode): void {
     authorize: () => true,
     history: { "kept:{name}": { size: 10_000 } },
     rooms: ["room:{name}"],
-    metrics: true,
+    features: [metrics()],
     inspector: true,
     api: { path: "/api" },
     durableStreams: { path: "/streams", authorize: () => true },

@@ -1,5 +1,4 @@
 /** Leaks: parts that have closed leave nothing behind. */
-import { measuresOf } from "../../../server/metrics/prometheus.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
 
@@ -83,7 +82,7 @@ export const emptyFigures: Invariant = {
     closed({ servers, nowMs }) {
       for (const { host, server } of servers) {
         const { lingering } = server.manager.stats().sockets;
-        for (const { name, kind, values } of measuresOf(server)) {
+        for (const { name, kind, values } of server.measures()) {
           if (kind !== "sum" || KEPT.has(name)) continue;
           for (const { value, attributes = {} } of values) {
             const quota = attributes["skein.quota"];

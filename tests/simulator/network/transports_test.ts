@@ -11,6 +11,7 @@ import { simulatedClient, SimulatedServer, type SimulatedServerOptions } from ".
 import { Simulation } from "../simulation.ts";
 import type { LinkConditions } from "./conditions.ts";
 import { SimulatedNetwork } from "./network.ts";
+import { metrics } from "../../../operations/mod.ts";
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket", "http"];
 
@@ -451,12 +452,12 @@ Deno.test("SimulatedNetwork.move() ends TCP only on the host, and QUIC continues
   assertEquals(new Set(addresses).size, 3);
 });
 
-Deno.test("SimulatedNetwork.fetch() reaches the faces of a server: metrics, API, unknown paths", async () => {
-  const all = site({}, { options: { metrics: { allow: "everybody" } } as Options });
+Deno.test("SimulatedNetwork.fetch() reaches the features of a server: metrics, API, unknown paths", async () => {
+  const all = site({}, { options: { features: [metrics({ allow: "everybody" })] } as Options });
   const fetch = all.network.fetch(all.host);
-  const metrics = await soon(all, fetch("https://node/metrics"));
-  assertEquals(metrics.status, 200);
-  assert((await soon(all, metrics.text())).includes("skein_sessions"));
+  const response = await soon(all, fetch("https://node/metrics"));
+  assertEquals(response.status, 200);
+  assert((await soon(all, response.text())).includes("skein_sessions"));
   assertEquals((await soon(all, fetch("https://node/nothing"))).status, 426);
 });
 

@@ -7,6 +7,7 @@ import type { Host } from "../../../simulator/host.ts";
 import { SimulatedServer, type SimulatedServerOptions } from "../../../simulator/programs.ts";
 import { type Examiner, readAll } from "./examiner.ts";
 import { brokersInMemory } from "../node_ports.ts";
+import { metrics } from "../../../../operations/mod.ts";
 
 /** Paths of the HTTP API and of durable streams. */
 export const [API, STREAMS] = ["/api", "/streams"] as const;
@@ -105,7 +106,7 @@ const RULES: Partial<SimulatedServerOptions<string, Contract>> = {
   limits: { maxSessionsPerUser: MAX_SESSIONS },
   session: { maxRequests: MAX_REQUESTS },
   answers: { keepMs: KEEPS_MS },
-  metrics: true,
+  features: [metrics()],
   async onStream(stream) {
     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
     else throw new Error("planned");

@@ -1,0 +1,308 @@
+/** The features of one server: mounting, and everything that the server asks of all of them. */
+import type { Feature, FeatureHost, Mounted, RequestHead, TopicMount } from "./feature.ts";
+import type { RequestGate } from "./http/gate.ts";
+import type { HttpStats, Measure } from "./metrics/measures.ts";
+import type { PageOrigin } from "./webtransport_request.ts";
+import type { Runtime } from "../base/runtime.ts";
+import type { QuotaStats } from "../base/shares.ts";
+import { settlesWithin } from "../base/wait.ts";
+import type { UnsubscribeOptions } from "../pubsub/topic_options.ts";
+import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import type { Session } from "../session/session.ts";
+import { STREAM_PREFIX } from "../session/wire/recovery.ts";
+import type { SessionCloseOptions } from "../session/types.ts";
+import type { RequestInfo } from "../transport/address.ts";
+import type { WebTransportRequest } from "../transport/h3/server.ts";
+import { pathBelow } from "../transport/url.ts";
+
+/** Longest wait for the close of a feature, in milliseconds; a broker may be slow to respond. */
+const CLOSE_MS = 10_000;
+
+/** Names of features and of their statistics; names of metrics are made from them. */
+const NAME = /^[a-zA-Z][\w-]{0,63}$/;
+
+/** A feature that is mounted. */
+interface Part {
+  readonly name: string;
+  readonly added: Mounted;
+}
+
+/** Parts of a server that its features use. */
+export interface FeaturesParts {
+  readonly runtime: Runtime;
+  /** Tracks pending requests, for which the server waits when it stops. */
+  readonly gate: RequestGate;
+  readonly report: (what: string, error: unknown) => void;
+  /** Creates the host of a feature. */
+  readonly hostOf: (name: string) => FeatureHost;
+}
+
+/** Handles requests of one feature. */
+export interface FeatureRequests {
+  fetch(request: Request, info: RequestInfo): Response | Promise<Response>;
+  take?(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
+}
+
+/**
+ * The features of a server, in the order of the option `features`. An error of a feature is
+ * reported, and concerns neither other features nor the server.
+ */
+export class Features {
+  readonly #parts: FeaturesParts;
+  readonly #mounted: Part[] = [];
+  #isClosed = false;
+
+  /**
+   * Checks the names of all features, without mounting any.
+   *
+   * @throws {TypeError} If a name is invalid, or two features have the same name.
+   */
+  static check(features: readonly Feature[]): void {
+    const names = new Set<string>();
+    for (const { name } of features) {
+      if (typeof name !== "string" || !NAME.test(name)) {
+        throw new TypeError(
+          "Cannot create server: the name of a feature must consist of 1 to 64 letters, digits, " +
+            `"-" and "_", received ${JSON.stringify(name)}`,
+        );
+      }
+      if (names.has(name)) {
+        throw new TypeError(
+          `Cannot create server: features must have different names, received "${name}" twice`,
+        );
+      }
+      names.add(name);
+    }
+  }
+
+  /** Creates an empty list. */
+  constructor(parts: FeaturesParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Mounts all features. If one of them fails, the caller closes the others.
+   *
+   * @throws {TypeError} If the path of a feature is not spelled as in a URL, or if two features
+   * claim the same path, topics or raw QUIC.
+   */
+  mount(features: readonly Feature[]): void {
+    for (const feature of features) {
+      const { name } = feature;
+      const part = { name, added: feature.mount(this.#parts.hostOf(name)) };
+      this.#mounted.push(part);
+      checkClaims(part, this.#mounted.slice(0, -1));
+    }
+    for (const { added } of this.#mounted) added.started?.();
+  }
+
+  /** Finds the feature that handles a request. */
+  requestsFor(head: RequestHead): FeatureRequests | undefined {
+    const part = this.#mounted.find((one) => this.#wants(one, head));
+    return part && {
+      fetch: (request, info) => this.#fetch(part, request, info),
+      ...(part.added.http!.webTransport && {
+        take: (request: WebTransportRequest, pages: PageOrigin) => this.#take(part, request, pages),
+      }),
+    };
+  }
+
+  /** The feature that handles raw QUIC. */
+  get quic(): Mounted["quic"] {
+    return this.#mounted.find(({ added: { quic } }) => (quic?.protocols.length ?? 0) > 0)?.added
+      .quic;
+  }
+
+  /** Hooks of all features. */
+  get instrumentations(): readonly Instrumentation[] {
+    return this.#mounted.flatMap(({ added }) => added.instrumentation ?? []);
+  }
+
+  /** Topics that features serve. */
+  get topicMounts(): readonly TopicMount[] {
+    return this.#mounted.flatMap(({ added }) => added.topics ?? []);
+  }
+
+  /** The storage of responses that outlive the sessions of their callers. */
+  get responses(): Mounted["responses"] {
+    return this.#mounted.find(({ added }) => added.responses !== undefined)?.added.responses;
+  }
+
+  /** Notifies all features of a revoked subscription; `true` if one of them ended something. */
+  unsubscribed(session: Session, topic: string, options: UnsubscribeOptions): boolean {
+    return this.#mounted.map((part) =>
+      this.#call(part, "unsubscribed", () => part.added.unsubscribed?.(session, topic, options))
+    ).includes(true);
+  }
+
+  /** Notifies all features that the sessions of a user are closed. */
+  disconnected(user: string): void {
+    for (const part of this.#mounted) {
+      this.#call(part, "disconnected", () => part.added.disconnected?.(user));
+    }
+  }
+
+  /** Counters of HTTP requests, by feature. */
+  get httpStats(): Readonly<Record<string, HttpStats>> {
+    const all: Record<string, HttpStats> = {};
+    for (const part of this.#mounted) {
+      const stats = this.#call(part, "stats", () => part.added.http?.stats);
+      if (stats !== undefined) all[part.name] = stats;
+    }
+    return all;
+  }
+
+  /** Counters of limits outside of the server's quotas, by name. */
+  get quotaStats(): Readonly<Record<string, QuotaStats>> {
+    return Object.assign(
+      {},
+      ...this.#mounted.map((part) =>
+        this.#call(part, "quotaStats", () => part.added.quotaStats?.())
+      ),
+    );
+  }
+
+  /** Metrics of all features. */
+  measures(): readonly Measure[] {
+    return this.#mounted.flatMap((part) =>
+      this.#call(part, "measures", () => part.added.measures?.()) ?? []
+    );
+  }
+
+  /**
+   * Drains all features. Resolves after `withinMs`, or when the signal aborts, even if a feature
+   * does not.
+   */
+  async drain(options: Parameters<NonNullable<Mounted["drain"]>>[0]): Promise<void> {
+    const { withinMs, signal } = options;
+    const drained = this.#settled("drain", (part) => part.added.drain?.(options));
+    const aborted = Promise.withResolvers<void>();
+    const onAbort = () => aborted.resolve();
+    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal?.aborted) onAbort();
+    await settlesWithin(this.#parts.runtime, Promise.race([drained, aborted.promise]), withinMs);
+    signal?.removeEventListener("abort", onAbort);
+  }
+
+  /** Closes all features. Resolves after 10 seconds even if a feature does not. Idempotent. */
+  async close(options: SessionCloseOptions): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    const closed = this.#settled("close", (part) => part.added.close?.(options));
+    await settlesWithin(this.#parts.runtime, closed, CLOSE_MS);
+  }
+
+  async #settled(what: string, call: (part: Part) => Promise<unknown> | undefined): Promise<void> {
+    await Promise.all(this.#mounted.map(async (part) => {
+      try {
+        await call(part);
+      } catch (error) {
+        this.#report(part, what, error);
+      }
+    }));
+  }
+
+  #wants(part: Part, head: RequestHead): boolean {
+    const { http } = part.added;
+    if (http === undefined) return false;
+    if (http.wants !== undefined) {
+      return this.#call(part, "wants", () => http.wants!(head)) === true;
+    }
+    // Most requests are for no feature, and need no parsed URL.
+    return http.paths?.some((path) =>
+      head.url.includes(path) && pathBelow(head.url, path) !== undefined
+    ) ?? false;
+  }
+
+  #fetch(part: Part, request: Request, info: RequestInfo): Response | Promise<Response> {
+    const failed = (error: unknown) => {
+      this.#parts.report(`A request to ${part.name}`, error);
+      return new Response("Internal server error", { status: 500 });
+    };
+    try {
+      const response = part.added.http!.fetch(request, info);
+      if (!(response instanceof Promise)) return this.#parts.gate.follow(request, info, response);
+      return this.#parts.gate.follow(request, info, response.catch(failed));
+    } catch (error) {
+      return failed(error);
+    }
+  }
+
+  async #take(part: Part, request: WebTransportRequest, pages: PageOrigin): Promise<void> {
+    try {
+      await part.added.http!.webTransport!(request, pages);
+    } catch (error) {
+      this.#parts.report(`A WebTransport request to ${part.name}`, error);
+    }
+  }
+
+  #call<T>(part: Part, what: string, call: () => T): T | undefined {
+    try {
+      return call();
+    } catch (error) {
+      this.#report(part, what, error);
+      return undefined;
+    }
+  }
+
+  #report({ name }: Part, what: string, error: unknown): void {
+    this.#parts.report(`${what}() of the feature ${name}`, error);
+  }
+}
+
+/** Checks that a feature claims nothing that another one has. */
+function checkClaims({ name, added }: Part, others: readonly Part[]): void {
+  const { http, topics, quic } = added;
+  for (const path of http?.paths ?? []) checkPath(name, path);
+  if (topics !== undefined && !topics.prefix.startsWith(STREAM_PREFIX)) {
+    throw new TypeError(
+      `Cannot create server: the topics of ${name} must start with "${STREAM_PREFIX}", received ` +
+        `"${topics.prefix}"`,
+    );
+  }
+  for (const { name: otherName, added: other } of others) {
+    const path = http?.paths?.find((one) =>
+      other.http?.paths?.some((known) => overlap(`${one}/`, `${known}/`))
+    );
+    if (path !== undefined) {
+      throw new TypeError(
+        `Cannot create server: the path of ${name} must not overlap one of ${otherName}, ` +
+          `received ${path}`,
+      );
+    }
+    const prefix = topics?.prefix;
+    if (prefix !== undefined && other.topics && overlap(prefix, other.topics.prefix)) {
+      throw new TypeError(
+        `Cannot create server: the topics of ${name} must not be those of ${otherName}, ` +
+          `received "${prefix}"`,
+      );
+    }
+    if (added.responses !== undefined && other.responses !== undefined) {
+      throw new TypeError(
+        `Cannot create server: only one feature can store responses, received ${otherName} and ` +
+          name,
+      );
+    }
+    if (quic !== undefined && other.quic !== undefined) {
+      throw new TypeError(
+        "Cannot create server: only one feature can accept raw QUIC, received " +
+          `${otherName} and ${name}`,
+      );
+    }
+  }
+}
+
+function overlap(a: string, b: string): boolean {
+  return a.startsWith(b) || b.startsWith(a);
+}
+
+/** Checks the spelling of a path; other spellings would never match a request's URL. */
+function checkPath(name: string, path: unknown): void {
+  const isPath = typeof path === "string" && /^\/.*[^/]$/.test(path) &&
+    URL.parse(path, "http://localhost")?.pathname === path;
+  if (isPath) return;
+  throw new TypeError(
+    `Cannot create server: ${name}.path must be a path spelled as in a URL, without a trailing ` +
+      `slash, received ${path}`,
+  );
+}

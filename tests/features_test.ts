@@ -1,0 +1,451 @@
+/**
+ * Tests the seam of features: mounting, errors of a feature in each of its members, and order.
+ *
+ * @module
+ */
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import {
+  connect,
+  createServer,
+  dial,
+  type Feature,
+  type FeatureHost,
+  MemoryBroker,
+  Mount,
+  type Mounted,
+  RequestError,
+  serve,
+} from "../mod.ts";
+import { prometheusText } from "../server.ts";
+
+/** Creates a feature from its members. */
+function feature(name: string, mounted: Mounted | ((host: FeatureHost) => Mounted) = {}): Feature {
+  return { name, mount: (host) => typeof mounted === "function" ? mounted(host) : mounted };
+}
+
+/** A feature with a method that needs a server. */
+class Greeter implements Feature {
+  readonly name = "greeter";
+  readonly #host = new Mount<FeatureHost>("new Greeter()");
+
+  mount(host: FeatureHost): Mounted {
+    this.#host.set(host);
+    return {};
+  }
+
+  greet(topic: string): void {
+    this.#host.value.topics.publish(topic, "hello");
+  }
+}
+
+/** Topics that do not exist. */
+const TOPICS: NonNullable<Mounted["topics"]> = {
+  prefix: "stream:",
+  subjectOf: (_session, topic) => Promise.resolve(topic),
+  actionOf: () => "publish",
+  publish: (_session, topic) => Promise.reject(new RequestError("not-found", `No "${topic}"`)),
+  open(topic) {
+    throw new TypeError(`No "${topic}"`);
+  },
+};
+
+/** Collects the lines that are printed during a test. */
+function printed(): { readonly lines: string[] } & Disposable {
+  const lines: string[] = [];
+  const { console } = globalThis;
+  const { warn, error } = console;
+  console.warn = (...line) => void lines.push(line.map(String).join(" "));
+  console.error = console.warn;
+  return { lines, [Symbol.dispose]: () => void Object.assign(console, { warn, error }) };
+}
+
+const at = (path: string) => new Request(`http://localhost${path}`);
+
+Deno.test("A feature belongs to one server, and says how to mount it", async () => {
+  const greeter = new Greeter();
+  assertThrows(
+    () => greeter.greet("news"),
+    TypeError,
+    "Cannot use new Greeter(): it has no server yet; pass it to serve({ features: [...] })",
+  );
+  await using _server = createServer({ features: [greeter] });
+  greeter.greet("news");
+  assertThrows(
+    () => createServer({ features: [greeter] }),
+    TypeError,
+    "Cannot mount new Greeter(): it belongs to one server; create another with new Greeter()",
+  );
+});
+
+Deno.test("createServer() mounts no feature if two of them have the same name", async () => {
+  const greeter = new Greeter();
+  assertThrows(
+    () => createServer({ features: [greeter, feature("greeter")] }),
+    TypeError,
+    'Cannot create server: features must have different names, received "greeter" twice',
+  );
+  for (const name of ["", "a b", "1", "x".repeat(65), undefined as never]) {
+    assertThrows(
+      () => createServer({ features: [greeter, feature(name)] }),
+      TypeError,
+      "Cannot create server: the name of a feature must consist of 1 to 64 letters",
+    );
+  }
+  await using _server = createServer({ features: [greeter] });
+});
+
+Deno.test("createServer() mounts no feature if another option is invalid", async () => {
+  const greeter = new Greeter();
+  assertThrows(
+    () => createServer({ features: [greeter], origins: ["example.com/path"] }),
+    TypeError,
+  );
+  await using _server = createServer({ features: [greeter] });
+});
+
+Deno.test("createServer() rejects overlapping paths, topics and raw QUIC with both names", () => {
+  const http = (path: string): Mounted => ({
+    http: { paths: [path], fetch: () => new Response() },
+  });
+  const topics = (prefix: string): Mounted => ({
+    topics: { ...TOPICS, prefix },
+  });
+  const quic: Mounted = { quic: { protocols: ["raw"], accept: () => Promise.resolve() } };
+  const cases: [Mounted, Mounted, string][] = [
+    [http("/a"), http("/a"), "the path of two must not overlap one of one, received /a"],
+    [http("/a"), http("/a/b"), "the path of two must not overlap one of one, received /a/b"],
+    [http("/a/b"), http("/a"), "the path of two must not overlap one of one, received /a"],
+    [topics("stream:"), topics("stream:x"), "the topics of two must not be those of one"],
+    [topics("news:"), {}, 'the topics of one must start with "stream:", received "news:"'],
+    [quic, quic, "only one feature can accept raw QUIC, received one and two"],
+    [http("a"), {}, "one.path must be a path spelled as in a URL"],
+    [http("/a/"), {}, "one.path must be a path spelled as in a URL"],
+    [http("/a b"), {}, "one.path must be a path spelled as in a URL"],
+  ];
+  for (const [one, two, expected] of cases) {
+    const features = [feature("one", one), feature("two", two)];
+    const { message } = assertThrows(() => createServer({ features }), TypeError);
+    assertStringIncludes(message, expected);
+  }
+});
+
+Deno.test("createServer() closes the features that are mounted if another one throws", async () => {
+  await using broker = new MemoryBroker();
+  const closed = Promise.withResolvers<void>();
+  const mounted: string[] = [];
+  const features = [
+    feature("first", () => {
+      mounted.push("first");
+      return { close: () => Promise.resolve(closed.resolve()) };
+    }),
+    feature("second", () => {
+      throw new Error("no disk");
+    }),
+    feature("third", () => {
+      mounted.push("third");
+      return {};
+    }),
+  ];
+  assertThrows(() => createServer({ broker, features }), Error, "no disk");
+  await closed.promise;
+  assertEquals(mounted, ["first"]);
+});
+
+Deno.test("createServer() starts features in order, after all have been mounted", async () => {
+  const calls: string[] = [];
+  const one = (name: string) =>
+    feature(name, () => {
+      calls.push(`mount ${name}`);
+      return { started: () => void calls.push(`start ${name}`) };
+    });
+  await using _server = createServer({ features: [one("b"), one("a")] });
+  assertEquals(calls, ["mount b", "mount a", "start b", "start a"]);
+});
+
+Deno.test("FeatureHost.share() creates one part for all features of a server", async () => {
+  class Part {}
+  const parts: Part[] = [];
+  const one = (name: string) =>
+    feature(name, (host) => {
+      parts.push(host.share(Part, () => new Part()));
+      return {};
+    });
+  await using _first = createServer({ features: [one("a"), one("b")] });
+  await using _second = createServer({ features: [one("a")] });
+  assert(parts[0] === parts[1]);
+  assert(parts[0] !== parts[2]);
+});
+
+Deno.test("Server.fetch() asks features in order, then the application", async () => {
+  const by = (name: string, paths?: readonly string[]) =>
+    feature(name, {
+      http: {
+        ...(paths && { paths }),
+        ...(paths === undefined && { wants: ({ url }) => url.includes("wanted") }),
+        fetch: () => new Response(name),
+      },
+    });
+  await using server = createServer({
+    features: [by("paths", ["/a", "/b"]), by("first"), by("second"), feature("none")],
+    fetch: () => new Response("application"),
+  });
+  const ask = async (path: string) => await (await server.fetch(at(path))).text();
+  assertEquals(await ask("/a"), "paths");
+  assertEquals(await ask("/b/c?wanted"), "paths");
+  assertEquals(await ask("/c/wanted"), "first");
+  assertEquals(await ask("/ab"), "application");
+});
+
+Deno.test("Server.fetch() responds with 500 if a feature fails, and prints the error", async () => {
+  using output = printed();
+  await using server = createServer({
+    features: [
+      feature("odd", {
+        http: {
+          wants({ url }) {
+            if (url.endsWith("/wants")) throw new Error("in wants");
+            return true;
+          },
+          fetch({ url }) {
+            if (url.endsWith("/sync")) throw new Error("in fetch");
+            return Promise.reject(new Error("in the promise"));
+          },
+        },
+      }),
+    ],
+    fetch: () => new Response("application"),
+  });
+  const ask = async (path: string) => {
+    const response = await server.fetch(at(path));
+    return [response.status, await response.text()];
+  };
+  assertEquals(await ask("/sync"), [500, "Internal server error"]);
+  assertEquals(await ask("/async"), [500, "Internal server error"]);
+  assertEquals(await ask("/wants"), [200, "application"]);
+  for (const where of ["in fetch", "in the promise", "in wants"]) {
+    assert(output.lines.some((line) => line.includes(where)), where);
+  }
+});
+
+Deno.test("FeatureHost.guard() checks permission, and counts requests", async () => {
+  using output = printed();
+  await using server = createServer({
+    features: [
+      feature("notes", (host) => ({
+        http: host.guard(
+          { path: "/notes", authorize: ({ id }) => id === "mine" },
+          async ({ authorize, request }) => {
+            await authorize("read", request.url.split("/").at(-1)!);
+            if (request.method === "HEAD") throw new Error("no note");
+            return new Response("a note");
+          },
+        ),
+      })),
+      feature("local", (host) => ({
+        http: host.guard({ path: "/local" }, async ({ authorize }) => {
+          await authorize("read", "");
+          return new Response("local");
+        }),
+      })),
+    ],
+  });
+  const ask = async (path: string, method = "GET", hostname = "127.0.0.1") => {
+    const request = new Request(`http://localhost${path}`, { method });
+    const remoteAddr = { transport: "tcp", hostname, port: 1 } as const;
+    const response = await server.fetch(request, { remoteAddr });
+    await response.body?.cancel();
+    return response.status;
+  };
+  assertEquals(await ask("/notes/mine"), 200);
+  assertEquals(await ask("/notes/other"), 403);
+  assertEquals(await ask("/notes/mine", "HEAD"), 500);
+  assertEquals(await ask("/local"), 200);
+  assertEquals(await ask("/local", "GET", "192.0.2.1"), 403);
+  assertEquals(server.httpStats.notes?.answered, { 200: 1, 403: 1, 500: 1 });
+  assert(output.lines.some((line) => line.includes("no note")));
+});
+
+Deno.test("Features receive revocations, and an error in one reaches no other", async () => {
+  using output = printed();
+  const calls: string[] = [];
+  await using server = serve({
+    port: 0,
+    onListen() {},
+    authenticate: ({ token }) => token ?? null,
+    authorize: () => true,
+    features: [
+      feature("broken", {
+        unsubscribed() {
+          throw new Error("in unsubscribed");
+        },
+        disconnected() {
+          throw new Error("in disconnected");
+        },
+        measures() {
+          throw new Error("in measures");
+        },
+      }),
+      feature("sound", {
+        unsubscribed: (session, topic, { code }) =>
+          calls.push(`${session.user} lost ${topic}: ${code}`) > 0,
+        disconnected: (user) => void calls.push(`${user} left`),
+        measures: () => [{
+          name: "notes.count",
+          description: "Notes",
+          unit: "{note}",
+          kind: "sum",
+          values: [{ value: 3 }],
+        }],
+      }),
+    ],
+  });
+  await using client = connect(`${server.url}?token=ann`, { backoff: { maxAttempts: 1 } });
+  const news = client.subscribe("news");
+  await news.ready;
+  const [session] = server.topics.subscribers("news");
+  assert(server.unsubscribe(session as never, "news", { code: "banned" }));
+  const error = await assertRejects(() => Array.fromAsync(news));
+  assertEquals((error as RequestError).failure.code, "banned");
+  // A feature may have ended something of a session without a subscription.
+  assert(server.unsubscribe(session as never, "other"));
+  await server.disconnect("ann", { code: 4000 });
+  assertEquals(calls, ["ann lost news: banned", "ann lost other: undefined", "ann left"]);
+  assertStringIncludes(prometheusText(server), "notes_count 3\n");
+  for (const where of ["in unsubscribed", "in disconnected", "in measures"]) {
+    assert(output.lines.some((line) => line.includes(where)), where);
+  }
+});
+
+Deno.test("Hooks of several features nest in the order of the features", async () => {
+  const calls: string[] = [];
+  const hooks = (name: string) =>
+    feature(name, {
+      instrumentation: {
+        sessionOpened: () => void calls.push(`${name} opened`),
+        sessionClosed: () => void calls.push(`${name} closed`),
+        handle(_session, { topic }, run) {
+          calls.push(`${name} before ${topic}`);
+          run();
+          calls.push(`${name} after ${topic}`);
+        },
+      },
+    });
+  await using server = serve({
+    port: 0,
+    onListen() {},
+    onMessage(message) {
+      calls.push("handler");
+      message.reply("pong");
+    },
+    features: [hooks("a"), hooks("b")],
+  });
+  const session = await dial(server.url);
+  assertEquals(await session.request("ping"), "pong");
+  const [own] = server.manager.all();
+  await session.close();
+  await own!.closed;
+  assertEquals(calls, [
+    "a opened",
+    "b opened",
+    "a before ping",
+    "b before ping",
+    "handler",
+    "b after ping",
+    "a after ping",
+    "a closed",
+    "b closed",
+  ]);
+});
+
+Deno.test("Server.drain() and close() wait for features that fail or hang only until their limits", async () => {
+  using output = printed();
+  using time = new FakeTime();
+  const calls: string[] = [];
+  const server = createServer({
+    features: [
+      feature("throws", {
+        drain() {
+          throw new Error("in drain");
+        },
+        close() {
+          throw new Error("in close");
+        },
+      }),
+      feature("rejects", {
+        drain: () => Promise.reject(new Error("in the drain's promise")),
+        close: () => Promise.reject(new Error("in the close's promise")),
+      }),
+      feature("hangs", {
+        drain: ({ withinMs }) => {
+          calls.push(`drain within ${withinMs}`);
+          return new Promise(() => {});
+        },
+        close: () => {
+          calls.push("close");
+          return new Promise(() => {});
+        },
+      }),
+    ],
+  });
+  const drained = server.drain({ withinMs: 3_000 });
+  let isDrained = false;
+  void drained.then(() => isDrained = true);
+  const pass = async (seconds: number) => {
+    for (let second = 0; second < seconds; second++) await time.tickAsync(1_000);
+  };
+  // The time limit of the drain, and ten seconds for the close.
+  await pass(12);
+  assertEquals(isDrained, false);
+  await pass(2);
+  await drained;
+  assertEquals(calls, ["drain within 3000", "close"]);
+  for (
+    const where of ["in drain", "in close", "in the drain's promise", "in the close's promise"]
+  ) {
+    assert(output.lines.some((line) => line.includes(where)), where);
+  }
+  await server.close();
+  assertEquals(calls.length, 2);
+});
+
+Deno.test("Server.drain() stops waiting for a feature when its signal aborts", async () => {
+  const closing = Promise.withResolvers<void>();
+  const draining = Promise.withResolvers<void>();
+  const server = createServer({
+    features: [
+      feature("slow", {
+        drain: () => {
+          draining.resolve();
+          return new Promise(() => {});
+        },
+        close: () => Promise.resolve(closing.resolve()),
+      }),
+    ],
+  });
+  const ending = new AbortController();
+  const drained = server.drain({ withinMs: 60_000, signal: ending.signal });
+  await draining.promise;
+  ending.abort();
+  await closing.promise;
+  await drained;
+});
+
+Deno.test("Built-in prefixes stay reserved with and without features", async () => {
+  const streams = feature("streams", { topics: TOPICS });
+  for (const features of [[], [streams]]) {
+    await using server = serve({ port: 0, onListen() {}, authorize: () => true, features });
+    await using client = connect(server.url);
+    for (const topic of ["stream:a", "stream:$skein:a", "$skein:nodes", "presence:lobby"]) {
+      await assertRejects(() => client.publish(topic, "x", {}), Error, "", topic);
+      if (topic.startsWith("presence:")) continue; // The application may use the prefix.
+      assertThrows(() => server.publish(topic, "x"), TypeError, "Cannot publish", topic);
+    }
+  }
+});
