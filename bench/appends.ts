@@ -44,7 +44,7 @@ const LOADS: readonly Load[] = [
   { topics: 1_000, perTimer: 10 },
 ];
 
-const ENGINES: Readonly<Record<string, (stack: AsyncDisposableStack) => Promise<Broker>>> = {
+const BROKERS: Readonly<Record<string, (stack: AsyncDisposableStack) => Promise<Broker>>> = {
   "memory": () => Promise.resolve(new MemoryBroker()),
   "sqlite, normal": () => sqlite("normal"),
   "sqlite, full": () => sqlite("full"),
@@ -101,8 +101,8 @@ function wait(ms: number): Promise<void> {
 }
 
 console.log(`${BYTES} bytes, ${SECONDS} s per row`);
-console.log("engine            topics  at once   appends/s   timers late p50, p99 (ms)");
-for (const [name, make] of Object.entries(ENGINES)) {
+console.log("broker            topics  at once   appends/s   timers late p50, p99 (ms)");
+for (const [name, make] of Object.entries(BROKERS)) {
   if (!name.includes(ONLY)) continue;
   await using stack = new AsyncDisposableStack();
   const broker = stack.use(await make(stack));

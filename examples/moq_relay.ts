@@ -148,7 +148,7 @@ function follow(relay: MoqRelay, url: string): MoqClient {
   return client;
 }
 
-/** Creates the broker for an address. An engine's client library is loaded only here. */
+/** Creates the broker for an address. A store's client library is loaded only here. */
 async function brokerAt(url: string | undefined): Promise<Broker | undefined> {
   if (url === undefined) return undefined;
   if (url.startsWith("nats:")) {

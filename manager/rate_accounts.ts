@@ -1,5 +1,5 @@
 /** Rate limit accounts of sessions, users and network addresses. */
-import { type Engine, SharedBucket } from "./shared_counts.ts";
+import { type BrokerCounts, SharedBucket } from "./shared_counts.ts";
 import { type Bucket, type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 export type RateUnit = "messages" | "bytes" | "publications" | "subscriptions" | "connections";
@@ -62,7 +62,7 @@ export class RateAccount {
 export class RateAccounts {
   readonly #scope: Exclude<RateScope, "session">;
   readonly #rates: Rates;
-  readonly #engineOf: (unit: RateUnit) => Engine | undefined;
+  readonly #brokerOf: (unit: RateUnit) => BrokerCounts | undefined;
   /** All accounts; bounded by the number of sessions and `MAX_IDLE_RATE_ACCOUNTS`. */
   readonly #all = new Map<string, RateAccount>();
   /**
@@ -72,17 +72,17 @@ export class RateAccounts {
   readonly #idle = new Map<string, RateAccount>();
 
   /**
-   * Starts without accounts. `engineOf` returns the engine of a unit whose rate applies to all
+   * Starts without accounts. `brokerOf` returns the broker of a unit whose rate applies to all
    * nodes together.
    */
   constructor(
     scope: "user" | "address",
     rates: Rates,
-    engineOf: (unit: RateUnit) => Engine | undefined,
+    brokerOf: (unit: RateUnit) => BrokerCounts | undefined,
   ) {
     this.#scope = scope;
     this.#rates = rates;
-    this.#engineOf = engineOf;
+    this.#brokerOf = brokerOf;
   }
 
   get size(): number {
@@ -129,9 +129,9 @@ export class RateAccounts {
   #bucketOf(unit: RateUnit, name: string, now: number): Bucket | undefined {
     const rate = this.#rates[unit];
     if (rate === undefined) return undefined;
-    const engine = this.#engineOf(unit);
-    if (engine === undefined) return new TokenBucket(rate, now);
-    return new SharedBucket(engine, `rate:${this.#scope}:${unit}:${name}`, rate, now);
+    const broker = this.#brokerOf(unit);
+    if (broker === undefined) return new TokenBucket(rate, now);
+    return new SharedBucket(broker, `rate:${this.#scope}:${unit}:${name}`, rate, now);
   }
 
   /**

@@ -17,7 +17,7 @@ import {
   type RateUnit,
 } from "./rate_accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
-import { Engine, type SharedCounts } from "./shared_counts.ts";
+import { BrokerCounts, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "../base/token_bucket.ts";
 
 /** Minimum default burst of connections from one address. */
@@ -165,7 +165,7 @@ export class RateLimits implements MeterHost, Disposable {
   readonly #isDefaultConnections: boolean;
   /** True if all sessions have a meter, because the application has limited the rejections. */
   readonly #isLimited: boolean;
-  readonly #engine: Engine | undefined;
+  readonly #broker: BrokerCounts | undefined;
   readonly #rateAccounts: Readonly<Record<Exclude<RateScope, "session">, RateAccounts>>;
   readonly #rejected = { session: 0, user: 0, address: 0 };
   readonly #rejectedConnections = { user: 0, address: 0 };
@@ -204,11 +204,11 @@ export class RateLimits implements MeterHost, Disposable {
     };
     this.#isLimited = options.maxRejections !== undefined;
     this.maxRejections = options.maxRejections ?? MAX_REJECTIONS;
-    const engine = this.#engine = shared && new Engine(runtime, shared);
+    const broker = this.#broker = shared && new BrokerCounts(runtime, shared);
     // Default rates are derived from a limit of this node alone, so they are not shared.
     this.#rateAccounts = {
-      user: new RateAccounts("user", user, (unit) => perUser?.[unit] && engine),
-      address: new RateAccounts("address", address, (unit) => perAddress?.[unit] && engine),
+      user: new RateAccounts("user", user, (unit) => perUser?.[unit] && broker),
+      address: new RateAccounts("address", address, (unit) => perAddress?.[unit] && broker),
     };
   }
 
@@ -219,7 +219,7 @@ export class RateLimits implements MeterHost, Disposable {
       rejectedConnections: { ...this.#rejectedConnections },
       closed: this.#closed,
       remembered: this.#rateAccounts.user.size + this.#rateAccounts.address.size,
-      engineFailures: this.#engine?.failures ?? 0,
+      brokerFailures: this.#broker?.failures ?? 0,
     };
   }
 
@@ -289,9 +289,9 @@ export class RateLimits implements MeterHost, Disposable {
     if (address !== undefined) this.#rateAccounts.address.release(address, now);
   }
 
-  /** Ends all waits for the engine. */
+  /** Ends all waits for the broker. */
   [Symbol.dispose](): void {
-    this.#engine?.[Symbol.dispose]();
+    this.#broker?.[Symbol.dispose]();
   }
 
   #describe(scope: RateScope, unit: RateUnit): string {

@@ -1,5 +1,5 @@
 /**
- * Rates that apply to all nodes together. Each node counts on its own, and settles with an engine.
+ * Rates that apply to all nodes together. Each node counts on its own, and settles with a broker.
  */
 import type { Runtime } from "../base/runtime.ts";
 import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
@@ -37,26 +37,26 @@ export type SharedCount = Awaited<ReturnType<SharedCounts["take"]>>;
  */
 const SETTLED_PART = 0.1;
 
-/** Time limit for a reply, in milliseconds. A slower engine is considered unreachable. */
-const ENGINE_TIMEOUT_MS = 500;
+/** Time limit for a reply, in milliseconds. A slower broker is considered unreachable. */
+const BROKER_TIMEOUT_MS = 500;
 
 /**
- * Time for which nodes count on their own before they retry an unreachable engine, in milliseconds.
+ * Time for which nodes count on their own before they retry an unreachable broker, in milliseconds.
  */
-const ENGINE_PAUSE_MS = 1_000;
+const BROKER_PAUSE_MS = 1_000;
 
 /** Minimum time between a denial and the next request, in milliseconds. */
 const MIN_PAUSE_MS = 50;
 
-/** An engine that may be unreachable. */
-export class Engine implements Disposable {
+/** A broker that may be unreachable. */
+export class BrokerCounts implements Disposable {
   readonly runtime: Runtime;
   readonly #counts: SharedCounts;
   readonly #closing = new AbortController();
   #awayUntil = -Infinity;
   #failures = 0;
 
-  /** Creates an engine for shared counts. */
+  /** Creates a broker for shared counts. */
   constructor(runtime: Runtime, counts: SharedCounts) {
     this.runtime = runtime;
     this.#counts = counts;
@@ -67,14 +67,14 @@ export class Engine implements Disposable {
     return this.#failures;
   }
 
-  /** True if the engine must not be called now. */
+  /** True if the broker must not be called now. */
   isAway(now: number): boolean {
     const leftMs = this.#awayUntil - now;
     // After the clock was set back, the remaining time would exceed the whole pause.
-    return this.#closing.signal.aborted || leftMs > 0 && leftMs <= ENGINE_PAUSE_MS;
+    return this.#closing.signal.aborted || leftMs > 0 && leftMs <= BROKER_PAUSE_MS;
   }
 
-  /** Takes tokens. Resolves to `undefined` if the engine does not respond. Never rejects. */
+  /** Takes tokens. Resolves to `undefined` if the broker does not respond. Never rejects. */
   async take(
     key: string,
     amount: number,
@@ -84,11 +84,11 @@ export class Engine implements Disposable {
     if (signal.aborted) return undefined;
     try {
       const answer = this.#counts.take(key, amount, rate);
-      return await within(this.runtime, answer, { timeoutMs: ENGINE_TIMEOUT_MS, signal });
+      return await within(this.runtime, answer, { timeoutMs: BROKER_TIMEOUT_MS, signal });
     } catch {
       if (signal.aborted) return undefined;
       this.#failures++;
-      this.#awayUntil = this.runtime.now() + ENGINE_PAUSE_MS;
+      this.#awayUntil = this.runtime.now() + BROKER_PAUSE_MS;
       return undefined;
     }
   }
@@ -105,19 +105,19 @@ export class Engine implements Disposable {
 }
 
 /**
- * A bucket for a rate that applies to all nodes together. No call waits for the engine:
+ * A bucket for a rate that applies to all nodes together. No call waits for the broker:
  *
  * - **Own bucket first:** this node's own bucket lets tokens through immediately; the node then
- *   owes them to the engine.
+ *   owes them to the broker.
  * - **Settling:** a debt is paid once it reaches a tenth of the burst, with one request at a time.
- * - **Denied:** if the engine has too few tokens, nothing passes until the debt is paid.
+ * - **Denied:** if the broker has too few tokens, nothing passes until the debt is paid.
  * - **Error:** before a node finds out that other nodes have used up the tokens, its own bucket may
  *   let through at most one burst. That burst is paid off first, so the rate holds over time.
- * - **While the engine is unreachable,** the node counts on its own and owes no tokens.
+ * - **While the broker is unreachable,** the node counts on its own and owes no tokens.
  */
 export class SharedBucket implements Bucket {
   readonly #own: TokenBucket;
-  readonly #engine: Engine;
+  readonly #broker: BrokerCounts;
   readonly #key: string;
   readonly #rate: Required<Rate>;
   #owed = 0;
@@ -126,16 +126,16 @@ export class SharedBucket implements Bucket {
   #isSettling = false;
 
   /** Creates a bucket that is full as far as this node knows. */
-  constructor(engine: Engine, key: string, rate: Required<Rate>, now: number) {
+  constructor(broker: BrokerCounts, key: string, rate: Required<Rate>, now: number) {
     this.#own = new TokenBucket(rate, now);
-    this.#engine = engine;
+    this.#broker = broker;
     this.#key = key;
     this.#rate = rate;
   }
 
   waitMs(amount: number, now: number): number {
     const wait = this.#own.waitMs(amount, now);
-    if (this.#deniedUntil === undefined || this.#engine.isAway(now)) return wait;
+    if (this.#deniedUntil === undefined || this.#broker.isAway(now)) return wait;
     // The reply arrives soon after the next request. Setting the clock back must not lengthen the
     // wait.
     return Math.max(wait, Math.min(this.#deniedUntil - now, this.#fillMs), 1);
@@ -143,7 +143,7 @@ export class SharedBucket implements Bucket {
 
   take(amount: number, now: number): void {
     this.#own.take(amount, now);
-    if (this.#engine.isAway(now)) return;
+    if (this.#broker.isAway(now)) return;
     this.#owed = (this.#isPaid(now) ? 0 : this.#owed) + amount;
     this.#takenAt = now;
     if (this.#isDue && !this.#isSettling) void this.#settle();
@@ -173,15 +173,15 @@ export class SharedBucket implements Bucket {
     this.#isSettling = true;
     while (this.#isDue) {
       const amount = Math.min(this.#owed, this.#rate.burst);
-      const answer = await this.#engine.take(this.#key, amount, this.#rate);
+      const answer = await this.#broker.take(this.#key, amount, this.#rate);
       if (answer === undefined) this.#owed = 0;
       else if (answer.granted) this.#owed -= amount;
       else {
-        // An engine may return no number, or more than a timer can wait for.
+        // A broker may return no number, or more than a timer can wait for.
         const asked = Math.max(Math.ceil(answer.retryAfterMs) || 0, MIN_PAUSE_MS);
         const pauseMs = Math.min(asked, MAX_TIMER_MS);
-        this.#deniedUntil = this.#engine.runtime.now() + pauseMs;
-        await this.#engine.pause(pauseMs);
+        this.#deniedUntil = this.#broker.runtime.now() + pauseMs;
+        await this.#broker.pause(pauseMs);
       }
     }
     this.#deniedUntil = undefined;

@@ -2,12 +2,17 @@ import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
 import { passTime } from "../tests/waiting.ts";
-import { Engine, SharedBucket, type SharedCount, type SharedCounts } from "./shared_counts.ts";
+import {
+  BrokerCounts,
+  SharedBucket,
+  type SharedCount,
+  type SharedCounts,
+} from "./shared_counts.ts";
 import { type Rate, TokenBucket } from "../base/token_bucket.ts";
 
 const RATE = { perSecond: 10, burst: 100 };
 
-/** An engine in memory, which can be unreachable, hang, or be slow. */
+/** A broker in memory, which can be unreachable, hang, or be slow. */
 class FakeCounts implements SharedCounts {
   readonly asked: number[] = [];
   readonly #buckets = new Map<string, TokenBucket>();
@@ -16,7 +21,7 @@ class FakeCounts implements SharedCounts {
 
   async take(key: string, amount: number, rate: Required<Rate>): Promise<SharedCount> {
     this.asked.push(amount);
-    if (this.state === "away") throw new Error("The engine is unreachable");
+    if (this.state === "away") throw new Error("The broker is unreachable");
     if (this.state === "hanging") return await new Promise(() => {});
     await new Promise((resolve) => setTimeout(resolve, this.delayMs));
     const now = Date.now();
@@ -28,10 +33,10 @@ class FakeCounts implements SharedCounts {
   }
 }
 
-/** One node: its engine, and its bucket. */
-function nodeOf(counts: SharedCounts): { engine: Engine; bucket: SharedBucket } {
-  const engine = new Engine(platformRuntime(), counts);
-  return { engine, bucket: new SharedBucket(engine, "rate:user:messages:ann", RATE, Date.now()) };
+/** One node: its broker, and its bucket. */
+function nodeOf(counts: SharedCounts): { broker: BrokerCounts; bucket: SharedBucket } {
+  const broker = new BrokerCounts(platformRuntime(), counts);
+  return { broker, bucket: new SharedBucket(broker, "rate:user:messages:ann", RATE, Date.now()) };
 }
 
 /** Sends as many as pass, up to a number. */
@@ -46,8 +51,8 @@ function send(bucket: SharedBucket, count: number): number {
 Deno.test("SharedBucket allows a burst without waiting, and settles it in few requests", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
-  const { engine, bucket } = nodeOf(counts);
-  using _engine = engine;
+  const { broker, bucket } = nodeOf(counts);
+  using _broker = broker;
   assertEquals(send(bucket, 1_000), 100);
   await passTime(time, 100);
   assertEquals(counts.asked, [10, 90], "One request at a time, for everything owed");
@@ -60,7 +65,7 @@ Deno.test("SharedBucket holds the rate on two nodes together, except for one bur
   using time = new FakeTime();
   const counts = new FakeCounts();
   const nodes = [nodeOf(counts), nodeOf(counts)];
-  using _engines = engines(nodes);
+  using _brokers = brokers(nodes);
   let sent = 0;
   for (let ms = 0; ms < 30_000; ms += 50) {
     for (const { bucket } of nodes) sent += send(bucket, 1);
@@ -75,7 +80,7 @@ Deno.test("SharedBucket holds the rate on two nodes that are flooded", async () 
   using time = new FakeTime();
   const counts = new FakeCounts();
   const nodes = [nodeOf(counts), nodeOf(counts)];
-  using _engines = engines(nodes);
+  using _brokers = brokers(nodes);
   let sent = 0;
   for (let ms = 0; ms < 30_000; ms += 50) {
     for (const { bucket } of nodes) sent += send(bucket, 1_000);
@@ -88,7 +93,7 @@ Deno.test("SharedBucket says when to retry, once another node has used up the to
   using time = new FakeTime();
   const counts = new FakeCounts();
   const [ann, bob] = [nodeOf(counts), nodeOf(counts)];
-  using _engines = engines([ann, bob]);
+  using _brokers = brokers([ann, bob]);
   for (let i = 0; i < 10; i++) {
     send(ann.bucket, 10);
     await passTime(time, 10);
@@ -102,15 +107,15 @@ Deno.test("SharedBucket says when to retry, once another node has used up the to
   assertEquals(send(bob.bucket, 1), 1);
 });
 
-Deno.test("SharedBucket counts alone while the engine is unreachable, and with it afterwards", async () => {
+Deno.test("SharedBucket counts alone while the broker is unreachable, and with it afterwards", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
-  const { engine, bucket } = nodeOf(counts);
-  using _engine = engine;
+  const { broker, bucket } = nodeOf(counts);
+  using _broker = broker;
   counts.state = "away";
   assertEquals(send(bucket, 1_000), 100);
   await passTime(time, 0);
-  assertEquals([engine.failures, engine.isAway(Date.now())], [1, true]);
+  assertEquals([broker.failures, broker.isAway(Date.now())], [1, true]);
   await passTime(time, 900);
   assertEquals(send(bucket, 1_000), 9, "Its own rate still holds");
   assertEquals(counts.asked.length, 1, "It is not called in vain");
@@ -118,37 +123,37 @@ Deno.test("SharedBucket counts alone while the engine is unreachable, and with i
   await passTime(time, 5_000);
   assertEquals(send(bucket, 20), 20);
   await passTime(time, 100);
-  assertEquals([counts.asked, engine.isAway(Date.now())], [[10, 10, 10], false]);
+  assertEquals([counts.asked, broker.isAway(Date.now())], [[10, 10, 10], false]);
 });
 
-Deno.test("SharedBucket counts alone when the engine does not respond in time", async () => {
+Deno.test("SharedBucket counts alone when the broker does not respond in time", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
-  const { engine, bucket } = nodeOf(counts);
-  using _engine = engine;
+  const { broker, bucket } = nodeOf(counts);
+  using _broker = broker;
   counts.state = "hanging";
   assertEquals(send(bucket, 50), 50);
   await passTime(time, 499);
-  assertEquals(engine.failures, 0);
+  assertEquals(broker.failures, 0);
   await passTime(time, 1);
-  assertEquals([engine.failures, engine.isAway(Date.now())], [1, true]);
+  assertEquals([broker.failures, broker.isAway(Date.now())], [1, true]);
   assertEquals(send(bucket, 1_000), 55);
 });
 
-Deno.test("SharedBucket calls the engine again soon, and says when to retry, if the clock is set back", async () => {
+Deno.test("SharedBucket calls the broker again soon, and says when to retry, if the clock is set back", async () => {
   using time = new FakeTime(3_600_000);
   const counts = new FakeCounts();
-  const { engine, bucket } = nodeOf(counts);
-  using _engine = engine;
+  const { broker, bucket } = nodeOf(counts);
+  using _broker = broker;
   counts.state = "away";
   send(bucket, 20);
   await passTime(time, 100);
-  assert(engine.isAway(Date.now()));
+  assert(broker.isAway(Date.now()));
   counts.state = "there";
-  assertEquals(engine.isAway(Date.now() - 3_600_000), false);
+  assertEquals(broker.isAway(Date.now() - 3_600_000), false);
   // Another node uses up the tokens.
   const other = nodeOf(counts);
-  using _other = other.engine;
+  using _other = other.broker;
   await passTime(time, 2_000);
   send(other.bucket, 100);
   await passTime(time, 100);
@@ -160,10 +165,10 @@ Deno.test("SharedBucket calls the engine again soon, and says when to retry, if 
   assert(later > 0 && later <= 10_000, `${later} ms`);
 });
 
-Deno.test("SharedBucket is not forgotten while it owes counts to the engine", async () => {
+Deno.test("SharedBucket is not forgotten while it owes counts to the broker", async () => {
   using time = new FakeTime();
-  const { engine, bucket } = nodeOf(new FakeCounts());
-  using _engine = engine;
+  const { broker, bucket } = nodeOf(new FakeCounts());
+  using _broker = broker;
   assert(bucket.isFull(Date.now()));
   send(bucket, 5);
   await passTime(time, 9_999);
@@ -176,13 +181,13 @@ Deno.test("SharedBucket pauses between requests when the reply has no wait time"
   for (const retryAfterMs of [NaN, undefined, -1, Infinity]) {
     using time = new FakeTime();
     let asked = 0;
-    using engine = new Engine(platformRuntime(), {
+    using broker = new BrokerCounts(platformRuntime(), {
       take() {
         asked++;
         return Promise.resolve({ granted: false, retryAfterMs } as SharedCount);
       },
     });
-    const bucket = new SharedBucket(engine, "rate:user:messages:ann", RATE, Date.now());
+    const bucket = new SharedBucket(broker, "rate:user:messages:ann", RATE, Date.now());
     send(bucket, 10);
     await passTime(time, 1_000);
     assert(asked >= 1 && asked <= 21, `${asked} requests in a second after ${retryAfterMs}`);
@@ -190,18 +195,18 @@ Deno.test("SharedBucket pauses between requests when the reply has no wait time"
   }
 });
 
-Deno.test("Engine leaves no timer running when it is disposed of during a request", async () => {
+Deno.test("Broker leaves no timer running when it is disposed of during a request", async () => {
   const counts = new FakeCounts();
   counts.state = "hanging";
-  const engine = new Engine(platformRuntime(), counts);
-  const answer = engine.take("a", 1, RATE);
-  engine[Symbol.dispose]();
+  const broker = new BrokerCounts(platformRuntime(), counts);
+  const answer = broker.take("a", 1, RATE);
+  broker[Symbol.dispose]();
   assertEquals(await answer, undefined);
-  assertEquals([engine.failures, engine.isAway(Date.now())], [0, true]);
+  assertEquals([broker.failures, broker.isAway(Date.now())], [0, true]);
 });
 
-function engines(nodes: readonly { readonly engine: Engine }[]): DisposableStack {
+function brokers(nodes: readonly { readonly broker: BrokerCounts }[]): DisposableStack {
   const stack = new DisposableStack();
-  for (const { engine } of nodes) stack.use(engine);
+  for (const { broker } of nodes) stack.use(broker);
   return stack;
 }

@@ -74,7 +74,7 @@ export interface ManagerStats {
     /** Users and addresses that are currently remembered. */
     readonly remembered: number;
     /** Number of times that the shared counters did not respond. */
-    readonly engineFailures: number;
+    readonly brokerFailures: number;
   };
   /** Totals of messages. */
   readonly messages: {

@@ -41,7 +41,7 @@ Deno.test("SessionManager.stats() starts with zeros", () => {
       rejectedConnections: { user: 0, address: 0 },
       closed: 0,
       remembered: 0,
-      engineFailures: 0,
+      brokerFailures: 0,
     },
     messages: { sent: 0, received: 0, dropped: 0, queued: 0, waiting: 0 },
     bytes: { sent: 0, received: 0, queued: 0 },

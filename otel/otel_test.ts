@@ -205,7 +205,7 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
 
 const emptyStats = {
   rejected: {},
-  rates: { rejected: {}, rejectedConnections: {}, closed: 0, engineFailures: 0 },
+  rates: { rejected: {}, rejectedConnections: {}, closed: 0, brokerFailures: 0 },
   sockets: { open: 0, lingering: 0, rejected: 0 },
   unreadStreams: { count: 0, bytes: 0, rejected: {} },
   peak: 0,

@@ -1,4 +1,4 @@
-/** The contract between topics and the engine that carries publications between nodes. */
+/** The contract between topics and the broker that carries publications between nodes. */
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
@@ -10,7 +10,7 @@ import type { BrokerLogs } from "./logs/log.ts";
  */
 export const INTERNAL_PREFIX = "$skein:";
 
-/** One publication, encoded once: the same bytes are sent to the engine and to the sockets. */
+/** One publication, encoded once: the same bytes are sent to the broker and to the sockets. */
 export interface Publication {
   /** The topic. */
   readonly topic: string;
@@ -23,7 +23,7 @@ export interface Publication {
   /** Id of a session or of a client that does not receive the publication. */
   readonly except?: string | undefined;
   /**
-   * Position in the history of the topic; assigned by the engine, never by the publisher. `prev` is
+   * Position in the history of the topic; assigned by the broker, never by the publisher. `prev` is
    * the offset of the previous publication on the topic, 0 for the first one.
    */
   readonly position?: HistoryPosition & { readonly prev: number } | undefined;
@@ -45,7 +45,7 @@ export function payloadBytes({ payload, bytes }: Publication): number {
 
 /**
  * Bytes that each kept publication or record counts in addition to its payload: about the size of
- * an object in memory, a row in a file or an entry in an engine. Otherwise, payloads of one byte
+ * an object in memory, a row in a file or an entry in a broker. Otherwise, payloads of one byte
  * could use thirty times as much space as a bound allows.
  */
 export const ENTRY_BYTES = 64;
@@ -62,10 +62,10 @@ export function countedBytes(bytes: number, entries: number): number {
 }
 
 /**
- * Rejects a topic or key that is too long for the engine, before the call has any effect.
+ * Rejects a topic or key that is too long for the broker, before the call has any effect.
  *
  * @param name The topic or key.
- * @param maxBytes Maximum number of bytes that the engine accepts.
+ * @param maxBytes Maximum number of bytes that the broker accepts.
  * @throws {RangeError} If the name has more bytes.
  */
 export function checkNameBytes(name: string, maxBytes: number): void {
@@ -112,7 +112,7 @@ export interface BrokerSubscribeOptions {
    */
   readonly history?: HistoryBounds | undefined;
   /**
-   * Called when publications may have been missed, once the engine is reachable and delivers new
+   * Called when publications may have been missed, once the broker is reachable and delivers new
    * publications. MUST NOT throw.
    */
   readonly onInterrupted?: (() => void) | undefined;
@@ -127,11 +127,11 @@ export interface BrokerSubscription extends AsyncDisposable {
 /** State of a broker; branch on `name`. */
 export type BrokerStatus =
   | {
-    /** The broker is connecting to the engine for the first time, or is connected. */
+    /** The broker is connecting to the store for the first time, or is connected. */
     readonly name: "connecting" | "connected";
   }
   | {
-    /** The engine is unreachable; the broker tries to reconnect. */
+    /** The store is unreachable; the broker tries to reconnect. */
     readonly name: "interrupted";
     /** Start of the outage, in milliseconds since the Unix epoch. */
     readonly since: number;
@@ -149,15 +149,15 @@ export type BrokerStatus =
 export interface BrokerStats {
   /** Publications that the broker accepted, on topics with and without a history. */
   readonly published: number;
-  /** Publications that came from the engine. */
+  /** Publications that came from the broker. */
   readonly received: number;
-  /** Publications that wait to be sent to the engine. */
+  /** Publications that wait to be sent to the broker. */
   readonly waiting: number;
-  /** Publications dropped because the engine was unreachable for too long, or too many waited. */
+  /** Publications dropped because the broker was unreachable for too long, or too many waited. */
   readonly dropped: number;
-  /** Outages of the engine. */
+  /** Outages of the broker. */
   readonly interruptions: number;
-  /** Pages of histories read from the engine. */
+  /** Pages of histories read from the broker. */
   readonly reads: number;
   /** Histories whose publications were forgotten because of too many topics or bytes. */
   readonly forgotten?: number | undefined;
@@ -177,7 +177,7 @@ export interface ReadHistoryOptions {
   readonly maxMessages: number;
   /** Maximum number of payload bytes in the page; a single publication may be larger. */
   readonly maxBytes: number;
-  /** Ends the wait for the engine. */
+  /** Ends the wait for the broker. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -188,7 +188,7 @@ export interface HistoryPage {
   /** The newest offset of the topic; 0 if no publication is known. */
   readonly head: number;
   /**
-   * Tag of the publication at `after`, if it is still kept and has a tag; `null` if the engine
+   * Tag of the publication at `after`, if it is still kept and has a tag; `null` if the broker
    * knows that no publication has this offset.
    */
   readonly anchor?: string | null | undefined;
@@ -206,19 +206,19 @@ export interface HistoryPage {
  * - `append` MUST keep the publication and publish it, with its position, to all subscriptions with
  *   `history`. It MUST do either both or neither.
  * - `append` MUST keep the order of one node's calls on a topic, even across an outage of the
- *   engine. It MUST send an unacknowledged publication again, in such a way that it is stored once.
- * - The epoch MUST change whenever the engine may have lost acknowledged publications.
+ *   broker. It MUST send an unacknowledged publication again, in such a way that it is stored once.
+ * - The epoch MUST change whenever the broker may have lost acknowledged publications.
  * - Each position MUST have a `tag` of 6 to 8 characters (letters, digits, `-` and `_`), derived
  *   from at least 32 bits of an id that is unique to the publication, never from the payload. Every
  *   delivery and every read of a publication MUST return the same tag. A page MUST include the tag
  *   of the publication at `after`, if it is still kept; this is how a returning client detects
  *   another copy of the history.
- * - `read` MUST NOT create state in the engine: a topic without publications uses no resources
+ * - `read` MUST NOT create state in the broker: a topic without publications uses no resources
  *   there.
  */
 export interface BrokerHistory {
   /**
-   * Time for which the engine can distinguish an empty history from an earlier history of the
+   * Time for which the broker can distinguish an empty history from an earlier history of the
    * topic, in milliseconds. A position before the first publication is trusted for this time at
    * most. If left out, there is no limit.
    */
@@ -228,13 +228,13 @@ export interface BrokerHistory {
    *
    * @param publication The publication. MUST NOT be changed afterwards.
    * @param options Bounds of the history, which must be the same on every node, and the key by
-   * which the engine recognizes a repetition for at least two minutes.
-   * @returns Resolves when the engine has stored the publication. The result has no position if the
-   * publication was a repetition, or if the engine became unreachable before the epoch was known
+   * which the broker recognizes a repetition for at least two minutes.
+   * @returns Resolves when the broker has stored the publication. The result has no position if the
+   * publication was a repetition, or if the broker became unreachable before the epoch was known
    * again.
-   * @throws {BrokerError} If the publication was dropped because too many were waiting, the engine
+   * @throws {BrokerError} If the publication was dropped because too many were waiting, the broker
    * was unreachable for too long, or the broker was closed.
-   * @throws {RangeError} If the engine does not support the topic or the producer.
+   * @throws {RangeError} If the broker does not support the topic or the producer.
    */
   append(
     publication: Publication,
@@ -242,7 +242,7 @@ export interface BrokerHistory {
       readonly bounds: HistoryBounds;
       readonly key?: PublicationKey | undefined;
       /**
-       * The client that publishes; left out for the application. If an engine has to forget topics,
+       * The client that publishes; left out for the application. If a broker has to forget topics,
        * it starts with the topics of the client that created the most within the last hour.
        */
       readonly maker?: string | undefined;
@@ -254,8 +254,8 @@ export interface BrokerHistory {
    * @param topic The topic.
    * @param options See {@linkcode ReadHistoryOptions}.
    * @returns The page.
-   * @throws {BrokerError} If the engine is unreachable.
-   * @throws {RangeError} If the engine does not support the topic.
+   * @throws {BrokerError} If the broker is unreachable.
+   * @throws {RangeError} If the broker does not support the topic.
    */
   read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage>;
 }
@@ -267,9 +267,9 @@ export type AppendOptions = Parameters<BrokerHistory["append"]>[1];
 export type Appended = Awaited<ReturnType<BrokerHistory["append"]>>;
 
 /**
- * State that all nodes share. Every operation MUST be atomic in the engine, MUST reject with a
- * `BrokerError` while the engine is unreachable, and MUST reject with a `RangeError` for a key or
- * scope that the engine does not support.
+ * State that all nodes share. Every operation MUST be atomic in the broker, MUST reject with a
+ * `BrokerError` while the broker is unreachable, and MUST reject with a `RangeError` for a key or
+ * scope that the broker does not support.
  */
 export interface BrokerStore {
   /**
@@ -286,7 +286,7 @@ export interface BrokerStore {
    * Reads the newest number of a row.
    *
    * @param key The row.
-   * @param windowMs The time passed to `advance` for the row: an engine may store rows for hours
+   * @param windowMs The time passed to `advance` for the row: a broker may store rows for hours
    * and rows for days separately.
    * @returns The number; -1 if no number is remembered.
    */
@@ -320,7 +320,7 @@ export interface BrokerStore {
    */
   claims(scope: string): Promise<string[]>;
   /**
-   * Takes tokens from a bucket. A bucket starts full. Brokers leave this method out if their engine
+   * Takes tokens from a bucket. A bucket starts full. Brokers leave this method out if their store
    * is too slow for it.
    *
    * @param key The bucket.
@@ -348,24 +348,24 @@ export type TakenTokens = Awaited<ReturnType<NonNullable<BrokerStore["take"]>>>;
  * - `publish` MUST also reach this node's listeners, exactly as it reaches listeners on other
  *   nodes.
  * - `publish` MUST keep the order of the publications that one node publishes on a topic.
- * - `publish` MUST NOT throw because of an outage of the engine: `status` and `stats` report
+ * - `publish` MUST NOT throw because of an outage of the broker: `status` and `stats` report
  *   outages, and the number of waiting publications is bounded.
  * - A listener MUST receive each publication at most once per subscription, and no publication
- *   after the subscription was disposed of. After an outage of the engine, `onInterrupted` MUST be
+ *   after the subscription was disposed of. After an outage of the broker, `onInterrupted` MUST be
  *   called.
  * - `publish` and `subscribe` MUST throw a `SkeinError` with code `unsupported` after `close`.
- * - A topic or key that the engine does not support MUST be rejected with a `RangeError`, for that
+ * - A topic or key that the broker does not support MUST be rejected with a `RangeError`, for that
  *   call only and before it is sent. Other topics MUST NOT be affected. Topics of 255 bytes of
  *   UTF-8 after a prefix of 32 bytes MUST be supported.
  * - A broker MUST NOT close a client library that the application passed in.
  * - A broker MUST NOT queue publications without a bound.
- * - `history`, `logs` and `store` are for engines that can keep data. Without them, topics have no
+ * - `history`, `logs` and `store` are for brokers that can keep data. Without them, topics have no
  *   history across nodes, there are no durable streams, and limits apply to each node separately.
  *
  * {@linkcode testBroker} is the test suite that every implementation must pass.
  */
 export interface Broker extends AsyncDisposable {
-  /** Name of the engine, for humans. */
+  /** Name of the broker, for humans. */
   readonly name: string;
   /** Guarantee of delivery on a topic without a history. */
   readonly delivery: "at-most-once" | "at-least-once";
@@ -375,11 +375,11 @@ export interface Broker extends AsyncDisposable {
   readonly stats: BrokerStats;
   /** Current problems, in words; empty if the broker is healthy. */
   issues(): string[];
-  /** Histories of topics; absent for engines that cannot keep publications. */
+  /** Histories of topics; absent for brokers that cannot keep publications. */
   readonly history?: BrokerHistory | undefined;
-  /** Logs of durable streams; absent for engines that cannot keep logs. */
+  /** Logs of durable streams; absent for brokers that cannot keep logs. */
   readonly logs?: BrokerLogs | undefined;
-  /** State that nodes share in addition to publications; absent for engines that cannot keep it. */
+  /** State that nodes share in addition to publications; absent for brokers that cannot keep it. */
   readonly store?: BrokerStore | undefined;
   /**
    * Publishes to every node, on a topic without history.

@@ -5,18 +5,18 @@ import { BrokerError } from "../errors.ts";
 import { internals } from "../session/session.ts";
 import { passTime, turns } from "../tests/waiting.ts";
 import { Client } from "./clients_fixture.ts";
-import { ScriptedEngine } from "./scripted_broker_fixture.ts";
+import { ScriptedStore } from "./scripted_broker_fixture.ts";
 import { Topics } from "./topics.ts";
 
-/** A node whose engine confirms subscriptions when the test says so. */
+/** A node whose store confirms subscriptions when the test says so. */
 function unconfirmed() {
-  const engine = new ScriptedEngine();
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  const broker = store.node();
   const ready = Promise.withResolvers<void>();
   broker.ready = ready.promise;
   const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
   const topics = new Topics({ broker, runtime, history: { t: {} } });
-  return { engine, broker, ready, topics };
+  return { store, broker, ready, topics };
 }
 
 /** A topic with a history, and one without. */
@@ -37,7 +37,7 @@ for (const topic of TOPICS) {
     });
   };
 
-  test("takes effect immediately, and resolves once the engine has confirmed", async ({ ready, topics }) => {
+  test("takes effect immediately, and resolves once the broker has confirmed", async ({ ready, topics }) => {
     await using client = new Client(topics.turn);
     const inForce = topics.subscribe(client.session, topic);
     assertEquals(topics.has(client.session, topic), true);
@@ -59,7 +59,7 @@ for (const topic of TOPICS) {
     assertEquals(await topics.subscribe(closing.session, topic), false);
   });
 
-  test("reports an engine that does not confirm, and rejects", async ({ ready, topics }) => {
+  test("reports a broker that does not confirm, and rejects", async ({ ready, topics }) => {
     using time = new FakeTime();
     const errors: unknown[] = [];
     const onError = (error: unknown) => void errors.push(error);
@@ -81,7 +81,7 @@ for (const topic of TOPICS) {
     assertEquals(await topics.subscribe(client.session, topic), true);
   });
 
-  test("replies to a client once the engine has confirmed", async ({ ready, topics }) => {
+  test("replies to a client once the broker has confirmed", async ({ ready, topics }) => {
     await using client = new Client(topics.turn);
     client.subscribe(topics, topic, { isRequested: true });
     await turns();
@@ -92,11 +92,11 @@ for (const topic of TOPICS) {
   });
 
   test("replies before the first publication, which proves the confirmation", async (node) => {
-    const { engine, broker, topics } = node;
+    const { store, broker, topics } = node;
     await using client = new Client(topics.turn);
     client.subscribe(topics, topic, { isRequested: true });
     await turns();
-    if (topic === "t") engine.publish(1);
+    if (topic === "t") store.publish(1);
     else broker.deliver({ topic, payload: JSON.stringify({ topic, data: 1 }) });
     await turns();
     const [answer, message] = client.take();
@@ -104,7 +104,7 @@ for (const topic of TOPICS) {
     if (topic === "plain") assertEquals(message, [1, undefined, undefined]);
   });
 
-  test("replies `unavailable` to a client if the engine does not confirm", async (node) => {
+  test("replies `unavailable` to a client if the broker does not confirm", async (node) => {
     using time = new FakeTime();
     const { ready, topics } = node;
     await using client = new Client(topics.turn);
@@ -119,15 +119,15 @@ for (const topic of TOPICS) {
 }
 
 Deno.test("Topics.subscribe() starts at the call, not at the confirmation", async () => {
-  const { engine, broker, ready, topics } = unconfirmed();
+  const { store, broker, ready, topics } = unconfirmed();
   await using _topics = topics;
-  engine.publish("before the call");
+  store.publish("before the call");
   await using client = new Client(topics.turn);
   const inForce = topics.subscribe(client.session, "t");
   await turns();
-  // Another node publishes, and the engine does not send this node anything yet.
+  // Another node publishes, and the store does not send this node anything yet.
   broker.onDelivery = () => {};
-  engine.publish("after the call");
+  store.publish("after the call");
   await turns();
   assertEquals(client.takeData(), []);
   ready.resolve();

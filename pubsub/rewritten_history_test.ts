@@ -1,11 +1,11 @@
-/** Histories whose engine lost a publication, and stored another one with the same offset. */
+/** Histories whose store lost a publication, and stored another one with the same offset. */
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
 import { turns } from "../tests/waiting.ts";
 import { Random } from "../tests/random.ts";
 import { Client, type Line } from "./clients_fixture.ts";
-import { ScriptedEngine } from "./scripted_broker_fixture.ts";
+import { ScriptedStore } from "./scripted_broker_fixture.ts";
 import { pass, replyAfter } from "../tests/faulty_broker.ts";
 import { Topics } from "./topics.ts";
 
@@ -28,17 +28,17 @@ async function ask(
 }
 
 Deno.test("Clients whose publication was rewritten below the head, 10,000 times, are never reported recovered", async () => {
-  const engine = new ScriptedEngine();
-  engine.hasTags = true;
-  await using topics = new Topics({ broker: engine.node(), history: HISTORY });
+  const store = new ScriptedStore();
+  store.hasTags = true;
+  await using topics = new Topics({ broker: store.node(), history: HISTORY });
   await using client = new Client(topics.turn);
   const random = new Random(13);
-  for (let i = 0; i < 300; i++) engine.publish("the same");
+  for (let i = 0; i < 300; i++) store.publish("the same");
   const told = { recovered: 0, newEpoch: 0, recoveredWithoutTag: 0, recoveredUnharmed: 0 };
   for (let i = 0; i < 10_000; i++) {
-    const offset = 1 + random.below(engine.head - 1);
-    const since = { epoch: engine.epoch, offset, tag: engine.tagAt(offset) };
-    engine.rewrite(offset);
+    const offset = 1 + random.below(store.head - 1);
+    const since = { epoch: store.epoch, offset, tag: store.tagAt(offset) };
+    store.rewrite(offset);
     const answer = await ask(topics, client, since);
     if (answer.recovered) told.recovered++;
     if (answer.reason === "new-epoch") told.newEpoch++;
@@ -47,7 +47,7 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
     if (i % 50 > 0) continue;
     const { recovered: isBlind } = await ask(topics, client, { ...since, tag: undefined });
     if (isBlind) told.recoveredWithoutTag++;
-    const now = { ...since, tag: engine.tagAt(offset) };
+    const now = { ...since, tag: store.tagAt(offset) };
     if ((await ask(topics, client, now)).recovered) told.recoveredUnharmed++;
   }
   assertEquals(told, {
@@ -60,19 +60,19 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
 
 Deno.test("TopicFeed reports another history at its members' position, even with the same name", async () => {
   using time = new FakeTime();
-  const engine = new ScriptedEngine();
-  engine.hasTags = true;
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  store.hasTags = true;
+  const broker = store.node();
   await using topics = new Topics({ broker, history: HISTORY });
   await using client = new Client(topics.turn);
   client.subscribe(topics);
   await turns();
-  for (const data of ["a", "b"]) engine.publish(data);
+  for (const data of ["a", "b"]) store.publish(data);
   await turns();
   assertEquals(client.take().slice(1), [["a", 1, 0], ["b", 2, 1]]);
-  engine.rewrite(2);
+  store.rewrite(2);
   broker.onDelivery = () => {};
-  engine.publish("c");
+  store.publish("c");
   broker.interrupt();
   await time.tickAsync(100);
   await turns();
@@ -86,19 +86,19 @@ Deno.test("TopicFeed reports another history at its members' position, even with
 });
 
 Deno.test("TopicFeed reports another history to a session with a running replay", async () => {
-  const engine = new ScriptedEngine();
-  engine.hasTags = true;
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  store.hasTags = true;
+  const broker = store.node();
   await using topics = new Topics({ broker, history: HISTORY });
   await using keeper = new Client(topics.turn);
   await using slow = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
-  for (let i = 1; i <= 100; i++) engine.publish("x".repeat(3_000));
+  for (let i = 1; i <= 100; i++) store.publish("x".repeat(3_000));
   keeper.subscribe(topics);
   await turns();
   slow.pair.link.stall("to-client");
   slow.subscribe(topics, "t", { last: 100 });
   await turns();
-  engine.rewrite(100);
+  store.rewrite(100);
   broker.interrupt();
   await turns();
   slow.pair.link.resume("to-client");
@@ -113,10 +113,10 @@ Deno.test("TopicFeed reports another history to a session with a running replay"
 
 Deno.test("Replay does not trust a position whose publication has expired, nor one before all kept ones", async () => {
   using time = new FakeTime();
-  const engine = new ScriptedEngine();
-  engine.hasTags = true;
-  engine.step = 2;
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  store.hasTags = true;
+  store.step = 2;
+  const broker = store.node();
   Object.assign(broker.history!, { remembersMs: 3_600_000 });
   await using topics = new Topics({ broker, history: HISTORY });
   const askAnew = async (since: HistoryPosition) => {
@@ -128,7 +128,7 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
   // A position before the first publication carries the time when it was sent.
   const start = { epoch: "e1", offset: 0, tag: empty.tag };
   assert(empty.tag!.startsWith("~"));
-  for (let i = 0; i < 300; i++) engine.publish(i);
+  for (let i = 0; i < 300; i++) store.publish(i);
   await time.tickAsync(1_700_000);
   assertEquals((await askAnew(start)).recovered, true);
   await time.tickAsync(200_000);
@@ -141,13 +141,13 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
 });
 
 Deno.test("Replay of the newest publications sends none from a history that started over under the same name meanwhile", async () => {
-  const engine = new ScriptedEngine();
-  engine.hasTags = true;
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  store.hasTags = true;
+  const broker = store.node();
   await using topics = new Topics({ broker, history: HISTORY });
   await using follower = new Client(topics.turn);
   await using client = new Client(topics.turn);
-  for (let i = 0; i < 200; i++) engine.publish("old");
+  for (let i = 0; i < 200; i++) store.publish("old");
   follower.subscribe(topics);
   await turns(40);
   const gate = Promise.withResolvers<void>();
@@ -157,8 +157,8 @@ Deno.test("Replay of the newest publications sends none from a history that star
   client.subscribe(topics, "t", { last: 200 });
   await turns(40);
   broker.onDelivery = () => {};
-  engine.beginEpoch("e1", 200);
-  for (let i = 0; i < 200; i++) engine.publish("new");
+  store.beginEpoch("e1", 200);
+  for (let i = 0; i < 200; i++) store.publish("new");
   broker.interrupt();
   await turns(40);
   gate.resolve();

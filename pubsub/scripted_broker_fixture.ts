@@ -1,4 +1,4 @@
-/** An engine whose history the test writes, and nodes on it. */
+/** A store whose history the test writes, and nodes on it. */
 import { platformRuntime } from "../base/runtime.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import {
@@ -12,25 +12,25 @@ import {
   type PublicationListener,
   type ReadHistoryOptions,
 } from "./broker.ts";
-import { LocalListeners } from "./engine/listeners.ts";
+import { LocalListeners } from "./broker/listeners.ts";
 import { Tags } from "./tag.ts";
-import { type FaultyBroker, FaultyEngine } from "../tests/faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "../tests/faulty_broker.ts";
 
 /** Keeps one topic. Offsets increase by `step`. */
-export class ScriptedEngine {
+export class ScriptedStore {
   epoch = "e1";
   head = 0;
   step = 1;
   kept: Publication[] = [];
-  /** True to add tags to publications, as every engine does. */
+  /** True to add tags to publications, as every store does. */
   hasTags = false;
   readonly #tags = new Tags(platformRuntime());
   readonly #broker = new ScriptedBroker(this);
-  readonly #engine = new FaultyEngine({ make: () => this.#broker });
+  readonly #store = new FaultyStore({ make: () => this.#broker });
 
   /** Creates a node's broker. */
   node(): FaultyBroker {
-    return this.#engine.connect();
+    return this.#store.connect();
   }
 
   append(publication: Publication): Publication {
@@ -95,7 +95,7 @@ export class ScriptedEngine {
   }
 }
 
-/** The broker for the history of a {@linkcode ScriptedEngine}. */
+/** The broker for the history of a {@linkcode ScriptedStore}. */
 class ScriptedBroker implements Broker {
   readonly name = "scripted";
   readonly delivery = "at-most-once";
@@ -111,13 +111,13 @@ class ScriptedBroker implements Broker {
   readonly history: BrokerHistory;
   readonly #listeners = new LocalListeners();
 
-  constructor(engine: ScriptedEngine) {
+  constructor(store: ScriptedStore) {
     this.history = {
       append: (publication) => {
-        const { position } = engine.append(publication);
+        const { position } = store.append(publication);
         return Promise.resolve({ position: position! });
       },
-      read: (_topic, options) => Promise.resolve(engine.read(options)),
+      read: (_topic, options) => Promise.resolve(store.read(options)),
     };
   }
 

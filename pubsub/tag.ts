@@ -43,7 +43,7 @@ export class Tags {
 }
 
 /**
- * Derives the tag of a publication from the id that the engine assigned.
+ * Derives the tag of a publication from the id that the broker assigned.
  *
  * @param id The id, unique to the publication.
  * @returns The same tag for the same id.

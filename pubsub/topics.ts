@@ -531,7 +531,7 @@ export class Topics implements AsyncDisposable {
     }
     signal?.throwIfAborted();
     const appending = this.#histories.history!.append(publication, { bounds, key, maker });
-    return await waitFor(this.#runtime, appending, { what: "the engine", signal });
+    return await waitFor(this.#runtime, appending, { what: "the broker", signal });
   }
 
   /**

@@ -6,8 +6,8 @@ import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/session.ts";
 import { turns } from "../tests/waiting.ts";
 import { assertRun, Client, Clients } from "./clients_fixture.ts";
-import { ScriptedEngine } from "./scripted_broker_fixture.ts";
-import { type FaultyBroker, FaultyEngine, hang } from "../tests/faulty_broker.ts";
+import { ScriptedStore } from "./scripted_broker_fixture.ts";
+import { type FaultyBroker, FaultyStore, hang } from "../tests/faulty_broker.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import type { SubscribeOptions } from "./topic_options.ts";
 import { Topics } from "./topics.ts";
@@ -43,7 +43,7 @@ Deno.test("Topics({ history }) rejects patterns that overlap, invalid bounds, an
       `Cannot create topics: history["a:{b}"].${name} must be a positive integer, received ${value}`,
     );
   }
-  const broker = new FaultyEngine().connect({ without: ["history"] });
+  const broker = new FaultyStore().connect({ without: ["history"] });
   assertThrows(
     () => new Topics({ broker, history: HISTORY }),
     UnsupportedError,
@@ -96,7 +96,7 @@ Deno.test("Topics.subscribe() with `last` starts with the newest, in order, then
 });
 
 Deno.test("Topics.subscribe() with `last` misses no publication during the read", async () => {
-  const { engine, broker, topics } = scripted();
+  const { store, broker, topics } = scripted();
   await using _topics = topics;
   await using client = new Client(topics.turn);
   let isRead = false;
@@ -105,7 +105,7 @@ Deno.test("Topics.subscribe() with `last` misses no publication during the read"
     const page = await run();
     if (broker.callsOf("history.read").length === 2 && !isRead) {
       isRead = true;
-      engine.publish(1);
+      store.publish(1);
     }
     return page;
   });
@@ -385,7 +385,7 @@ Deno.test("Topics.publish() leaves room for the position of a message", async ()
   );
 });
 
-Deno.test("Topics.publish() counts publications that the engine does not accept, and does not throw", async () => {
+Deno.test("Topics.publish() counts publications that the broker does not accept, and does not throw", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   const error = new BrokerError("Cannot append: too many wait");
@@ -430,11 +430,11 @@ Deno.test("Topics.append() resolves with the position, stores a repetition once,
   await assertRejects(() => appending, Error, "enough");
 });
 
-Deno.test("Topics without a history notify subscribers that the engine was late with the subscription", async () => {
+Deno.test("Topics without a history notify subscribers that the broker was late with the subscription", async () => {
   for (const lateMs of [999, 1_000]) {
     let nowMs = 5_000;
     const ready = Promise.withResolvers<void>();
-    const broker = new ScriptedEngine().node();
+    const broker = new ScriptedStore().node();
     broker.ready = ready.promise;
     const runtime = Object.assign(platformRuntime(), { monotonic: () => nowMs });
     await using topics = new Topics({ broker, runtime });
@@ -482,10 +482,10 @@ Deno.test("Topics of several nodes have one history", async () => {
   ]);
 });
 
-Deno.test("Topics read a topic from the engine once, for any number of subscribers", async () => {
-  const { engine, broker, topics } = scripted();
+Deno.test("Topics read a topic from the broker once, for any number of subscribers", async () => {
+  const { store, broker, topics } = scripted();
   await using _topics = topics;
-  for (let i = 1; i <= 100; i++) engine.publish(i);
+  for (let i = 1; i <= 100; i++) store.publish(i);
   await using clients = Clients.on(topics.turn, {}, {}, {}, {}, {});
   for (const client of clients) client.subscribe(topics, "t", { last: 100 });
   await turns();
@@ -498,9 +498,9 @@ Deno.test("Topics read a topic from the engine once, for any number of subscribe
 });
 
 Deno.test("Topics read a page once for all readers", async () => {
-  const { engine, broker, topics } = scripted();
+  const { store, broker, topics } = scripted();
   await using _topics = topics;
-  for (let i = 1; i <= 300; i++) engine.publish(i);
+  for (let i = 1; i <= 300; i++) store.publish(i);
   await using clients = Clients.on(topics.turn, {}, {}, {}, {}, {});
   for (const client of clients) {
     client.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
@@ -512,8 +512,8 @@ Deno.test("Topics read a page once for all readers", async () => {
 });
 
 Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads in progress", async () => {
-  const { engine, broker, topics } = scripted();
-  engine.publish(1);
+  const { store, broker, topics } = scripted();
+  store.publish(1);
   broker.make("history.read", hang);
   await using client = new Client(topics.turn);
   client.subscribe(topics, "t", { last: 1 });
@@ -524,7 +524,7 @@ Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads in progress", as
   assertEquals(broker.topics.length, 0);
 });
 
-Deno.test("Topics bound the restarts of a session while the engine does not respond", async () => {
+Deno.test("Topics bound the restarts of a session while the broker does not respond", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   await using client = new Client(topics.turn);
@@ -579,12 +579,12 @@ Deno.test("Topics let a session leave during its reply", async () => {
   assertEquals(topics.subscribers("t"), [other.session]);
 });
 
-/** Topics on a scripted engine. */
-function scripted(): { engine: ScriptedEngine; broker: FaultyBroker; topics: Topics } {
-  const engine = new ScriptedEngine();
-  const broker = engine.node();
+/** Topics on a scripted store. */
+function scripted(): { store: ScriptedStore; broker: FaultyBroker; topics: Topics } {
+  const store = new ScriptedStore();
+  const broker = store.node();
   const topics = new Topics({ broker, history: { t: { size: 1_000_000 } } });
-  return { engine, broker, topics };
+  return { store, broker, topics };
 }
 
 Deno.test("Topics.read() yields what a topic keeps up to the call, over several pages", async () => {
@@ -608,9 +608,9 @@ Deno.test("Topics.read() yields what a topic keeps up to the call, over several 
 });
 
 Deno.test("Topics.read() and position() leave out an unknown publisher and an unknown tag", async () => {
-  const { engine, topics } = scripted();
+  const { store, topics } = scripted();
   await using _topics = topics;
-  engine.publish(1);
+  store.publish(1);
   const [publication] = await Array.fromAsync(topics.read("t"));
   assertEquals(Object.keys(publication!), ["data", "position"]);
   assertEquals(Object.keys(publication!.position), ["epoch", "offset"]);

@@ -61,7 +61,7 @@ const START_MS = 5_000;
  * @param console Prints each cause once.
  * @returns Stops watching on disposal.
  */
-export function reportEngine(
+export function reportBroker(
   runtime: Runtime,
   broker: Broker,
   console: ConsoleReport,
@@ -76,7 +76,7 @@ export function reportEngine(
     const rest = current.name === "interrupted" && current.rejects
       ? "Publications on topics with a history are rejected meanwhile"
       : "Publications wait within the broker's bounds, and the broker keeps trying";
-    console.tell(wasThere ? "engine-away" : "engine-unreached", `${what}. ${rest}`);
+    console.tell(wasThere ? "broker-away" : "broker-unreached", `${what}. ${rest}`);
   };
   const timer = runtime.setTimeout(() => {
     if (status.current.name === "connecting") tell();

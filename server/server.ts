@@ -23,7 +23,7 @@ import {
 } from "./metrics/measures.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
 import {
-  reportEngine,
+  reportBroker,
   reportRequest,
   sequenceStore,
   sharedCounts,
@@ -149,7 +149,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
   readonly #heartbeat: Disposable;
-  readonly #engine: Disposable | undefined;
+  readonly #broker: Disposable | undefined;
   readonly #services: Disposable | undefined;
   readonly #unreadStreams: UnreadStreams;
   readonly #features: Features;
@@ -276,7 +276,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     }) as Admission<unknown>;
     // This happens after the options were checked, because a MoQ server can be mounted only once.
     options.moq?.attach(faceHost(() => this.#listener, parts.accept), this.#quotas);
-    this.#engine = broker && reportEngine(runtime, broker, this.#console);
+    this.#broker = broker && reportBroker(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { origins, hosts };
     if (hasStreams) {
@@ -576,7 +576,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (address === undefined || isPrivateAddress(addressKey(address))) return;
     this.#suitsHardened = false;
     this.#console.tell(
-      "engine",
+      "broker",
       "Clients connect from the internet without a proxy. webSocket: hardenedWebSocket() of " +
         "@skein/skein/ws also bounds connections, request heads and idle time",
     );
@@ -929,7 +929,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#listener?.cutBodies();
     const isAnswered = await settlesWithin(this.#runtime, this.#gate.idle, this.#closeTimeoutMs);
     this.#heartbeat[Symbol.dispose]();
-    this.#engine?.[Symbol.dispose]();
+    this.#broker?.[Symbol.dispose]();
     this.#services?.[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
@@ -1052,7 +1052,7 @@ export function createServer<V = unknown, C extends Contract = Contract>(
  * @param options The address on which to listen, and the options of the server.
  * @returns The server, listening.
  * @throws {TypeError} If an option is unknown, if `tls` is not a certificate and its key in PEM
- * format, or if an option needs a feature that the `webTransport` engine lacks.
+ * format, or if an option needs a feature that the `webTransport` broker lacks.
  * @throws {UnsupportedError} On Node, if `webSocket` is not given, or if Node is older than version
  * 26.
  *

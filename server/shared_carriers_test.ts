@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
 import { NodeCalls } from "../pubsub/nodes/node_calls.ts";
 import { Nodes } from "../pubsub/nodes/nodes.ts";
-import { FaultyEngine } from "../tests/faulty_broker.ts";
+import { FaultyStore } from "../tests/faulty_broker.ts";
 import {
   CarrierError,
   type GivenFrames,
@@ -64,7 +64,7 @@ class Connection implements HttpCarrier, HttpCarriers {
 Deno.test("A connection repeats events whose response was lost between two nodes", async () => {
   await using bench = new Bench();
   const a = bench.join();
-  const nodes = new Nodes({ broker: bench.engine.connect() });
+  const nodes = new Nodes({ broker: bench.store.connect() });
   const own = new HttpConnections({ runtime: nodes.runtime, node: nodes.id, maxFrameBytes: 100 });
   const onError = (error: unknown) => void bench.errors.push(error);
   await using _shared = new SharedCarriers({
@@ -102,12 +102,12 @@ Deno.test("A connection repeats events whose response was lost between two nodes
 /** Nodes with one connection each, at a fake time. */
 class Bench implements AsyncDisposable {
   readonly time = new FakeTime(0);
-  readonly engine = new FaultyEngine();
+  readonly store = new FaultyStore();
   readonly errors: unknown[] = [];
   readonly #open: AsyncDisposable[] = [];
 
   join() {
-    const broker = this.engine.connect();
+    const broker = this.store.connect();
     const nodes = new Nodes({ broker });
     const own = new Connection(`${nodes.id}.one`);
     const onError = (error: unknown) => void this.errors.push(error);
@@ -287,7 +287,7 @@ Deno.test("SharedCarriers reject malformed calls and ids that no node issued", a
   let id = 0;
   const say = (data: Uint8Array) => {
     const head = { type: "call", id: ++id, part: 0, size: data.length, timeoutMs: 10, node: "n" };
-    bench.engine.publish({ topic, payload: joinHead(head, data) });
+    bench.store.publish({ topic, payload: joinHead(head, data) });
   };
   for (const head of heads) say(joinHead(head));
   say(new Uint8Array([9, 9]));
@@ -301,7 +301,7 @@ Deno.test("SharedCarriers reject malformed calls and ids that no node issued", a
 Deno.test("SharedCarriers reject malformed responses", async () => {
   await using bench = new Bench();
   const a = bench.join();
-  const nodes = new Nodes({ broker: bench.engine.connect() });
+  const nodes = new Nodes({ broker: bench.store.connect() });
   let answer = new Uint8Array();
   await using _calls = new NodeCalls({
     nodes,

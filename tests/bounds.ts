@@ -54,10 +54,10 @@ const PARTIES: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** A broker to attack. */
-export interface WalkedEngine {
+export interface WalkedStore {
   /** The name in test titles. */
   readonly name: string;
-  /** True if the engine behind the broker is not installed. */
+  /** True if the store behind the broker is not installed. */
   readonly ignore?: boolean;
   /**
    * A number of topics with a history that exceeds what the broker keeps; any number if the broker
@@ -80,7 +80,7 @@ interface House {
   readonly server: Server<string | typeof guest>;
   readonly moq: MoqServer;
   readonly relay: MoqRelay;
-  readonly engine: WalkedEngine;
+  readonly store: WalkedStore;
   /** The number of attacking addresses. */
   readonly addresses: number;
   readonly broker: Broker;
@@ -109,7 +109,7 @@ interface Walk {
   /** Relay options that make the limit small. */
   readonly relay?: MoqRelayOptions;
   /** True if the limit does not depend on the broker. */
-  readonly isWithoutEngine?: boolean;
+  readonly isWithoutBroker?: boolean;
   /**
    * Uses up the share of an address and holds it.
    *
@@ -199,8 +199,8 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     },
   },
   "streams.bytes": {
-    attack: async ({ server, engine: { bytes = 0 } }, from) => {
-      if (bytes === 0) return "your address has no share where the engine has no bound";
+    attack: async ({ server, store: { bytes = 0 } }, from) => {
+      if (bytes === 0) return "your address has no share where the broker has no bound";
       const body = "x".repeat(50_000);
       for (let i = 0; i < bytes / body.length; i++) {
         const { status, text } = await createStream(server, { from, i, body });
@@ -263,7 +263,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
   },
   histories: {
     attack: async (house, from) => {
-      for (let made = 0; made < house.engine.rooms / house.addresses;) {
+      for (let made = 0; made < house.store.rooms / house.addresses;) {
         // Each session stays within its share of rooms and within the publication rate.
         const user = made % 500 === 0 ? "" : `${from} ${made}`;
         using caller = await callerOf(house, from, user);
@@ -282,7 +282,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
     attack: async (house, from) => {
       const caller = await callerOf(house, from);
       const data = "x".repeat(100_000);
-      const { bytes = 0 } = house.engine;
+      const { bytes = 0 } = house.store;
       for (let sent = 0; sent < bytes / house.addresses; sent += data.length) {
         const topic = `chat:${from}-${sent / data.length % 10}`;
         assertEquals((await caller.ask({ publish: topic, data })).error, undefined);
@@ -295,7 +295,7 @@ export const WALKS: Readonly<Record<string, Walk>> = {
       rates: { perAddress: { connections: { perSecond: Infinity } } },
       session: { closeTimeoutMs: 1 }, // No client reads its close.
     },
-    isWithoutEngine: true,
+    isWithoutBroker: true,
     attack: async ({ server }, from) => {
       let rejection: string | undefined;
       while (rejection === undefined) {
@@ -382,18 +382,18 @@ export function testQuotas(): void {
 /**
  * Registers all attacks for a broker.
  *
- * @param engine The broker.
+ * @param store The broker.
  */
-export function testWalks(engine: WalkedEngine): void {
+export function testWalks(store: WalkedStore): void {
   for (const [bound, walk] of Object.entries(WALKS)) {
-    if (walk.isWithoutEngine && !engine.isFirst) continue;
+    if (walk.isWithoutBroker && !store.isFirst) continue;
     for (const [party, addresses] of Object.entries(PARTIES)) {
       Deno.test({
-        name: `${bound} on ${engine.name}: ${party} uses its whole share, and a user is served`,
-        ignore: engine.ignore ?? false,
+        name: `${bound} on ${store.name}: ${party} uses its whole share, and a user is served`,
+        ignore: store.ignore ?? false,
         fn: async () => {
           await using room = new AsyncDisposableStack();
-          const house = { ...await open(walk, engine, room), addresses: addresses.length };
+          const house = { ...await open(walk, store, room), addresses: addresses.length };
           for (const from of addresses) {
             assertMatch(
               await walk.attack(house, from),
@@ -434,7 +434,7 @@ async function carriersOf({ carriers, room, broker }: House): Promise<Carriers> 
 }
 
 /** Opens a server with all features enabled. */
-async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack) {
+async function open(walk: Walk, store: WalkedStore, room: AsyncDisposableStack) {
   const relay = new MoqRelay({ allowAnonymousPublish: true, ...walk.relay });
   room.defer(() => relay.close());
   const moq = room.use(
@@ -445,7 +445,7 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
     }),
   );
   const { options = {} } = walk;
-  const broker = await engine.open(room);
+  const broker = await store.open(room);
   const server = room.use(listen<string | typeof guest>({
     broker,
     webTransport: false,
@@ -475,7 +475,7 @@ async function open(walk: Walk, engine: WalkedEngine, room: AsyncDisposableStack
     server,
     moq,
     relay,
-    engine,
+    store,
     room,
     broker,
     carriers: [],

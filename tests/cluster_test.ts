@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { type PresenceNotice, RequestError, type Session, SessionClosedError } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import { type FaultyBroker, FaultyEngine } from "./faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "./faulty_broker.ts";
 import { internals } from "../session/session.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/mod.ts";
@@ -13,14 +13,14 @@ type Options = TestServerOptions<string>;
 /** Servers that share a broker, on fake time. */
 class Cluster implements AsyncDisposable {
   readonly time = new FakeTime(0);
-  readonly engine = new FaultyEngine();
+  readonly store = new FaultyStore();
   readonly #servers: TestServer<string>[] = [];
 
   /** Starts servers, and waits until they have discovered each other. */
   async start(count: number, options: Options = {}): Promise<TestServer<string>[]> {
     const servers = Array.from({ length: count }, (_, i) =>
       testServer<string>({
-        broker: this.engine.connect(),
+        broker: this.store.connect(),
         node: { name: `node-${i}` },
         authenticate: ({ token }) => token ?? "nobody",
         authorize: () => true,
@@ -318,7 +318,7 @@ Deno.test("maxSessionsPerUser admits all sessions that fit, while others release
   const [a, b] = await cluster.start(2, { limits });
   // Makes the broker release slots slowly, one after the other.
   let line: Promise<unknown> = Promise.resolve();
-  cluster.engine.make("store.release", (run) => {
+  cluster.store.make("store.release", (run) => {
     const freed = line.then(() => new Promise((resolve) => setTimeout(resolve, 5))).then(run);
     line = freed;
     return freed;
@@ -364,7 +364,7 @@ Deno.test("A node that is full of a user's sessions rejects another without aski
   const [a] = await cluster.start(1, { limits: { maxSessionsPerUser: 1 } });
   await cluster.dial(a!, "ann");
   let asked = 0;
-  cluster.engine.make("store.claim", (run) => {
+  cluster.store.make("store.claim", (run) => {
     asked++;
     return run();
   });

@@ -16,7 +16,7 @@ import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { until } from "./waiting.ts";
-import { type FaultyBroker, FaultyEngine } from "./faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "./faulty_broker.ts";
 
 /** The printed lines without their prefix. */
 function linesOf({ lines }: ConsoleLines): string[] {
@@ -25,7 +25,7 @@ function linesOf({ lines }: ConsoleLines): string[] {
 
 /** A broker that is not connected yet. */
 function connecting(): FaultyBroker {
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   broker.status.set({ name: "connecting" });
   return broker;
 }

@@ -1,6 +1,6 @@
 /**
  * Tests HTTP requests that are in flight while a server drains or closes, on every endpoint and
- * engine.
+ * store.
  *
  * @module
  */
@@ -20,8 +20,8 @@ interface Served {
   readonly end?: () => Promise<void>;
 }
 
-const ENGINES: Readonly<Record<string, (options: ServerOptions) => Served>> = {
-  "the runtime's engine": (options) => served(listen({ ...options, webTransport: false })),
+const BROKERS: Readonly<Record<string, (options: ServerOptions) => Served>> = {
+  "the runtime's broker": (options) => served(listen({ ...options, webTransport: false })),
   "the hardened engine": (options) =>
     served(listen({ ...options, webTransport: false, webSocket: hardenedWebSocket() })),
   "a mounted server": (options) => {
@@ -170,12 +170,12 @@ function isWhole(text: string): boolean {
 }
 
 async function half(
-  engine: (options: ServerOptions) => Served,
+  store: (options: ServerOptions) => Served,
   asked: Asked,
 ): Promise<Served & { readonly request: HalfRequest }> {
   let reached = 0;
   const broker = new MemoryBroker();
-  const served = engine({
+  const served = store({
     broker,
     history: { news: { size: 10 } },
     api: { path: "/api", authorize: () => true },
@@ -200,13 +200,13 @@ async function half(
   return { ...served, request: await HalfRequest.send(asked, { port, hasReached, more }) };
 }
 
-for (const [engineName, engine] of Object.entries(ENGINES)) {
+for (const [brokerName, store] of Object.entries(BROKERS)) {
   for (const [face, asked] of Object.entries(FACES)) {
-    const isMounted = engineName === "a mounted server";
+    const isMounted = brokerName === "a mounted server";
 
     if (asked.answer !== undefined) {
-      Deno.test(`Server.drain() waits for the rest of a body, for ${face} on ${engineName}`, async () => {
-        const { server, request, end } = await half(engine, asked);
+      Deno.test(`Server.drain() waits for the rest of a body, for ${face} on ${brokerName}`, async () => {
+        const { server, request, end } = await half(store, asked);
         const drained = server.drain();
         await turns(50);
         await request.finish();
@@ -226,8 +226,8 @@ for (const [engineName, engine] of Object.entries(ENGINES)) {
         ["close() is called", (server: Server) => server.close()],
       ] as const
     ) {
-      Deno.test(`Server answers 503 to ${face} on ${engineName} whose body is cut when ${how}`, async () => {
-        const { server, request, end } = await half(engine, asked);
+      Deno.test(`Server answers 503 to ${face} on ${brokerName} whose body is cut when ${how}`, async () => {
+        const { server, request, end } = await half(store, asked);
         await soon(Promise.all([stop(server), request.answer]));
         const text = await request.answer;
         assertMatch(text, /^HTTP\/1.1 503 [^]*\r\nretry-after: \d+\r\n/i);
@@ -236,9 +236,9 @@ for (const [engineName, engine] of Object.entries(ENGINES)) {
     }
   }
 
-  Deno.test(`Server.drain() answers new requests with 503 on ${engineName} while others finish`, async () => {
+  Deno.test(`Server.drain() answers new requests with 503 on ${brokerName} while others finish`, async () => {
     const { server, port, request, end } = await half(
-      engine,
+      store,
       FACES["a request to the application"]!,
     );
     const drained = server.drain();

@@ -15,7 +15,7 @@ import type { LogRecord } from "../pubsub/mod.ts";
 import type { Server, ServerOptions } from "../server.ts";
 import { receiveOne, testServer, turns } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
-import { FaultyEngine } from "./faulty_broker.ts";
+import { FaultyStore } from "./faulty_broker.ts";
 import { soon, until } from "./waiting.ts";
 import { Page } from "./page.ts";
 
@@ -369,7 +369,7 @@ for (const maxMessages of [4, 256]) {
   Deno.test(`Readers of a stream receive each record exactly once while others stop and fall behind, with room for ${maxMessages} messages`, async () => {
     const count = 1_000;
     const topic = "stream:a";
-    const broker = new FaultyEngine().connect();
+    const broker = new FaultyStore().connect();
     await using server = listen({ ...STREAMS, broker, session: { sendQueue: { maxMessages } } });
     await using writer = await server.durableStreams.create<number>("a");
     await using stack = new AsyncDisposableStack();

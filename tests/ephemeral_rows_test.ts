@@ -15,7 +15,7 @@ import {
   type StateOf,
 } from "../mod.ts";
 import { Cable } from "./cable.ts";
-import { FaultyEngine } from "./faulty_broker.ts";
+import { FaultyStore } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
 import { soon, turns, until } from "./waiting.ts";
 
@@ -489,10 +489,10 @@ Deno.test("a write of an ephemeral row that was not sent is taken back by its si
   );
 });
 
-/** Two servers of one engine, each with its broker. */
+/** Two servers of one store, each with its broker. */
 class Servers implements AsyncDisposable {
-  readonly engine = new FaultyEngine();
-  readonly brokers = [this.engine.connect(), this.engine.connect()] as const;
+  readonly store = new FaultyStore();
+  readonly brokers = [this.store.connect(), this.store.connect()] as const;
   declare readonly one: Fixture;
   declare readonly two: Fixture;
 
@@ -552,9 +552,9 @@ Deno.test("a client that moves to another server keeps its ephemeral rows", asyn
 });
 
 Deno.test("a state continues on a server whose contract has no ephemeral rows", async () => {
-  const engine = new FaultyEngine();
-  await using one = await Fixture.make({}, engine.connect());
-  await using two = server(engine.connect(), { contract: undefined });
+  const store = new FaultyStore();
+  await using one = await Fixture.make({}, store.connect());
+  await using two = server(store.connect(), { contract: undefined });
   const { board, cable, client } = await one.open();
   const { port } = cable;
   const [cursors, cards] = [board.collection("cursors"), board.collection("cards")];

@@ -1,16 +1,16 @@
 /**
- * A shared engine with one broker for each node. The test determines how the brokers fail.
+ * A shared store with one broker for each node. The test determines how the brokers fail.
  *
  * - **Calls** to histories, logs and the store may fail, hang, be delayed, lose their reply, or run
  *   twice. {@linkcode FaultyBroker.make} sets this {@linkcode Fate}.
  * - **Deliveries** go through {@linkcode FaultyBroker.onDelivery}, or fail at random with the
- *   probabilities in {@linkcode FaultyEngine.faults}.
- * - **Nodes and the engine** can be disconnected or interrupted, and the engine can lose all data.
+ *   probabilities in {@linkcode FaultyStore.faults}.
+ * - **Nodes and the store** can be disconnected or interrupted, and the store can lose all data.
  *
  * @example An append whose reply is lost
  * ```ts ignore
- * const engine = new FaultyEngine();
- * const broker = engine.connect();
+ * const store = new FaultyStore();
+ * const broker = store.connect();
  * broker.make("history.append", loseReply);
  * await using server = testServer({ broker, history: { news: {} } });
  * ```
@@ -79,7 +79,7 @@ export interface Call<O extends Operation = Operation> {
   readonly args: CallArgs<O>;
 }
 
-/** Decides how a call ends. `run()` calls the engine. */
+/** Decides how a call ends. `run()` calls the store. */
 export type Fate = <T>(run: () => Promise<T>, call: Call) => Promise<T>;
 
 /** Decides how a call of one operation ends. */
@@ -88,13 +88,13 @@ export type FateOf<O extends Operation> = (
   call: Call<O>,
 ) => Promise<Reply<O>>;
 
-/** The call reaches the engine, and the reply reaches the node. */
+/** The call reaches the store, and the reply reaches the node. */
 export const pass: Fate = (run) => run();
 
-/** The call does not reach the engine. */
+/** The call does not reach the store. */
 export const fail: Fate = () => Promise.reject(unreachable());
 
-/** Creates a fate: the call does not reach the engine, and fails with an error. */
+/** Creates a fate: the call does not reach the store, and fails with an error. */
 export function failWith(error: Error): Fate {
   return () => Promise.reject(error);
 }
@@ -105,7 +105,7 @@ export const loseReply: Fate = async (run) => {
   throw unreachable();
 };
 
-/** The call does not reach the engine, and never settles. */
+/** The call does not reach the store, and never settles. */
 export const hang: Fate = () => new Promise(() => {});
 
 /** The call takes effect twice. */
@@ -114,7 +114,7 @@ export const repeat: Fate = async (run) => {
   return await run();
 };
 
-/** Creates a fate: the call reaches the engine after a promise settles. */
+/** Creates a fate: the call reaches the store after a promise settles. */
 export function waitFor(gate: PromiseLike<unknown>): Fate {
   return async (run) => {
     await gate;
@@ -123,7 +123,7 @@ export function waitFor(gate: PromiseLike<unknown>): Fate {
 }
 
 /**
- * Creates a fate: the call reaches the engine, and the reply reaches the node after a promise
+ * Creates a fate: the call reaches the store, and the reply reaches the node after a promise
  * settles.
  */
 export function replyAfter(gate: PromiseLike<unknown>): Fate {
@@ -140,7 +140,7 @@ function fateIn(fates: ReadonlyMap<string, Fate>, { operation }: Call): Fate | u
 }
 
 function unreachable(): BrokerError {
-  return new BrokerError("Cannot reach the engine");
+  return new BrokerError("Cannot reach the broker");
 }
 
 /** Failures of deliveries, each with its probability in a thousand. */
@@ -152,8 +152,8 @@ export interface Faults {
   lateMs?: number;
 }
 
-/** Options of a {@linkcode FaultyEngine}. */
-export interface FaultyEngineOptions {
+/** Options of a {@linkcode FaultyStore}. */
+export interface FaultyStoreOptions {
   /** Selects the deliveries that fail. */
   readonly random?: Random | undefined;
   /** Provides the timers of late deliveries; the platform's runtime by default. */
@@ -162,8 +162,8 @@ export interface FaultyEngineOptions {
   readonly make?: (() => Broker) | undefined;
 }
 
-/** The engine that nodes share. */
-export class FaultyEngine {
+/** The store that nodes share. */
+export class FaultyStore {
   /** The brokers of all nodes that are not cut off. */
   readonly brokers = new Set<FaultyBroker>();
   readonly runtime: Runtime;
@@ -181,7 +181,7 @@ export class FaultyEngine {
   readonly #fates = new Map<string, Fate>();
   #inner: Broker;
 
-  constructor({ random, runtime = platformRuntime(), make }: FaultyEngineOptions = {}) {
+  constructor({ random, runtime = platformRuntime(), make }: FaultyStoreOptions = {}) {
     this.runtime = runtime;
     this.#random = random;
     this.#make = make ?? (() => new MemoryBroker({ runtime }));
@@ -230,13 +230,13 @@ export class FaultyEngine {
     return fateIn(this.#fates, call);
   }
 
-  /** Makes the engine unreachable for all nodes. */
+  /** Makes the store unreachable for all nodes. */
   goAway(): void {
     this.isAway = true;
     for (const { status } of this.brokers) status.set({ name: "interrupted", since: Date.now() });
   }
 
-  /** Makes the engine reachable again. */
+  /** Makes the store reachable again. */
   comeBack(): void {
     this.isAway = false;
     for (const broker of [...this.brokers]) {
@@ -273,14 +273,14 @@ interface Entry {
   readonly topic: string;
   readonly listener: PublicationListener;
   readonly options: BrokerSubscribeOptions;
-  /** The subscription to the engine. */
+  /** The subscription to the store. */
   inner: BrokerSubscription | undefined;
 }
 
 /** Options of a {@linkcode FaultyBroker}. */
 export interface FaultyBrokerOptions {
   /**
-   * Parts and operations that the broker lacks, like the broker of an engine without the feature.
+   * Parts and operations that the broker lacks, like the broker of a store without the feature.
    */
   readonly without?: readonly (keyof Parts | Operation)[];
 }
@@ -300,33 +300,33 @@ export class FaultyBroker implements Broker {
   /** Delays the confirmation of new subscriptions. */
   ready: Promise<void> | undefined;
   /**
-   * Decides whether a publication of the engine reaches the node immediately, twice, late or never.
+   * Decides whether a publication of the store reaches the node immediately, twice, late or never.
    */
   onDelivery: (publication: Publication, deliver: PublicationListener) => void;
-  readonly #engine: FaultyEngine;
+  readonly #store: FaultyStore;
   readonly #entries = new Set<Entry>();
   readonly #fates = new Map<string, Fate>();
   readonly #without: readonly string[];
   /** Rejects calls after the close, like every closed broker. */
   #closed: MemoryBroker | undefined;
 
-  constructor(engine: FaultyEngine, { without = [] }: FaultyBrokerOptions = {}) {
-    this.#engine = engine;
+  constructor(store: FaultyStore, { without = [] }: FaultyBrokerOptions = {}) {
+    this.#store = store;
     this.#without = without;
-    engine.add(this);
-    this.onDelivery = (publication, deliver) => engine.carry(publication, deliver);
-    const { name, delivery } = engine.inner;
+    store.add(this);
+    this.onDelivery = (publication, deliver) => store.carry(publication, deliver);
+    const { name, delivery } = store.inner;
     this.name = name;
     this.delivery = delivery;
     for (const part of ["history", "logs", "store"] as const) {
-      const of = engine.inner[part];
+      const of = store.inner[part];
       if (of === undefined || without.includes(part)) continue;
       Object.assign(this, { [part]: this.#faulty(part, of) });
     }
   }
 
   get stats(): BrokerStats {
-    return this.#engine.inner.stats;
+    return this.#store.inner.stats;
   }
 
   /** The subscribed topics. */
@@ -359,7 +359,7 @@ export class FaultyBroker implements Broker {
 
   publish(publication: Publication): void {
     if (this.#closed !== undefined) this.#closed.publish(publication);
-    else if (this.#isReachable) this.#engine.publish(publication);
+    else if (this.#isReachable) this.#store.publish(publication);
   }
 
   subscribe(
@@ -379,12 +379,12 @@ export class FaultyBroker implements Broker {
     };
   }
 
-  /** Subscribes again to all topics after the engine lost its subscriptions. */
+  /** Subscribes again to all topics after the store lost its subscriptions. */
   subscribeAgain(): void {
     for (const entry of this.#entries) this.#subscribe(entry);
   }
 
-  /** Delivers a publication to the node, independent of the engine. */
+  /** Delivers a publication to the node, independent of the store. */
   deliver(publication: Publication): void {
     for (const entry of [...this.#entries]) {
       if (entry.topic === publication.topic) this.#give(entry, publication);
@@ -400,12 +400,12 @@ export class FaultyBroker implements Broker {
 
   /** Simulates a killed process: the node neither sends nor receives. */
   cut(): void {
-    this.#engine.brokers.delete(this);
+    this.#store.brokers.delete(this);
   }
 
   /** Restores the network of the process. */
   mend(): void {
-    this.#engine.brokers.add(this);
+    this.#store.brokers.add(this);
   }
 
   async close(): Promise<void> {
@@ -429,10 +429,10 @@ export class FaultyBroker implements Broker {
   }
 
   #give(entry: Entry, publication: Publication): void {
-    if (this.#entries.has(entry) && this.#engine.brokers.has(this)) entry.listener(publication);
+    if (this.#entries.has(entry) && this.#store.brokers.has(this)) entry.listener(publication);
   }
 
-  /** Wraps a part of the engine whose calls have a fate. */
+  /** Wraps a part of the store whose calls have a fate. */
   #faulty(part: keyof Parts, of: object): object {
     return new Proxy(of, {
       get: (_of, name) => {
@@ -449,16 +449,16 @@ export class FaultyBroker implements Broker {
 
   #call<T>(call: Call, run: () => Promise<T>): Promise<T> {
     this.calls.push(call);
-    const fate = fateIn(this.#fates, call) ?? this.#engine.fateOf(call) ?? pass;
+    const fate = fateIn(this.#fates, call) ?? this.#store.fateOf(call) ?? pass;
     const reach = () => this.#closed !== undefined || this.#isReachable ? run() : fail(run, call);
     return fate(reach, call);
   }
 
   get #isReachable(): boolean {
-    return !this.#engine.isAway && this.#engine.brokers.has(this);
+    return !this.#store.isAway && this.#store.brokers.has(this);
   }
 
   get #inner(): Broker {
-    return this.#closed ?? this.#engine.inner;
+    return this.#closed ?? this.#store.inner;
   }
 }

@@ -3,7 +3,7 @@ import { BrokerError } from "../mod.ts";
 import type { Publication } from "../pubsub/mod.ts";
 import {
   fail,
-  FaultyEngine,
+  FaultyStore,
   hang,
   loseReply,
   pass,
@@ -16,10 +16,10 @@ import { settlesSoon, turns } from "./waiting.ts";
 const BOUNDS = { size: 100, ttlMs: 60_000, bytes: 100_000 };
 const READING = { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000 };
 
-/** Two brokers of one engine, and the publications on a topic that the first one receives. */
+/** Two brokers of one store, and the publications on a topic that the first one receives. */
 function bench() {
-  const engine = new FaultyEngine();
-  const [broker, other] = [engine.connect(), engine.connect()];
+  const store = new FaultyStore();
+  const [broker, other] = [store.connect(), store.connect()];
   const heard: string[] = [];
   broker.subscribe("t", ({ payload }) => void heard.push(`${payload}`), { history: BOUNDS });
   const append = (payload: string, by = broker) =>
@@ -28,7 +28,7 @@ function bench() {
     const { publications } = await other.history!.read("t", READING);
     return publications.map(({ payload }) => payload);
   };
-  return { engine, broker, other, heard, append, kept };
+  return { store, broker, other, heard, append, kept };
 }
 
 Deno.test("FaultyBroker.make() decides the effect of a call, and what its caller receives", async () => {
@@ -55,23 +55,23 @@ Deno.test("FaultyBroker.make() decides the effect of a call, and what its caller
   assertEquals((await kept()).slice(3), ["replied late", "waited"]);
 });
 
-Deno.test("FaultyBroker.make() prefers operation to part, part to all, and node to engine", async () => {
-  const { engine, broker, other } = bench();
-  const { store } = broker;
-  engine.make("all", fail);
-  for (const { store } of [broker, other]) await assertRejects(() => store!.newest("k", 1));
+Deno.test("FaultyBroker.make() prefers operation to part, part to all, and node to store", async () => {
+  const { store, broker, other } = bench();
+  const state = broker.store;
+  store.make("all", fail);
+  for (const { store } of [broker, other]) await assertRejects(() => state!.newest("k", 1));
   broker.make("store.newest", pass);
-  assertEquals(await store!.newest("k", 1), -1);
-  await assertRejects(() => store!.claims("s"));
+  assertEquals(await state!.newest("k", 1), -1);
+  await assertRejects(() => state!.claims("s"));
   broker.make("store", pass);
   broker.make("store.newest", fail);
-  assertEquals(await store!.claims("s"), []);
-  await assertRejects(() => store!.newest("k", 1));
+  assertEquals(await state!.claims("s"), []);
+  await assertRejects(() => state!.newest("k", 1));
   await assertRejects(() => other.logs!.overdue({ limit: 1 }));
   assertEquals(broker.callsOf("store.claims"), [["s"], ["s"]]);
 });
 
-Deno.test("FaultyBroker.onDelivery() loses, repeats and delays publications of the engine", async () => {
+Deno.test("FaultyBroker.onDelivery() loses, repeats and delays publications of the store", async () => {
   const { broker, other, heard, append } = bench();
   const held: Publication[] = [];
   broker.onDelivery = (one, deliver) => {
@@ -84,25 +84,25 @@ Deno.test("FaultyBroker.onDelivery() loses, repeats and delays publications of t
   assertEquals(heard.at(-1), "held");
 });
 
-Deno.test("FaultyEngine disconnects a node, becomes unreachable for all, and loses all data", async () => {
-  const { engine, broker, other, heard, append, kept } = bench();
+Deno.test("FaultyStore disconnects a node, becomes unreachable for all, and loses all data", async () => {
+  const { store, broker, other, heard, append, kept } = bench();
   let interruptions = 0;
   broker.subscribe("t", () => {}, { history: BOUNDS, onInterrupted: () => void interruptions++ });
   broker.cut();
   await append("missed", other);
   await assertRejects(() => append("never sent"), BrokerError);
   broker.mend();
-  engine.goAway();
+  store.goAway();
   assertEquals(broker.status.current.name, "interrupted");
   await assertRejects(kept, BrokerError);
-  engine.comeBack();
+  store.comeBack();
   assertEquals([broker.status.current.name, interruptions, heard], ["connected", 1, []]);
-  engine.lose();
+  store.lose();
   await append("first of a new life", other);
   assertEquals([await kept(), heard], [["first of a new life"], ["first of a new life"]]);
 });
 
-Deno.test("FaultyBroker without a part acts like the broker of an engine that lacks the feature", () => {
-  const { history, logs } = new FaultyEngine().connect({ without: ["logs"] });
+Deno.test("FaultyBroker without a part acts like the broker of a store that lacks the feature", () => {
+  const { history, logs } = new FaultyStore().connect({ without: ["logs"] });
   assertEquals([history === undefined, logs], [false, undefined]);
 });

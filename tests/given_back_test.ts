@@ -26,7 +26,7 @@ import {
 import { SessionManager } from "../manager/mod.ts";
 import { Bench as RoomsBench } from "../pubsub/rooms_fixture.ts";
 import type { Connection } from "../transport/mod.ts";
-import { WaitingBudget } from "../pubsub/engine/queue.ts";
+import { WaitingBudget } from "../pubsub/broker/queue.ts";
 import { StreamLogs } from "../pubsub/logs/stream_logs.ts";
 import { MemoryStore } from "../pubsub/memory/broker.ts";
 import { type HistoryBounds, MemoryBroker, Nodes } from "../pubsub/mod.ts";
@@ -63,7 +63,7 @@ import { frameOf, listen, portOf, RawSocket } from "./servers.ts";
 import { connectBare, QuicServer } from "./quic_peer.ts";
 import { HELLO, type Peer, serverByHand } from "./sessions.ts";
 import { until } from "./waiting.ts";
-import { fail, FaultyEngine } from "./faulty_broker.ts";
+import { fail, FaultyStore } from "./faulty_broker.ts";
 
 /** A resource that is acquired and released. */
 interface Bench {
@@ -1028,7 +1028,7 @@ const HTTP: readonly Row[] = [
     quota: "server/http/topic_events.ts",
     bound: 2,
     open(room) {
-      const broker = room.use(new FaultyEngine().connect());
+      const broker = room.use(new FaultyStore().connect());
       const api = { path: "/api", maxReaders: 2, authorize: () => true };
       const server = room.use(createServer({ broker, history: { "log:{name}": {} }, api }));
       if (end === "find no broker") broker.make("history.read", fail);
@@ -1057,7 +1057,7 @@ const HTTP: readonly Row[] = [
   },
 ];
 
-// Engines and nodes.
+// Stores and nodes.
 
 const BOUNDS: HistoryBounds = { size: 10, ttlMs: 60_000, bytes: 100_000 };
 

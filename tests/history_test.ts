@@ -3,7 +3,7 @@ import { type HistoryPosition, MemoryBroker, UnsupportedError } from "../mod.ts"
 import { testServer } from "../testing/mod.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
-import { fail, FaultyEngine, waitFor } from "./faulty_broker.ts";
+import { fail, FaultyStore, waitFor } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
 
 /** Waits for a number of envelopes, and returns them without their random tags. */
@@ -79,7 +79,7 @@ Deno.test("A position includes its publication's tag; another publication at its
 });
 
 Deno.test("A read that is replaced or ended before its reply is rejected with `superseded`", async () => {
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   const gate = Promise.withResolvers<void>();
   broker.make("history.read", waitFor(gate.promise));
   await using server = listen({ broker, authorize: () => true, history: { "{any}": {} } });
@@ -176,7 +176,7 @@ Deno.test("A room with a history sends its members first, then the history", asy
 });
 
 Deno.test("A client's publication is confirmed after the broker stored it, or rejected with `unavailable`", async () => {
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   await using server = listen({ broker, authorize: () => true, history: { t: {} } });
   await using page = await Page.open(server.url, "skein.1");
   page.socket.send('{"publish":"t","data":1,"id":1}');

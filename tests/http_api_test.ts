@@ -22,7 +22,7 @@ import { MemoryBroker } from "../pubsub/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { OPENAPI_FILE, openApiText } from "../tools/openapi.ts";
-import { FaultyEngine, hang, pass } from "./faulty_broker.ts";
+import { FaultyStore, hang, pass } from "./faulty_broker.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { type Answer, Backend, documentOf, serveApi } from "./http_backend.ts";
 import { endOf } from "./sessions.ts";
@@ -515,7 +515,7 @@ Deno.test("API limits bodies, concurrent requests, and the rate of an address", 
   assertEquals([body.code, Number(headers.get("retry-after")) > 60], ["too-many", true]);
 });
 
-const ENGINES: readonly (readonly [string, () => ServeOptions<string>])[] = [
+const BROKERS: readonly (readonly [string, () => ServeOptions<string>])[] = [
   ["the built-in engine", () => ({})],
   ["the hardened engine", () => ({ webSocket: hardenedWebSocket() })],
 ];
@@ -529,7 +529,7 @@ const POST_HEADERS = {
   "content-type": "application/json",
 };
 
-for (const [name, engine] of ENGINES) {
+for (const [name, store] of BROKERS) {
   Deno.test(`API on ${name} rejects a large body before it is sent, and a body that never ends`, async () => {
     const runtime = Object.assign(platformRuntime(), {
       // The deadline of bodies expires immediately; all other times are real.
@@ -538,7 +538,7 @@ for (const [name, engine] of ENGINES) {
     });
     await using server = serveApi({
       runtime,
-      ...engine(),
+      ...store(),
       api: { path: "/api", authorize: ({ user }) => user !== "denied" },
     });
     const post = (headers: Record<string, string>) =>
@@ -559,7 +559,7 @@ for (const [name, engine] of ENGINES) {
   Deno.test(`API on ${name} survives clients that disconnect in the middle of a body`, async () => {
     using console = captureConsole();
     {
-      await using server = serveApi(engine());
+      await using server = serveApi(store());
       for (let i = 0; i < 8; i++) {
         using client = await RawSocket.ask(portOf(server), {
           method: "POST",
@@ -665,16 +665,16 @@ Deno.test("API rejects a second request with the key of a request in progress", 
 });
 
 Deno.test("API executes a failed request again with the same key", async () => {
-  const engine = new FaultyEngine();
-  const broker = engine.connect();
+  const store = new FaultyStore();
+  const broker = store.connect();
   await using server = serveApi({ broker });
   const api = new Backend(server);
   const publish = () => api.post("/topics/a/publications", {}, { "idempotency-key": "k" });
-  engine.isAway = true;
+  store.isAway = true;
   const away = await publish();
   assertEquals([away.status, away.body.code], [503, "unavailable"]);
   assert(away.headers.has("retry-after"));
-  engine.isAway = false;
+  store.isAway = false;
   const done = await publish();
   assertEquals([done.status, done.headers.get("idempotency-replayed")], [200, null]);
 });
@@ -750,7 +750,7 @@ Deno.test("API checks the size of a batch before any permission", async () => {
 
 Deno.test("API does not wait forever for a broker that does not accept a publication", async () => {
   using time = new FakeTime();
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   broker.make("history.append", hang);
   await using server = createServer({
     broker,

@@ -448,7 +448,7 @@ Deno.test("Inspector shows other nodes and their sessions as long as they exist"
     return nodes.length === 2 && nodes.every((one) => "answer" in one) ? nodes : undefined;
   });
   assertEquals(both.map(({ node }) => node.name), ["north", "south"]);
-  // The latency to the engine is known after the second measurement.
+  // The latency to the store is known after the second measurement.
   await until(async () => {
     const { nodes } = await ask<Overview>(north, "overview");
     return nodes.every((one) => "answer" in one && one.answer.broker.latencyMs !== undefined) ||

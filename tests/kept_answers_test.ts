@@ -26,7 +26,7 @@ import { answerId } from "../server/durable/options.ts";
 import { contract, Model, type Shared, words } from "./answering.ts";
 import { listen } from "./servers.ts";
 import { soon, until } from "./waiting.ts";
-import { FaultyEngine } from "./faulty_broker.ts";
+import { FaultyStore } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
 
 /** Returns the durable stream of a response, which it reads with a raw request. */
@@ -340,7 +340,7 @@ Deno.test("A page without Skein receives the items of a response from the start,
 
 Deno.test("A page without Skein can stop a response whose stream is being created", async () => {
   const model = new Model();
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   const asked = Promise.withResolvers<void>();
   const created = Promise.withResolvers<void>();
   broker.make("logs.create", async (run) => {
@@ -496,7 +496,7 @@ Deno.test("Requests without a contract are resumable if their handler is an obje
 });
 
 Deno.test("A server whose broker keeps no logs rejects resumable responses", () => {
-  const broker = new FaultyEngine().connect({ without: ["logs"] });
+  const broker = new FaultyStore().connect({ without: ["logs"] });
   assertThrows(
     () => testServer(new Model().options({ broker })),
     TypeError,

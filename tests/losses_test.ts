@@ -9,7 +9,7 @@ import { testServer, type TestServerOptions } from "../testing/mod.ts";
 import type { TestServer } from "../testing/mod.ts";
 import type { Client, ClientSubscribeOptions, Subscription } from "../client.ts";
 import { captureConsole } from "./console_lines.ts";
-import { type FaultyBroker, FaultyEngine } from "./faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
 import { listen } from "./servers.ts";
 import { passTime, turns, until } from "./waiting.ts";
@@ -169,7 +169,7 @@ const LOSSES: Readonly<Record<string, Loss>> = {
     stormLines: 16,
   },
   "the broker was interrupted, and the topic has no history": {
-    given: () => ({ server: { broker: new FaultyEngine().connect() } }),
+    given: () => ({ server: { broker: new FaultyStore().connect() } }),
     async lose({ server, subscribe }, topic) {
       await subscribe(topic).ready;
       (server.topics.broker as FaultyBroker).interrupt(topic);

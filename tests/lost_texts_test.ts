@@ -2,7 +2,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { type Broker, connect, MemoryBroker, RequestError, type Server } from "../mod.ts";
 import { Cable } from "./cable.ts";
-import { FaultyEngine } from "./faulty_broker.ts";
+import { FaultyStore } from "./faulty_broker.ts";
 import { listen } from "./servers.ts";
 import { until } from "./waiting.ts";
 
@@ -62,8 +62,8 @@ Deno.test("Readers of a stream or a response that a server has lost read so", as
 });
 
 Deno.test("A write to a state that a server has lost tells why its outcome is unknown", async () => {
-  const engine = new FaultyEngine();
-  await using before = volatileServer(engine.connect());
+  const store = new FaultyStore();
+  await using before = volatileServer(store.connect());
   await using _before = await before.state("list");
   await using cable = new Cable(portOf(before));
   await using client = clientOf(cable.url);
@@ -72,7 +72,7 @@ Deno.test("A write to a state that a server has lost tells why its outcome is un
   await state.collection("items").set("a", 1);
   // The server has the write, and its reply is lost.
   const begun = Promise.withResolvers<void>();
-  engine.make("logs.append", () => (begun.resolve(), new Promise(() => {})));
+  store.make("logs.append", () => (begun.resolve(), new Promise(() => {})));
   const failure = failureOf(state.collection("items").set("a", 2));
   await begun.promise;
 

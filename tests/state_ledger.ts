@@ -214,7 +214,7 @@ function perform(state: WritableState, entry: Entry): Promise<number> {
 }
 
 function codeOf(error: unknown): string {
-  // A server cannot tell whether the engine made a write.
+  // A server cannot tell whether the store made a write.
   if (error instanceof BrokerError) return "unknown";
   if (error instanceof RequestError) return error.failure.code;
   return error instanceof Error ? error.name : `${error}`;

@@ -25,7 +25,7 @@ import { z } from "zod";
 import { FakeTime } from "@std/testing/time";
 import { passTime, testServer } from "../testing/mod.ts";
 import { Cable } from "./cable.ts";
-import { type Fate, FaultyEngine, loseReply, pass, waitFor } from "./faulty_broker.ts";
+import { type Fate, FaultyStore, loseReply, pass, waitFor } from "./faulty_broker.ts";
 import { Page } from "./page.ts";
 import { listen } from "./servers.ts";
 import { turns, until } from "./waiting.ts";
@@ -59,7 +59,7 @@ function client(url: string, options: ConnectOptions = {}): Client {
 
 /** A server with a state, and a client whose connection a test can cut. */
 class Fixture implements AsyncDisposable {
-  readonly engine = new FaultyEngine();
+  readonly store = new FaultyStore();
   readonly server: Server;
   readonly cable: Cable;
   readonly client: Client;
@@ -67,7 +67,7 @@ class Fixture implements AsyncDisposable {
   declare readonly own: State;
 
   private constructor(options?: object) {
-    this.server = server(this.engine.connect(), options);
+    this.server = server(this.store.connect(), options);
     this.cable = new Cable(Number(new URL(this.server.url).port));
     this.client = client(this.cable.url);
     this.#port = this.cable.port;
@@ -108,12 +108,12 @@ class Fixture implements AsyncDisposable {
   hold(): { readonly begun: Promise<void>; readonly release: () => void } {
     const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const waits: Fate = async (run) => {
-      this.engine.make("logs.append", pass);
+      this.store.make("logs.append", pass);
       begun.resolve();
       await gate.promise;
       return await run();
     };
-    this.engine.make("logs.append", waits);
+    this.store.make("logs.append", waits);
     return { begun: begun.promise, release: gate.resolve };
   }
 
@@ -130,13 +130,13 @@ class Fixture implements AsyncDisposable {
   }
 }
 
-/** Lets the engine forget all deletions. Returns the position after the newest of them. */
-async function forgetDeletions(engine: FaultyEngine): Promise<number> {
+/** Lets the store forget all deletions. Returns the position after the newest of them. */
+async function forgetDeletions(store: FaultyStore): Promise<number> {
   // A deletion of a missing row takes no position, but old deletions are forgotten.
   const row = '["items","none"]';
   const sizes = { nameBytes: row.length, bytes: "delete".length };
   const change = { row, operation: "delete", text: ["", ""], ...sizes } as const;
-  const forgotten = await engine.inner.logs!.append("list", {
+  const forgotten = await store.inner.logs!.append("list", {
     records: [],
     changes: [change],
     rowBounds: { rows: 1, deletions: 0, deletionMs: 0 },
@@ -171,7 +171,7 @@ Deno.test("Client.state() shares rows between clients and servers", async () => 
 });
 
 Deno.test("A server reads each change of a state once for itself and all clients", async () => {
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   await using host = server(broker);
   await using board = await host.state("list");
   const items = board.collection<Item>("items");
@@ -214,7 +214,7 @@ Deno.test("ClientState is complete if its last rows were deleted, and are forgot
   await until(() => early.collection("items").size === 1);
   await at.offline(early);
   await own.delete("a");
-  assertEquals(await forgetDeletions(at.engine), 2);
+  assertEquals(await forgetDeletions(at.store), 2);
   await using page = client(at.server.url);
   using late = await page.state("list");
   await late.ready;
@@ -226,8 +226,8 @@ Deno.test("ClientState is complete if its last rows were deleted, and are forgot
 });
 
 Deno.test("ClientState takes rows while deletions alone fill the bytes of the state", async () => {
-  const engine = new FaultyEngine();
-  await using own = server(engine.connect(), {
+  const store = new FaultyStore();
+  await using own = server(store.connect(), {
     durableStreams: { path: "/streams", authorize: () => true, maxStreamBytes: 4_000 },
   });
   await using list = await own.state("list");
@@ -248,7 +248,7 @@ Deno.test("ClientState takes rows while deletions alone fill the bytes of the st
   for (let i = 0; i < 40; i++) {
     await items.set(`${i}`, "x".repeat(100));
     await items.delete(`${i}`);
-    const page = await engine.inner.logs!.read("list", STATE_ALONE);
+    const page = await store.inner.logs!.read("list", STATE_ALONE);
     assert(typeof page === "object");
     const { bytes, count, deletions } = page.info.rows!;
     sizes.push(bytes + 64 * (count + deletions));
@@ -706,7 +706,7 @@ Deno.test("ClientState does not claim that a write failed which may have taken e
   const { outcome } = await at.loseReply(() => items.set("a", TEA));
   await at.offline(state);
   await at.own.collection<Item>("items").set("a", { ...TEA, count: 5 });
-  at.engine.make("logs.append", () => Promise.resolve({ kind: "full" as const }));
+  at.store.make("logs.append", () => Promise.resolve({ kind: "full" as const }));
   at.online();
   assertEquals(await code(outcome), "unknown");
   assertEquals(items.get("a")?.count, 5);
@@ -731,10 +731,10 @@ Deno.test("ClientState settles a deletion whose reply the broker has lost", asyn
   const items = state.collection<Item>("items");
   await items.set("a", TEA);
   const gate = Promise.withResolvers<void>();
-  at.engine.make("logs.read", waitFor(gate.promise));
+  at.store.make("logs.read", waitFor(gate.promise));
   let left = 1;
   const fate: Fate = async (run, call) => await (left-- > 0 ? loseReply(run, call) : run());
-  at.engine.make("logs.append", fate);
+  at.store.make("logs.append", fate);
   assertEquals(await items.delete("a"), 2);
   gate.resolve();
   await until(() => at.own.version === 2);
@@ -748,14 +748,14 @@ Deno.test("ClientState replaces no newer row by a copy of a write that is handle
   await items.set("a", TEA);
   const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const late = Promise.withResolvers<void>();
-  at.engine.make("logs.append", async (run) => {
+  at.store.make("logs.append", async (run) => {
     begun.resolve();
     await gate.promise;
     return await run().finally(() => late.resolve());
   });
   const writing = items.set("a", { ...TEA, count: 1 });
   await begun.promise;
-  at.engine.make("logs.append", pass);
+  at.store.make("logs.append", pass);
   await at.offline(state);
   at.online();
   assertEquals(await writing, 2);
@@ -774,19 +774,19 @@ Deno.test("ClientState brings back no deleted row by a copy of a write that is h
     await items.set("a", TEA);
     const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const late = Promise.withResolvers<void>();
-    at.engine.make("logs.append", async (run) => {
+    at.store.make("logs.append", async (run) => {
       begun.resolve();
       await gate.promise;
       return await run().finally(() => late.resolve());
     });
     const writing = items.set("b", TEA);
     await begun.promise;
-    at.engine.make("logs.append", pass);
+    at.store.make("logs.append", pass);
     await at.offline(state);
     at.online();
     assertEquals(await writing, 2);
     await own.delete("b");
-    if (isForgotten) await forgetDeletions(at.engine);
+    if (isForgotten) await forgetDeletions(at.store);
     gate.resolve();
     await late.promise;
     assertEquals([own.has("b"), at.own.version], [false, 3]);
@@ -803,14 +803,14 @@ Deno.test("ClientState writes a row anew that others wrote and deleted in the me
   const own = at.own.collection<Item>("items");
   await items.set("a", TEA);
   const [begun, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-  at.engine.make("logs.append", async (run) => {
+  at.store.make("logs.append", async (run) => {
     begun.resolve();
     await gate.promise;
     return await run();
   });
   const writing = items.set("b", TEA);
   await begun.promise;
-  at.engine.make("logs.append", pass);
+  at.store.make("logs.append", pass);
   await own.set("b", { ...TEA, count: 5 });
   await own.delete("b");
   gate.resolve();
@@ -825,14 +825,14 @@ Deno.test("ClientState lets the last write win", async () => {
   await items.set("a", TEA);
   const begun = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
-  at.engine.make("logs.append", async (run) => {
+  at.store.make("logs.append", async (run) => {
     begun.resolve();
     await gate.promise;
     return await run();
   });
   const writing = items.set("a", { ...TEA, count: 1 });
   await begun.promise;
-  at.engine.make("logs.append", pass);
+  at.store.make("logs.append", pass);
   await own.set("a", { ...TEA, count: 5 });
   gate.resolve();
   assertEquals([await writing, items.get("a")?.count], [3, 1]);
@@ -845,7 +845,7 @@ Deno.test("ClientState repeats a write while the broker is unreachable", async (
   const items = state.collection<Item>("items");
   let left = 2;
   const fate: Fate = async (run, call) => await (left-- > 0 ? loseReply(run, call) : run());
-  at.engine.make("logs.append", fate);
+  at.store.make("logs.append", fate);
   assertEquals(await items.set("a", TEA), 1);
   assertEquals([items.get("a"), at.own.version], [TEA, 1]);
 });
@@ -988,7 +988,7 @@ Deno.test("ClientState makes no write twice if the reply to several is too large
     if (left-- > 0) await own.set("large", text.toUpperCase());
     return await run();
   };
-  at.engine.make("logs.append", fate);
+  at.store.make("logs.append", fate);
   const writing = Array.from({ length: 60 }, (_, i) => items.set(`${i}`, "value"));
   // The reply has no room for the row that others have changed.
   const updating = items.update("large", () => "small");

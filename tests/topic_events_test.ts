@@ -8,7 +8,7 @@ import { FakeTime } from "@std/testing/time";
 import { createServer, MemoryBroker, type Server, type ServerOptions } from "../mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { until } from "./waiting.ts";
-import { fail, FaultyEngine } from "./faulty_broker.ts";
+import { fail, FaultyStore } from "./faulty_broker.ts";
 
 /** An event, as `EventSource` dispatches it. */
 interface Event {
@@ -140,7 +140,7 @@ Deno.test("Last-Event-ID resumes a topic with a history, also on another node", 
 
 Deno.test("A reader receives a publication that arrives while the broker replies to its read", async () => {
   using time = new FakeTime();
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   await using server = open({ broker });
   using source = await Source.open(server, "log:x");
   const taken: Event[] = [];
@@ -286,7 +286,7 @@ Deno.test("A silent topic sends comments, and its response ends after ten minute
 });
 
 Deno.test("An unreachable broker is a 503 for a new reader, and ends the response of another", async () => {
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   using _lines = captureConsole();
   await using server = open({ broker });
   using source = await Source.open(server, "log:x");

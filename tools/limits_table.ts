@@ -319,7 +319,7 @@ function shareCells({ shares }: Pick<QuotaOptions, "shares">): NonNullable<Bound
 /** Durable streams with the default limits. */
 const STREAMS = { path: "/streams" };
 
-/** The share of an engine's bytes that a client's streams may use, in words. */
+/** The share of a broker's bytes that a client's streams may use, in words. */
 const PART = ({ 8: "an eighth" } as Record<number, string>)[1 / SHARE_PART]!;
 
 /** Shared limits that are not quotas. */

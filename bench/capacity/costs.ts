@@ -1,7 +1,7 @@
 /** Measured costs of the parts of a service, for the model of many sessions. */
 
-/** Costs of an engine. Times are CPU time of one of its processes, in milliseconds. */
-export interface EngineCosts {
+/** Costs of a broker. Times are CPU time of one of its processes, in milliseconds. */
+export interface BrokerCosts {
   /** A user's session: the claim of a slot, and the user's topic. */
   readonly userMs: number;
   /** A topic with a history that a node starts to follow: the subscription and the first reads. */
@@ -10,7 +10,7 @@ export interface EngineCosts {
   readonly publicationMs: number;
   /** A copy of a publication to one node. */
   readonly copyMs: number;
-  /** Commands for a user's session, as the engine counts them. */
+  /** Commands for a user's session, as the broker counts them. */
   readonly userCommands: number;
   /** Commands for a topic that a node starts to follow. */
   readonly topicCommands: number;
@@ -38,12 +38,12 @@ export interface Costs {
   readonly deliveryMs: number;
   /** A copy of a publication from one node to another, on each of the two. */
   readonly relayMs: number;
-  /** The engine. */
-  readonly engine: EngineCosts;
+  /** The broker. */
+  readonly broker: BrokerCosts;
 }
 
 /**
- * A service on Redis. Node costs are from the tables on the sizing page, at half load; engine costs
+ * A service on Redis. Node costs are from the tables on the sizing page, at half load; broker costs
  * are commands of 10 us, and scripts measured with `bench/appends.ts`.
  */
 export const REDIS_COSTS: Costs = {
@@ -57,7 +57,7 @@ export const REDIS_COSTS: Costs = {
   receiptMs: 0.012,
   deliveryMs: 0.001,
   relayMs: 0.01,
-  engine: {
+  broker: {
     userMs: 0.03,
     topicMs: 0.06,
     publicationMs: 0.03,
@@ -67,11 +67,11 @@ export const REDIS_COSTS: Costs = {
   },
 };
 
-/** A service on NATS: the same nodes, and an engine with more expensive claims. */
+/** A service on NATS: the same nodes, and a broker with more expensive claims. */
 export const NATS_COSTS: Costs = {
   ...REDIS_COSTS,
   userMs: 0.2,
-  engine: {
+  broker: {
     userMs: 0.4,
     topicMs: 0.1,
     publicationMs: 0.036,

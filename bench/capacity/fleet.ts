@@ -1,9 +1,9 @@
-/** A model of a service: nodes, an engine in shards, and the sessions of its clients. */
+/** A model of a service: nodes, a broker in shards, and the sessions of its clients. */
 import { seededRandom } from "../../transport/memory/path.ts";
 import type { Costs } from "./costs.ts";
 import { Machine, ModelProcess, ModelTime } from "./machine.ts";
 
-/** Interval in which commands to the engine are counted, in milliseconds. */
+/** Interval in which commands to the broker are counted, in milliseconds. */
 const SAMPLE_MS = 200;
 
 /** Mark of a topic that a node follows. */
@@ -37,7 +37,7 @@ export interface FleetOptions {
   readonly topicsEach: number;
   /** True if each session has its own user. */
   readonly hasUsers: boolean;
-  /** Processes of the engine, each on its own core; keys are spread over all. */
+  /** Processes of the broker, each on its own core; keys are spread over all. */
   readonly shards: number;
   /** Share of each core of nodes and shards that the usual work uses, from 0 to 1. */
   readonly usualLoad: number;
@@ -49,14 +49,14 @@ export interface FleetOptions {
   readonly connectTimeoutMs: number;
   /** One-way latency between client and node, in milliseconds. */
   readonly clientWayMs: number;
-  /** One-way latency between node and engine, in milliseconds. */
-  readonly engineWayMs: number;
+  /** One-way latency between node and broker, in milliseconds. */
+  readonly brokerWayMs: number;
   /**
    * Selection of a node for a new connection: random, fewest sessions, or a hash of the session's
    * first topic.
    */
   readonly balancer: "random" | "least" | "topic";
-  /** Set if clients and engine share the nodes' only machine, as in a test. */
+  /** Set if clients and broker share the nodes' only machine, as in a test. */
   readonly local?: LocalOptions;
   /** Costs of the parts. */
   readonly costs: Costs;
@@ -64,13 +64,13 @@ export interface FleetOptions {
   readonly seed: number;
 }
 
-/** Clients, engine and publishers that share the machine of the nodes. */
+/** Clients, broker and publishers that share the machine of the nodes. */
 export interface LocalOptions {
   /** Number of client processes. */
   readonly processes: number;
   /** Publications per second, over all topics. */
   readonly perSecond: number;
-  /** Share of a core that publishers, engine and measurement use. */
+  /** Share of a core that publishers, broker and measurement use. */
   readonly restLoad: number;
   /** Time until which publications and the other work continue, in milliseconds. */
   readonly untilMs: number;
@@ -92,7 +92,7 @@ export interface FleetResult {
   readonly longestMs: number;
   /** Attempts that timed out. */
   readonly givenUp: number;
-  /** Commands to the engine, besides the usual ones. */
+  /** Commands to the broker, besides the usual ones. */
   readonly commands: number;
   /** Maximum rate of these commands per second, in the busiest 200 ms, over all shards. */
   readonly peakCommands: number;
@@ -270,12 +270,12 @@ export class Fleet {
   }
 
   /**
-   * Restarts all shards of the engine without their data. Sessions continue. Each node subscribes
+   * Restarts all shards of the broker without their data. Sessions continue. Each node subscribes
    * to its topics again, a few at a time, and each topic counts as a returned session.
    *
-   * @param downMs Time until the engine responds again, in milliseconds.
+   * @param downMs Time until the broker responds again, in milliseconds.
    */
-  restartEngine(downMs: number): void {
+  restartBroker(downMs: number): void {
     for (const node of this.#nodes) {
       const topics: number[] = [];
       node.topics.forEach((state, topic) => state === FOLLOWED && topics.push(topic));
@@ -403,7 +403,7 @@ export class Fleet {
   #admit(session: number, node: Node, done: () => void): void {
     const { hasUsers, costs } = this.#options;
     if (!hasUsers) return done();
-    const { userMs, userCommands } = costs.engine;
+    const { userMs, userCommands } = costs.broker;
     this.#ask(session, userMs, userCommands, () => this.#atNode(node, costs.userMs, done));
   }
 
@@ -432,7 +432,7 @@ export class Fleet {
     if (waiting !== undefined) return void waiting.push(done);
     const all = [done];
     node.waiting.set(topic, all);
-    const { topicMs, topicCommands } = this.#options.costs.engine;
+    const { topicMs, topicCommands } = this.#options.costs.broker;
     this.#ask(topic, topicMs, topicCommands, () => {
       node.topics[topic] = FOLLOWED;
       node.waiting.delete(topic);
@@ -455,17 +455,17 @@ export class Fleet {
     this.#awaySinceMs[session] = -1;
   }
 
-  /** Adds work to a shard of the engine, with the round trip. */
+  /** Adds work to a shard of the broker, with the round trip. */
   #ask(key: number, ms: number, commands: number, done: () => void): void {
-    const { engineWayMs, usualLoad } = this.#options;
-    this.time.after(engineWayMs, () => {
+    const { brokerWayMs, usualLoad } = this.#options;
+    this.time.after(brokerWayMs, () => {
       const sample = Math.floor(this.time.nowMs / SAMPLE_MS);
       const shard = hash(key) % this.#shards.length;
       const counts = this.#commands[shard]!;
       counts[sample] = (counts[sample] ?? 0) + commands;
       this.#shards[shard]!.work(
         ms / (1 - usualLoad),
-        () => void this.time.after(engineWayMs, done),
+        () => void this.time.after(brokerWayMs, done),
       );
     });
   }

@@ -32,7 +32,7 @@ import {
   type HotTopicOptions,
   loseNodes,
   restartBalancer,
-  restartEngine,
+  restartBroker,
   roomsLoad,
 } from "./scenarios.ts";
 
@@ -51,13 +51,13 @@ const MILLION: FleetOptions = {
   maxDelayMs: 30_000,
   connectTimeoutMs: 10_000,
   clientWayMs: 20,
-  engineWayMs: 0.5,
+  brokerWayMs: 0.5,
   balancer: "least",
   costs: REDIS_COSTS,
   seed: 1,
 };
 
-/** Downtime of the engine in a restart, in milliseconds. */
+/** Downtime of the broker in a restart, in milliseconds. */
 const DOWN_MS = 1_000;
 
 /** Scale of the modelled service: each node and shard has the same work as in the whole. */
@@ -89,13 +89,13 @@ function printModel(): void {
   if (only.test("small rooms")) printRooms();
 }
 
-function printStorms(engine: string, options: FleetOptions): void {
+function printStorms(broker: string, options: FleetOptions): void {
   say(
-    `| ${engine} | half back | 99 % | all | longest absence | still away | given up | engine, busiest 0.2 s | one shard | node behind | shard behind |`,
+    `| ${broker} | half back | 99 % | all | longest absence | still away | given up | broker, busiest 0.2 s | one shard | node behind | shard behind |`,
   );
   say("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
   const row = (name: string, run: () => FleetResult) => {
-    if (!only.test(`${engine}, ${name}`)) return;
+    if (!only.test(`${broker}, ${name}`)) return;
     const result = run();
     const { halfMs, mostMs, allMs, longestMs, away, givenUp } = result;
     const { peakCommands, peakShardCommands, nodeQueueMs, shardQueueMs } = result;
@@ -125,14 +125,14 @@ function printStorms(engine: string, options: FleetOptions): void {
     row(`${name}, 40 shards`, () => restartBalancer({ ...delays, shards: 4 * options.shards }));
     row(`${name}, by rooms`, () => restartBalancer({ ...delays, balancer: "topic" }));
   }
-  row("the engine restarts", () => restartEngine(options, DOWN_MS));
+  row("the broker restarts", () => restartBroker(options, DOWN_MS));
   row(
-    "the engine restarts, 40 shards",
-    () => restartEngine({ ...options, shards: 4 * options.shards }, DOWN_MS),
+    "the broker restarts, 40 shards",
+    () => restartBroker({ ...options, shards: 4 * options.shards }, DOWN_MS),
   );
   row(
-    "the engine restarts, by rooms",
-    () => restartEngine({ ...options, balancer: "topic" }, DOWN_MS),
+    "the broker restarts, by rooms",
+    () => restartBroker({ ...options, balancer: "topic" }, DOWN_MS),
   );
   for (const together of [1, 5]) {
     const times = { withinMs: 30_000, restartMs: 15_000, together };
@@ -148,7 +148,7 @@ function printStorms(engine: string, options: FleetOptions): void {
 
 function printHotTopics(): void {
   say(
-    "| subscribers | nodes | topics | shards | publications/s | relays | half | 99 % | engine | node |",
+    "| subscribers | nodes | topics | shards | publications/s | relays | half | 99 % | broker | node |",
   );
   say("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
   const row = (options: Partial<HotTopicOptions> & { readonly perSecond: number }) => {
@@ -158,10 +158,10 @@ function printHotTopics(): void {
       ...{ wayMs: 0.5, costs: REDIS_COSTS, seed: 1 },
       ...options,
     };
-    const { halfMs, mostMs, engineLoad, nodeLoad } = hotTopic(all);
+    const { halfMs, mostMs, brokerLoad, nodeLoad } = hotTopic(all);
     const cells = [all.subscribers, all.nodes, all.topics, all.shards, all.perSecond, all.relays]
       .map((count) => count.toLocaleString("en"))
-      .concat([halfMs, mostMs].map(seconds), percent(engineLoad), percent(nodeLoad));
+      .concat([halfMs, mostMs].map(seconds), percent(brokerLoad), percent(nodeLoad));
     say(`| ${cells.join(" | ")} |`);
   };
   for (const relays of [0, 7]) {
@@ -174,13 +174,13 @@ function printHotTopics(): void {
 }
 
 function printRooms(): void {
-  say("| members' nodes | copies | engine, each of 10 | node |");
+  say("| members' nodes | copies | broker, each of 10 | node |");
   say("| --- | --- | --- | --- |");
   const rooms = { rooms: 600_000, members: 5, perSecond: 0.2, nodes: 50, shards: 10 };
   for (const isHashed of [false, true]) {
     const result = roomsLoad({ ...rooms, isHashed, costs: REDIS_COSTS });
-    const { copies, engineLoad, nodeLoad } = result;
-    const cells = [copies.toFixed(1), percent(engineLoad), percent(nodeLoad)];
+    const { copies, brokerLoad, nodeLoad } = result;
+    const cells = [copies.toFixed(1), percent(brokerLoad), percent(nodeLoad)];
     say(`| ${isHashed ? "by a hash of the room" : "by chance"} | ${cells.join(" | ")} |`);
   }
 }

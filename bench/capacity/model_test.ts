@@ -9,7 +9,7 @@ import {
   loseNodes,
   moveToSpareNodes,
   restartBalancer,
-  restartEngine,
+  restartBroker,
   roomsLoad,
 } from "./scenarios.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
@@ -29,7 +29,7 @@ const SMALL: FleetOptions = {
   maxDelayMs: 5_000,
   connectTimeoutMs: 10_000,
   clientWayMs: 10,
-  engineWayMs: 1,
+  brokerWayMs: 1,
   balancer: "least",
   costs: REDIS_COSTS,
   seed: 1,
@@ -123,7 +123,7 @@ Deno.test("A lost node's sessions all return, later with a longer first delay", 
   const brief = loseNodes(SMALL, 1);
   assertEquals([brief.back, brief.away, brief.givenUp], [500, 0, 0]);
   assert(brief.allMs < 800 && brief.halfMs > 200, `${brief.halfMs} to ${brief.allMs} ms`);
-  assertEquals(brief.commands, 500 * REDIS_COSTS.engine.userCommands, "topics are followed");
+  assertEquals(brief.commands, 500 * REDIS_COSTS.broker.userCommands, "topics are followed");
   const long = loseNodes({ ...SMALL, firstDelayMs: 4_000 }, 1);
   assert(long.halfMs > 1_800 && long.halfMs < 2_400, `half after ${long.halfMs} ms`);
   assert(long.peakCommands < brief.peakCommands / 3);
@@ -141,10 +141,10 @@ Deno.test("Attempts that time out cost their nodes work, and long delays end the
   assert(hasty.away > 200, `${hasty.away} never return`);
 });
 
-Deno.test("Spare nodes accept all sessions, and request each topic from the engine once", () => {
+Deno.test("Spare nodes accept all sessions, and request each topic from the broker once", () => {
   const options = { ...SMALL, nodes: 3, hasUsers: false };
   const { back, commands } = moveToSpareNodes(options, 1);
-  assertEquals([back, commands], [2_000, 2 * 20 * REDIS_COSTS.engine.topicCommands]);
+  assertEquals([back, commands], [2_000, 2 * 20 * REDIS_COSTS.broker.topicCommands]);
 });
 
 Deno.test("A deploy moves each session, and none is disconnected for long", () => {
@@ -154,7 +154,7 @@ Deno.test("A deploy moves each session, and none is disconnected for long", () =
   assert(result.allMs > 45_000 && result.allMs < 60_000, `all after ${result.allMs} ms`);
 });
 
-Deno.test("Relays save the engine copies, but add a hop", () => {
+Deno.test("Relays save the broker copies, but add a hop", () => {
   const options = {
     topics: 1,
     shards: 1,
@@ -167,7 +167,7 @@ Deno.test("Relays save the engine copies, but add a hop", () => {
     seed: 1,
   };
   const [direct, relayed] = [0, 10].map((relays) => hotTopic({ ...options, relays }));
-  assert(relayed!.engineLoad < direct!.engineLoad / 4);
+  assert(relayed!.brokerLoad < direct!.brokerLoad / 4);
   assertAlmostEquals(relayed!.halfMs - direct!.halfMs, 5, 0.5);
 });
 
@@ -183,20 +183,20 @@ Deno.test("Hot topics spread over shards, and one topic does not", () => {
     seed: 1,
   };
   const load = (topics: number, shards: number) =>
-    hotTopic({ ...options, topics, shards }).engineLoad;
+    hotTopic({ ...options, topics, shards }).brokerLoad;
   const one = load(1, 1);
   assertAlmostEquals(one, 0.5 * (0.03 + 20 * 0.003), 0.005);
   assertAlmostEquals(load(1, 8), one, 1e-9);
   assertAlmostEquals(load(8, 8), one / 8, 0.002);
 });
 
-Deno.test("Nodes follow all topics again after an engine restart, faster with more shards", () => {
+Deno.test("Nodes follow all topics again after a broker restart, faster with more shards", () => {
   const options = { ...SMALL, topics: 4_000, topicsEach: 3, usualLoad: 0.5 };
-  const few = restartEngine(options, 1_000);
-  const many = restartEngine({ ...options, shards: 16 }, 1_000);
+  const few = restartBroker(options, 1_000);
+  const many = restartBroker({ ...options, shards: 16 }, 1_000);
   assert(few.halfMs > 1_000);
   assertEquals([few.away, many.away, many.back], [0, 0, few.back]);
-  assertEquals(few.commands, few.back * REDIS_COSTS.engine.topicCommands);
+  assertEquals(few.commands, few.back * REDIS_COSTS.broker.topicCommands);
   assert(many.allMs < few.allMs, `${many.allMs} and ${few.allMs} ms`);
   assert(many.peakShardCommands < few.peakShardCommands / 2);
 });
@@ -213,7 +213,7 @@ Deno.test("Hashing by topic keeps its sessions together, and saves copies", () =
   };
   const [byChance, hashed] = [false, true].map((isHashed) => roomsLoad({ ...rooms, isHashed }));
   assertAlmostEquals(byChance!.copies, 4.095, 0.001);
-  assertAlmostEquals(byChance!.engineLoad - hashed!.engineLoad, 3.095 * 0.003, 1e-4);
+  assertAlmostEquals(byChance!.brokerLoad - hashed!.brokerLoad, 3.095 * 0.003, 1e-4);
 });
 
 Deno.test("Costs derived from storms equal the costs of the model that produced the storms", () => {

@@ -1,7 +1,7 @@
 /**
  * Compares real storms with predictions of the model, whose costs come from storms of other sizes.
  */
-import { TOPICS } from "../../tests/soak/chaos/engine.ts";
+import { TOPICS } from "../../tests/soak/chaos/broker.ts";
 import { measureStorm, PER_SECOND, SPARE } from "../../tests/soak/storm.ts";
 import { type Costs, REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions, FleetResult } from "./fleet.ts";
@@ -51,7 +51,7 @@ export interface StormFigures {
 export interface LocalCosts {
   /** Costs of the parts. */
   readonly costs: Costs;
-  /** Share of a core that publishers, engine, test and timers use. */
+  /** Share of a core that publishers, broker, test and timers use. */
   readonly restLoad: number;
 }
 
@@ -62,7 +62,7 @@ export interface LocalCosts {
  * @returns The measurements.
  */
 export async function runStorm(clients: number): Promise<StormFigures> {
-  const result = await measureStorm({ engine: "redis", clients, hasUsers: false });
+  const result = await measureStorm({ broker: "redis", clients, hasUsers: false });
   const { delays, load, calm } = result;
   const at = (part: number) => delays[Math.ceil(clients * part) - 1] ?? Infinity;
   return {
@@ -130,7 +130,7 @@ function growth(points: readonly (readonly [number, number])[]): number {
 }
 
 /**
- * Predicts the costs of a storm in the soak test, which runs all nodes, clients and the engine on
+ * Predicts the costs of a storm in the soak test, which runs all nodes, clients and the broker on
  * one machine.
  *
  * @param clients Number of clients.
@@ -153,7 +153,7 @@ export function predict(clients: number, local: LocalCosts, cores: number): Flee
     maxDelayMs: 3_000,
     connectTimeoutMs: 10_000,
     clientWayMs: 0.05,
-    engineWayMs: 0.05,
+    brokerWayMs: 0.05,
     balancer: "random",
     local: {
       processes: CLIENT_PROCESSES,
@@ -197,7 +197,7 @@ export async function compare(
   const local = costsOf(valid);
   // A prediction must not use storms of its own size.
   const isKnown = (clients: number) => CALIBRATION.some((size) => size === clients);
-  say(JSON.stringify({ ...local.costs, engine: undefined, restLoad: local.restLoad }));
+  say(JSON.stringify({ ...local.costs, broker: undefined, restLoad: local.restLoad }));
   say("| clients | runs | others | half back: model; real | 99 % | all |");
   say("| --- | --- | --- | --- | --- | --- |");
   for (const [clients, all] of Map.groupBy(valid, ({ clients }) => clients)) {

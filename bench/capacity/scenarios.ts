@@ -60,17 +60,17 @@ export function restartBalancer(options: FleetOptions): FleetResult {
 }
 
 /**
- * Restarts the engine without its data. In the result, topics on nodes are counted in place of
+ * Restarts the broker without its data. In the result, topics on nodes are counted in place of
  * sessions.
  *
  * @param options The service.
- * @param downMs Time until the engine responds again, in milliseconds.
- * @returns The result; times are measured from when the engine was stopped.
+ * @param downMs Time until the broker responds again, in milliseconds.
+ * @returns The result; times are measured from when the broker was stopped.
  */
-export function restartEngine(options: FleetOptions, downMs: number): FleetResult {
+export function restartBroker(options: FleetOptions, downMs: number): FleetResult {
   const fleet = new Fleet(options);
   fleet.settle();
-  fleet.restartEngine(downMs);
+  fleet.restartBroker(downMs);
   fleet.time.run(HORIZON_MS);
   return fleet.result(0);
 }
@@ -130,7 +130,7 @@ export function deploy(options: FleetOptions, deploy: DeployOptions): FleetResul
 export interface HotTopicOptions {
   /** Number of such topics, each with all subscribers. */
   readonly topics: number;
-  /** Processes of the engine; each topic is in one of them. */
+  /** Processes of the broker; each topic is in one of them. */
   readonly shards: number;
   /** Number of subscribers, spread evenly over the nodes. */
   readonly subscribers: number;
@@ -141,11 +141,11 @@ export interface HotTopicOptions {
   /** Measured time, in milliseconds. */
   readonly durationMs: number;
   /**
-   * Number of nodes that receive from the engine and forward copies to the others; 0 if the engine
+   * Number of nodes that receive from the broker and forward copies to the others; 0 if the broker
    * sends a copy to each node.
    */
   readonly relays: number;
-  /** One-way latency between node and engine, or two nodes, in milliseconds. */
+  /** One-way latency between node and broker, or two nodes, in milliseconds. */
   readonly wayMs: number;
   /** Costs of the parts. */
   readonly costs: Costs;
@@ -159,15 +159,15 @@ export interface HotTopicResult {
   readonly halfMs: number;
   /** The same for 99 % of the publications. */
   readonly mostMs: number;
-  /** Load of the busiest engine process, from 0 to 1. */
-  readonly engineLoad: number;
+  /** Load of the busiest broker process, from 0 to 1. */
+  readonly brokerLoad: number;
   /** Load of the busiest node, from 0 to 1. */
   readonly nodeLoad: number;
 }
 
 /**
  * Publishes on topics at random moments, and delivers to all subscribers. Each topic is in one
- * shard of the engine, so adding shards does not help a single topic.
+ * shard of the broker, so adding shards does not help a single topic.
  *
  * @param options See {@linkcode HotTopicOptions}.
  * @returns The result.
@@ -190,7 +190,7 @@ export function hotTopic(options: HotTopicOptions): HotTopicResult {
       node.work(costs.receiptMs + deliveries, () => {
         if (--missing === 0) latencies.push(time.nowMs - sinceMs);
       });
-    const { publicationMs, copyMs } = costs.engine;
+    const { publicationMs, copyMs } = costs.broker;
     const topic = Math.floor(random() * options.topics);
     shards[topic % shards.length]!.work(
       publicationMs + copyMs * direct.length,
@@ -223,7 +223,7 @@ export function hotTopic(options: HotTopicOptions): HotTopicResult {
   return {
     halfMs: at(0.5),
     mostMs: at(0.99),
-    engineLoad: load(shards),
+    brokerLoad: load(shards),
     nodeLoad: load(nodes),
   };
 }
@@ -238,7 +238,7 @@ export interface RoomsOptions {
   readonly perSecond: number;
   /** Number of nodes. */
   readonly nodes: number;
-  /** Processes of the engine. */
+  /** Processes of the broker. */
   readonly shards: number;
   /** True if a hash of the room selects the node of its members. */
   readonly isHashed: boolean;
@@ -250,8 +250,8 @@ export interface RoomsOptions {
 export interface RoomsResult {
   /** Mean number of nodes that receive a publication. */
   readonly copies: number;
-  /** Load of each engine process, from 0 to 1. */
-  readonly engineLoad: number;
+  /** Load of each broker process, from 0 to 1. */
+  readonly brokerLoad: number;
   /** Load of each node by the copies and their deliveries, from 0 to 1. */
   readonly nodeLoad: number;
 }
@@ -268,10 +268,10 @@ export function roomsLoad(options: RoomsOptions): RoomsResult {
   // A random node has no member with a probability of (1 - 1/nodes)^members.
   const copies = isHashed ? 1 : nodes * (1 - (1 - 1 / nodes) ** members);
   const perMs = rooms * perSecond / 1_000;
-  const { publicationMs, copyMs } = costs.engine;
+  const { publicationMs, copyMs } = costs.broker;
   return {
     copies,
-    engineLoad: perMs * (publicationMs + copies * copyMs) / shards,
+    brokerLoad: perMs * (publicationMs + copies * copyMs) / shards,
     nodeLoad: perMs * (copies * costs.receiptMs + members * costs.deliveryMs) / nodes,
   };
 }

@@ -6,13 +6,13 @@
  * deno run -A tools/launch.ts run -A --unstable-net bench/cluster/http.ts --runs 3
  * ```
  *
- * CPU time is the total of both nodes and the engine. It does not include the proxy, which runs in
+ * CPU time is the total of both nodes and the broker. It does not include the proxy, which runs in
  * the generator's process.
  * @module
  */
 import { type Client, connect } from "../../client.ts";
 import { Balancer } from "../../examples/cluster/balancer.ts";
-import { ENGINES, ProcessSite } from "../../tests/brokers/http_nodes.ts";
+import { BROKERS, ProcessSite } from "../../tests/brokers/http_nodes.ts";
 import { until } from "../../tests/waiting.ts";
 import { argument, numberArgument } from "../args.ts";
 import { Histogram } from "../../cli/load/histogram.ts";
@@ -47,7 +47,7 @@ const work = argument(Deno.args, "work")?.split(",") ?? ["down", "requests", "re
 const results = new Map<string, string[]>();
 
 for (let run = 0; run < runs; run++) {
-  await using site = await ProcessSite.open(await ENGINES.redis![1](), { holds: "nothing" });
+  await using site = await ProcessSite.open(await BROKERS.redis![1](), { holds: "nothing" });
   for (const [name, reach] of Object.entries(SETUPS)) {
     if (work.includes("down")) note(`${name}: down`, await measureDown(site, reach));
     if (work.includes("requests")) note(`${name}: requests`, await measureRequests(site, reach));

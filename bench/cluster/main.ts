@@ -1,7 +1,7 @@
 /**
  * Benchmarks several nodes: publications on one node reach clients on two others through Redis or
  * NATS. Skein is compared with socket.io and its Redis adapter. The same load also runs on a single
- * node without an engine.
+ * node without a broker.
  *
  * ```sh
  * deno task bench:cluster --quick
@@ -11,7 +11,7 @@
  * - `--runs n`: number of runs; 3 by default.
  * - `--only a,b`: runs only these candidates.
  * - `--work a,b`: runs only these kinds of work.
- * - `--nodes n`: number of nodes that share an engine; 3 by default.
+ * - `--nodes n`: number of nodes that share a broker; 3 by default.
  * - `--sessions n`: number of subscribers; 200 by default, 50 with `--quick`.
  * - `--loose`: does not pin processes to cores.
  *
@@ -34,8 +34,8 @@ interface Setup {
   readonly name: string;
   readonly title: string;
   readonly dialect: "skein" | "socketio";
-  /** The engine that connects the nodes; absent for a single node. */
-  readonly engine?: "redis" | "nats";
+  /** The broker that connects the nodes; absent for a single node. */
+  readonly broker?: "redis" | "nats";
   readonly args?: readonly string[];
 }
 
@@ -64,21 +64,21 @@ const SETUPS: readonly Setup[] = [
     ];
   }),
   { name: "socketio", title: "socket.io, one node", dialect: "socketio" },
-  { name: "skein-redis", title: "Skein, Redis", dialect: "skein", engine: "redis" },
-  { name: "skein-nats", title: "Skein, NATS", dialect: "skein", engine: "nats" },
-  { name: "socketio-redis", title: "socket.io, Redis", dialect: "socketio", engine: "redis" },
+  { name: "skein-redis", title: "Skein, Redis", dialect: "skein", broker: "redis" },
+  { name: "skein-nats", title: "Skein, NATS", dialect: "skein", broker: "nats" },
+  { name: "socketio-redis", title: "socket.io, Redis", dialect: "socketio", broker: "redis" },
   {
     name: "skein-redis-history",
     title: "Skein, Redis, with a history",
     dialect: "skein",
-    engine: "redis",
+    broker: "redis",
     args: HISTORY,
   },
   {
     name: "skein-nats-history",
     title: "Skein, NATS, with a history",
     dialect: "skein",
-    engine: "nats",
+    broker: "nats",
     args: HISTORY,
   },
 ];
@@ -125,13 +125,13 @@ try {
 
 async function measure(setup: Setup, work: readonly string[]): Promise<LoadResult> {
   await using stack = new AsyncDisposableStack();
-  const engine = await engineFor(setup.engine);
-  if (engine !== undefined) stack.use(engine.server);
-  const ports = Array.from({ length: engine === undefined ? 1 : nodeCount }, freePort);
-  // One core for all nodes and the engine, one for the clients, so that all candidates have the
+  const broker = await brokerFor(setup.broker);
+  if (broker !== undefined) stack.use(broker.server);
+  const ports = Array.from({ length: broker === undefined ? 1 : nodeCount }, freePort);
+  // One core for all nodes and the broker, one for the clients, so that all candidates have the
   // same resources.
   const nodes = ports.map((port) => {
-    const command = [...programOf(setup), "--port", `${port}`, ...engine?.args ?? []];
+    const command = [...programOf(setup), "--port", `${port}`, ...broker?.args ?? []];
     const process = commandOn([...command, ...setup.args ?? []], isPinned ? 0 : undefined, {
       stdin: "null",
       stdout: "null",
@@ -152,7 +152,7 @@ async function measure(setup: Setup, work: readonly string[]): Promise<LoadResul
   const { success, code, stdout } = await commandOn(
     [Deno.execPath(), "run", "-A", "--unstable-net", "--no-lock", generator].concat(
       ["--mode", "fanout", "--dialect", setup.dialect, "--port", `${ports[0]}`],
-      ["--pid", [...nodes.map(({ pid }) => pid), ...engine?.pids ?? []].join(",")],
+      ["--pid", [...nodes.map(({ pid }) => pid), ...broker?.pids ?? []].join(",")],
       subscribers,
       work,
       few,
@@ -169,7 +169,7 @@ function isIncomplete({ perSecond, lost = 0 }: LoadResult): boolean {
   return lost > 0 || !(perSecond > 0);
 }
 
-async function engineFor(name: Setup["engine"]): Promise<
+async function brokerFor(name: Setup["broker"]): Promise<
   { server: AsyncDisposable; args: readonly string[]; pids: readonly number[] } | undefined
 > {
   if (name === undefined) return undefined;
@@ -220,7 +220,7 @@ function tables(results: ReadonlyMap<string, readonly LoadResult[]>): string {
       if (list === undefined) continue;
       const { perSecond, median } = summarize(list);
       const rival = results.get(
-        `${name} ${setup.engine === undefined ? "socketio" : "socketio-redis"}`,
+        `${name} ${setup.broker === undefined ? "socketio" : "socketio-redis"}`,
       );
       const ratio = rival === undefined ? "" : (perSecond[1] / summarize(rival).perSecond[1])
         .toFixed(2);

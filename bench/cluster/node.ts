@@ -1,5 +1,5 @@
 /**
- * A measured Skein node, which uses only the public API: on Redis, on NATS, or without an engine;
+ * A measured Skein node, which uses only the public API: on Redis, on NATS, or without a broker;
  * with `--workers 2`, two workers of one process.
  *
  * ```sh

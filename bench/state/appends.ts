@@ -1,12 +1,12 @@
 /**
  * Measures how many changes of one row per second a live state accepts, beside records of a durable
- * stream and publications on a topic with a history, by engine.
+ * stream and publications on a topic with a history, by broker.
  *
  * ```sh
  * deno task bench:state:appends --seconds 3 --only redis
  * ```
  *
- * The engines need `redis-server` and `nats-server`. They run on the same machine, and keep what
+ * The brokers need `redis-server` and `nats-server`. They run on the same machine, and keep what
  * they have confirmed if they are killed, but SQLite and Redis may lose the last second if the
  * machine fails.
  *
@@ -32,7 +32,7 @@ const AT_ONCE = [1, 64];
 const ROWS = 100;
 const TEXT = "x".repeat(98);
 
-const ENGINES: Readonly<Record<string, (stack: AsyncDisposableStack) => Promise<Broker>>> = {
+const BROKERS: Readonly<Record<string, (stack: AsyncDisposableStack) => Promise<Broker>>> = {
   memory: () => Promise.resolve(new MemoryBroker()),
   sqlite: async () => await SqliteBroker.open(`${await Deno.makeTempDir()}/bench.db`),
   redis: async (stack) => new RedisBroker({ url: stack.use(await RedisServer.start()).url }),
@@ -87,7 +87,7 @@ function summary(values: readonly number[]): string {
     .map((value) => value!.toFixed(0)).join(" / ");
 }
 
-for (const [name, start] of Object.entries(ENGINES)) {
+for (const [name, start] of Object.entries(BROKERS)) {
   if (!name.includes(ONLY)) continue;
   await using stack = new AsyncDisposableStack();
   await using server = serve({

@@ -31,7 +31,7 @@ interface Zero {
  * The server's clock as seen from this node: measured by the server's timestamps, and advanced by
  * timers.
  */
-export class EngineClock {
+export class NatsClock {
   /** The last failure to read the clock; `undefined` after a success. */
   problem: unknown;
   readonly #runtime: Runtime;

@@ -1,9 +1,9 @@
 import type { JetStreamManager } from "@nats-io/jetstream";
 import { assertEquals } from "@std/assert";
 import { Simulation } from "../../tests/simulator/simulation.ts";
-import { EngineClock } from "./clock.ts";
+import { NatsClock } from "./clock.ts";
 
-Deno.test("EngineClock.follow() reads the clock again at the next use after a failure", async () => {
+Deno.test("NatsClock.follow() reads the clock again at the next use after a failure", async () => {
   const { runtime } = new Simulation({ seed: 1 }).host("node");
   let isLost = false;
   const add = () =>
@@ -13,7 +13,7 @@ Deno.test("EngineClock.follow() reads the clock again at the next use after a fa
   const manager = {
     consumers: { add, delete: () => Promise.resolve(true) },
   } as unknown as JetStreamManager;
-  const clock = new EngineClock(runtime);
+  const clock = new NatsClock(runtime);
   await clock.follow(manager, "stream", new AbortController().signal);
   assertEquals(clock.issues(), []);
 

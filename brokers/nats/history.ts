@@ -20,8 +20,8 @@ import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { HistoryStream } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
-import { ListenerTable } from "../../pubsub/engine/listeners.ts";
-import type { Outbox } from "../../pubsub/engine/queue.ts";
+import { ListenerTable } from "../../pubsub/broker/listeners.ts";
+import type { Outbox } from "../../pubsub/broker/queue.ts";
 import { readPage } from "./history_reader.ts";
 
 /** The stream and the subscriptions of all topics with the same bounds. */

@@ -13,9 +13,9 @@ import { BrokerError } from "../../errors.ts";
 import { Signal } from "../../base/signal.ts";
 import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { BrokerLife } from "../../pubsub/engine/life.ts";
-import { Pace } from "../../pubsub/engine/pace.ts";
-import { EngineClock } from "./clock.ts";
+import type { BrokerLife } from "../../pubsub/broker/life.ts";
+import { Pace } from "../../pubsub/broker/pace.ts";
+import { NatsClock } from "./clock.ts";
 import { connectNats } from "./transport.ts";
 
 /** Time limit for a reply from the server, in milliseconds. */
@@ -52,7 +52,7 @@ export class Link {
   /** The broker's lifecycle, which holds the state of the connection. */
   readonly life: BrokerLife;
   /** The server's time. */
-  readonly clock: EngineClock;
+  readonly clock: NatsClock;
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
   readonly #events: LinkEvents;
@@ -74,7 +74,7 @@ export class Link {
   ) {
     this.runtime = runtime;
     this.life = life;
-    this.clock = new EngineClock(runtime);
+    this.clock = new NatsClock(runtime);
     this.pace = new Pace(runtime);
     this.#events = events;
     this.#isOwn = !("connection" in target);

@@ -24,9 +24,9 @@ import {
   type NatsSource,
 } from "./options.ts";
 import { PublishQueue } from "./publish_queue.ts";
-import { BrokerLife } from "../../pubsub/engine/life.ts";
-import { ListenerTable } from "../../pubsub/engine/listeners.ts";
-import { Outbox } from "../../pubsub/engine/queue.ts";
+import { BrokerLife } from "../../pubsub/broker/life.ts";
+import { ListenerTable } from "../../pubsub/broker/listeners.ts";
+import { Outbox } from "../../pubsub/broker/queue.ts";
 import { NatsStore } from "./store.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
 import { logsOver } from "../../pubsub/logs/changes.ts";
@@ -104,13 +104,13 @@ export class NatsBroker implements Broker {
     const settings = natsSettings(options);
     const target = checkSource(source);
     const names = new Names(settings.prefix);
-    const life = new BrokerLife(settings.runtime, { engine: "NATS" });
+    const life = new BrokerLife(settings.runtime, { broker: "NATS" });
     // The broker's own types cover only some of the client library's options.
     const link = new Link({ runtime: settings.runtime, life }, target as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });
-    const outbox = new Outbox({ ...settings, engine: "NATS" });
+    const outbox = new Outbox({ ...settings, broker: "NATS" });
     this.#settings = settings;
     this.#names = names;
     this.#life = life;

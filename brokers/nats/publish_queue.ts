@@ -1,7 +1,7 @@
 /** Sends publications to the server. On topics with a history, they are sent to a stream. */
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./link.ts";
-import { Line, type Outbox, type Outgoing, TurnBatch } from "../../pubsub/engine/queue.ts";
+import { Line, type Outbox, type Outgoing, TurnBatch } from "../../pubsub/broker/queue.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/nats-core";
 import { BrokerError } from "../../errors.ts";
 import { tagOf } from "../../pubsub/tag.ts";

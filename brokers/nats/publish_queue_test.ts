@@ -4,7 +4,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Outbox } from "../../pubsub/engine/queue.ts";
+import { Outbox } from "../../pubsub/broker/queue.ts";
 import type { Link } from "./link.ts";
 import { AppendQueue, PublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -26,7 +26,7 @@ function make(maxWaiting = 100) {
   const link = new FakeLink();
   const { runtime } = link;
   const limits = { maxWaiting, maxWaitingBytes: 1_000_000, giveUpMs: 30_000 };
-  const outbox = new Outbox({ runtime, engine: "NATS", ...limits });
+  const outbox = new Outbox({ runtime, broker: "NATS", ...limits });
   const queue = new PublishQueue(link as unknown as Link, outbox);
   return { link, queue, outbox, [Symbol.dispose]: () => outbox.close() };
 }
@@ -118,7 +118,7 @@ class FakeStream {
   constructor(giveUpMs = 30_000) {
     const { runtime } = this.#link;
     const limits = { maxWaiting: 100, maxWaitingBytes: 2_000_000, giveUpMs };
-    this.outbox = new Outbox({ runtime, engine: "NATS", ...limits });
+    this.outbox = new Outbox({ runtime, broker: "NATS", ...limits });
     this.appends = new AppendQueue(this.#link, this.#history, this.outbox);
   }
 

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { installGlobals } from "../../tests/simulator/globals.ts";
 import { simulatedNatsConnect } from "../../tests/simulator/nats/client.ts";
-import { SimulatedNats } from "../../tests/simulator/nats/engine.ts";
+import { SimulatedNats } from "../../tests/simulator/nats/nats.ts";
 import { SimulatedNetwork } from "../../tests/simulator/network/network.ts";
 import { Simulation } from "../../tests/simulator/simulation.ts";
 import { NatsBroker } from "./mod.ts";

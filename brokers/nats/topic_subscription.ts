@@ -3,7 +3,7 @@ import type { Msg, Subscription } from "@nats-io/nats-core";
 import { pause } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Publication } from "../../pubsub/broker.ts";
-import { Listeners } from "../../pubsub/engine/listeners.ts";
+import { Listeners } from "../../pubsub/broker/listeners.ts";
 import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
 import type { Link } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";

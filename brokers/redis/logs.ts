@@ -5,13 +5,13 @@ import { withoutUndefined } from "../../base/options.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
-import { WaitingBudget, type WaitingLimits } from "../../pubsub/engine/queue.ts";
+import { WaitingBudget, type WaitingLimits } from "../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
   type LogChangeName,
   type LogChangeOptions,
   type LogChangeResult,
-  type LogEngine,
+  type LogStore,
 } from "../../pubsub/logs/changes.ts";
 import type {
   AppendLogOptions,
@@ -181,7 +181,7 @@ interface RedisLogsOptions {
  *
  * If a log has lost records that this node had received, it is given another identity.
  */
-export class RedisLogs implements LogEngine {
+export class RedisLogs implements LogStore {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly keepsRows = true;
   readonly #runtime: Runtime;

@@ -3,7 +3,7 @@ import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { failureOf } from "./failures.ts";
-import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/engine/queue.ts";
+import { Line, Outbox, type Outgoing, type WaitingLimits } from "../../pubsub/broker/queue.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../../pubsub/broker.ts";
 
 /**
@@ -111,7 +111,7 @@ export class PublishQueue {
   /** @param options See {@linkcode PublishQueueOptions}. */
   constructor(options: PublishQueueOptions) {
     this.#options = options;
-    this.#outbox = new Outbox({ ...options, engine: "Redis" });
+    this.#outbox = new Outbox({ ...options, broker: "Redis" });
   }
 
   /** Publications that wait for Redis or for its reply. */

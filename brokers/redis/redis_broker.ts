@@ -19,9 +19,9 @@ import type {
   Publication,
   ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { BrokerLife } from "../../pubsub/engine/life.ts";
-import { Listeners, ListenerTable } from "../../pubsub/engine/listeners.ts";
-import { Pace } from "../../pubsub/engine/pace.ts";
+import { BrokerLife } from "../../pubsub/broker/life.ts";
+import { Listeners, ListenerTable } from "../../pubsub/broker/listeners.ts";
+import { Pace } from "../../pubsub/broker/pace.ts";
 import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
 import { announcedLog } from "../../pubsub/logs/rules.ts";
@@ -189,7 +189,7 @@ export class RedisBroker implements Broker {
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
-    this.#life = new BrokerLife(runtime, { engine: "Redis" });
+    this.#life = new BrokerLife(runtime, { broker: "Redis" });
     this.status = this.#life.status;
     this.#client = client;
     this.#nodeErrors = new NodeErrors(client);

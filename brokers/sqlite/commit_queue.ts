@@ -8,7 +8,7 @@ import {
   type Outgoing,
   TurnBatch,
   type WaitingLimits,
-} from "../../pubsub/engine/queue.ts";
+} from "../../pubsub/broker/queue.ts";
 import { type CallName, CALLS, type FileCalls, type Operation, type Outcome } from "./file.ts";
 
 /**
@@ -76,7 +76,7 @@ export class CommitQueue {
     this.#options = options;
     const { runtime, maxWaiting, maxWaitingBytes } = options;
     const bounds = { maxWaiting, maxWaitingBytes };
-    this.#outbox = new Outbox({ runtime, engine: "the file", items: "operations", ...bounds });
+    this.#outbox = new Outbox({ runtime, broker: "the file", items: "operations", ...bounds });
     this.#line = new Line(this.#outbox, ({ failed }, why) => failed(new BrokerError(why)));
     this.#turn = new TurnBatch(runtime, () => void this.#runGroup());
   }

@@ -12,17 +12,17 @@ export function sqliteFiles(
   synchronous: "full" | "normal",
 ): { readonly open: () => Promise<SqliteBroker>; readonly teardown: () => Promise<void> } {
   const folders: string[] = [];
-  const engines: SqliteBroker[] = [];
+  const brokers: SqliteBroker[] = [];
   return {
     async open() {
       const folder = await Deno.makeTempDir();
       folders.push(folder);
-      const engine = await SqliteBroker.open(`${folder}/test.db`, { synchronous });
-      engines.push(engine);
-      return engine;
+      const broker = await SqliteBroker.open(`${folder}/test.db`, { synchronous });
+      brokers.push(broker);
+      return broker;
     },
     async teardown() {
-      for (const engine of engines.splice(0)) await engine.close();
+      for (const broker of brokers.splice(0)) await broker.close();
       for (const folder of folders.splice(0)) await Deno.remove(folder, { recursive: true });
     },
   };

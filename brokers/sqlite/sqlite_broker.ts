@@ -22,9 +22,9 @@ import {
   type Publication,
   type ReadHistoryOptions,
 } from "../../pubsub/broker.ts";
-import { BrokerLife } from "../../pubsub/engine/life.ts";
-import { LocalListeners } from "../../pubsub/engine/listeners.ts";
-import { Pace } from "../../pubsub/engine/pace.ts";
+import { BrokerLife } from "../../pubsub/broker/life.ts";
+import { LocalListeners } from "../../pubsub/broker/listeners.ts";
+import { Pace } from "../../pubsub/broker/pace.ts";
 import {
   CHANGE_WORDS,
   type LogChangeName,
@@ -134,7 +134,7 @@ export class SqliteBroker implements Broker {
   private constructor(settings: SqliteSettings, machine: Machine, thread: FileThread) {
     const { runtime, path } = settings;
     const life = new BrokerLife(runtime, {
-      engine: path,
+      broker: path,
       outage: "taken no writes",
       backlog: "operations wait for the file",
       status: { name: "connected" },

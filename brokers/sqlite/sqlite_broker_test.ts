@@ -1,6 +1,6 @@
 // run_tests: alone, and first, because these tests take longest.
 import { testBroker } from "../../pubsub/conformance/suite.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { sqliteFiles } from "./files_fixture.ts";
 
 // Files that are synced at each commit, and workers, are tested in tests/brokers/.
@@ -9,8 +9,8 @@ const { open, teardown } = sqliteFiles("normal");
 testBroker("SqliteBroker", open, {
   makePair: async () => {
     const inner = await open();
-    const engine = new FaultyEngine({ make: () => inner });
-    return [engine.connect(), engine.connect()];
+    const broker = new FaultyStore({ make: () => inner });
+    return [broker.connect(), broker.connect()];
   },
   teardown,
 });

@@ -1,6 +1,6 @@
 /**
  * The skeleton of a broker, for the page "Write a broker". It connects the threads of a process
- * through a `BroadcastChannel`; for another engine, replace the lines that use the channel.
+ * through a `BroadcastChannel`; for another broker, replace the lines that use the channel.
  *
  * @module
  */
@@ -13,11 +13,11 @@ interface Listener {
   readonly deliver: (publication: Publication) => void;
   /** Resolves `ready`. */
   readonly confirm: () => void;
-  /** False until the engine confirms: publications before that are older than the subscription. */
+  /** False until the broker confirms: publications before that are older than the subscription. */
   isConfirmed: boolean;
 }
 
-/** A broker without histories, logs or a store; its engine has no outages. */
+/** A broker without histories, logs or a store; its store has no outages. */
 export class ChannelBroker implements Broker {
   readonly name = "channel";
   readonly delivery = "at-most-once";

@@ -3,7 +3,7 @@
  * memory: updates are publications on a topic with a history, and states are in the application's
  * store.
  *
- * - **Durable:** an edit is acknowledged once the broker's engine has stored the update. Publishing
+ * - **Durable:** an edit is acknowledged once the broker's store has stored the update. Publishing
  *   and storing are one step, so the updates that readers receive are always those in the history.
  * - **Compact:** every few seconds, updates are merged into the state in the store. This keeps the
  *   history within its limits. An update is removed from the history only after the stored state

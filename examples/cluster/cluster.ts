@@ -5,7 +5,7 @@
  */
 import { Balancer } from "./balancer.ts";
 import type { NodeState, Verb } from "./contract.ts";
-import { type Engine, freePort } from "./engine.ts";
+import { type BrokerServer, freePort } from "./broker.ts";
 
 const NODES = 2;
 
@@ -20,13 +20,13 @@ interface Node {
 export class Cluster implements AsyncDisposable {
   /** Called when the state of a node changes. */
   onChange: () => void = () => {};
-  readonly #engine: Engine;
+  readonly #broker: BrokerServer;
   readonly #origin: string;
   readonly #balancer = new Balancer(0, []);
   readonly #nodes: readonly Node[];
 
-  private constructor(engine: Engine, origin: string) {
-    this.#engine = engine;
+  private constructor(broker: BrokerServer, origin: string) {
+    this.#broker = broker;
     this.#origin = origin;
     this.#nodes = Array.from(
       { length: NODES },
@@ -35,8 +35,8 @@ export class Cluster implements AsyncDisposable {
   }
 
   /** Starts the nodes. Pages from the origin may connect. */
-  static async start(engine: Engine, origin = "http://localhost"): Promise<Cluster> {
-    const cluster = new Cluster(engine, origin);
+  static async start(broker: BrokerServer, origin = "http://localhost"): Promise<Cluster> {
+    const cluster = new Cluster(broker, origin);
     await Promise.all(cluster.#nodes.map(({ number }) => cluster.do("start", number)));
     return cluster;
   }
@@ -46,9 +46,9 @@ export class Cluster implements AsyncDisposable {
   }
 
   /** The summary that is sent to all pages. */
-  get summary(): { engine: string; port: number; nodes: { number: number; state: NodeState }[] } {
+  get summary(): { broker: string; port: number; nodes: { number: number; state: NodeState }[] } {
     const nodes = this.#nodes.map(({ number, state }) => ({ number, state }));
-    return { engine: this.#engine.name, port: this.port, nodes };
+    return { broker: this.#broker.name, port: this.port, nodes };
   }
 
   /**
@@ -76,12 +76,12 @@ export class Cluster implements AsyncDisposable {
   }
 
   async #start(node: Node): Promise<void> {
-    const { name, url } = this.#engine;
+    const { name, url } = this.#broker;
     const file = new URL("./node.ts", import.meta.url).href;
     const values = {
       number: node.number,
       port: node.port,
-      engine: name,
+      broker: name,
       url,
       origin: this.#origin,
     };

@@ -46,5 +46,5 @@ const NODES = z.array(
 /** The contract of a page and the program that runs the nodes. */
 export const control = defineContract({
   toServer: { do: z.object({ verb: z.enum(VERBS), number: z.int() }) },
-  toClient: { cluster: z.object({ engine: z.string(), port: z.int(), nodes: NODES }) },
+  toClient: { cluster: z.object({ broker: z.string(), port: z.int(), nodes: NODES }) },
 });

@@ -17,7 +17,7 @@
 import { Cluster } from "./cluster.ts";
 import { type Verb, VERBS } from "./contract.ts";
 import { serveControl } from "./control.ts";
-import { type Engine, type EngineName, startEngine } from "./engine.ts";
+import { type BrokerName, type BrokerServer, startBroker } from "./broker.ts";
 import { ONCE, optionsOf, PORT } from "../shared/options.ts";
 import { showOnce } from "./once.ts";
 
@@ -27,7 +27,7 @@ if (import.meta.main) {
 }
 
 async function main(): Promise<void> {
-  const { port, once, ...engines } = optionsOf({
+  const { port, once, ...brokers } = optionsOf({
     run: "deno run -A examples/cluster/main.ts --redis",
     about: "Serves a room that spans two nodes on Redis or NATS.",
     args: withAddresses(Deno.args),
@@ -43,14 +43,14 @@ async function main(): Promise<void> {
     port: { ...PORT, default: 8003 },
     once: ONCE,
   });
-  await using engine = await engineOf(engines);
-  await using cluster = await Cluster.start(engine, `http://localhost:${port}`);
+  await using broker = await brokerOf(brokers);
+  await using cluster = await Cluster.start(broker, `http://localhost:${port}`);
   const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
   async function end(): Promise<void> {
     // A second signal exits immediately.
     for (const signal of signals) Deno.removeSignalListener(signal, end);
     await cluster[Symbol.asyncDispose]();
-    await engine[Symbol.asyncDispose]();
+    await broker[Symbol.asyncDispose]();
     Deno.exit(1);
   }
   for (const signal of signals) Deno.addSignalListener(signal, end);
@@ -72,20 +72,20 @@ async function obey(cluster: Cluster): Promise<void> {
   }
 }
 
-async function engineOf(
-  engines: Readonly<Record<EngineName, string | undefined>>,
-): Promise<Engine> {
-  for (const name of ["redis", "nats"] satisfies EngineName[]) {
-    const url = engines[name];
+async function brokerOf(
+  brokers: Readonly<Record<BrokerName, string | undefined>>,
+): Promise<BrokerServer> {
+  for (const name of ["redis", "nats"] satisfies BrokerName[]) {
+    const url = brokers[name];
     if (url === undefined) continue;
-    if (url === "") return await startEngine(name);
+    if (url === "") return await startBroker(name);
     return { name, url, [Symbol.asyncDispose]: () => Promise.resolve() };
   }
   console.error("Pass --redis or --nats, and optionally the address of a running server");
   return Deno.exit(2);
 }
 
-/** Adds an empty address to an engine option without one. */
+/** Adds an empty address to a broker option without one. */
 function withAddresses(args: readonly string[]): string[] {
   return args.map((arg, i) => {
     const hasValue = args[i + 1]?.startsWith("--") === false;

@@ -1,5 +1,5 @@
 /**
- * One node: a chat with one room, which spans all nodes on the same engine.
+ * One node: a chat with one room, which spans all nodes on the same broker.
  *
  * `cluster.ts` starts the nodes. The program prints `up` once the node is listening. `SIGTERM`
  * drains the node.
@@ -11,22 +11,22 @@
 import { AuthenticationError, serve } from "../../mod.ts";
 import { chat } from "./contract.ts";
 import { optionsOf, PORT } from "../shared/options.ts";
-import { brokerFor, type EngineName } from "./engine.ts";
+import { brokerFor, type BrokerName } from "./broker.ts";
 
 /** Maximum duration of a drain, in milliseconds. */
 const DRAIN_MS = 3_000;
 
-const { number, port, engine, url, origin } = optionsOf({
+const { number, port, broker: name, url, origin } = optionsOf({
   run: "deno run -A examples/cluster/node.ts",
   about: "Serves one node of the cluster, until its standard input ends.",
 }, {
   number: { value: "N", default: 1, help: "number of the node" },
   port: PORT,
-  engine: { value: "NAME", default: "redis", help: "redis or nats" },
-  url: { value: "URL", default: "redis://127.0.0.1:6379", help: "address of the engine" },
+  broker: { value: "NAME", default: "redis", help: "redis or nats" },
+  url: { value: "URL", default: "redis://127.0.0.1:6379", help: "address of the broker" },
   origin: { value: "ORIGIN", default: "http://localhost:8003", help: "origin of the page" },
 });
-const broker = brokerFor(engine as EngineName, url);
+const broker = brokerFor(name as BrokerName, url);
 const server = serve({
   port,
   hostname: "127.0.0.1",
@@ -50,7 +50,7 @@ const server = serve({
   authorize: (_session, topic, action) => action === "subscribe" && topic === "room:lobby",
   onOpen: (session) => session.send("node", number),
 
-  // A line counts as handled once the engine has stored it. If the node dies before that, the
+  // A line counts as handled once the broker has stored it. If the node dies before that, the
   // client resends the line to the next node.
   async onMessage({ data: { id, text } }, session) {
     const line = { id, from: session.user, text, node: number };

@@ -15,7 +15,7 @@ const PATIENCE_MS = 20_000;
 /** Runs the demo. */
 export async function showOnce(cluster: Cluster): Promise<void> {
   const url = `ws://localhost:${cluster.port}`;
-  console.log(`${cluster.summary.nodes.length} nodes on ${cluster.summary.engine}`);
+  console.log(`${cluster.summary.nodes.length} nodes on ${cluster.summary.broker}`);
   await using ann = new Visitor(url, "ann");
   await ann.sees("itself on node 1");
   await using bob = new Visitor(url, "bob");

@@ -20,7 +20,7 @@ for (const seed of [1, 2, 3]) {
     await using bench = new ClusterBench(random);
     const sites = await bench.start(4);
     const published: Published[] = [];
-    bench.engine.faults = { lost: 100, repeated: 100, late: 200, lateMs: 300 };
+    bench.store.faults = { lost: 100, repeated: 100, late: 200, lateMs: 300 };
     for (let step = 0; step < 60; step++) {
       const at = random.below(sites.length);
       const path = PATHS[random.below(PATHS.length)]!;
@@ -38,7 +38,7 @@ for (const seed of [1, 2, 3]) {
       if (random.below(2) === 0) track.close();
       else viewer.client.close();
     }
-    bench.engine.faults = {};
+    bench.store.faults = {};
     await bench.pass(20_000);
 
     for (const path of PATHS) {

@@ -182,11 +182,11 @@ Deno.test("MoqCluster uses the newer of two broadcasts of one path on every othe
 Deno.test("MoqCluster finds the latest broadcast although clocks differ", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
-  await using ahead = new Nodes({ broker: bench.engine.connect() });
+  await using ahead = new Nodes({ broker: bench.store.connect() });
   await bench.pass(300);
   const held = { url: "https://x.test/", since: 3_600_000, hops: ["5", "6"] };
   const payload = JSON.stringify({ node: ahead.id, n: 1, prev: 0, set: [["/live", held]] });
-  bench.engine.publish({ topic: "$skein:moq:broadcasts", payload });
+  bench.store.publish({ topic: "$skein:moq:broadcasts", payload });
   await turns();
   assertEquals(a.ways, { "/live": [5n, 6n] });
   const fresh = new Publisher();
@@ -300,7 +300,7 @@ Deno.test("MoqCluster relays broadcasts below the prefix of its relay", async ()
 Deno.test("MoqCluster keeps its state while the broker is unreachable, and is correct afterwards", async () => {
   await using bench = new ClusterBench();
   const { sites: [a, b], publisher, source, track } = await bench.watched();
-  bench.engine.goAway();
+  bench.store.goAway();
   await bench.pass(30_000);
   publisher.write("frame");
   assertEquals(await read(track), "frame");
@@ -308,7 +308,7 @@ Deno.test("MoqCluster keeps its state while the broker is unreachable, and is co
   source.client.close();
   await bench.pass(1_000);
   assertEquals(Object.keys(b.ways), ["/live"]);
-  bench.engine.comeBack();
+  bench.store.comeBack();
   await bench.pass(1_000);
   assertEquals(Object.keys(b.ways), ["/next"]);
 });
@@ -316,7 +316,7 @@ Deno.test("MoqCluster keeps its state while the broker is unreachable, and is co
 Deno.test("MoqCluster ignores invalid notices of another relay", async () => {
   await using bench = new ClusterBench();
   const [a] = await bench.start(1) as [Site];
-  await using liar = new Nodes({ broker: bench.engine.connect() });
+  await using liar = new Nodes({ broker: bench.store.connect() });
   await bench.pass(300);
   const good = { url: "https://x.test/", since: 1, hops: ["5"] };
   const values: [string, unknown][] = [
@@ -331,7 +331,7 @@ Deno.test("MoqCluster ignores invalid notices of another relay", async () => {
     ["/good", good],
   ];
   const payload = JSON.stringify({ node: liar.id, n: 1, prev: 0, set: values });
-  bench.engine.publish({ topic: "$skein:moq:broadcasts", payload });
+  bench.store.publish({ topic: "$skein:moq:broadcasts", payload });
   await turns();
   assertEquals(a.ways, { "/good": [5n] });
 });

@@ -10,7 +10,7 @@ import {
   undisturbed,
 } from "./kit.ts";
 
-/** Publications of the burst: more than any engine accepts at a time. */
+/** Publications of the burst: more than any broker accepts at a time. */
 const BURST = 10_000;
 
 /** Bytes of the largest payload: the default limit of a message. */
@@ -95,7 +95,7 @@ export const BOTH: Record<string, Test> = {
     for (const topic of topics) near.publish({ topic, payload: `${id} end` });
     for (const [topic, heard] of all) {
       await heard.until(`${id} end`);
-      // Other programs may publish on the same engine.
+      // Other programs may publish on the same broker.
       const own = heard.publications.filter(({ payload }) => String(payload).startsWith(id));
       same(own.map(({ payload }) => payload), [`${id} ${topic}`, `${id} end`], show(topic));
       for (const publication of own) same(publication.topic, topic, "topic");
@@ -267,7 +267,7 @@ export const TWO_NODES: Record<string, Test> = {
   },
 };
 
-/** Topics that an engine may mistake for patterns or separators, or consider too long. */
+/** Topics that a broker may mistake for patterns or separators, or consider too long. */
 export function unusualTopics(id: string): string[] {
   const long = `${id}:${"x".repeat(254 - id.length)}`;
   return [

@@ -136,7 +136,7 @@ export const HISTORY: Record<string, Test> = {
   "does not deny a publication that a full history has dropped": withHistory(
     async (bench, near, far) => {
       const bounds = { ...BOUNDS, size: 10 };
-      // An engine that keeps all topics together then holds an older publication of another topic.
+      // A broker that keeps all topics together then holds an older publication of another topic.
       await near.append({ topic: `${bench.id}/other`, payload: "old" }, { bounds });
       const { position } = await near.append({ topic: bench.id, payload: "first" }, { bounds });
       await fill(near, bench.id, 35, bounds);

@@ -4,7 +4,7 @@ import type { Broker, BrokerSubscribeOptions, BrokerSubscription, Publication } 
 
 /** Brokers and helpers of one test. */
 export interface TestKit {
-  /** A prefix for topics and keys that no other run on the same engine uses. */
+  /** A prefix for topics and keys that no other run on the same broker uses. */
   readonly id: string;
   /** The broker that publishes. */
   readonly near: Broker;
@@ -99,7 +99,7 @@ export function throws(act: () => unknown): void {
   throw new Error('Expected a SkeinError with code "unsupported", but nothing was thrown');
 }
 
-/** Names of 8 KiB: plain ASCII, characters that engines escape, and many parts. */
+/** Names of 8 KiB: plain ASCII, characters that brokers escape, and many parts. */
 export const HUGE_NAMES: readonly [string, string, string] = [
   "x".repeat(8_192),
   "ü".repeat(4_096),

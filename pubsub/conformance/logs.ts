@@ -409,7 +409,7 @@ export const LOGS: Record<string, Test> = {
     same((await far.overdue({ limit: 10_000 })).includes(id), true, "a log without a lease");
     same((await append(far, id, [], lease("two"))).kind, "fenced", "the holder without a lease");
     const next = { writer: { holder: "three", ttlMs: 60_000, takes: true as const } };
-    // Each node checks the lapse against its own reading of the engine's clock.
+    // Each node checks the lapse against its own reading of the broker's clock.
     await until(
       async () => (await append(near, id, ["4"], next)).kind === "appended",
       "the next writer",
@@ -481,7 +481,7 @@ export const LOGS: Record<string, Test> = {
         "the announcement",
       );
       for (const { payloads } of heard) {
-        // An engine need not carry records.
+        // A broker need not carry records.
         const payload = payloads.at(-1)!;
         if (payload !== "") same(readCarried(payload), carried, "the carried records");
       }
@@ -559,7 +559,7 @@ async function read(
   return page;
 }
 
-/** Waits for a condition that depends on time or the engine. */
+/** Waits for a condition that depends on time or the broker. */
 export async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const begin = performance.now();
   while (!await holds()) {

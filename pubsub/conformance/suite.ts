@@ -166,7 +166,7 @@ export const TESTS_OF_ONE: Readonly<Record<string, Test>> = {
   ...STORE,
 };
 
-/** Tests of two brokers of one engine, by name. */
+/** Tests of two brokers of one store, by name. */
 export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
   ...BOTH,
   ...TWO_NODES,
@@ -179,7 +179,7 @@ export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
 /** Options for {@linkcode testBroker}. */
 export interface BrokerTestOptions {
   /**
-   * Creates two brokers of one engine, as on two nodes. If left out, traffic between nodes is not
+   * Creates two brokers of one store, as on two nodes. If left out, traffic between nodes is not
    * tested.
    */
   readonly makePair?: (() => [Broker, Broker] | Promise<[Broker, Broker]>) | undefined;
@@ -195,7 +195,7 @@ export interface BrokerTestOptions {
    */
   readonly withinMs?: number | undefined;
   /**
-   * Skips the suite, on a machine without the engine.
+   * Skips the suite, on a machine without the broker.
    *
    * @default {false}
    */
@@ -207,8 +207,8 @@ export interface BrokerTestOptions {
  * observable MUST of the contract. Tests of histories, logs and the store run if the broker has
  * them.
  *
- * Test the remaining rules yourself, with your engine: `publish` does not throw while the engine is
- * down, `onInterrupted` is called after an outage, the epoch changes when the engine may have lost
+ * Test the remaining rules yourself, with your broker: `publish` does not throw while the broker is
+ * down, `onInterrupted` is called after an outage, the epoch changes when the broker may have lost
  * publications, and a client library that was passed in is not closed.
  *
  * @example Testing your own broker

@@ -1,5 +1,5 @@
 /** The newest publications of topics, kept ready for clients that reconnect. */
-import { Fifo } from "../engine/queue.ts";
+import { Fifo } from "../broker/queue.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
 
 /** Maximum number of publications of one topic. */

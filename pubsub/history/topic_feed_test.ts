@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { internals } from "../../session/session.ts";
 import { passTime, turns } from "../../tests/waiting.ts";
 import { assertRun, Client, Clients } from "../clients_fixture.ts";
-import { ScriptedEngine } from "../scripted_broker_fixture.ts";
+import { ScriptedStore } from "../scripted_broker_fixture.ts";
 import {
   fail,
   type FaultyBroker,
@@ -17,23 +17,23 @@ import { Topics } from "../topics.ts";
 
 /** A node with one client that follows the topic `t`. */
 interface Bench extends AsyncDisposable {
-  readonly engine: ScriptedEngine;
+  readonly store: ScriptedStore;
   readonly broker: FaultyBroker;
   readonly topics: Topics;
   readonly client: Client;
 }
 
 async function bench(before = 0): Promise<Bench> {
-  const engine = new ScriptedEngine();
-  for (let i = 1; i <= before; i++) engine.publish(i);
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  for (let i = 1; i <= before; i++) store.publish(i);
+  const broker = store.node();
   const topics = new Topics({ broker, history: { t: { size: 1_000_000 } } });
   const client = new Client(topics.turn);
   client.subscribe(topics);
   await turns();
   assertEquals(client.take(), [{ epoch: "e1", offset: before, head: before }]);
   return {
-    engine,
+    store,
     broker,
     topics,
     client,
@@ -57,9 +57,9 @@ function numbersOf(client: Client): number[] {
 
 Deno.test("TopicFeed reads missing publications before later ones", async () => {
   await using node = await bench(3);
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   broker.onDelivery = (one, deliver) => one.position!.offset % 3 === 0 && deliver(one);
-  for (let i = 4; i <= 9; i++) engine.publish(i);
+  for (let i = 4; i <= 9; i++) store.publish(i);
   await turns();
   assertRun(client.takeData(), 4, 9);
   const { recovered, gaps } = topics.stats;
@@ -68,10 +68,10 @@ Deno.test("TopicFeed reads missing publications before later ones", async () => 
 
 Deno.test("TopicFeed follows offsets with holes by each previous offset", async () => {
   await using node = await bench();
-  const { engine, broker, client } = node;
-  engine.step = 7;
+  const { store, broker, client } = node;
+  store.step = 7;
   lose(broker, 14);
-  for (let i = 1; i <= 4; i++) engine.publish(i);
+  for (let i = 1; i <= 4; i++) store.publish(i);
   await turns();
   assertEquals(client.take(), [[1, 7, 0], [2, 14, 7], [3, 21, 14], [4, 28, 21]]);
   assertEquals(broker.callsOf("history.read").map(([, { after }]) => after), [undefined, 7]);
@@ -79,13 +79,13 @@ Deno.test("TopicFeed follows offsets with holes by each previous offset", async 
 
 Deno.test("TopicFeed drops duplicate publications, and sorts late ones", async () => {
   await using node = await bench();
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   const late: Publication[] = [];
   broker.onDelivery = (one) => void late.push(one);
-  for (let i = 1; i <= 6; i++) engine.publish(i);
-  // The engine's reads are empty, as on a replica that lags.
-  const read = engine.read.bind(engine);
-  engine.read = (options) => ({ ...read(options), head: 0, publications: [] });
+  for (let i = 1; i <= 6; i++) store.publish(i);
+  // The store's reads are empty, as on a replica that lags.
+  const read = store.read.bind(store);
+  store.read = (options) => ({ ...read(options), head: 0, publications: [] });
   for (const at of [1, 0, 0, 2, 5, 4, 3, 5, 1]) broker.deliver(late[at]!);
   await turns();
   assertRun(client.takeData(), 1, 6);
@@ -94,9 +94,9 @@ Deno.test("TopicFeed drops duplicate publications, and sorts late ones", async (
 
 Deno.test("TopicFeed reads publications missed by an interrupted broker", async () => {
   await using node = await bench();
-  const { engine, broker, client } = node;
+  const { store, broker, client } = node;
   broker.onDelivery = () => {};
-  for (let i = 1; i <= 300; i++) engine.publish(i);
+  for (let i = 1; i <= 300; i++) store.publish(i);
   await turns();
   assertEquals(client.take(), []);
   broker.interrupt();
@@ -107,10 +107,10 @@ Deno.test("TopicFeed reads publications missed by an interrupted broker", async 
 Deno.test("TopicFeed detects the loss of the last publication by periodic checks", async () => {
   using time = new FakeTime();
   await using node = await bench();
-  const { engine, broker, client } = node;
+  const { store, broker, client } = node;
   broker.onDelivery = (one, deliver) => one.position!.offset === 1 && deliver(one);
-  engine.publish(1);
-  engine.publish(2);
+  store.publish(1);
+  store.publish(2);
   const reads = broker.callsOf("history.read").length;
   await passTime(time, 9_000);
   assertRun(client.takeData(), 1, 1);
@@ -121,11 +121,11 @@ Deno.test("TopicFeed detects the loss of the last publication by periodic checks
 
 Deno.test("TopicFeed reports a gap if missing publications have expired", async () => {
   await using node = await bench(2);
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   broker.onDelivery = (one, deliver) => one.position!.offset === 9 && deliver(one);
-  for (let i = 3; i <= 8; i++) engine.publish(i);
-  engine.trim(2);
-  engine.publish(9);
+  for (let i = 3; i <= 8; i++) store.publish(i);
+  store.trim(2);
+  store.publish(9);
   await turns();
   assertEquals(client.take(), [
     { gap: "t", reason: "too-old", epoch: "e1", offset: 6 },
@@ -139,13 +139,13 @@ Deno.test("TopicFeed reports a gap if missing publications have expired", async 
 Deno.test("Replay reports a gap up to the end of an expired history, but not for later publications", async () => {
   // More than the node itself remembers.
   await using node = await bench(300);
-  const { engine, topics } = node;
+  const { store, topics } = node;
   await using late = new Client(topics.turn);
-  const read = engine.read.bind(engine);
-  engine.read = (options) => {
+  const read = store.read.bind(store);
+  store.read = (options) => {
     const page = read(options);
     if (options.after === 1) return { ...page, publications: page.publications.slice(0, 1) };
-    engine.publish(301);
+    store.publish(301);
     return { ...page, publications: [] };
   };
   late.subscribe(topics, "t", { since: { epoch: "e1", offset: 1 } });
@@ -160,25 +160,25 @@ Deno.test("Replay reports a gap up to the end of an expired history, but not for
 
 Deno.test("TopicFeed reports a gap if the whole history has expired", async () => {
   await using node = await bench(2);
-  const { engine, broker, client } = node;
+  const { store, broker, client } = node;
   broker.onDelivery = () => {};
-  engine.publish(3);
-  engine.trim(0);
+  store.publish(3);
+  store.trim(0);
   broker.interrupt();
   await turns();
   assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 3 }]);
   broker.onDelivery = (one, deliver) => deliver(one);
-  engine.publish(4);
+  store.publish(4);
   await turns();
   assertEquals(client.take(), [[4, 4, 3]]);
 });
 
 Deno.test("TopicFeed reports a new epoch, then all known publications of it", async () => {
   await using node = await bench(5);
-  const { engine, broker, client } = node;
-  engine.trim(3);
-  engine.beginEpoch("e2", 1);
-  engine.publish("new");
+  const { store, broker, client } = node;
+  store.trim(3);
+  store.beginEpoch("e2", 1);
+  store.publish("new");
   await turns();
   assertEquals(client.take(), [
     { gap: "t", reason: "new-epoch", epoch: "e2", offset: 2 },
@@ -186,12 +186,12 @@ Deno.test("TopicFeed reports a new epoch, then all known publications of it", as
     [4, 4, 3],
     ["new", 5, 4],
   ]);
-  engine.publish("next");
+  store.publish("next");
   await turns();
   assertEquals(client.take(), [["next", 6, 5]]);
   // Also after an interruption, without a publication.
-  engine.kept = [];
-  engine.beginEpoch("e3");
+  store.kept = [];
+  store.beginEpoch("e3");
   broker.interrupt();
   await turns();
   assertEquals(client.take(), [{ gap: "t", reason: "new-epoch", epoch: "e3", offset: 0 }]);
@@ -199,27 +199,27 @@ Deno.test("TopicFeed reports a new epoch, then all known publications of it", as
 
 Deno.test("TopicFeed ignores late publications of an earlier epoch", async () => {
   await using node = await bench();
-  const { engine, broker, client } = node;
-  const old = engine.publish(1);
-  engine.beginEpoch("e2");
-  engine.publish(2);
+  const { store, broker, client } = node;
+  const old = store.publish(1);
+  store.beginEpoch("e2");
+  store.publish(2);
   await turns();
   client.take();
   broker.deliver({ ...old, position: { epoch: "e1", offset: 2, prev: 1 } });
   await turns();
-  engine.publish(3);
+  store.publish(3);
   await turns();
   assertEquals(client.take(), [[3, 3, 2]]);
 });
 
 Deno.test("TopicFeed forgets the oldest of many past epochs first", async () => {
   await using node = await bench();
-  const { engine, broker, client } = node;
+  const { store, broker, client } = node;
   const late: Publication[] = [];
   // 21 epochs, of which 16 are remembered.
   for (let epoch = 1; epoch <= 21; epoch++) {
-    if (epoch > 1) engine.beginEpoch(`e${epoch}`);
-    late.push(engine.publish(epoch));
+    if (epoch > 1) store.beginEpoch(`e${epoch}`);
+    late.push(store.publish(epoch));
     await turns();
   }
   client.take();
@@ -229,28 +229,28 @@ Deno.test("TopicFeed forgets the oldest of many past epochs first", async () => 
   assertEquals([client.take(), broker.callsOf("history.read").length], [[], reads]);
 });
 
-Deno.test("TopicFeed follows an engine that returns to a past epoch", async () => {
+Deno.test("TopicFeed follows a broker that returns to a past epoch", async () => {
   using time = new FakeTime();
   await using node = await bench();
-  const { engine, client } = node;
-  engine.publish(1);
-  engine.beginEpoch("e2", 1);
-  engine.publish("other");
+  const { store, client } = node;
+  store.publish(1);
+  store.beginEpoch("e2", 1);
+  store.publish("other");
   await turns();
   client.take();
-  engine.beginEpoch("e1");
+  store.beginEpoch("e1");
   for (let i = 2; i <= 4; i++) {
-    engine.publish(i);
+    store.publish(i);
     await passTime(time, 14_000);
   }
   assertEquals(client.takeData(), ["other", 2, 3, 4]);
 });
 
-Deno.test("TopicFeed stops requesting publications that the engine does not return", async () => {
+Deno.test("TopicFeed stops requesting publications that the broker does not return", async () => {
   await using node = await bench(3);
-  const { engine, broker, client } = node;
-  const read = engine.read.bind(engine);
-  engine.read = (options) => ({ ...read({ ...options, after: 0 }), head: 9 });
+  const { store, broker, client } = node;
+  const read = store.read.bind(store);
+  store.read = (options) => ({ ...read({ ...options, after: 0 }), head: 9 });
   broker.interrupt();
   await turns();
   assert(
@@ -260,13 +260,13 @@ Deno.test("TopicFeed stops requesting publications that the engine does not retu
   assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 9 }]);
 });
 
-Deno.test("TopicFeed waits for an unreachable engine, and holds publications meanwhile", async () => {
+Deno.test("TopicFeed waits for an unreachable broker, and holds publications meanwhile", async () => {
   using time = new FakeTime();
   await using node = await bench();
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   broker.make("history.read", fail);
   lose(broker, 2);
-  for (let i = 1; i <= 5; i++) engine.publish(i);
+  for (let i = 1; i <= 5; i++) store.publish(i);
   await passTime(time, 1_000);
   assertRun(client.takeData(), 1, 1);
   const { reads } = topics.stats;
@@ -276,13 +276,13 @@ Deno.test("TopicFeed waits for an unreachable engine, and holds publications mea
   assertRun(client.takeData(), 2, 5);
 });
 
-Deno.test("TopicFeed continues after a gap if reading from the engine fails for long", async () => {
+Deno.test("TopicFeed continues after a gap if reading from the broker fails for long", async () => {
   using time = new FakeTime();
   await using node = await bench();
-  const { engine, broker, client } = node;
+  const { store, broker, client } = node;
   broker.make("history.read", fail);
   lose(broker, 2, 5);
-  for (let i = 1; i <= 6; i++) engine.publish(i);
+  for (let i = 1; i <= 6; i++) store.publish(i);
   await passTime(time, 30_000);
   assertEquals(client.take(), [
     [1, 1, 0],
@@ -297,12 +297,12 @@ Deno.test("TopicFeed continues after a gap if reading from the engine fails for 
 Deno.test("TopicFeed cancels a read that does not end", async () => {
   using time = new FakeTime();
   await using node = await bench();
-  const { engine, broker, client } = node;
+  const { store, broker, client } = node;
   let isHanging = true;
   broker.make("history.read", (run, call) => (isHanging ? hang : pass)(run, call));
   lose(broker, 1);
-  engine.publish(1);
-  engine.publish(2);
+  store.publish(1);
+  store.publish(2);
   await passTime(time, 1_000);
   assertEquals(client.take(), []);
   isHanging = false;
@@ -321,10 +321,10 @@ Deno.test("TopicFeed holds a bounded number of publications and bytes, and reads
     ] as const
   ) {
     await using node = await bench();
-    const { engine, broker, topics, client } = node;
+    const { store, broker, topics, client } = node;
     broker.make("history.read", fail);
     lose(broker, 1);
-    for (let i = 1; i <= count; i++) engine.publish({ i, text });
+    for (let i = 1; i <= count; i++) store.publish({ i, text });
     await passTime(time, 50);
     broker.make("history.read", pass);
     await passTime(time, 5_000);
@@ -337,7 +337,7 @@ Deno.test("TopicFeed holds a bounded number of publications and bytes, and reads
 
 Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   await using node = await bench();
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   const limits = { sendQueue: { maxMessages: 64 } };
   await using others = Clients.on(topics.turn, limits, limits);
   const [slow, fast] = others as unknown as [Client, Client];
@@ -346,11 +346,11 @@ Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   await turns();
   const text = "x".repeat(20_000);
   slow.pair.link.stall("to-client");
-  for (let i = 1; i <= 8; i++) engine.publish({ i, text });
+  for (let i = 1; i <= 8; i++) store.publish({ i, text });
   await turns();
   assert(slow.session.stats.queuedMessages > 0);
   broker.onDelivery = () => {};
-  for (let i = 9; i <= 500; i++) engine.publish({ i, text });
+  for (let i = 9; i <= 500; i++) store.publish({ i, text });
   broker.interrupt();
   await turns(100);
   const of = (one: Client) =>
@@ -365,21 +365,21 @@ Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
 Deno.test("TopicFeed lets members with small queues receive held publications at their own pace", async () => {
   using time = new FakeTime();
   await using node = await bench();
-  const { engine, broker, topics } = node;
+  const { store, broker, topics } = node;
   await using others = Clients.on(topics.turn, { sendQueue: { maxMessages: 8 } });
   const [small] = others as unknown as [Client];
   small.subscribe(topics);
   await turns();
   small.take();
-  const read = engine.read.bind(engine);
+  const read = store.read.bind(store);
   broker.make("history.read", fail);
   lose(broker, 1);
   const text = "x".repeat(45_000);
-  for (let i = 1; i <= 14; i++) engine.publish({ i, text });
+  for (let i = 1; i <= 14; i++) store.publish({ i, text });
   await turns();
   // A reply from before the second publication.
-  engine.read = (options) => {
-    engine.read = read;
+  store.read = (options) => {
+    store.read = read;
     const page = read(options);
     const publications = page.publications.filter(({ position }) => position!.offset === 1);
     return { ...page, head: 1, publications };
@@ -390,11 +390,11 @@ Deno.test("TopicFeed lets members with small queues receive held publications at
   assertRun(numbersOf(small), 1, 14);
 });
 
-Deno.test("TopicFeed replies `unavailable` if the engine is unreachable, and reports its position later", async () => {
+Deno.test("TopicFeed replies `unavailable` if the broker is unreachable, and reports its position later", async () => {
   using time = new FakeTime();
-  const engine = new ScriptedEngine();
-  engine.publish(1);
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  store.publish(1);
+  const broker = store.node();
   await using topics = new Topics({ broker, history: { t: {} } });
   broker.make("history.read", fail);
   await using clients = Clients.on(topics.turn, {}, {}, {});
@@ -415,15 +415,15 @@ Deno.test("TopicFeed replies `unavailable` if the engine is unreachable, and rep
   broker.make("history.read", pass);
   broker.interrupt();
   await passTime(time, 100);
-  engine.publish(2);
+  store.publish(2);
   await turns();
   const rest = [{ gap: "t", reason: "unavailable", epoch: "e1", offset: 1 }, [2, 2, 1]];
   assertEquals([one.take(), two.take(), three.take()], [rest, rest, rest]);
 });
 
-Deno.test("TopicFeed replies `unavailable` to two calls of a session if the engine is unreachable", async () => {
+Deno.test("TopicFeed replies `unavailable` to two calls of a session if the broker is unreachable", async () => {
   using time = new FakeTime();
-  const broker = new ScriptedEngine().node();
+  const broker = new ScriptedStore().node();
   await using topics = new Topics({ broker, history: { t: {} } });
   broker.make("history.read", fail);
   await using client = new Client(topics.turn);
@@ -438,9 +438,9 @@ Deno.test("TopicFeed replies `unavailable` to two calls of a session if the engi
 
 Deno.test("TopicFeed replies to a member with the position as soon as there is one", async () => {
   using time = new FakeTime();
-  const engine = new ScriptedEngine();
-  engine.publish(1);
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  store.publish(1);
+  const broker = store.node();
   const ready = Promise.withResolvers<void>();
   broker.ready = ready.promise;
   await using topics = new Topics({ broker, history: { t: {} } });
@@ -451,15 +451,15 @@ Deno.test("TopicFeed replies to a member with the position as soon as there is o
   assertEquals(client.take(), []);
   ready.resolve();
   await turns();
-  engine.publish(2);
+  store.publish(2);
   await turns();
   assertEquals(client.take(), [{ epoch: "e1", offset: 1, head: 1 }, [2, 2, 1]]);
 });
 
-Deno.test("TopicFeed replies `unavailable` if the engine does not confirm its subscription in time", async () => {
+Deno.test("TopicFeed replies `unavailable` if the broker does not confirm its subscription in time", async () => {
   using time = new FakeTime();
-  const engine = new ScriptedEngine();
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  const broker = store.node();
   broker.ready = new Promise(() => {});
   await using topics = new Topics({ broker, history: { t: {} } });
   await using client = new Client(topics.turn);
@@ -471,30 +471,30 @@ Deno.test("TopicFeed replies `unavailable` if the engine does not confirm its su
   assertEquals(client.take()[0], { reason: "unavailable" });
 });
 
-Deno.test("TopicFeed checks with the engine if a client is ahead of the feed", async () => {
+Deno.test("TopicFeed checks with the broker if a client is ahead of the feed", async () => {
   await using node = await bench(1);
-  const { engine, broker, topics } = node;
+  const { store, broker, topics } = node;
   broker.onDelivery = () => {};
-  engine.publish(2);
-  engine.publish(3);
+  store.publish(2);
+  store.publish(3);
   await using back = new Client(topics.turn);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
   await turns();
   assertEquals(back.take(), [{ epoch: "e1", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
-  engine.beginEpoch("e2");
+  store.beginEpoch("e2");
   back.subscribe(topics, "t", { since: { epoch: "e2", offset: 2 } });
   await turns();
   assertEquals(back.take(), [{ epoch: "e2", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
 });
 
-Deno.test("TopicFeed repeats nothing to a client ahead of it while the engine is unreachable", async () => {
+Deno.test("TopicFeed repeats nothing to a client ahead of it while the broker is unreachable", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   const late: Publication[] = [];
   broker.onDelivery = (one) => void late.push(one);
   broker.make("history.read", fail);
-  for (let i = 2; i <= 4; i++) engine.publish(i);
+  for (let i = 2; i <= 4; i++) store.publish(i);
   await using back = new Client(topics.turn);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 3 } });
   await passTime(time, 10_000);
@@ -509,14 +509,14 @@ Deno.test("TopicFeed repeats nothing to a client ahead of it while the engine is
 
 Deno.test("TopicFeed moves members with a running replay to a new epoch too", async () => {
   await using node = await bench(400);
-  const { engine, topics } = node;
+  const { store, topics } = node;
   await using client = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
   client.pair.link.stall("to-client");
-  const sizes = engine.kept.length;
+  const sizes = store.kept.length;
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   await turns(40);
-  engine.beginEpoch("e2", 50);
-  engine.publish("new");
+  store.beginEpoch("e2", 50);
+  store.publish("new");
   await turns(40);
   client.pair.link.resume("to-client");
   await turns(400);
@@ -530,7 +530,7 @@ Deno.test("TopicFeed moves members with a running replay to a new epoch too", as
 
 Deno.test("TopicFeed replies to a member with a running replay with a position in one epoch", async () => {
   await using node = await bench(400);
-  const { engine, broker, topics } = node;
+  const { store, broker, topics } = node;
   const gate = Promise.withResolvers<void>();
   let reads = 0;
   const late = replyAfter(gate.promise);
@@ -539,8 +539,8 @@ Deno.test("TopicFeed replies to a member with a running replay with a position i
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   await turns(40);
   const sent = client.take().length - 1;
-  engine.beginEpoch("e2", 400);
-  engine.publish("new");
+  store.beginEpoch("e2", 400);
+  store.publish("new");
   await turns();
   client.subscribe(topics);
   await turns();
@@ -556,7 +556,7 @@ Deno.test("TopicFeed replies to a member with a running replay with a position i
 Deno.test("TopicFeed releases everything when its last session leaves, also during a read", async () => {
   using time = new FakeTime();
   await using node = await bench(10);
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   const gate = Promise.withResolvers<void>();
   broker.make("history.read", waitFor(gate.promise));
   broker.interrupt();
@@ -564,7 +564,7 @@ Deno.test("TopicFeed releases everything when its last session leaves, also duri
   topics.unsubscribe(client.session, "t");
   assertEquals([broker.topics.length, topics.stats.tailBytes, topics.size], [0, 0, 0]);
   gate.resolve();
-  engine.publish(11);
+  store.publish(11);
   await passTime(time, 60_000);
   assertEquals(client.take(), [{ unsubscribed: "t", code: "removed", reason: "" }]);
   assertEquals(broker.callsOf("history.read").length, 2);
@@ -572,16 +572,16 @@ Deno.test("TopicFeed releases everything when its last session leaves, also duri
 
 Deno.test("TopicFeed ignores publications without a position", async () => {
   await using node = await bench();
-  const { engine, broker, client } = node;
+  const { store, broker, client } = node;
   broker.deliver({ topic: "t", payload: '{"topic":"t","data":0}' });
-  engine.publish(1);
+  store.publish(1);
   await turns();
   assertEquals(client.take(), [[1, 1, 0]]);
 });
 
 Deno.test("TopicFeed recovers nothing from a page of a history that has started over meanwhile", async () => {
   await using node = await bench(400);
-  const { engine, broker, topics } = node;
+  const { store, broker, topics } = node;
   const gate = Promise.withResolvers<void>();
   let reads = 0;
   const late = replyAfter(gate.promise);
@@ -589,8 +589,8 @@ Deno.test("TopicFeed recovers nothing from a page of a history that has started 
   await using back = new Client(topics.turn);
   back.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
   await turns();
-  engine.beginEpoch("e2", 400);
-  engine.publish("new");
+  store.beginEpoch("e2", 400);
+  store.publish("new");
   await turns();
   gate.resolve();
   await turns(40);
@@ -599,7 +599,7 @@ Deno.test("TopicFeed recovers nothing from a page of a history that has started 
   ]);
 });
 
-Deno.test("TopicFeed replies in time if the engine accepts a read and never responds", async () => {
+Deno.test("TopicFeed replies in time if the broker accepts a read and never responds", async () => {
   using time = new FakeTime();
   await using node = await bench(3);
   const { broker, topics } = node;
@@ -620,9 +620,9 @@ Deno.test("TopicFeed replies in time if the engine accepts a read and never resp
 Deno.test("TopicFeed keeps nothing of a page that arrives as its last session leaves", async () => {
   for (let steps = 0; steps < 30; steps++) {
     await using node = await bench();
-    const { engine, broker, topics, client } = node;
+    const { store, broker, topics, client } = node;
     broker.onDelivery = () => {};
-    engine.publish(1);
+    store.publish(1);
     const gate = Promise.withResolvers<void>();
     broker.make("history.read", replyAfter(gate.promise));
     broker.interrupt();
@@ -637,23 +637,23 @@ Deno.test("TopicFeed keeps nothing of a page that arrives as its last session le
 
 Deno.test("TopicFeed reports a gap of a session before the publications after it", async () => {
   await using node = await bench();
-  const { engine, topics, client } = node;
+  const { store, topics, client } = node;
   let isArmed = false;
   const policy = () => {
-    if (isArmed) engine.publish("after");
+    if (isArmed) store.publish("after");
     isArmed = false;
     return "drop-oldest" as const;
   };
   await using stalled = new Client(topics.turn, { sendQueue: { policy } });
   topics.subscribe(stalled.session, "t");
   stalled.pair.link.stall("to-client");
-  for (let i = 0; i < 2; i++) engine.publish("x".repeat(60_000));
+  for (let i = 0; i < 2; i++) store.publish("x".repeat(60_000));
   await turns();
   isArmed = true;
   client.take();
   // The last of them makes the turn flush, because its batch is full.
-  for (let i = 0; i < 255; i++) engine.publish(i);
-  engine.publish("left out", client.session.id);
+  for (let i = 0; i < 255; i++) store.publish(i);
+  store.publish("left out", client.session.id);
   await turns();
   assert(!isArmed);
   let known = 2;
@@ -666,9 +666,9 @@ Deno.test("TopicFeed reports a gap of a session before the publications after it
 
 Deno.test("TopicFeed's sessions get earlier publications before they are closed, in order", async () => {
   await using node = await bench();
-  const { engine, client } = node;
-  engine.publish(1);
-  engine.publish(2, client.session.id);
+  const { store, client } = node;
+  store.publish(1);
+  store.publish(2, client.session.id);
   client.session[internals].abort(4000, "over");
   await turns();
   assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
@@ -677,10 +677,10 @@ Deno.test("TopicFeed's sessions get earlier publications before they are closed,
 Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them before that", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
-  const { engine, broker, topics, client } = node;
+  const { store, broker, topics, client } = node;
   const live: Publication[] = [];
   broker.onDelivery = (one) => void live.push(one);
-  for (let i = 2; i <= 6; i++) engine.publish(i);
+  for (let i = 2; i <= 6; i++) store.publish(i);
   broker.make("history.read", fail);
   await using clients = Clients.on(topics.turn, {}, {});
   const [ahead, beyond] = clients as unknown as [Client, Client];
@@ -700,12 +700,12 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
     [6, 6, 5],
   ]);
   assertEquals([ahead.take(), beyond.take()], [[[6, 6, 5]], []]);
-  // Once the engine responds, no publication can be beyond its head.
+  // Once the store responds, no publication can be beyond its head.
   broker.make("history.read", pass);
   broker.onDelivery = (one, deliver) => deliver(one);
   broker.interrupt();
   await passTime(time, 3_000);
-  engine.publish(7);
+  store.publish(7);
   await turns();
   assertEquals(beyond.take(), [
     { gap: "t", reason: "beyond-head", epoch: "e1", offset: 6 },
@@ -716,17 +716,17 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
 
 Deno.test("TopicFeed without a position starts no member before its first page", async () => {
   using time = new FakeTime();
-  const engine = new ScriptedEngine();
-  for (let i = 1; i <= 3; i++) engine.publish(i);
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  for (let i = 1; i <= 3; i++) store.publish(i);
+  const broker = store.node();
   await using topics = new Topics({ broker, history: { t: {} } });
   await using client = new Client(topics.turn);
   broker.make("history.read", fail);
   client.subscribe(topics, "t", { since: { epoch: "e1", offset: 2 } });
   await passTime(time, 10_500);
   assertEquals(client.take(), [{ recovered: false, reason: "unavailable" }]);
-  broker.deliver(engine.kept[1]!);
-  broker.deliver(engine.kept[2]!);
+  broker.deliver(store.kept[1]!);
+  broker.deliver(store.kept[2]!);
   await turns();
   assertEquals(client.take(), [
     { gap: "t", reason: "unavailable", epoch: "e1", offset: 2 },
@@ -734,7 +734,7 @@ Deno.test("TopicFeed without a position starts no member before its first page",
   ]);
 });
 
-Deno.test("Replay repeats a page read that the engine failed", async () => {
+Deno.test("Replay repeats a page read that the broker failed", async () => {
   using time = new FakeTime();
   await using node = await bench(300);
   const { broker, topics } = node;
@@ -749,14 +749,14 @@ Deno.test("Replay repeats a page read that the engine failed", async () => {
 
 Deno.test("Replay reports a gap if publications expire while it runs", async () => {
   await using node = await bench();
-  const { engine, topics } = node;
-  for (let i = 1; i <= 400; i++) engine.publish({ i, text: "x".repeat(2_000) });
+  const { store, topics } = node;
+  for (let i = 1; i <= 400; i++) store.publish({ i, text: "x".repeat(2_000) });
   await turns();
   await using slow = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
   slow.pair.link.stall("to-client");
   slow.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   await turns(40);
-  engine.trim(50);
+  store.trim(50);
   slow.pair.link.resume("to-client");
   await turns(400);
   const { reason, offset } = slow.lines.find(({ gap }) => gap === "t") as {
@@ -772,9 +772,9 @@ Deno.test("Replay reports a gap if publications expire while it runs", async () 
 });
 
 Deno.test("TopicFeed ignores an opening page of an epoch that is over by then", async () => {
-  const engine = new ScriptedEngine();
-  for (let i = 1; i <= 3; i++) engine.publish(i);
-  const broker = engine.node();
+  const store = new ScriptedStore();
+  for (let i = 1; i <= 3; i++) store.publish(i);
+  const broker = store.node();
   await using topics = new Topics({ broker, history: { t: {} } });
   await using client = new Client(topics.turn);
   const gate = Promise.withResolvers<void>();
@@ -783,21 +783,21 @@ Deno.test("TopicFeed ignores an opening page of an epoch that is over by then", 
   broker.make("history.read", (run, call) => (++reads === 1 ? late : pass)(run, call));
   client.subscribe(topics);
   await turns();
-  engine.beginEpoch("e2");
-  engine.publish("new");
+  store.beginEpoch("e2");
+  store.publish("new");
   await turns();
   gate.resolve();
   await turns();
-  engine.publish("next");
+  store.publish("next");
   await turns();
   assertEquals(client.take(), [{ epoch: "e2", offset: 4, head: 4 }, ["next", 5, 4]]);
 });
 
 Deno.test("TopicFeed keeps a bounded number of bytes for slow sessions", async () => {
   await using node = await bench();
-  const { engine, topics } = node;
+  const { store, topics } = node;
   const text = "x".repeat(100_000);
-  for (let i = 1; i <= 20; i++) engine.publish({ i, text });
+  for (let i = 1; i <= 20; i++) store.publish({ i, text });
   await using slow = Clients.on(topics.turn, ...Array.from({ length: 200 }, () => ({})));
   for (const { pair, session } of slow) {
     pair.link.stall("to-client");

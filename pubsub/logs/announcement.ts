@@ -16,7 +16,7 @@ export const MAX_CARRIED_BYTES = 4_096;
 
 /**
  * Maximum size of the newest records that a node keeps of a stream with readers, in bytes. A reader
- * that lacks older ones reads them from the engine.
+ * that lacks older ones reads them from the broker.
  */
 const MAX_KEPT_BYTES = 16_384;
 
@@ -127,7 +127,7 @@ export class CarriedTail {
   /**
    * Takes an announcement.
    *
-   * @param append The records that it carries; `undefined` if readers have to read from the engine.
+   * @param append The records that it carries; `undefined` if readers have to read from the broker.
    */
   add(append: CarriedRecords | undefined): void {
     if (append === undefined) {
@@ -144,7 +144,7 @@ export class CarriedTail {
   }
 
   /**
-   * Learns the state from a page that was read from the engine. Announcements may arrive later than
+   * Learns the state from a page that was read from the broker. Announcements may arrive later than
    * the page: records before its end are then no longer the newest ones.
    *
    * @param info The state.
@@ -161,7 +161,7 @@ export class CarriedTail {
    * Returns the records after a position, up to the newest one.
    *
    * @param options See {@linkcode CarriedOptions}.
-   * @returns The page; `undefined` if the reader has to read from the engine.
+   * @returns The page; `undefined` if the reader has to read from the broker.
    */
   read({ after, identity, maxRecords, maxBytes, eachChange }: CarriedOptions):
     | CarriedPage

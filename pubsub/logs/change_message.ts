@@ -61,7 +61,7 @@ export function readChange(
 }
 
 /**
- * Encodes a change. The engine adds the operation, because only the engine knows whether the row
+ * Encodes a change. The broker adds the operation, because only the broker knows whether the row
  * exists.
  *
  * @param change The change.
@@ -108,7 +108,7 @@ export function requestBytes(changes: readonly RowChange[]): number {
   );
 }
 
-/** A transaction as an engine receives it, or the limit that it exceeds. */
+/** A transaction as a broker receives it, or the limit that it exceeds. */
 export type EncodedTransaction =
   | { readonly changes: readonly RowChange[]; readonly fault?: undefined }
   | { readonly fault: string };

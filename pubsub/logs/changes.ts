@@ -1,8 +1,8 @@
 /**
- * Decides the changes of logs, in one place for all engines.
+ * Decides the changes of logs, in one place for all brokers.
  *
- * A decision depends only on the log and the time. Its effect says what the engine has to write, in
- * the same atomic step in which the engine read the log. An engine that cannot lock the log checks,
+ * A decision depends only on the log and the time. Its effect says what the broker has to write, in
+ * the same atomic step in which the broker read the log. A broker that cannot lock the log checks,
  * when it writes, that the log is still as it was read, and decides again if another node has
  * changed it.
  */
@@ -73,8 +73,8 @@ export const CHANGE_WORDS: Readonly<Record<LogChangeName, string>> = {
   release: "release a log",
 };
 
-/** An engine that keeps logs. Each method follows the rules of {@linkcode BrokerLogs}. */
-export interface LogEngine
+/** A broker that keeps logs. Each method follows the rules of {@linkcode BrokerLogs}. */
+export interface LogStore
   extends Pick<BrokerLogs, "keepsRows" | "list" | "maxAppendBytes" | "overdue" | "read"> {
   /**
    * Changes a log: reads it, calls `decide`, and applies the effect, all in one atomic step.
@@ -84,7 +84,7 @@ export interface LogEngine
    * @param name The change.
    * @param options Options of the change.
    * @returns The result of the effect.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   change<N extends LogChangeName>(
     id: string,
@@ -96,27 +96,27 @@ export interface LogEngine
 /**
  * Creates the logs of a broker.
  *
- * @param engine The engine, which calls `decide`.
+ * @param store The broker, which calls `decide`.
  * @returns The logs.
  */
-export function logsOver(engine: LogEngine): BrokerLogs {
+export function logsOver(store: LogStore): BrokerLogs {
   return {
     get maxAppendBytes() {
-      return engine.maxAppendBytes;
+      return store.maxAppendBytes;
     },
-    keepsRows: engine.keepsRows,
-    create: (id, options) => engine.change(id, "create", options),
-    append: (id, options) => engine.change(id, "append", options),
-    read: (id, options) => engine.read(id, options),
-    delete: (id, { ifExpired = false } = {}) => engine.change(id, "delete", { ifExpired }),
-    retain: (id, fork, options) => engine.change(id, "retain", { ...options, fork }),
-    release: (id, fork) => engine.change(id, "release", { fork }),
-    overdue: (options) => engine.overdue(options),
-    list: (kind, options) => engine.list(kind, options),
+    keepsRows: store.keepsRows,
+    create: (id, options) => store.change(id, "create", options),
+    append: (id, options) => store.change(id, "append", options),
+    read: (id, options) => store.read(id, options),
+    delete: (id, { ifExpired = false } = {}) => store.change(id, "delete", { ifExpired }),
+    retain: (id, fork, options) => store.change(id, "retain", { ...options, fork }),
+    release: (id, fork) => store.change(id, "release", { fork }),
+    overdue: (options) => store.overdue(options),
+    list: (kind, options) => store.list(kind, options),
   };
 }
 
-/** A log as decisions see it. An engine may look up values only when they are needed. */
+/** A log as decisions see it. A broker may look up values only when they are needed. */
 export interface LogView {
   readonly state: StoredLog;
   /** Number of producers whose number is remembered. */
@@ -133,13 +133,13 @@ export interface LogView {
 
 /** The circumstances of a decision. */
 export interface LogMoment {
-  /** Time of the engine, in milliseconds since the Unix epoch. */
+  /** Time of the broker, in milliseconds since the Unix epoch. */
   readonly now: number;
   /** Number of logs of the kind. */
   readonly count: number;
 }
 
-/** The rejection of a write for which an engine has no room. */
+/** The rejection of a write for which a broker has no room. */
 export type LogRejection = LogOverShare | { readonly kind: "no-space" };
 
 /** A fork that starts or stops depending on its source. */
@@ -180,7 +180,7 @@ export interface LogWrite<R> {
   readonly isQuiet?: true | undefined;
   /** Creates the result from the state that was written. */
   readonly result: (written: StoredLog) => R;
-  /** Creates the result if the engine has no room. Without it, the engine always writes. */
+  /** Creates the result if the broker has no room. Without it, the broker always writes. */
   readonly rejected?: ((rejection: LogRejection) => R) | undefined;
 }
 
@@ -215,7 +215,7 @@ const DECISIONS: Decisions = {
  * @param log The log; `undefined` if there is none.
  * @param change Name and options of the change.
  * @param moment The circumstances.
- * @returns The effect, which the engine applies.
+ * @returns The effect, which the broker applies.
  */
 export function decide<N extends LogChangeName>(
   log: LogView | undefined,
@@ -230,7 +230,7 @@ export function decide<N extends LogChangeName>(
  *
  * @param write The write.
  * @param sizeOf Returns the size of a record in bytes. It is called for the kept records and then
- * for the added records, starting with the oldest. `undefined` means that the engine has lost the
+ * for the added records, starting with the oldest. `undefined` means that the broker has lost the
  * record, which stops the retention.
  * @returns The state without the oldest records beyond the retention. The newest record is always
  * kept.

@@ -1,4 +1,4 @@
-/** The contract between durable streams and the engine that keeps their logs. */
+/** The contract between durable streams and the broker that keeps their logs. */
 
 /** One record of a log: JSON or other text as a string, anything else as bytes. */
 export type LogRecord = string | Uint8Array;
@@ -133,7 +133,7 @@ export interface LogConfig {
   readonly origin?: LogOrigin | undefined;
   /**
    * Keys of the user or guest and of the networks to which a log belongs, separated by spaces. The
-   * engine returns them unchanged. If an engine bounds the bytes of all logs, each key has a share
+   * broker returns them unchanged. If a broker bounds the bytes of all logs, each key has a share
    * of the bound.
    */
   readonly owner?: string | undefined;
@@ -167,7 +167,7 @@ export interface LogInfo extends LogConfig {
 }
 
 /**
- * A rejection of bytes while more than half of the engine's bytes are used: the streams of the user
+ * A rejection of bytes while more than half of the broker's bytes are used: the streams of the user
  * or address that created the stream would exceed its share. Responses, and logs without an owner,
  * don't count toward any share.
  */
@@ -198,7 +198,7 @@ export interface CreateLogOptions {
   /** The lease of a writer; see {@linkcode AppendLogOptions.writer}. */
   readonly writer?: { readonly holder: string; readonly ttlMs: number } | undefined;
   /**
-   * Maximum number of the engine's logs with the {@linkcode logKind} of this one, including those
+   * Maximum number of the broker's logs with the {@linkcode logKind} of this one, including those
    * that are deleted and kept for forks.
    */
   readonly maxLogs: number;
@@ -208,11 +208,11 @@ export interface CreateLogOptions {
  * Result of {@linkcode BrokerLogs.create}:
  *
  * - `created`: the log is new. `count` is the number of logs of its kind, including this one. It
- *   may be too high if the engine counts only from time to time.
+ *   may be too high if the broker counts only from time to time.
  * - `exists`: there already is a log with this id, possibly a deleted log that is kept for forks.
  * - `expired`: there is an expired log with this id, which must be deleted first.
- * - `too-many`: the engine already keeps the maximum number of logs of this kind.
- * - `no-space`: the engine already keeps the maximum number of bytes of all logs.
+ * - `too-many`: the broker already keeps the maximum number of logs of this kind.
+ * - `no-space`: the broker already keeps the maximum number of bytes of all logs.
  * - `over-share`: see {@linkcode LogOverShare}.
  */
 export type LogCreated =
@@ -293,7 +293,7 @@ export interface AppendLogOptions {
  * - `fenced`: another writer holds the lease, or has taken over the caller's lease. `held`: see
  *   `ifWriterLost`.
  * - `full`: the log would exceed `maxBytes`, even without the deleted rows that it remembers.
- *   `no-space`: the engine already keeps the maximum number of bytes of all logs. `over-share`: see
+ *   `no-space`: the broker already keeps the maximum number of bytes of all logs. `over-share`: see
  *   {@linkcode LogOverShare}.
  * - `too-many-producers`: the log already remembers the maximum number of producers.
  * - `conflict`: `row` has another version than `expect`, has changed after `since`, or does not
@@ -357,7 +357,7 @@ export interface ReadLogOptions {
   readonly renews: boolean;
   /** Reads the transactions in the tail of a keyed log, as JSON arrays, instead of its rows. */
   readonly tail?: true | undefined;
-  /** Ends the wait for the engine. */
+  /** Ends the wait for the broker. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -381,14 +381,14 @@ export interface LogPage {
 /**
  * Keeps logs: records with positions, and a state. A log and its state change together.
  *
- * - `create`, `append` and `delete` MUST be atomic in the engine: concurrent calls of all nodes
+ * - `create`, `append` and `delete` MUST be atomic in the broker: concurrent calls of all nodes
  *   behave as if they were made one after another, and each takes effect completely or not at all.
  *   An append follows the rules of `decideAppend`.
- * - A confirmed change MUST survive everything that the engine's histories survive.
+ * - A confirmed change MUST survive everything that the broker's histories survive.
  * - A log that lost confirmed records, or its end, SHOULD get another identity, so that readers and
  *   writers detect the loss.
  * - Once a change is in force, it MUST be announced by a publication on `logTopic(id)`, which also
- *   reaches subscriptions on the same node. Announcements may get lost while the engine is
+ *   reaches subscriptions on the same node. Announcements may get lost while the broker is
  *   unreachable; `onInterrupted` covers that.
  * - The payload of an announcement is empty. For an append that neither ended nor cancelled the log,
  *   it may instead carry all appended records, in the form that `readCarried` reads, if they take at
@@ -403,8 +403,8 @@ export interface LogPage {
  * - A record MUST be returned with its original type and content.
  * - The rows of a keyed log MUST change together with its records. A page of rows MUST contain
  *   whole transactions, as far as they fit: only the first one may be larger than the page.
- * - All calls MUST reject with a `BrokerError` while the engine is unreachable, and with a
- *   `RangeError` for an id that the engine does not support. Ids of 240 bytes of UTF-8 MUST be
+ * - All calls MUST reject with a `BrokerError` while the broker is unreachable, and with a
+ *   `RangeError` for an id that the broker does not support. Ids of 240 bytes of UTF-8 MUST be
  *   supported.
  */
 export interface BrokerLogs {
@@ -418,7 +418,7 @@ export interface BrokerLogs {
    * @param id The id.
    * @param options See {@linkcode CreateLogOptions}.
    * @returns The state of the new or existing log.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   create(id: string, options: CreateLogOptions): Promise<LogCreated>;
   /**
@@ -427,7 +427,7 @@ export interface BrokerLogs {
    * @param id The id.
    * @param options See {@linkcode AppendLogOptions}.
    * @returns The result.
-   * @throws {BrokerError} If the engine is unreachable. The append may have taken effect.
+   * @throws {BrokerError} If the broker is unreachable. The append may have taken effect.
    */
   append(id: string, options: AppendLogOptions): Promise<LogAppended>;
   /**
@@ -437,7 +437,7 @@ export interface BrokerLogs {
    * @param options See {@linkcode ReadLogOptions}.
    * @returns The page; `undefined` if there is no log with this id, and `"expired"` if the log has
    * expired.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined>;
   /**
@@ -447,7 +447,7 @@ export interface BrokerLogs {
    * @param options With `ifExpired`, deletes the log only if it has expired.
    * @returns The result. After `removed`, the caller has to `release` the origin. A log that was
    * deleted before is `deleted`.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   delete(
     id: string,
@@ -464,7 +464,7 @@ export interface BrokerLogs {
    * @param fork The fork's unique name: its identity.
    * @param options See {@linkcode RetainLogOptions}.
    * @returns The result.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   retain(id: string, fork: string, options: RetainLogOptions): Promise<LogRetained>;
   /**
@@ -474,7 +474,7 @@ export interface BrokerLogs {
    * @param id The id of the source.
    * @param fork The fork's name, as for `retain`.
    * @returns The origin of the source, to be released next, if the source was removed.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   release(id: string, fork: string): Promise<LogOrigin | undefined>;
   /**
@@ -483,7 +483,7 @@ export interface BrokerLogs {
    *
    * @param options Maximum number of ids to list.
    * @returns The ids, the longest overdue first.
-   * @throws {BrokerError} If the engine is unreachable.
+   * @throws {BrokerError} If the broker is unreachable.
    */
   overdue(options: { readonly limit: number }): Promise<string[]>;
   /**
@@ -494,7 +494,7 @@ export interface BrokerLogs {
    * clients and applications.
    * @param options The approximate number of logs to list, and `next` of the previous page.
    * @returns The page.
-   * @throws {BrokerError} If the engine is unreachable, or no longer knows where the page starts.
+   * @throws {BrokerError} If the broker is unreachable, or no longer knows where the page starts.
    */
   list(
     kind: "answer" | "stream",
@@ -509,7 +509,7 @@ export interface BrokerLogs {
       /** Time of the end, in milliseconds since the Unix epoch; absent while the log is open. */
       readonly endedAt?: number | undefined;
     }[];
-    /** Where the next page starts, valid only for the same engine; absent on the last page. */
+    /** Where the next page starts, valid only for the same broker; absent on the last page. */
     readonly next?: string | undefined;
   }>;
 }

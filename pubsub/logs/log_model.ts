@@ -1,5 +1,5 @@
 /**
- * Reference model of an engine's logs: the correct results of each call, and the state after it.
+ * Reference model of a store's logs: the correct results of each call, and the state after it.
  */
 import { countedBytes } from "../broker.ts";
 import type {
@@ -17,11 +17,11 @@ import type {
 } from "./log.ts";
 import { recordBytes } from "./rules.ts";
 
-/** Fraction of the time to live by which an engine may keep a log longer after it was used. */
+/** Fraction of the time to live by which a store may keep a log longer after it was used. */
 const SPARE_SHARE = 1 / 8;
 
 /**
- * An engine may skip a renewal within this fraction of the time to live, or within this many
+ * A store may skip a renewal within this fraction of the time to live, or within this many
  * milliseconds.
  */
 const RENEWAL_STEP = { share: 1 / 100, ms: 100 };
@@ -71,15 +71,15 @@ export interface ModelOutcome {
   readonly next: ModelState;
 }
 
-/** Properties of an engine that affect the correct results. */
-export interface EngineFacts {
+/** Properties of a store that affect the correct results. */
+export interface BrokerFacts {
   /**
    * Number of other logs of the same kind.
    *
    * @default {0}
    */
   readonly others?: number;
-  /** True for an engine that reads as many records as fit on average. */
+  /** True for a store that reads as many records as fit on average. */
   readonly hasShortPages?: boolean;
 }
 
@@ -117,7 +117,7 @@ export function readAll(
 }
 
 /**
- * Formats a value as text with sorted keys. Leaves out the number of all logs, because an engine
+ * Formats a value as text with sorted keys. Leaves out the number of all logs, because a store
  * may count only now and then.
  */
 export function textOf(value: unknown): string {
@@ -132,18 +132,18 @@ export function textOf(value: unknown): string {
 
 /**
  * Lists the correct outcomes of a call. There are several if it is uncertain whether a time has
- * passed, or if an engine may choose the size of a page.
+ * passed, or if a store may choose the size of a page.
  *
  * @param state The state before the call.
  * @param call The call.
  * @param at Time between the call and its result.
- * @param facts See {@linkcode EngineFacts}.
+ * @param facts See {@linkcode BrokerFacts}.
  */
 export function outcomesOf(
   state: ModelState,
   call: LogCall,
   at: Span,
-  { others = 0, hasShortPages = false }: EngineFacts = {},
+  { others = 0, hasShortPages = false }: BrokerFacts = {},
 ): readonly ModelOutcome[] {
   return momentsOf(state, at).flatMap((moment) => {
     const outcome = outcomeOf(state, call, moment, others);
@@ -184,7 +184,7 @@ export function statesAfter(
   state: ModelState,
   calls: readonly { readonly call: LogCall; readonly result: string }[],
   at: Span,
-  facts: EngineFacts = {},
+  facts: BrokerFacts = {},
 ): readonly ModelState[] {
   if (calls.length === 0) return [state];
   return calls.flatMap(({ call, result }, i) =>
@@ -215,7 +215,7 @@ function shorterPages(
 }
 
 function momentsOf(state: ModelState, at: Span): readonly Moment[] {
-  // Engines may renew a deleted log, which lives as long as its forks do.
+  // Stores may renew a deleted log, which lives as long as its forks do.
   const isUnknown = state?.isDeleted && state.expiry !== undefined;
   const expiries = isUnknown ? [true, false] : isOver(state?.expiry, at);
   const lapses = isOver(state?.lease, at);

@@ -1,9 +1,9 @@
-/** Shares of an engine's bytes, so that the streams of one client cannot fill it. */
+/** Shares of a broker's bytes, so that the streams of one client cannot fill it. */
 import { FAMILIAR_FACTOR } from "../../base/accounts.ts";
 import { isContended, mostOfNetwork } from "../../base/shares.ts";
 import type { LogOverShare } from "./log.ts";
 
-/** Fraction of the engine's bytes that the streams of a user, or of an address, may use. */
+/** Fraction of the broker's bytes that the streams of a user, or of an address, may use. */
 export const SHARE_PART: number = 1 / 8;
 
 /** The level and shares encoded in a key. */
@@ -29,7 +29,7 @@ export function readKey(key: string): KeyFacts {
 interface Party {
   readonly key: string;
   readonly level: KeyFacts["level"];
-  /** Maximum number of bytes while the engine is contended. */
+  /** Maximum number of bytes while the broker is contended. */
   readonly most: number;
   bytes: number;
   streams: number;
@@ -43,7 +43,7 @@ interface Owned {
 
 /** Options of {@linkcode LogShares}. */
 export interface LogSharesOptions {
-  /** Maximum number of bytes of the engine. */
+  /** Maximum number of bytes of the broker. */
   readonly maxBytes: number;
   /** Returns the number of bytes in use. Shares apply once half of the maximum is in use. */
   readonly usedBytes: () => number;
@@ -52,7 +52,7 @@ export interface LogSharesOptions {
 /** The bytes of the streams that clients created. Streams without an owner are not tracked. */
 export class LogShares {
   readonly #options: LogSharesOptions;
-  /** Streams by id; bounded by the engine's streams. */
+  /** Streams by id; bounded by the broker's streams. */
   readonly #streams = new Map<string, Owned>();
   /** Users, guests and networks with a stream, by key. */
   readonly #parties = new Map<string, Party>();

@@ -1,4 +1,4 @@
-/** Shares of an engine's bytes, in memory and in a file, by the contract of engines. */
+/** Shares of a store's bytes, in memory and in a file, by the contract of stores. */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../broker.ts";
 import { MemoryBroker } from "../memory/broker.ts";
@@ -16,7 +16,7 @@ const EVE = "u.eve a1.near a4.wide a16.wider";
 
 const ANN = "u.ann a1.other";
 
-/** An engine, with logs of several owners. */
+/** A store, with logs of several owners. */
 class Kit {
   readonly broker: Broker;
 
@@ -80,7 +80,7 @@ function withKits(name: string, test: (kit: Kit) => Promise<void>): void {
   });
 }
 
-withKits("An engine lets one client use half of its bytes, and others the rest", async (kit) => {
+withKits("A broker lets one client use half of its bytes, and others the rest", async (kit) => {
   await kit.create("eve", EVE);
   await kit.create("ann", ANN);
   const [count, rejection] = await kit.fill("eve");
@@ -103,7 +103,7 @@ withKits("An engine lets one client use half of its bytes, and others the rest",
   assertEquals(await kit.append("answer:eve"), "appended");
 });
 
-withKits("An engine releases the bytes of deleted streams", async (kit) => {
+withKits("A broker releases the bytes of deleted streams", async (kit) => {
   await kit.create("server");
   for (let i = 0; i < 28; i++) await kit.append("server");
   for (let i = 0; i < 20; i++) {
@@ -124,7 +124,7 @@ withKits("An engine releases the bytes of deleted streams", async (kit) => {
 });
 
 withKits(
-  "An engine counts deleted streams that forks need, and expired ones until they are deleted",
+  "A broker counts deleted streams that forks need, and expired ones until they are deleted",
   async (kit) => {
     const { logs } = kit.broker;
     await kit.create("server");
@@ -144,7 +144,7 @@ withKits(
   },
 );
 
-Deno.test("An engine knows the owners of the bytes in its file after a restart", async () => {
+Deno.test("A broker knows the owners of the bytes in its file after a restart", async () => {
   const folder = await Deno.makeTempDir();
   const open = () => SqliteBroker.open(`${folder}/a.db`, { maxBytes: MAX });
   const producer = (i: number) => ({ id: `${i}`.padStart(200, "p"), epoch: 0, seq: 0 });
@@ -167,7 +167,7 @@ Deno.test("An engine knows the owners of the bytes in its file after a restart",
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("An engine counts nothing for writes that do not fit in its file", async () => {
+Deno.test("A broker counts nothing for writes that do not fit in its file", async () => {
   const folder = await Deno.makeTempDir();
   const path = `${folder}/a.db`;
   await using broker = await SqliteBroker.open(path, { maxBytes: MAX });

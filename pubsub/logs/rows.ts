@@ -1,5 +1,5 @@
 /**
- * The rows of keyed logs: how a transaction changes them, decided in one place for all engines.
+ * The rows of keyed logs: how a transaction changes them, decided in one place for all brokers.
  *
  * A keyed log keeps the newest change of each row, including deletions, at the position of that
  * change. Its records are transactions, of which the log keeps the newest, its tail.
@@ -36,7 +36,7 @@ export const EXPIRED_BYTES = 32_768;
 /** More bytes than a deletion takes in addition to the name of its row. */
 export const DELETION_BYTES = 128;
 
-/** The state of the rows that an engine keeps with the state of the log. */
+/** The state of the rows that a broker keeps with the state of the log. */
 export interface StoredRows extends RowStats {
   /** Positions with the time at which they were written, oldest first; at most 18. */
   readonly marks: readonly (readonly [position: number, atMs: number])[];
@@ -56,7 +56,7 @@ export interface RowView {
   due(limit: number): readonly LogRow[];
 }
 
-/** The changes of rows that an engine writes. */
+/** The changes of rows that a broker writes. */
 export interface RowWrites {
   /** New states of rows; all have the same position. */
   readonly set: readonly LogRow[];

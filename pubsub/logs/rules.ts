@@ -1,4 +1,4 @@
-/** Rules of logs that all engines share: names, sizes, times and states. */
+/** Rules of logs that all brokers share: names, sizes, times and states. */
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
 import { least, type StoredRows } from "./rows.ts";
@@ -12,7 +12,7 @@ import type {
   RowStats,
 } from "./log.ts";
 
-/** Prefix of the topics on which engines announce changes of logs. */
+/** Prefix of the topics on which brokers announce changes of logs. */
 const LOG_TOPICS = `${INTERNAL_PREFIX}log:`;
 
 /** Maximum number of producers per log whose number is remembered. */
@@ -25,7 +25,7 @@ export const MAX_LOG_ID_BYTES = 240;
 export const MAX_REASON_LENGTH = 1_024;
 
 /**
- * Returns the topic on which the engine announces a log's changes.
+ * Returns the topic on which the broker announces a log's changes.
  *
  * @param id The id of the log.
  * @returns The topic, closed to sessions and applications.
@@ -60,7 +60,7 @@ export const REQUEST_PREFIX = `${INTERNAL_PREFIX}request:`;
  */
 export type LogKind = "answer" | "request" | "stream";
 
-/** The kinds of logs that engines list, which are those that callers own. */
+/** The kinds of logs that brokers list, which are those that callers own. */
 export type OwnedKind = Exclude<LogKind, "request">;
 
 /**
@@ -99,7 +99,7 @@ export function recordBytes(records: readonly LogRecord[]): number {
   );
 }
 
-/** The state of a log that an engine keeps in addition to the records and the producers. */
+/** The state of a log that a broker keeps in addition to the records and the producers. */
 export interface StoredLog extends Omit<LogInfo, "end" | "rows"> {
   /** Time at which the log expires, in milliseconds since the Unix epoch; moved by each use. */
   readonly until?: number | undefined;

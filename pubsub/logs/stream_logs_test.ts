@@ -11,13 +11,13 @@ import {
   StreamLogs,
   type StreamRead,
 } from "./stream_logs.ts";
-import { failWith, type FaultyBroker, FaultyEngine, pass } from "../../tests/faulty_broker.ts";
+import { failWith, type FaultyBroker, FaultyStore, pass } from "../../tests/faulty_broker.ts";
 
 const JSON_TYPE = "application/json";
 
 /** Streams of one node on a memory broker, with everything to close after the test. */
 class Bench implements AsyncDisposable {
-  readonly broker: FaultyBroker = new FaultyEngine().connect();
+  readonly broker: FaultyBroker = new FaultyStore().connect();
   readonly errors: unknown[] = [];
   /** Each notification of a read: the stream, and if it had readers at that time. */
   readonly told: (readonly [id: string, isFollowed: boolean])[] = [];
@@ -83,7 +83,7 @@ async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
 }
 
 Deno.test("StreamLogs rejects a broker without logs", () => {
-  const broker = new FaultyEngine().connect({ without: ["logs"] });
+  const broker = new FaultyStore().connect({ without: ["logs"] });
   const bounds = {
     maxStreams: 1,
     maxKept: 1,
@@ -120,7 +120,7 @@ Deno.test("StreamLogs.create() compares the settings of an existing stream", asy
   );
 });
 
-Deno.test("StreamLogs sends no invalid stream id to the engine", async () => {
+Deno.test("StreamLogs sends no invalid stream id to the broker", async () => {
   await using bench = new Bench();
   bench.broker.make("logs", failWith(new RangeError("Cannot name a log")));
   for (const id of ["", "x".repeat(241), "a\0", "\ud800"]) {
@@ -139,7 +139,7 @@ Deno.test("StreamLogs.create() creates at most the given number of streams", asy
   assertEquals((await bench.streams.create("b", {})).kind, "too-many");
 });
 
-Deno.test("StreamLogs.append() rejects more than the engine accepts in one append", async () => {
+Deno.test("StreamLogs.append() rejects more than the broker accepts in one append", async () => {
   await using bench = new Bench({ maxStreamBytes: Infinity });
   await bench.create("a");
   const { maxAppendBytes } = bench.streams;
@@ -249,7 +249,7 @@ Deno.test("StreamLogs.create() bounds the forks of a source, and releases their 
   assertEquals(await fork("b"), "created");
 });
 
-Deno.test("StreamLogs.create() releases the slot of a fork if the engine rejects the stream", async () => {
+Deno.test("StreamLogs.create() releases the slot of a fork if the broker rejects the stream", async () => {
   await using bench = new Bench({ maxForks: 1 });
   await bench.create("source");
   const fork = () => bench.streams.create("fork", { fork: { source: "source" } });

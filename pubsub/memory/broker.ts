@@ -17,8 +17,8 @@ import type {
   TakenTokens,
   TokenRate,
 } from "../broker.ts";
-import { BrokerLife } from "../engine/life.ts";
-import { LocalListeners } from "../engine/listeners.ts";
+import { BrokerLife } from "../broker/life.ts";
+import { LocalListeners } from "../broker/listeners.ts";
 import { logsOver } from "../logs/changes.ts";
 import type { BrokerLogs } from "../logs/log.ts";
 import { appended, MAX_TOPICS, MemoryHistories } from "./history.ts";
@@ -207,7 +207,7 @@ export class MemoryBroker implements Broker {
     checkOptions("create broker", options, OPTIONS);
     const { maxTopics = MAX_TOPICS, maxTotalBytes = defaultTotalBytes() } = options;
     const { runtime = platformRuntime() } = options;
-    this.#life = new BrokerLife(runtime, { engine: "memory", status: { name: "connected" } });
+    this.#life = new BrokerLife(runtime, { broker: "memory", status: { name: "connected" } });
     this.status = this.#life.status;
     this.#memory = new MemoryStore(runtime);
     const histories = new MemoryHistories(runtime, {

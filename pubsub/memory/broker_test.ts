@@ -1,13 +1,13 @@
 import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { MemoryBroker } from "./broker.ts";
 
 testBroker("MemoryBroker", () => new MemoryBroker(), {
   makePair: () => {
-    const engine = new FaultyEngine();
-    return [engine.connect(), engine.connect()];
+    const store = new FaultyStore();
+    return [store.connect(), store.connect()];
   },
 });
 

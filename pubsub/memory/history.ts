@@ -12,7 +12,7 @@ import {
 } from "../broker.ts";
 import { type Linked, LinkedList } from "../../base/linked_list.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { Fifo } from "../engine/queue.ts";
+import { Fifo } from "../broker/queue.ts";
 import { Holders, Makers } from "../history/makers.ts";
 import { Tags } from "../tag.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";

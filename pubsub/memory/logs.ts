@@ -1,7 +1,7 @@
 /** Logs of durable streams in the memory of one process. */
 import type { Runtime } from "../../base/runtime.ts";
-import type { BrokerLife } from "../engine/life.ts";
-import { Fifo } from "../engine/queue.ts";
+import type { BrokerLife } from "../broker/life.ts";
+import { Fifo } from "../broker/queue.ts";
 import {
   CHANGE_WORDS,
   decide,
@@ -10,8 +10,8 @@ import {
   type LogChangeOptions,
   type LogChangeResult,
   type LogEffect,
-  type LogEngine,
   type LogRejection,
+  type LogStore,
   type LogView,
   retained,
 } from "../logs/changes.ts";
@@ -36,7 +36,7 @@ import {
 } from "../logs/rules.ts";
 import { COSTS, type Counted, Sum } from "./space.ts";
 
-/** Maximum size of one append in bytes, which is as much as an engine across a network accepts. */
+/** Maximum size of one append in bytes, which is as much as a broker across a network accepts. */
 const MAX_APPEND_BYTES = 8_388_608;
 
 /** A log, with the memory that it uses. */
@@ -120,7 +120,7 @@ class Log implements Counted, LogView {
 }
 
 /** The logs of a {@linkcode MemoryBroker}. */
-export class MemoryLogs implements LogEngine {
+export class MemoryLogs implements LogStore {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
   readonly keepsRows = true;
   readonly #runtime: Runtime;

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { UnsupportedError } from "../../errors.ts";
 import { Random } from "../../tests/random.ts";
-import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "../../tests/faulty_broker.ts";
 import { Directory } from "./directory.ts";
 import { Nodes } from "./nodes.ts";
 import type { DirectoryScope } from "./directory_scope.ts";
@@ -18,8 +18,8 @@ class Node {
   readonly told = new Map<string, Map<string, string>>();
   readonly changes: string[] = [];
 
-  constructor(engine: FaultyEngine, readonly label: string) {
-    this.broker = engine.connect();
+  constructor(store: FaultyStore, readonly label: string) {
+    this.broker = store.connect();
     this.nodes = new Nodes({ broker: this.broker, name: label });
     this.directory = new Directory({ nodes: this.nodes, name: "test", read });
   }
@@ -41,19 +41,19 @@ class Node {
   }
 }
 
-/** Nodes of one engine, at a fake time. */
+/** Nodes of one store, at a fake time. */
 class Bench implements AsyncDisposable {
   readonly time = new FakeTime(0);
-  readonly engine: FaultyEngine;
+  readonly store: FaultyStore;
   readonly all: Node[] = [];
 
   constructor(random?: Random) {
-    this.engine = new FaultyEngine({ random });
+    this.store = new FaultyStore({ random });
   }
 
   /** Starts nodes that know one another. */
   async join(...labels: string[]): Promise<Node[]> {
-    const joined = labels.map((label) => new Node(this.engine, label));
+    const joined = labels.map((label) => new Node(this.store, label));
     this.all.push(...joined);
     await this.pass(300);
     return joined;
@@ -79,7 +79,7 @@ Deno.test("Directory publishes the entries of each node, in batches reduced to t
   const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
   await bench.pass(100);
   assert(scopeA.isReady && scopeB.isReady);
-  const before = bench.engine.publications;
+  const before = bench.store.publications;
   scopeA.set("x", "1");
   scopeA.set("x", "2");
   scopeA.set("y", "1");
@@ -90,7 +90,7 @@ Deno.test("Directory publishes the entries of each node, in batches reduced to t
   assertEquals(b!.changes, []);
   await bench.pass(1);
   assertEquals(b!.changes, ["x=2", "y=1"]);
-  assertEquals(bench.engine.publications, before + 1);
+  assertEquals(bench.store.publications, before + 1);
   scopeA.delete("x");
   scopeB.set("x", "b");
   await bench.pass(50);
@@ -124,10 +124,10 @@ Deno.test("Directory of one node is ready immediately, and publishes nothing", a
   const [a] = await bench.join("a");
   const scope = a!.open("s");
   assert(scope.isReady);
-  const { publications } = bench.engine;
+  const { publications } = bench.store;
   scope.set("x", "1");
   await bench.pass(100);
-  assertEquals(bench.engine.publications, publications);
+  assertEquals(bench.store.publications, publications);
   assertEquals(keysOf(scope), ["x=1"]);
   const [b] = await bench.join("b");
   const there = b!.open("s");
@@ -198,8 +198,8 @@ Deno.test("Directory does not repeat entries in flight", async () => {
   const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
   for (let i = 0; i < 1_000; i++) scopeA.set(`key ${i}`, "1");
   await bench.pass(100);
-  const before = bench.engine.bytes;
-  bench.engine.delayMs = 120;
+  const before = bench.store.bytes;
+  bench.store.delayMs = 120;
   for (let i = 0; i < 300; i++) {
     scopeA.set(`key ${i}`, "2");
     await bench.pass(37);
@@ -207,7 +207,7 @@ Deno.test("Directory does not repeat entries in flight", async () => {
   await bench.pass(300);
   assertEquals(keysOf(scopeB), keysOf(scopeA));
   // Each change once, and little for heartbeats and checks.
-  assert(bench.engine.bytes - before < 60_000, `${bench.engine.bytes - before} bytes`);
+  assert(bench.store.bytes - before < 60_000, `${bench.store.bytes - before} bytes`);
 });
 
 Deno.test("Directory.open() does not wait forever for a node that does not reply", async () => {
@@ -222,16 +222,16 @@ Deno.test("Directory.open() does not wait forever for a node that does not reply
   await scope.ready;
 });
 
-Deno.test("Directory.open() during an outage queries all nodes once the engine is reachable", async () => {
+Deno.test("Directory.open() during an outage queries all nodes once the broker is reachable", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b", "c");
   b!.open("s").set("x", "1");
   await bench.pass(100);
-  bench.engine.goAway();
+  bench.store.goAway();
   const scope = a!.open("s");
   await bench.pass(300);
   assert(!scope.isReady);
-  bench.engine.comeBack();
+  bench.store.comeBack();
   await bench.pass(10);
   assert(scope.isReady);
   assertEquals(keysOf(scope), ["x=1"]);
@@ -272,7 +272,7 @@ Deno.test("Directory ignores and counts invalid messages", async () => {
   ];
   for (const delta of deltas) {
     const payload = typeof delta === "string" ? delta : JSON.stringify(delta);
-    bench.engine.publish({ topic: "$skein:test:s", payload });
+    bench.store.publish({ topic: "$skein:test:s", payload });
   }
   const told: [string, unknown][] = [
     ["page", 5],
@@ -325,7 +325,7 @@ Deno.test("Directory converges after any loss, duplicate or delay, and any dead 
     let alive = await bench.join("a", "b", "c");
     const names = ["s", "t", "u"];
     const open = new Map(names.map((name) => [name, new Map<Node, DirectoryScope<string>>()]));
-    bench.engine.faults = { lost: 60, repeated: 60, late: 120, lateMs: 400 };
+    bench.store.faults = { lost: 60, repeated: 60, late: 120, lateMs: 400 };
     for (let step = 0; step < 400; step++) {
       const node = random.pick(alive);
       const scopes = open.get(random.pick(names))!;
@@ -346,16 +346,16 @@ Deno.test("Directory converges after any loss, duplicate or delay, and any dead 
         else node.broker.cut();
       } else if (kind < 94 && alive.length < 5) alive.push(...await bench.join(`n${step}`));
       else if (kind === 94) {
-        bench.engine.goAway();
+        bench.store.goAway();
         await bench.pass(random.below(12_000));
-        bench.engine.comeBack();
+        bench.store.comeBack();
       } else if (kind === 95) {
         node.broker.cut();
         await bench.pass(random.below(12_000));
         node.broker.mend();
       } else await bench.pass(random.below(300));
     }
-    bench.engine.faults = {};
+    bench.store.faults = {};
     // Dead nodes are gone, and every node has been checked.
     await bench.pass(30_000);
     for (const [name, scopes] of open) {

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../../errors.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
 import { type CallHead, joinHead } from "./call_messages.ts";
 import { socketAccount } from "../../base/accounts.ts";
@@ -13,19 +13,19 @@ type Answer = NodeCallsOptions["answer"];
 const echo: Answer = (data) => data;
 const never: Answer = () => new Promise(() => {});
 
-/** Nodes of one engine, at a fake time. */
+/** Nodes of one store, at a fake time. */
 class Bench implements AsyncDisposable {
   readonly time = new FakeTime(0);
-  readonly engine: FaultyEngine;
+  readonly store: FaultyStore;
   readonly errors: unknown[] = [];
   readonly #open: AsyncDisposable[] = [];
 
   constructor(random?: Random) {
-    this.engine = new FaultyEngine({ random });
+    this.store = new FaultyStore({ random });
   }
 
   join(answer: Answer = echo, maxBytes?: number) {
-    const broker = this.engine.connect();
+    const broker = this.store.connect();
     const nodes = new Nodes({ broker });
     const calls = new NodeCalls({
       nodes,
@@ -45,7 +45,7 @@ class Bench implements AsyncDisposable {
   /** Publishes a message on the topic of a node's calls. */
   say(to: Nodes, node: string, head: CallHead, data?: Uint8Array): void {
     const payload = joinHead({ ...head, node }, data);
-    this.engine.publish({ topic: `$skein:call:test:${to.id}`, payload });
+    this.store.publish({ topic: `$skein:call:test:${to.id}`, payload });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -206,7 +206,7 @@ Deno.test("NodeCalls.call() rejects a request that is too large, here and at the
   assertEquals(await codeOf(b.calls.call(c.nodes.id, bytesOf(1), options)), "failed");
 });
 
-Deno.test("NodeCalls.call() fails once the engine is reachable again, because the reply may be lost", async () => {
+Deno.test("NodeCalls.call() fails once the broker is reachable again, because the reply may be lost", async () => {
   await using bench = new Bench();
   let answered = 0;
   const [a, b] = [
@@ -214,11 +214,11 @@ Deno.test("NodeCalls.call() fails once the engine is reachable again, because th
     bench.join((data) => (answered++, data)),
   ];
   await bench.pass(300);
-  bench.engine.goAway();
+  bench.store.goAway();
   const called = codeOf(a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 60_000 }));
   await bench.pass(10_000);
   assertEquals([a.calls.waiting, answered], [1, 0]);
-  bench.engine.comeBack();
+  bench.store.comeBack();
   assertEquals(await called, "lost");
   assertEquals(await a.calls.call(b.nodes.id, bytesOf(1), { timeoutMs: 1_000 }), bytesOf(1));
 });
@@ -303,7 +303,7 @@ Deno.test("NodeCalls ignore and count malformed messages", async () => {
     new Uint8Array([0, 2, 0xff, 0xfe]),
     new Uint8Array([255, 255, ...bytesOf(65_535)]),
   ];
-  for (const payload of payloads) bench.engine.publish({ topic, payload });
+  for (const payload of payloads) bench.store.publish({ topic, payload });
   assertEquals(calls.ignored, heads.length + 1 + payloads.length);
   // Parts out of order end the call.
   const part = { type: "call", id: 1, part: 0, size: 10, timeoutMs: 1_000 } as const;
@@ -340,12 +340,12 @@ Deno.test("NodeCalls.call() accepts a reply only from the called node", async ()
   assertEquals(await codeOf(called), "failed");
 });
 
-Deno.test("NodeCalls handle each call once if the engine repeats and delays messages", async () => {
+Deno.test("NodeCalls handle each call once if the broker repeats and delays messages", async () => {
   const random = new Random(7);
   await using bench = new Bench(random);
   const [a, b] = [bench.join(), bench.join((data) => data.toReversed())];
   await bench.pass(300);
-  bench.engine.faults = { repeated: 300, lost: 100 };
+  bench.store.faults = { repeated: 300, lost: 100 };
   let [right, late] = [0, 0];
   await Promise.all(
     Array.from({ length: 300 }, async (_, i) => {

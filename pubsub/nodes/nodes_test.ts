@@ -2,18 +2,18 @@ import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts
 import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../memory/broker.ts";
 import { Nodes, type NodesOptions, sayFarewell } from "./nodes.ts";
 
-/** Nodes of one engine, at a fake time. */
+/** Nodes of one store, at a fake time. */
 class Bench implements AsyncDisposable {
   readonly time = new FakeTime(0);
-  readonly engine = new FaultyEngine();
+  readonly store = new FaultyStore();
   readonly #nodes: Nodes[] = [];
 
   join(options: Omit<NodesOptions, "broker"> = {}) {
-    const broker = this.engine.connect();
+    const broker = this.store.connect();
     const nodes = new Nodes({ broker, ...options });
     this.#nodes.push(nodes);
     const events: string[] = [];
@@ -89,7 +89,7 @@ Deno.test("Nodes receive a farewell immediately, and late messages do not bring 
   assertEquals(a.events, ["join b", "leave b"]);
   assert(a.nodes.isGone(b.nodes.id));
   const beat = { type: "beat", name: "b", isHello: false, node: b.nodes.id };
-  bench.engine.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
+  bench.store.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
   assertEquals(a.events.length, 2);
 });
 
@@ -105,14 +105,14 @@ Deno.test("Nodes accept a node again after a network partition", async () => {
   assertEquals([a.events, b.events], [["join b", "leave b", "join b"], ["join a", "restored"]]);
 });
 
-Deno.test("Nodes declare no node gone because the engine was unreachable", async () => {
+Deno.test("Nodes declare no node gone because the broker was unreachable", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(300);
-  bench.engine.goAway();
+  bench.store.goAway();
   await bench.pass(60_000);
   b.broker.cut();
-  bench.engine.comeBack();
+  bench.store.comeBack();
   assertEquals(a.events, ["join b", "restored"]);
   // B died meanwhile: its time limit starts over, and then it is gone.
   await bench.pass(5_900);
@@ -147,9 +147,9 @@ Deno.test("Nodes.isGone() is true only if the node is certainly gone", async () 
   await bench.pass(4_000);
   assert(a.nodes.isGone("somebody"));
   assert(!a.nodes.isGone(a.nodes.id));
-  bench.engine.goAway();
+  bench.store.goAway();
   await bench.pass(2_000);
-  bench.engine.comeBack();
+  bench.store.comeBack();
   assert(!a.nodes.isGone("somebody"));
 });
 
@@ -226,7 +226,7 @@ Deno.test("Nodes ignore and count invalid messages", async () => {
   ];
   for (const payload of bad) {
     const isRaw = typeof payload === "string" || payload instanceof Uint8Array;
-    bench.engine.publish({
+    bench.store.publish({
       topic: "$skein:nodes",
       payload: isRaw ? payload : JSON.stringify(payload),
     });
@@ -242,7 +242,7 @@ Deno.test("Nodes know at most a thousand others", async () => {
   nodes.carry({ report: () => undefined, hear: () => void heard++ });
   for (let i = 0; i < 1_005; i++) {
     const beat = { node: `n${i}`, type: "beat", name: "", isHello: false };
-    bench.engine.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
+    bench.store.publish({ topic: "$skein:nodes", payload: JSON.stringify(beat) });
   }
   assertEquals([nodes.size, nodes.ignored], [1_000, 5]);
   assertEquals(heard, 1_000);
@@ -268,7 +268,7 @@ Deno.test("Nodes survive a listener that throws, and a broker that was closed fi
 
 Deno.test("Nodes reject invalid times, and two handlers of a kind", async () => {
   await using bench = new Bench();
-  const broker = bench.engine.connect();
+  const broker = bench.store.connect();
   for (const heartbeatMs of [0, 1, 1.5, NaN, Infinity]) {
     assertThrows(() => new Nodes({ broker, heartbeatMs }), RangeError, "heartbeatMs must be");
   }

@@ -1,4 +1,4 @@
-/** The table of the calls that a worker makes to the engine's thread. */
+/** The table of the calls that a worker makes to the broker's thread. */
 import {
   type Broker,
   type BrokerHistory,
@@ -10,21 +10,21 @@ import {
 import type { BrokerLogs, LogRecord } from "../logs/log.ts";
 import { recordBytes } from "../logs/rules.ts";
 
-/** Parts of a broker whose methods are calls. Their constants are properties of the engine. */
-interface EngineParts {
+/** Parts of a broker whose methods are calls. Their constants are properties of the store. */
+interface StoreParts {
   readonly history: Omit<BrokerHistory, "remembersMs">;
   readonly logs: Omit<BrokerLogs, "keepsRows" | "maxAppendBytes">;
   readonly store: BrokerStore;
 }
 
 /** Calls of one part, with names such as `history.append`. */
-type PartCalls<P extends keyof EngineParts> = {
-  readonly [M in keyof EngineParts[P] & string as `${P}.${M}`]-?: NonNullable<EngineParts[P][M]>;
+type PartCalls<P extends keyof StoreParts> = {
+  readonly [M in keyof StoreParts[P] & string as `${P}.${M}`]-?: NonNullable<StoreParts[P][M]>;
 };
 
-type EngineCalls = PartCalls<"history"> & PartCalls<"logs"> & PartCalls<"store">;
+type BrokerCalls = PartCalls<"history"> & PartCalls<"logs"> & PartCalls<"store">;
 
-export type CallName = keyof EngineCalls;
+export type CallName = keyof BrokerCalls;
 
 /** A value that is cheap to clone, and the bytes of its payloads. */
 type Packed<T> = readonly [value: T, bytes: number];
@@ -36,15 +36,15 @@ type Packed<T> = readonly [value: T, bytes: number];
 interface CallRow<A extends readonly unknown[] = readonly unknown[], R = unknown> {
   /** Packs the arguments, in the worker. */
   pack?(...args: A): Packed<A>;
-  /** Packs the result, in the engine's thread. */
+  /** Packs the result, in the broker's thread. */
   packResult?(result: R): Packed<R>;
   /** Counter of the worker's broker that each result increments. */
   readonly counts?: "published" | "reads";
 }
 
 /**
- * The table of all calls. A worker's broker has a method for each row that its engine supports, and
- * the engine's thread calls the method of the same name. `PortBroker` and `EnginePort` handle
+ * The table of all calls. A worker's broker has a method for each row that its store supports, and
+ * the store's thread calls the method of the same name. `PortBroker` and `BrokerPort` handle
  * names, bounds, signals and errors for all rows.
  */
 export const CALLS: Readonly<Record<CallName, CallRow>> = {
@@ -66,8 +66,8 @@ export const CALLS: Readonly<Record<CallName, CallRow>> = {
   "store.take": {},
 } satisfies {
   readonly [N in CallName]: CallRow<
-    Parameters<EngineCalls[N]>,
-    Awaited<ReturnType<EngineCalls[N]>>
+    Parameters<BrokerCalls[N]>,
+    Awaited<ReturnType<BrokerCalls[N]>>
   >;
 };
 
@@ -75,27 +75,27 @@ export const CALLS: Readonly<Record<CallName, CallRow>> = {
 type Methods = Record<string, (...args: readonly unknown[]) => Promise<unknown>>;
 
 function methodsOf(
-  parts: Pick<Broker, keyof EngineParts>,
+  parts: Pick<Broker, keyof StoreParts>,
   name: CallName,
 ): readonly [methods: Methods | undefined, method: string] {
-  const [part, method] = name.split(".") as [keyof EngineParts, string];
+  const [part, method] = name.split(".") as [keyof StoreParts, string];
   return [parts[part] as Methods | undefined, method];
 }
 
-export function callsOf(engine: Broker): CallName[] {
+export function callsOf(broker: Broker): CallName[] {
   return (Object.keys(CALLS) as CallName[]).filter((name) => {
-    const [methods, method] = methodsOf(engine, name);
+    const [methods, method] = methodsOf(broker, name);
     return methods?.[method] !== undefined;
   });
 }
 
-/** Makes a call, in the engine's thread. */
-export function callEngine(
-  engine: Broker,
+/** Makes a call, in the broker's thread. */
+export function callBroker(
+  broker: Broker,
   name: CallName,
   args: readonly unknown[],
 ): Promise<unknown> | undefined {
-  const [methods, method] = methodsOf(engine, name);
+  const [methods, method] = methodsOf(broker, name);
   return methods?.[method]?.(...args);
 }
 
@@ -103,7 +103,7 @@ export function callEngine(
 export function partsOf(
   { calls, constants }: { readonly calls: readonly CallName[]; readonly constants: object },
   call: (name: CallName, args: readonly unknown[]) => Promise<unknown>,
-): Pick<Broker, keyof EngineParts> {
+): Pick<Broker, keyof StoreParts> {
   const parts = structuredClone(constants);
   for (const name of calls) {
     const [methods, method] = methodsOf(parts, name);

@@ -3,7 +3,7 @@
  * bounded.
  */
 import type { Runtime } from "../../base/runtime.ts";
-import { Fifo, TurnBatch } from "../engine/queue.ts";
+import { Fifo, TurnBatch } from "../broker/queue.ts";
 
 /**
  * Maximum number of bytes that one thread posts before the other has handled them. Ports have no

@@ -1,4 +1,4 @@
-/** The operations that a worker's broker and the engine's thread send to each other. */
+/** The operations that a worker's broker and the store's thread send to each other. */
 import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Broker, BrokerStatus, HistoryBounds } from "../broker.ts";
@@ -22,8 +22,8 @@ export type WorkerOperation =
   | readonly ["call", id: number, name: CallName, bytes: number, args: readonly unknown[]]
   | readonly ["end"];
 
-/** An operation of the engine's thread. */
-export type EngineOperation =
+/** An operation of the broker's thread. */
+export type BrokerOperation =
   | readonly [
     "deliver",
     channel: number,
@@ -55,7 +55,7 @@ export const ALL_CHANNELS = 0;
 const OPERATION_BYTES = 64;
 
 /** Returns the cost of an operation in bytes, for the bounds of queues. */
-export function costOf(operation: WorkerOperation | EngineOperation): number {
+export function costOf(operation: WorkerOperation | BrokerOperation): number {
   switch (operation[0]) {
     case "publish":
     case "deliver":
@@ -68,17 +68,17 @@ export function costOf(operation: WorkerOperation | EngineOperation): number {
   }
 }
 
-/** Properties of an engine that its workers need before the first operation. */
-export interface EngineFacts {
-  /** Name of the engine. */
+/** Properties of a broker that its workers need before the first operation. */
+export interface BrokerFacts {
+  /** Name of the broker. */
   readonly name: string;
   /** Guarantee of delivery. */
   readonly delivery: Broker["delivery"];
-  /** State of the engine. */
+  /** State of the broker. */
   readonly status: BrokerStatus;
-  /** Calls that the engine supports. */
+  /** Calls that the broker supports. */
   readonly calls: readonly CallName[];
-  /** Constants of each part that the engine provides. */
+  /** Constants of each part that the broker provides. */
   readonly constants: {
     readonly history?: { readonly remembersMs: number | undefined } | undefined;
     readonly logs?: Pick<BrokerLogs, "keepsRows" | "maxAppendBytes"> | undefined;
@@ -86,14 +86,14 @@ export interface EngineFacts {
   };
 }
 
-/** Returns the properties of an engine. */
-export function factsOf(engine: Broker): EngineFacts {
-  const { name, delivery, status, history, logs, store } = engine;
+/** Returns the properties of a broker. */
+export function factsOf(broker: Broker): BrokerFacts {
+  const { name, delivery, status, history, logs, store } = broker;
   return {
     name,
     delivery,
     status: cloneStatus(status.current),
-    calls: callsOf(engine),
+    calls: callsOf(broker),
     constants: {
       history: history && { remembersMs: history.remembersMs },
       logs: logs && { maxAppendBytes: logs.maxAppendBytes, keepsRows: logs.keepsRows },
@@ -124,13 +124,13 @@ function withError(status: BrokerStatus, change: (error: unknown) => unknown): B
 const KEPT_ERRORS = [RangeError, TypeError] as const;
 
 /** Encodes the error of a call. */
-export function failureOf(id: number, error: unknown): EngineOperation {
+export function failureOf(id: number, error: unknown): BrokerOperation {
   const kept = KEPT_ERRORS.find((one) => error instanceof one);
   return ["failure", id, kept?.name ?? "", textOf(error)];
 }
 
 /** Restores the error of a call. */
-export function errorOf([, , name, message]: OperationOf<EngineOperation, "failure">): Error {
+export function errorOf([, , name, message]: OperationOf<BrokerOperation, "failure">): Error {
   const kept = KEPT_ERRORS.find((one) => one.name === name) ?? BrokerError;
   return new kept(message);
 }

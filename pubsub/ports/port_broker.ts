@@ -1,4 +1,4 @@
-/** The broker of a worker, whose engine is in another thread. */
+/** The broker of a worker, whose store is in another thread. */
 import { BrokerError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
@@ -16,17 +16,17 @@ import {
   type Publication,
   type PublicationListener,
 } from "../broker.ts";
-import { BrokerLife } from "../engine/life.ts";
-import { Listeners, ListenerTable } from "../engine/listeners.ts";
-import { Pace } from "../engine/pace.ts";
+import { BrokerLife } from "../broker/life.ts";
+import { Listeners, ListenerTable } from "../broker/listeners.ts";
+import { Pace } from "../broker/pace.ts";
 import type { BrokerLogs } from "../logs/log.ts";
 import { type CallName, CALLS, compact, partsOf } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
+  type BrokerFacts,
+  type BrokerOperation,
   costOf,
-  type EngineFacts,
-  type EngineOperation,
   errorOf,
   type OperationOf,
   restoreStatus,
@@ -42,7 +42,7 @@ const MAX_WAITING_BYTES = 67_108_864;
 /** Maximum number of calls without a result; further calls are rejected. */
 const MAX_CALLS = 100_000;
 
-/** Maximum size of a topic or key in bytes, which every engine of this toolkit accepts. */
+/** Maximum size of a topic or key in bytes, which every broker of this toolkit accepts. */
 const MAX_NAME_BYTES = 1_024;
 
 /** Longest wait for the last results when closing, in milliseconds. */
@@ -64,40 +64,40 @@ class Channel extends Listeners {
 export interface PortBrokerOptions {
   /** Clocks and timers of this thread. */
   readonly runtime: Runtime;
-  /** Properties of the engine, from `factsOf`. */
-  readonly engine: EngineFacts;
-  /** Posts a batch to the engine's thread. */
+  /** Properties of the broker, from `factsOf`. */
+  readonly broker: BrokerFacts;
+  /** Posts a batch to the broker's thread. */
   readonly post: (batch: Batch<WorkerOperation>) => void;
 }
 
 /**
- * The broker of a thread without an engine. An `EnginePort` in another thread owns the engine, and
+ * The broker of a thread without a store. A `BrokerPort` in another thread owns the store, and
  * performs each operation there.
  *
- * - **Bounds:** at most 100,000 publications and 64 MiB can wait for the engine's thread. Further
+ * - **Bounds:** at most 100,000 publications and 64 MiB can wait for the broker's thread. Further
  *   publications are dropped and counted in `stats.dropped`, and `append` then rejects. While
- *   another worker has fallen behind, the engine's thread accepts less, which slows down callers
+ *   another worker has fallen behind, the broker's thread accepts less, which slows down callers
  *   that await `append`.
- * - **Slow worker:** if this thread has more than 32 MiB to handle, the engine's thread drops
+ * - **Slow worker:** if this thread has more than 32 MiB to handle, the broker's thread drops
  *   further deliveries, and `onInterrupted` notifies every subscription that publications were
  *   missed.
  */
 export class PortBroker implements Broker {
-  /** Name of the engine. */
+  /** Name of the broker. */
   readonly name: string;
-  /** The engine's guarantee of delivery. */
+  /** The broker's guarantee of delivery. */
   readonly delivery: Broker["delivery"];
-  /** State of the engine, as its thread reports it. */
+  /** State of the broker, as its thread reports it. */
   readonly status: StatusFeed<BrokerStatus>;
-  /** Histories of the engine. */
+  /** Histories of the broker. */
   readonly history: BrokerHistory | undefined;
-  /** Logs of the engine. */
+  /** Logs of the broker. */
   readonly logs: BrokerLogs | undefined;
   /** State that all workers share. */
   readonly store: BrokerStore | undefined;
   readonly #life: BrokerLife;
   readonly #runtime: Runtime;
-  readonly #link: PortLink<WorkerOperation, EngineOperation>;
+  readonly #link: PortLink<WorkerOperation, BrokerOperation>;
   readonly #pace: Pace;
   readonly #listeners = new ListenerTable<Channel>({ onLast: ({ id }) => this.#leave(id) });
   /** Channels by id, bounded by the table above. */
@@ -110,14 +110,14 @@ export class PortBroker implements Broker {
   #rejection = "";
 
   /** @param options See {@linkcode PortBrokerOptions}. */
-  constructor({ runtime, engine, post }: PortBrokerOptions) {
+  constructor({ runtime, broker, post }: PortBrokerOptions) {
     this.#runtime = runtime;
-    this.name = engine.name;
-    this.delivery = engine.delivery;
+    this.name = broker.name;
+    this.delivery = broker.delivery;
     this.#life = new BrokerLife(runtime, {
-      engine: `The ${engine.name} broker`,
+      broker: `The ${broker.name} broker`,
       backlog: "operations wait for the main thread",
-      status: restoreStatus(engine.status),
+      status: restoreStatus(broker.status),
     });
     this.status = this.#life.status;
     this.#pace = new Pace(runtime);
@@ -132,7 +132,7 @@ export class PortBroker implements Broker {
         this.#pace.take(0, done);
       },
     });
-    const { history, logs, store } = partsOf(engine, (name, args) => this.#call(name, args));
+    const { history, logs, store } = partsOf(broker, (name, args) => this.#call(name, args));
     [this.history, this.logs, this.store] = [history, logs, store];
   }
 
@@ -143,7 +143,7 @@ export class PortBroker implements Broker {
   }
 
   /**
-   * Describes the current problems: an unreachable engine, rejections, and many waiting operations.
+   * Describes the current problems: an unreachable broker, rejections, and many waiting operations.
    */
   issues(): string[] {
     const { waiting } = this.#link;
@@ -156,8 +156,8 @@ export class PortBroker implements Broker {
     return issues;
   }
 
-  /** Handles a batch from the engine's thread. */
-  take(batch: Batch<EngineOperation>): void {
+  /** Handles a batch from the broker's thread. */
+  take(batch: Batch<BrokerOperation>): void {
     this.#link.take(batch);
   }
 
@@ -192,7 +192,7 @@ export class PortBroker implements Broker {
    * @param topic The topic.
    * @param listener Receives the publications of the topic.
    * @param options The bounds of a history, and a callback for interruptions.
-   * @returns The subscription, which is ready once the engine has confirmed it.
+   * @returns The subscription, which is ready once the broker has confirmed it.
    * @throws {UnsupportedError} If the broker is closed.
    * @throws {RangeError} If the topic has more than 1,024 bytes.
    */
@@ -245,7 +245,7 @@ export class PortBroker implements Broker {
     this.#link.send(["unsubscribe", id]);
   }
 
-  /** Calls the engine. Handles names, bounds and signals for all calls. */
+  /** Calls the broker. Handles names, bounds and signals for all calls. */
   async #call(name: CallName, args: readonly unknown[]): Promise<unknown> {
     const { pack, counts } = CALLS[name];
     const [first] = args;
@@ -271,7 +271,7 @@ export class PortBroker implements Broker {
     return result;
   }
 
-  #handle(operation: EngineOperation): void {
+  #handle(operation: BrokerOperation): void {
     switch (operation[0]) {
       case "deliver":
         return this.#deliver(operation);
@@ -295,7 +295,7 @@ export class PortBroker implements Broker {
     }
   }
 
-  #deliver(operation: OperationOf<EngineOperation, "deliver">): void {
+  #deliver(operation: OperationOf<BrokerOperation, "deliver">): void {
     const [, id, payload, bytes, except, epoch, offset = 0, prev = 0, tag] = operation;
     const channel = this.#channels.get(id);
     if (channel === undefined) return;

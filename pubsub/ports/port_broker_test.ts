@@ -8,9 +8,9 @@ import { testBroker } from "../conformance/suite.ts";
 import { connectTo } from "./ports_fixture.ts";
 import { MemoryBroker } from "../memory/broker.ts";
 import { Nodes } from "../nodes/nodes.ts";
-import { EnginePorts } from "./engine_port.ts";
+import { BrokerPorts } from "./broker_port.ts";
 import type { Batch } from "./link.ts";
-import { type EngineOperation, factsOf, type WorkerOperation } from "./operations.ts";
+import { type BrokerOperation, factsOf, type WorkerOperation } from "./operations.ts";
 import { PortBroker } from "./port_broker.ts";
 
 testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {
@@ -20,18 +20,18 @@ testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {
   },
 });
 
-/** Workers on one engine, whose batches the test delivers. */
+/** Workers on one store, whose batches the test delivers. */
 class Threads {
-  readonly engine = new MemoryBroker();
+  readonly store = new MemoryBroker();
   readonly runtime = platformRuntime();
-  readonly #ports = new EnginePorts(this.engine, this.runtime);
+  readonly #ports = new BrokerPorts(this.store, this.runtime);
   /** Batches for workers that currently handle no messages. */
-  readonly #late = new Map<PortBroker, Batch<EngineOperation>[]>();
+  readonly #late = new Map<PortBroker, Batch<BrokerOperation>[]>();
 
   start(): PortBroker {
     const broker: PortBroker = new PortBroker({
       runtime: this.runtime,
-      engine: factsOf(this.engine),
+      broker: factsOf(this.store),
       post: (batch) => port.take(batch),
     });
     const port = this.#ports.open((batch) => {
@@ -63,7 +63,7 @@ Deno.test("PortBroker drops publications beyond its bounds while no thread handl
   let posted = 0;
   const options = {
     runtime: platformRuntime(),
-    engine: factsOf(new MemoryBroker()),
+    broker: factsOf(new MemoryBroker()),
     post: ([, , operations]: Batch<WorkerOperation>) => void (posted += operations.length),
   };
   const large = new PortBroker(options);
@@ -83,7 +83,7 @@ Deno.test("PortBroker rejects log calls beyond its bounds, and ends a wait when 
   const operations: WorkerOperation[] = [];
   const { logs } = new PortBroker({
     runtime: platformRuntime(),
-    engine: factsOf(new MemoryBroker()),
+    broker: factsOf(new MemoryBroker()),
     post: ([, , posted]) => void operations.push(...posted),
   });
   const reading = { after: 0, maxRecords: 1, maxBytes: 1, renews: false };
@@ -101,13 +101,13 @@ Deno.test("PortBroker rejects log calls beyond its bounds, and ends a wait when 
 });
 
 Deno.test("PortBroker carries records of logs without the rest of their buffers", async () => {
-  await using engine = new MemoryBroker();
-  const [broker] = connectTo(engine, 1);
+  await using store = new MemoryBroker();
+  const [broker] = connectTo(store, 1);
   const [id, identity, contentType] = ["log", "identity", "application/octet-stream"];
   const records = [new Uint8Array(1_000_000).fill(7).subarray(10, 13), "text"];
   await broker!.logs!.create(id, { config: { contentType }, identity, records, maxLogs: 1 });
   const reading = { after: 0, maxRecords: 9, maxBytes: 100, renews: false };
-  for (const logs of [engine.logs!, broker!.logs!]) {
+  for (const logs of [store.logs!, broker!.logs!]) {
     const page = await logs.read(id, reading);
     assert(typeof page === "object");
     assertEquals(page.records, [Uint8Array.of(7, 7, 7), "text"]);
@@ -175,29 +175,29 @@ Deno.test("PortBroker reports missed publications to a worker that is too far be
   assertEquals(heard, ["after"]);
 });
 
-Deno.test("EnginePort.end() ends the subscriptions of a worker that is gone", async () => {
-  await using engine = new MemoryBroker();
-  const posted: EngineOperation[] = [];
-  const port = new EnginePorts(engine, platformRuntime()).open(([, , operations]) => {
+Deno.test("BrokerPort.end() ends the subscriptions of a worker that is gone", async () => {
+  await using store = new MemoryBroker();
+  const posted: BrokerOperation[] = [];
+  const port = new BrokerPorts(store, platformRuntime()).open(([, , operations]) => {
     posted.push(...operations);
   });
   port.take([0, 0, [["subscribe", 1, "news", undefined]]]);
   await turns();
   assertEquals(posted.splice(0), [["status", { name: "connected" }], ["ready", 1]]);
-  engine.publish({ topic: "news", payload: "1" });
+  store.publish({ topic: "news", payload: "1" });
   port.end();
   port.end();
-  engine.publish({ topic: "news", payload: "2" });
+  store.publish({ topic: "news", payload: "2" });
   await turns();
   assertEquals(posted, []);
 });
 
-Deno.test("PortBroker reports an unreachable engine, and rejected operations", async () => {
+Deno.test("PortBroker reports an unreachable store, and rejected operations", async () => {
   const facts = factsOf(new MemoryBroker());
   let operations: unknown[] = [];
   const broker = new PortBroker({
     runtime: platformRuntime(),
-    engine: facts,
+    broker: facts,
     post: ([, , posted]) => operations = [...operations, ...posted],
   });
   const since = Date.now();
@@ -220,14 +220,14 @@ Deno.test("PortBroker reports an unreachable engine, and rejected operations", a
   await broker.close();
 });
 
-Deno.test("PortBroker preserves error classes, also of an engine's own subclass", async () => {
+Deno.test("PortBroker preserves error classes, also of a store's own subclass", async () => {
   class TooLong extends RangeError {
     override name = "TooLong";
   }
-  await using engine = new MemoryBroker();
+  await using store = new MemoryBroker();
   const errors = [new TooLong("long"), new TypeError("type"), new Error("away")];
-  using _newest = stub(engine.store, "newest", () => Promise.reject(errors.shift()));
-  const [broker] = connectTo(engine, 1);
+  using _newest = stub(store.store, "newest", () => Promise.reject(errors.shift()));
+  const [broker] = connectTo(store, 1);
   const newest = () => broker!.store!.newest("key", 1_000);
   await assertRejects(newest, RangeError, "long");
   await assertRejects(newest, TypeError, "type");
@@ -244,8 +244,8 @@ async function passTurns(time: FakeTime): Promise<void> {
 }
 
 Deno.test("PortBroker carries heartbeat data between the nodes of two workers", async () => {
-  await using engine = new MemoryBroker();
-  const [one, two] = connectTo(engine, 2);
+  await using store = new MemoryBroker();
+  const [one, two] = connectTo(store, 2);
   await using a = new Nodes({ broker: one! });
   await using b = new Nodes({ broker: two! });
   const { promise, resolve } = Promise.withResolvers<unknown>();

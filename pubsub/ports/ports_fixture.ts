@@ -1,17 +1,17 @@
 /** Workers' brokers for tests, with ports that clone each batch as between threads. */
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Broker } from "../broker.ts";
-import { EnginePorts } from "./engine_port.ts";
+import { BrokerPorts } from "./broker_port.ts";
 import { factsOf } from "./operations.ts";
 import { PortBroker } from "./port_broker.ts";
 
 /** A worker's broker, connected by ports that clone each batch. */
-function connect(ports: EnginePorts, engine: Broker): PortBroker {
+function connect(ports: BrokerPorts, store: Broker): PortBroker {
   const runtime = platformRuntime();
   const { port1, port2 } = new MessageChannel();
   const broker: PortBroker = new PortBroker({
     runtime,
-    engine: factsOf(engine),
+    broker: factsOf(store),
     post: (batch) => port2.postMessage(batch),
   });
   const port = ports.open((batch) => port1.postMessage(batch));
@@ -26,8 +26,8 @@ function connect(ports: EnginePorts, engine: Broker): PortBroker {
   return broker;
 }
 
-/** Connects several workers to one engine. */
-export function connectTo(engine: Broker, count: number): PortBroker[] {
-  const ports = new EnginePorts(engine, platformRuntime());
-  return Array.from({ length: count }, () => connect(ports, engine));
+/** Connects several workers to one store. */
+export function connectTo(store: Broker, count: number): PortBroker[] {
+  const ports = new BrokerPorts(store, platformRuntime());
+  return Array.from({ length: count }, () => connect(ports, store));
 }

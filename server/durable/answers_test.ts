@@ -20,7 +20,7 @@ import {
 import { DurableStreams } from "./streams.ts";
 import { checkAnswers, tailOf } from "./options.ts";
 import { codeOf } from "./streams_fixture.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 
 const NAME = "a-name-of-an-answer-1";
 
@@ -39,14 +39,14 @@ class Node {
 
   constructor(
     memory: SkewedBroker,
-    engine: FaultyEngine,
+    store: FaultyStore,
     { resume, ...options }: Parameters<typeof checkAnswers>[0] & {
       readonly resume?: ResumeAnswer;
     } = {},
   ) {
     // Fake time has no `performance.now()`.
     const runtime = Object.assign(platformRuntime(), { monotonic: () => Date.now() });
-    const broker = engine.connect();
+    const broker = store.connect();
     broker.make("logs", async (run) => {
       await this.silence?.promise;
       memory.skewMs = this.skewMs;
@@ -135,11 +135,11 @@ class SkewedBroker extends MemoryBroker {
 /** Nodes on one broker, closed at the end. */
 class Cluster implements AsyncDisposable {
   readonly memory = new SkewedBroker();
-  readonly #engine = new FaultyEngine({ make: () => this.memory });
+  readonly #store = new FaultyStore({ make: () => this.memory });
   readonly #nodes: Node[] = [];
 
   add(options?: ConstructorParameters<typeof Node>[2]): Node {
-    const node = new Node(this.memory, this.#engine, options);
+    const node = new Node(this.memory, this.#store, options);
     this.#nodes.push(node);
     return node;
   }
@@ -606,8 +606,8 @@ Deno.test("Answers passes the newest items to resume, within bounds", async () =
 Deno.test("No generator starts on a node that closed while the broker created the stream", async () => {
   for (const resume of [undefined, async function* () {}]) {
     const memory = new SkewedBroker();
-    const engine = new FaultyEngine({ make: () => memory });
-    const node = new Node(memory, engine, { resume });
+    const store = new FaultyStore({ make: () => memory });
+    const node = new Node(memory, store, { resume });
     node.silence = Promise.withResolvers();
     let made = 0;
     const begun = node.begin(async function* () {

@@ -14,7 +14,7 @@ import { type Broker, type BrokerSubscription, countedBytes } from "../../pubsub
 import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
 import { LimitError, RequestError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
-import { fail, FaultyEngine } from "../../tests/faulty_broker.ts";
+import { fail, FaultyStore } from "../../tests/faulty_broker.ts";
 import { listen } from "../../tests/servers.ts";
 
 const TEXT = { "content-type": "text/plain" };
@@ -77,7 +77,7 @@ class Bench implements AsyncDisposable {
 }
 
 Deno.test("serve() rejects malformed options of durable streams", () => {
-  const broker = new FaultyEngine().connect({ without: ["logs"] });
+  const broker = new FaultyStore().connect({ without: ["logs"] });
   const cases: [options: object, text: string, broker?: Broker][] = [
     [{ path: "streams" }, "durableStreams.path must be a path"],
     [{ path: "/streams", cache: "shared" }, "durableStreams.cache must be"],
@@ -316,7 +316,7 @@ Deno.test("a rejected append reports the expected and the received value", async
 
 Deno.test("an outage of the broker is a 503 for each request, and one line on the console", async () => {
   using console = captureConsole();
-  const broker = new FaultyEngine().connect();
+  const broker = new FaultyStore().connect();
   broker.make("logs", fail);
   await using bench = new Bench({}, broker);
   const body = { headers: TEXT, body: "x" };
@@ -338,7 +338,7 @@ Deno.test("an outage of the broker is a 503 for each request, and one line on th
   }
   assertEquals(bench.server.httpStats.durableStreams?.readers, { "long-poll": 0, sse: 0 });
   const lines = console.lines.filter((line) => line.includes("A request to durableStreams"));
-  assertEquals(lines, ["Skein: A request to durableStreams failed: Cannot reach the engine"]);
+  assertEquals(lines, ["Skein: A request to durableStreams failed: Cannot reach the broker"]);
 });
 
 Deno.test("a reader does not wait forever for announcements of a silent broker", async () => {

@@ -5,7 +5,7 @@ import { STALLED_MS } from "../http/event_bodies.ts";
 import { SSE_MS } from "./sse.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { RequestInfo } from "../../transport/address.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { headOf, partsOf, TextSocket } from "../../tests/text_socket.ts";
 
 const TEXT = { "content-type": "text/plain" };
@@ -72,7 +72,7 @@ Deno.test("DurableStreamsHandler() rejects unknown keys, and brokers without log
     TypeError,
     'received "paths"; did you mean "path"?',
   );
-  const broker = new FaultyEngine().connect({ without: ["logs"] });
+  const broker = new FaultyStore().connect({ without: ["logs"] });
   assertThrows(() => new DurableStreamsHandler({ ...options, broker }), TypeError, "keeps logs");
 });
 

@@ -7,7 +7,7 @@ import { type StreamBounds, StreamLogs } from "../../pubsub/logs/stream_logs.ts"
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { tailOf } from "./options.ts";
 import { DurableStreams } from "./streams.ts";
-import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "../../tests/faulty_broker.ts";
 
 /** Limits that no test reaches by accident. */
 const BOUNDS = {
@@ -23,7 +23,7 @@ const BOUNDS = {
 export class TwoNodes implements AsyncDisposable {
   readonly memory: MemoryBroker = new MemoryBroker();
   /** The broker of `node`. */
-  readonly broker: FaultyBroker = new FaultyEngine({ make: () => this.memory }).connect();
+  readonly broker: FaultyBroker = new FaultyStore({ make: () => this.memory }).connect();
   readonly errors: unknown[] = [];
   readonly node: DurableStreams;
   readonly other: DurableStreams;

@@ -22,7 +22,7 @@ const LIFE_MS = 600_000;
 const SILENCE_MS = 20_000;
 
 /** Longest wait for the broker, in milliseconds. */
-const ENGINE_MS = 5_000;
+const BROKER_MS = 5_000;
 
 /** Delay before a reader reconnects, in milliseconds. */
 const RETRY_MS = 250;
@@ -199,9 +199,9 @@ export class TopicEvents {
   }
 
   #within<T>(promise: Promise<T>): Promise<T> {
-    return within(this.#options.runtime, promise, { timeoutMs: ENGINE_MS }).catch((cause) => {
+    return within(this.#options.runtime, promise, { timeoutMs: BROKER_MS }).catch((cause) => {
       if (!(cause instanceof TimeoutError)) throw cause;
-      const text = `Cannot follow a topic: the broker must respond within ${ENGINE_MS} ms`;
+      const text = `Cannot follow a topic: the broker must respond within ${BROKER_MS} ms`;
       throw new BrokerError(text, { cause });
     });
   }

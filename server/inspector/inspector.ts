@@ -32,7 +32,7 @@ const MAX_REQUESTS = 64;
 const AUTHORIZE_MS = 10_000;
 
 /** Longest wait for a history or a stream from the broker, in milliseconds. */
-const ENGINE_MS = 5_000;
+const BROKER_MS = 5_000;
 
 /**
  * Time for which a history is reused for all pages, in milliseconds; a read may transfer a
@@ -297,7 +297,7 @@ export class Inspector implements AsyncDisposable {
     const at = this.#runtime.monotonic();
     const known = this.#histories.get(topic);
     const isFresh = known !== undefined && at - known.at < HISTORY_FRESH_MS;
-    const answer = isFresh ? known.answer : this.#fromEngine((signal) => {
+    const answer = isFresh ? known.answer : this.#fromBroker((signal) => {
       const { topics } = this.#server;
       const historyOf = (one: string) => topics.historyOf(one);
       const options = { showsPayloads: this.#showsPayloads, signal };
@@ -315,17 +315,17 @@ export class Inspector implements AsyncDisposable {
   async #stream(id: string): Promise<object> {
     const { streams } = this.#server;
     if (streams === undefined) return {};
-    return { info: await this.#fromEngine(() => streams.info(id)) };
+    return { info: await this.#fromBroker(() => streams.info(id)) };
   }
 
   /** Reads from the broker; an unreachable broker is not a failure of the inspector. */
-  async #fromEngine<T>(
+  async #fromBroker<T>(
     read: (signal: AbortSignal) => Promise<T>,
   ): Promise<T | { readonly unavailable: string } | undefined> {
     const ending = new AbortController();
     try {
       return await within(this.#runtime, read(ending.signal), {
-        timeoutMs: ENGINE_MS,
+        timeoutMs: BROKER_MS,
         late: "Cannot wait for the broker longer than",
       });
     } catch (error) {

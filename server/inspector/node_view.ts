@@ -234,7 +234,7 @@ export class NodeView implements AsyncDisposable {
     const isAway = status.name === "interrupted";
     const error = isAway && status.error !== undefined ? textOf(status.error) : undefined;
     return {
-      engine: broker.name,
+      name: broker.name,
       delivery: broker.delivery,
       state: status.name,
       since: isAway ? status.since : undefined,

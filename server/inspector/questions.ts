@@ -134,7 +134,7 @@ export interface ListAnswer {
 
 /** The state of the broker, as seen by one node. */
 export interface BrokerView {
-  readonly engine: string;
+  readonly name: string;
   readonly delivery: string;
   readonly state: string;
   readonly since: number | undefined;

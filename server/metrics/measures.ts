@@ -61,7 +61,7 @@ export interface MetricsSource {
   health(): ServerHealth | Promise<ServerHealth>;
 }
 
-/** Counters before the first handshake, and for an engine that does not count. */
+/** Counters before the first handshake, and for a broker that does not count. */
 export const NO_HANDSHAKES: QuicHandshakeStats = {
   pending: 0,
   ignored: 0,
@@ -251,11 +251,11 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
     ),
     counter(
       [
-        "skein.rates.engine.failures",
+        "skein.rates.broker.failures",
         "{failure}",
         "Failed calls to the shared counters",
       ],
-      { value: rates.engineFailures },
+      { value: rates.brokerFailures },
     ),
     sum(["skein.users", "{user}", "Users with sessions"], { value: stats.users }),
     sum(["skein.addresses", "{address}", "Network addresses with sessions"], {

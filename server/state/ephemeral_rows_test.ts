@@ -6,7 +6,7 @@ import { Quotas } from "../../base/shares.ts";
 import { RequestError } from "../../mod.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { MAX_SESSION_ROWS, rowName } from "../../session/wire/rows.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
 import {
   type EphemeralRows,
@@ -223,8 +223,8 @@ class Node {
   readonly told = new Map<string, unknown>();
   writers: readonly object[] = [{}, {}];
 
-  constructor(engine: FaultyEngine) {
-    this.broker = engine.connect();
+  constructor(store: FaultyStore) {
+    this.broker = store.connect();
     this.nodes = new Nodes({ broker: this.broker });
     this.states = new EphemeralStates({
       runtime,
@@ -256,8 +256,8 @@ class Node {
 
 Deno.test("EphemeralRows.remove() keeps values that others write while a node does not answer", async () => {
   using time = new FakeTime(0);
-  const engine = new FaultyEngine();
-  const [one, two, silent] = [new Node(engine), new Node(engine), new Node(engine)] as const;
+  const store = new FaultyStore();
+  const [one, two, silent] = [new Node(store), new Node(store), new Node(store)] as const;
   await time.tickAsync(400);
   const write = (value: string) =>
     two.rows.write(two, { type: "cursors", key: "a", operation: "upsert", value });
@@ -278,15 +278,15 @@ Deno.test("EphemeralRows converge after any loss, duplicate or delay, and any de
   for (let seed = 1; seed <= 8; seed++) {
     using time = new FakeTime(0);
     const random = new Random(seed);
-    const engine = new FaultyEngine({ random });
+    const store = new FaultyStore({ random });
     const all: Node[] = [];
     const join = async () => {
-      all.push(new Node(engine));
+      all.push(new Node(store));
       await time.tickAsync(400);
     };
     for (let i = 0; i < 3; i++) await join();
     let alive = [...all];
-    engine.faults = { lost: 60, repeated: 60, late: 120, lateMs: 400 };
+    store.faults = { lost: 60, repeated: 60, late: 120, lateMs: 400 };
     for (let step = 0; step < 300; step++) {
       const node = random.pick(alive);
       const by = random.pick(node.writers);
@@ -316,7 +316,7 @@ Deno.test("EphemeralRows converge after any loss, duplicate or delay, and any de
         node.broker.mend();
       } else await time.tickAsync(random.below(200));
     }
-    engine.faults = {};
+    store.faults = {};
     await time.tickAsync(30_000);
     for (const node of alive) {
       assertEquals(node.values, alive[0]!.values, `seed ${seed}`);

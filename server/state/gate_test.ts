@@ -12,7 +12,7 @@ import {
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { Page } from "../../tests/page.ts";
 import { listen, RawSocket } from "../../tests/servers.ts";
 import { until } from "../../tests/waiting.ts";
@@ -441,7 +441,7 @@ Deno.test("authorizeChange decides about the row that the client expects", async
   const authorizeChange = ({ before }: RequestedChange) => (seen.push(before), true);
   for (const way of CLIENTS) {
     await t.step(way, async () => {
-      const link = new FaultyEngine().connect();
+      const link = new FaultyStore().connect();
       await using bench = new Bench({ authorizeChange, broker: link });
       await bench.create("board:1");
       const card = (headers: object) => [change("cards", "a", { title: "mine" }, headers)];
@@ -527,7 +527,7 @@ Deno.test("authorizeChange sees the rows of a state that was deleted and created
   const seen: unknown[] = [];
   for (const way of CLIENTS) {
     await t.step(way, async () => {
-      const link = new FaultyEngine().connect();
+      const link = new FaultyStore().connect();
       const authorizeChange = ({ before }: RequestedChange) => (seen.push(before), true);
       await using bench = new Bench({ authorizeChange, broker: link });
       await bench.create("board:1");
@@ -603,9 +603,9 @@ Deno.test("Server.state() needs states in a contract, and no contract", async ()
 Deno.test("authorizeChange sees each row that its decision replaces, on two servers", async () => {
   const authorizeChange = ({ before }: RequestedChange) =>
     Promise.resolve({ value: { title: "count", votes: (Object(before).votes ?? 0) + 1 } });
-  const engine = new FaultyEngine();
-  await using one = new Bench({ authorizeChange, broker: engine.connect() });
-  await using two = new Bench({ authorizeChange, broker: engine.connect() });
+  const store = new FaultyStore();
+  await using one = new Bench({ authorizeChange, broker: store.connect() });
+  await using two = new Bench({ authorizeChange, broker: store.connect() });
   await one.create("board:1");
   const writes = Array.from({ length: 40 }, (_, i) => {
     const way = CLIENTS[i % 2]!;

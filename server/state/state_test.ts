@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { RequestError, serve, type Server, type State, UnsupportedError } from "../../mod.ts";
-import { FaultyEngine } from "../../tests/faulty_broker.ts";
+import { FaultyStore } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { rowChange } from "../../pubsub/logs/change_message.ts";
@@ -28,9 +28,9 @@ async function fails(promise: Promise<unknown>): Promise<string> {
 }
 
 Deno.test("Server.state() shares the rows of a state between servers", async () => {
-  const engine = new FaultyEngine();
-  await using one = server(engine.connect());
-  await using two = server(engine.connect());
+  const store = new FaultyStore();
+  await using one = server(store.connect());
+  await using two = server(store.connect());
   await using near = await one.state("board:1");
   const cards = near.collection<Card>("cards");
   assertEquals(await cards.set("a", DRAFT), 1);
@@ -46,9 +46,9 @@ Deno.test("Server.state() shares the rows of a state between servers", async () 
 });
 
 Deno.test("StateCollection.update() loses no change of concurrent writers", async () => {
-  const engine = new FaultyEngine();
-  await using one = server(engine.connect());
-  await using two = server(engine.connect());
+  const store = new FaultyStore();
+  await using one = server(store.connect());
+  await using two = server(store.connect());
   await using near = await one.state("board:1");
   await using far = await two.state("board:1");
   const collections = [near, far].map((state) => state.collection<Card>("cards"));
@@ -124,8 +124,8 @@ Deno.test("State.transaction() changes several rows or none", async () => {
 });
 
 Deno.test("State rejects writes with the reason of their signal", async () => {
-  const engine = new FaultyEngine();
-  await using one = server(engine.connect());
+  const store = new FaultyStore();
+  await using one = server(store.connect());
   await using board = await one.state("board:1");
   const cards = board.collection<Card>("cards");
   await cards.set("a", DRAFT);
@@ -149,7 +149,7 @@ Deno.test("State rejects writes with the reason of their signal", async () => {
   // The broker already has this write.
   const sent = new AbortController();
   const gate = Promise.withResolvers<void>();
-  engine.make("logs.append", async (run) => {
+  store.make("logs.append", async (run) => {
     await gate.promise;
     return await run();
   });
@@ -262,9 +262,9 @@ Deno.test("State.changes() leaves out rows that came and went", async () => {
 });
 
 Deno.test("State replaces its rows in one step if it missed forgotten deletions", async () => {
-  const engine = new FaultyEngine();
-  await using one = server(engine.connect());
-  const link = engine.connect();
+  const store = new FaultyStore();
+  await using one = server(store.connect());
+  const link = store.connect();
   await using two = server(link);
   await using near = await one.state("board:1");
   const cards = near.collection<number>("cards");
@@ -280,7 +280,7 @@ Deno.test("State replaces its rows in one step if it missed forgotten deletions"
   // Another writer with smaller bounds makes the log forget the deletion.
   const change = rowChange({ type: "cards", key: "d", operation: "upsert", value: "1" }, 0);
   const rowBounds = { rows: 9, deletions: 0, deletionMs: 0 };
-  await engine.connect().logs!.append("board:1", {
+  await store.connect().logs!.append("board:1", {
     records: [],
     changes: [change],
     maxBytes: 1e6,

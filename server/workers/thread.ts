@@ -8,7 +8,7 @@ import { Worker } from "node:worker_threads";
 import type { Runtime } from "../../base/runtime.ts";
 import { pause, within } from "../../base/wait.ts";
 import { TimeoutError } from "../../errors.ts";
-import type { EnginePort, EnginePorts } from "../../pubsub/ports/engine_port.ts";
+import type { BrokerPort, BrokerPorts } from "../../pubsub/ports/broker_port.ts";
 import {
   type AnswersTo,
   type MainQuestions,
@@ -32,7 +32,7 @@ export interface WorkerThreadOptions {
   readonly runtime: Runtime;
   /** Starts the thread; by default, as the platform does. */
   readonly startThread?: StartThread | undefined;
-  readonly ports: EnginePorts;
+  readonly ports: BrokerPorts;
   readonly init: WorkerInit;
   /** Heap limit of the thread, in MiB; `undefined` for the limit of this process. */
   readonly maxHeapMb: number | undefined;
@@ -49,7 +49,7 @@ export class WorkerThread {
   readonly calls: ThreadCalls<WorkerQuestions, MainQuestions>;
   readonly #options: WorkerThreadOptions;
   readonly #worker: ReturnType<StartThread>;
-  readonly #port: EnginePort;
+  readonly #port: BrokerPort;
   readonly #over = new AbortController();
   #error: Error | undefined;
 

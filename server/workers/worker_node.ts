@@ -3,7 +3,7 @@ import { getHeapStatistics } from "node:v8";
 import type { MessagePort } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import type { EngineFacts } from "../../pubsub/ports/operations.ts";
+import type { BrokerFacts } from "../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../pubsub/ports/port_broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Contract } from "../../session/contract.ts";
@@ -103,7 +103,7 @@ export interface WorkerInit {
   readonly module: string;
   readonly index: number;
   readonly data: unknown;
-  readonly engine: EngineFacts;
+  readonly broker: BrokerFacts;
   /** Options of `serve` that all workers share. */
   readonly listen: Pick<
     ServeOptions,
@@ -134,7 +134,7 @@ class WorkerProgram {
 
   constructor(post: (message: unknown) => void, init: WorkerInit) {
     this.#init = init;
-    this.#broker = new PortBroker({ runtime: this.#runtime, engine: init.engine, post });
+    this.#broker = new PortBroker({ runtime: this.#runtime, broker: init.broker, post });
     this.#calls = new ThreadCalls<MainQuestions, WorkerQuestions>(post, this.#answers());
   }
 

@@ -20,7 +20,7 @@ import { DRAIN, type DrainOptions, type DrainReport } from "../../manager/drain.
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { sayFarewell } from "../../pubsub/nodes/nodes.ts";
-import { EnginePorts } from "../../pubsub/ports/engine_port.ts";
+import { BrokerPorts } from "../../pubsub/ports/broker_port.ts";
 import { factsOf } from "../../pubsub/ports/operations.ts";
 import { CLOSE } from "../../session/call_checks.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
@@ -128,8 +128,8 @@ export class Workers implements AsyncDisposable {
   readonly #module: string;
   readonly #runtime: Runtime;
   readonly #console: ConsoleReport;
-  readonly #engine: Broker;
-  readonly #ports: EnginePorts;
+  readonly #broker: Broker;
+  readonly #ports: BrokerPorts;
   readonly #slots: readonly Slot[];
   readonly #limits: { readonly workers: number; readonly silentMs: number };
   readonly #over = new AbortController();
@@ -152,8 +152,8 @@ export class Workers implements AsyncDisposable {
     this.#module = module;
     this.#runtime = runtime;
     this.#console = new ConsoleReport(runtime);
-    this.#engine = options.broker ?? new MemoryBroker({ runtime });
-    this.#ports = new EnginePorts(this.#engine, runtime);
+    this.#broker = options.broker ?? new MemoryBroker({ runtime });
+    this.#ports = new BrokerPorts(this.#broker, runtime);
     this.#slots = Array.from({ length: workers }, (_, index) => ({
       index,
       backoff: new Backoff(runtime, { firstDelayMs: FIRST_DELAY_MS, maxDelayMs: MAX_DELAY_MS }),
@@ -336,7 +336,7 @@ export class Workers implements AsyncDisposable {
         module: this.#module,
         index: slot.index,
         data,
-        engine: factsOf(this.#engine),
+        broker: factsOf(this.#broker),
         hasUdp: slot.hasUdp,
         listen: {
           port: this.#address?.port ?? port,
@@ -371,7 +371,7 @@ export class Workers implements AsyncDisposable {
     Object.assign(slot, { state: "closed", thread: undefined, facts: undefined, hasUdp: false });
     if (this.#isEnding) return;
     // Other workers need not wait for missed heartbeats of a node that is certainly gone.
-    if (facts !== undefined) sayFarewell(this.#engine, facts.node);
+    if (facts !== undefined) sayFarewell(this.#broker, facts.node);
     this.#handOverUdp();
     for (let reason = error; !this.#isEnding;) {
       slot.state = "waiting";
@@ -473,7 +473,7 @@ export class Workers implements AsyncDisposable {
       await thread.terminate(new Error(`Worker ${slot.index} was closed`));
       slot.state = "closed";
     }));
-    if (this.#options.broker === undefined) await this.#engine.close();
+    if (this.#options.broker === undefined) await this.#broker.close();
   }
 }
 

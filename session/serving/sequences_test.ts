@@ -13,7 +13,7 @@ import { RequestService, type SessionServices } from "./requests.ts";
 import { turns } from "../../tests/waiting.ts";
 
 /** The shared state of nodes, in memory: a broker that can be unreachable or slow. */
-class Engine {
+class FakeBroker {
   readonly numbers = new Map<string, number>();
   readonly claims = new Map<string, { node: string; until: number }>();
   readonly calls: string[] = [];
@@ -51,7 +51,7 @@ class Engine {
 
   #reach(call: string): Promise<void> {
     this.calls.push(call);
-    return this.isAway ? Promise.reject(new BrokerError("The engine is away")) : Promise.resolve();
+    return this.isAway ? Promise.reject(new BrokerError("The broker is away")) : Promise.resolve();
   }
 }
 
@@ -70,16 +70,16 @@ function node(
 }
 
 /** A node that records the messages that it handles. */
-function recording(engine = new Engine()): { network: Network; seen: unknown[] } {
+function recording(broker = new FakeBroker()): { network: Network; seen: unknown[] } {
   const seen: unknown[] = [];
-  return { network: new Network(node(engine.node("a"), (data) => void seen.push(data))), seen };
+  return { network: new Network(node(broker.node("a"), (data) => void seen.push(data))), seen };
 }
 
 const atLeastOnce = { delivery: "at-least-once" } as const;
 
 Deno.test("Client with at-least-once has each message handled once, and releases acknowledged ones", async () => {
-  const engine = new Engine();
-  const { network, seen } = recording(engine);
+  const broker = new FakeBroker();
+  const { network, seen } = recording(broker);
   await using client = network.client(atLeastOnce);
   const sent = [...Array.from({ length: 50 }, (_, i) => i), Uint8Array.of(1, 2)];
   for (const data of sent) client.send("t", data);
@@ -88,14 +88,14 @@ Deno.test("Client with at-least-once has each message handled once, and releases
   assertEquals([seen, client.outbox], [sent, { messages: 0, bytes: 0 }]);
   client.send("t", "later");
   await client.flushed();
-  assertEquals([seen.at(-1), [...engine.numbers.values()]], ["later", [52]]);
+  assertEquals([seen.at(-1), [...broker.numbers.values()]], ["later", [52]]);
 });
 
 Deno.test("A message whose handler outlives its session is not handled again in the next one", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const gate = Promise.withResolvers<void>();
-  const network = new Network(node(new Engine().node("a"), (data) => {
+  const network = new Network(node(new FakeBroker().node("a"), (data) => {
     seen.push(data);
     return data === 1 ? gate.promise : undefined;
   }));
@@ -110,7 +110,7 @@ Deno.test("A message whose handler outlives its session is not handled again in 
 });
 
 Deno.test("A session that closes while it waits leaves the turn to the running handler", async () => {
-  const sequences = new Sequences(platformRuntime(), new Engine().node("a"));
+  const sequences = new Sequences(platformRuntime(), new FakeBroker().node("a"));
   const [first, second, third] = [1, 2, 3].map(() => ({ acknowledge() {} }));
   const client = sequences.open("ann", first!);
   const endTurn = await client.takeTurn();
@@ -134,7 +134,7 @@ Deno.test("A handler that does not return delays the next session by at most 30 
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network(
-    node(new Engine().node("a", Infinity), (data) => {
+    node(new FakeBroker().node("a", Infinity), (data) => {
       return seen.push(data) === 1 ? new Promise<void>(() => {}) : undefined;
     }),
   );
@@ -152,10 +152,10 @@ Deno.test("A handler that does not return delays the next session by at most 30 
 
 Deno.test("A message that was handled but not stored yet is not handled again", async () => {
   using time = new FakeTime();
-  const engine = new Engine();
+  const broker = new FakeBroker();
   const gate = Promise.withResolvers<void>();
-  engine.gate = gate.promise;
-  const { network, seen } = recording(engine);
+  broker.gate = gate.promise;
+  const { network, seen } = recording(broker);
   await using client = network.client(atLeastOnce);
   client.send("t", 1);
   await turns(20);
@@ -168,10 +168,10 @@ Deno.test("A message that was handled but not stored yet is not handled again", 
 
 Deno.test("Messages stored while their client was away are all acknowledged, and later ones too", async () => {
   using time = new FakeTime();
-  const engine = new Engine();
+  const broker = new FakeBroker();
   const gate = Promise.withResolvers<void>();
-  engine.gate = gate.promise;
-  const { network, seen } = recording(engine);
+  broker.gate = gate.promise;
+  const { network, seen } = recording(broker);
   await using client = network.client(atLeastOnce);
   const count = 80;
   for (let i = 0; i < count; i++) client.send("t", i);
@@ -180,15 +180,15 @@ Deno.test("Messages stored while their client was away are all acknowledged, and
   network.cut();
   gate.resolve();
   await turns(20);
-  assertEquals([[...engine.numbers.values()], client.outbox.messages], [[count], count]);
+  assertEquals([[...broker.numbers.values()], client.outbox.messages], [[count], count]);
   await network.retry(time);
   assertEquals([seen.length, client.outbox.messages], [count, 0]);
 });
 
 Deno.test("A client's numbers count only for its user: equal numbers of other users drop nothing", async () => {
-  const engine = new Engine();
+  const broker = new FakeBroker();
   const seen: unknown[] = [];
-  const services = new RequestService(platformRuntime(), { sequences: engine.node("a") });
+  const services = new RequestService(platformRuntime(), { sequences: broker.node("a") });
   const settings = {
     services,
     onMessage: ({ data }: { data: unknown }) => void seen.push(data),
@@ -203,13 +203,13 @@ Deno.test("A client's numbers count only for its user: equal numbers of other us
     }
   }
   assertEquals(seen, ["ann", "bob", "3:ann", "nobody"]);
-  assertEquals(engine.numbers.size, 4);
+  assertEquals(broker.numbers.size, 4);
 });
 
 Deno.test("A session that closed while another node held the claim leaves no claim behind", async () => {
   using time = new FakeTime();
-  const engine = new Engine();
-  const store = engine.node("b");
+  const broker = new FakeBroker();
+  const store = broker.node("b");
   const read = Promise.withResolvers<void>();
   const sequences = new Sequences(platformRuntime(), {
     ...store,
@@ -218,7 +218,7 @@ Deno.test("A session that closed while another node held the claim leaves no cla
       return await store.newest(client);
     },
   });
-  engine.claims.set("ann", { node: "a", until: Date.now() + 4_000 });
+  broker.claims.set("ann", { node: "a", until: Date.now() + 4_000 });
   const [first, second] = [{ acknowledge() {} }, { acknowledge() {} }];
   const client = sequences.open("ann", first);
   const left = client.takeTurn();
@@ -238,8 +238,8 @@ Deno.test("A session that closed while another node held the claim leaves no cla
 });
 
 Deno.test("A late number that is stored while the newest one is read is acknowledged", async () => {
-  const engine = new Engine();
-  const store = engine.node("a");
+  const broker = new FakeBroker();
+  const store = broker.node("a");
   const read = Promise.withResolvers<void>();
   using sequences = new Sequences(platformRuntime(), {
     ...store,
@@ -255,7 +255,7 @@ Deno.test("A late number that is stored while the newest one is read is acknowle
   await turns();
   client.advance(4);
   await turns();
-  assertEquals([client.kept, engine.numbers.get("ann")], [4, 4]);
+  assertEquals([client.kept, broker.numbers.get("ann")], [4, 4]);
   read.resolve();
   (await turn)();
   assertEquals([client.kept, client.isBusy], [4, false]);
@@ -263,8 +263,8 @@ Deno.test("A late number that is stored while the newest one is read is acknowle
 });
 
 Deno.test("A claim made during the release of the previous one is not released with it", async () => {
-  const engine = new Engine();
-  const store = engine.node("a");
+  const broker = new FakeBroker();
+  const store = broker.node("a");
   const gate = Promise.withResolvers<void>();
   const sequences = new Sequences(platformRuntime(), {
     ...store,
@@ -283,29 +283,29 @@ Deno.test("A claim made during the release of the previous one is not released w
   gate.resolve();
   const endTurn = await turn;
   await turns();
-  assertEquals(engine.claims.get("ann")?.node, "a");
+  assertEquals(broker.claims.get("ann")?.node, "a");
   endTurn();
   sequences.close(after, session);
 });
 
 Deno.test("A claim that expired during a handler is not renewed without the other node's number", async () => {
   using time = new FakeTime();
-  const engine = new Engine();
-  const sequences = new Sequences(platformRuntime(), engine.node("a"));
+  const broker = new FakeBroker();
+  const sequences = new Sequences(platformRuntime(), broker.node("a"));
   const session = { acknowledge() {} };
   const client = sequences.open("ann", session);
   const endTurn = await client.takeTurn();
-  engine.isAway = true;
+  broker.isAway = true;
   await time.tickAsync(4_500);
-  engine.isAway = false;
+  broker.isAway = false;
   // Meanwhile the client was on another node.
-  const other = engine.node("b");
+  const other = broker.node("b");
   assertEquals(await other.claim("ann"), true);
   await other.advance("ann", 5);
   await other.release("ann");
   await time.tickAsync(2_000);
   await turns();
-  assertEquals(engine.claims.get("ann")?.node, "a", "Renewed for the message in progress");
+  assertEquals(broker.claims.get("ann")?.node, "a", "Renewed for the message in progress");
   endTurn();
   const endNext = await client.takeTurn();
   assertEquals(client.handled, 5);
@@ -315,10 +315,10 @@ Deno.test("A claim that expired during a handler is not renewed without the othe
 
 Deno.test("A client on another node waits for the running handlers of the first one", async () => {
   using time = new FakeTime();
-  const engine = new Engine();
+  const broker = new FakeBroker();
   const seen: unknown[] = [];
   const gate = Promise.withResolvers<void>();
-  const network = new Network(node(engine.node("a"), async (data) => {
+  const network = new Network(node(broker.node("a"), async (data) => {
     await gate.promise;
     seen.push(`a ${data}`);
   }));
@@ -326,7 +326,7 @@ Deno.test("A client on another node waits for the running handlers of the first 
   await using client = network.client(atLeastOnce);
   for (const data of [1, 2]) client.send("t", data);
   await turns(20);
-  network.server = node(engine.node("b"), (data) => void seen.push(`b ${data}`));
+  network.server = node(broker.node("b"), (data) => void seen.push(`b ${data}`));
   await network.reconnect(time);
   await time.tickAsync(15_000);
   assertEquals([network.sessions.length, seen], [2, []]);
@@ -338,17 +338,17 @@ Deno.test("A client on another node waits for the running handlers of the first 
 
 Deno.test("A killed node delays its clients no longer than its claim lasts", async () => {
   using time = new FakeTime();
-  const engine = new Engine();
+  const broker = new FakeBroker();
   const seen: unknown[] = [];
-  const network = new Network(node(engine.node("b"), (data) => void seen.push(data)));
+  const network = new Network(node(broker.node("b"), (data) => void seen.push(data)));
   await using client = network.client(atLeastOnce);
   client.send("t", 1);
   await client.flushed();
-  const [key] = engine.numbers.keys();
+  const [key] = broker.numbers.keys();
   // Another node has the claim, and never releases it.
   network.cut();
   await turns(20);
-  engine.claims.set(key!, { node: "a", until: Date.now() + 4_250 });
+  broker.claims.set(key!, { node: "a", until: Date.now() + 4_250 });
   client.send("t", 2);
   await network.retry(time);
   await time.tickAsync(3_900);
@@ -360,9 +360,9 @@ Deno.test("A killed node delays its clients no longer than its claim lasts", asy
 
 Deno.test("Messages are handled while the broker is unreachable, and acknowledged once it is back", async () => {
   using time = new FakeTime();
-  const engine = new Engine();
-  engine.isAway = true;
-  const { network, seen } = recording(engine);
+  const broker = new FakeBroker();
+  broker.isAway = true;
+  const { network, seen } = recording(broker);
   await using client = network.client(atLeastOnce);
   for (const data of [1, 2, 3]) client.send("t", data);
   await turns(20);
@@ -371,16 +371,16 @@ Deno.test("Messages are handled while the broker is unreachable, and acknowledge
   // The same node remembers without the broker.
   await network.reconnect(time);
   assertEquals([seen, client.outbox.messages], [[1, 2, 3], 3]);
-  engine.isAway = false;
+  broker.isAway = false;
   await time.tickAsync(1_000);
   await client.flushed();
-  assertEquals([seen, [...engine.numbers.values()]], [[1, 2, 3], [3]]);
+  assertEquals([seen, [...broker.numbers.values()]], [[1, 2, 3], [3]]);
 });
 
 Deno.test("Sequences keeps the numbers of 10,000 departed clients while the broker is unreachable, and forgets the oldest", async () => {
-  const engine = new Engine();
-  engine.isAway = true;
-  using sequences = new Sequences(platformRuntime(), engine.node("a"));
+  const broker = new FakeBroker();
+  broker.isAway = true;
+  using sequences = new Sequences(platformRuntime(), broker.node("a"));
   const session = { acknowledge() {} };
   const stays = sequences.open("stays", session);
   stays.advance(7);
@@ -398,17 +398,17 @@ Deno.test("Sequences keeps the numbers of 10,000 departed clients while the brok
 });
 
 Deno.test("Numbers are stored one at a time, always the newest next", async () => {
-  const engine = new Engine();
+  const broker = new FakeBroker();
   const gate = Promise.withResolvers<void>();
-  engine.gate = gate.promise;
-  const network = new Network(node(engine.node("a"), () => {}));
+  broker.gate = gate.promise;
+  const network = new Network(node(broker.node("a"), () => {}));
   await using client = network.client(atLeastOnce);
   for (let i = 0; i < 40; i++) client.send("t", i);
   await turns(200);
-  assertEquals(engine.calls.filter((call) => call.startsWith("advance")), ["advance 1"]);
+  assertEquals(broker.calls.filter((call) => call.startsWith("advance")), ["advance 1"]);
   gate.resolve();
   await client.flushed();
-  assertEquals(engine.calls.filter((call) => call.startsWith("advance")), [
+  assertEquals(broker.calls.filter((call) => call.startsWith("advance")), [
     "advance 1",
     "advance 40",
   ]);
@@ -417,7 +417,7 @@ Deno.test("Numbers are stored one at a time, always the newest next", async () =
 Deno.test("Numbered messages are handled one at a time, in order with others, at any concurrency", async () => {
   const log: string[] = [];
   const network = new Network({
-    ...node(new Engine().node("a"), () => {}),
+    ...node(new FakeBroker().node("a"), () => {}),
     concurrency: 4,
     onMessage: async (message) => {
       log.push(`+${message.data}`);
@@ -436,7 +436,7 @@ Deno.test("A message whose handler failed counts as handled, and is not repeated
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network({
-    ...node(new Engine().node("a"), (data) => {
+    ...node(new FakeBroker().node("a"), (data) => {
       seen.push(data);
       if (data === 1) throw new Error("Never again");
     }),
@@ -452,8 +452,8 @@ Deno.test("A message whose handler failed counts as handled, and is not repeated
 
 Deno.test("A message without a number that fails because of the broker leaves its session open", async () => {
   const network = new Network({
-    ...node(new Engine().node("a"), () => {
-      throw new BrokerError("Cannot append: the engine was away");
+    ...node(new FakeBroker().node("a"), () => {
+      throw new BrokerError("Cannot append: the broker was away");
     }),
     onError: () => {},
   });
@@ -469,9 +469,9 @@ Deno.test("A message whose handler failed because of the broker is repeated, wit
   const seen: unknown[] = [];
   let isAway = true;
   const network = new Network({
-    ...node(new Engine().node("a"), (data) => {
+    ...node(new FakeBroker().node("a"), (data) => {
       seen.push(data);
-      if (data === 1 && isAway) throw new BrokerError("Cannot append: the engine was away");
+      if (data === 1 && isAway) throw new BrokerError("Cannot append: the broker was away");
     }),
     onError: () => {},
   });
@@ -486,7 +486,7 @@ Deno.test("A message whose handler failed because of the broker is repeated, wit
 });
 
 Deno.test("A loop has handled a message when it requests the next one, or ends", async () => {
-  const desk = new RequestService(platformRuntime(), { sequences: new Engine().node("a") });
+  const desk = new RequestService(platformRuntime(), { sequences: new FakeBroker().node("a") });
   const network = new Network({ services: desk });
   await using client = network.client(atLeastOnce);
   await client.whenConnected();
@@ -504,7 +504,7 @@ Deno.test("A loop has handled a message when it requests the next one, or ends",
 });
 
 Deno.test("Messages without a reader are acknowledged", async () => {
-  const sequences = new Engine().node("a");
+  const sequences = new FakeBroker().node("a");
   const network = new Network({ services: new RequestService(platformRuntime(), { sequences }) });
   await using client = network.client(atLeastOnce);
   client.send("t", 1);
@@ -513,7 +513,7 @@ Deno.test("Messages without a reader are acknowledged", async () => {
 });
 
 Deno.test("Client.publish() with at-least-once sends no more at once than a server lets wait", async () => {
-  for (const store of [new Engine().node("a"), undefined]) {
+  for (const store of [new FakeBroker().node("a"), undefined]) {
     const published: unknown[] = [];
     const services: SessionServices = {
       publish: async (_session, _topic, data) => {
@@ -538,7 +538,7 @@ Deno.test("Client.publish() still takes effect when its caller aborts after a se
       published.push(data);
     },
   };
-  const network = new Network(node(new Engine().node("a"), () => {}, services));
+  const network = new Network(node(new FakeBroker().node("a"), () => {}, services));
   await using client = network.client(atLeastOnce);
   const abort = new AbortController();
   const given = assertRejects(
@@ -556,7 +556,7 @@ Deno.test("Client.publish() still takes effect when its caller aborts after a se
 
 Deno.test("Client.flushed() and publish() reject for messages that a closed client leaves behind", async () => {
   const hang = () => new Promise<void>(() => {});
-  const network = new Network(node(new Engine().node("a", Infinity), hang, { publish: hang }));
+  const network = new Network(node(new FakeBroker().node("a", Infinity), hang, { publish: hang }));
   network.server = { ...network.server, closeTimeoutMs: 1 };
   const client: Client = network.client(atLeastOnce);
   client.send("t", 1);
@@ -628,7 +628,7 @@ Deno.test("A message above the server's size limit is dropped, and delays nothin
   const seen: unknown[] = [];
   const rejected: string[] = [];
   const network = new Network({
-    ...node(new Engine().node("a"), (data) => void seen.push(data)),
+    ...node(new FakeBroker().node("a"), (data) => void seen.push(data)),
     maxMessageBytes: 300,
   });
   await using client = network.client({
@@ -650,7 +650,7 @@ Deno.test("A message above the server's size limit is dropped, and delays nothin
 
 Deno.test("Session acknowledges numbered messages, and rejects invalid numbers and names", async () => {
   const seen: unknown[] = [];
-  const { services, onMessage } = node(new Engine().node("a"), (data) => void seen.push(data));
+  const { services, onMessage } = node(new FakeBroker().node("a"), (data) => void seen.push(data));
   await using hand = serverByHand({ services: services!, onMessage: onMessage! });
   const nameless = 'Expected the first "seq" of a session with its "client"';
   const repeated = 'Expected "seq" above 7, received 7';
@@ -677,7 +677,7 @@ Deno.test("Session acknowledges numbered messages, and rejects invalid numbers a
 
 Deno.test("Session acknowledges numbers of rejected requests and the numbers after them", async () => {
   const gate = Promise.withResolvers<void>();
-  const { services } = node(new Engine().node("a"), () => {});
+  const { services } = node(new FakeBroker().node("a"), () => {});
   await using hand = serverByHand({
     services: services!,
     maxRequests: 2,
@@ -702,7 +702,7 @@ Deno.test("Session acknowledges numbers of rejected requests and the numbers aft
 
 Deno.test("Session replies to a repeated request that was handled before, and continues", async () => {
   const seen: unknown[] = [];
-  const { services } = node(new Engine().node("a"), () => {});
+  const { services } = node(new FakeBroker().node("a"), () => {});
   const open = () =>
     serverByHand({
       services: services!,
@@ -731,14 +731,14 @@ Deno.test("10,000 messages over a connection that breaks repeatedly are each han
   using time = new FakeTime();
   let state = 7;
   const random = () => (state = state * 48_271 % 2_147_483_647) / 2_147_483_647;
-  const engine = new Engine();
+  const broker = new FakeBroker();
   const seen: unknown[] = [];
   const handler: Handler = async (data) => {
     if (random() < 0.3) await turns(Math.ceil(random() * 3));
     seen.push(data);
   };
   const nodes = ["a", "b"].map((name) => ({
-    ...node(engine.node(name), handler),
+    ...node(broker.node(name), handler),
     closeTimeoutMs: 100,
   }));
   const network = new Network(nodes[0]);
@@ -762,5 +762,5 @@ Deno.test("10,000 messages over a connection that breaks repeatedly are each han
   }
   assert(network.sessions.length > 50, `${network.sessions.length} sessions`);
   assertEquals(seen, Array.from({ length: count }, (_, i) => i));
-  assertEquals([...engine.numbers.values()], [count]);
+  assertEquals([...broker.numbers.values()], [count]);
 });

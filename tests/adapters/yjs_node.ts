@@ -1,6 +1,6 @@
 /**
- * Runs a node with Yjs documents, for tests that kill it: `yjs_node.ts PORT FOLDER ENGINE`. The
- * engine is `sqlite`, or the URL of a Redis or NATS server. The folder contains the document states
+ * Runs a node with Yjs documents, for tests that kill it: `yjs_node.ts PORT FOLDER BROKER`. The
+ * broker is `sqlite`, or the URL of a Redis or NATS server. The folder contains the document states
  * and, if the test has a page, the page's script.
  *
  * @module
@@ -13,7 +13,7 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 
-const [port, folder, engine = ""] = Deno.args;
+const [port, folder, broker = ""] = Deno.args;
 const script = await Deno.readTextFile(`${folder}/page.js`).catch(() => "");
 const documents = new YjsDocuments({
   store: new SqliteYjsStore(`${folder}/documents.db`),
@@ -25,7 +25,7 @@ const server = serve({
   hostname: "127.0.0.1",
   webTransport: false,
   onListen: () => console.log("ready"),
-  broker: await brokerOf(engine),
+  broker: await brokerOf(broker),
   history: documents.history,
   requests: documents.requests,
   authorize: (session, topic, action) => documents.authorize(session, topic, action),
@@ -41,8 +41,8 @@ const server = serve({
 });
 documents.attach(server);
 
-async function brokerOf(engine: string): Promise<Broker> {
-  if (engine.startsWith("redis:")) return new RedisBroker({ url: engine });
-  if (engine.startsWith("nats:")) return new NatsBroker({ servers: engine });
+async function brokerOf(broker: string): Promise<Broker> {
+  if (broker.startsWith("redis:")) return new RedisBroker({ url: broker });
+  if (broker.startsWith("nats:")) return new NatsBroker({ servers: broker });
   return await SqliteBroker.open(`${folder}/broker.db`);
 }

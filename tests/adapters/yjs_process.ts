@@ -18,9 +18,9 @@ export class YjsNode implements AsyncDisposable {
 
   /** Starts a node; resolves once it is listening. */
   static async start(
-    { folder, engine }: { readonly folder: string; readonly engine: string },
+    { folder, broker }: { readonly folder: string; readonly broker: string },
   ): Promise<YjsNode> {
-    const node = new YjsNode([folder, engine]);
+    const node = new YjsNode([folder, broker]);
     await node.restart();
     return node;
   }

@@ -5,7 +5,7 @@ import { testWalks } from "../bounds.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-// Neither engine limits the number of topics with a history.
+// Neither store limits the number of topics with a history.
 testWalks({
   name: "Redis",
   ignore: isRedisMissing,

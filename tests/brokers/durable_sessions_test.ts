@@ -6,17 +6,17 @@ import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
-import { ENGINES } from "./engines.ts";
+import { BROKERS } from "./stores.ts";
 
 const STREAMS = { authorize: () => true, durableStreams: { path: "/streams" } };
 
-for (const { name, ignore, start } of ENGINES) {
+for (const { name, ignore, start } of BROKERS) {
   Deno.test({
     name: `client.durableStream() reads and cancels a stream of another node on ${name}`,
     ignore,
     fn: async () => {
-      const { engine, open } = await start();
-      await using _engine = engine;
+      const { store, open } = await start();
+      await using _store = store;
       await using near = open();
       await using far = open();
       await using one = listen({ ...STREAMS, broker: near });
@@ -54,8 +54,8 @@ for (const { name, ignore, start } of ENGINES) {
     name: `A writer and a reader on ${name} continue after an outage, without duplicate records`,
     ignore,
     fn: async () => {
-      const { engine, open } = await start();
-      await using _engine = engine;
+      const { store, open } = await start();
+      await using _store = store;
       await using broker = open();
       await using server = listen({ ...STREAMS, broker });
       await using client = connect(server.url, { transports: ["websocket"] });
@@ -64,9 +64,9 @@ for (const { name, ignore, start } of ENGINES) {
       const reading = Array.fromAsync(stream);
       await writer.append(0);
       await until(() => stream.isUpToDate);
-      await engine.kill();
+      await store.kill();
       const appends = [1, 2, 3].map((i) => writer.append(i));
-      await engine.restart();
+      await store.restart();
       await soon(Promise.all(appends));
       await writer.close();
       assertEquals(await soon(reading), [0, 1, 2, 3]);

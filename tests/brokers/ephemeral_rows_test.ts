@@ -11,7 +11,7 @@ import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
 import { listen } from "../servers.ts";
 import { soon, until } from "../waiting.ts";
-import { ENGINES } from "./engines.ts";
+import { BROKERS } from "./stores.ts";
 
 const contract = defineContract({
   state: { "board:{id}": { cards: z.string(), cursors: { schema: z.number(), ephemeral: true } } },
@@ -33,13 +33,13 @@ async function openBoards(room: AsyncDisposableStack, near: Broker, far: Broker)
   return { mine, cursors: mine.collection("cursors"), others: theirs.collection("cursors") };
 }
 
-for (const { name, ignore, start } of ENGINES) {
+for (const { name, ignore, start } of BROKERS) {
   Deno.test({
     name: `Ephemeral rows on ${name} reach the other node, also after an outage`,
     ignore,
     fn: async () => {
-      const { engine, open } = await start();
-      await using _engine = engine;
+      const { store, open } = await start();
+      await using _store = store;
       await using near = open();
       await using far = open();
       await using room = new AsyncDisposableStack();
@@ -47,10 +47,10 @@ for (const { name, ignore, start } of ENGINES) {
       await cursors.set("a", 1);
       await others.set("b", 1);
       await until(() => others.get("a") === 1 && cursors.get("b") === 1);
-      await engine.kill();
+      await store.kill();
       // Rows of the same node don't need the broker.
       await soon(cursors.set("a", 2));
-      await engine.restart();
+      await store.restart();
       await until(() => others.get("a") === 2);
       await others.delete("b");
       await until(() => !cursors.has("b"));
@@ -70,8 +70,8 @@ for (const [name, make] of Object.entries(SHARED)) {
   Deno.test(`Ephemeral rows of workers on ${name} reach the other worker`, async () => {
     const folder = await Deno.makeTempDir();
     {
-      await using engine = await make(folder);
-      const [near, far] = connectTo(engine, 2);
+      await using store = await make(folder);
+      const [near, far] = connectTo(store, 2);
       await using _near = near!;
       await using _far = far!;
       await using room = new AsyncDisposableStack();

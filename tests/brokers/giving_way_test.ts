@@ -5,7 +5,7 @@ import type { Broker } from "../../pubsub/mod.ts";
 import { listen, portOf } from "../servers.ts";
 import { TcpPath } from "../tcp_path.ts";
 import { soon } from "../waiting.ts";
-import { ENGINES } from "./engines.ts";
+import { BROKERS } from "./stores.ts";
 
 function node(broker: Broker) {
   return listen({
@@ -29,14 +29,14 @@ function nextStatus(client: Client): Promise<ClientStatus> {
   });
 }
 
-for (const { name, ignore, start } of ENGINES) {
+for (const { name, ignore, start } of BROKERS) {
   Deno.test({
     name:
       `A lost session gives way to a session on another node on ${name}, and a live one does not`,
     ignore,
     fn: async () => {
-      const { engine, open } = await start();
-      await using _engine = engine;
+      const { store, open } = await start();
+      await using _store = store;
       await using near = open();
       await using far = open();
       await using one = node(near);

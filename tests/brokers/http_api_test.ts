@@ -9,34 +9,34 @@ import { endOf } from "../sessions.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-const ENGINES = [
+const BROKERS = [
   {
     name: "Redis",
     ignore: isRedisMissing,
     start: async () => {
-      const engine = await RedisServer.start();
-      const url = `redis://127.0.0.1:${engine.port}`;
-      return { engine, connect: () => new RedisBroker({ url }) };
+      const store = await RedisServer.start();
+      const url = `redis://127.0.0.1:${store.port}`;
+      return { store, connect: () => new RedisBroker({ url }) };
     },
   },
   {
     name: "NATS",
     ignore: isNatsMissing,
     start: async () => {
-      const engine = await NatsServer.start();
-      const { servers } = engine;
-      return { engine, connect: () => new NatsBroker({ servers }) };
+      const store = await NatsServer.start();
+      const { servers } = store;
+      return { store, connect: () => new NatsBroker({ servers }) };
     },
   },
 ];
 
-for (const { name, ignore, start } of ENGINES) {
+for (const { name, ignore, start } of BROKERS) {
   Deno.test({
     name: `API runs each request once and reaches sessions on both nodes on ${name}`,
     ignore,
     fn: async () => {
-      const { engine, connect } = await start();
-      await using _engine = engine;
+      const { store, connect } = await start();
+      await using _store = store;
       await using near = connect();
       await using far = connect();
       const history = { "log:{name}": {} };
@@ -48,7 +48,7 @@ for (const { name, ignore, start } of ENGINES) {
       const path = "/topics/log%3Aa/publications";
       const publish = async (api: Backend, data: unknown): Promise<Answer> => {
         const answer = await api.post(path, { data }, { "idempotency-key": "k1" });
-        // Under load, an engine may be too slow for the first rows; the idempotency key makes a
+        // Under load, a store may be too slow for the first rows; the idempotency key makes a
         // retry safe.
         return answer.status === 503 ? await publish(api, data) : answer;
       };

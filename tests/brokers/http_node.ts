@@ -11,8 +11,8 @@ import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { serve, type Server } from "../../server.ts";
 
 if (import.meta.main) {
-  const [engine, address, folder = ""] = Deno.args as [string, string, string?];
-  const broker: Broker = engine === "redis"
+  const [store, address, folder = ""] = Deno.args as [string, string, string?];
+  const broker: Broker = store === "redis"
     ? new RedisBroker({ url: address })
     : new NatsBroker({ servers: address });
   const server: Server = serve({

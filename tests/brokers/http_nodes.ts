@@ -12,17 +12,19 @@ import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-/** A running engine, and the arguments that make a node use it. */
-export interface Engine extends AsyncDisposable {
+/** A running store, and the arguments that make a node use it. */
+export interface BrokerServer extends AsyncDisposable {
   readonly args: readonly string[];
   readonly pid: number;
 }
 
 /**
- * The engines that processes can share. Each entry says whether its program is missing, and has a
+ * The stores that processes can share. Each entry says whether its program is missing, and has a
  * function that starts it.
  */
-export const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Promise<Engine>]>> = {
+export const BROKERS: Readonly<
+  Record<string, [ignore: boolean, start: () => Promise<BrokerServer>]>
+> = {
   redis: [isRedisMissing, async () => {
     const server = await RedisServer.start();
     const end = () => server[Symbol.asyncDispose]();
@@ -58,32 +60,32 @@ export class Reading {
   }
 }
 
-/** Nodes that share an engine, behind a proxy. */
+/** Nodes that share a store, behind a proxy. */
 export class ProcessSite implements AsyncDisposable {
   readonly nodes: NodeProcess[] = [];
-  readonly #engine: Engine;
+  readonly #store: BrokerServer;
   readonly #folder: string;
   #proxy: RoundRobin | undefined;
 
-  private constructor(engine: Engine, folder: string) {
-    this.#engine = engine;
+  private constructor(store: BrokerServer, folder: string) {
+    this.#store = store;
     this.#folder = folder;
   }
 
   /** Starts two nodes and the proxy. If a folder is given, the nodes serve its files. */
   static async open(
-    engine: Engine,
+    store: BrokerServer,
     { folder = "", ...options }: RoundRobinOptions & { readonly folder?: string } = {},
   ): Promise<ProcessSite> {
-    const site = new ProcessSite(engine, folder);
+    const site = new ProcessSite(store, folder);
     site.nodes.push(...await Promise.all([site.#start(), site.#start()]));
     site.#proxy = await RoundRobin.start(site.nodes.map(({ port }) => port), options);
     return site;
   }
 
-  /** The processes of the engine and the nodes. */
+  /** The processes of the store and the nodes. */
   get pids(): number[] {
-    return [this.#engine.pid, ...this.nodes.map(({ process }) => process.pid)];
+    return [this.#store.pid, ...this.nodes.map(({ process }) => process.pid)];
   }
 
   get proxy(): RoundRobin {
@@ -111,12 +113,12 @@ export class ProcessSite implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#proxy?.[Symbol.asyncDispose]();
     for (const { process } of this.nodes) await process.end();
-    await this.#engine[Symbol.asyncDispose]();
+    await this.#store[Symbol.asyncDispose]();
     await noTimers();
   }
 
   async #start(): Promise<NodeProcess> {
-    const process = new LineProcess("../brokers/http_node.ts", ...this.#engine.args, this.#folder);
+    const process = new LineProcess("../brokers/http_node.ts", ...this.#store.args, this.#folder);
     return { process, port: Number(await process.line()) };
   }
 }

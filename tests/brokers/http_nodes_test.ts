@@ -4,11 +4,11 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { soon, until } from "../waiting.ts";
-import { ENGINES, ProcessSite, Reading } from "./http_nodes.ts";
+import { BROKERS, ProcessSite, Reading } from "./http_nodes.ts";
 
 const upTo = (count: number) => Array.from({ length: count }, (_, i) => i);
 
-for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
+for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
   for (const holds of ["nothing", "streams"] as const) {
     Deno.test({
       name:

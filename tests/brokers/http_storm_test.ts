@@ -1,11 +1,11 @@
 /** Connects many clients over HTTP to nodes in separate processes, and kills one of the nodes. */
 import { assertEquals } from "@std/assert";
 import { soon, until } from "../waiting.ts";
-import { ENGINES, ProcessSite, Reading } from "./http_nodes.ts";
+import { BROKERS, ProcessSite, Reading } from "./http_nodes.ts";
 
 const upTo = (count: number) => Array.from({ length: count }, (_, i) => i);
 
-for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
+for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
   Deno.test({
     name: `A storm of 200 clients over HTTP on ${name} recovers when a node is killed`,
     ignore,

@@ -1,4 +1,4 @@
-/** Tests the inspector of two nodes on real engines: lists, histories, latency, and an outage. */
+/** Tests the inspector of two nodes on real stores: lists, histories, latency, and an outage. */
 import { assert, assertEquals } from "@std/assert";
 import { dial, type ServeOptions } from "../../mod.ts";
 import type { Broker } from "../../pubsub/broker.ts";
@@ -12,30 +12,31 @@ import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 import { until } from "../waiting.ts";
 
-interface Engine {
+interface BrokerServer {
   readonly server: AsyncDisposable & { kill(): Promise<void>; restart(): Promise<void> };
   readonly connect: () => Broker;
 }
 
-const ENGINES: Readonly<Record<string, [isMissing: boolean, start: () => Promise<Engine>]>> = {
-  redis: [isRedisMissing, async () => {
-    const server = await RedisServer.start();
-    return { server, connect: () => new RedisBroker({ url: server.url }, { heartbeatMs: 500 }) };
-  }],
-  nats: [isNatsMissing, async () => {
-    const server = await NatsServer.start();
-    return { server, connect: () => new NatsBroker({ servers: server.servers }) };
-  }],
-};
+const BROKERS: Readonly<Record<string, [isMissing: boolean, start: () => Promise<BrokerServer>]>> =
+  {
+    redis: [isRedisMissing, async () => {
+      const server = await RedisServer.start();
+      return { server, connect: () => new RedisBroker({ url: server.url }, { heartbeatMs: 500 }) };
+    }],
+    nats: [isNatsMissing, async () => {
+      const server = await NatsServer.start();
+      return { server, connect: () => new NatsBroker({ servers: server.servers }) };
+    }],
+  };
 
-for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
+for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
   Deno.test({
-    name: `Inspector shows both nodes on ${name} and an outage of the engine`,
+    name: `Inspector shows both nodes on ${name} and an outage of the broker`,
     ignore,
     async fn() {
       {
-        const { server: engine, connect } = await start();
-        await using _engine = engine;
+        const { server: store, connect } = await start();
+        await using _store = store;
         await using one = connect();
         await using two = connect();
         const options: ServeOptions<string> = {
@@ -70,7 +71,7 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
           all.length === 2 && all.every(({ broker }) => broker.latencyMs !== undefined)
         );
         for (const { broker } of both) {
-          assertEquals([broker.engine, broker.state], [name, "connected"]);
+          assertEquals([broker.name, broker.state], [name, "connected"]);
           assert(broker.latencyMs! > 0);
         }
         for (let n = 1; n <= 300; n++) await south.topics.append("room:a", { n });
@@ -80,12 +81,12 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
         const { rows } = await ask<ListAnswer>("sessions");
         assertEquals(rows.map((row) => "user" in row && row.user), ["bob"]);
 
-        await engine.kill();
+        await store.kill();
         const [alone] = await overview(([first]) => first?.broker.state === "interrupted");
         assert(alone!.broker.issues.length > 0);
         const away = await ask<{ history: object }>("topic?id=room:b");
         assert("unavailable" in away.history, JSON.stringify(away));
-        await engine.restart();
+        await store.restart();
         await overview((all) => all.length === 2 && all[0]!.broker.state === "connected");
       }
       await noTimers();

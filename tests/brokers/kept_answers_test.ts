@@ -14,11 +14,11 @@ import { soon, until, until as untilLate } from "../waiting.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-interface Engine extends AsyncDisposable {
+interface BrokerServer extends AsyncDisposable {
   open(): Broker | Promise<Broker>;
 }
 
-const ENGINES: { name: string; ignore: boolean; start: () => Promise<Engine> }[] = [
+const BROKERS: { name: string; ignore: boolean; start: () => Promise<BrokerServer> }[] = [
   {
     name: "Redis",
     ignore: isRedisMissing,
@@ -43,13 +43,13 @@ const ENGINES: { name: string; ignore: boolean; start: () => Promise<Engine> }[]
   },
 ];
 
-for (const { name, ignore, start } of ENGINES) {
+for (const { name, ignore, start } of BROKERS) {
   Deno.test({
     name: `Answers.begin() on ${name} on two nodes frees space at the address that uses most`,
     ignore,
     fn: async () => {
-      await using engine = await start();
-      const brokers = [await engine.open(), await engine.open()];
+      await using store = await start();
+      const brokers = [await store.open(), await store.open()];
       await using _near = brokers[0]!;
       await using _far = brokers[1]!;
       await using near = new KeptNode(brokers[0]!);
@@ -61,13 +61,13 @@ for (const { name, ignore, start } of ENGINES) {
 
 const PAGE = { contract, token: "ann", transports: ["websocket"] } as const;
 
-for (const { name, ignore, start } of ENGINES) {
+for (const { name, ignore, start } of BROKERS) {
   Deno.test({
     name: `A response on ${name} starts once for both nodes and can be stopped on either`,
     ignore,
     fn: async () => {
-      await using engine = await start();
-      const brokers = [await engine.open(), await engine.open()];
+      await using store = await start();
+      const brokers = [await store.open(), await store.open()];
       await using near = brokers[0]!;
       await using far = brokers[1]!;
       const model = new Model();
@@ -99,9 +99,9 @@ for (const { name, ignore, start } of ENGINES) {
       `A response on ${name} continues on one of two other nodes after its node left or was lost`,
     ignore,
     fn: async () => {
-      await using engine = await start();
+      await using store = await start();
       const brokers: Broker[] = [];
-      for (let i = 0; i < 4; i++) brokers.push(await engine.open());
+      for (let i = 0; i < 4; i++) brokers.push(await store.open());
       const [leaving, lost, ...rest] = brokers;
       await using _leaving = leaving!;
       await using _third = rest[0]!;
@@ -120,7 +120,7 @@ for (const { name, ignore, start } of ENGINES) {
 
       await using third = listen(model.options({ broker: rest[0]! }));
       await using fourth = listen(model.options({ broker: rest[1]! }));
-      // Without its engine, the node cannot renew the lease.
+      // Without its store, the node cannot renew the lease.
       await lost!.close();
       await using device = connect([third.url, fourth.url], PAGE);
       const reading = Array.fromAsync(device.requestStream("chat:lobby", "hi", known));
@@ -137,7 +137,7 @@ for (const { name, ignore, start } of ENGINES) {
 const SQLITE = {
   name: "SQLite",
   ignore: false,
-  start: async (): Promise<Engine> => {
+  start: async (): Promise<BrokerServer> => {
     const folder = await Deno.makeTempDir();
     return {
       open: () => SqliteBroker.open(`${folder}/answers.db`),
@@ -146,17 +146,17 @@ const SQLITE = {
   },
 };
 
-for (const { name, ignore, start } of [...ENGINES, SQLITE]) {
+for (const { name, ignore, start } of [...BROKERS, SQLITE]) {
   Deno.test({
     name: `An expired response on ${name} is removed, and its name starts nothing on the next node`,
     ignore,
     fn: async () => {
-      await using engine = await start();
+      await using store = await start();
       const model = new Model();
       const named = { id: "a-name-of-an-answer" };
       const answers = { keepMs: 300 };
       {
-        await using broker = await engine.open();
+        await using broker = await store.open();
         await using server = listen(model.options({ broker, answers }));
         await using page = connect(server.url, PAGE);
         const reading = Array.fromAsync(page.requestStream("chat:lobby", "hi", named));
@@ -168,7 +168,7 @@ for (const { name, ignore, start } of [...ENGINES, SQLITE]) {
         const state = { after: 0, maxRecords: 0, maxBytes: 0, renews: false };
         await untilLate(async () => await broker.logs!.read(id, state) === undefined);
       }
-      await using broker = await engine.open();
+      await using broker = await store.open();
       await using server = listen(model.options({ broker, answers }));
       await using page = connect(server.url, PAGE);
       const again = page.requestStream("chat:lobby", "hi", named);

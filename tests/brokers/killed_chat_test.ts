@@ -6,8 +6,8 @@ Deno.test({
   name: "Client.publish() arrives once, in order, though the server was killed, with RedisBroker",
   ignore: isRedisMissing,
   async fn() {
-    await using engine = await RedisServer.start();
-    await checkKilledChat("redis", engine.url);
+    await using store = await RedisServer.start();
+    await checkKilledChat("redis", store.url);
   },
 });
 
@@ -15,7 +15,7 @@ Deno.test({
   name: "Client.publish() arrives once, in order, though the server was killed, with NatsBroker",
   ignore: isNatsMissing,
   async fn() {
-    await using engine = await NatsServer.start();
-    await checkKilledChat("nats", engine.servers);
+    await using store = await NatsServer.start();
+    await checkKilledChat("nats", store.servers);
   },
 });

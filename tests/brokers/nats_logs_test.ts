@@ -168,10 +168,10 @@ test("keeps acknowledged appends while the server is killed repeatedly", async (
   for (const [i, name] of names.entries()) assertProduced(all, name, counts[i]!);
 });
 
-test("returns the same results as the memory engine for random operations on two nodes", async ({ servers }) => {
+test("returns the same results as the memory broker for random operations on two nodes", async ({ servers }) => {
   for (const seed of [11, 12, 13, 14, 15, 16]) {
     const random = new Random(seed);
-    // A clock that both engines share, and that only this test moves.
+    // A clock that both stores share, and that only this test moves.
     const start = Date.now();
     let passed = 0;
     const now = () => start + passed;
@@ -193,7 +193,7 @@ test("returns the same results as the memory engine for random operations on two
   }
 });
 
-/** Generates a random operation to run on both engines. */
+/** Generates a random operation to run on both stores. */
 function operation(
   random: Random,
   id: string,
@@ -517,7 +517,7 @@ test("can be searched by several nodes that delete the same checks", async ({ se
   const ids = Array.from({ length: 200 }, (_, i) => `log ${i}`);
   // The logs end long before the lease expires, even on a busy machine.
   const writer = { holder: "w", ttlMs: 4_000 };
-  // This log's check message comes before the others, and the engine then removes those
+  // This log's check message comes before the others, and the store then removes those
   // differently.
   await created(one.logs, "first", { config: { ...TEXT, ttlMs: 600_000 } });
   await Promise.all(ids.map((id) => created(one.logs, id, { writer })));

@@ -5,7 +5,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { SimulatedNetwork, type SimulatedSocket, Simulation } from "../simulator/mod.ts";
-import { SimulatedNats } from "../simulator/nats/engine.ts";
+import { SimulatedNats } from "../simulator/nats/nats.ts";
 import {
   comparable,
   type Heard,
@@ -35,10 +35,10 @@ async function installed(server: NatsServer, stack: AsyncDisposableStack): Promi
 async function modelled(): Promise<Target> {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation);
-  const [engine, client] = [simulation.host("nats"), simulation.host("client")];
-  new SimulatedNats(simulation, network, [engine]);
+  const [store, client] = [simulation.host("nats"), simulation.host("client")];
+  new SimulatedNats(simulation, network, [store]);
   let socket: SimulatedSocket | undefined;
-  void network.connectSocket(client, engine, 4_222).then((opened) => socket = opened);
+  void network.connectSocket(client, store, 4_222).then((opened) => socket = opened);
   await simulation.run(1_000);
   const wire: Wire = {
     send: (bytes) => socket!.send(bytes, bytes.length),

@@ -59,7 +59,7 @@ Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 testBroker("NatsBroker", () => new NatsBroker({ servers: shared.servers }), {
   makePair: () => [
     new NatsBroker({ servers: shared.servers }),
-    // Leases and expiry follow the engine's clock, whatever a node's clock says.
+    // Leases and expiry follow the store's clock, whatever a node's clock says.
     new NatsBroker({ servers: shared.servers }, { runtime: clockOff(20_000) }),
   ],
   ignore,
@@ -842,7 +842,7 @@ test("knows the position of a quiet topic while it listens, and assumes nothing 
   assertEquals(hearing.publications[1]!.position!.prev, 0);
 });
 
-test("measures the clock difference, follows the engine's clock, and reports it", async ({ servers }) => {
+test("measures the clock difference, follows the broker's clock, and reports it", async ({ servers }) => {
   for (const [byMs, text] of [[20_000, "20 s ahead of"], [-3_600_000, "3600 s behind"]] as const) {
     await using broker = new NatsBroker({ servers }, { runtime: clockOff(byMs) });
     await broker.store.newest("row", 60_000);

@@ -1,4 +1,4 @@
-/** Tests calls between nodes over each engine. */
+/** Tests calls between nodes over each store. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -12,40 +12,43 @@ import { noTimers } from "./hearing.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-/** An engine: the brokers of two nodes, and an outage if the engine is a process. */
-interface Engine extends AsyncDisposable {
+/** A store: the brokers of two nodes, and an outage if the store is a process. */
+interface BrokerServer extends AsyncDisposable {
   readonly brokers: readonly [Broker, Broker];
   readonly kill?: () => Promise<void>;
   readonly restart?: () => Promise<void>;
 }
 
-const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Promise<Engine>]>> = {
+const BROKERS: Readonly<Record<string, [ignore: boolean, start: () => Promise<BrokerServer>]>> = {
   memory: [false, () => {
     const broker = new MemoryBroker();
-    return Promise.resolve(engineOf([broker, broker], broker));
+    return Promise.resolve(brokerOf([broker, broker], broker));
   }],
   ports: [false, () => {
     const broker = new MemoryBroker();
     const [one, two] = connectTo(broker, 2);
-    return Promise.resolve(engineOf([one!, two!], one!, two!, broker));
+    return Promise.resolve(brokerOf([one!, two!], one!, two!, broker));
   }],
   redis: [isRedisMissing, async () => {
     const server = await RedisServer.start();
     const connect = () => new RedisBroker({ url: server.url }, { heartbeatMs: 500 });
     const brokers = [connect(), connect()] as const;
-    const engine = engineOf(brokers, ...brokers, server);
-    return { ...engine, kill: () => server.kill(), restart: () => server.restart() };
+    const store = brokerOf(brokers, ...brokers, server);
+    return { ...store, kill: () => server.kill(), restart: () => server.restart() };
   }],
   nats: [isNatsMissing, async () => {
     const server = await NatsServer.start();
     const connect = () => new NatsBroker({ servers: server.servers });
     const brokers = [connect(), connect()] as const;
-    const engine = engineOf(brokers, ...brokers, server);
-    return { ...engine, kill: () => server.kill(), restart: () => server.restart() };
+    const store = brokerOf(brokers, ...brokers, server);
+    return { ...store, kill: () => server.kill(), restart: () => server.restart() };
   }],
 };
 
-function engineOf(brokers: Engine["brokers"], ...parts: readonly AsyncDisposable[]): Engine {
+function brokerOf(
+  brokers: BrokerServer["brokers"],
+  ...parts: readonly AsyncDisposable[]
+): BrokerServer {
   return {
     brokers,
     async [Symbol.asyncDispose]() {
@@ -71,7 +74,7 @@ class Node implements AsyncDisposable {
 }
 
 /**
- * Waits until two nodes can call each other, because an engine may take any amount of time to
+ * Waits until two nodes can call each other, because a store may take any amount of time to
  * start.
  */
 async function meet(one: Node, two: Node): Promise<void> {
@@ -87,13 +90,13 @@ function bytesOf(length: number): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => i * 7 % 251);
 }
 
-for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
+for (const [name, [ignore, start]] of Object.entries(BROKERS)) {
   Deno.test({
     name: `NodeCalls on ${name} carry many concurrent requests and replies of any length`,
     ignore,
     async fn() {
-      await using engine = await start();
-      const [near, far] = engine.brokers;
+      await using store = await start();
+      const [near, far] = store.brokers;
       await using one = new Node(near);
       await using two = new Node(far, (data) => data.toReversed());
       await meet(one, two);
@@ -118,8 +121,8 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
     name: `NodeCalls on ${name} end on both nodes when a signal aborts, and when a node closes`,
     ignore,
     async fn() {
-      await using engine = await start();
-      const [near, far] = engine.brokers;
+      await using store = await start();
+      const [near, far] = store.brokers;
       await using one = new Node(near);
       await using two = new Node(far, (_, { signal }) => {
         return new Promise((_, reject) => {
@@ -144,13 +147,13 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
 }
 
 for (const name of ["redis", "nats"]) {
-  const [ignore, start] = ENGINES[name]!;
+  const [ignore, start] = BROKERS[name]!;
   Deno.test({
-    name: `NodeCalls on ${name} fail when the engine returns after an outage, then work again`,
+    name: `NodeCalls on ${name} fail when the broker returns after an outage, then work again`,
     ignore,
     async fn() {
-      await using engine = await start();
-      const [near, far] = engine.brokers;
+      await using store = await start();
+      const [near, far] = store.brokers;
       await using one = new Node(near);
       let [asked, isOpen] = [0, false];
       await using two = new Node(far, (data) => {
@@ -161,10 +164,10 @@ for (const name of ["redis", "nats"]) {
       const last = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000 });
       const failure = assertRejects(() => soon(last), NodeCallError);
       await until(() => asked === 1);
-      await engine.kill!();
+      await store.kill!();
       await until(() => near.status.current.name === "interrupted");
       isOpen = true;
-      await engine.restart!();
+      await store.restart!();
       assertEquals((await failure).code, "lost");
       await until(() => far.status.current.name === "connected");
       const reply = await soon(one.calls.call(two.nodes.id, bytesOf(5), { timeoutMs: 20_000 }));

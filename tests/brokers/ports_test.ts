@@ -26,13 +26,13 @@ Deno.test.afterAll(async () => {
 testWorkers("Redis", () => new RedisBroker({ url: redis.url }), isRedisMissing);
 testWorkers("NATS", () => new NatsBroker({ servers: nats.servers }), isNatsMissing);
 
-/** Runs the suite on an engine, for one worker and for two. */
-function testWorkers(name: string, makeEngine: () => Broker, ignore: boolean): void {
-  const engines: Broker[] = [];
+/** Runs the suite on a store, for one worker and for two. */
+function testWorkers(name: string, makeBroker: () => Broker, ignore: boolean): void {
+  const stores: Broker[] = [];
   const connect = (count: number) => {
-    const engine = makeEngine();
-    engines.push(engine);
-    return connectTo(engine, count);
+    const store = makeBroker();
+    stores.push(store);
+    return connectTo(store, count);
   };
   testBroker(`PortBroker on ${name}`, () => connect(1)[0]!, {
     makePair: () => {
@@ -40,7 +40,7 @@ function testWorkers(name: string, makeEngine: () => Broker, ignore: boolean): v
       return [one!, two!];
     },
     async teardown() {
-      for (const engine of engines.splice(0)) await engine.close();
+      for (const store of stores.splice(0)) await store.close();
       await noTimers();
     },
     ignore,

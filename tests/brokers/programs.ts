@@ -1,5 +1,5 @@
 /**
- * Detects which engines have a server program installed.
+ * Detects which stores have a server program installed.
  *
  * @module
  */
@@ -8,7 +8,7 @@
  * Returns true if a server is not installed and its tests are skipped. In runs that require all
  * tests, these tests fail instead.
  */
-export async function isMissing(program: string, engine: string): Promise<boolean> {
+export async function isMissing(program: string, store: string): Promise<boolean> {
   try {
     const { success } = await new Deno.Command(program, {
       args: ["--version"],
@@ -20,6 +20,6 @@ export async function isMissing(program: string, engine: string): Promise<boolea
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
   if (Deno.env.get("CI") === "true") throw new Error(`${program} is not installed`);
-  console.warn(`Tests with ${engine} are ignored: ${program} is not installed`);
+  console.warn(`Tests with ${store} are ignored: ${program} is not installed`);
   return true;
 }

@@ -206,7 +206,7 @@ test("detects the loss of a record that a reader only received with its announce
 
 /**
  * Returns a page with the changes of each transaction in the same order, because the contract does
- * not define it, and without times, because each engine uses its own clock.
+ * not define it, and without times, because each store uses its own clock.
  */
 function inOrder(result: unknown): unknown {
   const { positions, expiries = [], records, ...rest } = Object(plain(result)) as {

@@ -46,7 +46,7 @@ Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 testBroker("RedisBroker", () => new RedisBroker({ url: shared.url }), {
   makePair: () => [
     new RedisBroker({ url: shared.url }),
-    // Leases and expiry follow the engine's clock, whatever a node's clock says.
+    // Leases and expiry follow the store's clock, whatever a node's clock says.
     new RedisBroker({ url: shared.url }, { runtime: clockOff(20_000) }),
   ],
   teardown: noTimers,

@@ -1,5 +1,5 @@
 /**
- * Tests engines that reject a node after its connection has opened, either from the start or when
+ * Tests stores that reject a node after its connection has opened, either from the start or when
  * credentials change. The process must keep running, `issues()` must name the cause, and the node
  * must reconnect by itself.
  */

@@ -5,15 +5,15 @@
 import { sqliteFiles } from "../../brokers/sqlite/files_fixture.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { connectTo } from "../../pubsub/ports/ports_fixture.ts";
-import { FaultyEngine } from "../faulty_broker.ts";
+import { FaultyStore } from "../faulty_broker.ts";
 
 const synced = sqliteFiles("full");
 
 testBroker("SqliteBroker, synced,", synced.open, {
   makePair: async () => {
     const inner = await synced.open();
-    const engine = new FaultyEngine({ make: () => inner });
-    return [engine.connect(), engine.connect()];
+    const store = new FaultyStore({ make: () => inner });
+    return [store.connect(), store.connect()];
   },
   teardown: synced.teardown,
 });

@@ -1,5 +1,5 @@
 /**
- * Tests that subscriptions on real engines are active on every node once their promise resolves.
+ * Tests that subscriptions on real stores are active on every node once their promise resolves.
  */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";

@@ -68,13 +68,13 @@ async function write(broker: Broker): Promise<Written> {
 
 /** Writes to Redis, and returns all keys. */
 async function writeRedis(): Promise<RedisDump> {
-  await using engine = await RedisServer.start();
-  await using broker = new RedisBroker({ url: engine.url }, {
+  await using store = await RedisServer.start();
+  await using broker = new RedisBroker({ url: store.url }, {
     rememberMs: FOREVER_MS,
     survivesRestart: true,
   });
   const written = await write(broker);
-  const client = new Redis(engine.url);
+  const client = new Redis(store.url);
   const keys: Record<string, [ttlMs: number, dump: string]> = {};
   for (const key of (await client.keys("*")).toSorted()) {
     keys[key] = [
@@ -88,8 +88,8 @@ async function writeRedis(): Promise<RedisDump> {
 
 /** Writes to NATS, and returns all messages. */
 async function writeNats(): Promise<NatsDump> {
-  await using engine = await NatsServer.start();
-  const { servers } = engine;
+  await using store = await NatsServer.start();
+  const { servers } = store;
   await using broker = new NatsBroker({ servers }, {
     rememberMs: FOREVER_MS,
     storeTtlMs: FOREVER_MS,

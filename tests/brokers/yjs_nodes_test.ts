@@ -1,5 +1,5 @@
 /**
- * Tests Yjs documents on two nodes of one engine: the test kills the nodes in turn, and all
+ * Tests Yjs documents on two nodes of one store: the test kills the nodes in turn, and all
  * documents must be equal at the end.
  *
  * @module
@@ -57,35 +57,35 @@ class Editor implements AsyncDisposable {
   }
 }
 
-const ENGINES = [
+const BROKERS = [
   {
     name: "Redis",
     ignore: isRedisMissing,
     start: async () => {
-      const engine = await RedisServer.start();
-      return { engine, url: engine.url };
+      const store = await RedisServer.start();
+      return { store, url: store.url };
     },
   },
   {
     name: "NATS",
     ignore: isNatsMissing,
     start: async () => {
-      const engine = await NatsServer.start();
-      return { engine, url: `nats://${[engine.servers].flat()[0]}` };
+      const store = await NatsServer.start();
+      return { store, url: `nats://${[store.servers].flat()[0]}` };
     },
   },
 ];
 
-for (const { name, ignore, start } of ENGINES) {
+for (const { name, ignore, start } of BROKERS) {
   Deno.test({
     name: `YjsProvider converges after both nodes on ${name} were killed`,
     ignore,
     async fn() {
-      const { engine, url } = await start();
-      await using _engine = engine;
+      const { store, url } = await start();
+      await using _store = store;
       const folder = await Deno.makeTempDir();
-      await using one = await YjsNode.start({ folder, engine: url });
-      await using two = await YjsNode.start({ folder, engine: url });
+      await using one = await YjsNode.start({ folder, broker: url });
+      await using two = await YjsNode.start({ folder, broker: url });
       const urls = [one.url, two.url];
       const random = new Random(7);
       const editors = Array.from(

@@ -5,7 +5,7 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { ENGINES, ProcessSite } from "../brokers/http_nodes.ts";
+import { BROKERS, ProcessSite } from "../brokers/http_nodes.ts";
 import type { Holding } from "../round_robin.ts";
 import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
@@ -66,7 +66,7 @@ for (const holds of ["nothing", "start"] as const satisfies readonly Holding[]) 
   testInBrowsers(
     `a page behind a proxy that blocks sockets and holds ${holds} continues to chat while its node is killed`,
     async (browser) => {
-      const [, start] = ENGINES.redis!;
+      const [, start] = BROKERS.redis!;
       const folder = await Deno.makeTempDir();
       await Deno.writeTextFile(`${folder}/index.html`, HTML);
       const script = await bundleOf(new URL("../../client.ts", import.meta.url));

@@ -76,15 +76,15 @@ class Site implements AsyncDisposable {
     return new Site(await bundleOf(new URL("../../client.ts", import.meta.url)));
   }
 
-  /** Returns options for an engine that keeps the given number of messages per topic. */
-  engine(size: number): Pick<ServeOptions, "broker" | "history"> {
+  /** Returns options for a store that keeps the given number of messages per topic. */
+  store(size: number): Pick<ServeOptions, "broker" | "history"> {
     const broker = new MemoryBroker();
     this.#brokers.push(broker);
     return { broker, history: { "chat:{room}": { size, ttlMs: 60_000 } } };
   }
 
   /** Starts a node that is not yet behind the load balancer. */
-  node(engine: ServeOptions): Server {
+  node(store: ServeOptions): Server {
     const script = this.#script;
     const node: Server = serve({
       port: 0,
@@ -100,7 +100,7 @@ class Site implements AsyncDisposable {
         new URL(url).pathname === "/client.js"
           ? new Response(script, { headers: { "content-type": "text/javascript" } })
           : new Response(HTML, { headers: { "content-type": "text/html" } }),
-      ...engine,
+      ...store,
     });
     this.#nodes.push(node);
     return node;
@@ -161,8 +161,8 @@ testInBrowsers(
   "a page that loses its server continues on another, and receives exactly what it missed",
   async (browser) => {
     await using site = await Site.open();
-    const engine = site.engine(1_000);
-    const [one, two] = [site.node(engine), site.node(engine)];
+    const store = site.store(1_000);
+    const [one, two] = [site.node(store), site.node(store)];
     site.use(one);
     const page = await site.page(browser);
     publish(one, 1, 3);
@@ -197,7 +197,7 @@ testInBrowsers(
   "a page whose history is gone is notified with the reason, and continues",
   async (browser) => {
     await using site = await Site.open();
-    const small = site.engine(5);
+    const small = site.store(5);
     const [one, two] = [site.node(small), site.node(small)];
     site.use(one);
     const page = await site.page(browser);
@@ -213,8 +213,8 @@ testInBrowsers(
     assertEquals(rest, [21]);
     assertEquals((recovery as Recovery).position?.offset, 20);
 
-    // Starts a node on another engine, which lacks the first one's history.
-    const other = site.node(site.engine(1_000));
+    // Starts a node on another store, which lacks the first one's history.
+    const other = site.node(site.store(1_000));
     site.use(other);
     publish(other, 100, 110);
     await two.close();
@@ -230,8 +230,8 @@ testInBrowsers(
   "an at-least-once message from a page arrives once, even if its server crashes",
   async (browser) => {
     await using site = await Site.open();
-    const engine = site.engine(1_000);
-    const nodes = [site.node(engine), site.node(engine), site.node(engine)];
+    const store = site.store(1_000);
+    const nodes = [site.node(store), site.node(store), site.node(store)];
     const [one, two, three] = nodes as [Server, Server, Server];
     site.use(one);
     const page = await site.page(browser);

@@ -38,7 +38,7 @@ testInBrowsers("documents of two pages are equal after their node was killed", a
   const folder = await Deno.makeTempDir();
   const script = await bundleOf(new URL("./_yjs_page.ts", import.meta.url));
   await Deno.writeTextFile(`${folder}/page.js`, script);
-  await using node = await YjsNode.start({ folder, engine: "sqlite" });
+  await using node = await YjsNode.start({ folder, broker: "sqlite" });
   const ann = await open(browser, node.port, "ann");
   const bob = await open(browser, node.port, "bob");
   await ann.evaluate(() => yjsPage.write("notes/1", "one "));

@@ -1,4 +1,4 @@
-/** Tests durable streams on each engine with the conformance suite of the protocol's authors. */
+/** Tests durable streams on each broker with the conformance suite of the protocol's authors. */
 import { assertEquals } from "@std/assert";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
@@ -36,18 +36,18 @@ interface TestResult {
   readonly failureMessages: readonly string[];
 }
 
-/** An engine that keeps logs. */
-interface Engine {
+/** A broker that keeps logs. */
+interface TestedBroker {
   readonly name: string;
-  /** True if the machine lacks the engine; the tests are then skipped. */
+  /** True if the machine lacks the broker; the tests are then skipped. */
   readonly ignore?: boolean;
-  /** Starts the engine and its broker; the stack disposes of both. */
+  /** Starts the store and its broker; the stack disposes of both. */
   start(stack: AsyncDisposableStack): Broker | Promise<Broker>;
 }
 
-const ENGINES: readonly Engine[] = [
+const BROKERS: readonly TestedBroker[] = [
   { name: "memory", start: (stack) => stack.use(new MemoryBroker()) },
-  ...(["normal", "full"] as const).map((synchronous): Engine => ({
+  ...(["normal", "full"] as const).map((synchronous): TestedBroker => ({
     name: `SQLite (${synchronous})`,
     async start(stack) {
       const folder = await Deno.makeTempDir();
@@ -75,13 +75,13 @@ const ENGINES: readonly Engine[] = [
 
 for (const suite of builtPeers(await buildDurableStreamsSuite())) {
   Deno.test(`durable streams pass the conformance suite ${suite.version}`, async (t) => {
-    // The engines run concurrently, because the suite mostly waits. The test as a whole checks for
+    // The brokers run concurrently, because the suite mostly waits. The test as a whole checks for
     // leaks.
-    await Promise.all(ENGINES.map((engine) =>
+    await Promise.all(BROKERS.map((broker) =>
       t.step({
-        name: `on ${engine.name}`,
-        ignore: engine.ignore === true,
-        fn: () => passOn(engine, suite),
+        name: `on ${broker.name}`,
+        ignore: broker.ignore === true,
+        fn: () => passOn(broker, suite),
         sanitizeOps: false,
         sanitizeResources: false,
         sanitizeExit: false,
@@ -91,7 +91,7 @@ for (const suite of builtPeers(await buildDurableStreamsSuite())) {
   });
 }
 
-async function passOn({ start }: Engine, suite: Peer): Promise<void> {
+async function passOn({ start }: TestedBroker, suite: Peer): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const broker = await start(stack);
   await using server = listen({

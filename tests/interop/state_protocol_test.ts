@@ -189,7 +189,7 @@ class Bench implements AsyncDisposable {
     this.#stack = stack;
   }
 
-  static async open(start: Engine["start"], { isKeyed = true } = {}): Promise<Bench> {
+  static async open(start: TestedBroker["start"], { isKeyed = true } = {}): Promise<Bench> {
     await using stack = new AsyncDisposableStack();
     const broker = await start(stack);
     const server = stack.use(listen({
@@ -227,15 +227,15 @@ class Bench implements AsyncDisposable {
   }
 }
 
-/** An engine that keeps rows. */
-interface Engine {
+/** A broker that keeps rows. */
+interface TestedBroker {
   readonly name: string;
-  /** True if the machine lacks the engine; the tests are then skipped. */
+  /** True if the machine lacks the broker; the tests are then skipped. */
   readonly ignore?: boolean;
   start(stack: AsyncDisposableStack): Broker | Promise<Broker>;
 }
 
-const ENGINES: readonly Engine[] = [
+const BROKERS: readonly TestedBroker[] = [
   { name: "memory", start: (stack) => stack.use(new MemoryBroker()) },
   {
     name: "SQLite",
@@ -264,7 +264,7 @@ function cardsOf(materialized: MaterializedState): Card[] {
   return byId([...materialized.getType("card").values()] as Card[]);
 }
 
-for (const { name, ignore = false, start } of ENGINES) {
+for (const { name, ignore = false, start } of BROKERS) {
   const test = (title: string, fn: () => Promise<void>) =>
     Deno.test({ name: `${title} on ${name}`, ignore, fn });
 

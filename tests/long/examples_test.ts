@@ -222,12 +222,12 @@ for (const [file, flags, expected] of RUNS) {
   );
 }
 
-for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissing]] as const) {
-  const expected = [`2 nodes on ${engine}`, ...CLUSTER.trim().split("\n")];
+for (const [broker, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissing]] as const) {
+  const expected = [`2 nodes on ${broker}`, ...CLUSTER.trim().split("\n")];
   Deno.test({
-    name: `examples/cluster/main.ts --${engine} --once survives the loss of both nodes`,
+    name: `examples/cluster/main.ts --${broker} --once survives the loss of both nodes`,
     ignore,
-    fn: () => runsOnce("cluster/main.ts", { flags: ["-A"], args: [`--${engine}`], expected }),
+    fn: () => runsOnce("cluster/main.ts", { flags: ["-A"], args: [`--${broker}`], expected }),
   });
 }
 

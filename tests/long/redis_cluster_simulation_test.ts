@@ -222,7 +222,7 @@ for (const first of [1, 26, 51, 76]) {
       assert(run.acknowledged > 100, `seed ${seed}: ${run.acknowledged} acknowledged`);
       losses += run.losses.length;
     }
-    assert(losses > 0, "the engine loses acknowledged writes");
+    assert(losses > 0, "the broker loses acknowledged writes");
   });
 }
 

@@ -61,7 +61,7 @@ class FaultyCluster {
       splitRate: 0.1,
       jitter: random() < 0.3 ? "long-tail" : "exponential",
     });
-    const broker = new MemoryBroker({ runtime: simulation.host("engine").runtime });
+    const broker = new MemoryBroker({ runtime: simulation.host("broker").runtime });
     this.#servers = ["a", "b", "c"].map((name) =>
       new SimulatedServer<string | typeof guest>(this.#network, simulation.host(name), () => ({
         broker,

@@ -1,4 +1,4 @@
-import { FaultyEngine } from "../faulty_broker.ts";
+import { FaultyStore } from "../faulty_broker.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { SimulatedDisk, SimulatedSqlite, Simulation } from "../simulator/mod.ts";
 
@@ -16,8 +16,8 @@ for (const synchronous of ["normal", "full"] as const) {
   testBroker(`SqliteBroker on a simulated disk, ${synchronous},`, open, {
     makePair: async () => {
       const inner = await open();
-      const engine = new FaultyEngine({ make: () => inner });
-      return [engine.connect(), engine.connect()];
+      const broker = new FaultyStore({ make: () => inner });
+      return [broker.connect(), broker.connect()];
     },
     teardown: async () => {
       for (const clock of clocks.splice(0)) await clock[Symbol.asyncDispose]();

@@ -8,7 +8,7 @@ const SIZE = { nodes: 3, clients: 10, topics: 4 };
 
 /** The plan of a seed with all features and faults, with a shorter duration. */
 function fullPlan(seed: number): Plan {
-  return { ...planOf(seed, { seconds: 20, isFull: true, engine: "memory" }), ...SIZE };
+  return { ...planOf(seed, { seconds: 20, isFull: true, broker: "memory" }), ...SIZE };
 }
 
 Deno.test("runPlan() returns the same outcome each time, and a different one for another seed", async () => {
@@ -59,7 +59,7 @@ Deno.test("runPlan() draws the same random values with fewer actions until the r
   const kill = { atMs: 4_000, kind: "kill", target: "node0", lastsMs: 1_000 };
   const cut = { atMs: 9_000, kind: "cut", target: "node1", lastsMs: 1_000 };
   const run = async (actions: Plan["actions"]) => {
-    const { trace } = await runPlan({ ...planOf(8, { engine: "memory" }), ...size, actions });
+    const { trace } = await runPlan({ ...planOf(8, { broker: "memory" }), ...size, actions });
     return trace.filter(({ atMs }) => atMs < cut.atMs);
   };
   const both = await run([kill, cut]);
@@ -67,8 +67,8 @@ Deno.test("runPlan() draws the same random values with fewer actions until the r
   assertEquals(await run([kill]), both);
 });
 
-for (const engine of ["memory", "redis", "nats"] as const) {
-  Deno.test(`runPlan() starts each kind of fault, the same on ${engine} each time`, async () => {
+for (const broker of ["memory", "redis", "nats"] as const) {
+  Deno.test(`runPlan() starts each kind of fault, the same on ${broker} each time`, async () => {
     const actions = FAULTS.map((kind, i) => ({
       atMs: 4_000 + 250 * i,
       kind,
@@ -80,7 +80,7 @@ for (const engine of ["memory", "redis", "nats"] as const) {
     const size = { nodes: 2, clients: 4, topics: 3, seconds: 15 };
     // A message with this delivery may be handled twice if a node crashes while handling it.
     const features = FEATURES.filter((feature) => feature !== "at-least-once");
-    const plan = { ...planOf(1, { engine }), ...size, features, actions };
+    const plan = { ...planOf(1, { broker }), ...size, features, actions };
     const first = await runPlan(plan);
     assertEquals(first.findings, []);
     assert(first.trace.filter(({ kind }) => kind === "fault").length > 20);

@@ -2,14 +2,14 @@ import { assert, assertEquals } from "@std/assert";
 import { type Action, type Plan, planOf } from "../simulation/plan.ts";
 import { runPlan } from "../simulation/run.ts";
 
-const KINDS = ["engine-disk", "engine-kill", "engine-power", "engine-full", "kill", "drain"];
+const KINDS = ["broker-disk", "broker-kill", "broker-power", "broker-full", "kill", "drain"];
 
 /**
  * A small cluster on SQLite with durable streams and streaming responses, and a fault every four
  * seconds.
  */
 function planOnSqlite(seed: number): Plan {
-  const plan = planOf(seed, { engine: "sqlite", seconds: 30 });
+  const plan = planOf(seed, { broker: "sqlite", seconds: 30 });
   const actions = Array.from({ length: 7 }, (_, i): Action => ({
     atMs: 2_000 + 4_000 * i,
     kind: KINDS[(seed + i) % KINDS.length]!,
@@ -21,17 +21,17 @@ function planOnSqlite(seed: number): Plan {
   return { ...plan, nodes: 2, clients: 6, topics: 3, features, actions };
 }
 
-Deno.test("SqliteEngine upholds a cluster's guarantees under kills, torn writes and full disks", async () => {
+Deno.test("SqliteStore upholds a cluster's guarantees under kills, torn writes and full disks", async () => {
   const reached = new Set<string>();
   for (let seed = 1; seed <= 8; seed++) {
     const { findings, coverage } = await runPlan(planOnSqlite(seed));
     assertEquals(findings, [], `seed ${seed}`);
     for (const state of coverage) reached.add(state);
   }
-  assert([...reached].some((state) => state.startsWith("engine-disk")), [...reached].join());
+  assert([...reached].some((state) => state.startsWith("broker-disk")), [...reached].join());
 });
 
-Deno.test("SqliteEngine gives a plan the same digest in each process", async () => {
+Deno.test("SqliteStore gives a plan the same digest in each process", async () => {
   const [first, again] = [await runPlan(planOnSqlite(3)), await runPlan(planOnSqlite(3))];
   assertEquals(first.digest, again.digest);
   const { stdout } = await new Deno.Command(Deno.execPath(), {

@@ -1,5 +1,5 @@
 /**
- * Creates relays that share an in-memory engine and dial each other over memory, with fake time,
+ * Creates relays that share an in-memory store and dial each other over memory, with fake time,
  * for tests of clusters.
  *
  * @module
@@ -14,7 +14,7 @@ import type { TrackReader } from "../../moq/track/track_reader.ts";
 import type { MoqVersion } from "../../moq/wire/versions.ts";
 import { Nodes } from "../../pubsub/nodes/nodes.ts";
 import { turns } from "../waiting.ts";
-import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "../faulty_broker.ts";
 import type { Random } from "../random.ts";
 import { type LivePair, livePair, textOf } from "./pair.ts";
 import { listen, Publisher } from "./relays.ts";
@@ -40,7 +40,7 @@ export class Site {
     options: Partial<MoqClusterOptions> & { readonly with?: MoqRelayOptions },
   ) {
     const onError = (error: unknown) => void this.errors.push(error);
-    this.broker = bench.engine.connect();
+    this.broker = bench.store.connect();
     const allowAnonymousPublish = true;
     this.relay = new MoqRelay({
       lingerMs: 1_000,
@@ -105,14 +105,14 @@ export interface LiveCluster {
   readonly heard: readonly string[];
 }
 
-/** Relays of one engine. */
+/** Relays of one store. */
 export class ClusterBench implements AsyncDisposable {
   readonly time = new FakeTime(0);
-  readonly engine: FaultyEngine;
+  readonly store: FaultyStore;
   readonly sites = new Map<string, Site>();
 
   constructor(random?: Random) {
-    this.engine = new FaultyEngine({ random });
+    this.store = new FaultyStore({ random });
   }
 
   /** Starts relays that know one another. */

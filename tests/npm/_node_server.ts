@@ -3,7 +3,7 @@
  *
  * ```sh
  * node server.mjs            # on memory
- * node server.mjs redis URL  # on an engine: Redis, or NATS with the file of an authority for TLS
+ * node server.mjs redis URL  # on a broker: Redis, or NATS with the file of an authority for TLS
  * node server.mjs nats ADDRESS [FILE]
  * ```
  *
@@ -15,9 +15,9 @@ import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 
-function brokerOf([engine, at = "", caFile]: readonly string[]): Broker & AsyncDisposable {
-  if (engine === "redis") return new RedisBroker({ url: at });
-  if (engine !== "nats") return new MemoryBroker();
+function brokerOf([broker, at = "", caFile]: readonly string[]): Broker & AsyncDisposable {
+  if (broker === "redis") return new RedisBroker({ url: at });
+  if (broker !== "nats") return new MemoryBroker();
   return new NatsBroker({ servers: at, ...(caFile === undefined ? {} : { tls: { caFile } }) });
 }
 

@@ -36,13 +36,13 @@ async function bundle(stack: AsyncDisposableStack, program: string): Promise<str
   return file;
 }
 
-/** Runs the program on an engine. */
+/** Runs the program on a broker. */
 async function start(
   stack: AsyncDisposableStack,
   peer: Peer,
-  engine: readonly string[],
+  broker: readonly string[],
 ): Promise<PeerServer> {
-  const server = stack.use(new PeerServer(peer.start([await bundle(stack, PROGRAM), ...engine])));
+  const server = stack.use(new PeerServer(peer.start([await bundle(stack, PROGRAM), ...broker])));
   const { port } = await server.next() as { readonly port: number };
   server.port = port;
   return server;
@@ -119,10 +119,10 @@ async function drains(server: PeerServer, url: string): Promise<void> {
 async function runsAll(
   t: Deno.TestContext,
   peer: Peer,
-  engine: readonly string[] = [],
+  broker: readonly string[] = [],
 ): Promise<void> {
   await using stack = new AsyncDisposableStack();
-  const server = await start(stack, peer, engine);
+  const server = await start(stack, peer, broker);
   const [url = "", origin = ""] = ["ws", "http"].map((it) => `${it}://127.0.0.1:${server.port}`);
   await t.step("requests and streaming responses", () => hasRequests(url));
   await t.step("a topic with history, and presence", () => hasTopics(url));

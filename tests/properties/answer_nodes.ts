@@ -5,8 +5,8 @@ import { RequestError } from "../../errors.ts";
 import type { Server } from "../../server.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import type { FaultyBroker } from "../faulty_broker.ts";
-import type { ClusterEngine } from "../simulation/cluster/engine.ts";
-import { faultyBroker, reach } from "./engines.ts";
+import type { ClusterStore } from "../simulation/cluster/store.ts";
+import { faultyBroker, reach } from "./stores.ts";
 import { collect } from "./outcomes.ts";
 import { byToken, type World } from "./world.ts";
 
@@ -16,7 +16,7 @@ export const TOPIC = "count";
 /** Time between two items, in milliseconds. */
 export const ITEM_MS = 120;
 
-/** Time until an engine stores answers after its servers have elected a leader, in milliseconds. */
+/** Time until a store stores answers after its servers have elected a leader, in milliseconds. */
 const FIRST_MS = 30_000;
 
 /** Behavior of a generator. */
@@ -49,14 +49,14 @@ export class AnswerNode {
   broker!: FaultyBroker;
   readonly #program: SimulatedServer<string>;
 
-  constructor(world: World, { name, engine, slots, resumes = true }: {
+  constructor(world: World, { name, store, slots, resumes = true }: {
     readonly name: string;
-    readonly engine: ClusterEngine;
+    readonly store: ClusterStore;
     readonly slots: number;
     readonly resumes?: boolean;
   }) {
     this.#program = world.serve(name, (host) => {
-      this.broker = faultyBroker(engine, host);
+      this.broker = faultyBroker(store, host);
       return {
         ...byToken,
         broker: this.broker,

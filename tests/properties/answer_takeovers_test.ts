@@ -1,5 +1,5 @@
 /**
- * Other nodes take over the answers of a lost node while engine calls fail, wait or lose their
+ * Other nodes take over the answers of a lost node while store calls fail, wait or lose their
  * replies.
  */
 import { assertEquals } from "@std/assert";
@@ -9,7 +9,7 @@ import { RESUME_LEASE_MS } from "../../server/durable/answers.ts";
 import { fail, type Fate, loseReply, pass, replyAfter, waitFor } from "../faulty_broker.ts";
 import { AnswerNode, type Asked, readAtAnotherNode, untilIdle } from "./answer_nodes.ts";
 import { keyOf, maybe } from "./draw.ts";
-import { reach } from "./engines.ts";
+import { reach } from "./stores.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 
@@ -34,9 +34,9 @@ const FATES: Readonly<Record<string, (healed: Promise<void>) => Fate>> = {
   "are answered late": replyAfter,
 };
 
-property("an answer of a lost node continues on exactly one node, even if engine calls fail", {
+property("an answer of a lost node continues on exactly one node, even if broker calls fail", {
   cases: fc.record({
-    engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
+    store: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     end: fc.constantFrom("kill", "close", "freeze", "calls that fail"),
     others: fc.integer({ min: 1, max: 2 }),
     faults: fc.array(
@@ -60,7 +60,7 @@ property("an answer of a lost node continues on exactly one node, even if engine
   }),
   regressions: {
     "one call that fails after a takeover ends the answer as failed": {
-      engine: "memory",
+      store: "memory",
       end: "kill",
       others: 1,
       faults: [],
@@ -68,10 +68,10 @@ property("an answer of a lost node continues on exactly one node, even if engine
     },
   },
   runs: 3,
-  async check(world, { engine: name, end, others: count, faults, single }) {
-    const engine = await world.engine(name);
+  async check(world, { store: name, end, others: count, faults, single }) {
+    const store = await world.store(name);
     const start = (name: string, resumes = true) =>
-      new AnswerNode(world, { name, engine, slots: PLACES, resumes });
+      new AnswerNode(world, { name, store, slots: PLACES, resumes });
     const [first, desk] = [start("first"), start("desk", false)];
     const [read] = await readAtAnotherNode(world, [first, desk], ["answer"]) as [Asked];
     const others = range(1, count).map((i) => start(`node-${i}`));

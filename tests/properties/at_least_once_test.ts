@@ -1,5 +1,5 @@
 /**
- * At-least-once delivery of messages and publications across lost connections, moves and engine
+ * At-least-once delivery of messages and publications across lost connections, moves and store
  * failures.
  */
 import { assertEquals } from "@std/assert";
@@ -7,7 +7,7 @@ import fc from "fast-check";
 import type { Client } from "../../client/client.ts";
 import { CloseCode } from "../../errors.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
-import { fail, type Fate, type FaultyBroker, FaultyEngine, pass } from "../faulty_broker.ts";
+import { fail, type Fate, type FaultyBroker, FaultyStore, pass } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import { type Drawn, transport } from "./draw.ts";
 import { outcomeOf, range } from "./outcomes.ts";
@@ -23,7 +23,7 @@ const BACKOFF = { firstDelayMs: 50, maxDelayMs: 200 } as const;
  */
 const [TRIP_MS, REST_MS] = [200, 12_000] as const;
 
-/** An engine in memory with a slow store. Its calls fail while it is unreachable. */
+/** A broker in memory with a slow store. Its calls fail while it is unreachable. */
 class AwayStore {
   readonly broker: FaultyBroker;
   isAway = false;
@@ -31,8 +31,8 @@ class AwayStore {
   readonly numbers: Map<string, number> = new Map();
 
   constructor(world: World, storeMs: number) {
-    const { runtime } = world.host("engine");
-    this.broker = new FaultyEngine({ runtime }).connect({ without: ["store.take"] });
+    const { runtime } = world.host("broker");
+    this.broker = new FaultyStore({ runtime }).connect({ without: ["store.take"] });
     const reach: Fate = (run, call) => (this.isAway ? fail : pass)(run, call);
     this.broker.make("store", reach);
     this.broker.make("store.advance", async (run, call) => {
@@ -74,10 +74,10 @@ property("a message with at-least-once delivery is handled once, in order, and t
     rounds: fc.array(
       fc.record({
         /**
-         * The state of the engine during the steps. It may fail from the start, fail later, or stop
+         * The state of the store during the steps. It may fail from the start, fail later, or stop
          * responding.
          */
-        engine: fc.constantFrom("there", "fails", "fails later", "hangs"),
+        store: fc.constantFrom("there", "fails", "fails later", "hangs"),
         awayMs: fc.integer({ min: 50, max: 2_200 }),
         /** Steps of each client. */
         steps: fc.array(fc.array(step, { maxLength: 3 }), { minLength: 1, maxLength: 3 }),
@@ -86,9 +86,9 @@ property("a message with at-least-once delivery is handled once, in order, and t
     ),
   }),
   async check(world, { storeMs, handlerMs, rounds }) {
-    const engine = new AwayStore(world, storeMs);
-    const engineHost = world.host("engine");
-    const ports = new NodePorts(world.simulation, engineHost, engine.broker);
+    const store = new AwayStore(world, storeMs);
+    const brokerHost = world.host("broker");
+    const ports = new NodePorts(world.simulation, brokerHost, store.broker);
     const handled = new Map<string, number[]>();
     const nodes = ["node-0", "node-1"].map((name) =>
       world.serve<string>(name, (host) => ({
@@ -107,14 +107,14 @@ property("a message with at-least-once delivery is handled once, in order, and t
       handled.set(`user-${i}`, []);
       return new Sender(world, `user-${i}`, nodes);
     });
-    for (const { engine: state, awayMs, steps } of rounds) {
+    for (const { store: state, awayMs, steps } of rounds) {
       const before = senders.map(({ sent }) => sent);
       const isAway = state === "fails";
-      engine.isAway = isAway;
+      store.isAway = isAway;
       const running = steps.map((own, i) => senders[i]!.play(own, state));
       if (state === "fails later") await world.pause(awayMs / 10);
-      engine.isAway = state.startsWith("fails");
-      if (state === "hangs") engineHost.freeze();
+      store.isAway = state.startsWith("fails");
+      if (state === "hangs") brokerHost.freeze();
       await world.pause(state === "there" ? 0 : awayMs);
       if (isAway) {
         await Promise.all(running);
@@ -122,15 +122,15 @@ property("a message with at-least-once delivery is handled once, in order, and t
           assertEquals(client.outbox.messages, sent - before[i]!, "acknowledged without a store");
         }
       }
-      engine.isAway = false;
-      engineHost.thaw();
+      store.isAway = false;
+      brokerHost.thaw();
       await Promise.all(running);
       const areAnswered = () => senders.every(({ client }) => client.outbox.messages === 0);
       await world.until("all acknowledgments", areAnswered, REST_MS);
       for (const { name, sent } of senders) {
         assertEquals(handled.get(name), range(0, sent - 1), `messages of ${name}`);
       }
-      const stored = [...engine.numbers.values()].toSorted((a, b) => a - b);
+      const stored = [...store.numbers.values()].toSorted((a, b) => a - b);
       const counts = senders.map(({ sent }) => sent).filter((sent) => sent > 0);
       assertEquals(stored, counts.toSorted((a, b) => a - b), "stored numbers");
     }
@@ -162,12 +162,12 @@ class Sender {
 
   /**
    * Sends messages. Ends a session only if each message can still be handled exactly once, because
-   * another node, or a node that has forgotten the client, cannot ask an unreachable engine.
+   * another node, or a node that has forgotten the client, cannot ask an unreachable store.
    */
-  async play(steps: readonly Step[], engine: "there" | "fails" | "fails later" | "hangs") {
+  async play(steps: readonly Step[], store: "there" | "fails" | "fails later" | "hangs") {
     for (const { count, pauseMs, end: wanted } of steps) {
-      const staysHere = wanted === ELSEWHERE && engine !== "there";
-      const end = engine === "fails later" ? "none" : staysHere ? "a cut" : wanted;
+      const staysHere = wanted === ELSEWHERE && store !== "there";
+      const end = store === "fails later" ? "none" : staysHere ? "a cut" : wanted;
       const world = this.world;
       const { session } = this.client;
       const machine = world.host(this.name);

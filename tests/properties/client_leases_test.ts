@@ -7,7 +7,7 @@ import fc from "fast-check";
 import { pause } from "../../base/wait.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
 import type { Drawn } from "./draw.ts";
-import { untilReached } from "./engines.ts";
+import { untilReached } from "./stores.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -141,20 +141,20 @@ property(
   "messages of clients that move between nodes are handled once, in order, even if leases expire",
   {
     cases: fc.record({
-      engine: fc.constantFrom("memory", "redis", "nats"),
+      store: fc.constantFrom("memory", "redis", "nats"),
       clients: fc.array(fc.oneof(fc.array(visit, { minLength: 1, maxLength: 4 }), lapse), {
         minLength: 1,
         maxLength: 3,
       }),
     }),
     runs: 3,
-    async check(world, { engine: name, clients }) {
-      const engine = await world.engine(name);
+    async check(world, { store: name, clients }) {
+      const store = await world.store(name);
       const visitors = clients.map((_, i) => new Visitor(world, `client-${i}`));
       const nodes: readonly SimulatedServer<string>[] = ["node-0", "node-1"].map((name, i) =>
         world.serve<string>(name, (host) => ({
           ...byToken,
-          broker: engine.broker(host)!,
+          broker: store.broker(host)!,
           onMessage: ({ data }) => {
             const work = data as Work;
             return visitors.find((one) => one.name === work.client)!.handle(nodes[i]!, work);

@@ -158,7 +158,7 @@ async function probe(world: World, programs: readonly Program[]): Promise<void> 
   }
 }
 
-/** Two nodes on an engine that never fails, and what their handlers received. */
+/** Two nodes on a store that never fails, and what their handlers received. */
 class Nodes {
   readonly requests: Map<string, number> = new Map();
   readonly messages: Map<string, string[]> = new Map();
@@ -169,13 +169,13 @@ class Nodes {
   private constructor(readonly world: World) {}
 
   static async start(world: World, rightMs: number): Promise<Nodes> {
-    const engine = await world.engine("memory");
+    const store = await world.store("memory");
     const nodes = new Nodes(world);
     let rights = 0;
     nodes.#programs = ["node-0", "node-1"].map((name) =>
       world.serve<string>(name, (host) => ({
         ...byToken,
-        broker: engine.broker(host),
+        broker: store.broker(host),
         authorize: async () => {
           await world.pause(rightMs * (rights++ % 3) / 2);
           return true;

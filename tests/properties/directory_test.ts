@@ -7,7 +7,7 @@ import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Host } from "../simulator/mod.ts";
 import type { Drawn } from "./draw.ts";
 import { BEAT_MS, KNOWN_MS, meet, startNodes } from "./nodes.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingStore } from "./failing_store.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -30,7 +30,7 @@ const FAULTS = [
   "none",
   "all messages lost",
   "some messages lost",
-  "engine away",
+  "broker away",
   "node frozen",
   "node frozen until it is gone",
   "node restarted",
@@ -57,18 +57,18 @@ interface Opened {
 
 /** A node with a directory. */
 class Member {
-  readonly #engine: FailingEngine;
+  readonly #store: FailingStore;
   /** Nodes that others may consider gone. */
   readonly #gone: ReadonlySet<string>;
   nodes: Nodes;
   directory: Directory<number>;
   readonly opened: Map<string, Opened> = new Map();
 
-  constructor(nodes: Nodes, readonly host: Host, { engine, gone }: {
-    readonly engine: FailingEngine;
+  constructor(nodes: Nodes, readonly host: Host, { store, gone }: {
+    readonly store: FailingStore;
     readonly gone: ReadonlySet<string>;
   }) {
-    this.#engine = engine;
+    this.#store = store;
     this.#gone = gone;
     this.nodes = nodes;
     this.directory = this.#start();
@@ -94,7 +94,7 @@ class Member {
     [{ nodes: this.nodes }] = startNodes(
       world,
       [this.host],
-      (host) => this.#engine.broker(host),
+      (host) => this.#store.broker(host),
     ) as [Member];
     this.directory = this.#start();
     for (const name of [...this.opened.keys()]) this.open(name);
@@ -139,11 +139,11 @@ property("each node knows the entries of all nodes soon after any loss", {
     ),
   }),
   async check(world, { nodeCount, scopeCount, delayMs, rounds }) {
-    const engine = new FailingEngine(world);
-    engine.delayMs = delayMs;
+    const store = new FailingStore(world);
+    store.delayMs = delayMs;
     const gone = new Set<string>();
-    const all = await meet(world, startNodes(world, nodeCount, (host) => engine.broker(host)));
-    const members = all.map(({ nodes, host }) => new Member(nodes, host, { engine, gone }));
+    const all = await meet(world, startNodes(world, nodeCount, (host) => store.broker(host)));
+    const members = all.map(({ nodes, host }) => new Member(nodes, host, { store, gone }));
     world.onEnd(() => {
       for (const { directory } of members) directory[Symbol.dispose]();
     });
@@ -173,9 +173,9 @@ property("each node knows the entries of all nodes soon after any loss", {
       const victim = members[index % nodeCount]!;
       const isFrozen = fault.startsWith("node frozen");
       apply(before);
-      if (fault === "all messages lost") engine.lostShare = 1;
-      if (fault === "some messages lost") engine.lostShare = 0.4;
-      if (fault === "engine away") engine.goAway();
+      if (fault === "all messages lost") store.lostShare = 1;
+      if (fault === "some messages lost") store.lostShare = 0.4;
+      if (fault === "broker away") store.goAway();
       if (isFrozen) victim.host.freeze();
       if (fault === "node frozen until it is gone" || fault === "node restarted") {
         gone.add(victim.nodes.id);
@@ -185,8 +185,8 @@ property("each node knows the entries of all nodes soon after any loss", {
       await world.pause(ROUND_MS);
       if (fault === "node frozen until it is gone") await world.pause(KNOWN_MS);
       victim.host.thaw();
-      engine.lostShare = 0;
-      if (fault === "engine away") engine.comeBack();
+      store.lostShare = 0;
+      if (fault === "broker away") store.comeBack();
       if (fault !== "none") {
         await world.pause(ON_WAY_MS + turns * CHECK_MS + 2 * BEAT_MS);
         if (fault === "node restarted") await world.pause(KNOWN_MS);

@@ -1,5 +1,5 @@
 /**
- * Durable streams on two servers that share an engine, used over HTTP, through sessions and on the
+ * Durable streams on two servers that share a store, used over HTTP, through sessions and on the
  * servers.
  */
 import { assert, assertEquals } from "@std/assert";
@@ -16,7 +16,7 @@ import {
 } from "../../server/durable/streams_model.ts";
 import type { DurableStreamWriter } from "../../server/durable/writer.ts";
 import { type Drawn, maybe, stepOf } from "./draw.ts";
-import { untilReached } from "./engines.ts";
+import { untilReached } from "./stores.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { ask, type Asking, type Node, type Reply, serveNodes } from "./requests.ts";
@@ -42,7 +42,7 @@ const [TTL_S, EXPIRED_MS] = [90, 130_000];
 const USED_MS = 60_000;
 
 /**
- * Time until an engine has counted the streams that another server created or deleted, in
+ * Time until a store has counted the streams that another server created or deleted, in
  * milliseconds.
  */
 const COUNT_MS = 1_300;
@@ -151,7 +151,7 @@ class Streams {
     this.#faces = new StreamFaces(world, { nodes, clients, model });
   }
 
-  /** Waits for the engine, whose servers may have to elect a leader first. */
+  /** Waits for the store, whose servers may have to elect a leader first. */
   async ready(): Promise<void> {
     for (const node of [0, 1]) {
       for (const [method, status] of [["PUT", 201], ["DELETE", 204]] as const) {
@@ -217,7 +217,7 @@ class Streams {
   async #create(step: StepOf<"create">): Promise<void> {
     const { id, node, ends, isMortal, fork } = step;
     const source = fork && { id: this.#idOf(fork.of), place: fork.place };
-    // An engine may count streams of another server with a delay.
+    // A store may count streams of another server with a delay.
     if (node !== this.#creator) await this.world.pause(COUNT_MS);
     this.#creator = node;
     if (!step.isHttp) return await this.#createHeld(id, node, source);
@@ -544,11 +544,11 @@ const BY_SERVER: Readonly<Record<string, string>> = {
 
 property("a durable stream returns what was created, appended and closed, however it is read", {
   cases: fc.record({
-    engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
+    store: fc.constantFrom("memory", "redis", "sqlite", "nats"),
     maxStreams: fc.constantFrom(3, 2, 4),
     steps: stepsOf,
   }),
-  async check(world, { engine, maxStreams, steps }) {
+  async check(world, { store, maxStreams, steps }) {
     const durableStreams = {
       path: "/streams",
       authorize: () => true,
@@ -558,7 +558,7 @@ property("a durable stream returns what was created, appended and closed, howeve
       maxStreamsPerUser: 1_000_000,
       ...LIMITS,
     };
-    const nodes = await serveNodes(world, engine, { durableStreams });
+    const nodes = await serveNodes(world, store, { durableStreams });
     const clients = nodes.map(({ host }, i) => world.connect(`reader-${i}`, host));
     await world.until("sessions", () => clients.every(({ isConnected }) => isConnected), 20_000);
     const streams = new Streams(world, nodes, clients, maxStreams);

@@ -6,7 +6,7 @@ import type { Subscription } from "../../client/subscriptions/subscription.ts";
 import type { PresenceEvent } from "../../pubsub/mod.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, stepOf } from "./draw.ts";
-import { FailingEngine, serveRooms } from "./failing_engine.ts";
+import { FailingStore, serveRooms } from "./failing_store.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -103,10 +103,10 @@ class Followings {
   #newest = 0;
 
   constructor(readonly world: World, delayMs: number) {
-    const engine = new FailingEngine(world);
-    engine.delayMs = delayMs;
+    const store = new FailingStore(world);
+    store.delayMs = delayMs;
     this.#followers = ["a", "b", "c"].map((name) =>
-      new Follower(serveRooms(world, name, engine, GRACE_MS))
+      new Follower(serveRooms(world, name, store, GRACE_MS))
     );
   }
 

@@ -46,7 +46,7 @@ const listen = stepOf("listen", { topic: fc.nat(BRIEF) }, 4);
 const others = fc.record({ kind: fc.constantFrom("expire", "reopen") });
 
 const cases = fc.record({
-  engine: fc.constantFrom("memory", "sqlite"),
+  store: fc.constantFrom("memory", "sqlite"),
   maxTopics: fc.integer({ min: 2, max: 4 }),
   steps: fc.array(
     fc.oneof(publish, listen, { weight: 1, arbitrary: others }),
@@ -65,7 +65,7 @@ property(
     cases,
     regressions: {
       "forgotten topics of a failed transaction": {
-        engine: "sqlite",
+        store: "sqlite",
         maxTopics: 2,
         steps: [
           { ...plain, topic: 0 },
@@ -75,8 +75,8 @@ property(
         ],
       },
     },
-    async check(world, { engine, maxTopics, steps }) {
-      const topics = await FewTopics.start(world, { engine, maxTopics });
+    async check(world, { store, maxTopics, steps }) {
+      const topics = await FewTopics.start(world, { store, maxTopics });
       for (const step of steps) {
         if (step.kind === "publish") await topics.publish(step);
         else if (step.kind === "listen") await topics.listenOrLeave(step.topic);
@@ -121,15 +121,15 @@ class FewTopics {
 
   static async start(
     world: World,
-    { engine, maxTopics }: Pick<Case, "engine" | "maxTopics">,
+    { store, maxTopics }: Pick<Case, "store" | "maxTopics">,
   ): Promise<FewTopics> {
     const host = world.host("node");
     const model = new ForgettingModel({
-      prefersListeners: engine === "memory",
+      prefersListeners: store === "memory",
       maxTopics,
       size: SIZE,
     });
-    if (engine === "memory") {
+    if (store === "memory") {
       const open = () => new MemoryBroker({ runtime: host.runtime, maxTopics });
       return new FewTopics(world, { model, open, disk: undefined });
     }

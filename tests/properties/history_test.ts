@@ -11,9 +11,9 @@ import { BrokerError } from "../../errors.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { HIGH_WATER_MARK } from "../../session/queue/turn.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { FaultyEngine, pass, replyAfter } from "../faulty_broker.ts";
+import { FaultyStore, pass, replyAfter } from "../faulty_broker.ts";
 import { maybe } from "./draw.ts";
-import { untilReached } from "./engines.ts";
+import { untilReached } from "./stores.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { areSubscribed, read as readAny, type Reading } from "./readings.ts";
@@ -49,7 +49,7 @@ class Numbers {
 
 property("a client reads all that a history keeps after a position, or the reason for a gap", {
   cases: fc.record({
-    engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
+    store: fc.constantFrom("memory", "sqlite", "redis", "nats"),
     size: fc.constantFrom<number[]>(SIZE, 100),
     before: fc.integer({ min: 1, max: 12 }),
     readings: fc.array(
@@ -64,12 +64,12 @@ property("a client reads all that a history keeps after a position, or the reaso
       { maxLength: 4 },
     ),
   }),
-  async check(world, { engine: name, size, before, readings }) {
-    const engine = await world.engine(name);
+  async check(world, { store: name, size, before, readings }) {
+    const store = await world.store(name);
     const nodes = [0, 1].map((i) =>
       world.serve(`node-${i}`, (host) => ({
         authorize: () => true,
-        broker: engine.broker(host)!,
+        broker: store.broker(host)!,
         history: { first: {}, news: { size, bytes: 1 << 20 } },
         onError() {},
       }))
@@ -230,7 +230,7 @@ property("a client recovers publications that its full queue dropped", {
   },
 });
 
-property("each replay that reads the engine returns its turn, however it ends", {
+property("each replay that reads the broker returns its turn, however it ends", {
   cases: fc.array(
     fc.record({
       end: fc.constantFrom("all", "the first one", "at once", "a cut"),
@@ -240,17 +240,17 @@ property("each replay that reads the engine returns its turn, however it ends", 
   ),
   runs: 2,
   async check(world, kinds) {
-    const engine = new FaultyEngine({ runtime: world.host("engine").runtime });
+    const store = new FaultyStore({ runtime: world.host("broker").runtime });
     let fails = false;
-    engine.make("history.read", async (run) => {
-      await pause(engine.runtime, 2);
+    store.make("history.read", async (run) => {
+      await pause(store.runtime, 2);
       if (!fails) return await run();
       fails = false;
       throw new BrokerError("Cannot read: the reply was lost");
     });
     const { server, host } = world.serve("node", () => ({
       authorize: () => true,
-      broker: engine.connect(),
+      broker: store.connect(),
       history: { large: { bytes: 1 << 24 } },
       onError() {},
     }));
@@ -284,7 +284,7 @@ property("each replay that reads the engine returns its turn, however it ends", 
     await world.until("no topic", () => server.topics.size === 0);
     const { waitingPages, waitingBytes, tailBytes } = server.topics.stats;
     assertEquals([waitingPages, waitingBytes, tailBytes], [0, 0, 0]);
-    await engine.inner.close();
+    await store.inner.close();
   },
 });
 
@@ -296,7 +296,7 @@ property(
       readers: fc.array(
         fc.record({
           start: fc.constantFrom("position", "wrong tag", "last"),
-          /** A position that a node must read from the engine. */
+          /** A position that a node must read from the store. */
           at: fc.integer({ min: 1, max: 2 }),
           hasTag: fc.boolean(),
         }),
@@ -306,15 +306,15 @@ property(
       meanwhile: fc.nat(4),
     }),
     async check(world, { before, readers, event, meanwhile }) {
-      const { runtime } = world.host("engine");
+      const { runtime } = world.host("broker");
       const isSame = event === "a loss under the same epoch";
       const isLost = isSame || event === "a loss";
       const make = () =>
         new MemoryBroker({
           runtime: isSame ? { ...runtime, randomUUID: () => "theepoch" } : runtime,
         });
-      const engine = new FaultyEngine({ runtime, make });
-      const broker = engine.connect();
+      const store = new FaultyStore({ runtime, make });
+      const broker = store.connect();
       const held = Promise.withResolvers<void>();
       let isDeaf = false;
       broker.onDelivery = (publication, deliver) =>
@@ -328,7 +328,7 @@ property(
       const follower = read(world.connect("follower", host), "large");
       await world.until("a follower", () => areSubscribed([follower]));
       const positions: HistoryPosition[] = [];
-      /** Numbers, by the engine's life. */
+      /** Numbers, by the store's life. */
       const lives: number[][] = [[]];
       const publish = async (count: number, text = "") => {
         for (; count > 0; count--) {
@@ -356,7 +356,7 @@ property(
       await world.pause(5);
       broker.make("history.read", pass);
       if (isLost) {
-        engine.lose();
+        store.lose();
         lives.push([]);
         // A different publication at a known offset shows that this is another history.
         isDeaf = true;
@@ -380,7 +380,7 @@ property(
         assertEquals(got, lives.at(-1)!.slice(first), `${start} at ${at}`);
         assertEquals(recoveries, start === "last" ? [] : [isOther ? "new-epoch" : true]);
       }
-      await engine.inner.close();
+      await store.inner.close();
     },
   },
 );
@@ -400,9 +400,9 @@ property("very many topics that miss publications at once are read again, a few 
   }),
   runs: 3,
   async check(world, { topics: count, rounds }) {
-    const { runtime } = world.host("engine");
-    const engine = new FaultyEngine({ runtime });
-    const broker = engine.connect();
+    const { runtime } = world.host("broker");
+    const store = new FaultyStore({ runtime });
+    const broker = store.connect();
     let [isDeaf, readMs, failing, underWay, peak] = [false, 5, 0, 0, 0];
     broker.onDelivery = (publication, deliver) =>
       isDeaf && publication.position ? undefined : deliver(publication);
@@ -474,6 +474,6 @@ property("very many topics that miss publications at once are read again, a few 
     await client.close();
     await world.until("no topic", () => server.topics.size === 0);
     assertEquals(server.topics.stats.tailBytes, 0);
-    await engine.inner.close();
+    await store.inner.close();
   },
 });

@@ -1,5 +1,5 @@
 /**
- * The HTTP API on two servers that share an engine. The property compares each response and
+ * The HTTP API on two servers that share a store. The property compares each response and
  * everything that sessions receive.
  */
 import { assert, assertEquals } from "@std/assert";
@@ -30,7 +30,7 @@ const TTL_MS = 30_000;
  */
 const STEP_MS = 200;
 
-/** Time that servers need to start on each engine. */
+/** Time that servers need to start on each store. */
 const READY_MS = 20_000;
 
 const node = fc.constantFrom(0, 1);
@@ -399,9 +399,9 @@ const REJECTED: readonly (readonly [outcome: string, publications: readonly obje
 ];
 
 property("the HTTP API does on each server what its responses say, for sessions on all servers", {
-  cases: fc.record({ engine: fc.constantFrom("memory", "redis", "sqlite", "nats"), steps }),
-  async check(world, { engine, steps }) {
-    const nodes = await serveNodes(world, engine, {
+  cases: fc.record({ store: fc.constantFrom("memory", "redis", "sqlite", "nats"), steps }),
+  async check(world, { store, steps }) {
+    const nodes = await serveNodes(world, store, {
       history: { "log:{name}": { size: SIZE, ttlMs: TTL_MS } },
       rooms: ["room:{name}"],
       presenceGraceMs: 1,

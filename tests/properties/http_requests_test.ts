@@ -5,7 +5,7 @@ import { CloseCode } from "../../errors.ts";
 import type { Session } from "../../session/session.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
 import { keyOf } from "./draw.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingStore } from "./failing_store.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
@@ -43,7 +43,7 @@ const step = fc.oneof(
     messages: fc.nat(3),
   }),
   fc.record({
-    kind: fc.constantFrom("wrong secret", "wrong id", "wrong number", "frozen node", "lost engine"),
+    kind: fc.constantFrom("wrong secret", "wrong id", "wrong number", "frozen node", "lost broker"),
     isHome,
   }),
 );
@@ -52,7 +52,7 @@ property("a connection over HTTP does what each request says, whichever node rec
   cases: fc.array(step, { maxLength: 8 }),
   async check(world, steps) {
     const connection = await Connection.open(world);
-    const { nodes, engine, far, handled } = connection;
+    const { nodes, store, far, handled } = connection;
     const readers: Events[] = [];
     let last = 1;
     for (const step of steps) {
@@ -104,18 +104,18 @@ property("a connection over HTTP does what each request says, whichever node rec
           }
           break;
         case "frozen node":
-        case "lost engine": {
+        case "lost broker": {
           const isFrozen = step.kind === "frozen node";
           if (isFrozen) nodes[0]!.host.freeze();
-          else engine.goAway();
-          // Only requests through the other node need the engine.
+          else store.goAway();
+          // Only requests through the other node need the store.
           if (!isFrozen) assertEquals((await connection.post(true, {})).status, 204);
           const response = await connection.post(false, {});
           assertEquals([response.status, response.headers.get("retry-after")], [503, "1"]);
           const rule = "Cannot reach connection: the node of the connection must answer";
           assertEquals((await response.json()).detail, rule);
           if (isFrozen) nodes[0]!.host.thaw();
-          else engine.comeBack();
+          else store.comeBack();
           await world.pause(ROUND_MS);
           assertEquals((await connection.post(false, {})).status, 204);
           // The last stream may have ended.
@@ -197,7 +197,7 @@ property("a connection over HTTP ends with its reason on all nodes, and frees it
 
 /** A connection at the first of two nodes, with the client's state. */
 class Connection {
-  readonly engine: FailingEngine;
+  readonly store: FailingStore;
   readonly nodes: readonly SimulatedServer<string>[];
   readonly handled: number[] = [];
   /** Headers that name the connection. */
@@ -207,11 +207,11 @@ class Connection {
   confirmed = 0;
 
   private constructor(readonly world: World) {
-    this.engine = new FailingEngine(world);
+    this.store = new FailingStore(world);
     this.nodes = ["home", "other"].map((name) =>
       world.serve<string>(name, (host) => ({
         ...byToken,
-        broker: this.engine.broker(host),
+        broker: this.store.broker(host),
         node: { heartbeatMs: BEAT_MS, goneAfterMs: 4 * BEAT_MS },
         session: {
           maxMessageBytes: MESSAGE_BYTES,

@@ -9,7 +9,7 @@ import { RESCUE_INTERVAL_MS } from "../../pubsub/logs/stream_logs.ts";
 import { MAX_TAKEOVERS, RESUME_LEASE_MS } from "../../server/durable/answers.ts";
 import { answerId } from "../../server/durable/options.ts";
 import { fail, pass } from "../faulty_broker.ts";
-import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import type { ClusterStore } from "../simulation/cluster/store.ts";
 import {
   AnswerNode,
   type Asked,
@@ -23,14 +23,14 @@ import {
   untilIdle,
 } from "./answer_nodes.ts";
 import { type Drawn, stepOf } from "./draw.ts";
-import { reach } from "./engines.ts";
+import { reach } from "./stores.ts";
 import { range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-const ENGINES = ["memory", "redis", "nats", "sqlite"] as const;
+const BROKERS = ["memory", "redis", "nats", "sqlite"] as const;
 
-/** Time that the calls of an engine take, in milliseconds. */
+/** Time that the calls of a store take, in milliseconds. */
 const CALLS_MS = 2_500;
 
 /** Time for which nodes that cannot continue an answer leave it to other nodes, in milliseconds. */
@@ -60,13 +60,13 @@ const step = fc.oneof(
 
 property("a node has as many slots for answers as configured, however answers end", {
   cases: fc.record({
-    engine: fc.constantFrom(...ENGINES),
+    store: fc.constantFrom(...BROKERS),
     slots: fc.integer({ min: 2, max: 4 }),
     steps: fc.array(step, { maxLength: 25 }),
   }),
-  async check(world, { engine, slots, steps }) {
-    const made = await world.engine(engine);
-    const node = new AnswerNode(world, { name: "node", engine: made, slots });
+  async check(world, { store, slots, steps }) {
+    const made = await world.store(store);
+    const node = new AnswerNode(world, { name: "node", store: made, slots });
     await reach(world, node);
     const running = new RunningAnswers(world, node, slots);
     for (const step of steps) {
@@ -226,7 +226,7 @@ const turn = fc.record({
 
 property("an answer continues on exactly one node, which frees its slots, however a node ends", {
   cases: fc.record({
-    engine: fc.constantFrom(...ENGINES),
+    store: fc.constantFrom(...BROKERS),
     answers: fc.integer({ min: 1, max: 3 }),
     /** If true, a second node is always running and tries to take over. */
     hasRival: fc.boolean(),
@@ -235,16 +235,16 @@ property("an answer continues on exactly one node, which frees its slots, howeve
   runs: 3,
   regressions: {
     "a node that cannot continue waits for others again after each takeover": {
-      engine: "memory",
+      store: "memory",
       answers: 1,
       hasRival: false,
       turns: Array(7).fill({ stayMs: 50, end: "close", awayMs: 4_900 }),
     },
   },
-  async check(world, { engine, answers, hasRival, turns }) {
+  async check(world, { store, answers, hasRival, turns }) {
     // Each of two rivals may take over one answer.
     const count = hasRival ? 1 : answers;
-    const relay = new Relay(world, await world.engine(engine), count);
+    const relay = new Relay(world, await world.store(store), count);
     await relay.begin();
     if (hasRival) relay.startNode();
     for (const turn of turns) {
@@ -268,10 +268,10 @@ class Relay {
   /** Number of takeovers from nodes that did not hand over their answers. */
   #lost = 0;
 
-  constructor(readonly world: World, readonly engine: ClusterEngine, answers: number) {
+  constructor(readonly world: World, readonly store: ClusterStore, answers: number) {
     this.#slots = answers + 1;
     this.#keys = range(1, answers).map((i) => `answer-${i}`);
-    this.#desk = new AnswerNode(world, { name: "desk", engine, slots: 1, resumes: false });
+    this.#desk = new AnswerNode(world, { name: "desk", store, slots: 1, resumes: false });
   }
 
   /** Starts the answers on the first node and reads them on another node. */
@@ -364,7 +364,7 @@ class Relay {
     await new RunningAnswers(this.world, node, this.#slots, users).fill();
   }
 
-  /** Compares the items and the data that the engine stores. */
+  /** Compares the items and the data that the store stores. */
   async compareForgotten(): Promise<void> {
     for (const { items } of this.#read) assertEquals(items, range(0, items.length - 1));
     const { host, broker } = this.#desk;
@@ -387,7 +387,7 @@ class Relay {
   startNode(): AnswerNode {
     const node = new AnswerNode(this.world, {
       name: `node-${this.#nodes.length}`,
-      engine: this.engine,
+      store: this.store,
       slots: this.#slots,
     });
     this.#nodes.push(node);

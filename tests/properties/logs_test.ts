@@ -1,4 +1,4 @@
-/** The logs of an engine. Each call by two nodes must have the result that the model predicts. */
+/** The logs of a store. Each call by two nodes must have the result that the model predicts. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { type Broker, countedBytes, ENTRY_BYTES } from "../../pubsub/broker.ts";
@@ -10,9 +10,9 @@ import type {
   ReadLogOptions,
 } from "../../pubsub/logs/log.ts";
 import {
+  type BrokerFacts,
   countedOf,
   dueSpan,
-  type EngineFacts,
   isOver,
   type LogCall,
   makeCall,
@@ -32,12 +32,12 @@ import {
 } from "../../pubsub/logs/rules.ts";
 import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe, stepOf } from "./draw.ts";
-import { reach } from "./engines.ts";
+import { reach } from "./stores.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
-const ENGINES = ["memory", "sqlite", "redis", "nats"] as const;
-type EngineName = typeof ENGINES[number];
+const BROKERS = ["memory", "sqlite", "redis", "nats"] as const;
+type BrokerName = typeof BROKERS[number];
 
 /** Ids of the logs, which are two streams and an answer. */
 const IDS = ["one", "two", "answer:a"] as const;
@@ -57,7 +57,7 @@ const [TTL_MS, LEASE_MS, LONG_MS] = [600, 300, 600_000] as const;
  */
 const [ANNOUNCED_MS, SETTLED_MS] = [1_000, 800] as const;
 
-/** Time until the servers of an engine know of a subscription, in milliseconds. */
+/** Time until the servers of a store know of a subscription, in milliseconds. */
 const KNOWN_MS = 500;
 
 /** A producer's numbers, relative to its newest number. */
@@ -185,7 +185,7 @@ const step = fc.oneof(
 type DrawnStep = Drawn<typeof step>;
 
 const cases = fc.record({
-  engine: fc.constantFrom(...ENGINES),
+  store: fc.constantFrom(...BROKERS),
   /** Number of other overdue logs, and of logs of each kind that are no longer overdue. */
   more: fc.constantFrom(0, 0, 0, 30),
   steps: fc.array(step, { maxLength: 50, size: "max" }),
@@ -207,11 +207,11 @@ const PLAIN: CallOf<"create"> = {
   room: undefined,
 };
 
-property("each log call returns the model's result, on two nodes of each engine", {
+property("each log call returns the model's result, on two nodes of each broker", {
   cases,
   regressions: {
     "reads renew a log that another node created in place of an earlier one": {
-      engine: "nats",
+      store: "nats",
       more: 0,
       steps: [
         oneCall(0, PLAIN),
@@ -222,8 +222,8 @@ property("each log call returns the model's result, on two nodes of each engine"
       ],
     },
   },
-  async check(world, { engine, more, steps }) {
-    const logs = await ModelledLogs.start(world, engine);
+  async check(world, { store, more, steps }) {
+    const logs = await ModelledLogs.start(world, store);
     if (more > 0) await logs.addMore(more);
     for (const step of steps) {
       if (step.kind === "wait") await world.pause(step.ms);
@@ -256,7 +256,7 @@ interface NodeCall {
   readonly call: LogCall;
 }
 
-/** A node of the engine. */
+/** A node of the store. */
 interface Node {
   readonly host: Host;
   readonly broker: Broker;
@@ -264,7 +264,7 @@ interface Node {
   readonly heard: Map<string, number>;
 }
 
-/** The logs of an engine and the possible states of each log. */
+/** The logs of a store and the possible states of each log. */
 class ModelledLogs {
   /** Several states are possible after concurrent calls and around an expiry. */
   readonly #states = new Map<string, readonly ModelState[]>(IDS.map((id) => [id, [undefined]]));
@@ -276,15 +276,15 @@ class ModelledLogs {
   private constructor(
     readonly world: World,
     readonly nodes: readonly Node[],
-    readonly engine: EngineName,
+    readonly store: BrokerName,
   ) {}
 
-  /** Starts an engine and two nodes that are notified of changes to all logs. */
-  static async start(world: World, name: EngineName): Promise<ModelledLogs> {
-    const engine = await world.engine(name);
+  /** Starts a store and two nodes that are notified of changes to all logs. */
+  static async start(world: World, name: BrokerName): Promise<ModelledLogs> {
+    const store = await world.store(name);
     const nodes = await Promise.all(["near", "far"].map(async (name): Promise<Node> => {
       const host = world.host(name);
-      const broker = await world.run(host, () => engine.broker(host)!);
+      const broker = await world.run(host, () => store.broker(host)!);
       world.onEnd(() => world.run(host, () => broker.close()));
       await reach(world, { host, broker });
       const heard = new Map<string, number>(IDS.map((id) => [id, 0]));
@@ -425,7 +425,7 @@ class ModelledLogs {
     }
     const spans = ids.map((id) => this.#states.get(id)!.map(dueSpan)[0]);
     for (const [i, span] of spans.entries()) {
-      // For a short list, an engine may search only part of its logs.
+      // For a short list, a store may search only part of its logs.
       const isLate = isWhole && (spans[i - 1]?.fromMs ?? 0) > (span?.toMs ?? Infinity);
       if (isLate && span!.toMs !== -Infinity) faults.push(`${ids[i]} after a later one`);
     }
@@ -452,9 +452,9 @@ class ModelledLogs {
     return [...this.#states.values()].every((states) => kinds(states).size === 1);
   }
 
-  /** The facts about the engine that the model needs. */
-  #factsOf(id: string): EngineFacts {
-    return { others: this.#othersOf(id), hasShortPages: this.engine === "nats" };
+  /** The facts about the store that the model needs. */
+  #factsOf(id: string): BrokerFacts {
+    return { others: this.#othersOf(id), hasShortPages: this.store === "nats" };
   }
 
   /** Number of other logs of the same kind. */
@@ -492,7 +492,7 @@ class ModelledLogs {
   #creation(id: string, drawn: CallOf<"create">, isAlone: boolean): CreateLogOptions {
     const { records, ttlMs, expiresInMs, owner, leaseMs, end, room } = drawn;
     // NATS counts its logs only from time to time.
-    const isBound = isAlone && this.engine !== "nats" && this.#isSure;
+    const isBound = isAlone && this.store !== "nats" && this.#isSure;
     return {
       config: {
         contentType: "text/plain",

@@ -21,11 +21,11 @@ property("a node that has just started reaches and limits the sessions of other 
     ends: fc.boolean(),
   }),
   async check(world, { sessions, pausesMs, actMs, ends }) {
-    const engine = await world.engine("memory");
+    const store = await world.store("memory");
     const start = (name: string) =>
       world.serve<string>(name, (host) => ({
         ...byToken,
-        broker: engine.broker(host)!,
+        broker: store.broker(host)!,
         node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
         limits: { maxSessionsPerUser: sessions },
         onMessage() {},

@@ -8,7 +8,7 @@ import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Host } from "../simulator/mod.ts";
 import { keyOf } from "./draw.ts";
 import { BEAT_MS, KNOWN_MS, meet, startNodes, TRIP_MS } from "./nodes.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingStore } from "./failing_store.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -52,7 +52,7 @@ const FAULTS: Readonly<
   killed: { to: "silent", withinMs: 2 * BEAT_MS + 600 },
   frozen: { to: "silent", withinMs: 2 * BEAT_MS + 600 },
   closed: { to: "gone", from: "gone", withinMs: TRIP_MS },
-  "without the engine": {
+  "without the broker": {
     to: "lost",
     from: "lost",
     others: "lost",
@@ -134,13 +134,13 @@ property("a call between nodes returns its reply or its failure, and leaves noth
   },
 });
 
-property("a node that dies, freezes or loses the engine fails only its own calls", {
+property("a node that dies, freezes or loses the broker fails only its own calls", {
   cases: fc.record({
     fault: keyOf(FAULTS),
     calls: fc.array(fc.record({ ...ends, size }), { maxLength: 6 }),
   }),
   async check(world, { fault, calls }) {
-    const { callers, begun, engine } = await startCallers(world);
+    const { callers, begun, store } = await startCallers(world);
     const { to, from, others = "reply", withinMs } = FAULTS[fault]!;
     const [first] = callers as [Caller];
     const ending = calls.map(({ from, step, size }, id) => {
@@ -159,9 +159,9 @@ property("a node that dies, freezes or loses the engine fails only its own calls
     if (fault === "frozen") first.host.freeze();
     if (fault === "closed") void first.calls[Symbol.asyncDispose]();
     if (fault === "closed") void first.nodes.close();
-    if (fault === "without the engine") {
-      engine.goAway();
-      world.simulation.after(500, () => engine.comeBack());
+    if (fault === "without the broker") {
+      store.goAway();
+      world.simulation.after(500, () => store.comeBack());
     }
     await Promise.all(ending.map(async ({ id, caller, called, outcome }) => {
       const expected = caller === first ? from : called === first ? to : others;
@@ -187,9 +187,9 @@ property("a node that dies, freezes or loses the engine fails only its own calls
  * be frozen at first.
  */
 async function startCallers(world: World, frozenMs = 0) {
-  const engine = new FailingEngine(world);
+  const store = new FailingStore(world);
   const begun: Begun[] = [];
-  const all = startNodes(world, NODES, (host) => engine.broker(host));
+  const all = startNodes(world, NODES, (host) => store.broker(host));
   const callers: readonly Caller[] = all.map(({ host, nodes }) => {
     const quotas = new Quotas(host.runtime);
     const calls = new NodeCalls({
@@ -215,7 +215,7 @@ async function startCallers(world: World, frozenMs = 0) {
     callers[0]!.host.freeze();
     world.simulation.after(frozenMs, () => callers[0]!.host.thaw());
   } else await meet(world, all);
-  return { callers, begun, engine };
+  return { callers, begun, store };
 }
 
 /** Creates a request of a given size. It is at least as large as its instructions. */

@@ -7,7 +7,7 @@ import { pause } from "../../base/wait.ts";
 import type { Broker, Publication } from "../../pubsub/broker.ts";
 import { keyOf } from "./draw.ts";
 import { type BareNode, BEAT_MS, GONE_MS, KNOWN_MS, meet, startNodes, TRIP_MS } from "./nodes.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingStore } from "./failing_store.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -155,13 +155,13 @@ property("a node that misses messages declares no other node gone, and reports i
     ),
   }),
   async check(world, { nodeCount, rounds }) {
-    const engine = new FailingEngine(world);
+    const store = new FailingStore(world);
     const misses = new Map<string, Misses>();
     const all = startNodes(
       world,
       nodeCount,
       (host) =>
-        listening(engine.broker(host), ({ payload }) => {
+        listening(store.broker(host), ({ payload }) => {
           const what = misses.get(host.name) ?? "none";
           const { id } = all.find((node) => node.host === host)!.nodes;
           return what === "none" || what === "its own" && !`${payload}`.includes(id);
@@ -232,8 +232,8 @@ async function startAsking(world: World, count: number): Promise<readonly BareNo
   world.expectErrors(
     /^A handler or listener of nodes failed: (Error: planned|.* serialize a BigInt)$/,
   );
-  const engine = new FailingEngine(world);
-  const all = startNodes(world, count, (host) => engine.broker(host));
+  const store = new FailingStore(world);
+  const all = startNodes(world, count, (host) => store.broker(host));
   for (const [i, { host, nodes }] of all.entries()) {
     nodes.handle("test", async (data) => {
       const { id, replies, workMs } = data as Question;

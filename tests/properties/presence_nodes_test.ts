@@ -9,7 +9,7 @@ import { PRESENCE_PREFIX, type PresenceNotice } from "../../session/wire/presenc
 import type { SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, keyOf, stepOf } from "./draw.ts";
 import { BEAT_MS, GONE_MS, KNOWN_MS } from "./nodes.ts";
-import { FailingEngine, serveRooms } from "./failing_engine.ts";
+import { FailingStore, serveRooms } from "./failing_store.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -124,10 +124,10 @@ class Rooms {
 
   constructor(readonly world: World, clocksMs: readonly number[]) {
     this.#areClocksEqual = clocksMs.every((ms) => ms === clocksMs[0]);
-    const engine = new FailingEngine(world);
+    const store = new FailingStore(world);
     this.nodes = clocksMs.map((ms, i) => {
       world.host(`node-${i}`).jumpClock(ms);
-      return serveRooms(world, `node-${i}`, engine, GRACE_MS);
+      return serveRooms(world, `node-${i}`, store, GRACE_MS);
     });
     for (const node of this.nodes) this.#watch(node);
   }

@@ -8,7 +8,7 @@ import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Publication, PublicationListener } from "../../pubsub/broker.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
-import { type FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
+import { type FaultyBroker, FaultyStore } from "../faulty_broker.ts";
 import { type Drawn, stepOf } from "./draw.ts";
 import { property } from "./property.ts";
 import { type Start, type Taken, TopicReader, type Truth } from "./topic_reader.ts";
@@ -76,7 +76,7 @@ const step = fc.oneof(
     ),
     ms: fc.constantFrom<number[]>(0, 20, 160),
   }, 3),
-  stepOf("engine", { event: fc.constantFrom("interrupted", "away", "back", "lost") }),
+  stepOf("broker", { event: fc.constantFrom("interrupted", "away", "back", "lost") }),
   stepOf("pause", { ms: fc.constantFrom<number[]>(5, 50, 700, 12_000, 12_000) }, 5),
   stepOf("rest", { isSilent: fc.boolean() }),
 );
@@ -144,27 +144,27 @@ property("publications are appended once, in order, even if nodes die before the
     failing: fc.nat(3),
   }),
   async check(world, { clients, deaths, appendMs, failing }) {
-    const { runtime } = world.host("engine");
-    const engine = new FaultyEngine({ runtime });
+    const { runtime } = world.host("broker");
+    const store = new FaultyStore({ runtime });
     const taken: string[] = [];
-    engine.inner.subscribe(BUSY, ({ payload }) => taken.push(idOf(payload)), { history: LONG });
+    store.inner.subscribe(BUSY, ({ payload }) => taken.push(idOf(payload)), { history: LONG });
     // Appends and changes of rows take time, and the first changes of rows fail.
     let left = failing;
-    engine.make("history.append", async (run) => {
+    store.make("history.append", async (run) => {
       const appended = await run();
       await pause(runtime, appendMs);
       return appended;
     });
-    engine.make("store", async (run) => {
+    store.make("store", async (run) => {
       await pause(runtime, appendMs);
       if (left === 0) return await run();
       left--;
-      throw new BrokerError("Cannot call the engine: it is away");
+      throw new BrokerError("Cannot call the broker: it is away");
     });
     const nodes = [0, 1].map((i) =>
       world.serve(`node-${i}`, () => ({
         authorize: () => true,
-        broker: engine.connect(),
+        broker: store.connect(),
         history: { [BUSY]: LONG },
         onError() {},
       }))
@@ -199,10 +199,10 @@ property("publications are appended once, in order, even if nodes die before the
   },
 });
 
-/** Nodes on a failing engine, and their readers. */
+/** Nodes on a failing store, and their readers. */
 class Readers {
-  readonly #engine: FaultyEngine;
-  readonly #truth: EngineTruth;
+  readonly #store: FaultyStore;
+  readonly #truth: BrokerTruth;
   readonly #nodes: SimulatedServer[] = [];
   readonly #brokers: FaultyBroker[] = [];
   readonly #readers: TopicReader[] = [];
@@ -225,11 +225,11 @@ class Readers {
     { nodes, size, maxMessages, leastLength }: Omit<Case, "steps">,
   ) {
     this.#leastLength = leastLength;
-    const { runtime } = world.host("engine");
-    const engine = this.#engine = new FaultyEngine({ runtime });
-    this.#truth = new EngineTruth(world, engine, size);
+    const { runtime } = world.host("broker");
+    const store = this.#store = new FaultyStore({ runtime });
+    this.#truth = new BrokerTruth(world, store, size);
     this.#held.resolve();
-    engine.make("history.read", async (run) => {
+    store.make("history.read", async (run) => {
       try {
         const page = await run();
         await pause(runtime, this.#readMs);
@@ -264,15 +264,15 @@ class Readers {
   }
 
   #connect(i: number): FaultyBroker {
-    const { runtime } = this.#engine;
-    const broker = this.#brokers[i] = this.#engine.connect();
+    const { runtime } = this.#store;
+    const broker = this.#brokers[i] = this.#store.connect();
     broker.onDelivery = (publication, deliver) => {
       if (publication.position === undefined) return deliver(publication);
       const { delivery, at } = this.#deliveries.get(numberOf(publication)) ?? NO_FAULT;
       const { losses } = this.#truth;
-      // A connection that broke when the engine failed delivers nothing from before the failure.
+      // A connection that broke when the store failed delivers nothing from before the failure.
       const give: PublicationListener = (one) => {
-        if (losses !== this.#truth.losses || this.#engine.isAway) return;
+        if (losses !== this.#truth.losses || this.#store.isAway) return;
         const reached = this.#reached[i]!;
         reached.set(one.topic, Math.max(one.position!.offset, reached.get(one.topic) ?? 0));
         deliver(one);
@@ -320,7 +320,7 @@ class Readers {
       case "reads":
         this.#readMs = step.ms;
         return this.#setReads(step.fate);
-      case "engine":
+      case "broker":
         return this.#change(step.event);
       case "pause":
         return await this.world.pause(step.ms);
@@ -343,7 +343,7 @@ class Readers {
     }
   }
 
-  /** Derives a position from the reader's position or from the engine's newest position. */
+  /** Derives a position from the reader's position or from the store's newest position. */
   #startOf({ topic, reader, start, by, hasLast }: Extract<Step, { kind: "subscribe" }>): Start {
     const { place } = this.#readers[reader]!.of(topic);
     if (start === "last") return { last: by };
@@ -379,14 +379,14 @@ class Readers {
     if (this.#isHeld) this.#held = Promise.withResolvers();
   }
 
-  #change(event: Extract<Step, { kind: "engine" }>["event"]): void {
-    const engine = this.#engine;
-    if (event === "away") return engine.goAway();
+  #change(event: Extract<Step, { kind: "broker" }>["event"]): void {
+    const store = this.#store;
+    if (event === "away") return store.goAway();
     if (event === "lost") {
       this.#truth.lose();
       for (const reached of this.#reached) reached.clear();
     }
-    engine.comeBack();
+    store.comeBack();
   }
 
   /**
@@ -398,7 +398,7 @@ class Readers {
     const world = this.world;
     this.#readMs = 0;
     this.#setReads("pass");
-    if (this.#engine.isAway) this.#engine.comeBack();
+    if (this.#store.isAway) this.#store.comeBack();
     // By now, links are open and late publications have arrived.
     await world.pause(2_500);
     await world.until("quiet readers", () => this.#readers.every((one) => one.isQuiet), CALM_MS);
@@ -464,12 +464,12 @@ class Readers {
       const { waitingPages, waitingBytes, tailBytes } = server.topics.stats;
       assertEquals([waitingPages, waitingBytes, tailBytes], [0, 0, 0]);
     }
-    await this.#engine.inner.close();
+    await this.#store.inner.close();
   }
 }
 
-/** The publications that the engine accepted, as seen by listeners without faults. */
-class EngineTruth implements Truth {
+/** The publications that the store accepted, as seen by listeners without faults. */
+class BrokerTruth implements Truth {
   losses = 0;
   failures = 0;
   readonly missed = new Set<string>();
@@ -477,7 +477,7 @@ class EngineTruth implements Truth {
   readonly #taken = new Map<number, Taken>();
   readonly #topics = new Map<string, Taken[]>();
 
-  constructor(readonly world: World, readonly engine: FaultyEngine, readonly size: number) {
+  constructor(readonly world: World, readonly store: FaultyStore, readonly size: number) {
     this.#listen();
   }
 
@@ -501,7 +501,7 @@ class EngineTruth implements Truth {
     this.losses++;
     this.epoch = undefined;
     this.#topics.clear();
-    this.engine.lose();
+    this.store.lose();
     this.#listen();
   }
 
@@ -509,7 +509,7 @@ class EngineTruth implements Truth {
     for (const topic of [BUSY, BRIEF]) {
       const all: Taken[] = [];
       this.#topics.set(topic, all);
-      this.engine.inner.subscribe(topic, (publication) => {
+      this.store.inner.subscribe(topic, (publication) => {
         const { epoch, offset, tag } = publication.position!;
         const taken = { epoch, offset, tag, atMs: this.world.nowMs };
         this.epoch = epoch;

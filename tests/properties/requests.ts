@@ -1,8 +1,8 @@
-/** Servers that share an engine, and HTTP requests to these servers. */
+/** Servers that share a store, and HTTP requests to these servers. */
 import type { SimulatedServer, SimulatedServerOptions } from "../simulator/mod.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { Contract } from "../../session/contract.ts";
-import type { EngineName } from "../simulation/plan.ts";
+import type { BrokerName } from "../simulation/plan.ts";
 import type { World } from "./world.ts";
 
 /** A request. */
@@ -31,24 +31,24 @@ export interface Reply {
 export type Node = Pick<SimulatedServer<string>, "host" | "server">;
 
 /**
- * Starts servers that share an engine. A client's token is its user.
+ * Starts servers that share a store. A client's token is its user.
  *
  * @param world The world.
- * @param name The engine.
+ * @param name The store.
  * @param options The names of the machines and the options of each server.
  * @returns The servers.
  */
 export async function serveNodes(
   world: World,
-  name: EngineName,
+  name: BrokerName,
   { machines = ["near", "far"], ...options }:
     & { readonly machines?: readonly string[] }
     & Partial<SimulatedServerOptions<string, Contract>>,
 ): Promise<SimulatedServer<string>[]> {
-  const engine = await world.engine(name);
+  const store = await world.store(name);
   return machines.map((machine) =>
     world.serve<string>(machine, (host) => ({
-      broker: engine.broker(host)!,
+      broker: store.broker(host)!,
       allowTokenMessage: true,
       authenticate: ({ token = "nobody" }) => token,
       authorize: () => true,

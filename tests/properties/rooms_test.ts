@@ -11,7 +11,7 @@ import {
 } from "../../session/wire/presence_notice.ts";
 import type { SimulatedServer } from "../simulator/mod.ts";
 import type { Drawn } from "./draw.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingStore } from "./failing_store.ts";
 import { BEAT_MS, GONE_MS } from "./nodes.ts";
 import { type Envelope, SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
@@ -72,7 +72,7 @@ const burst = fc.record({
     "a slow page",
     "a slow page",
     "lost messages",
-    "engine away",
+    "broker away",
     "a frozen node",
     "a gone node",
     "a restarted node",
@@ -185,7 +185,7 @@ class Room {
   readonly #chars: number;
   readonly #maxBytes: number;
   readonly #isCount: boolean;
-  readonly #engine: FailingEngine;
+  readonly #store: FailingStore;
   readonly #nodes: readonly SimulatedServer<string>[];
   readonly #guests: Guest[] = [];
   #pages = 0;
@@ -204,12 +204,12 @@ class Room {
     this.#graceMs = graceMs;
     this.#maxBytes = hasSmallMessages ? SMALL_BYTES : 65_536;
     this.#chars = chars;
-    this.#engine = new FailingEngine(world);
-    this.#engine.delayMs = delayMs;
+    this.#store = new FailingStore(world);
+    this.#store.delayMs = delayMs;
     this.#nodes = ["a", "b"].map((name) =>
       world.serve<string>(name, (host) => ({
         ...byToken,
-        broker: this.#engine.broker(host),
+        broker: this.#store.broker(host),
         authorize: () => true,
         node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
         presenceGraceMs: graceMs,
@@ -242,14 +242,14 @@ class Room {
   }
 
   async play({ changes, trouble }: Burst): Promise<void> {
-    const [world, engine] = [this.#world, this.#engine];
+    const [world, store] = [this.#world, this.#store];
     const { host } = this.#nodes[1]!;
     const slow = this.#guests[changes[0]!.page % PAGES.length]!;
     const slowHost = slow.page.host;
     if (trouble === "a restarted node") await this.#restart();
     if (trouble === "a slow page") await this.#clog(slow);
-    if (trouble === "engine away") engine.goAway();
-    if (trouble === "lost messages") engine.lostShare = 0.35;
+    if (trouble === "broker away") store.goAway();
+    if (trouble === "lost messages") store.lostShare = 0.35;
     const isFrozen = trouble === "a frozen node" || trouble === "a gone node";
     if (isFrozen) host.freeze();
     for (const one of changes) {
@@ -264,8 +264,8 @@ class Room {
       await world.pause(trouble === "a gone node" ? GONE_MS + BEAT_MS : BEAT_MS);
       host.thaw();
     }
-    engine.lostShare = 0;
-    engine.comeBack();
+    store.lostShare = 0;
+    store.comeBack();
     world.network.change(slow.node.host, slowHost, { isBlocked: false });
     await this.#settle(trouble);
     this.look();

@@ -176,7 +176,7 @@ function shownIn({ carrier, end, fault }: Case): Pick<Case, "end" | "fault"> {
   if (carrier === "http") {
     return { end: end.startsWith("reset") ? "server closes" : end, fault: "none" };
   }
-  // With this engine, the model of a page's socket keeps a connection whose other end is silent.
+  // With this store, the model of a page's socket keeps a connection whose other end is silent.
   if (carrier === "hardened" && /only the server/.test(end)) return { end: "reset", fault: "none" };
   if (!end.endsWith("closes")) return { end, fault: "none" };
   // Only a message stream confirms its end.

@@ -1,17 +1,17 @@
-/** Rates that two nodes count together in their engine. All sessions of a user share one rate. */
+/** Rates that two nodes count together in their store. All sessions of a user share one rate. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { CloseCode } from "../../errors.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingStore } from "./failing_store.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
 import { byToken, type World } from "./world.ts";
 
-/** Round-trip time of a request that does not need the engine, in milliseconds. */
+/** Round-trip time of a request that does not need the store, in milliseconds. */
 const TRIP_MS = 60;
 
 /**
- * Time after which a node retries an engine that did not reply, and the maximum time that it waits,
+ * Time after which a node retries a store that did not reply, and the maximum time that it waits,
  * in milliseconds.
  */
 const [AGAIN_MS, WAIT_MS] = [1_000, 500] as const;
@@ -32,7 +32,7 @@ type Unit = "messages" | "connections";
 
 /** Two nodes, each with a page of the same user. */
 class Sharing {
-  readonly engine: FailingEngine;
+  readonly store: FailingStore;
   readonly #nodes;
   readonly #pages: SimulatedPage[] = [];
 
@@ -40,11 +40,11 @@ class Sharing {
     readonly scope: "perUser" | "perAddress";
     readonly rates: Partial<Record<Unit | "bytes", { perSecond: number; burst: number }>>;
   }) {
-    this.engine = new FailingEngine(world);
+    this.store = new FailingStore(world);
     this.#nodes = ["a", "b"].map((name) =>
       world.serve<string>(name, (host) => ({
         ...byToken,
-        broker: this.engine.broker(host),
+        broker: this.store.broker(host),
         rates: { [options.scope]: options.rates, maxRejections: 1_000 },
         onMessage: (message) => message.reply(true),
         onSessionRejected() {},
@@ -103,21 +103,21 @@ property("a burst at one node is a debt of the other, which pays it in time and 
   }),
   async check(world, { rate, unit, trouble, countMs, awayMs, rounds }) {
     const sharing = new Sharing(world, { scope: "perUser", rates: { [unit]: rate } });
-    const { engine } = sharing;
+    const { store } = sharing;
     await sharing.open();
     const fillMs = 1_000 * rate.burst / rate.perSecond;
     await world.pause(2 * fillMs);
     for (let round = 0; round < rounds; round++) {
       const paidMs = world.nowMs + fillMs;
       assertEquals(await sharing.take(0, unit, rate.burst + 1), rate.burst, "a burst");
-      // At first, the node counts alone, so that no request waits for the engine.
+      // At first, the node counts alone, so that no request waits for the store.
       assertEquals(await sharing.take(1, unit, rate.burst + 1), rate.burst, "at another node");
       assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
-      engine.callMs.take = trouble === "slow" ? countMs : trouble === "late" ? 4 * WAIT_MS : 0;
-      if (trouble === "away") engine.goAway();
+      store.callMs.take = trouble === "slow" ? countMs : trouble === "late" ? 4 * WAIT_MS : 0;
+      if (trouble === "away") store.goAway();
       if (trouble !== "none") await world.pause(awayMs);
-      engine.comeBack();
-      engine.callMs.take = 0;
+      store.comeBack();
+      store.callMs.take = 0;
       await world.pause(Math.max(0, paidMs - world.nowMs) + AGAIN_MS + SLACK_MS + 4 * WAIT_MS);
       assertEquals(await sharing.take(1, unit, 1), 1, `after a debt with ${trouble}`);
       await world.pause(3 * fillMs + AGAIN_MS);
@@ -125,29 +125,29 @@ property("a burst at one node is a debt of the other, which pays it in time and 
   },
 });
 
-property("a node without its engine counts alone: it enforces no debt, and owes nothing", {
+property("a node without its broker counts alone: it enforces no debt, and owes nothing", {
   cases: fc.record({ rate, unit: fc.constantFrom("messages", "connections") }),
   async check(world, { rate, unit }) {
     const rates = { messages: rate, connections: rate };
     const sharing = new Sharing(world, { scope: "perUser", rates });
-    const { engine } = sharing;
+    const { store } = sharing;
     await sharing.open();
     const [fillMs, tokenMs] = [1_000 * rate.burst / rate.perSecond, 1_000 / rate.perSecond];
     await world.pause(2 * fillMs);
     for (const node of [0, 1]) await sharing.take(node, unit, rate.burst);
     await world.pause(tokenMs);
     assertEquals(await sharing.take(1, unit, 1), 0, "in debt");
-    engine.goAway();
+    store.goAway();
     // The node notices this when it counts the other unit.
     await sharing.take(1, unit === "messages" ? "connections" : "messages", 1);
     await world.pause(tokenMs);
-    assertEquals(await sharing.take(1, unit, 1), 1, "in debt without the engine");
-    engine.comeBack();
+    assertEquals(await sharing.take(1, unit, 1), 1, "in debt without the broker");
+    store.comeBack();
     await world.pause(3 * fillMs + 2 * AGAIN_MS);
 
-    engine.goAway();
+    store.goAway();
     await sharing.take(1, unit, 1);
-    engine.comeBack();
+    store.comeBack();
     await world.pause(tokenMs);
     for (const node of [1, 0]) {
       assertEquals(await sharing.take(node, unit, rate.burst), rate.burst, `a burst at ${node}`);

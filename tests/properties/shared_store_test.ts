@@ -6,7 +6,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { BrokerStore, TakenTokens } from "../../pubsub/broker.ts";
 import { BucketModel, ClaimsModel, type Span } from "../../pubsub/store_model.ts";
-import { untilReached } from "./engines.ts";
+import { untilReached } from "./stores.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -22,7 +22,7 @@ const WINDOW_MS = 4_000;
 /** Time that is added to a wait for tokens, in milliseconds. It is the duration of a request. */
 const LATER_MS = 20;
 
-const engine = fc.constantFrom("memory", "redis", "sqlite", "nats");
+const store = fc.constantFrom("memory", "redis", "sqlite", "nats");
 
 const node = fc.nat(NODES - 1);
 
@@ -30,7 +30,7 @@ const pauseMs = fc.constantFrom(0, 50, 400, 700, 1_000);
 
 property("nodes claim no more slots than a scope has, and keep those that they renew", {
   cases: fc.record({
-    engine,
+    store,
     max: fc.integer({ min: 1, max: 3 }),
     /** Concurrent operations, each by a different member. */
     rounds: fc.array(
@@ -49,8 +49,8 @@ property("nodes claim no more slots than a scope has, and keep those that they r
       { maxLength: 12, size: "max" },
     ),
   }),
-  async check(world, { engine, max, rounds }) {
-    const stores = await storesOf(world, engine);
+  async check(world, { store, max, rounds }) {
+    const stores = await storesOf(world, store);
     if (stores === undefined) return;
     const model = new ClaimsModel();
     for (const { pauseMs, operations } of rounds) {
@@ -90,7 +90,7 @@ property("nodes claim no more slots than a scope has, and keep those that they r
 
 property("one of several nodes advances a number to its next value, and all read that", {
   cases: fc.record({
-    engine,
+    store,
     /**
      * Numbers that nodes store at the same time, relative to the newest number, and the pause
      * afterwards.
@@ -103,8 +103,8 @@ property("one of several nodes advances a number to its next value, and all read
       { maxLength: 12, size: "max" },
     ),
   }),
-  async check(world, { engine, rounds }) {
-    const stores = await storesOf(world, engine);
+  async check(world, { store, rounds }) {
+    const stores = await storesOf(world, store);
     if (stores === undefined) return;
     let [newest, untilMs] = [-1, Infinity];
     for (const { steps, pauseShare } of rounds) {
@@ -129,7 +129,7 @@ property("one of several nodes advances a number to its next value, and all read
 
 property("nodes take no more tokens than a bucket has, and wait no longer than it needs", {
   cases: fc.record({
-    engine: fc.constantFrom("memory", "redis", "sqlite"),
+    store: fc.constantFrom("memory", "redis", "sqlite"),
     rate: fc.record({
       perSecond: fc.constantFrom(2, 1, 0.5),
       burst: fc.integer({ min: 1, max: 5 }),
@@ -144,8 +144,8 @@ property("nodes take no more tokens than a bucket has, and wait no longer than i
       { maxLength: 20, size: "max" },
     ),
   }),
-  async check(world, { engine, rate, takes }) {
-    const stores = await storesOf(world, engine);
+  async check(world, { store, rate, takes }) {
+    const stores = await storesOf(world, store);
     if (stores === undefined) return;
     const bucket = new BucketModel(rate, world.nowMs);
     for (const { nodes, amount: drawn, pauseMs } of takes) {
@@ -171,17 +171,17 @@ async function take(
 }
 
 /**
- * Connects nodes to an engine and waits until it responds to all of them. Returns nothing for a
+ * Connects nodes to a store and waits until it responds to all of them. Returns nothing for a
  * NATS cluster, where two concurrent changes may both succeed.
  */
 async function storesOf(
   world: World,
   name: "memory" | "redis" | "sqlite" | "nats",
 ): Promise<readonly BrokerStore[] | undefined> {
-  const engine = await world.engine(name);
-  if (engine.hasExactRows !== true) return undefined;
+  const store = await world.store(name);
+  if (store.hasExactRows !== true) return undefined;
   const stores = Array.from({ length: NODES }, (_, i) => {
-    const broker = engine.broker(world.host(`node-${i}`))!;
+    const broker = store.broker(world.host(`node-${i}`))!;
     world.onEnd(() => broker.close());
     return broker.store!;
   });

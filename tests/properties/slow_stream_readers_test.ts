@@ -9,7 +9,7 @@ import {
   fail,
   type Fate,
   type FaultyBroker,
-  FaultyEngine,
+  FaultyStore,
   loseReply,
   pass,
 } from "../faulty_broker.ts";
@@ -105,9 +105,9 @@ property("a reader that falls behind receives each record once, in order, or `go
     },
   },
   async check(world, { carrier, load, sendQueue, kept, readers, appends, faults, end }) {
-    const engine = new FaultyEngine({ runtime: world.host("engine").runtime });
+    const store = new FaultyStore({ runtime: world.host("broker").runtime });
     const { transports } = world.carry(carrier);
-    const broker = engine.connect();
+    const broker = store.connect();
     const keep = kept < Infinity ? { keep: { records: kept, bytes: 1 << 26 } } : {};
     const serve = (name: string, broker: FaultyBroker, queue = {}) =>
       world.serve(name, () => ({
@@ -118,7 +118,7 @@ property("a reader that falls behind receives each record once, in order, or `go
         onError() {},
       }));
     const node = serve("node", broker, QUEUES[sendQueue]);
-    const { host, server } = serve("writer", engine.connect());
+    const { host, server } = serve("writer", store.connect());
     const writer = await world.run(host, () => server.durableStreams.create<Numbered>(ID));
     const { records, characters } = LOADS[load];
     const written: Written = { records, kept, begun: 0, acknowledged: 0, offsets: new Map() };
@@ -155,7 +155,7 @@ property("a reader that falls behind receives each record once, in order, or `go
     const isLeft = () => node.server.durableStreams.activity().length === 0;
     // The session of a client that was cut silently ends late.
     await world.until("no reader of the stream", isLeft, END_MS);
-    await engine.inner.close();
+    await store.inner.close();
   },
 });
 
@@ -167,7 +167,7 @@ interface Written {
   readonly records: number;
   readonly kept: number;
   /**
-   * Number of records whose append has started, and number of records that the engine has
+   * Number of records whose append has started, and number of records that the store has
    * acknowledged.
    */
   begun: number;

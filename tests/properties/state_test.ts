@@ -1,4 +1,4 @@
-/** Live state of several clients on two servers that share an engine, under faults. */
+/** Live state of several clients on two servers that share a store, under faults. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import {
@@ -10,10 +10,10 @@ import {
 } from "../../mod.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
-import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import type { ClusterStore } from "../simulation/cluster/store.ts";
 import { differences, NO_COUNT, readRows, StateLedger, WRITES } from "../state_ledger.ts";
 import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
-import { faultyBroker, reach, untilReached } from "./engines.ts";
+import { faultyBroker, reach, untilReached } from "./stores.ts";
 import { type FaultName, FAULTS, faultsOf, planFaults } from "./faults.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
@@ -36,7 +36,7 @@ const SETTLED_MS = 180_000;
 const FAULT_NAMES = (Object.keys(FAULTS) as FaultName[])
   .filter((name) => name !== "a server's clock that jumps back");
 
-/** Faults of a server and of its calls to the engine. */
+/** Faults of a server and of its calls to the store. */
 const STRIKES = {
   "lose replies": ({ broker }) => broker.make("logs.append", loseReply),
   "fail appends": ({ broker }) => broker.make("logs.append", fail),
@@ -46,14 +46,14 @@ const STRIKES = {
   "cut": ({ host, world }) => void world.cut(host),
 } as const satisfies Readonly<Record<string, (node: Node) => void>>;
 
-/** Faults after which an engine still has all acknowledged data. Each engine has some of them. */
-const ENGINE_FAULTS = [
-  "engine-freeze",
-  "engine-slow",
-  "engine-busy",
-  "engine-clients",
-  "engine-subscribers",
-  "engine-scripts",
+/** Faults after which a store still has all acknowledged data. Each store has some of them. */
+const BROKER_FAULTS = [
+  "broker-freeze",
+  "broker-slow",
+  "broker-busy",
+  "broker-clients",
+  "broker-subscribers",
+  "broker-scripts",
 ] as const;
 
 /** Rates at which clients have to wait. */
@@ -87,8 +87,8 @@ const stepsOf = fc.array(
       lastsMs: fc.integer({ min: 1, max: 5_000 }),
       waitMs,
     }, 3),
-    stepOf("strike the engine", {
-      by: fc.constantFrom(...ENGINE_FAULTS),
+    stepOf("strike the broker", {
+      by: fc.constantFrom(...BROKER_FAULTS),
       amount: fc.constantFrom(0, 0.4, 0.9),
       lastsMs: fc.integer({ min: 1, max: 5_000 }),
       waitMs,
@@ -101,7 +101,7 @@ type Step = Drawn<typeof stepsOf>[number];
 
 property("states converge, and each write takes effect exactly as it is settled", {
   cases: fc.record({
-    engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
+    store: fc.constantFrom("memory", "sqlite", "redis", "nats"),
     transport,
     /** True if the application decides about each change, and if it bounds the rate of writes. */
     isGated: fc.boolean(),
@@ -117,8 +117,8 @@ property("states converge, and each write takes effect exactly as it is settled"
       { minLength: 3, maxLength: 3 },
     ),
   }),
-  async check(world, { engine, verdicts, steps, faults, transport, ...options }) {
-    const board = new Board(world, await world.engine(engine), options);
+  async check(world, { store, verdicts, steps, faults, transport, ...options }) {
+    const board = new Board(world, await world.store(store), options);
     await board.open(verdicts, transport);
     const overMs = Math.max(
       ...board.clients.map((client, i) =>
@@ -148,10 +148,10 @@ class Node {
   constructor(
     readonly world: World,
     name: string,
-    { engine, isGated, isSlow }: NodeOptions & { readonly engine: ClusterEngine },
+    { store, isGated, isSlow }: NodeOptions & { readonly store: ClusterStore },
   ) {
     this.#program = world.serve(name, (host) => {
-      this.broker = faultyBroker(engine, host);
+      this.broker = faultyBroker(store, host);
       return {
         broker: this.broker,
         durableStreams: { path: "/streams", authorize: () => true },
@@ -200,8 +200,8 @@ class Board {
   readonly #states: ClientState[] = [];
   readonly #ledger = new StateLedger();
 
-  constructor(readonly world: World, readonly engine: ClusterEngine, options: NodeOptions) {
-    this.nodes = ["near", "far"].map((name) => new Node(world, name, { ...options, engine }));
+  constructor(readonly world: World, readonly store: ClusterStore, options: NodeOptions) {
+    this.nodes = ["near", "far"].map((name) => new Node(world, name, { ...options, store }));
   }
 
   /** Opens the state on both servers and on all clients, and a client without faults. */
@@ -250,8 +250,8 @@ class Board {
         void outcomeOf(leases.set(step.key, step.who, { ttlMs: step.ttlMs }));
         break;
       }
-      case "strike the engine": {
-        const fault = this.engine.faults[step.by]?.(step.amount);
+      case "strike the broker": {
+        const fault = this.store.faults[step.by]?.(step.amount);
         if (fault?.heal) this.world.simulation.after(step.lastsMs, fault.heal);
         break;
       }

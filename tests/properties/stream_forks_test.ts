@@ -46,16 +46,16 @@ const characters = fc.array(fc.constantFrom("a", "é", "€", "😀"), { minLeng
 
 property("a fork of texts or bytes has the source's kept bytes up to any place", {
   cases: fc.record({
-    engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
+    store: fc.constantFrom("memory", "redis", "sqlite", "nats"),
     type: fc.constantFrom("text", "bytes"),
     records: fc.array(characters.map((all) => all.join("")), { minLength: 1, maxLength: 5 }),
     place: fc.nat(4),
     cut: fc.nat(25),
     keeps: fc.boolean(),
   }),
-  async check(world, { engine, type, records, place: drawn, cut, keeps }) {
+  async check(world, { store, type, records, place: drawn, cut, keeps }) {
     const keep = keeps ? { records: KEPT, bytes: 1_000 } : undefined;
-    const [near, far] = await serveNodes(world, engine, { durableStreams: { ...options, keep } });
+    const [near, far] = await serveNodes(world, store, { durableStreams: { ...options, keep } });
     const headers = { "content-type": TYPES[type] };
     let created = await ask(near!, "/streams/source", { method: "PUT", headers });
     for (let left = 100; created.status !== 201 && left > 0; left--) {

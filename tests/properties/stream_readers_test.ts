@@ -53,7 +53,7 @@ const step = fc.oneof(
     wire: fc.constantFrom("sse", "long-poll"),
     address: fc.constantFrom(...ADDRESSES),
     of: keyOf(REJECTED),
-    isEngineAway: fc.boolean(),
+    isBrokerAway: fc.boolean(),
   }, 3),
   stepOf("read", { who }, 4),
   stepOf("leave", { who }, 2),
@@ -227,15 +227,15 @@ class Readers {
   }
 
   /** Requests a place that cannot be read. The slot is freed immediately. */
-  async #fail({ wire, address, of, isEngineAway }: StepOf<"fail to enter">): Promise<void> {
+  async #fail({ wire, address, of, isBrokerAway }: StepOf<"fail to enter">): Promise<void> {
     const path = {
       "no stream": "none?offset=-1",
       "a deleted stream": "deleted?offset=-1",
       "an offset of another stream": `live?offset=${this.#foreign}`,
       "a dropped record": `live?offset=${this.#offsets[0]}`,
     }[of];
-    const expected = this.#rejection(address) ?? (isEngineAway ? "503 unavailable" : REJECTED[of]);
-    this.fault.isAway = isEngineAway;
+    const expected = this.#rejection(address) ?? (isBrokerAway ? "503 unavailable" : REJECTED[of]);
+    this.fault.isAway = isBrokerAway;
     const asking = this.#respond(`${path}&live=${wire}`, address).then(readReply);
     const { outcome } = await this.world.inTime("an answer", asking);
     this.fault.isAway = false;
@@ -347,12 +347,12 @@ property("a waiting reader has a slot until it ends, leaves or is dropped", {
   cases: fc.array(step, { maxLength: 40, size: "max" }),
   async check(world, steps) {
     const fault: Fault = { isAway: false, areRecordsAway: false };
-    const engine = await world.engine("memory");
+    const store = await world.store("memory");
     const node = world.serve<string>("node", (host) => {
-      const broker = engine.broker(host)!;
+      const broker = store.broker(host)!;
       const { logs } = broker;
       const read = logs!.read.bind(logs);
-      const away = () => Promise.reject(new BrokerError("Cannot read: the engine is away"));
+      const away = () => Promise.reject(new BrokerError("Cannot read: the broker is away"));
       Object.assign(logs!, {
         read: (...args: Parameters<typeof read>) =>
           fault.isAway || fault.areRecordsAway && args[1].maxRecords > 0 ? away() : read(...args),

@@ -14,9 +14,9 @@ import {
 } from "../../server/durable/writer.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { fail, type FaultyBroker, loseReply, pass } from "../faulty_broker.ts";
-import type { ClusterEngine } from "../simulation/cluster/engine.ts";
+import type { ClusterStore } from "../simulation/cluster/store.ts";
 import { type Drawn, keyOf } from "./draw.ts";
-import { faultyBroker, reach } from "./engines.ts";
+import { faultyBroker, reach } from "./stores.ts";
 import { collect, outcomeOf, range } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -26,7 +26,7 @@ const ID = "log-book";
 /** Maximum size of the stream and of a record, in bytes. */
 const [MAX_BYTES, MAX_RECORD_BYTES] = [300_000, 1_000_000];
 
-/** Time that the calls of an engine take, in milliseconds. */
+/** Time that the calls of a store take, in milliseconds. */
 const CALLS_MS = 2_500;
 
 /** Interval between attempts to take over the stream, in milliseconds. */
@@ -38,7 +38,7 @@ const RETRY_MS = 100;
 /** Maximum part of the lease that may pass before a live writer renews it. */
 const SIGN_SHARE = 2 / RENEWALS_PER_LEASE;
 
-/** Temporary fates of engine calls. */
+/** Temporary fates of store calls. */
 const FATES = { "are fine": pass, "fail": fail, "lose their replies": loseReply } as const;
 
 const turn = fc.record({
@@ -48,7 +48,7 @@ const turn = fc.record({
       records: fc.integer({ min: 1, max: 5 }),
       calls: keyOf(FATES),
       forMs: fc.integer({ min: 1, max: 4_000 }),
-      /** If true, the connections to the engine are cut too, if there are any. */
+      /** If true, the connections to the store are cut too, if there are any. */
       isCut: fc.boolean(),
     }),
     { maxLength: 3 },
@@ -77,17 +77,17 @@ const ENDS = {
 property("a stream has each record of its writers once, in order, and the last writer's end", {
   runs: 3,
   cases: fc.record({
-    engine: fc.constantFrom("memory", "redis", "nats", "sqlite"),
+    store: fc.constantFrom("memory", "redis", "nats", "sqlite"),
     turns: fc.array(turn, { minLength: 1, maxLength: 4 }),
     /**
      * Number of records that are appended at the same time before the last writer ends. One append
-     * to the engine may contain up to 1,000.
+     * to the store may contain up to 1,000.
      */
     burst: fc.constantFrom(0, 0, 1_001, 2_400),
     end: keyOf(ENDS),
   }),
-  async check(world, { engine, turns, burst, end }) {
-    const stream = new Stream(world, await world.engine(engine));
+  async check(world, { store, turns, burst, end }) {
+    const stream = new Stream(world, await world.store(store));
     await stream.create();
     for (const [i, turn] of turns.entries()) {
       await stream.write(turn);
@@ -107,9 +107,9 @@ class Node {
   broker!: FaultyBroker;
   readonly #program: SimulatedServer;
 
-  constructor(world: World, name: string, engine: ClusterEngine) {
+  constructor(world: World, name: string, store: ClusterStore) {
     this.#program = world.serve(name, (host) => {
-      this.broker = faultyBroker(engine, host);
+      this.broker = faultyBroker(store, host);
       return {
         broker: this.broker,
         durableStreams: { path: "/streams", maxStreamBytes: MAX_BYTES },
@@ -137,8 +137,8 @@ class Stream {
   #outcome: string | undefined;
   #expected: string | undefined;
 
-  constructor(readonly world: World, readonly engine: ClusterEngine) {
-    this.#reader = new Node(world, "reader", engine);
+  constructor(readonly world: World, readonly store: ClusterStore) {
+    this.#reader = new Node(world, "reader", store);
     this.#node = this.#startNode();
     this.#next = this.#startNode();
   }
@@ -286,7 +286,7 @@ class Stream {
   }
 
   #startNode(): Node {
-    return new Node(this.world, `node-${this.#nodes++}`, this.engine);
+    return new Node(this.world, `node-${this.#nodes++}`, this.store);
   }
 
   #append(record: number | string): Promise<string> {

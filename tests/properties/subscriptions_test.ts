@@ -365,10 +365,10 @@ async function endSession(
   await world.until("the next session", () => client.isConnected && client.session !== session);
 }
 
-property("a topic that its readers leave and join at once is confirmed, on each engine", {
+property("a topic that its readers leave and join at once is confirmed, on each broker", {
   runs: 3,
   cases: fc.record({
-    engine: fc.constantFrom("memory", "redis", "sqlite", "nats"),
+    store: fc.constantFrom("memory", "redis", "sqlite", "nats"),
     /** Simultaneous changes of two clients. */
     rounds: fc.array(
       fc.array(fc.record({ client: fc.nat(1), topic: fc.nat(2) }), {
@@ -378,8 +378,8 @@ property("a topic that its readers leave and join at once is confirmed, on each 
       { maxLength: 8 },
     ),
   }),
-  async check(world, { engine, rounds }) {
-    const started = await world.engine(engine);
+  async check(world, { store, rounds }) {
+    const started = await world.store(store);
     // NATS servers elect leaders first.
     await world.pause(20_000);
     const { server, host } = world.serve("node", (machine) => ({

@@ -13,7 +13,7 @@ export interface Start {
   readonly last?: number | undefined;
 }
 
-/** A publication as the engine stored it. */
+/** A publication as the store stored it. */
 export interface Taken {
   readonly epoch: string;
   readonly offset: number;
@@ -21,9 +21,9 @@ export interface Taken {
   readonly atMs: number;
 }
 
-/** The state of the engine. Replies are checked against it. */
+/** The state of the store. Replies are checked against it. */
 export interface Truth {
-  /** Number of times that the engine lost all publications. */
+  /** Number of times that the store lost all publications. */
   readonly losses: number;
   /** Number of failed reads of histories since the last state without faults. */
   readonly failures: number;
@@ -69,7 +69,7 @@ interface Answer extends Envelope {
   readonly recovered?: boolean;
 }
 
-/** A pending request, with the state of the engine when it was sent. */
+/** A pending request, with the state of the store when it was sent. */
 interface Question extends Start {
   readonly isLeave: boolean;
   readonly head: number;
@@ -88,7 +88,7 @@ class Following {
   readonly questions = new Map<number, Question>();
   /** The request whose reply was `recovered: true`, until the next publication. */
   recovered: Question | undefined;
-  /** True after a reply that didn't use the engine. The place may then be beyond the head. */
+  /** True after a reply that didn't use the store. The place may then be beyond the head. */
   isUnsure = false;
   /** Number of notices of interruptions. */
   interruptions = 0;
@@ -288,7 +288,7 @@ export class TopicReader {
     if (reason === "new-epoch") {
       return assert(since!.epoch !== epoch || since!.tag === "wrong", `same epoch: ${about}`);
     }
-    // A node may still reply with data from the engine's previous life.
+    // A node may still reply with data from the store's previous life.
     if (question.losses !== truth.losses || epoch !== truth.epoch) return;
     const [head, forgotten] = [truth.headOf(topic), truth.forgottenOf(topic)];
     assert(offset <= head, `beyond ${head}: ${about}`);

@@ -9,7 +9,7 @@ import { pause } from "../../base/wait.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
 import { type Drawn, maybe, stepOf, transport } from "./draw.ts";
-import { FailingEngine } from "./failing_engine.ts";
+import { FailingStore } from "./failing_store.ts";
 import { LOST_MS } from "../../transport/http/connection.ts";
 import { SimulatedPage } from "./simulated_page.ts";
 import { property } from "./property.ts";
@@ -28,7 +28,7 @@ const NOTE = "note";
 const [AUTHENTICATE_MS, CLAIM_MS, HANDSHAKE_MS] = [10, 60, 600] as const;
 
 /**
- * Maximum time until all counts are right, in milliseconds. A node retries engine calls every
+ * Maximum time until all counts are right, in milliseconds. A node retries store calls every
  * second.
  */
 const SETTLED_MS = 6_000;
@@ -81,10 +81,10 @@ const step = fc.oneof(
   }),
   stepOf("upgrade in vain", { user, node }),
   stepOf("enter beyond the limit at once", { node, claimMs }),
-  stepOf("restart the engine", {
+  stepOf("restart the broker", {
     awayMs: fc.nat(3_000),
     forgets: fc.boolean(),
-    /** If true, the engine replies, but later than a node waits. */
+    /** If true, the store replies, but later than a node waits. */
     isSlow: fc.boolean(),
     /** A session that opens in the meantime. */
     opens: maybe(node),
@@ -113,19 +113,19 @@ interface Tab {
   readonly got: unknown[];
 }
 
-/** The nodes, the engine, and the open sessions. */
+/** The nodes, the store, and the open sessions. */
 class Users {
   tabs: Tab[] = [];
-  readonly engine: FailingEngine;
+  readonly store: FailingStore;
   readonly nodes: readonly SimulatedServer<string>[];
   #names = 0;
   #notes = 0;
 
   constructor(readonly world: World, readonly max: number) {
-    this.engine = new FailingEngine(world);
+    this.store = new FailingStore(world);
     this.nodes = ["a", "b"].map((name) =>
       world.serve<string>(name, (host) => ({
-        broker: this.engine.broker(host),
+        broker: this.store.broker(host),
         allowTokenMessage: true,
         authenticate: async ({ token = "" }) => {
           await pause(host.runtime, AUTHENTICATE_MS);
@@ -163,11 +163,11 @@ class Users {
 
   async take(step: Step): Promise<void> {
     const world = this.world;
-    const { engine } = this;
+    const { store } = this;
     const tab = "session" in step ? this.tabs[step.session % this.tabs.length] : undefined;
     if ("session" in step && tab === undefined) return;
     const own = tab?.node.server.manager.all().find(({ id }) => id === tab.client.session?.id);
-    engine.callMs.claim = "claimMs" in step ? step.claimMs : 0;
+    store.callMs.claim = "claimMs" in step ? step.claimMs : 0;
     const chat = this.#chat(CALM.has(step.kind) ? [...this.tabs] : []);
     switch (step.kind) {
       case "open":
@@ -191,8 +191,8 @@ class Users {
       }
       case "close during a renewal":
         this.#drop(tab!);
-        engine.callMs.claim = CLAIM_MS;
-        await world.until("a renewal", () => engine.claiming > 0, CLAIM_ENDS_MS);
+        store.callMs.claim = CLAIM_MS;
+        await world.until("a renewal", () => store.claiming > 0, CLAIM_ENDS_MS);
         await own!.close({ code: CloseCode.forbidden });
         break;
       case "hand over":
@@ -232,7 +232,7 @@ class Users {
       case "enter beyond the limit at once":
         await this.#crowd(this.nodes[step.node]!);
         break;
-      case "restart the engine":
+      case "restart the broker":
         await this.#restart(step);
         break;
       case "wait for renewals":
@@ -240,7 +240,7 @@ class Users {
     }
     await chat.end();
     await this.look();
-    engine.callMs.claim = 0;
+    store.callMs.claim = 0;
   }
 
   /** Sends to all users continuously. Sessions that stay must receive each message exactly once. */
@@ -280,9 +280,9 @@ class Users {
     };
   }
 
-  /** Compares the counts of nodes and engine with the sessions, and sends to each user. */
+  /** Compares the counts of nodes and store with the sessions, and sends to each user. */
   async look(): Promise<void> {
-    const { tabs, nodes, engine } = this;
+    const { tabs, nodes, store } = this;
     const on = (node: SimulatedServer<string>) => tabs.filter((tab) => tab.node === node);
     const expected = () =>
       nodes.map((node) => {
@@ -301,7 +301,7 @@ class Users {
     for (const user of USERS) {
       let claims = 0;
       const read = () => {
-        void engine.claimsOf(user).then((count) => claims = count);
+        void store.claimsOf(user).then((count) => claims = count);
         return claims;
       };
       const known = tabs.filter((tab) => tab.user === user);
@@ -343,9 +343,9 @@ class Users {
     const node = this.nodes[0]!;
     const user = USERS[1];
     const free = this.max - this.tabs.filter((tab) => tab.user === user).length;
-    this.engine.callMs.claim = claimMs + AUTHENTICATE_MS;
+    this.store.callMs.claim = claimMs + AUTHENTICATE_MS;
     const pages = Array.from({ length: free }, () => this.#page(user, node));
-    await world.until("claims under way", () => this.engine.claiming === free);
+    await world.until("claims under way", () => this.store.claiming === free);
     this.tabs = this.tabs.filter((tab) => tab.node !== node);
     await node.server.manager.drain({ withinMs: 20 });
     await world.until("all outcomes", () => pages.every(({ entry }) => entry !== undefined));
@@ -416,10 +416,10 @@ class Users {
   }
 
   /**
-   * Opens more sessions at the same time than allowed, while the node counts without its engine.
+   * Opens more sessions at the same time than allowed, while the node counts without its store.
    */
   async #crowd(node: SimulatedServer<string>): Promise<void> {
-    this.engine.goAway();
+    this.store.goAway();
     const user = USERS[0];
     const taken = this.tabs.filter((tab) => tab.user === user && tab.node === node).length;
     const free = this.max - taken;
@@ -429,11 +429,11 @@ class Users {
     const rejected = pages.filter(({ entry }) => entry === CloseCode.tooMany).length;
     assertEquals([entries, rejected], [free, 2], "entries of a node that counts alone");
     for (const page of pages) page.close();
-    this.engine.comeBack();
+    this.store.comeBack();
   }
 
   /**
-   * Makes the engine unreachable or slow for a while. In the meantime, a session opens without a
+   * Makes the store unreachable or slow for a while. In the meantime, a session opens without a
    * claim.
    */
   async #restart({ awayMs, forgets, isSlow, opens }: {
@@ -442,15 +442,15 @@ class Users {
     readonly isSlow: boolean;
     readonly opens?: number | undefined;
   }): Promise<void> {
-    if (isSlow) this.engine.callMs.claim = SLOW_MS;
-    else this.engine.goAway();
+    if (isSlow) this.store.callMs.claim = SLOW_MS;
+    else this.store.goAway();
     const user = USERS[0];
     const hasRoom = this.tabs.filter((tab) => tab.user === user).length < this.max;
     if (opens !== undefined && hasRoom) await this.open({ user, node: opens, transport: "http" });
     await this.world.pause(isSlow ? SLOW_MS : awayMs);
-    if (forgets && !isSlow) this.engine.forget();
-    this.engine.callMs.claim = 0;
-    this.engine.comeBack();
+    if (forgets && !isSlow) this.store.forget();
+    this.store.callMs.claim = 0;
+    this.store.comeBack();
   }
 
   async #comesTo<T>(what: string, read: () => T, expected: () => T): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * Calls that wait for an engine. The properties compare their buffer and their timeout, and what
+ * Calls that wait for a store. The properties compare their buffer and their timeout, and what
  * happens when the broker closes.
  */
 import { assert, assertEquals } from "@std/assert";
@@ -8,7 +8,7 @@ import type { Broker, HistoryBounds } from "../../pubsub/broker.ts";
 import type { Host } from "../simulator/mod.ts";
 import { type Drawn, keyOf, maybe } from "./draw.ts";
 import { diskOf } from "./disks.ts";
-import { untilReached } from "./engines.ts";
+import { untilReached } from "./stores.ts";
 import { outcomeOf } from "./outcomes.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
@@ -42,8 +42,8 @@ const CALLS: Readonly<Record<string, (broker: Broker, name: string) => Promise<u
 /** Names that a file rejects. See `SqliteBroker.subscribe`. */
 const UNFIT = ["x".repeat(1_025), "ü".repeat(513), "a\0b"];
 
-const engine = fc.constantFrom("sqlite", "redis", "nats");
-type EngineName = Drawn<typeof engine>;
+const store = fc.constantFrom("sqlite", "redis", "nats");
+type BrokerName = Drawn<typeof store>;
 
 /**
  * Payload sizes as fractions of the buffer. Three payloads of the second size fit into it, and a
@@ -51,10 +51,10 @@ type EngineName = Drawn<typeof engine>;
  */
 const SIZES = [0, 0.3, 0.8, 1.5] as const;
 
-property("each call that waits for an engine frees its buffer space, whatever its outcome", {
+property("each call that waits for a broker frees its buffer space, whatever its outcome", {
   runs: 3,
   cases: fc.record({
-    engine,
+    store,
     maxWaiting: fc.constantFrom<number[]>(3, 8, 20),
     maxWaitingBytes: fc.constantFrom<number[]>(6_000, 12_000),
     giveUpMs: maybe(fc.constant(3_000)),
@@ -67,14 +67,14 @@ property("each call that waits for an engine frees its buffer space, whatever it
           }),
           { maxLength: 15 },
         ),
-        /** Time for which the engine is unreachable, in milliseconds. */
+        /** Time for which the store is unreachable, in milliseconds. */
         awayMs: maybe(fc.nat(5_000)),
       }),
       { minLength: 1, maxLength: 3 },
     ),
   }),
-  async check(world, { engine, rounds, ...room }) {
-    const { broker, host } = await brokerOf(world, engine, room);
+  async check(world, { store, rounds, ...room }) {
+    const { broker, host } = await brokerOf(world, store, room);
     await world.run(host, () => createLog(broker, "log"));
     const call = (kind: "history" | "log" | "publish", size: number) => {
       const payload = "x".repeat(Math.max(1, size * room.maxWaitingBytes));
@@ -117,14 +117,14 @@ property("each call that waits for an engine frees its buffer space, whatever it
 
 property("a broker fails calls that wait too long, and none of them takes effect later", {
   cases: fc.record({
-    engine: fc.constantFrom("redis", "nats"),
+    store: fc.constantFrom("redis", "nats"),
     giveUpMs: fc.integer({ min: 1_200, max: 2_600 }),
     early: fc.integer({ min: 1, max: 5 }),
     late: fc.integer({ min: 1, max: 5 }),
     lateMs: fc.nat(200),
   }),
-  async check(world, { engine, giveUpMs, early, late, lateMs }) {
-    const { broker, host, near } = await brokerOf(world, engine, { giveUpMs });
+  async check(world, { store, giveUpMs, early, late, lateMs }) {
+    const { broker, host, near } = await brokerOf(world, store, { giveUpMs });
     const kept: unknown[] = [];
     const plain: unknown[] = [];
     near.subscribe("kept", ({ payload }) => kept.push(payload), { history: BOUNDS });
@@ -158,10 +158,10 @@ property("a broker fails calls that wait too long, and none of them takes effect
     assert(tookMs >= 0.9 * giveUpMs && tookMs <= 1.25 * giveUpMs, `given up after ${tookMs} ms`);
     await world.pause(1.25 * giveUpMs);
     // The NATS client passes publications without a history to the system immediately.
-    assertEquals(broker.stats.dropped, early * (engine === "redis" ? 2 : 1));
+    assertEquals(broker.stats.dropped, early * (store === "redis" ? 2 : 1));
     const appending = texts("late", late).map(append);
     await world.pause(lateMs);
-    // The engine receives none of the bytes in flight.
+    // The store receives none of the bytes in flight.
     world.cut(host);
     heal();
     for (const one of await world.inTime("appends", Promise.all(appending), SETTLED_MS)) {
@@ -181,7 +181,7 @@ property("a broker fails calls that wait too long, and none of them takes effect
 
 property("a broker that closes settles all calls, rejects later ones, and leaves nothing", {
   cases: fc.record({
-    engine,
+    store,
     calls: fc.array(
       fc.record({ call: keyOf(CALLS), name: fc.nat(2) }),
       { maxLength: 15 },
@@ -200,8 +200,8 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
     afterMs: fc.constantFrom<number[]>(0, 1, 2, 3, 20),
     unfit: fc.constantFrom(...UNFIT),
   }),
-  async check(world, { engine, calls, subscriptions, last, isAway, hasBackup, afterMs, unfit }) {
-    const { broker, host, near, file } = await brokerOf(world, engine);
+  async check(world, { store, calls, subscriptions, last, isAway, hasBackup, afterMs, unfit }) {
+    const { broker, host, near, file } = await brokerOf(world, store);
     const heard: unknown[] = [];
     near.subscribe("last", ({ payload }) => heard.push(payload));
     for (let left = 40; left > 0 && heard.length === 0; left--) {
@@ -266,16 +266,16 @@ property("a broker that closes settles all calls, rejects later ones, and leaves
     const timers = () => [...world.simulation.pending()].filter((one) => one.host === host);
     const links = () => world.network.links.filter(({ client }) => client === host);
     const isGone = () => timers().length === 0 && links().length === 0;
-    // A connection to an unreachable engine ends only after its timeout.
+    // A connection to an unreachable store ends only after its timeout.
     const withinMs = file === undefined ? 6_000 : 0;
     await world.until("no timer and no connection of a closed broker", isGone, withinMs);
   },
 });
 
-/** Starts an engine with one broker on each of two machines. */
+/** Starts a store with one broker on each of two machines. */
 async function brokerOf(
   world: World,
-  name: EngineName,
+  name: BrokerName,
   options: {
     readonly maxWaiting?: number;
     readonly maxWaitingBytes?: number;
@@ -293,9 +293,9 @@ async function brokerOf(
     world.onEnd(() => broker.close());
     return { broker: broker as Broker, host, near: broker as Broker, file: { ...file, broker } };
   }
-  const engine = await world.engine(name);
+  const store = await world.store(name);
   const make = (host: Host, more: typeof options) =>
-    world.run(host, () => engine.broker(host, more as Parameters<typeof engine.broker>[1])!);
+    world.run(host, () => store.broker(host, more as Parameters<typeof store.broker>[1])!);
   const near = await make(world.host("near"), {});
   const broker = await make(host, { ...room, ...(giveUpMs !== undefined && { giveUpMs }) });
   for (const one of [near, broker]) {
@@ -306,14 +306,14 @@ async function brokerOf(
   return { broker, host, near, file: undefined };
 }
 
-/** Blocks the link between a machine and its engine. Returns a function that unblocks it. */
+/** Blocks the link between a machine and its store. Returns a function that unblocks it. */
 function block(world: World, host: Host): () => void {
-  const engines = new Set(
+  const stores = new Set(
     world.network.links.filter(({ client }) => client === host).map(({ server }) => server),
   );
-  for (const engine of engines) world.change(host, engine, { isBlocked: true });
+  for (const store of stores) world.change(host, store, { isBlocked: true });
   return () => {
-    for (const engine of engines) world.change(host, engine, { isBlocked: false });
+    for (const store of stores) world.change(host, store, { isBlocked: false });
   };
 }
 

@@ -15,13 +15,13 @@ import {
   Simulation,
   timeline,
 } from "../simulator/mod.ts";
-import type { ClusterEngine } from "../simulation/cluster/engine.ts";
-import { startEngine } from "../simulation/cluster/engines.ts";
+import type { ClusterStore } from "../simulation/cluster/store.ts";
+import { startStore } from "../simulation/cluster/stores.ts";
 import { hardenedOptions } from "../simulation/cluster/hardened/options.ts";
 import { simulateHardened } from "../simulation/cluster/hardened/servers.ts";
 import { Journal } from "../simulation/cluster/journal.ts";
 import { simulateQuic } from "../simulation/cluster/quic/endpoints.ts";
-import type { EngineName } from "../simulation/plan.ts";
+import type { BrokerName } from "../simulation/plan.ts";
 
 /** Maximum virtual time of a case, in milliseconds. A case that takes longer is considered hung. */
 const MAX_CASE_MS = 24 * 3_600_000;
@@ -80,9 +80,9 @@ export class World {
   readonly #servers: { readonly host: Host; readonly close: () => Promise<unknown> }[] = [];
   /** Functions that close the servers' brokers, which outlive the servers. */
   readonly #brokers: (() => unknown)[] = [];
-  readonly #engines: ClusterEngine[] = [];
-  /** Names of the engines' machines, which stay connected to each other. */
-  readonly #engineHosts = new Set<string>();
+  readonly #stores: ClusterStore[] = [];
+  /** Names of the stores' machines, which stay connected to each other. */
+  readonly #brokerHosts = new Set<string>();
   readonly #onEnd: (() => unknown)[] = [];
   /** Parts of the runtime that are replaced in this world. */
   readonly #replaced: Disposable[] = [];
@@ -124,7 +124,7 @@ export class World {
     } finally {
       globalThis.removeEventListener("unhandledrejection", onRejection);
       Object.assign(console, { warn, error });
-      for (const part of [...world.#engines, ...world.#replaced]) part[Symbol.dispose]();
+      for (const part of [...world.#stores, ...world.#replaced]) part[Symbol.dispose]();
     }
   }
 
@@ -229,21 +229,21 @@ export class World {
   }
 
   /**
-   * Starts the model of an engine.
+   * Starts the model of a store.
    *
-   * @param name The engine.
-   * @returns An object that creates brokers and injects the engine's faults.
+   * @param name The store.
+   * @returns An object that creates brokers and injects the store's faults.
    */
-  async engine(name: EngineName): Promise<ClusterEngine> {
+  async store(name: BrokerName): Promise<ClusterStore> {
     const { simulation, network } = this;
     const parts = { simulation, network, journal: this.#journal };
     const before = new Set(simulation.hosts.values());
-    const engine = await simulation.hold(startEngine(name, parts));
+    const store = await simulation.hold(startStore(name, parts));
     for (const host of simulation.hosts.values()) {
-      if (!before.has(host)) this.#engineHosts.add(host.name);
+      if (!before.has(host)) this.#brokerHosts.add(host.name);
     }
-    this.#engines.push(engine);
-    return engine;
+    this.#stores.push(store);
+    return store;
   }
 
   /**
@@ -383,7 +383,7 @@ export class World {
       await Promise.all(programs.filter(({ host }) => host.isAlive).map(({ close }) => close()));
     }
     for (const close of this.#brokers) await close();
-    for (const engine of this.#engines) await engine.close?.();
+    for (const store of this.#stores) await store.close?.();
   }
 
   /** Runs the hooks of a failed case, which may also fail or hang. */
@@ -413,9 +413,9 @@ export class World {
     }
   }
 
-  /** Lists leftovers. Engines may keep timers and links among themselves. */
+  /** Lists leftovers. Stores may keep timers and links among themselves. */
   #left(): string[] {
-    const isOfCase = ({ name }: { readonly name: string }) => !this.#engineHosts.has(name);
+    const isOfCase = ({ name }: { readonly name: string }) => !this.#brokerHosts.has(name);
     const timers = [...this.simulation.pending()].filter(({ host }) => host && isOfCase(host));
     const links = this.network.links.filter(({ client }) => isOfCase(client));
     return [

@@ -4,14 +4,14 @@ import { z } from "zod";
 import { AuthenticationError, RequestError } from "../../errors.ts";
 import type { DrainOptions } from "../../manager/drain.ts";
 import type { Rate } from "../../base/token_bucket.ts";
-import { ScriptedEngine } from "../../pubsub/scripted_broker_fixture.ts";
+import { ScriptedStore } from "../../pubsub/scripted_broker_fixture.ts";
 import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueBounds } from "../../session/queue/turn.ts";
 import type { State } from "../../server/state/state.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
 import { turns } from "../waiting.ts";
-import { fail, type FaultyBroker, FaultyEngine, pass } from "../faulty_broker.ts";
+import { fail, type FaultyBroker, FaultyStore, pass } from "../faulty_broker.ts";
 import { Peer } from "../sessions.ts";
 import { Envelopes } from "./asyncapi.ts";
 import {
@@ -51,7 +51,7 @@ interface Given {
   readonly guest?: string;
   readonly allowed?: readonly string[];
   readonly history?: Readonly<Record<string, number>>;
-  readonly engine?: boolean;
+  readonly broker?: boolean;
   readonly includePublisher?: boolean;
   readonly rooms?: readonly string[];
   readonly states?: readonly string[];
@@ -72,8 +72,8 @@ class Run {
   readonly seen: unknown[] = [];
   readonly names = new Names();
   readonly given: Given;
-  /** An engine that fails in certain steps. There are no other nodes. */
-  readonly engine: ScriptedEngine | undefined;
+  /** A store that fails in certain steps. There are no other nodes. */
+  readonly store: ScriptedStore | undefined;
   readonly node: FaultyBroker | undefined;
   readonly server: TestServer<string | undefined>;
   readonly others = new Map<string, Peer>();
@@ -85,8 +85,8 @@ class Run {
     this.time = time;
     this.given = given as Given;
     this.#allowed = this.given.allowed ?? [];
-    this.engine = this.given.engine ? new ScriptedEngine() : undefined;
-    this.node = this.engine?.node() ?? (this.given.states && new FaultyEngine().connect());
+    this.store = this.given.broker ? new ScriptedStore() : undefined;
+    this.node = this.store?.node() ?? (this.given.states && new FaultyStore().connect());
     this.server = this.#serve();
   }
 
@@ -207,7 +207,7 @@ class Run {
       else if (verb === "write") {
         await writeRows(this.states.get(topic)!, data as readonly VectorChange[]);
       } else if (verb === "leave") this.others.get(topic)!.connection.close();
-      else if (verb === "engine") this.#script(value as Record<string, unknown>);
+      else if (verb === "broker") this.#script(value as Record<string, unknown>);
       else if (verb === "request") {
         session.request(topic, data).then(
           (answer: unknown) => void seen.push({ answer }),
@@ -230,12 +230,12 @@ class Run {
   }
 
   /**
-   * Makes the engine disconnect, return, lose data, start a new epoch, receive another node's
+   * Makes the store disconnect, return, lose data, start a new epoch, receive another node's
    * publication, or disconnect after some transactions.
    */
   #script({ state, publish, keeps, epoch, loses = 0, stores }: Record<string, unknown>): void {
     const node = this.node!;
-    const engine = this.engine!;
+    const store = this.store!;
     if (typeof stores === "number") {
       let left = stores;
       node.make("logs.append", (run, call) => left-- > 0 ? run() : fail(run, call));
@@ -248,10 +248,10 @@ class Run {
     }
     if (Array.isArray(publish)) {
       const [topic, data] = publish;
-      engine.append({ topic, payload: JSON.stringify({ topic, data }) });
+      store.append({ topic, payload: JSON.stringify({ topic, data }) });
     }
-    if (typeof keeps === "number") engine.trim(keeps);
-    if (typeof epoch === "string") engine.beginEpoch(epoch, loses as number);
+    if (typeof keeps === "number") store.trim(keeps);
+    if (typeof epoch === "string") store.beginEpoch(epoch, loses as number);
     if (state === "back") node.interrupt();
   }
 }

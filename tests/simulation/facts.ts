@@ -18,7 +18,7 @@ export interface Facts {
   /** A fault or an operation has started. */
   readonly faulted: {
     /** The part that fails. Faults of the network between clients and nodes affect `link`. */
-    readonly scope: "client" | "node" | "engine" | "link";
+    readonly scope: "client" | "node" | "broker" | "link";
     readonly kind: string;
     readonly target?: string;
     readonly peer?: string;
@@ -38,11 +38,11 @@ export interface Facts {
   /** The drain of a node has ended. */
   readonly drained: { readonly closed: number; readonly cut: number };
   /**
-   * The engine has lost acknowledged writes, or has restarted. Without `topic`, this affects all
+   * The broker has lost acknowledged writes, or has restarted. Without `topic`, this affects all
    * topics. After a loss without a trace, the epoch stays the same, and a reader that had received
    * none of the lost writes cannot notice the loss.
    */
-  readonly engineLost: {
+  readonly brokerLost: {
     readonly why: string;
     readonly topic?: string;
     readonly leavesNoTrace?: boolean;
@@ -52,13 +52,13 @@ export interface Facts {
      */
     readonly fromMs?: number;
   };
-  /** All servers of the engine have ended, and all connections of nodes to them. */
-  readonly engineEnded: Record<never, never>;
+  /** All servers of the broker have ended, and all connections of nodes to them. */
+  readonly brokerEnded: Record<never, never>;
   /**
-   * The engine's servers have started or finished electing the first leader of a group. Without a
-   * leader, the engine does not respond.
+   * The broker's servers have started or finished electing the first leader of a group. Without a
+   * leader, the broker does not respond.
    */
-  readonly engineElects: { readonly group: string; readonly isOver: boolean };
+  readonly brokerElects: { readonly group: string; readonly isOver: boolean };
 
   /** A program is about to call `publish`. The producer is a client or one life of a node. */
   readonly published: {
@@ -83,7 +83,7 @@ export interface Facts {
     readonly position?: HistoryPosition;
   };
   /**
-   * The promise of a publication was rejected, or the call threw. The engine may have stored the
+   * The promise of a publication was rejected, or the call threw. The broker may have stored the
    * publication anyway.
    */
   readonly publishFailed: { readonly topic: string; readonly id: string; readonly error: unknown };
@@ -471,7 +471,7 @@ export interface Terms {
   readonly maxSessionsPerUser: number;
   /** True if the limit per user applies to all nodes together. */
   readonly hasSharedLimits: boolean;
-  /** False if the engine may lose one of two concurrent changes, so that a slot stays in use. */
+  /** False if the broker may lose one of two concurrent changes, so that a slot stays in use. */
   readonly hasExactPlaces: boolean;
   /** False if a transport may reset streams without a code, as the runtime's QUIC does. */
   readonly hasResetCodes: boolean;

@@ -6,7 +6,7 @@
  * deno task simulate                          # 100 cases of each property, and a minute of plans
  * deno task simulate --seed 7                 # the plan of one seed
  * deno task simulate --seed 7 --seeds 100     # seeds 7 to 106, and changes of their plans
- * deno task simulate --minutes 30 --engine redis
+ * deno task simulate --minutes 30 --broker redis
  * deno task simulate --seeds 10000 --fresh    # plans of seeds alone
  * deno task simulate --seeds 100 --full       # the largest clusters, with all features and faults
  * deno task simulate --replay dist/simulation/a-run-ends-7.json --trace
@@ -23,7 +23,7 @@ import { parseArgs } from "node:util";
 import type { TraceEntry } from "../simulator/event_loop.ts";
 import { type PropertySearch, searchProperties } from "../properties/search.ts";
 import { firstDifference, timeline } from "../simulator/timeline.ts";
-import { ENGINES, type Outcome, type Plan, planOf, type PlanOptions } from "./plan.ts";
+import { BROKER_NAMES, type Outcome, type Plan, planOf, type PlanOptions } from "./plan.ts";
 import {
   describeFinding,
   describeFound,
@@ -52,7 +52,7 @@ deno task simulate [OPTIONS]: properties and whole clusters under faults, on vir
                 --minutes, otherwise 0
   --fresh       runs plans of seeds alone, and no changes of plans that reached new states
   --minutes N   ends the search after this time; 1 without --seed and --seeds
-  --engine E    ${ENGINES.join(", ")}; drawn from the seed by default
+  --broker E    ${BROKER_NAMES.join(", ")}; drawn from the seed by default
   --full        all features and faults, and the largest cluster
   --small       the smallest clusters alone: more plans in the same time
   --jobs N      processes side by side
@@ -293,7 +293,7 @@ function parse(args: readonly string[]): Settings {
       cases: { type: "string" },
       fresh: { type: "boolean" },
       minutes: { type: "string" },
-      engine: { type: "string" },
+      broker: { type: "string" },
       full: { type: "boolean" },
       small: { type: "boolean" },
       jobs: { type: "string" },
@@ -318,10 +318,12 @@ function parse(args: readonly string[]): Settings {
       `Cannot simulate: --${name} must be an integer from ${least}, received ${value}`,
     );
   };
-  const engine = ENGINES.find((name) => name === values.engine);
-  if (values.engine !== undefined && engine === undefined) {
+  const broker = BROKER_NAMES.find((name) => name === values.broker);
+  if (values.broker !== undefined && broker === undefined) {
     throw new TypeError(
-      `Cannot simulate: --engine must be one of ${ENGINES.join(", ")}, received ${values.engine}`,
+      `Cannot simulate: --broker must be one of ${
+        BROKER_NAMES.join(", ")
+      }, received ${values.broker}`,
     );
   }
   const minutes = Number(values.minutes ?? Infinity);
@@ -339,7 +341,7 @@ function parse(args: readonly string[]): Settings {
     cases: integer("cases", 0) ?? (isSearch ? DEFAULT_CASES : 0),
     isFresh: values.fresh,
     minutes: isEndless && seed === undefined ? DEFAULT_MINUTES : minutes,
-    plans: { engine, isFull: values.full, isSmall: values.small },
+    plans: { broker, isFull: values.full, isSmall: values.small },
     jobs: integer("jobs", 1) ?? navigator.hardwareConcurrency,
     maxFindings: integer("findings", 1) ?? 10,
     replay: values.replay,

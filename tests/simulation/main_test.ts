@@ -37,7 +37,7 @@ FINDING no gap, at 0.001 s on node2
   Expected message 8, received 9
   seed 7, after 0 plans; shrunk to 2 of 3 actions in 51 runs
   replay: deno task simulate --replay FOLDER/no-gap-7.json
-  plan: seed 7, 1 s, engine memory, 1 nodes, 3 clients, 1 topics; features: presence
+  plan: seed 7, 1 s, broker memory, 1 nodes, 3 clients, 1 topics; features: presence
        0.000 s  kill node1
        0.001 s  cut node2
   timeline:
@@ -97,7 +97,7 @@ Deno.test("simulate() rejects invalid arguments", async () => {
       [["--seed", "x"], "--seed must be an integer from 0, received x"],
       [["--seeds", "0"], "--seeds must be an integer from 1, received 0"],
       [["--minutes", "0"], "--minutes must be a number above 0, received 0"],
-      [["--engine", "kafka"], "--engine must be one of memory"],
+      [["--broker", "kafka"], "--broker must be one of memory"],
       [["--wrong"], "--wrong"],
     ] as const
   ) await assertRejects(() => run(args), TypeError, text);

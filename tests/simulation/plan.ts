@@ -2,8 +2,8 @@
 import type { Checkpoint, TraceEntry } from "../simulator/event_loop.ts";
 import { seededRandom } from "../../transport/memory/path.ts";
 
-/** The engine that the nodes of a cluster share, or `none` for independent servers. */
-export type EngineName = "memory" | "redis" | "nats" | "sqlite" | "none";
+/** The broker that the nodes of a cluster share, or `none` for independent servers. */
+export type BrokerName = "memory" | "redis" | "nats" | "sqlite" | "none";
 
 /**
  * A whole run as data. The same plan always produces the same run.
@@ -20,8 +20,8 @@ export interface Plan {
    * settles.
    */
   readonly seconds: number;
-  /** The engine. */
-  readonly engine: EngineName;
+  /** The broker. */
+  readonly broker: BrokerName;
   /** Number of servers, which are named `node0` and so on. */
   readonly nodes: number;
   /** Number of clients, which are named `client0` and so on. */
@@ -88,7 +88,7 @@ export const FEATURES = [
   "answers",
   /** Some clients store messages until the server has handled each one. */
   "at-least-once",
-  /** Brokers on separate machines, with an engine that fails while the cluster is calm. */
+  /** Brokers on separate machines, with a store that fails while the cluster is calm. */
   "brokers",
   /** Subscriptions that come and go. */
   "churn",
@@ -144,7 +144,7 @@ export const FEATURES = [
 export type Feature = (typeof FEATURES)[number];
 
 /**
- * Kinds of faults from which {@linkcode planOf} chooses. Kinds that an engine lacks are ignored.
+ * Kinds of faults from which {@linkcode planOf} chooses. Kinds that a broker lacks are ignored.
  */
 export const FAULTS = [
   "kill",
@@ -170,25 +170,25 @@ export const FAULTS = [
   "kill-client",
   "freeze-client",
   "move-client",
-  "engine-kill",
-  "engine-power",
-  "engine-freeze",
-  "engine-slow",
-  "engine-busy",
-  "engine-lag",
-  "engine-failover",
-  "engine-full",
-  "engine-scripts",
-  "engine-subscribers",
-  "engine-clients",
-  "engine-disk",
+  "broker-kill",
+  "broker-power",
+  "broker-freeze",
+  "broker-slow",
+  "broker-busy",
+  "broker-lag",
+  "broker-failover",
+  "broker-full",
+  "broker-scripts",
+  "broker-subscribers",
+  "broker-clients",
+  "broker-disk",
 ] as const;
 
-/** A fault of one engine, which is only chosen in plans with that engine. */
-const SQLITE_FAULT = "engine-disk";
+/** A fault of one broker, which is only chosen in plans with that broker. */
+const SQLITE_FAULT = "broker-disk";
 
 /**
- * A feature of a share of the plans with an engine on the network. It is chosen after all others.
+ * A feature of a share of the plans with a broker on the network. It is chosen after all others.
  */
 const BROKERS = "brokers";
 
@@ -215,8 +215,8 @@ const HARDENED_SHARE = 0.3;
 
 /** Options of {@linkcode planOf}. */
 export interface PlanOptions {
-  /** Engine of the plan. By default, it is chosen at random. */
-  readonly engine?: EngineName | undefined;
+  /** Broker of the plan. By default, it is chosen at random. */
+  readonly broker?: BrokerName | undefined;
   /** Duration of the workload. The default is 120, or less in some of the smallest clusters. */
   readonly seconds?: number | undefined;
   /** True for all features, all faults and the maximum size. */
@@ -225,10 +225,10 @@ export interface PlanOptions {
   readonly isSmall?: boolean | undefined;
 }
 
-/** The engines that have a model. */
-export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlite"];
+/** The brokers that have a model. */
+export const BROKER_NAMES: readonly BrokerName[] = ["memory", "redis", "nats", "sqlite"];
 
-/** Share of the plans with the first engine, whose runs are the fastest. */
+/** Share of the plans with the first broker, whose runs are the fastest. */
 const FIRST_SHARE = 0.6;
 
 /**
@@ -263,17 +263,17 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const { isFull = false } = options;
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
   const sized = (least: number, most: number) => least + Math.floor(random() * (most - least + 1));
-  const drawn = random() < FIRST_SHARE ? ENGINES[0]! : pick(ENGINES);
-  const engine = options.engine ?? drawn;
+  const drawn = random() < FIRST_SHARE ? BROKER_NAMES[0]! : pick(BROKER_NAMES);
+  const broker = options.broker ?? drawn;
   const share = 0.3 + 0.6 * random();
   const features: Feature[] = FEATURES.filter((name) =>
     !APART.has(name) && (random() < share || isFull)
   );
-  const hasEngine = engine !== "memory" && engine !== "none";
+  const hasBroker = broker !== "memory" && broker !== "none";
   const kinds = FAULTS.filter((kind) =>
     kind === SQLITE_FAULT
-      ? engine === "sqlite"
-      : (random() < 0.4 || isFull) && (hasEngine || !kind.startsWith("engine-"))
+      ? broker === "sqlite"
+      : (random() < 0.4 || isFull) && (hasBroker || !kind.startsWith("broker-"))
   );
   const isSmall = random() < SMALL_SHARE || options.isSmall === true;
   const [nodes, clients, topics] = isFull
@@ -298,11 +298,11 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
       amount: Math.round(1_000 * random()) / 1_000,
     });
   }
-  const hasBroker = engine === "redis" || engine === "nats";
+  const isRemote = broker === "redis" || broker === "nats";
   if (hasBroker && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
   // The largest clusters leave so many objects that inspecting them takes as long as the run.
   if (random() < GROWTH_SHARE && !isFull) features.push(GROWTH);
   if (random() < HTTP3_SHARE && !isFull) features.push(HTTP3);
   if (random() < HARDENED_SHARE && !isFull) features.push(HARDENED);
-  return { seed, seconds, engine, nodes, clients, topics, features, actions };
+  return { seed, seconds, broker, nodes, clients, topics, features, actions };
 }

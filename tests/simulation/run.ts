@@ -10,7 +10,7 @@ import type { Outcome, Plan } from "./plan.ts";
 /** Time after the last fault within which a cluster must settle, in milliseconds. */
 const SETTLE_MS = 130_000;
 
-/** Time after the last fault within which engines and nodes reconnect, in milliseconds. */
+/** Time after the last fault within which brokers and nodes reconnect, in milliseconds. */
 const CALM_MS = 30_000;
 
 /**
@@ -65,7 +65,7 @@ export interface RunOptions extends ClusterOptions {
  * @param plan The plan.
  * @param options See {@linkcode RunOptions}.
  * @returns The outcome. Broken guarantees of the library are findings, never errors.
- * @throws {TypeError} If the plan names an unknown engine or an unknown kind of action.
+ * @throws {TypeError} If the plan names an unknown broker or an unknown kind of action.
  */
 export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Outcome> {
   const { signal, ...clusterOptions } = options;

@@ -31,7 +31,7 @@ async function* range({ data: end }: { readonly data: number }): AsyncGenerator<
 async function everything(turns: number): Promise<Simulation> {
   const simulation = new Simulation({ seed: 5, turns });
   const network = new SimulatedNetwork(simulation, { delayMs: 2, jitterMs: 3 });
-  const broker = new MemoryBroker({ runtime: simulation.host("engine").runtime });
+  const broker = new MemoryBroker({ runtime: simulation.host("broker").runtime });
   const servers = ["a", "b"].map((name) =>
     new SimulatedServer(network, simulation.host(name), () => ({
       contract,

@@ -60,7 +60,7 @@ export type TraceKind =
   | "packet"
   | "session"
   | "message"
-  | "engine"
+  | "broker"
   | "finding"
   | "note";
 

@@ -114,7 +114,7 @@ Deno.test("Host.runtime draws different numbers on each host and in each life, t
 async function cluster(seed: number, seconds: number) {
   const simulation = new Simulation({ seed });
   const network = new SimulatedNetwork(simulation, { delayMs: 5, jitterMs: 10, lossRate: 0.01 });
-  const broker = new MemoryBroker({ runtime: simulation.host("engine").runtime });
+  const broker = new MemoryBroker({ runtime: simulation.host("broker").runtime });
   const servers = ["a", "b", "c"].map((name) =>
     new SimulatedServer(network, simulation.host(name), () => ({
       broker,

@@ -43,7 +43,7 @@ interface Size {
   readonly betweenNodesMs: number;
 }
 
-const ENGINES: Readonly<Record<string, { readonly short: Size; readonly full: Size }>> = {
+const BROKERS: Readonly<Record<string, { readonly short: Size; readonly full: Size }>> = {
   redis: {
     short: { answers: 150, lanes: 50, betweenNodesMs: 8_000 },
     full: { answers: 10_000, lanes: 150, betweenNodesMs: 8_000 },
@@ -54,14 +54,14 @@ const ENGINES: Readonly<Record<string, { readonly short: Size; readonly full: Si
   },
 };
 
-/** Runs the test on each engine. */
+/** Runs the test on each broker. */
 export async function soakAnswers(check: Check, isShort: boolean): Promise<void> {
-  for (const [name, sizes] of Object.entries(ENGINES)) {
+  for (const [name, sizes] of Object.entries(BROKERS)) {
     const size = isShort ? sizes.short : sizes.full;
-    await using engine = name === "redis"
+    await using broker = name === "redis"
       ? await RedisServer.start({ append: "always" })
       : await NatsServer.start();
-    const url = engine instanceof RedisServer ? engine.url : `${engine.servers}#kept`;
+    const url = broker instanceof RedisServer ? broker.url : `${broker.servers}#kept`;
     await run(`answers on ${name}`, check, { url, size });
   }
 }

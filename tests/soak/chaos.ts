@@ -1,12 +1,12 @@
 /**
- * The chaos test. While messages are published, nodes are killed, drained and restarted, the engine
+ * The chaos test. While messages are published, nodes are killed, drained and restarted, the broker
  * is killed and restarted, and clients lose their network. The test then compares the logs of all
  * published and received messages: either each message arrives exactly once and in order, or a gap
  * is reported with a correct reason.
  *
  * @module
  */
-import { type Engine, type EngineName, startEngine } from "./chaos/engine.ts";
+import { type BrokerName, type BrokerServer, startBroker } from "./chaos/broker.ts";
 import { Fleet } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
 import type { Outage } from "./chaos/log.ts";
@@ -25,8 +25,8 @@ interface Times {
   readonly totalMs: number;
   /** Interval between two failures of a node or the network. */
   readonly betweenMs: number;
-  /** Interval between two kills of the engine. */
-  readonly betweenEnginesMs: number;
+  /** Interval between two kills of the broker. */
+  readonly betweenBrokersMs: number;
   readonly drainMs: number;
 }
 
@@ -34,7 +34,7 @@ const SHORT: Times = {
   clients: 100,
   totalMs: 14_000,
   betweenMs: 1_500,
-  betweenEnginesMs: 6_000,
+  betweenBrokersMs: 6_000,
   drainMs: 1_000,
 };
 
@@ -42,12 +42,12 @@ const LONG: Times = {
   clients: 400,
   totalMs: 300_000,
   betweenMs: 4_000,
-  betweenEnginesMs: 45_000,
+  betweenBrokersMs: 45_000,
   drainMs: 3_000,
 };
 
-/** All engines. */
-export const ENGINES: readonly EngineName[] = [
+/** All brokers. */
+export const BROKERS: readonly BrokerName[] = [
   "redis",
   "redis-aof",
   "redis-snapshot",
@@ -56,41 +56,41 @@ export const ENGINES: readonly EngineName[] = [
 ];
 
 /**
- * The engines of the short run if the arguments name no engine: one that loses all data when it is
+ * The brokers of the short run if the arguments name no broker: one that loses all data when it is
  * killed, and one that loses none.
  */
-const SHORT_ENGINES: readonly EngineName[] = ["redis", "nats-kept"];
+const SHORT_BROKERS: readonly BrokerName[] = ["redis", "nats-kept"];
 
-/** Runs the test on each of the given engines, or on all engines. */
+/** Runs the test on each of the given brokers, or on all brokers. */
 export async function soakChaos(
   check: Check,
   isShort: boolean,
-  names: readonly EngineName[] = [],
+  names: readonly BrokerName[] = [],
 ): Promise<void> {
-  const all = isShort ? SHORT_ENGINES : ENGINES;
+  const all = isShort ? SHORT_BROKERS : BROKERS;
   for (const name of names.length === 0 ? all : names) {
     await new Chaos(name, isShort ? SHORT : LONG).run(check);
   }
 }
 
 class Chaos {
-  readonly #name: EngineName;
+  readonly #name: BrokerName;
   readonly #times: Times;
   readonly #outages: Outage[] = [];
   readonly #blows: Record<string, number> = {};
 
-  constructor(name: EngineName, times: Times) {
+  constructor(name: BrokerName, times: Times) {
     this.#name = name;
     this.#times = times;
   }
 
   async run(check: Check): Promise<void> {
     const { clients, totalMs } = this.#times;
-    await using engine = await startEngine(this.#name);
-    await using fleet = await Fleet.start(engine, { nodes: NODES });
+    await using broker = await startBroker(this.#name);
+    await using fleet = await Fleet.start(broker, { nodes: NODES });
     await fleet.begin({ clients, topicsEach: TOPICS_EACH, perSecond: PER_SECOND });
     const end = Date.now() + totalMs;
-    await Promise.all([this.#strike(fleet, end), this.#strikeEngine(engine, end)]);
+    await Promise.all([this.#strike(fleet, end), this.#strikeBroker(broker, end)]);
     judge(check, await fleet.settle(), {
       title: `chaos on ${this.#name}`,
       blows: Object.entries(this.#blows).map(([what, times]) => `${times} x ${what}`).join(", "),
@@ -127,16 +127,16 @@ class Chaos {
     }
   }
 
-  async #strikeEngine(engine: Engine, end: number): Promise<void> {
-    const { betweenEnginesMs } = this.#times;
-    for (let i = 0; Date.now() + betweenEnginesMs < end; i++) {
-      await sleep(betweenEnginesMs);
-      this.#count("kill -9 of the engine");
+  async #strikeBroker(broker: BrokerServer, end: number): Promise<void> {
+    const { betweenBrokersMs } = this.#times;
+    for (let i = 0; Date.now() + betweenBrokersMs < end; i++) {
+      await sleep(betweenBrokersMs);
+      this.#count("kill -9 of the broker");
       const from = Date.now();
-      await engine.kill();
+      await broker.kill();
       // Alternates between no delay and a delay.
       await sleep(i % 2 === 0 ? 0 : 2_000);
-      await engine.restart();
+      await broker.restart();
       this.#outages.push({ from, to: Date.now() });
     }
   }

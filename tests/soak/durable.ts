@@ -1,12 +1,12 @@
 /**
- * Durable streams under failures. Nodes and the engine are killed while writers append to streams
+ * Durable streams under failures. Nodes and the broker are killed while writers append to streams
  * and readers of all kinds follow them. Every reader must read each acknowledged item exactly once
  * and in order, and it must see the end.
  *
  * @module
  */
 import { lowPort } from "../ports.ts";
-import { DURABLE_ENGINES, type DurableEngine } from "./durable/engines.ts";
+import { DURABLE_BROKERS, type DurableBroker } from "./durable/brokers.ts";
 import { READERS } from "./durable/readers.ts";
 import { writeNumbers } from "./durable/writer.ts";
 import { LineProcess, sleep } from "./processes.ts";
@@ -25,43 +25,43 @@ interface Times {
   readonly totalMs: number;
   /** Time between two kills of nodes. */
   readonly betweenNodesMs: number;
-  /** Time between two kills of the engine. */
-  readonly betweenEnginesMs: number;
+  /** Time between two kills of the broker. */
+  readonly betweenBrokersMs: number;
 }
 
-const SHORT: Times = { totalMs: 15_000, betweenNodesMs: 3_000, betweenEnginesMs: 6_000 };
-const LONG: Times = { totalMs: 300_000, betweenNodesMs: 5_000, betweenEnginesMs: 30_000 };
+const SHORT: Times = { totalMs: 15_000, betweenNodesMs: 3_000, betweenBrokersMs: 6_000 };
+const LONG: Times = { totalMs: 300_000, betweenNodesMs: 5_000, betweenBrokersMs: 30_000 };
 
-/** Runs the test on each engine. */
+/** Runs the test on each broker. */
 export async function soakDurable(check: Check, isShort: boolean): Promise<void> {
-  for (const [name, start] of Object.entries(DURABLE_ENGINES)) {
-    await using engine = await start();
-    await run(`durable streams on ${name}`, check, { engine, times: isShort ? SHORT : LONG });
+  for (const [name, start] of Object.entries(DURABLE_BROKERS)) {
+    await using broker = await start();
+    await run(`durable streams on ${name}`, check, { broker, times: isShort ? SHORT : LONG });
   }
 }
 
 async function run(
   title: string,
   check: Check,
-  { engine, times }: { readonly engine: DurableEngine; readonly times: Times },
+  { broker, times }: { readonly broker: DurableBroker; readonly times: Times },
 ): Promise<void> {
-  const ports = Array.from({ length: engine.nodes }, () => lowPort());
-  const nodes = await Promise.all(ports.map((port) => startNode(port, engine)));
+  const ports = Array.from({ length: broker.nodes }, () => lowPort());
+  const nodes = await Promise.all(ports.map((port) => startNode(port, broker)));
   try {
     const end = Date.now() + times.totalMs;
-    const kills = { nodes: 0, engines: 0 };
+    const kills = { nodes: 0, brokers: 0 };
     const streams = Array.from(
       { length: STREAMS },
       (_, lane) => useStreams(`${lane}`, ports, end),
     );
     const striking = Promise.all([
-      strikeNodes(nodes, ports, { engine, times, end, kills }),
-      strikeEngine({ engine, times, end, kills }),
+      strikeNodes(nodes, ports, { broker, times, end, kills }),
+      strikeBroker({ broker, times, end, kills }),
     ]);
     await striking;
     const late = sleep(SETTLE_MS).then(() => "late" as const);
     const all = await Promise.race([Promise.all(streams), late]);
-    const what = `${kills.nodes} nodes and ${kills.engines} engines killed`;
+    const what = `${kills.nodes} nodes and ${kills.brokers} brokers killed`;
     if (all === "late") return check(`${title}: all ends are seen`, false, what);
     const faults = all.flatMap(({ faults }) => faults);
     const count = all.reduce((sum, one) => sum + one.count, 0);
@@ -77,7 +77,7 @@ async function run(
   }
 }
 
-async function startNode(port: number, { url }: DurableEngine): Promise<LineProcess> {
+async function startNode(port: number, { url }: DurableBroker): Promise<LineProcess> {
   const node = new LineProcess("./durable/node.ts", `${port}`, url);
   await node.line();
   return node;
@@ -114,32 +114,32 @@ async function useStreams(
 }
 
 interface Strikes {
-  readonly engine: DurableEngine;
+  readonly broker: DurableBroker;
   readonly times: Times;
   readonly end: number;
-  readonly kills: { nodes: number; engines: number };
+  readonly kills: { nodes: number; brokers: number };
 }
 
 async function strikeNodes(
   nodes: LineProcess[],
   ports: readonly number[],
-  { engine, times: { betweenNodesMs }, end, kills }: Strikes,
+  { broker, times: { betweenNodesMs }, end, kills }: Strikes,
 ): Promise<void> {
   while (Date.now() + betweenNodesMs < end) {
     await sleep(betweenNodesMs);
     const i = kills.nodes++ % nodes.length;
     nodes[i]!.kill("SIGKILL");
     await nodes[i]!.end();
-    nodes[i] = await startNode(ports[i]!, engine);
+    nodes[i] = await startNode(ports[i]!, broker);
   }
 }
 
-async function strikeEngine(
-  { engine, times: { betweenEnginesMs }, end, kills }: Strikes,
+async function strikeBroker(
+  { broker, times: { betweenBrokersMs }, end, kills }: Strikes,
 ): Promise<void> {
-  while (engine.strike !== undefined && Date.now() + betweenEnginesMs < end) {
-    await sleep(betweenEnginesMs);
-    kills.engines++;
-    await engine.strike();
+  while (broker.strike !== undefined && Date.now() + betweenBrokersMs < end) {
+    await sleep(betweenBrokersMs);
+    kills.brokers++;
+    await broker.strike();
   }
 }

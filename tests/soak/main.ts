@@ -11,7 +11,7 @@
  * parts that measure no time in parallel. The arguments `idle`, `stalled`, `churn`, `webtransport`,
  * `unread`, `networks`, `moq`, `chaos`, `rolling`, `silent`, `sqlite`, `durable`, `answers`,
  * `state`, `long`, `storm`, `handover` and `simulation` run only the named part, and `redis`,
- * `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that engine. In the parts `idle`,
+ * `redis-aof`, `redis-snapshot` and `nats` run `chaos` only on that broker. In the parts `idle`,
  * `stalled` and `churn`, the clients are raw sockets in this process, and the server is a separate
  * process.
  *
@@ -21,7 +21,7 @@ import { Histogram } from "../../cli/load/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { POLICIES } from "../../session/call_checks.ts";
 import { soakAnswers } from "./answers.ts";
-import { ENGINES, soakChaos } from "./chaos.ts";
+import { BROKERS, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
 import { soakDurable } from "./durable.ts";
 import { soakGrowth } from "./growth.ts";
@@ -102,7 +102,7 @@ function say(text: string): void {
 }
 
 /**
- * Runs a client on an engine that stalls each connection. The client must move in time, and each
+ * Runs a client on a broker that stalls each connection. The client must move in time, and each
  * message must arrive exactly once.
  */
 async function soakHandover(): Promise<void> {
@@ -399,7 +399,7 @@ const parts: Record<string, () => Promise<void>> = {
   unread: () => soakUnread(check, isShort),
   networks: () => soakNetworks(check, isShort),
   moq: () => soakMoq(check, isShort),
-  chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
+  chaos: () => soakChaos(check, isShort, BROKERS.filter((name) => Deno.args.includes(name))),
   rolling: () => soakRolling(check, isShort),
   silent: () => soakSilent(check, isShort),
   sqlite: () => soakSqlite(check, isShort),

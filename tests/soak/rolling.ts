@@ -6,7 +6,7 @@
  * @module
  */
 import type { ClientsState } from "./chaos/clients.ts";
-import { startEngine } from "./chaos/engine.ts";
+import { startBroker } from "./chaos/broker.ts";
 import { Fleet, type FleetNode } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
 import type { Drained, Opened } from "./chaos/server.ts";
@@ -43,22 +43,22 @@ const PATIENCE_MS = 10_000;
 export async function soakRolling(check: Check, isShort: boolean): Promise<void> {
   const clients = isShort ? 200 : 400;
   const withinMs = isShort ? 2_000 : 10_000;
-  for (const engine of isShort ? ["redis"] as const : ["redis", "nats"] as const) {
-    await roll(check, { engine, clients, withinMs });
+  for (const broker of isShort ? ["redis"] as const : ["redis", "nats"] as const) {
+    await roll(check, { broker, clients, withinMs });
   }
 }
 
 async function roll(
   check: Check,
-  { engine: name, clients, withinMs }: {
-    readonly engine: "redis" | "nats";
+  { broker: name, clients, withinMs }: {
+    readonly broker: "redis" | "nats";
     readonly clients: number;
     readonly withinMs: number;
   },
 ): Promise<void> {
   const title = `rolling restart on ${name}`;
-  await using engine = await startEngine(name);
-  await using fleet = await Fleet.start(engine, { nodes: NODES });
+  await using broker = await startBroker(name);
+  await using fleet = await Fleet.start(broker, { nodes: NODES });
   await fleet.begin({ clients, topicsEach: TOPICS_EACH, perSecond: PER_SECOND });
   const lateness = new Lateness();
   await opened(fleet.nodes);

@@ -1,7 +1,8 @@
 /**
- * Live state under failures. Clients write and read one state while nodes and the engine are killed,
- * nodes are suspended, and groups of clients are offline by turns. At the end, all clients and nodes must have the same
- * rows, and each write must have taken effect exactly as its outcome says.
+ * Live state under failures. Clients write and read one state while nodes and the broker are
+ * killed, nodes are suspended, and groups of clients are offline by turns. At the end, all clients
+ * and nodes must have the same rows, and each write must have taken effect exactly as its outcome
+ * says.
  *
  * @module
  */
@@ -17,7 +18,7 @@ import {
   StateLedger,
   WRITES,
 } from "../state_ledger.ts";
-import { DURABLE_ENGINES, type DurableEngine } from "./durable/engines.ts";
+import { DURABLE_BROKERS, type DurableBroker } from "./durable/brokers.ts";
 import { LineProcess, sleep } from "./processes.ts";
 import type { NodeRows } from "./state/node.ts";
 import type { Check } from "./webtransport.ts";
@@ -27,8 +28,8 @@ const ID = "board";
 /** Number of groups of clients. One of them is offline at a time. */
 const GROUPS = 4;
 
-/** Every so many kills of a node, the engine is killed too, if it is a process of its own. */
-const ENGINE_TURNS = 3;
+/** Every so many kills of a node, the broker is killed too, if it is a process of its own. */
+const BROKER_TURNS = 3;
 
 /** Share of the writes that go to a few keys, in percent, and the number of these keys. */
 const [HOT_SHARE, HOT_KEYS] = [10, 5];
@@ -69,24 +70,24 @@ const LONG: Sizes = {
 };
 
 /**
- * Runs the test on each engine.
+ * Runs the test on each broker.
  *
  * @param check Receives the results.
  * @param isShort True for a few clients and a short time.
  */
 export async function soakState(check: Check, isShort: boolean): Promise<void> {
-  for (const [name, start] of Object.entries(DURABLE_ENGINES)) {
-    await using engine = await start();
-    await run(name, check, { engine, sizes: isShort ? SHORT : LONG });
+  for (const [name, start] of Object.entries(DURABLE_BROKERS)) {
+    await using broker = await start();
+    await run(name, check, { broker, sizes: isShort ? SHORT : LONG });
   }
 }
 
 async function run(
   name: string,
   check: Check,
-  { engine, sizes }: { readonly engine: DurableEngine; readonly sizes: Sizes },
+  { broker, sizes }: { readonly broker: DurableBroker; readonly sizes: Sizes },
 ): Promise<void> {
-  await using fleet = await Fleet.start(engine, sizes);
+  await using fleet = await Fleet.start(broker, sizes);
   const { killed } = await fleet.strike();
   const faults = await fleet.settle();
   const { outcomes } = fleet.ledger;
@@ -112,7 +113,7 @@ class Fleet implements AsyncDisposable {
   readonly ledger = new StateLedger();
   /** Number of rows at the end. */
   rows = 0;
-  readonly #engine: DurableEngine;
+  readonly #broker: DurableBroker;
   readonly #sizes: Sizes;
   readonly #ports: readonly number[];
   readonly #nodes: LineProcess[] = [];
@@ -121,16 +122,16 @@ class Fleet implements AsyncDisposable {
   readonly #members: Member[] = [];
   readonly #stop = new AbortController();
 
-  private constructor(engine: DurableEngine, sizes: Sizes) {
-    this.#engine = engine;
+  private constructor(broker: DurableBroker, sizes: Sizes) {
+    this.#broker = broker;
     this.#sizes = sizes;
-    this.#ports = Array.from({ length: engine.nodes }, () => lowPort());
+    this.#ports = Array.from({ length: broker.nodes }, () => lowPort());
   }
 
   /** Starts nodes and clients, which write until {@linkcode settle} is called. */
-  static async start(engine: DurableEngine, sizes: Sizes): Promise<Fleet> {
+  static async start(broker: DurableBroker, sizes: Sizes): Promise<Fleet> {
     await using stack = new AsyncDisposableStack();
-    const fleet = stack.use(new Fleet(engine, sizes));
+    const fleet = stack.use(new Fleet(broker, sizes));
     for (const port of fleet.#ports) fleet.#nodes.push(await fleet.#startNode(port));
     for (let i = 0; i < GROUPS; i++) fleet.#cables.push(new Cable(fleet.#portOf(i)));
     const names = Array.from({ length: sizes.clients + 1 }, (_, i) => `client-${i}`);
@@ -161,8 +162,8 @@ class Fleet implements AsyncDisposable {
       const [node, port] = [this.#nodes[i]!, this.#ports[i]!];
       node.kill("SIGKILL");
       await node.end();
-      // The node starts once the engine replies.
-      if (turn % ENGINE_TURNS === 1) await this.#engine.strike?.();
+      // The node starts once the broker replies.
+      if (turn % BROKER_TURNS === 1) await this.#broker.strike?.();
       this.#nodes[i] = await this.#startNode(port);
     }
     return { killed };
@@ -235,7 +236,7 @@ class Fleet implements AsyncDisposable {
   }
 
   async #startNode(port: number): Promise<LineProcess> {
-    const node = new LineProcess("./state/node.ts", `${port}`, this.#engine.url, ID);
+    const node = new LineProcess("./state/node.ts", `${port}`, this.#broker.url, ID);
     await node.line();
     return node;
   }

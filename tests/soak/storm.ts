@@ -1,13 +1,13 @@
 /**
  * A reconnect storm. The node to which all clients are connected is killed, and the clients
  * reconnect immediately to two other nodes on the same port. The test measures the time until all
- * clients have recovered, and the load on the engine.
+ * clients have recovered, and the load on the broker.
  *
  * @module
  */
 import { usageOf } from "../../bench/processes.ts";
 import type { ClientsState } from "./chaos/clients.ts";
-import { type Engine, startEngine, TOPICS } from "./chaos/engine.ts";
+import { type BrokerServer, startBroker, TOPICS } from "./chaos/broker.ts";
 import { Fleet, type FleetNode, type Outcome } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
 import { openFileLimit, sleep } from "./processes.ts";
@@ -19,7 +19,7 @@ export const SPARE = 2;
 /** Messages per second over all topics, for each of the two publishers. */
 export const PER_SECOND = 5;
 
-/** Interval of the engine's statistics, in milliseconds. */
+/** Interval of the broker's statistics, in milliseconds. */
 const SAMPLE_MS = 200;
 
 /** Number of measurements before the storm. The test uses the calmest second. */
@@ -38,7 +38,7 @@ const PATIENCE_MS = 60_000;
 const SPARE_FILES = 200;
 
 /**
- * Maximum number of engine commands for one topic on a node that takes over clients. The commands
+ * Maximum number of broker commands for one topic on a node that takes over clients. The commands
  * subscribe, read the position and read publications. They are repeated if more publications have
  * arrived in the meantime. For comparison, a topic has hundreds of clients.
  */
@@ -50,7 +50,7 @@ const MOST_PER_TOPIC = 40;
  */
 const MOST_PER_USER = 14;
 
-/** Commands to an engine during an interval. */
+/** Commands to a broker during an interval. */
 export interface Load {
   /** Length of the interval, in milliseconds. */
   readonly ms: number;
@@ -64,16 +64,16 @@ export interface Load {
 export async function soakStorm(check: Check, isShort: boolean): Promise<void> {
   const room = await openFileLimit() - SPARE_FILES;
   const clients = Math.min(isShort ? 500 : 5_000, room - room % 2);
-  for (const engine of ["redis", "nats"] as const) {
+  for (const broker of ["redis", "nats"] as const) {
     for (const hasUsers of isShort ? [true] : [false, true]) {
-      await storm(check, { engine, clients, hasUsers });
+      await storm(check, { broker, clients, hasUsers });
     }
   }
 }
 
 async function storm(check: Check, options: StormOptions): Promise<void> {
-  const { engine, clients, hasUsers } = options;
-  const title = `storm of ${clients} ${hasUsers ? "users" : "clients"} on ${engine}`;
+  const { broker, clients, hasUsers } = options;
+  const title = `storm of ${clients} ${hasUsers ? "users" : "clients"} on ${broker}`;
   const { delays, nodesCpuMs, usual, load, outcome } = await measureStorm(options);
   const quantile = (part: number) => delays[Math.ceil(delays.length * part) - 1] ?? Infinity;
   check(
@@ -89,7 +89,7 @@ async function storm(check: Check, options: StormOptions): Promise<void> {
   const extra = sum(load.counts) - usual * load.ms;
   const most = TOPICS * SPARE * MOST_PER_TOPIC + (hasUsers ? clients * MOST_PER_USER : 0);
   check(
-    `${title}: the engine's load depends on topics${hasUsers ? " and users" : ", not on clients"}`,
+    `${title}: the broker's load depends on topics${hasUsers ? " and users" : ", not on clients"}`,
     extra <= most,
     `${extra.toFixed(0)} more than usual (at most ${most}); ${
       (usual * 1_000).toFixed(0)
@@ -101,8 +101,8 @@ async function storm(check: Check, options: StormOptions): Promise<void> {
 
 /** Options for {@linkcode measureStorm}. */
 export interface StormOptions {
-  /** The engine. */
-  readonly engine: "redis" | "nats";
+  /** The broker. */
+  readonly broker: "redis" | "nats";
   /** Number of clients, each with one topic. */
   readonly clients: number;
   /** Makes each client a separate user. */
@@ -125,7 +125,7 @@ export interface StormResult {
   readonly nodesCpuMs: number;
   /** CPU time of the processes of clients, in milliseconds. */
   readonly clientsCpuMs: number;
-  /** CPU time of publishers, engine and test, in milliseconds. */
+  /** CPU time of publishers, broker and test, in milliseconds. */
   readonly restCpuMs: number;
   /** CPU times after the storm, with all clients connected. */
   readonly calm: CalmLoad;
@@ -135,9 +135,9 @@ export interface StormResult {
    * Share of the machine's time in the storm that other programs and machines used, from 0 to 1.
    */
   readonly foreign: number;
-  /** Commands to the engine per millisecond before the storm. */
+  /** Commands to the broker per millisecond before the storm. */
   readonly usual: number;
-  /** Commands to the engine in the storm. */
+  /** Commands to the broker in the storm. */
   readonly load: Load;
   /** Logs of all processes. */
   readonly outcome: Outcome;
@@ -148,9 +148,9 @@ export interface StormResult {
  * on two other nodes.
  */
 export async function measureStorm(options: StormOptions): Promise<StormResult> {
-  const { engine: name, clients, hasUsers } = options;
-  await using engine = await startEngine(name);
-  await using fleet = await Fleet.start(engine, { nodes: 1, sharesPort: true });
+  const { broker: name, clients, hasUsers } = options;
+  await using broker = await startBroker(name);
+  await using fleet = await Fleet.start(broker, { nodes: 1, sharesPort: true });
   const [first] = fleet.nodes as [FleetNode];
   await fleet.begin({ clients, topicsEach: 1, perSecond: PER_SECOND, hasUsers });
   // The kernel distributes new connections. Open connections stay where they are.
@@ -159,20 +159,20 @@ export async function measureStorm(options: StormOptions): Promise<StormResult> 
   // On a busy machine, the first measurements still include the start.
   let usual = Infinity;
   for (let i = 0; i < CALM_LOOKS; i++) {
-    const { counts, ms } = await watch(engine, () => sleep(1_000));
+    const { counts, ms } = await watch(broker, () => sleep(1_000));
     usual = Math.min(usual, sum(counts) / ms);
   }
   const parts = {
     nodes: others.map(({ process }) => process.pid),
     clients: fleet.clientPids,
-    rest: [...fleet.publisherPids, engine.pid],
+    rest: [...fleet.publisherPids, broker.pid],
     test: [Deno.pid],
   };
   const before = await look(parts);
   const killedAt = Date.now();
   let endMs = 0;
   const ending = fleet.kill(first).then(() => endMs = Date.now() - killedAt);
-  const load = await watch(engine, () => untilBack(fleet, clients));
+  const load = await watch(broker, () => untilBack(fleet, clients));
   await ending;
   const after = await look(parts);
   await sleep(CALM_MS);
@@ -233,15 +233,15 @@ async function machineTimes(): Promise<Look<string>["machine"]> {
   return { busyMs: allMs - ticks[3]! - ticks[4]!, allMs };
 }
 
-/** Counts an engine's commands during an action. */
-async function watch(engine: Engine, work: () => Promise<void>): Promise<Load> {
-  const before = await engine.counts();
+/** Counts a broker's commands during an action. */
+async function watch(broker: BrokerServer, work: () => Promise<void>): Promise<Load> {
+  const before = await broker.counts();
   const since = performance.now();
   let [last, lastAt, peak, isOver] = [before, since, 0, false];
   const working = work().finally(() => isOver = true);
   while (!isOver) {
     await sleep(SAMPLE_MS);
-    const counts = await engine.counts();
+    const counts = await broker.counts();
     const at = performance.now();
     peak = Math.max(peak, sum(difference(counts, last)) / (at - lastAt) * 1_000);
     [last, lastAt] = [counts, at];

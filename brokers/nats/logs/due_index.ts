@@ -12,7 +12,7 @@
  * them.
  */
 import { dueAt, type StoredLog } from "../../../pubsub/logs/rules.ts";
-import type { EngineClock } from "../clock.ts";
+import type { NatsClock } from "../clock.ts";
 import { subjectPart } from "../format.ts";
 import { REQUEST_TIMEOUT_MS } from "../link.ts";
 import type { LogStreams } from "./log_streams.ts";
@@ -76,9 +76,9 @@ function lookFor(leftMs: number): { readonly kind: number; readonly waitMs: numb
   return { kind, waitMs };
 }
 
-/** The checks of one engine, shared by all nodes. */
+/** The checks of one broker, shared by all nodes. */
 export class DueIndex {
-  readonly #clock: EngineClock;
+  readonly #clock: NatsClock;
   readonly #streams: LogStreams;
   /**
    * For each class, a sequence that all checks of the class have reached, in one era of the
@@ -91,7 +91,7 @@ export class DueIndex {
   /** Logs that a read found due. */
   readonly #seen = new Set<string>();
 
-  constructor(clock: EngineClock, streams: LogStreams) {
+  constructor(clock: NatsClock, streams: LogStreams) {
     this.#clock = clock;
     this.#streams = streams;
   }

@@ -1,11 +1,11 @@
 import { assertEquals } from "@std/assert";
 import { installGlobals } from "../../../tests/simulator/globals.ts";
 import { simulatedNatsConnect } from "../../../tests/simulator/nats/client.ts";
-import { SimulatedNats } from "../../../tests/simulator/nats/engine.ts";
+import { SimulatedNats } from "../../../tests/simulator/nats/nats.ts";
 import { SimulatedNetwork } from "../../../tests/simulator/network/network.ts";
 import { Simulation } from "../../../tests/simulator/simulation.ts";
 import { NatsBroker } from "../mod.ts";
-import { EngineClock } from "../clock.ts";
+import { NatsClock } from "../clock.ts";
 import { DueIndex } from "./due_index.ts";
 import type { LogStreams } from "./log_streams.ts";
 
@@ -66,7 +66,7 @@ Deno.test("DueIndex.list() finds a check that a replica did not have at the prev
     looks: () => Promise.resolve([look]),
     newest: () => Promise.resolve({ seq: 1, head: { state } }),
   };
-  const due = new DueIndex(new EngineClock(runtime), streams as unknown as LogStreams);
+  const due = new DueIndex(new NatsClock(runtime), streams as unknown as LogStreams);
   assertEquals(await due.list(10), []);
   isBehind = false;
   assertEquals(await due.list(10), ["log"]);
@@ -88,7 +88,7 @@ Deno.test("DueIndex.list() keeps a check that a rejected node wrote in place of 
     names: { dueStream: "due" },
     remove: (seq: number) => Promise.resolve(removed.push(seq)),
   };
-  const due = new DueIndex(new EngineClock(runtime), streams as unknown as LogStreams);
+  const due = new DueIndex(new NatsClock(runtime), streams as unknown as LogStreams);
   assertEquals(await due.list(10), []);
   assertEquals(removed, []);
 });

@@ -6,7 +6,7 @@
  * message first. The messages of a log are therefore complete from some message on, and a row is
  * what the newest message with this row says.
  */
-import { Fifo } from "../../../pubsub/engine/queue.ts";
+import { Fifo } from "../../../pubsub/broker/queue.ts";
 import type { LogPage, LogRow, ReadLogOptions } from "../../../pubsub/logs/log.ts";
 import { MemoryRows } from "../../../pubsub/logs/memory_rows.ts";
 import { entriesOf, type RowView } from "../../../pubsub/logs/rows.ts";

@@ -2,10 +2,10 @@
 import { BrokerError } from "../../../errors.ts";
 import { pause } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
-import type { EngineClock } from "../clock.ts";
+import type { NatsClock } from "../clock.ts";
 import { Attempts, MAX_PAUSE_MS } from "../contention.ts";
 import type { Link } from "../link.ts";
-import { Line, type Outbox, type Outgoing } from "../../../pubsub/engine/queue.ts";
+import { Line, type Outbox, type Outgoing } from "../../../pubsub/broker/queue.ts";
 import type { LogRecord, LogRow } from "../../../pubsub/logs/log.ts";
 import {
   isBeyondRetention,
@@ -155,7 +155,7 @@ interface Applied {
  */
 export class LogWriter {
   readonly #runtime: Runtime;
-  readonly #clock: EngineClock;
+  readonly #clock: NatsClock;
   readonly #streams: LogStreams;
   readonly #reader: LogReader;
   readonly #due: DueIndex;

@@ -2,15 +2,15 @@
 import { within } from "../../../base/wait.ts";
 import { textOf } from "../../../base/error_text.ts";
 import type { Runtime } from "../../../base/runtime.ts";
-import type { BrokerLife } from "../../../pubsub/engine/life.ts";
-import { Outbox, type WaitingBudget } from "../../../pubsub/engine/queue.ts";
+import type { BrokerLife } from "../../../pubsub/broker/life.ts";
+import { Outbox, type WaitingBudget } from "../../../pubsub/broker/queue.ts";
 import {
   CHANGE_WORDS,
   decide,
   type LogChangeName,
   type LogChangeOptions,
   type LogChangeResult,
-  type LogEngine,
+  type LogStore,
   type LogWrite,
 } from "../../../pubsub/logs/changes.ts";
 import type {
@@ -31,7 +31,7 @@ import {
   type OwnedKind,
 } from "../../../pubsub/logs/rules.ts";
 import { type Names, subjectPart } from "../format.ts";
-import type { EngineClock } from "../clock.ts";
+import type { NatsClock } from "../clock.ts";
 import type { Link } from "../link.ts";
 import type { NatsSettings } from "../options.ts";
 import { DueIndex } from "./due_index.ts";
@@ -69,11 +69,11 @@ interface Count {
 }
 
 /** The logs of one broker. All logs are in one JetStream stream, and each change is one message. */
-export class NatsLogs implements LogEngine {
+export class NatsLogs implements LogStore {
   readonly keepsRows = true;
   readonly #life: BrokerLife;
   readonly #runtime: Runtime;
-  readonly #clock: EngineClock;
+  readonly #clock: NatsClock;
   readonly #streams: LogStreams;
   readonly #reader: LogReader;
   readonly #due: DueIndex;
@@ -94,7 +94,7 @@ export class NatsLogs implements LogEngine {
     this.#reader = new LogReader(this.#streams);
     this.#due = new DueIndex(clock, this.#streams);
     // A change has its own time limits, so the outbox drops none.
-    const outbox = new Outbox({ ...settings, engine: "NATS", giveUpMs: undefined, budget });
+    const outbox = new Outbox({ ...settings, broker: "NATS", giveUpMs: undefined, budget });
     this.#rows = new RowCache(runtime, this.#streams);
     this.#writer = new LogWriter(link, this.#streams, this.#reader, this.#due, this.#rows, outbox);
   }

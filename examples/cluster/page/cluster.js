@@ -16,8 +16,8 @@ const state = {
   /** The user's name, from `?name=` if given. */
   me: new URLSearchParams(location.search).get("name") ??
     NAMES[Math.floor(Math.random() * NAMES.length)] + Math.floor(Math.random() * 90 + 10),
-  /** The engine, the balancer's port, and the nodes. */
-  cluster: { engine: "", port: 0, nodes: [] },
+  /** The broker, the balancer's port, and the nodes. */
+  cluster: { broker: "", port: 0, nodes: [] },
   /** The number of the node that has this page's session; 0 without a session. */
   node: 0,
   /** True while the program that runs the nodes is connected. */

@@ -19,7 +19,7 @@ const VERBS = {
 
 /** Draws the whole page. */
 export function draw({ me, cluster, isControlled, node, people, lines }) {
-  elements.engine.textContent = { redis: "Redis", nats: "NATS" }[cluster.engine] ?? "";
+  elements.broker.textContent = { redis: "Redis", nats: "NATS" }[cluster.broker] ?? "";
   const others = [...people].filter((name) => name !== me).sort();
   const company = others.length === 0 ? "No one else is here." : `Also here: ${others.join(", ")}.`;
   put(elements.people, `You are ${me}. ${company}`);

@@ -206,7 +206,7 @@ function nodeCard(node) {
       ["Users online", count(online)],
       ["Recovered, gaps", `${count(topics.recovered)}, ${count(topics.gaps)}`],
       ["Durable streams", streams ? streamWords(streams) : undefined],
-      ["Broker", badge(broker.state, `${broker.engine}, ${broker.state}`)],
+      ["Broker", badge(broker.state, `${broker.name}, ${broker.state}`)],
     ]),
     group("Shared limits", boundRows(quotas)),
   );
@@ -239,7 +239,7 @@ function streamWords({ writers, readers, answers }) {
 
 function brokerCard(node) {
   const { answer: { broker }, failure } = node;
-  const { engine, delivery, state, since, error, issues, stats, latencyMs, keeps } = broker;
+  const { name, delivery, state, since, error, issues, stats, latencyMs, keeps } = broker;
   return el(
     "article",
     {
@@ -249,7 +249,7 @@ function brokerCard(node) {
     el(
       "div",
       { class: "card-head" },
-      el("h3", {}, `${engine}, seen by ${nodeName(node)}`),
+      el("h3", {}, `${name}, seen by ${nodeName(node)}`),
       badge(state),
     ),
     ...issues.map((message) => issue({ severity: "warning", message })),

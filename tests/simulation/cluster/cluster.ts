@@ -1,17 +1,17 @@
-/** A simulated cluster: an engine, nodes and clients, with a workload. */
+/** A simulated cluster: a store, nodes and clients, with a workload. */
 import type { Host } from "../../simulator/host.ts";
 import { SimulatedNetwork } from "../../simulator/network/network.ts";
 import { Simulation } from "../../simulator/simulation.ts";
 import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "../facts.ts";
 import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";
-import type { SpareEngine } from "./brokers/spare.ts";
+import type { SpareStore } from "./brokers/spare.ts";
 import { startSpares } from "./brokers/spares.ts";
 import { Trial } from "./brokers/trial.ts";
 import { Vigil } from "./brokers/vigil.ts";
 import { ClusterClient } from "./client.ts";
-import type { ClusterEngine } from "./engine.ts";
-import { startEngine } from "./engines.ts";
+import type { ClusterStore } from "./store.ts";
+import { startStore } from "./stores.ts";
 import type { ExaminationParts } from "./examination.ts";
 import { Examiner } from "./growth/examiner.ts";
 import { Visits } from "./growth/visits.ts";
@@ -66,9 +66,9 @@ interface ClusterParts {
   readonly network: SimulatedNetwork;
   readonly witness: Witness;
   readonly journal: Journal;
-  readonly engine: ClusterEngine;
-  /** The engines for trials of brokers, if there are any. */
-  readonly spares: readonly SpareEngine[];
+  readonly store: ClusterStore;
+  /** The stores for trials of brokers, if there are any. */
+  readonly spares: readonly SpareStore[];
   readonly settings: Settings;
   /** The simulated QUIC, in plans with HTTP/3. */
   readonly quic: Http3Network & Disposable | undefined;
@@ -86,8 +86,8 @@ export class Cluster implements LiveCluster, Disposable {
   readonly witness: Witness;
   /** The facts. */
   readonly journal: Journal;
-  /** The engine. */
-  readonly engine: ClusterEngine;
+  /** The store. */
+  readonly store: ClusterStore;
   /** The nodes. */
   readonly nodes: readonly ClusterNode[];
   /** The clients. */
@@ -97,7 +97,7 @@ export class Cluster implements LiveCluster, Disposable {
   readonly #permissions = new Permissions();
   readonly #holds = new Holds();
   readonly #tokens: Tokens;
-  readonly #spares: readonly SpareEngine[];
+  readonly #spares: readonly SpareStore[];
   readonly #settings: Settings;
   readonly #quic: Http3Network & Disposable | undefined;
   readonly #hardened: Disposable | undefined;
@@ -106,12 +106,12 @@ export class Cluster implements LiveCluster, Disposable {
   #isChecked = true;
 
   private constructor(plan: Plan, parts: ClusterParts) {
-    const { simulation, network, witness, journal, engine, settings } = parts;
+    const { simulation, network, witness, journal, store, settings } = parts;
     this.simulation = simulation;
     this.network = network;
     this.witness = witness;
     this.journal = journal;
-    this.engine = engine;
+    this.store = store;
     this.#spares = parts.spares;
     this.#settings = settings;
     this.#quic = parts.quic;
@@ -122,7 +122,7 @@ export class Cluster implements LiveCluster, Disposable {
     const node = (_: unknown, i: number) =>
       new ClusterNode(simulation.host(`node${i}`), { ...shared, handle: handleMessage });
     this.nodes = Array.from({ length: plan.nodes }, node);
-    engine.onRestart = () => this.nodes.forEach((node) => node.restart());
+    store.onRestart = () => this.nodes.forEach((node) => node.restart());
     const servers = this.nodes.map(({ host }) => host);
     const machine = (_: unknown, i: number) =>
       new ClusterClient(simulation.host(`client${i}`), i, {
@@ -148,7 +148,7 @@ export class Cluster implements LiveCluster, Disposable {
    * @param plan The plan.
    * @param options See {@linkcode ClusterOptions}.
    * @returns The cluster.
-   * @throws {TypeError} If the engine has no model.
+   * @throws {TypeError} If the store has no model.
    */
   static async start(
     plan: Plan,
@@ -163,11 +163,11 @@ export class Cluster implements LiveCluster, Disposable {
     });
     const journal = new Journal(simulation, witness);
     const network = new SimulatedNetwork(simulation, NETWORK);
-    const engine = await startEngine(plan.engine, { simulation, network, journal });
+    const store = await startStore(plan.broker, { simulation, network, journal });
     const spares = settings.has("brokers")
-      ? await startSpares(plan.engine, { simulation, network })
+      ? await startSpares(plan.broker, { simulation, network })
       : [];
-    // This comes after the engine, because the engine needs the runtime's own QUIC.
+    // This comes after the store, because the store needs the runtime's own QUIC.
     const quic = settings.has("http3") ? simulateQuic(network[internals].links) : undefined;
     if (quic !== undefined) network[internals].webTransport = quic;
     const { links, http } = network[internals];
@@ -180,7 +180,7 @@ export class Cluster implements LiveCluster, Disposable {
       network,
       witness,
       journal,
-      engine,
+      store,
       spares,
       settings,
       quic,
@@ -192,7 +192,7 @@ export class Cluster implements LiveCluster, Disposable {
   [Symbol.dispose](): void {
     this.#hardened?.[Symbol.dispose]();
     this.#quic?.[Symbol.dispose]();
-    this.engine[Symbol.dispose]();
+    this.store[Symbol.dispose]();
   }
 
   /** Virtual time, in milliseconds since the start. */
@@ -351,13 +351,13 @@ export class Cluster implements LiveCluster, Disposable {
     return new Visits(new Examiner(this.#examination));
   }
 
-  /** Tests brokers on separate engines, if the plan includes that. */
+  /** Tests brokers on separate stores, if the plan includes that. */
   async tryBrokers(): Promise<void> {
     try {
       if (this.#spares.length === 0) return;
       await Promise.all([
         Trial.runAll(this.#examination, this.#spares),
-        new Vigil(this.#examination, this.engine).run(),
+        new Vigil(this.#examination, this.store).run(),
       ]);
     } catch (error) {
       this.journal.tell("unhandled", "", { error });
@@ -387,7 +387,7 @@ export class Cluster implements LiveCluster, Disposable {
     await Promise.all(this.machines.map((machine) => machine.close()));
     await Promise.all(this.nodes.map(({ server }) => server.close()));
     await Promise.all(this.nodes.map(({ server }) => server.topics.broker.close()));
-    await this.engine.close?.();
+    await this.store.close?.();
   }
 
   /** Drains the nodes, each after the previous node is up again. */

@@ -18,8 +18,8 @@ const JUMP_MS = 60_000;
 /** Maximum share by which a clock runs fast or slow. A quartz clock drifts a hundred times less. */
 const DRIFT = 0.01;
 
-/** Prefix of the kinds of engine faults. */
-const ENGINE = "engine-";
+/** Prefix of the kinds of store faults. */
+const BROKER = "broker-";
 
 /** Failures that affect every connection attempt. A number is the status of a proxy's response. */
 const HANDSHAKES = ["hangs", "rejected", "tls", 401, 403, 404, 500, 502, 503] as const;
@@ -157,14 +157,14 @@ export class Faults {
   heal(): void {
     for (const heal of this.#underWay) heal();
     this.#underWay.clear();
-    this.#cluster.engine.heal();
+    this.#cluster.store.heal();
     this.#cluster.network.heal();
   }
 
   #begin(action: Action): void {
     const { kind, target: name = "", lastsMs = LASTS_MS, amount = 0.5 } = action;
     const cluster = this.#cluster;
-    if (kind.startsWith(ENGINE)) return this.#beginOnEngine(kind, amount, lastsMs);
+    if (kind.startsWith(BROKER)) return this.#beginOnBroker(kind, amount, lastsMs);
     const begin = KINDS[kind]!;
     const { hosts } = cluster.simulation;
     const target = hosts.get(name);
@@ -181,11 +181,11 @@ export class Faults {
     this.#endAfter(lastsMs, heal);
   }
 
-  #beginOnEngine(kind: string, amount: number, lastsMs: number): void {
-    const { engine, journal } = this.#cluster;
-    const fault = engine.faults[kind]?.(amount);
+  #beginOnBroker(kind: string, amount: number, lastsMs: number): void {
+    const { store, journal } = this.#cluster;
+    const fault = store.faults[kind]?.(amount);
     if (fault === undefined) return;
-    journal.fault({ scope: "engine", kind, lastsMs }, fault.text);
+    journal.fault({ scope: "broker", kind, lastsMs }, fault.text);
     this.#endAfter(lastsMs, fault.heal);
   }
 

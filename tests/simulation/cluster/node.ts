@@ -7,7 +7,7 @@ import type { SimulatedNetwork } from "../../simulator/network/network.ts";
 import { SimulatedServer } from "../../simulator/programs.ts";
 import type { Simulation } from "../../simulator/simulation.ts";
 import type { Facts, LiveServer } from "../facts.ts";
-import type { ClusterEngine } from "./engine.ts";
+import type { ClusterStore } from "./store.ts";
 import type { Journal } from "./journal.ts";
 import type { Permissions } from "./permissions.ts";
 import { nameOf } from "./program.ts";
@@ -20,7 +20,7 @@ import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 /** Time between the end of a process and its next start, in milliseconds. */
 const RESTART_MS = 1_000;
 
-/** Maximum time that a node waits for the engine to accept a publication, in milliseconds. */
+/** Maximum time that a node waits for the store to accept a publication, in milliseconds. */
 const APPEND_MS = 60_000;
 
 /** Topic to which the server subscribes each plain page. */
@@ -33,7 +33,7 @@ const PLANNED = "planned failure of a handler";
 export interface NodeParts {
   readonly simulation: Simulation;
   readonly network: SimulatedNetwork;
-  readonly engine: ClusterEngine;
+  readonly store: ClusterStore;
   readonly journal: Journal;
   readonly settings: Settings;
   readonly tokens: Tokens;
@@ -82,7 +82,7 @@ export class ClusterNode implements LiveServer {
 
   /** Restarts the process after it has ended. */
   restart(): void {
-    if (this.host.isAlive || this.#parts.engine.isUp === false) return;
+    if (this.host.isAlive || this.#parts.store.isUp === false) return;
     this.#isDraining = false;
     this.#program.restart();
   }
@@ -191,10 +191,10 @@ export class ClusterNode implements LiveServer {
   }
 
   #options(): ServerOptions<Identity> {
-    const { engine, journal, settings, tokens, handle, permissions, holds } = this.#parts;
+    const { store, journal, settings, tokens, handle, permissions, holds } = this.#parts;
     const { has, history, heartbeat, terms } = settings;
     const { name } = this.host;
-    const broker = engine.broker(this.host);
+    const broker = store.broker(this.host);
     const { sendQueue: { maxMessages, maxBytes }, maxSessionsPerUser, rates } = terms;
     const { user: perUser } = rates;
     return {

@@ -1,45 +1,45 @@
-/** Ports between an engine and nodes in the same process, like the ports of a server's workers. */
+/** Ports between a store and nodes in the same process, like the ports of a server's workers. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
-import { EnginePorts } from "../../../pubsub/ports/engine_port.ts";
+import { BrokerPorts } from "../../../pubsub/ports/broker_port.ts";
 import { factsOf } from "../../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../../pubsub/ports/port_broker.ts";
 import type { Host } from "../../simulator/host.ts";
 import type { Simulation } from "../../simulator/simulation.ts";
 
-/** Mean latency of a batch between a node and the engine, in milliseconds. */
+/** Mean latency of a batch between a node and the store, in milliseconds. */
 const BATCH_MS = 0.5;
 
 /** Ports to nodes. Batches arrive in order, each after a short delay. */
 export class NodePorts {
   readonly #simulation: Simulation;
   readonly #host: Host;
-  readonly #engine: Broker;
-  readonly #ports: EnginePorts;
+  readonly #store: Broker;
+  readonly #ports: BrokerPorts;
 
   /**
-   * Creates the ports of an engine.
+   * Creates the ports of a store.
    *
    * @param simulation The simulation.
-   * @param host The host of the engine, in its current life.
-   * @param engine The engine.
+   * @param host The host of the store, in its current life.
+   * @param store The store.
    */
-  constructor(simulation: Simulation, host: Host, engine: Broker) {
+  constructor(simulation: Simulation, host: Host, store: Broker) {
     this.#simulation = simulation;
     this.#host = host;
-    this.#engine = engine;
-    this.#ports = new EnginePorts(engine, host.runtime);
+    this.#store = store;
+    this.#ports = new BrokerPorts(store, host.runtime);
   }
 
   /** Creates the broker of a node for one life of the host. */
   broker(host: Host): Broker {
     const name = `${host.name}/${host.life}`;
-    const toEngine = this.#lane(this.#host, `${name} to engine`);
-    const toNode = this.#lane(host, `engine to ${name}`);
+    const toBroker = this.#lane(this.#host, `${name} to broker`);
+    const toNode = this.#lane(host, `broker to ${name}`);
     const broker: PortBroker = new PortBroker({
       runtime: host.runtime,
-      engine: factsOf(this.#engine),
-      post: (batch) => toEngine(() => port.take(batch)),
+      broker: factsOf(this.#store),
+      post: (batch) => toBroker(() => port.take(batch)),
     });
     const port = this.#ports.open((batch) => toNode(() => broker.take(batch)));
     host.onEnd(() => this.#host.after(0, () => port.end()));
@@ -59,10 +59,10 @@ export class NodePorts {
 }
 
 /**
- * Starts an engine in memory for some nodes.
+ * Starts a store in memory for some nodes.
  *
  * @param simulation The simulation.
- * @param host The running host of the engine.
+ * @param host The running host of the store.
  * @returns A function that creates the broker of a node for one life of the host.
  */
 export function brokersInMemory(simulation: Simulation, host: Host): (host: Host) => Broker {

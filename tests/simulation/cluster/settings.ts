@@ -69,10 +69,10 @@ export function settingsOf(plan: Plan): Settings {
       isRoom: (topic) => has("presence") && topic.startsWith(ROOM_PREFIX),
       maxSessionsPerUser: has("limits") ? 3 : DEFAULTS.maxSessionsPerUser,
       heartbeat,
-      isApart: plan.engine === "none",
-      hasSharedLimits: plan.engine !== "none",
+      isApart: plan.broker === "none",
+      hasSharedLimits: plan.broker !== "none",
       // Two concurrent changes of one row may both succeed. See docs/deploy/nats.md, Outages.
-      hasExactPlaces: plan.engine !== "nats",
+      hasExactPlaces: plan.broker !== "nats",
       hasResetCodes: !has("http3"),
       rates: has("rates") ? { user: { perSecond: 5, burst: 20 } } : {},
       sendQueue: isSmall ? { maxMessages: 16, maxBytes: 16_384, drops: false } : DEFAULTS.sendQueue,

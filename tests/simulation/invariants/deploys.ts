@@ -12,7 +12,7 @@ const AWAY_MS = 6_000;
 /** Maximum delay of a close notice, in milliseconds. */
 const NOTICE_MS = 500;
 
-/** Time for which a user's slot may stay in use after a node dies or the engine fails. */
+/** Time for which a user's slot may stay in use after a node dies or the broker fails. */
 const PLACE_MS = 120_000;
 
 /**
@@ -35,9 +35,9 @@ export const smoothDeploys: Invariant = {
      */
     const kept = new Map<string, Map<string, boolean>>();
     return {
-      engineLost: ({ atMs }) => void (lostMs = Math.max(lostMs, atMs)),
+      brokerLost: ({ atMs }) => void (lostMs = Math.max(lostMs, atMs)),
       faulted({ scope, kind, atMs, lastsMs = 0 }) {
-        const leavesPlaces = scope === "engine" || kind === "kill" || kind === "power";
+        const leavesPlaces = scope === "broker" || kind === "kill" || kind === "power";
         if (leavesPlaces) lostMs = Math.max(lostMs, atMs + lastsMs);
       },
       deploy: ({ isOver }) => void (isUnderWay = !isOver),

@@ -45,8 +45,8 @@ Deno.test("smoothDeploys finds sessions that are cut, closed with another code, 
   deploy({}, 8_000).finds("expected a session within 6000 ms, received one after 9.000 s");
 });
 
-Deno.test("smoothDeploys allows slots that are in use again because the engine lost writes", () => {
-  new Story(smoothDeploys).tells("engineLost", { why: "restart" })
+Deno.test("smoothDeploys allows slots that are in use again because the broker lost writes", () => {
+  new Story(smoothDeploys).tells("brokerLost", { why: "restart" })
     .tells("deploy", { isOver: false }).tells("sessionClosed", END).passes(8_000)
     .tells("sessionOpened", BEGIN).finds();
 });

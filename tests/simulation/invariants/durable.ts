@@ -18,7 +18,7 @@ interface Log {
   kept: number;
   /** Total number of records, once the writer has closed the stream. */
   records: number | undefined;
-  /** True if the engine may have lost records. */
+  /** True if the broker may have lost records. */
   isUnsure: boolean;
   /** The first records of a producer's later epochs, which the stream accepts even after a loss. */
   readonly anew: Set<number>;
@@ -53,7 +53,7 @@ export const recordsInOrder: Invariant = {
       return log;
     };
     return {
-      engineLost({ atMs }) {
+      brokerLost({ atMs }) {
         lostMs = atMs;
         for (const log of logs.values()) log.isUnsure = true;
       },

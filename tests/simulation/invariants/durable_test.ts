@@ -25,13 +25,13 @@ Deno.test("recordsInOrder holds for complete streams, and for failed reads", () 
   reads(stream(3, 3), [1, 2]).finds();
   reads(stream(3, 3), [0], "unavailable").finds();
   reads(stream(2), [0, 1], "writer-lost").finds();
-  reads(stream(3).tells("engineLost", { why: "power" }), [0], "writer-lost").finds();
+  reads(stream(3).tells("brokerLost", { why: "power" }), [0], "writer-lost").finds();
 });
 
-Deno.test("recordsInOrder allows a producer's epoch to start after records that the engine lost", () => {
+Deno.test("recordsInOrder allows a producer's epoch to start after records that the broker lost", () => {
   const story = (...records: number[]) =>
     reads(
-      stream(2).tells("engineLost", { why: "power" })
+      stream(2).tells("brokerLost", { why: "power" })
         .tells("appending", { stream: "d", first: 2, count: 1, isNewEpoch: true })
         .tells("appending", { stream: "d", first: 3, count: 2 }),
       records,
@@ -68,18 +68,18 @@ Deno.test("recordsInOrder finds records after the end, and appends after the clo
     );
 });
 
-Deno.test("recordsInOrder finds a rejected append, unless the engine lost records", () => {
+Deno.test("recordsInOrder finds a rejected append, unless the broker lost records", () => {
   const rejected = (story: Story) => story.tells("appendRejected", { stream: "s", status: 409 });
   rejected(new Story(recordsInOrder)).finds(
     "expected an append to s, repeated with its number, to succeed, received 409",
   );
   const unsure = new Story(recordsInOrder)
     .tells("appending", { stream: "s", first: 0, count: 1 })
-    .tells("engineLost", { why: "power" });
+    .tells("brokerLost", { why: "power" });
   rejected(unsure).finds();
   const failedOver = (afterMs: number) =>
     new Story(recordsInOrder)
-      .tells("engineLost", { why: "failover" })
+      .tells("brokerLost", { why: "failover" })
       .passes(afterMs)
       .tells("appending", { stream: "s", first: 0, count: 1 });
   // The old primary keeps running for a while.

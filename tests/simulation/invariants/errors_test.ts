@@ -27,7 +27,7 @@ Deno.test("nothingUnhandled finds each error, with its place and without paths",
 Deno.test("onlyKnownErrors holds for errors of the library and of handlers", () => {
   for (
     const error of [
-      new BrokerError("Cannot append: the engine is unreachable"),
+      new BrokerError("Cannot append: the broker is unreachable"),
       new RangeError("Cannot set data: at most 512 bytes, received 600"),
       new DOMException("Cannot wait: 5 ms passed", "TimeoutError"),
     ]

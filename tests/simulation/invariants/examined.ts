@@ -18,10 +18,10 @@ function examined(
   };
 }
 
-/** Brokers keep their contract while their engine fails. */
+/** Brokers keep their contract while their store fails. */
 export const brokersKeepContract: Invariant = examined("brokers", {
   name: "brokers-keep-contract",
-  promise: "A broker keeps its contract during each engine failure, and recovers fully.",
+  promise: "A broker keeps its contract during each store failure, and recovers fully.",
   source: "pubsub/broker.ts; docs/deploy/nats.md, Outages; redis.md, When Redis is unreachable",
 });
 

@@ -1,13 +1,13 @@
-/** Failures of nodes and of the engine, after which some guarantees are weaker. */
+/** Failures of nodes and of the broker, after which some guarantees are weaker. */
 import type { Fact } from "../facts.ts";
 
 /**
- * Maximum time after an engine failure until a ping or a failing command shows a node that its
+ * Maximum time after a broker failure until a ping or a failing command shows a node that its
  * connection is dead, in milliseconds.
  */
 const NOTICED_MS = 10_000;
 
-/** Elections of the first leaders. The engine does not respond until they are over. */
+/** Elections of the first leaders. The broker does not respond until they are over. */
 export class Elections {
   readonly #underWay = new Set<string>();
   readonly #over = new Set<string>();
@@ -24,7 +24,7 @@ export class Elections {
   }
 
   /** Records the start or end of an election. */
-  engineElects({ group, isOver, atMs }: Fact<"engineElects">): void {
+  brokerElects({ group, isOver, atMs }: Fact<"brokerElects">): void {
     if (isOver) {
       this.#over.add(group);
       if (this.#underWay.delete(group)) this.#lastMs = atMs;
@@ -33,7 +33,7 @@ export class Elections {
   }
 }
 
-/** The last failure of a node or of the engine. */
+/** The last failure of a node or of the broker. */
 export class Failures {
   readonly #elections = new Elections();
   /** Virtual time at which nodes notice that the failure is over. */
@@ -42,22 +42,22 @@ export class Failures {
   /** Records a fault, unless it affects only a client or a link. */
   faulted({ scope, atMs, lastsMs = 0 }: Fact<"faulted">): void {
     if (scope === "node") this.#note(atMs + lastsMs);
-    if (scope === "engine") this.#note(atMs + lastsMs + NOTICED_MS);
+    if (scope === "broker") this.#note(atMs + lastsMs + NOTICED_MS);
   }
 
-  /** Records that the engine has no leader, for example at the start, or has one again. */
-  engineElects(fact: Fact<"engineElects">): void {
-    this.#elections.engineElects(fact);
+  /** Records that the broker has no leader, for example at the start, or has one again. */
+  brokerElects(fact: Fact<"brokerElects">): void {
+    this.#elections.brokerElects(fact);
     this.#note(fact.atMs);
   }
 
-  /** Records that the engine lost writes. */
-  engineLost({ atMs }: Fact<"engineLost">): void {
+  /** Records that the broker lost writes. */
+  brokerLost({ atMs }: Fact<"brokerLost">): void {
     this.#note(atMs + NOTICED_MS);
   }
 
   /**
-   * Returns true if a node or the engine failed at or after a given time.
+   * Returns true if a node or the broker failed at or after a given time.
    *
    * @param atMs Virtual time, in milliseconds.
    * @returns True if there was such a failure.

@@ -119,9 +119,9 @@ export const noSilentGap: Invariant = {
         epochOf(topic, position.epoch).add(position.offset, id);
         newest.set(topic, position.epoch);
       },
-      // The engine has lost publications that some subscribers have received, and reuses their
+      // The broker has lost publications that some subscribers have received, and reuses their
       // offsets.
-      engineLost({ topic }) {
+      brokerLost({ topic }) {
         if (topic === undefined) topics.clear();
         else topics.delete(topic);
       },

@@ -98,9 +98,9 @@ Deno.test("noSilentGap finds a recovery at another place, and an epoch without a
     );
 });
 
-Deno.test("noSilentGap forgets what the engine lost", () => {
+Deno.test("noSilentGap forgets what the broker lost", () => {
   new Story(noSilentGap)
     .subscribes("t").subscribes("t", 0, "s2").gets("t", ["p1", "p2"], "s2").gets("t", ["p1"])
-    .tells("engineLost", { why: "failover" }).gets("t", ["q3"])
+    .tells("brokerLost", { why: "failover" }).gets("t", ["q3"])
     .gets("t", ["q3"], "s2").ends().finds();
 });

@@ -1,22 +1,22 @@
-/** Interruptions: subscribers to topics without a history are notified of an engine outage. */
+/** Interruptions: subscribers to topics without a history are notified of a broker outage. */
 import type { Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
 /** A subscription to a topic without a history. */
 interface Listening {
   readonly topic: string;
-  /** Time at which the engine ended. It is set until a notice follows. */
+  /** Time at which the broker ended. It is set until a notice follows. */
   endedMs: number | undefined;
 }
 
 /**
- * If the whole engine ends, the connections of all nodes break, and publications from other nodes
+ * If the whole broker ends, the connections of all nodes break, and publications from other nodes
  * may be lost until the next connection. Each subscriber therefore receives a notice, which is
  * `interrupted` or the notice of a reconnect.
  */
 export const interruptionsTold: Invariant = {
   name: "interruptions-told",
-  promise: "A subscriber to a topic without a history is notified of an engine outage.",
+  promise: "A subscriber to a topic without a history is notified of a broker outage.",
   source: "docs/protocol.md 10.14; docs/guide/client.md, interrupted",
   watch(report, terms) {
     const subscriptions = new Map<string, Listening>();
@@ -26,7 +26,7 @@ export const interruptionsTold: Invariant = {
         subscriptions.set(subscription, { topic, endedMs: undefined });
       },
       unsubscribed: ({ subscription }) => void subscriptions.delete(subscription),
-      engineEnded({ atMs }) {
+      brokerEnded({ atMs }) {
         for (const one of subscriptions.values()) one.endedMs ??= atMs;
       },
       recovery({ subscription, recovered }) {
@@ -40,7 +40,7 @@ export const interruptionsTold: Invariant = {
             if (endedMs === undefined || isEnded || status.current !== "subscribed") continue;
             report(
               { atMs: nowMs, host: host.name },
-              `expected a notice on "${topic}" (${name}), as the engine ended at ` +
+              `expected a notice on "${topic}" (${name}), as the broker ended at ` +
                 `${seconds(endedMs)}, received none`,
             );
           }

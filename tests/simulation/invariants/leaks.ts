@@ -11,8 +11,8 @@ const LONGEST_TIMER_MS = 300_000;
 /** Gauges that a closed server keeps: its state and its limits. */
 const KEPT: ReadonlySet<string> = new Set(["skein.draining", "skein.quota.max"]);
 
-/** Limits on resources in the engine, which outlive a server. */
-const OF_ENGINE: ReadonlySet<unknown> = new Set(["answers.maxKept", "durableStreams.maxStreams"]);
+/** Limits on resources in the broker, which outlive a server. */
+const OF_BROKER: ReadonlySet<unknown> = new Set(["answers.maxKept", "durableStreams.maxStreams"]);
 
 /**
  * Gauges that include sockets whose peers were lost silently. Those sockets stay until the system
@@ -88,7 +88,7 @@ export const emptyFigures: Invariant = {
             const quota = attributes["skein.quota"];
             const isSilent = SILENT.has(name) || name === TAKEN && quota === "sockets";
             const due = isSilent ? lingering : 0;
-            if (value === due || OF_ENGINE.has(quota)) continue;
+            if (value === due || OF_BROKER.has(quota)) continue;
             const of = [name, ...Object.values(attributes)].join(" of ");
             report(
               { atMs: nowMs, host: host.name },

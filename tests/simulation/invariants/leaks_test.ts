@@ -44,10 +44,10 @@ Deno.test("nothingLeaks holds for a clean server, and finds all leftovers", () =
   );
 });
 
-Deno.test("nothingLeaks finds timers of closed clients, and ignores engines", () => {
+Deno.test("nothingLeaks finds timers of closed clients, and ignores brokers", () => {
   const story = new Story(nothingLeaks);
   story.cluster.clients.push({ host: story.host("c") } as unknown as LiveClient);
-  const timers = ["c", "guest-a", "engine"].map((name) => ({ host: { name }, atMs: 1 }));
+  const timers = ["c", "guest-a", "broker"].map((name) => ({ host: { name }, atMs: 1 }));
   story.cluster.pending = () => timers;
   story.ends().closes().finds(
     "expected no timers after the close of the client, received 1",

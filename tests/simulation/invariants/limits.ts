@@ -6,7 +6,7 @@ import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
 
 /**
- * Time after a fault of a node or the engine during which nodes may count separately, in
+ * Time after a fault of a node or the broker during which nodes may count separately, in
  * milliseconds. A claim lasts for two minutes.
  */
 const CLAIM_MS = 120_000;
@@ -27,7 +27,7 @@ export const sessionsPerUser: Invariant = {
     const told = new Set<string>();
     return {
       faulted({ scope, atMs, lastsMs = 0 }) {
-        if (scope === "node" || scope === "engine") {
+        if (scope === "node" || scope === "broker") {
           disturbedMs = Math.max(disturbedMs, atMs + lastsMs);
         }
       },

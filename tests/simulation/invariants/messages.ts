@@ -85,12 +85,12 @@ export const sentIsHandled: Invariant = {
 
 /**
  * Messages are handled in the order of the `send` calls. Each is handled once, unless a node or the
- * engine failed after the call.
+ * broker failed after the call.
  */
 export const handledOnce: Invariant = {
   name: "handled-once-in-order",
   promise:
-    "A client's messages are handled in order, and only a failed node or engine causes repetitions.",
+    "A client's messages are handled in order, and only a failed node or broker causes repetitions.",
   source: "docs/protocol.md 6.7, 11.4; docs/guide/client.md, At least once",
   watch(report) {
     const messages = new Messages();
@@ -98,8 +98,8 @@ export const handledOnce: Invariant = {
     const failures = new Failures();
     return {
       faulted: (fact) => failures.faulted(fact),
-      engineElects: (fact) => failures.engineElects(fact),
-      engineLost: (fact) => failures.engineLost(fact),
+      brokerElects: (fact) => failures.brokerElects(fact),
+      brokerLost: (fact) => failures.brokerLost(fact),
       sent: (fact) => messages.add(fact),
       handled(fact) {
         const sent = messages.byId.get(fact.id);
@@ -111,7 +111,7 @@ export const handledOnce: Invariant = {
           if (!sent.fact.isAtLeastOnce || !failures.hasFailedSince(sent.fact.atMs)) {
             report(
               fact,
-              `expected ${fact.id} once, as no node or engine failed, received it again`,
+              `expected ${fact.id} once, as no node or broker failed, received it again`,
             );
           }
           return;
@@ -177,7 +177,7 @@ export const requestsOnce: Invariant = {
 
 /**
  * Messages to a user reach that user's clients once. They are repeated only to a client that moved
- * while a node or the engine was unreachable, or that temporarily has sessions on several nodes.
+ * while a node or the broker was unreachable, or that temporarily has sessions on several nodes.
  */
 export const onlyToTheUser: Invariant = {
   name: "only-to-the-user",
@@ -190,7 +190,7 @@ export const onlyToTheUser: Invariant = {
     const spread = new Spread();
     return {
       faulted: (fact) => failures.faulted(fact),
-      engineLost: (fact) => failures.engineLost(fact),
+      brokerLost: (fact) => failures.brokerLost(fact),
       sessionOpened: (fact) => spread.opened(fact),
       sessionClosed: (fact) => spread.closed(fact),
       sentToUser: (fact) => void sent.set(fact.id, fact),

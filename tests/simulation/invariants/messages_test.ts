@@ -41,21 +41,21 @@ Deno.test("handledOnce holds for one order, and for repetitions after a node fau
   handles(story, "m2").finds();
 });
 
-Deno.test("handledOnce holds while nodes may not know that their connections to the engine are dead", () => {
+Deno.test("handledOnce holds while nodes may not know that their connections to the broker are dead", () => {
   const story = new Story(handledOnce)
-    .tells("faulted", { scope: "engine", kind: "engine-power", target: "engine", lastsMs: 1 });
+    .tells("faulted", { scope: "broker", kind: "broker-power", target: "broker", lastsMs: 1 });
   handles(sends(story, "m1"), "m1", "m1").finds();
 });
 
-Deno.test("handledOnce holds while the engine elects its first leaders", () => {
+Deno.test("handledOnce holds while the broker elects its first leaders", () => {
   const elects = (story: Story, isOver: boolean) =>
-    story.tells("engineElects", { group: "KV", isOver });
+    story.tells("brokerElects", { group: "KV", isOver });
   const begun = elects(new Story(handledOnce), false).passes(5_000);
   handles(sends(begun, "m1"), "m1", "m1").finds();
   handles(elects(handles(sends(new Story(handledOnce), "m1"), "m1"), true), "m1").finds();
   const over = elects(elects(new Story(handledOnce), false), true).passes(5_000);
   handles(sends(over, "m1"), "m1", "m1")
-    .finds("expected m1 once, as no node or engine failed, received it again");
+    .finds("expected m1 once, as no node or broker failed, received it again");
 });
 
 Deno.test("handledOnce finds repetitions, other orders, and unknown messages", () => {
@@ -63,7 +63,7 @@ Deno.test("handledOnce finds repetitions, other orders, and unknown messages", (
   handles(story, "m2", "m1", "m1").tells("handled", { client: "d", id: "m2" });
   story.finds(
     "expected m1 before m2, as sent, received it after",
-    "expected m1 once, as no node or engine failed, received it again",
+    "expected m1 once, as no node or broker failed, received it again",
     'expected a message that d sent, received "m2"',
   );
 });

@@ -11,7 +11,7 @@ import { place, seconds } from "./texts.ts";
 const UNDER_WAY_MS = 10_000;
 
 /**
- * Reasons for a gap after which an engine may deliver the same publications again, because another
+ * Reasons for a gap after which a broker may deliver the same publications again, because another
  * history has started.
  */
 const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
@@ -19,7 +19,7 @@ const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
 /**
  * Publications that may be repeated or late on a topic without a history. There are three causes. A
  * client with at-least-once delivery resends a publication whose number was not stored because a
- * node or the engine failed. A publication that waits for the engine reaches clients that have
+ * node or the broker failed. A publication that waits for the broker reaches clients that have
  * moved to another node in the meantime. A client has sessions on two nodes during such a move.
  */
 class Repetitions extends Failures {
@@ -70,8 +70,8 @@ export const onceInOrder: Invariant = {
       sessionOpened: (fact) => repetitions.sessionOpened(fact),
       sessionClosed: (fact) => repetitions.sessionClosed(fact),
       faulted: (fact) => repetitions.faulted(fact),
-      engineElects: (fact) => repetitions.engineElects(fact),
-      engineLost: (fact) => repetitions.engineLost(fact),
+      brokerElects: (fact) => repetitions.brokerElects(fact),
+      brokerLost: (fact) => repetitions.brokerLost(fact),
       subscribing: ({ subscription }) => void readings.delete(subscription),
       recovery({ subscription, recovered, reason = "", position }) {
         if (recovered) return;
@@ -146,7 +146,7 @@ export const onePosition: Invariant = {
       acknowledged({ topic, id, position, ...fact }) {
         if (position !== undefined) check(fact, topic, id, position);
       },
-      engineLost({ topic }) {
+      brokerLost({ topic }) {
         if (topic === undefined) topics.clear();
         else topics.delete(topic);
       },
@@ -191,8 +191,8 @@ export const producerOrder: Invariant = {
     };
     return {
       faulted: (fact) => repetitions.faulted(fact),
-      engineElects: (fact) => repetitions.engineElects(fact),
-      engineLost: (fact) => repetitions.engineLost(fact),
+      brokerElects: (fact) => repetitions.brokerElects(fact),
+      brokerLost: (fact) => repetitions.brokerLost(fact),
       published(fact) {
         const { topic, id, producer, isAtLeastOnce } = fact;
         const session = isAtLeastOnce ? undefined : fact.session;
@@ -256,12 +256,12 @@ function isApart({ session }: Produced, other: Produced): boolean {
 }
 
 /**
- * The epoch of a topic ends only when the engine may have lost publications, or has forgotten a
+ * The epoch of a topic ends only when the broker may have lost publications, or has forgotten a
  * topic that was idle for the TTL of the history.
  */
 export const epochsStay: Invariant = {
   name: "epochs-stay",
-  promise: "The epoch of a topic changes only when the engine may have lost part of its history.",
+  promise: "The epoch of a topic changes only when the broker may have lost part of its history.",
   source: "docs/protocol.md 10.1; pubsub/broker.ts, BrokerHistory",
   watch(report, terms) {
     const current = new Map<string, {
@@ -290,7 +290,7 @@ export const epochsStay: Invariant = {
           report(
             { atMs, host },
             `expected epoch ${known.epoch.slice(0, 8)} of "${topic}", seen until ` +
-              `${seconds(known.lastMs)}, to continue, as the engine lost nothing, received epoch ` +
+              `${seconds(known.lastMs)}, to continue, as the broker lost nothing, received epoch ` +
               epoch.slice(0, 8),
           );
         }
@@ -299,7 +299,7 @@ export const epochsStay: Invariant = {
       }
     };
     return {
-      engineLost({ topic, atMs }) {
+      brokerLost({ topic, atMs }) {
         if (topic === undefined) lostMs = atMs;
         else lostByTopic.set(topic, atMs);
       },

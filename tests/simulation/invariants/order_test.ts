@@ -14,14 +14,14 @@ Deno.test("onceInOrder holds for new publications, and for repetitions in a new 
   new Story(onceInOrder).subscribes("plain").gets("plain", ["p2", "p1"]).finds();
 });
 
-Deno.test("onceInOrder holds for a repetition without a history, once a node or the engine failed", () => {
+Deno.test("onceInOrder holds for a repetition without a history, once a node or the broker failed", () => {
   const story = () =>
     new Story(onceInOrder).subscribes("plain")
       .tells("published", { topic: "plain", id: "p1", producer: "p", isAtLeastOnce: true })
       .gets("plain", ["p1"]);
   story().tells("faulted", { scope: "node", kind: "kill" }).gets("plain", ["p1"]).finds();
-  story().tells("engineLost", { why: "restart" }).gets("plain", ["p1"]).finds();
-  story().tells("engineElects", { group: "KV", isOver: false }).gets("plain", ["p1"]).finds();
+  story().tells("brokerLost", { why: "restart" }).gets("plain", ["p1"]).finds();
+  story().tells("brokerElects", { group: "KV", isOver: false }).gets("plain", ["p1"]).finds();
   story().tells("faulted", { scope: "link", kind: "cut" }).gets("plain", ["p1"])
     .finds('expected p1 once on "plain" (s), received it again');
   new Story(onceInOrder).subscribes("t")
@@ -61,10 +61,10 @@ Deno.test("onceInOrder finds a repetition and a smaller offset", () => {
     .finds('expected p1 once on "plain" (s), received it again');
 });
 
-Deno.test("onePosition holds for many subscribers, and after the engine lost publications", () => {
+Deno.test("onePosition holds for many subscribers, and after the broker lost publications", () => {
   new Story(onePosition)
     .gets("t", ["p1", "p2"]).gets("t", ["p1", "p2"], "s2")
-    .tells("engineLost", { why: "failover", topic: "t" }).gets("t", ["q2"]).finds();
+    .tells("brokerLost", { why: "failover", topic: "t" }).gets("t", ["q2"]).finds();
 });
 
 Deno.test("onePosition finds two publications at a position, and one at two positions", () => {
@@ -85,7 +85,7 @@ Deno.test("producerOrder holds for one order, for late failures, and for repetit
     .publishes("plain", "p1", "p2").gets("plain", ["p1", "p2", "p1"]).finds();
   new Story(producerOrder)
     .tells("published", { topic: "plain", id: "p1", producer: "p", isAtLeastOnce: true })
-    .publishes("plain", "p2").tells("engineLost", { why: "restart" })
+    .publishes("plain", "p2").tells("brokerLost", { why: "restart" })
     .gets("plain", ["p2", "p1"]).finds();
   new Story(producerOrder)
     .publishes("plain", "p1", "p2").tells("faulted", { scope: "node", kind: "freeze" })
@@ -127,20 +127,20 @@ Deno.test("producerOrder finds a late publication, and one without a producer", 
     );
 });
 
-Deno.test("epochsStay holds after the engine lost data, for slow readers, and for quiet topics", () => {
+Deno.test("epochsStay holds after the broker lost data, for slow readers, and for quiet topics", () => {
   new Story(epochsStay)
-    .gets("t", ["p1"]).tells("engineLost", { why: "restart" }).gets("t", ["p2"], "s", "f")
+    .gets("t", ["p1"]).tells("brokerLost", { why: "restart" }).gets("t", ["p2"], "s", "f")
     .gets("t", ["p3"]).passes(60_000).gets("t", ["p4"], "s", "g").finds();
 });
 
-Deno.test("epochsStay holds for an epoch whose notice was in flight when the engine lost data", () => {
+Deno.test("epochsStay holds for an epoch whose notice was in flight when the broker lost data", () => {
   const story = (ms: number) =>
     new Story(epochsStay)
-      .gets("t", ["p1"]).tells("engineLost", { why: "failover" }).passes(ms)
+      .gets("t", ["p1"]).tells("brokerLost", { why: "failover" }).passes(ms)
       .gets("t", ["p2"], "s", "f").gets("t", ["p3"], "s", "g");
   story(5_000).finds();
   story(20_000).finds(
-    'expected epoch f of "t", seen until 23.000 s, to continue, as the engine lost nothing, ' +
+    'expected epoch f of "t", seen until 23.000 s, to continue, as the broker lost nothing, ' +
       "received epoch g",
   );
 });
@@ -149,7 +149,7 @@ Deno.test("epochsStay finds an epoch that ends without a loss", () => {
   new Story(epochsStay)
     .gets("t", ["p1"]).gets("t", ["p2"], "s", "f")
     .finds(
-      'expected epoch e of "t", seen until 1.000 s, to continue, as the engine lost nothing, ' +
+      'expected epoch e of "t", seen until 1.000 s, to continue, as the broker lost nothing, ' +
         "received epoch f",
     );
 });

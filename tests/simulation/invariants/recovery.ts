@@ -16,7 +16,7 @@ const MAX_PUBLICATION_BYTES = 1_024;
  */
 const SURE_SHARE = 0.8;
 
-/** Maximum time for which a publication waits for an unreachable engine, in milliseconds. */
+/** Maximum time for which a publication waits for an unreachable broker, in milliseconds. */
 const GIVE_UP_MS = 30_000;
 
 /** Maximum time from a request to the reply `unavailable`, in milliseconds. */
@@ -46,7 +46,7 @@ class Publications {
 
   /**
    * Returns the times of the publications that may be after a position. A publication whose offset
-   * is unknown may have waited for the engine.
+   * is unknown may have waited for the broker.
    */
   behind({ epoch, offset }: HistoryPosition): number[] {
     const offsets = this.#epochs.get(epoch) ?? [];
@@ -62,7 +62,7 @@ class Publications {
  * used. Without this rule, a library could report a loss after each reconnect and break no
  * guarantee.
  *
- * Missed publications are counted by offset, because after an outage the engine may store
+ * Missed publications are counted by offset, because after an outage the broker may store
  * publications of several producers in an order that differs from the order of the calls.
  */
 export const trueReasons: Invariant = {
@@ -72,7 +72,7 @@ export const trueReasons: Invariant = {
   watch(report, terms) {
     const topics = new Map<string, Publications>();
     const positions = new Map<string, HistoryPosition | undefined>();
-    let hasEngineFailed = false;
+    let hasBrokerFailed = false;
     // A cluster of servers starts without a leader. This takes longer than a node waits for
     // replies.
     const elections = new Elections();
@@ -85,13 +85,13 @@ export const trueReasons: Invariant = {
     };
     return {
       faulted({ scope, kind, atMs, lastsMs = 0 }) {
-        hasEngineFailed ||= scope === "engine";
+        hasBrokerFailed ||= scope === "broker";
         if (kind === "jump-clock") {
           wrongClockUntilMs = Math.max(wrongClockUntilMs, atMs + lastsMs);
         }
       },
-      engineLost: () => void (hasEngineFailed = true),
-      engineElects: (fact) => elections.engineElects(fact),
+      brokerLost: () => void (hasBrokerFailed = true),
+      brokerElects: (fact) => elections.brokerElects(fact),
       published({ topic, id, atMs }) {
         publicationsOf(topic).add(id, atMs);
       },
@@ -120,7 +120,7 @@ export const trueReasons: Invariant = {
               `received recovered: false, "${reason}"`,
           );
         if (bounds === undefined) {
-          if (reason === "interrupted" && !hasEngineFailed) lie("the engine was never away");
+          if (reason === "interrupted" && !hasBrokerFailed) lie("the broker was never away");
           return;
         }
         const known = positions.get(subscription);
@@ -131,12 +131,12 @@ export const trueReasons: Invariant = {
           case "new-epoch":
           case "beyond-head":
           case "interrupted":
-            if (!hasEngineFailed) lie("the engine never failed");
+            if (!hasBrokerFailed) lie("the broker never failed");
             return;
           case "unavailable":
-            if (hasEngineFailed || elections.isUnderWay) return;
+            if (hasBrokerFailed || elections.isUnderWay) return;
             if (fact.atMs - elections.lastMs < ANSWER_MS) return;
-            return lie("the engine never failed");
+            return lie("the broker never failed");
           case "dropped":
             if (!terms.sendQueue.drops) lie("full send queues close the session");
             return;
@@ -173,7 +173,7 @@ interface Reader {
 }
 
 /**
- * Publications that the engine acknowledged reach each earlier subscriber, or the subscriber
+ * Publications that the broker acknowledged reach each earlier subscriber, or the subscriber
  * receives a notice. After the cluster has settled, this applies to all publications, including
  * publications on topics without a history.
  */
@@ -200,7 +200,7 @@ export const acknowledgedArrives: Invariant = {
       hasFailed: boolean;
       /** True once any subscriber has received the publication. */
       isReceived: boolean;
-      /** True if the engine may have lost the publication without a trace for subscribers. */
+      /** True if the broker may have lost the publication without a trace for subscribers. */
       mayBeLost: boolean;
     }
     const made = new Map<string, Made[]>();
@@ -208,16 +208,16 @@ export const acknowledgedArrives: Invariant = {
     const readers = new Map<string, Reader>();
     /** Number of sessions of each host's client. */
     const sessions = new Map<string, number>();
-    /** Failures of the engine. */
+    /** Failures of the broker. */
     const failures = new Failures();
     let settledMs = Infinity;
     return {
       settled: ({ atMs }) => void (settledMs = atMs),
       faulted(fact) {
-        if (fact.scope === "engine") failures.faulted(fact);
+        if (fact.scope === "broker") failures.faulted(fact);
       },
-      engineLost(fact) {
-        failures.engineLost(fact);
+      brokerLost(fact) {
+        failures.brokerLost(fact);
         const { leavesNoTrace = false, fromMs = Infinity } = fact;
         for (const one of byId.values()) {
           if (one.acknowledgedMs === undefined) continue;

@@ -12,7 +12,7 @@ Deno.test("trueReasons holds for true reasons", () => {
     .subscribes("t").publishes("t", "p1").passes(59_000).recovers("t", lost("too-old")).finds();
   new Story(trueReasons)
     .subscribes("t").recovers("t", { recovered: true })
-    .tells("engineLost", { why: "restart" }).recovers("t", lost("new-epoch")).finds();
+    .tells("brokerLost", { why: "restart" }).recovers("t", lost("new-epoch")).finds();
   new Story(trueReasons).publishes("t", ...many)
     .tells("subscribing", {
       client: "c",
@@ -25,28 +25,28 @@ Deno.test("trueReasons holds for true reasons", () => {
   new Story(trueReasons).subscribes("plain").recovers("plain", lost("no-history")).finds();
 });
 
-Deno.test("trueReasons allows an engine to start without a leader", () => {
+Deno.test("trueReasons allows a broker to start without a leader", () => {
   const elects = (isOver: boolean) => ({ group: "cluster", isOver });
   const story = () =>
-    new Story(trueReasons).tells("engineElects", elects(false)).subscribes("t").passes(15_000);
+    new Story(trueReasons).tells("brokerElects", elects(false)).subscribes("t").passes(15_000);
   const lie = (reason: string) =>
-    'expected the missed publications of "t" (s), as the engine never failed, received ' +
+    'expected the missed publications of "t" (s), as the broker never failed, received ' +
     `recovered: false, "${reason}"`;
   story().recovers("t", lost("unavailable")).finds();
-  story().tells("engineElects", elects(true)).passes(15_000).recovers("t", lost("unavailable"))
+  story().tells("brokerElects", elects(true)).passes(15_000).recovers("t", lost("unavailable"))
     .finds();
-  story().tells("engineElects", elects(true)).passes(20_000).recovers("t", lost("unavailable"))
+  story().tells("brokerElects", elects(true)).passes(20_000).recovers("t", lost("unavailable"))
     .finds(lie("unavailable"));
   story().recovers("t", lost("new-epoch")).finds(lie("new-epoch"));
   // One server joins late, but there is a leader.
-  story().tells("engineElects", elects(true)).tells("engineElects", elects(false)).passes(20_000)
+  story().tells("brokerElects", elects(true)).tells("brokerElects", elects(false)).passes(20_000)
     .recovers("t", lost("unavailable")).finds(lie("unavailable"));
-  new Story(trueReasons).subscribes("t").tells("engineElects", elects(true))
+  new Story(trueReasons).subscribes("t").tells("brokerElects", elects(true))
     .recovers("t", lost("unavailable")).finds(lie("unavailable"));
 });
 
 Deno.test("trueReasons counts by offset, not by publish() calls", () => {
-  // After an outage, the engine stores the publication of the last call first.
+  // After an outage, the broker stores the publication of the last call first.
   const early = Array.from({ length: 98 }, (_, i) => `p${i + 2}`);
   const historyOf = () => ({ size: 100, ttlMs: 3_600_000, bytes: 1 << 20 });
   const story = (...ids: string[]) =>
@@ -83,7 +83,7 @@ Deno.test("trueReasons holds while a node's clock is wrong, and for the TTL of t
   );
 });
 
-Deno.test("trueReasons finds reasons that name engine faults that never happened", () => {
+Deno.test("trueReasons finds reasons that name broker faults that never happened", () => {
   const because = (reason: Parameters<typeof lost>[0], why: string, topic = "t") =>
     new Story(trueReasons)
       .subscribes(topic).recovers(topic, lost(reason))
@@ -91,12 +91,12 @@ Deno.test("trueReasons finds reasons that name engine faults that never happened
         `expected the missed publications of "${topic}" (s), as ${why}, received recovered: ` +
           `false, "${reason}"`,
       );
-  because("new-epoch", "the engine never failed");
-  because("beyond-head", "the engine never failed");
-  because("unavailable", "the engine never failed");
+  because("new-epoch", "the broker never failed");
+  because("beyond-head", "the broker never failed");
+  because("unavailable", "the broker never failed");
   because("no-history", "the topic has a history");
   because("dropped", "full send queues close the session");
-  because("interrupted", "the engine was never away", "plain");
+  because("interrupted", "the broker was never away", "plain");
 });
 
 Deno.test("acknowledgedArrives holds for received, failed and reported publications", () => {
@@ -123,15 +123,15 @@ Deno.test("acknowledgedArrives finds an acknowledged publication that no one rec
 
 /**
  * Two publications are acknowledged, and a second subscriber receives some of them before the
- * engine loses writes.
+ * broker loses writes.
  */
-function storyOfLoss(received: readonly string[], loss: Facts["engineLost"]): Story {
+function storyOfLoss(received: readonly string[], loss: Facts["brokerLost"]): Story {
   return new Story(acknowledgedArrives)
     .subscribes("t").subscribes("t", 0, "s2").publishes("t", "p1", "p2")
     .tells("acknowledged", { topic: "t", id: "p1" })
     .tells("acknowledged", { topic: "t", id: "p2" })
     .gets("t", received, "s2")
-    .tells("engineLost", loss)
+    .tells("brokerLost", loss)
     .ends();
 }
 
@@ -141,7 +141,7 @@ function lackOf(ids: string, fromS: number, toS: number, name: string): string {
     "received neither these nor a notice";
 }
 
-Deno.test("acknowledgedArrives allows writes that an engine loses before a subscriber has them", () => {
+Deno.test("acknowledgedArrives allows writes that a broker loses before a subscriber has them", () => {
   const story = (leavesNoTrace: boolean) => storyOfLoss(["p2"], { why: "writes", leavesNoTrace });
   story(true).finds(lackOf("p2", 6, 6, "s"));
   story(false).finds(lackOf("p1, p2", 5, 6, "s"), lackOf("p1", 5, 5, "s2"));
@@ -164,7 +164,7 @@ Deno.test("acknowledgedArrives holds if a rejection may be lost with its session
       .subscribes("t")
       .tells("sessionOpened", { side: "client", session: "1" })
       .tells("published", { topic: "t", id: "p1", producer: "c", session: "1", isAtLeastOnce });
-    if (isFull) story.tells("faulted", { scope: "engine", kind: "engine-full" });
+    if (isFull) story.tells("faulted", { scope: "broker", kind: "broker-full" });
     if (next) story.tells("sessionOpened", { side: "client", session: next });
     return story.tells("acknowledged", { topic: "t", id: "p1" }).ends();
   };

@@ -86,7 +86,7 @@ function follows(...statuses: readonly Subscription["status"]["current"][]): Sto
 const END = { client: "c", subscription: "s", topic: "news" };
 
 Deno.test("subscriptionsInForceStay holds for a rejection before the first reply, and for a permanent one", () => {
-  const unavailable = new RequestError("unavailable", "The engine is unreachable");
+  const unavailable = new RequestError("unavailable", "The broker is unreachable");
   follows("pending", "ended").tells("unsubscribed", { ...END, error: unavailable }).finds();
   const forbidden = new RequestError("forbidden", "No longer allowed");
   follows("pending", "subscribed", "lost", "subscribed", "ended")

@@ -134,9 +134,9 @@ export function describeFinding({ invariant, atMs, host, text }: Finding): strin
  * @returns The lines.
  */
 export function describePlan(plan: Plan): string[] {
-  const { seed, engine, nodes, clients, topics, features, actions } = plan;
+  const { seed, broker, nodes, clients, topics, features, actions } = plan;
   return [
-    `plan: seed ${seed}, ${plan.seconds} s, engine ${engine}, ${nodes} nodes, ${clients} clients, ` +
+    `plan: seed ${seed}, ${plan.seconds} s, broker ${broker}, ${nodes} nodes, ${clients} clients, ` +
     `${topics} topics; features: ${features.join(", ") || "none"}`,
     ...actions.map(describeAction),
   ];

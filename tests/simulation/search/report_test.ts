@@ -28,7 +28,7 @@ Deno.test("describeFound() shows only entries that belong to the finding", () =>
     "  expected m:client2.7 to be handled, received nothing",
     "  seed 1, after 3 plans; shrunk to 0 of 10 actions in 9 runs (a smaller plan may exist)",
     "  replay: deno task simulate --replay a.json",
-    "  plan: seed 1, 120 s, engine redis, 4 nodes, 50 clients, 10 topics; " +
+    "  plan: seed 1, 120 s, broker redis, 4 nodes, 50 clients, 10 topics; " +
     "features: presence, requests, direct",
     "  timeline:",
     "       1.0000 s  client1  session  connects",

@@ -35,7 +35,7 @@ export interface Shrunk {
 
 /**
  * Shrinks a failing plan. It tries fewer clients, topics, seconds, actions, features and nodes, the
- * engine in memory, and smaller, shorter and earlier actions.
+ * broker in memory, and smaller, shorter and earlier actions.
  *
  * - **Minimal:** no single step leads to a smaller plan that still fails. A second call changes
  *   nothing.
@@ -136,8 +136,8 @@ function* stepsOf(plan: Plan): Generator<Step> {
     ...plan,
     nodes,
   }));
-  if (plan.engine !== "memory") {
-    yield { position: [section, 0, 0], plan: { ...plan, engine: "memory" } };
+  if (plan.broker !== "memory") {
+    yield { position: [section, 0, 0], plan: { ...plan, broker: "memory" } };
   }
   section++;
   for (const [index, action] of plan.actions.entries()) {

@@ -21,7 +21,7 @@ Deno.test("shrink() removes everything that the failure does not need", async ()
   assertEquals(plan, {
     seed: 1,
     seconds: 1,
-    engine: "memory",
+    broker: "memory",
     nodes: 1,
     clients: 3,
     topics: 1,

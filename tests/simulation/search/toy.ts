@@ -26,7 +26,7 @@ export function planOf(seed: number): Plan {
   return {
     seed,
     seconds: 120,
-    engine: "redis",
+    broker: "redis",
     nodes: 4,
     clients: 50,
     topics: 10,

@@ -229,7 +229,7 @@ export class MessageBus {
 
   /** Adds an entry to the trace. */
   note(text: string): void {
-    this.#events.note(text, this.host.name, { kind: "engine" });
+    this.#events.note(text, this.host.name, { kind: "broker" });
   }
 
   /**

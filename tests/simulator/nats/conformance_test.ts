@@ -7,7 +7,7 @@ import { installGlobals } from "../globals.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";
 import { simulatedNatsConnect } from "./client.ts";
-import { SimulatedNats } from "./engine.ts";
+import { SimulatedNats } from "./nats.ts";
 
 /** A page of a log that does not exist. */
 const PAGE = { after: 0, maxRecords: 1, maxBytes: 1, renews: false };

@@ -6,7 +6,7 @@ import type { Host } from "../host.ts";
 import { SimulatedNetwork } from "../network/network.ts";
 import { Simulation } from "../simulation.ts";
 import { simulatedNatsConnect } from "./client.ts";
-import { SimulatedNats } from "./engine.ts";
+import { SimulatedNats } from "./nats.ts";
 
 /** Time with faults, and time for everything to settle, in milliseconds. */
 const FAULTS_MS = 120_000;

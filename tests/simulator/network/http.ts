@@ -18,7 +18,7 @@ import { acceptedSocket, SimulatedWebSocket, type SocketPair } from "./websocket
 /** Approximate bytes of the head of a request or response. */
 const HEAD_BYTES = 400;
 
-/** Silence after which an engine pings its peer, in milliseconds; the runtime's default. */
+/** Silence after which a broker pings its peer, in milliseconds; the runtime's default. */
 const IDLE_TIMEOUT_MS = 60_000;
 
 /** Statuses without a body. */

@@ -7,20 +7,20 @@ import type { SimulatedSocket } from "./sockets.ts";
 
 const PORT = 6_379;
 
-/** Two hosts; the engine echoes each message in upper case. */
+/** Two hosts; the broker echoes each message in upper case. */
 function network(conditions: LinkConditions = {}, seed = 1) {
   const simulation = new Simulation({ seed });
-  const hosts = { client: simulation.host("client"), engine: simulation.host("engine") };
+  const hosts = { client: simulation.host("client"), broker: simulation.host("broker") };
   const net = new SimulatedNetwork(simulation, { delayMs: 10, jitterMs: 0, ...conditions });
   const accepted: SimulatedSocket[] = [];
   const listen = () =>
-    net.listenSockets(hosts.engine, PORT, (socket) => {
+    net.listenSockets(hosts.broker, PORT, (socket) => {
       accepted.push(socket);
       socket.onMessage = (message) => socket.send(String(message).toUpperCase(), 1);
     });
   const stop = listen();
   const connect = (signal?: AbortSignal) =>
-    net.connectSocket(hosts.client, hosts.engine, PORT, { signal });
+    net.connectSocket(hosts.client, hosts.broker, PORT, { signal });
   return { simulation, ...hosts, net, accepted, listen, stop, connect };
 }
 
@@ -47,10 +47,10 @@ async function failure(
 }
 
 Deno.test("SimulatedSocket.send() delivers after the delay, in order, and counts bytes in transit", async () => {
-  const { simulation, socket, accepted, seen, client, engine } = await connected();
+  const { simulation, socket, accepted, seen, client, broker } = await connected();
   socket.send("a", 100);
   socket.send("b", 200);
-  assertEquals([socket.bufferedBytes, socket.host, socket.peer], [300, client, engine]);
+  assertEquals([socket.bufferedBytes, socket.host, socket.peer], [300, client, broker]);
   await simulation.run(10);
   assertEquals([socket.bufferedBytes, accepted[0]!.bufferedBytes, seen], [0, 2, []]);
   await simulation.run(10);
@@ -86,7 +86,7 @@ Deno.test("SimulatedSocket.close() delivers sent messages, and then notifies the
 Deno.test("SimulatedSocket.onMessage receives earlier messages", async () => {
   const all = network();
   all.stop();
-  all.net.listenSockets(all.engine, PORT, (socket) => socket.send("greeting", 8));
+  all.net.listenSockets(all.broker, PORT, (socket) => socket.send("greeting", 8));
   const opening = all.connect();
   await all.simulation.run(1_000);
   const seen: unknown[] = [];
@@ -99,13 +99,13 @@ Deno.test("SimulatedNetwork.connectSocket() is rejected without a listener, and 
   all.stop();
   assertEquals(
     (await failure(all, all.connect())).message,
-    "Cannot connect to engine: the connection was refused",
+    "Cannot connect to broker: the connection was refused",
   );
   all.listen();
-  all.engine.kill();
+  all.broker.kill();
   const error = await failure(all, all.connect());
   assert(error instanceof ConnectionError);
-  all.engine.start();
+  all.broker.start();
   await failure(all, all.connect());
   all.listen();
   const opening = all.connect();
@@ -115,15 +115,15 @@ Deno.test("SimulatedNetwork.connectSocket() is rejected without a listener, and 
 
 Deno.test("SimulatedNetwork.connectSocket() without a response ends by its signal or the system's timeout", async () => {
   const all = network();
-  all.engine.kill({ power: true });
+  all.broker.kill({ power: true });
   const controller = new AbortController();
   all.simulation.after(500, () => controller.abort(new Error("enough")));
   assertEquals((await failure(all, all.connect(controller.signal))).message, "enough");
   assert(await failure(all, all.connect()) instanceof TimeoutError);
-  all.engine.start();
+  all.broker.start();
   all.listen();
   for (const change of [{ handshake: "hangs" }, { isBlocked: true }] as const) {
-    all.net.change(all.client, all.engine, change);
+    all.net.change(all.client, all.broker, change);
     assert(await failure(all, all.connect()) instanceof TimeoutError);
   }
   assertEquals(all.net.links, []);
@@ -131,7 +131,7 @@ Deno.test("SimulatedNetwork.connectSocket() without a response ends by its signa
 
 Deno.test("SimulatedNetwork.connectSocket() waits for a blocked direction, and opens when it heals", async () => {
   const all = network();
-  all.net.change(all.engine, all.client, { isBlocked: true });
+  all.net.change(all.broker, all.client, { isBlocked: true });
   let openedMs = 0;
   const opening = all.connect().then((socket) => {
     openedMs = all.simulation.nowMs;
@@ -139,7 +139,7 @@ Deno.test("SimulatedNetwork.connectSocket() waits for a blocked direction, and o
   });
   all.simulation.after(5_000, () => all.net.heal());
   await all.simulation.run(10_000);
-  assertEquals((await opening).peer, all.engine);
+  assertEquals((await opening).peer, all.broker);
   assertEquals(openedMs, 5_010);
 });
 
@@ -162,9 +162,9 @@ Deno.test("SimulatedLink.disconnect() notifies both sides, one side, or neither"
 Deno.test("Host.kill() closes sockets by a reset or after written data; both occur", async () => {
   const ends = new Map<string, number>();
   for (let seed = 0; seed < 20; seed++) {
-    const { simulation, engine, socket, seen } = await connected({}, seed);
+    const { simulation, broker, socket, seen } = await connected({}, seed);
     socket.send("ping", 4);
-    simulation.after(15, () => engine.kill());
+    simulation.after(15, () => broker.kill());
     await simulation.run(1_000);
     const all = seen.map((text) => text.split(" ")[1]).join();
     ends.set(all, (ends.get(all) ?? 0) + 1);
@@ -173,12 +173,12 @@ Deno.test("Host.kill() closes sockets by a reset or after written data; both occ
 });
 
 Deno.test("Host.kill() by a power loss is detected once the host runs again and receives data", async () => {
-  const { simulation, engine, socket, seen } = await connected();
-  engine.kill({ power: true });
+  const { simulation, broker, socket, seen } = await connected();
+  broker.kill({ power: true });
   socket.send("first", 5);
   await simulation.run(10_000);
   assertEquals(seen, []);
-  engine.start();
+  broker.start();
   await simulation.run(10_000);
   assertEquals(seen, []);
   socket.send("second", 6);
@@ -188,11 +188,11 @@ Deno.test("Host.kill() by a power loss is detected once the host runs again and 
 
 Deno.test("Host.kill() hides connections of the previous life from the next life of a host", async () => {
   for (const power of [false, true]) {
-    const { simulation, client, engine, net, seen } = await connected();
+    const { simulation, client, broker, net, seen } = await connected();
     client.kill({ power: true });
     client.start();
-    engine.kill({ power });
-    engine.start();
+    broker.kill({ power });
+    broker.start();
     await simulation.run(10_000);
     assertEquals(seen, []);
     assertEquals(net.links.length, 0);
@@ -201,7 +201,7 @@ Deno.test("Host.kill() hides connections of the previous life from the next life
 
 Deno.test("Host.freeze() lets the system accept a socket, and its program later", async () => {
   const all = network();
-  all.engine.freeze();
+  all.broker.freeze();
   const opening = all.connect();
   await all.simulation.run(100);
   const socket = await opening;
@@ -210,29 +210,29 @@ Deno.test("Host.freeze() lets the system accept a socket, and its program later"
   socket.send("hello", 5);
   await all.simulation.run(1_000);
   assertEquals([all.accepted.length, socket.bufferedBytes, seen], [0, 5, []]);
-  all.engine.thaw();
+  all.broker.thaw();
   await all.simulation.run(100);
   assertEquals([all.accepted.length, socket.bufferedBytes, seen], [1, 0, ["HELLO"]]);
 });
 
 Deno.test("SimulatedNetwork.change() blocks one direction, and waiting messages arrive in order", async () => {
-  const { simulation, net, client, engine, socket, seen } = await connected();
-  net.change(engine, client, { isBlocked: true });
+  const { simulation, net, client, broker, socket, seen } = await connected();
+  net.change(broker, client, { isBlocked: true });
   socket.send("a", 1);
   socket.send("b", 1);
   await simulation.run(5_000);
   assertEquals(seen, []);
-  net.change(engine, client, { isBlocked: false });
+  net.change(broker, client, { isBlocked: false });
   await simulation.run(5_000);
   assertEquals(seen, ["6010 A", "6010 B"]);
 });
 
 Deno.test("SimulatedNetwork.change() limits the bytes per second of all connections together", async () => {
-  const { simulation, net, client, engine, socket, accepted, connect } = await connected();
+  const { simulation, net, client, broker, socket, accepted, connect } = await connected();
   const opening = connect();
   await simulation.run(1_000);
   const second = await opening;
-  net.change(client, engine, { bytesPerSecond: 1_000 });
+  net.change(client, broker, { bytesPerSecond: 1_000 });
   const arrivals: string[] = [];
   for (const end of accepted) {
     end.onMessage = (message) => arrivals.push(`${simulation.nowMs} ${message}`);
@@ -240,12 +240,12 @@ Deno.test("SimulatedNetwork.change() limits the bytes per second of all connecti
   socket.send("a", 960); // And 40 bytes of headers.
   second.send("b", 460);
   assertEquals(socket.bufferedBytes, 960);
-  assertEquals(net.backlogMs(client, engine), 1_500);
-  net.change(client, engine, { bytesPerSecond: Infinity });
-  assertEquals(net.backlogMs(client, engine), 1_500);
+  assertEquals(net.backlogMs(client, broker), 1_500);
+  net.change(client, broker, { bytesPerSecond: Infinity });
+  assertEquals(net.backlogMs(client, broker), 1_500);
   await simulation.run(10_000);
   assertEquals(arrivals, ["3010 a", "3510 b"]);
-  assertEquals(net.backlogMs(client, engine), 0);
+  assertEquals(net.backlogMs(client, broker), 0);
 });
 
 Deno.test("SimulatedNetwork.backlogMs() does not change the order in which directions heal", async () => {
@@ -262,13 +262,13 @@ Deno.test("SimulatedNetwork.backlogMs() does not change the order in which direc
 Deno.test("SimulatedSocket.send() keeps the order after a message that a slow link delays", async () => {
   // The times of arrival are sums of floating-point numbers.
   for (let seed = 0; seed < 40; seed++) {
-    const { simulation, net, client, engine, socket, accepted } = await connected({}, seed);
+    const { simulation, net, client, broker, socket, accepted } = await connected({}, seed);
     let seen = "";
     accepted[0]!.onMessage = (message) => seen += message;
     await simulation.run(1_000 / (3 + seed));
-    net.change(client, engine, { bytesPerSecond: 97 });
+    net.change(client, broker, { bytesPerSecond: 97 });
     socket.send("a", 1_000);
-    net.change(client, engine, { bytesPerSecond: Infinity });
+    net.change(client, broker, { bytesPerSecond: Infinity });
     for (const text of "bcdef") {
       await simulation.run(1 / 3);
       socket.send(text, 1);
@@ -279,7 +279,7 @@ Deno.test("SimulatedSocket.send() keeps the order after a message that a slow li
 });
 
 Deno.test("SimulatedNetwork.change() rejects conditions out of range", () => {
-  const { net, client, engine } = network();
+  const { net, client, broker } = network();
   const rejections: readonly [LinkConditions, string][] = [
     [{ lossRate: 2 }, "lossRate must be from 0 to 1, received 2"],
     [{ delayMs: -1 }, "delayMs must be a number from 0, received -1"],
@@ -288,9 +288,9 @@ Deno.test("SimulatedNetwork.change() rejects conditions out of range", () => {
     [{ jitter: "gaussian" } as never, "jitter must be uniform, exponential, long-tail"],
   ];
   for (const [conditions, text] of rejections) {
-    assertThrows(() => net.change(client, engine, conditions), RangeError, text);
+    assertThrows(() => net.change(client, broker, conditions), RangeError, text);
   }
-  assertEquals(net.conditions(client, engine).lossRate, 0);
+  assertEquals(net.conditions(client, broker).lossRate, 0);
 });
 
 Deno.test("SimulatedNetwork draws random numbers per connection, so that another connection changes no delay", async () => {

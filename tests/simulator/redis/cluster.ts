@@ -100,7 +100,7 @@ export class SimulatedRedisCluster {
         network,
         host,
         find: () => server,
-        onUnheard: (error) => simulation.note(`${error}`, host.name, { kind: "engine" }),
+        onUnheard: (error) => simulation.note(`${error}`, host.name, { kind: "broker" }),
       }, { ...options, host: server.name, port: REDIS_PORT });
     };
     const parts = { runtime: host.runtime, cluster: this, connect };

@@ -169,7 +169,7 @@ export class SimulatedRedis {
     this.#network = network;
     this.#onLost = (loss) => {
       const { server, writes, why } = loss;
-      simulation.note(`loses ${writes} writes by a ${why}`, server, { kind: "engine" });
+      simulation.note(`loses ${writes} writes by a ${why}`, server, { kind: "broker" });
       onLost(loss);
     };
     const settings = { persistence, snapshotMs, loadingMs };
@@ -209,7 +209,7 @@ export class SimulatedRedis {
       network: this.#network,
       host,
       find: () => this.#primary.host,
-      onUnheard: (error) => this.#simulation.note(`${error}`, host.name, { kind: "engine" }),
+      onUnheard: (error) => this.#simulation.note(`${error}`, host.name, { kind: "broker" }),
     }, { lazyConnect: true });
   }
 
@@ -242,7 +242,7 @@ export class SimulatedRedis {
       .filter((server) => server !== old && server.host.isAlive && server.isReplica)
       .sort((a, b) => b.offset - a.offset);
     if (next === undefined) return false;
-    this.#simulation.note("becomes the primary", next.host.name, { kind: "engine" });
+    this.#simulation.note("becomes the primary", next.host.name, { kind: "broker" });
     this.#primary = next;
     const common = old.commonWith(next);
     next.lead();

@@ -564,7 +564,7 @@ export class RedisServer {
         isLong && nowMs - connection.longSinceMs! > LONG_OUTPUT_MS;
       if (!isTooLong) continue;
       this.#simulation.note("ends a slow subscriber", this.host.name, {
-        kind: "engine",
+        kind: "broker",
         to: socket.peer.name,
       });
       this.#end(connection);
@@ -791,7 +791,7 @@ export class RedisServer {
     while (data.bytes > maxBytes) {
       const victim = data.victim(policy, this.#random);
       if (victim === undefined) return false;
-      this.#simulation.note(`evicts ${victim}`, this.host.name, { kind: "engine" });
+      this.#simulation.note(`evicts ${victim}`, this.host.name, { kind: "broker" });
       this.#keys.remove(victim);
       this.#evicted++;
     }

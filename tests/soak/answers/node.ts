@@ -1,11 +1,11 @@
 /**
- * A node of the soak test of streaming responses. Usage: `node.ts <port> <engine>`. It prints `{}`
+ * A node of the soak test of streaming responses. Usage: `node.ts <port> <broker>`. It prints `{}`
  * when it is listening.
  *
  * @module
  */
 import { guest, serve } from "../../../mod.ts";
-import { brokerFor } from "../chaos/engine.ts";
+import { brokerFor } from "../chaos/broker.ts";
 import { sleep } from "../processes.ts";
 import { contract } from "./contract.ts";
 
@@ -21,13 +21,13 @@ async function* numbers(
   }
 }
 
-const [port, engine] = Deno.args;
+const [port, broker] = Deno.args;
 serve({
   port: Number(port),
   hostname: "127.0.0.1",
   webTransport: false,
   onListen() {},
-  broker: brokerFor(engine!),
+  broker: brokerFor(broker!),
   contract,
   allowTokenMessage: true,
   authenticate: ({ token }) => token ?? guest,

@@ -14,13 +14,13 @@ import {
   TIMES_STEP,
 } from "./log.ts";
 
-/** The retention of the engine, its outages, and the time that clients have to report an outage. */
+/** The retention of the broker, its outages, and the time that clients have to report an outage. */
 export interface Truth {
   /** Maximum number of publications that a topic keeps. */
   readonly size: number;
   /** Retention of messages, in milliseconds. */
   readonly ttlMs: number;
-  /** Outages of the engine. */
+  /** Outages of the broker. */
   readonly outages: readonly Outage[];
   /** Time after an outage during which clients may report its consequences, in milliseconds. */
   readonly slackMs: number;
@@ -33,7 +33,7 @@ export interface Findings {
   /** Acknowledged messages that were not delivered because of a reported gap. */
   readonly missing: number;
   /**
-   * Messages that were delivered again in a new epoch, because the engine published them, crashed
+   * Messages that were delivered again in a new epoch, because the broker published them, crashed
    * before it replied, and lost them.
    */
   readonly repeated: number;
@@ -43,7 +43,7 @@ export interface Findings {
   readonly faults: readonly string[];
 }
 
-/** The most messages of one publisher on one topic that were in flight when the engine crashed. */
+/** The most messages of one publisher on one topic that were in flight when the broker crashed. */
 const MOST_REPEATED = 50;
 
 const MOST_FAULTS = 20;

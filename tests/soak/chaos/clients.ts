@@ -11,7 +11,7 @@
 import { type Client, connect } from "../../../mod.ts";
 import { Lateness } from "../lateness.ts";
 import { TextLineStream } from "../lines.ts";
-import { TOPICS } from "./engine.ts";
+import { TOPICS } from "./broker.ts";
 import { Recorder } from "./log.ts";
 
 /** The last number of each publisher, by topic. */

@@ -1,5 +1,5 @@
 /**
- * Nodes that share an engine, either behind a balancer or on one port, with publishers and with
+ * Nodes that share a broker, either behind a balancer or on one port, with publishers and with
  * clients that log all messages. Nodes, publishers and groups of clients are separate processes.
  *
  * @module
@@ -8,7 +8,7 @@ import { Balancer } from "../../../examples/cluster/balancer.ts";
 import { lowPort } from "../../ports.ts";
 import { LineProcess, sleep } from "../processes.ts";
 import type { ClientsState, LastNumbers } from "./clients.ts";
-import type { Engine } from "./engine.ts";
+import type { BrokerServer } from "./broker.ts";
 import type { Published, Received } from "./log.ts";
 
 const CLIENT_PROCESSES = 2;
@@ -38,7 +38,7 @@ export interface FleetOptions {
   /** Messages per second over all topics, for each of the two publishers. */
   readonly perSecond: number;
   /**
-   * If true, each client is a separate user, which the engine also tracks.
+   * If true, each client is a separate user, which the broker also tracks.
    *
    * @default {false}
    */
@@ -69,22 +69,22 @@ export interface Outcome {
 export class Fleet implements AsyncDisposable {
   readonly balancer: Balancer = new Balancer(0, []);
   readonly nodes: FleetNode[] = [];
-  readonly #engine: Engine;
+  readonly #broker: BrokerServer;
   /** The port of all nodes, or 0 if each node has a separate port. */
   readonly #port: number;
   readonly #clients: LineProcess[] = [];
   readonly #publishers: LineProcess[] = [];
 
-  private constructor(engine: Engine, port: number) {
-    this.#engine = engine;
+  private constructor(broker: BrokerServer, port: number) {
+    this.#broker = broker;
     this.#port = port;
   }
 
   static async start(
-    engine: Engine,
+    broker: BrokerServer,
     { nodes, sharesPort = false }: FleetStartOptions,
   ): Promise<Fleet> {
-    const fleet = new Fleet(engine, sharesPort ? lowPort() : 0);
+    const fleet = new Fleet(broker, sharesPort ? lowPort() : 0);
     await Promise.all(Array.from({ length: nodes }, () => fleet.add()));
     return fleet;
   }
@@ -108,7 +108,7 @@ export class Fleet implements AsyncDisposable {
       const to = hasUsers ? `${spread}?user=*` : spread;
       this.#clients.push(new LineProcess("./chaos/clients.ts", `c${i}`, to, ...each));
     }
-    for (const [kind, to] of [["node", this.#engine.url], ["client", url]] as const) {
+    for (const [kind, to] of [["node", this.#broker.url], ["client", url]] as const) {
       const args = [kind, kind, to, `${perSecond}`];
       this.#publishers.push(new LineProcess("./chaos/publisher.ts", ...args));
     }
@@ -187,7 +187,7 @@ export class Fleet implements AsyncDisposable {
 
   async #startNode(port: number): Promise<LineProcess> {
     const shared = this.#port === 0 ? [] : ["shared"];
-    const process = new LineProcess("./chaos/server.ts", `${port}`, this.#engine.url, ...shared);
+    const process = new LineProcess("./chaos/server.ts", `${port}`, this.#broker.url, ...shared);
     await process.line();
     return process;
   }

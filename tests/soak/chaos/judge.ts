@@ -5,7 +5,7 @@
  */
 import type { Check } from "../webtransport.ts";
 import { check as checkLog } from "./check.ts";
-import { HISTORY, TOPICS } from "./engine.ts";
+import { HISTORY, TOPICS } from "./broker.ts";
 import type { Outcome } from "./fleet.ts";
 import type { Outage } from "./log.ts";
 
@@ -23,7 +23,7 @@ export interface Trouble {
   readonly blows: string;
   /** Number of clients. */
   readonly clients: number;
-  /** Outages of the engine. */
+  /** Outages of the broker. */
   readonly outages: readonly Outage[];
 }
 

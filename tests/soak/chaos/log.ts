@@ -46,7 +46,7 @@ export interface Published {
   readonly topic: string;
   /** The last number that the publisher sent. */
   readonly last: number;
-  /** Numbers that the engine did not acknowledge. These messages may or may not have arrived. */
+  /** Numbers that the broker did not acknowledge. These messages may or may not have arrived. */
   readonly unsure: readonly number[];
   /**
    * Time at which every hundredth number, starting with number 1, was acknowledged, in milliseconds
@@ -59,7 +59,7 @@ export interface Published {
 export const TIMES_STEP = 100;
 
 /**
- * An outage of the engine, from its crash until it replies again, in milliseconds since the Unix
+ * An outage of the broker, from its crash until it replies again, in milliseconds since the Unix
  * epoch.
  */
 export interface Outage {

@@ -1,6 +1,6 @@
 /**
  * Publishes on all topics of the chaos test and records the acknowledged messages. `publisher.ts
- * <name> node <engine's url> <messages per second>` publishes as a node, and `publisher.ts <name>
+ * <name> node <broker's url> <messages per second>` publishes as a node, and `publisher.ts <name>
  * client <server's url> <messages per second>` publishes as a client. The process prints `{}` at
  * the first message. The command `stop` stops publishing and prints the published messages.
  *
@@ -10,12 +10,12 @@ import { connect } from "../../../mod.ts";
 import { Topics } from "../../../pubsub/mod.ts";
 import { TextLineStream } from "../lines.ts";
 import { sleep } from "../processes.ts";
-import { brokerFor, HISTORY, PATTERN, TOPICS } from "./engine.ts";
+import { brokerFor, HISTORY, PATTERN, TOPICS } from "./broker.ts";
 import { type Published, TIMES_STEP } from "./log.ts";
 
 /** A node or a client that publishes. */
 interface Publisher extends AsyncDisposable {
-  /** Resolves once the engine has stored the publication. */
+  /** Resolves once the broker has stored the publication. */
   publish(topic: string, data: unknown): Promise<unknown>;
 }
 

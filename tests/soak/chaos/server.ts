@@ -1,5 +1,5 @@
 /**
- * A node of the chaos test. Usage: `server.ts <port> <engine's url> [shared]`. It prints `{}` when
+ * A node of the chaos test. Usage: `server.ts <port> <broker's url> [shared]`. It prints `{}` when
  * it is listening. The command `opened` prints the sessions that started since the last `opened`,
  * and `drain <ms>` drains the node and exits. The session's user is taken from `user` in the URL;
  * without it, the user is a guest.
@@ -9,7 +9,7 @@
 import { type DrainReport, guest, serve } from "../../../mod.ts";
 import { Lateness } from "../lateness.ts";
 import { TextLineStream } from "../lines.ts";
-import { brokerFor, HISTORY, PATTERN } from "./engine.ts";
+import { brokerFor, HISTORY, PATTERN } from "./broker.ts";
 
 /** Output of `opened`. */
 export interface Opened {

@@ -14,7 +14,7 @@ const RETRY_MS = 50;
 const ANSWER_MS = 40_000;
 
 /**
- * Statuses of temporary rejections: the stream does not exist yet, or the engine is unreachable.
+ * Statuses of temporary rejections: the stream does not exist yet, or the broker is unreachable.
  */
 const FOR_NOW: ReadonlySet<string> = new Set(["not-found", "unavailable", "too-many"]);
 

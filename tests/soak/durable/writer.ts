@@ -54,7 +54,7 @@ async function persist(urlOf: () => string, init: RequestInit): Promise<void> {
       }
     } catch (error) {
       if (error instanceof Rejection) throw error;
-      // A node or the engine is unreachable.
+      // A node or the broker is unreachable.
     } finally {
       clearTimeout(timer);
     }

@@ -1,12 +1,12 @@
 /**
  * A node that produces streaming responses for the soak test of silent servers. Usage: `answers.ts
- * <port> <engine>`. It prints `{}` when it is listening. Each item includes its number, starting at
+ * <port> <broker>`. It prints `{}` when it is listening. Each item includes its number, starting at
  * 0, and the process that produced it.
  *
  * @module
  */
 import { serve } from "../../../mod.ts";
-import { durableBroker } from "../durable/engines.ts";
+import { durableBroker } from "../durable/brokers.ts";
 import { sleep } from "../processes.ts";
 
 /** An item of a response. */
@@ -25,12 +25,12 @@ async function* numbers(from: number, signal: AbortSignal): AsyncGenerator<Numbe
   }
 }
 
-const [port, engine] = Deno.args;
+const [port, broker] = Deno.args;
 serve({
   port: Number(port),
   hostname: "127.0.0.1",
   onListen() {},
-  broker: await durableBroker(engine!),
+  broker: await durableBroker(broker!),
   requests: {
     numbers: {
       answer: ({ signal }) => numbers(0, signal),

@@ -6,7 +6,7 @@
  */
 import { connect, type TransportName } from "../../../mod.ts";
 import { lowPort } from "../../ports.ts";
-import { DURABLE_ENGINES } from "../durable/engines.ts";
+import { DURABLE_BROKERS } from "../durable/brokers.ts";
 import { LineProcess, sleep } from "../processes.ts";
 import type { Check } from "../webtransport.ts";
 import type { NumberedItem } from "./answers.ts";
@@ -17,7 +17,7 @@ const ITEMS = 20;
 /** Time from the kill to the start of the next process, in milliseconds. */
 const RESTART_MS = 200;
 
-/** Longest median from the kill to the next item on each engine, in milliseconds. */
+/** Longest median from the kill to the next item on each broker, in milliseconds. */
 const MOST_MS = { sqlite: 4_000, redis: 8_000, nats: 8_000 } as const;
 
 const KILLS = 10;
@@ -29,7 +29,7 @@ const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 
 /**
  * Kills nodes that produce responses. On SQLite, the node restarts on the same file and port. On
- * other engines, a second node is running.
+ * other brokers, a second node is running.
  *
  * @param check Receives each result.
  * @param isShort True for one kill, only on SQLite.
@@ -37,8 +37,8 @@ const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 export async function soakKeptAnswers(check: Check, isShort: boolean): Promise<void> {
   for (const name of ["sqlite", "redis", "nats"] as const) {
     if (isShort && name !== "sqlite") continue;
-    await using engine = await DURABLE_ENGINES[name]!();
-    await using nodes = await Nodes.start(engine.url, Math.min(2, engine.nodes));
+    await using broker = await DURABLE_BROKERS[name]!();
+    await using nodes = await Nodes.start(broker.url, Math.min(2, broker.nodes));
     const took = TRANSPORTS.map((): number[] => []);
     for (let round = 0; round < (isShort ? 1 : KILLS); round++) {
       const readers = TRANSPORTS.map((transport) => new Reader(nodes.urls, transport));
@@ -56,17 +56,17 @@ export async function soakKeptAnswers(check: Check, isShort: boolean): Promise<v
   }
 }
 
-/** Nodes on one engine. The first node produces the responses. */
+/** Nodes on one broker. The first node produces the responses. */
 class Nodes implements AsyncDisposable {
-  readonly #engine: string;
+  readonly #broker: string;
   readonly #nodes: { readonly port: number; readonly process: LineProcess }[] = [];
 
-  private constructor(engine: string) {
-    this.#engine = engine;
+  private constructor(broker: string) {
+    this.#broker = broker;
   }
 
-  static async start(engine: string, count: number): Promise<Nodes> {
-    const nodes = new Nodes(engine);
+  static async start(broker: string, count: number): Promise<Nodes> {
+    const nodes = new Nodes(broker);
     for (let i = 0; i < count; i++) await nodes.#add(lowPort());
     return nodes;
   }
@@ -90,7 +90,7 @@ class Nodes implements AsyncDisposable {
   }
 
   async #add(port: number): Promise<void> {
-    const process = new LineProcess("./silent/answers.ts", `${port}`, this.#engine);
+    const process = new LineProcess("./silent/answers.ts", `${port}`, this.#broker);
     this.#nodes.push({ port, process });
     await process.line();
   }

@@ -1,5 +1,5 @@
 /**
- * A node of the soak test of live state. Usage: `node.ts <port> <engine> <state>`. The engine is a
+ * A node of the soak test of live state. Usage: `node.ts <port> <broker> <state>`. The broker is a
  * URL or, for SQLite, the path of a file. The process prints `{}` when it is listening and the
  * state is open. The command `rows` prints the rows of the node.
  *
@@ -7,7 +7,7 @@
  */
 import { BrokerError, guest, serve, type State } from "../../../mod.ts";
 import { COLLECTIONS } from "../../state_ledger.ts";
-import { durableBroker } from "../durable/engines.ts";
+import { durableBroker } from "../durable/brokers.ts";
 import { TextLineStream } from "../lines.ts";
 import { sleep } from "../processes.ts";
 
@@ -17,8 +17,8 @@ export type NodeRows = Readonly<Record<string, readonly (readonly [key: string, 
 /** Pause between attempts to open the state, in milliseconds. */
 const RETRY_MS = 50;
 
-const [port, engine, id] = Deno.args;
-const broker = await durableBroker(engine!);
+const [port, at, id] = Deno.args;
+const broker = await durableBroker(at!);
 const server = serve({
   port: Number(port),
   hostname: "127.0.0.1",
@@ -27,7 +27,7 @@ const server = serve({
   broker,
   authenticate: ({ request }) => new URL(request.url).searchParams.get("user") ?? guest,
   authorize: () => true,
-  // Requests fail while the engine is down, and the clients retry them.
+  // Requests fail while the broker is down, and the clients retry them.
   onError() {},
   durableStreams: { path: "/streams" },
   limits: { maxSessionsPerAddress: Infinity },

@@ -31,10 +31,10 @@ const ASKED_MS = 1_000;
  */
 const QUIET_MS = 1_100;
 
-/** Maximum time until a silent engine replies or its connection ends, in milliseconds. */
+/** Maximum time until a silent store replies or its connection ends, in milliseconds. */
 const UNCONFIRMED_MS = 20_000;
 
-/** A fault of the engine during which all connections stay open. */
+/** A fault of the store during which all connections stay open. */
 export interface Trouble {
   readonly fromMs: number;
   readonly toMs: number;
@@ -117,7 +117,7 @@ export interface LedgerTerms {
   readonly giveUpMs: number;
   /** True if appends may be rejected because too many wait. */
   readonly isNarrow: boolean;
-  /** True if a broker counts each publication that is lost in transit to the engine. */
+  /** True if a broker counts each publication that is lost in transit to the store. */
   readonly countsLosses: boolean;
 }
 
@@ -130,7 +130,7 @@ export class Ledger {
   readonly #byPayload = new Map<string, Sent>();
   readonly #heads: Head[] = [];
   readonly #troubles: Trouble[] = [];
-  /** The ends of periods during which the engine rejected all requests. */
+  /** The ends of periods during which the store rejected all requests. */
   readonly #rejectedUntilMs: number[] = [];
   readonly #terms: LedgerTerms;
 
@@ -223,7 +223,7 @@ export class Ledger {
   }
 
   /**
-   * Records a period in which the engine rejects all requests.
+   * Records a period in which the store rejects all requests.
    *
    * @param untilMs The end of the period. Later requests are stored.
    */
@@ -232,9 +232,9 @@ export class Ledger {
   }
 
   /**
-   * Finds the program's publication that is equal to a publication from the engine.
+   * Finds the program's publication that is equal to a publication from the store.
    *
-   * @param publication The publication from the engine.
+   * @param publication The publication from the store.
    * @returns The publication, or `undefined` if no program made it.
    */
   find({ topic, payload, except }: Publication): Sent | undefined {
@@ -356,11 +356,11 @@ export class Ledger {
   }
 
   /**
-   * A subscription need not wait until the engine has received everything that the same broker
+   * A subscription need not wait until the store has received everything that the same broker
    * published before.
    */
   #isBehindLong({ by, number, atMs }: Sent): boolean {
-    // Bytes that were passed to the engine count until the engine replies or the connection ends.
+    // Bytes that were passed to the store count until the store replies or the connection ends.
     const fromMs = atMs - Math.max(this.#terms.giveUpMs, UNCONFIRMED_MS);
     return this.sent.some((sent) =>
       sent.isLong && sent.by === by && sent.number < number && sent.atMs >= fromMs
@@ -382,7 +382,7 @@ export class Ledger {
         atMs >= fromMs - AROUND_MS && atMs <= toMs && settled.atMs > toMs + RECOVERED_MS
       );
       if (isLate || this.#isForgotten(sent)) {
-        return `${nameOf(sent)} was given up although the engine had recovered`;
+        return `${nameOf(sent)} was given up although the broker had recovered`;
       }
       if (tookMs >= giveUpMs * EARLY || this.#isOvertaken(sent)) return [];
       return `${nameOf(sent)} failed after ${Math.round(tookMs)} ms: ${settled.error}`;
@@ -390,8 +390,8 @@ export class Ledger {
   }
 
   /**
-   * Returns true if an append was dropped although the engine had long since stored a later append
-   * that was made after the engine had recovered. An append whose request may have been lost does
+   * Returns true if an append was dropped although the store had long since stored a later append
+   * that was made after the store had recovered. An append whose request may have been lost does
    * not count.
    */
   #isForgotten({ by, number, atMs, settled }: Sent): boolean {
@@ -440,7 +440,7 @@ export class Ledger {
   }
 
   /**
-   * Returns true if the engine stored a later append of the broker to the topic that was made
+   * Returns true if the store stored a later append of the broker to the topic that was made
    * before a given time.
    */
   #isKeptBehind({ by, topic, number }: Sent, untilMs: number): boolean {
@@ -450,9 +450,9 @@ export class Ledger {
   }
 
   /**
-   * Appends that had no outcome for a long time, although the engine had recovered and answered a
+   * Appends that had no outcome for a long time, although the store had recovered and answered a
    * later append of the same broker. In that case a reply is missing, and the broker should query
-   * the engine.
+   * the store.
    */
   #unnoticed(): string[] {
     return this.sent.flatMap((sent) => {

@@ -184,7 +184,7 @@ Deno.test("Ledger.read() complains about an append at a head that an earlier rea
   });
 });
 
-Deno.test("Ledger complains about an append that was dropped after a later one, once the engine had recovered", () => {
+Deno.test("Ledger complains about an append that was dropped after a later one, once the broker had recovered", () => {
   const trouble = { fromMs: 0, toMs: 500, loses: undefined };
   for (const [loses, isWrong] of [[undefined, true], ["some requests", false]] as const) {
     const { ledger, send, broken } = open({ giveUpMs: 4_000 });
@@ -192,7 +192,7 @@ Deno.test("Ledger complains about an append that was dropped after a later one, 
     send("kept:0", { atMs: 100 }).settled = { atMs: 4_100, error: new Error("given up") };
     send("kept:1", { atMs: 600 }).settled = { atMs: 620, position: at(1) };
     const rule = "appends without an outcome, or rejected";
-    const text = "publication 0 was given up although the engine had recovered";
+    const text = "publication 0 was given up although the broker had recovered";
     assertEquals(broken(), isWrong ? { [rule]: text } : {});
   }
 });

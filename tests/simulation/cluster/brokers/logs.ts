@@ -1,5 +1,5 @@
 /**
- * Logs that programs keep in an engine, one per broker, compared with the outcomes of their calls.
+ * Logs that programs keep in a store, one per broker, compared with the outcomes of their calls.
  */
 import { BrokerError } from "../../../../errors.ts";
 import type { BrokerLogs, LogCreated } from "../../../../pubsub/logs/log.ts";
@@ -20,9 +20,9 @@ const LISTS = 8;
 interface Log {
   readonly id: string;
   readonly identity: string;
-  /** True once the engine acknowledged the log. */
+  /** True once the store acknowledged the log. */
   isCreated: boolean;
-  /** Number of records that the engine acknowledged. */
+  /** Number of records that the store acknowledged. */
   kept: number;
   /** True once the outcome of a call for the next record, or for the log, was unknown. */
   isUnsure: boolean;
@@ -38,11 +38,11 @@ export class TrialLogs {
   readonly #logs = new Map<number, Log>();
   /** Open logs whose writers are lost. */
   readonly #lost = new Map<string, "unsure" | "created">();
-  /** Number of times that the engine lost all logs. */
+  /** Number of times that the store lost all logs. */
   #era = 0;
   #count = 0;
 
-  /** Starts again without logs, because the engine has lost all of them. */
+  /** Starts again without logs, because the store has lost all of them. */
   forget(): void {
     this.#era++;
     this.#logs.clear();
@@ -113,7 +113,7 @@ export class TrialLogs {
     return `log${`${++this.#count}`.padStart(5, "0")}`;
   }
 
-  /** Runs a call that may fail if the engine fails. */
+  /** Runs a call that may fail if the store fails. */
   async #run(call: () => Promise<void>): Promise<void> {
     this.underWay++;
     try {
@@ -255,7 +255,7 @@ export class TrialLogs {
     }
   }
 
-  /** True for a log that the engine has lost in the meantime. */
+  /** True for a log that the store has lost in the meantime. */
   #isOver(log: Log): boolean {
     return ![...this.#logs.values()].includes(log);
   }

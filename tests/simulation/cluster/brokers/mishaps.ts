@@ -1,15 +1,15 @@
-/** Faults of brokers and of the engine in a trial. */
+/** Faults of brokers and of the store in a trial. */
 import type { Host } from "../../../simulator/host.ts";
 import type { LinkConditions } from "../../../simulator/network/conditions.ts";
 import type { SimulatedNetwork } from "../../../simulator/network/network.ts";
-import type { Hiccup, SpareEngine } from "./spare.ts";
+import type { Hiccup, SpareStore } from "./spare.ts";
 
 /** The trial in which a fault happens. */
 export interface TrialParts {
   /** The network. */
   readonly network: SimulatedNetwork;
-  /** The engine. */
-  readonly engine: SpareEngine;
+  /** The store. */
+  readonly store: SpareStore;
   /** Lets time pass, in milliseconds. */
   pause(ms: number): Promise<void>;
   /** Changes both directions between two machines. */
@@ -28,20 +28,20 @@ export interface TrialParts {
    */
   breaks(host: Host): void;
   /**
-   * Checks that a broker has noticed that the engine is unreachable.
+   * Checks that a broker has noticed that the store is unreachable.
    *
    * @param host The machine of the broker.
    * @param what The cause.
    */
   expectAway(host: Host, what: string): void;
   /**
-   * Records a fault of the engine that starts now.
+   * Records a fault of the store that starts now.
    *
    * @param hiccup The fault.
    */
   hasHiccup(hiccup: Hiccup): void;
-  /** Kills the engine's process for a time in milliseconds. */
-  endEngine(lastsMs: number): Promise<void>;
+  /** Kills the store's process for a time in milliseconds. */
+  endBroker(lastsMs: number): Promise<void>;
 }
 
 /** A fault that ends by itself. */
@@ -54,7 +54,7 @@ export interface Mishap {
   readonly run: (trial: TrialParts, host: Host) => Promise<void>;
 }
 
-/** Time until commands reach the engine, in milliseconds. */
+/** Time until commands reach the store, in milliseconds. */
 const COMMANDS_MS = 60;
 
 /**
@@ -66,7 +66,7 @@ const [SLOW_MS, SLOW_FOR_MS] = [[150, 800], 2_500] as const;
 /** Time until a broker reconnects, in milliseconds. */
 const GREETING_MS = 1_500;
 
-/** Short and long outage of an engine, in milliseconds. */
+/** Short and long outage of a store, in milliseconds. */
 const [SHORT_MS, LONG_MS] = [300, 6_500] as const;
 
 /**
@@ -75,15 +75,15 @@ const [SHORT_MS, LONG_MS] = [300, 6_500] as const;
  */
 const SILENCE = { pings: 5, endMs: 3_000 } as const;
 
-/** Blocks one or both directions between a broker and the engine. */
+/** Blocks one or both directions between a broker and the store. */
 function block(
-  { network, engine }: TrialParts,
+  { network, store }: TrialParts,
   host: Host,
   way: "requests" | "answers" | "both",
   isBlocked: boolean,
 ): void {
-  if (way !== "answers") network.change(host, engine.host, { isBlocked });
-  if (way !== "requests") network.change(engine.host, host, { isBlocked });
+  if (way !== "answers") network.change(host, store.host, { isBlocked });
+  if (way !== "requests") network.change(store.host, host, { isBlocked });
 }
 
 /**
@@ -102,23 +102,23 @@ function loses(way: "requests" | "answers"): Mishap {
   };
 }
 
-/** Stops the engine for a time. */
+/** Stops the store for a time. */
 function away(lastsMs: number): Mishap {
   return {
-    name: `an end of the engine for ${lastsMs} ms`,
+    name: `an end of the broker for ${lastsMs} ms`,
     lastsMs,
-    run: (trial) => trial.endEngine(lastsMs),
+    run: (trial) => trial.endBroker(lastsMs),
   };
 }
 
-/** Stops the engine for a time, and drops the replies to a broker's last requests. */
+/** Stops the store for a time, and drops the replies to a broker's last requests. */
 function endBeforeAnswers(lastsMs: number): Mishap {
   return {
-    name: `an end of the engine before its answers, for ${lastsMs} ms`,
+    name: `an end of the broker before its answers, for ${lastsMs} ms`,
     lastsMs: COMMANDS_MS + lastsMs,
     run: async (trial, host) => {
       await loses("answers").run(trial, host);
-      await trial.endEngine(lastsMs);
+      await trial.endBroker(lastsMs);
     },
   };
 }
@@ -156,22 +156,22 @@ function slowWay(delayMs: number): Mishap {
     name: `a way of ${delayMs} ms`,
     lastsMs: SLOW_FOR_MS,
     run: async (trial, host) => {
-      const { network, engine } = trial;
-      const before = network.conditions(host, engine.host);
-      trial.change(host, engine.host, { delayMs });
+      const { network, store } = trial;
+      const before = network.conditions(host, store.host);
+      trial.change(host, store.host, { delayMs });
       await trial.pause(SLOW_FOR_MS);
-      trial.change(host, engine.host, { delayMs: before.delayMs });
+      trial.change(host, store.host, { delayMs: before.delayMs });
     },
   };
 }
 
-/** An engine that stops for a time. */
+/** A store that stops for a time. */
 function frozen(lastsMs: number): Mishap {
   return {
-    name: "a frozen engine",
+    name: "a frozen broker",
     lastsMs,
     run: async (trial) => {
-      const { host } = trial.engine;
+      const { host } = trial.store;
       host.freeze();
       await trial.pause(lastsMs);
       host.thaw();
@@ -180,7 +180,7 @@ function frozen(lastsMs: number): Mishap {
 }
 
 /**
- * An engine that accepts a connection but sends no greeting. The broker does not notice that its
+ * A store that accepts a connection but sends no greeting. The broker does not notice that its
  * old connection has ended.
  */
 function lostGreeting(lastsMs: number): Mishap {
@@ -188,11 +188,11 @@ function lostGreeting(lastsMs: number): Mishap {
     name: "a lost greeting",
     lastsMs: lastsMs + GREETING_MS,
     run: async (trial, host) => {
-      trial.engine.host.freeze();
+      trial.store.host.freeze();
       trial.cut(host, false);
       await trial.pause(GREETING_MS);
       trial.cut(host, true);
-      trial.engine.host.thaw();
+      trial.store.host.thaw();
       await trial.pause(lastsMs);
     },
   };
@@ -206,16 +206,16 @@ const BREAK: Mishap = {
 };
 
 /**
- * Lists all mishaps of an engine.
+ * Lists all mishaps of a store.
  *
- * @param engine The engine.
+ * @param store The store.
  * @param pingMs Ping interval of each connection, in milliseconds.
  * @returns The mishaps.
  */
-export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[] {
+export function mishapsOf(store: SpareStore, pingMs: number): readonly Mishap[] {
   const noticedMs = SILENCE.pings * pingMs + SILENCE.endMs;
-  const own = Object.entries(engine.hiccups).map(([name, hiccup]): Mishap => ({
-    name: `an engine that ${name}`,
+  const own = Object.entries(store.hiccups).map(([name, hiccup]): Mishap => ({
+    name: `a broker that ${name}`,
     lastsMs: hiccup.lastsMs,
     run: async (trial) => {
       hiccup.begin();
@@ -235,7 +235,7 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     silence(SHORT_MS, false),
     silence(noticedMs, true),
     silentBreak(noticedMs),
-    // These are listed twice, like an unreachable engine.
+    // These are listed twice, like an unreachable store.
     ...SLOW_MS.map(slowWay),
     ...SLOW_MS.map(slowWay),
     frozen(LONG_MS),

@@ -1,5 +1,5 @@
 /**
- * Numbers and claims that programs keep in an engine's store, compared with the outcomes of their
+ * Numbers and claims that programs keep in a broker's store, compared with the outcomes of their
  * calls.
  */
 import { BrokerError } from "../../../../errors.ts";
@@ -18,7 +18,7 @@ const [MAX_MEMBERS, ASKING] = [3, 3] as const;
 interface Member {
   readonly name: string;
   /**
-   * The state is `unknown` from a failed call until the next comparison, because the engine may
+   * The state is `unknown` from a failed call until the next comparison, because the store may
    * have run the call.
    */
   state: "in" | "out" | "unknown";
@@ -35,7 +35,7 @@ export class Rows {
   readonly #complaints: string[] = [];
   /** Members by broker and number. */
   readonly #members = new Map<string, Member>();
-  /** Number of times that the engine lost all rows. */
+  /** Number of times that the store lost all rows. */
   #era = 0;
   #events = 0;
   /**
@@ -46,7 +46,7 @@ export class Rows {
   #tried = -1;
   #noted = -1;
 
-  /** Starts again with no rows, because the engine has lost all of them. */
+  /** Starts again with no rows, because the store has lost all of them. */
   forget(): void {
     this.#era++;
     this.#members.clear();
@@ -146,7 +146,7 @@ export class Rows {
     }
   }
 
-  /** Runs a call and passes on its outcome, unless the engine has lost all rows in the meantime. */
+  /** Runs a call and passes on its outcome, unless the store has lost all rows in the meantime. */
   #run<T>(call: Promise<T>, hear: (result: T | undefined) => void): void {
     const era = this.#era;
     this.underWay++;

@@ -1,12 +1,12 @@
-/** Separate engines for trials of brokers. They fail without affecting the nodes. */
+/** Separate stores for trials of brokers. They fail without affecting the nodes. */
 import type { Broker } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../simulator/host.ts";
-import type { EngineParts } from "../engine.ts";
+import type { StoreParts } from "../store.ts";
 
-/** Prefix of the machine names of spare engines. A number follows it. */
+/** Prefix of the machine names of spare stores. A number follows it. */
 export const SPARE_HOST = "spare-";
 
-/** Limits and times of the brokers on a spare engine. */
+/** Limits and times of the brokers on a spare store. */
 export interface SpareSettings {
   /** Maximum time that a publication waits, in milliseconds. */
   readonly giveUpMs: number;
@@ -31,20 +31,20 @@ export interface Hiccup {
    */
   readonly rejects?: boolean;
   /**
-   * True if only the part of the engine that stores publications fails and no connection breaks.
+   * True if only the part of the store that stores publications fails and no connection breaks.
    */
   readonly keepsConnections?: boolean;
 }
 
-/** An engine on a separate machine, which brokers reach over the network. */
-export interface SpareEngine {
+/** A store on a separate machine, which brokers reach over the network. */
+export interface SpareStore {
   /** The running machine. */
   readonly host: Host;
-  /** True if the epochs of histories survive a restart of the engine, with all publications. */
+  /** True if the epochs of histories survive a restart of the store, with all publications. */
   readonly keepsEpochs: boolean;
-  /** True if the store's rows survive a restart of the engine. */
+  /** True if the store's rows survive a restart of the store. */
   readonly keepsRows: boolean;
-  /** True if a broker sends the engine only a limited number of unacknowledged bytes. */
+  /** True if a broker sends the store only a limited number of unacknowledged bytes. */
   readonly hasWindow: boolean;
   /** True if a broker has a single connection. */
   readonly hasOneConnection: boolean;
@@ -60,13 +60,13 @@ export interface SpareEngine {
    * @returns The broker.
    */
   broker(host: Host, settings: SpareSettings): Broker;
-  /** Restarts the engine after its process has ended. */
+  /** Restarts the store after its process has ended. */
   restart(): void;
 }
 
-/** Parts for a spare engine. */
-export interface SpareParts extends Omit<EngineParts, "journal"> {
-  /** Number of the engine. */
+/** Parts for a spare store. */
+export interface SpareParts extends Omit<StoreParts, "journal"> {
+  /** Number of the store. */
   readonly number: number;
   /** Random numbers for the settings. */
   readonly random: () => number;

@@ -2,9 +2,9 @@
 import { NatsBroker } from "../../../../brokers/nats/mod.ts";
 import { simulatedNatsConnect } from "../../../simulator/nats/client.ts";
 import { JETSTREAM_TROUBLES, type JetStreamTrouble } from "../../../simulator/nats/bus.ts";
-import { SimulatedNats } from "../../../simulator/nats/engine.ts";
+import { SimulatedNats } from "../../../simulator/nats/nats.ts";
 import { oneOf, shuffled } from "../chance.ts";
-import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
+import { SPARE_HOST, type SpareParts, type SpareStore } from "./spare.ts";
 
 /** Time until clients reconnect, in milliseconds. */
 const DROP_MS = 1_000;
@@ -47,9 +47,9 @@ const SHORT = { count: 6, mostMs: 400, pauseMs: 200 } as const;
  * Starts a server that stores streams in files or in memory.
  *
  * @param parts See {@linkcode SpareParts}.
- * @returns The engine.
+ * @returns The store.
  */
-export function startSpareNats({ simulation, network, random, number }: SpareParts): SpareEngine {
+export function startSpareNats({ simulation, network, random, number }: SpareParts): SpareStore {
   const host = simulation.host(SPARE_HOST + number);
   const storage = random() < 0.5 ? "file" : "memory";
   const survivesRestart = storage === "file" && random() < 0.5;

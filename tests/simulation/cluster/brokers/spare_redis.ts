@@ -2,7 +2,7 @@
 import { RedisBroker } from "../../../../brokers/redis/mod.ts";
 import { SimulatedRedis } from "../../../simulator/redis/redis.ts";
 import { oneOf, shuffled } from "../chance.ts";
-import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
+import { SPARE_HOST, type SpareParts, type SpareStore } from "./spare.ts";
 
 /** Duration of each command on a slow server, in milliseconds. */
 const SLOW_MS = 20;
@@ -15,7 +15,7 @@ const BUSY_MS = [5_600, 9_000] as const;
 
 /**
  * Errors that each write receives for a time, their possible durations in milliseconds, one of
- * which is chosen at random for each error, and the number of errors per engine.
+ * which is chosen at random for each error, and the number of errors per store.
  */
 const [REJECTIONS, REJECTED_MS, REJECTED] = [
   [
@@ -45,11 +45,11 @@ const LOADING_MS = 1_200;
  * Starts a server that stores all writes in files, or loses them all when it ends.
  *
  * @param parts See {@linkcode SpareParts}.
- * @returns The engine.
+ * @returns The store.
  */
 export async function startSpareRedis(
   { simulation, network, random, number }: SpareParts,
-): Promise<SpareEngine> {
+): Promise<SpareStore> {
   const host = simulation.host(SPARE_HOST + number);
   const persistence = random() < 0.5 ? "none" : "always";
   const survivesRestart = persistence === "always" && random() < 0.5;

@@ -1,15 +1,15 @@
-/** Spare engines by name. */
-import type { EngineName } from "../../plan.ts";
-import type { SpareEngine, SpareParts } from "./spare.ts";
+/** Spare stores by name. */
+import type { BrokerName } from "../../plan.ts";
+import type { SpareParts, SpareStore } from "./spare.ts";
 
-/** Number of spare engines, and the function that starts each. */
+/** Number of spare stores, and the function that starts each. */
 interface Spares {
   readonly count: number;
-  readonly start: (parts: SpareParts) => Promise<SpareEngine>;
+  readonly start: (parts: SpareParts) => Promise<SpareStore>;
 }
 
-/** The spare engines. Running trials concurrently gives more faults in the same virtual time. */
-const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
+/** The spare stores. Running trials concurrently gives more faults in the same virtual time. */
+const SPARES: Readonly<Partial<Record<BrokerName, Spares>>> = {
   redis: {
     count: 4,
     start: async (parts) => await (await import("./spare_redis.ts")).startSpareRedis(parts),
@@ -21,21 +21,21 @@ const SPARES: Readonly<Partial<Record<EngineName, Spares>>> = {
 };
 
 /**
- * Starts spare engines of the cluster's kind. This happens before virtual time starts, because the
+ * Starts spare stores of the cluster's kind. This happens before virtual time starts, because the
  * models are loaded from files.
  *
- * @param engine Name of the engine.
+ * @param store Name of the store.
  * @param within Virtual time and network.
- * @returns The engines. The list is empty if the engine has no server on the network.
+ * @returns The stores. The list is empty if the store has no server on the network.
  */
 export async function startSpares(
-  engine: EngineName,
+  store: BrokerName,
   within: Omit<SpareParts, "random" | "number">,
-): Promise<SpareEngine[]> {
-  const spares = SPARES[engine];
-  const started: SpareEngine[] = [];
+): Promise<SpareStore[]> {
+  const spares = SPARES[store];
+  const started: SpareStore[] = [];
   for (let number = 0; spares !== undefined && number < spares.count; number++) {
-    const random = within.simulation.chanceOf(`spare engine/${number}`);
+    const random = within.simulation.chanceOf(`spare broker/${number}`);
     started.push(await spares.start({ ...within, random, number }));
   }
   return started;

@@ -1,5 +1,5 @@
 /**
- * Trials of brokers. Each trial has brokers on separate machines and a spare engine that fails in
+ * Trials of brokers. Each trial has brokers on separate machines and a spare store that fails in
  * each round. After each round, the trial examines everything that the broker contract guarantees.
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
@@ -11,7 +11,7 @@ import { Ledger, type Listening, type Producer, type Sent } from "./ledger.ts";
 import { mishapsOf, type TrialParts } from "./mishaps.ts";
 import { TrialLogs } from "./logs.ts";
 import { Rows } from "./rows.ts";
-import type { Hiccup, SpareEngine, SpareSettings } from "./spare.ts";
+import type { Hiccup, SpareSettings, SpareStore } from "./spare.ts";
 
 /** Limits of all histories. They are so large that no publication of a trial is removed. */
 const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 27 };
@@ -154,8 +154,8 @@ export class Trial extends Examination implements TrialParts {
   override readonly name = "brokers";
   /** Random numbers of the trial. */
   readonly random: () => number;
-  /** The engine. */
-  readonly engine: SpareEngine;
+  /** The store. */
+  readonly store: SpareStore;
   /** Limits and times of the brokers. */
   readonly spare: SpareSettings;
   readonly #seats: readonly Seat[];
@@ -166,19 +166,19 @@ export class Trial extends Examination implements TrialParts {
   readonly #visits = new Set<Listening>();
   /** Epoch of each topic at the last check. */
   readonly #epochs = new Map<string, string>();
-  /** Subscriptions of the engine without any listener. */
+  /** Subscriptions of the store without any listener. */
   #own = 0;
   #hasEnded = false;
 
   private constructor(
     parts: ExaminationParts,
     random: () => number,
-    engine: SpareEngine,
+    store: SpareStore,
     number: number,
   ) {
     super(parts, GUEST, CALM_MS);
     this.random = random;
-    this.engine = engine;
+    this.store = store;
     this.spare = {
       giveUpMs: oneOf(random, GIVE_UP_MS),
       maxWaiting: random() < 0.8 ? MANY : 12,
@@ -188,11 +188,11 @@ export class Trial extends Examination implements TrialParts {
     this.#ledger = new Ledger({
       giveUpMs,
       isNarrow: maxWaiting < 100,
-      countsLosses: !engine.hasOneConnection,
+      countsLosses: !store.hasOneConnection,
     });
     this.#seats = Array.from({ length: random() < 0.7 ? 2 : 3 }, (_, i) => {
       const host = this.host(`broker-${number}-${i}`);
-      return new Seat(i, host, engine.broker(host, this.spare));
+      return new Seat(i, host, store.broker(host, this.spare));
     });
     for (const { broker, awayMs } of this.#seats) {
       broker.status.observe(({ name }) => {
@@ -202,20 +202,20 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Tests the brokers of some engines of one kind concurrently. The mishaps are divided among the
+   * Tests the brokers of some stores of one kind concurrently. The mishaps are divided among the
    * trials. A trial that has finished its own mishaps continues with the next trial's mishaps.
    *
    * @param parts Parts of the cluster.
-   * @param engines The engines.
+   * @param stores The stores.
    */
-  static async runAll(parts: ExaminationParts, engines: readonly SpareEngine[]): Promise<void> {
+  static async runAll(parts: ExaminationParts, stores: readonly SpareStore[]): Promise<void> {
     const { simulation } = parts;
-    const trials = engines.map((engine, i) =>
-      new Trial(parts, simulation.chanceOf(`brokers/${i}`), engine, i)
+    const trials = stores.map((store, i) =>
+      new Trial(parts, simulation.chanceOf(`brokers/${i}`), store, i)
     );
     const [first] = trials;
     if (first === undefined) return;
-    const kinds = mishapsOf(first.engine, 0).map((_, i) => i);
+    const kinds = mishapsOf(first.store, 0).map((_, i) => i);
     const deck = shuffled(simulation.chanceOf("mishaps"), kinds);
     await Promise.all(trials.map((trial, i) => {
       const all = trials.map((_, k) => (i + k) % trials.length);
@@ -228,15 +228,15 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Breaks connections between brokers and the engine.
+   * Breaks connections between brokers and the store.
    *
    * @param host The machine of a broker.
    * @param isSilent True if the broker does not notice the break.
    */
   cut(host: Host, isSilent: boolean): void {
     for (const link of this.network.links) {
-      if (link.client === host && link.server === this.engine.host) {
-        // The engine notices that the connections have ended, as it does when a process ends. No
+      if (link.client === host && link.server === this.store.host) {
+        // The store notices that the connections have ended, as it does when a process ends. No
         // subscription is left.
         link.disconnect({ silent: isSilent && "client" });
       }
@@ -255,7 +255,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Checks that a broker has noticed that the engine is unreachable.
+   * Checks that a broker has noticed that the store is unreachable.
    *
    * @param host The machine of the broker.
    * @param what The cause.
@@ -265,24 +265,24 @@ export class Trial extends Examination implements TrialParts {
     this.examine("brokers", `status of a broker after ${what}`, "interrupted", current.name);
   }
 
-  /** Records that a fault of the engine starts now. */
+  /** Records that a fault of the store starts now. */
   hasHiccup({ lastsMs, loses, rejects = false, keepsConnections = false }: Hiccup): void {
     if (rejects) this.#ledger.reject(this.nowMs + lastsMs);
     if (!keepsConnections) return;
     this.#ledger.disturb({ fromMs: this.nowMs, toMs: this.nowMs + lastsMs, loses });
   }
 
-  /** Kills the engine's process for a time. */
-  async endEngine(lastsMs: number): Promise<void> {
+  /** Kills the store's process for a time. */
+  async endBroker(lastsMs: number): Promise<void> {
     this.#hasEnded = true;
-    this.engine.host.kill();
-    if (!this.engine.keepsRows) {
+    this.store.host.kill();
+    if (!this.store.keepsRows) {
       this.#rows.forget();
       this.#logs.forget();
     }
     for (const { host } of this.#seats) this.breaks(host);
     await this.pause(lastsMs);
-    this.engine.restart();
+    this.store.restart();
   }
 
   /** Machines of the brokers. */
@@ -298,7 +298,7 @@ export class Trial extends Examination implements TrialParts {
   async #run(deck: readonly number[]): Promise<void> {
     const endMs = this.nowMs + TRIAL_MS;
     await this.#begin();
-    const mishaps = mishapsOf(this.engine, this.spare.pingMs);
+    const mishaps = mishapsOf(this.store, this.spare.pingMs);
     const kinds = deck.flatMap((kind) => this.random() < TWICE_SHARE ? [kind, kind] : [kind]);
     for (const [round, kind] of kinds.entries()) {
       if (this.nowMs > endMs) break;
@@ -326,7 +326,7 @@ export class Trial extends Examination implements TrialParts {
     }
     await this.#untilCalm("the start");
     await this.pause(REST_MS);
-    this.#own = this.engine.subscriptions;
+    this.#own = this.store.subscriptions;
     for (const seat of this.#seats) {
       for (const topic of FOLLOWED) seat.host.after(0, () => this.#listen(seat, topic));
     }
@@ -350,7 +350,7 @@ export class Trial extends Examination implements TrialParts {
       const act: Act = { kind: this.random(), which: this.random(), gapMs: this.#gapMs };
       this.#later(seat, atMs, () => this.#act(seat, act));
     }
-    if (this.engine.hasWindow && this.random() < LONG.share) {
+    if (this.store.hasWindow && this.random() < LONG.share) {
       const atMs = this.random() * EARLY_MS;
       this.#later(target, atMs, () => this.#publishLong(target));
     }
@@ -391,7 +391,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   /**
-   * Publishes more bytes than a broker sends to the engine before it receives an acknowledgment.
+   * Publishes more bytes than a broker sends to the store before it receives an acknowledgment.
    */
   #publishLong(seat: Seat): void {
     for (let i = 0; i < LONG.plain; i++) this.#publish(seat, TOPICS[0], LONG.characters);
@@ -506,7 +506,7 @@ export class Trial extends Examination implements TrialParts {
   #read(seat: Seat, topic: string): void {
     seat.reads++;
     const page = { bounds: BOUNDS, maxMessages: PAGE, maxBytes: 1 << 20 };
-    // A read may fail while the engine is unreachable.
+    // A read may fail while the store is unreachable.
     seat.broker.history!.read(topic, page).then(
       (read) => this.#ledger.read(topic, read),
       () => {},
@@ -564,9 +564,9 @@ export class Trial extends Examination implements TrialParts {
     const topics = this.#seats.reduce((sum, { topics }) => sum + topics.size, 0);
     this.examine(
       "brokers",
-      `subscriptions at the engine after ${what}`,
+      `subscriptions at the broker after ${what}`,
       this.#own + topics,
-      this.engine.subscriptions,
+      this.store.subscriptions,
     );
     for (const seat of this.#seats) {
       const visits = seat.held.filter(({ listening }) => this.#visits.has(listening));
@@ -679,12 +679,12 @@ export class Trial extends Examination implements TrialParts {
     if (kept.length > 0) this.#epochs.set(topic, epoch!);
     else this.#epochs.delete(topic);
     if (known === undefined) return;
-    const isOther = this.#hasEnded && !this.engine.keepsEpochs;
+    const isOther = this.#hasEnded && !this.store.keepsEpochs;
     this.examine("brokers", `other epoch of ${topic} after ${what}`, isOther, epoch !== known);
   }
 
   /**
-   * Leaves all topics, then closes the brokers. Some of them close while the engine is unreachable.
+   * Leaves all topics, then closes the brokers. Some of them close while the store is unreachable.
    */
   async #end(): Promise<void> {
     for (const seat of this.#seats) {
@@ -693,15 +693,15 @@ export class Trial extends Examination implements TrialParts {
       });
     }
     await this.pause(PASSAGE_MS);
-    const { subscriptions } = this.engine;
+    const { subscriptions } = this.store;
     this.examine(
       "brokers",
-      "subscriptions at the engine without listeners",
+      "subscriptions at the broker without listeners",
       this.#own,
       subscriptions,
     );
     if (this.random() < 0.5) {
-      this.engine.host.kill();
+      this.store.host.kill();
       await this.pause(this.random() * PASSAGE_MS);
     }
     const late = this.#seats.map((seat) => {

@@ -1,5 +1,5 @@
 /**
- * Brokers on an engine without faults, for longer than the engine remembers a history. The epoch
+ * Brokers on a store without faults, for longer than the store remembers a history. The epoch
  * must stay the same.
  */
 import type {
@@ -10,14 +10,14 @@ import type {
 } from "../../../../pubsub/broker.ts";
 import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
 import type { Host } from "../../../simulator/host.ts";
-import type { ClusterEngine } from "../engine.ts";
+import type { ClusterStore } from "../store.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
-/** Time until the engine has no faults, and duration of the vigil after that, in milliseconds. */
+/** Time until the store has no faults, and duration of the vigil after that, in milliseconds. */
 const [CALM_MS, VIGIL_MS] = [30_000, 128_000] as const;
 
-/** Minimum time for which an engine remembers a history, in milliseconds. */
+/** Minimum time for which a store remembers a history, in milliseconds. */
 const REMEMBER_MS = { redis: 5_000, nats: 120_000 } as const;
 
 /** Maximum time without a call, in milliseconds. It is shorter than the time above. */
@@ -50,10 +50,10 @@ interface Watcher {
   isReady: boolean;
 }
 
-/** Appends to and reads from the cluster's engine for a long time. */
+/** Appends to and reads from the cluster's store for a long time. */
 export class Vigil extends Examination {
   override readonly name = "brokers";
-  readonly #engine: ClusterEngine;
+  readonly #store: ClusterStore;
   readonly #random: () => number;
   /** Positions of the publications, in the order of the replies. */
   readonly #kept: { readonly payload: string; readonly position: HistoryPosition | undefined }[] =
@@ -66,11 +66,11 @@ export class Vigil extends Examination {
    * Creates a vigil, which does not start yet.
    *
    * @param parts Parts of the cluster.
-   * @param engine The engine.
+   * @param store The store.
    */
-  constructor(parts: ExaminationParts, engine: ClusterEngine) {
+  constructor(parts: ExaminationParts, store: ClusterStore) {
     super(parts, GUEST, CALM_MS);
-    this.#engine = engine;
+    this.#store = store;
     this.#random = parts.simulation.chanceOf("vigil");
   }
 
@@ -110,9 +110,9 @@ export class Vigil extends Examination {
 
   #watcher(name: string): Watcher {
     const host = this.host(name);
-    const isRedis = "engine-scripts" in this.#engine.faults;
+    const isRedis = "broker-scripts" in this.#store.faults;
     const rememberMs = REMEMBER_MS[isRedis ? "redis" : "nats"];
-    const broker = this.#engine.broker(host, { rememberMs })!;
+    const broker = this.#store.broker(host, { rememberMs })!;
     return { host, broker, history: broker.history!, heard: [], interruptions: 0, isReady: false };
   }
 
@@ -185,6 +185,6 @@ export class Vigil extends Examination {
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
-    this.examine("brokers", `${what} on a calm engine`, expected, received);
+    this.examine("brokers", `${what} on a calm broker`, expected, received);
   }
 }

@@ -12,8 +12,8 @@ import { metrics } from "../../../../operations/mod.ts";
 /** Paths of the HTTP API and of durable streams. */
 export const [API, STREAMS] = ["/api", "/streams"] as const;
 
-/** Name of the machine of the engine. */
-export const ENGINE = "growth-engine";
+/** Name of the machine of the store. */
+export const BROKER = "growth-broker";
 
 /** Topic with a history. */
 export const KEPT_TOPIC = "growth:one";
@@ -61,13 +61,13 @@ const KEEPS_MS = 5_000;
 export type Node = SimulatedServer<string>;
 
 /**
- * Starts the nodes on an engine in memory.
+ * Starts the nodes on a store in memory.
  *
  * @param examiner The examiner.
  * @returns Two nodes that run all the time, and a node that may die.
  */
 export function startNodes(examiner: Examiner): readonly [Node, Node, Node] {
-  const brokerOf = brokersInMemory(examiner.simulation, examiner.host(ENGINE));
+  const brokerOf = brokersInMemory(examiner.simulation, examiner.host(BROKER));
   const start = (name: string) =>
     new SimulatedServer<string>(examiner.network, examiner.host(name), (host) => ({
       broker: brokerOf(host),

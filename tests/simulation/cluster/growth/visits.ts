@@ -6,7 +6,7 @@ import { type Examiner, outcomeOf, readAll } from "./examiner.ts";
 import { Backend } from "./backend.ts";
 import { Entrances } from "./entrances.ts";
 import { fail } from "./failures.ts";
-import { ENGINE, KEPT_ROOM, KEPT_TOPIC, type Node, RATE, RESIDENT, startNodes } from "./nodes.ts";
+import { BROKER, KEPT_ROOM, KEPT_TOPIC, type Node, RATE, RESIDENT, startNodes } from "./nodes.ts";
 import { askNodes, askTwice, callNodes, inspect } from "./services.ts";
 import { askForStreams, writeStreams } from "./streams.ts";
 import { read, ROUND_MS, Waits } from "./waits.ts";
@@ -27,7 +27,7 @@ const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport", "http
 const MOVING = /-0-/;
 
 /**
- * Time for which the engine does not respond, in milliseconds. Nodes wait for replies for a shorter
+ * Time for which the store does not respond, in milliseconds. Nodes wait for replies for a shorter
  * time.
  */
 const STALL_MS = 3_500;
@@ -54,7 +54,7 @@ export class Visits {
   /** The outcomes of the first visit. */
   readonly #outcomes = new Map<string, readonly string[]>();
   /**
-   * True if the mortal node drains before it dies, and true if the engine stalls while guests
+   * True if the mortal node drains before it dies, and true if the store stalls while guests
    * leave.
    */
   readonly #isDrained: boolean;
@@ -212,12 +212,12 @@ export class Visits {
     ].map(outcomeOf));
   }
 
-  /** Makes calls of all kinds wait for the engine. */
+  /** Makes calls of all kinds wait for the store. */
   async #stall(name: string): Promise<void> {
     const examiner = this.#examiner;
     const visit = { examiner, nodes: this.#nodes, backend: this.#backend, name: `${name}-stalled` };
-    const engine = examiner.host(ENGINE);
-    engine.freeze();
+    const store = examiner.host(BROKER);
+    store.freeze();
     const calls = [
       fail(examiner, this.#residents[0]!.client, visit.name),
       writeStreams(this.#nodes, visit.name),
@@ -225,7 +225,7 @@ export class Visits {
       callNodes(visit, this.#mortal),
     ].map(outcomeOf);
     await examiner.pause(STALL_MS);
-    engine.thaw();
+    store.thaw();
     await examiner.inTime(Promise.all(calls), BACK_MS, []);
   }
 

@@ -57,7 +57,7 @@ async function write(program: Program, parts: AppendParts, writing: Writing): Pr
     if (status === undefined || status < 300) return status !== undefined;
     program.tell("appendRejected", { stream, status });
     program.storage.written.delete(stream);
-    // The engine has lost part of the stream, and no other writer would close it.
+    // The store has lost part of the stream, and no other writer would close it.
     await persist(program, parts, { stream, init: { method: "DELETE" }, random });
     return false;
   };

@@ -11,7 +11,7 @@ const MAX_RECORDS = 30;
 const RECORD_MS = 400;
 
 /**
- * Maximum wait for the engine to store a record, in milliseconds. It is a little longer than a
+ * Maximum wait for the store to store a record, in milliseconds. It is a little longer than a
  * writer's wait.
  */
 const APPEND_MS = 40_000;

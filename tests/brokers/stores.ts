@@ -4,23 +4,23 @@ import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-/** The engines. `start()` starts one; its caller ends it. */
-export const ENGINES = [
+/** The stores. `start()` starts one; its caller ends it. */
+export const BROKERS = [
   {
     name: "Redis",
     ignore: isRedisMissing,
     start: async () => {
-      const engine = await RedisServer.start({ append: "always" });
-      return { engine, open: () => new RedisBroker({ url: engine.url }) };
+      const store = await RedisServer.start({ append: "always" });
+      return { store, open: () => new RedisBroker({ url: store.url }) };
     },
   },
   {
     name: "NATS",
     ignore: isNatsMissing,
     start: async () => {
-      const engine = await NatsServer.start();
-      const { servers } = engine;
-      return { engine, open: () => new NatsBroker({ servers }) };
+      const store = await NatsServer.start();
+      const { servers } = store;
+      return { store, open: () => new NatsBroker({ servers }) };
     },
   },
 ];

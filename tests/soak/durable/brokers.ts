@@ -1,5 +1,5 @@
 /**
- * Engines that keep all acknowledged data when they are killed, and their brokers.
+ * Stores that keep all acknowledged data when they are killed, and their brokers.
  *
  * @module
  */
@@ -7,20 +7,20 @@ import type { Broker } from "../../../mod.ts";
 import { SqliteBroker } from "../../../brokers/sqlite/mod.ts";
 import { NatsServer } from "../../brokers/nats_server.ts";
 import { RedisServer } from "../../brokers/redis_server.ts";
-import { brokerFor } from "../chaos/engine.ts";
+import { brokerFor } from "../chaos/broker.ts";
 
-/** An engine that keeps all acknowledged data when it is killed. */
-export interface DurableEngine extends AsyncDisposable {
-  /** The engine's name in the arguments of nodes. */
+/** A broker that keeps all acknowledged data when it is killed. */
+export interface DurableBroker extends AsyncDisposable {
+  /** The broker's name in the arguments of nodes. */
   readonly url: string;
-  /** Number of nodes that the engine allows. */
+  /** Number of nodes that the broker allows. */
   readonly nodes: number;
-  /** Kills the engine and restarts it. It is absent if the engine runs inside the node. */
+  /** Kills the broker and restarts it. It is absent if the broker runs inside the node. */
   readonly strike?: () => Promise<void>;
 }
 
-/** Functions that start each engine, by its name. */
-export const DURABLE_ENGINES: Readonly<Record<string, () => Promise<DurableEngine>>> = {
+/** Functions that start each broker, by its name. */
+export const DURABLE_BROKERS: Readonly<Record<string, () => Promise<DurableBroker>>> = {
   sqlite: async () => {
     const folder = await Deno.makeTempDir({ prefix: "skein-durable-" });
     return {
@@ -39,12 +39,12 @@ export const DURABLE_ENGINES: Readonly<Record<string, () => Promise<DurableEngin
   },
 };
 
-/** Creates a node's broker from the URL of an engine. */
+/** Creates a node's broker from the URL of a store. */
 export async function durableBroker(url: string): Promise<Broker> {
   return url.startsWith("/") ? await SqliteBroker.open(url) : brokerFor(url);
 }
 
-function durable(server: RedisServer | NatsServer, url: string): DurableEngine {
+function durable(server: RedisServer | NatsServer, url: string): DurableBroker {
   return {
     url,
     nodes: 3,

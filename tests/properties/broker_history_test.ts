@@ -1,4 +1,4 @@
-/** Histories on each engine. Two nodes append and read, even over slow, closed or broken links. */
+/** Histories on each store. Two nodes append and read, even over slow, closed or broken links. */
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type {
@@ -11,7 +11,7 @@ import type {
 import { type Acknowledged, HistoryModel, type Query } from "../../pubsub/history/history_model.ts";
 import type { Host, LinkConditions } from "../simulator/mod.ts";
 import { type Drawn, keyOf, stepOf } from "./draw.ts";
-import { untilReached } from "./engines.ts";
+import { untilReached } from "./stores.ts";
 import { property } from "./property.ts";
 import type { World } from "./world.ts";
 
@@ -65,15 +65,15 @@ type Trouble = Drawn<typeof trouble>;
 type Append = Drawn<typeof append>;
 type Read = Drawn<typeof read>;
 
-property("an engine stores each publication once, in order, and returns what the limits keep", {
+property("a broker stores each publication once, in order, and returns what the limits keep", {
   cases: fc.record({
-    engine: fc.constantFrom("memory", "sqlite", "redis", "nats"),
+    store: fc.constantFrom("memory", "sqlite", "redis", "nats"),
     bounds: keyOf(BOUNDS),
     steps: fc.array(step, { maxLength: 30 }),
   }),
-  async check(world, { engine: name, bounds, steps }) {
-    const engine = await world.engine(name);
-    const brokers = [0, 1].map((i) => engine.broker(world.host(`node-${i}`))!);
+  async check(world, { store: name, bounds, steps }) {
+    const store = await world.store(name);
+    const brokers = [0, 1].map((i) => store.broker(world.host(`node-${i}`))!);
     const query = { bounds: BOUNDS[bounds]!, maxMessages: 1, maxBytes: 1 };
     for (const { history } of brokers) {
       await untilReached(world, () => history!.read(TOPIC, query));
@@ -94,7 +94,7 @@ property("an engine stores each publication once, in order, and returns what the
       assertEquals(broker.stats.waiting, 0);
       await broker.close();
     }
-    // An engine does not notice a silent cut for a long time.
+    // A store does not notice a silent cut for a long time.
     for (const { host } of history.nodes) world.cut(host);
   },
 });
@@ -112,7 +112,7 @@ interface Node {
 
 /** One history and its model. */
 class SharedHistory {
-  /** True once only the engine knows the position of some publication. */
+  /** True once only the store knows the position of some publication. */
   hasUnknown = false;
   readonly nodes: readonly Node[];
   readonly #model: HistoryModel;
@@ -159,7 +159,7 @@ class SharedHistory {
     return position && { payload, position, taken: { fromMs, toMs: this.world.nowMs } };
   }
 
-  /** Makes one append after another while a node's link to the engine fails. */
+  /** Makes one append after another while a node's link to the store fails. */
   async appendInTrouble({ node, of, lastsMs, count }: Trouble): Promise<void> {
     const world = this.world;
     // A listener may miss publications during the fault.
@@ -167,11 +167,11 @@ class SharedHistory {
       if (listener !== undefined) await this.listenOrLeave(i);
     }
     const { host } = this.nodes[node]!;
-    const engines = new Set(
+    const stores = new Set(
       world.network.links.filter(({ client }) => client === host).map(({ server }) => server),
     );
     const change = (conditions: LinkConditions) => {
-      for (const engine of engines) world.change(host, engine, conditions);
+      for (const store of stores) world.change(host, store, conditions);
     };
     const isCut = of === "a cut" || of === "a silent cut";
     if (isCut) world.cut(host, of === "a silent cut" && "server");

@@ -1,4 +1,4 @@
-/** Work waiting to be sent to an engine: queues, their bounds, and the batches of a turn. */
+/** Work waiting to be sent to a broker: queues, their bounds, and the batches of a turn. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /**
@@ -49,7 +49,7 @@ export class Fifo<T> {
   }
 }
 
-/** Bounds on all publications that wait for the engine. */
+/** Bounds on all publications that wait for the broker. */
 export class WaitingBudget {
   readonly #maxMessages: number;
   readonly #maxBytes: number;
@@ -94,13 +94,13 @@ export interface WaitingLimits {
   readonly maxWaitingBytes: number;
 }
 
-/** One item to be sent to an engine. */
+/** One item to be sent to a broker. */
 export interface Outgoing {
   /** Bytes that count toward the bound; `undefined` for an item that always has room. */
   readonly bytes: number | undefined;
   /** Number of the check at which the item is dropped, set by the outbox. */
   due: number;
-  /** True once the engine accepted the item, or the item was dropped. */
+  /** True once the broker accepted the item, or the item was dropped. */
   isOver: boolean;
 }
 
@@ -108,8 +108,8 @@ export interface Outgoing {
 export interface OutboxOptions extends WaitingLimits {
   /** Clocks and timers of this node. */
   readonly runtime: Runtime;
-  /** Name of the engine, for errors. */
-  readonly engine: string;
+  /** Name of the broker, for errors. */
+  readonly broker: string;
   /**
    * Name of the items, for errors.
    *
@@ -132,7 +132,7 @@ const CLOSED = "the broker is closed";
  */
 const LOOKS = 10;
 
-/** Everything that a broker has to send to its engine: several lines with one bound. */
+/** Everything that a broker has to send to its store: several lines with one bound. */
 export class Outbox {
   /** The bound on all items together; several outboxes may share it. */
   readonly budget: WaitingBudget;
@@ -164,10 +164,10 @@ export class Outbox {
 
   /** Reserves room for an item. Returns the reason if there is none. */
   admit(item: Outgoing): string | undefined {
-    const { engine, items = "publications", giveUpMs } = this.#options;
+    const { broker, items = "publications", giveUpMs } = this.#options;
     if (this.#isClosed) return CLOSED;
     if (item.bytes !== undefined && !this.budget.take(item.bytes)) {
-      return `too many ${items} wait for ${engine}`;
+      return `too many ${items} wait for ${broker}`;
     }
     this.#size++;
     if (giveUpMs === undefined) return undefined;
@@ -205,7 +205,7 @@ export class Outbox {
       this.#look = this.#size === 0 ? undefined : this.#lookLater(giveUpMs);
       const due = ++this.#looks;
       const why =
-        `${this.#options.engine} did not acknowledge the publication within ${giveUpMs} ms`;
+        `${this.#options.broker} did not acknowledge the publication within ${giveUpMs} ms`;
       for (const line of this.#lines) line.dropDue(due, why);
     }, giveUpMs / LOOKS);
   }
@@ -215,7 +215,7 @@ export class Outbox {
 type OutboxLine = Pick<Line<Outgoing>, "dropAll" | "dropDue">;
 
 /**
- * Items that are sent to the engine in the order in which they were pushed. Items at the front may
+ * Items that are sent to the broker in the order in which they were pushed. Items at the front may
  * already have been sent; their acknowledgments may arrive in any order.
  *
  * - **Bounds:** a push without room in the outbox is rejected, and counts as dropped.

@@ -3,7 +3,7 @@ import type { Broker } from "../../../pubsub/broker.ts";
 import type { Host } from "../../simulator/host.ts";
 import { SimulatedSqlite } from "../../simulator/sqlite/broker.ts";
 import { SimulatedDisk } from "../../simulator/sqlite/disk.ts";
-import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
+import type { ClusterStore, StoreFault, StoreParts } from "./store.ts";
 import { NodePorts } from "./node_ports.ts";
 
 /** Path of the file. */
@@ -31,19 +31,19 @@ const MAX_FAILURES = 5;
  * One process that runs all nodes and has the file open, as with `serveWorkers`. If the process
  * ends, the nodes end too. A supervisor restarts the process.
  */
-export class SqliteEngine implements ClusterEngine {
+export class SqliteStore implements ClusterStore {
   /** Faults by kind. */
-  readonly faults: ClusterEngine["faults"] = {
-    "engine-kill": () => this.#kill(false),
-    "engine-power": () => this.#kill(true),
-    "engine-full": () => this.#fill(),
-    "engine-disk": (amount) => this.#fail(amount),
+  readonly faults: ClusterStore["faults"] = {
+    "broker-kill": () => this.#kill(false),
+    "broker-power": () => this.#kill(true),
+    "broker-full": () => this.#fill(),
+    "broker-disk": (amount) => this.#fail(amount),
   };
   /** True, because one thread owns the file. */
   readonly hasExactRows = true;
   /** Called when the process is running again. */
   onRestart?: () => void;
-  readonly #parts: EngineParts;
+  readonly #parts: StoreParts;
   readonly #host: Host;
   readonly #disk: SimulatedDisk;
   readonly #sqlite: SimulatedSqlite;
@@ -53,10 +53,10 @@ export class SqliteEngine implements ClusterEngine {
   #open: { readonly broker: Broker; readonly ports: NodePorts } | undefined;
   #isClosed = false;
 
-  private constructor(parts: EngineParts, sqlite: SimulatedSqlite) {
+  private constructor(parts: StoreParts, sqlite: SimulatedSqlite) {
     const { simulation } = parts;
     this.#parts = parts;
-    this.#host = simulation.host("engine");
+    this.#host = simulation.host("broker");
     this.#disk = new SimulatedDisk(simulation, this.#host);
     this.#sqlite = sqlite;
     this.#random = simulation.chanceOf("sqlite");
@@ -68,10 +68,10 @@ export class SqliteEngine implements ClusterEngine {
    * Starts the process, with an empty file.
    *
    * @param parts Parts of the cluster.
-   * @returns The engine.
+   * @returns The store.
    */
-  static async start(parts: EngineParts): Promise<SqliteEngine> {
-    return new SqliteEngine(parts, await SimulatedSqlite.load(parts.simulation));
+  static async start(parts: StoreParts): Promise<SqliteStore> {
+    return new SqliteStore(parts, await SimulatedSqlite.load(parts.simulation));
   }
 
   /** True while the process runs. */
@@ -104,14 +104,14 @@ export class SqliteEngine implements ClusterEngine {
     const host = this.#host;
     host.onEnd((isPowerLoss) => this.#end(isPowerLoss));
     if (this.#synchronous === "normal" && this.#disk.uptimeMs < YOUNG_MS) {
-      journal.tell("engineLost", host.name, { why: "the machine has just started" });
+      journal.tell("brokerLost", host.name, { why: "the machine has just started" });
     }
     try {
       const broker = this.#sqlite.open(this.#disk, PATH, { synchronous: this.#synchronous });
       this.#open = { broker, ports: new NodePorts(simulation, host, broker) };
     } catch (error) {
       // The file could not be opened, so the program ends and the supervisor retries.
-      simulation.note(`cannot open the file: ${error}`, host.name, { kind: "engine" });
+      simulation.note(`cannot open the file: ${error}`, host.name, { kind: "broker" });
       host.kill();
     }
   }
@@ -121,7 +121,7 @@ export class SqliteEngine implements ClusterEngine {
     this.#open = undefined;
     for (const node of this.#nodes) node.kill({ power: isPowerLoss });
     if (isPowerLoss && this.#synchronous === "normal") {
-      journal.tell("engineLost", this.#host.name, { why: "unsynced writes" });
+      journal.tell("brokerLost", this.#host.name, { why: "unsynced writes" });
     }
     simulation.after(RESTART_MS, () => {
       if (this.#isClosed) return;
@@ -131,18 +131,18 @@ export class SqliteEngine implements ClusterEngine {
     });
   }
 
-  #kill(power: boolean): EngineFault | undefined {
+  #kill(power: boolean): StoreFault | undefined {
     if (!this.isUp) return undefined;
     this.#host.kill({ power });
     return { text: `the machine of all nodes ${power ? "loses its power" : "kills the process"}` };
   }
 
-  #fill(): EngineFault {
+  #fill(): StoreFault {
     this.#disk.fail({ kind: "full", times: Infinity });
     return { text: "the disk is full", heal: () => this.#disk.heal() };
   }
 
-  #fail(amount: number): EngineFault {
+  #fail(amount: number): StoreFault {
     const kind = DISK_FAULTS[Math.floor(amount * DISK_FAULTS.length)]!;
     const operation = this.#random() < 0.6 ? "write" : "sync";
     const after = Math.floor(this.#random() * MAX_OPERATIONS);

@@ -7,7 +7,7 @@ import type { SimulatedSocket } from "../network/sockets.ts";
 import { Simulation } from "../simulation.ts";
 import { runFaulty } from "./faulty_nodes.ts";
 import { simulatedNatsConnect } from "./client.ts";
-import { SimulatedNats, type SimulatedNatsOptions } from "./engine.ts";
+import { SimulatedNats, type SimulatedNatsOptions } from "./nats.ts";
 
 const BOUNDS = { size: 1_000, ttlMs: 3_600_000, bytes: 1 << 20 };
 const PAGE = { bounds: BOUNDS, maxMessages: 1_000, maxBytes: 1 << 20 };
@@ -182,13 +182,13 @@ Deno.test("SimulatedNats disconnects clients in lame duck mode, and slow clients
 Deno.test("SimulatedNats disconnects a client that violates the protocol, or does not read", async () => {
   const simulation = new Simulation({ seed: 1 });
   const network = new SimulatedNetwork(simulation);
-  const [engine, rude, slow, fast] = ["nats", "rude", "slow", "fast"].map((name) =>
+  const [broker, rude, slow, fast] = ["nats", "rude", "slow", "fast"].map((name) =>
     simulation.host(name)
   );
-  new SimulatedNats(simulation, network, [engine!]);
+  new SimulatedNats(simulation, network, [broker!]);
   const open = async (host: Host) => {
     let socket: SimulatedSocket | undefined;
-    void network.connectSocket(host, engine!, 4_222).then((opened) => socket = opened);
+    void network.connectSocket(host, broker!, 4_222).then((opened) => socket = opened);
     await simulation.run(1_000);
     const seen = { text: "", end: "" };
     socket!.onMessage = (bytes) => seen.text += new TextDecoder().decode(bytes as Uint8Array);
@@ -208,7 +208,7 @@ Deno.test("SimulatedNats disconnects a client that violates the protocol, or doe
   const [two, three] = [await open(slow!), await open(fast!)];
   two.say('CONNECT {"verbose":false}\r\nSUB big 1\r\n');
   await simulation.run(1_000);
-  network.change(engine!, slow!, { isBlocked: true });
+  network.change(broker!, slow!, { isBlocked: true });
   const big = `PUB big 1000000\r\n${"x".repeat(1_000_000)}\r\n`;
   three.say(`CONNECT {"verbose":false}\r\n${big}`);
   await simulation.run(20_000);

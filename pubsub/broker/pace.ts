@@ -1,4 +1,4 @@
-/** Deliveries from an engine, spread over several turns. */
+/** Deliveries from a broker, spread over several turns. */
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "./queue.ts";
 
@@ -18,7 +18,7 @@ const MESSAGE_BYTES = 64;
  */
 const MAX_HELD_BYTES = 67_108_864;
 
-/** Delivers messages from an engine in order, a bounded number of bytes in each turn. */
+/** Delivers messages from a broker in order, a bounded number of bytes in each turn. */
 export class Pace {
   readonly #runtime: Runtime;
   readonly #held = new Fifo<{ readonly cost: number; readonly deliver: () => void }>();

@@ -1,5 +1,5 @@
 /**
- * An engine in memory for several nodes. A case can make it unreachable or slow, and can make it
+ * A store in memory for several nodes. A case can make it unreachable or slow, and can make it
  * lose data.
  */
 import { pause } from "../../base/wait.ts";
@@ -12,7 +12,7 @@ import {
   type PublicationListener,
 } from "../../pubsub/broker.ts";
 import type { Host, SimulatedServer } from "../simulator/mod.ts";
-import { FaultyBroker, FaultyEngine } from "../faulty_broker.ts";
+import { FaultyBroker, FaultyStore } from "../faulty_broker.ts";
 import { NodePorts } from "../simulation/cluster/node_ports.ts";
 import { BEAT_MS, GONE_MS } from "./nodes.ts";
 import { byToken, type World } from "./world.ts";
@@ -20,8 +20,8 @@ import { byToken, type World } from "./world.ts";
 /** Topic of the nodes' heartbeats. */
 const BEATS = `${INTERNAL_PREFIX}nodes`;
 
-/** An engine with publications and a store but without histories. */
-export class FailingEngine extends FaultyBroker {
+/** A broker with publications and a store but without histories. */
+export class FailingStore extends FaultyBroker {
   /** Time that it takes to claim a slot or to take tokens of a rate, in milliseconds. */
   callMs = { claim: 0, take: 0 };
   /** Number of claims that have not been answered yet. */
@@ -30,22 +30,22 @@ export class FailingEngine extends FaultyBroker {
   lostShare = 0;
   /** Maximum delay of messages to new subscriptions, in milliseconds. */
   delayMs = 0;
-  readonly #engine: FaultyEngine;
+  readonly #store: FaultyStore;
   readonly #ports: NodePorts;
   readonly #runtime: Runtime;
   readonly #scopes = new Set<string>();
 
   /**
-   * Starts an engine.
+   * Starts a store.
    *
    * @param world The world.
    */
   constructor(world: World) {
-    const host = world.host("engine");
+    const host = world.host("broker");
     const { runtime } = host;
-    const engine = new FaultyEngine({ runtime });
-    super(engine, { without: ["history", "logs"] });
-    this.#engine = engine;
+    const store = new FaultyStore({ runtime });
+    super(store, { without: ["history", "logs"] });
+    this.#store = store;
     this.#runtime = runtime;
     this.make("store.claim", async (run, { args: [scope] }) => {
       this.claiming++;
@@ -67,25 +67,25 @@ export class FailingEngine extends FaultyBroker {
   }
 
   /**
-   * Makes the engine unreachable. Calls fail and publications are lost, but nodes see no change of
+   * Makes the store unreachable. Calls fail and publications are lost, but nodes see no change of
    * status.
    */
   goAway(): void {
-    this.#engine.isAway = true;
+    this.#store.isAway = true;
   }
 
   /**
-   * Makes the engine reachable again. Subscriptions notice that they may have missed publications.
+   * Makes the store reachable again. Subscriptions notice that they may have missed publications.
    */
   comeBack(): void {
-    if (!this.#engine.isAway) return;
-    this.#engine.isAway = false;
+    if (!this.#store.isAway) return;
+    this.#store.isAway = false;
     this.interrupt();
   }
 
   /** Loses all claims, numbers and counts. */
   forget(): void {
-    this.#engine.lose();
+    this.#store.lose();
   }
 
   /**
@@ -123,19 +123,19 @@ export class FailingEngine extends FaultyBroker {
  *
  * @param world The world.
  * @param name Name of the machine.
- * @param engine The engine of all nodes.
+ * @param store The store of all nodes.
  * @param graceMs Grace period of a user without sessions, in milliseconds.
  * @returns The node.
  */
 export function serveRooms(
   world: World,
   name: string,
-  engine: FailingEngine,
+  store: FailingStore,
   graceMs: number,
 ): SimulatedServer<string> {
   return world.serve<string>(name, (host) => ({
     ...byToken,
-    broker: engine.broker(host),
+    broker: store.broker(host),
     node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
     authorize: () => true,
     rooms: ["room:{name}"],

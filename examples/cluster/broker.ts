@@ -1,5 +1,5 @@
 /**
- * The engine that connects the nodes: Redis or NATS, already running or started by the example.
+ * The broker that connects the nodes: Redis or NATS, already running or started by the example.
  *
  * In your own project, write `jsr:@skein/skein/redis` and `/nats` in place of the paths.
  *
@@ -9,24 +9,24 @@ import type { Broker } from "../../mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 
-/** Maximum time until an engine has started, in milliseconds. */
+/** Maximum time until a broker has started, in milliseconds. */
 const PATIENCE_MS = 10_000;
 
-export type EngineName = "redis" | "nats";
+export type BrokerName = "redis" | "nats";
 
-/** An engine. If the example started it, it stops with the example. */
-export interface Engine extends AsyncDisposable {
-  readonly name: EngineName;
+/** A broker. If the example started it, it stops with the example. */
+export interface BrokerServer extends AsyncDisposable {
+  readonly name: BrokerName;
   readonly url: string;
 }
 
 /** Creates the broker of a node. */
-export function brokerFor(name: EngineName, url: string): Broker {
+export function brokerFor(name: BrokerName, url: string): Broker {
   return name === "redis" ? new RedisBroker({ url }) : new NatsBroker({ servers: url });
 }
 
 /** Starts `redis-server` or `nats-server` on a free port, in a temporary folder. */
-export async function startEngine(name: EngineName): Promise<Engine> {
+export async function startBroker(name: BrokerName): Promise<BrokerServer> {
   const port = freePort();
   const folder = await Deno.makeTempDir({ prefix: `skein-${name}-` });
   const process = spawn(...commandFor(name, port, folder));
@@ -49,7 +49,7 @@ export function freePort(): number {
 }
 
 function commandFor(
-  name: EngineName,
+  name: BrokerName,
   port: number,
   folder: string,
 ): [program: string, args: string[]] {

@@ -19,7 +19,7 @@ interface Listener {
 }
 
 /**
- * The listeners for one topic on this node, with one subscription at the engine for all of them. A
+ * The listeners for one topic on this node, with one subscription at the broker for all of them. A
  * delivery reaches the listeners that were present when it started, except those removed meanwhile.
  */
 export class Listeners {

@@ -1,29 +1,29 @@
-/** An engine in memory, on a separate host. */
+/** A store in memory, on a separate host. */
 import type { Broker } from "../../../pubsub/broker.ts";
 import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import type { Host } from "../../simulator/host.ts";
 import type { Simulation } from "../../simulator/simulation.ts";
-import type { ClusterEngine } from "./engine.ts";
+import type { ClusterStore } from "./store.ts";
 import { NodePorts } from "./node_ports.ts";
 
 /**
- * An engine in memory on a separate host, without faults. Nodes reach it in the same way as workers
- * reach the engine of their process.
+ * A store in memory on a separate host, without faults. Nodes reach it in the same way as workers
+ * reach the store of their process.
  */
-export class MemoryEngine implements ClusterEngine {
-  /** There are no faults, because this engine is always reachable. */
+export class MemoryStore implements ClusterStore {
+  /** There are no faults, because this store is always reachable. */
   readonly faults = {};
   /** True, because one thread owns all rows. */
   readonly hasExactRows = true;
   readonly #ports: NodePorts;
 
   /**
-   * Starts the engine.
+   * Starts the store.
    *
    * @param simulation The simulation.
    */
   constructor(simulation: Simulation) {
-    const host = simulation.host("engine");
+    const host = simulation.host("broker");
     this.#ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));
   }
 
@@ -32,7 +32,7 @@ export class MemoryEngine implements ClusterEngine {
     return this.#ports.broker(host);
   }
 
-  /** Does nothing, because this engine has no faults. */
+  /** Does nothing, because this store has no faults. */
   heal(): void {}
 
   /** Does nothing, because no globals were replaced. */

@@ -1,14 +1,14 @@
-/** The thread that runs the engine: the workers' ports, and the work that they request. */
+/** The thread that runs the broker: the workers' ports, and the work that they request. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Broker, type BrokerSubscription, payloadBytes, type Publication } from "../broker.ts";
-import { callEngine, CALLS, compact } from "./calls.ts";
+import { callBroker, CALLS, compact } from "./calls.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
+  type BrokerOperation,
   cloneStatus,
   costOf,
-  type EngineOperation,
   failureOf,
   type OperationOf,
   type WorkerOperation,
@@ -29,21 +29,21 @@ const STALLED_MS = 1_000;
  */
 const MAX_WAITING_BYTES = 33_554_432;
 
-/** All ports of one engine. */
-export class EnginePorts {
-  readonly engine: Broker;
+/** All ports of one broker. */
+export class BrokerPorts {
+  readonly broker: Broker;
   /** Provides the timers. */
   readonly runtime: Runtime;
-  readonly #ports = new Set<EnginePort>();
+  readonly #ports = new Set<BrokerPort>();
 
-  constructor(engine: Broker, runtime: Runtime) {
-    this.engine = engine;
+  constructor(broker: Broker, runtime: Runtime) {
+    this.broker = broker;
     this.runtime = runtime;
   }
 
   /** Opens a port for one worker. `post` posts a batch to that worker. */
-  open(post: (batch: Batch<EngineOperation>) => void): EnginePort {
-    const port = new EnginePort(this, post);
+  open(post: (batch: Batch<BrokerOperation>) => void): BrokerPort {
+    const port = new BrokerPort(this, post);
     this.#ports.add(port);
     return port;
   }
@@ -55,26 +55,26 @@ export class EnginePorts {
     for (const port of this.#ports) port.hold(isBehind);
   }
 
-  remove(port: EnginePort): void {
+  remove(port: BrokerPort): void {
     this.#ports.delete(port);
     this.balance();
   }
 }
 
-/** One worker, as seen from the thread of the engine. */
-export class EnginePort {
-  readonly #ports: EnginePorts;
-  readonly #link: PortLink<EngineOperation, WorkerOperation>;
+/** One worker, as seen from the thread of the broker. */
+export class BrokerPort {
+  readonly #ports: BrokerPorts;
+  readonly #link: PortLink<BrokerOperation, WorkerOperation>;
   readonly #subscriptions = new Map<number, BrokerSubscription>();
   readonly #unobserve: () => void;
-  /** In-flight calls to the engine, bounded by `MAX_CALLS` of the worker's broker. */
+  /** In-flight calls to the store, bounded by `MAX_CALLS` of the worker's broker. */
   readonly #calls = new Set<Promise<void>>();
   #isBehind = false;
   #isStalled = false;
   #stall: Timer | undefined;
   #isEnded = false;
 
-  constructor(ports: EnginePorts, post: (batch: Batch<EngineOperation>) => void) {
+  constructor(ports: BrokerPorts, post: (batch: Batch<BrokerOperation>) => void) {
     this.#ports = ports;
     this.#link = new PortLink({
       runtime: ports.runtime,
@@ -86,7 +86,7 @@ export class EnginePort {
       },
       onCredit: () => this.#catchUp(),
     });
-    this.#unobserve = ports.engine.status.observe((status) => {
+    this.#unobserve = ports.broker.status.observe((status) => {
       this.#send(["status", cloneStatus(status)]);
     });
   }
@@ -134,7 +134,7 @@ export class EnginePort {
 
   #publish([, topic, payload, bytes, except]: OperationOf<WorkerOperation, "publish">): void {
     try {
-      this.#ports.engine.publish({ topic, payload, bytes, except });
+      this.#ports.broker.publish({ topic, payload, bytes, except });
     } catch (error) {
       this.#send(["rejected", textOf(error)]);
     }
@@ -144,7 +144,7 @@ export class EnginePort {
     const deliver = (publication: Publication) => this.#deliver(id, publication);
     const options = { history, onInterrupted: () => this.#send(["interrupted", id]) };
     try {
-      const subscription = this.#ports.engine.subscribe(topic, deliver, options);
+      const subscription = this.#ports.broker.subscribe(topic, deliver, options);
       this.#subscriptions.set(id, subscription);
       void subscription.ready.then(() => this.#send(["ready", id]));
     } catch (error) {
@@ -177,7 +177,7 @@ export class EnginePort {
 
   async #call([, id, name, , args]: OperationOf<WorkerOperation, "call">): Promise<void> {
     try {
-      const result = await callEngine(this.#ports.engine, name, args);
+      const result = await callBroker(this.#ports.broker, name, args);
       const [packed, bytes] = CALLS[name].packResult?.(result) ?? [result, 0];
       this.#send(["result", id, bytes, packed]);
     } catch (error) {
@@ -193,7 +193,7 @@ export class EnginePort {
     this.end();
   }
 
-  #send(operation: EngineOperation): void {
+  #send(operation: BrokerOperation): void {
     if (!this.#isEnded) this.#link.send(operation);
   }
 

@@ -93,7 +93,7 @@ export class SimulatedNats {
     this.#ledger = new WriteLedger((lost) => {
       const { stream, host, writes } = lost;
       events.note(`lost ${writes.length} acknowledged writes of ${stream}`, host, {
-        kind: "engine",
+        kind: "broker",
       });
       onLost(lost);
     });
@@ -171,13 +171,13 @@ export class SimulatedNats {
       if (stream === undefined) process.jetstream.stepDown();
     }
     this.#events.note(`NATS changes the leader of ${stream ?? "all streams"}`, "", {
-      kind: "engine",
+      kind: "broker",
     });
   }
 
   /** Removes all consumers of all streams, together with their waiting requests. */
   loseConsumers(): void {
-    this.#events.note("NATS loses all consumers", "", { kind: "engine" });
+    this.#events.note("NATS loses all consumers", "", { kind: "broker" });
     for (const { process } of this.#seats) process?.jetstream.loseConsumers();
   }
 
@@ -211,7 +211,7 @@ export class SimulatedNats {
   }
 
   #note(host: Host, text: string): void {
-    this.#events.note(text, host.name, { kind: "engine" });
+    this.#events.note(text, host.name, { kind: "broker" });
   }
 
   #seat(host: Host): ServerSeat {

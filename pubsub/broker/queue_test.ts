@@ -53,7 +53,7 @@ function open(limits: { readonly maxWaiting?: number; readonly giveUpMs?: number
   const runtime = platformRuntime();
   const outbox = new Outbox({
     runtime,
-    engine: "the engine",
+    broker: "the broker",
     maxWaiting: 100,
     maxWaitingBytes: 1_000,
     ...limits,
@@ -110,7 +110,7 @@ Deno.test("Line.push() drops the newest item if the outbox has no room", () => {
     false,
     true,
   ]);
-  assertEquals(dropped, [["c", "too many publications wait for the engine"]]);
+  assertEquals(dropped, [["c", "too many publications wait for the broker"]]);
   assertEquals([outbox.dropped, outbox.budget.messages], [1, 2]);
   line.settle(line.take()!);
   assert(other.push(item("d")));
@@ -119,7 +119,7 @@ Deno.test("Line.push() drops the newest item if the outbox has no room", () => {
 Deno.test("Outbox drops items after giveUpMs, not before, sent or not", async () => {
   using time = new FakeTime();
   const { outbox, line, dropped } = open({ giveUpMs: 1_000 });
-  const why = "the engine did not acknowledge the publication within 1000 ms";
+  const why = "the broker did not acknowledge the publication within 1000 ms";
   for (const name of ["sent", "waiting"]) line.push(item(name));
   line.take();
   await time.tickAsync(500);

@@ -4,9 +4,9 @@ import { NatsBroker } from "../../../brokers/nats/mod.ts";
 import { installGlobals } from "../../simulator/globals.ts";
 import type { Host } from "../../simulator/host.ts";
 import { simulatedNatsConnect } from "../../simulator/nats/client.ts";
-import { SimulatedNats } from "../../simulator/nats/engine.ts";
+import { SimulatedNats } from "../../simulator/nats/nats.ts";
 import type { SimulatedNetwork } from "../../simulator/network/network.ts";
-import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
+import type { ClusterStore, StoreFault, StoreParts, WaitingBounds } from "./store.ts";
 
 /** Maximum time over which a stopping server disconnects its clients, in milliseconds. */
 const LAME_MS = 5_000;
@@ -16,16 +16,16 @@ const LAME_MS = 5_000;
  * uses the platform's clocks and random numbers, so the simulation replaces the globals of the
  * process.
  */
-export class NatsEngine implements ClusterEngine {
+export class NatsStore implements ClusterStore {
   /** Faults by kind. The size picks a server. */
-  readonly faults: ClusterEngine["faults"] = {
-    "engine-kill": (amount) => this.#end(amount, false),
-    "engine-power": (amount) => this.#end(amount, true),
-    "engine-freeze": (amount) => this.#freeze(amount),
-    "engine-failover": () => this.#changeLeader(),
-    "engine-lag": () => this.#loseConsumers(),
-    "engine-subscribers": (amount) => this.#dropClients(amount),
-    "engine-clients": (amount) => this.#dropAll(amount),
+  readonly faults: ClusterStore["faults"] = {
+    "broker-kill": (amount) => this.#end(amount, false),
+    "broker-power": (amount) => this.#end(amount, true),
+    "broker-freeze": (amount) => this.#freeze(amount),
+    "broker-failover": () => this.#changeLeader(),
+    "broker-lag": () => this.#loseConsumers(),
+    "broker-subscribers": (amount) => this.#dropClients(amount),
+    "broker-clients": (amount) => this.#dropAll(amount),
   };
   readonly #nats: SimulatedNats;
   readonly #network: SimulatedNetwork;
@@ -38,19 +38,19 @@ export class NatsEngine implements ClusterEngine {
    *
    * @param parts Parts of the cluster.
    */
-  constructor({ simulation, network, journal }: EngineParts) {
+  constructor({ simulation, network, journal }: StoreParts) {
     const random = simulation.chanceOf("nats");
     const count = random() < 0.6 ? 1 : 3;
     const hosts = Array.from({ length: count }, (_, i) => simulation.host(`nats${i}`));
     this.#onLost = (why, leavesNoTrace = false) =>
-      journal.tell("engineLost", hosts[0]!.name, { why, leavesNoTrace });
-    this.#onEnded = () => journal.tell("engineEnded", hosts[0]!.name, {});
+      journal.tell("brokerLost", hosts[0]!.name, { why, leavesNoTrace });
+    this.#onEnded = () => journal.tell("brokerEnded", hosts[0]!.name, {});
     this.#network = network;
     this.#globals = installGlobals(simulation);
     this.#nats = new SimulatedNats(simulation, network, hosts, {
       onLost: ({ stream }) => this.#onLost(`writes of ${stream}`, true),
       onElection: (group, isOver) =>
-        journal.tell("engineElects", hosts[0]!.name, { group, isOver }),
+        journal.tell("brokerElects", hosts[0]!.name, { group, isOver }),
     });
   }
 
@@ -83,7 +83,7 @@ export class NatsEngine implements ClusterEngine {
     this.#globals[Symbol.dispose]();
   }
 
-  #end(amount: number, power: boolean): EngineFault | undefined {
+  #end(amount: number, power: boolean): StoreFault | undefined {
     const host = this.#pick(amount);
     if (!host.isAlive) return undefined;
     host.kill({ power });
@@ -100,7 +100,7 @@ export class NatsEngine implements ClusterEngine {
     this.#nats.restart(host);
   }
 
-  #freeze(amount: number): EngineFault | undefined {
+  #freeze(amount: number): StoreFault | undefined {
     const host = this.#pick(amount);
     if (!host.isAlive || host.isFrozen) return undefined;
     const { life } = host;
@@ -113,24 +113,24 @@ export class NatsEngine implements ClusterEngine {
     };
   }
 
-  #changeLeader(): EngineFault {
+  #changeLeader(): StoreFault {
     this.#nats.changeLeader();
     return { text: "NATS changes all leaders" };
   }
 
-  #loseConsumers(): EngineFault {
+  #loseConsumers(): StoreFault {
     this.#nats.loseConsumers();
     return { text: "NATS loses all consumers" };
   }
 
-  #dropClients(amount: number): EngineFault | undefined {
+  #dropClients(amount: number): StoreFault | undefined {
     const host = this.#pick(amount);
     if (!host.isAlive) return undefined;
     this.#nats.disconnectClients(host);
     return { text: `${host.name} drops slow clients` };
   }
 
-  #dropAll(amount: number): EngineFault | undefined {
+  #dropAll(amount: number): StoreFault | undefined {
     const host = this.#pick(amount);
     if (!host.isAlive) return undefined;
     this.#nats.lameDuck(host, LAME_MS * amount);

@@ -4,7 +4,7 @@ import { RedisBroker } from "../../../brokers/redis/mod.ts";
 import type { Host } from "../../simulator/host.ts";
 import { SimulatedRedis } from "../../simulator/redis/redis.ts";
 import { oneOf } from "./chance.ts";
-import type { ClusterEngine, EngineFault, EngineParts, WaitingBounds } from "./engine.ts";
+import type { ClusterStore, StoreFault, StoreParts, WaitingBounds } from "./store.ts";
 
 /** Persistence modes of the servers. */
 const PERSISTENCE = ["none", "snapshot", "everysec", "always"] as const;
@@ -25,20 +25,20 @@ const SMALL_BYTES = 200_000;
 const SPLIT_MS = 5_000;
 
 /** A Redis primary that nodes reach over the network. In half of all runs, it has a replica. */
-export class RedisEngine implements ClusterEngine {
+export class RedisStore implements ClusterStore {
   /** Faults by kind. */
-  readonly faults: ClusterEngine["faults"] = {
-    "engine-kill": () => this.#end(false),
-    "engine-power": () => this.#end(true),
-    "engine-freeze": () => this.#freeze(),
-    "engine-slow": (amount) => this.#slow(amount),
-    "engine-busy": (amount) => this.#busy(amount),
-    "engine-lag": (amount) => this.#lag(amount),
-    "engine-failover": (amount) => this.#failOver(amount),
-    "engine-full": (amount) => this.#fill(amount),
-    "engine-scripts": () => this.#forgetScripts(),
-    "engine-subscribers": () => this.#dropSubscribers(),
-    "engine-clients": () => this.#dropClients(),
+  readonly faults: ClusterStore["faults"] = {
+    "broker-kill": () => this.#end(false),
+    "broker-power": () => this.#end(true),
+    "broker-freeze": () => this.#freeze(),
+    "broker-slow": (amount) => this.#slow(amount),
+    "broker-busy": (amount) => this.#busy(amount),
+    "broker-lag": (amount) => this.#lag(amount),
+    "broker-failover": (amount) => this.#failOver(amount),
+    "broker-full": (amount) => this.#fill(amount),
+    "broker-scripts": () => this.#forgetScripts(),
+    "broker-subscribers": () => this.#dropSubscribers(),
+    "broker-clients": () => this.#dropClients(),
   };
   /** True, because scripts run one at a time. */
   readonly hasExactRows = true;
@@ -60,16 +60,16 @@ export class RedisEngine implements ClusterEngine {
    * Starts the servers.
    *
    * @param parts Parts of the cluster.
-   * @returns The engine.
+   * @returns The store.
    */
-  static async start(parts: EngineParts): Promise<RedisEngine> {
+  static async start(parts: StoreParts): Promise<RedisStore> {
     const { simulation, network, journal } = parts;
     const random = simulation.chanceOf("redis");
     const persistence = oneOf(random, PERSISTENCE);
     const primary = simulation.host("redis0");
     const replicas = random() < 0.5 ? [simulation.host("redis1")] : [];
     const onLost = (why: string, fromMs?: number) =>
-      journal.tell("engineLost", primary.name, { why, ...(fromMs !== undefined && { fromMs }) });
+      journal.tell("brokerLost", primary.name, { why, ...(fromMs !== undefined && { fromMs }) });
     const redis = await SimulatedRedis.create({
       simulation,
       network,
@@ -77,8 +77,8 @@ export class RedisEngine implements ClusterEngine {
       persistence,
       onLost: ({ why, fromMs }) => onLost(why, why === "failover" ? fromMs : undefined),
     });
-    const onEnded = () => journal.tell("engineEnded", primary.name, {});
-    return new RedisEngine(redis, onLost, onEnded);
+    const onEnded = () => journal.tell("brokerEnded", primary.name, {});
+    return new RedisStore(redis, onLost, onEnded);
   }
 
   /** Creates the broker of a node for one life of the host. */
@@ -102,7 +102,7 @@ export class RedisEngine implements ClusterEngine {
   /** Does nothing, because no globals were replaced. */
   [Symbol.dispose](): void {}
 
-  #end(power: boolean): EngineFault | undefined {
+  #end(power: boolean): StoreFault | undefined {
     const { host } = this.#redis.primary;
     if (!host.isAlive) return undefined;
     host.kill({ power });
@@ -116,7 +116,7 @@ export class RedisEngine implements ClusterEngine {
     };
   }
 
-  #freeze(): EngineFault | undefined {
+  #freeze(): StoreFault | undefined {
     const { host } = this.#redis.primary;
     if (!host.isAlive || host.isFrozen) return undefined;
     const { life } = host;
@@ -129,33 +129,33 @@ export class RedisEngine implements ClusterEngine {
     };
   }
 
-  #slow(amount: number): EngineFault {
+  #slow(amount: number): StoreFault {
     const server = this.#redis.primary;
     server.slow(COMMAND_MS * amount);
     return { text: "Redis is slow", heal: () => server.slow(0) };
   }
 
-  #busy(amount: number): EngineFault | undefined {
+  #busy(amount: number): StoreFault | undefined {
     const server = this.#redis.primary;
     if (!server.host.isAlive) return undefined;
     server.busy(BUSY_MS * amount);
     return { text: "Redis runs a script of another program" };
   }
 
-  #lag(amount: number): EngineFault | undefined {
+  #lag(amount: number): StoreFault | undefined {
     const replica = this.#redis.servers.find(({ isReplica }) => isReplica);
     if (replica === undefined) return undefined;
     replica.lag(LAG_MS * amount);
     return { text: "the replica of Redis lags", heal: () => replica.lag(0) };
   }
 
-  #failOver(amount: number): EngineFault | undefined {
+  #failOver(amount: number): StoreFault | undefined {
     if (!this.#redis.failOver({ demoteAfterMs: SPLIT_MS * amount })) return undefined;
     this.#onLost("failover");
     return { text: "Redis fails over" };
   }
 
-  #fill(amount: number): EngineFault {
+  #fill(amount: number): StoreFault {
     const server = this.#redis.primary;
     const evicts = amount >= 0.5;
     const lose = () => {
@@ -172,17 +172,17 @@ export class RedisEngine implements ClusterEngine {
     };
   }
 
-  #forgetScripts(): EngineFault {
+  #forgetScripts(): StoreFault {
     this.#redis.primary.flushScripts();
     return { text: "Redis forgets all scripts" };
   }
 
-  #dropSubscribers(): EngineFault {
+  #dropSubscribers(): StoreFault {
     this.#redis.primary.dropSubscribers();
     return { text: "Redis drops slow subscribers" };
   }
 
-  #dropClients(): EngineFault {
+  #dropClients(): StoreFault {
     this.#redis.primary.dropClients();
     return { text: "Redis drops all clients" };
   }

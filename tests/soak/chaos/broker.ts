@@ -1,5 +1,5 @@
 /**
- * The engines that the chaos test kills and restarts, and their brokers.
+ * The stores that the chaos test kills and restarts, and their brokers.
  *
  * @module
  */
@@ -20,35 +20,35 @@ export const TOPICS = 20;
 export const PATTERN = "chaos:{number}";
 
 /**
- * The name of an engine and of the data that survives a restart: none, the append-only file, the
+ * The name of a broker and of the data that survives a restart: none, the append-only file, the
  * last snapshot, or the streams. With `nats-kept`, the nodes are configured for streams that
  * survive.
  */
-export type EngineName = "redis" | "redis-aof" | "redis-snapshot" | "nats" | "nats-kept";
+export type BrokerName = "redis" | "redis-aof" | "redis-snapshot" | "nats" | "nats-kept";
 
-/** Suffix of the URL of an engine that loses no data when it is killed. */
+/** Suffix of the URL of a broker that loses no data when it is killed. */
 const KEPT = "#kept";
 
-/** An engine in a separate process. */
-export interface Engine extends AsyncDisposable {
-  /** URL of the engine for the nodes. */
+/** A broker in a separate process. */
+export interface BrokerServer extends AsyncDisposable {
+  /** URL of the broker for the nodes. */
   readonly url: string;
   /** Id of the process while it is running. */
   readonly pid: number;
-  /** The number of commands so far, by the engine's name for the command. */
+  /** The number of commands so far, by the broker's name for the command. */
   counts(): Promise<Readonly<Record<string, number>>>;
-  /** Kills the engine as `kill -9` does. */
+  /** Kills the broker as `kill -9` does. */
   kill(): Promise<void>;
-  /** Restarts the engine. Resolves once the engine replies. */
+  /** Restarts the broker. Resolves once the broker replies. */
   restart(): Promise<void>;
 }
 
-export async function startEngine(name: EngineName): Promise<Engine> {
+export async function startBroker(name: BrokerName): Promise<BrokerServer> {
   if (name === "nats") return await startNats("");
   return name === "nats-kept" ? await startNats(KEPT) : await startRedis(name);
 }
 
-async function startRedis(name: Exclude<EngineName, "nats" | "nats-kept">): Promise<Engine> {
+async function startRedis(name: Exclude<BrokerName, "nats" | "nats-kept">): Promise<BrokerServer> {
   const server = await RedisServer.start(name === "redis-aof" ? { append: "everysec" } : {});
   return {
     url: server.url,
@@ -64,14 +64,14 @@ async function startRedis(name: Exclude<EngineName, "nats" | "nats-kept">): Prom
     kill: () => server.kill(),
     restart: async () => {
       await server.restart();
-      // The engine loads this snapshot at the next start. It lacks all later data.
+      // The broker loads this snapshot at the next start. It lacks all later data.
       if (name === "redis-snapshot") await server.run("save");
     },
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
   };
 }
 
-async function startNats(suffix: string): Promise<Engine> {
+async function startNats(suffix: string): Promise<BrokerServer> {
   const monitor = lowPort();
   const server = await NatsServer.start({ settings: `http: "127.0.0.1:${monitor}"` });
   return {
@@ -92,7 +92,7 @@ async function startNats(suffix: string): Promise<Engine> {
 
 /** Makes a node's broker. */
 export function brokerFor(url: string): Broker {
-  // In this test the engine is down for seconds, and the nodes must not give up in the meantime.
+  // In this test the broker is down for seconds, and the nodes must not give up in the meantime.
   const patience = { giveUpMs: 60_000 };
   return url.startsWith("redis")
     ? new RedisBroker({ url }, patience)

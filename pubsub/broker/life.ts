@@ -1,4 +1,4 @@
-/** The lifecycle of a broker: its engine's state, its counters, its problems, and how it closes. */
+/** The lifecycle of a broker: its store's state, its counters, its problems, and how it closes. */
 import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
@@ -8,45 +8,45 @@ import type { BrokerStats, BrokerStatus } from "../broker.ts";
 /** Fraction of a queue above which `issues()` warns. */
 const LONG = 0.5;
 
-/** Words that describe the engine's problems. */
-interface EngineWords {
-  /** The engine, such as "Redis". */
-  readonly engine: string;
-  /** The outage, after "the engine has"; "been away" by default. */
+/** Words that describe the broker's problems. */
+interface BrokerWords {
+  /** The broker, such as "Redis". */
+  readonly broker: string;
+  /** The outage, after "the broker has"; "been away" by default. */
   readonly outage?: string;
-  /** The waiting items; "publications wait for" the engine by default. */
+  /** The waiting items; "publications wait for" the broker by default. */
   readonly backlog?: string;
 }
 
-/** The engine's state, the counters and the close of one broker. */
+/** The store's state, the counters and the close of one broker. */
 export class BrokerLife {
-  /** State of the engine. */
+  /** State of the broker. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Publications that the broker accepted. */
   published = 0;
-  /** Publications that came from the engine. */
+  /** Publications that came from the broker. */
   received = 0;
-  /** Outages of the engine, and losses of publications that the engine sent. */
+  /** Outages of the broker, and losses of publications that the broker sent. */
   interruptions = 0;
-  /** Pages of histories read from the engine. */
+  /** Pages of histories read from the broker. */
   reads = 0;
   /** Messages of other programs that were not publications. */
   ignored = 0;
   /** The connection's newest error. The next connection clears it. */
   lastError: unknown;
   readonly #runtime: Runtime;
-  readonly #words: EngineWords;
+  readonly #words: BrokerWords;
   #wasConnected: boolean;
   #closing: Promise<void> | undefined;
 
   /**
    * @param runtime Clocks of this node.
-   * @param options Words for the problems of the engine, and its first status.
+   * @param options Words for the problems of the broker, and its first status.
    */
   constructor(
     runtime: Runtime,
     { status = { name: "connecting" }, ...words }:
-      & EngineWords
+      & BrokerWords
       & { readonly status?: BrokerStatus | undefined },
   ) {
     this.#runtime = runtime;
@@ -60,7 +60,7 @@ export class BrokerLife {
     return { published, received, interruptions, reads };
   }
 
-  /** True once the engine was reached. */
+  /** True once the broker was reached. */
   get wasConnected(): boolean {
     return this.#wasConnected;
   }
@@ -70,7 +70,7 @@ export class BrokerLife {
     return this.#closing !== undefined;
   }
 
-  /** Called when the engine is reachable. */
+  /** Called when the broker is reachable. */
   connected(): void {
     this.lastError = undefined;
     this.#wasConnected = true;
@@ -78,7 +78,7 @@ export class BrokerLife {
   }
 
   /**
-   * Called when the engine became unreachable, or accepts no writes (`rejects`).
+   * Called when the broker became unreachable, or accepts no writes (`rejects`).
    *
    * @param error The reason, if known.
    * @param options The start of the outage, by default now; and `rejects`, as in the status.
@@ -95,18 +95,18 @@ export class BrokerLife {
     this.status.set({ name: "interrupted", since, error, rejects });
   }
 
-  /** Resolves once the first attempt to reach the engine succeeded or failed. */
+  /** Resolves once the first attempt to reach the broker succeeded or failed. */
   async reached(): Promise<void> {
     for await (const { name } of this.status.follow()) if (name !== "connecting") return;
   }
 
   /**
-   * Describes the problems common to all engines: an outage, foreign messages, and a long queue.
+   * Describes the problems common to all brokers: an outage, foreign messages, and a long queue.
    */
   issues(
     { waiting, maxWaiting }: { readonly waiting: number; readonly maxWaiting: number },
   ): string[] {
-    const { engine, backlog = `publications wait for ${engine}` } = this.#words;
+    const { broker, backlog = `publications wait for ${broker}` } = this.#words;
     const issues = this.#outage();
     if (this.ignored > 0) issues.push(`${this.ignored} messages of other programs were ignored`);
     if (waiting > maxWaiting * LONG) issues.push(`${waiting} ${backlog}, of ${maxWaiting} at most`);
@@ -135,7 +135,7 @@ export class BrokerLife {
   }
 
   #outage(): string[] {
-    const { engine, outage = "been unreachable" } = this.#words;
+    const { broker, outage = "been unreachable" } = this.#words;
     const { current } = this.status;
     const { since, error } = current.name === "interrupted" ? current : {};
     // This is the newest error, because a server that is reachable again may reject the password.
@@ -143,9 +143,9 @@ export class BrokerLife {
     const reason = newest === undefined ? "the connection was lost" : textOf(newest);
     if (since !== undefined && this.#wasConnected) {
       const seconds = Math.round((this.#runtime.now() - since) / 1_000);
-      return [`${engine} has ${outage} for ${seconds} s: ${reason}`];
+      return [`${broker} has ${outage} for ${seconds} s: ${reason}`];
     }
     const isUnreached = since !== undefined || current.name === "connecting" && newest;
-    return isUnreached ? [`${engine} has not been reached since the start: ${reason}`] : [];
+    return isUnreached ? [`${broker} has not been reached since the start: ${reason}`] : [];
   }
 }
