@@ -11,7 +11,7 @@ export const FOREVER_MS = 315_360_000_000;
 /** Bounds of the history in the fixtures. */
 export const BOUNDS = { size: 100, ttlMs: FOREVER_MS, bytes: 1_048_576 };
 
-/** What only the version that wrote a fixture knows. */
+/** Values that only the version that wrote a fixture knows. */
 export interface Written {
   /** Position of the newest publication. */
   readonly epoch: string;
