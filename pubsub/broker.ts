@@ -139,6 +139,11 @@ export type BrokerStatus =
     readonly error?: unknown;
     /** True if appends are rejected in the meantime; otherwise, publications wait. */
     readonly rejects?: true | undefined;
+    /**
+     * True if the broker can't start because another version of Skein has stored the data, which
+     * `error` describes. A server that finds this fails, unless the application observes `status`.
+     */
+    readonly cannotStart?: true | undefined;
   }
   | {
     /** The broker was closed. */

@@ -81,8 +81,9 @@ export function reportBroker(
   const timer = runtime.setTimeout(() => {
     if (status.current.name === "connecting") tell();
   }, START_MS);
+  const failing = failIfUnusable(broker);
   const unsubscribe = status.observe((now) => {
-    if (now.name === "interrupted") tell();
+    if (now.name === "interrupted" && !now.cannotStart) tell();
     if (now.name === "connected") wasThere = true;
     if (now.name !== "connecting") runtime.clearTimeout(timer);
   });
@@ -90,8 +91,27 @@ export function reportBroker(
     [Symbol.dispose]: () => {
       runtime.clearTimeout(timer);
       unsubscribe();
+      failing[Symbol.dispose]();
     },
   };
+}
+
+/**
+ * Throws an uncaught error if the broker can't start because another version of Skein has stored its
+ * data. A process without handlers for such errors ends, so that a rollout stops before it replaces
+ * the nodes that work. Does nothing if the application observes the broker's `status`.
+ *
+ * @param broker The broker.
+ * @returns Stops watching on disposal.
+ */
+export function failIfUnusable({ status }: Broker): Disposable {
+  return status.observe((now) => {
+    if (now.name !== "interrupted" || !now.cannotStart || status.isObserved) return;
+    // The status feed catches what its callbacks throw.
+    queueMicrotask(() => {
+      throw now.error;
+    });
+  });
 }
 
 /** Thrown for a body that the application has read before Skein. */

@@ -135,7 +135,7 @@ export const EPOCH_TOKEN = "=epoch";
 
 /** Names with one prefix. */
 export class Names {
-  readonly #prefix: string;
+  readonly prefix: string;
 
   /** Throws if the prefix has a character that is not allowed in a stream's name. */
   constructor(prefix: string) {
@@ -146,12 +146,12 @@ export class Names {
         }`,
       );
     }
-    this.#prefix = prefix;
+    this.prefix = prefix;
   }
 
   /** Subject of a topic without history. */
   plain(topic: string): string {
-    return `${this.#prefix}.pub.${subjectPart(topic)}`;
+    return `${this.prefix}.pub.${subjectPart(topic)}`;
   }
 
   /** Subject of the announcements of a log. */
@@ -159,19 +159,24 @@ export class Names {
     return `${this.logs.changes}.${subjectPart(id)}`;
   }
 
+  /** The stream of the version mark, and its subject, to which nothing is published. */
+  get version(): { readonly stream: string; readonly subject: string } {
+    return { stream: `${this.prefix}_version`, subject: `${this.prefix}.version` };
+  }
+
   /** The names for the stream with these bounds. */
   stream({ size, ttlMs, bytes }: HistoryBounds): StreamNames {
     const bounds = `${size}_${ttlMs}_${bytes}`;
     return {
-      stream: `${this.#prefix}_${bounds}`,
-      log: `${this.#prefix}.log.${bounds}`,
-      live: `${this.#prefix}.live.${bounds}`,
+      stream: `${this.prefix}_${bounds}`,
+      log: `${this.prefix}.log.${bounds}`,
+      live: `${this.prefix}.live.${bounds}`,
     };
   }
 
   /** The names of the streams of logs. */
   get logs(): LogNames {
-    const prefix = this.#prefix;
+    const prefix = this.prefix;
     return {
       stream: `${prefix}_logs`,
       kept: `${prefix}.logs`,
@@ -183,12 +188,12 @@ export class Names {
 
   /** The bucket of the store. */
   get bucket(): string {
-    return `${this.#prefix}_store`;
+    return `${this.prefix}_store`;
   }
 
   /** The bucket for rows that are remembered for days. */
   get longBucket(): string {
-    return `${this.#prefix}_store_long`;
+    return `${this.prefix}_store_long`;
   }
 }
 

@@ -16,7 +16,9 @@ import type { Runtime } from "../../base/runtime.ts";
 import type { BrokerLife } from "../../pubsub/broker/life.ts";
 import { Pace } from "../../pubsub/broker/pace.ts";
 import { NatsClock } from "./clock.ts";
+import { OtherVersionError } from "../stored_version.ts";
 import { connectNats } from "./transport.ts";
+import type { VersionMark } from "./version.ts";
 
 /** Time limit for a reply from the server, in milliseconds. */
 export const REQUEST_TIMEOUT_MS = 5_000;
@@ -56,6 +58,7 @@ export class Link {
   /** Paces the delivery of messages to subscriptions. */
   readonly pace: Pace;
   readonly #events: LinkEvents;
+  readonly #mark: VersionMark;
   readonly #isOwn: boolean;
   readonly #inboxPrefix: string | undefined;
   readonly #ended = new AbortController();
@@ -68,7 +71,11 @@ export class Link {
   readonly #opened = new Map<string, Promise<unknown>>();
 
   constructor(
-    { runtime, life }: { readonly runtime: Runtime; readonly life: BrokerLife },
+    { runtime, life, mark }: {
+      readonly runtime: Runtime;
+      readonly life: BrokerLife;
+      readonly mark: VersionMark;
+    },
     target: LinkTarget,
     events: LinkEvents,
   ) {
@@ -77,6 +84,7 @@ export class Link {
     this.clock = new NatsClock(runtime);
     this.pace = new Pace(runtime);
     this.#events = events;
+    this.#mark = mark;
     this.#isOwn = !("connection" in target);
     this.#inboxPrefix = "connection" in target ? undefined : target.inboxPrefix;
     this.#running = this.#run(target);
@@ -107,10 +115,53 @@ export class Link {
   }
 
   /**
-   * Opens JetStream's management API, whose calls wait for replies up to a time limit. Rejects
-   * while the server is unreachable.
+   * Opens JetStream's management API, whose calls wait for replies up to a time limit. Everything
+   * stored is reached through this method, which therefore checks the version mark. Rejects while
+   * the server is unreachable, and if another version of Skein has stored the data.
    */
   async manager(timeoutMs = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
+    const manager = await this.#jetstream(timeoutMs);
+    if (!this.#mark.matches) await this.#ensureMark(manager, timeoutMs);
+    return manager;
+  }
+
+  /**
+   * Reads the version mark once per connection, and again after a failure.
+   *
+   * @param options True if the node has just started.
+   * @returns False if there is no mark.
+   */
+  readMark({ isStart = false, timeoutMs }: {
+    readonly isStart?: boolean;
+    readonly timeoutMs?: number | undefined;
+  } = {}): Promise<boolean> {
+    return this.once("version", async () => {
+      const manager = await this.#jetstream(timeoutMs);
+      return await this.#noteVersion(this.#mark.read(manager), isStart);
+    });
+  }
+
+  /** Sets the version mark if there is none. */
+  async #ensureMark(manager: JetStreamManager, timeoutMs: number): Promise<void> {
+    if (await this.readMark({ timeoutMs })) return;
+    await this.once("version mark", () => this.#noteVersion(this.#mark.set(manager), false));
+  }
+
+  /** Shows in the status whether another version has stored the data. */
+  async #noteVersion<T>(checking: Promise<T>, isStart: boolean): Promise<T> {
+    try {
+      const result = await checking;
+      if (this.life.isMismatched && this.isUp) this.life.connected();
+      return result;
+    } catch (error) {
+      if (error instanceof OtherVersionError) {
+        this.life.mismatched(error, { cannotStart: isStart });
+      }
+      throw error;
+    }
+  }
+
+  async #jetstream(timeoutMs: number = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
     return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs });
   }
 

@@ -28,6 +28,7 @@ import { BrokerLife } from "../../pubsub/broker/life.ts";
 import { ListenerTable } from "../../pubsub/broker/listeners.ts";
 import { Outbox } from "../../pubsub/broker/queue.ts";
 import { NatsStore } from "./store.ts";
+import { VersionMark } from "./version.ts";
 import { NatsLogs } from "./logs/nats_logs.ts";
 import { logsOver } from "../../pubsub/logs/changes.ts";
 import type { BrokerLogs } from "../../pubsub/logs/log.ts";
@@ -106,7 +107,8 @@ export class NatsBroker implements Broker {
     const names = new Names(settings.prefix);
     const life = new BrokerLife(settings.runtime, { broker: "NATS" });
     // The broker's own types cover only some of the client library's options.
-    const link = new Link({ runtime: settings.runtime, life }, target as LinkTarget, {
+    const mark = new VersionMark(names, settings);
+    const link = new Link({ runtime: settings.runtime, life, mark }, target as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });
@@ -216,6 +218,8 @@ export class NatsBroker implements Broker {
   }
 
   #up(isAgain: boolean): void {
+    // A server without JetStream stores nothing, and other failures concern the calls that follow.
+    this.#link.readMark({ isStart: !isAgain }).catch(() => {});
     this.#queue.resume();
     this.#history.up();
     if (!isAgain) return;

@@ -126,9 +126,10 @@ export class NatsStore implements BrokerStore {
   ): Promise<T> {
     try {
       await this.#link.reach();
+      const manager = await this.#link.manager();
       const bucket = await this.#open(name, ttlMs);
       // The stream that contains the rows.
-      await this.#link.followClock(await this.#link.manager(), `KV_${name}`);
+      await this.#link.followClock(manager, `KV_${name}`);
       return await act({ bucket, changes });
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;

@@ -1,6 +1,7 @@
 /** The JetStream stream for all topics that share the same bounds, and its epoch. */
 import { JetStreamApiError, type JetStreamManager, type StreamConfig } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/nats-core";
+import { OtherVersionError } from "../stored_version.ts";
 import { pause } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
@@ -186,6 +187,7 @@ export class HistoryStream {
 
   /** True for errors that need an administrator, false for temporary ones. */
   #isRejection(error: unknown): boolean {
+    if (error instanceof OtherVersionError) return true;
     // In a cluster, other servers may have JetStream.
     const isMissing = error instanceof Error && error.name === "JetStreamNotEnabled";
     if (isMissing) return !this.#link.connection?.info?.jetstream;

@@ -92,6 +92,11 @@ export class Names {
     };
   }
 
+  /** Key of the version mark. */
+  get version(): string {
+    return `${this.#prefix}:version`;
+  }
+
   /** Channel of a topic without a history. */
   channel(topic: string): string {
     const log = announcedLog(topic);

@@ -48,6 +48,7 @@ import { type OutgoingAppend, type OutgoingFrame, PublishQueue } from "./publish
 import { openSubscriberPool, type SubscriberPool } from "./subscriptions.ts";
 import { redisStore } from "./facts.ts";
 import { RedisHistories } from "./histories.ts";
+import { VersionMark } from "./version.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
 /** The listeners for a topic, and its channel in Redis. */
@@ -148,6 +149,7 @@ export class RedisBroker implements Broker {
   readonly #writes: WriteBatch;
   readonly #subscribers: SubscriberPool;
   readonly #heartbeat: Heartbeat;
+  readonly #mark: VersionMark;
   readonly #histories: RedisHistories;
   readonly #queue: PublishQueue;
   readonly #channels = new ListenerTable<Channel>({
@@ -206,7 +208,15 @@ export class RedisBroker implements Broker {
     this.logs = logsOver(this.#logs);
     this.#writes = new WriteBatch(runtime, client);
     this.#queue = this.#openQueue();
+    this.#mark = new VersionMark({
+      ...settings,
+      client,
+      key: names.version,
+      onMatch: (isAgain) => this.#usable(isAgain),
+      onError: (error) => this.#update(error),
+    });
     client.on("ready", () => {
+      this.#mark.check();
       this.#queue.wake();
       this.#update();
       void evictingPolicies(client).then((policies) => this.#evicting = policies);
@@ -223,10 +233,13 @@ export class RedisBroker implements Broker {
       },
       onChange: (error) => this.#update(error),
     });
-    this.#heartbeat = new Heartbeat(runtime, settings.heartbeatMs, () => [
-      ...(isCluster(client) ? client.nodes("master") : [client]),
-      ...this.#subscribers.connections(),
-    ]);
+    this.#heartbeat = new Heartbeat(runtime, settings.heartbeatMs, () => {
+      if (client.status === "ready") this.#mark.check();
+      return [
+        ...(isCluster(client) ? client.nodes("master") : [client]),
+        ...this.#subscribers.connections(),
+      ];
+    });
   }
 
   /** Counters. */
@@ -313,12 +326,13 @@ export class RedisBroker implements Broker {
       await settlesWithin(this.#settings.runtime, this.#queue.empty(), FLUSH_TIMEOUT_MS);
     }
     this.#queue.close();
+    this.#mark[Symbol.dispose]();
     this.#heartbeat[Symbol.dispose]();
     await Promise.all([this.#subscribers.close(), endClient(this.#settings.runtime, this.#client)]);
   }
 
   get #isReady(): boolean {
-    return this.#client.status === "ready";
+    return this.#client.status === "ready" && this.#mark.matches;
   }
 
   #openQueue(): PublishQueue {
@@ -362,10 +376,21 @@ export class RedisBroker implements Broker {
     const life = this.#life;
     if (this.status.isEnded) return;
     if (error !== undefined) life.lastError = reasonOf(error);
-    if (this.#isReady && this.#subscribers.isUp && this.#trouble === undefined) life.connected();
-    else if (this.status.current.name !== "connecting" || error) {
+    const { mismatch } = this.#mark;
+    if (mismatch !== undefined) life.mismatched(mismatch, { cannotStart: !life.wasConnected });
+    else if (this.#isReady && this.#subscribers.isUp && this.#trouble === undefined) {
+      life.connected();
+    } else if (this.status.current.name !== "connecting" || error) {
       life.interrupted(life.lastError ?? this.#trouble);
     }
+  }
+
+  /** Called when the data in Redis can be used, for the first time or after another version. */
+  #usable(isAgain: boolean): void {
+    this.#queue.wake();
+    this.#update();
+    // The publications of the other version were dropped.
+    if (isAgain) { for (const channel of this.#channels.all()) channel.interrupt(); }
   }
 
   /** Subscribes after this node's waiting publications, which precede the subscription. */
@@ -382,7 +407,7 @@ export class RedisBroker implements Broker {
 
   #receive(name: string, message: Buffer): void {
     const channel = this.#channels.get(name);
-    if (channel === undefined) return;
+    if (channel === undefined || this.#mark.mismatch !== undefined) return;
     this.#pace.take(message.length, () => {
       // If the topic was left and subscribed again in the meantime, it has another channel.
       if (this.#channels.get(name) === channel) this.#handOn(channel, message);
@@ -434,6 +459,11 @@ export class RedisBroker implements Broker {
   async #run<T>(what: string, command: () => Promise<T>): Promise<T> {
     this.#life.checkCall(what);
     if (!this.#isReady) await this.#life.reached();
+    const { mismatch } = this.#mark;
+    if (mismatch !== undefined) {
+      const why = "the data in Redis has another version";
+      throw new BrokerError(`Cannot ${what}: ${why}`, { cause: mismatch });
+    }
     if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is unreachable`);
     this.#writes.begin();
     try {

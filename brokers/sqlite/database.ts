@@ -4,6 +4,7 @@
  */
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { BrokerError } from "../../errors.ts";
+import { checkStoredVersion } from "../stored_version.ts";
 
 /** Marks this broker's files in their header: "SKEI". */
 const APPLICATION_ID = 0x534b4549;
@@ -253,12 +254,13 @@ function checkHeader(db: Database, path: string): boolean {
   if (application !== APPLICATION_ID) {
     throw new BrokerError(`Cannot open ${path}: the database belongs to another program`);
   }
-  const version = Number(pragma(db, "user_version"));
-  if (version === SCHEMA_VERSION) return false;
-  throw new BrokerError(
-    `Cannot open ${path}: the version of the file must be ${SCHEMA_VERSION}, received ${version}; ` +
-      "another version of Skein wrote the file",
-  );
+  checkStoredVersion(String(pragma(db, "user_version")), {
+    version: SCHEMA_VERSION,
+    cannot: `open ${path}`,
+    of: "the file",
+    otherwise: "open another file",
+  });
+  return false;
 }
 
 /** True if acknowledged writes may have been lost, judging by how the file was closed. */

@@ -261,8 +261,11 @@ withFolder(
         using db = new DatabaseSync(path);
         db.exec("CREATE TABLE a (b)");
       }],
-      ...[1, 4].map((version): [text: string, make: () => Promise<void>] => [
-        `the version of the file must be 3, received ${version}; another version of Skein wrote the file`,
+      ...([[1, "an older"], [4, "a newer"]] as const).map((
+        [version, whose],
+      ): typeof cases[number] => [
+        `the version of the file must be 3, received ${version}; ${whose} version of Skein wrote ` +
+        "it: start that, or open another file",
         async () => {
           await (await SqliteBroker.open(path)).close();
           using db = new DatabaseSync(path);

@@ -37,6 +37,8 @@ export class BrokerLife {
   readonly #runtime: Runtime;
   readonly #words: BrokerWords;
   #wasConnected: boolean;
+  /** The reason why the broker's data can't be used, until the next `connected`. */
+  #mismatch: unknown;
   #closing: Promise<void> | undefined;
 
   /**
@@ -65,6 +67,11 @@ export class BrokerLife {
     return this.#wasConnected;
   }
 
+  /** True while another version of Skein has stored the broker's data. */
+  get isMismatched(): boolean {
+    return this.#mismatch !== undefined;
+  }
+
   /** True once `close` was called. */
   get isClosed(): boolean {
     return this.#closing !== undefined;
@@ -72,7 +79,7 @@ export class BrokerLife {
 
   /** Called when the broker is reachable. */
   connected(): void {
-    this.lastError = undefined;
+    this.lastError = this.#mismatch = undefined;
     this.#wasConnected = true;
     if (this.status.current.name !== "connected") this.status.set({ name: "connected" });
   }
@@ -93,6 +100,26 @@ export class BrokerLife {
     if (this.status.current.name === "interrupted" || this.status.isEnded) return;
     if (this.#wasConnected) this.interruptions++;
     this.status.set({ name: "interrupted", since, error, rejects });
+  }
+
+  /**
+   * Called when another version of Skein has stored the broker's data, which this node does not use.
+   *
+   * @param error The reason.
+   * @param options True if the node has not used the data before.
+   */
+  mismatched(error: unknown, { cannotStart }: { readonly cannotStart: boolean }): void {
+    const { current, isEnded } = this.status;
+    if (isEnded || this.isMismatched && textOf(this.#mismatch) === textOf(error)) return;
+    this.#mismatch = error;
+    if (this.#wasConnected && current.name === "connected") this.interruptions++;
+    const since = current.name === "interrupted" ? current.since : this.#runtime.now();
+    this.status.set({
+      name: "interrupted",
+      since,
+      error,
+      cannotStart: cannotStart ? true : undefined,
+    });
   }
 
   /** Resolves once the first attempt to reach the broker succeeded or failed. */
@@ -135,6 +162,7 @@ export class BrokerLife {
   }
 
   #outage(): string[] {
+    if (this.#mismatch !== undefined) return [textOf(this.#mismatch)];
     const { broker, outage = "been unreachable" } = this.#words;
     const { current } = this.status;
     const { since, error } = current.name === "interrupted" ? current : {};

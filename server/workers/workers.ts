@@ -24,6 +24,7 @@ import { BrokerPorts } from "../../pubsub/ports/broker_port.ts";
 import { factsOf } from "../../pubsub/ports/operations.ts";
 import { CLOSE } from "../../session/call_checks.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
+import { failIfUnusable } from "../broker_services.ts";
 import { type Measure, mergeMeasures } from "../metrics/measures.ts";
 import { exposition } from "../metrics/prometheus.ts";
 import type { ServeOptions } from "../server_options.ts";
@@ -130,6 +131,7 @@ export class Workers implements AsyncDisposable {
   readonly #console: ConsoleReport;
   readonly #broker: Broker;
   readonly #ports: BrokerPorts;
+  readonly #failing: Disposable;
   readonly #slots: readonly Slot[];
   readonly #limits: { readonly workers: number; readonly silentMs: number };
   readonly #over = new AbortController();
@@ -154,6 +156,7 @@ export class Workers implements AsyncDisposable {
     this.#console = new ConsoleReport(runtime);
     this.#broker = options.broker ?? new MemoryBroker({ runtime });
     this.#ports = new BrokerPorts(this.#broker, runtime);
+    this.#failing = failIfUnusable(this.#broker);
     this.#slots = Array.from({ length: workers }, (_, index) => ({
       index,
       backoff: new Backoff(runtime, { firstDelayMs: FIRST_DELAY_MS, maxDelayMs: MAX_DELAY_MS }),
@@ -464,6 +467,7 @@ export class Workers implements AsyncDisposable {
 
   async #close(options: SessionCloseOptions): Promise<void> {
     this.#over.abort();
+    this.#failing[Symbol.dispose]();
     await Promise.all(this.#slots.map(async (slot) => {
       const { thread } = slot;
       if (thread === undefined) return;

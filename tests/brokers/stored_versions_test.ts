@@ -2,14 +2,19 @@
  * Tests that this version reads and continues what an earlier version of Skein has stored, and that
  * nodes reject what a newer version has stored.
  */
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { jetstreamManager } from "@nats-io/jetstream";
+import { Cluster } from "ioredis";
+import { BrokerError } from "../../errors.ts";
 import { type Broker, createServer } from "../../mod.ts";
 import { NatsBroker } from "../../brokers/nats/mod.ts";
+import { connectNats } from "../../brokers/nats/transport.ts";
 import { RedisBroker } from "../../brokers/redis/mod.ts";
 import { SqliteBroker } from "../../brokers/sqlite/mod.ts";
 import { BOUNDS, FOREVER_MS, loadNats, loadRedis, loadSqlite, type Written } from "./fixtures.ts";
 import { isNatsMissing, NatsServer } from "./nats_server.ts";
-import { isRedisMissing, RedisServer } from "./redis_server.ts";
+import { isRedisMissing, RedisCluster, RedisServer } from "./redis_server.ts";
+import { until } from "../waiting.ts";
 
 /** The options with which the fixtures were written. */
 const REDIS = { rememberMs: FOREVER_MS, survivesRestart: true };
@@ -139,3 +144,229 @@ for (const { name, ignore, open } of OPENINGS) {
     assertEquals(await cards.set("3", { title: "Changed again" }), version + 1);
   });
 }
+
+/** Ways to read and write the mark of an engine that this test started. */
+interface Marked extends AsyncDisposable {
+  /** The source of brokers, as code. */
+  readonly source: string;
+  open(options?: { readonly prefix?: string }): Broker;
+  mark(prefix?: string): Promise<string | undefined>;
+  setMark(value: string): Promise<void>;
+  /** Removes everything, as an operator does. */
+  clear(): Promise<void>;
+}
+
+async function markedRedis(): Promise<Marked> {
+  const server = await RedisServer.start();
+  const { url } = server;
+  return {
+    source: `new RedisBroker({ url: ${JSON.stringify(url)} })`,
+    open: (options) => new RedisBroker({ url }, { heartbeatMs: 50, ...options }),
+    mark: async (prefix = "skein") => await server.run("get", `${prefix}:version`) || undefined,
+    setMark: async (value) => void await server.run("set", "skein:version", value),
+    clear: async () => void await server.run("flushall"),
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}
+
+async function markedNats(): Promise<Marked> {
+  const server = await NatsServer.start();
+  const { servers } = server;
+  const connection = await connectNats({ servers });
+  const { streams } = await jetstreamManager(connection);
+  const config = { name: "skein_version", subjects: ["skein.version"] };
+  return {
+    source: `new NatsBroker({ servers: ${JSON.stringify(servers)} })`,
+    open: (options) => new NatsBroker({ servers }, options),
+    mark: async (prefix = "skein") => {
+      const info = await streams.info(`${prefix}_version`).catch(() => undefined);
+      return info?.config.description;
+    },
+    setMark: async (description) => {
+      await streams.delete(config.name).catch(() => {});
+      await streams.add({ ...config, description });
+    },
+    clear: async () => {
+      for await (const { config: { name } } of streams.list()) await streams.delete(name);
+    },
+    [Symbol.asyncDispose]: async () => {
+      await connection.close();
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+const NEWER =
+  /the version of the data with prefix "skein" must be 1, received 2; a newer version of Skein wrote it: start that, or use another prefix/;
+
+for (
+  const { name, ignore, start } of [
+    { name: "Redis", ignore: isRedisMissing, start: markedRedis },
+    { name: "NATS", ignore: isNatsMissing, start: markedNats },
+  ]
+) {
+  const test = (what: string, fn: (engine: Marked) => Promise<void>) =>
+    Deno.test({
+      name: `The version mark in ${name} ${what}`,
+      ignore,
+      fn: async () => {
+        await using engine = await start();
+        await fn(engine);
+      },
+    });
+  const use = (broker: Broker) => broker.store!.advance("key", 1, 60_000);
+
+  test("is set for each prefix, by one of many nodes that start at once", async (engine) => {
+    const prefixes = ["one", "two"];
+    await using stack = new AsyncDisposableStack();
+    const nodes = Array.from({ length: 10 }, (_, i) => {
+      return stack.use(engine.open({ prefix: prefixes[i % 2]! }));
+    });
+    const results = await Promise.all(nodes.map(use));
+    assertEquals(results.filter((isFirst) => isFirst).length, 2);
+    assertEquals(await Promise.all(prefixes.map(engine.mark)), ["1", "1"]);
+    assertEquals(await engine.mark(), undefined);
+  });
+
+  test("of a newer version keeps a node from using the data", async (engine) => {
+    await engine.setMark("2");
+    await using broker = engine.open();
+    // An application that follows the status decides itself, so the server does not fail.
+    using _following = broker.status.subscribe(() => {});
+    await using _server = createServer({ broker });
+    await until(() => broker.status.current.name === "interrupted");
+    const { current } = broker.status;
+    assert(current.name === "interrupted" && current.cannotStart);
+    assertMatch((current.error as Error).message, NEWER);
+    assertMatch(broker.issues().join(), NEWER);
+    await assertRejects(() => use(broker), BrokerError);
+    await assertRejects(() => broker.logs!.overdue({ limit: 1 }), BrokerError);
+    assertEquals(await engine.mark(), "2");
+    // After a rollback of the data, the node starts without a restart.
+    await engine.setMark("1");
+    await until(() => use(broker).then(() => true, () => false));
+    assertEquals({ ...broker.status.current }, { name: "connected" });
+  });
+
+  test("of another program keeps a node from using the data", async (engine) => {
+    await engine.setMark("hello");
+    await using broker = engine.open();
+    await until(() => broker.status.current.name === "interrupted");
+    const rest =
+      'must be 1, received "hello"; another program wrote it: repair it, or use another prefix';
+    assert(broker.issues().join().endsWith(rest), broker.issues().join());
+  });
+
+  test("of a newer version ends a server that starts", async (engine) => {
+    await engine.setMark("2");
+    const program = `
+      import { serve } from "./mod.ts";
+      import { ${
+      name === "Redis" ? "RedisBroker" : "NatsBroker"
+    } } from "./brokers/${name.toLowerCase()}/mod.ts";
+      serve({ port: 0, broker: ${engine.source}, onListen() {} });`;
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["eval", "--no-check", "--unstable-net", program],
+      cwd: new URL("../../", import.meta.url),
+      stderr: "piped",
+    }).output();
+    assertMatch(new TextDecoder().decode(stderr), NEWER);
+    assertEquals(code, 1);
+  });
+
+  test("is set again by the next node after an operator removed everything", async (engine) => {
+    {
+      await using broker = engine.open();
+      await use(broker);
+    }
+    await engine.clear();
+    assertEquals(await engine.mark(), undefined);
+    await using broker = engine.open();
+    assertEquals(await use(broker), true);
+    assertEquals(await engine.mark(), "1");
+  });
+}
+
+Deno.test({
+  name: "The version mark in Redis is set again with a heartbeat, and a newer one is noticed",
+  ignore: isRedisMissing,
+  fn: async () => {
+    await using engine = await markedRedis();
+    await using broker = engine.open();
+    const received: unknown[] = [];
+    let interruptions = 0;
+    await using subscription = broker.subscribe("news", ({ payload }) => received.push(payload), {
+      onInterrupted: () => interruptions++,
+    });
+    await subscription.ready;
+    await engine.clear();
+    await until(async () => await engine.mark() === "1");
+    assertEquals(broker.status.current.name, "connected");
+    // A node of a newer version takes over while this one is running.
+    await engine.setMark("2");
+    await until(() => broker.status.current.name === "interrupted");
+    const { current } = broker.status;
+    assertEquals(current.name === "interrupted" && current.cannotStart, undefined);
+    assertMatch(broker.issues().join(), NEWER);
+    await assertRejects(() => broker.store!.newest("key", 1), BrokerError, "has another version");
+    broker.publish({ topic: "news", payload: "waits" });
+    await engine.setMark("1");
+    await until(() => received.length === 1);
+    assertEquals({ received, interruptions }, { received: ["waits"], interruptions: 1 });
+  },
+});
+
+Deno.test({
+  name: "The version mark in Redis is one for all masters of a cluster",
+  ignore: isRedisMissing,
+  fn: async () => {
+    await using cluster = await RedisCluster.start();
+    const client = new Cluster(cluster.startupNodes);
+    try {
+      await using one = new RedisBroker({ client });
+      await using two = new RedisBroker({ client });
+      await one.history.append({ topic: "a", payload: "1" }, { bounds: BOUNDS });
+      await two.history.append({ topic: "b", payload: "2" }, { bounds: BOUNDS });
+      assertEquals(await client.get("skein:version"), "1");
+    } finally {
+      client.disconnect();
+    }
+  },
+});
+
+Deno.test({
+  name:
+    "The version mark in NATS is not set for topics without a history, and needs JetStream only then",
+  ignore: isNatsMissing,
+  fn: async () => {
+    await using engine = await markedNats();
+    await using broker = engine.open();
+    await using plain = await NatsServer.start({ jetstream: false });
+    await using without = new NatsBroker({ servers: plain.servers });
+    for (const one of [broker, without]) {
+      const received: unknown[] = [];
+      await using subscription = one.subscribe("news", ({ payload }) => received.push(payload));
+      await subscription.ready;
+      one.publish({ topic: "news", payload: "one" });
+      await until(() => received.length === 1);
+      assertEquals(one.status.current.name, "connected");
+    }
+    assertEquals(await engine.mark(), undefined);
+  },
+});
+
+Deno.test({
+  name: "The version mark in NATS is named by the error of a user without permission to read it",
+  ignore: isNatsMissing,
+  fn: async () => {
+    const settings = `authorization { users: [{
+      user: a, password: a, permissions: { publish: { allow: [">"], deny: ["$JS.API.STREAM.INFO.skein_version"] } }
+    }] }`;
+    await using server = await NatsServer.start({ settings });
+    const { servers } = server;
+    await using broker = new NatsBroker({ servers, user: "a", pass: "a" });
+    const error = await assertRejects(() => broker.store!.newest("key", 1), BrokerError);
+    assertMatch(error.message, /skein_version/);
+    assertEquals(broker.status.current.name, "connected");
+  },
+});

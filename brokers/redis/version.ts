@@ -1,0 +1,112 @@
+/** The version mark of a broker's data in Redis. */
+import type { Cluster, Redis } from "ioredis";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { checkStoredVersion, OtherVersionError } from "../stored_version.ts";
+
+/**
+ * Version of all keys and messages with one prefix. It is incremented with each change that other
+ * versions of Skein would misread. Data without a mark has version 1.
+ */
+const VERSION = 1;
+
+/** Reads the mark, and sets it if there is none. */
+const MARK = `
+local found = redis.pcall('GET', KEYS[1])
+if type(found) == 'table' then return 'a key of another type' end
+if found then return found end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
+`;
+
+/** The script, as a command of a client. */
+interface MarkScript {
+  skeinVersion(key: string, version: number): Promise<string>;
+}
+
+/** Wait before the mark is read again if Redis did not return it, in milliseconds. */
+const RETRY_MS = 1_000;
+
+/** Collaborators and settings of a {@linkcode VersionMark}. */
+interface VersionMarkOptions {
+  readonly runtime: Runtime;
+  readonly client: Redis | Cluster;
+  readonly key: string;
+  /** The prefix, for errors. */
+  readonly prefix: string;
+  /** Called when the mark matches, for the first time or again after a mismatch. */
+  readonly onMatch: (isAgain: boolean) => void;
+  /** Called when the mark does not match, or can't be read. */
+  readonly onError: (error: unknown) => void;
+}
+
+/**
+ * The mark, which a node reads when it connects and with each heartbeat. A mark that is gone, for
+ * example after `FLUSHALL`, is set again.
+ */
+export class VersionMark implements Disposable {
+  readonly #options: VersionMarkOptions;
+  readonly #script: MarkScript;
+  #matches = false;
+  #mismatch: OtherVersionError | undefined;
+  #isReading = false;
+  #retry: Timer | undefined;
+  #isClosed = false;
+
+  constructor(options: VersionMarkOptions) {
+    this.#options = options;
+    options.client.defineCommand("skeinVersion", { lua: MARK, numberOfKeys: 1 });
+    this.#script = options.client as unknown as MarkScript;
+  }
+
+  /** True once the mark matched; false while it does not. */
+  get matches(): boolean {
+    return this.#matches;
+  }
+
+  /** The reason why the data can't be used; `undefined` if the mark matches or is not known yet. */
+  get mismatch(): OtherVersionError | undefined {
+    return this.#mismatch;
+  }
+
+  /** Reads the mark, unless that is in progress. */
+  check(): void {
+    if (this.#isReading || this.#isClosed) return;
+    this.#isReading = true;
+    void this.#read().finally(() => this.#isReading = false);
+  }
+
+  [Symbol.dispose](): void {
+    this.#isClosed = true;
+    this.#options.runtime.clearTimeout(this.#retry);
+  }
+
+  async #read(): Promise<void> {
+    const { runtime, client, key, prefix, onMatch, onError } = this.#options;
+    try {
+      const found = await this.#script.skeinVersion(key, VERSION);
+      checkStoredVersion(found, {
+        version: VERSION,
+        cannot: "use Redis",
+        of: `the data with prefix "${prefix}"`,
+        otherwise: "use another prefix",
+      });
+      if (this.#matches || this.#isClosed) return;
+      const isAgain = this.#mismatch !== undefined;
+      [this.#matches, this.#mismatch] = [true, undefined];
+      onMatch(isAgain);
+    } catch (error) {
+      if (this.#isClosed) return;
+      if (error instanceof OtherVersionError) {
+        this.#matches = false;
+        if (this.#mismatch?.message === error.message) return;
+        this.#mismatch = error;
+        return onError(error);
+      }
+      // A connection that is lost reads the mark when it is open again.
+      if (this.#matches || client.status !== "ready") return;
+      onError(error);
+      runtime.clearTimeout(this.#retry);
+      this.#retry = runtime.setTimeout(() => this.check(), RETRY_MS);
+    }
+  }
+}
