@@ -1,5 +1,6 @@
 /**
- * Adds a deadline to every test of a module, including the examples of the documentation.
+ * Adds a deadline to every test of a module, including the examples of the documentation. An error
+ * that nothing catches fails the test that is running, and not all other tests of the isolate.
  *
  * `tools/run_tests.ts` makes Deno load this module before each test module. It has no effect
  * without the environment variable `TEST_DEADLINE_MS`. `TEST_JOURNAL` names a file that receives
@@ -28,6 +29,7 @@ export interface DeadlineOptions {
  *   module loads.
  * - Pending operations of the test are not stopped: those that outlive the test are reported as
  *   leaks.
+ * - While the test runs, an error that nothing catches fails the test.
  *
  * @param name The name of the test, for the error.
  * @param body The function.
@@ -39,24 +41,52 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
   const { setTimeout, clearTimeout } = timers;
   return (...args) => {
     const late = Promise.withResolvers<never>();
+    const test = { failure: undefined as { readonly error: unknown } | undefined, fail };
+    function fail(error: unknown) {
+      test.failure ??= { error };
+      late.reject(error);
+    }
     const timer = setTimeout(
       () =>
-        late.reject(
-          new Error(`Cannot finish test: "${name}" still runs after ${deadlineMs / 1_000} s`),
-        ),
+        fail(new Error(`Cannot finish test: "${name}" still runs after ${deadlineMs / 1_000} s`)),
       deadlineMs,
     );
     // An unreferenced timer does not keep the event loop running: Deno still fails a stuck test
     // immediately, and tests that look for running timers don't find this one.
     Deno.unrefTimer(timer);
     onEvent?.("begin", name);
+    const outer = place.test;
+    place.test = test;
     // Errors of an awaited `Promise.race()` keep only the test's stack.
     const running = new Promise((resolve) => resolve(body(...args)));
     return Promise.race([running, late.promise]).finally(() => {
       clearTimeout(timer);
+      place.test = outer;
       onEvent?.("end", name);
+    }).then((value) => {
+      // The test's function may have settled in the same turn as the error.
+      if (test.failure !== undefined) throw test.failure.error;
+      return value;
     });
   };
+}
+
+/** Fails the running test because of an error, unless a listener of the test handles the error. */
+function onUncaught(event: ErrorEvent | PromiseRejectionEvent): void {
+  const { test } = place;
+  if (event.defaultPrevented) return;
+  // Deno fails the isolate, and names only its module.
+  if (test === undefined) return journal.write("uncaught", ...place.latest);
+  let isHandled = false;
+  event.preventDefault();
+  event.preventDefault = () => isHandled = true;
+  queueMicrotask(() => {
+    if (isHandled) return;
+    const error = event instanceof ErrorEvent ? event.error : event.reason;
+    // If the test has ended meanwhile, nobody would see its failure.
+    if (place.test === test) test.fail(error);
+    else reportError(error);
+  });
 }
 
 /**
@@ -101,27 +131,77 @@ function coreOf(deno: unknown): Core {
 
 /**
  * Forwards arguments from a script whose name looks like internal code, because Deno reports the
- * first caller outside its own code as the location of a test.
+ * first caller outside its own code as the location of a test. If a helper registers a test, a
+ * script with the name of the module calls `register` in place of the helper.
  */
 const [forward] = coreOf(Deno).evalContext(
-  "((register, change) => (...args) => register(...change(args)))",
+  `((register, change, callerOf) => (...args) => {
+    const changed = change(args);
+    const caller = callerOf(new Error().stack);
+    return caller === undefined ? register(...changed) : caller(register, changed);
+  })`,
   "ext:tests/deadline.js",
-) as [(register: Register, change: (args: unknown[]) => unknown[]) => Register];
+) as [
+  (
+    register: Register,
+    change: (args: unknown[]) => unknown[],
+    callerOf: (stack: string) => Caller | undefined,
+  ) => Register,
+];
 
-/** The module whose tests are registered next. */
-const place = { module: Deno.mainModule };
+/** Calls a function from another place. */
+type Caller = (register: Register, args: unknown[]) => unknown;
+
+/**
+ * Returns a function that calls from the line of a module, if the module has called a helper that
+ * registers a test.
+ */
+function callerIn(module: string, stack: string): Caller | undefined {
+  const frames = stack.split("\n").slice(1).filter((line) => !line.includes("ext:"));
+  const at = frames.findIndex((frame) => frame.includes(`${module}:`));
+  if (at <= 0) return undefined;
+  const [line, column] = /:(\d+):(\d+)\)?$/.exec(frames[at]!)!.slice(1).map(Number);
+  const above = "\n".repeat(Math.max(0, line! - 2));
+  const source = `${above}((register, args) =>\n${" ".repeat(column! - 1)}register(...args))`;
+  // Without the question mark, Deno would map the position as one of the module's compiled code.
+  return coreOf(Deno).evalContext(source, `${module}?`)[0] as Caller;
+}
+
+const place = {
+  /** The module whose tests are registered next. */
+  module: Deno.mainModule,
+  /** The module that was loaded last, or the module and name of the test that began last. */
+  latest: [Deno.mainModule, ""] as [module: string, test: string],
+  /** The test that is running. */
+  test: undefined as { fail(error: unknown): void } | undefined,
+};
 
 /** Writes a line to the journal of the run. */
 const journal = { write: (_event: string, _module: string, _name: string): void => {} };
 
 /**
- * Sets the module whose tests are registered next, if modules share an isolate.
+ * Loads one of several modules that share an isolate. If that fails, the error becomes a failed
+ * test of the module.
  *
  * @param module URL of the module.
+ * @param load Imports the module.
  */
-export function enter(module: string): void {
+export async function enter(module: string, load: () => Promise<unknown>): Promise<void> {
   place.module = module;
+  place.latest = [module, ""];
   journal.write("load", module, "");
+  try {
+    await load();
+  } catch (error) {
+    // A script with the module's name gives the test its place.
+    const [register] = coreOf(Deno).evalContext(
+      "((test, fn) => test('loads', fn))",
+      module,
+    ) as [(test: unknown, fn: () => void) => void];
+    register(Deno.test, () => {
+      throw error;
+    });
+  }
 }
 
 /** Replaces `Deno.test` in this module's realm. */
@@ -135,15 +215,22 @@ function install(deadlineMs: number, path: string | undefined): void {
   journal.write("load", place.module, "");
   const change = (args: unknown[]) => {
     const { module } = place;
-    const onEvent = (event: string, name: string) => journal.write(event, module, name);
+    const onEvent = (event: string, name: string) => {
+      if (event === "begin") place.latest = [module, name];
+      journal.write(event, module, name);
+    };
     return withDeadlineIn(args, { deadlineMs, onEvent });
   };
   const original = Deno.test as unknown as Register & Record<string, Register>;
-  const test = forward(original, change) as Register & Record<string, Register>;
+  const forwarded = (register: Register) =>
+    forward(register, change, (stack) => callerIn(place.module, stack));
+  const test = forwarded(original) as Register & Record<string, Register>;
   Object.assign(test, original);
-  test.only = forward(original.only!, change);
-  test.each = (cases) => forward(original.each!(cases) as Register, change);
+  test.only = forwarded(original.only!);
+  test.each = (cases) => forwarded(original.each!(cases) as Register);
   Object.assign(Deno, { test });
+  addEventListener("error", onUncaught);
+  addEventListener("unhandledrejection", onUncaught);
 }
 
 const deadlineMs = Number(Deno.env.get("TEST_DEADLINE_MS"));

@@ -28,7 +28,7 @@ import { basename } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { filesIn } from "./arrows.ts";
 import { type Example, examplesOf, writeExamples } from "./examples.ts";
-import { TestOutput } from "./test_output.ts";
+import { TestOutput, type TestOutputOptions } from "./test_output.ts";
 
 /** Default deadline of a test, in seconds. */
 const DEADLINE_S = 60;
@@ -63,6 +63,10 @@ interface Running {
 
 /** Running tests, as reported by the test modules. */
 export class Journal {
+  /** The module or test that began last, by module. */
+  readonly #latest = new Map<string, string>();
+  /** The same at the time of an error that nothing caught. */
+  readonly #failed = new Map<string, string>();
   readonly #tests = new Map<string, Running>();
   /** Start of the first test of each module, and end of the last. */
   readonly #spans = new Map<string, { readonly fromMs: number; toMs: number }>();
@@ -84,18 +88,41 @@ export class Journal {
       this.#lastMs = nowMs;
       if (event === "load") {
         this.#loaded = module;
+        this.#setLatest(module, module);
         continue;
       }
       const span = this.#spans.get(module);
       if (span === undefined) this.#spans.set(module, { fromMs: nowMs, toMs: nowMs });
       else span.toMs = nowMs;
+      // The name of an example names its source.
+      const what = name === "" || /#\d+-\d+\.ts$/.test(name)
+        ? name || module
+        : `${module} => ${name}`;
       if (event === "end") this.#tests.delete(module);
+      else if (event === "uncaught") this.#failed.set(module, what);
       else {
-        // The name of an example names its source.
-        const what = /#\d+-\d+\.ts$/.test(name) ? name : `${module} => ${name}`;
         this.#tests.set(module, { what, sinceMs: nowMs });
+        this.#setLatest(module, what);
       }
     }
+  }
+
+  #setLatest(module: string, what: string): void {
+    // The most recent one is the last entry.
+    this.#latest.delete(module);
+    this.#latest.set(module, what);
+  }
+
+  /**
+   * Returns what began last in one of several modules, either of all or before an error that
+   * nothing caught: a test, or a module.
+   *
+   * @param modules The modules, which share an isolate.
+   * @returns The name; `undefined` if none has begun.
+   */
+  latest(modules: readonly string[]): string | undefined {
+    const all = [...this.#latest, ...this.#failed];
+    return all.findLast(([module]) => modules.includes(module))?.[1];
   }
 
   /**
@@ -141,15 +168,16 @@ export async function runTests(args: readonly string[]): Promise<number> {
     const files = await filesBelow(paths, options);
     const found = files.filter((url) => TEST.test(url.pathname) || paths.includes(url.href));
     const tests = await grouped(found, { together, folder, apart: paths });
-    if (withExamples) tests.push(...await writtenExamples(files, folder));
+    if (withExamples) tests.push(...(await writtenExamples(files, folder)).map(moduleOf));
     // A page has no tests except its examples.
-    const modules = tests.filter(({ pathname }) => !pathname.endsWith(".md"));
+    const modules = tests.filter(({ url }) => !url.pathname.endsWith(".md"));
     if (modules.length === 0) {
       // Without a file, Deno would run the tests of the whole folder.
       console.error(`There are no tests in ${paths.map((path) => fileURLToPath(path)).join(", ")}`);
       return 1;
     }
-    return await run([...options, ...modules.map((url) => fileURLToPath(url))], {
+    return await run([...options, ...modules.map(({ url }) => fileURLToPath(url))], {
+      modules,
       deadlineS,
       folder,
       isVerbose,
@@ -158,6 +186,15 @@ export async function runTests(args: readonly string[]): Promise<number> {
     await Deno.remove(folder, { recursive: true });
   }
 }
+
+/** A module that Deno runs in an isolate of its own. */
+interface TestModule {
+  readonly url: URL;
+  /** The modules with tests that it loads, or itself. */
+  readonly files: readonly string[];
+}
+
+const moduleOf = (url: URL): TestModule => ({ url, files: [url.href] });
 
 /** Arguments of the runner. */
 interface Parsed {
@@ -242,8 +279,8 @@ async function filesBelow(paths: readonly string[], options: readonly string[]):
  * @param files The files.
  * @param options The number of files per module, the folder of the run, and the URLs of files that
  * are not grouped.
- * @returns URLs of the modules: first the files that are not grouped, then the modules that load
- * the others. Deno runs the modules of a folder in this order.
+ * @returns The modules: first the files that are not grouped, then the modules that load the others.
+ * Deno runs the modules of a folder in this order.
  */
 async function grouped(
   files: readonly URL[],
@@ -252,8 +289,8 @@ async function grouped(
     readonly folder: string;
     readonly apart: readonly string[];
   },
-): Promise<URL[]> {
-  if (together === 1) return [...files];
+): Promise<TestModule[]> {
+  if (together === 1) return files.map(moduleOf);
   const named: URL[] = [];
   const alone: string[] = [];
   const others: string[] = [];
@@ -275,12 +312,12 @@ async function grouped(
     const module = new URL(`${i + 1}_of_${groups.length}_test.ts`, target);
     const imports = group.map((href) => {
       const name = JSON.stringify(href);
-      return `enter(${name});\nawait import(${name});\n`;
+      return `await enter(${name}, () => import(${name}));\n`;
     });
     await Deno.writeTextFile(module, `import { enter } from ${deadline};\n${imports.join("")}`);
-    return module;
+    return { url: module, files: group };
   });
-  return [...named, ...await Promise.all(modules)];
+  return [...named.map(moduleOf), ...await Promise.all(modules)];
 }
 
 /** Writes the examples of modules and pages as test modules. */
@@ -294,7 +331,8 @@ async function writtenExamples(files: readonly URL[], folder: string): Promise<U
   return await writeExamples(examples, target);
 }
 
-async function run(args: readonly string[], { deadlineS, folder, isVerbose }: {
+async function run(args: readonly string[], { modules, deadlineS, folder, isVerbose }: {
+  readonly modules: readonly TestModule[];
   readonly deadlineS: number;
   readonly folder: string;
   readonly isVerbose: boolean;
@@ -344,7 +382,13 @@ async function run(args: readonly string[], { deadlineS, folder, isVerbose }: {
     stop(1);
   });
 
-  const showing = show(child.stdout, { folder: basename(folder), isVerbose });
+  /** The file, and the test if one was running, of a module that the runner wrote. */
+  const nameOf = (path: string) => {
+    const module = modules.find(({ url }) => url.pathname.endsWith(`/${path}`));
+    const name = module && (watch.latest(module.files) ?? module.files.join(", "));
+    return name?.replaceAll(urlOf("."), "./") ?? path;
+  };
+  const showing = show(child.stdout, { folder: basename(folder), nameOf, isVerbose });
   const { code } = await child.status;
   await ending;
   // Processes that tests left behind may hold the output open.
@@ -359,7 +403,7 @@ async function run(args: readonly string[], { deadlineS, folder, isVerbose }: {
 /** Prints what a run of `deno test` prints, without the tests that passed. */
 async function show(
   stdout: ReadableStream<Uint8Array<ArrayBuffer>>,
-  options: { readonly folder: string; readonly isVerbose: boolean },
+  options: Pick<TestOutputOptions, "folder" | "nameOf" | "isVerbose">,
 ): Promise<void> {
   const count = (passed: number) =>
     Deno.stdout.writeSync(new TextEncoder().encode(`\r${passed} passed\x1b[K\r`));
@@ -416,6 +460,12 @@ class Watch implements Disposable {
       clearInterval(this.#timer);
       onStuck(stuck);
     }, POLL_MS);
+  }
+
+  /** What was the last to start in one of several modules. */
+  latest(modules: readonly string[]): string | undefined {
+    this.#read();
+    return this.#journal.latest(modules);
   }
 
   /** The slow files of the run, to about a second. */

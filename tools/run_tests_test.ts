@@ -107,32 +107,40 @@ Deno.test({
   },
 });
 
+/** Runs the tests of a folder with several files per isolate, with its files as given. */
+async function runTogether(files: Readonly<Record<string, string>>) {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const [name, source] of Object.entries(files)) {
+      await Deno.writeTextFile(`${folder}/${name}`, source);
+    }
+    return await ended(
+      new Deno.Command(Deno.execPath(), {
+        args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", "--together=9", folder],
+        cwd: folder,
+        env: { NO_COLOR: "1", TMPDIR: folder, TEMP: folder, TMP: folder },
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn(),
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
 Deno.test("runTests() runs files of a folder in one isolate, except files that request their own", async () => {
-  using module = new Module("");
-  const { folder } = module;
   const count = `
     const counter = globalThis as unknown as { count?: number };
     counter.count = (counter.count ?? 0) + 1;
   `;
-  await Deno.remove(module.path);
-  for (const name of ["a", "b"]) {
-    await Deno.writeTextFile(
-      `${folder}/${name}_test.ts`,
-      `${count}Deno.test("${name} fails", () => { throw new Error("one of " + counter.count); });`,
-    );
-  }
-  await Deno.writeTextFile(
-    `${folder}/c_test.ts`,
-    `// run_tests: alone, as this test counts.
+  const failing = (name: string) =>
+    `${count}Deno.test("${name} fails", () => { throw new Error("one of " + counter.count); });`;
+  const { code, output } = await runTogether({
+    "a_test.ts": failing("a"),
+    "b_test.ts": failing("b"),
+    "c_test.ts": `// run_tests: alone, as this test counts.
     ${count}Deno.test("c is alone", () => { if (counter.count !== 1) throw new Error("others"); });`,
-  );
-  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", "--together=2", folder],
-    cwd: folder,
-    env: { NO_COLOR: "1", TMPDIR: folder, TEMP: folder, TMP: folder },
-    stderr: "null",
-  }).output();
-  const output = new TextDecoder().decode(stdout);
+  });
   assertEquals(code, 1);
   assertMatch(output, /FAILED \| 1 passed \| 2 failed/);
   for (const name of ["a", "b"]) {
@@ -140,6 +148,95 @@ Deno.test("runTests() runs files of a folder in one isolate, except files that r
   }
   assertEquals(output.match(/error: Error: one of 2/g)?.length, 2);
 });
+
+Deno.test("runTests() names the file and line of each failure, however the test fails", async () => {
+  const { code, output, errors } = await runTogether({
+    "ways_test.ts": `import { register } from "./helper.ts";
+Deno.test("throws", () => { throw new Error("a"); });
+Deno.test("throws in a step", (t) => t.step("one", () => { throw new Error("b"); }).then(() => {}));
+Deno.test("throws in a timer", async () => {
+  setTimeout(() => { throw new Error("c"); }, 0);
+  await new Promise(() => {});
+});
+Deno.test("rejects elsewhere", async () => {
+  void Promise.reject(new Error("d"));
+  await new Promise(() => {});
+});
+Deno.test("never ends", () => new Promise(() => {}));
+Deno.test.each([[1]])("has case %d", () => { throw new Error("e"); });
+interface Erased {
+  of: "types";
+}
+register(
+  "is registered by a helper");
+Deno.test("handles its own error", async () => {
+  const handled = Promise.withResolvers<void>();
+  addEventListener("unhandledrejection", (event) => {
+    event.preventDefault();
+    handled.resolve();
+  }, { once: true });
+  void Promise.reject(new Error("of the test"));
+  await handled.promise;
+});
+Deno.test("is fine", () => {});
+`,
+    "helper.ts": `export function register(name: string) {
+  Deno.test(name, () => { throw new Error("f"); });
+}`,
+    "absent_test.ts": 'import "./missing.ts";',
+    "broken_test.ts": '\nthrow new Error("while it loads");',
+    "last_test.ts": `Deno.test({ name: "leaks", sanitizeOps: true, sanitizeResources: true, fn() {
+  setTimeout(() => {}, 200);
+} });
+`,
+  });
+  assertEquals(code, 1);
+  const list = output.slice(output.indexOf("FAILURES"));
+  const places = [...list.matchAll(/^(.+) => (.+)$/gm)].map(([, name, place]) =>
+    `${name} ${place}`
+  );
+  assertEquals(places.map((place) => place.replace(/:\d+$/, "")).toSorted(), [
+    "has case 1 ./ways_test.ts:13",
+    "is registered by a helper ./ways_test.ts:17",
+    "leaks ./last_test.ts:1",
+    "loads ./absent_test.ts:1",
+    "loads ./broken_test.ts:2",
+    "never ends ./ways_test.ts:12",
+    "rejects elsewhere ./ways_test.ts:8",
+    "throws ./ways_test.ts:2",
+    "throws in a step ... one ./ways_test.ts:3",
+    "throws in a timer ./ways_test.ts:4",
+  ]);
+  assertNamesNoGroup(output + errors);
+});
+
+Deno.test("runTests() names the file of an error outside of its tests", async () => {
+  const fine = 'Deno.test("is fine", () => {});';
+  const cases = [
+    {
+      source: `setTimeout(() => { throw new Error("nobody catches this"); }, 0);
+        await new Promise((resolve) => setTimeout(resolve, 60_000));`,
+      name: "./b_test.ts",
+    },
+    {
+      source: `Deno.test("ends", () => void Promise.reject(new Error("nobody catches this")));`,
+      name: "./b_test.ts => ends",
+    },
+  ];
+  for (const { source, name } of cases) {
+    const files = { "a_test.ts": fine, "b_test.ts": source, "c_test.ts": fine };
+    const { code, output, errors } = await runTogether(files);
+    assertEquals(code, 1);
+    assertMatch(output, /error: (\(in promise\) )?Error: nobody catches this/);
+    assertStringIncludes(output.slice(output.indexOf("FAILURES")), `${name} (uncaught error)`);
+    assertNamesNoGroup(output + errors);
+  }
+});
+
+/** No line may name a module that the runner wrote, not even in a stack. */
+function assertNamesNoGroup(output: string): void {
+  assertEquals(/.*_of_\d+_test\.ts.*/.exec(output)?.[0], undefined);
+}
 
 Deno.test("runTests() rejects an invalid number of files", async () => {
   for (const value of ["0", "-1", "many", ""]) {
@@ -181,6 +278,18 @@ Deno.test("Journal.stuck() names tests that do not end, and the module loaded la
   journal.read('["end","a_test.ts","one"]\n["end","examples_0_test.ts","b.md#1-5.ts"]\n', 20);
   assertEquals(journal.stuck(19), []);
   assertEquals(journal.stuck(20), ["a_test.ts, outside of its tests,"]);
+});
+
+Deno.test("Journal.latest() names what was the last to start in one of some modules", () => {
+  const journal = new Journal();
+  assertEquals(journal.latest(["a", "b"]), undefined);
+  journal.read('["load","a",""]\n["load","b",""]\n["load","c",""]\n', 0);
+  assertEquals(journal.latest(["a", "b"]), "b");
+  journal.read('["begin","a","one"]\n["end","a","one"]\n["begin","c","two"]\n', 0);
+  assertEquals(journal.latest(["a", "b"]), "a => one");
+  assertEquals(journal.latest(["b"]), "b");
+  journal.read('["uncaught","b","three"]\n["begin","a","four"]\n', 0);
+  assertEquals(journal.latest(["a", "b"]), "b => three");
 });
 
 Deno.test("Journal.slowest() lists the files that took longest", () => {

@@ -7,6 +7,9 @@ const PROGRESS = /\.\.\. ok \([\dµa-z]+\)$|^running \d+ tests? from /;
 const PRINTED = /^------- (?:post-test )?output -------$/;
 const PRINTED_END = /----- (?:post-test )?output end -----$/;
 
+/** The place of a test that a helper registers, as `tools/deadline.ts` writes it. */
+const CALLED = /(?<= => \S+)\?(?=:\d+:\d+)/;
+
 /** The colors of a terminal. */
 // deno-lint-ignore no-control-regex
 const COLORS = /\x1b\[[\d;]*m/g;
@@ -15,6 +18,8 @@ const COLORS = /\x1b\[[\d;]*m/g;
 export interface TestOutputOptions {
   /** Name of the folder with the modules that the runner wrote, which no line shows. */
   readonly folder: string;
+  /** Names what runs in a module that the runner wrote, by its path in the folder. */
+  readonly nameOf: (path: string) => string;
   /** True to show all lines. */
   readonly isVerbose?: boolean;
   /** Called with the number of passed tests and steps. */
@@ -25,7 +30,8 @@ export interface TestOutputOptions {
  * Shortens the output of `deno test`.
  *
  * - Failures with what they printed, skipped tests, and the summary stay. Lines of passed tests go.
- * - A test in a module that the runner wrote has its own name and place only.
+ * - A test in a module that the runner wrote has its own name and place only. Such a module itself
+ *   is never named, and has no line in a stack.
  */
 export class TestOutput extends TransformStream<string, string> {
   /**
@@ -33,8 +39,10 @@ export class TestOutput extends TransformStream<string, string> {
    *
    * @param options See {@linkcode TestOutputOptions}.
    */
-  constructor({ folder, isVerbose = false, onProgress }: TestOutputOptions) {
+  constructor({ folder, nameOf, isVerbose = false, onProgress }: TestOutputOptions) {
     const written = new RegExp(`\\S*${folder}/\\S* => | => \\S*${folder}/\\S*`, "g");
+    const module = new RegExp(`\\S*${folder}/((?:together|examples)/\\w+\\.ts)`, "g");
+    const stackLine = new RegExp(`^ +at .*${folder}/(?:together|examples)/`);
     let passed = 0;
     let rest = "";
     /** Lines that a test printed, until its result is known. */
@@ -42,7 +50,10 @@ export class TestOutput extends TransformStream<string, string> {
     let isPrinting = false;
     const shown = (line: string) => {
       const plain = line.replace(COLORS, "");
-      const text = `${plain.includes(folder) ? plain.replace(written, "") : line}\n`;
+      if (stackLine.test(plain)) return "";
+      const text = plain.includes(folder)
+        ? `${plain.replace(written, "").replace(module, (_, path) => nameOf(path))}\n`
+        : `${line.replace(CALLED, "")}\n`;
       if (PROGRESS.test(plain)) onProgress?.(++passed);
       if (isVerbose) return text;
       if (isPrinting || PRINTED.test(plain)) {

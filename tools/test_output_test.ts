@@ -19,13 +19,17 @@ No such file
 printed outside of tests ... ok
 file:///skein/base/wait.ts#4-8.ts => ../../tmp/run-1/examples/examples_0_test.ts:1:6
 a fails => ./base/wait_test.ts:2:45
+by a helper => ./base/wait_test.ts?:7:1
+    at file:///skein/base/wait_test.ts:8:9
+    at async file:///tmp/run-1/together/1_of_2_test.ts:1:2
+../../tmp/run-1/together/2_of_2_test.ts (uncaught error)
 
 FAILED | 2 passed | 1 failed (82ms)
 `;
 
 async function shown(parts: readonly string[], options: Partial<TestOutputOptions> = {}) {
   const stream = ReadableStream.from(parts).pipeThrough(
-    new TestOutput({ folder: "run-1", ...options }),
+    new TestOutput({ folder: "run-1", nameOf: (path) => `the file of ${path}`, ...options }),
   );
   return (await Array.fromAsync(stream)).join("");
 }
@@ -42,6 +46,9 @@ a fails ... FAILED (45ms)
 printed outside of tests ... ok
 file:///skein/base/wait.ts#4-8.ts
 a fails => ./base/wait_test.ts:2:45
+by a helper => ./base/wait_test.ts:7:1
+    at file:///skein/base/wait_test.ts:8:9
+the file of together/2_of_2_test.ts (uncaught error)
 
 FAILED | 2 passed | 1 failed (82ms)
 `,
