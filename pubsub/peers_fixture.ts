@@ -3,7 +3,7 @@
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
-import { turnByHand } from "../session/queue/queues_test.ts";
+import { turnByHand } from "../session/queue/queues_fixture.ts";
 import type { Turn } from "../session/queue/turn.ts";
 import type { Frame } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";

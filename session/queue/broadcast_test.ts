@@ -12,7 +12,7 @@ import { encodeMessage } from "../wire/encode.ts";
 import { internals, Session } from "../session.ts";
 import type { SessionLimits } from "../settings.ts";
 import { settingsWith } from "../session_settings.ts";
-import { bench, turnByHand } from "./queues_test.ts";
+import { bench, turnByHand } from "./queues_fixture.ts";
 import { MAX_JOINED_BYTES, mergeEntries, type QueuedMessage } from "./frames.ts";
 import { Broadcast, type BroadcastBatch, HIGH_WATER_MARK, SharedMessages } from "./turn.ts";
 

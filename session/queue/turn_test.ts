@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
-import { bench, turnByHand } from "./queues_test.ts";
+import { bench, turnByHand } from "./queues_fixture.ts";
 import { MAX_JOINED_BYTES, type QueuedMessage } from "./frames.ts";
 import {
   type BroadcastBatch,
