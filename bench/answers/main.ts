@@ -24,7 +24,7 @@ const PACKAGES = [
   "@trpc/client@11.25.2",
   "graphql-ws@6.4.2",
   "graphql@16.15.0",
-  "typescript@5",
+  "typescript@6.0.3",
   "ws@8.23.0",
 ];
 

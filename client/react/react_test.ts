@@ -40,7 +40,7 @@ import {
 } from "./react.ts";
 
 // Without its types, which change the types of the globals.
-const happyDom = "npm:happy-dom@^20";
+const happyDom = "npm:happy-dom@20.14.6";
 const { Window } = await import(happyDom);
 const window = new Window({ url: "http://localhost/" });
 const { document } = window;

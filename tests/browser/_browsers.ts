@@ -4,7 +4,7 @@
  * @module
  */
 import { deadline } from "@std/async";
-import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:puppeteer-core@^25";
+import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:puppeteer-core@25.16.0";
 import { bundleClient } from "../../examples/shared/site.ts";
 import { lowPort } from "../ports.ts";
 

@@ -15,7 +15,7 @@ const WORKFLOWS = ["ci", "docs", "release"];
 /** CycloneDX's library with the schema, and the libraries that its validator needs. */
 const VALIDATOR = [
   "@cyclonedx/cyclonedx-library@10.3.0",
-  "ajv@8.17.1",
+  "ajv@8.20.0",
   "ajv-formats@3.0.1",
   "ajv-formats-draft2019@1.6.1",
 ];

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import axe from "npm:axe-core@^4";
+import axe from "npm:axe-core@4.14.1";
 import { OUT } from "../../tools/site/build.ts";
 import { siteHandler } from "../../tools/site/serve.ts";
 import { readPages } from "../../tools/pages.ts";

@@ -5,8 +5,8 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { compileScript, parse } from "npm:@vue/compiler-sfc@^3";
-import { compile } from "npm:svelte@^5/compiler";
+import { compileScript, parse } from "npm:@vue/compiler-sfc@3.5.45";
+import { compile } from "npm:svelte@5.57.3/compiler";
 import { serve } from "../../mod.ts";
 import {
   type Browser,
@@ -99,9 +99,9 @@ async function bundleIn(folder: string, recipe: Recipe, view: string): Promise<s
   await Deno.writeTextFile(`${folder}/main.ts`, `import View from "./${view}.ts";\n${main}`);
   const imports = {
     "@skein/client": new URL("client.ts", ROOT).href,
-    "svelte": "npm:svelte@^5",
-    "svelte/": "npm:/svelte@^5/",
-    "vue": "npm:vue@^3",
+    "svelte": "npm:svelte@5.57.3",
+    "svelte/": "npm:/svelte@5.57.3/",
+    "vue": "npm:vue@3.5.45",
   };
   await Deno.writeTextFile(`${folder}/deno.json`, JSON.stringify({ imports, lock: false }));
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {

@@ -3,7 +3,7 @@
  * Node.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { WebSocketServer } from "npm:ws@^8";
+import { WebSocketServer } from "npm:ws@8.23.0";
 import { doctor } from "../../cli/commands/doctor.ts";
 import { load } from "../../cli/commands/load.ts";
 import type { Examination } from "../../cli/doctor/examine.ts";

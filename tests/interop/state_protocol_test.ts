@@ -14,7 +14,7 @@ import {
 import { createStreamDB } from "npm:@durable-streams/state@0.3.1/db";
 // StreamDB needs TanStack DB as a peer.
 import { createLiveQueryCollection, gt } from "npm:@tanstack/db@0.15.2";
-import { Ajv } from "npm:ajv@8";
+import { Ajv } from "npm:ajv@8.20.0";
 import * as z from "zod";
 import type { Broker } from "../../pubsub/broker.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";

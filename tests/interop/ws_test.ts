@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { once } from "node:events";
-import { WebSocket as Ws, WebSocketServer } from "npm:ws@^8";
+import { WebSocket as Ws, WebSocketServer } from "npm:ws@8.23.0";
 import { dial } from "../../client.ts";
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import { listen } from "../servers.ts";

@@ -11,7 +11,7 @@ import manifest from "../../deno.json" with { type: "json" };
 export const ROOT = new URL("../../", import.meta.url);
 
 /** Pinned tools and libraries of consumers, which npm installs. */
-const PACKAGES = {
+export const PACKAGES = {
   "@arethetypeswrong/cli": ["@arethetypeswrong/cli@0.18.5"],
   "@types/node": ["@types/node@22.20.5"],
   "@types/react-18": ["@types/react@18.3.31"],

@@ -1,12 +1,15 @@
 /** Runs the tests of the hooks, which use React 19, once more with React 18. */
 import { assert } from "@std/assert";
+import { PACKAGES } from "./_project.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
 Deno.test("the hooks pass their tests with React 18", async () => {
   const own = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
   const { imports, lock, nodeModulesDir, unstable, test } = own;
-  const react = { "react": "npm:react@^18", "react-dom": "npm:react-dom@^18" };
+  const react = Object.fromEntries(
+    PACKAGES["react-18"].map((pin) => [pin.split("@")[0], `npm:${pin}`]),
+  );
   const config = await Deno.makeTempFile({ suffix: ".json" });
   await Deno.writeTextFile(
     config,

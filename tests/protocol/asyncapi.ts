@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { Ajv, type ValidateFunction } from "npm:ajv@8";
+import { Ajv, type ValidateFunction } from "npm:ajv@8.20.0";
 
 const FILE = new URL("../../docs/protocol/asyncapi.json", import.meta.url);
 

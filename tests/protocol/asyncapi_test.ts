@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { Ajv } from "npm:ajv@8";
+import { Ajv } from "npm:ajv@8.20.0";
 import { Envelopes } from "./asyncapi.ts";
 
 const FILE = new URL("../../docs/protocol/asyncapi.json", import.meta.url);
@@ -7,7 +7,7 @@ const document = JSON.parse(Deno.readTextFileSync(FILE));
 
 Deno.test("asyncapi.json is an AsyncAPI 3 document", async () => {
   const { default: specification } = await import(
-    "npm:@asyncapi/specs@6/schemas/3.0.0-without-$id.json",
+    "npm:@asyncapi/specs@6.11.1/schemas/3.0.0-without-$id.json",
     { with: { type: "json" } }
   );
   const ajv = new Ajv({ strict: false, validateFormats: false, logger: false });
