@@ -17,7 +17,7 @@ const MEASURE_MS = 60_000;
 const DRIFT = 0.000_5;
 
 /** Difference from which `issues()` reports it, in milliseconds. */
-const TOLD_SKEW_MS = 1_000;
+const REPORTED_SKEW_MS = 1_000;
 
 /** Bounds of the server's time at the zero of this node's monotonic clock. */
 interface Zero {
@@ -61,7 +61,7 @@ export class NatsClock {
       ];
     }
     const skewMs = this.#runtime.now() - this.now();
-    if (Math.abs(skewMs) < TOLD_SKEW_MS) return [];
+    if (Math.abs(skewMs) < REPORTED_SKEW_MS) return [];
     const seconds = Math.round(Math.abs(skewMs) / 1_000);
     return [
       `The clock of this node is ${seconds} s ${

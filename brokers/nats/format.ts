@@ -8,7 +8,7 @@
  * <prefix>.live.<bounds>.<topic>    the same, published again with its sequence
  * <prefix>.logs.<id>                changes of the log of a durable stream
  * <prefix>.changes.<id>             headers of the same, published again
- * <prefix>.due.<class>.<id>         the next look at a log that may expire
+ * <prefix>.due.<class>.<id>         the next check of a log that may expire
  * ```
  *
  * A payload consists of a mark, the excepted session (if there is one), and the unchanged data.

@@ -263,7 +263,7 @@ export class AppendQueue {
     }
     this.#underWay.set(entry.token, entry);
     this.#underWayBytes += entry.bytes!;
-    this.#timer ??= this.#link.runtime.setTimeout(() => this.#look(), ACK_TIMEOUT_MS);
+    this.#timer ??= this.#link.runtime.setTimeout(() => this.#checkReplies(), ACK_TIMEOUT_MS);
   }
 
   #answered(message: Msg): void {
@@ -350,7 +350,7 @@ export class AppendQueue {
   }
 
   /** Reports a stream that does not respond. */
-  #look(): void {
+  #checkReplies(): void {
     this.#timer = undefined;
     const [oldest] = this.#underWay.values();
     if (oldest === undefined) return;
@@ -360,7 +360,7 @@ export class AppendQueue {
       leftMs = ACK_TIMEOUT_MS;
       this.#trouble(new BrokerError("Cannot append: JetStream does not respond"));
     }
-    this.#timer = runtime.setTimeout(() => this.#look(), leftMs);
+    this.#timer = runtime.setTimeout(() => this.#checkReplies(), leftMs);
   }
 
   /** Removes a publication from those in flight. */

@@ -124,6 +124,13 @@ class Row implements LogView, RowView {
   }
 }
 
+/** Outcome of a change of a log. */
+export interface LogOutcome<R> {
+  readonly result: R;
+  /** True if readers and writers of the log must be notified of the change. */
+  readonly isAnnounced: boolean;
+}
+
 /** A page, and the time at which the log expires. */
 export type LogReading = LogPage & { readonly until: number | undefined };
 
@@ -158,20 +165,20 @@ export class Logs {
     if (shares !== undefined) this.#loadShares();
   }
 
-  /** Changes a log. The result says whether the change has to be announced. */
+  /** Changes a log. */
   changeLog<N extends LogChangeName>(
     name: string,
     change: N,
     options: LogChangeOptions<N>,
     now: number,
-  ): readonly [result: LogChangeResult<N>, isAnnounced: boolean] {
+  ): LogOutcome<LogChangeResult<N>> {
     const row = this.#row(name);
     const count = this.#counts[logKind(name)];
     const effect = decide(row, [change, options], { now, count });
-    if (effect.kind === "none") return [effect.result, false];
+    if (effect.kind === "none") return { result: effect.result, isAnnounced: false };
     if (effect.kind === "write") return this.#write(name, row, effect);
     this.#drop(row!);
-    return [effect.result, true];
+    return { result: effect.result, isAnnounced: true };
   }
 
   /** Reads a page. */
@@ -348,7 +355,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     name: string,
     present: Row | undefined,
     write: LogWrite<R>,
-  ): readonly [result: R, isAnnounced: boolean] {
+  ): LogOutcome<R> {
     const { records, rows, producer, isNewProducer, fork, isQuiet, result, rejected } = write;
     if (present === undefined) this.#own(name, write.next);
     const sizes = present && write.keep && this.#sizesOf(present, records);
@@ -359,7 +366,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     const overShare = isLarger ? this.#shares.exceeded(name, growth) : undefined;
     if (rejected !== undefined && overShare !== undefined) {
       if (present === undefined) this.#shares.forget(name);
-      return [rejected(overShare), false];
+      return { result: rejected(overShare), isAnnounced: false };
     }
     this.#grow(name, growth);
     const row = present ?? this.#newRow(name, next);
@@ -373,7 +380,7 @@ FROM logs WHERE kind = 'stream' AND json_extract(state, '$.owner') IS NOT NULL`)
     if (next.start > row.state.start) this.#sql.trim.run(row.id, next.start);
     row.state = next;
     this.#note(row);
-    return [result(next), !isQuiet];
+    return { result: result(next), isAnnounced: !isQuiet };
   }
 
   #add({ id }: Row, position: number, records: readonly LogRecord[]): void {

@@ -418,7 +418,7 @@ export class SqliteBroker implements Broker {
     this.#checkCall(verb, producer?.id, fork);
     const bytes = checkedBytes(records);
     const operation = ["changeLog", id, name, options, this.#runtime.now()] as const;
-    const [result, isAnnounced] = await this.#call(operation, { verb, bytes });
+    const { result, isAnnounced } = await this.#call(operation, { verb, bytes });
     if (isAnnounced) this.#plain.deliver({ topic: logTopic(id), payload: "" });
     return result as LogChangeResult<N>;
   }

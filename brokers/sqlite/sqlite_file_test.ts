@@ -64,7 +64,8 @@ class TestFile implements Disposable {
     options: LogChangeOptions<N>,
     now = 0,
   ): LogChangeResult<N> {
-    return this.call<[LogChangeResult<N>, boolean]>("changeLog", name, change, options, now)[0];
+    const args = [name, change, options, now] as const;
+    return this.call<{ readonly result: LogChangeResult<N> }>("changeLog", ...args).result;
   }
 
   append(topic: string, payload = "x", { bounds = BOUNDS, at = 0, number = -1 } = {}) {

@@ -27,7 +27,7 @@ const GROWTH = 4;
 const LAST_CLASS = 16;
 
 /** Maximum number of checks of a class in one search, in addition to the number of listed logs. */
-const MAX_LOOKS = 1_024;
+const MAX_CHECKS = 1_024;
 
 /** Maximum number of logs that a search reads concurrently. */
 const MAX_READS = 32;
@@ -36,7 +36,7 @@ const MAX_READS = 32;
  * Maximum number of logs without a check that wait for a search. Other logs wait until their next
  * read.
  */
-const MAX_SEEN = 1_024;
+const MAX_READ_DUE = 1_024;
 
 /** Maximum difference between nodes' clocks, in milliseconds. */
 const MAX_SKEW_MS = 1_000;
@@ -56,7 +56,7 @@ interface DueLog {
 }
 
 /** A check as stored. */
-interface Look {
+interface Check {
   readonly id: string;
   readonly at: number;
   readonly seq: number;
@@ -67,7 +67,7 @@ function isDue(state: StoredLog, now: number): boolean {
 }
 
 /** Class and wait of a check for a log that falls due after some time. */
-function lookFor(leftMs: number): { readonly kind: number; readonly waitMs: number } {
+function classOf(leftMs: number): { readonly kind: number; readonly waitMs: number } {
   let [kind, waitMs] = [0, 0];
   for (let next = SHORTEST_WAIT_MS; next <= leftMs && kind < LAST_CLASS; next *= GROWTH) {
     kind++;
@@ -89,7 +89,7 @@ export class DueIndex {
   #newest = 0;
   #era: unknown;
   /** Logs that a read found due. */
-  readonly #seen = new Set<string>();
+  readonly #readDue = new Set<string>();
 
   constructor(clock: NatsClock, streams: LogStreams) {
     this.#clock = clock;
@@ -104,21 +104,21 @@ export class DueIndex {
   async ensure(
     id: string,
     state: StoredLog | undefined,
-    look: number | undefined,
+    check: number | undefined,
   ): Promise<number | undefined> {
     const now = this.#clock.now();
     const due = state === undefined ? now + REMOVAL_MS : dueAt(state);
-    if (due === undefined) return look;
+    if (due === undefined) return check;
     // A check in the past may be gone, even if it is in the past only by another node's clock.
     const skew = Math.min(MAX_SKEW_MS, Math.max(0, due - now) / 8);
-    const isAhead = look !== undefined && look > now + skew;
-    if (isAhead && (look <= due || state === undefined)) return look;
-    return await this.#note(id, now, due);
+    const isAhead = check !== undefined && check > now + skew;
+    if (isAhead && (check <= due || state === undefined)) return check;
+    return await this.#writeCheck(id, now, due);
   }
 
   /** Ensures that the next search covers a due log, with or without a check. */
-  saw(id: string, state: StoredLog): void {
-    if (this.#seen.size < MAX_SEEN && isDue(state, this.#clock.now())) this.#seen.add(id);
+  noteDue(id: string, state: StoredLog): void {
+    if (this.#readDue.size < MAX_READ_DUE && isDue(state, this.#clock.now())) this.#readDue.add(id);
   }
 
   /**
@@ -132,52 +132,52 @@ export class DueIndex {
     // If a class has no checks before this sequence, it has none at all. The previous search's
     // sequence is used, because a lagging replica does not have the newest checks.
     const reached = this.#newest + 1;
-    this.#newest = await this.#streams.newestLook();
+    this.#newest = await this.#streams.newestCheck();
     const kinds = Array.from({ length: LAST_CLASS + 1 }, (_, kind) => kind);
     const found = await Promise.all(kinds.map((kind) => this.#search(kind, limit, reached)));
-    const due = [...found.flat(), ...await this.#seenDue()].sort((a, b) => a.at - b.at);
+    const due = [...found.flat(), ...await this.#stillDue()].sort((a, b) => a.at - b.at);
     return [...new Set(due.map(({ id }) => id))].slice(0, limit);
   }
 
-  async #note(id: string, now: number, due: number): Promise<number> {
-    const { kind, waitMs } = lookFor(due - now);
+  async #writeCheck(id: string, now: number, due: number): Promise<number> {
+    const { kind, waitMs } = classOf(due - now);
     // If a log is already overdue, it is overdue even for nodes whose estimate of the clock is
     // behind.
     const at = Math.min(now, due) + waitMs;
-    await this.#streams.note(`${kind}.${subjectPart(id)}`, JSON.stringify([id, at]));
+    await this.#streams.writeCheck(`${kind}.${subjectPart(id)}`, JSON.stringify([id, at]));
     return at;
   }
 
   async #search(kind: number, limit: number, reached: number): Promise<DueLog[]> {
     const now = this.#clock.now();
-    const first = await this.#streams.firstLook(`${kind}`, this.#from[kind] ?? 1);
+    const first = await this.#streams.firstCheck(`${kind}`, this.#from[kind] ?? 1);
     if (first === undefined) {
       this.#from[kind] = Math.max(this.#from[kind] ?? 1, reached);
       return [];
     }
     this.#from[kind] = first.seq;
-    if (parseLook(first).at > now) return [];
-    const looks = (await this.#streams.looks(`${kind}`, first.seq, limit + MAX_LOOKS))
-      .map(parseLook).filter(({ at }) => at <= now);
+    if (parseCheck(first).at > now) return [];
+    const checks = (await this.#streams.checks(`${kind}`, first.seq, limit + MAX_CHECKS))
+      .map(parseCheck).filter(({ at }) => at <= now);
     const due: DueLog[] = [];
-    while (looks.length > 0 && due.length < limit) {
-      const found = looks.splice(0, MAX_READS).map((look) => this.#take(look, kind));
+    while (checks.length > 0 && due.length < limit) {
+      const found = checks.splice(0, MAX_READS).map((check) => this.#handle(check, kind));
       due.push(...(await Promise.all(found)).filter((one) => one !== undefined));
     }
     return due;
   }
 
   /** Returns the logs that reads found due, and forgets the logs that are no longer due. */
-  async #seenDue(): Promise<DueLog[]> {
+  async #stillDue(): Promise<DueLog[]> {
     const due: DueLog[] = [];
-    const ids = [...this.#seen];
+    const ids = [...this.#readDue];
     while (ids.length > 0) {
       await Promise.all(
         ids.splice(0, MAX_READS).map(async (id) => {
           const { state } = (await this.#streams.newest(subjectPart(id)))?.head ?? {};
           if (state !== undefined && isDue(state, this.#clock.now())) {
             due.push({ id, at: dueAt(state)! });
-          } else this.#seen.delete(id);
+          } else this.#readDue.delete(id);
         }),
       );
     }
@@ -185,8 +185,8 @@ export class DueIndex {
   }
 
   /** Handles a check of a log; returns the log if it is due. */
-  async #take(look: Look, kind: number): Promise<DueLog | undefined> {
-    const { id, at, seq } = look;
+  async #handle(check: Check, kind: number): Promise<DueLog | undefined> {
+    const { id, at, seq } = check;
     const message = await this.#streams.newest(subjectPart(id));
     const now = this.#clock.now();
     const { state, look: newest = at } = message?.head ?? {};
@@ -198,8 +198,8 @@ export class DueIndex {
       // The change that the check was written for may still be in flight.
       if (now < at + UNDER_WAY_MS) return undefined;
       if (due !== undefined) {
-        if (lookFor(due - now).kind === kind) return undefined;
-        await this.#note(id, now, due);
+        if (classOf(due - now).kind === kind) return undefined;
+        await this.#writeCheck(id, now, due);
       }
       // This is the last message of a removed log, which the node that removed it could not drop.
       if (message?.head === null) await this.#streams.remove(message.seq);
@@ -209,7 +209,7 @@ export class DueIndex {
   }
 }
 
-function parseLook({ seq, data }: { readonly seq: number; readonly data: Uint8Array }): Look {
+function parseCheck({ seq, data }: { readonly seq: number; readonly data: Uint8Array }): Check {
   try {
     const [id, at]: [unknown, unknown] = JSON.parse(new TextDecoder().decode(data));
     if (typeof id === "string" && typeof at === "number") return { id, at, seq };

@@ -53,17 +53,17 @@ Deno.test("DueIndex.list() covers a log whose check the server lost, once the lo
 
 Deno.test("DueIndex.list() finds a check that a replica did not have at the previous search", async () => {
   const { runtime } = new Simulation({ seed: 1 }).host("node");
-  const look = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", 0])) };
+  const check = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", 0])) };
   const state = { writer: { holder: "writer", until: 0 } };
   let isBehind = true;
-  const firstLook = (kind: string, from: number) =>
-    Promise.resolve(kind === "0" && from <= look.seq && !isBehind ? look : undefined);
+  const firstCheck = (kind: string, from: number) =>
+    Promise.resolve(kind === "0" && from <= check.seq && !isBehind ? check : undefined);
   const streams = {
     era: 1,
     open: () => Promise.resolve(),
-    newestLook: () => Promise.resolve(look.seq),
-    firstLook,
-    looks: () => Promise.resolve([look]),
+    newestCheck: () => Promise.resolve(check.seq),
+    firstCheck,
+    checks: () => Promise.resolve([check]),
     newest: () => Promise.resolve({ seq: 1, head: { state } }),
   };
   const due = new DueIndex(new NatsClock(runtime), streams as unknown as LogStreams);
@@ -75,15 +75,15 @@ Deno.test("DueIndex.list() finds a check that a replica did not have at the prev
 Deno.test("DueIndex.list() keeps a check that a rejected node wrote in place of a later one", async () => {
   const { runtime } = new Simulation({ seed: 1 }).host("node");
   const now = runtime.now();
-  const look = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", now - 2])) };
+  const check = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", now - 2])) };
   const head = { state: { writer: { holder: "writer", until: now + 3_000 } }, look: now - 1 };
   const removed: number[] = [];
   const streams = {
     era: 1,
     open: () => Promise.resolve(),
-    newestLook: () => Promise.resolve(look.seq),
-    firstLook: (kind: string) => Promise.resolve(kind === "2" ? look : undefined),
-    looks: () => Promise.resolve([look]),
+    newestCheck: () => Promise.resolve(check.seq),
+    firstCheck: (kind: string) => Promise.resolve(kind === "2" ? check : undefined),
+    checks: () => Promise.resolve([check]),
     newest: () => Promise.resolve({ seq: 1, head }),
     names: { dueStream: "due" },
     remove: (seq: number) => Promise.resolve(removed.push(seq)),

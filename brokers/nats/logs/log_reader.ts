@@ -5,8 +5,8 @@ import type { LogRecord } from "../../../pubsub/logs/log.ts";
 import { firstOf, liveIn, type LiveMessage, recordsOf } from "./format.ts";
 import type { LogStreams } from "./log_streams.ts";
 
-/** Maximum number of positions whose sequence is remembered, across all logs. */
-const MAX_PLACES = 8_192;
+/** Maximum number of remembered cursors, across all logs. */
+const MAX_CURSORS = 8_192;
 
 /** Bounds of a part of a log. */
 export interface PartBounds {
@@ -25,9 +25,10 @@ export interface PartBounds {
 export class LogReader {
   readonly #streams: LogStreams;
   /**
-   * Maps identity and position to the sequence at which the message with the position is searched.
+   * Maps a log's identity and a position to the sequence from which to read the message with the
+   * position.
    */
-  readonly #places = new Map<string, number>();
+  readonly #cursors = new Map<string, number>();
 
   constructor(streams: LogStreams) {
     this.#streams = streams;
@@ -74,9 +75,9 @@ export class LogReader {
     bounds: PartBounds,
   ): Promise<LiveMessage[] | undefined> {
     if (firstOf(newest) <= position) return [newest];
-    const place = this.#places.get(placeOf(part, newest, position));
-    if (place !== undefined) {
-      const messages = await this.#follow(part, newest, position, place, bounds);
+    const cursor = this.#cursors.get(cursorKey(part, newest, position));
+    if (cursor !== undefined) {
+      const messages = await this.#follow(part, newest, position, cursor, bounds);
       if (messages.length > 0) return messages;
     }
     const found = await this.#find(part, newest, position);
@@ -145,12 +146,12 @@ export class LogReader {
   }
 
   #remember(part: string, message: LiveMessage, position: number): void {
-    const key = placeOf(part, message, position);
-    this.#places.delete(key);
+    const key = cursorKey(part, message, position);
+    this.#cursors.delete(key);
     const isWhole = message.head.state.tail === position;
-    this.#places.set(key, isWhole ? message.seq + 1 : message.seq);
-    if (this.#places.size <= MAX_PLACES) return;
-    for (const [oldest] of this.#places) return void this.#places.delete(oldest);
+    this.#cursors.set(key, isWhole ? message.seq + 1 : message.seq);
+    if (this.#cursors.size <= MAX_CURSORS) return;
+    for (const [oldest] of this.#cursors) return void this.#cursors.delete(oldest);
   }
 }
 
@@ -170,7 +171,7 @@ function isOf(newest: LiveMessage, { head }: LiveMessage): boolean {
   return head.state.identity === newest.head.state.identity;
 }
 
-function placeOf(part: string, { head }: LiveMessage, position: number): string {
+function cursorKey(part: string, { head }: LiveMessage, position: number): string {
   return `${part} ${head.state.identity} ${position}`;
 }
 

@@ -214,13 +214,18 @@ export class LogStreams {
   }
 
   /** Writes a check of a log. */
-  async note(subject: string, body: string): Promise<void> {
+  async writeCheck(subject: string, body: string): Promise<void> {
     const message = new TextEncoder().encode(body);
-    await this.#publish("note a look at a log", `${this.names.due}.${subject}`, message, headers());
+    await this.#publish(
+      "note the next check of a log",
+      `${this.names.due}.${subject}`,
+      message,
+      headers(),
+    );
   }
 
   /** Newest sequence of the stream of checks. */
-  async newestLook(): Promise<number> {
+  async newestCheck(): Promise<number> {
     return await this.#ask(
       "list logs",
       async ({ streams }) => (await streams.info(this.names.dueStream)).state.last_seq,
@@ -228,7 +233,7 @@ export class LogStreams {
   }
 
   /** Reads the first check of a class at or after a sequence. */
-  async firstLook(
+  async firstCheck(
     prefix: string,
     from: number,
   ): Promise<{ readonly seq: number; readonly data: Uint8Array } | undefined> {
@@ -241,7 +246,7 @@ export class LogStreams {
   }
 
   /** Reads checks of a class at or after a sequence, oldest first. */
-  async looks(
+  async checks(
     prefix: string,
     from: number,
     count: number,

@@ -222,7 +222,7 @@ export class NatsLogs implements LogStore {
       if (newest === undefined) return undefined;
       const { state } = newest.head;
       const now = this.#clock.now();
-      this.#due.saw(id, state);
+      this.#due.noteDue(id, state);
       if (isExpired(state, now) && !state.isDeleted) return "expired";
       const renewing = renews && isDueForRenewal(state, now)
         ? this.#renew(id, part, state.identity)
